@@ -1,0 +1,56 @@
+//! The only place that asks the machine for the time.
+//!
+//! Wall time is for people: it is shown and stored, and no decision rests on it. Boot time (`CLOCK_BOOTTIME`, which
+//! goes on while the machine sleeps and never jumps) is for leases and time-outs.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// An instant of `CLOCK_BOOTTIME`, as the time since this machine started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootInstant(Duration);
+
+impl BootInstant {
+    /// The instant so long after the machine's start.
+    pub const fn from_start(since: Duration) -> Self {
+        BootInstant(since)
+    }
+
+    /// How much later this is than `earlier`; zero if it is not later.
+    pub fn since(self, earlier: BootInstant) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The instant `by` later.
+    #[must_use]
+    pub fn after(self, by: Duration) -> Self {
+        BootInstant(self.0.saturating_add(by))
+    }
+}
+
+/// Where the time comes from; an argument of everything that needs it.
+pub trait Clock: Send + Sync + 'static {
+    /// The wall clock, for people.
+    fn wall(&self) -> Timestamp;
+    /// Time since the machine started, for decisions.
+    fn boot(&self) -> BootInstant;
+}
+
+/// The machine's own clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn wall(&self) -> Timestamp {
+        // The wire and the stores carry milliseconds, so nothing finer is ever let in.
+        let now = Timestamp::now();
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+    }
+
+    fn boot(&self) -> BootInstant {
+        let now = clock_gettime(ClockId::Boottime);
+        BootInstant(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
+    }
+}
