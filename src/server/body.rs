@@ -1,10 +1,6 @@
 //! Reading bodies: bounded in size, in time and in what gzip may make of them; and JSON, more strictly than serde alone.
 
-use std::{
-    fmt,
-    io::Write as _,
-    time::Duration,
-};
+use std::{fmt, io::Write as _, time::Duration};
 
 use axum::{
     body::Body,
@@ -101,9 +97,10 @@ impl Sink {
         match (encoding.as_deref(), encodings.next()) {
             (None | Some("identity"), None) => Ok(Sink::Plain(Vec::new())),
             (Some("gzip" | "x-gzip"), None) => Ok(Sink::Gzip(Box::new(GzDecoder::new(Bounded::default())))),
-            (_, _) => {
-                Err(Failure::new(ErrorCode::UnsupportedMediaType, "the body may be sent plain or with gzip, no other way"))
-            }
+            (_, _) => Err(Failure::new(
+                ErrorCode::UnsupportedMediaType,
+                "the body may be sent plain or with gzip, no other way",
+            )),
         }
     }
 
