@@ -1,6 +1,23 @@
 //! What a slot, a line, a lease and a deployment are, and every rule about them: pure, without a store, a network or
 //! a clock.
 
+pub mod admission;
+pub mod deployment;
+pub mod event;
+pub mod ids;
+pub mod lease;
+pub mod lifecycle;
 pub mod policy;
+pub mod project;
+pub mod slot;
 
+pub use deployment::{
+    CancelCause, CancelRequest, Deployment, Executor, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
+};
+pub use event::{Event, EventBody, PhaseState, Stream};
+pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
+pub use lease::{Lease, LeaseSecret, SecretHash};
+pub use lifecycle::{Command, Lapse, Refusal, Report, Step, Verdict, Vital};
 pub use policy::{Limits, LinePolicy, Policy, Preempt};
+pub use project::{Eta, Project, RecentRun, StartedOrder};
+pub use slot::{Changes, LineLoad, Load, Loaded, Slot};

@@ -1,1 +1,151 @@
-//! To come.
+//! Where deployments are kept: one small trait, and its engines.
+//!
+//! An engine promises: a decision sees what was committed before it and nothing else changes its project meanwhile; what
+//! it decides is recorded whole or not at all; `transact` answers after the commit is durable; and the committed changes
+//! are told to [`OnCommit`] even when the caller has gone away by then, so that a client that hangs up cannot come
+//! between commit and wake. Rules are the model's; an engine knows none.
+
+pub mod memory;
+pub mod sqlite;
+
+use std::{pin::Pin, sync::Arc};
+
+use thiserror::Error;
+
+use crate::model::{
+    Changes, Deployment, DeploymentId, Event, Load, Loaded, Project, ProjectName, Revision, Spec, Status,
+};
+
+/// A boxed future, so that the trait can be held as an object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The decision of a transaction: pure, called once, on whatever thread the engine likes.
+pub type Decide = Box<dyn FnOnce(Loaded) -> Changes + Send>;
+
+/// Hears of every commit that changed something, after it is durable. Must not block.
+pub type OnCommit = Arc<dyn Fn(&ProjectName, &Changes) + Send + Sync>;
+
+/// Why a store did not do it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// Nothing happened; the same call may work later.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// Nothing happened: the disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// The store holds what this version does not understand, or cannot be opened.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// A deployment and its place in line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The deployment.
+    pub deployment: Deployment,
+    /// How many are served before it, itself included; 0 when it does not wait.
+    pub position: u64,
+}
+
+/// A project with its slot and line, as `why` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProjectState {
+    /// The counters.
+    pub project: Project,
+    /// Who holds the slot.
+    pub holder: Option<Deployment>,
+    /// The front of the line, at most as long as was asked for.
+    pub line: Vec<Deployment>,
+    /// The deployment that ran last and is final.
+    pub last_outcome: Option<Deployment>,
+}
+
+/// Which deployments of a project to list, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Only those with this status.
+    pub status: Option<Status>,
+    /// Only those admitted before this ticket.
+    pub before: Option<Revision>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// A deployment that somebody must attend to, as the reaper needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Its project.
+    pub project: ProjectName,
+    /// The deployment.
+    pub deployment: Deployment,
+}
+
+/// A deployment that waits for a worker of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimable {
+    /// Its project.
+    pub project: ProjectName,
+    /// Its id.
+    pub id: DeploymentId,
+    /// What it wants.
+    pub spec: Spec,
+}
+
+/// What every engine can do.
+pub trait Store: Send + Sync + 'static {
+    /// Loads under the project's lock, decides, records.
+    ///
+    /// A decision without changes is answered all the same, after whatever it saw is durable.
+    fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// One deployment of a project.
+    fn deployment(&self, project: ProjectName, id: DeploymentId) -> BoxFuture<'_, Result<Option<Placed>, StoreError>>;
+
+    /// A deployment's events after `after`, at most `limit`, in order. Holes are what retention cut.
+    fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+
+    /// Deployments of a project, newest first.
+    fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>>;
+
+    /// A project that has ever been deployed.
+    fn project(&self, name: ProjectName, line: usize) -> BoxFuture<'_, Result<Option<ProjectState>, StoreError>>;
+
+    /// Projects by name, after `after`, at most `limit`; their lines are left out.
+    fn projects(
+        &self,
+        after: Option<ProjectName>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<ProjectState>, StoreError>>;
+
+    /// Everything that can fall silent or miss a deadline: tickets, waiting deployments with a deadline, and holders of
+    /// slots.
+    fn watched(&self) -> BoxFuture<'_, Result<Vec<Watched>, StoreError>>;
+
+    /// Deployments that hold their slot and wait for a worker of the server, oldest first.
+    fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>>;
+
+    /// Whether it can be written to.
+    fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// Runs a decision that answers something.
+///
+/// # Errors
+/// What the store says; then nothing was recorded, or, where it is [`StoreError::Unavailable`], nobody knows.
+pub async fn transact<T: Send + 'static>(
+    store: &dyn Store,
+    project: ProjectName,
+    load: Load,
+    decide: impl FnOnce(Loaded) -> (Changes, T) + Send + 'static,
+) -> Result<T, StoreError> {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let decide: Decide = Box::new(move |loaded| {
+        let (changes, value) = decide(loaded);
+        // The caller may be gone; the changes count all the same.
+        let _ = answer.send(value);
+        changes
+    });
+    store.transact(project, load, decide).await?;
+    answered.await.map_err(|_| StoreError::Unavailable("the decision was not made".to_owned()))
+}

@@ -1,0 +1,372 @@
+//! One deployment: what was asked for, how far it is, and what became of it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ids::{DeploymentId, ProjectName, Revision},
+    lease::Lease,
+    policy::Limits,
+};
+
+/// What a client asked for. It never changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Spec {
+    /// Which of the project's pipelines.
+    pub pipeline: String,
+    /// The branch or tag.
+    #[serde(rename = "ref")]
+    pub ref_name: Option<String>,
+    /// The commit.
+    pub commit: Option<String>,
+    /// A line about it.
+    pub message: Option<String>,
+    /// Who started it.
+    pub actor: Option<String>,
+    /// Where to read more: the CI job's page.
+    pub url: Option<String>,
+    /// The build number; a lower one never starts after a higher one.
+    pub order: Option<u64>,
+    /// Values for the pipeline.
+    pub inputs: BTreeMap<String, String>,
+    /// Who runs it.
+    pub executor: Executor,
+    /// Whether it may go back behind a newer `order`.
+    pub rollback: bool,
+    /// How long it may wait in line.
+    pub deadline_seconds: Option<u64>,
+    /// The deployment that it runs again.
+    pub retry_of: Option<DeploymentId>,
+    /// A digest of the pipeline's definition when it was submitted, to tell whether it changed since.
+    pub pipeline_digest: Option<String>,
+}
+
+/// Who runs a deployment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Executor {
+    /// A worker that runs the project's configured pipeline.
+    #[default]
+    Server,
+    /// The client that submitted it.
+    Client,
+}
+
+/// One deployment, as it stands at one committed moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Its project.
+    pub project: ProjectName,
+    /// What was asked for.
+    pub spec: Spec,
+    /// Where it stands.
+    pub state: State,
+    /// Its place in the order of arrival: the revision at which it was admitted.
+    pub ticket: Revision,
+    /// The project's revision at its last slot change.
+    pub revision: Revision,
+    /// Counts the signs of life of whoever attends to it: a ticket's polls, a worker's heartbeats. Who watches for
+    /// silence compares two observations of it and needs no common clock.
+    pub pulse: u64,
+    /// 0 to 100, never falling.
+    pub progress: u8,
+    /// What it does, in its own words.
+    pub message: Option<String>,
+    /// The phase that runs, or ran last.
+    pub phase: Option<String>,
+    /// What it produced so far.
+    pub outputs: BTreeMap<String, String>,
+    /// Who asked for it to be stopped, if anybody did.
+    pub cancel: Option<CancelRequest>,
+    /// How many events it has: the `seq` of the last one.
+    pub event_count: u64,
+    /// How much output is kept of it.
+    pub logs: LogAccount,
+    /// When it was submitted.
+    pub created_at: Timestamp,
+    /// When a worker took it.
+    pub started_at: Option<Timestamp>,
+    /// When its worker was last heard of.
+    pub last_heartbeat_at: Option<Timestamp>,
+}
+
+/// Where a deployment stands. Each variant holds what is true in it only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// In line.
+    Waiting(Place),
+    /// Holds the slot for a ticket whose client must come back.
+    Reserved,
+    /// Holds the slot and waits for a worker.
+    Ready,
+    /// Holds the slot; a worker runs it.
+    Running(Lease),
+    /// Final.
+    Finished {
+        /// What became of it.
+        outcome: Outcome,
+        /// When.
+        at: Timestamp,
+        /// The lease under which it ran, so that a repeated `finish` is recognised.
+        lease: Option<Lease>,
+    },
+}
+
+/// How somebody stands in line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A client stands there and polls.
+    Ticket {
+        /// How long its current poll may be parked; silence counts from the end of it.
+        window: Duration,
+    },
+    /// It is started by the server when its turn comes; nobody needs to poll.
+    Queued,
+}
+
+/// The five words of the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Status {
+    /// In line, or holding the slot without a worker.
+    Pending,
+    /// A worker runs it.
+    Running,
+    /// It did what it should.
+    Succeeded,
+    /// It did not.
+    Failed,
+    /// It was stopped.
+    Cancelled,
+}
+
+impl Status {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Pending => "PENDING",
+            Status::Running => "RUNNING",
+            Status::Succeeded => "SUCCEEDED",
+            Status::Failed => "FAILED",
+            Status::Cancelled => "CANCELLED",
+        }
+    }
+
+    /// Whether it never changes again.
+    pub fn is_final(self) -> bool {
+        match self {
+            Status::Pending | Status::Running => false,
+            Status::Succeeded | Status::Failed | Status::Cancelled => true,
+        }
+    }
+}
+
+/// What became of a deployment. The cause travels with the outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did what it should; its outputs are the deployment's.
+    Succeeded,
+    /// It did not.
+    Failed {
+        /// Why.
+        cause: FailureCause,
+        /// Why, for people.
+        message: String,
+        /// Where.
+        phase: Option<String>,
+    },
+    /// It was stopped.
+    Cancelled {
+        /// Why.
+        cause: CancelCause,
+        /// Why, for people.
+        message: String,
+    },
+}
+
+/// Why a deployment failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum FailureCause {
+    /// A phase's command failed.
+    PhaseFailed,
+    /// A phase took longer than it may.
+    PhaseTimeout,
+    /// A check never became good.
+    VerifyFailed,
+    /// The worker fell silent.
+    WorkerLost,
+    /// No worker took it.
+    Unclaimed,
+    /// The whole took longer than it may.
+    TimedOut,
+    /// Nothing was heard of it for longer than it may.
+    Stalled,
+    /// An operator forced the slot free.
+    Released,
+}
+
+/// Why a deployment was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelCause {
+    /// Somebody asked for it.
+    Requested,
+    /// A newer deployment took its place.
+    Superseded {
+        /// The newer one.
+        by: DeploymentId,
+    },
+    /// Its client never came back.
+    Abandoned,
+    /// It left the line at its deadline.
+    Expired,
+    /// An operator forced the slot free before it started.
+    Released,
+}
+
+/// Somebody's wish that a deployment be stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CancelRequest {
+    /// When it was made.
+    pub at: Timestamp,
+    /// Why, in the canceller's words.
+    pub reason: Option<String>,
+    /// The newer deployment that takes its place.
+    pub superseded_by: Option<DeploymentId>,
+}
+
+/// How much output of a deployment is kept. Bytes count the text of the lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogAccount {
+    /// All that was ever written.
+    pub total_bytes: u64,
+    /// The last `seq` of the head, which is kept for good; 0 while everything is.
+    pub head_end_seq: u64,
+    /// `total_bytes` when the middle was cut last.
+    pub trimmed_at_bytes: u64,
+}
+
+impl Deployment {
+    /// The word for where it stands.
+    pub fn status(&self) -> Status {
+        match &self.state {
+            State::Waiting(_) | State::Reserved | State::Ready => Status::Pending,
+            State::Running(_) => Status::Running,
+            State::Finished { outcome, .. } => outcome.status(),
+        }
+    }
+
+    /// Whether it holds its project's slot.
+    pub fn holds_slot(&self) -> bool {
+        match self.state {
+            State::Reserved | State::Ready | State::Running(_) => true,
+            State::Waiting(_) | State::Finished { .. } => false,
+        }
+    }
+
+    /// Whether it is in line.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting(_))
+    }
+
+    /// Whether it never changes again.
+    pub fn is_final(&self) -> bool {
+        matches!(self.state, State::Finished { .. })
+    }
+
+    /// When it became final.
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Finished { at, .. } => Some(at),
+            State::Waiting(_) | State::Reserved | State::Ready | State::Running(_) => None,
+        }
+    }
+
+    /// How long whoever must attend to it may be silent; `None` where nobody must. Counted by each observer on its own
+    /// clock, from when it first saw the deployment's vital signs as they are.
+    pub fn patience(&self, limits: &Limits) -> Option<Duration> {
+        match &self.state {
+            State::Waiting(Place::Ticket { window }) => Some(*window + limits.attendance),
+            State::Waiting(Place::Queued) | State::Finished { .. } => None,
+            State::Reserved => Some(limits.reserve),
+            State::Ready => Some(limits.unclaimed),
+            // The lock delay gives a worker that cannot reach us the time to stop its child first.
+            State::Running(lease) => Some(lease.ttl + limits.lock_delay),
+        }
+    }
+
+    /// The lease under which it runs or ran.
+    pub fn lease(&self) -> Option<&Lease> {
+        match &self.state {
+            State::Running(lease) => Some(lease),
+            State::Finished { lease, .. } => lease.as_ref(),
+            State::Waiting(_) | State::Reserved | State::Ready => None,
+        }
+    }
+}
+
+impl Outcome {
+    /// The word for it.
+    pub fn status(&self) -> Status {
+        match self {
+            Outcome::Succeeded => Status::Succeeded,
+            Outcome::Failed { .. } => Status::Failed,
+            Outcome::Cancelled { .. } => Status::Cancelled,
+        }
+    }
+
+    /// The code on the wire; `None` for a success.
+    pub fn error_code(&self) -> Option<&'static str> {
+        match self {
+            Outcome::Succeeded => None,
+            Outcome::Failed { cause, .. } => Some(cause.code()),
+            Outcome::Cancelled { cause, .. } => Some(cause.code()),
+        }
+    }
+}
+
+impl FailureCause {
+    /// Every cause, for parsing.
+    pub const ALL: [FailureCause; 8] = [
+        FailureCause::PhaseFailed,
+        FailureCause::PhaseTimeout,
+        FailureCause::VerifyFailed,
+        FailureCause::WorkerLost,
+        FailureCause::Unclaimed,
+        FailureCause::TimedOut,
+        FailureCause::Stalled,
+        FailureCause::Released,
+    ];
+
+    /// The code on the wire and in the stores.
+    pub fn code(self) -> &'static str {
+        match self {
+            FailureCause::PhaseFailed => "PHASE_FAILED",
+            FailureCause::PhaseTimeout => "PHASE_TIMEOUT",
+            FailureCause::VerifyFailed => "VERIFY_FAILED",
+            FailureCause::WorkerLost => "WORKER_LOST",
+            FailureCause::Unclaimed => "UNCLAIMED",
+            FailureCause::TimedOut => "TIMED_OUT",
+            FailureCause::Stalled => "STALLED",
+            FailureCause::Released => "RELEASED",
+        }
+    }
+}
+
+impl CancelCause {
+    /// The code on the wire and in the stores.
+    pub fn code(self) -> &'static str {
+        match self {
+            CancelCause::Requested => "CANCELLED",
+            CancelCause::Superseded { .. } => "SUPERSEDED",
+            CancelCause::Abandoned => "ABANDONED",
+            CancelCause::Expired => "EXPIRED",
+            CancelCause::Released => "RELEASED",
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What happened to a deployment, in order, as its watchers see it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{deployment::Status, ids::DeploymentId};
+
+/// One entry of a deployment's history. `seq` counts 1, 2, 3 … without a gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its place in the deployment's history.
+    pub seq: u64,
+    /// When it was recorded.
+    pub at: Timestamp,
+    /// What happened.
+    pub body: EventBody,
+}
+
+/// What happened. The serialized form is both the wire's and the stores'.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum EventBody {
+    /// It entered the line, or moved to its end: position 0 holds the slot.
+    Queue {
+        /// How many are served before it, itself included; 0 when the slot is its own.
+        position: u64,
+        /// Who held the slot at that moment.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        blocker: Option<DeploymentId>,
+    },
+    /// Its status changed.
+    Status {
+        /// The new one.
+        status: Status,
+    },
+    /// A phase began or ended.
+    Phase {
+        /// The phase.
+        name: String,
+        /// What became of it.
+        state: PhaseState,
+        /// More about it, such as that a cancel must wait.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// It came further.
+    Progress {
+        /// The status at that moment.
+        status: Status,
+        /// 0 to 100, never falling.
+        progress: u8,
+        /// What it does.
+        message: Option<String>,
+    },
+    /// Lines of output.
+    Log {
+        /// Where they were written to.
+        stream: Stream,
+        /// By which phase.
+        phase: Option<String>,
+        /// The lines, without their ends.
+        lines: Vec<String>,
+    },
+    /// Somebody asked for it to be stopped.
+    Cancel {
+        /// Why, in the canceller's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The newer deployment that takes its place.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        superseded_by: Option<DeploymentId>,
+    },
+    /// Lines that are no longer kept stood here.
+    Gap {
+        /// The first missing `seq`.
+        from: u64,
+        /// The last missing `seq`.
+        to: u64,
+    },
+    /// It is final; the last event. The wire adds the whole deployment.
+    Complete,
+}
+
+impl EventBody {
+    /// Whether retention may cut it: only output, never what happened.
+    pub fn is_log(&self) -> bool {
+        matches!(self, EventBody::Log { .. })
+    }
+}
+
+/// What became of a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PhaseState {
+    /// It runs.
+    Started,
+    /// It did what it should.
+    Succeeded,
+    /// It did not.
+    Failed,
+    /// It was not run, since an earlier one failed or was cancelled.
+    Skipped,
+    /// What it did was taken back.
+    RolledBack,
+}
+
+/// Which output of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}

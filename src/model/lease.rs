@@ -1,0 +1,98 @@
+//! A worker's claim on a running deployment: a secret that proves it, and a fencing token that orders it.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use thiserror::Error;
+
+use super::ids::Revision;
+
+/// What a worker shows with each call; 256 random bits, handed out once and never stored.
+#[derive(Clone)]
+pub struct LeaseSecret([u8; 32]);
+
+impl LeaseSecret {
+    /// A new secret.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes)?;
+        Ok(LeaseSecret(bytes))
+    }
+
+    /// The secret for the wire: 64 hexadecimal digits.
+    pub fn reveal(&self) -> String {
+        hex(&self.0)
+    }
+
+    /// What the store keeps of it.
+    pub fn hash(&self) -> SecretHash {
+        SecretHash(Sha256::digest(self.0).into())
+    }
+}
+
+impl fmt::Debug for LeaseSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeaseSecret(…)")
+    }
+}
+
+/// The text is not 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a lease is 64 hexadecimal digits")]
+pub struct InvalidLease;
+
+impl FromStr for LeaseSecret {
+    type Err = InvalidLease;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLease> {
+        unhex(text).map(LeaseSecret).ok_or(InvalidLease)
+    }
+}
+
+/// SHA-256 of a secret: proves who knows it, tells nobody what it is.
+#[derive(Clone, Copy, Debug)]
+pub struct SecretHash(pub [u8; 32]);
+
+// Compared in constant time, so that an answer's delay tells nothing.
+impl PartialEq for SecretHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for SecretHash {}
+
+/// Who runs a deployment, and until when it may believe so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Proof of ownership.
+    pub secret: SecretHash,
+    /// The revision of the claim: strictly greater than that of every earlier lease of the project.
+    pub fencing_token: Revision,
+    /// How long it lasts after the last answered heartbeat.
+    pub ttl: Duration,
+    /// The worker's name, for people and for a restarted server that looks for its own.
+    pub worker: String,
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char]).collect()
+}
+
+/// The 32 bytes that 64 hexadecimal digits stand for.
+pub fn unhex(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(bytes)
+}

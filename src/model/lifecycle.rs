@@ -1,0 +1,574 @@
+//! Every change of a deployment, decided by one pure function.
+//!
+//! `Deployment::step` takes a command and answers the deployment as it is afterwards, with the events that tell of it, or
+//! refuses. A [`Step`] cannot be made anywhere else, and a store can only record one.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use super::{
+    deployment::{
+        CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
+    },
+    event::{Event, EventBody, PhaseState, Stream},
+    ids::{DeploymentId, ProjectName, Revision},
+    lease::{Lease, SecretHash},
+};
+
+/// Output that is kept from the beginning of a deployment, in bytes of text: 2 MiB hold the set-up of most builds.
+pub const LOG_HEAD_LIMIT: u64 = 2 << 20;
+/// Output that is kept from the end of a deployment, in bytes of text: where the reason for a failure stands.
+pub const LOG_TAIL_LIMIT: u64 = 6 << 20;
+
+/// What can happen to a deployment.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Its turn has come: the slot is its own.
+    Promote,
+    /// Its ticket's client polls, and will be parked for `window` at most.
+    Attend {
+        /// How long.
+        window: Duration,
+    },
+    /// Its ticket's client came back for the slot that was kept.
+    TakeUp,
+    /// A worker takes it.
+    Claim {
+        /// Proof of ownership from now on.
+        secret: SecretHash,
+        /// How long the lease lasts.
+        ttl: Duration,
+        /// The worker's name.
+        worker: String,
+    },
+    /// Its worker lives.
+    Heartbeat {
+        /// The worker's proof.
+        secret: SecretHash,
+    },
+    /// Its worker tells how far it is.
+    Report {
+        /// The worker's proof.
+        secret: SecretHash,
+        /// What it tells, in order.
+        reports: Vec<Report>,
+    },
+    /// Somebody wants it stopped.
+    Cancel {
+        /// Why, in the canceller's words.
+        reason: Option<String>,
+        /// The newer deployment that takes its place.
+        superseded_by: Option<DeploymentId>,
+    },
+    /// Its worker is done with it.
+    Finish {
+        /// The worker's proof.
+        secret: SecretHash,
+        /// What became of it.
+        verdict: Verdict,
+    },
+    /// Nobody attended to it for longer than its state allows, as somebody observed.
+    Lapse {
+        /// What was observed.
+        seen: Vital,
+        /// What has run out.
+        cause: Lapse,
+    },
+    /// An operator forces the slot free.
+    Release {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a worker says became of its deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It did what it should.
+    Succeeded {
+        /// What it produced, beside what was reported already.
+        outputs: BTreeMap<String, String>,
+    },
+    /// It did not.
+    Failed {
+        /// Why.
+        cause: FailureCause,
+        /// Why, for people.
+        message: String,
+        /// Where.
+        phase: Option<String>,
+    },
+    /// It was stopped because somebody asked for it.
+    Stopped,
+}
+
+impl Verdict {
+    /// Whether a deployment that ended so ended by this verdict.
+    pub fn agrees_with(&self, outcome: &Outcome) -> bool {
+        match (self, outcome) {
+            (Verdict::Succeeded { .. }, Outcome::Succeeded) | (Verdict::Stopped, Outcome::Cancelled { .. }) => true,
+            (Verdict::Failed { cause: told, .. }, Outcome::Failed { cause, .. }) => told == cause,
+            (Verdict::Succeeded { .. } | Verdict::Failed { .. } | Verdict::Stopped, _) => false,
+        }
+    }
+}
+
+/// What a worker tells between its claim and its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A phase began or ended.
+    Phase {
+        /// Which.
+        name: String,
+        /// What became of it.
+        state: PhaseState,
+        /// More about it.
+        message: Option<String>,
+    },
+    /// It came further.
+    Progress {
+        /// 0 to 100; a lower one than before leaves it where it is.
+        progress: Option<u8>,
+        /// What it does.
+        message: Option<String>,
+    },
+    /// It produced something.
+    Output {
+        /// The name.
+        name: String,
+        /// The value.
+        value: String,
+    },
+    /// Lines of output.
+    Log {
+        /// Where they were written to.
+        stream: Stream,
+        /// By which phase.
+        phase: Option<String>,
+        /// The lines, without their ends.
+        lines: Vec<String>,
+    },
+}
+
+/// What an observer compares to tell silence: equal twice means that nothing was heard in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vital {
+    /// The deployment's last slot change.
+    pub revision: Revision,
+    /// Its signs of life.
+    pub pulse: u64,
+}
+
+/// What ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lapse {
+    /// Who should attend to it, given its state, did not.
+    Silence,
+    /// Its deadline in the line.
+    Deadline,
+    /// The worker's process is known to be gone.
+    WorkerGone,
+}
+
+/// Why a command changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The lease is not, or no longer, this deployment's.
+    #[error("the lease is not, or no longer, this deployment's")]
+    LeaseLost,
+    /// It is final.
+    #[error("the deployment is final")]
+    Final,
+    /// The command has no meaning in its state.
+    #[error("the deployment is not in a state for that")]
+    WrongState,
+    /// Who was thought silent was heard of.
+    #[error("it was heard of in between")]
+    Alive,
+}
+
+/// One accepted change, ready to be recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a step that is not recorded did not happen"]
+pub struct Step {
+    after: Deployment,
+    events: Vec<Event>,
+    created: bool,
+    stirs: bool,
+    trim: Option<LogTrim>,
+}
+
+/// Output that is no longer kept: log events after `after_seq` whose text ended at or before `up_to_bytes` of the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogTrim {
+    /// The end of the head.
+    pub after_seq: u64,
+    /// The begin of the tail, in bytes of all output.
+    pub up_to_bytes: u64,
+}
+
+impl Step {
+    /// The deployment as it is afterwards.
+    pub fn deployment(&self) -> &Deployment {
+        &self.after
+    }
+
+    /// The events that tell of it, in order.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Whether the deployment did not exist before.
+    pub fn is_creation(&self) -> bool {
+        self.created
+    }
+
+    /// Output to cut.
+    pub fn trim(&self) -> Option<LogTrim> {
+        self.trim
+    }
+
+    /// Whether it changed where the deployment stands, or asked its worker to stop: what a parked poll waits for. Output
+    /// and signs of life do not.
+    pub fn is_state_change(&self) -> bool {
+        self.stirs
+    }
+}
+
+/// The moment of a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// For display only.
+    pub now: Timestamp,
+    /// The revision that a slot change takes.
+    pub revision: Revision,
+}
+
+/// How a deployment enters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// The slot is free: it holds it at once.
+    Ready,
+    /// It waits.
+    Waiting {
+        /// How.
+        place: Place,
+        /// How many are served before it, itself included.
+        position: u64,
+        /// Who holds the slot.
+        blocker: DeploymentId,
+    },
+}
+
+/// The first step of a deployment.
+pub(super) fn create(id: DeploymentId, project: ProjectName, spec: Spec, entry: Entry, at: Moment) -> Step {
+    let (state, queue) = match entry {
+        Entry::Ready => (State::Ready, EventBody::Queue { position: 0, blocker: None }),
+        Entry::Waiting { place, position, blocker } => {
+            (State::Waiting(place), EventBody::Queue { position, blocker: Some(blocker) })
+        }
+    };
+    let after = Deployment {
+        id,
+        project,
+        spec,
+        state,
+        ticket: at.revision,
+        revision: at.revision,
+        pulse: 0,
+        progress: 0,
+        message: None,
+        phase: None,
+        outputs: BTreeMap::new(),
+        cancel: None,
+        event_count: 0,
+        logs: LogAccount::default(),
+        created_at: at.now,
+        started_at: None,
+        last_heartbeat_at: None,
+    };
+    let mut draft = Draft::of(after, at);
+    draft.tell(EventBody::Status { status: Status::Pending });
+    draft.tell(queue);
+    Step { created: true, stirs: true, ..draft.step() }
+}
+
+impl Deployment {
+    /// What an observer compares to tell silence.
+    pub fn vital(&self) -> Vital {
+        Vital { revision: self.revision, pulse: self.pulse }
+    }
+
+    /// The deployment after `command`, or why nothing changes.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: nothing changed, and nothing will if it is tried again.
+    pub fn step(&self, command: Command, at: Moment) -> Result<Step, Refusal> {
+        let mut draft = Draft::of(self.clone(), at);
+        match command {
+            Command::Promote => draft.promote()?,
+            Command::Attend { window } => draft.attend(window)?,
+            Command::TakeUp => match self.state {
+                State::Reserved => draft.enter(State::Ready),
+                State::Finished { .. } => return Err(Refusal::Final),
+                State::Waiting(_) | State::Ready | State::Running(_) => return Err(Refusal::WrongState),
+            },
+            Command::Claim { secret, ttl, worker } => draft.claim(secret, ttl, worker)?,
+            Command::Heartbeat { secret } => {
+                draft.require_lease(secret)?;
+                draft.heard();
+            }
+            Command::Report { secret, reports } => {
+                draft.require_lease(secret)?;
+                reports.into_iter().for_each(|report| draft.report(report));
+                draft.trim_logs();
+            }
+            Command::Cancel { reason, superseded_by } => draft.cancel(reason, superseded_by)?,
+            Command::Finish { secret, verdict } => {
+                draft.require_lease(secret)?;
+                draft.finish(verdict);
+            }
+            Command::Lapse { seen, cause } => draft.lapse(seen, cause)?,
+            Command::Release { reason } => draft.release(&reason)?,
+        }
+        Ok(draft.step())
+    }
+}
+
+/// A deployment that is being changed.
+struct Draft {
+    after: Deployment,
+    at: Moment,
+    events: Vec<Event>,
+    stirs: bool,
+    trim: Option<LogTrim>,
+}
+
+impl Draft {
+    fn of(after: Deployment, at: Moment) -> Self {
+        Draft { after, at, events: Vec::new(), stirs: false, trim: None }
+    }
+
+    fn step(self) -> Step {
+        Step { after: self.after, events: self.events, created: false, stirs: self.stirs, trim: self.trim }
+    }
+
+    fn tell(&mut self, body: EventBody) {
+        self.after.event_count += 1;
+        self.events.push(Event { seq: self.after.event_count, at: self.at.now, body });
+    }
+
+    /// Moves to a state that holds the slot, or waits for it.
+    fn enter(&mut self, state: State) {
+        self.after.state = state;
+        self.after.revision = self.at.revision;
+        self.stirs = true;
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        let lease = self.after.lease().cloned();
+        let status = outcome.status();
+        self.enter(State::Finished { outcome, at: self.at.now, lease });
+        self.tell(EventBody::Status { status });
+        self.tell(EventBody::Complete);
+    }
+
+    fn promote(&mut self) -> Result<(), Refusal> {
+        let state = match self.after.state {
+            State::Waiting(Place::Ticket { .. }) => State::Reserved,
+            State::Waiting(Place::Queued) => State::Ready,
+            State::Finished { .. } => return Err(Refusal::Final),
+            State::Reserved | State::Ready | State::Running(_) => return Err(Refusal::WrongState),
+        };
+        self.enter(state);
+        self.tell(EventBody::Queue { position: 0, blocker: None });
+        Ok(())
+    }
+
+    fn attend(&mut self, window: Duration) -> Result<(), Refusal> {
+        match &mut self.after.state {
+            State::Waiting(Place::Ticket { window: current }) => *current = window,
+            State::Finished { .. } => return Err(Refusal::Final),
+            // Who is queued, or has the slot already, needs no attendance.
+            State::Waiting(Place::Queued) | State::Reserved | State::Ready | State::Running(_) => {
+                return Err(Refusal::WrongState);
+            }
+        }
+        self.after.pulse += 1;
+        Ok(())
+    }
+
+    fn claim(&mut self, secret: SecretHash, ttl: Duration, worker: String) -> Result<(), Refusal> {
+        match self.after.state {
+            State::Ready => {}
+            State::Finished { .. } => return Err(Refusal::Final),
+            State::Waiting(_) | State::Reserved | State::Running(_) => return Err(Refusal::WrongState),
+        }
+        self.enter(State::Running(Lease { secret, fencing_token: self.at.revision, ttl, worker }));
+        self.after.started_at = Some(self.at.now);
+        self.heard();
+        self.tell(EventBody::Status { status: Status::Running });
+        Ok(())
+    }
+
+    fn require_lease(&self, secret: SecretHash) -> Result<(), Refusal> {
+        match &self.after.state {
+            State::Running(lease) if lease.secret == secret => Ok(()),
+            State::Waiting(_) | State::Reserved | State::Ready | State::Running(_) | State::Finished { .. } => {
+                Err(Refusal::LeaseLost)
+            }
+        }
+    }
+
+    fn heard(&mut self) {
+        self.after.pulse += 1;
+        self.after.last_heartbeat_at = Some(self.at.now);
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Phase { name, state, message } => {
+                if state == PhaseState::Started {
+                    self.after.phase = Some(name.clone());
+                }
+                self.tell(EventBody::Phase { name, state, message });
+            }
+            Report::Progress { progress, message } => {
+                self.after.progress = self.after.progress.max(progress.unwrap_or(0).min(100));
+                if message.is_some() {
+                    self.after.message = message;
+                }
+                let (progress, message) = (self.after.progress, self.after.message.clone());
+                self.tell(EventBody::Progress { status: Status::Running, progress, message });
+            }
+            Report::Output { name, value } => {
+                self.after.outputs.insert(name, value);
+            }
+            Report::Log { stream, phase, lines } => {
+                self.after.logs.total_bytes += lines.iter().map(|line| line.len() as u64 + 1).sum::<u64>();
+                self.tell(EventBody::Log { stream, phase, lines });
+                if self.after.logs.total_bytes <= LOG_HEAD_LIMIT {
+                    self.after.logs.head_end_seq = self.after.event_count;
+                }
+            }
+        }
+    }
+
+    /// Cuts the middle of the output once it has outgrown head and tail by a quarter of the tail, so that cutting is rare.
+    fn trim_logs(&mut self) {
+        let logs = &mut self.after.logs;
+        let kept = LOG_HEAD_LIMIT + LOG_TAIL_LIMIT;
+        if logs.total_bytes > kept && logs.total_bytes >= logs.trimmed_at_bytes + LOG_TAIL_LIMIT / 4 {
+            logs.trimmed_at_bytes = logs.total_bytes;
+            self.trim = Some(LogTrim { after_seq: logs.head_end_seq, up_to_bytes: logs.total_bytes - LOG_TAIL_LIMIT });
+        }
+    }
+
+    fn cancel(&mut self, reason: Option<String>, superseded_by: Option<DeploymentId>) -> Result<(), Refusal> {
+        let request = CancelRequest { at: self.at.now, reason, superseded_by };
+        let told = EventBody::Cancel { reason: request.reason.clone(), superseded_by };
+        match self.after.state {
+            State::Finished { .. } => return Err(Refusal::Final),
+            State::Running(_) => {
+                // The first request stands, but a plain one may still learn who takes the place.
+                let known = self.after.cancel.as_ref().map(|cancel| cancel.superseded_by);
+                if known.is_some_and(|by| by.is_some() || superseded_by.is_none()) {
+                    return Err(Refusal::WrongState);
+                }
+                self.after.cancel = Some(match self.after.cancel.take() {
+                    Some(first) => CancelRequest { superseded_by, ..first },
+                    None => request,
+                });
+                self.stirs = true;
+                self.tell(told);
+            }
+            State::Waiting(_) | State::Reserved | State::Ready => {
+                self.after.cancel = Some(request);
+                self.tell(told);
+                self.end_cancelled();
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends as whoever asked for the cancel wanted it.
+    fn end_cancelled(&mut self) {
+        let (cause, message) = match &self.after.cancel {
+            Some(CancelRequest { superseded_by: Some(by), .. }) => {
+                (CancelCause::Superseded { by: *by }, format!("superseded by deployment {by}"))
+            }
+            Some(CancelRequest { reason: Some(reason), .. }) => {
+                (CancelCause::Requested, format!("cancelled: {reason}"))
+            }
+            Some(_) => (CancelCause::Requested, "cancelled".to_owned()),
+            None => (CancelCause::Requested, "stopped by its own worker".to_owned()),
+        };
+        self.end(Outcome::Cancelled { cause, message });
+    }
+
+    fn finish(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Succeeded { outputs } => {
+                self.after.outputs.extend(outputs);
+                self.after.progress = 100;
+                self.end(Outcome::Succeeded);
+            }
+            Verdict::Failed { cause, message, phase } => self.end(Outcome::Failed { cause, message, phase }),
+            Verdict::Stopped => self.end_cancelled(),
+        }
+    }
+
+    fn lapse(&mut self, seen: Vital, cause: Lapse) -> Result<(), Refusal> {
+        if self.after.vital() != seen && cause != Lapse::Deadline {
+            return Err(Refusal::Alive);
+        }
+        let abandoned =
+            |message: &str| Outcome::Cancelled { cause: CancelCause::Abandoned, message: message.to_owned() };
+        let lost = |message: String, phase: Option<String>| Outcome::Failed {
+            cause: FailureCause::WorkerLost,
+            message,
+            phase,
+        };
+        let outcome = match (&self.after.state, cause) {
+            (State::Finished { .. }, _) => return Err(Refusal::Final),
+            (State::Waiting(_), Lapse::Deadline) => Outcome::Cancelled {
+                cause: CancelCause::Expired,
+                message: "its deadline passed before its turn came".to_owned(),
+            },
+            (State::Waiting(Place::Ticket { .. }), Lapse::Silence) => abandoned("its client stopped polling"),
+            (State::Reserved, Lapse::Silence) => abandoned("its client did not come back for the slot"),
+            (State::Ready, Lapse::Silence) => {
+                Outcome::Failed { cause: FailureCause::Unclaimed, message: "no worker took it".to_owned(), phase: None }
+            }
+            (State::Running(lease), Lapse::Silence) => {
+                lost(format!("its worker {} fell silent", lease.worker), self.after.phase.clone())
+            }
+            (State::Running(lease), Lapse::WorkerGone) => {
+                lost(format!("its worker {} ended before it was done", lease.worker), self.after.phase.clone())
+            }
+            (State::Waiting(Place::Queued), Lapse::Silence)
+            | (State::Reserved | State::Ready | State::Running(_), Lapse::Deadline)
+            | (State::Waiting(_) | State::Reserved | State::Ready, Lapse::WorkerGone) => {
+                return Err(Refusal::WrongState);
+            }
+        };
+        self.end(outcome);
+        Ok(())
+    }
+
+    fn release(&mut self, reason: &str) -> Result<(), Refusal> {
+        let message = format!("released by an operator: {reason}");
+        let outcome = match self.after.state {
+            State::Running(_) => {
+                Outcome::Failed { cause: FailureCause::Released, message, phase: self.after.phase.clone() }
+            }
+            State::Reserved | State::Ready => Outcome::Cancelled { cause: CancelCause::Released, message },
+            State::Waiting(_) => return Err(Refusal::WrongState),
+            State::Finished { .. } => return Err(Refusal::Final),
+        };
+        self.end(outcome);
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! What is kept of a project beside its deployments: the counters that every decision about its slot needs.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{DeploymentId, ProjectName, Revision};
+
+/// How many durations of past runs are remembered: enough for a steady p90, little enough to load with every decision.
+pub const RECENT_RUNS_LIMIT: usize = 20;
+
+/// A project's counters. They change only together with its slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Project {
+    /// Its name.
+    pub name: ProjectName,
+    /// The last revision that was given out.
+    pub revision: Revision,
+    /// How many deployments wait in line.
+    pub waiting_count: u64,
+    /// The highest build number that was started, and by whom.
+    pub last_started: Option<StartedOrder>,
+    /// How many running deployments in a row were superseded before they could land.
+    pub preempted_count: u32,
+    /// Durations of the last successes, oldest first.
+    pub recent_runs: Vec<RecentRun>,
+    /// The deployment that became final last, after having run.
+    pub last_outcome: Option<DeploymentId>,
+}
+
+/// The build number of a deployment that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartedOrder {
+    /// The build number.
+    pub order: u64,
+    /// The deployment.
+    pub deployment: DeploymentId,
+}
+
+/// How long one success took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecentRun {
+    /// Which pipeline.
+    pub pipeline: String,
+    /// From its start to its end, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// How long it may still take, from the durations of past successes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Eta {
+    /// Half of the past runs took no longer.
+    pub p50_seconds: u64,
+    /// Nine in ten of the past runs took no longer.
+    pub p90_seconds: u64,
+}
+
+impl Project {
+    /// A project of which nothing is known yet.
+    pub fn new(name: ProjectName) -> Self {
+        Project {
+            name,
+            revision: Revision(0),
+            waiting_count: 0,
+            last_started: None,
+            preempted_count: 0,
+            recent_runs: Vec::new(),
+            last_outcome: None,
+        }
+    }
+
+    /// How much longer a run of `pipeline` that has taken `elapsed` is expected to take; `None` without a past success.
+    pub fn eta(&self, pipeline: &str, elapsed: Duration) -> Option<Eta> {
+        let mut past: Vec<u64> =
+            self.recent_runs.iter().filter(|run| run.pipeline == pipeline).map(|run| run.duration_ms).collect();
+        past.sort_unstable();
+        let elapsed = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        // The nearest-rank percentile, in whole seconds rounded up: never "0 s" while something still runs.
+        let at = |percent: usize| {
+            let rank = (past.len() * percent).div_ceil(100).max(1) - 1;
+            past.get(rank).map(|ms| ms.saturating_sub(elapsed).div_ceil(1000))
+        };
+        Some(Eta { p50_seconds: at(50)?, p90_seconds: at(90)? })
+    }
+
+    pub(super) fn remember_success(&mut self, pipeline: &str, started: Timestamp, ended: Timestamp) {
+        let duration_ms = u64::try_from(ended.as_millisecond() - started.as_millisecond()).unwrap_or(0);
+        if self.recent_runs.len() == RECENT_RUNS_LIMIT {
+            self.recent_runs.remove(0);
+        }
+        self.recent_runs.push(RecentRun { pipeline: pipeline.to_owned(), duration_ms });
+    }
+}

@@ -1,0 +1,267 @@
+//! A project's slot and line under its lock: what was loaded, and what a decision makes of it.
+//!
+//! Whoever ends a deployment promotes the head of the line in the same transaction, so the slot is free exactly when the
+//! line is empty. [`Slot`] keeps that by itself: any step that frees the slot is followed by the promotion.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{
+    deployment::{CancelCause, Deployment, Outcome, Spec, State},
+    ids::{DeploymentId, IdempotencyKey, ProjectName},
+    lifecycle::{Command, Entry, Moment, Refusal, Step, create},
+    project::{Project, StartedOrder},
+};
+
+/// What a decision needs to see of a project. A store loads exactly this, under the project's lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// These deployments of the project, where they exist.
+    pub deployments: Vec<DeploymentId>,
+    /// The deployment that was submitted under this key.
+    pub key: Option<IdempotencyKey>,
+    /// How much of slot and line.
+    pub line: LineLoad,
+}
+
+/// How much of slot and line a decision needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineLoad {
+    /// Nothing: the decision changes no slot. Not even the project's counters are loaded.
+    #[default]
+    None,
+    /// The holder of the slot and the head of the line.
+    Head,
+    /// The holder, and everyone in line who came before this ticket's deployment, itself included.
+    UpTo(DeploymentId),
+    /// The holder and the whole line.
+    All,
+}
+
+/// What a store loaded. `line` is in the order of tickets, from the head on, without holes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The project's counters; those of a new project where it is not known yet.
+    pub project: Project,
+    /// Who holds the slot.
+    pub holder: Option<Deployment>,
+    /// The front part of the line that was asked for.
+    pub line: Vec<Deployment>,
+    /// The deployments that were asked for by id and exist in this project.
+    pub deployments: Vec<Deployment>,
+    /// What was submitted under the key.
+    pub keyed: Option<Keyed>,
+}
+
+/// A deployment that was submitted under an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keyed {
+    /// SHA-256 of the request that made it.
+    pub fingerprint: [u8; 32],
+    /// The deployment.
+    pub deployment: Deployment,
+}
+
+/// An idempotency key to be recorded with the deployment that it made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// The key.
+    pub key: IdempotencyKey,
+    /// SHA-256 of the request.
+    pub fingerprint: [u8; 32],
+    /// The deployment.
+    pub deployment: DeploymentId,
+}
+
+/// An operator's or a worker's act that the deployment's own history does not tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// When.
+    pub at: Timestamp,
+    /// What: `release`, `late_result`.
+    pub action: &'static str,
+    /// To which deployment.
+    pub deployment: Option<DeploymentId>,
+    /// More about it.
+    pub detail: String,
+}
+
+/// Everything that one decision changes: recorded whole or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use = "changes that are not recorded did not happen"]
+pub struct Changes {
+    /// The project's counters, where they changed.
+    pub project: Option<Project>,
+    /// The deployments' steps, in order. One deployment may occur more than once.
+    pub steps: Vec<Step>,
+    /// A new idempotency key.
+    pub key: Option<KeyRecord>,
+    /// A line for the audit log.
+    pub audit: Option<AuditEntry>,
+}
+
+impl Changes {
+    /// Whether there is nothing to record.
+    pub fn is_empty(&self) -> bool {
+        self.project.is_none() && self.steps.is_empty() && self.key.is_none() && self.audit.is_none()
+    }
+}
+
+/// The slot and the line while a decision is made.
+pub struct Slot {
+    now: Timestamp,
+    project: Project,
+    project_before: Project,
+    holder: Option<DeploymentId>,
+    known: BTreeMap<DeploymentId, Deployment>,
+    changes: Changes,
+}
+
+impl Slot {
+    /// Begins a decision at `now`.
+    pub fn of(loaded: Loaded, now: Timestamp) -> Self {
+        let Loaded { project, holder, line, deployments, keyed } = loaded;
+        let holder_id = holder.as_ref().map(|holder| holder.id);
+        let known = line
+            .into_iter()
+            .chain(deployments)
+            .chain(keyed.map(|keyed| keyed.deployment))
+            .chain(holder)
+            .map(|deployment| (deployment.id, deployment))
+            .collect();
+        Slot { now, project_before: project.clone(), project, holder: holder_id, known, changes: Changes::default() }
+    }
+
+    /// The project's counters as they stand.
+    pub fn project(&self) -> &Project {
+        &self.project
+    }
+
+    /// Who holds the slot.
+    pub fn holder(&self) -> Option<&Deployment> {
+        self.holder.and_then(|id| self.known.get(&id))
+    }
+
+    /// A loaded deployment as it stands.
+    pub fn deployment(&self, id: DeploymentId) -> Option<&Deployment> {
+        self.known.get(&id)
+    }
+
+    /// The loaded part of the line, in the order of tickets.
+    pub fn line(&self) -> Vec<&Deployment> {
+        let mut line: Vec<_> = self.known.values().filter(|deployment| deployment.is_waiting()).collect();
+        line.sort_by_key(|deployment| deployment.ticket);
+        line
+    }
+
+    /// Lets a new deployment in.
+    pub fn admit(&mut self, id: DeploymentId, project: ProjectName, spec: Spec, entry: Entry) -> &Deployment {
+        let step = create(id, project, spec, entry, self.moment());
+        self.record(step);
+        &self.known[&id]
+    }
+
+    /// Changes a loaded deployment, and whatever follows from it: the head of the line gets a slot that becomes free.
+    ///
+    /// # Errors
+    /// What [`Deployment::step`] refuses; [`Refusal::WrongState`] for one that was not loaded.
+    pub fn step(&mut self, id: DeploymentId, command: Command) -> Result<&Deployment, Refusal> {
+        let before = self.known.get(&id).ok_or(Refusal::WrongState)?;
+        let step = before.step(command, self.moment())?;
+        self.record(step);
+        self.promote_head();
+        Ok(&self.known[&id])
+    }
+
+    /// Records an idempotency key.
+    pub fn record_key(&mut self, key: KeyRecord) {
+        self.changes.key = Some(key);
+    }
+
+    /// Records a line for the audit log.
+    pub fn audit(&mut self, action: &'static str, deployment: Option<DeploymentId>, detail: String) {
+        self.changes.audit = Some(AuditEntry { at: self.now, action, deployment, detail });
+    }
+
+    /// What was decided.
+    pub fn into_changes(self) -> Changes {
+        let project = (self.project != self.project_before).then_some(self.project);
+        Changes { project, ..self.changes }
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.now, revision: self.project.revision.next() }
+    }
+
+    fn record(&mut self, step: Step) {
+        let after = step.deployment().clone();
+        let before = self.known.get(&after.id);
+        let was_waiting = before.is_some_and(Deployment::is_waiting);
+        let was_started = before.is_some_and(|before| before.started_at.is_some());
+        let was_final = before.is_some_and(Deployment::is_final);
+        if after.revision == self.project.revision.next() {
+            self.project.revision = after.revision;
+        }
+        match (was_waiting, after.is_waiting()) {
+            (false, true) => self.project.waiting_count += 1,
+            (true, false) => self.project.waiting_count = self.project.waiting_count.saturating_sub(1),
+            (true, true) | (false, false) => {}
+        }
+        if after.holds_slot() {
+            self.holder = Some(after.id);
+        } else if self.holder == Some(after.id) {
+            self.holder = None;
+        }
+        if after.started_at.is_some() && !was_started {
+            self.note_start(&after);
+        }
+        if after.is_final() && !was_final {
+            self.note_end(&after);
+        }
+        self.changes.steps.push(step);
+        self.known.insert(after.id, after);
+    }
+
+    fn note_start(&mut self, started: &Deployment) {
+        let Some(order) = started.spec.order else { return };
+        // A declared rollback leaves the mark: what it went back behind stays the newest that was started.
+        if self.project.last_started.is_none_or(|last| last.order <= order) {
+            self.project.last_started = Some(StartedOrder { order, deployment: started.id });
+        }
+    }
+
+    fn note_end(&mut self, ended: &Deployment) {
+        let State::Finished { outcome, at, .. } = &ended.state else { return };
+        let Some(started_at) = ended.started_at else { return };
+        self.project.last_outcome = Some(ended.id);
+        match outcome {
+            Outcome::Succeeded => {
+                self.project.preempted_count = 0;
+                self.project.remember_success(&ended.spec.pipeline, started_at, *at);
+            }
+            Outcome::Cancelled { cause: CancelCause::Superseded { .. }, .. } => self.project.preempted_count += 1,
+            // A failure landed too: the newcomers' fix must not be held up by it.
+            Outcome::Failed { .. } => self.project.preempted_count = 0,
+            Outcome::Cancelled { .. } => {}
+        }
+    }
+
+    fn promote_head(&mut self) {
+        if self.holder.is_some() {
+            return;
+        }
+        let Some(head) = self.line().first().map(|head| (*head).clone()) else { return };
+        // The head waits, so its promotion cannot be refused.
+        if let Ok(step) = head.step(Command::Promote, self.moment()) {
+            self.record(step);
+        }
+    }
+}
+
+/// Whether `spec` would go backwards: its build number is lower than the last one that was started, and it is no
+/// declared rollback. Answers the deployment that was started.
+pub fn outdated_by(spec: &Spec, project: &Project) -> Option<StartedOrder> {
+    let order = spec.order?;
+    project.last_started.filter(|last| order < last.order && !spec.rollback)
+}
