@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &[]),
+    ("duration", &[]),
     ("api", &["model"]),
-    ("config", &["model"]),
-    ("cli", &["model", "config"]),
+    ("config", &["model", "duration"]),
+    ("cli", &["model", "config", "duration"]),
     ("notifier", &["model"]),
     ("store", &["model", "clock"]),
     ("watch", &["model", "store", "notifier", "clock", "config"]),
@@ -21,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("reaper", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("server", &["model", "api", "queue", "watch", "worker", "reaper", "store", "clock", "config", "notifier", "cli"]),
-    ("client", &["api", "model", "clock", "config"]),
+    ("client", &["api", "model", "clock", "config", "duration"]),
     // The two ends of the program, which put all the others together.
     ("main", &["*"]),
     ("lib", &["*"]),
