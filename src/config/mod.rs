@@ -231,7 +231,7 @@ fn in_lines(file: &str, problems: &[Problem]) -> String {
 }
 
 /// Whether a name a user chose (of a token, a phase or a pipeline) was given twice.
-fn first_repeated<'n>(names: &'n [Spanned<String>]) -> Option<&'n Spanned<String>> {
+fn first_repeated(names: &[Spanned<String>]) -> Option<&Spanned<String>> {
     names
         .iter()
         .enumerate()
