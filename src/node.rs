@@ -41,6 +41,7 @@ pub enum StartError {
 /// A running server.
 pub struct Node {
     server: Server,
+    queue: Queue,
     worker: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
     http_shutdown: CancellationToken,
@@ -66,15 +67,20 @@ impl Node {
             .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
         let server = serve(&config, queue.clone(), watch.clone(), metrics, http_shutdown.clone()).await?;
         let worker = tokio::spawn(worker.run(http_shutdown.clone()));
-        let reaper = tokio::spawn(Reaper::new(queue).run(background_shutdown.clone()));
+        let reaper = tokio::spawn(Reaper::new(queue.clone()).run(background_shutdown.clone()));
         let fallback = tokio::spawn(watch.fallback(config.limits.fallback_poll, background_shutdown.clone()));
         let background = vec![reaper, fallback];
-        Ok(Node { server, worker, background, http_shutdown, background_shutdown, sqlite })
+        Ok(Node { server, queue, worker, background, http_shutdown, background_shutdown, sqlite })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// The queue, for looking at what happens.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// Stops: parked polls are answered and no new connection is taken; running pipelines go on for as long as the

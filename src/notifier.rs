@@ -7,7 +7,7 @@
 //! so that ten thousand polls on one deployment cost one read.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::{HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -79,17 +79,18 @@ impl Notifier {
         }
     }
 
-    /// Wakes everyone, for when hints may have been lost.
-    pub fn wake_all(&self) {
+    /// The deployments that somebody waits for.
+    pub fn awaited(&self) -> HashSet<DeploymentId> {
+        let mut ids = HashSet::new();
         for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|topic| {
-                topic.send_replace(SharedRead::default());
-            });
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            ids.extend(shard.keys().map(|(Topic::State(id) | Topic::History(id))| *id));
         }
-        self.work.send_replace(());
+        ids
     }
 
-    fn wake(&self, topic: Topic) {
+    /// Wakes who waits for this topic.
+    pub fn wake(&self, topic: Topic) {
         if let Some(sender) = self.shard(topic).get(&topic) {
             sender.send_replace(SharedRead::default());
         }

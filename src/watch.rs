@@ -2,16 +2,16 @@
 //!
 //! Everywhere the same order: subscribe, read, wait, read again. A wake-up is only a hint; the store tells the truth.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     model::{Deployment, DeploymentId, Event, EventBody, ProjectName, State},
     notifier::{Notifier, SharedRead, Subscription, Topic},
-    store::{Placed, Store, StoreError},
+    store::{Mark, Placed, Store, StoreError},
 };
 
 /// How many events one read brings: a screenful of a flood, and little memory for a slow reader.
@@ -96,6 +96,41 @@ impl Watch {
             State::Reserved | State::Ready | State::Running(_) | State::Finished { .. } => true,
         })
         .await
+    }
+
+    /// The slow poll that stands behind the wake-ups: looks at all awaited deployments together, every `period`, and wakes
+    /// who waits for one that changed. Ends at `shutdown`.
+    pub async fn fallback(self, period: Duration, shutdown: CancellationToken) {
+        let mut known: HashMap<DeploymentId, Mark> = HashMap::new();
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let awaited = self.notifier.awaited();
+            if awaited.is_empty() {
+                known.clear();
+                continue;
+            }
+            match self.store.marks(awaited.into_iter().collect()).await {
+                Ok(marks) => {
+                    for (id, mark) in &marks {
+                        let before = known.get(id).unwrap_or(mark);
+                        if before.revision != mark.revision {
+                            self.notifier.wake(Topic::State(*id));
+                        }
+                        if before.event_count != mark.event_count {
+                            self.notifier.wake(Topic::History(*id));
+                        }
+                    }
+                    known = marks.into_iter().collect();
+                }
+                Err(error) => tracing::debug!(%error, "the slow poll could not look"),
+            }
+        }
     }
 
     async fn until(

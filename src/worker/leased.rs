@@ -177,7 +177,7 @@ fn urgency(stop: Stop) -> u8 {
 fn final_verdict(verdict: Verdict, was_shut_down: bool) -> Option<model::Verdict> {
     match verdict {
         Verdict::Succeeded { outputs } => Some(model::Verdict::Succeeded { outputs }),
-        Verdict::Failed { cause, message, phase } => Some(model::Verdict::Failed { cause, message, phase }),
+        Verdict::Failed { code, message, phase } => Some(model::Verdict::Failed { cause: code, message, phase }),
         Verdict::Cancelled => Some(model::Verdict::Stopped),
         Verdict::Abandoned if was_shut_down => Some(model::Verdict::Failed {
             cause: FailureCause::WorkerLost,

@@ -8,7 +8,9 @@
 pub mod check;
 mod command;
 mod descendants;
+pub mod embedded;
 mod environment;
+pub mod leased;
 pub mod lines;
 pub mod outbox;
 pub mod output;
@@ -17,6 +19,7 @@ pub mod process;
 pub mod report;
 pub mod shim;
 
+pub use embedded::Embedded;
 pub use pipeline::{Job, lock_path, run};
 pub use process::{ShimProgram, leftovers_gone};
 pub use report::{FailureCode, PhaseState, Report, Stop, Stream, Verdict};

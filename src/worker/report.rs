@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::clock::BootInstant;
+use crate::model;
+pub use crate::model::{FailureCause as FailureCode, PhaseState, Stream};
+
+/// Said of a phase that a cancel does not interrupt.
+const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
 
 /// Something that happened while a pipeline ran, in the order in which it did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,30 +55,6 @@ pub enum Report {
     },
 }
 
-/// What a phase is doing or has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PhaseState {
-    /// It runs now; also said when its rollback begins.
-    Started,
-    /// It did what it should.
-    Succeeded,
-    /// It did not, or its rollback did not.
-    Failed,
-    /// It was never started.
-    Skipped,
-    /// Its rollback is done.
-    RolledBack,
-}
-
-/// Where a command printed a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error, and what the executor itself has to say.
-    Stderr,
-}
-
 /// Why a pipeline should stop before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -114,17 +95,21 @@ pub enum Verdict {
     Abandoned,
 }
 
-/// Why a pipeline failed; the wire's codes of the same names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureCode {
-    /// `PHASE_FAILED`: a command ended badly or could not be started.
-    PhaseFailed,
-    /// `PHASE_TIMEOUT`: a phase took longer than its own limit.
-    PhaseTimeout,
-    /// `VERIFY_FAILED`: a URL did not answer well in time.
-    VerifyFailed,
-    /// `TIMED_OUT`: the pipeline took longer than its limit.
-    TimedOut,
-    /// `STALLED`: a command gave no sign of life for too long.
-    Stalled,
+impl From<Report> for model::Report {
+    fn from(report: Report) -> Self {
+        match report {
+            Report::Phase { name, state, protected } => {
+                let waits = protected && state == PhaseState::Started;
+                model::Report::Phase { name, state, message: waits.then(|| PROTECTED_MESSAGE.to_owned()) }
+            }
+            Report::Progress { progress, message } => model::Report::Progress { progress, message },
+            Report::Output { name, value } => model::Report::Output { name, value },
+            Report::Log { stream, phase, lines } => model::Report::Log { stream, phase: Some(phase), lines },
+            Report::Cut { stream, phase, line_count } => model::Report::Log {
+                stream,
+                phase: Some(phase),
+                lines: vec![format!("[singletrack: {line_count} lines came too fast and were cut here]")],
+            },
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! Every integration test, in one binary.
 
 mod config;
-mod tidy;
 mod executor;
+mod tidy;
