@@ -104,6 +104,17 @@ pub enum Verdict {
     Stopped,
 }
 
+impl Verdict {
+    /// Whether a deployment that ended so ended by this verdict.
+    pub fn agrees_with(&self, outcome: &Outcome) -> bool {
+        match (self, outcome) {
+            (Verdict::Succeeded { .. }, Outcome::Succeeded) | (Verdict::Stopped, Outcome::Cancelled { .. }) => true,
+            (Verdict::Failed { cause: told, .. }, Outcome::Failed { cause, .. }) => told == cause,
+            (Verdict::Succeeded { .. } | Verdict::Failed { .. } | Verdict::Stopped, _) => false,
+        }
+    }
+}
+
 /// What a worker tells between its claim and its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
@@ -185,6 +196,7 @@ pub struct Step {
     after: Deployment,
     events: Vec<Event>,
     created: bool,
+    stirs: bool,
     trim: Option<LogTrim>,
 }
 
@@ -227,9 +239,10 @@ impl Step {
         self.trim
     }
 
-    /// Whether it can be told by events alone: a report, not a change of state.
-    pub fn is_slot_change(&self, before: Revision) -> bool {
-        self.after.revision != before
+    /// Whether it changed where the deployment stands, or asked its worker to stop: what a parked poll waits for. Output
+    /// and signs of life do not.
+    pub fn is_state_change(&self) -> bool {
+        self.stirs
     }
 }
 
@@ -288,7 +301,7 @@ pub(super) fn create(id: DeploymentId, project: ProjectName, spec: Spec, entry: 
     let mut draft = Draft::of(after, at);
     draft.tell(EventBody::Status { status: Status::Pending });
     draft.tell(queue);
-    Step { created: true, ..draft.step() }
+    Step { created: true, stirs: true, ..draft.step() }
 }
 
 impl Deployment {
@@ -338,16 +351,17 @@ struct Draft {
     after: Deployment,
     at: Moment,
     events: Vec<Event>,
+    stirs: bool,
     trim: Option<LogTrim>,
 }
 
 impl Draft {
     fn of(after: Deployment, at: Moment) -> Self {
-        Draft { after, at, events: Vec::new(), trim: None }
+        Draft { after, at, events: Vec::new(), stirs: false, trim: None }
     }
 
     fn step(self) -> Step {
-        Step { after: self.after, events: self.events, created: false, trim: self.trim }
+        Step { after: self.after, events: self.events, created: false, stirs: self.stirs, trim: self.trim }
     }
 
     fn tell(&mut self, body: EventBody) {
@@ -359,6 +373,7 @@ impl Draft {
     fn enter(&mut self, state: State) {
         self.after.state = state;
         self.after.revision = self.at.revision;
+        self.stirs = true;
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -476,6 +491,7 @@ impl Draft {
                     Some(first) => CancelRequest { superseded_by, ..first },
                     None => request,
                 });
+                self.stirs = true;
                 self.tell(told);
             }
             State::Waiting(_) | State::Reserved | State::Ready => {

@@ -1,0 +1,154 @@
+//! A deployment as the wire shows it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::time;
+use crate::model::{self, CancelCause, DeploymentId, Outcome, ProjectName, Revision, State, Status};
+
+/// A deployment, whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Its project.
+    pub project: ProjectName,
+    /// The project again, by the name that the stock client knows.
+    pub logical_id: ProjectName,
+    /// Which pipeline.
+    pub pipeline: String,
+    /// Where it stands.
+    pub status: Status,
+    /// How many are served before it, itself included; 0 when it does not wait in line.
+    pub queue_position: u64,
+    /// The phase that runs, or ran last.
+    pub phase: Option<String>,
+    /// 0 to 100, never falling.
+    pub progress: u8,
+    /// What it does; while it is not final, in its own words.
+    pub message: Option<String>,
+    /// The branch or tag.
+    #[serde(rename = "ref")]
+    pub ref_name: Option<String>,
+    /// The commit.
+    pub commit: Option<String>,
+    /// Who started it.
+    pub actor: Option<String>,
+    /// Where to read more.
+    pub url: Option<String>,
+    /// The build number.
+    pub order: Option<u64>,
+    /// Always false: a dry run makes no deployment.
+    pub dry_run: bool,
+    /// What it produced; not null exactly when it succeeded.
+    pub result: Option<DeploymentResult>,
+    /// Why it did not succeed; not null exactly when it failed or was cancelled.
+    pub error: Option<DeploymentError>,
+    /// The newer deployment that took its place.
+    pub superseded_by: Option<DeploymentId>,
+    /// The deployment that it runs again.
+    pub retry_of: Option<DeploymentId>,
+    /// When it was submitted.
+    #[serde(with = "time")]
+    pub created_at: Timestamp,
+    /// When a worker took it.
+    #[serde(with = "time::option")]
+    pub started_at: Option<Timestamp>,
+    /// When it became final.
+    #[serde(with = "time::option")]
+    pub ended_at: Option<Timestamp>,
+    /// When somebody first asked for it to be stopped.
+    #[serde(with = "time::option")]
+    pub cancel_requested_at: Option<Timestamp>,
+    /// When its worker was last heard of.
+    #[serde(with = "time::option")]
+    pub last_heartbeat_at: Option<Timestamp>,
+    /// The project's revision at its last slot change.
+    pub revision: Revision,
+}
+
+/// What a success produced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentResult {
+    /// Values by name.
+    pub outputs: BTreeMap<String, String>,
+}
+
+/// Why a deployment did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentError {
+    /// One of the protocol's codes.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Where it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+}
+
+/// A page of deployments, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeploymentList {
+    /// The page.
+    pub deployments: Vec<Deployment>,
+    /// Where the next page begins; null at the end.
+    pub next_cursor: Option<String>,
+}
+
+impl Deployment {
+    /// The wire's form of a deployment that stands at `queue_position`.
+    pub fn of(deployment: &model::Deployment, queue_position: u64) -> Self {
+        let spec = &deployment.spec;
+        let (result, error) = match &deployment.state {
+            State::Finished { outcome, .. } => ends(outcome, deployment),
+            State::Waiting(_) | State::Reserved | State::Ready | State::Running(_) => (None, None),
+        };
+        let superseded_by = match &deployment.state {
+            State::Finished { outcome: Outcome::Cancelled { cause: CancelCause::Superseded { by }, .. }, .. } => {
+                Some(*by)
+            }
+            State::Finished { .. } | State::Waiting(_) | State::Reserved | State::Ready | State::Running(_) => None,
+        };
+        Deployment {
+            id: deployment.id,
+            project: deployment.project.clone(),
+            logical_id: deployment.project.clone(),
+            pipeline: spec.pipeline.clone(),
+            status: deployment.status(),
+            queue_position,
+            phase: deployment.phase.clone(),
+            progress: deployment.progress,
+            message: deployment.message.clone().or_else(|| spec.message.clone()),
+            ref_name: spec.ref_name.clone(),
+            commit: spec.commit.clone(),
+            actor: spec.actor.clone(),
+            url: spec.url.clone(),
+            order: spec.order,
+            dry_run: false,
+            result,
+            error,
+            superseded_by,
+            retry_of: spec.retry_of,
+            created_at: deployment.created_at,
+            started_at: deployment.started_at,
+            ended_at: deployment.ended_at(),
+            cancel_requested_at: deployment.cancel.as_ref().map(|cancel| cancel.at),
+            last_heartbeat_at: deployment.last_heartbeat_at,
+            revision: deployment.revision,
+        }
+    }
+}
+
+fn ends(outcome: &Outcome, deployment: &model::Deployment) -> (Option<DeploymentResult>, Option<DeploymentError>) {
+    let (message, phase) = match outcome {
+        Outcome::Succeeded => return (Some(DeploymentResult { outputs: deployment.outputs.clone() }), None),
+        Outcome::Failed { message, phase, .. } => (message.clone(), phase.clone()),
+        Outcome::Cancelled { message, .. } => (message.clone(), None),
+    };
+    let code = outcome.error_code().unwrap_or_default().to_owned();
+    (None, Some(DeploymentError { code, message, phase }))
+}

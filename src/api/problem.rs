@@ -1,0 +1,288 @@
+//! Errors on the wire: one body that speaks RFC 9457 and the stock client's dialect.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What went wrong, for programs. The code alone says whether a retry may help and whether anything happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[expect(missing_docs, reason = "each code's sentence is `title`")]
+pub enum ErrorCode {
+    BadRequest,
+    UnknownParameter,
+    InvalidParameter,
+    InvalidBody,
+    InvalidProject,
+    UnknownPipeline,
+    Unauthorized,
+    HostNotAllowed,
+    ForbiddenOrigin,
+    NotFound,
+    MethodNotAllowed,
+    NotAcceptable,
+    StillRunning,
+    StillWaiting,
+    RequestTimeout,
+    DeploymentInProgress,
+    Outdated,
+    DeadlinePassed,
+    ProjectPaused,
+    LineFull,
+    PreemptionRefused,
+    NotOlder,
+    SuccessorGone,
+    HolderChanged,
+    LeaseLost,
+    BodyTooLarge,
+    UriTooLong,
+    UnsupportedMediaType,
+    KeyReused,
+    HeadersTooLarge,
+    Internal,
+    Unavailable,
+    ShuttingDown,
+    DiskFull,
+}
+
+impl ErrorCode {
+    /// Every code.
+    pub const ALL: [ErrorCode; 34] = [
+        ErrorCode::BadRequest,
+        ErrorCode::UnknownParameter,
+        ErrorCode::InvalidParameter,
+        ErrorCode::InvalidBody,
+        ErrorCode::InvalidProject,
+        ErrorCode::UnknownPipeline,
+        ErrorCode::Unauthorized,
+        ErrorCode::HostNotAllowed,
+        ErrorCode::ForbiddenOrigin,
+        ErrorCode::NotFound,
+        ErrorCode::MethodNotAllowed,
+        ErrorCode::NotAcceptable,
+        ErrorCode::StillRunning,
+        ErrorCode::StillWaiting,
+        ErrorCode::RequestTimeout,
+        ErrorCode::DeploymentInProgress,
+        ErrorCode::Outdated,
+        ErrorCode::DeadlinePassed,
+        ErrorCode::ProjectPaused,
+        ErrorCode::LineFull,
+        ErrorCode::PreemptionRefused,
+        ErrorCode::NotOlder,
+        ErrorCode::SuccessorGone,
+        ErrorCode::HolderChanged,
+        ErrorCode::LeaseLost,
+        ErrorCode::BodyTooLarge,
+        ErrorCode::UriTooLong,
+        ErrorCode::UnsupportedMediaType,
+        ErrorCode::KeyReused,
+        ErrorCode::HeadersTooLarge,
+        ErrorCode::Internal,
+        ErrorCode::Unavailable,
+        ErrorCode::ShuttingDown,
+        ErrorCode::DiskFull,
+    ];
+
+    /// The HTTP status that goes with it.
+    pub fn status(self) -> u16 {
+        match self {
+            ErrorCode::BadRequest
+            | ErrorCode::UnknownParameter
+            | ErrorCode::InvalidParameter
+            | ErrorCode::InvalidBody
+            | ErrorCode::InvalidProject
+            | ErrorCode::UnknownPipeline => 400,
+            ErrorCode::Unauthorized => 401,
+            ErrorCode::HostNotAllowed | ErrorCode::ForbiddenOrigin => 403,
+            ErrorCode::NotFound => 404,
+            ErrorCode::MethodNotAllowed => 405,
+            ErrorCode::NotAcceptable => 406,
+            ErrorCode::StillRunning | ErrorCode::StillWaiting | ErrorCode::RequestTimeout => 408,
+            ErrorCode::DeploymentInProgress
+            | ErrorCode::Outdated
+            | ErrorCode::DeadlinePassed
+            | ErrorCode::ProjectPaused
+            | ErrorCode::LineFull
+            | ErrorCode::PreemptionRefused
+            | ErrorCode::NotOlder
+            | ErrorCode::SuccessorGone
+            | ErrorCode::HolderChanged
+            | ErrorCode::LeaseLost => 409,
+            ErrorCode::BodyTooLarge => 413,
+            ErrorCode::UriTooLong => 414,
+            ErrorCode::UnsupportedMediaType => 415,
+            ErrorCode::KeyReused => 422,
+            ErrorCode::HeadersTooLarge => 431,
+            ErrorCode::Internal => 500,
+            ErrorCode::Unavailable | ErrorCode::ShuttingDown | ErrorCode::DiskFull => 503,
+        }
+    }
+
+    /// What it means, the same for every occurrence.
+    pub fn title(self) -> &'static str {
+        match self {
+            ErrorCode::BadRequest => "The request is malformed",
+            ErrorCode::UnknownParameter => "The request has a parameter or field that is not known here",
+            ErrorCode::InvalidParameter => "A parameter or header has a value that it cannot have",
+            ErrorCode::InvalidBody => "The body is not what this route takes",
+            ErrorCode::InvalidProject => "The project's name is not valid",
+            ErrorCode::UnknownPipeline => "The project has no such pipeline",
+            ErrorCode::Unauthorized => "A valid token is needed",
+            ErrorCode::HostNotAllowed => "This server does not answer under that host name",
+            ErrorCode::ForbiddenOrigin => "Pages of other sites may not call this server",
+            ErrorCode::NotFound => "There is nothing here",
+            ErrorCode::MethodNotAllowed => "The route does not take this method",
+            ErrorCode::NotAcceptable => "The route cannot answer in a form that was asked for",
+            ErrorCode::StillRunning => "The deployment is not final yet",
+            ErrorCode::StillWaiting => "The deployment is still in line",
+            ErrorCode::RequestTimeout => "The request did not arrive in time",
+            ErrorCode::DeploymentInProgress => "Another deployment holds the project's slot",
+            ErrorCode::Outdated => "A newer build was deployed already",
+            ErrorCode::DeadlinePassed => "The deadline passed while it waited in line",
+            ErrorCode::ProjectPaused => "The project takes no new deployments for now",
+            ErrorCode::LineFull => "The project's line is full",
+            ErrorCode::PreemptionRefused => "The project lets the running deployment finish",
+            ErrorCode::NotOlder => "A deployment can only supersede older ones",
+            ErrorCode::SuccessorGone => "The superseding deployment is not in line",
+            ErrorCode::HolderChanged => "Another deployment holds the slot by now",
+            ErrorCode::LeaseLost => "The lease is not, or no longer, this deployment's",
+            ErrorCode::BodyTooLarge => "The body is larger than this route takes",
+            ErrorCode::UriTooLong => "The address is longer than 8 KiB",
+            ErrorCode::UnsupportedMediaType => "The body's type or encoding is not one that this route takes",
+            ErrorCode::KeyReused => "The idempotency key was used for another request",
+            ErrorCode::HeadersTooLarge => "The headers are larger than 16 KiB",
+            ErrorCode::Internal => "The server has a fault",
+            ErrorCode::Unavailable => "The store is not available",
+            ErrorCode::ShuttingDown => "The server is shutting down",
+            ErrorCode::DiskFull => "The server's disk is full",
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(self) -> bool {
+        match self {
+            ErrorCode::StillRunning
+            | ErrorCode::StillWaiting
+            | ErrorCode::RequestTimeout
+            | ErrorCode::DeploymentInProgress
+            | ErrorCode::LineFull
+            | ErrorCode::ProjectPaused
+            | ErrorCode::Unavailable
+            | ErrorCode::ShuttingDown
+            | ErrorCode::DiskFull => true,
+            ErrorCode::BadRequest
+            | ErrorCode::UnknownParameter
+            | ErrorCode::InvalidParameter
+            | ErrorCode::InvalidBody
+            | ErrorCode::InvalidProject
+            | ErrorCode::UnknownPipeline
+            | ErrorCode::Unauthorized
+            | ErrorCode::HostNotAllowed
+            | ErrorCode::ForbiddenOrigin
+            | ErrorCode::NotFound
+            | ErrorCode::MethodNotAllowed
+            | ErrorCode::NotAcceptable
+            | ErrorCode::Outdated
+            | ErrorCode::DeadlinePassed
+            | ErrorCode::PreemptionRefused
+            | ErrorCode::NotOlder
+            | ErrorCode::SuccessorGone
+            | ErrorCode::HolderChanged
+            | ErrorCode::LeaseLost
+            | ErrorCode::BodyTooLarge
+            | ErrorCode::UriTooLong
+            | ErrorCode::UnsupportedMediaType
+            | ErrorCode::KeyReused
+            | ErrorCode::HeadersTooLarge
+            | ErrorCode::Internal => false,
+        }
+    }
+
+    fn as_value(self) -> String {
+        // Unit variants serialize to a string, always.
+        match serde_json::to_value(self) {
+            Ok(Value::String(code)) => code,
+            Ok(_) | Err(_) => String::new(),
+        }
+    }
+}
+
+/// An error body.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// RFC 9457: names the kind of problem.
+    pub r#type: String,
+    /// RFC 9457: what the kind means.
+    pub title: Cow<'static, str>,
+    /// RFC 9457: the HTTP status.
+    pub status: u16,
+    /// RFC 9457: what happened this time, and what to do.
+    pub detail: String,
+    /// RFC 9457: the path that was asked for.
+    pub instance: String,
+    /// The stock client's dialect: the HTTP status.
+    pub status_code: u16,
+    /// The stock client's dialect: the status in words.
+    pub error: Cow<'static, str>,
+    /// The stock client's dialect: `detail` again.
+    pub message: String,
+    /// What went wrong, for programs.
+    pub error_code: ErrorCode,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// More members, by code.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem of this kind that reads `detail`, for the path `instance`.
+    pub fn new(code: ErrorCode, detail: impl Into<String>, instance: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let kind = code.as_value().to_ascii_lowercase().replace('_', "-");
+        Problem {
+            r#type: format!("urn:singletrack:problem:{kind}"),
+            title: Cow::Borrowed(code.title()),
+            status: code.status(),
+            message: detail.clone(),
+            detail,
+            instance: instance.into(),
+            status_code: code.status(),
+            error: Cow::Borrowed(reason(code.status())),
+            error_code: code,
+            retryable: code.is_retryable(),
+            extra: Map::new(),
+        }
+    }
+
+    /// Adds a member.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
+        // What we add are our own types: they always have a JSON form.
+        self.extra.insert(name.to_owned(), serde_json::to_value(value).unwrap_or(Value::Null));
+        self
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        422 => "Unprocessable Content",
+        431 => "Request Header Fields Too Large",
+        503 => "Service Unavailable",
+        _ => "Internal Server Error",
+    }
+}

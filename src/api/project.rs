@@ -1,0 +1,143 @@
+//! Projects, plans and releases on the wire.
+
+use serde::{Deserialize, Serialize};
+
+use super::{deployment::Deployment, submit::Liveness};
+use crate::model::{DeploymentId, Eta, Policy, ProjectName, Revision};
+
+/// A project with its slot and line: everything that `why` shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectView {
+    /// Its name.
+    pub project: ProjectName,
+    /// Who holds the slot; null when it is free.
+    pub holder: Option<Deployment>,
+    /// Whether the holder's worker lives; null when the slot is free.
+    pub liveness: Option<Liveness>,
+    /// How much longer the holder is expected to take; null when that cannot be told.
+    pub eta: Option<Eta>,
+    /// The front of the line, at most 100.
+    pub line: Vec<Deployment>,
+    /// How many wait in line.
+    pub line_length: u64,
+    /// The deployment that ran last and is final.
+    pub last_outcome: Option<Deployment>,
+    /// The project's rules.
+    pub policy: PolicyView,
+    /// The pipelines that the server runs for it.
+    pub pipelines: Vec<String>,
+    /// The project's revision.
+    pub revision: Revision,
+}
+
+/// A project's rules as the wire shows them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyView {
+    /// `all` or `latest`.
+    pub line: crate::model::LinePolicy,
+    /// How many may wait at once.
+    pub line_limit: u32,
+    /// `allow`, `never` or `{times}`.
+    pub preempt: crate::model::Preempt,
+    /// Whether new deployments are refused.
+    pub paused: bool,
+}
+
+impl From<Policy> for PolicyView {
+    fn from(policy: Policy) -> Self {
+        let Policy { line, line_limit, preempt, paused } = policy;
+        PolicyView { line, line_limit, preempt, paused }
+    }
+}
+
+/// A project in a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectSummary {
+    /// Its name.
+    pub project: ProjectName,
+    /// Who holds the slot; null when it is free.
+    pub holder: Option<Deployment>,
+    /// How many wait in line.
+    pub line_length: u64,
+    /// The deployment that ran last and is final.
+    pub last_outcome: Option<Deployment>,
+}
+
+/// A page of projects, by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectList {
+    /// The page.
+    pub projects: Vec<ProjectSummary>,
+    /// Where the next page begins; null at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// What a deployment would do: the answer to a dry run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// Always true.
+    pub dry_run: bool,
+    /// The project.
+    pub project: ProjectName,
+    /// The pipeline.
+    pub pipeline: String,
+    /// Its phases, in order.
+    pub phases: Vec<PlanPhase>,
+    /// What differs from the last success.
+    pub changes: Vec<PlanChange>,
+    /// Who holds the slot; null when it is free.
+    pub holder: Option<Deployment>,
+    /// The place in line that a submit would get now; 0 when it would start at once.
+    pub queue_position: u64,
+    /// How long the wait for the slot is expected to take; null when that cannot be told.
+    pub expected_wait: Option<Eta>,
+}
+
+/// A phase of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanPhase {
+    /// Its name.
+    pub name: String,
+    /// `run` or `check`.
+    pub kind: String,
+    /// Whether a cancel waits until it is over.
+    pub protected: bool,
+    /// Whether it can be taken back.
+    pub rollback: bool,
+}
+
+/// A difference from the last success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanChange {
+    /// Which field.
+    pub field: String,
+    /// Its value then; null when there was none.
+    pub from: Option<String>,
+    /// Its value now; null when there is none.
+    pub to: Option<String>,
+}
+
+/// The body of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReleaseRequest {
+    /// Why; it is recorded.
+    pub reason: String,
+    /// Only if this deployment holds the slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment_id: Option<DeploymentId>,
+}
+
+/// The answer to a release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseAnswer {
+    /// The deployment that held the slot; null when it was free.
+    pub released: Option<Deployment>,
+}

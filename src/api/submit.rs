@@ -1,0 +1,166 @@
+//! Submit and cancel: what clients ask for, and how a conflict is told.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::time;
+use crate::model::{DeploymentId, Eta, Executor, Status};
+
+/// The body of a submit. Every field may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct SubmitRequest {
+    /// Which of the project's pipelines; `deploy` when it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
+    /// The branch or tag.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub ref_name: Option<String>,
+    /// The commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// A line about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Who started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Where to read more: the CI job's page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The build number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<u64>,
+    /// Values for the pipeline.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
+    /// What is deployed, uploaded before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<ArtifactRef>,
+    /// Who runs it.
+    pub executor: Executor,
+    /// Whether the answer shall carry the lease already; only with `executor: client`.
+    pub claim: bool,
+    /// How long the lease lasts without a heartbeat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u64>,
+    /// What to do when the slot is held.
+    pub on_conflict: OnConflict,
+    /// How long it may wait in line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u64>,
+    /// Whether it may go back behind a newer `order`.
+    pub rollback: bool,
+}
+
+/// An uploaded artifact, by its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactRef {
+    /// 64 hexadecimal digits.
+    pub sha256: String,
+}
+
+/// What to do when the slot is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnConflict {
+    /// 409, and nothing is stored.
+    #[default]
+    Refuse,
+    /// 409, and the place in line is kept for who polls `turn`.
+    Wait,
+    /// 202, and the server starts it when its turn comes.
+    Queue,
+}
+
+/// The members that a conflict's problem body adds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Conflict {
+    /// Who holds the slot; never a final deployment.
+    pub deployment_id: DeploymentId,
+    /// More about it.
+    pub blocking: Blocking,
+    /// The id that your deployment will have, where a place in line is kept for you.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<DeploymentId>,
+    /// How many are served before you, yourself included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<u64>,
+    /// Whether the blocking deployment is of the same CI run.
+    pub relation: Relation,
+}
+
+/// Who is in the way: who, what, how far, how long yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocking {
+    /// Who started it.
+    pub actor: Option<String>,
+    /// The branch or tag.
+    #[serde(rename = "ref")]
+    pub ref_name: Option<String>,
+    /// The commit.
+    pub commit: Option<String>,
+    /// Where to read more.
+    pub url: Option<String>,
+    /// Which pipeline.
+    pub pipeline: String,
+    /// Where it stands.
+    pub status: Status,
+    /// The phase that runs.
+    pub phase: Option<String>,
+    /// 0 to 100.
+    pub progress: u8,
+    /// When a worker took it.
+    #[serde(with = "time::option")]
+    pub started_at: Option<Timestamp>,
+    /// When its worker was last heard of.
+    #[serde(with = "time::option")]
+    pub last_heartbeat_at: Option<Timestamp>,
+    /// When somebody first asked for it to be stopped.
+    #[serde(with = "time::option")]
+    pub cancel_requested_at: Option<Timestamp>,
+    /// Whether its worker lives.
+    pub liveness: Liveness,
+    /// How much longer it is expected to take; null without a past success.
+    pub eta: Option<Eta>,
+}
+
+/// Whether a worker lives, as far as the server can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Liveness {
+    /// It was heard of as it should be.
+    Alive,
+    /// Heartbeats are overdue.
+    Silent,
+    /// Its lease has run out; the reaper will free the slot.
+    Lost,
+}
+
+/// What a conflict's holder is to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Relation {
+    /// Of the same CI run: waiting for it would be waiting for oneself.
+    #[serde(rename = "self")]
+    Own,
+    /// Of another.
+    Other,
+}
+
+/// The optional body of a cancel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct CancelBody {
+    /// The newer deployment that takes the place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<DeploymentId>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}

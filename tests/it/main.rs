@@ -1,0 +1,5 @@
+//! Every integration test, in one binary.
+
+mod config;
+mod executor;
+mod tidy;
