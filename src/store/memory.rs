@@ -8,7 +8,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{BoxFuture, Claimable, Decide, ListQuery, OnCommit, Placed, ProjectState, Store, StoreError, Watched};
+use super::{
+    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
+};
 use crate::model::{
     Changes, Deployment, DeploymentId, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Place, Project,
     ProjectName, Revision, State, Step,
@@ -294,6 +296,18 @@ impl Store for MemoryStore {
             let kept = self.kept();
             let oldest = kept.claimable.values().take(limit).map(|id| kept.get(*id));
             oldest.map(|it| Claimable { project: it.project.clone(), id: it.id, spec: it.spec.clone() }).collect()
+        })
+    }
+
+    fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let known = ids.into_iter().filter_map(|id| kept.deployments.get(&id));
+            let marks = known.map(|KeptDeployment { deployment, .. }| {
+                let mark = Mark { revision: deployment.revision, event_count: deployment.event_count };
+                (deployment.id, mark)
+            });
+            marks.collect()
         })
     }
 

@@ -23,7 +23,9 @@ mod writer;
 
 use std::path::Path;
 
-use super::{BoxFuture, Claimable, Decide, ListQuery, OnCommit, Placed, ProjectState, Store, StoreError, Watched};
+use super::{
+    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
+};
 use crate::model::{Changes, Deployment, DeploymentId, Event, Load, ProjectName};
 
 use lock::Lock;
@@ -102,6 +104,10 @@ impl Store for SqliteStore {
 
     fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
         Box::pin(self.readers.read(move |db| reads::claimable(db, limit)))
+    }
+
+    fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::marks(db, &ids)))
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -6,7 +6,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use super::rows::{self, DEPLOYMENT_COLUMN_COUNT, deployment_columns, project_columns};
 use crate::{
     model::{Deployment, DeploymentId, Event, ProjectName, Revision, Status},
-    store::{Claimable, ListQuery, Placed, ProjectState, Watched},
+    store::{Claimable, ListQuery, Mark, Placed, ProjectState, Watched},
 };
 
 /// The condition of the index `deployments_holding`, to the letter, so that SQLite recognises it.
@@ -90,6 +90,8 @@ pub(super) const ALL_WAITING: &str = concat!(
 pub(super) const CLAIMABLE: &str = "SELECT p.name, d.id, d.spec FROM deployments AS d \
      JOIN projects AS p ON p.number = d.project \
      WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number LIMIT ?1";
+
+pub(super) const MARK: &str = "SELECT revision, event_count FROM deployments WHERE id = ?1";
 
 type Read<T> = rusqlite::Result<T>;
 
@@ -207,6 +209,21 @@ pub(super) fn claimable(db: &Connection, limit: usize) -> Read<Vec<Claimable>> {
             })
         })?
         .collect()
+}
+
+pub(super) fn marks(db: &Connection, ids: &[DeploymentId]) -> Read<Vec<(DeploymentId, Mark)>> {
+    let snapshot = db.unchecked_transaction()?;
+    let mut statement = db.prepare_cached(MARK)?;
+    let mut marks = Vec::with_capacity(ids.len());
+    for id in ids {
+        let mark = statement
+            .query_row([id.as_bytes()], |row| Ok(Mark { revision: Revision(row.get(0)?), event_count: row.get(1)? }))
+            .optional()?;
+        marks.extend(mark.map(|mark| (*id, mark)));
+    }
+    drop(statement);
+    snapshot.commit()?;
+    Ok(marks)
 }
 
 fn number_of(db: &Connection, project: &ProjectName) -> Read<Option<i64>> {
