@@ -225,6 +225,15 @@ impl Step {
         self.created
     }
 
+    /// The events with how much output there was when each was told, itself included: what [`LogTrim`] cuts by.
+    pub fn events_with_log_end(&self) -> impl Iterator<Item = (&Event, u64)> {
+        let written: u64 = self.events.iter().map(|event| event.body.log_bytes()).sum();
+        self.events.iter().scan(self.after.logs.total_bytes - written, |log_end, event| {
+            *log_end += event.body.log_bytes();
+            Some((event, *log_end))
+        })
+    }
+
     /// Output to cut.
     pub fn trim(&self) -> Option<LogTrim> {
         self.trim
@@ -447,8 +456,9 @@ impl Draft {
                 self.after.outputs.insert(name, value);
             }
             Report::Log { stream, phase, lines } => {
-                self.after.logs.total_bytes += lines.iter().map(|line| line.len() as u64 + 1).sum::<u64>();
-                self.tell(EventBody::Log { stream, phase, lines });
+                let output = EventBody::Log { stream, phase, lines };
+                self.after.logs.total_bytes += output.log_bytes();
+                self.tell(output);
                 if self.after.logs.total_bytes <= LOG_HEAD_LIMIT {
                     self.after.logs.head_end_seq = self.after.event_count;
                 }
