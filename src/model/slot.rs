@@ -169,8 +169,12 @@ impl Slot {
     pub fn step(&mut self, id: DeploymentId, command: Command) -> Result<&Deployment, Refusal> {
         let before = self.known.get(&id).ok_or(Refusal::WrongState)?;
         let step = before.step(command, self.moment())?;
+        let was_held = self.holder.is_some();
         self.record(step);
-        self.promote_head();
+        // Only who frees the slot hands it on: where slot and line were not loaded, nobody in it is the next.
+        if was_held {
+            self.promote_head();
+        }
         Ok(&self.known[&id])
     }
 
