@@ -2,4 +2,6 @@
 
 mod config;
 mod executor;
+mod store_contract;
+mod store_trial;
 mod tidy;
