@@ -18,6 +18,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod duration;
 pub mod model;
 pub mod notifier;
 pub mod queue;
