@@ -1,1 +1,441 @@
-//! To come.
+//! The command line: clap types only, and what turns a word into a value. Names and exit codes are a contract.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use reqwest::Url;
+
+use crate::{
+    duration,
+    model::{DeploymentId, IdempotencyKey, ProjectName, Status},
+};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the deployment FAILED
+  2    usage
+  121  still blocked at the deadline
+  122  cancelled or superseded
+  123  lease lost
+  124  own time-out
+  125  no server, or a fault of something in between
+  130  interrupted; the own deployment was cancelled first
+
+Environment:
+  SINGLETRACK_URL      the server, as --server
+  SINGLETRACK_PROJECT  the project, as --project
+  SINGLETRACK_TOKEN    the token; there is no flag for it, since other processes can read arguments
+  NO_COLOR             no colours";
+
+/// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.
+#[derive(Debug, Parser)]
+#[command(name = "singletrack", version, about, after_long_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(subcommand_required = true, max_term_width = 100, infer_subcommands = false)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// What a client asks of a server.
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Run the server
+    Serve(Serve),
+    /// Say whether a server's configuration is right
+    CheckConfig(CheckConfig),
+    /// Make and read tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Watch a server and three racing pipelines on this machine
+    Demo(Demo),
+    /// Print the completion script of a shell
+    Completions(Completions),
+    /// Print the manual page, or write one for each command
+    Man(Man),
+}
+
+/// What a client asks of a server.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Deploy: take the project's slot or wait for it, then follow the deployment to its end
+    Deploy(Box<Deploy>),
+    /// Show one deployment; without an ID, the one that holds the slot, else the latest
+    Status(StatusArgs),
+    /// Say who holds the slot, who waits, for how long, and what to do about it
+    Why(Why),
+    /// Print a deployment's output; without an ID, of the one that holds the slot, else of the latest
+    Logs(Logs),
+    /// List a project's deployments, newest first; without a project, list the projects
+    List(List),
+    /// Cancel a deployment
+    Cancel(Cancel),
+    /// Force a project's slot free, whatever its holder does; it is recorded
+    Release(Release),
+}
+
+/// Which server, who asks, and how the answer is printed.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Server")]
+pub struct Connect {
+    /// The server
+    #[arg(long, value_name = "URL", env = "SINGLETRACK_URL", default_value = "http://127.0.0.1:7878")]
+    #[arg(value_parser = parse_server)]
+    pub server: Url,
+    /// A file with the token ('-' is standard input), instead of SINGLETRACK_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A file with the certificate authority (PEM) to trust beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which project of which server.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// The project
+    #[arg(long, short, value_name = "NAME", env = "SINGLETRACK_PROJECT", value_parser = parse_project)]
+    pub project: ProjectName,
+    /// The server.
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+/// `deploy`.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct Deploy {
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+    /// Which of the project's pipelines
+    #[arg(long, value_name = "NAME", default_value = "deploy")]
+    pub pipeline: String,
+    /// The branch or tag [default: from the CI]
+    #[arg(long = "ref", value_name = "REF", value_parser = parse_text)]
+    pub ref_name: Option<String>,
+    /// The commit [default: from the CI]
+    #[arg(long, value_parser = parse_text)]
+    pub commit: Option<String>,
+    /// A line about it [default: from the CI]
+    #[arg(long, short)]
+    pub message: Option<String>,
+    /// Who deploys [default: from the CI, else the user]
+    #[arg(long, value_parser = parse_text)]
+    pub actor: Option<String>,
+    /// Where to read more [default: the CI job's page]
+    #[arg(long, value_parser = parse_text)]
+    pub url: Option<String>,
+    /// The build number: a lower one is refused once a higher one has started [default: from the CI]
+    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER")]
+    pub order: Option<u64>,
+    /// Take no build number from the CI; for projects that several workflows deploy, each with its own count
+    #[arg(long, conflicts_with = "order")]
+    pub no_order: bool,
+    /// A value for the pipeline, which sees it as INPUT_NAME; may be repeated
+    #[arg(long = "input", value_name = "NAME=VALUE", value_parser = parse_input)]
+    pub inputs: Vec<(String, String)>,
+    /// What to do when another deployment holds the slot
+    #[arg(long, value_enum, default_value_t = WhenHeld::Wait)]
+    pub on_conflict: WhenHeld,
+    /// Cancel the deployment that holds the slot, and those in line before this one
+    #[arg(long)]
+    pub cancel_in_progress_deployment: bool,
+    /// How long all of it may take
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
+    pub timeout: Duration,
+    /// How the deployment is followed
+    #[arg(long, value_enum, default_value_t = FollowMode::Auto)]
+    pub follow: FollowMode,
+    /// Do not wait: hand it to the server and print its id
+    #[arg(long, conflicts_with_all = ["cancel_in_progress_deployment"])]
+    pub detach: bool,
+    /// Deploy nothing: print what would happen
+    #[arg(long, conflicts_with = "detach")]
+    pub dry_run: bool,
+    /// Go back on purpose: a lower build number is not refused
+    #[arg(long)]
+    pub rollback: bool,
+    /// The own name of this request: repeated with the same name, it makes one deployment [default: from the CI job]
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// What to do when another deployment holds the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhenHeld {
+    /// Wait in line for it
+    Wait,
+    /// Wait in line; should this client go away, the server starts it all the same
+    Queue,
+    /// Fail
+    Fail,
+}
+
+/// How a deployment is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FollowMode {
+    /// By a stream, and by polls where streams do not come through
+    Auto,
+    /// By a stream only
+    Sse,
+    /// By polls only
+    Poll,
+    /// Not at all: only wait for its end
+    None,
+}
+
+/// `status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The deployment
+    #[arg(value_parser = parse_id)]
+    pub id: Option<DeploymentId>,
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `why`.
+#[derive(Args, Debug)]
+pub struct Why {
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `logs`.
+#[derive(Args, Debug)]
+pub struct Logs {
+    /// The deployment
+    #[arg(value_parser = parse_id)]
+    pub id: Option<DeploymentId>,
+    /// Go on until the deployment is final
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `list`.
+#[derive(Args, Debug)]
+pub struct List {
+    /// The project
+    #[arg(long, short, value_name = "NAME", env = "SINGLETRACK_PROJECT", value_parser = parse_project)]
+    pub project: Option<ProjectName>,
+    /// Only those that stand so
+    #[arg(long, value_parser = parse_status, value_name = "STATUS")]
+    pub status: Option<Status>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub limit: u16,
+    /// The server.
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+/// `cancel`.
+#[derive(Args, Debug)]
+pub struct Cancel {
+    /// The deployment
+    #[arg(value_parser = parse_id)]
+    pub id: DeploymentId,
+    /// Why; it is shown to those who watch the deployment
+    #[arg(long, short)]
+    pub reason: Option<String>,
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `release`.
+#[derive(Args, Debug)]
+pub struct Release {
+    /// Why; it is recorded
+    #[arg(long, short)]
+    pub reason: String,
+    /// Only if this deployment holds the slot
+    #[arg(long, value_name = "ID", value_parser = parse_id)]
+    pub deployment: Option<DeploymentId>,
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `serve`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Serve {
+    /// The configuration [default: singletrack.toml, if there is one]
+    #[arg(long, short, value_name = "FILE", env = "SINGLETRACK_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The address to listen on [default: 127.0.0.1:7878]
+    #[arg(long, value_name = "ADDRESS", env = "SINGLETRACK_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Where everything is kept: sqlite:FILE or memory: [default: sqlite:singletrack.db]
+    #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE")]
+    pub store: Option<String>,
+    /// The folder in which pipelines run
+    #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
+    pub work_dir: Option<PathBuf>,
+}
+
+/// `check-config`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckConfig {
+    /// The configuration
+    #[arg(value_name = "FILE", default_value = "singletrack.toml")]
+    pub path: PathBuf,
+}
+
+/// `token`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Token {
+    /// Make a token: prints it once, and the line that lets the server know it
+    New {
+        /// What it is for, for people
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+    },
+}
+
+/// `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct Demo {
+    /// Keep the demo's folder and say where it is
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `completions`.
+#[derive(Args, Clone, Debug)]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(Args, Clone, Debug)]
+pub struct Man {
+    /// Write a page for each command into this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub out_dir: Option<PathBuf>,
+}
+
+impl Deploy {
+    /// The inputs by name.
+    ///
+    /// # Errors
+    /// The name that stands twice.
+    pub fn inputs(&self) -> Result<BTreeMap<String, String>, &str> {
+        let mut inputs = BTreeMap::new();
+        for (name, value) in &self.inputs {
+            if inputs.insert(name.clone(), value.clone()).is_some() {
+                return Err(name);
+            }
+        }
+        Ok(inputs)
+    }
+}
+
+fn parse_server(text: &str) -> Result<Url, String> {
+    const EXAMPLE: &str = "write it as http://HOST:PORT or https://HOST";
+    if text.is_empty() {
+        return Err(format!("it is empty; {EXAMPLE}"));
+    }
+    if !text.contains("://") {
+        return Err(format!("it has no scheme; write http://{text} or https://{text}"));
+    }
+    let url = Url::parse(text).map_err(|error| format!("it is no URL ({error}); {EXAMPLE}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("its scheme is {}; {EXAMPLE}", url.scheme()));
+    }
+    // A password in it is refused later, by words of our own: these here would be printed with the whole value.
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("it goes on after its path; {EXAMPLE}"));
+    }
+    Ok(url)
+}
+
+fn parse_project(text: &str) -> Result<ProjectName, String> {
+    text.parse().map_err(|error: crate::model::InvalidId| error.to_string())
+}
+
+fn parse_id(text: &str) -> Result<DeploymentId, String> {
+    text.parse().map_err(|error: crate::model::InvalidId| format!("{error}; `singletrack list` shows them"))
+}
+
+fn parse_key(text: &str) -> Result<IdempotencyKey, String> {
+    text.parse().map_err(|error: crate::model::InvalidId| error.to_string())
+}
+
+fn parse_text(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("it is empty; leave the flag out".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration::parse(text).map_err(|error| error.to_string())?;
+    // The wire counts whole seconds, and the server takes up to a day.
+    if timeout < Duration::from_secs(1) || timeout > Duration::from_secs(24 * 60 * 60) {
+        return Err("it is from 1s to 24h".to_owned());
+    }
+    Ok(timeout)
+}
+
+fn parse_input(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+fn parse_status(text: &str) -> Result<Status, String> {
+    [Status::Pending, Status::Running, Status::Succeeded, Status::Failed, Status::Cancelled]
+        .into_iter()
+        .find(|status| status.as_str().eq_ignore_ascii_case(text))
+        .ok_or_else(|| "it is one of PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_is_a_url_with_a_scheme_and_nothing_after_its_path() {
+        assert!(parse_server("http://127.0.0.1:7878").is_ok());
+        assert!(parse_server("https://deploy.example/track").is_ok());
+        for (text, says) in [
+            ("", "empty"),
+            ("localhost:7878", "write http://localhost:7878"),
+            ("deploy.example", "write http://deploy.example"),
+            ("ftp://deploy.example", "scheme is ftp"),
+            ("http://", "no URL"),
+            ("http://deploy.example/?a=b", "goes on after its path"),
+        ] {
+            let error = parse_server(text).expect_err(text);
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_input_has_a_name() {
+        assert_eq!(parse_input("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(parse_input("a="), Ok(("a".to_owned(), String::new())));
+        assert!(parse_input("a").is_err());
+        assert!(parse_input("=b").is_err());
+    }
+}
