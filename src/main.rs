@@ -5,14 +5,21 @@ use std::process::ExitCode;
 use clap::Parser;
 use singletrack::{
     cli::{Cli, Command},
-    client,
+    client, commands, worker,
 };
 
 fn main() -> ExitCode {
+    // The shim comes before everything else: it must stay small and single-threaded.
+    if let Some(code) = worker::shim::entry(std::env::args_os()) {
+        std::process::exit(code);
+    }
     match Cli::parse().command {
         Command::Client(command) => client::run(&command),
+        Command::Serve(args) => commands::serve(args),
+        Command::CheckConfig(args) => commands::check_config(&args),
+        Command::Token(args) => commands::token(&args),
+        Command::Demo(args) => commands::demo(&args),
         Command::Completions(args) => client::end(client::manual::completions(&args), false),
         Command::Man(args) => client::end(client::manual::man(&args), false),
-        Command::Serve(_) | Command::CheckConfig(_) | Command::Token(_) | Command::Demo(_) => ExitCode::from(2),
     }
 }

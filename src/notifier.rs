@@ -1,1 +1,141 @@
-//! To come.
+//! Wake-ups: hints that something was committed, told after the commit. Who is woken re-reads the store.
+//!
+//! There are two topics a deployment. Its *state* stirs when its slot changes or a cancel is asked for; its *history*
+//! with every event. So output wakes who follows it, and nobody who waits for the end.
+//!
+//! Every wake-up of a topic brings a fresh cell that all who were woken share: the first of them reads the store into it,
+//! so that ten thousand polls on one deployment cost one read.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{OnceCell, watch};
+
+use crate::model::{Changes, Deployment, DeploymentId, Executor, State};
+
+/// Locks of the topic table: enough that ten thousand polls that park at once seldom meet.
+const SHARD_COUNT: usize = 32;
+
+/// What of a deployment to hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// Slot changes and cancel requests.
+    State(DeploymentId),
+    /// Every event.
+    History(DeploymentId),
+}
+
+/// What those who were woken together have read: empty until the first of them has.
+pub type SharedRead = Arc<OnceCell<Option<Arc<Deployment>>>>;
+
+type Topics = HashMap<Topic, watch::Sender<SharedRead>>;
+
+/// The topics that somebody waits for.
+#[derive(Debug)]
+pub struct Notifier {
+    shards: [Mutex<Topics>; SHARD_COUNT],
+    hasher: RandomState,
+    work: watch::Sender<()>,
+}
+
+impl Default for Notifier {
+    fn default() -> Self {
+        Notifier {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            work: watch::Sender::new(()),
+        }
+    }
+}
+
+impl Notifier {
+    /// Hears of `topic` from now on. Read the store after this, never before.
+    pub fn subscribe(self: &Arc<Self>, topic: Topic) -> Subscription {
+        let receiver = self.shard(topic).entry(topic).or_default().subscribe();
+        Subscription { receiver: Some(receiver), topic, notifier: self.clone() }
+    }
+
+    /// Hears of deployments that became ready for a worker of the server.
+    pub fn work(&self) -> watch::Receiver<()> {
+        self.work.subscribe()
+    }
+
+    /// Wakes whoever waits for what these changes changed.
+    pub fn publish(&self, changes: &Changes) {
+        for step in &changes.steps {
+            let after = step.deployment();
+            if step.is_state_change() {
+                self.wake(Topic::State(after.id));
+                if matches!(after.state, State::Ready) && after.spec.executor == Executor::Server {
+                    self.work.send_replace(());
+                }
+            }
+            if !step.events().is_empty() {
+                self.wake(Topic::History(after.id));
+            }
+        }
+    }
+
+    /// The deployments that somebody waits for.
+    pub fn awaited(&self) -> HashSet<DeploymentId> {
+        let mut ids = HashSet::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            ids.extend(shard.keys().map(|(Topic::State(id) | Topic::History(id))| *id));
+        }
+        ids
+    }
+
+    /// Wakes who waits for this topic.
+    pub fn wake(&self, topic: Topic) {
+        if let Some(sender) = self.shard(topic).get(&topic) {
+            sender.send_replace(SharedRead::default());
+        }
+    }
+
+    fn shard(&self, topic: Topic) -> MutexGuard<'_, Topics> {
+        let index = usize::try_from(self.hasher.hash_one(topic) % SHARD_COUNT as u64).unwrap_or(0);
+        // A panic while a table is locked leaves it whole: every change of it is one call.
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hears of one topic until it is dropped.
+#[derive(Debug)]
+pub struct Subscription {
+    receiver: Option<watch::Receiver<SharedRead>>,
+    topic: Topic,
+    notifier: Arc<Notifier>,
+}
+
+impl Subscription {
+    /// Waits for the next wake-up; one that came since the last call is not missed. Answers the cell that is shared by
+    /// all whom it woke: what is read into it is at least as new as the commit that it tells of.
+    pub async fn changed(&mut self) -> SharedRead {
+        if let Some(receiver) = &mut self.receiver
+            && receiver.changed().await.is_ok()
+        {
+            return receiver.borrow_and_update().clone();
+        }
+        // The sender outlives every subscription, so this is never reached; waiting for ever is the safe answer, since
+        // all who wait have a time-out of their own.
+        std::future::pending().await
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.receiver = None;
+        let mut shard = self.notifier.shard(self.topic);
+        if shard.get(&self.topic).is_some_and(|sender| sender.receiver_count() == 0) {
+            shard.remove(&self.topic);
+            // A table that once held ten thousand topics gives the memory back.
+            if shard.capacity() > 64 && shard.len() * 4 < shard.capacity() {
+                shard.shrink_to_fit();
+            }
+        }
+    }
+}

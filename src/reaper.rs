@@ -1,1 +1,118 @@
-//! To come.
+//! Ends deployments to which nobody attends any more, so that no slot is left locked for a human.
+//!
+//! The reaper believes no clock but its own: a deployment is reaped when *this* process has seen the same vital signs for
+//! as long as its state allows. The store compares them once more as it ends it, so a sign of life that comes in between
+//! wins, and of two reapers one.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::{BootInstant, Clock},
+    model::{Deployment, DeploymentId, Lapse, Refusal, Vital},
+    queue::Queue,
+    store::StoreError,
+};
+
+/// How often it looks: a slot is freed at most so much later than it could be.
+pub const TICK: Duration = Duration::from_secs(1);
+/// A reaper that did not look for this long was stopped or starved, and its workers' heartbeats may lie unread.
+const ASLEEP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What was seen of one deployment.
+#[derive(Clone, Copy, Debug)]
+struct Observation {
+    vital: Vital,
+    /// Since when the signs are these.
+    same_since: BootInstant,
+    /// Since when it is known, for its deadline in the line.
+    known_since: BootInstant,
+}
+
+/// Watches everything that can fall silent.
+pub struct Reaper {
+    queue: Queue,
+    clock: Arc<dyn Clock>,
+    seen: HashMap<DeploymentId, Observation>,
+    last_tick: Option<BootInstant>,
+}
+
+impl Reaper {
+    /// A reaper that has seen nothing yet.
+    pub fn new(queue: Queue) -> Self {
+        let clock = queue.clock().clone();
+        Reaper { queue, clock, seen: HashMap::new(), last_tick: None }
+    }
+
+    /// Ticks until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if let Err(error) = self.tick().await {
+                tracing::warn!(%error, "the reaper could not look");
+            }
+        }
+    }
+
+    /// Looks once at everything, and ends what has lapsed. Answers how many were ended.
+    ///
+    /// # Errors
+    /// The store did not answer; nothing is forgotten.
+    pub async fn tick(&mut self) -> Result<usize, StoreError> {
+        let watched = self.queue.store().watched().await?;
+        let now = self.clock.boot();
+        if self.last_tick.replace(now).is_some_and(|last| now.since(last) > ASLEEP_LIMIT) {
+            self.seen.values_mut().for_each(|seen| seen.same_since = now);
+        }
+        let mut lapsed = Vec::new();
+        let mut still = HashMap::with_capacity(watched.len());
+        for deployment in watched.into_iter().map(|watched| watched.deployment) {
+            let seen = self.observe(&deployment, now);
+            if let Some(cause) = self.lapse(&deployment, seen, now) {
+                lapsed.push((deployment.project.clone(), deployment.id, seen.vital, cause));
+            }
+            still.insert(deployment.id, seen);
+        }
+        self.seen = still;
+        let mut ended_count = 0;
+        for (project, id, vital, cause) in lapsed {
+            match self.queue.reap(project.clone(), id, vital, cause).await? {
+                Ok(ended) => {
+                    ended_count += 1;
+                    let code = ended.status().as_str();
+                    tracing::info!(%project, deployment.id = %id, deployment.status = code, ?cause, "reaped");
+                }
+                Err(Refusal::Alive | Refusal::Final | Refusal::LeaseLost | Refusal::WrongState) => {}
+            }
+        }
+        Ok(ended_count)
+    }
+
+    fn observe(&self, deployment: &Deployment, now: BootInstant) -> Observation {
+        let vital = deployment.vital();
+        match self.seen.get(&deployment.id) {
+            Some(seen) if seen.vital == vital => *seen,
+            Some(seen) => Observation { vital, same_since: now, known_since: seen.known_since },
+            None => Observation { vital, same_since: now, known_since: now },
+        }
+    }
+
+    fn lapse(&self, deployment: &Deployment, seen: Observation, now: BootInstant) -> Option<Lapse> {
+        if let Some(seconds) = deployment.spec.deadline_seconds
+            && deployment.is_waiting()
+            && now.since(seen.known_since) >= Duration::from_secs(seconds)
+        {
+            return Some(Lapse::Deadline);
+        }
+        let patience = deployment.patience(self.queue.limits())?;
+        (now.since(seen.same_since) >= patience).then_some(Lapse::Silence)
+    }
+}

@@ -1,1 +1,278 @@
-//! To come.
+//! Waiting for something to become true of a deployment, and following its events.
+//!
+//! Everywhere the same order: subscribe, read, wait, read again. A wake-up is only a hint; the store tells the truth.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    model::{Deployment, DeploymentId, Event, EventBody, ProjectName, State},
+    notifier::{Notifier, SharedRead, Subscription, Topic},
+    store::{Mark, Placed, Store, StoreError},
+};
+
+/// How many events one read brings: a screenful of a flood, and little memory for a slow reader.
+pub const EVENT_PAGE_LIMIT: usize = 256;
+
+/// Waits on behalf of clients.
+#[derive(Clone)]
+pub struct Watch {
+    store: Arc<dyn Store>,
+    notifier: Arc<Notifier>,
+    shutdown: CancellationToken,
+}
+
+/// How a wait ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// What was waited for is true.
+    Reached(Placed),
+    /// It is not, and the window has ended, or the server shuts down.
+    NotYet(Placed),
+}
+
+/// Why there is nothing to wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum WatchError {
+    /// The project has no such deployment.
+    #[error("the project has no such deployment")]
+    NotFound,
+    /// The cursor is ahead of the last event.
+    #[error("the deployment's last event is {last}")]
+    AheadOfEnd {
+        /// The last `seq`.
+        last: u64,
+    },
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Some events in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The events; empty when the window ended.
+    pub events: Vec<Event>,
+    /// The cursor after them.
+    pub last: u64,
+    /// The final deployment, when the last of them is `complete`, or was seen before.
+    pub complete: Option<Arc<Deployment>>,
+}
+
+impl Watch {
+    /// Waits on `store`'s deployments until `shutdown`.
+    pub fn new(store: Arc<dyn Store>, notifier: Arc<Notifier>, shutdown: CancellationToken) -> Self {
+        Watch { store, notifier, shutdown }
+    }
+
+    /// Whether the server shuts down: waits end at once.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutdown.is_cancelled()
+    }
+
+    /// Waits until the deployment is final, at most for `window`.
+    ///
+    /// # Errors
+    /// There is no such deployment, or the store does not answer.
+    pub async fn completion(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        window: Duration,
+    ) -> Result<Waited, WatchError> {
+        self.until(project, id, window, Deployment::is_final).await
+    }
+
+    /// Waits until the deployment has left the line, at most for `window`.
+    ///
+    /// # Errors
+    /// There is no such deployment, or the store does not answer.
+    pub async fn turn(&self, project: &ProjectName, id: DeploymentId, window: Duration) -> Result<Waited, WatchError> {
+        self.until(project, id, window, |deployment| match deployment.state {
+            State::Waiting(_) => false,
+            State::Reserved | State::Ready | State::Running(_) | State::Finished { .. } => true,
+        })
+        .await
+    }
+
+    /// The slow poll that stands behind the wake-ups: looks at all awaited deployments together, every `period`, and wakes
+    /// who waits for one that changed. Ends at `shutdown`.
+    pub async fn fallback(self, period: Duration, shutdown: CancellationToken) {
+        let mut known: HashMap<DeploymentId, Mark> = HashMap::new();
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let awaited = self.notifier.awaited();
+            if awaited.is_empty() {
+                known.clear();
+                continue;
+            }
+            match self.store.marks(awaited.into_iter().collect()).await {
+                Ok(marks) => {
+                    for (id, mark) in &marks {
+                        let before = known.get(id).unwrap_or(mark);
+                        if before.revision != mark.revision {
+                            self.notifier.wake(Topic::State(*id));
+                        }
+                        if before.event_count != mark.event_count {
+                            self.notifier.wake(Topic::History(*id));
+                        }
+                    }
+                    known = marks.into_iter().collect();
+                }
+                Err(error) => tracing::debug!(%error, "the slow poll could not look"),
+            }
+        }
+    }
+
+    async fn until(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        window: Duration,
+        reached: fn(&Deployment) -> bool,
+    ) -> Result<Waited, WatchError> {
+        let ends = Instant::now() + window;
+        let mut subscription = self.notifier.subscribe(Topic::State(id));
+        let placed = self.read(project, id).await?;
+        if reached(&placed.deployment) {
+            return Ok(Waited::Reached(placed));
+        }
+        // A parked poll keeps nothing that it can read again.
+        drop(placed);
+        loop {
+            let woken = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => None,
+                woken = timeout_at(ends, subscription.changed()) => woken.ok(),
+            };
+            let Some(shared) = woken else { break };
+            let deployment = self.read_shared(project, id, &shared).await?;
+            if reached(&deployment) {
+                return Ok(Waited::Reached(Placed { deployment: (*deployment).clone(), position: 0 }));
+            }
+        }
+        let placed = self.read(project, id).await?;
+        Ok(if reached(&placed.deployment) { Waited::Reached(placed) } else { Waited::NotYet(placed) })
+    }
+
+    /// The events after `after`; waits for the first of them, at most for `window`.
+    ///
+    /// # Errors
+    /// There is no such deployment, the cursor is ahead of its end, or the store does not answer.
+    pub async fn events(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        after: u64,
+        window: Duration,
+    ) -> Result<Page, WatchError> {
+        let ends = Instant::now() + window;
+        let (mut follow, first) = self.follow(project, id, after).await?;
+        if first.is_final() && after >= first.event_count {
+            return Ok(Page { events: Vec::new(), last: after, complete: Some(Arc::new(first)) });
+        }
+        drop(first);
+        match timeout_at(ends, follow.next_page()).await {
+            Ok(page) => page,
+            Err(_) => Ok(Page { events: Vec::new(), last: after, complete: None }),
+        }
+    }
+
+    /// Follows the events after `after`. Answers the deployment as it stands at the beginning, too.
+    ///
+    /// # Errors
+    /// There is no such deployment, the cursor is ahead of its end, or the store does not answer.
+    pub async fn follow(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        after: u64,
+    ) -> Result<(Follow, Deployment), WatchError> {
+        let subscription = self.notifier.subscribe(Topic::History(id));
+        let deployment = self.read(project, id).await?.deployment;
+        let last = deployment.event_count;
+        if after > last {
+            return Err(WatchError::AheadOfEnd { last });
+        }
+        let watch = self.clone();
+        let follow = Follow { watch, project: project.clone(), id, cursor: after, subscription };
+        Ok((follow, deployment))
+    }
+
+    /// One deployment and its place in line.
+    ///
+    /// # Errors
+    /// There is no such deployment, or the store does not answer.
+    pub async fn read(&self, project: &ProjectName, id: DeploymentId) -> Result<Placed, WatchError> {
+        self.store.deployment(project.clone(), id).await?.ok_or(WatchError::NotFound)
+    }
+
+    async fn read_shared(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        shared: &SharedRead,
+    ) -> Result<Arc<Deployment>, WatchError> {
+        let read = async {
+            let placed = self.store.deployment(project.clone(), id).await?;
+            Ok::<_, StoreError>(placed.map(|placed| Arc::new(placed.deployment)))
+        };
+        shared.get_or_try_init(|| read).await?.clone().ok_or(WatchError::NotFound)
+    }
+}
+
+/// Follows one deployment's events: each exactly once and in order.
+pub struct Follow {
+    watch: Watch,
+    project: ProjectName,
+    id: DeploymentId,
+    cursor: u64,
+    subscription: Subscription,
+}
+
+impl Follow {
+    /// The next events, at least one; waits for it. At shutdown the page is empty.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn next_page(&mut self) -> Result<Page, WatchError> {
+        loop {
+            let read = self.watch.store.events(self.id, self.cursor, EVENT_PAGE_LIMIT).await?;
+            if !read.is_empty() {
+                return self.page(read).await;
+            }
+            tokio::select! {
+                biased;
+                () = self.watch.shutdown.cancelled() => return Ok(Page { last: self.cursor, ..Page::default() }),
+                _ = self.subscription.changed() => {}
+            }
+        }
+    }
+
+    async fn page(&mut self, read: Vec<Event>) -> Result<Page, WatchError> {
+        let mut events = Vec::with_capacity(read.len());
+        let mut complete = None;
+        for event in read {
+            // Retention leaves holes, which are told: every `seq` is accounted for.
+            if event.seq > self.cursor + 1 {
+                let (from, to) = (self.cursor + 1, event.seq - 1);
+                events.push(Event { seq: to, at: event.at, body: EventBody::Gap { from, to } });
+            }
+            self.cursor = event.seq;
+            if matches!(event.body, EventBody::Complete) {
+                complete = Some(Arc::new(self.watch.read(&self.project, self.id).await?.deployment));
+            }
+            events.push(event);
+        }
+        Ok(Page { events, last: self.cursor, complete })
+    }
+}

@@ -55,15 +55,13 @@ pub struct EventsPage {
 }
 
 impl Event {
-    /// The wire's form of `event`; `complete` tells the deployment as it ended.
-    pub fn of(event: model::Event, complete: impl FnOnce() -> Deployment) -> Self {
+    /// The wire's form of `event`; `complete` needs the deployment as it `ended`.
+    pub fn of(event: model::Event, ended: Option<Deployment>) -> Option<Self> {
         let data = match event.body {
-            EventBody::Complete => {
-                EventData::Complete { r#type: CompleteTag::Complete, deployment: Box::new(complete()) }
-            }
+            EventBody::Complete => EventData::Complete { r#type: CompleteTag::Complete, deployment: Box::new(ended?) },
             body => EventData::Other(body),
         };
-        Event { seq: event.seq, at: event.at, data }
+        Some(Event { seq: event.seq, at: event.at, data })
     }
 
     /// The name of the event, as SSE carries it.

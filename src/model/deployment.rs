@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ids::{DeploymentId, ProjectName, Revision},
     lease::Lease,
+    policy::Limits,
 };
 
 /// What a client asked for. It never changes.
@@ -283,6 +284,19 @@ impl Deployment {
         match self.state {
             State::Finished { at, .. } => Some(at),
             State::Waiting(_) | State::Reserved | State::Ready | State::Running(_) => None,
+        }
+    }
+
+    /// How long whoever must attend to it may be silent; `None` where nobody must. Counted by each observer on its own
+    /// clock, from when it first saw the deployment's vital signs as they are.
+    pub fn patience(&self, limits: &Limits) -> Option<Duration> {
+        match &self.state {
+            State::Waiting(Place::Ticket { window }) => Some(*window + limits.attendance),
+            State::Waiting(Place::Queued) | State::Finished { .. } => None,
+            State::Reserved => Some(limits.reserve),
+            State::Ready => Some(limits.unclaimed),
+            // The lock delay gives a worker that cannot reach us the time to stop its child first.
+            State::Running(lease) => Some(lease.ttl + limits.lock_delay),
         }
     }
 

@@ -86,6 +86,20 @@ impl EventBody {
     pub fn is_log(&self) -> bool {
         matches!(self, EventBody::Log { .. })
     }
+
+    /// How many bytes of output it holds: the text of its lines and their ends; 0 for anything else.
+    pub fn log_bytes(&self) -> u64 {
+        match self {
+            EventBody::Log { lines, .. } => lines.iter().map(|line| line.len() as u64 + 1).sum(),
+            EventBody::Queue { .. }
+            | EventBody::Status { .. }
+            | EventBody::Phase { .. }
+            | EventBody::Progress { .. }
+            | EventBody::Cancel { .. }
+            | EventBody::Gap { .. }
+            | EventBody::Complete => 0,
+        }
+    }
 }
 
 /// What became of a phase.

@@ -104,6 +104,17 @@ pub enum Verdict {
     Stopped,
 }
 
+impl Verdict {
+    /// Whether a deployment that ended so ended by this verdict.
+    pub fn agrees_with(&self, outcome: &Outcome) -> bool {
+        match (self, outcome) {
+            (Verdict::Succeeded { .. }, Outcome::Succeeded) | (Verdict::Stopped, Outcome::Cancelled { .. }) => true,
+            (Verdict::Failed { cause: told, .. }, Outcome::Failed { cause, .. }) => told == cause,
+            (Verdict::Succeeded { .. } | Verdict::Failed { .. } | Verdict::Stopped, _) => false,
+        }
+    }
+}
+
 /// What a worker tells between its claim and its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
@@ -185,6 +196,7 @@ pub struct Step {
     after: Deployment,
     events: Vec<Event>,
     created: bool,
+    stirs: bool,
     trim: Option<LogTrim>,
 }
 
@@ -213,14 +225,24 @@ impl Step {
         self.created
     }
 
+    /// The events with how much output there was when each was told, itself included: what [`LogTrim`] cuts by.
+    pub fn events_with_log_end(&self) -> impl Iterator<Item = (&Event, u64)> {
+        let written: u64 = self.events.iter().map(|event| event.body.log_bytes()).sum();
+        self.events.iter().scan(self.after.logs.total_bytes - written, |log_end, event| {
+            *log_end += event.body.log_bytes();
+            Some((event, *log_end))
+        })
+    }
+
     /// Output to cut.
     pub fn trim(&self) -> Option<LogTrim> {
         self.trim
     }
 
-    /// Whether it can be told by events alone: a report, not a change of state.
-    pub fn is_slot_change(&self, before: Revision) -> bool {
-        self.after.revision != before
+    /// Whether it changed where the deployment stands, or asked its worker to stop: what a parked poll waits for. Output
+    /// and signs of life do not.
+    pub fn is_state_change(&self) -> bool {
+        self.stirs
     }
 }
 
@@ -279,7 +301,7 @@ pub(super) fn create(id: DeploymentId, project: ProjectName, spec: Spec, entry: 
     let mut draft = Draft::of(after, at);
     draft.tell(EventBody::Status { status: Status::Pending });
     draft.tell(queue);
-    Step { created: true, ..draft.step() }
+    Step { created: true, stirs: true, ..draft.step() }
 }
 
 impl Deployment {
@@ -329,16 +351,17 @@ struct Draft {
     after: Deployment,
     at: Moment,
     events: Vec<Event>,
+    stirs: bool,
     trim: Option<LogTrim>,
 }
 
 impl Draft {
     fn of(after: Deployment, at: Moment) -> Self {
-        Draft { after, at, events: Vec::new(), trim: None }
+        Draft { after, at, events: Vec::new(), stirs: false, trim: None }
     }
 
     fn step(self) -> Step {
-        Step { after: self.after, events: self.events, created: false, trim: self.trim }
+        Step { after: self.after, events: self.events, created: false, stirs: self.stirs, trim: self.trim }
     }
 
     fn tell(&mut self, body: EventBody) {
@@ -350,6 +373,7 @@ impl Draft {
     fn enter(&mut self, state: State) {
         self.after.state = state;
         self.after.revision = self.at.revision;
+        self.stirs = true;
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -432,8 +456,9 @@ impl Draft {
                 self.after.outputs.insert(name, value);
             }
             Report::Log { stream, phase, lines } => {
-                self.after.logs.total_bytes += lines.iter().map(|line| line.len() as u64 + 1).sum::<u64>();
-                self.tell(EventBody::Log { stream, phase, lines });
+                let output = EventBody::Log { stream, phase, lines };
+                self.after.logs.total_bytes += output.log_bytes();
+                self.tell(output);
                 if self.after.logs.total_bytes <= LOG_HEAD_LIMIT {
                     self.after.logs.head_end_seq = self.after.event_count;
                 }
@@ -466,6 +491,7 @@ impl Draft {
                     Some(first) => CancelRequest { superseded_by, ..first },
                     None => request,
                 });
+                self.stirs = true;
                 self.tell(told);
             }
             State::Waiting(_) | State::Reserved | State::Ready => {

@@ -1,1 +1,76 @@
-//! To come.
+//! What can be done to a project's slot and line: one verb, one file. Each loads under the project's lock, lets the
+//! model decide, and records; the store wakes whoever waits.
+
+pub mod cancel;
+pub mod claim;
+pub mod finish;
+pub mod heartbeat;
+pub mod reap;
+pub mod release;
+pub mod report;
+pub mod submit;
+pub mod turn;
+
+use std::{collections::HashMap, sync::Arc};
+
+use thiserror::Error;
+
+pub use submit::Submitted;
+
+use crate::{
+    clock::Clock,
+    model::{Limits, Policy, ProjectName},
+    store::{Store, StoreError},
+};
+
+/// The verbs, with all that they need.
+#[derive(Clone)]
+pub struct Queue {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    policies: Arc<HashMap<ProjectName, Policy>>,
+    limits: Limits,
+}
+
+/// Why a worker's call changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum WorkerError {
+    /// The lease is not, or no longer, this deployment's.
+    #[error("the lease is not, or no longer, this deployment's")]
+    LeaseLost,
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Queue {
+    /// The verbs on `store`.
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        policies: HashMap<ProjectName, Policy>,
+        limits: Limits,
+    ) -> Self {
+        Queue { store, clock, policies: Arc::new(policies), limits }
+    }
+
+    /// The store, for reading.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The time limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A project's rules; the default ones for a project that is not configured.
+    pub fn policy(&self, project: &ProjectName) -> Policy {
+        self.policies.get(project).copied().unwrap_or_default()
+    }
+}

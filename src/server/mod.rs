@@ -1,1 +1,92 @@
-//! To come.
+//! The HTTP server: routes, guards, encodings, and the one map from errors to HTTP. Rules are elsewhere.
+
+mod answer;
+mod body;
+mod cancel;
+mod error;
+mod events;
+mod guard;
+mod meta;
+mod metrics;
+mod params;
+mod plan;
+mod projects;
+mod read;
+mod router;
+mod serve;
+mod submit;
+mod tokens;
+mod waits;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+pub use guard::Access;
+pub use metrics::Metrics;
+pub use router::route_table;
+pub use serve::{ServeError, Server, serve};
+pub use tokens::{NewToken, new_token};
+
+use crate::{
+    api::ErrorCode,
+    config::{Pipeline, Project},
+    model::{ProjectName, lease::hex},
+    queue::Queue,
+    watch::Watch,
+};
+use error::{Failure, echo};
+
+/// What handlers need.
+pub struct App {
+    queue: Queue,
+    watch: Watch,
+    projects: Arc<BTreeMap<ProjectName, Project>>,
+    access: Access,
+    metrics: Arc<Metrics>,
+}
+
+impl App {
+    fn now(&self) -> Timestamp {
+        self.queue.clock().wall()
+    }
+
+    fn is_configured(&self, project: &ProjectName) -> bool {
+        self.projects.contains_key(project)
+    }
+
+    fn project_names(&self) -> impl Iterator<Item = ProjectName> {
+        self.projects.keys().cloned()
+    }
+
+    fn pipeline_names(&self, project: &ProjectName) -> Vec<String> {
+        self.projects.get(project).map(|project| project.pipelines.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A configured pipeline.
+    fn pipeline(&self, project: &ProjectName, name: &str) -> Result<&Pipeline, Failure> {
+        let pipelines = &self.projects.get(project).ok_or_else(Failure::not_found)?.pipelines;
+        pipelines.get(name).ok_or_else(|| {
+            let known = pipelines.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            Failure::new(
+                ErrorCode::UnknownPipeline,
+                format!("there is no pipeline '{}' here; there are: {known}", echo(name)),
+            )
+        })
+    }
+
+    /// Tells one definition of a pipeline from another.
+    fn pipeline_digest(&self, project: &ProjectName, name: &str) -> Result<String, Failure> {
+        let definition = serde_json::to_vec(self.pipeline(project, name)?).unwrap_or_default();
+        Ok(hex(&Sha256::digest(definition))[..16].to_owned())
+    }
+
+    /// Fails for a project that is neither configured nor was ever deployed.
+    async fn require_project(&self, project: &ProjectName) -> Result<(), Failure> {
+        if self.is_configured(project) || self.queue.store().project(project.clone(), 0).await?.is_some() {
+            return Ok(());
+        }
+        Err(Failure::not_found())
+    }
+}

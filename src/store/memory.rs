@@ -1,1 +1,317 @@
-//! To come.
+//! The store that forgets: everything in memory under one mutex, for simulations and trials.
+//!
+//! It has no thread and no timer, so it works under a paused clock, and the same calls give the same history.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
+};
+use crate::model::{
+    Changes, Deployment, DeploymentId, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Place, Project,
+    ProjectName, Revision, State, Step,
+    slot::{KeyRecord, Keyed},
+};
+
+/// A store in memory.
+pub struct MemoryStore {
+    kept: Mutex<Kept>,
+    on_commit: OnCommit,
+}
+
+#[derive(Default)]
+struct Kept {
+    projects: BTreeMap<ProjectName, KeptProject>,
+    deployments: HashMap<DeploymentId, KeptDeployment>,
+    /// Who holds a slot and waits for a worker of the server, by arrival.
+    claimable: BTreeMap<u64, DeploymentId>,
+    /// How many deployments ever arrived.
+    arrived_count: u64,
+}
+
+struct KeptProject {
+    project: Project,
+    holder: Option<DeploymentId>,
+    line: BTreeMap<Revision, DeploymentId>,
+    history: BTreeMap<Revision, DeploymentId>,
+    keys: HashMap<IdempotencyKey, ([u8; 32], DeploymentId)>,
+}
+
+struct KeptDeployment {
+    deployment: Deployment,
+    /// Its number in the order of arrival over all projects.
+    arrival: u64,
+    /// By `seq`, each with how much output there was when it was told.
+    events: BTreeMap<u64, (Event, u64)>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(on_commit: OnCommit) -> Self {
+        MemoryStore { kept: Mutex::default(), on_commit }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Decisions are made before anything is recorded, so a panic in one leaves nothing half done.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn transact_now(&self, name: &ProjectName, load: &Load, decide: Decide) -> Result<(), StoreError> {
+        // The lock is held until the waiters are told, so that they are told in the order of the commits.
+        let mut kept = self.kept();
+        let loaded = kept.load(name, load);
+        let changes = catch_unwind(AssertUnwindSafe(|| decide(loaded)))
+            .map_err(|_| StoreError::Unavailable("the decision failed".to_owned()))?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        kept.check(name, load, &changes)?;
+        kept.record(name, &changes);
+        (self.on_commit)(name, &changes);
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn load(&self, name: &ProjectName, load: &Load) -> Loaded {
+        let mut loaded = Loaded {
+            project: Project::new(name.clone()),
+            holder: None,
+            line: Vec::new(),
+            deployments: Vec::new(),
+            keyed: None,
+        };
+        let Some(kept) = self.projects.get(name) else { return loaded };
+        loaded.deployments = load.deployments.iter().filter_map(|id| self.find(name, *id)).cloned().collect();
+        let key = load.key.as_ref().and_then(|key| kept.keys.get(key));
+        loaded.keyed =
+            key.map(|(fingerprint, id)| Keyed { fingerprint: *fingerprint, deployment: self.get(*id).clone() });
+        let line: Vec<DeploymentId> = match load.line {
+            LineLoad::None => return loaded,
+            LineLoad::Head => kept.line.values().take(1).copied().collect(),
+            LineLoad::UpTo(id) => {
+                let ticket = self.find(name, id).map_or(Revision(0), |last| last.ticket);
+                let ahead = kept.line.range(..=ticket).count();
+                // The head is always there, for whoever frees the slot must find it.
+                kept.line.values().take(ahead.max(1)).copied().collect()
+            }
+            LineLoad::All => kept.line.values().copied().collect(),
+        };
+        loaded.line = line.into_iter().map(|id| self.get(id).clone()).collect();
+        loaded.holder = kept.holder.map(|id| self.get(id).clone());
+        loaded.project = kept.project.clone();
+        loaded
+    }
+
+    /// Refuses what the schema of the other engines refuses, and what is a mistake in the program.
+    fn check(&self, name: &ProjectName, load: &Load, changes: &Changes) -> Result<(), StoreError> {
+        let refuse = |why: &str| Err(StoreError::Unavailable(why.to_owned()));
+        if let Some(project) = &changes.project {
+            if load.line == LineLoad::None {
+                return refuse("a decision changed the counters of a project that it did not load");
+            }
+            if self.projects.get(name).is_some_and(|kept| kept.project.revision > project.revision) {
+                return refuse("a project's revision never falls");
+            }
+        }
+        let mut created = BTreeSet::new();
+        for step in &changes.steps {
+            let id = step.deployment().id;
+            match self.deployments.get(&id) {
+                None if step.is_creation() => drop(created.insert(id)),
+                None if created.contains(&id) => {}
+                None => return refuse("a decision changed a deployment that it did not load"),
+                Some(_) if step.is_creation() => return refuse("a deployment's id is used only once"),
+                Some(kept) if kept.deployment.is_final() => return refuse("a final deployment never changes"),
+                Some(_) => {}
+            }
+        }
+        let known = changes
+            .key
+            .as_ref()
+            .is_some_and(|record| self.projects.get(name).is_some_and(|kept| kept.keys.contains_key(&record.key)));
+        if known { refuse("an idempotency key names one deployment for ever") } else { Ok(()) }
+    }
+
+    fn record(&mut self, name: &ProjectName, changes: &Changes) {
+        // Nobody can ask for the audit log, so it is not kept.
+        let Changes { project, steps, key, audit: _ } = changes;
+        if let Some(project) = project {
+            self.project_mut(name).project = project.clone();
+        }
+        for step in steps {
+            self.record_step(name, step);
+        }
+        if let Some(KeyRecord { key, fingerprint, deployment }) = key {
+            self.project_mut(name).keys.insert(key.clone(), (*fingerprint, *deployment));
+        }
+    }
+
+    fn record_step(&mut self, name: &ProjectName, step: &Step) {
+        let after = step.deployment();
+        self.arrived_count += u64::from(step.is_creation());
+        let arrived = self.arrived_count;
+        let kept = self.deployments.entry(after.id).or_insert_with(|| KeptDeployment {
+            deployment: after.clone(),
+            arrival: arrived,
+            events: BTreeMap::new(),
+        });
+        kept.deployment = after.clone();
+        kept.events.extend(step.events_with_log_end().map(|(event, log_end)| (event.seq, (event.clone(), log_end))));
+        if let Some(trim) = step.trim() {
+            kept.events.retain(|seq, (event, log_end)| {
+                *seq <= trim.after_seq || !event.body.is_log() || *log_end > trim.up_to_bytes
+            });
+        }
+        if after.state == State::Ready && after.spec.executor == Executor::Server {
+            self.claimable.insert(kept.arrival, after.id);
+        } else {
+            self.claimable.remove(&kept.arrival);
+        }
+        let project = self.project_mut(name);
+        project.history.insert(after.ticket, after.id);
+        if after.is_waiting() {
+            project.line.insert(after.ticket, after.id);
+        } else {
+            project.line.remove(&after.ticket);
+        }
+        if after.holds_slot() {
+            project.holder = Some(after.id);
+        } else if project.holder == Some(after.id) {
+            project.holder = None;
+        }
+    }
+
+    fn project_mut(&mut self, name: &ProjectName) -> &mut KeptProject {
+        self.projects.entry(name.clone()).or_insert_with(|| KeptProject {
+            project: Project::new(name.clone()),
+            holder: None,
+            line: BTreeMap::new(),
+            history: BTreeMap::new(),
+            keys: HashMap::new(),
+        })
+    }
+
+    /// A deployment that is known to be there.
+    fn get(&self, id: DeploymentId) -> &Deployment {
+        &self.deployments[&id].deployment
+    }
+
+    /// A deployment, if it is there and of this project.
+    fn find(&self, name: &ProjectName, id: DeploymentId) -> Option<&Deployment> {
+        self.deployments.get(&id).map(|kept| &kept.deployment).filter(|deployment| deployment.project == *name)
+    }
+
+    fn state(&self, kept: &KeptProject, line: usize) -> ProjectState {
+        ProjectState {
+            project: kept.project.clone(),
+            holder: kept.holder.map(|id| self.get(id).clone()),
+            line: kept.line.values().take(line).map(|id| self.get(*id).clone()).collect(),
+            last_outcome: kept.project.last_outcome.map(|id| self.get(id).clone()),
+        }
+    }
+}
+
+/// A future that does its work when it is first polled.
+fn now<'a, T>(work: impl FnOnce() -> T + Send + 'a) -> BoxFuture<'a, Result<T, StoreError>> {
+    Box::pin(async move { Ok(work()) })
+}
+
+impl Store for MemoryStore {
+    fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.transact_now(&project, &load, decide) })
+    }
+
+    fn deployment(&self, project: ProjectName, id: DeploymentId) -> BoxFuture<'_, Result<Option<Placed>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let deployment = kept.find(&project, id)?.clone();
+            let ahead = || kept.projects[&project].line.range(..=deployment.ticket).count() as u64;
+            let position = if deployment.is_waiting() { ahead() } else { 0 };
+            Some(Placed { deployment, position })
+        })
+    }
+
+    fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let events = kept.deployments.get(&id).map(|kept| &kept.events);
+            let later = events.into_iter().flat_map(|events| events.range(after.saturating_add(1)..));
+            later.take(limit).map(|(_, (event, _))| event.clone()).collect()
+        })
+    }
+
+    fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let Some(found) = kept.projects.get(&project) else { return Vec::new() };
+            let older = found.history.range(..query.before.unwrap_or(Revision(u64::MAX))).rev();
+            let all = older.map(|(_, id)| kept.get(*id));
+            let wanted = all.filter(|it| query.status.is_none_or(|status| it.status() == status));
+            wanted.take(query.limit).cloned().collect()
+        })
+    }
+
+    fn project(&self, name: ProjectName, line: usize) -> BoxFuture<'_, Result<Option<ProjectState>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            kept.projects.get(&name).filter(|it| !it.history.is_empty()).map(|found| kept.state(found, line))
+        })
+    }
+
+    fn projects(
+        &self,
+        after: Option<ProjectName>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<ProjectState>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let later = kept
+                .projects
+                .iter()
+                .filter(|(name, found)| !found.history.is_empty() && after.as_ref().is_none_or(|after| *name > after));
+            later.take(limit).map(|(_, found)| kept.state(found, 0)).collect()
+        })
+    }
+
+    fn watched(&self) -> BoxFuture<'_, Result<Vec<Watched>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let all = kept.projects.values().flat_map(|found| found.holder.iter().chain(found.line.values()));
+            let attended = all.map(|id| kept.get(*id)).filter(|deployment| match deployment.state {
+                State::Waiting(Place::Queued) => deployment.spec.deadline_seconds.is_some(),
+                State::Waiting(Place::Ticket { .. }) | State::Reserved | State::Ready | State::Running(_) => true,
+                State::Finished { .. } => false,
+            });
+            attended.map(|it| Watched { project: it.project.clone(), deployment: it.clone() }).collect()
+        })
+    }
+
+    fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let oldest = kept.claimable.values().take(limit).map(|id| kept.get(*id));
+            oldest.map(|it| Claimable { project: it.project.clone(), id: it.id, spec: it.spec.clone() }).collect()
+        })
+    }
+
+    fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let known = ids.into_iter().filter_map(|id| kept.deployments.get(&id));
+            let marks = known.map(|KeptDeployment { deployment, .. }| {
+                let mark = Mark { revision: deployment.revision, event_count: deployment.event_count };
+                (deployment.id, mark)
+            });
+            marks.collect()
+        })
+    }
+
+    fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        now(|| ())
+    }
+}

@@ -92,6 +92,15 @@ pub struct Claimable {
     pub spec: Spec,
 }
 
+/// What tells whether something was committed to a deployment since it was last looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its last slot change.
+    pub revision: Revision,
+    /// Its last event.
+    pub event_count: u64,
+}
+
 /// What every engine can do.
 pub trait Store: Send + Sync + 'static {
     /// Loads under the project's lock, decides, records.
@@ -124,6 +133,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deployments that hold their slot and wait for a worker of the server, oldest first.
     fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>>;
+
+    /// The marks of those of these deployments that exist.
+    fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>>;
 
     /// Whether it can be written to.
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;

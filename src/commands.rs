@@ -1,0 +1,193 @@
+//! What the commands of the server's side do: `serve`, `check-config`, `token` and `demo`. The client's are in `client`.
+
+use std::{io::IsTerminal as _, path::Path, process::ExitCode};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::{CheckConfig, Demo, Serve, Token},
+    config::{Config, ConfigError},
+    demo::{self, DemoError},
+    node::{Node, StartError},
+    server::{ServeError, new_token},
+    store::StoreError,
+    worker::ShimProgram,
+};
+
+/// `sysexits.h`: the service is not available.
+const EX_UNAVAILABLE: u8 = 69;
+/// `sysexits.h`: the configuration is wrong.
+const EX_CONFIG: u8 = 78;
+
+/// Runs the server until it is told to stop.
+pub fn serve(args: Serve) -> ExitCode {
+    log_to_stderr("info");
+    let config = match configured(args) {
+        Ok(config) => config,
+        Err(message) => return fail(EX_CONFIG, &message),
+    };
+    allow_many_connections();
+    match runtime() {
+        Ok(runtime) => runtime.block_on(serve_until_told(config)),
+        Err(error) => fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+    }
+}
+
+async fn serve_until_told(config: Config) -> ExitCode {
+    let (mut stop, shim) = match (stop_signals(), shim()) {
+        (Ok(stop), Ok(shim)) => (stop, shim),
+        (Err(error), _) | (_, Err(error)) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+    };
+    let (store, project_count) = (config.store.to_string(), config.projects.len());
+    let node = match Node::start(config, shim).await {
+        Ok(node) => node,
+        Err(error) => {
+            let code = match &error {
+                StartError::Serve(ServeError::Unprotected(_) | ServeError::ProjectName(_)) => EX_CONFIG,
+                StartError::Store(StoreError::Unusable(_) | StoreError::Unavailable(_) | StoreError::Full)
+                | StartError::Serve(ServeError::Bind { .. })
+                | StartError::WorkDir { .. } => EX_UNAVAILABLE,
+            };
+            return fail(code, &error.to_string());
+        }
+    };
+    // The one line on standard output: scripts wait for it.
+    print(&format!("listening on http://{}", node.address()));
+    tracing::info!(address = %node.address(), %store, project_count, "ready");
+    stop.received().await;
+    tracing::info!("stopping; a second signal stops at once");
+    tokio::select! {
+        () = node.stop() => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        () = stop.received() => {
+            tracing::warn!("stopped at once; shims end what still runs");
+            // The runtime would wait for blocking threads, and nothing is left that must be waited for.
+            std::process::exit(130)
+        }
+    }
+}
+
+/// Says whether a configuration is right.
+pub fn check_config(args: &CheckConfig) -> ExitCode {
+    match Config::load(Some(&args.path)) {
+        Ok(config) => {
+            let (path, project_count) = (args.path.display(), config.projects.len());
+            let pipeline_count: usize = config.projects.values().map(|project| project.pipelines.len()).sum();
+            print(&format!("{path} is right: projects: {project_count}, pipelines: {pipeline_count}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(EX_CONFIG, &error.to_string()),
+    }
+}
+
+/// Makes a token.
+pub fn token(args: &Token) -> ExitCode {
+    let Token::New { name } = args;
+    match new_token() {
+        Ok(new) => {
+            let name = name.as_deref().unwrap_or("ci");
+            // The token alone goes to standard output, so that it can be piped to where secrets are kept.
+            print(&new.token);
+            warn("This is the token; it is shown once. Give it to clients as SINGLETRACK_TOKEN. For the server's configuration:");
+            warn(&format!("\n[[tokens]]\nname = {name:?}\nsha256 = \"{}\"", new.sha256));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(EX_UNAVAILABLE, &format!("the system has no randomness to give: {error}")),
+    }
+}
+
+/// Shows what it is all about.
+pub fn demo(args: &Demo) -> ExitCode {
+    log_to_stderr("warn");
+    let shown = runtime().map_err(DemoError::Io).and_then(|runtime| {
+        let program = std::env::current_exe()?;
+        runtime.block_on(demo::run(program, args.keep))
+    });
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(EX_UNAVAILABLE, &error.to_string()),
+    }
+}
+
+/// The configuration: flag, then environment (clap has read both), then file, then default.
+fn configured(args: Serve) -> Result<Config, String> {
+    let Serve { config, listen, store, work_dir } = args;
+    let store = match store {
+        Some(store) => Some(store.parse().map_err(|error| format!("--store: {error}"))?),
+        None => None,
+    };
+    let config = Config::load(config.as_deref().map(Path::new)).map_err(|error: ConfigError| error.to_string())?;
+    let mut config = config.overriding(listen, store);
+    if work_dir.is_some() {
+        config.work_dir = work_dir;
+    }
+    Ok(config)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn shim() -> std::io::Result<ShimProgram> {
+    // The file itself and not its name: it may be replaced while the server runs.
+    std::env::current_exe().map(ShimProgram)
+}
+
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_env("SINGLETRACK_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .init();
+}
+
+/// Each parked poll is a connection, and the usual soft limit of 1,024 is none for a server.
+fn allow_many_connections() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files could not be raised");
+    }
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+fn stop_signals() -> std::io::Result<StopSignals> {
+    Ok(StopSignals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+}
+
+impl StopSignals {
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    warn(&format!("error: {message}"));
+    ExitCode::from(code)
+}
+
+#[expect(clippy::print_stdout, reason = "the result of a command")]
+fn print(text: &str) {
+    use std::io::Write as _;
+    // Who reads it may be gone, which is no reason to fail.
+    let _ = writeln!(anstream::stdout(), "{text}");
+    let _ = anstream::stdout().flush();
+}
+
+#[expect(clippy::print_stderr, reason = "what a command has to say beside its result")]
+fn warn(text: &str) {
+    anstream::eprintln!("{text}");
+}

@@ -1,0 +1,240 @@
+//! What an operator writes into `singletrack.toml`, read once at start into types that hold only what is possible.
+//!
+//! A configuration that contradicts itself is refused before anything starts: all its problems are listed, each with
+//! its line, and an unknown key names the nearest known one. Flags and environment variables override the file, the
+//! file overrides the defaults.
+
+mod duration;
+mod limits;
+mod location;
+mod project;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+pub use duration::{format_duration, parse_duration};
+pub use location::StoreLocation;
+pub use project::{Check, Phase, PhaseAction, Pipeline, Project, is_project_name};
+pub use reader::Problem;
+
+use crate::model::Limits;
+use reader::{Document, Section};
+
+/// The file that is read when none is named, if it is there.
+pub const DEFAULT_FILE: &str = "singletrack.toml";
+
+/// Everything a server is told at start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The address that the server listens on.
+    pub listen: SocketAddr,
+    /// Where deployments are kept.
+    pub store: StoreLocation,
+    /// Where workspaces are made; see [`Config::work_dir`].
+    pub work_dir: Option<PathBuf>,
+    /// Names besides the loopback ones that a request's `Host` may carry, in lower case.
+    pub allowed_hosts: Vec<String>,
+    /// How long running pipelines may go on after the server was told to stop.
+    pub shutdown_grace: Duration,
+    /// The limits of leases and hand-offs.
+    pub limits: Limits,
+    /// Who may call, besides loopback.
+    pub tokens: Vec<TokenHash>,
+    /// The projects, by name.
+    pub projects: BTreeMap<String, Project>,
+}
+
+/// A token as the server knows it: never the token itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenHash {
+    /// Whom it was given to.
+    pub name: String,
+    /// The SHA-256 of the token.
+    pub sha256: [u8; 32],
+}
+
+/// Why a configuration was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {file}: {source}; name another file with --config")]
+    Unreadable {
+        /// The file's name.
+        file: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file was read, and is wrong. Shown as one line per problem.
+    #[error("{}", in_lines(file, problems))]
+    Wrong {
+        /// The file's name.
+        file: String,
+        /// What is wrong, in the order of the file; never empty.
+        problems: Vec<Problem>,
+    },
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7878)),
+            store: StoreLocation::Sqlite(PathBuf::from("singletrack.db")),
+            work_dir: None,
+            allowed_hosts: Vec::new(),
+            shutdown_grace: Duration::from_secs(30),
+            limits: Limits::default(),
+            tokens: Vec::new(),
+            projects: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the named file, or `singletrack.toml` if it is there, or takes the defaults.
+    pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_FILE));
+        match std::fs::read_to_string(file) {
+            Ok(text) => Config::parse(&text, file),
+            Err(missing) if path.is_none() && missing.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
+            Err(source) => Err(ConfigError::Unreadable { file: file.display().to_string(), source }),
+        }
+    }
+
+    /// Reads a configuration from its text; the path is only for messages.
+    pub fn parse(text: &str, path_for_messages: &Path) -> Result<Config, ConfigError> {
+        let document = Document::new(text);
+        let (root, syntax_errors) = DeTable::parse_recoverable(text);
+        for error in &syntax_errors {
+            document.problem(error.span().unwrap_or(0..0), error.message());
+        }
+        let mut config = Config::default();
+        // What a broken file still says would only repeat the same slip as further problems.
+        if syntax_errors.is_empty() {
+            config = read_config(Section::new(&document, String::new(), root.span(), root.get_ref()));
+        }
+        match document.into_problems() {
+            problems if problems.is_empty() => Ok(config),
+            problems => Err(ConfigError::Wrong { file: path_for_messages.display().to_string(), problems }),
+        }
+    }
+
+    /// The same configuration with what flags or the environment said instead.
+    #[must_use]
+    pub fn overriding(mut self, listen: Option<SocketAddr>, store: Option<StoreLocation>) -> Config {
+        self.listen = listen.unwrap_or(self.listen);
+        self.store = store.unwrap_or(self.store);
+        self
+    }
+
+    /// Where workspaces are made: as configured, else `singletrack-work` next to the database file.
+    pub fn work_dir(&self) -> PathBuf {
+        let default = || match &self.store {
+            StoreLocation::Sqlite(file) => file.with_file_name("singletrack-work"),
+            StoreLocation::Memory => PathBuf::from("singletrack-work"),
+        };
+        self.work_dir.clone().unwrap_or_else(default)
+    }
+}
+
+fn read_config(mut root: Section<'_>) -> Config {
+    let default = Config::default();
+    let config = Config {
+        listen: root.parsed("listen", parse_listen).unwrap_or(default.listen),
+        store: root.parsed("store", str::parse).unwrap_or(default.store),
+        work_dir: root.parsed("work_dir", parse_path),
+        allowed_hosts: read_hosts(&mut root),
+        shutdown_grace: root.duration("shutdown_grace").unwrap_or(default.shutdown_grace),
+        limits: root.section("limits").map_or(default.limits, limits::read),
+        tokens: read_tokens(&mut root),
+        projects: project::read_all(&mut root),
+    };
+    root.finish();
+    config
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:7878 or [::1]:7878".to_owned())
+}
+
+fn parse_path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') { Err("must name a directory".to_owned()) } else { Ok(text.into()) }
+}
+
+fn read_hosts(root: &mut Section<'_>) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for host in root.strings("allowed_hosts") {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if host.get_ref().is_empty() || !host.get_ref().bytes().all(fits) {
+            root.document.problem(
+                host.span(),
+                "`allowed_hosts` takes bare host names such as deploys.example.com, without a scheme or a port",
+            );
+        } else {
+            hosts.push(host.get_ref().to_ascii_lowercase());
+        }
+    }
+    hosts
+}
+
+fn read_tokens(root: &mut Section<'_>) -> Vec<TokenHash> {
+    let mut tokens: Vec<TokenHash> = Vec::new();
+    for mut section in root.sections("tokens") {
+        let name = section.string("name");
+        let sha256 = section.parsed("sha256", parse_sha256);
+        for (key, absent) in [("name", name.is_none()), ("sha256", sha256.is_none())] {
+            require(&section, key, absent);
+        }
+        if let Some(name) = &name {
+            let unusable = name.is_empty() || name.chars().any(char::is_control);
+            let why = if unusable { Some("must be a printable name") } else { None };
+            let twice = tokens.iter().any(|token| token.name == *name).then_some("is the name of another token");
+            if let Some(why) = why.or(twice) {
+                section.document.problem(section.span_of("name"), format!("`{}` {why}", section.path_of("name")));
+            }
+        }
+        if let (Some(name), Some(sha256)) = (name, sha256) {
+            tokens.push(TokenHash { name, sha256 });
+        }
+        section.finish();
+    }
+    tokens
+}
+
+/// Says that a key is missing, unless it is there and was already found wrong.
+fn require(section: &Section<'_>, key: &str, absent: bool) {
+    if absent && !section.has(key) {
+        section.document.problem(section.span.clone(), format!("`{}` is missing", section.path_of(key)));
+    }
+}
+
+fn parse_sha256(text: &str) -> Result<[u8; 32], String> {
+    let refused = || "must be the SHA-256 of the token as 64 hexadecimal digits".to_owned();
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(refused());
+    }
+    let mut bytes = [0; 32];
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[index * 2..index * 2 + 2], 16).map_err(|_| refused())?;
+    }
+    Ok(bytes)
+}
+
+fn in_lines(file: &str, problems: &[Problem]) -> String {
+    let lines = problems.iter().map(|Problem { line, column, message }| format!("{file}:{line}:{column}: {message}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a name a user chose (of a token, a phase or a pipeline) was given twice.
+fn first_repeated(names: &[Spanned<String>]) -> Option<&Spanned<String>> {
+    names
+        .iter()
+        .enumerate()
+        .find(|(at, name)| names[..*at].iter().any(|n| n.get_ref() == name.get_ref()))
+        .map(|(_, n)| n)
+}

@@ -1,0 +1,135 @@
+//! One server, whole: store, queue, reaper, worker and HTTP, started and stopped in a stated order.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use thiserror::Error;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::SystemClock,
+    config::{Config, StoreLocation},
+    model::{Policy, ProjectName},
+    notifier::Notifier,
+    queue::Queue,
+    reaper::Reaper,
+    server::{Metrics, ServeError, Server, serve},
+    store::{OnCommit, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    watch::Watch,
+    worker::{Embedded, ShimProgram},
+};
+
+/// Why a server does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It cannot listen.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The work directory cannot be used.
+    #[error("cannot use the work directory {path}: {error}")]
+    WorkDir {
+        /// Which.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// A running server.
+pub struct Node {
+    server: Server,
+    queue: Queue,
+    worker: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+    http_shutdown: CancellationToken,
+    background_shutdown: CancellationToken,
+    sqlite: Option<Arc<SqliteStore>>,
+}
+
+impl Node {
+    /// Starts a server. When this answers, it listens.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or the address cannot be had.
+    pub async fn start(config: Config, shim: ShimProgram) -> Result<Node, StartError> {
+        let notifier = Arc::new(Notifier::default());
+        let metrics = Arc::new(Metrics::default());
+        let (store, sqlite) = open_store(&config.store, on_commit(&notifier, &metrics))?;
+        let policies = policies(&config)?;
+        let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
+        let http_shutdown = CancellationToken::new();
+        let background_shutdown = CancellationToken::new();
+        let watch = Watch::new(store, notifier.clone(), http_shutdown.clone());
+        let worker = Embedded::new(&config, queue.clone(), notifier.clone(), shim)
+            .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
+        let server = serve(&config, queue.clone(), watch.clone(), metrics, http_shutdown.clone()).await?;
+        let worker = tokio::spawn(worker.run(http_shutdown.clone()));
+        let reaper = tokio::spawn(Reaper::new(queue.clone()).run(background_shutdown.clone()));
+        let fallback = tokio::spawn(watch.fallback(config.limits.fallback_poll, background_shutdown.clone()));
+        let background = vec![reaper, fallback];
+        Ok(Node { server, queue, worker, background, http_shutdown, background_shutdown, sqlite })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// The queue, for looking at what happens.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Stops: parked polls are answered and no new connection is taken; running pipelines go on for as long as the
+    /// configuration gives them, and are stopped then; the store is closed last.
+    pub async fn stop(self) {
+        self.http_shutdown.cancel();
+        self.server.stopped().await;
+        // Panics of these tasks have been reported already.
+        let _ = self.worker.await;
+        self.background_shutdown.cancel();
+        for task in self.background {
+            let _ = task.await;
+        }
+        if let Some(sqlite) = self.sqlite {
+            let closed = tokio::task::spawn_blocking(move || sqlite.close()).await;
+            if let Err(error) = closed {
+                tracing::error!(%error, "the store was not closed in order");
+            }
+        }
+    }
+}
+
+fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
+    let (notifier, metrics) = (notifier.clone(), metrics.clone());
+    Arc::new(move |_, changes| {
+        notifier.publish(changes);
+        metrics.note(changes);
+    })
+}
+
+type Opened = (Arc<dyn Store>, Option<Arc<SqliteStore>>);
+
+fn open_store(location: &StoreLocation, on_commit: OnCommit) -> Result<Opened, StoreError> {
+    match location {
+        StoreLocation::Sqlite(path) => {
+            let sqlite = Arc::new(SqliteStore::open(path, on_commit)?);
+            Ok((sqlite.clone(), Some(sqlite)))
+        }
+        StoreLocation::Memory => Ok((Arc::new(MemoryStore::new(on_commit)), None)),
+    }
+}
+
+fn policies(config: &Config) -> Result<HashMap<ProjectName, Policy>, ServeError> {
+    config
+        .projects
+        .iter()
+        .map(|(name, project)| {
+            let name = name.parse().map_err(|_| ServeError::ProjectName(name.clone()))?;
+            Ok((name, project.policy))
+        })
+        .collect()
+}

@@ -1,0 +1,38 @@
+//! Cancel: stop a deployment, or let a newer one take its place.
+
+use super::Queue;
+use crate::{
+    model::{
+        DeploymentId, LineLoad, Load, ProjectName, Slot,
+        admission::{self, Cancellation},
+    },
+    store::{StoreError, transact},
+};
+
+impl Queue {
+    /// Decides a cancel and records it.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn cancel(
+        &self,
+        project: ProjectName,
+        id: DeploymentId,
+        reason: Option<String>,
+        successor: Option<DeploymentId>,
+    ) -> Result<Cancellation, StoreError> {
+        let policy = self.policy(&project);
+        let now = self.clock.wall();
+        let load = Load {
+            deployments: [id].into_iter().chain(successor).collect(),
+            key: None,
+            line: successor.map_or(LineLoad::Head, LineLoad::UpTo),
+        };
+        transact(&*self.store, project, load, move |loaded| {
+            let mut slot = Slot::of(loaded, now);
+            let cancellation = admission::cancel(&mut slot, id, reason, successor, &policy);
+            (slot.into_changes(), cancellation)
+        })
+        .await
+    }
+}

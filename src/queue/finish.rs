@@ -1,0 +1,47 @@
+//! Finish: a worker says what became of its deployment, and the next in line gets the slot in the same commit.
+
+use super::{Queue, WorkerError};
+use crate::{
+    model::{
+        Command, Deployment, DeploymentId, LineLoad, Load, ProjectName, Refusal, SecretHash, Slot, State, Verdict,
+    },
+    store::transact,
+};
+
+impl Queue {
+    /// Ends a deployment. The same verdict again is answered as the first was; one that comes too late changes nothing
+    /// and is kept in the audit log.
+    ///
+    /// # Errors
+    /// The lease is lost, or the store did not do it.
+    pub async fn finish(
+        &self,
+        project: ProjectName,
+        id: DeploymentId,
+        secret: SecretHash,
+        verdict: Verdict,
+    ) -> Result<Deployment, WorkerError> {
+        let now = self.clock.wall();
+        let load = Load { deployments: vec![id], key: None, line: LineLoad::Head };
+        let finished = transact(&*self.store, project, load, move |loaded| {
+            let mut slot = Slot::of(loaded, now);
+            let finished = match slot.step(id, Command::Finish { secret, verdict: verdict.clone() }) {
+                Ok(deployment) => Ok(deployment.clone()),
+                Err(refusal) => repeated(&slot, id, secret, &verdict).ok_or(refusal),
+            };
+            if finished.is_err() && slot.deployment(id).is_some() {
+                slot.audit("late_result", Some(id), format!("{verdict:?}"));
+            }
+            (slot.into_changes(), finished)
+        })
+        .await?;
+        finished.map_err(|_: Refusal| WorkerError::LeaseLost)
+    }
+}
+
+/// The deployment, if it ended under this lease with this verdict.
+fn repeated(slot: &Slot, id: DeploymentId, secret: SecretHash, verdict: &Verdict) -> Option<Deployment> {
+    let ended = slot.deployment(id)?;
+    let State::Finished { outcome, lease: Some(lease), .. } = &ended.state else { return None };
+    (lease.secret == secret && verdict.agrees_with(outcome)).then(|| ended.clone())
+}

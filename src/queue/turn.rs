@@ -1,0 +1,28 @@
+//! Turn: a ticket's client shows that it still stands in line.
+
+use std::time::Duration;
+
+use super::Queue;
+use crate::{
+    model::{Command, DeploymentId, LineLoad, Load, ProjectName, Slot},
+    store::{StoreError, transact},
+};
+
+impl Queue {
+    /// Keeps a ticket alive while its client is parked for `window`, and for the attendance limit after it. Does nothing
+    /// to a deployment that needs no attendance.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn attend(&self, project: ProjectName, id: DeploymentId, window: Duration) -> Result<(), StoreError> {
+        let now = self.clock.wall();
+        let load = Load { deployments: vec![id], key: None, line: LineLoad::None };
+        transact(&*self.store, project, load, move |loaded| {
+            let mut slot = Slot::of(loaded, now);
+            // A refusal says that it left the line: who polls reads that for itself.
+            let _ = slot.step(id, Command::Attend { window });
+            (slot.into_changes(), ())
+        })
+        .await
+    }
+}

@@ -1,0 +1,102 @@
+//! Answers that go well: JSON with the right headers, and what the wire adds to the model's deployments.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use serde::Serialize;
+
+use super::error::Failure;
+use crate::{
+    api::{self, Blocking, Conflict, ErrorCode, Liveness, Relation},
+    model::{Deployment, DeploymentId, Eta, Project, State},
+    store::Placed,
+};
+
+/// An answer with this body.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => {
+            let mut response = Response::new(Body::from(bytes));
+            *response.status_mut() = status;
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer has no JSON form");
+            axum::response::IntoResponse::into_response(Failure::new(ErrorCode::Internal, "the server has a fault"))
+        }
+    }
+}
+
+/// A deployment on the wire.
+pub fn deployment(placed: &Placed) -> api::Deployment {
+    api::Deployment::of(&placed.deployment, placed.position)
+}
+
+/// A deployment that does not wait in line, on the wire.
+pub fn unplaced(deployment: &Deployment) -> api::Deployment {
+    api::Deployment::of(deployment, 0)
+}
+
+/// The members that tell who holds the slot.
+pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, own_url: Option<&str>) -> Conflict {
+    let spec = &blocker.spec;
+    // A job that waits for a deployment of its own run waits for itself.
+    let relation = match (own_url, spec.url.as_deref()) {
+        (Some(own), Some(other)) if own == other => Relation::Own,
+        (_, _) => Relation::Other,
+    };
+    Conflict {
+        deployment_id: blocker.id,
+        blocking: Blocking {
+            actor: spec.actor.clone(),
+            ref_name: spec.ref_name.clone(),
+            commit: spec.commit.clone(),
+            url: spec.url.clone(),
+            pipeline: spec.pipeline.clone(),
+            status: blocker.status(),
+            phase: blocker.phase.clone(),
+            progress: blocker.progress,
+            started_at: blocker.started_at,
+            last_heartbeat_at: blocker.last_heartbeat_at,
+            cancel_requested_at: blocker.cancel.as_ref().map(|cancel| cancel.at),
+            liveness: liveness(blocker, now),
+            eta: eta(blocker, project, now),
+        },
+        ticket: None,
+        queue_position: None,
+        relation,
+    }
+}
+
+/// Adds one's own place to a conflict.
+pub fn with_place(mut conflict: Conflict, ticket: DeploymentId, position: u64) -> Conflict {
+    conflict.ticket = Some(ticket);
+    conflict.queue_position = Some(position);
+    conflict
+}
+
+/// Whether the holder's worker lives, as far as its last heartbeat tells. For display: the reaper decides by observation.
+pub fn liveness(holder: &Deployment, now: jiff::Timestamp) -> Liveness {
+    let State::Running(lease) = &holder.state else { return Liveness::Alive };
+    let silent_ms = holder.last_heartbeat_at.map_or(0, |at| now.as_millisecond() - at.as_millisecond());
+    let silent = std::time::Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0));
+    // Heartbeats come every sixth of a lease: after half of it several are missing.
+    if silent >= lease.ttl {
+        Liveness::Lost
+    } else if silent >= lease.ttl / 2 {
+        Liveness::Silent
+    } else {
+        Liveness::Alive
+    }
+}
+
+/// How much longer the holder is expected to take.
+pub fn eta(holder: &Deployment, project: &Project, now: jiff::Timestamp) -> Option<Eta> {
+    let elapsed_ms = holder.started_at.map_or(0, |at| now.as_millisecond() - at.as_millisecond());
+    project.eta(&holder.spec.pipeline, std::time::Duration::from_millis(u64::try_from(elapsed_ms).unwrap_or(0)))
+}

@@ -1,0 +1,170 @@
+//! The one map from what went wrong to HTTP.
+
+use std::fmt::Write as _;
+
+use axum::{
+    extract::Request,
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    api::{ErrorCode, Problem},
+    model::admission::Rejection,
+    store::StoreError,
+    watch::WatchError,
+};
+
+/// Raw input is shown up to so many characters.
+const ECHO_LIMIT: usize = 64;
+
+/// An error that is about to be answered.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    code: ErrorCode,
+    detail: String,
+    extra: Map<String, Value>,
+}
+
+impl Failure {
+    /// A failure of this kind.
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Failure { code, detail: detail.into(), extra: Map::new() }
+    }
+
+    /// Adds a member to the body.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
+        // What we add are our own types: they always have a JSON form.
+        self.extra.insert(name.to_owned(), serde_json::to_value(value).unwrap_or(Value::Null));
+        self
+    }
+
+    /// Adds the members of a structure to the body.
+    #[must_use]
+    pub fn with_all(mut self, members: impl Serialize) -> Self {
+        if let Ok(Value::Object(members)) = serde_json::to_value(members) {
+            self.extra.extend(members);
+        }
+        self
+    }
+
+    /// Nothing here: the same words whatever is missing, so that no answer tells one project's client of another's.
+    pub fn not_found() -> Self {
+        Failure::new(ErrorCode::NotFound, "there is no such project or deployment on this server, or not for you")
+    }
+}
+
+impl IntoResponse for Failure {
+    /// The bare status; [`render`] adds the body, since only it knows the path.
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Middleware: gives every [`Failure`] its body.
+pub async fn render(request: Request, next: Next) -> Response {
+    let path = echo(request.uri().path());
+    let mut response = next.run(request).await;
+    let Some(failure) = response.extensions_mut().remove::<Failure>() else { return response };
+    let Failure { code, detail, extra } = failure;
+    let mut problem = Problem::new(code, detail, path);
+    problem.extra = extra;
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    match code.status() {
+        503 => _ = parts.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
+        401 => _ = parts.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        408 => {
+            let status = problem.extra.get("deployment").and_then(|deployment| deployment.get("status"));
+            if let Some(status) = status.and_then(Value::as_str).and_then(|status| HeaderValue::from_str(status).ok()) {
+                parts.headers.insert(crate::api::STATUS_HEADER, status);
+            }
+        }
+        _ => {}
+    }
+    Response::from_parts(parts, body.into())
+}
+
+/// User input, safe to show: at most 64 characters, controls and non-ASCII escaped.
+pub fn echo(input: &str) -> String {
+    let mut shown = String::new();
+    for c in input.chars() {
+        let before = shown.len();
+        match c {
+            ' '..='~' => shown.push(c),
+            // Writing to a string cannot fail.
+            _ => _ = write!(shown, "\\u{{{:x}}}", u32::from(c)),
+        }
+        if shown.len() > ECHO_LIMIT {
+            shown.truncate(before);
+            shown.push('…');
+            break;
+        }
+    }
+    shown
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(why) => {
+                tracing::error!(error = %why, "the store did not answer");
+                Failure::new(ErrorCode::Unavailable, "the store is not available; try again")
+            }
+            StoreError::Full => Failure::new(ErrorCode::DiskFull, "the server's disk is full; free some space there"),
+            StoreError::Unusable(why) => {
+                tracing::error!(error = %why, "the store cannot be used");
+                Failure::new(ErrorCode::Unavailable, "the store cannot be used; see the server's log")
+            }
+        }
+    }
+}
+
+impl From<WatchError> for Failure {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::NotFound => Failure::not_found(),
+            WatchError::AheadOfEnd { last } => Failure::new(
+                ErrorCode::InvalidParameter,
+                format!("the cursor is ahead of the deployment's last event, which is {last}"),
+            )
+            .with("last", last),
+            WatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        let hint = match &rejection {
+            Rejection::Outdated { .. } => "; deploy a newer build, or declare a rollback",
+            Rejection::DeadlinePassed => "; submit again with a new key and a longer deadline",
+            Rejection::Paused => "; ask whoever paused it",
+            Rejection::LineFull { .. } => "; try again later",
+            Rejection::KeyReused => "; use a new key for a new request",
+            Rejection::PreemptionRefused => "; wait for your turn",
+            Rejection::NotOlder | Rejection::SuccessorGone => "; ask for your own place in line",
+        };
+        let code = match &rejection {
+            Rejection::Outdated { .. } => ErrorCode::Outdated,
+            Rejection::DeadlinePassed => ErrorCode::DeadlinePassed,
+            Rejection::Paused => ErrorCode::ProjectPaused,
+            Rejection::LineFull { .. } => ErrorCode::LineFull,
+            Rejection::KeyReused => ErrorCode::KeyReused,
+            Rejection::PreemptionRefused => ErrorCode::PreemptionRefused,
+            Rejection::NotOlder => ErrorCode::NotOlder,
+            Rejection::SuccessorGone => ErrorCode::SuccessorGone,
+        };
+        Failure::new(code, format!("{rejection}{hint}"))
+    }
+}

@@ -1,0 +1,122 @@
+//! Who may call at all: tokens where there are any, and else only programs and pages of this machine.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::{
+    App,
+    error::{Failure, echo},
+};
+use crate::{api::ErrorCode, config::TokenHash};
+
+/// The longest address that is looked at.
+const URI_LIMIT: usize = 8 << 10;
+
+/// What a request must show.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Who may call; empty where no token is needed.
+    pub tokens: Vec<TokenHash>,
+    /// Names besides the loopback ones that `Host` may carry; in lower case.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// Middleware: lets in who may call.
+pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match app.access.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    }
+}
+
+impl Access {
+    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
+        if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
+            return Err(Failure::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
+        }
+        let host = host(uri, headers)?;
+        if self.tokens.is_empty() {
+            // Without tokens only this machine may call. A page of another site reaches us through a browser here, be it
+            // by a name that it made point to this machine, which then stands in `Host`, or directly, with its `Origin`.
+            if !is_loopback_name(&host) && !self.allowed_hosts.contains(&host) {
+                return Err(Failure::new(
+                    ErrorCode::HostNotAllowed,
+                    format!("this server does not answer under the host name '{}'; see allowed_hosts", echo(&host)),
+                ));
+            }
+        } else if uri.path().starts_with("/v1") && !self.knows_bearer(headers) {
+            return Err(Failure::new(
+                ErrorCode::Unauthorized,
+                "send a token of this server: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line",
+            ));
+        }
+        if is_foreign(headers, &host) {
+            return Err(Failure::new(ErrorCode::ForbiddenOrigin, "pages of other sites may not call this server"));
+        }
+        Ok(())
+    }
+
+    fn knows_bearer(&self, headers: &HeaderMap) -> bool {
+        let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
+            return false;
+        };
+        let Some((scheme, token)) = value.split_once(' ') else { return false };
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return false;
+        }
+        let shown: [u8; 32] = Sha256::digest(token.trim().as_bytes()).into();
+        // All are compared, in constant time: the delay tells nothing of which one it was.
+        let known = self.tokens.iter().fold(Choice::from(0), |known, token| known | token.sha256.ct_eq(&shown));
+        known.into()
+    }
+}
+
+/// The host's name without its port, in lower case.
+fn host(uri: &Uri, headers: &HeaderMap) -> Result<String, Failure> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next(), uri.host()) {
+        (Some(host), None, _) => host.to_str().unwrap_or_default(),
+        (None, _, Some(host)) => host,
+        (None, _, None) => return Err(Failure::new(ErrorCode::BadRequest, "the request names no Host")),
+        (Some(_), Some(_), _) => return Err(Failure::new(ErrorCode::BadRequest, "the request names two Hosts")),
+    };
+    Ok(without_port(host).to_ascii_lowercase())
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // The colons inside [::1] are none of a port.
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => name,
+        Some(_) | None => host,
+    }
+}
+
+fn is_loopback_name(host: &str) -> bool {
+    let host = host.trim_end_matches('.');
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a browser sent this for a page of another site.
+fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
+    let value = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    if matches!(value("sec-fetch-site"), Some("cross-site" | "same-site" | "?")) {
+        return true;
+    }
+    match value("origin") {
+        None => false,
+        Some(origin) => {
+            origin.split_once("://").is_none_or(|(_, authority)| !without_port(authority).eq_ignore_ascii_case(host))
+        }
+    }
+}

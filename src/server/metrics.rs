@@ -1,0 +1,108 @@
+//! Figures for Prometheus. Each server has its own registry, so that two in one process share nothing.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderValue, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::{App, error::Failure, params::Query};
+use crate::{
+    api::ErrorCode,
+    model::{Changes, State as Standing},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    status: &'static str,
+    code: &'static str,
+}
+
+/// One server's figures.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    outcomes: Family<OutcomeLabels, Counter>,
+    parked: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("singletrack");
+        let (requests, outcomes, parked) = (Family::default(), Family::default(), Gauge::default());
+        registry.register("http_requests", "Requests that were answered", requests.clone());
+        registry.register("deployments_finished", "Deployments that became final", outcomes.clone());
+        registry.register("parked_requests", "Long-polls and streams that are open now", parked.clone());
+        Metrics { registry, requests, outcomes, parked }
+    }
+}
+
+/// A long-poll or a stream that is open, until it is dropped.
+#[derive(Debug)]
+pub struct Parked(Gauge);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    /// Counts an open long-poll or stream.
+    pub fn park(&self) -> Parked {
+        self.parked.inc();
+        Parked(self.parked.clone())
+    }
+
+    /// Counts what a commit ended.
+    pub fn note(&self, changes: &Changes) {
+        for step in changes.steps.iter().filter(|step| step.is_state_change()) {
+            if let Standing::Finished { outcome, .. } = &step.deployment().state {
+                let labels =
+                    OutcomeLabels { status: outcome.status().as_str(), code: outcome.error_code().unwrap_or_default() };
+                self.outcomes.get_or_create(&labels).inc();
+            }
+        }
+    }
+}
+
+/// Middleware: counts answers by route and status.
+pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    // Only our own routes become labels; what strangers ask for must not fill the memory.
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let method = match request.method().as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        _ => "other",
+    };
+    let response = next.run(request).await;
+    let labels = RequestLabels { method, route, status: response.status().as_u16() };
+    app.metrics.requests.get_or_create(&labels).inc();
+    response
+}
+
+/// `GET /metrics`.
+pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
+    Query::of(&uri, &[])?;
+    let mut text = String::new();
+    encode(&mut text, &app.metrics.registry)
+        .map_err(|_| Failure::new(ErrorCode::Internal, "the figures cannot be written"))?;
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}

@@ -1,0 +1,192 @@
+//! What a path, a query string and the headers say, parsed strictly: unknown and repeated parameters are named.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, RawPathParams},
+    http::{HeaderMap, Uri, header, request::Parts},
+};
+
+use super::error::{Failure, echo};
+use crate::{
+    api::{ErrorCode, IDEMPOTENCY_HEADER, MAX_WAIT_DEFAULT_SECONDS, MAX_WAIT_LIMIT_SECONDS},
+    model::{DeploymentId, IdempotencyKey, ProjectName},
+};
+
+/// The `{project}` of a path.
+pub struct InProject(pub ProjectName);
+
+/// The `{project}` and `{id}` of a path.
+pub struct Target {
+    /// The project.
+    pub project: ProjectName,
+    /// The deployment.
+    pub id: DeploymentId,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for InProject {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let path = path_params(parts, state).await?;
+        Ok(InProject(project(&path)?))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let path = path_params(parts, state).await?;
+        let project = project(&path)?;
+        // A malformed id names no deployment: it is answered like one that is not there.
+        let id = param(&path, "id").and_then(|id| id.parse().ok()).ok_or_else(Failure::not_found)?;
+        Ok(Target { project, id })
+    }
+}
+
+async fn path_params<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, Failure> {
+    RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|_| Failure::new(ErrorCode::BadRequest, "the path is not valid UTF-8 after decoding"))
+}
+
+fn param<'a>(path: &'a RawPathParams, name: &str) -> Option<&'a str> {
+    path.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+}
+
+fn project(path: &RawPathParams) -> Result<ProjectName, Failure> {
+    let name = param(path, "project").unwrap_or_default();
+    name.parse().map_err(|error| Failure::new(ErrorCode::InvalidProject, format!("{error}, not '{}'", echo(name))))
+}
+
+/// The parameters of a query string.
+pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Query<'a> {
+    /// Parses the query string of `uri`, which may have these parameters only, each once.
+    ///
+    /// # Errors
+    /// An unknown or repeated parameter, named.
+    pub fn of(uri: &'a Uri, known: &[&str]) -> Result<Self, Failure> {
+        let pairs: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if !known.contains(&&**name) {
+                let knows = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Failure::new(
+                    ErrorCode::UnknownParameter,
+                    format!("unknown query parameter '{}'; this route knows {knows}", echo(name)),
+                ));
+            }
+            if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Failure::new(ErrorCode::UnknownParameter, format!("query parameter '{name}' is repeated")));
+            }
+        }
+        Ok(Query(pairs))
+    }
+
+    /// The value of a parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// The value of a parameter that is a whole number within `range`.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn number(&self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, Failure> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let number = decimal(text).filter(|number| range.contains(number)).ok_or_else(|| {
+            let (low, high) = (range.start(), range.end());
+            let upper = if *high == u64::MAX { String::new() } else { format!(" to {high}") };
+            Failure::new(
+                ErrorCode::InvalidParameter,
+                format!("{name} is a whole number from {low}{upper}, not '{}'", echo(text)),
+            )
+        })?;
+        Ok(Some(number))
+    }
+
+    /// The value of a parameter that is `true` or `false`.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn flag(&self, name: &str) -> Result<bool, Failure> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(Failure::new(
+                ErrorCode::InvalidParameter,
+                format!("{name} is true or false, not '{}'", echo(other)),
+            )),
+        }
+    }
+
+    /// The window of a long-poll.
+    ///
+    /// # Errors
+    /// It is not a whole number of seconds from 0 to 60.
+    pub fn max_wait(&self) -> Result<Duration, Failure> {
+        let seconds = self.number("maxWaitSeconds", 0..=MAX_WAIT_LIMIT_SECONDS)?;
+        Ok(Duration::from_secs(seconds.unwrap_or(MAX_WAIT_DEFAULT_SECONDS)))
+    }
+}
+
+/// The cursor of a stream: `Last-Event-ID`, which a browser sends by itself, or else `after`.
+///
+/// # Errors
+/// It is no number, or given twice.
+pub fn cursor(headers: &HeaderMap, query: &Query<'_>) -> Result<u64, Failure> {
+    let mut ids = headers.get_all("last-event-id").iter();
+    match (ids.next(), ids.next()) {
+        (None, _) => Ok(query.number("after", 0..=u64::MAX)?.unwrap_or(0)),
+        (Some(id), None) => id.to_str().ok().and_then(decimal).ok_or_else(|| {
+            Failure::new(ErrorCode::InvalidParameter, "Last-Event-ID is the number of an event of this deployment")
+        }),
+        (Some(_), Some(_)) => Err(Failure::new(ErrorCode::InvalidParameter, "Last-Event-ID is given twice")),
+    }
+}
+
+/// The idempotency key, where there is one.
+///
+/// # Errors
+/// It is malformed, or given twice.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Failure> {
+    let mut keys = headers.get_all(IDEMPOTENCY_HEADER).iter();
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(None),
+        (Some(key), None) => {
+            let key = key.to_str().unwrap_or_default();
+            let key = key.parse().map_err(|error| Failure::new(ErrorCode::InvalidParameter, format!("{error}")))?;
+            Ok(Some(key))
+        }
+        (Some(_), Some(_)) => Err(Failure::new(ErrorCode::InvalidParameter, "Idempotency-Key is given twice")),
+    }
+}
+
+/// Whether the client takes Server-Sent Events rather than JSON.
+///
+/// # Errors
+/// It takes neither.
+pub fn wants_event_stream(headers: &HeaderMap) -> Result<bool, Failure> {
+    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(false) };
+    let kinds: Vec<_> = accept
+        .to_str()
+        .unwrap_or_default()
+        .split(',')
+        .map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+        .collect();
+    let has = |names: &[&str]| kinds.iter().any(|kind| names.contains(&kind.as_str()));
+    if has(&["text/event-stream"]) {
+        return Ok(true);
+    }
+    if has(&["application/json", "application/*", "*/*"]) {
+        return Ok(false);
+    }
+    Err(Failure::new(ErrorCode::NotAcceptable, "events come as text/event-stream or as application/json"))
+}
+
+/// A number in plain digits: no sign, no blank.
+fn decimal(text: &str) -> Option<u64> {
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+}

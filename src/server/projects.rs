@@ -1,0 +1,118 @@
+//! `GET /v1/projects`, `GET /v1/projects/{project}` and `POST …/release`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{StatusCode, Uri},
+    response::Response,
+};
+
+use super::{
+    App, answer, body,
+    cancel::reason_text,
+    error::{Failure, echo},
+    params::{InProject, Query},
+    read::page_limit,
+};
+use crate::{
+    api::{ErrorCode, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest},
+    model::{Project, ProjectName},
+    queue::release::Released,
+    store::{Placed, ProjectState},
+};
+
+/// How much of a line is shown.
+const LINE_SHOWN_LIMIT: usize = 100;
+
+/// Projects by name: those that are configured, and those that were ever deployed.
+pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
+    let query = Query::of(&uri, &["limit", "cursor"])?;
+    let limit = page_limit(&query)?;
+    let after = query.get("cursor").map(cursor).transpose()?;
+    let known = app.queue.store().projects(after.clone(), limit + 1).await?;
+    let mut page: BTreeMap<ProjectName, ProjectState> =
+        known.into_iter().map(|state| (state.project.name.clone(), state)).collect();
+    for name in app.project_names().filter(|name| after.as_ref().is_none_or(|after| *name > *after)) {
+        page.entry(name.clone()).or_insert_with(|| idle(name));
+    }
+    let has_more = page.len() > limit;
+    let projects: Vec<_> = page
+        .into_iter()
+        .take(limit)
+        .map(|(project, state)| ProjectSummary {
+            project,
+            holder: state.holder.as_ref().map(answer::unplaced),
+            line_length: state.project.waiting_count,
+            last_outcome: state.last_outcome.as_ref().map(answer::unplaced),
+        })
+        .collect();
+    let next_cursor = projects.last().filter(|_| has_more).map(|last| last.project.to_string());
+    Ok(answer::json(StatusCode::OK, &ProjectList { projects, next_cursor }))
+}
+
+/// One project, with all that `why` shows.
+pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: Uri) -> Result<Response, Failure> {
+    Query::of(&uri, &[])?;
+    let state = app.queue.store().project(name.clone(), LINE_SHOWN_LIMIT).await?;
+    let state = match state {
+        Some(state) => state,
+        None if app.is_configured(&name) => idle(name.clone()),
+        None => return Err(Failure::not_found()),
+    };
+    let ProjectState { project, holder, line, last_outcome } = state;
+    let now = app.now();
+    let line = (1..).zip(line).map(|(position, deployment)| answer::deployment(&Placed { deployment, position }));
+    let view = ProjectView {
+        liveness: holder.as_ref().map(|holder| answer::liveness(holder, now)),
+        eta: holder.as_ref().and_then(|holder| answer::eta(holder, &project, now)),
+        holder: holder.as_ref().map(answer::unplaced),
+        line: line.collect(),
+        line_length: project.waiting_count,
+        last_outcome: last_outcome.as_ref().map(answer::unplaced),
+        policy: app.queue.policy(&name).into(),
+        pipelines: app.pipeline_names(&name),
+        revision: project.revision,
+        project: name,
+    };
+    Ok(answer::json(StatusCode::OK, &view))
+}
+
+/// Forces the slot free.
+pub async fn release(
+    State(app): State<Arc<App>>,
+    InProject(project): InProject,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    Query::of(&parts.uri, &[])?;
+    let bytes = body::read(&parts.headers, body).await?;
+    body::require_json(&parts.headers)?;
+    let ReleaseRequest { reason, deployment_id } = body::parse(&bytes)?;
+    let reason = reason_text(&reason)?;
+    app.require_project(&project).await?;
+    let released = match app.queue.release(project.clone(), reason.clone(), deployment_id).await? {
+        Released::Ended(deployment) => {
+            tracing::warn!(%project, deployment.id = %deployment.id, %reason, "an operator forced the slot free");
+            Some(answer::unplaced(&deployment))
+        }
+        Released::WasFree => None,
+        Released::HolderChanged(holder) => {
+            return Err(Failure::new(
+                ErrorCode::HolderChanged,
+                format!("deployment {} holds the slot by now; look again before you release it", holder.id),
+            ));
+        }
+    };
+    Ok(answer::json(StatusCode::OK, &ReleaseAnswer { released }))
+}
+
+fn idle(name: ProjectName) -> ProjectState {
+    ProjectState { project: Project::new(name), holder: None, line: Vec::new(), last_outcome: None }
+}
+
+fn cursor(text: &str) -> Result<ProjectName, Failure> {
+    let unknown =
+        |_| Failure::new(ErrorCode::InvalidParameter, format!("cursor is one that a page gave, not '{}'", echo(text)));
+    text.parse().map_err(unknown)
+}

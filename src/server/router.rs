@@ -1,0 +1,55 @@
+//! Every route on one screen.
+
+use std::sync::Arc;
+
+use axum::{
+    Router, middleware,
+    routing::{MethodRouter, get, post},
+};
+
+use super::{App, cancel, error, events, guard, meta, metrics, projects, read, submit, waits};
+use crate::api::ErrorCode;
+
+type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<App>>);
+
+/// The paths, their methods, and who answers. `openapi.yaml` is held against this list.
+fn routes() -> Vec<Route> {
+    const DEPLOYMENTS: &str = "/v1/projects/{project}/deployments";
+    vec![
+        (DEPLOYMENTS, &["get", "post"], get(read::list).post(submit::submit)),
+        ("/v1/projects/{project}/deployments/{id}", &["get"], get(read::one)),
+        ("/v1/projects/{project}/deployments/{id}/completion", &["get"], get(waits::completion)),
+        ("/v1/projects/{project}/deployments/{id}/turn", &["get"], get(waits::turn)),
+        ("/v1/projects/{project}/deployments/{id}/events", &["get"], get(events::events)),
+        ("/v1/projects/{project}/deployments/{id}/cancel", &["post"], post(cancel::cancel)),
+        ("/v1/projects", &["get"], get(projects::list)),
+        ("/v1/projects/{project}", &["get"], get(projects::one)),
+        ("/v1/projects/{project}/release", &["post"], post(projects::release)),
+        ("/healthz", &["get"], get(meta::healthz)),
+        ("/readyz", &["get"], get(meta::readyz)),
+        ("/metrics", &["get"], get(metrics::metrics)),
+        ("/openapi.yaml", &["get"], get(meta::openapi)),
+    ]
+}
+
+/// The paths and their methods in lower case.
+pub fn route_table() -> Vec<(&'static str, &'static [&'static str])> {
+    routes().into_iter().map(|(path, methods, _)| (path, methods)).collect()
+}
+
+/// The whole HTTP service.
+pub fn router(app: Arc<App>) -> Router {
+    let mut router = Router::new();
+    for (path, _, handlers) in routes() {
+        router = router.route(path, handlers);
+    }
+    router
+        .fallback(|| async { error::Failure::new(ErrorCode::NotFound, "there is no such route; see /openapi.yaml") })
+        .method_not_allowed_fallback(|| async {
+            error::Failure::new(ErrorCode::MethodNotAllowed, "this route does not take that method; see Allow")
+        })
+        .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
+        .layer(middleware::from_fn(error::render))
+        .layer(middleware::from_fn_with_state(app.clone(), metrics::count))
+        .with_state(app)
+}

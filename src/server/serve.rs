@@ -1,0 +1,141 @@
+//! The accept loop: connections with limits, and an end in a stated order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, extract::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use super::{Access, App, Metrics, router::router};
+use crate::{config::Config, model::ProjectName, queue::Queue, watch::Watch};
+
+/// Headers that trickle slower than this are given up.
+const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
+/// The largest head of a request, and the buffer of a connection; hyper takes no smaller one than 8 KiB.
+const HEAD_LIMIT: usize = 16 << 10;
+/// How long connections may take to end after their last answer.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// After the system had no more file descriptors: waiting lets others close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the server does not start.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// Everybody on the network could deploy.
+    #[error(
+        "refusing to listen on {0}, which other machines can reach, without tokens\n\
+         hint: make one with `singletrack token new` and put it into the configuration, or listen on 127.0.0.1"
+    )]
+    Unprotected(SocketAddr),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A project's name in the configuration is not one.
+    #[error("invalid project name '{0}' in the configuration")]
+    ProjectName(String),
+}
+
+/// A server that listens.
+pub struct Server {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it has stopped after its shutdown was asked for: every request that arrived is answered.
+    pub async fn stopped(self) {
+        // A panic of the accept loop has been reported already.
+        let _ = self.accepting.await;
+    }
+}
+
+/// Listens and serves until `shutdown`.
+///
+/// # Errors
+/// The address cannot be had, or must not be.
+pub async fn serve(
+    config: &Config,
+    queue: Queue,
+    watch: Watch,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> Result<Server, ServeError> {
+    let address = config.listen;
+    if !address.ip().is_loopback() && config.tokens.is_empty() {
+        return Err(ServeError::Unprotected(address));
+    }
+    let mut projects = std::collections::BTreeMap::new();
+    for (name, project) in &config.projects {
+        let name: ProjectName = name.parse().map_err(|_| ServeError::ProjectName(name.clone()))?;
+        projects.insert(name, project.clone());
+    }
+    let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
+    let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
+    let access = Access { tokens: config.tokens.clone(), allowed_hosts: config.allowed_hosts.clone() };
+    let router = router(Arc::new(App { queue, watch, projects: Arc::new(projects), access, metrics }));
+    let accepting = tokio::spawn(accept(listener, router, shutdown));
+    Ok(Server { address, accepting })
+}
+
+async fn accept(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => _ = connections.spawn(connection(stream, router.clone(), shutdown.clone())),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
+        tracing::warn!(connection_count = connections.len(), "connections did not end in time and are cut");
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+    // Answers are small and somebody waits for each.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_LIMIT)
+        .max_buf_size(HEAD_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

@@ -1,0 +1,28 @@
+//! Tokens for callers from other machines: 256 random bits, of which the server keeps only a hash.
+
+use sha2::{Digest, Sha256};
+
+use crate::model::lease::hex;
+
+/// A token, to be shown once, and what the configuration keeps of it.
+pub struct NewToken {
+    /// The token itself: `st_`, 64 hexadecimal digits, and a checksum of eight by which scanners for secrets tell a real
+    /// one.
+    pub token: String,
+    /// SHA-256 of it, for `[[tokens]]`.
+    pub sha256: String,
+}
+
+/// Makes a token.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn new_token() -> Result<NewToken, getrandom::Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    let secret = hex(&bytes);
+    let checksum = &hex(&Sha256::digest(secret.as_bytes()))[..8];
+    let token = format!("st_{secret}{checksum}");
+    let sha256 = hex(&Sha256::digest(token.as_bytes()));
+    Ok(NewToken { token, sha256 })
+}

@@ -1,0 +1,85 @@
+//! `completion` and `turn`: long-polls that are parked until what they wait for is true.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::State,
+    http::{StatusCode, Uri},
+    response::Response,
+};
+
+use super::{
+    App, answer,
+    error::Failure,
+    params::{Query, Target},
+};
+use crate::{
+    api::ErrorCode,
+    model::{DeploymentId, ProjectName},
+    queue::Queue,
+    watch::Waited,
+};
+
+/// Waits for the deployment's end.
+pub async fn completion(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Result<Response, Failure> {
+    let window = Query::of(&uri, &["maxWaitSeconds"])?.max_wait()?;
+    let _parked = app.metrics.park();
+    match app.watch.completion(&target.project, target.id, window).await? {
+        Waited::Reached(placed) => Ok(answer::json(StatusCode::OK, &answer::deployment(&placed))),
+        Waited::NotYet(placed) => {
+            Err(Failure::new(ErrorCode::StillRunning, "the deployment is not final yet; ask again")
+                .with("deployment", answer::deployment(&placed)))
+        }
+    }
+}
+
+/// Waits for the ticket's turn, and keeps its place meanwhile.
+pub async fn turn(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Result<Response, Failure> {
+    let window = Query::of(&uri, &["maxWaitSeconds"])?.max_wait()?;
+    let Target { project, id } = target;
+    let waits = app.watch.read(&project, id).await?.deployment.is_waiting();
+    let _parked = app.metrics.park();
+    if waits {
+        app.queue.attend(project.clone(), id, window).await?;
+    }
+    let attendance = Attendance(waits.then(|| (app.queue.clone(), project.clone(), id)));
+    let waited = app.watch.turn(&project, id, window).await?;
+    attendance.end();
+    match waited {
+        Waited::Reached(placed) => Ok(answer::json(StatusCode::OK, &answer::deployment(&placed))),
+        Waited::NotYet(placed) => {
+            let state = app.queue.store().project(project, 0).await?;
+            let failure = Failure::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")
+                .with("deployment", answer::deployment(&placed));
+            Err(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
+                Some((holder, counters)) => {
+                    let conflict = answer::conflict(holder, counters, app.now(), placed.deployment.spec.url.as_deref());
+                    failure.with_all(answer::with_place(conflict, id, placed.position))
+                }
+                None => failure,
+            })
+        }
+    }
+}
+
+/// A poll of `turn` that is parked. Should its client hang up, its silence counts from then on, not from when the poll
+/// would have ended.
+struct Attendance(Option<(Queue, ProjectName, DeploymentId)>);
+
+impl Attendance {
+    /// The poll ended by itself: its silence is counted from there anyhow.
+    fn end(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        let Some((queue, project, id)) = self.0.take() else { return };
+        tokio::spawn(async move {
+            if let Err(error) = queue.attend(project, id, Duration::ZERO).await {
+                tracing::debug!(deployment.id = %id, %error, "a hang-up was not noted");
+            }
+        });
+    }
+}

@@ -1,0 +1,120 @@
+//! The embedded store: one SQLite file, one server.
+//!
+//! ```text
+//! transact ─▶ queue ─▶ writer thread: load, decide, record, for all that is ready ─▶ one COMMIT (one fsync) ─▶ answers
+//! reads    ─▶ queue ─▶ reader threads: one snapshot each, never in the writer's way
+//! ```
+//!
+//! A durable commit costs an fsync, so everyone who waits shares the next one. What was answered survives a `kill -9`,
+//! and power loss where the disk honours fsync (`synchronous=FULL`; SQLite uses `fdatasync` on Linux, where
+//! `fullfsync` is unknown).
+
+mod ballast;
+mod fault;
+mod lock;
+mod open;
+mod queue;
+mod readers;
+mod reads;
+mod record;
+mod rows;
+mod schema;
+mod writer;
+
+use std::path::Path;
+
+use super::{
+    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
+};
+use crate::model::{Changes, Deployment, DeploymentId, Event, Load, ProjectName};
+
+use lock::Lock;
+use readers::Readers;
+use writer::Writer;
+
+/// A store in one SQLite file. Dropping it closes it.
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Readers,
+    // Last, so that the file is free for another server only when nothing of this one touches it any more.
+    _lock: Lock,
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes it, and keeps every other server out of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] with what to do about it; then nothing in the file was changed.
+    pub fn open(path: &Path, on_commit: OnCommit) -> Result<SqliteStore, StoreError> {
+        let path = open::locate(path)?;
+        let lock = Lock::take(&path)?;
+        let connection = open::writer_connection(&path)?;
+        let writer = Writer::start(connection, &path, on_commit)?;
+        let readers = Readers::start(&path)?;
+        Ok(SqliteStore { writer, readers, _lock: lock })
+    }
+
+    /// Finishes what is queued, moves everything into the one file and waits for the threads. Whoever asks afterwards
+    /// is told that the store is not available. Blocks.
+    pub fn close(&self) {
+        // The readers first: the writer's last checkpoint can only empty the log when nobody reads from it.
+        self.readers.stop();
+        self.writer.stop();
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Store for SqliteStore {
+    fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.writer.transact(project, load, decide))
+    }
+
+    fn deployment(&self, project: ProjectName, id: DeploymentId) -> BoxFuture<'_, Result<Option<Placed>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::deployment(db, &project, id)))
+    }
+
+    fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::events(db, id, after, limit)))
+    }
+
+    fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::list(db, &project, &query)))
+    }
+
+    fn project(&self, name: ProjectName, line: usize) -> BoxFuture<'_, Result<Option<ProjectState>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::project(db, &name, line)))
+    }
+
+    fn projects(
+        &self,
+        after: Option<ProjectName>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<ProjectState>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::projects(db, after.as_ref(), limit)))
+    }
+
+    fn watched(&self) -> BoxFuture<'_, Result<Vec<Watched>, StoreError>> {
+        Box::pin(self.readers.read(reads::watched))
+    }
+
+    fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::claimable(db, limit)))
+    }
+
+    fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::marks(db, &ids)))
+    }
+
+    fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        // A decision without changes is answered after a commit like any other.
+        Box::pin(async {
+            let anywhere = "ready".parse().map_err(|error| StoreError::Unusable(format!("{error}")))?;
+            self.writer.transact(anywhere, Load::default(), Box::new(|_| Changes::default())).await
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! Finding the file, making it, and connecting to it.
+
+use std::{
+    ffi::OsString,
+    fs::OpenOptions,
+    io::{self, ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, wal::CheckpointMode};
+
+use super::schema;
+use crate::store::StoreError;
+
+/// How long to wait for another program that has the file locked, such as a backup.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Room for the write-ahead log that is taken before anybody waits for it: a log that grows makes every fsync dearer,
+/// since the file system must record the growth too. It holds what is written between two checkpoints.
+pub(super) const WAL_BYTES: u64 = 8 << 20;
+
+/// The absolute path of the store's file, which need not exist yet, in a directory that must.
+pub(super) fn locate(path: &Path) -> Result<PathBuf, StoreError> {
+    let shown = path.display();
+    let Some(name) = path.file_name() else {
+        return Err(StoreError::Unusable(format!("{shown} names no file; give one with --store sqlite:PATH")));
+    };
+    if path.is_dir() {
+        return Err(StoreError::Unusable(format!(
+            "{shown} is a directory; give a file in it, such as {}",
+            path.join("singletrack.db").display()
+        )));
+    }
+    // A link leads to the file that is meant, so that two names of it share one lock.
+    if let Ok(file) = path.canonicalize() {
+        return Ok(file);
+    }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    let directory = directory.canonicalize().map_err(|error| {
+        StoreError::Unusable(match error.kind() {
+            ErrorKind::NotFound => format!(
+                "the directory {} does not exist; make it, or give another place with --store",
+                directory.display()
+            ),
+            _ => format!("cannot use the directory {}: {error}", directory.display()),
+        })
+    })?;
+    Ok(directory.join(name))
+}
+
+/// `path` with `suffix` behind its name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// The one connection that writes, to a file that is made where it does not exist and brought to the newest schema.
+pub(super) fn writer_connection(path: &Path) -> Result<Connection, StoreError> {
+    make(path)?;
+    let shown = path.display().to_string();
+    let failed = |error: rusqlite::Error| schema::unreadable(&error, &shown);
+    let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+    schema::migrate(&mut db, &shown)?;
+    // A megabyte-sized cache holds the upper levels of every index of 10^6 deployments.
+    db.pragma_update(None, "cache_size", -6_000).map_err(failed)?;
+    let mode: String = db.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(failed)?;
+    if mode != "wal" {
+        return Err(StoreError::Unusable(format!(
+            "the file system that holds {shown} cannot share memory between threads, which SQLite's write-ahead log \
+             needs; give a place on a local disk with --store"
+        )));
+    }
+    // Every commit is on the disk before it is answered.
+    db.pragma_update(None, "synchronous", "full").map_err(failed)?;
+    db.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    // The writer decides when to move the log into the file.
+    db.pragma_update(None, "wal_autocheckpoint", 0).map_err(failed)?;
+    // A log that readers made grow shrinks again.
+    db.pragma_update(None, "journal_size_limit", 8 * WAL_BYTES).map_err(failed)?;
+    db.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE).map_err(failed)?;
+    if let Err(error) = preallocate_wal(path) {
+        tracing::warn!(%error, "no room to take for the write-ahead log: commits will be slower");
+    }
+    Ok(db)
+}
+
+/// A connection that only reads.
+pub(super) fn reader_connection(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |error: rusqlite::Error| schema::unreadable(&error, &path.display().to_string());
+    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    // Reads of history should not fill the memory; the operating system caches the file anyway. (No `mmap_size`: a
+    // read error would be a SIGBUS instead of an answer.)
+    db.pragma_update(None, "cache_size", -1_000).map_err(failed)?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(db)
+}
+
+fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    // Each connection stays on its thread, so SQLite needs no mutex of its own.
+    let db = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(db)
+}
+
+/// Makes an empty file that only its owner may read: it holds what tells who deployed what. SQLite gives the files
+/// beside it the same mode.
+fn make(path: &Path) -> Result<(), StoreError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(StoreError::Unusable(format!(
+            "cannot make {}: {error}; make its directory writable for the user that runs singletrack, or give \
+             another place with --store",
+            path.display()
+        ))),
+    }
+}
+
+/// Fills the emptied log with zeros, which SQLite takes for the end of it.
+fn preallocate_wal(path: &Path) -> io::Result<()> {
+    let mut wal = OpenOptions::new().append(true).open(beside(path, "-wal"))?;
+    let zeros = [0; 64 << 10];
+    while wal.metadata()?.len() < WAL_BYTES {
+        if let Err(error) = wal.write_all(&zeros) {
+            wal.set_len(0)?;
+            return Err(error);
+        }
+    }
+    wal.sync_all()
+}

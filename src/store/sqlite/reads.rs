@@ -1,0 +1,245 @@
+//! The questions that need no lock. Each is answered from one snapshot, and every search is backed by an index: its cost
+//! depends on what it answers, not on how much history there is. (The one exception says so.)
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
+
+use super::rows::{self, DEPLOYMENT_COLUMN_COUNT, deployment_columns, project_columns};
+use crate::{
+    model::{Deployment, DeploymentId, Event, ProjectName, Revision, Status},
+    store::{Claimable, ListQuery, Mark, Placed, ProjectState, Watched},
+};
+
+/// The condition of the index `deployments_holding`, to the letter, so that SQLite recognises it.
+macro_rules! holding {
+    () => {
+        "d.state IN ('reserved', 'ready', 'running')"
+    };
+}
+
+/// The condition of the index `deployments_ended`, to the letter.
+macro_rules! ended {
+    () => {
+        "d.state IN ('succeeded', 'failed', 'cancelled')"
+    };
+}
+
+pub(super) const PLACED: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    ", CASE d.state WHEN 'waiting' THEN (SELECT count(*) FROM deployments AS o \
+     WHERE o.project = d.project AND o.state = 'waiting' AND o.ticket <= d.ticket) ELSE 0 END \
+     FROM deployments AS d WHERE d.id = ?1 AND d.project = (SELECT number FROM projects WHERE name = ?2)"
+);
+
+pub(super) const EVENTS: &str = "SELECT seq, at, body FROM events \
+     WHERE deployment = (SELECT number FROM deployments WHERE id = ?1) AND seq > ?2 ORDER BY seq LIMIT ?3";
+
+pub(super) const LIST_ALL: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    " FROM deployments AS d WHERE d.project = ?1 AND d.ticket < ?2 ORDER BY d.ticket DESC LIMIT ?3"
+);
+
+pub(super) const LIST_WAITING: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' AND d.ticket < ?2 \
+     ORDER BY d.ticket DESC LIMIT ?3"
+);
+
+pub(super) const LIST_ENDED: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    " FROM deployments AS d WHERE d.project = ?1 AND ",
+    ended!(),
+    " AND d.state = ?4 AND d.ticket < ?2 ORDER BY d.ticket DESC LIMIT ?3"
+);
+
+pub(super) const LINE: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' ORDER BY d.ticket LIMIT ?2"
+);
+
+pub(super) const HOLDER: &str =
+    concat!("SELECT ", deployment_columns!(), " FROM deployments AS d WHERE d.project = ?1 AND ", holding!());
+
+pub(super) const BY_ID: &str =
+    concat!("SELECT ", deployment_columns!(), " FROM deployments AS d WHERE d.id = ?1 AND d.project = ?2");
+
+pub(super) const PROJECT: &str = concat!("SELECT ", project_columns!(), " FROM projects AS p WHERE p.name = ?1");
+
+pub(super) const PROJECTS: &str =
+    concat!("SELECT ", project_columns!(), ", p.name FROM projects AS p WHERE p.name > ?1 ORDER BY p.name LIMIT ?2");
+
+pub(super) const ALL_HOLDERS: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    ", p.name FROM deployments AS d INDEXED BY deployments_holding JOIN projects AS p ON p.number = d.project WHERE ",
+    holding!()
+);
+
+// Walks everyone in line, whose clients mostly have to be watched; a few that are queued without a deadline are skipped.
+pub(super) const ALL_WAITING: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    ", p.name FROM deployments AS d INDEXED BY deployments_waiting JOIN projects AS p ON p.number = d.project \
+     WHERE d.state = 'waiting' AND (d.window_ms IS NOT NULL OR d.spec ->> '$.deadlineSeconds' IS NOT NULL)"
+);
+
+pub(super) const CLAIMABLE: &str = "SELECT p.name, d.id, d.spec FROM deployments AS d \
+     JOIN projects AS p ON p.number = d.project \
+     WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number LIMIT ?1";
+
+pub(super) const MARK: &str = "SELECT revision, event_count FROM deployments WHERE id = ?1";
+
+type Read<T> = rusqlite::Result<T>;
+
+pub(super) fn deployment(db: &Connection, project: &ProjectName, id: DeploymentId) -> Read<Option<Placed>> {
+    db.prepare_cached(PLACED)?
+        .query_row(params![id.as_bytes(), project.as_str()], |row| {
+            let deployment = rows::deployment(row, project)?;
+            Ok(Placed { deployment, position: row.get(DEPLOYMENT_COLUMN_COUNT)? })
+        })
+        .optional()
+}
+
+pub(super) fn events(db: &Connection, id: DeploymentId, after: u64, limit: usize) -> Read<Vec<Event>> {
+    // Whoever asks past the largest number that a row can have asks past the end.
+    let after = i64::try_from(after).unwrap_or(i64::MAX);
+    db.prepare_cached(EVENTS)?.query_map(params![id.as_bytes(), after, bound(limit)], rows::event)?.collect()
+}
+
+pub(super) fn list(db: &Connection, project: &ProjectName, query: &ListQuery) -> Read<Vec<Deployment>> {
+    let snapshot = db.unchecked_transaction()?;
+    let Some(number) = number_of(db, project)? else { return Ok(Vec::new()) };
+    let before = i64::try_from(query.before.unwrap_or(Revision(u64::MAX)).0).unwrap_or(i64::MAX);
+    let limit = bound(query.limit);
+    let read = |row: &Row<'_>| rows::deployment(row, project);
+    let ended = |state: &str| -> Read<Vec<Deployment>> {
+        db.prepare_cached(LIST_ENDED)?.query_map(params![number, before, limit, state], read)?.collect()
+    };
+    let page = match query.status {
+        None => db.prepare_cached(LIST_ALL)?.query_map(params![number, before, limit], read)?.collect::<Read<_>>()?,
+        Some(Status::Succeeded) => ended("succeeded")?,
+        Some(Status::Failed) => ended("failed")?,
+        Some(Status::Cancelled) => ended("cancelled")?,
+        Some(status @ (Status::Pending | Status::Running)) => {
+            let mut page: Vec<Deployment> = match status {
+                Status::Pending => {
+                    let mut waiting = db.prepare_cached(LIST_WAITING)?;
+                    waiting.query_map(params![number, before, limit], read)?.collect::<Read<_>>()?
+                }
+                _ => Vec::new(),
+            };
+            let holder = holder(db, number, project)?;
+            page.extend(holder.filter(|it| it.status() == status && query.before.is_none_or(|end| it.ticket < end)));
+            page.sort_by_key(|deployment| std::cmp::Reverse(deployment.ticket));
+            page.truncate(query.limit);
+            page
+        }
+    };
+    snapshot.commit()?;
+    Ok(page)
+}
+
+pub(super) fn project(db: &Connection, name: &ProjectName, line: usize) -> Read<Option<ProjectState>> {
+    let snapshot = db.unchecked_transaction()?;
+    let found = db
+        .prepare_cached(PROJECT)?
+        .query_row([name.as_str()], |row| Ok((row.get::<_, i64>(0)?, rows::project(row, name)?)))
+        .optional()?;
+    let Some((number, project)) = found else { return Ok(None) };
+    let line = db
+        .prepare_cached(LINE)?
+        .query_map(params![number, bound(line)], |row| rows::deployment(row, name))?
+        .collect::<Read<_>>()?;
+    let state = ProjectState {
+        holder: holder(db, number, name)?,
+        last_outcome: project.last_outcome.map(|id| by_id(db, number, name, id)).transpose()?.flatten(),
+        project,
+        line,
+    };
+    snapshot.commit()?;
+    Ok(Some(state))
+}
+
+pub(super) fn projects(db: &Connection, after: Option<&ProjectName>, limit: usize) -> Read<Vec<ProjectState>> {
+    let snapshot = db.unchecked_transaction()?;
+    // No name is empty, so every name follows the empty one.
+    let after = after.map_or("", ProjectName::as_str);
+    let mut statement: CachedStatement<'_> = db.prepare_cached(PROJECTS)?;
+    let page = statement.query_map(params![after, bound(limit)], |row| {
+        let name = rows::name_at(row, 8)?;
+        let number: i64 = row.get(0)?;
+        let project = rows::project(row, &name)?;
+        Ok(ProjectState {
+            holder: holder(db, number, &name)?,
+            line: Vec::new(),
+            last_outcome: project.last_outcome.map(|id| by_id(db, number, &name, id)).transpose()?.flatten(),
+            project,
+        })
+    })?;
+    let page = page.collect::<Read<_>>()?;
+    drop(statement);
+    snapshot.commit()?;
+    Ok(page)
+}
+
+pub(super) fn watched(db: &Connection) -> Read<Vec<Watched>> {
+    let snapshot = db.unchecked_transaction()?;
+    let read = |row: &Row<'_>| {
+        let project = rows::name_at(row, DEPLOYMENT_COLUMN_COUNT)?;
+        Ok(Watched { deployment: rows::deployment(row, &project)?, project })
+    };
+    let mut watched: Vec<Watched> = db.prepare_cached(ALL_HOLDERS)?.query_map([], read)?.collect::<Read<_>>()?;
+    let waiting: Vec<Watched> = db.prepare_cached(ALL_WAITING)?.query_map([], read)?.collect::<Read<_>>()?;
+    watched.extend(waiting);
+    snapshot.commit()?;
+    Ok(watched)
+}
+
+pub(super) fn claimable(db: &Connection, limit: usize) -> Read<Vec<Claimable>> {
+    db.prepare_cached(CLAIMABLE)?
+        .query_map([bound(limit)], |row| {
+            Ok(Claimable {
+                project: rows::name_at(row, 0)?,
+                id: rows::required_id_at(row, 1)?,
+                spec: rows::json_at(row, 2)?,
+            })
+        })?
+        .collect()
+}
+
+pub(super) fn marks(db: &Connection, ids: &[DeploymentId]) -> Read<Vec<(DeploymentId, Mark)>> {
+    let snapshot = db.unchecked_transaction()?;
+    let mut statement = db.prepare_cached(MARK)?;
+    let mut marks = Vec::with_capacity(ids.len());
+    for id in ids {
+        let mark = statement
+            .query_row([id.as_bytes()], |row| Ok(Mark { revision: Revision(row.get(0)?), event_count: row.get(1)? }))
+            .optional()?;
+        marks.extend(mark.map(|mark| (*id, mark)));
+    }
+    drop(statement);
+    snapshot.commit()?;
+    Ok(marks)
+}
+
+fn number_of(db: &Connection, project: &ProjectName) -> Read<Option<i64>> {
+    let mut statement = db.prepare_cached("SELECT number FROM projects WHERE name = ?1")?;
+    statement.query_row([project.as_str()], |row| row.get(0)).optional()
+}
+
+fn holder(db: &Connection, number: i64, project: &ProjectName) -> Read<Option<Deployment>> {
+    db.prepare_cached(HOLDER)?.query_row([number], |row| rows::deployment(row, project)).optional()
+}
+
+fn by_id(db: &Connection, number: i64, project: &ProjectName, id: DeploymentId) -> Read<Option<Deployment>> {
+    db.prepare_cached(BY_ID)?.query_row(params![id.as_bytes(), number], |row| rows::deployment(row, project)).optional()
+}
+
+/// A `LIMIT`; a negative one would be none.
+fn bound(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

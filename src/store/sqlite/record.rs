@@ -1,0 +1,276 @@
+//! What happens inside a transaction: loading what a decision needs, and recording what it decided.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
+
+use super::{reads, rows, rows::deployment_columns};
+use crate::model::{
+    Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Project, ProjectName, Revision, Step,
+    slot::{AuditEntry, KeyRecord, Keyed},
+};
+
+const LINE_UP_TO: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' AND d.ticket <= ?2 ORDER BY d.ticket"
+);
+
+const TICKET: &str = "SELECT ticket FROM deployments WHERE id = ?1 AND project = ?2";
+
+// The columns of the key stand behind the deployment's.
+const KEYED: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    ", k.fingerprint FROM idempotency_keys AS k JOIN deployments AS d ON d.number = k.deployment \
+     WHERE k.project = ?1 AND k.key = ?2"
+);
+
+const INSERT_KEY: &str = "INSERT INTO idempotency_keys (project, key, fingerprint, deployment) VALUES (?1, ?2, ?3, ?4)";
+
+const INSERT_AUDIT: &str = "INSERT INTO audit (at, project, action, deployment, detail) VALUES (?1, ?2, ?3, ?4, ?5)";
+
+const TRIM: &str = "DELETE FROM events WHERE deployment = ?1 AND seq > ?2 AND type = 'log' AND log_end_bytes <= ?3";
+
+/// The statements of the writer's connection, prepared once.
+pub(super) struct Recorder<'c> {
+    project_number: Statement<'c>,
+    project: Statement<'c>,
+    holder: Statement<'c>,
+    line: Statement<'c>,
+    line_up_to: Statement<'c>,
+    ticket: Statement<'c>,
+    by_id: Statement<'c>,
+    keyed: Statement<'c>,
+    insert_project: Statement<'c>,
+    update_project: Statement<'c>,
+    insert_deployment: Statement<'c>,
+    update_deployment: Statement<'c>,
+    update_signs_of_life: Statement<'c>,
+    insert_event: Statement<'c>,
+    insert_key: Statement<'c>,
+    insert_audit: Statement<'c>,
+    trim: Statement<'c>,
+}
+
+/// Where the loaded rows are, so that recording need not search them again.
+#[derive(Debug, Default)]
+pub(super) struct Located {
+    project: Option<i64>,
+    /// Whether the project's counters were loaded with it.
+    counted: bool,
+    deployments: BTreeMap<DeploymentId, LocatedDeployment>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LocatedDeployment {
+    number: i64,
+    /// Its revision when it was loaded.
+    revision: Revision,
+}
+
+/// Which of a decision's steps of one deployment its row is written from.
+#[derive(Clone, Copy, Default)]
+struct Written {
+    last_step: usize,
+    created: bool,
+}
+
+impl<'c> Recorder<'c> {
+    pub(super) fn prepare(db: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Recorder {
+            project_number: db.prepare("SELECT number FROM projects WHERE name = ?1")?,
+            project: db.prepare(reads::PROJECT)?,
+            holder: db.prepare(reads::HOLDER)?,
+            line: db.prepare(reads::LINE)?,
+            line_up_to: db.prepare(LINE_UP_TO)?,
+            ticket: db.prepare(TICKET)?,
+            by_id: db.prepare(reads::BY_ID)?,
+            keyed: db.prepare(KEYED)?,
+            insert_project: db.prepare(rows::INSERT_PROJECT)?,
+            update_project: db.prepare(rows::UPDATE_PROJECT)?,
+            insert_deployment: db.prepare(rows::INSERT_DEPLOYMENT)?,
+            update_deployment: db.prepare(rows::UPDATE_DEPLOYMENT)?,
+            update_signs_of_life: db.prepare(rows::UPDATE_SIGNS_OF_LIFE)?,
+            insert_event: db.prepare(rows::INSERT_EVENT)?,
+            insert_key: db.prepare(INSERT_KEY)?,
+            insert_audit: db.prepare(INSERT_AUDIT)?,
+            trim: db.prepare(TRIM)?,
+        })
+    }
+
+    /// Exactly what `load` asks for.
+    pub(super) fn load(&mut self, name: &ProjectName, load: &Load) -> rusqlite::Result<(Loaded, Located)> {
+        let mut loaded = Loaded {
+            project: Project::new(name.clone()),
+            holder: None,
+            line: Vec::new(),
+            deployments: Vec::new(),
+            keyed: None,
+        };
+        let mut located = Located { counted: load.line != LineLoad::None, ..Located::default() };
+        if located.counted {
+            let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, rows::project(row, name)?));
+            if let Some((number, project)) = self.project.query_row([name.as_str()], read).optional()? {
+                located.project = Some(number);
+                loaded.project = project;
+            }
+        } else {
+            located.project = self.project_number.query_row([name.as_str()], |row| row.get(0)).optional()?;
+        }
+        let Some(project) = located.project else { return Ok((loaded, located)) };
+
+        for id in &load.deployments {
+            let read = |row: &Row<'_>| located.note(row, name);
+            loaded.deployments.extend(self.by_id.query_row(params![id.as_bytes(), project], read).optional()?);
+        }
+        if let Some(key) = &load.key {
+            let read = |row: &Row<'_>| {
+                let fingerprint = row.get(rows::DEPLOYMENT_COLUMN_COUNT)?;
+                Ok(Keyed { fingerprint, deployment: located.note(row, name)? })
+            };
+            loaded.keyed = self.keyed.query_row(params![project, key.as_str()], read).optional()?;
+        }
+        loaded.line = match load.line {
+            LineLoad::None => return Ok((loaded, located)),
+            LineLoad::Head => self.line(project, 1, name, &mut located)?,
+            LineLoad::UpTo(id) => self.line_up_to(project, id, name, &mut located)?,
+            LineLoad::All => self.line(project, i64::MAX, name, &mut located)?,
+        };
+        loaded.holder = self.holder.query_row([project], |row| located.note(row, name)).optional()?;
+        Ok((loaded, located))
+    }
+
+    fn line(
+        &mut self,
+        project: i64,
+        limit: i64,
+        name: &ProjectName,
+        located: &mut Located,
+    ) -> rusqlite::Result<Vec<Deployment>> {
+        self.line.query_map([project, limit], |row| located.note(row, name))?.collect()
+    }
+
+    /// The line up to a deployment's ticket. Its head is always there, for whoever frees the slot must find it.
+    fn line_up_to(
+        &mut self,
+        project: i64,
+        last: DeploymentId,
+        name: &ProjectName,
+        located: &mut Located,
+    ) -> rusqlite::Result<Vec<Deployment>> {
+        let ticket: Option<i64> =
+            self.ticket.query_row(params![last.as_bytes(), project], |row| row.get(0)).optional()?;
+        let line: Vec<_> = self
+            .line_up_to
+            .query_map([project, ticket.unwrap_or(0)], |row| located.note(row, name))?
+            .collect::<rusqlite::Result<_>>()?;
+        if line.is_empty() { self.line(project, 1, name, located) } else { Ok(line) }
+    }
+
+    /// Writes what was decided.
+    pub(super) fn record(
+        &mut self,
+        db: &Connection,
+        name: &ProjectName,
+        located: &mut Located,
+        changes: &Changes,
+    ) -> rusqlite::Result<()> {
+        let Changes { project, steps, key, audit } = changes;
+        if let Some(project) = project {
+            if !located.counted {
+                return Err(mistaken("a decision changed the counters of a project that it did not load"));
+            }
+            match located.project {
+                Some(number) => rows::write_project(&mut self.update_project, project, &number)?,
+                None => {
+                    rows::write_project(&mut self.insert_project, project, &name.as_str())?;
+                    located.project = Some(db.last_insert_rowid());
+                }
+            }
+        }
+        let mut written: BTreeMap<DeploymentId, Written> = BTreeMap::new();
+        for (at, step) in steps.iter().enumerate() {
+            let entry = written.entry(step.deployment().id).or_default();
+            entry.last_step = at;
+            entry.created |= step.is_creation();
+        }
+        for (at, step) in steps.iter().enumerate() {
+            // Of several steps of one deployment the last one tells where it stands. Their order is kept, so that the
+            // slot is free before it is taken.
+            let Written { last_step, created } = written[&step.deployment().id];
+            if at == last_step {
+                self.write_deployment(db, located, step.deployment(), created)?;
+            }
+        }
+        for step in steps {
+            self.write_events(located.number(step.deployment().id)?, step)?;
+        }
+        if let Some(KeyRecord { key, fingerprint, deployment }) = key {
+            let (project, number) = (located.project, located.number(*deployment)?);
+            self.insert_key.execute(params![project, key.as_str(), fingerprint, number])?;
+        }
+        if let Some(AuditEntry { at, action, deployment, detail }) = audit {
+            let deployment = deployment.as_ref().map(DeploymentId::as_bytes);
+            self.insert_audit.execute(params![at.as_millisecond(), name.as_str(), action, deployment, detail])?;
+        }
+        Ok(())
+    }
+
+    fn write_deployment(
+        &mut self,
+        db: &Connection,
+        located: &mut Located,
+        after: &Deployment,
+        created: bool,
+    ) -> rusqlite::Result<()> {
+        if created {
+            let project = located.project.ok_or_else(|| mistaken("a deployment of a project that is not there"))?;
+            rows::insert_deployment(&mut self.insert_deployment, after, project)?;
+            let number = db.last_insert_rowid();
+            located.deployments.insert(after.id, LocatedDeployment { number, revision: after.revision });
+            return Ok(());
+        }
+        let before = located.find(after.id)?;
+        if before.revision == after.revision {
+            rows::update_signs_of_life(&mut self.update_signs_of_life, after, before.number)
+        } else {
+            rows::update_deployment(&mut self.update_deployment, after, before.number)
+        }
+    }
+
+    fn write_events(&mut self, deployment: i64, step: &Step) -> rusqlite::Result<()> {
+        for (event, log_end) in step.events_with_log_end() {
+            let log_end_bytes = event.body.is_log().then_some(log_end);
+            rows::insert_event(&mut self.insert_event, deployment, event, log_end_bytes)?;
+        }
+        if let Some(trim) = step.trim() {
+            self.trim.execute(params![deployment, trim.after_seq, trim.up_to_bytes])?;
+        }
+        Ok(())
+    }
+}
+
+impl Located {
+    /// Reads a deployment and remembers where it is.
+    fn note(&mut self, row: &Row<'_>, name: &ProjectName) -> rusqlite::Result<Deployment> {
+        let deployment = rows::deployment(row, name)?;
+        let located = LocatedDeployment { number: row.get(0)?, revision: deployment.revision };
+        self.deployments.insert(deployment.id, located);
+        Ok(deployment)
+    }
+
+    fn find(&self, id: DeploymentId) -> rusqlite::Result<LocatedDeployment> {
+        let found = self.deployments.get(&id);
+        found.copied().ok_or_else(|| mistaken("a decision changed a deployment that it did not load"))
+    }
+
+    fn number(&self, id: DeploymentId) -> rusqlite::Result<i64> {
+        self.find(id).map(|located| located.number)
+    }
+}
+
+/// A decision that cannot be recorded, by a mistake in the program.
+fn mistaken(what: &'static str) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(what.into())
+}

@@ -1,0 +1,416 @@
+//! Rows to the model and back. Every field of the model has its column here, by full destructuring, so that a new field
+//! cannot be forgotten.
+
+use std::{collections::BTreeMap, error::Error, time::Duration};
+
+use jiff::Timestamp;
+use rusqlite::{
+    Row, Statement, ToSql, params,
+    types::{FromSql, Type},
+};
+use serde::de::DeserializeOwned;
+
+use crate::model::{
+    CancelCause, CancelRequest, Deployment, DeploymentId, Event, EventBody, Executor, FailureCause, Lease, LogAccount,
+    Outcome, Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State,
+};
+
+/// A deployment's columns, in the order that [`deployment`] reads them.
+macro_rules! deployment_columns {
+    () => {
+        "d.number, d.id, d.ticket, d.created_at, d.spec, \
+         d.window_ms, d.pulse, d.progress, d.event_count, d.last_heartbeat_at, d.cancel_requested_at, \
+         d.cancel_reason, d.cancel_superseded_by, d.log_total_bytes, d.log_head_end_seq, d.log_trimmed_at_bytes, \
+         d.message, d.phase, d.outputs, \
+         d.revision, d.state, d.started_at, d.ended_at, d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, \
+         d.cause, d.cause_message, d.cause_phase, d.superseded_by"
+    };
+}
+pub(super) use deployment_columns;
+
+/// How many columns that is: what a query adds stands behind them.
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 31;
+
+/// A project's columns, in the order that [`project`] reads them.
+macro_rules! project_columns {
+    () => {
+        "p.number, p.revision, p.waiting_count, p.last_started_order, p.last_started, p.preempted_count, \
+         p.recent_runs, p.last_outcome"
+    };
+}
+pub(super) use project_columns;
+
+pub(super) const INSERT_PROJECT: &str = "INSERT INTO projects (revision, waiting_count, last_started_order, \
+     last_started, preempted_count, recent_runs, last_outcome, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+
+pub(super) const UPDATE_PROJECT: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
+     last_started_order = ?3, last_started = ?4, preempted_count = ?5, recent_runs = ?6, last_outcome = ?7 \
+     WHERE number = ?8";
+
+pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, pulse, progress, event_count, \
+     last_heartbeat_at, cancel_requested_at, cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, \
+     log_trimmed_at_bytes, message, phase, outputs, revision, state, started_at, ended_at, lease_secret, \
+     fencing_token, lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, \
+     id, project, ticket, executor, created_at, spec) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
+     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32)";
+
+/// Everything that may change.
+pub(super) const UPDATE_DEPLOYMENT: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
+     event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
+     cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
+     message = ?12, phase = ?13, outputs = ?14, revision = ?15, state = ?16, started_at = ?17, ended_at = ?18, \
+     lease_secret = ?19, fencing_token = ?20, lease_ttl_ms = ?21, worker = ?22, cause = ?23, cause_message = ?24, \
+     cause_phase = ?25, superseded_by = ?26 WHERE number = ?27";
+
+/// What changes while the state stays; it touches no index, so a heartbeat or a report is cheap.
+pub(super) const UPDATE_SIGNS_OF_LIFE: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
+     event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
+     cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
+     message = ?12, phase = ?13, outputs = ?14 WHERE number = ?15";
+
+pub(super) const INSERT_EVENT: &str =
+    "INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+
+/// Reads [`project_columns`].
+pub(super) fn project(row: &Row<'_>, name: &ProjectName) -> rusqlite::Result<Project> {
+    let last_started = match (row.get(3)?, id_at(row, 4)?) {
+        (Some(order), Some(deployment)) => Some(StartedOrder { order, deployment }),
+        (None, _) | (_, None) => None,
+    };
+    let recent: Vec<(String, u64)> = json_at(row, 6)?;
+    Ok(Project {
+        name: name.clone(),
+        revision: Revision(row.get(1)?),
+        waiting_count: row.get(2)?,
+        last_started,
+        preempted_count: row.get(5)?,
+        recent_runs: recent.into_iter().map(|(pipeline, duration_ms)| RecentRun { pipeline, duration_ms }).collect(),
+        last_outcome: id_at(row, 7)?,
+    })
+}
+
+/// Runs [`INSERT_PROJECT`] with the project's name, or [`UPDATE_PROJECT`] with its number.
+pub(super) fn write_project(
+    statement: &mut Statement<'_>,
+    project: &Project,
+    last_param: &dyn ToSql,
+) -> rusqlite::Result<()> {
+    let Project { name: _, revision, waiting_count, last_started, preempted_count, recent_runs, last_outcome } =
+        project;
+    let recent: Vec<_> = recent_runs.iter().map(|run| (&run.pipeline, run.duration_ms)).collect();
+    statement.execute(params![
+        revision.0,
+        waiting_count,
+        last_started.map(|last| last.order),
+        last_started.as_ref().map(|last| last.deployment.as_bytes()),
+        preempted_count,
+        to_json(&recent)?,
+        last_outcome.as_ref().map(DeploymentId::as_bytes),
+        last_param,
+    ])?;
+    Ok(())
+}
+
+/// Reads [`deployment_columns`].
+pub(super) fn deployment(row: &Row<'_>, project: &ProjectName) -> rusqlite::Result<Deployment> {
+    let cancel = match instant_at(row, 10)? {
+        Some(at) => Some(CancelRequest { at, reason: row.get(11)?, superseded_by: id_at(row, 12)? }),
+        None => None,
+    };
+    let outputs = match row.get_ref(18)?.as_str() {
+        Ok("{}") => BTreeMap::new(),
+        _ => json_at(row, 18)?,
+    };
+    Ok(Deployment {
+        id: required_id_at(row, 1)?,
+        project: project.clone(),
+        spec: json_at::<Spec>(row, 4)?,
+        state: state(row)?,
+        ticket: Revision(row.get(2)?),
+        revision: Revision(row.get(19)?),
+        pulse: row.get(6)?,
+        progress: row.get(7)?,
+        message: row.get(16)?,
+        phase: row.get(17)?,
+        outputs,
+        cancel,
+        event_count: row.get(8)?,
+        logs: LogAccount { total_bytes: row.get(13)?, head_end_seq: row.get(14)?, trimmed_at_bytes: row.get(15)? },
+        created_at: required_instant_at(row, 3)?,
+        started_at: instant_at(row, 21)?,
+        last_heartbeat_at: instant_at(row, 9)?,
+    })
+}
+
+fn state(row: &Row<'_>) -> rusqlite::Result<State> {
+    let name = row.get_ref(20)?.as_str().map_err(|error| broken(20, error))?;
+    Ok(match name {
+        "waiting" => State::Waiting(match row.get(5)? {
+            Some(window_ms) => Place::Ticket { window: Duration::from_millis(window_ms) },
+            None => Place::Queued,
+        }),
+        "reserved" => State::Reserved,
+        "ready" => State::Ready,
+        "running" => State::Running(lease(row)?.ok_or_else(|| broken(23, "a running deployment without a lease"))?),
+        "succeeded" => finished(row, Outcome::Succeeded)?,
+        "failed" => {
+            finished(row, Outcome::Failed { cause: failure_cause(row)?, message: row.get(28)?, phase: row.get(29)? })?
+        }
+        "cancelled" => finished(row, Outcome::Cancelled { cause: cancel_cause(row)?, message: row.get(28)? })?,
+        unknown => return Err(broken(20, format!("unknown state {unknown:?}"))),
+    })
+}
+
+fn finished(row: &Row<'_>, outcome: Outcome) -> rusqlite::Result<State> {
+    Ok(State::Finished { outcome, at: required_instant_at(row, 22)?, lease: lease(row)? })
+}
+
+fn lease(row: &Row<'_>) -> rusqlite::Result<Option<Lease>> {
+    let Some(secret) = row.get(23)? else { return Ok(None) };
+    Ok(Some(Lease {
+        secret: SecretHash(secret),
+        fencing_token: Revision(row.get(24)?),
+        ttl: Duration::from_millis(row.get(25)?),
+        worker: row.get(26)?,
+    }))
+}
+
+fn failure_cause(row: &Row<'_>) -> rusqlite::Result<FailureCause> {
+    let code: String = row.get(27)?;
+    let known = FailureCause::ALL.into_iter().find(|cause| cause.code() == code);
+    known.ok_or_else(|| broken(27, format!("unknown cause {code:?}")))
+}
+
+fn cancel_cause(row: &Row<'_>) -> rusqlite::Result<CancelCause> {
+    let code: String = row.get(27)?;
+    let by = id_at(row, 30)?.map(|by| CancelCause::Superseded { by });
+    [CancelCause::Requested, CancelCause::Abandoned, CancelCause::Expired, CancelCause::Released]
+        .into_iter()
+        .chain(by)
+        .find(|cause| cause.code() == code)
+        .ok_or_else(|| broken(27, format!("unknown cause {code:?}")))
+}
+
+/// What of a deployment may change, as parameters.
+struct Written<'a> {
+    deployment: &'a Deployment,
+    outputs: String,
+    window_ms: Option<u64>,
+    state: &'static str,
+    ended_at: Option<i64>,
+    lease: Option<&'a Lease>,
+    cause: Option<&'static str>,
+    cause_message: Option<&'a str>,
+    cause_phase: Option<&'a str>,
+    superseded_by: Option<DeploymentId>,
+}
+
+impl<'a> Written<'a> {
+    fn of(deployment: &'a Deployment) -> rusqlite::Result<Self> {
+        let outputs = if deployment.outputs.is_empty() { "{}".to_owned() } else { to_json(&deployment.outputs)? };
+        let mut written = Written {
+            deployment,
+            outputs,
+            window_ms: None,
+            state: "",
+            ended_at: deployment.ended_at().map(Timestamp::as_millisecond),
+            lease: deployment.lease(),
+            cause: None,
+            cause_message: None,
+            cause_phase: None,
+            superseded_by: None,
+        };
+        written.state = match &deployment.state {
+            State::Waiting(Place::Ticket { window }) => {
+                written.window_ms = Some(millis(*window));
+                "waiting"
+            }
+            State::Waiting(Place::Queued) => "waiting",
+            State::Reserved => "reserved",
+            State::Ready => "ready",
+            State::Running(_) => "running",
+            State::Finished { outcome, .. } => match outcome {
+                Outcome::Succeeded => "succeeded",
+                Outcome::Failed { cause, message, phase } => {
+                    written.cause = Some(cause.code());
+                    written.cause_message = Some(message);
+                    written.cause_phase = phase.as_deref();
+                    "failed"
+                }
+                Outcome::Cancelled { cause, message } => {
+                    written.cause = Some(cause.code());
+                    written.cause_message = Some(message);
+                    if let CancelCause::Superseded { by } = cause {
+                        written.superseded_by = Some(*by);
+                    }
+                    "cancelled"
+                }
+            },
+        };
+        Ok(written)
+    }
+
+    fn bind_signs_of_life(&self, statement: &mut Statement<'_>) -> rusqlite::Result<()> {
+        let Deployment { pulse, progress, message, phase, cancel, event_count, logs, last_heartbeat_at, .. } =
+            self.deployment;
+        let LogAccount { total_bytes, head_end_seq, trimmed_at_bytes } = logs;
+        statement.raw_bind_parameter(1, self.window_ms)?;
+        statement.raw_bind_parameter(2, pulse)?;
+        statement.raw_bind_parameter(3, progress)?;
+        statement.raw_bind_parameter(4, event_count)?;
+        statement.raw_bind_parameter(5, last_heartbeat_at.map(Timestamp::as_millisecond))?;
+        statement.raw_bind_parameter(6, cancel.as_ref().map(|cancel| cancel.at.as_millisecond()))?;
+        statement.raw_bind_parameter(7, cancel.as_ref().and_then(|cancel| cancel.reason.as_deref()))?;
+        let superseded_by = cancel.as_ref().and_then(|cancel| cancel.superseded_by);
+        statement.raw_bind_parameter(8, superseded_by.as_ref().map(DeploymentId::as_bytes))?;
+        statement.raw_bind_parameter(9, total_bytes)?;
+        statement.raw_bind_parameter(10, head_end_seq)?;
+        statement.raw_bind_parameter(11, trimmed_at_bytes)?;
+        statement.raw_bind_parameter(12, message.as_deref())?;
+        statement.raw_bind_parameter(13, phase.as_deref())?;
+        statement.raw_bind_parameter(14, &self.outputs)
+    }
+
+    fn bind_slot(&self, statement: &mut Statement<'_>) -> rusqlite::Result<()> {
+        statement.raw_bind_parameter(15, self.deployment.revision.0)?;
+        statement.raw_bind_parameter(16, self.state)?;
+        statement.raw_bind_parameter(17, self.deployment.started_at.map(Timestamp::as_millisecond))?;
+        statement.raw_bind_parameter(18, self.ended_at)?;
+        statement.raw_bind_parameter(19, self.lease.map(|lease| lease.secret.0))?;
+        statement.raw_bind_parameter(20, self.lease.map(|lease| lease.fencing_token.0))?;
+        statement.raw_bind_parameter(21, self.lease.map(|lease| millis(lease.ttl)))?;
+        statement.raw_bind_parameter(22, self.lease.map(|lease| &lease.worker))?;
+        statement.raw_bind_parameter(23, self.cause)?;
+        statement.raw_bind_parameter(24, self.cause_message)?;
+        statement.raw_bind_parameter(25, self.cause_phase)?;
+        statement.raw_bind_parameter(26, self.superseded_by.as_ref().map(DeploymentId::as_bytes))
+    }
+}
+
+/// Runs [`INSERT_DEPLOYMENT`].
+pub(super) fn insert_deployment(
+    statement: &mut Statement<'_>,
+    deployment: &Deployment,
+    project: i64,
+) -> rusqlite::Result<()> {
+    let written = Written::of(deployment)?;
+    #[rustfmt::skip]
+    let Deployment {
+        id, project: _, spec, ticket, created_at,
+        // These are bound by `Written`.
+        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, cancel: _, event_count: _,
+        logs: _, started_at: _, last_heartbeat_at: _,
+    } = deployment;
+    written.bind_signs_of_life(statement)?;
+    written.bind_slot(statement)?;
+    statement.raw_bind_parameter(27, id.as_bytes())?;
+    statement.raw_bind_parameter(28, project)?;
+    statement.raw_bind_parameter(29, ticket.0)?;
+    statement.raw_bind_parameter(
+        30,
+        match spec.executor {
+            Executor::Server => "server",
+            Executor::Client => "client",
+        },
+    )?;
+    statement.raw_bind_parameter(31, created_at.as_millisecond())?;
+    statement.raw_bind_parameter(32, to_json(spec)?)?;
+    statement.raw_execute().map(|_| ())
+}
+
+/// Runs [`UPDATE_DEPLOYMENT`].
+pub(super) fn update_deployment(
+    statement: &mut Statement<'_>,
+    deployment: &Deployment,
+    number: i64,
+) -> rusqlite::Result<()> {
+    let written = Written::of(deployment)?;
+    written.bind_signs_of_life(statement)?;
+    written.bind_slot(statement)?;
+    statement.raw_bind_parameter(27, number)?;
+    statement.raw_execute().map(|_| ())
+}
+
+/// Runs [`UPDATE_SIGNS_OF_LIFE`].
+pub(super) fn update_signs_of_life(
+    statement: &mut Statement<'_>,
+    deployment: &Deployment,
+    number: i64,
+) -> rusqlite::Result<()> {
+    Written::of(deployment)?.bind_signs_of_life(statement)?;
+    statement.raw_bind_parameter(15, number)?;
+    statement.raw_execute().map(|_| ())
+}
+
+/// Runs [`INSERT_EVENT`].
+pub(super) fn insert_event(
+    statement: &mut Statement<'_>,
+    deployment: i64,
+    event: &Event,
+    log_end_bytes: Option<u64>,
+) -> rusqlite::Result<()> {
+    let Event { seq, at, body } = event;
+    let kind = event_type(body);
+    statement.execute(params![deployment, seq, at.as_millisecond(), kind, log_end_bytes, to_json(body)?])?;
+    Ok(())
+}
+
+/// Reads `seq, at, body`.
+pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event { seq: row.get(0)?, at: required_instant_at(row, 1)?, body: json_at(row, 2)? })
+}
+
+/// The word that the serialized body begins with, apart so that the schema can tell output from what happened.
+fn event_type(body: &EventBody) -> &'static str {
+    match body {
+        EventBody::Queue { .. } => "queue",
+        EventBody::Status { .. } => "status",
+        EventBody::Phase { .. } => "phase",
+        EventBody::Progress { .. } => "progress",
+        EventBody::Log { .. } => "log",
+        EventBody::Cancel { .. } => "cancel",
+        EventBody::Gap { .. } => "gap",
+        EventBody::Complete => "complete",
+    }
+}
+
+pub(super) fn name_at(row: &Row<'_>, column: usize) -> rusqlite::Result<ProjectName> {
+    row.get_ref(column)?.as_str().map_err(|error| broken(column, error))?.parse().map_err(|error| broken(column, error))
+}
+
+pub(super) fn required_id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<DeploymentId> {
+    row.get(column).map(DeploymentId::from_bytes)
+}
+
+pub(super) fn json_at<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text = row.get_ref(column)?.as_str().map_err(|error| broken(column, error))?;
+    serde_json::from_str(text).map_err(|error| broken(column, error))
+}
+
+fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<DeploymentId>> {
+    Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(DeploymentId::from_bytes))
+}
+
+fn required_instant_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    Timestamp::from_millisecond(row.get(column)?).map_err(|error| broken(column, error))
+}
+
+fn instant_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    match Option::<i64>::column_result(row.get_ref(column)?)? {
+        Some(millisecond) => Timestamp::from_millisecond(millisecond).map(Some).map_err(|error| broken(column, error)),
+        None => Ok(None),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn to_json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// A column that does not hold what this version writes there.
+fn broken(column: usize, error: impl Into<Box<dyn Error + Send + Sync>>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+}

@@ -1,0 +1,394 @@
+//! The one thread that writes: everyone who waits shares the next commit.
+//!
+//! A request that fails is taken back alone, to its savepoint. A full disk or a failing file takes the whole batch
+//! back, for nobody knows how much of it is written.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use rusqlite::{Connection, Statement, hooks::Wal, wal::CheckpointMode};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    ballast::Ballast,
+    fault::{Reach, reach, store_error},
+    open::WAL_BYTES,
+    queue::{closed, send_blocking},
+    record::{Located, Recorder},
+};
+use crate::{
+    model::{Changes, Load, ProjectName, Step},
+    store::{Decide, OnCommit, StoreError},
+};
+
+/// How many requests may wait for the next commit. Four batches: with more the answer would come late anyway, so the
+/// senders wait to be let in, and memory stays bounded.
+const QUEUE_LIMIT: usize = 1024;
+
+/// How many are taken out of the queue at once.
+const TAKE_LIMIT: usize = 256;
+
+/// How many share one commit at most: enough that the fsync costs each of them next to nothing, few enough that the
+/// first need not wait for more than some 10 ms of the others' work.
+const BATCH_LIMIT: usize = 512;
+
+/// How much the log may hold before it is moved into the file: what was taken for it beforehand.
+const CHECKPOINT_PAGES: u32 = (WAL_BYTES / 4096 * 3 / 4) as u32;
+
+type Answer = oneshot::Sender<Result<(), StoreError>>;
+
+enum Request {
+    Transact { project: ProjectName, load: Load, decide: Decide, answer: Answer },
+    Close,
+}
+
+/// The thread and its queue.
+pub(super) struct Writer {
+    queue: Mutex<Option<mpsc::Sender<Request>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(super) fn start(db: Connection, path: &Path, on_commit: OnCommit) -> Result<Self, StoreError> {
+        let (queue, requests) = mpsc::channel(QUEUE_LIMIT);
+        let ballast = Ballast::take(path);
+        let thread = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                if let Err(error) = run(db, ballast, requests, on_commit) {
+                    tracing::error!(%error, "the store's writer ended");
+                }
+            })
+            .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
+        Ok(Writer { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(super) fn transact(
+        &self,
+        project: ProjectName,
+        load: Load,
+        decide: Decide,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (answer, answered) = oneshot::channel();
+        async move {
+            let request = Request::Transact { project, load, decide, answer };
+            queue.ok_or_else(closed)?.send(request).await.map_err(|_| closed())?;
+            answered.await.map_err(|_| StoreError::Unavailable("the store's writer ended".to_owned()))?
+        }
+    }
+
+    /// Finishes what is queued, and ends.
+    pub(super) fn stop(&self) {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(queue) = queue {
+            send_blocking(&queue, || Request::Close);
+        }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the writer of the store ended by a panic");
+        }
+    }
+}
+
+/// A decision that was made, until it is durable.
+struct Decided {
+    project: ProjectName,
+    load: Load,
+    changes: Changes,
+    answer: Answer,
+}
+
+impl Decided {
+    /// Whether it only adds output, which gives way to everything else when room is short.
+    fn is_output_only(&self) -> bool {
+        let Changes { project, steps, key, audit } = &self.changes;
+        let output = |step: &Step| !step.events().is_empty() && step.events().iter().all(|event| event.body.is_log());
+        project.is_none() && key.is_none() && audit.is_none() && !steps.is_empty() && steps.iter().all(output)
+    }
+}
+
+/// What became of one request of a batch.
+enum Made {
+    /// It waits for the commit.
+    Decided(Decided),
+    /// It was answered already: nothing of it is in the batch.
+    Refused,
+    /// Nothing of the whole batch is left, by this error.
+    Lost(Decided, rusqlite::Error),
+}
+
+/// What the writer's thread works with.
+struct Batches<'c> {
+    db: &'c Connection,
+    recorder: Recorder<'c>,
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    savepoint: Statement<'c>,
+    release: Statement<'c>,
+    rollback_to: Statement<'c>,
+    requests: mpsc::Receiver<Request>,
+    on_commit: OnCommit,
+    ballast: Ballast,
+    /// How many pages the log holds.
+    log_pages: Arc<AtomicU32>,
+    checkpoint_at: u32,
+    is_closing: bool,
+}
+
+fn run(
+    mut db: Connection,
+    ballast: Ballast,
+    requests: mpsc::Receiver<Request>,
+    on_commit: OnCommit,
+) -> rusqlite::Result<()> {
+    let log_pages = Arc::new(AtomicU32::new(0));
+    let hooked = Arc::clone(&log_pages);
+    db.wal_hook(Some(move |_: &mut Wal, pages: i32| {
+        hooked.store(pages.unsigned_abs(), Ordering::Relaxed);
+        Ok(())
+    }))?;
+    let mut batches = Batches {
+        db: &db,
+        recorder: Recorder::prepare(&db)?,
+        begin: db.prepare("BEGIN IMMEDIATE")?,
+        commit: db.prepare("COMMIT")?,
+        savepoint: db.prepare("SAVEPOINT request")?,
+        release: db.prepare("RELEASE request")?,
+        rollback_to: db.prepare("ROLLBACK TO request")?,
+        requests,
+        on_commit,
+        ballast,
+        log_pages,
+        checkpoint_at: CHECKPOINT_PAGES,
+        is_closing: false,
+    };
+    batches.serve();
+    drop(batches);
+    // Leaves one file behind, and an empty log.
+    db.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE).map(|_| ())
+}
+
+impl Batches<'_> {
+    fn serve(&mut self) {
+        let mut taken = Vec::with_capacity(TAKE_LIMIT);
+        let mut queue = VecDeque::with_capacity(TAKE_LIMIT);
+        while !self.is_closing && self.requests.blocking_recv_many(&mut taken, TAKE_LIMIT) > 0 {
+            queue.extend(taken.drain(..));
+            while !queue.is_empty() {
+                self.ballast.retake();
+                self.batch(&mut queue);
+            }
+            self.checkpoint_if_due();
+        }
+    }
+
+    /// One commit for what is in `queue` and whatever else is ready by the time that is done: if those waited for the
+    /// next commit, two groups of callers would take turns at half the speed.
+    fn batch(&mut self, queue: &mut VecDeque<Request>) {
+        if let Err(error) = self.begin.raw_execute() {
+            tracing::error!(%error, "the store cannot begin a transaction");
+            reach(&error);
+            for request in queue.drain(..) {
+                match request {
+                    Request::Transact { answer, .. } => tell(answer, Err(store_error(&error))),
+                    Request::Close => self.is_closing = true,
+                }
+            }
+            return;
+        }
+        let mut decided = Vec::with_capacity(queue.len());
+        while decided.len() < BATCH_LIMIT {
+            let request = match queue.pop_front() {
+                Some(request) => request,
+                None => match self.requests.try_recv() {
+                    Ok(request) => request,
+                    Err(_) => break,
+                },
+            };
+            let made = match request {
+                Request::Transact { project, load, decide, answer } => self.make(project, load, decide, answer),
+                Request::Close => {
+                    // Nobody else gets in; whoever is in already is served.
+                    self.is_closing = true;
+                    self.requests.close();
+                    continue;
+                }
+            };
+            match made {
+                Made::Decided(made) => decided.push(made),
+                Made::Refused => {}
+                Made::Lost(made, error) => {
+                    decided.push(made);
+                    return self.recover(decided, &error);
+                }
+            }
+        }
+        match self.commit.raw_execute() {
+            Ok(_) => self.publish(decided),
+            Err(error) => self.recover(decided, &error),
+        }
+    }
+
+    /// Lets one request decide, and writes what it decided.
+    fn make(&mut self, project: ProjectName, load: Load, decide: Decide, answer: Answer) -> Made {
+        let (loaded, mut located) = match self.recorder.load(&project, &load) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::error!(%error, project.name = %project, "the store cannot load a project");
+                reach(&error);
+                let told = store_error(&error);
+                if self.db.is_autocommit() {
+                    let decided = Decided { project, load, changes: Changes::default(), answer };
+                    return Made::Lost(decided, error);
+                }
+                return refuse(answer, told);
+            }
+        };
+        // A decision has written nothing yet when it panics, so there is nothing to take back.
+        let Ok(changes) = catch_unwind(AssertUnwindSafe(|| decide(loaded))) else {
+            tracing::error!(project.name = %project, "a decision panicked; nothing of it is recorded");
+            return refuse(answer, StoreError::Unavailable("the decision failed".to_owned()));
+        };
+        let decided = Decided { project, load, changes, answer };
+        if decided.changes.is_empty() {
+            return Made::Decided(decided);
+        }
+        if !self.ballast.is_held() && decided.is_output_only() {
+            return refuse(decided.answer, StoreError::Full);
+        }
+        match self.write(&decided, &mut located) {
+            Ok(()) => Made::Decided(decided),
+            Err(error) => match self.take_back(&error) {
+                Ok(()) => {
+                    tracing::error!(%error, project.name = %decided.project, "a decision cannot be recorded");
+                    refuse(decided.answer, store_error(&error))
+                }
+                Err(_) => Made::Lost(decided, error),
+            },
+        }
+    }
+
+    fn write(&mut self, decided: &Decided, located: &mut Located) -> rusqlite::Result<()> {
+        self.savepoint.raw_execute()?;
+        self.recorder.record(self.db, &decided.project, located, &decided.changes)?;
+        self.release.raw_execute().map(|_| ())
+    }
+
+    /// Takes back what one request wrote, where `error` concerns it alone.
+    fn take_back(&mut self, error: &rusqlite::Error) -> Result<(), ()> {
+        let alone = reach(error) == Reach::Request && !self.db.is_autocommit();
+        if alone && self.rollback_to.raw_execute().and_then(|_| self.release.raw_execute()).is_ok() {
+            Ok(())
+        } else {
+            Err(())
+        }
+    }
+
+    /// Wakes whoever waits for these projects, then answers.
+    fn publish(&self, decided: Vec<Decided>) {
+        for Decided { project, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
+            // It is durable, so nothing that happens in there may keep the answers back.
+            if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(project, changes))).is_err() {
+                tracing::error!(project.name = %project, "a wake-up panicked");
+            }
+        }
+        decided.into_iter().for_each(|decided| tell(decided.answer, Ok(())));
+    }
+
+    /// After a batch of which nothing is left.
+    fn recover(&mut self, decided: Vec<Decided>, error: &rusqlite::Error) {
+        self.roll_back();
+        match reach(error) {
+            Reach::Full => self.retry_without_output(decided),
+            Reach::File | Reach::Request => {
+                tracing::error!(%error, "the store cannot commit");
+                decided.into_iter().for_each(|decided| tell(decided.answer, Err(store_error(error))));
+            }
+        }
+    }
+
+    /// The disk is full: output gives way, everything else gets the room that was kept back, each in a commit of its
+    /// own, so that as many as possible get through.
+    ///
+    /// What was decided stays right as long as everything before it in its project is recorded too.
+    fn retry_without_output(&mut self, decided: Vec<Decided>) {
+        self.ballast.release();
+        let mut dropped: HashSet<ProjectName> = HashSet::new();
+        for decided in decided {
+            let retried = if decided.is_output_only() {
+                Err(StoreError::Full)
+            } else if dropped.contains(&decided.project) {
+                Err(StoreError::Unavailable("the disk is full, and what this was based on was not kept".to_owned()))
+            } else {
+                self.retry(&decided).map_err(|error| {
+                    self.roll_back();
+                    reach(&error);
+                    store_error(&error)
+                })
+            };
+            match retried {
+                Ok(()) => self.publish(vec![decided]),
+                Err(error) => {
+                    dropped.insert(decided.project);
+                    tell(decided.answer, Err(error));
+                }
+            }
+        }
+    }
+
+    fn retry(&mut self, decided: &Decided) -> rusqlite::Result<()> {
+        if decided.changes.is_empty() {
+            return Ok(());
+        }
+        self.begin.raw_execute()?;
+        // The rows may have other numbers this time.
+        let (_, mut located) = self.recorder.load(&decided.project, &decided.load)?;
+        self.recorder.record(self.db, &decided.project, &mut located, &decided.changes)?;
+        self.commit.raw_execute().map(|_| ())
+    }
+
+    fn roll_back(&self) {
+        // SQLite may have done so by itself.
+        if !self.db.is_autocommit()
+            && let Err(error) = self.db.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "the store cannot take back a transaction");
+        }
+    }
+
+    /// Moves the log into the file. Readers go on meanwhile; one that still reads from the end of the log keeps it from
+    /// starting anew, and then this is tried again a little later.
+    fn checkpoint_if_due(&mut self) {
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        if pages < CHECKPOINT_PAGES {
+            self.checkpoint_at = CHECKPOINT_PAGES;
+        }
+        if pages < self.checkpoint_at {
+            return;
+        }
+        self.checkpoint_at = pages + CHECKPOINT_PAGES / 4;
+        if let Err(error) = self.db.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+            reach(&error);
+            tracing::warn!(%error, "the store cannot move its log into the file yet");
+        }
+    }
+}
+
+fn tell(answer: Answer, result: Result<(), StoreError>) {
+    // Who asked may be gone; it is recorded, or not, all the same.
+    let _ = answer.send(result);
+}
+
+fn refuse(answer: Answer, error: StoreError) -> Made {
+    tell(answer, Err(error));
+    Made::Refused
+}

@@ -1,0 +1,93 @@
+//! Asks a URL until it answers well: how a pipeline finds out whether what it deployed is alive.
+
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, Url};
+use tokio::time::Instant;
+
+use crate::config::{Check, format_duration};
+
+/// How long one try may take: a server that accepts and never answers must not use up the whole check.
+const TRY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Asks until the first good answer. Each problem that differs from the one before goes to `note`; when the time is
+/// up, the last one is in the error. May be dropped at any time.
+pub async fn poll(check: &Check, mut note: impl FnMut(String)) -> Result<(), String> {
+    let url = Url::parse(&check.url).map_err(|error| format!("{}: {error}", check.url))?;
+    let client = client_for(&url, check.expect_status.is_some())
+        .map_err(|error| format!("cannot ask {}: {}", shown(&url), innermost(&error)))?;
+    let give_up_at = Instant::now() + check.timeout;
+    let mut last_problem = None;
+    loop {
+        let try_limit = TRY_LIMIT.min(give_up_at - Instant::now());
+        let answer = client.get(url.clone()).timeout(try_limit).send().await;
+        let problem = match answer.map(|answer| answer.status().as_u16()) {
+            Ok(status) if is_good(status, check.expect_status) => return Ok(()),
+            Ok(status) => match check.expect_status {
+                Some(expected) => format!("it answered {status} instead of {expected}"),
+                None => format!("it answered {status}"),
+            },
+            Err(error) if error.is_timeout() => format!("no answer within {}", format_duration(try_limit)),
+            Err(error) => innermost(&error),
+        };
+        let next_at = Instant::now() + check.interval;
+        if last_problem.as_ref() != Some(&problem) {
+            note(format!("{} is not well yet: {problem}", shown(&url)));
+        }
+        if next_at >= give_up_at {
+            let waited = format_duration(check.timeout);
+            return Err(format!("{} was not well within {waited}: {problem}", shown(&url)));
+        }
+        last_problem = Some(problem);
+        tokio::time::sleep_until(next_at).await;
+    }
+}
+
+fn is_good(status: u16, expected: Option<u16>) -> bool {
+    expected.map_or((200..300).contains(&status), |expected| status == expected)
+}
+
+fn client_for(url: &Url, exact_status: bool) -> Result<Client, reqwest::Error> {
+    let plain = url.scheme() == "http";
+    let policy = match (exact_status, plain) {
+        // Who expects a certain status may well mean a redirect's.
+        (true, _) => Policy::none(),
+        (false, false) => Policy::default(),
+        (false, true) => Policy::custom(|attempt| {
+            let go_on = attempt.url().scheme() == "http" && attempt.previous().len() < 10;
+            if go_on { attempt.follow() } else { attempt.stop() }
+        }),
+    };
+    let mut builder = Client::builder().redirect(policy).user_agent("singletrack").pool_max_idle_per_host(0);
+    if plain {
+        // No certificate is ever looked at, so the system's are not loaded: that takes longer than the check itself.
+        builder = builder.tls_certs_only([]);
+    }
+    // A proxy is of no use for what runs on this machine.
+    let host = url.host_str().unwrap_or_default();
+    if host == "localhost" || host.starts_with("127.") || host == "[::1]" {
+        builder = builder.no_proxy();
+    }
+    builder.build()
+}
+
+/// The URL without a password, which must not get into logs.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    if url.password().is_some() {
+        // This fails only for URLs that cannot have a password in the first place.
+        let _ = url.set_password(Some("…"));
+    }
+    url.set_query(None);
+    url.to_string()
+}
+
+/// The cause that people understand: "Connection refused", not "error sending request".
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}

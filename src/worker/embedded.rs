@@ -1,0 +1,219 @@
+//! The server's own worker: claims what waits for it, runs the configured pipelines, and reports.
+//!
+//! It holds leases like every worker. What distinguishes it is that it is gone exactly when its server is: a server that
+//! starts on the same store ends what its predecessor ran, once the predecessor's shims have ended their children.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    leased::Leased,
+    pipeline::{Job, lock_path},
+    process::{ShimProgram, leftovers_gone},
+    report::Stop,
+};
+use crate::{
+    config::{Config, Pipeline, Project},
+    model::{Deployment, DeploymentId, Lapse, Limits, ProjectName, State},
+    notifier::Notifier,
+    queue::Queue,
+    store::{Claimable, StoreError},
+};
+
+/// The name under which it holds leases.
+pub const WORKER_NAME: &str = "server";
+/// How many claimable deployments are looked at together; what is beyond comes with the next look, which follows at once.
+const CLAIM_PAGE_LIMIT: usize = 256;
+/// How much longer than grace and kill budget a stopped pipeline may take, for its last words.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The server's own worker.
+pub struct Embedded {
+    queue: Queue,
+    notifier: Arc<Notifier>,
+    projects: BTreeMap<String, Project>,
+    runs_dir: PathBuf,
+    shim: ShimProgram,
+    limits: Limits,
+    shutdown_grace: Duration,
+    server_url: String,
+    running: Arc<Mutex<HashSet<DeploymentId>>>,
+    stop: watch::Sender<Stop>,
+}
+
+impl Embedded {
+    /// A worker for the configured pipelines.
+    ///
+    /// # Errors
+    /// Its directory cannot be made.
+    pub fn new(config: &Config, queue: Queue, notifier: Arc<Notifier>, shim: ShimProgram) -> io::Result<Self> {
+        let runs_dir = std::path::absolute(config.work_dir())?.join("runs");
+        std::fs::create_dir_all(&runs_dir)?;
+        Ok(Embedded {
+            queue,
+            notifier,
+            projects: config.projects.clone(),
+            runs_dir,
+            shim,
+            limits: config.limits,
+            shutdown_grace: config.shutdown_grace,
+            server_url: format!("http://{}", config.listen),
+            running: Arc::default(),
+            stop: watch::Sender::new(Stop::None),
+        })
+    }
+
+    /// Claims and runs until `shutdown`, then waits for what runs, and stops it when the grace is over.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let this = Arc::new(self);
+        let runs = TaskTracker::new();
+        runs.spawn(this.clone().end_former_runs());
+        let mut work = this.notifier.work();
+        loop {
+            work.mark_unchanged();
+            let took = this.take_work(&runs).await;
+            if let Err(error) = &took {
+                tracing::warn!(%error, "the worker could not look for work");
+            }
+            let pause = match took {
+                Ok(true) => continue,
+                Ok(false) | Err(_) => this.limits.fallback_poll,
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                _ = timeout(pause, work.changed()) => {}
+            }
+        }
+        runs.close();
+        if timeout(this.shutdown_grace, runs.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(run_count = runs.len(), "pipelines still run and are stopped, since the server shuts down");
+        this.stop.send_replace(Stop::Shutdown);
+        let patience = this.limits.cancel_grace + this.limits.kill_budget + LAST_WORDS;
+        if timeout(patience, runs.wait()).await.is_err() {
+            tracing::error!(run_count = runs.len(), "pipelines did not stop; their shims end them with this process");
+        }
+    }
+
+    /// Starts what can be claimed. Answers whether there may be more.
+    async fn take_work(self: &Arc<Self>, runs: &TaskTracker) -> Result<bool, StoreError> {
+        let page = self.queue.store().claimable(CLAIM_PAGE_LIMIT).await?;
+        let is_full = page.len() == CLAIM_PAGE_LIMIT;
+        let mut took = false;
+        for claimable in page {
+            let Some(pipeline) = self.pipeline(&claimable) else { continue };
+            if self.running().insert(claimable.id) {
+                took = true;
+                runs.spawn(self.clone().run_one(claimable, pipeline));
+            }
+        }
+        Ok(is_full && took)
+    }
+
+    fn pipeline(&self, claimable: &Claimable) -> Option<Pipeline> {
+        self.projects.get(claimable.project.as_str())?.pipelines.get(&claimable.spec.pipeline).cloned()
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashSet<DeploymentId>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run_one(self: Arc<Self>, claimable: Claimable, pipeline: Pipeline) {
+        let Claimable { project, id, spec: _ } = claimable;
+        let sent_at = self.queue.clock().boot();
+        match self.queue.claim(project.clone(), id, WORKER_NAME.to_owned()).await {
+            Ok(Some(claimed)) => {
+                let leased = Leased::new(
+                    self.queue.clone(),
+                    self.notifier.clone(),
+                    project,
+                    id,
+                    claimed.secret.hash(),
+                    self.stop.subscribe(),
+                );
+                let job = self.job(&claimed.deployment, pipeline);
+                leased.run(job, sent_at).await;
+            }
+            // Cancelled in between, or overtaken by a newer build.
+            Ok(None) => {}
+            Err(error) => tracing::warn!(deployment.id = %id, %error, "a deployment could not be claimed"),
+        }
+        self.running().remove(&id);
+    }
+
+    fn job(&self, deployment: &Deployment, pipeline: Pipeline) -> Job {
+        let spec = &deployment.spec;
+        Job {
+            deployment_id: deployment.id.to_string(),
+            project: deployment.project.to_string(),
+            pipeline_name: spec.pipeline.clone(),
+            pipeline,
+            ref_name: spec.ref_name.clone(),
+            commit: spec.commit.clone(),
+            fencing_token: deployment.lease().map_or(0, |lease| lease.fencing_token.0),
+            inputs: spec.inputs.clone(),
+            workspace: self.workspace(deployment.id),
+            grace: self.limits.cancel_grace,
+            kill_budget: self.limits.kill_budget,
+            server_url: Some(self.server_url.clone()),
+            shim: self.shim.clone(),
+            lease_deadline: None,
+        }
+    }
+
+    fn workspace(&self, id: DeploymentId) -> PathBuf {
+        self.runs_dir.join(id.to_string())
+    }
+
+    /// Ends what an earlier server on this store was running when it died. Its shims have seen it die and end their
+    /// children; only when they are done is the slot free.
+    async fn end_former_runs(self: Arc<Self>) {
+        let watched = match self.queue.store().watched().await {
+            Ok(watched) => watched,
+            Err(error) => {
+                tracing::warn!(%error, "could not look for what a former server ran; its leases run out by themselves");
+                return;
+            }
+        };
+        let former = watched.into_iter().map(|watched| watched.deployment).filter(|deployment| {
+            let ours = matches!(&deployment.state, State::Running(lease) if lease.worker == WORKER_NAME);
+            ours && !self.running().contains(&deployment.id)
+        });
+        let ends = TaskTracker::new();
+        for deployment in former {
+            ends.spawn(self.clone().end_former_run(deployment.project.clone(), deployment));
+        }
+        ends.close();
+        ends.wait().await;
+    }
+
+    async fn end_former_run(self: Arc<Self>, project: ProjectName, deployment: Deployment) {
+        let id = deployment.id;
+        let workspace = self.workspace(id);
+        let patience = self.limits.kill_budget + self.limits.lock_delay;
+        if !leftovers_gone(&lock_path(&workspace), patience).await {
+            tracing::error!(deployment.id = %id, "a former server's child does not end; its lease must run out first");
+            return;
+        }
+        match self.queue.reap(project, id, deployment.vital(), Lapse::WorkerGone).await {
+            Ok(Ok(_)) => tracing::warn!(deployment.id = %id, "ended a deployment that a former server was running"),
+            Ok(Err(refusal)) => tracing::debug!(deployment.id = %id, %refusal, "it was ended already"),
+            Err(error) => tracing::warn!(deployment.id = %id, %error, "could not end what a former server ran"),
+        }
+        if let Err(error) = tokio::fs::remove_dir_all(&workspace).await
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %workspace.display(), "could not remove a former workspace");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What a phase's command finds in its environment.
+
+use std::ffi::{OsStr, OsString};
+
+use super::pipeline::Job;
+
+/// The whole environment of a phase's command: what the server has, without anything of Singletrack's own (so never
+/// a token), and what the deployment says.
+///
+/// Each input `name` becomes `INPUT_NAME`, upper case with `_` for what is no letter or digit: GitHub's convention, by
+/// which no input can shadow `PATH` or `LD_PRELOAD`. The server's own `INPUT_*` are left out, or an input that was
+/// not given would seem to be.
+pub(super) fn environment(
+    inherited: impl IntoIterator<Item = (OsString, OsString)>,
+    job: &Job,
+    phase: &str,
+) -> Vec<(OsString, OsString)> {
+    let ours = |name: &OsStr| {
+        let name = name.as_encoded_bytes();
+        name.starts_with(b"SINGLETRACK_") || name.starts_with(b"INPUT_")
+    };
+    let mut environment: Vec<_> = inherited.into_iter().filter(|(name, _)| !ours(name)).collect();
+    let mut set = |name: String, value: &str| environment.push((name.into(), value.into()));
+    set("SINGLETRACK_FENCING_TOKEN".into(), &job.fencing_token.to_string());
+    set("SINGLETRACK_DEPLOYMENT_ID".into(), &job.deployment_id);
+    set("SINGLETRACK_PROJECT".into(), &job.project);
+    set("SINGLETRACK_PIPELINE".into(), &job.pipeline_name);
+    set("SINGLETRACK_PHASE".into(), phase);
+    // Set even when unknown, so that a script under `set -u` need not care.
+    set("SINGLETRACK_REF".into(), job.ref_name.as_deref().unwrap_or_default());
+    set("SINGLETRACK_COMMIT".into(), job.commit.as_deref().unwrap_or_default());
+    if let Some(url) = &job.server_url {
+        set("SINGLETRACK_URL".into(), url);
+    }
+    for (name, value) in &job.inputs {
+        set(input_variable(name), value);
+    }
+    environment
+}
+
+/// The variable that carries an input.
+fn input_variable(name: &str) -> String {
+    let fitting = |character: char| match character {
+        letter if letter.is_ascii_alphanumeric() => letter.to_ascii_uppercase(),
+        _ => '_',
+    };
+    let name: String = name.chars().map(fitting).collect();
+    format!("INPUT_{name}")
+}

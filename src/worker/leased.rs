@@ -1,0 +1,189 @@
+//! One claimed deployment on its way: heartbeats keep the lease, reports tell how far it is, and `finish` ends it.
+//!
+//! The lease is trusted until its deadline: boot time when the last heartbeat that was answered was *sent*, plus the
+//! lease's length. The server waits longer than that before it frees the slot.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+
+use super::{
+    pipeline::{self, Job},
+    report::{Report, Stop, Verdict},
+};
+use crate::{
+    clock::BootInstant,
+    model::{self, DeploymentId, FailureCause, ProjectName, SecretHash},
+    notifier::{Notifier, Topic},
+    queue::{Queue, WorkerError},
+    store::StoreError,
+};
+
+/// How many reports may wait for the store; the executor cuts output beyond, and never a child's pace.
+const REPORT_QUEUE_LIMIT: usize = 64;
+/// How long to wait before a store that did not answer is asked again.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+
+/// A claimed deployment.
+pub struct Leased {
+    queue: Queue,
+    notifier: Arc<Notifier>,
+    project: ProjectName,
+    id: DeploymentId,
+    secret: SecretHash,
+    server_stop: watch::Receiver<Stop>,
+}
+
+impl Leased {
+    /// Takes over a claim. `server_stop` tells when the whole server wants its pipelines to stop.
+    pub fn new(
+        queue: Queue,
+        notifier: Arc<Notifier>,
+        project: ProjectName,
+        id: DeploymentId,
+        secret: SecretHash,
+        server_stop: watch::Receiver<Stop>,
+    ) -> Self {
+        Leased { queue, notifier, project, id, secret, server_stop }
+    }
+
+    /// Runs the job to its end and reports it. `claimed_at` is when the claim was sent.
+    pub async fn run(self, mut job: Job, claimed_at: BootInstant) {
+        let limits = *self.queue.limits();
+        let (stop, stopping) = watch::channel(*self.server_stop.borrow());
+        let (deadline, deadlines) = watch::channel(claimed_at.after(limits.lease));
+        let (reports, mut reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
+        job.lease_deadline = Some(deadlines);
+        let running = pipeline::run(job, stopping, reports);
+        let telling = self.tell(&mut reported);
+        let beating = self.beat(&stop, &deadline);
+        let ran = async { tokio::join!(running, telling).0 };
+        let verdict = tokio::select! {
+            verdict = ran => verdict,
+            () = beating => Verdict::Abandoned,
+        };
+        let was_shut_down = *stop.borrow() == Stop::Shutdown;
+        if let Some(verdict) = final_verdict(verdict, was_shut_down) {
+            self.finish(verdict).await;
+        }
+    }
+
+    /// Renews the lease, and passes on what asks the pipeline to stop. Never returns: a lost lease is told to the pipeline,
+    /// which then ends by itself.
+    async fn beat(&self, stop: &watch::Sender<Stop>, deadline: &watch::Sender<BootInstant>) {
+        let limits = *self.queue.limits();
+        let mut server_stop = self.server_stop.clone();
+        // A cancel is a change of state: it comes at once, not with the next heartbeat.
+        let mut stirred = self.notifier.subscribe(Topic::State(self.id));
+        let mut pause = Duration::ZERO;
+        loop {
+            tokio::select! {
+                _ = timeout(pause, stirred.changed()) => {}
+                Ok(()) = server_stop.changed() => stop_with(stop, *server_stop.borrow()),
+            }
+            let sent_at = self.queue.clock().boot();
+            let answer = self.queue.heartbeat(self.project.clone(), self.id, self.secret);
+            pause = match timeout(limits.heartbeat, answer).await {
+                Ok(Ok(cancel)) => {
+                    deadline.send_replace(sent_at.after(limits.lease));
+                    if cancel.is_some() {
+                        stop_with(stop, Stop::Cancel);
+                    }
+                    limits.heartbeat
+                }
+                Ok(Err(WorkerError::LeaseLost)) => {
+                    stop_with(stop, Stop::LeaseLost { deadline: self.queue.clock().boot().after(limits.kill_budget) });
+                    std::future::pending().await
+                }
+                Ok(Err(WorkerError::Store(_))) | Err(_) => STORE_PAUSE,
+            };
+            let deadline = *deadline.borrow();
+            if self.queue.clock().boot().after(limits.kill_budget) >= deadline {
+                tracing::error!(deployment.id = %self.id, "the lease could not be renewed in time");
+                stop_with(stop, Stop::LeaseLost { deadline });
+            }
+        }
+    }
+
+    /// Records what the pipeline tells, as many reports as are there in one commit.
+    async fn tell(&self, reported: &mut mpsc::Receiver<Report>) {
+        let mut batch = Vec::with_capacity(REPORT_QUEUE_LIMIT);
+        while reported.recv_many(&mut batch, REPORT_QUEUE_LIMIT).await > 0 {
+            let mut reports: Vec<model::Report> = batch.drain(..).map(model::Report::from).collect();
+            loop {
+                let sent = self.queue.report(self.project.clone(), self.id, self.secret, reports.clone()).await;
+                match sent {
+                    // The heartbeat learns of a lost lease, too, and stops the pipeline; what it still tells is dropped.
+                    Ok(()) | Err(WorkerError::LeaseLost) => break,
+                    Err(WorkerError::Store(StoreError::Full)) => {
+                        // Output gives way to control.
+                        reports.retain(|report| !matches!(report, model::Report::Log { .. }));
+                        if reports.is_empty() {
+                            break;
+                        }
+                        sleep(STORE_PAUSE).await;
+                    }
+                    Err(WorkerError::Store(_)) => sleep(STORE_PAUSE).await,
+                }
+            }
+        }
+    }
+
+    async fn finish(&self, verdict: model::Verdict) {
+        loop {
+            match self.queue.finish(self.project.clone(), self.id, self.secret, verdict.clone()).await {
+                Ok(ended) => {
+                    let (status, project) = (ended.status().as_str(), &self.project);
+                    tracing::info!(%project, deployment.id = %self.id, deployment.status = status, "finished");
+                    return;
+                }
+                Err(WorkerError::LeaseLost) => {
+                    tracing::warn!(deployment.id = %self.id, ?verdict, "finished too late: the lease was lost");
+                    return;
+                }
+                // The store may come back while the lease lasts; once it is over, this ends with `LeaseLost`.
+                Err(WorkerError::Store(error)) => {
+                    tracing::warn!(deployment.id = %self.id, %error, "the end could not be recorded yet");
+                    sleep(STORE_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Makes `stop` as urgent as `wanted`; a lost lease is never taken back by a cancel.
+fn stop_with(stop: &watch::Sender<Stop>, wanted: Stop) {
+    stop.send_if_modified(|current| {
+        let is_more = urgency(wanted) > urgency(*current);
+        if is_more {
+            *current = wanted;
+        }
+        is_more
+    });
+}
+
+fn urgency(stop: Stop) -> u8 {
+    match stop {
+        Stop::None => 0,
+        Stop::Cancel => 1,
+        Stop::Shutdown => 2,
+        Stop::LeaseLost { .. } => 3,
+    }
+}
+
+fn final_verdict(verdict: Verdict, was_shut_down: bool) -> Option<model::Verdict> {
+    match verdict {
+        Verdict::Succeeded { outputs } => Some(model::Verdict::Succeeded { outputs }),
+        Verdict::Failed { code, message, phase } => Some(model::Verdict::Failed { cause: code, message, phase }),
+        Verdict::Cancelled => Some(model::Verdict::Stopped),
+        Verdict::Abandoned if was_shut_down => Some(model::Verdict::Failed {
+            cause: FailureCause::WorkerLost,
+            message: "the server was shut down while it ran".to_owned(),
+            phase: None,
+        }),
+        Verdict::Abandoned => None,
+    }
+}

@@ -1,0 +1,274 @@
+//! Cuts what a command prints into lines that are safe to store and to show.
+//!
+//! A line holds no control character but tabs, so that no log can move a terminal or end a stream; it is valid UTF-8
+//! and 64 KiB long at most. Longer ones are split, and `…` marks both sides of the cut.
+
+use std::io::BufRead;
+
+/// How long a line may be, in bytes of its text.
+pub const LINE_LIMIT: usize = 64 * 1024;
+
+/// What marks the two sides of a cut.
+const MARK: char = '…';
+
+/// How many bytes are read before a line is cut, which leaves room for two marks.
+const PIECE_LIMIT: usize = LINE_LIMIT - 2 * MARK.len_utf8();
+
+/// The beginning of a line that speaks to us. Such a line is not passed on before it is whole.
+pub const COMMAND_PREFIX: &str = "::singletrack ";
+
+/// A line, or a piece of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Its safe text.
+    pub text: String,
+    /// Whether it is a whole line; only such a one can be a command to us.
+    pub whole: bool,
+}
+
+/// Collects bytes until they make a line.
+#[derive(Debug, Default)]
+pub struct LineSplitter {
+    pending: Vec<u8>,
+    /// Whether the line's beginning has been passed on already.
+    continued: bool,
+    cleaner: Cleaner,
+}
+
+impl LineSplitter {
+    /// Takes what was read and passes on each line that it completes.
+    pub fn push(&mut self, mut bytes: &[u8], mut emit: impl FnMut(Line)) {
+        while !bytes.is_empty() {
+            // Reading from a slice into memory cannot fail.
+            let _ = bytes.read_until(b'\n', &mut self.pending);
+            let ended = self.pending.last() == Some(&b'\n');
+            if ended {
+                self.pending.pop();
+            }
+            while self.pending.len() > PIECE_LIMIT {
+                let rest = self.pending.split_off(whole_characters(&self.pending[..PIECE_LIMIT]));
+                let piece = std::mem::replace(&mut self.pending, rest);
+                self.pass_on(&piece, true, &mut emit);
+            }
+            if ended {
+                self.end_line(&mut emit);
+            }
+        }
+    }
+
+    /// Whether there is the beginning of a line that somebody may be waiting to see.
+    pub fn is_waiting(&self) -> bool {
+        let command = COMMAND_PREFIX.as_bytes();
+        let length = self.pending.len().min(command.len());
+        let may_be_command = !self.continued && self.pending[..length] == command[..length];
+        !self.pending.is_empty() && !may_be_command
+    }
+
+    /// Passes on the beginning of a line whose end has not come, such as a prompt.
+    pub fn flush(&mut self, mut emit: impl FnMut(Line)) {
+        let rest = self.pending.split_off(whole_characters(&self.pending));
+        let piece = std::mem::replace(&mut self.pending, rest);
+        if !piece.is_empty() {
+            self.pass_on(&piece, false, &mut emit);
+        }
+    }
+
+    /// Passes on what is left when the output has ended.
+    pub fn finish(&mut self, mut emit: impl FnMut(Line)) {
+        if !self.pending.is_empty() {
+            self.end_line(&mut emit);
+        }
+    }
+
+    fn end_line(&mut self, emit: &mut impl FnMut(Line)) {
+        let piece = std::mem::take(&mut self.pending);
+        if !(piece.is_empty() && self.continued) {
+            self.pass_on(&piece, false, emit);
+        }
+        self.continued = false;
+        // An escape sequence without an end must not swallow the lines after it.
+        self.cleaner = Cleaner::default();
+        self.pending = piece;
+        self.pending.clear();
+    }
+
+    /// Passes on a piece; `cut` says that its line goes on because it was too long.
+    fn pass_on(&mut self, piece: &[u8], cut: bool, emit: &mut impl FnMut(Line)) {
+        let text = self.cleaner.clean(piece);
+        // Each invalid byte became a character of three, so the text may be too long again.
+        let mut rest = text.as_str();
+        loop {
+            let (part, after) = rest.split_at(rest.floor_char_boundary(PIECE_LIMIT.min(rest.len())));
+            let goes_on = cut || !after.is_empty();
+            let whole = !self.continued && !goes_on;
+            let mut text = String::with_capacity(part.len());
+            text.extend(self.continued.then_some(MARK));
+            text.push_str(part);
+            text.extend(goes_on.then_some(MARK));
+            emit(Line { text, whole });
+            self.continued = true;
+            rest = after;
+            if rest.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+/// How many of the bytes make whole characters: an incomplete one at the end waits for the rest of it.
+fn whole_characters(bytes: &[u8]) -> usize {
+    let tail_start = bytes.len().saturating_sub(3);
+    let tail = &bytes[tail_start..];
+    let lead = tail.iter().rposition(|byte| *byte >= 0xC0);
+    let incomplete = lead.filter(|at| {
+        let needed = match tail[*at] {
+            0xF0.. => 4,
+            0xE0.. => 3,
+            _ => 2,
+        };
+        tail.len() - at < needed
+    });
+    // A lone lead byte must still get through one day, or the buffer would never empty.
+    match incomplete {
+        Some(at) if tail_start + at > 0 => tail_start + at,
+        _ => bytes.len(),
+    }
+}
+
+/// Takes out what would move a terminal. It remembers an escape sequence that began in an earlier piece of a line.
+#[derive(Debug, Default)]
+struct Cleaner {
+    state: Escape,
+    /// A carriage return was seen: what follows overwrites the line, as on a terminal.
+    returned: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Escape {
+    #[default]
+    None,
+    /// After ESC.
+    Begun,
+    /// In a control sequence, which a byte from `@` to `~` ends.
+    Control,
+    /// In a string (a title, a link), which BEL or ESC `\` ends.
+    Text,
+    /// After an ESC inside a string.
+    Closing,
+}
+
+impl Cleaner {
+    fn clean(&mut self, piece: &[u8]) -> String {
+        let text = String::from_utf8_lossy(piece);
+        let plain = |byte: u8| (byte >= 0x20 && byte != 0x7F && byte != 0xC2) || byte == b'\t';
+        if self.state == Escape::None && !self.returned && text.bytes().all(plain) {
+            return text.into_owned();
+        }
+        let mut clean = String::with_capacity(text.len());
+        for character in text.chars() {
+            if let Some(character) = self.step(character) {
+                if std::mem::take(&mut self.returned) {
+                    clean.clear();
+                }
+                clean.push(character);
+            }
+        }
+        clean
+    }
+
+    /// The character, if it is to be seen.
+    fn step(&mut self, character: char) -> Option<char> {
+        let (state, shown) = match (self.state, character) {
+            (Escape::Text | Escape::Closing, '\u{7}' | '\u{9C}') | (Escape::Closing, '\\') => (Escape::None, None),
+            (Escape::Text | Escape::Closing, '\u{1B}') => (Escape::Closing, None),
+            (Escape::Text | Escape::Closing, _) => (Escape::Text, None),
+            (_, '\u{1B}') => (Escape::Begun, None),
+            (_, '\u{9B}') | (Escape::Begun, '[') => (Escape::Control, None),
+            (_, '\u{90}' | '\u{98}' | '\u{9D}' | '\u{9E}' | '\u{9F}')
+            | (Escape::Begun, ']' | 'P' | 'X' | '^' | '_') => (Escape::Text, None),
+            // Intermediate bytes, as in the selection of a character set; then one final byte.
+            (Escape::Begun, ' '..='/') => (Escape::Begun, None),
+            (Escape::Begun, _) => (Escape::None, None),
+            (Escape::Control, '@'..='~') => (Escape::None, None),
+            (Escape::Control, _) => (Escape::Control, None),
+            (Escape::None, '\r') => {
+                self.returned = true;
+                (Escape::None, None)
+            }
+            (Escape::None, '\t') => (Escape::None, Some('\t')),
+            (Escape::None, other) => (Escape::None, (!other.is_control()).then_some(other)),
+        };
+        self.state = state;
+        shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(chunks: &[&[u8]]) -> Vec<String> {
+        let mut splitter = LineSplitter::default();
+        let mut lines = Vec::new();
+        for chunk in chunks {
+            splitter.push(chunk, |line| lines.push(line.text));
+        }
+        splitter.finish(|line| lines.push(line.text));
+        lines
+    }
+
+    #[test]
+    fn lines_come_whole_however_they_were_read() {
+        assert_eq!(split(&[b"one\ntw", b"o\n", b"\nthree"]), ["one", "two", "", "three"]);
+        assert_eq!(split(&["é\n".as_bytes().split_at(1).0, "é\n".as_bytes().split_at(1).1]), ["é"]);
+        assert_eq!(split(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn nothing_that_moves_a_terminal_gets_through() {
+        let cases: [(&[u8], &str); 10] = [
+            (b"\x1b[31mred\x1b[0m", "red"),
+            (b"\x1b]0;title\x07text", "text"),
+            (b"\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+            (b"\x1b(Bset \x1bc", "set "),
+            ("\u{9b}2Jgone".as_bytes(), "gone"),
+            (b"a\0b\x08c\x7fd\te", "abcd\te"),
+            (b"\xff\xfeok", "\u{fffd}\u{fffd}ok"),
+            (b"windows\r", "windows"),
+            (b"10%\r50%\r100%\r", "100%"),
+            (b"\x1b[31", ""),
+        ];
+        for (bytes, wanted) in cases {
+            assert_eq!(split(&[bytes]), [wanted], "{bytes:?}");
+        }
+        assert_eq!(split(&[b"\x1b]0;no end\nnext"]), ["", "next"]);
+    }
+
+    #[test]
+    fn long_lines_are_cut_marked_and_lose_nothing() {
+        let mut text = "é".repeat(LINE_LIMIT);
+        text.insert(0, 'x');
+        let lines = split(&[text.as_bytes()]);
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|line| line.len() <= LINE_LIMIT));
+        assert!(lines[0].ends_with(MARK) && lines[1].starts_with(MARK) && !lines[2].ends_with(MARK));
+        assert_eq!(lines.concat().replace(MARK, ""), text);
+        let invalid = split(&[&[0xFF; LINE_LIMIT]]);
+        assert!(invalid.len() > 1 && invalid.iter().all(|line| line.len() <= LINE_LIMIT));
+        assert_eq!(invalid.concat().replace(MARK, "").chars().count(), LINE_LIMIT);
+    }
+
+    #[test]
+    fn a_prompt_can_be_passed_on_early_and_a_command_cannot() {
+        let mut splitter = LineSplitter::default();
+        let mut lines = Vec::new();
+        splitter.push(b"Password: \xC3", |line| lines.push(line));
+        assert!(splitter.is_waiting());
+        splitter.flush(|line| lines.push(line));
+        splitter.push(b"\xA9\n::singletrack pro", |line| lines.push(line));
+        assert!(!splitter.is_waiting());
+        let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(texts, ["Password: ", "…é"]);
+        assert!(!lines[1].whole, "what follows a prompt is no whole line");
+    }
+}

@@ -1,0 +1,267 @@
+//! Holds reports between the commands that make them and whoever takes them.
+//!
+//! Commands never wait for it: log lines beyond a limit are dropped and counted. Phases, outputs and progress are never
+//! lost, and the latter two overtake the lines (I16). Lines leave in batches, so that a flood makes few events, but a
+//! line that comes alone leaves at once; the same holds for progress and outputs.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use super::lines::LINE_LIMIT;
+use super::report::{PhaseState, Report, Stream};
+
+/// How much log text may wait: enough to ride out a slow commit at any sane rate, and small beside a server's memory.
+pub const PENDING_LIMIT: usize = 1024 * 1024;
+
+/// What a line costs besides its text.
+const LINE_OVERHEAD: usize = 32;
+
+/// How many batches are kept apart to keep the order of the two streams; beyond it lines join their stream's last.
+const BATCH_LIMIT: usize = 16;
+
+/// How long lines, or values, are collected after the last of their kind have left.
+const BATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How many names of outputs one deployment may have. A deployment's row holds them all.
+pub const OUTPUT_LIMIT: usize = 64;
+
+/// The reports of one deployment that have not been taken yet.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The phases' reports stand between the segments; the last segment is the one being filled.
+    done: VecDeque<(Segment, Report)>,
+    filling: Segment,
+    pending_bytes: usize,
+    progress: u8,
+    progress_told: bool,
+    outputs: BTreeMap<String, String>,
+    closed: bool,
+}
+
+/// What happened between two reports of phases.
+#[derive(Debug, Default)]
+struct Segment {
+    progress: Option<(Option<u8>, Option<String>)>,
+    outputs: BTreeMap<String, String>,
+    batches: VecDeque<Batch>,
+    cuts: VecDeque<Cut>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    stream: Stream,
+    phase: String,
+    lines: Vec<String>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Cut {
+    stream: Stream,
+    phase: String,
+    line_count: u64,
+}
+
+impl Segment {
+    fn is_empty(&self) -> bool {
+        self.progress.is_none() && self.outputs.is_empty() && self.batches.is_empty() && self.cuts.is_empty()
+    }
+}
+
+/// What can be taken now.
+enum Taken {
+    Report(Report),
+    /// Something waits, but may collect a little longer.
+    Later,
+    Nothing,
+    Closed,
+}
+
+impl Outbox {
+    /// Says that a phase changed its state.
+    pub fn phase(&self, name: &str, state: PhaseState, protected: bool) {
+        let mut inner = self.lock();
+        let segment = std::mem::take(&mut inner.filling);
+        inner.done.push_back((segment, Report::Phase { name: name.to_owned(), state, protected }));
+        self.changed.notify_one();
+    }
+
+    /// Says how far the deployment is; a lower progress than an earlier one counts as that one.
+    pub fn progress(&self, progress: Option<u8>, message: Option<String>) {
+        let mut inner = self.lock();
+        inner.progress = inner.progress.max(progress.unwrap_or(0).min(100));
+        inner.progress_told |= progress.is_some();
+        let progress = progress.map(|_| inner.progress);
+        let waiting = inner.filling.progress.get_or_insert_default();
+        waiting.0 = progress.or(waiting.0);
+        waiting.1 = message.or(waiting.1.take());
+        self.changed.notify_one();
+    }
+
+    /// Says how far the pipeline's own steps are; told only if that is further than what was told before.
+    pub fn reached(&self, percent: usize) {
+        let percent = u8::try_from(percent).unwrap_or(100).min(100);
+        let news = {
+            let inner = self.lock();
+            !inner.progress_told || percent > inner.progress
+        };
+        if news {
+            self.progress(Some(percent), None);
+        }
+    }
+
+    /// Makes a value known; refused if there are too many names already.
+    #[must_use]
+    pub fn output(&self, name: &str, value: &str) -> bool {
+        let mut inner = self.lock();
+        if !inner.outputs.contains_key(name) && inner.outputs.len() >= OUTPUT_LIMIT {
+            return false;
+        }
+        let before = inner.outputs.insert(name.to_owned(), value.to_owned());
+        if before.as_deref() == Some(value) {
+            return true;
+        }
+        inner.filling.outputs.insert(name.to_owned(), value.to_owned());
+        self.changed.notify_one();
+        true
+    }
+
+    /// Every value made known so far.
+    pub fn outputs(&self) -> BTreeMap<String, String> {
+        self.lock().outputs.clone()
+    }
+
+    /// Takes a line for the log, or counts it as cut. Never waits.
+    pub fn line(&self, stream: Stream, phase: &str, text: String) {
+        let mut inner = self.lock();
+        if inner.closed {
+            return;
+        }
+        let bytes = text.len() + LINE_OVERHEAD;
+        let full = inner.pending_bytes + bytes > PENDING_LIMIT;
+        let segment = &mut inner.filling;
+        // Once lines were cut, none is taken until the cut has been told: so its place in the log is right.
+        match segment.cuts.iter_mut().find(|cut| cut.stream == stream && cut.phase == phase) {
+            Some(cut) => cut.line_count += 1,
+            None if full => segment.cuts.push_back(Cut { stream, phase: phase.to_owned(), line_count: 1 }),
+            None => {
+                let fits = |batch: &&mut Batch| {
+                    batch.stream == stream && batch.phase == phase && batch.bytes + bytes <= LINE_LIMIT
+                };
+                let crowded = segment.batches.len() >= BATCH_LIMIT;
+                let depth = if crowded { BATCH_LIMIT } else { 1 };
+                match segment.batches.iter_mut().rev().take(depth).find(fits) {
+                    Some(batch) => {
+                        batch.lines.push(text);
+                        batch.bytes += bytes;
+                    }
+                    None => {
+                        segment.batches.push_back(Batch { stream, phase: phase.to_owned(), lines: vec![text], bytes })
+                    }
+                }
+                inner.pending_bytes += bytes;
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    /// Says that nothing more will come; [`Outbox::forward`] ends when all is taken.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Sends everything on, in order, until the box is closed and empty or nobody listens any more.
+    pub async fn forward(&self, reports: mpsc::Sender<Report>) {
+        let mut urgent_at = Instant::now();
+        let mut lines_at = urgent_at;
+        // How many batches of the flush that has begun are still to go; what comes later waits for the next one.
+        let mut flushing_count = 0_usize;
+        loop {
+            let now = Instant::now();
+            match self.take(now >= urgent_at, flushing_count > 0 || now >= lines_at) {
+                Taken::Report(report) => {
+                    match &report {
+                        Report::Log { .. } => {
+                            flushing_count = flushing_count.checked_sub(1).unwrap_or_else(|| self.batch_count());
+                            if flushing_count == 0 {
+                                lines_at = now + BATCH_INTERVAL;
+                            }
+                        }
+                        Report::Progress { .. } | Report::Output { .. } => urgent_at = now + BATCH_INTERVAL,
+                        Report::Phase { .. } | Report::Cut { .. } => flushing_count = 0,
+                    }
+                    if reports.send(report).await.is_err() {
+                        self.lock().closed = true;
+                        return;
+                    }
+                }
+                Taken::Later => {
+                    let next = [urgent_at, lines_at].into_iter().filter(|at| *at > now).min().unwrap_or(now);
+                    tokio::select! {
+                        () = self.changed.notified() => {}
+                        () = tokio::time::sleep_until(next) => {}
+                    }
+                }
+                Taken::Nothing => self.changed.notified().await,
+                Taken::Closed => return,
+            }
+        }
+    }
+
+    fn batch_count(&self) -> usize {
+        let inner = self.lock();
+        inner.done.front().map_or(&inner.filling, |(segment, _)| segment).batches.len()
+    }
+
+    fn take(&self, urgent_due: bool, lines_due: bool) -> Taken {
+        let mut inner = self.lock();
+        // What stands before the report of a phase must not hold that up.
+        let hurry = !inner.done.is_empty() || inner.closed;
+        let lines_due = lines_due || hurry || inner.pending_bytes >= LINE_LIMIT;
+        let segment = match inner.done.front_mut() {
+            Some((segment, _)) => segment,
+            None => &mut inner.filling,
+        };
+        if urgent_due || hurry {
+            if let Some((name, value)) = segment.outputs.pop_first() {
+                return Taken::Report(Report::Output { name, value });
+            }
+            if let Some((progress, message)) = segment.progress.take() {
+                return Taken::Report(Report::Progress { progress, message });
+            }
+        }
+        if lines_due {
+            if let Some(Batch { stream, phase, lines, bytes }) = segment.batches.pop_front() {
+                inner.pending_bytes -= bytes;
+                return Taken::Report(Report::Log { stream, phase, lines });
+            }
+            if let Some(Cut { stream, phase, line_count }) = segment.cuts.pop_front() {
+                return Taken::Report(Report::Cut { stream, phase, line_count });
+            }
+        }
+        if !segment.is_empty() {
+            return Taken::Later;
+        }
+        match inner.done.pop_front() {
+            Some((_, report)) => Taken::Report(report),
+            None if inner.closed => Taken::Closed,
+            None => Taken::Nothing,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing in here panics half-way; and the log of a deployment is no reason to bring a server down.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,280 @@
+//! Walks a pipeline's phases and, when one fails or the deployment is cancelled, takes back what had started.
+//!
+//! When `run` returns, no process that it started runs any more (I12).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::check;
+use super::command::{self, End, Halt, Interruptible, Order, TimeLimits, changed, halt_wanted, reached};
+use super::outbox::Outbox;
+use super::output::PhaseOutput;
+use super::process::ShimProgram;
+use super::report::{FailureCode, PhaseState, Report, Stop, Verdict};
+use crate::clock::BootInstant;
+use crate::config::{Check, Phase, PhaseAction, Pipeline};
+
+/// How long a rollback may take when its phase has no limit.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// One deployment's run of a pipeline.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The deployment's id.
+    pub deployment_id: String,
+    /// Its project.
+    pub project: String,
+    /// The pipeline's name.
+    pub pipeline_name: String,
+    /// What to run.
+    pub pipeline: Pipeline,
+    /// The branch or tag, if known.
+    pub ref_name: Option<String>,
+    /// The commit, if known.
+    pub commit: Option<String>,
+    /// Grows with every claim in the project: what commands write can be fenced with it.
+    pub fencing_token: u64,
+    /// The deployment's inputs.
+    pub inputs: BTreeMap<String, String>,
+    /// A directory that does not exist yet; made for the phases and removed at the end. Beside it stands a lock file,
+    /// see [`lock_path`].
+    pub workspace: PathBuf,
+    /// How long a command may take to stop after SIGTERM (G).
+    pub grace: Duration,
+    /// How long it may take when the lease ends or this process is gone (K).
+    pub kill_budget: Duration,
+    /// Where commands reach the server, if they may.
+    pub server_url: Option<String>,
+    /// The program that owns the commands.
+    pub shim: ShimProgram,
+    /// When the lease ends unless renewed: should this process be stopped, commands are killed by then all the same.
+    pub lease_deadline: Option<watch::Receiver<BootInstant>>,
+}
+
+/// The file that is locked as long as a command in this workspace may run; for [`super::leftovers_gone`].
+pub fn lock_path(workspace: &Path) -> PathBuf {
+    let mut name = workspace.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+/// Runs the pipeline to its end and tells what happens on the way.
+///
+/// Reports wait for their taker without ever holding up a command; the verdict comes after the last was taken. Should
+/// nobody listen any more, the pipeline goes on all the same.
+pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Report>) -> Verdict {
+    let outbox = Arc::new(Outbox::default());
+    // Closes the box even when this future is dropped, so that the forwarding ends.
+    let closing = CloseOnDrop(Arc::clone(&outbox));
+    let mut forwarding = tokio::spawn({
+        let outbox = Arc::clone(&outbox);
+        async move { outbox.forward(reports).await }
+    });
+    let lock = lock_path(&job.workspace);
+    let workspace = job.workspace.clone();
+    let grace = job.grace;
+    let mut lost = stop.clone();
+    let made = make_workspace(&workspace).await;
+    // One that could not be made may be another run's, and is not ours to remove.
+    let ours = made.is_ok();
+    let verdict = match made {
+        Ok(()) => Runner { job, stop, outbox, lock: lock.clone(), started_at: Instant::now() }.run().await,
+        Err(error) => Verdict::Failed {
+            code: FailureCode::PhaseFailed,
+            message: format!("the workspace {} could not be made: {error}", workspace.display()),
+            phase: None,
+        },
+    };
+    drop(closing);
+    let lease_lost = lost.wait_for(|stop| matches!(stop, Stop::LeaseLost { .. }));
+    let verdict = tokio::select! {
+        biased;
+        Ok(_) = lease_lost => Verdict::Abandoned,
+        // After a shutdown nobody may be left to take the reports.
+        () = tokio::time::sleep(grace), if verdict == Verdict::Abandoned => verdict,
+        _ = &mut forwarding => verdict,
+    };
+    forwarding.abort();
+    if ours && let Err(error) = remove_workspace(&workspace, &lock).await {
+        tracing::warn!(workspace = %workspace.display(), %error, "a workspace could not be removed");
+    }
+    verdict
+}
+
+struct CloseOnDrop(Arc<Outbox>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+async fn make_workspace(workspace: &Path) -> io::Result<()> {
+    if let Some(parent) = workspace.parent() {
+        tokio::fs::create_dir_all(parent).await?;
+    }
+    // Fails if it exists: files of another run must never be deployed. Closed to others, as inputs may be secret.
+    tokio::fs::DirBuilder::new().mode(0o700).create(workspace).await
+}
+
+async fn remove_workspace(workspace: &Path, lock: &Path) -> io::Result<()> {
+    for removed in [tokio::fs::remove_dir_all(workspace).await, tokio::fs::remove_file(lock).await] {
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+struct Runner {
+    job: Job,
+    stop: watch::Receiver<Stop>,
+    outbox: Arc<Outbox>,
+    lock: PathBuf,
+    started_at: Instant,
+}
+
+impl Runner {
+    async fn run(self) -> Verdict {
+        let phases = &self.job.pipeline.phases;
+        let mut started_count = 0;
+        let mut end = End::Done;
+        for (index, phase) in phases.iter().enumerate() {
+            if let Some(halt) = halt_wanted(*self.stop.borrow(), Interruptible::ByAll, false) {
+                end = End::Halted(halt);
+                break;
+            }
+            self.outbox.phase(&phase.name, PhaseState::Started, phase.protected);
+            self.outbox.reached(index * 100 / phases.len());
+            started_count = index + 1;
+            end = self.run_phase(phase).await;
+            let state = if end == End::Done { PhaseState::Succeeded } else { PhaseState::Failed };
+            self.outbox.phase(&phase.name, state, phase.protected);
+            if end != End::Done {
+                break;
+            }
+        }
+        let failed_phase = started_count.checked_sub(1).and_then(|last| phases.get(last));
+        match end {
+            End::Done => {
+                self.outbox.reached(100);
+                Verdict::Succeeded { outputs: self.outbox.outputs() }
+            }
+            End::Halted(Halt::LeaseLost { .. }) => Verdict::Abandoned,
+            End::Halted(halt) => match self.take_back(started_count).await {
+                Some(_) if halt == Halt::Cancelled => Verdict::Cancelled,
+                Some(_) | None => Verdict::Abandoned,
+            },
+            End::Failed { code, mut message } => match self.take_back(started_count).await {
+                Some(failures) => {
+                    for failure in failures {
+                        message.push_str("; ");
+                        message.push_str(&failure);
+                    }
+                    Verdict::Failed { code, message, phase: failed_phase.map(|phase| phase.name.clone()) }
+                }
+                None => Verdict::Abandoned,
+            },
+        }
+    }
+
+    async fn run_phase(&self, phase: &Phase) -> End {
+        let output = PhaseOutput::new(Arc::clone(&self.outbox), &phase.name, phase.protected);
+        let subject = format!("phase {:?}", phase.name);
+        let pipeline = &self.job.pipeline;
+        let limits = TimeLimits {
+            total: Some((self.started_at + pipeline.timeout, pipeline.timeout)),
+            phase: phase.timeout.map(|timeout| (Instant::now() + timeout, timeout)),
+            stall: pipeline.stall_timeout,
+        };
+        match &phase.action {
+            PhaseAction::Run(script) => {
+                let order = self.order(phase, &subject, script, Interruptible::ByAll, limits);
+                command::run(order, &output, self.stop.clone()).await
+            }
+            // A check is silent while nothing changes, and has a limit of its own.
+            PhaseAction::Check(check) => {
+                self.run_check(check, phase, &output, &subject, TimeLimits { stall: None, ..limits }).await
+            }
+        }
+    }
+
+    async fn run_check(
+        &self,
+        check: &Check,
+        phase: &Phase,
+        output: &PhaseOutput,
+        subject: &str,
+        limits: TimeLimits,
+    ) -> End {
+        let mut stop = self.stop.clone();
+        let halted = async {
+            loop {
+                if let Some(halt) = halt_wanted(*stop.borrow_and_update(), Interruptible::ByAll, phase.protected) {
+                    return halt;
+                }
+                changed(Some(&mut stop)).await;
+            }
+        };
+        tokio::select! {
+            answer = check::poll(check, |problem| output.note(problem)) => match answer {
+                Ok(()) => End::Done,
+                Err(message) => {
+                    End::Failed { code: FailureCode::VerifyFailed, message: format!("{subject}: {message}") }
+                }
+            },
+            halt = halted => End::Halted(halt),
+            limit = reached(limits.first(subject, Instant::now())) => {
+                End::Failed { code: limit.code, message: limit.message }
+            }
+        }
+    }
+
+    /// Tells which phases were never started, then runs the rollbacks of those that were, the last first. Answers
+    /// which rollbacks failed, or `None` if the lease was lost on the way.
+    async fn take_back(&self, started_count: usize) -> Option<Vec<String>> {
+        let (started, skipped) = self.job.pipeline.phases.split_at(started_count);
+        for phase in skipped {
+            self.outbox.phase(&phase.name, PhaseState::Skipped, phase.protected);
+        }
+        let mut failures = Vec::new();
+        for phase in started.iter().rev() {
+            let Some(script) = &phase.rollback else { continue };
+            // A cancel waits for a rollback as it does for a protected phase.
+            self.outbox.phase(&phase.name, PhaseState::Started, true);
+            let output = PhaseOutput::new(Arc::clone(&self.outbox), &phase.name, true);
+            let timeout = phase.timeout.unwrap_or(ROLLBACK_TIMEOUT);
+            let limits = TimeLimits { total: None, phase: Some((Instant::now() + timeout, timeout)), stall: None };
+            let subject = format!("the rollback of phase {:?}", phase.name);
+            let order = self.order(phase, &subject, script, Interruptible::ByLeaseLossOnly, limits);
+            match command::run(order, &output, self.stop.clone()).await {
+                End::Done => self.outbox.phase(&phase.name, PhaseState::RolledBack, true),
+                End::Failed { message, .. } => {
+                    output.note(&message);
+                    self.outbox.phase(&phase.name, PhaseState::Failed, true);
+                    failures.push(message);
+                }
+                End::Halted(_) => return None,
+            }
+        }
+        Some(failures)
+    }
+
+    fn order<'a>(
+        &'a self,
+        phase: &'a Phase,
+        subject: &'a str,
+        script: &'a str,
+        interruptible: Interruptible,
+        limits: TimeLimits,
+    ) -> Order<'a> {
+        Order { job: &self.job, lock: &self.lock, phase: &phase.name, subject, script, interruptible, limits }
+    }
+}

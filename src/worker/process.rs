@@ -1,0 +1,275 @@
+//! A command and everything it starts, as the worker sees it: started, told to stop, and waited for through the shim.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitStatus};
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStderr, ChildStdout};
+use tokio::time::Instant;
+
+use super::shim::{ARGUMENT, VANISH_LIMIT, lock_exclusively};
+use crate::clock::{BootInstant, Clock, SystemClock};
+
+/// How long after the time for everything to have ended the shim itself counts as stuck, and is killed.
+const SHIM_GRACE: Duration = Duration::from_secs(5);
+
+/// The program that is started as the shim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShimProgram(pub PathBuf);
+
+impl Default for ShimProgram {
+    /// This very program, even if its file has been replaced by another version since it started.
+    fn default() -> Self {
+        ShimProgram(PathBuf::from("/proc/self/exe"))
+    }
+}
+
+/// A script to be run.
+#[derive(Debug)]
+pub struct Script<'a> {
+    /// What `sh -ec` gets.
+    pub text: &'a str,
+    /// Where it starts.
+    pub directory: &'a Path,
+    /// Its whole environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The file that the shim keeps locked until nothing of the script is left.
+    pub lock: &'a Path,
+    /// How long everything may take to stop when the worker is gone, or before its deadline.
+    pub kill_budget: Duration,
+}
+
+/// How a command ended, and that nothing of it runs any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// How the command itself ended.
+    pub kind: ExitKind,
+    /// Who made it end.
+    pub stopped_by: StoppedBy,
+    /// How many processes could not be killed: stuck in the kernel, or another user's. Zero but for such.
+    pub left_count: u32,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitKind {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Nobody could see: the shim was killed, or the process could not be.
+    Unknown,
+}
+
+/// Who made a command end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoppedBy {
+    /// It ended by itself.
+    Nobody,
+    /// The worker said so.
+    Worker,
+    /// The shim, because the worker was gone.
+    WorkerGone,
+    /// The shim, because the deadline was not renewed.
+    Deadline,
+}
+
+impl ExitKind {
+    pub(super) fn of(status: WaitStatus) -> Self {
+        let signal = status.terminating_signal().map(ExitKind::Signal);
+        status.exit_status().map(ExitKind::Code).or(signal).unwrap_or(ExitKind::Unknown)
+    }
+
+    pub(super) fn to_word(self) -> String {
+        match self {
+            ExitKind::Code(code) => format!("code:{code}"),
+            ExitKind::Signal(number) => format!("signal:{number}"),
+            ExitKind::Unknown => "unknown".to_owned(),
+        }
+    }
+
+    fn from_word(word: &str) -> Self {
+        match word.split_once(':').map(|(kind, number)| (kind, number.parse())) {
+            Some(("code", Ok(code))) => ExitKind::Code(code),
+            Some(("signal", Ok(number))) => ExitKind::Signal(number),
+            _ => ExitKind::Unknown,
+        }
+    }
+
+    /// What a shell would show as `$?`.
+    pub(super) fn shell_code(self) -> i32 {
+        match self {
+            ExitKind::Code(code) => code,
+            ExitKind::Signal(number) => 128 + number,
+            ExitKind::Unknown => 125,
+        }
+    }
+}
+
+impl StoppedBy {
+    const ALL: [StoppedBy; 4] = [StoppedBy::Nobody, StoppedBy::Worker, StoppedBy::WorkerGone, StoppedBy::Deadline];
+
+    pub(super) fn to_word(self) -> &'static str {
+        match self {
+            StoppedBy::Nobody => "nobody",
+            StoppedBy::Worker => "worker",
+            StoppedBy::WorkerGone => "worker-gone",
+            StoppedBy::Deadline => "deadline",
+        }
+    }
+
+    fn from_word(word: &str) -> Self {
+        Self::ALL.into_iter().find(|by| by.to_word() == word).unwrap_or(StoppedBy::Nobody)
+    }
+}
+
+/// A running command. Dropping it ends the command: the shim sees its socket close.
+#[derive(Debug)]
+pub struct Process {
+    shim: Child,
+    control: UnixStream,
+    buffer: Vec<u8>,
+    command: Option<Pid>,
+    /// When the shim should long have said that everything has ended.
+    overdue_at: Option<Instant>,
+}
+
+impl Process {
+    /// Starts the script; answers it with its standard output and standard error.
+    pub async fn start(program: &ShimProgram, script: Script<'_>) -> io::Result<(Process, ChildStdout, ChildStderr)> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut shim = tokio::process::Command::new(&program.0)
+            .arg(ARGUMENT)
+            .arg(script.lock)
+            .arg(script.kill_budget.as_millis().to_string())
+            .args(["sh", "-ec", script.text])
+            .current_dir(script.directory)
+            .env_clear()
+            .envs(script.environment)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let (Some(stdout), Some(stderr)) = (shim.stdout.take(), shim.stderr.take()) else {
+            return Err(io::Error::other("the command's output was not connected"));
+        };
+        let control = UnixStream::from_std(ours)?;
+        let mut process = Process { shim, control, buffer: Vec::new(), command: None, overdue_at: None };
+        while let Some(line) = process.next_line().await? {
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                ("ready", _) => process.say("start"),
+                ("started", pid) => {
+                    process.command = pid.parse().ok().and_then(Pid::from_raw);
+                    return Ok((process, stdout, stderr));
+                }
+                ("failed", why) => return Err(io::Error::other(why.to_owned())),
+                _ => {}
+            }
+        }
+        Err(io::Error::other("the shim ended before the command was started"))
+    }
+
+    /// Sends SIGTERM to everything now, and SIGKILL at the given instant to what is left. A later call can only
+    /// bring the SIGKILL forward.
+    pub fn terminate(&mut self, kill_at: BootInstant) {
+        let patience = kill_at.since(SystemClock.boot()) + VANISH_LIMIT + SHIM_GRACE;
+        let overdue_at = Instant::now() + patience;
+        self.overdue_at = Some(self.overdue_at.map_or(overdue_at, |earlier| earlier.min(overdue_at)));
+        self.say(&format!("term {}", in_milliseconds(kill_at)));
+    }
+
+    /// Sends SIGKILL to everything now.
+    pub fn kill(&mut self) {
+        self.terminate(SystemClock.boot());
+        self.say("kill");
+    }
+
+    /// Moves the instant at which the shim ends everything by itself, because it then takes the worker for stopped.
+    pub fn renew_deadline(&mut self, deadline: BootInstant) {
+        self.say(&format!("deadline {}", in_milliseconds(deadline)));
+    }
+
+    /// Waits until nothing of the command runs any more. May be dropped and called again.
+    pub async fn wait(&mut self) -> Exit {
+        loop {
+            let overdue_at = self.overdue_at;
+            let overdue = async {
+                match overdue_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let line = tokio::select! {
+                line = self.next_line() => line,
+                () = overdue => Ok(None),
+            };
+            let Ok(Some(line)) = line else { return self.wait_without_shim().await };
+            if let Some(end) = line.strip_prefix("ended ") {
+                let mut words = end.split(' ');
+                let kind = words.next().map_or(ExitKind::Unknown, ExitKind::from_word);
+                let stopped_by = words.next().map_or(StoppedBy::Nobody, StoppedBy::from_word);
+                let left_count = words.next().and_then(|count| count.parse().ok()).unwrap_or(0);
+                return Exit { kind, stopped_by, left_count };
+            }
+        }
+    }
+
+    /// The shim was killed, or hangs: what it can no longer do is done from here as well as it can be. Its direct
+    /// child dies with it by the kernel's hand.
+    async fn wait_without_shim(&mut self) -> Exit {
+        let _ = self.shim.start_kill();
+        if let Some(command) = self.command.take() {
+            let _ = rustix::process::kill_process_group(command, Signal::KILL);
+        }
+        let _ = self.shim.wait().await;
+        Exit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Nobody, left_count: 0 }
+    }
+
+    /// Writes a command. A socket that takes no more of these few bytes belongs to a shim that hangs, which
+    /// `overdue_at` finds out.
+    fn say(&self, line: &str) {
+        let _ = self.control.try_write(format!("{line}\n").as_bytes());
+    }
+
+    async fn next_line(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some(newline) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=newline).take(newline).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+            }
+            self.control.readable().await?;
+            match self.control.try_read_buf(&mut self.buffer) {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn in_milliseconds(at: BootInstant) -> u128 {
+    at.since(BootInstant::from_start(Duration::ZERO)).as_millis()
+}
+
+/// Waits until the shim that locked this file is gone, and with it every process of its command; whether that came
+/// true in time. A file that is not there is locked by nobody.
+pub async fn leftovers_gone(lock_path: &Path, max: Duration) -> bool {
+    if !lock_path.exists() {
+        return true;
+    }
+    let path = lock_path.to_owned();
+    let (gone, told) = tokio::sync::oneshot::channel();
+    // A thread of its own, not one of the runtime's: a blocked flock(2) cannot be called off, and the runtime would
+    // wait for it at its end.
+    std::thread::spawn(move || {
+        let _ = gone.send(lock_exclusively(&path).is_ok());
+    });
+    matches!(tokio::time::timeout(max, told).await, Ok(Ok(true)))
+}

@@ -1,0 +1,115 @@
+//! What passes between the executor and whoever started it.
+
+use std::collections::BTreeMap;
+
+use crate::clock::BootInstant;
+use crate::model;
+pub use crate::model::{FailureCause as FailureCode, PhaseState, Stream};
+
+/// Said of a phase that a cancel does not interrupt.
+const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
+
+/// Something that happened while a pipeline ran, in the order in which it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A phase changed its state.
+    Phase {
+        /// The phase's name.
+        name: String,
+        /// What it is now.
+        state: PhaseState,
+        /// Whether a cancel waits until this phase is over.
+        protected: bool,
+    },
+    /// How far the deployment is, or what it does now.
+    Progress {
+        /// 0 to 100; never lower than one reported before.
+        progress: Option<u8>,
+        /// A line for people.
+        message: Option<String>,
+    },
+    /// A value that the deployment made known, such as a URL. A later value of the same name replaces it.
+    Output {
+        /// The value's name.
+        name: String,
+        /// The value.
+        value: String,
+    },
+    /// Lines that a phase printed: whole lines without their ends, free of control characters other than tabs.
+    Log {
+        /// Where they were printed.
+        stream: Stream,
+        /// The phase that printed them.
+        phase: String,
+        /// The lines, each 64 KiB at most.
+        lines: Vec<String>,
+    },
+    /// Lines that were dropped here because nobody took the earlier ones in time.
+    Cut {
+        /// Where they were printed.
+        stream: Stream,
+        /// The phase that printed them.
+        phase: String,
+        /// How many.
+        line_count: u64,
+    },
+}
+
+/// Why a pipeline should stop before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It should not.
+    None,
+    /// Somebody cancelled the deployment: stop at the next safe point and roll back.
+    Cancel,
+    /// The lease can no longer be trusted: everything must be gone at the deadline, and nothing may be rolled back,
+    /// because the slot may belong to another deployment then.
+    LeaseLost {
+        /// When the last process is killed at the latest.
+        deadline: BootInstant,
+    },
+    /// The server stops, and its patience with running pipelines is over: stop now and roll back.
+    Shutdown,
+}
+
+/// What became of a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every phase succeeded.
+    Succeeded {
+        /// Everything that the phases made known.
+        outputs: BTreeMap<String, String>,
+    },
+    /// A phase failed or a time limit passed; what had started was rolled back.
+    Failed {
+        /// Which kind of failure.
+        code: FailureCode,
+        /// A sentence for people.
+        message: String,
+        /// The phase in which it happened.
+        phase: Option<String>,
+    },
+    /// A cancel stopped it; what had started was rolled back.
+    Cancelled,
+    /// The lease was lost or the server stopped: there is nothing that may be reported under this lease.
+    Abandoned,
+}
+
+impl From<Report> for model::Report {
+    fn from(report: Report) -> Self {
+        match report {
+            Report::Phase { name, state, protected } => {
+                let waits = protected && state == PhaseState::Started;
+                model::Report::Phase { name, state, message: waits.then(|| PROTECTED_MESSAGE.to_owned()) }
+            }
+            Report::Progress { progress, message } => model::Report::Progress { progress, message },
+            Report::Output { name, value } => model::Report::Output { name, value },
+            Report::Log { stream, phase, lines } => model::Report::Log { stream, phase: Some(phase), lines },
+            Report::Cut { stream, phase, line_count } => model::Report::Log {
+                stream,
+                phase: Some(phase),
+                lines: vec![format!("[singletrack: {line_count} lines came too fast and were cut here]")],
+            },
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The small process between the worker and a phase's command, which keeps the promise that no command outlives its
+//! lease (I12), whatever becomes of the worker.
+//!
+//! It is this same program under the hidden argument `__shim`. It starts the command in a process group of its own,
+//! adopts whatever the command leaves behind (it is their subreaper), and listens on its standard input, a socket:
+//!
+//! | from the worker | |
+//! |---|---|
+//! | `start` | start the command; without it nothing is ever started |
+//! | `term MS` | SIGTERM to everything now, SIGKILL at that instant of the boot clock, in milliseconds |
+//! | `kill` | SIGKILL to everything now |
+//! | `deadline MS` | unless renewed: SIGTERM one kill budget before that instant, SIGKILL at it |
+//! | end of file | the worker is gone: SIGTERM now, SIGKILL after the kill budget |
+//!
+//! It answers `ready` when it holds its lock file, `started PID` or `failed WHY`, and at last `ended …` when not one
+//! descendant is left. Whoever can lock that file knows the same: see `process::leftovers_gone`.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use tokio::signal::unix::SignalKind;
+
+use super::descendants::{Descendant, descendants_of};
+use super::process::{ExitKind, StoppedBy};
+use crate::clock::{BootInstant, Clock, SystemClock};
+
+/// The hidden first argument under which this program is the shim.
+pub const ARGUMENT: &str = "__shim";
+
+/// How long what a command left running in the background may take to stop after SIGTERM.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
+
+/// How long killed processes may take to vanish. Longer means stuck in the kernel or another user's, and waiting on
+/// would hold the slot for ever; the count is told instead.
+pub(super) const VANISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often the process table is read again while leftovers end: one that forks just then can be missed once.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How many processes are watched at once while they end; any of them wakes us to look again, so more would add
+/// nothing but open files.
+const WATCH_LIMIT: usize = 128;
+
+/// Runs the shim if the program was started as one, and answers its exit code.
+pub fn entry(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
+    let mut args = args.into_iter().skip(1);
+    if args.next()? != ARGUMENT {
+        return None;
+    }
+    let code = match main(args.collect()) {
+        Ok(code) => code,
+        // Nobody would read standard error here but the phase's log, which is a good place.
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "singletrack: the shim failed: {error}");
+            125
+        }
+    };
+    Some(code)
+}
+
+fn main(args: Vec<OsString>) -> io::Result<i32> {
+    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "expected LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…");
+    let [lock, kill_budget, program, rest @ ..] = args.as_slice() else { return Err(usage()) };
+    let kill_budget_ms: u64 = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
+
+    // A terminal's Ctrl-C, and a service manager that signals all of a server's processes, must not end the one
+    // process that can still clean up. Handlers, unlike ignored signals, are not inherited by the command.
+    let _ = rustix::process::setsid();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::child()];
+    let _handlers = kinds.map(tokio::signal::unix::signal);
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+
+    let _lock_held_to_the_end = lock_exclusively(lock.as_ref())?;
+    let mut control = Control::from_stdin()?;
+    control.say("ready");
+    if control.wait_for_start().is_err() {
+        return Ok(0);
+    }
+    match spawn(program, rest) {
+        Ok(child) => {
+            control.say(&format!("started {}", child.as_raw_nonzero()));
+            Shim::new(control, child, Duration::from_millis(kill_budget_ms)).run()
+        }
+        Err(error) => {
+            control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
+            Ok(127)
+        }
+    }
+}
+
+/// Opens and locks the file, waiting for whoever holds it. Children do not inherit it: it tells of the shim alone.
+pub(super) fn lock_exclusively(path: &std::path::Path) -> io::Result<File> {
+    let file = File::options().create(true).append(true).open(path)?;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
+            Err(Errno::INTR) => {}
+            result => return result.map(|()| file).map_err(io::Error::from),
+        }
+    }
+}
+
+fn spawn(program: &OsString, arguments: &[OsString]) -> io::Result<Pid> {
+    let shim = rustix::process::getpid();
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).process_group(0);
+    #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
+    // SAFETY: between fork and exec only prctl(2) and getppid(2) are called; both are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // Had the shim died before that call, the signal would never come.
+            let orphaned = rustix::process::getppid() != Some(shim);
+            if orphaned { Err(Errno::SRCH.into()) } else { Ok(()) }
+        });
+    }
+    Ok(Pid::from_child(&command.spawn()?))
+}
+
+/// The socket to the worker.
+struct Control {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+    open: bool,
+}
+
+impl Control {
+    fn from_stdin() -> io::Result<Self> {
+        let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        Ok(Control { stream, buffer: Vec::new(), open: true })
+    }
+
+    /// Tells the worker; if it is gone, the end of file says so soon enough.
+    fn say(&mut self, line: &str) {
+        let _ = self.stream.write_all(format!("{line}\n").as_bytes());
+    }
+
+    /// Blocks until the worker says `start`. The lock is held by then: so a restarted server, which finds it free,
+    /// can be sure that nothing will be started late.
+    fn wait_for_start(&mut self) -> io::Result<()> {
+        let mut line = String::new();
+        io::BufReader::with_capacity(1, &mut self.stream).read_line(&mut line)?;
+        self.stream.set_nonblocking(true)?;
+        if line == "start\n" { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    /// Takes the commands that have arrived, without waiting.
+    fn take(&mut self) -> Vec<String> {
+        let mut chunk = [0; 512];
+        while self.open {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => self.open = false,
+                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => self.open = false,
+            }
+        }
+        let whole = self.buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let lines: Vec<u8> = self.buffer.drain(..whole).collect();
+        String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect()
+    }
+}
+
+/// Why and until when everything is being ended.
+struct Ending {
+    by: StoppedBy,
+    kill_at: BootInstant,
+}
+
+struct Shim {
+    control: Control,
+    child: Pid,
+    child_status: Option<WaitStatus>,
+    kill_budget: Duration,
+    deadline: Option<BootInstant>,
+    ending: Option<Ending>,
+    /// Who has had its SIGTERM: a second one makes many programs give up their orderly end.
+    terminated: HashSet<Descendant>,
+}
+
+impl Shim {
+    fn new(control: Control, child: Pid, kill_budget: Duration) -> Self {
+        Shim {
+            control,
+            child,
+            child_status: None,
+            kill_budget,
+            deadline: None,
+            ending: None,
+            terminated: HashSet::new(),
+        }
+    }
+
+    fn run(mut self) -> io::Result<i32> {
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)?;
+        let mut left_count = 0;
+        while self.reap() {
+            self.obey();
+            let now = SystemClock.boot();
+            self.decide(now);
+            let Some(kill_at) = self.ending.as_ref().map(|ending| ending.kill_at) else {
+                let wake_at = self.deadline.map(|deadline| before(deadline, self.kill_budget));
+                self.wait(&timer, wake_at, &[self.child])?;
+                continue;
+            };
+            let running = descendants_of(rustix::process::getpid());
+            if now >= kill_at {
+                self.kill(&running);
+                if now >= kill_at.after(VANISH_LIMIT) {
+                    left_count = running.len().max(1);
+                    break;
+                }
+            } else if self.child_status.is_some() {
+                self.terminate_the_rest(&running);
+            }
+            let look_again = now >= kill_at || self.child_status.is_some();
+            let wake_at = if look_again { now.after(LOOK_AGAIN) } else { kill_at };
+            let watched: Vec<Pid> = running.iter().take(WATCH_LIMIT).map(|descendant| descendant.pid).collect();
+            self.wait(&timer, Some(wake_at), &watched)?;
+        }
+        let by = match self.ending {
+            Some(Ending { by, .. }) => by,
+            None => StoppedBy::Nobody,
+        };
+        let kind = self.child_status.map_or(ExitKind::Unknown, ExitKind::of);
+        self.control.say(&format!("ended {} {} {left_count}", kind.to_word(), by.to_word()));
+        Ok(kind.shell_code())
+    }
+
+    /// Collects who has ended; whether anyone is left. As the subreaper we are the parent of every orphan, so "no
+    /// child" means "no descendant".
+    fn reap(&mut self) -> bool {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.child => self.child_status = Some(status),
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Does what the worker said since the last look.
+    fn obey(&mut self) {
+        for line in self.control.take() {
+            let (word, argument) = line.split_once(' ').unwrap_or((&line, ""));
+            let at = argument.parse().map(|ms| BootInstant::from_start(Duration::from_millis(ms)));
+            match (word, at) {
+                ("term", Ok(kill_at)) => self.end(StoppedBy::Worker, kill_at),
+                ("kill", _) => self.end(StoppedBy::Worker, SystemClock.boot()),
+                ("deadline", Ok(deadline)) => self.deadline = Some(deadline),
+                _ => {}
+            }
+        }
+    }
+
+    /// Begins the end when nobody is there to say so.
+    fn decide(&mut self, now: BootInstant) {
+        if !self.control.open {
+            self.end(StoppedBy::WorkerGone, now.after(self.kill_budget));
+        }
+        if let Some(deadline) = self.deadline.filter(|deadline| before(*deadline, self.kill_budget) <= now) {
+            self.end(StoppedBy::Deadline, deadline);
+        }
+        if self.child_status.is_some() && self.ending.is_none() {
+            // The command itself is done, so nobody stopped it; what it left behind goes.
+            self.ending = Some(Ending { by: StoppedBy::Nobody, kill_at: now.after(LEFTOVER_GRACE) });
+        }
+    }
+
+    /// Sends SIGTERM to all, the first time; later calls can only bring the SIGKILL forward.
+    fn end(&mut self, by: StoppedBy, kill_at: BootInstant) {
+        if let Some(ending) = &mut self.ending {
+            ending.kill_at = ending.kill_at.min(kill_at);
+            return;
+        }
+        self.ending = Some(Ending { by, kill_at });
+        if self.child_status.is_some() {
+            return;
+        }
+        let running = descendants_of(rustix::process::getpid());
+        let in_group = |descendant: &&Descendant| descendant.group == self.child.as_raw_nonzero().get();
+        for descendant in running.iter().filter(|descendant| !in_group(descendant)) {
+            send_term(descendant.pid);
+        }
+        // One signal for the whole group: nobody forks out from under it. A stopped process hears it only when it
+        // goes on.
+        let _ = rustix::process::kill_process_group(self.child, Signal::TERM);
+        let _ = rustix::process::kill_process_group(self.child, Signal::CONT);
+        self.terminated.extend(running);
+    }
+
+    /// Once the command is gone, whatever it left behind and has not been told yet gets its SIGTERM. Not earlier:
+    /// a command that cleans up on SIGTERM starts new processes for it.
+    fn terminate_the_rest(&mut self, running: &[Descendant]) {
+        for descendant in running {
+            if self.terminated.insert(*descendant) {
+                send_term(descendant.pid);
+            }
+        }
+    }
+
+    fn kill(&self, running: &[Descendant]) {
+        // After the child was reaped its number may become another group's.
+        if self.child_status.is_none() {
+            let _ = rustix::process::kill_process_group(self.child, Signal::KILL);
+        }
+        for descendant in running {
+            let _ = rustix::process::kill_process(descendant.pid, Signal::KILL);
+        }
+    }
+
+    /// Waits for the worker, for one of the processes to end, for a signal or for the instant.
+    fn wait(&self, timer: &OwnedFd, wake_at: Option<BootInstant>, watched: &[Pid]) -> io::Result<()> {
+        let mut value = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if let Some(at) = wake_at {
+            // All zero would disarm the timer.
+            let since_start = at.since(BootInstant::from_start(Duration::ZERO)).max(Duration::from_nanos(1));
+            value = Timespec::try_from(since_start).map_err(|_| io::Error::from(Errno::INVAL))?;
+        }
+        let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+        rustix::time::timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &spec)?;
+        let mut pidfds = Vec::with_capacity(watched.len());
+        for pid in watched {
+            match rustix::process::pidfd_open(*pid, PidfdFlags::empty()) {
+                Ok(pidfd) => pidfds.push(pidfd),
+                // Gone already: there is something to reap or to look at again.
+                Err(Errno::SRCH) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut fds: Vec<PollFd<'_>> = pidfds.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)).collect();
+        fds.push(PollFd::new(timer, PollFlags::IN));
+        if self.control.open {
+            fds.push(PollFd::new(&self.control.stream, PollFlags::IN));
+        }
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn send_term(pid: Pid) {
+    let _ = rustix::process::kill_process(pid, Signal::TERM);
+    let _ = rustix::process::kill_process(pid, Signal::CONT);
+}
+
+/// The instant `by` earlier.
+fn before(at: BootInstant, by: Duration) -> BootInstant {
+    BootInstant::from_start(at.since(BootInstant::from_start(by)))
+}

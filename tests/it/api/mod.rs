@@ -1,0 +1,3 @@
+//! The HTTP API of the real server.
+
+mod slot;

@@ -1,0 +1,312 @@
+//! Lints the tree for what no compiler sees: which module may import which, what must not stand in `src/`, how long
+//! a file may grow, and that every decision can be found.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which of the crate's top-level modules each of them may name. One way only: `model ← store ← {watch, queue} ←
+/// {worker, reaper} ← server` and `model ← api ← {server, client}`. A new module needs a line here, so that its place
+/// is decided and not found out.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("clock", &[]),
+    ("duration", &[]),
+    ("api", &["model"]),
+    ("config", &["model", "duration"]),
+    ("cli", &["model", "config", "duration"]),
+    ("notifier", &["model"]),
+    ("store", &["model", "clock"]),
+    ("watch", &["model", "store", "notifier", "clock", "config"]),
+    ("queue", &["model", "store", "notifier", "clock", "config"]),
+    ("worker", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
+    ("reaper", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
+    ("server", &["model", "api", "queue", "watch", "worker", "reaper", "store", "clock", "config", "notifier", "cli"]),
+    ("client", &["api", "cli", "model", "clock", "config", "duration"]),
+    // The two ends of the program, which put all the others together.
+    ("main", &["*"]),
+    ("lib", &["*"]),
+];
+
+/// Files and folders that may print: they write for people, through `anstream`.
+const MAY_PRINT: &[&str] = &["src/main.rs", "src/client/"];
+
+/// The macros that must not be left behind, and those that only the files above may use.
+const LEFT_BEHIND: &[&str] = &["todo", "unimplemented", "dbg"];
+const PRINTING: &[&str] = &["print", "println", "eprint", "eprintln"];
+
+/// The most lines a file in `src/` may have. Past that it hides at least two ideas.
+const FILE_LINES_LIMIT: usize = 600;
+
+#[test]
+fn imports_point_one_way() {
+    let mut wrong = Vec::new();
+    for source in Source::all() {
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == source.module) else {
+            wrong.push(format!(
+                "{}: module `{}` has no line in MAY_IMPORT (tests/it/tidy.rs)",
+                source.path, source.module
+            ));
+            continue;
+        };
+        for import in source.imports() {
+            let known = MAY_IMPORT.iter().any(|(name, _)| *name == import);
+            if known && import != source.module && !allowed.contains(&"*") && !allowed.contains(&import.as_str()) {
+                wrong.push(format!("{}: `{}` must not import `{import}`", source.path, source.module));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_behind_in_src() {
+    let mut wrong = Vec::new();
+    for source in Source::all() {
+        for name in source.macros() {
+            if LEFT_BEHIND.contains(&name.as_str()) {
+                wrong.push(format!("{}: `{name}!`", source.path));
+            }
+            if PRINTING.contains(&name.as_str()) && !MAY_PRINT.iter().any(|allowed| source.path.starts_with(allowed)) {
+                wrong.push(format!("{}: `{name}!`, though it is not in MAY_PRINT (tests/it/tidy.rs)", source.path));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn files_stay_short() {
+    let mut wrong = Vec::new();
+    for source in Source::all() {
+        let line_count = source.text.lines().count();
+        if line_count > FILE_LINES_LIMIT {
+            wrong.push(format!("{}: {line_count} lines, at most {FILE_LINES_LIMIT}", source.path));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn every_decision_is_listed() {
+    let folder = root().join("docs/decisions");
+    let index = fs::read_to_string(folder.join("README.md")).expect("docs/decisions has a README.md");
+    let notes: BTreeSet<String> =
+        names_in(&folder).into_iter().filter(|name| name.ends_with(".md") && name != "README.md").collect();
+    let listed: BTreeSet<String> =
+        index.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link.to_owned()).collect();
+    let listed: BTreeSet<String> = listed.into_iter().filter(|link| !link.contains("://")).collect();
+
+    assert_eq!(notes, listed, "the notes in docs/decisions and the links of its README.md differ");
+    for (index, name) in notes.iter().enumerate() {
+        let number = format!("{:04}-", index + 1);
+        assert!(name.starts_with(&number), "{name}: notes are numbered without a gap, this one begins with {number}");
+    }
+}
+
+/// One file of `src/`: its path from the root, the top-level module it belongs to, its text as it stands, and the
+/// words of its code.
+struct Source {
+    path: String,
+    module: String,
+    text: String,
+    words: Vec<String>,
+}
+
+impl Source {
+    fn all() -> Vec<Source> {
+        let mut paths = Vec::new();
+        collect_rust_files(&root().join("src"), &mut paths);
+        assert!(paths.len() > 10, "only {} files found in src", paths.len());
+        paths.iter().map(|path| Source::read(path)).collect()
+    }
+
+    fn read(path: &Path) -> Source {
+        let text = fs::read_to_string(path).expect("a source file is readable UTF-8");
+        let path = path.strip_prefix(root()).expect("below the root").to_string_lossy().replace('\\', "/");
+        let first = path.trim_start_matches("src/").split('/').next().unwrap_or_default();
+        let module = first.trim_end_matches(".rs").to_owned();
+        let words = words_of_code(&text);
+        Source { path, module, text, words }
+    }
+
+    /// The top-level modules that this file names: `crate::a`, `crate::{a, b::c}`, and `super::super::a`.
+    fn imports(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for (at, word) in self.words.iter().enumerate() {
+            let follows = |offset: usize, what: &str| self.words.get(at + offset).is_some_and(|w| w == what);
+            let climbs = word == "super" && at >= 2 && self.words[at - 2] == "super";
+            if (word == "crate" || word == "singletrack" || climbs) && follows(1, "::") {
+                found.extend(first_segments(&self.words[at + 2..]));
+            }
+        }
+        found
+    }
+
+    /// The macros that this file calls, by their last name.
+    fn macros(&self) -> BTreeSet<String> {
+        let calls = self.words.windows(3).filter(|w| w[1] == "!" && ["(", "[", "{"].contains(&w[2].as_str()));
+        calls.map(|w| w[0].clone()).collect()
+    }
+}
+
+/// The first segments of a path or of a braced group of paths, whose first word is the first of `words`.
+fn first_segments(words: &[String]) -> Vec<String> {
+    if words.first().is_none_or(|first| first != "{") {
+        return words.first().into_iter().cloned().collect();
+    }
+    let mut segments = Vec::new();
+    let mut depth = 0;
+    let mut at_start = false;
+    for word in words {
+        match word.as_str() {
+            "{" => {
+                depth += 1;
+                at_start = depth == 1;
+            }
+            "}" => {
+                depth -= 1;
+                if depth == 0 {
+                    break;
+                }
+            }
+            "," => at_start = depth == 1,
+            name => {
+                if at_start {
+                    segments.push(name.to_owned());
+                }
+                at_start = false;
+            }
+        }
+    }
+    segments
+}
+
+/// Splits Rust source into identifiers, `::` and single punctuation marks, leaving out comments, strings and
+/// characters. It knows as much of the language as this file needs.
+fn words_of_code(text: &str) -> Vec<String> {
+    let chars: Vec<char> = text.chars().collect();
+    let mut words = Vec::new();
+    let mut at = 0;
+    while at < chars.len() {
+        let rest = &chars[at..];
+        let length = match rest {
+            ['/', '/', ..] => until_newline(rest),
+            ['/', '*', ..] => block_comment(rest),
+            ['"', ..] => 1 + string(&rest[1..]),
+            ['b' | 'c', '"', ..] => 2 + string(&rest[2..]),
+            ['r', '"' | '#', ..] if raw_string(&rest[1..]).is_some() => 1 + raw_string(&rest[1..]).unwrap_or(0),
+            ['b' | 'c', 'r', '"' | '#', ..] if raw_string(&rest[2..]).is_some() => {
+                2 + raw_string(&rest[2..]).unwrap_or(0)
+            }
+            ['\'', '\\', _, ..] => 3 + rest[3..].iter().take_while(|c| **c != '\'').count() + 1,
+            ['\'', _, '\'', ..] => 3,
+            [':', ':', ..] => {
+                words.push("::".to_owned());
+                2
+            }
+            [c, ..] if c.is_whitespace() => 1,
+            [c, ..] if c.is_alphanumeric() || *c == '_' => {
+                let word: String = rest.iter().take_while(|c| c.is_alphanumeric() || **c == '_').collect();
+                let length = word.chars().count();
+                words.push(word);
+                length
+            }
+            [c, ..] => {
+                words.push(c.to_string());
+                1
+            }
+            [] => break,
+        };
+        at += length;
+    }
+    words
+}
+
+fn until_newline(rest: &[char]) -> usize {
+    rest.iter().take_while(|c| **c != '\n').count()
+}
+
+fn block_comment(rest: &[char]) -> usize {
+    let mut depth = 0;
+    let mut at = 0;
+    while at < rest.len() {
+        match &rest[at..] {
+            ['/', '*', ..] => {
+                depth += 1;
+                at += 2;
+            }
+            ['*', '/', ..] => {
+                depth -= 1;
+                at += 2;
+                if depth == 0 {
+                    break;
+                }
+            }
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// The length of a string's text and closing quote.
+fn string(rest: &[char]) -> usize {
+    let mut at = 0;
+    while at < rest.len() && rest[at] != '"' {
+        at += if rest[at] == '\\' { 2 } else { 1 };
+    }
+    at + 1
+}
+
+/// The length of a raw string after its `r`, or nothing if this is not one (`r#type` is a name).
+fn raw_string(rest: &[char]) -> Option<usize> {
+    let hashes = rest.iter().take_while(|c| **c == '#').count();
+    if rest.get(hashes) != Some(&'"') {
+        return None;
+    }
+    let mut at = hashes + 1;
+    while at < rest.len() {
+        if rest[at] == '"' && rest[at + 1..].iter().take_while(|c| **c == '#').count() >= hashes {
+            return Some(at + 1 + hashes);
+        }
+        at += 1;
+    }
+    Some(rest.len())
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("the folder exists");
+    entries.map(|entry| entry.expect("a readable entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn collect_rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for name in names_in(folder) {
+        let path = folder.join(name);
+        if path.is_dir() {
+            collect_rust_files(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+    into.sort();
+}
+
+#[test]
+fn the_word_splitter_sees_code_only() {
+    let code = r##"
+        // use crate::server; todo!()
+        /* crate::queue /* nested */ */
+        use crate::{clock::{Clock, BootInstant}, model, api::X};
+        fn f<'a>(x: &'a str) { let c = '"'; let d = '\''; let s = "crate::store \" todo!()"; let r = r#"dbg!(") "#; }
+        fn g() { super::super::worker::go(); anstream::println!("{}", 1); }
+    "##;
+    let source = Source { path: "src/x.rs".into(), module: "x".into(), text: code.into(), words: words_of_code(code) };
+    let imports: Vec<String> = source.imports().into_iter().collect();
+    assert_eq!(imports, ["api", "clock", "model", "worker"]);
+    let macros: Vec<String> = source.macros().into_iter().collect();
+    assert_eq!(macros, ["println"]);
+}
