@@ -1,4 +1,4 @@
 //! Every integration test, in one binary.
 
 mod config;
-mod executor;
+mod example_release_dir;
