@@ -2,3 +2,4 @@
 
 mod config;
 mod example_release_dir;
+mod executor;
