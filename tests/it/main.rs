@@ -4,6 +4,7 @@ mod api;
 mod config;
 mod executor;
 mod harness;
+mod random_walk;
 mod store_contract;
 mod store_trial;
 mod tidy;
