@@ -16,10 +16,10 @@ use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 use singletrack::model::{LinePolicy, Policy, Preempt};
 
 use engines::{Engines, Walk};
-use reference::{Act, Cause, Conflict, End, Proof, Seen, Told, Wish, World};
+use reference::{Act, Cause, Conflict, End, Proof, Seen, Stage, Told, Wish, World};
 
 /// How many walks there are by default: some seconds of a debug build.
-const CASES: u32 = 64;
+const CASES: u32 = 96;
 
 /// How long a walk may be.
 const STEPS: std::ops::RangeInclusive<usize> = 10..=80;
@@ -47,6 +47,8 @@ pub enum Target {
     Holder,
     /// Somebody in line, counted from its head.
     InLine(usize),
+    /// Who ended last.
+    Ended,
     /// Anybody who was ever there.
     Any(usize),
     /// Somebody of the other project.
@@ -68,20 +70,27 @@ impl ReferenceStateMachine for World {
         [policy(), policy()].prop_map(World::new).boxed()
     }
 
-    fn transitions(_: &World) -> BoxedStrategy<Step> {
+    fn transitions(world: &World) -> BoxedStrategy<Step> {
+        // What is likely depends on where the first project's slot stands, so that most walks get somewhere.
+        let line = &world.projects[0];
+        let stage = line.holder().map(|at| line.all[at].stage);
+        let often = |now: Stage| if stage == Some(now) { 12 } else { 2 };
+        let (reserved, ready, running) = (often(Stage::Reserved), often(Stage::Ready), often(Stage::Running));
         // Most of a walk is in one project, so that much happens to it.
         let project = || prop_oneof![4 => Just(0_usize), 1 => Just(1)];
         prop_oneof![
-            8 => (project(), wish()).prop_map(|(project, wish)| Step::Submit(project, wish)),
-            3 => (project(), target()).prop_map(|(project, target)| Step::Resubmit(project, target)),
+            10 => (project(), wish()).prop_map(|(project, wish)| Step::Submit(project, wish)),
+            reserved => (project(), target()).prop_map(|(project, target)| Step::Resubmit(project, target)),
             2 => (project(), target()).prop_map(|(project, target)| Step::Attend(project, target)),
-            5 => (project(), target()).prop_map(|(project, target)| Step::Claim(project, target)),
-            2 => (project(), target(), shown()).prop_map(|(project, target, shown)| Step::Heartbeat(project, target, shown)),
+            ready => (project(), target()).prop_map(|(project, target)| Step::Claim(project, target)),
+            2 => (project(), target(), shown())
+                .prop_map(|(project, target, shown)| Step::Heartbeat(project, target, shown)),
             2 => (project(), target(), shown(), told())
                 .prop_map(|(project, target, shown, told)| Step::Report(project, target, shown, told)),
-            3 => (project(), target(), prop::option::of(target()))
-                .prop_map(|(project, target, successor)| Step::Cancel(project, target, successor)),
-            4 => (project(), target(), shown(), end())
+            2 => (project(), target()).prop_map(|(project, target)| Step::Cancel(project, target, None)),
+            4 => (project(), target(), successor())
+                .prop_map(|(project, target, successor)| Step::Cancel(project, target, Some(successor))),
+            running => (project(), target(), shown(), end())
                 .prop_map(|(project, target, shown, end)| Step::Finish(project, target, shown, end)),
             3 => (project(), target(), cause(), seen())
                 .prop_map(|(project, target, cause, seen)| Step::Lapse(project, target, cause, seen)),
@@ -144,6 +153,10 @@ impl World {
         let pick = |from: &[usize], nth: usize| from.get(nth % from.len().max(1)).copied();
         let (line, at) = match target {
             Target::Holder => (line, line.holder()),
+            Target::Ended => {
+                let ended = (0..line.all.len()).filter(|at| matches!(line.all[*at].stage, Stage::Done(..)));
+                (line, ended.max_by_key(|at| line.all[*at].revision))
+            }
             Target::InLine(nth) => (line, pick(&line.waiting(), nth)),
             Target::Any(nth) => (line, pick(&(0..line.all.len()).collect::<Vec<_>>(), nth)),
             Target::Elsewhere(nth) => {
@@ -168,11 +181,11 @@ impl World {
 fn policy() -> impl Strategy<Value = Policy> {
     let line = prop_oneof![3 => Just(LinePolicy::All), 1 => Just(LinePolicy::Latest)];
     let preempt = prop_oneof![
-        3 => Just(Preempt::Allow),
+        2 => Just(Preempt::Allow),
         1 => Just(Preempt::Never),
         2 => (0_u32..3).prop_map(|times| Preempt::Times { times }),
     ];
-    (line, 1_u32..6, preempt, prop::bool::weighted(0.1)).prop_map(|(line, line_limit, preempt, paused)| Policy {
+    (line, 1_u32..6, preempt, prop::bool::weighted(0.05)).prop_map(|(line, line_limit, preempt, paused)| Policy {
         line,
         line_limit,
         preempt,
@@ -182,7 +195,7 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 fn wish() -> impl Strategy<Value = Wish> {
     let on_conflict = prop_oneof![1 => Just(Conflict::Refuse), 3 => Just(Conflict::Wait), 2 => Just(Conflict::Queue)];
-    let key = prop::option::of((0_u8..6, 0_u8..2));
+    let key = prop::option::weighted(0.7, (0_u8..20, prop::bool::weighted(0.2).prop_map(u8::from)));
     (on_conflict, key, prop::option::of(1_u64..8), prop::bool::weighted(0.2), any::<bool>(), any::<bool>()).prop_map(
         |(on_conflict, key, order, rollback, deadline, client)| Wish {
             on_conflict,
@@ -199,13 +212,18 @@ fn target() -> impl Strategy<Value = Target> {
     prop_oneof![
         10 => Just(Target::Holder),
         6 => (0_usize..6).prop_map(Target::InLine),
-        3 => (0_usize..64).prop_map(Target::Any),
+        2 => Just(Target::Ended),
+        2 => (0_usize..64).prop_map(Target::Any),
         1 => (0_usize..64).prop_map(Target::Elsewhere),
     ]
 }
 
+fn successor() -> impl Strategy<Value = Target> {
+    prop_oneof![5 => (0_usize..6).prop_map(Target::InLine), 1 => target()]
+}
+
 fn shown() -> impl Strategy<Value = Shown> {
-    prop_oneof![4 => Just(Shown::Own), 1 => target().prop_map(Shown::Of)]
+    prop_oneof![8 => Just(Shown::Own), 1 => target().prop_map(Shown::Of)]
 }
 
 fn told() -> impl Strategy<Value = Told> {
@@ -261,5 +279,9 @@ impl StateMachineTest for Walk {
 
     fn check_invariants(walk: &Walk, world: &World) {
         walk.compare(world);
+    }
+
+    fn teardown(walk: Walk, _: World) {
+        walk.end();
     }
 }
