@@ -8,3 +8,4 @@ mod random_walk;
 mod store_contract;
 mod store_trial;
 mod tidy;
+mod transitions;
