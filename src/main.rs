@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::Parser;
 use singletrack::{
     cli::{Cli, Command},
-    commands, worker,
+    client, commands, worker,
 };
 
 fn main() -> ExitCode {
@@ -14,10 +14,12 @@ fn main() -> ExitCode {
         std::process::exit(code);
     }
     match Cli::parse().command {
+        Command::Client(command) => client::run(&command),
         Command::Serve(args) => commands::serve(args),
         Command::CheckConfig(args) => commands::check_config(&args),
         Command::Token(args) => commands::token(&args),
         Command::Demo(args) => commands::demo(&args),
-        _ => ExitCode::FAILURE,
+        Command::Completions(args) => client::end(client::manual::completions(&args), false),
+        Command::Man(args) => client::end(client::manual::man(&args), false),
     }
 }

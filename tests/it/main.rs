@@ -1,7 +1,9 @@
 //! Every integration test, in one binary.
+#![expect(clippy::unwrap_used, reason = "a test's helper fails its test by panicking, as the test itself does")]
 
 mod api;
 mod config;
+mod example_release_dir;
 mod executor;
 mod harness;
 mod random_walk;

@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("reaper", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("server", &["model", "api", "queue", "watch", "worker", "reaper", "store", "clock", "config", "notifier", "cli"]),
-    ("client", &["api", "model", "clock", "config", "duration"]),
+    ("client", &["api", "cli", "model", "clock", "config", "duration"]),
     // The two ends of the program, which put all the others together.
     ("main", &["*"]),
     ("lib", &["*"]),

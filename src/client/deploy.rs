@@ -1,0 +1,372 @@
+//! `deploy`: submit, resolve a conflict, follow the deployment to its end.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{
+    ci::{CiRun, Environment},
+    connection::{Completion, Fault, Patience, Submitted, Turn},
+    deadline::Deadline,
+    exit::{Exit, Failure},
+    follow::{FollowLimits, Follower, How},
+    plan,
+    render::words::Ahead,
+    resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
+    result,
+    session::Session,
+    signals::Signals,
+};
+use crate::{
+    api::{CancelBody, Conflict, Deployment, OnConflict, SubmitRequest},
+    cli::{Deploy, FollowMode, WhenHeld},
+    model::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, lease::hex},
+};
+
+/// How long the answer to a submit is waited for once it is time to stop, so that what it made can be cancelled.
+const SUBMIT_GRACE: Duration = Duration::from_secs(3);
+/// How long a cancel of our own may take once it is time to stop. CI systems kill a cancelled job after about 7 s.
+const LEAVE_LIMIT: Duration = Duration::from_secs(4);
+/// How long the end of our own deployment is waited for when the deadline, not a person, stops us: a worker that is told
+/// to stop has 30 s by default, and who looks on wants to see what became of it.
+const END_LIMIT: Duration = Duration::from_secs(35);
+/// How long one poll of `turn` is parked.
+const TURN_WINDOW: Duration = Duration::from_secs(30);
+/// The pause after a poll that was answered: a server that answers at once is not asked without end.
+const TURN_PAUSE: Duration = Duration::from_millis(200);
+/// How often it is looked who is before us in a line from which the server starts us.
+const LINE_PAUSE: Duration = Duration::from_secs(15);
+
+/// Deploys.
+///
+/// # Errors
+/// Whatever kept it from succeeding, with its exit code.
+pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
+    let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
+    let wish = wish(args);
+    let request = request(args, wish, session.ci.as_ref())?;
+    // The same bytes for every submit: with another body the key would name another request.
+    let body = serde_json::to_vec(&request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
+    let deadline = Deadline::after(session.clock.clone(), args.timeout);
+    if args.dry_run {
+        return plan::run(&session, &args.target.project, &body, &deadline).await;
+    }
+    let key = match &args.idempotency_key {
+        Some(key) => key.clone(),
+        None => key(session.ci.as_ref(), &args.target.project, &body)?,
+    };
+    let mut run = Run { session: &session, args, key, body, deadline, wish, held: None, problem: None };
+    let verdict = run.drive().await?;
+    result::tell(&session, verdict, run.problem)
+}
+
+/// One `deploy` under way.
+struct Run<'a> {
+    session: &'a Session,
+    args: &'a Deploy,
+    key: IdempotencyKey,
+    body: Vec<u8>,
+    deadline: Deadline,
+    wish: Wish,
+    /// For whom we wait.
+    held: Option<Box<Conflict>>,
+    /// The last conflict as the server told it, for `--json`.
+    problem: Option<Value>,
+}
+
+impl Run<'_> {
+    /// From the first submit to the verdict.
+    async fn drive(&mut self) -> Result<Verdict, Failure> {
+        let mut signals = Signals::listen()
+            .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
+        let deadline = self.deadline.clone();
+        let mut stop = std::pin::pin!(async move {
+            tokio::select! {
+                biased;
+                () = signals.first() => Stop::Signal,
+                () = deadline.passed() => Stop::Deadline,
+            }
+        });
+        let mut stopped = None;
+        let (mut resolver, mut action) = Resolver::new(self.wish);
+        loop {
+            let seen = match (action, stopped) {
+                (Action::Finish(verdict), _) => return Ok(*verdict),
+                (action, Some(why)) => self.perform(&action, Some(why)).await,
+                (action, None) => {
+                    let mut work = std::pin::pin!(self.perform(&action, None));
+                    tokio::select! {
+                        biased;
+                        seen = &mut work => seen,
+                        why = &mut stop => {
+                            stopped = Some(why);
+                            // An answer that is on its way tells what there is to cancel.
+                            let late = match action {
+                                Action::Submit => tokio::time::timeout(SUBMIT_GRACE, work).await.ok(),
+                                _ => None,
+                            };
+                            match late.map(|seen| resolver.next(seen)) {
+                                Some(Action::Finish(verdict)) => return Ok(*verdict),
+                                Some(_) | None => Observation::Stopped(why),
+                            }
+                        }
+                    }
+                }
+            };
+            action = resolver.next(seen);
+        }
+    }
+
+    async fn perform(&mut self, action: &Action, stopped: Option<Stop>) -> Observation {
+        match action {
+            Action::Submit => self.submit().await,
+            Action::Preempt { target, ticket } => self.preempt(*target, *ticket).await,
+            Action::AwaitTurn(ticket) => self.await_turn(*ticket).await,
+            Action::Follow(id) => self.follow(*id).await,
+            Action::Leave { id, until_final } => self.leave(*id, *until_final, stopped).await,
+            // The caller has taken it.
+            Action::Finish(_) => Observation::Left(None),
+        }
+    }
+
+    async fn submit(&mut self) -> Observation {
+        let session = self.session;
+        match session.connection.submit(self.project(), &self.key, &self.body).await {
+            Ok(Submitted::Accepted { deployment, replayed }) => {
+                self.tell_accepted(&deployment, replayed);
+                Observation::Accepted { deployment, replayed }
+            }
+            Ok(Submitted::Conflict { conflict, problem }) => {
+                self.problem = Some(problem);
+                self.held = Some(conflict.clone());
+                self.tell_waiting();
+                Observation::Held(conflict)
+            }
+            Ok(Submitted::Refused(refusal)) => Observation::Refused(refusal),
+            Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    fn tell_accepted(&self, deployment: &Deployment, replayed: bool) {
+        let what = match (replayed, deployment.queue_position) {
+            _ if self.wish == Wish::Detach || deployment.status.is_final() => return,
+            (true, _) => "is there already, from an earlier run of this job; following it",
+            (false, 0) => "has the slot",
+            (false, _) => "waits in line",
+        };
+        let place = match deployment.queue_position {
+            0 => String::new(),
+            position => format!(", number {position}"),
+        };
+        self.session.screen.line(&format!("{}: deployment {} {what}{place}", deployment.project, deployment.id));
+    }
+
+    fn tell_waiting(&self) {
+        if let (Some(conflict), Wish::Wait { .. }) = (&self.held, self.wish) {
+            let ahead = Ahead { id: conflict.deployment_id, blocking: conflict.blocking.clone() };
+            self.session.screen.waiting(&ahead, conflict.queue_position);
+        }
+    }
+
+    async fn preempt(&mut self, target: DeploymentId, ticket: DeploymentId) -> Observation {
+        let actor = self.ci_or_user().map(|actor| format!(" by {actor}")).unwrap_or_default();
+        let body = CancelBody { superseded_by: Some(ticket), reason: Some(format!("superseded{actor}")) };
+        let session = self.session;
+        match session.connection.cancel(self.project(), target, &body).await {
+            Ok(_) => {
+                session.screen.line(&format!("asked {target} to make way for {ticket}"));
+                Observation::Preempted { ticket }
+            }
+            // Whatever the reason, the place in line is still ours: `turn` tells if it is not.
+            Err(Fault::Refused(refusal)) => {
+                session.screen.warning(&format!("{target} is not cancelled: {}; waiting for it", refusal.message));
+                Observation::PreemptRefused { ticket }
+            }
+            Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    async fn await_turn(&mut self, ticket: DeploymentId) -> Observation {
+        let window = TURN_WINDOW.min(self.deadline.remaining()).max(Duration::from_secs(1));
+        match self.session.connection.turn(self.project(), ticket, window).await {
+            Ok(Turn::Come(deployment)) => Observation::TurnCame(deployment),
+            Ok(Turn::Still { deployment, conflict }) => {
+                // Who holds the slot may have changed since the conflict.
+                self.held = conflict.or_else(|| self.held.take());
+                if let Some(held) = &mut self.held {
+                    held.queue_position = Some(deployment.queue_position);
+                }
+                self.tell_waiting();
+                tokio::time::sleep(TURN_PAUSE).await;
+                Observation::StillWaiting { ticket, holder: self.held.as_ref().map(|held| held.deployment_id) }
+            }
+            Err(Fault::Refused(refusal)) => Observation::Refused(refusal),
+            Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    async fn follow(&self, id: DeploymentId) -> Observation {
+        let session = self.session;
+        let project = self.project();
+        let mut follower =
+            Follower { connection: &session.connection, project, id, limits: FollowLimits::default(), after: 0 };
+        let mut show = |update| session.screen.update(&update);
+        let ended = tokio::select! {
+            ended = follower.follow(how(self.args.follow), &mut show) => ended,
+            never = self.watch_line(id) => match never {},
+        };
+        match ended {
+            Ok(deployment) => Observation::Ended(Box::new(deployment)),
+            Err(Fault::Refused(refusal)) => Observation::Refused(refusal),
+            Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    /// Tells who is before us while the server keeps our place in line.
+    async fn watch_line(&self, id: DeploymentId) -> std::convert::Infallible {
+        if self.wish == Wish::Queue {
+            // Whoever has left the line never comes back to it. A question that fails is asked again later.
+            loop {
+                if let Ok(view) = self.session.connection.project(self.project()).await {
+                    let own = view.line.iter().find(|waiting| waiting.id == id);
+                    let is_past = view.line_length <= 100 && own.is_none();
+                    match (&view.holder, own) {
+                        _ if is_past => break,
+                        (Some(holder), Some(own)) => {
+                            let ahead = Ahead::of(holder, view.liveness, view.eta);
+                            self.session.screen.waiting(&ahead, Some(own.queue_position));
+                        }
+                        (Some(_) | None, _) => {}
+                    }
+                }
+                tokio::time::sleep(LINE_PAUSE).await;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Cancels what is ours, within a few seconds.
+    async fn leave(&self, id: DeploymentId, until_final: bool, stopped: Option<Stop>) -> Observation {
+        let session = self.session;
+        let reason = match stopped {
+            Some(Stop::Deadline) => "its client's deadline passed",
+            Some(Stop::Signal) => "its client was interrupted",
+            None => "its client waits for nobody",
+        };
+        if until_final {
+            session.screen.line(&format!("cancelling deployment {id}: {reason}"));
+        }
+        let body = CancelBody { superseded_by: None, reason: Some(reason.to_owned()) };
+        let cancelled = tokio::time::timeout(LEAVE_LIMIT, session.connection.cancel(self.project(), id, &body)).await;
+        let deployment = match cancelled {
+            Ok(Ok((deployment, _))) => deployment,
+            Ok(Err(fault)) => {
+                session.screen.warning(&format!("deployment {id} could not be cancelled: {fault}"));
+                return Observation::Left(None);
+            }
+            Err(_) => {
+                session.screen.warning(&format!("deployment {id} could not be cancelled in time"));
+                return Observation::Left(None);
+            }
+        };
+        if deployment.status.is_final() || !until_final {
+            return Observation::Left(Some(Box::new(deployment)));
+        }
+        let limit = match stopped {
+            Some(Stop::Deadline) => END_LIMIT,
+            Some(Stop::Signal) | None => LEAVE_LIMIT,
+        };
+        let end = tokio::time::timeout(limit, self.end(id)).await.ok().flatten();
+        Observation::Left(Some(end.unwrap_or(Box::new(deployment))))
+    }
+
+    async fn end(&self, id: DeploymentId) -> Option<Box<Deployment>> {
+        loop {
+            match self.session.connection.completion(self.project(), id, TURN_WINDOW).await {
+                Ok(Completion::Final(deployment)) => return Some(deployment),
+                Ok(Completion::Still(_)) => tokio::time::sleep(TURN_PAUSE).await,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn project(&self) -> &ProjectName {
+        &self.args.target.project
+    }
+
+    fn ci_or_user(&self) -> Option<String> {
+        actor(self.args, self.session.ci.as_ref())
+    }
+}
+
+fn wish(args: &Deploy) -> Wish {
+    match args.on_conflict {
+        WhenHeld::Fail => Wish::Fail { detach: args.detach },
+        WhenHeld::Wait | WhenHeld::Queue if args.detach => Wish::Detach,
+        WhenHeld::Wait => Wish::Wait { preempt: args.cancel_in_progress_deployment },
+        WhenHeld::Queue => Wish::Queue,
+    }
+}
+
+fn how(mode: FollowMode) -> How {
+    match mode {
+        FollowMode::Auto => How::Auto,
+        FollowMode::Sse => How::Stream,
+        FollowMode::Poll => How::Polls,
+        FollowMode::None => How::EndOnly,
+    }
+}
+
+/// What is asked for: flags first, then what the CI says.
+fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRequest, Failure> {
+    let inputs = args.inputs().map_err(|name| Failure::new(Exit::Usage, format!("--input {name} stands twice")))?;
+    if args.cancel_in_progress_deployment && args.on_conflict != WhenHeld::Wait {
+        return Err(Failure::new(Exit::Usage, "--cancel-in-progress-deployment waits for the slot")
+            .hint("leave --on-conflict out, or the other flag"));
+    }
+    let from_ci = |flag: &Option<String>, ci_says: fn(&CiRun) -> &Option<String>| {
+        flag.clone().or_else(|| ci.and_then(|ci| ci_says(ci).clone()))
+    };
+    let order = if args.no_order { None } else { args.order.or(ci.and_then(|ci| ci.order)) };
+    Ok(SubmitRequest {
+        pipeline: Some(args.pipeline.clone()),
+        ref_name: from_ci(&args.ref_name, |ci| &ci.ref_name),
+        commit: from_ci(&args.commit, |ci| &ci.commit),
+        message: from_ci(&args.message, |ci| &ci.message),
+        actor: actor(args, ci),
+        url: from_ci(&args.url, |ci| &ci.url),
+        order,
+        inputs,
+        on_conflict: match wish {
+            Wish::Wait { .. } => OnConflict::Wait,
+            Wish::Queue | Wish::Detach => OnConflict::Queue,
+            Wish::Fail { .. } => OnConflict::Refuse,
+        },
+        // The whole time-out, not what is left of it: the request must read the same when a step is repeated.
+        deadline_seconds: Some(args.timeout.as_secs()),
+        rollback: args.rollback,
+        ..SubmitRequest::default()
+    })
+}
+
+fn actor(args: &Deploy, ci: Option<&CiRun>) -> Option<String> {
+    let user = || Environment::new(&|name| std::env::var(name).ok()).user();
+    args.actor.clone().or_else(|| match ci {
+        Some(ci) => ci.actor.clone(),
+        None => user(),
+    })
+}
+
+/// The CI job's own name for this request, else one like no other.
+fn key(ci: Option<&CiRun>, project: &ProjectName, body: &[u8]) -> Result<IdempotencyKey, Failure> {
+    let text = match ci.and_then(|ci| ci.key(project.as_str(), body)) {
+        Some(text) => text,
+        None => {
+            let mut bytes = [0; 16];
+            getrandom::fill(&mut bytes)
+                .map_err(|error| Failure::new(Exit::Fault, format!("the system has no randomness to give: {error}")))?;
+            format!("cli-{}", hex(&bytes))
+        }
+    };
+    text.parse().map_err(|error: InvalidId| Failure::new(Exit::Fault, error.to_string()))
+}

@@ -1,0 +1,220 @@
+//! How the program ends: the documented exit codes, and what is said to the user with them.
+
+use std::{fmt, process::ExitCode};
+
+use serde_json::{Value, json};
+
+use super::connection::{Fault, Refusal};
+use crate::api::ErrorCode;
+
+/// The documented exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// The deployment FAILED.
+    Failed,
+    /// What was asked for cannot be; the command line or the configuration must change.
+    Usage,
+    /// The slot was still held by another at the deadline.
+    Blocked,
+    /// The deployment was cancelled or superseded.
+    Cancelled,
+    /// The lease was lost while the command ran.
+    LeaseLost,
+    /// The client's own time-out.
+    TimedOut,
+    /// No server, or something in between is broken.
+    Fault,
+    /// Stopped by a signal; the deployment was cancelled first.
+    Interrupted,
+}
+
+impl Exit {
+    /// The number that the shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Blocked => 121,
+            Exit::Cancelled => 122,
+            Exit::LeaseLost => 123,
+            Exit::TimedOut => 124,
+            Exit::Fault => 125,
+            Exit::Interrupted => 130,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Why a command ends without what was wished for: one line, and the next thing to do.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// Reads after "error: ".
+    pub message: String,
+    /// Reads after "hint: ".
+    pub hint: Option<String>,
+    /// What the server said, for `--json`.
+    pub problem: Option<Value>,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Failure { exit, message: message.into(), hint: None, problem: None }
+    }
+
+    /// Adds the next thing to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What `--json` prints on standard output: the server's problem, or one of our own making in the same form.
+    pub fn to_json(&self) -> Value {
+        self.problem.clone().unwrap_or_else(|| {
+            json!({
+                "type": "urn:singletrack:problem:client",
+                "title": "The client ended without an answer",
+                "detail": self.message,
+                "message": self.message,
+                "exitCode": self.exit.code(),
+            })
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        let message = fault.to_string();
+        match fault {
+            Fault::Unreachable { server, why } => {
+                Failure::new(Exit::Fault, message).hint(unreachable_hint(&server, &why))
+            }
+            Fault::Foreign { server, .. } => Failure::new(Exit::Fault, message).hint(format!(
+                "check --server (or SINGLETRACK_URL), and what stands in front of it: `curl -i {server}healthz`"
+            )),
+            Fault::Refused(refusal) => Failure::from(*refusal),
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let hint = refusal.code.and_then(hint_of).map(str::to_owned);
+        Failure { exit: exit_of(&refusal), message: refusal.message.clone(), hint, problem: Some(refusal.body) }
+    }
+}
+
+fn unreachable_hint(server: &str, why: &str) -> String {
+    if why.contains("certificate") {
+        "the server's certificate is not trusted here: pass its authority with --ca-cert FILE".to_owned()
+    } else if server.contains("127.0.0.1:7878") {
+        "start a server with `singletrack serve`, or name one with --server URL (or SINGLETRACK_URL)".to_owned()
+    } else {
+        "check --server (or SINGLETRACK_URL), and that this machine can reach it".to_owned()
+    }
+}
+
+/// A refusal that waiting cannot change is the caller's to mend; the rest is a fault of the tool's surroundings.
+fn exit_of(refusal: &Refusal) -> Exit {
+    match refusal.code {
+        Some(
+            ErrorCode::BadRequest
+            | ErrorCode::UnknownParameter
+            | ErrorCode::InvalidParameter
+            | ErrorCode::InvalidBody
+            | ErrorCode::InvalidProject
+            | ErrorCode::UnknownPipeline
+            | ErrorCode::NotFound
+            | ErrorCode::BodyTooLarge
+            | ErrorCode::KeyReused,
+        ) => Exit::Usage,
+        Some(ErrorCode::Outdated | ErrorCode::SuccessorGone) => Exit::Cancelled,
+        Some(
+            ErrorCode::DeadlinePassed
+            | ErrorCode::ProjectPaused
+            | ErrorCode::LineFull
+            | ErrorCode::DeploymentInProgress
+            | ErrorCode::PreemptionRefused
+            | ErrorCode::NotOlder
+            | ErrorCode::HolderChanged,
+        ) => Exit::Blocked,
+        Some(ErrorCode::LeaseLost) => Exit::LeaseLost,
+        Some(
+            ErrorCode::Unauthorized
+            | ErrorCode::HostNotAllowed
+            | ErrorCode::ForbiddenOrigin
+            | ErrorCode::MethodNotAllowed
+            | ErrorCode::NotAcceptable
+            | ErrorCode::StillRunning
+            | ErrorCode::StillWaiting
+            | ErrorCode::RequestTimeout
+            | ErrorCode::UriTooLong
+            | ErrorCode::UnsupportedMediaType
+            | ErrorCode::HeadersTooLarge
+            | ErrorCode::Internal
+            | ErrorCode::Unavailable
+            | ErrorCode::ShuttingDown
+            | ErrorCode::DiskFull,
+        )
+        | None => Exit::Fault,
+    }
+}
+
+fn hint_of(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::Unauthorized => Some("set SINGLETRACK_TOKEN, or pass --token-file FILE"),
+        ErrorCode::HostNotAllowed => Some("name the server as it knows itself, such as http://127.0.0.1:7878"),
+        ErrorCode::NotFound => Some("`singletrack list` shows what there is"),
+        ErrorCode::UnknownPipeline => Some("`singletrack why` shows the project's pipelines"),
+        ErrorCode::Outdated => {
+            Some("to go back on purpose, pass --rollback; to deploy without a build number, pass --no-order")
+        }
+        ErrorCode::DeadlinePassed => Some("pass a longer --timeout; `singletrack why` shows who holds the slot"),
+        ErrorCode::ProjectPaused => Some("the project's configuration has paused = true; `singletrack why` shows it"),
+        ErrorCode::LineFull | ErrorCode::HolderChanged => {
+            Some("`singletrack why` shows who holds the slot and who waits")
+        }
+        ErrorCode::KeyReused => Some("pass another --idempotency-key, or the same request"),
+        ErrorCode::BadRequest
+        | ErrorCode::UnknownParameter
+        | ErrorCode::InvalidParameter
+        | ErrorCode::InvalidBody
+        | ErrorCode::InvalidProject
+        | ErrorCode::ForbiddenOrigin
+        | ErrorCode::MethodNotAllowed
+        | ErrorCode::NotAcceptable
+        | ErrorCode::StillRunning
+        | ErrorCode::StillWaiting
+        | ErrorCode::RequestTimeout
+        | ErrorCode::DeploymentInProgress
+        | ErrorCode::PreemptionRefused
+        | ErrorCode::NotOlder
+        | ErrorCode::SuccessorGone
+        | ErrorCode::LeaseLost
+        | ErrorCode::BodyTooLarge
+        | ErrorCode::UriTooLong
+        | ErrorCode::UnsupportedMediaType
+        | ErrorCode::HeadersTooLarge
+        | ErrorCode::Internal
+        | ErrorCode::Unavailable
+        | ErrorCode::ShuttingDown
+        | ErrorCode::DiskFull => None,
+    }
+}

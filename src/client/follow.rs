@@ -1,0 +1,348 @@
+//! Follows a deployment to its end: by the event stream, or by polls on the same cursor where streams do not come
+//! through. However often either breaks, each event is passed on once and in order.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use reqwest::Response;
+use serde_json::Value;
+use sse_stream::{Error as SseError, Sse, SseByteStream};
+
+use super::connection::{Completion, Connection, Fault, pauses};
+use crate::{
+    api::{Deployment, ErrorCode, Event, EventData},
+    model::{DeploymentId, EventBody, ProjectName, Status},
+};
+
+/// Streams that ended without telling anything new, in a row, until polls take over: two can be chance.
+const STRIKES_LIMIT: u32 = 3;
+/// The pause after a poll that found nothing, so that a server that answers at once is not asked without end.
+const EMPTY_PAUSE: Duration = Duration::from_millis(200);
+
+/// How to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By stream, then by polls.
+    Auto,
+    /// By stream only.
+    Stream,
+    /// By polls only.
+    Polls,
+    /// Only to the end, without the events.
+    EndOnly,
+}
+
+/// The time limits of following.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowLimits {
+    /// Until a stream's first byte: the server sends it at once, so what takes longer is held back on the way.
+    pub first_byte: Duration,
+    /// Between two bytes of a stream: the server sends one at least every 15 s.
+    pub silence: Duration,
+    /// How long a poll is parked.
+    pub window: Duration,
+    /// The largest block of a stream, in bytes: an event is at most a batch of log lines.
+    pub block_limit: usize,
+}
+
+impl Default for FollowLimits {
+    fn default() -> Self {
+        FollowLimits {
+            first_byte: Duration::from_secs(5),
+            silence: Duration::from_secs(40),
+            window: Duration::from_secs(30),
+            block_limit: 16 << 20,
+        }
+    }
+}
+
+/// Something to show.
+#[derive(Debug)]
+pub enum Update {
+    /// An event, each once and in order; the last one is not passed on, but returned.
+    Event(Event),
+    /// Where it stands, as a stream begins.
+    State {
+        /// The status.
+        status: Status,
+        /// 0 to 100.
+        progress: u8,
+        /// What it does.
+        message: Option<String>,
+    },
+    /// The way of following has changed; reads alone.
+    Switched(String),
+}
+
+/// Follows one deployment.
+pub struct Follower<'a> {
+    /// The server.
+    pub connection: &'a Connection,
+    /// The project.
+    pub project: &'a ProjectName,
+    /// The deployment.
+    pub id: DeploymentId,
+    /// The time limits.
+    pub limits: FollowLimits,
+    /// The last event that was passed on.
+    pub after: u64,
+}
+
+/// How a stream ended.
+enum StreamEnd {
+    Complete(Box<Deployment>),
+    Broken,
+    Mute,
+    /// It told of an end that cannot be read.
+    Unreadable,
+}
+
+/// What to do with an event.
+enum Step {
+    Pass,
+    Skip,
+    Hole,
+}
+
+impl Follower<'_> {
+    /// The deployment as it ended; what happens until then goes to `show`.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or no such deployment.
+    pub async fn follow(&mut self, how: How, show: &mut (dyn FnMut(Update) + Send)) -> Result<Deployment, Fault> {
+        match how {
+            How::Auto => {
+                if let Some(deployment) = self.by_stream(Some(STRIKES_LIMIT), show).await? {
+                    return Ok(deployment);
+                }
+                self.by_polls(show).await
+            }
+            How::Stream => loop {
+                if let Some(deployment) = self.by_stream(None, show).await? {
+                    return Ok(deployment);
+                }
+            },
+            How::Polls => self.by_polls(show).await,
+            How::EndOnly => self.end().await,
+        }
+    }
+
+    /// What has happened until now, without waiting for more.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or no such deployment.
+    pub async fn read_so_far(&mut self, show: &mut (dyn FnMut(Update) + Send)) -> Result<(), Fault> {
+        loop {
+            let page = self.connection.events(self.project, self.id, self.after, Duration::ZERO).await?;
+            let before = self.after;
+            let is_over = page.events.into_iter().any(|value| self.take(value, true, show).is_some());
+            if is_over || self.after == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// By stream; `None` when it must go on by other means.
+    async fn by_stream(
+        &mut self,
+        strikes_limit: Option<u32>,
+        show: &mut (dyn FnMut(Update) + Send),
+    ) -> Result<Option<Deployment>, Fault> {
+        let mut strikes = 0;
+        let mut pause = pauses();
+        loop {
+            let before = self.after;
+            let end = self.one_stream(strikes, show).await?;
+            if self.after > before {
+                strikes = 0;
+                pause = pauses();
+            }
+            strikes += 1;
+            match end {
+                StreamEnd::Complete(deployment) => return Ok(Some(*deployment)),
+                StreamEnd::Unreadable => return self.end().await.map(Some),
+                StreamEnd::Mute if strikes_limit.is_some() => {
+                    show(Update::Switched("the event stream is mute; going on by polls".to_owned()));
+                    return Ok(None);
+                }
+                StreamEnd::Broken if strikes_limit.is_some_and(|limit| strikes >= limit) => {
+                    show(Update::Switched("the event stream breaks again and again; going on by polls".to_owned()));
+                    return Ok(None);
+                }
+                StreamEnd::Mute | StreamEnd::Broken => {}
+            }
+            tokio::time::sleep(pause.next().unwrap_or(EMPTY_PAUSE)).await;
+            // While the server is away this waits for it, and says so; a server that has come back is asked anew.
+            self.connection.deployment(self.project, self.id).await?;
+        }
+    }
+
+    /// One stream, to its end.
+    async fn one_stream(&mut self, strikes: u32, show: &mut (dyn FnMut(Update) + Send)) -> Result<StreamEnd, Fault> {
+        let opening = self.connection.event_stream(self.project, self.id, self.after);
+        let response = match tokio::time::timeout(self.limits.first_byte, opening).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(Fault::Refused(refusal))) if refusal.status != 406 => return Err(Fault::Refused(refusal)),
+            Ok(Err(Fault::Refused(_) | Fault::Foreign { .. } | Fault::Unreachable { .. })) => {
+                return Ok(StreamEnd::Broken);
+            }
+            Err(_) => return Ok(StreamEnd::Mute),
+        };
+        let unread = Arc::new(AtomicUsize::new(0));
+        let mut blocks = SseByteStream::new(Box::pin(timed(response, self.limits, Arc::clone(&unread))));
+        while let Some(block) = blocks.next().await {
+            unread.store(0, Ordering::Relaxed);
+            let block = match block {
+                Ok(block) => block,
+                Err(SseError::Body(cause)) if matches!(cause.downcast_ref(), Some(BodyFault::Mute)) => {
+                    return Ok(StreamEnd::Mute);
+                }
+                Err(_) => return Ok(StreamEnd::Broken),
+            };
+            if let Some(end) = self.take_block(&block, strikes > 0, show) {
+                return Ok(end);
+            }
+        }
+        Ok(StreamEnd::Broken)
+    }
+
+    /// One block of a stream; an end, if it is one.
+    fn take_block(&mut self, block: &Sse, again: bool, show: &mut (dyn FnMut(Update) + Send)) -> Option<StreamEnd> {
+        let value: Value = serde_json::from_str(block.data.as_deref()?).ok()?;
+        if block.id.is_none() && value["type"] == "progress" {
+            if let Ok(EventBody::Progress { status, progress, message }) = serde_json::from_value(value) {
+                show(Update::State { status, progress, message });
+            }
+            return None;
+        }
+        self.take(value, again, show)
+    }
+
+    /// One event; an end, if it is one.
+    fn take(&mut self, value: Value, again: bool, show: &mut (dyn FnMut(Update) + Send)) -> Option<StreamEnd> {
+        let seq = value["seq"].as_u64()?;
+        match self.step(seq, value["type"] == "gap", again) {
+            Step::Skip => return None,
+            Step::Hole => return Some(StreamEnd::Broken),
+            Step::Pass => {}
+        }
+        let is_complete = value["type"] == "complete";
+        match serde_json::from_value::<Event>(value) {
+            Ok(Event { data: EventData::Complete { deployment, .. }, .. }) => {
+                self.after = seq;
+                return Some(StreamEnd::Complete(deployment));
+            }
+            Ok(event) => show(Update::Event(event)),
+            Err(_) if is_complete => return Some(StreamEnd::Unreadable),
+            // An event of a newer server: nothing that we could show.
+            Err(_) => {}
+        }
+        self.after = seq;
+        None
+    }
+
+    /// A server repeats nothing and leaves nothing out, but what is in between may: what came already is skipped, and
+    /// where something is missing the stream is opened again. Missing the second time, it is gone.
+    fn step(&self, seq: u64, is_gap: bool, again: bool) -> Step {
+        if seq <= self.after {
+            Step::Skip
+        } else if seq == self.after + 1 || is_gap || again {
+            Step::Pass
+        } else {
+            Step::Hole
+        }
+    }
+
+    async fn by_polls(&mut self, show: &mut (dyn FnMut(Update) + Send)) -> Result<Deployment, Fault> {
+        loop {
+            let page = match self.connection.events(self.project, self.id, self.after, self.limits.window).await {
+                Ok(page) => page,
+                Err(Fault::Refused(refusal)) if refusal.code == Some(ErrorCode::NotFound) => {
+                    return Err(Fault::Refused(refusal));
+                }
+                Err(Fault::Refused(_) | Fault::Foreign { .. }) => {
+                    show(Update::Switched("the events cannot be read; waiting for the end without them".to_owned()));
+                    return self.end().await;
+                }
+                Err(fault @ Fault::Unreachable { .. }) => return Err(fault),
+            };
+            let is_empty = page.events.is_empty();
+            for value in page.events {
+                match self.take(value, true, show) {
+                    Some(StreamEnd::Complete(deployment)) => return Ok(*deployment),
+                    Some(StreamEnd::Unreadable) => return self.end().await,
+                    Some(StreamEnd::Broken | StreamEnd::Mute) | None => {}
+                }
+            }
+            if page.r#final && page.last <= self.after {
+                return self.end().await;
+            }
+            if is_empty {
+                tokio::time::sleep(EMPTY_PAUSE).await;
+            }
+        }
+    }
+
+    /// The end, without what happens until then.
+    async fn end(&self) -> Result<Deployment, Fault> {
+        loop {
+            match self.connection.completion(self.project, self.id, self.limits.window).await? {
+                Completion::Final(deployment) => return Ok(*deployment),
+                Completion::Still(_) => tokio::time::sleep(EMPTY_PAUSE).await,
+            }
+        }
+    }
+}
+
+/// Why a stream's bytes ended.
+#[derive(Debug)]
+enum BodyFault {
+    Mute,
+    Broken,
+    TooLarge,
+}
+
+impl fmt::Display for BodyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BodyFault::Mute => "the stream is mute",
+            BodyFault::Broken => "the stream is broken",
+            BodyFault::TooLarge => "the stream's event is too large",
+        })
+    }
+}
+
+impl std::error::Error for BodyFault {}
+
+/// The bytes of a stream, under its time limits; `unread` counts those of the block that is not whole yet.
+fn timed(
+    response: Response,
+    limits: FollowLimits,
+    unread: Arc<AtomicUsize>,
+) -> impl Stream<Item = Result<Bytes, BodyFault>> {
+    stream::unfold((response, limits.first_byte), move |(mut response, patience)| {
+        let unread = Arc::clone(&unread);
+        async move {
+            let item = match tokio::time::timeout(patience, response.chunk()).await {
+                Err(_) => Err(BodyFault::Mute),
+                Ok(Err(_)) => Err(BodyFault::Broken),
+                Ok(Ok(None)) => return None,
+                Ok(Ok(Some(chunk))) => {
+                    // Keep-alives make no block, so what they leave here is counted until the next event: a few bytes
+                    // every 15 s, which takes months to matter.
+                    let so_far = unread.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len();
+                    if so_far > limits.block_limit { Err(BodyFault::TooLarge) } else { Ok(chunk) }
+                }
+            };
+            Some((item, (response, limits.silence)))
+        }
+    })
+}

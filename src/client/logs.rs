@@ -1,0 +1,65 @@
+//! `logs`: a deployment's output on standard output, and what happened in between on standard error.
+
+use std::sync::Arc;
+
+use super::{
+    connection::Patience,
+    exit::{Exit, Failure},
+    follow::{FollowLimits, Follower, How, Update},
+    render::{clean::clean_log, print},
+    session::Session,
+    signals::Signals,
+    status,
+};
+use crate::{
+    api::{Event, EventData},
+    cli::Logs,
+    model::EventBody,
+};
+
+/// Prints a deployment's output.
+///
+/// # Errors
+/// There is no such deployment, or no answer.
+pub async fn run(args: &Logs) -> Result<Exit, Failure> {
+    let patience = if args.follow { Patience::WATCH } else { Patience::QUESTION };
+    let session = Session::open(&args.target.connect, patience)?;
+    let project = &args.target.project;
+    let id = status::find(&session.connection, project, args.id).await?.id;
+    let limits = FollowLimits::default();
+    let mut follower = Follower { connection: &session.connection, project, id, limits, after: 0 };
+    let screen = Arc::clone(&session.screen);
+    let json = session.json;
+    let mut written = Ok(());
+    let mut show = |update: Update| {
+        let shown = match &update {
+            Update::Event(event) if json => print::result(&serde_json::to_string(event).unwrap_or_default()),
+            Update::Event(Event { data: EventData::Other(EventBody::Log { lines, .. }), .. }) => {
+                let lines: Vec<_> = lines.iter().map(|line| clean_log(line, session.ci.is_some())).collect();
+                screen.over(|| print::result(&lines.join("\n")))
+            }
+            Update::Event(_) | Update::State { .. } | Update::Switched(_) => {
+                screen.update(&update);
+                Ok(())
+            }
+        };
+        if let (Ok(()), Err(error)) = (&written, shown) {
+            written = Err(error);
+        }
+    };
+    if args.follow {
+        let mut signals = Signals::listen()
+            .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
+        let ended = tokio::select! {
+            () = signals.first() => return Ok(Exit::Interrupted),
+            ended = follower.follow(How::Auto, &mut show) => ended?,
+        };
+        session.screen.clear();
+        session.screen.line(&format!("{project}: deployment {id} {}", ended.status.as_str()));
+    } else {
+        follower.read_so_far(&mut show).await?;
+        session.screen.clear();
+    }
+    written.map_err(|error| Failure::new(Exit::Fault, format!("the output could not be written: {error}")))?;
+    Ok(Exit::Done)
+}

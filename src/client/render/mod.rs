@@ -1,0 +1,9 @@
+//! What the user sees: a bar on a terminal, plain lines in a log.
+
+pub mod clean;
+pub mod print;
+mod screen;
+pub mod table;
+pub mod words;
+
+pub use screen::Screen;

@@ -1,0 +1,186 @@
+//! Progress on standard error: a bar under the lines on a terminal, lines alone in a log.
+
+use std::{
+    io::{IsTerminal, stderr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+
+use super::{
+    clean::{clean, clean_log},
+    print::{self, HEADING},
+    words::Ahead,
+};
+use crate::{
+    api::{Event, EventData},
+    client::follow::Update,
+    clock::{BootInstant, Clock},
+    model::{EventBody, PhaseState, Status},
+};
+
+/// How often the same wait is told again in a log: CI systems take a job for dead that says nothing for minutes.
+const REPEAT: Duration = Duration::from_secs(30);
+
+/// Where progress is shown.
+pub struct Screen {
+    bar: Option<ProgressBar>,
+    in_ci: bool,
+    clock: Arc<dyn Clock>,
+    told: Mutex<Told>,
+}
+
+/// What was told last.
+#[derive(Default)]
+struct Told {
+    wait: Option<(String, BootInstant)>,
+    phase: Option<String>,
+    message: Option<String>,
+    percent: u8,
+}
+
+impl Screen {
+    /// A bar if standard error is a terminal that can move its cursor and no CI reads it, else lines.
+    pub fn new(clock: Arc<dyn Clock>, in_ci: bool) -> Self {
+        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let bar = (stderr().is_terminal() && !is_dumb && !in_ci).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Screen { bar, in_ci, clock, told: Mutex::new(Told::default()) }
+    }
+
+    /// A line.
+    pub fn line(&self, text: &str) {
+        self.over(|| print::progress(text));
+    }
+
+    /// Does what prints, with the bar out of its way.
+    pub fn over<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    /// A line that the user should not miss.
+    pub fn warning(&self, text: &str) {
+        let text = clean(text);
+        self.over(|| print::warning(&text));
+    }
+
+    /// For whom one waits.
+    pub fn waiting(&self, ahead: &Ahead, position: Option<u64>) {
+        let text = ahead.wait_line(position, self.clock.wall());
+        let news = ahead.news(position);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.boot();
+        let is_news = told.wait.as_ref().is_none_or(|(last, _)| *last != news);
+        if let Some(bar) = &self.bar {
+            bar.set_style(style("{spinner} {wide_msg}"));
+            bar.set_message(text);
+            told.wait = Some((news, now));
+        } else if is_news || told.wait.as_ref().is_some_and(|(_, at)| now.since(*at) >= REPEAT) {
+            print::progress(&text);
+            told.wait = Some((news, now));
+        }
+    }
+
+    /// What following a deployment shows.
+    pub fn update(&self, update: &Update) {
+        match update {
+            Update::Switched(text) => self.warning(text),
+            Update::State { status: Status::Running, progress, message } => {
+                self.progress(*progress, message.as_deref())
+            }
+            Update::State { .. } => {}
+            Update::Event(Event { data: EventData::Other(body), .. }) => self.event(body),
+            Update::Event(Event { data: EventData::Complete { .. }, .. }) => {}
+        }
+    }
+
+    fn event(&self, body: &EventBody) {
+        match body {
+            EventBody::Phase { name, state, message } => self.phase(name, *state, message.as_deref()),
+            EventBody::Progress { progress, message, .. } => self.progress(*progress, message.as_deref()),
+            EventBody::Log { lines, .. } => {
+                let lines: Vec<_> = lines.iter().map(|line| clean_log(line, self.in_ci)).collect();
+                self.line(&lines.join("\n"));
+            }
+            EventBody::Cancel { reason, superseded_by } => {
+                let by = superseded_by.map(|by| format!(", for {by} to take its place")).unwrap_or_default();
+                let reason = reason.as_deref().map(|reason| format!(": {}", clean(reason))).unwrap_or_default();
+                self.line(&format!("it is asked to stop{by}{reason}"));
+            }
+            EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
+            EventBody::Status { status: Status::Running } => self.line("running"),
+            EventBody::Status { .. } | EventBody::Queue { .. } | EventBody::Complete => {}
+        }
+    }
+
+    fn phase(&self, name: &str, state: PhaseState, message: Option<&str>) {
+        let name = clean(name);
+        let state = match state {
+            PhaseState::Started => "",
+            PhaseState::Succeeded => " succeeded",
+            PhaseState::Failed => " failed",
+            PhaseState::Skipped => " skipped",
+            PhaseState::RolledBack => " rolled back",
+        };
+        let message = message.map(|message| format!(": {}", clean(message))).unwrap_or_default();
+        self.line(&format!("{HEADING}==> {name}{state}{HEADING:#}{message}"));
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.phase = Some(name);
+        told.message = None;
+        self.draw(&told);
+    }
+
+    fn progress(&self, percent: u8, message: Option<&str>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = message.map(clean).filter(|message| !message.is_empty());
+        // In a log each ten percent is a line, and each new message.
+        let is_news = percent / 10 > told.percent / 10 || (message.is_some() && message != told.message);
+        told.percent = percent;
+        told.message = message.or_else(|| told.message.take());
+        if self.bar.is_some() {
+            self.draw(&told);
+        } else if is_news {
+            let message = told.message.as_deref().unwrap_or_default();
+            print::progress(format!("    {percent:>3} % {message}").trim_end());
+        }
+    }
+
+    fn draw(&self, told: &Told) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_style(style("{spinner} [{bar:30}] {percent:>3} % {wide_msg} {elapsed}"));
+        bar.set_length(100);
+        bar.set_position(u64::from(told.percent));
+        let parts = [told.phase.as_deref(), told.message.as_deref()];
+        bar.set_message(parts.into_iter().flatten().collect::<Vec<_>>().join(": "));
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Takes the bar away and prints the result as JSON.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn json(&self, value: &Value) -> std::io::Result<()> {
+        self.clear();
+        // A value read from JSON can be written as JSON.
+        print::result(&serde_json::to_string_pretty(value).unwrap_or_default())
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates are constants above.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}

@@ -1,0 +1,246 @@
+//! How things are said: spans of time, who deploys what, for whom one waits.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::clean::clean;
+use crate::{
+    api::{Blocking, Deployment, Liveness},
+    model::{DeploymentId, Eta, Status},
+};
+
+/// A span of time for people: `42s`, `4m20s`, `1h05m`, `3d04h`.
+pub fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    if days > 0 {
+        format!("{days}d{:02}h", hours % 24)
+    } else if hours > 0 {
+        format!("{hours}h{:02}m", minutes % 60)
+    } else if minutes > 0 {
+        format!("{minutes}m{:02}s", seconds % 60)
+    } else {
+        format!("{seconds}s")
+    }
+}
+
+/// From `begin` to `end`; nothing if the clocks disagree.
+pub fn between(begin: Timestamp, end: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(end.as_millisecond() - begin.as_millisecond()).unwrap_or(0))
+}
+
+/// A time of day, in UTC; with its date unless that is today.
+pub fn time(at: Timestamp, now: Timestamp) -> String {
+    let text = format!("{at:.0}");
+    let today = format!("{now:.0}");
+    match (text.split_once('T'), today.split_once('T')) {
+        (Some((date, time)), Some((today, _))) if date == today => format!("{} UTC", time.trim_end_matches('Z')),
+        (Some((date, time)), _) => format!("{date} {} UTC", time.trim_end_matches('Z')),
+        (None, _) => text,
+    }
+}
+
+/// The first digits of a commit.
+pub fn short(commit: &str) -> String {
+    let is_hash = commit.len() > 12 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hash { commit[..10].to_owned() } else { clean(commit) }
+}
+
+/// `main@3f2a1b2c4d`, or what of it is known.
+pub fn source(ref_name: Option<&str>, commit: Option<&str>) -> Option<String> {
+    match (ref_name.map(clean), commit.map(short)) {
+        (Some(name), Some(commit)) => Some(format!("{name}@{commit}")),
+        (Some(one), None) | (None, Some(one)) => Some(one),
+        (None, None) => None,
+    }
+}
+
+/// `alice's deploy of main@3f2a1b2c4d`, or what of it is known.
+pub fn who(actor: Option<&str>, pipeline: &str, ref_name: Option<&str>, commit: Option<&str>) -> String {
+    let pipeline = clean(pipeline);
+    let whose = actor.map_or_else(|| format!("a {pipeline}"), |actor| format!("{}'s {pipeline}", clean(actor)));
+    match source(ref_name, commit) {
+        Some(source) => format!("{whose} of {source}"),
+        None => whose,
+    }
+}
+
+/// [`who`], of a deployment.
+pub fn who_deploys(deployment: &Deployment) -> String {
+    who(deployment.actor.as_deref(), &deployment.pipeline, deployment.ref_name.as_deref(), deployment.commit.as_deref())
+}
+
+/// `about 2m00s left (9 in 10: 3m10s)`.
+pub fn eta(eta: Eta) -> String {
+    let [half, most] = [eta.p50_seconds, eta.p90_seconds].map(Duration::from_secs);
+    match (half.is_zero(), most.is_zero()) {
+        (_, true) => "longer than usual already".to_owned(),
+        (true, false) => format!("should end any moment (9 in 10: {})", span(most)),
+        (false, false) if half == most => format!("about {} left", span(half)),
+        (false, false) => format!("about {} left (9 in 10: {})", span(half), span(most)),
+    }
+}
+
+/// Who is in the way, and how far that is.
+#[derive(Clone, Debug)]
+pub struct Ahead {
+    /// The deployment that holds the slot.
+    pub id: DeploymentId,
+    /// More about it.
+    pub blocking: Blocking,
+}
+
+impl Ahead {
+    /// From a deployment that holds the slot.
+    pub fn of(holder: &Deployment, liveness: Option<Liveness>, eta: Option<Eta>) -> Self {
+        let blocking = Blocking {
+            actor: holder.actor.clone(),
+            ref_name: holder.ref_name.clone(),
+            commit: holder.commit.clone(),
+            url: holder.url.clone(),
+            pipeline: holder.pipeline.clone(),
+            status: holder.status,
+            phase: holder.phase.clone(),
+            progress: holder.progress,
+            started_at: holder.started_at,
+            last_heartbeat_at: holder.last_heartbeat_at,
+            cancel_requested_at: holder.cancel_requested_at,
+            liveness: liveness.unwrap_or(Liveness::Alive),
+            eta,
+        };
+        Ahead { id: holder.id, blocking }
+    }
+
+    /// Whose it is.
+    pub fn who(&self) -> String {
+        let blocking = &self.blocking;
+        who(blocking.actor.as_deref(), &blocking.pipeline, blocking.ref_name.as_deref(), blocking.commit.as_deref())
+    }
+
+    /// How far it is: since when, which phase, how long yet.
+    pub fn how_far(&self, now: Timestamp) -> String {
+        let blocking = &self.blocking;
+        let mut parts = Vec::new();
+        match (blocking.status, blocking.started_at) {
+            (Status::Running, Some(at)) => {
+                parts.push(format!("running since {} ({})", time(at, now), span(between(at, now))));
+            }
+            (Status::Running, None) => parts.push("running".to_owned()),
+            (Status::Pending | Status::Succeeded | Status::Failed | Status::Cancelled, _) => {
+                parts.push("about to start".to_owned());
+            }
+        }
+        if let Some(phase) = &blocking.phase {
+            parts.push(format!("phase {}", clean(phase)));
+        }
+        if blocking.status == Status::Running {
+            parts.push(format!("{} %", blocking.progress));
+        }
+        if blocking.cancel_requested_at.is_some() {
+            parts.push("being cancelled".to_owned());
+        }
+        match blocking.liveness {
+            Liveness::Alive => parts.extend(blocking.eta.map(eta)),
+            Liveness::Silent => parts.push("its worker is silent".to_owned()),
+            Liveness::Lost => parts.push("its worker is lost, and the slot will be freed".to_owned()),
+        }
+        parts.join(", ")
+    }
+
+    /// The line that tells for whom one waits. `position` counts from 1, which is next.
+    pub fn wait_line(&self, position: Option<u64>, now: Timestamp) -> String {
+        let place = match position {
+            Some(1) => "; you are next".to_owned(),
+            Some(position) if position > 1 => format!("; you are number {position} in line"),
+            Some(_) | None => String::new(),
+        };
+        let url = self.blocking.url.as_deref().map(|url| format!(" - {}", clean(url))).unwrap_or_default();
+        format!("waiting for {}: {}{place}{url}", self.who(), self.how_far(now))
+    }
+
+    /// What must differ for the line to be worth another one in a log.
+    pub fn news(&self, position: Option<u64>) -> String {
+        let blocking = &self.blocking;
+        format!(
+            "{} {position:?} {:?} {:?} {} {:?}",
+            self.id,
+            blocking.status,
+            blocking.phase,
+            blocking.cancel_requested_at.is_some(),
+            blocking.liveness
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a test's time")
+    }
+
+    fn ahead() -> Ahead {
+        let blocking = Blocking {
+            actor: Some("alice".to_owned()),
+            ref_name: Some("main".to_owned()),
+            commit: Some("3f2a1b2c4d5e6f708192a3b4c5d6e7f801234567".to_owned()),
+            url: Some("https://ci.example/run/17".to_owned()),
+            pipeline: "deploy".to_owned(),
+            status: Status::Running,
+            phase: Some("migrate".to_owned()),
+            progress: 40,
+            started_at: Some(at("2026-03-01T12:03:11Z")),
+            last_heartbeat_at: None,
+            cancel_requested_at: None,
+            liveness: Liveness::Alive,
+            eta: Some(Eta { p50_seconds: 120, p90_seconds: 190 }),
+        };
+        Ahead { id: DeploymentId::from_bytes([7; 16]), blocking }
+    }
+
+    #[test]
+    fn the_wait_line_tells_whom_since_when_how_far_and_the_place() {
+        let now = at("2026-03-01T12:07:31Z");
+        assert_eq!(
+            ahead().wait_line(Some(2), now),
+            "waiting for alice's deploy of main@3f2a1b2c4d: running since 12:03:11 UTC (4m20s), phase migrate, 40 %, \
+             about 2m00s left (9 in 10: 3m10s); you are number 2 in line - https://ci.example/run/17"
+        );
+        let mut silent = ahead();
+        silent.blocking.liveness = Liveness::Silent;
+        silent.blocking.url = None;
+        silent.blocking.cancel_requested_at = Some(now);
+        assert_eq!(
+            silent.wait_line(Some(1), at("2026-03-02T12:07:31Z")),
+            "waiting for alice's deploy of main@3f2a1b2c4d: running since 2026-03-01 12:03:11 UTC (1d00h), phase \
+             migrate, 40 %, being cancelled, its worker is silent; you are next"
+        );
+    }
+
+    #[test]
+    fn progress_alone_is_no_news_and_a_phase_is() {
+        let mut other = ahead();
+        other.blocking.progress = 41;
+        assert_eq!(ahead().news(Some(1)), other.news(Some(1)));
+        other.blocking.phase = Some("verify".to_owned());
+        assert_ne!(ahead().news(Some(1)), other.news(Some(1)));
+        assert_ne!(ahead().news(Some(1)), ahead().news(Some(2)));
+    }
+
+    #[test]
+    fn words_of_others_cannot_steer_the_terminal() {
+        let mut hostile = ahead();
+        hostile.blocking.actor = Some("\u{1b}[2Jmallory\n::error::x".to_owned());
+        let line = hostile.wait_line(None, at("2026-03-01T12:07:31Z"));
+        assert!(line.starts_with("waiting for mallory ::error::x's deploy"), "{line}");
+    }
+
+    #[test]
+    fn spans_are_short() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (61, "1m01s"), (3_700, "1h01m"), (273_600, "3d04h")] {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
+}

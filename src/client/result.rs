@@ -1,0 +1,171 @@
+//! How a `deploy` is said to have ended: the result on standard output, the reason and the next thing to do on standard
+//! error, and the exit code.
+
+use serde_json::Value;
+
+use super::{
+    exit::{Exit, Failure},
+    render::{
+        clean::clean,
+        words::{Ahead, between, span},
+    },
+    resolve::{Reached, Stop, Verdict},
+    session::Session,
+};
+use crate::{
+    api::{Conflict, Deployment},
+    model::Status,
+};
+
+/// Tells the verdict. `problem` is the last conflict as the server told it.
+///
+/// # Errors
+/// Whatever is not a success, to be told by the caller.
+pub fn tell(session: &Session, verdict: Verdict, problem: Option<Value>) -> Result<Exit, Failure> {
+    match verdict {
+        Verdict::Ended { deployment, replayed } => ended(session, &deployment, replayed),
+        Verdict::Detached(deployment) => {
+            let place = match deployment.queue_position {
+                0 => "has the slot".to_owned(),
+                position => format!("is number {position} in line"),
+            };
+            session.screen.line(&format!("{}: deployment {} {place}", deployment.project, deployment.id));
+            session.answer(&deployment, &[deployment.id.to_string()])?;
+            Ok(Exit::Done)
+        }
+        Verdict::Blocked(conflict) => Err(blocked(session, &conflict, problem)),
+        Verdict::BlockedByOwn(conflict) => Err(Failure {
+            exit: Exit::Blocked,
+            message: format!("this CI run itself holds the slot, with deployment {}", conflict.deployment_id),
+            hint: Some(
+                "waiting for it would be waiting for oneself: deploy after that deployment has ended, or once a run"
+                    .to_owned(),
+            ),
+            problem,
+        }),
+        Verdict::Refused(refusal) => Err(Failure::from(*refusal)),
+        Verdict::Faulted(fault) => Err(Failure::from(fault)),
+        Verdict::Stopped { why, reached, deployment } => stopped(session, why, reached, deployment, problem),
+    }
+}
+
+fn ended(session: &Session, deployment: &Deployment, replayed: bool) -> Result<Exit, Failure> {
+    let id = deployment.id;
+    let project = &deployment.project;
+    let Some(error) = &deployment.error else {
+        let took = match (deployment.started_at, deployment.ended_at) {
+            (Some(begin), Some(end)) => format!(" in {}", span(between(begin, end))),
+            _ => String::new(),
+        };
+        let earlier = if replayed { ", in an earlier run of this job" } else { "" };
+        session.screen.clear();
+        session.screen.line(&format!("{project}: deployment {id} succeeded{took}{earlier}"));
+        let outputs = deployment.result.iter().flat_map(|result| &result.outputs);
+        let lines: Vec<_> = outputs.map(|(name, value)| format!("{}={}", clean(name), clean(value))).collect();
+        session.answer(deployment, &lines)?;
+        return Ok(Exit::Done);
+    };
+    let reason = clean(&error.message);
+    let code = clean(&error.code);
+    let phase = error.phase.as_deref().map(|phase| format!(" in phase {}", clean(phase))).unwrap_or_default();
+    let logs = format!("`singletrack logs --project {project} {id}` shows its output");
+    let (exit, message, hint) = match (deployment.status, error.code.as_str(), deployment.superseded_by) {
+        (Status::Cancelled, _, Some(by)) => (
+            Exit::Cancelled,
+            format!("deployment {id} was superseded by {by}"),
+            format!("`singletrack status --project {project} {by}` shows what took its place"),
+        ),
+        (Status::Cancelled, "ABANDONED", None) => (
+            Exit::Blocked,
+            format!("deployment {id} lost its place in line: the server had not heard of this client for too long"),
+            "check the network between this job and the server, then deploy again".to_owned(),
+        ),
+        (Status::Cancelled, "EXPIRED", None) => (
+            Exit::Blocked,
+            format!("deployment {id} was still waiting for the slot at its deadline"),
+            "pass a longer --timeout; `singletrack why` shows who holds the slot".to_owned(),
+        ),
+        (Status::Cancelled, ..) => (Exit::Cancelled, format!("deployment {id} was cancelled ({code}): {reason}"), logs),
+        (Status::Failed | Status::Pending | Status::Running | Status::Succeeded, ..) => {
+            (Exit::Failed, format!("deployment {id} failed{phase} ({code}): {reason}"), logs)
+        }
+    };
+    let hint = if replayed {
+        "this is how an earlier run of the same job attempt ended; start the job anew, or pass another \
+         --idempotency-key, to deploy again"
+            .to_owned()
+    } else {
+        hint
+    };
+    Err(Failure { exit, message, hint: Some(hint), problem: to_value(deployment) })
+}
+
+fn blocked(session: &Session, conflict: &Conflict, problem: Option<Value>) -> Failure {
+    let ahead = Ahead { id: conflict.deployment_id, blocking: conflict.blocking.clone() };
+    let far = ahead.how_far(session.clock.wall());
+    Failure {
+        exit: Exit::Blocked,
+        message: format!("the slot is held by {} ({}): {far}", ahead.who(), ahead.id),
+        hint: Some("leave --on-conflict out to wait for it, or pass --cancel-in-progress-deployment".to_owned()),
+        problem,
+    }
+}
+
+fn stopped(
+    session: &Session,
+    why: Stop,
+    reached: Reached,
+    deployment: Option<Box<Deployment>>,
+    problem: Option<Value>,
+) -> Result<Exit, Failure> {
+    // A deployment that finished anyway stays what it became.
+    let succeeded = deployment.as_ref().filter(|deployment| deployment.status == Status::Succeeded);
+    if let (Stop::Deadline, Some(deployment)) = (why, succeeded) {
+        return ended(session, deployment, false);
+    }
+    let trouble = session.connection.trouble().map(|trouble| format!("; the server does not answer: {trouble}"));
+    let is_down = trouble.is_some();
+    let trouble = trouble.unwrap_or_default();
+    let became = deployment.as_ref().map_or_else(
+        || "what became of it is not known".to_owned(),
+        |deployment| match deployment.status {
+            Status::Pending | Status::Running => "it is asked to stop, and has not stopped yet".to_owned(),
+            Status::Succeeded => "it had succeeded by then".to_owned(),
+            Status::Failed => "it failed".to_owned(),
+            Status::Cancelled => "it is cancelled".to_owned(),
+        },
+    );
+    let look = |id| format!("`singletrack status {id}` shows how it stands");
+    let (exit, message, hint) = match (why, reached) {
+        (Stop::Signal, Reached::Nothing) => {
+            (Exit::Interrupted, format!("interrupted before the server answered{trouble}"), None)
+        }
+        (Stop::Signal, Reached::Line(id)) => {
+            (Exit::Interrupted, format!("interrupted in line; deployment {id}: {became}"), None)
+        }
+        (Stop::Signal, Reached::Slot(id)) => {
+            (Exit::Interrupted, format!("interrupted; deployment {id}: {became}"), Some(look(id)))
+        }
+        (Stop::Deadline, Reached::Nothing) => (
+            if is_down { Exit::Fault } else { Exit::TimedOut },
+            format!("no answer to the submit before the deadline{trouble}"),
+            Some("check --server (or SINGLETRACK_URL)".to_owned()),
+        ),
+        (Stop::Deadline, Reached::Line(_)) => (
+            Exit::Blocked,
+            format!("still waiting for the slot at the deadline{trouble}"),
+            Some("pass a longer --timeout; `singletrack why` shows who holds the slot".to_owned()),
+        ),
+        (Stop::Deadline, Reached::Slot(id)) => (
+            Exit::TimedOut,
+            format!("the deadline passed while deployment {id} ran; {became}{trouble}"),
+            Some(format!("pass a longer --timeout; {}", look(id))),
+        ),
+    };
+    let told = deployment.as_deref().and_then(to_value).or(problem);
+    Err(Failure { exit, message, hint, problem: told })
+}
+
+fn to_value(deployment: &Deployment) -> Option<Value> {
+    serde_json::to_value(deployment).ok()
+}

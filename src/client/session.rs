@@ -1,0 +1,98 @@
+//! What every verb begins with: the server, the token, the screen.
+
+use std::{
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{
+    ci::{CiRun, Environment},
+    connection::{Connection, Patience, Token},
+    exit::{Exit, Failure},
+    render::{Screen, print},
+};
+use crate::{
+    cli::Connect,
+    clock::{Clock, SystemClock},
+};
+
+/// The largest token file: a token is a line.
+const TOKEN_FILE_LIMIT: u64 = 16 << 10;
+
+/// What every verb needs.
+pub struct Session {
+    /// The server.
+    pub connection: Connection,
+    /// Where progress is shown.
+    pub screen: Arc<Screen>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the result is printed as JSON.
+    pub json: bool,
+    /// The CI that we run in.
+    pub ci: Option<CiRun>,
+}
+
+impl Session {
+    /// Opens a session; nothing is sent yet.
+    ///
+    /// # Errors
+    /// The token or the certificate cannot be read.
+    pub fn open(connect: &Connect, patience: Patience) -> Result<Self, Failure> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let environment = Environment::new(&variable);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let screen = Arc::new(Screen::new(Arc::clone(&clock), environment.is_ci()));
+        let token = token(connect.token_file.as_deref(), variable("SINGLETRACK_TOKEN"))?;
+        let heard = Arc::clone(&screen);
+        let connection = Connection::new(
+            connect.server.clone(),
+            token,
+            connect.ca_cert.as_deref(),
+            patience,
+            Box::new(move |text| heard.warning(text)),
+            Arc::clone(&clock),
+        )?;
+        if connection.exposes_token() {
+            screen.warning(&format!(
+                "the token goes unencrypted to {}; use https:// where others share the network",
+                connection.server()
+            ));
+        }
+        Ok(Session { connection, screen, clock, json: connect.json, ci: environment.detect() })
+    }
+
+    /// Prints `lines` as the result, or `value` with `--json`.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn answer(&self, value: &impl serde::Serialize, lines: &[String]) -> Result<(), Failure> {
+        self.screen.clear();
+        let written = if self.json {
+            // The wire's own types have a JSON form.
+            self.screen.json(&serde_json::to_value(value).unwrap_or_default())
+        } else {
+            lines.iter().try_for_each(|line| print::result(line))
+        };
+        written.map_err(|error| Failure::new(Exit::Fault, format!("the result could not be written: {error}")))
+    }
+}
+
+fn token(file: Option<&Path>, variable: Option<String>) -> Result<Option<Token>, Failure> {
+    let Some(path) = file else {
+        return Token::parse(&variable.unwrap_or_default());
+    };
+    let failed = |why: String| Failure::new(Exit::Usage, format!("--token-file {}: {why}", path.display()));
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().take(TOKEN_FILE_LIMIT).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(TOKEN_FILE_LIMIT).read_to_string(&mut text))
+    };
+    read.map_err(|error| failed(error.to_string()))?;
+    match Token::parse(&text)? {
+        Some(token) => Ok(Some(token)),
+        None => Err(failed("there is no token in it".to_owned())),
+    }
+}

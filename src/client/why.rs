@@ -1,0 +1,123 @@
+//! `why`: who holds the slot, who waits, how long yet, and what can be done about it.
+
+use jiff::Timestamp;
+
+use super::{
+    connection::{Fault, Patience},
+    exit::{Exit, Failure},
+    render::{
+        clean::clean,
+        words::{Ahead, between, span, time, who_deploys},
+    },
+    session::Session,
+};
+use crate::{
+    api::{Liveness, ProjectView},
+    cli::Why,
+    model::{LinePolicy, Preempt, Status},
+};
+
+/// How many of the line are shown.
+const LINE_LIMIT: usize = 20;
+
+/// Prints a project's slot and line.
+///
+/// # Errors
+/// There is no such project, or no answer.
+pub async fn run(args: &Why) -> Result<Exit, Failure> {
+    let session = Session::open(&args.target.connect, Patience::QUESTION)?;
+    let view = match session.connection.project(&args.target.project).await {
+        Ok(view) => view,
+        Err(Fault::Refused(refusal)) if refusal.status == 404 => {
+            let failure = Failure::from(*refusal);
+            return Err(failure.hint("`singletrack list` without a project shows the projects"));
+        }
+        Err(fault) => return Err(fault.into()),
+    };
+    session.answer(&view, &lines(&view, session.clock.wall()))?;
+    Ok(Exit::Done)
+}
+
+fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
+    let project = &view.project;
+    let mut lines = Vec::new();
+    let mut next = Vec::new();
+    match &view.holder {
+        None => lines.push(format!("{project}: the slot is free")),
+        Some(holder) => {
+            let ahead = Ahead::of(holder, view.liveness, view.eta);
+            lines.push(format!("{project}: the slot is held by {}", ahead.who()));
+            lines.push(format!("  deployment {}", holder.id));
+            lines.push(format!("  {}", ahead.how_far(now)));
+            if let Some(message) = &holder.message {
+                lines.push(format!("  {}", clean(message)));
+            }
+            if let Some(at) = holder.last_heartbeat_at {
+                lines.push(format!("  last heartbeat {} ago", span(between(at, now))));
+            }
+            if let Some(url) = &holder.url {
+                lines.push(format!("  {}", clean(url)));
+            }
+            next.push(("watch it", format!("singletrack logs --project {project} {} --follow", holder.id)));
+            if holder.cancel_requested_at.is_none() {
+                next.push(("stop it", format!("singletrack cancel --project {project} {}", holder.id)));
+            }
+            let is_stuck =
+                holder.status == Status::Running && matches!(view.liveness, Some(Liveness::Silent | Liveness::Lost));
+            if is_stuck {
+                next.push((
+                    "force the slot free, if its worker is gone for good",
+                    format!("singletrack release --project {project} --deployment {} --reason '...'", holder.id),
+                ));
+            }
+        }
+    }
+    if view.line_length > 0 {
+        lines.push(format!("{} in line:", view.line_length));
+        lines.extend(view.line.iter().take(LINE_LIMIT).map(|waiting| {
+            let waited = span(between(waiting.created_at, now));
+            let position = waiting.queue_position;
+            format!("  {position}. {} ({}), for {waited}", who_deploys(waiting), waiting.id)
+        }));
+        let shown = view.line.len().min(LINE_LIMIT) as u64;
+        if view.line_length > shown {
+            lines.push(format!("  and {} more", view.line_length - shown));
+        }
+    }
+    if let Some(last) = &view.last_outcome {
+        let ended = last.ended_at.map(|at| format!(" at {}", time(at, now))).unwrap_or_default();
+        let error = last.error.as_ref().map(|error| format!(": {}", clean(&error.message))).unwrap_or_default();
+        lines.push(format!("last: {} {}{ended}{error}", who_deploys(last), last.status.as_str()));
+        if last.status == Status::Failed {
+            next.push(("see why the last one failed", format!("singletrack logs --project {project} {}", last.id)));
+        }
+    }
+    lines.push(format!("rules: {}", rules(view)));
+    if !view.pipelines.is_empty() {
+        let names: Vec<_> = view.pipelines.iter().map(|name| clean(name)).collect();
+        lines.push(format!("pipelines: {}", names.join(", ")));
+    }
+    if view.holder.is_none() && !view.policy.paused {
+        next.push(("deploy", format!("singletrack deploy --project {project}")));
+    }
+    if !next.is_empty() {
+        lines.push("next:".to_owned());
+        lines.extend(next.into_iter().map(|(what, command)| format!("  {what}: {command}")));
+    }
+    lines
+}
+
+fn rules(view: &ProjectView) -> String {
+    let policy = &view.policy;
+    let line = match policy.line {
+        LinePolicy::All => format!("everyone is served in order, at most {} wait", policy.line_limit),
+        LinePolicy::Latest => "only the newest waits".to_owned(),
+    };
+    let preempt = match policy.preempt {
+        Preempt::Allow => "newcomers may cancel what runs".to_owned(),
+        Preempt::Never => "what runs is never cancelled by newcomers".to_owned(),
+        Preempt::Times { times } => format!("newcomers may cancel what runs {times} times in a row"),
+    };
+    let paused = if policy.paused { "; PAUSED, new deployments are refused" } else { "" };
+    format!("{line}; {preempt}{paused}")
+}
