@@ -6,6 +6,8 @@ mod config;
 mod example_release_dir;
 mod executor;
 mod harness;
+mod random_walk;
 mod store_contract;
 mod store_trial;
 mod tidy;
+mod transitions;
