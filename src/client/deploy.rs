@@ -44,7 +44,11 @@ const LINE_PAUSE: Duration = Duration::from_secs(15);
 pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
     let wish = wish(args);
-    let request = request(args, wish, session.ci.as_ref())?;
+    let mut request = request(args, wish, session.ci.as_ref())?;
+    if args.dry_run {
+        // Nothing is kept of it, so there is nothing to find again by a key.
+        request.on_conflict = OnConflict::Refuse;
+    }
     // The same bytes for every submit: with another body the key would name another request.
     let body = serde_json::to_vec(&request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
     let deadline = Deadline::after(session.clock.clone(), args.timeout);
@@ -88,7 +92,7 @@ impl Run<'_> {
             }
         });
         let mut stopped = None;
-        let (mut resolver, mut action) = Resolver::new(self.wish);
+        let (mut resolver, mut action) = Resolver::new(self.wish, inside());
         loop {
             let seen = match (action, stopped) {
                 (Action::Finish(verdict), _) => return Ok(*verdict),
@@ -251,7 +255,7 @@ impl Run<'_> {
         let reason = match stopped {
             Some(Stop::Deadline) => "its client's deadline passed",
             Some(Stop::Signal) => "its client was interrupted",
-            None => "its client waits for nobody",
+            None => "its client is a command of the deployment that holds the slot",
         };
         if until_final {
             session.screen.line(&format!("cancelling deployment {id}: {reason}"));
@@ -306,6 +310,11 @@ fn wish(args: &Deploy) -> Wish {
         WhenHeld::Wait => Wish::Wait { preempt: args.cancel_in_progress_deployment },
         WhenHeld::Queue => Wish::Queue,
     }
+}
+
+/// The deployment whose command we are: workers tell their commands.
+fn inside() -> Option<DeploymentId> {
+    std::env::var("SINGLETRACK_DEPLOYMENT_ID").ok()?.parse().ok()
 }
 
 fn how(mode: FollowMode) -> How {

@@ -34,13 +34,10 @@ pub fn tell(session: &Session, verdict: Verdict, problem: Option<Value>) -> Resu
             Ok(Exit::Done)
         }
         Verdict::Blocked(conflict) => Err(blocked(session, &conflict, problem)),
-        Verdict::BlockedByOwn(conflict) => Err(Failure {
+        Verdict::Inside(conflict) => Err(Failure {
             exit: Exit::Blocked,
-            message: format!("this CI run itself holds the slot, with deployment {}", conflict.deployment_id),
-            hint: Some(
-                "waiting for it would be waiting for oneself: deploy after that deployment has ended, or once a run"
-                    .to_owned(),
-            ),
+            message: format!("this is a command of deployment {}, which holds the slot", conflict.deployment_id),
+            hint: Some("waiting for it would be waiting for oneself: deploy another project, or after it".to_owned()),
             problem,
         }),
         Verdict::Refused(refusal) => Err(Failure::from(*refusal)),

@@ -116,7 +116,6 @@ impl Screen {
                 self.line(&format!("it is asked to stop{by}{reason}"));
             }
             EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
-            EventBody::Status { status: Status::Running } => self.line("running"),
             EventBody::Status { .. } | EventBody::Queue { .. } | EventBody::Complete => {}
         }
     }
