@@ -169,8 +169,12 @@ impl Slot {
     pub fn step(&mut self, id: DeploymentId, command: Command) -> Result<&Deployment, Refusal> {
         let before = self.known.get(&id).ok_or(Refusal::WrongState)?;
         let step = before.step(command, self.moment())?;
+        let was_held = self.holder.is_some();
         self.record(step);
-        self.promote_head();
+        // Only then: where the line was not loaded, the slot looks free and is not.
+        if was_held && self.holder.is_none() {
+            self.promote_head();
+        }
         Ok(&self.known[&id])
     }
 
@@ -200,7 +204,7 @@ impl Slot {
         let was_waiting = before.is_some_and(Deployment::is_waiting);
         let was_started = before.is_some_and(|before| before.started_at.is_some());
         let was_final = before.is_some_and(Deployment::is_final);
-        if after.revision == self.project.revision.next() {
+        if step.is_state_change() && after.revision == self.project.revision.next() {
             self.project.revision = after.revision;
         }
         match (was_waiting, after.is_waiting()) {
@@ -248,9 +252,6 @@ impl Slot {
     }
 
     fn promote_head(&mut self) {
-        if self.holder.is_some() {
-            return;
-        }
         let Some(head) = self.line().first().map(|head| (*head).clone()) else { return };
         // The head waits, so its promotion cannot be refused.
         if let Ok(step) = head.step(Command::Promote, self.moment()) {

@@ -70,11 +70,13 @@ impl IntoResponse for Failure {
 
 /// Middleware: gives every [`Failure`] its body.
 pub async fn render(request: Request, next: Next) -> Response {
-    let path = echo(request.uri().path());
+    let path = request.uri().path().to_owned();
     let mut response = next.run(request).await;
     let Some(failure) = response.extensions_mut().remove::<Failure>() else { return response };
     let Failure { code, detail, extra } = failure;
-    let mut problem = Problem::new(code, detail, path);
+    // Past 400 and 404 the path's parts have been parsed: they are ours by then.
+    let instance = if matches!(code.status(), 400..=404 | 414 | 431) { echo(&path) } else { path };
+    let mut problem = Problem::new(code, detail, instance);
     problem.extra = extra;
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let (mut parts, _) = response.into_parts();

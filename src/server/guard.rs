@@ -20,6 +20,9 @@ use crate::{api::ErrorCode, config::TokenHash};
 /// The longest address that is looked at.
 const URI_LIMIT: usize = 8 << 10;
 
+/// The largest headers that are looked at.
+const HEADERS_LIMIT: usize = 16 << 10;
+
 /// What a request must show.
 #[derive(Clone, Debug)]
 pub struct Access {
@@ -41,6 +44,10 @@ impl Access {
     fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
         if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
             return Err(Failure::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
+        }
+        let head_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if head_bytes > HEADERS_LIMIT {
+            return Err(Failure::new(ErrorCode::HeadersTooLarge, "the headers are larger than 16 KiB"));
         }
         let host = host(uri, headers)?;
         if self.tokens.is_empty() {

@@ -19,8 +19,8 @@ use crate::{config::Config, model::ProjectName, queue::Queue, watch::Watch};
 
 /// Headers that trickle slower than this are given up.
 const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
-/// The largest head of a request, and the buffer of a connection; hyper takes no smaller one than 8 KiB.
-const HEAD_LIMIT: usize = 16 << 10;
+/// The largest head of a request that is read at all; the guard's limits are below it, so that they can be told properly.
+const HEAD_LIMIT: usize = 64 << 10;
 /// How long connections may take to end after their last answer.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// After the system had no more file descriptors: waiting lets others close.

@@ -155,12 +155,11 @@ impl Outbox {
             Some(cut) => cut.line_count += 1,
             None if full => segment.cuts.push_back(Cut { stream, phase: phase.to_owned(), line_count: 1 }),
             None => {
-                let fits = |batch: &&mut Batch| {
-                    batch.stream == stream && batch.phase == phase && batch.bytes + bytes <= LINE_LIMIT
-                };
-                let crowded = segment.batches.len() >= BATCH_LIMIT;
-                let depth = if crowded { BATCH_LIMIT } else { 1 };
-                match segment.batches.iter_mut().rev().take(depth).find(fits) {
+                let same = |batch: &&mut Batch| batch.stream == stream && batch.phase == phase;
+                let depth = if segment.batches.len() >= BATCH_LIMIT { usize::MAX } else { 1 };
+                // Only the stream's last batch will do, or its lines would change places.
+                let last = segment.batches.iter_mut().rev().take(depth).find(same);
+                match last.filter(|batch| batch.bytes + bytes <= LINE_LIMIT) {
                     Some(batch) => {
                         batch.lines.push(text);
                         batch.bytes += bytes;

@@ -288,7 +288,8 @@ impl Shim {
             return;
         }
         self.ending = Some(Ending { by, kill_at });
-        if self.child_status.is_some() {
+        // With nobody to hear it, or no time to act on it, a SIGTERM is left out.
+        if self.child_status.is_some() || kill_at <= SystemClock.boot() {
             return;
         }
         let running = descendants_of(rustix::process::getpid());

@@ -4,4 +4,6 @@ mod api;
 mod config;
 mod executor;
 mod harness;
+mod store_contract;
+mod store_trial;
 mod tidy;

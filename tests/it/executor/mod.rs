@@ -7,6 +7,7 @@ mod shim;
 mod stopping;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ struct Running {
     reports: mpsc::Receiver<Report>,
     seen: Vec<Report>,
     verdict: JoinHandle<Verdict>,
+    fifos: Vec<std::fs::File>,
 }
 
 /// A pipeline that has run: its verdict and all it reported.
@@ -125,7 +127,7 @@ impl Trial {
         let (stop, stopped) = watch::channel(Stop::None);
         let (sender, reports) = mpsc::channel(report_limit);
         let verdict = tokio::spawn(worker::run(job, stopped, sender));
-        Running { directory, stop, reports, seen: Vec::new(), verdict }
+        Running { directory, stop, reports, seen: Vec::new(), verdict, fifos: Vec::new() }
     }
 
     async fn run(self) -> Ended {
@@ -160,9 +162,13 @@ impl Running {
         rest.unwrap()
     }
 
-    /// Lets a command go on that reads from the pipe.
-    async fn go(&self, fifo: &str) {
-        tokio::fs::write(self.directory.path().join(fifo), "\n").await.unwrap();
+    /// Lets a command go on that reads from the pipe, now or later: with both ends open here, neither does opening
+    /// it wait nor is anything in it lost.
+    fn go(&mut self, fifo: &str) {
+        let path = self.directory.path().join(fifo);
+        let mut ends = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        ends.write_all(b"\n").unwrap();
+        self.fifos.push(ends);
     }
 
     fn stop(&self, stop: Stop) {

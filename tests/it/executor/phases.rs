@@ -14,7 +14,7 @@ async fn phases_run_in_order_and_each_is_told_when_it_starts() {
     running.until("start of two", |report| super::is_phase(report, "two", PhaseState::Started)).await;
     running.until("progress", |report| matches!(report, Report::Progress { progress: Some(50), .. })).await;
     assert_eq!(running.line("a").await, "", "the phases share one workspace");
-    running.go("go").await;
+    running.go("go");
     let ended = running.end().await;
     assert_eq!(ended.phases(), ["one:Started", "one:Succeeded", "two:Started", "two:Succeeded"]);
     assert_eq!(ended.percents(), [0, 50, 100]);

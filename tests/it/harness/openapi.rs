@@ -66,7 +66,7 @@ pub fn validate(pointer: &str, value: &Value, what: &str) {
     let validator = *validators.lock().unwrap().entry(pointer.to_owned()).or_insert_with(|| {
         let mut schema = description().clone();
         schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-        schema["$ref"] = json!(format!("#{pointer}"));
+        schema["$ref"] = json!(format!("#{}", pointer.replace('{', "%7B").replace('}', "%7D")));
         Box::leak(Box::new(jsonschema::validator_for(&schema).unwrap()))
     });
     let errors: Vec<_> =

@@ -1,0 +1,615 @@
+//! What every engine promises, run whole on each of them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use singletrack::{
+    model::{
+        Changes, Command, Deployment, Executor, FailureCause, IdempotencyKey, Lapse, LineLoad, Load, PhaseState, Place,
+        Project, Report, Revision, Slot, Spec, State, Status, Stream, Verdict,
+        admission::{Admission, OnConflict, Submission},
+        event::EventBody,
+        lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
+    },
+    store::{ListQuery, Mark, StoreError},
+};
+
+use crate::store_trial::{Trial, id, name, spec};
+
+/// Each function is a promise; each engine keeps all of them.
+macro_rules! contract {
+    ($($promise:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(crate::store_trial::Trial::sqlite()).await;
+            })*
+        }
+        mod memory {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(crate::store_trial::Trial::memory()).await;
+            })*
+        }
+    };
+}
+
+contract! {
+    every_state_comes_back_as_it_was_recorded,
+    every_field_comes_back_as_it_was_recorded,
+    the_counters_of_a_project_come_back,
+    a_load_brings_what_it_asks_for_and_nothing_else,
+    a_deployment_is_found_in_its_own_project_only,
+    an_idempotency_key_brings_its_deployment_and_fingerprint,
+    a_decision_that_panics_changes_nothing_and_stops_nobody,
+    a_decision_that_cannot_be_recorded_changes_nothing_and_stops_nobody,
+    a_decision_without_changes_is_answered_and_not_told,
+    concurrent_submits_to_one_project_make_one_holder_and_an_unbroken_line,
+    concurrent_work_on_many_projects_all_lands,
+    positions_count_who_is_served_before,
+    a_list_pages_newest_first,
+    a_list_filters_by_status,
+    projects_page_by_name,
+    a_project_shows_its_slot_line_and_last_outcome,
+    whoever_can_fall_silent_is_watched,
+    what_waits_for_a_worker_is_claimable_in_the_order_of_arrival,
+    events_resume_after_any_of_them,
+    trimmed_output_leaves_head_tail_and_everything_else,
+    marks_tell_the_last_change_of_what_exists,
+    commits_are_told_in_order_before_they_are_answered,
+    a_commit_is_told_though_its_caller_went_away,
+    it_is_ready,
+}
+
+async fn every_state_comes_back_as_it_was_recorded(trial: Trial) {
+    // One project for each state, so that nobody is in the way.
+    trial.submit("ready", 1, OnConflict::Refuse).await;
+    trial.submit("running", 2, OnConflict::Refuse).await;
+    trial.claim("running", 2).await;
+    trial.submit("waiting", 3, OnConflict::Refuse).await;
+    trial.submit("waiting", 4, OnConflict::Wait).await;
+    trial.submit("waiting", 5, OnConflict::Queue).await;
+    trial.queue.attend(name("waiting"), id(4), Duration::from_secs(30)).await.unwrap();
+    trial.submit("reserved", 6, OnConflict::Refuse).await;
+    trial.submit("reserved", 7, OnConflict::Wait).await;
+    trial.queue.cancel(name("reserved"), id(6), None, None).await.unwrap();
+    trial.submit("done", 8, OnConflict::Refuse).await;
+    let secret = trial.claim("done", 8).await;
+    trial.clock.advance(Duration::from_millis(1500));
+    trial.finish("done", 8, secret).await;
+
+    assert_eq!(trial.deployment("ready", 1).await.state, State::Ready);
+    assert!(matches!(trial.deployment("running", 2).await.state, State::Running(lease) if
+        lease.worker == "worker-1" && lease.fencing_token == Revision(2) && lease.ttl == Duration::from_secs(60)));
+    let window = Duration::from_secs(30);
+    assert_eq!(trial.deployment("waiting", 4).await.state, State::Waiting(Place::Ticket { window }));
+    assert_eq!(trial.deployment("waiting", 5).await.state, State::Waiting(Place::Queued));
+    assert_eq!(trial.deployment("reserved", 7).await.state, State::Reserved);
+    let done = trial.deployment("done", 8).await;
+    assert_eq!(done.ended_at(), done.started_at.map(|at| at + Duration::from_millis(1500)));
+    assert_eq!(done.status(), Status::Succeeded);
+    assert!(done.lease().is_some_and(|lease| lease.secret == secret));
+
+    // Every way to end, each by what brings it about.
+    for (number, cause) in (100..).zip(FailureCause::ALL) {
+        let project = format!("failed-{number}");
+        trial.submit(&project, number, OnConflict::Refuse).await;
+        let secret = trial.claim(&project, number).await;
+        let verdict = Verdict::Failed { cause, message: format!("for {cause:?}"), phase: Some("migrate".to_owned()) };
+        let told = trial.queue.finish(name(&project), id(number), secret, verdict).await.unwrap();
+        assert_eq!(trial.deployment(&project, number).await, told);
+    }
+    // Who is first holds the slot, the other two are in line; one of them ends.
+    type End = fn(&Deployment) -> Command;
+    let ends: [(&str, u64, End); 5] = [
+        ("CANCELLED", 1, |_| Command::Cancel { reason: Some("not today".to_owned()), superseded_by: None }),
+        ("SUPERSEDED", 1, |_| Command::Cancel { reason: None, superseded_by: Some(id(99)) }),
+        ("ABANDONED", 1, |seen| Command::Lapse { seen: seen.vital(), cause: Lapse::Silence }),
+        ("EXPIRED", 2, |seen| Command::Lapse { seen: seen.vital(), cause: Lapse::Deadline }),
+        ("RELEASED", 0, |_| Command::Release { reason: "stuck".to_owned() }),
+    ];
+    for (index, (cause, place, end)) in (0..).zip(ends) {
+        let project = format!("cancelled-{index}");
+        let first = 1000 + 10 * index;
+        for number in first..first + 3 {
+            trial.submit(&project, number, OnConflict::Wait).await;
+        }
+        let target = id(first + place);
+        let load = Load { deployments: vec![target], key: None, line: LineLoad::Head };
+        let step = move |slot: &mut Slot| {
+            let command = end(slot.deployment(target).unwrap());
+            slot.step(target, command).cloned().unwrap()
+        };
+        let told = trial.decide(&project, load, step).await.unwrap();
+        assert_eq!(told.status(), Status::Cancelled);
+        let State::Finished { outcome, .. } = &told.state else { panic!("{told:?}") };
+        assert_eq!(outcome.error_code(), Some(cause));
+        assert_eq!(trial.deployment(&project, first + place).await, told);
+    }
+}
+
+async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
+    let full = Spec {
+        pipeline: "destroy".to_owned(),
+        ref_name: Some("main".to_owned()),
+        commit: Some("3f2a".to_owned()),
+        message: Some("a line\nand \"another\" \u{1f682}\0".to_owned()),
+        actor: Some("alice".to_owned()),
+        url: Some("https://ci.example/run/17".to_owned()),
+        order: Some((1 << 53) - 1),
+        inputs: BTreeMap::from([("region".to_owned(), "eu".to_owned()), (String::new(), "'; --".to_owned())]),
+        executor: Executor::Client,
+        rollback: true,
+        deadline_seconds: Some(86_400),
+        retry_of: Some(id(77)),
+        pipeline_digest: Some("ab".repeat(32)),
+    };
+    trial.submit_spec("web", 1, OnConflict::Refuse, full.clone()).await;
+    let secret = trial.claim("web", 1).await;
+    trial.clock.advance(Duration::from_millis(1));
+    trial.queue.heartbeat(name("web"), id(1), secret).await.unwrap();
+    let reports = vec![
+        Report::Phase { name: "migrate".to_owned(), state: PhaseState::Started, message: Some("why".to_owned()) },
+        Report::Progress { progress: Some(40), message: Some("half".to_owned()) },
+        Report::Output { name: "url".to_owned(), value: "https://x".to_owned() },
+        Report::Log { stream: Stream::Stderr, phase: None, lines: vec![String::new(), "\u{1b}[31mred\0".to_owned()] },
+    ];
+    trial.queue.report(name("web"), id(1), secret, reports).await.unwrap();
+    trial.queue.cancel(name("web"), id(1), Some("stop it".to_owned()), None).await.unwrap();
+    let load = Load { deployments: vec![id(1)], key: None, line: LineLoad::None };
+    let command = Command::Cancel { reason: None, superseded_by: Some(id(2)) };
+    let told = trial.decide("web", load, |slot| slot.step(id(1), command).cloned().unwrap()).await.unwrap();
+
+    let back = trial.deployment("web", 1).await;
+    assert_eq!(back, told);
+    assert_eq!(back.spec, full);
+    assert_eq!((back.ticket, back.revision, back.pulse, back.event_count), (Revision(1), Revision(2), 2, 8));
+    assert_eq!((back.progress, back.message.as_deref(), back.phase.as_deref()), (40, Some("half"), Some("migrate")));
+    assert_eq!(back.outputs["url"], "https://x");
+    assert_eq!((back.logs.total_bytes, back.logs.head_end_seq), (11, 6));
+    assert_eq!(back.last_heartbeat_at, back.started_at.map(|at| at + Duration::from_millis(1)));
+    let cancel = back.cancel.expect("it was asked to stop");
+    assert_eq!((cancel.reason.as_deref(), cancel.superseded_by), (Some("stop it"), Some(id(2))));
+    let events = trial.events(1).await;
+    assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    assert!(matches!(&events[5].body, EventBody::Log { lines, .. } if lines[1] == "\u{1b}[31mred\0"));
+    assert_eq!(events[6].body, EventBody::Cancel { reason: Some("stop it".to_owned()), superseded_by: None });
+    assert_eq!(events[7].at, trial.queue.clock().wall());
+}
+
+async fn the_counters_of_a_project_come_back(trial: Trial) {
+    for number in 1..=25 {
+        let spec = Spec { order: Some(number), pipeline: format!("p{}", number % 2), ..spec() };
+        trial.submit_spec("web", number, OnConflict::Refuse, spec).await;
+        let secret = trial.claim("web", number).await;
+        trial.clock.advance(Duration::from_millis(number));
+        trial.finish("web", number, secret).await;
+    }
+    trial.submit("web", 30, OnConflict::Refuse).await;
+    trial.claim("web", 30).await;
+    trial.submit("web", 31, OnConflict::Wait).await;
+    trial.submit("web", 32, OnConflict::Queue).await;
+    trial.queue.cancel(name("web"), id(30), None, Some(id(31))).await.unwrap();
+    let (seen, told) = (trial.clock.clone(), trial.deployment("web", 30).await);
+    seen.advance(Duration::from_secs(75));
+    trial.queue.reap(name("web"), id(30), told.vital(), Lapse::WorkerGone).await.unwrap().unwrap();
+
+    let project = trial.store.project(name("web"), 0).await.unwrap().expect("it is there").project;
+    assert_eq!(project.name, name("web"));
+    assert_eq!(project.revision, Revision(25 * 3 + 2 + 2 + 2));
+    assert_eq!(project.waiting_count, 1);
+    assert_eq!(project.last_started.map(|last| (last.order, last.deployment)), Some((25, id(25))));
+    assert_eq!(project.last_outcome, Some(id(30)));
+    assert_eq!(project.recent_runs.len(), 20);
+    let last = project.recent_runs.last().unwrap();
+    assert_eq!((last.pipeline.as_str(), last.duration_ms), ("p1", 25));
+    let loaded = loaded(&trial, "web", Load { line: LineLoad::Head, ..Load::default() }).await;
+    assert_eq!(loaded.project, project, "a decision sees the same");
+}
+
+async fn a_load_brings_what_it_asks_for_and_nothing_else(trial: Trial) {
+    for number in 1..=5 {
+        trial.submit("web", number, OnConflict::Queue).await;
+    }
+    trial.submit("other", 10, OnConflict::Queue).await;
+    trial.submit("other", 11, OnConflict::Queue).await;
+    let numbers = |line: &[Deployment]| line.iter().map(|it| it.ticket.0).collect::<Vec<_>>();
+
+    let nothing = loaded(&trial, "web", Load::default()).await;
+    assert_eq!(nothing.project, Project::new(name("web")));
+    assert_eq!((nothing.holder, nothing.line, nothing.deployments), (None, vec![], vec![]));
+
+    let by_id = Load { deployments: vec![id(3), id(99), id(10), id(1)], ..Load::default() };
+    let by_id = loaded(&trial, "web", by_id).await;
+    assert_eq!(numbers(&by_id.deployments), [3, 1], "neither what does not exist nor another project's");
+    assert_eq!((by_id.holder, by_id.line.len(), by_id.project.revision), (None, 0, Revision(0)));
+
+    let head = loaded(&trial, "web", Load { line: LineLoad::Head, ..Load::default() }).await;
+    assert_eq!(head.holder.as_ref().map(|it| it.id), Some(id(1)));
+    assert_eq!(numbers(&head.line), [2]);
+    assert_eq!((head.project.revision, head.project.waiting_count), (Revision(5), 4));
+
+    let line = |id| loaded(&trial, "web", Load { line: LineLoad::UpTo(id), ..Load::default() });
+    assert_eq!(numbers(&line(id(4)).await.line), [2, 3, 4]);
+    assert_eq!(numbers(&line(id(1)).await.line), [2], "the head is always there, to be promoted");
+    assert_eq!(numbers(&line(id(11)).await.line), [2], "another project's deployment is none");
+    assert_eq!(line(id(99)).await.holder.map(|it| it.id), Some(id(1)));
+
+    let all = loaded(&trial, "web", Load { line: LineLoad::All, ..Load::default() }).await;
+    assert_eq!(numbers(&all.line), [2, 3, 4, 5]);
+
+    let unknown = loaded(&trial, "unknown", Load { line: LineLoad::All, ..Load::default() }).await;
+    assert_eq!((unknown.project.revision, unknown.holder, unknown.line), (Revision(0), None, vec![]));
+}
+
+async fn a_deployment_is_found_in_its_own_project_only(trial: Trial) {
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    trial.submit("api", 2, OnConflict::Refuse).await;
+    for (project, number, found) in [("web", 1, true), ("api", 1, false), ("web", 2, false), ("nowhere", 1, false)] {
+        let placed = trial.store.deployment(name(project), id(number)).await.unwrap();
+        assert_eq!(placed.is_some(), found, "{project} {number}");
+    }
+}
+
+async fn an_idempotency_key_brings_its_deployment_and_fingerprint(trial: Trial) {
+    let key: IdempotencyKey = "run-17/attempt-1".parse().unwrap();
+    let wish = |number, fingerprint| Submission {
+        id: id(number),
+        project: name("web"),
+        spec: spec(),
+        key: Some((key.clone(), [fingerprint; 32])),
+        on_conflict: OnConflict::Refuse,
+    };
+    assert_eq!(trial.queue.submit(wish(1, 7)).await.unwrap().admission, Admission::Accepted(id(1)));
+    let load = || Load { key: Some(key.clone()), ..Load::default() };
+    let keyed = loaded(&trial, "web", load()).await.keyed.expect("it is known");
+    assert_eq!((keyed.fingerprint, keyed.deployment.id), ([7; 32], id(1)));
+    assert_eq!(loaded(&trial, "api", load()).await.keyed, None, "another project's keys are its own");
+    assert_eq!(trial.queue.submit(wish(2, 7)).await.unwrap().admission, Admission::Replayed(id(1)));
+    let reused = trial.queue.submit(wish(3, 8)).await.unwrap().admission;
+    assert!(matches!(reused, Admission::Rejected(_)), "{reused:?}");
+}
+
+async fn a_decision_that_panics_changes_nothing_and_stops_nobody(trial: Trial) {
+    let load = Load { line: LineLoad::Head, ..Load::default() };
+    let failing = trial.decide::<()>("web", load, |_| panic!("on purpose"));
+    let neighbour = trial.submit("api", 1, OnConflict::Refuse);
+    let (failed, made) = futures_util::future::join(failing, neighbour).await;
+    assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
+    assert_eq!(made, Admission::Accepted(id(1)));
+    assert_eq!(trial.store.project(name("web"), 0).await.unwrap(), None);
+    assert_eq!(trial.submit("web", 2, OnConflict::Refuse).await, Admission::Accepted(id(2)));
+}
+
+async fn a_decision_that_cannot_be_recorded_changes_nothing_and_stops_nobody(trial: Trial) {
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    let key: IdempotencyKey = "once".parse().unwrap();
+    let wish = |number, project, fingerprint| Submission {
+        id: id(number),
+        project: name(project),
+        spec: spec(),
+        key: Some((key.clone(), [fingerprint; 32])),
+        on_conflict: OnConflict::Queue,
+    };
+    trial.queue.submit(wish(2, "web", 1)).await.unwrap();
+    let before = trial.store.project(name("web"), 9).await.unwrap();
+    trial.heard();
+
+    // The same key again, by a decision that did not look; and one that changes counters which it did not load.
+    let (again, other) = (wish(3, "web", 2), wish(4, "api", 3));
+    let mistaken = trial.decide("web", Load { line: LineLoad::Head, ..Load::default() }, |slot| {
+        singletrack::model::admission::submit(slot, None, again, &Default::default());
+    });
+    let blind = trial.decide("web", Load { deployments: vec![id(2)], ..Load::default() }, |slot| {
+        slot.step(id(2), Command::Cancel { reason: None, superseded_by: None }).map(|_| ())
+    });
+    let (mistaken, blind, made) = futures_util::join!(mistaken, blind, trial.queue.submit(other));
+    assert!(matches!(mistaken, Err(StoreError::Unavailable(_))), "{mistaken:?}");
+    assert!(matches!(blind, Err(StoreError::Unavailable(_))), "{blind:?}");
+    assert_eq!(made.unwrap().admission, Admission::Accepted(id(4)));
+    assert_eq!(trial.store.project(name("web"), 9).await.unwrap(), before);
+    assert_eq!(trial.store.deployment(name("web"), id(3)).await.unwrap(), None);
+    assert_eq!(trial.store.events(id(3), 0, 9).await.unwrap(), []);
+    let heard: Vec<_> = trial.heard().into_iter().map(|(project, _)| project).collect();
+    assert_eq!(heard, [name("api")], "what did not happen is not told");
+}
+
+async fn a_decision_without_changes_is_answered_and_not_told(trial: Trial) {
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    trial.heard();
+    let refused = trial.submit("web", 2, OnConflict::Refuse).await;
+    assert!(matches!(refused, Admission::Conflict { ticket: None, .. }), "{refused:?}");
+    assert_eq!(trial.heard(), []);
+}
+
+async fn concurrent_submits_to_one_project_make_one_holder_and_an_unbroken_line(trial: Trial) {
+    let admitted = join_all((1..=200).map(|number| trial.submit("web", number, OnConflict::Queue))).await;
+    assert!(admitted.iter().all(|it| matches!(it, Admission::Accepted(_))));
+    let state = trial.store.project(name("web"), usize::MAX).await.unwrap().expect("it is there");
+    assert_eq!((state.project.revision, state.project.waiting_count), (Revision(200), 199));
+    assert_eq!(state.holder.map(|it| it.ticket), Some(Revision(1)));
+    assert_eq!(state.line.iter().map(|it| it.ticket.0).collect::<Vec<_>>(), (2..=200).collect::<Vec<_>>());
+    assert!(state.line.iter().all(Deployment::is_waiting));
+}
+
+async fn concurrent_work_on_many_projects_all_lands(trial: Trial) {
+    let trial = &trial;
+    join_all((0..50).map(|index| async move {
+        let project = format!("project-{index:02}");
+        for number in index * 10..index * 10 + 4 {
+            trial.submit(&project, number, OnConflict::Refuse).await;
+            let secret = trial.claim(&project, number).await;
+            trial.finish(&project, number, secret).await;
+        }
+    }))
+    .await;
+    let states = trial.store.projects(None, 100).await.unwrap();
+    assert_eq!(states.len(), 50);
+    for state in states {
+        assert_eq!((state.project.revision, state.holder), (Revision(12), None));
+        let done = trial.store.list(state.project.name, ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap();
+        assert_eq!(done.iter().filter(|it| it.status() == Status::Succeeded).count(), 4);
+    }
+}
+
+async fn positions_count_who_is_served_before(trial: Trial) {
+    for number in 1..=5 {
+        trial.submit("web", number, OnConflict::Queue).await;
+    }
+    trial.submit("api", 9, OnConflict::Queue).await;
+    let positions = async |trial: &Trial| {
+        let mut positions = Vec::new();
+        for number in 1..=5 {
+            positions.push(trial.position("web", number).await);
+        }
+        positions
+    };
+    assert_eq!(positions(&trial).await, [0, 1, 2, 3, 4]);
+    trial.queue.cancel(name("web"), id(3), None, None).await.unwrap();
+    assert_eq!(positions(&trial).await, [0, 1, 0, 2, 3]);
+    trial.queue.cancel(name("web"), id(1), None, None).await.unwrap();
+    assert_eq!(positions(&trial).await, [0, 0, 0, 1, 2]);
+}
+
+async fn a_list_pages_newest_first(trial: Trial) {
+    for number in 1..=7 {
+        trial.submit("web", number, OnConflict::Queue).await;
+        trial.submit("api", 100 + number, OnConflict::Queue).await;
+    }
+    let page = async |before, limit| {
+        let query = ListQuery { status: None, before, limit };
+        let page = trial.store.list(name("web"), query).await.unwrap();
+        page.iter().map(|it| it.ticket.0).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 3).await, [7, 6, 5]);
+    assert_eq!(page(Some(Revision(5)), 3).await, [4, 3, 2]);
+    assert_eq!(page(Some(Revision(2)), 3).await, [1]);
+    assert_eq!(page(Some(Revision(1)), 3).await, [0; 0]);
+    assert_eq!(page(None, 0).await, [0; 0]);
+    assert_eq!(page(Some(Revision(u64::MAX)), usize::MAX).await, [7, 6, 5, 4, 3, 2, 1]);
+    let nowhere = trial.store.list(name("nowhere"), ListQuery { limit: 3, ..ListQuery::default() }).await.unwrap();
+    assert_eq!(nowhere, []);
+}
+
+async fn a_list_filters_by_status(trial: Trial) {
+    let verdicts = [
+        Verdict::Succeeded { outputs: BTreeMap::new() },
+        Verdict::Failed { cause: FailureCause::PhaseFailed, message: "no".to_owned(), phase: None },
+        Verdict::Stopped,
+    ];
+    for (number, verdict) in (1..=9).zip(verdicts.iter().cycle()) {
+        trial.submit("web", number, OnConflict::Refuse).await;
+        let secret = trial.claim("web", number).await;
+        trial.queue.finish(name("web"), id(number), secret, verdict.clone()).await.unwrap();
+    }
+    for number in 10..=13 {
+        trial.submit("web", number, OnConflict::Queue).await;
+    }
+    let page = async |status, before, limit| {
+        let query = ListQuery { status: Some(status), before, limit };
+        let page = trial.store.list(name("web"), query).await.unwrap();
+        page.iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    let ids = |numbers: &[u64]| numbers.iter().map(|number| id(*number)).collect::<Vec<_>>();
+    assert_eq!(page(Status::Pending, None, 9).await, ids(&[13, 12, 11, 10]), "the holder too, while nobody works");
+    assert_eq!(page(Status::Pending, None, 2).await, ids(&[13, 12]));
+    assert_eq!(page(Status::Running, None, 9).await, ids(&[]));
+    trial.claim("web", 10).await;
+    let first_waiting = trial.deployment("web", 11).await.ticket;
+    assert_eq!(page(Status::Pending, None, 9).await, ids(&[13, 12, 11]));
+    assert_eq!(page(Status::Running, None, 9).await, ids(&[10]));
+    assert_eq!(page(Status::Running, Some(first_waiting), 9).await, ids(&[10]));
+    assert_eq!(page(Status::Running, Some(Revision(2)), 9).await, ids(&[]));
+    assert_eq!(page(Status::Pending, Some(first_waiting), 9).await, ids(&[]));
+    assert_eq!(page(Status::Succeeded, None, 2).await, ids(&[7, 4]));
+    let fourth = trial.deployment("web", 4).await.ticket;
+    assert_eq!(page(Status::Succeeded, Some(fourth), 2).await, ids(&[1]));
+    assert_eq!(page(Status::Failed, None, 9).await, ids(&[8, 5, 2]));
+    assert_eq!(page(Status::Cancelled, None, 9).await, ids(&[9, 6, 3]));
+}
+
+async fn projects_page_by_name(trial: Trial) {
+    for (number, project) in (1..).zip(["web", "Web", "api", "api-2", "0"]) {
+        trial.submit(project, number, OnConflict::Refuse).await;
+    }
+    let page = async |after: Option<&str>, limit| {
+        let states = trial.store.projects(after.map(name), limit).await.unwrap();
+        assert!(states.iter().all(|state| state.holder.is_some() && state.line.is_empty()));
+        states.iter().map(|state| state.project.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 3).await, ["0", "Web", "api"]);
+    assert_eq!(page(Some("api"), 3).await, ["api-2", "web"]);
+    assert_eq!(page(Some("zzz"), 3).await, [""; 0]);
+}
+
+async fn a_project_shows_its_slot_line_and_last_outcome(trial: Trial) {
+    assert_eq!(trial.store.project(name("web"), 9).await.unwrap(), None);
+    for number in 1..=5 {
+        trial.submit("web", number, OnConflict::Wait).await;
+    }
+    let secret = trial.claim("web", 1).await;
+    let state = trial.store.project(name("web"), 2).await.unwrap().expect("it is there");
+    assert_eq!(state.holder, Some(trial.deployment("web", 1).await));
+    assert_eq!(state.line, [trial.deployment("web", 2).await, trial.deployment("web", 3).await]);
+    assert_eq!(state.last_outcome, None);
+    let done = trial.finish("web", 1, secret).await;
+    let state = trial.store.project(name("web"), 9).await.unwrap().expect("it is there");
+    assert_eq!(state.holder.map(|it| (it.id, it.state)), Some((id(2), State::Reserved)));
+    assert_eq!(state.line.len(), 3);
+    assert_eq!(state.last_outcome, Some(done));
+}
+
+async fn whoever_can_fall_silent_is_watched(trial: Trial) {
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    trial.submit("web", 2, OnConflict::Wait).await;
+    trial.submit("web", 3, OnConflict::Queue).await;
+    let limited = Spec { deadline_seconds: Some(60), ..spec() };
+    trial.submit_spec("web", 4, OnConflict::Queue, limited.clone()).await;
+    trial.submit_spec("web", 5, OnConflict::Wait, limited).await;
+    trial.submit("api", 6, OnConflict::Refuse).await;
+    let secret = trial.claim("api", 6).await;
+    trial.submit("done", 7, OnConflict::Refuse).await;
+    trial.queue.cancel(name("done"), id(7), None, None).await.unwrap();
+
+    let watched = async |trial: &Trial| {
+        let watched = trial.store.watched().await.unwrap();
+        let mut numbers = Vec::new();
+        for it in watched {
+            assert_eq!(it.project, it.deployment.project);
+            let stored = trial.store.deployment(it.project, it.deployment.id).await.unwrap();
+            assert_eq!(stored.map(|it| it.deployment).as_ref(), Some(&it.deployment));
+            numbers.push(u64::from_be_bytes(it.deployment.id.as_bytes()[8..].try_into().unwrap()));
+        }
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!(watched(&trial).await, [1, 2, 4, 5, 6]);
+    trial.finish("api", 6, secret).await;
+    trial.queue.cancel(name("web"), id(1), None, None).await.unwrap();
+    assert_eq!(trial.deployment("web", 2).await.state, State::Reserved);
+    assert_eq!(watched(&trial).await, [2, 4, 5]);
+}
+
+async fn what_waits_for_a_worker_is_claimable_in_the_order_of_arrival(trial: Trial) {
+    trial.submit("b", 1, OnConflict::Refuse).await;
+    trial.submit("a", 2, OnConflict::Refuse).await;
+    trial.submit("a", 3, OnConflict::Queue).await;
+    let by_client = Spec { executor: Executor::Client, ..spec() };
+    trial.submit_spec("client", 4, OnConflict::Refuse, by_client).await;
+    trial.submit("c", 5, OnConflict::Refuse).await;
+    let claimable = async |limit| {
+        let claimable = trial.store.claimable(limit).await.unwrap();
+        assert!(claimable.iter().all(|it| it.spec == spec()));
+        claimable.into_iter().map(|it| (it.project.to_string(), it.id)).collect::<Vec<_>>()
+    };
+    let at = |project: &str, number| (project.to_owned(), id(number));
+    assert_eq!(claimable(9).await, [at("b", 1), at("a", 2), at("c", 5)]);
+    assert_eq!(claimable(1).await, [at("b", 1)]);
+    let secret = trial.claim("a", 2).await;
+    assert_eq!(claimable(9).await, [at("b", 1), at("c", 5)]);
+    trial.finish("a", 2, secret).await;
+    assert_eq!(claimable(9).await, [at("b", 1), at("a", 3), at("c", 5)]);
+}
+
+async fn events_resume_after_any_of_them(trial: Trial) {
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    let secret = trial.claim("web", 1).await;
+    trial.finish("web", 1, secret).await;
+    let seqs = async |after, limit| {
+        let events = trial.store.events(id(1), after, limit).await.unwrap();
+        events.iter().map(|event| event.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(seqs(0, 99).await, [1, 2, 3, 4, 5]);
+    assert_eq!(seqs(0, 2).await, [1, 2]);
+    assert_eq!(seqs(3, 99).await, [4, 5]);
+    assert_eq!(seqs(5, 99).await, [0; 0]);
+    assert_eq!(seqs(u64::MAX, usize::MAX).await, [0; 0]);
+    assert_eq!(trial.events(1).await[4].body, EventBody::Complete);
+    assert_eq!(trial.store.events(id(2), 0, 9).await.unwrap(), []);
+}
+
+async fn trimmed_output_leaves_head_tail_and_everything_else(trial: Trial) {
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    let secret = trial.claim("web", 1).await;
+    let report = async |report: Report| trial.queue.report(name("web"), id(1), secret, vec![report]).await.unwrap();
+    let line = "x".repeat((64 << 10) - 1);
+    let batch = 4 * (line.len() as u64 + 1);
+    let batches = (LOG_HEAD_LIMIT + 2 * LOG_TAIL_LIMIT) / batch;
+    for number in 0..batches {
+        if number % 8 == 0 {
+            report(Report::Progress { progress: Some((number / 8) as u8), message: None }).await;
+        }
+        report(Report::Log { stream: Stream::Stdout, phase: None, lines: vec![line.clone(); 4] }).await;
+    }
+    let back = trial.deployment("web", 1).await;
+    assert_eq!(back.logs.total_bytes, batches * batch);
+    let events = trial.events(1).await;
+    let logs: Vec<_> = events.iter().filter(|event| event.body.is_log()).map(|event| event.seq).collect();
+    let kept = logs.len() as u64 * batch;
+    assert!(kept >= LOG_HEAD_LIMIT + LOG_TAIL_LIMIT, "{kept} bytes are kept");
+    assert!(kept <= LOG_HEAD_LIMIT + LOG_TAIL_LIMIT * 5 / 4 + batch, "{kept} bytes are kept");
+    let head = logs.iter().take_while(|seq| **seq <= back.logs.head_end_seq).count() as u64;
+    assert_eq!(head, LOG_HEAD_LIMIT / batch, "the head is whole");
+    assert!(logs[head as usize] > back.logs.head_end_seq + 1, "the middle is cut");
+    assert_eq!(*logs.last().unwrap(), back.event_count, "the tail is there");
+    let progress = events.iter().filter(|event| matches!(event.body, EventBody::Progress { .. })).count() as u64;
+    assert_eq!(progress, batches.div_ceil(8), "what is no output is never cut");
+    // The story goes on, in order.
+    let done = trial.finish("web", 1, secret).await;
+    let after = trial.store.events(id(1), back.event_count, 9).await.unwrap();
+    assert_eq!(after.last().map(|event| (event.seq, &event.body)), Some((done.event_count, &EventBody::Complete)));
+}
+
+async fn marks_tell_the_last_change_of_what_exists(trial: Trial) {
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    trial.submit("api", 2, OnConflict::Refuse).await;
+    trial.claim("api", 2).await;
+    let mut marks = trial.store.marks(vec![id(2), id(9), id(1)]).await.unwrap();
+    marks.sort_by_key(|(id, _)| *id);
+    let mark = |revision, event_count| Mark { revision: Revision(revision), event_count };
+    assert_eq!(marks, [(id(1), mark(1, 2)), (id(2), mark(2, 3))]);
+    assert_eq!(trial.store.marks(vec![]).await.unwrap(), []);
+}
+
+async fn commits_are_told_in_order_before_they_are_answered(trial: Trial) {
+    let heard = |trial: &Trial| trial.heard().into_iter().flat_map(|(_, steps)| steps).collect::<Vec<_>>();
+    trial.submit("web", 1, OnConflict::Queue).await;
+    assert_eq!(heard(&trial), [(id(1), Revision(1), 2)]);
+    trial.submit("web", 2, OnConflict::Queue).await;
+    let secret = trial.claim("web", 1).await;
+    trial.finish("web", 1, secret).await;
+    let told = [(id(2), Revision(2), 2), (id(1), Revision(3), 3), (id(1), Revision(4), 5), (id(2), Revision(5), 3)];
+    assert_eq!(heard(&trial), told, "who was promoted is told with who ended");
+    join_all((10..60).map(|number| trial.submit("api", number, OnConflict::Queue))).await;
+    let revisions: Vec<_> = heard(&trial).into_iter().map(|(_, revision, _)| revision.0).collect();
+    assert_eq!(revisions, (1..=50).collect::<Vec<_>>());
+}
+
+async fn a_commit_is_told_though_its_caller_went_away(trial: Trial) {
+    let trial = Arc::new(trial);
+    for number in 1..=20 {
+        let submitted = trial.submit("web", number, OnConflict::Queue);
+        // Polled once, so that it is on its way; then the client hangs up.
+        let mut submitted = Box::pin(submitted);
+        let _ = futures_util::poll!(&mut submitted);
+        drop(submitted);
+    }
+    // Everyone before it in the queue is told before this one is answered.
+    trial.submit("web", 21, OnConflict::Queue).await;
+    let mut told: Vec<_> = trial.heard().into_iter().flat_map(|(_, steps)| steps).map(|(id, ..)| id).collect();
+    told.sort_unstable();
+    assert_eq!(told, (1..=21).map(id).collect::<Vec<_>>());
+    assert_eq!(trial.position("web", 21).await, 20);
+}
+
+async fn it_is_ready(trial: Trial) {
+    assert_eq!(trial.store.ready().await, Ok(()));
+    assert_eq!(trial.store.projects(None, 9).await.unwrap(), [], "asking leaves nothing behind");
+}
+
+/// What a decision with this load would see.
+async fn loaded(trial: &Trial, project: &str, load: Load) -> singletrack::model::Loaded {
+    singletrack::store::transact(&*trial.store, name(project), load, |loaded| (Changes::default(), loaded))
+        .await
+        .unwrap()
+}

@@ -1,0 +1,205 @@
+//! A store on trial: any engine, filled by the same verbs as in production.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use singletrack::{
+    clock::{BootInstant, Clock},
+    model::{
+        Changes, Deployment, DeploymentId, Event, Limits, Load, Policy, ProjectName, Revision, SecretHash, Slot, Spec,
+        Verdict,
+        admission::{Admission, OnConflict, Submission},
+    },
+    queue::Queue,
+    store::{OnCommit, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore, transact},
+};
+use tempfile::TempDir;
+
+/// A clock that only moves when it is told to. It begins on a whole millisecond, as the real one always is.
+#[derive(Debug)]
+pub struct HandClock(AtomicI64);
+
+impl HandClock {
+    pub fn start() -> Arc<Self> {
+        Arc::new(HandClock(AtomicI64::new(1_800_000_000_123)))
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_millis().try_into().unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for HandClock {
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_millisecond(self.0.load(Ordering::SeqCst)).unwrap()
+    }
+
+    fn boot(&self) -> BootInstant {
+        BootInstant::from_start(Duration::from_millis(self.0.load(Ordering::SeqCst).unsigned_abs()))
+    }
+}
+
+/// What was told of one commit: the project, and its deployments' revisions and numbers of events.
+pub type Heard = (ProjectName, Vec<(DeploymentId, Revision, u64)>);
+
+/// A store under test, and what it told of its commits.
+pub struct Trial {
+    pub store: Arc<dyn Store>,
+    pub queue: Queue,
+    pub clock: Arc<HandClock>,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    place: Option<Place>,
+}
+
+struct Place {
+    directory: TempDir,
+    sqlite: Arc<SqliteStore>,
+}
+
+impl Trial {
+    /// A fresh SQLite store in a directory of its own.
+    pub fn sqlite() -> Trial {
+        let directory = tempfile::tempdir().unwrap();
+        Trial::open_sqlite(directory, HashMap::new())
+    }
+
+    pub fn open_sqlite(directory: TempDir, policies: HashMap<ProjectName, Policy>) -> Trial {
+        let (heard, on_commit) = ear();
+        let sqlite = Arc::new(SqliteStore::open(&directory.path().join("singletrack.db"), on_commit).unwrap());
+        let place = Place { directory, sqlite: sqlite.clone() };
+        Trial::of(sqlite, heard, Some(place), policies)
+    }
+
+    /// A fresh memory store.
+    pub fn memory() -> Trial {
+        Trial::memory_with(HashMap::new())
+    }
+
+    pub fn memory_with(policies: HashMap<ProjectName, Policy>) -> Trial {
+        let (heard, on_commit) = ear();
+        Trial::of(Arc::new(MemoryStore::new(on_commit)), heard, None, policies)
+    }
+
+    fn of(
+        store: Arc<dyn Store>,
+        heard: Arc<Mutex<Vec<Heard>>>,
+        place: Option<Place>,
+        policies: HashMap<ProjectName, Policy>,
+    ) -> Trial {
+        let clock = HandClock::start();
+        let queue = Queue::new(store.clone(), clock.clone(), policies, Limits::default());
+        Trial { store, queue, clock, heard, place }
+    }
+
+    /// The database file of an engine that has one.
+    pub fn path(&self) -> PathBuf {
+        self.place.as_ref().expect("an engine with a file").directory.path().join("singletrack.db")
+    }
+
+    /// Closes the store, where it can be, and opens what it left behind.
+    pub fn reopened(self) -> Trial {
+        let Trial { store, queue, place, .. } = self;
+        drop((store, queue));
+        let Place { directory, sqlite } = place.expect("an engine with a file");
+        sqlite.close();
+        drop(sqlite);
+        Trial::open_sqlite(directory, HashMap::new())
+    }
+
+    /// What was told of commits since the last call.
+    pub fn heard(&self) -> Vec<Heard> {
+        std::mem::take(&mut *self.heard.lock().unwrap())
+    }
+
+    /// Decides something under a project's lock.
+    pub async fn decide<T: Send + 'static>(
+        &self,
+        project: &str,
+        load: Load,
+        decide: impl FnOnce(&mut Slot) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let now = self.clock.wall();
+        transact(&*self.store, name(project), load, move |loaded| {
+            let mut slot = Slot::of(loaded, now);
+            let value = decide(&mut slot);
+            (slot.into_changes(), value)
+        })
+        .await
+    }
+
+    /// Submits; the deployment's id is `id(number)`.
+    pub async fn submit(&self, project: &str, number: u64, on_conflict: OnConflict) -> Admission {
+        self.submit_spec(project, number, on_conflict, spec()).await
+    }
+
+    pub async fn submit_spec(&self, project: &str, number: u64, on_conflict: OnConflict, spec: Spec) -> Admission {
+        let wish = Submission { id: id(number), project: name(project), spec, key: None, on_conflict };
+        self.queue.submit(wish).await.unwrap().admission
+    }
+
+    /// A worker takes a deployment. Answers its proof.
+    pub async fn claim(&self, project: &str, number: u64) -> SecretHash {
+        let claimed = self.queue.claim(name(project), id(number), "worker-1".to_owned()).await.unwrap();
+        claimed.expect("it can be claimed").secret.hash()
+    }
+
+    pub async fn finish(&self, project: &str, number: u64, secret: SecretHash) -> Deployment {
+        let verdict = Verdict::Succeeded { outputs: Default::default() };
+        self.queue.finish(name(project), id(number), secret, verdict).await.unwrap()
+    }
+
+    pub async fn deployment(&self, project: &str, number: u64) -> Deployment {
+        self.store.deployment(name(project), id(number)).await.unwrap().expect("it is there").deployment
+    }
+
+    pub async fn position(&self, project: &str, number: u64) -> u64 {
+        self.store.deployment(name(project), id(number)).await.unwrap().expect("it is there").position
+    }
+
+    pub async fn events(&self, number: u64) -> Vec<Event> {
+        self.store.events(id(number), 0, usize::MAX).await.unwrap()
+    }
+}
+
+fn ear() -> (Arc<Mutex<Vec<Heard>>>, OnCommit) {
+    let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
+    let ear = heard.clone();
+    let on_commit: OnCommit = Arc::new(move |project: &ProjectName, changes: &Changes| {
+        let steps = changes.steps.iter().map(|step| step.deployment());
+        let told = steps.map(|deployment| (deployment.id, deployment.revision, deployment.event_count)).collect();
+        ear.lock().unwrap().push((project.clone(), told));
+    });
+    (heard, on_commit)
+}
+
+/// Hears nothing.
+pub fn deaf() -> OnCommit {
+    Arc::new(|_, _| {})
+}
+
+/// Tries to open a store.
+pub fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open(path, deaf())
+}
+
+/// The id with this number in it.
+pub fn id(number: u64) -> DeploymentId {
+    DeploymentId::from_bytes((u128::from(number) | 7 << 76).to_be_bytes())
+}
+
+pub fn name(text: &str) -> ProjectName {
+    text.parse().unwrap()
+}
+
+/// The simplest wish.
+pub fn spec() -> Spec {
+    Spec { pipeline: "deploy".to_owned(), ..Spec::default() }
+}
