@@ -34,8 +34,10 @@ const END_LIMIT: Duration = Duration::from_secs(35);
 const TURN_WINDOW: Duration = Duration::from_secs(30);
 /// The pause after a poll that was answered: a server that answers at once is not asked without end.
 const TURN_PAUSE: Duration = Duration::from_millis(200);
-/// How often it is looked who is before us in a line from which the server starts us.
+/// How often it is looked who is before us, where no poll of `turn` tells.
 const LINE_PAUSE: Duration = Duration::from_secs(15);
+/// The same where a person looks on.
+const LIVE_LINE_PAUSE: Duration = Duration::from_secs(3);
 
 /// Deploys.
 ///
@@ -61,7 +63,7 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
     };
     let mut run = Run { session: &session, args, key, body, deadline, wish, held: None, problem: None };
     let verdict = run.drive().await?;
-    result::tell(&session, verdict, run.problem)
+    result::tell(&session, &args.target.project, verdict, run.problem)
 }
 
 /// One `deploy` under way.
@@ -192,7 +194,12 @@ impl Run<'_> {
 
     async fn await_turn(&mut self, ticket: DeploymentId) -> Observation {
         let window = TURN_WINDOW.min(self.deadline.remaining()).max(Duration::from_secs(1));
-        match self.session.connection.turn(self.project(), ticket, window).await {
+        let session = self.session;
+        let turn = tokio::select! {
+            turn = session.connection.turn(self.project(), ticket, window) => turn,
+            never = self.watch_line(ticket, session.screen.is_live()) => match never {},
+        };
+        match turn {
             Ok(Turn::Come(deployment)) => Observation::TurnCame(deployment),
             Ok(Turn::Still { deployment, conflict }) => {
                 // Who holds the slot may have changed since the conflict.
@@ -217,7 +224,7 @@ impl Run<'_> {
         let mut show = |update| session.screen.update(&update);
         let ended = tokio::select! {
             ended = follower.follow(how(self.args.follow), &mut show) => ended,
-            never = self.watch_line(id) => match never {},
+            never = self.watch_line(id, self.wish == Wish::Queue) => match never {},
         };
         match ended {
             Ok(deployment) => Observation::Ended(Box::new(deployment)),
@@ -226,25 +233,24 @@ impl Run<'_> {
         }
     }
 
-    /// Tells who is before us while the server keeps our place in line.
-    async fn watch_line(&self, id: DeploymentId) -> std::convert::Infallible {
-        if self.wish == Wish::Queue {
-            // Whoever has left the line never comes back to it. A question that fails is asked again later.
-            loop {
-                if let Ok(view) = self.session.connection.project(self.project()).await {
-                    let own = view.line.iter().find(|waiting| waiting.id == id);
-                    let is_past = view.line_length <= 100 && own.is_none();
-                    match (&view.holder, own) {
-                        _ if is_past => break,
-                        (Some(holder), Some(own)) => {
-                            let ahead = Ahead::of(holder, view.liveness, view.eta);
-                            self.session.screen.waiting(&ahead, Some(own.queue_position));
-                        }
-                        (Some(_) | None, _) => {}
+    /// Tells who is before us, for as long as somebody waits for that.
+    async fn watch_line(&self, id: DeploymentId, is_wanted: bool) -> std::convert::Infallible {
+        let session = self.session;
+        let pause = if session.screen.is_live() { LIVE_LINE_PAUSE } else { LINE_PAUSE };
+        while is_wanted {
+            // A question that fails is asked again later; what must be known is asked elsewhere.
+            if let Ok(view) = session.connection.project(self.project()).await {
+                match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
+                    (Some(holder), Some(own)) => {
+                        let ahead = Ahead::of(holder, view.liveness, view.eta);
+                        session.screen.waiting(&ahead, Some(own.queue_position));
                     }
+                    // Whoever has left the line never comes back to it; of a longer line only the front is told.
+                    (_, None) if view.line_length == view.line.len() as u64 => break,
+                    (Some(_) | None, _) => {}
                 }
-                tokio::time::sleep(LINE_PAUSE).await;
             }
+            tokio::time::sleep(pause).await;
         }
         std::future::pending().await
     }

@@ -14,14 +14,19 @@ use super::{
 };
 use crate::{
     api::{Conflict, Deployment},
-    model::Status,
+    model::{ProjectName, Status},
 };
 
 /// Tells the verdict. `problem` is the last conflict as the server told it.
 ///
 /// # Errors
 /// Whatever is not a success, to be told by the caller.
-pub fn tell(session: &Session, verdict: Verdict, problem: Option<Value>) -> Result<Exit, Failure> {
+pub fn tell(
+    session: &Session,
+    project: &ProjectName,
+    verdict: Verdict,
+    problem: Option<Value>,
+) -> Result<Exit, Failure> {
     match verdict {
         Verdict::Ended { deployment, replayed } => ended(session, &deployment, replayed),
         Verdict::Detached(deployment) => {
@@ -42,7 +47,9 @@ pub fn tell(session: &Session, verdict: Verdict, problem: Option<Value>) -> Resu
         }),
         Verdict::Refused(refusal) => Err(Failure::from(*refusal)),
         Verdict::Faulted(fault) => Err(Failure::from(fault)),
-        Verdict::Stopped { why, reached, deployment } => stopped(session, why, reached, deployment, problem),
+        Verdict::Stopped { why, reached, deployment } => {
+            stopped(session, project, Ending { why, reached, deployment, problem })
+        }
     }
 }
 
@@ -108,13 +115,16 @@ fn blocked(session: &Session, conflict: &Conflict, problem: Option<Value>) -> Fa
     }
 }
 
-fn stopped(
-    session: &Session,
+/// How it was stopped.
+struct Ending {
     why: Stop,
     reached: Reached,
     deployment: Option<Box<Deployment>>,
     problem: Option<Value>,
-) -> Result<Exit, Failure> {
+}
+
+fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<Exit, Failure> {
+    let Ending { why, reached, deployment, problem } = ending;
     // A deployment that finished anyway stays what it became.
     let succeeded = deployment.as_ref().filter(|deployment| deployment.status == Status::Succeeded);
     if let (Stop::Deadline, Some(deployment)) = (why, succeeded) {
@@ -132,7 +142,7 @@ fn stopped(
             Status::Cancelled => "it is cancelled".to_owned(),
         },
     );
-    let look = |id| format!("`singletrack status {id}` shows how it stands");
+    let look = |id| format!("`singletrack status --project {project} {id}` shows how it stands");
     let (exit, message, hint) = match (why, reached) {
         (Stop::Signal, Reached::Nothing) => {
             (Exit::Interrupted, format!("interrupted before the server answered{trouble}"), None)

@@ -228,7 +228,7 @@ impl Transport {
                 return Err(self.unreachable(why));
             }
             if self.set_trouble(Some(&why)) {
-                (self.notice)(&format!("no answer from {}: {why}; trying again", self.server()));
+                (self.notice)(&format!("{} does not answer as it should, trying again ({why})", self.server()));
             }
             tokio::time::sleep(pause).await;
         }

@@ -1,8 +1,10 @@
 //! Every integration test, in one binary.
 
 mod api;
+mod cli_deploy;
 mod config;
 mod executor;
+mod fake;
 mod harness;
 mod store_contract;
 mod store_trial;

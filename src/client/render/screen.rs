@@ -58,6 +58,11 @@ impl Screen {
         self.over(|| print::progress(text));
     }
 
+    /// Whether somebody looks on: then it is worth to ask more often how things stand.
+    pub fn is_live(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Does what prints, with the bar out of its way.
     pub fn over<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
