@@ -2,6 +2,9 @@
 
 mod api;
 mod cli_deploy;
+mod cli_usage;
+mod client_ci;
+mod client_follow;
 mod config;
 mod executor;
 mod fake;
