@@ -1,4 +1,5 @@
 //! Every integration test, in one binary.
+#![expect(clippy::unwrap_used, reason = "a test's helper fails its test by panicking, as the test itself does")]
 
 mod api;
 mod cli_deploy;
@@ -6,6 +7,7 @@ mod cli_usage;
 mod client_ci;
 mod client_follow;
 mod config;
+mod example_release_dir;
 mod executor;
 mod fake;
 mod harness;
