@@ -3,6 +3,7 @@
 
 mod api;
 mod cli_deploy;
+mod cli_live;
 mod cli_usage;
 mod client_ci;
 mod client_follow;
