@@ -233,26 +233,33 @@ impl Run<'_> {
         }
     }
 
-    /// Tells who is before us, for as long as somebody waits for that.
+    /// Tells who is before us, where that `is_wanted`.
     async fn watch_line(&self, id: DeploymentId, is_wanted: bool) -> std::convert::Infallible {
         let session = self.session;
         let pause = if session.screen.is_live() { LIVE_LINE_PAUSE } else { LINE_PAUSE };
-        while is_wanted {
-            // A question that fails is asked again later; what must be known is asked elsewhere.
-            if let Ok(view) = session.connection.project(self.project()).await {
-                match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
-                    (Some(holder), Some(own)) => {
-                        let ahead = Ahead::of(holder, view.liveness, view.eta);
-                        session.screen.waiting(&ahead, Some(own.queue_position));
-                    }
-                    // Whoever has left the line never comes back to it; of a longer line only the front is told.
-                    (_, None) if view.line_length == view.line.len() as u64 => break,
-                    (Some(_) | None, _) => {}
-                }
+        if is_wanted {
+            while self.tell_line(id).await {
+                tokio::time::sleep(pause).await;
             }
-            tokio::time::sleep(pause).await;
         }
         std::future::pending().await
+    }
+
+    /// Tells who is before us; whether that is worth asking again.
+    async fn tell_line(&self, id: DeploymentId) -> bool {
+        let session = self.session;
+        // A question that fails is asked again later; what must be known is asked elsewhere.
+        let Ok(view) = session.connection.project(self.project()).await else { return true };
+        match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
+            (Some(holder), Some(own)) => {
+                let ahead = Ahead::of(holder, view.liveness, view.eta);
+                session.screen.waiting(&ahead, Some(own.queue_position));
+                true
+            }
+            (None, Some(_)) => true,
+            // Whoever has left the line never comes back to it; of a longer line only the front is told.
+            (_, None) => view.line_length > view.line.len() as u64,
+        }
     }
 
     /// Cancels what is ours, within a few seconds.
