@@ -134,7 +134,7 @@ pub struct Deploy {
     #[arg(long, value_parser = parse_text)]
     pub url: Option<String>,
     /// The build number: a lower one is refused once a higher one has started [default: from the CI]
-    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER")]
+    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true)]
     pub order: Option<u64>,
     /// Take no build number from the CI; for projects that several workflows deploy, each with its own count
     #[arg(long, conflicts_with = "order")]

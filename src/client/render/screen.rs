@@ -58,6 +58,11 @@ impl Screen {
         self.over(|| print::progress(text));
     }
 
+    /// Whether somebody looks on: then it is worth to ask more often how things stand.
+    pub fn is_live(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Does what prints, with the bar out of its way.
     pub fn over<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
@@ -116,7 +121,6 @@ impl Screen {
                 self.line(&format!("it is asked to stop{by}{reason}"));
             }
             EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
-            EventBody::Status { status: Status::Running } => self.line("running"),
             EventBody::Status { .. } | EventBody::Queue { .. } | EventBody::Complete => {}
         }
     }
