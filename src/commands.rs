@@ -91,7 +91,9 @@ pub fn token(args: &Token) -> ExitCode {
             let name = name.as_deref().unwrap_or("ci");
             // The token alone goes to standard output, so that it can be piped to where secrets are kept.
             print(&new.token);
-            warn("This is the token; it is shown once. Give it to clients as SINGLETRACK_TOKEN. For the server's configuration:");
+            warn(
+                "This is the token; it is shown once. Give it to clients as SINGLETRACK_TOKEN. For the server's configuration:",
+            );
             warn(&format!("\n[[tokens]]\nname = {name:?}\nsha256 = \"{}\"", new.sha256));
             ExitCode::SUCCESS
         }
