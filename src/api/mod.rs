@@ -6,6 +6,7 @@ pub mod problem;
 pub mod project;
 pub mod submit;
 pub mod time;
+pub mod worker;
 
 pub use deployment::{Deployment, DeploymentError, DeploymentList, DeploymentResult};
 pub use event::{Event, EventData, EventsPage};
@@ -14,6 +15,10 @@ pub use project::{
     Plan, PlanChange, PlanPhase, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest,
 };
 pub use submit::{ArtifactRef, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest};
+pub use worker::{
+    Accepted, AgentView, ClaimRequest, Claimed, FinishRequest, HeartbeatAnswer, LEASE_HEADER, Lease, ReportsAnswer,
+    ReportsRequest,
+};
 
 /// The header that carries the status with a 408.
 pub const STATUS_HEADER: &str = "singletrack-status";
