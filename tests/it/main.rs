@@ -3,6 +3,7 @@
 
 mod api;
 mod config;
+mod durability;
 mod example_release_dir;
 mod executor;
 mod harness;
