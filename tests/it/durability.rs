@@ -11,6 +11,7 @@ use std::{
 };
 
 use rusqlite::Connection;
+use serde_json::{Value, json};
 use singletrack::{
     clock::SystemClock,
     model::{
@@ -21,7 +22,12 @@ use singletrack::{
     store::{ListQuery, Store, sqlite::SqliteStore},
 };
 
-use crate::store_trial::{deaf, name, open};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    harness::TestServer,
+    store_trial::{deaf, name, open},
+};
 
 /// How often each test kills its victim.
 const KILL_COUNT: u32 = 50;
@@ -202,6 +208,123 @@ async fn work(queue: &Queue, project: &ProjectName, turn: u64) {
                 tell(&ended);
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_server_acknowledged_survives_kill_9() {
+    let mut server = TestServer::start(QUICK_PIPELINES);
+    let mut all = Memory::default();
+    for round in 0..KILL_COUNT {
+        let patience = 1 + usize::from(fast_random() as u8 / 4) * (round as usize % 4);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let mut callers = JoinSet::new();
+        for number in 0..CALLER_COUNT {
+            let client = Client { http: server.client.clone(), base: server.base.clone(), tell: tell.clone() };
+            callers.spawn(client.call(PROJECTS[number % PROJECTS.len()]));
+        }
+        drop(tell);
+        let mut memory = Memory::default();
+        for _ in 0..patience {
+            memory.learn(told.recv().await.expect("the server serves"));
+        }
+        server.kill();
+        // Each caller ends with its first unanswered request. What it heard until then counts.
+        while let Some(heard) = told.recv().await {
+            memory.learn(heard);
+        }
+        callers.join_all().await;
+
+        let store = open(&server.path("test.db")).unwrap();
+        memory.compare(&store).await;
+        check_whole(&store).await;
+        drop(store);
+        memory.0.into_values().for_each(|told| all.learn(told));
+        server.boot();
+    }
+    assert!(all.0.len() > 500, "only {} deployments: the server did too little", all.0.len());
+    let ends = all.0.values().filter(|told| told.status.is_final()).count();
+    assert!(ends > 100, "only {ends} ends were told");
+
+    // No project is left locked: what runs next is served.
+    for project in PROJECTS {
+        let url = format!("{}/v1/projects/{project}/deployments", server.base);
+        let next = server.client.post(&url).json(&json!({ "onConflict": "queue" })).send().await.unwrap();
+        let next: Value = next.json().await.unwrap();
+        let id = next["id"].as_str().unwrap();
+        loop {
+            let done = server.client.get(format!("{url}/{id}/completion?maxWaitSeconds=60")).send().await.unwrap();
+            if done.status() == 200 {
+                assert_eq!(done.json::<Value>().await.unwrap()["status"], "SUCCEEDED");
+                break;
+            }
+        }
+    }
+    server.kill();
+    let path = server.path("test.db");
+    let store = open(&path).unwrap();
+    all.compare(&store).await;
+    check_whole(&store).await;
+    drop(store);
+    check_file(&path);
+}
+
+const QUICK_PIPELINES: &str = r#"
+[[projects.web.pipelines.deploy.phases]]
+name = "only"
+run = "true"
+
+[[projects.api.pipelines.deploy.phases]]
+name = "only"
+run = "true"
+
+[[projects.docs.pipelines.deploy.phases]]
+name = "only"
+run = "true"
+"#;
+
+/// A caller of the server.
+struct Client {
+    http: reqwest::Client,
+    base: String,
+    tell: mpsc::UnboundedSender<Told>,
+}
+
+impl Client {
+    /// Submits, and cancels or waits for the end, until the server answers no more.
+    async fn call(self, project: &'static str) {
+        let url = format!("{}/v1/projects/{project}/deployments", self.base);
+        for turn in 0_u64.. {
+            let key = DeploymentId::generate().to_string();
+            let wish = json!({ "onConflict": "queue" });
+            let submit = self.http.post(&url).header("Idempotency-Key", key).json(&wish);
+            let Some((202, body)) = self.answer(project, submit).await else { return };
+            let one = format!("{url}/{}", body["id"].as_str().unwrap());
+            let second = match turn % 3 {
+                0 => self.http.get(format!("{one}/completion?maxWaitSeconds=60")),
+                _ => self.http.post(format!("{one}/cancel")),
+            };
+            let Some((200 | 202 | 408, _)) = self.answer(project, second).await else { return };
+        }
+    }
+
+    /// What the server answered, told to the test; `None` where it did not.
+    async fn answer(&self, project: &str, request: reqwest::RequestBuilder) -> Option<(u16, Value)> {
+        let response = request.send().await.ok()?;
+        let status = response.status().as_u16();
+        let body: Value = response.json().await.ok()?;
+        if matches!(status, 200 | 202) {
+            let told = Told {
+                project: name(project),
+                id: body["id"].as_str().unwrap().parse().unwrap(),
+                revision: Revision(body["revision"].as_u64().unwrap()),
+                status: serde_json::from_value(body["status"].clone()).unwrap(),
+            };
+            self.tell.send(told).ok()?;
+        } else {
+            assert_eq!(status, 408, "{body}");
+        }
+        Some((status, body))
     }
 }
 
