@@ -9,6 +9,7 @@ mod executor;
 mod harness;
 mod random_walk;
 mod store_contract;
+mod store_sqlite;
 mod store_trial;
 mod tidy;
 mod transitions;

@@ -11,7 +11,6 @@ use std::{
 };
 
 use singletrack::{
-    clock::Clock,
     model::{
         CancelCause, Deployment, DeploymentId, EventBody, Executor, FailureCause, Lapse, Limits, Outcome, PhaseState,
         Place, Policy, ProjectName, Report, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
