@@ -2,14 +2,21 @@
 //! is full.
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
+    env, fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    process::Command,
 };
+
+use futures_util::future::join_all;
 
 use rusqlite::Connection;
 use singletrack::{
-    model::{Report, Status, Stream, admission::OnConflict},
+    model::{
+        EventBody, Report, Status, Stream,
+        admission::{Admission, OnConflict},
+    },
+    queue::WorkerError,
     store::{ListQuery, Store, StoreError},
 };
 
@@ -269,4 +276,88 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
     // And what may happen does: output is cut.
     let cut = file.execute("DELETE FROM events WHERE deployment = 1 AND type = 'log'", []).unwrap();
     assert_eq!(cut, 1);
+}
+
+/// Runs `the_disk_fills_up` on a disk of 48 MiB of its own, where the system lets us make one.
+#[test]
+fn a_full_disk_costs_output_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = r#"mount -t tmpfs -o size=48m tmpfs "$SMALL_DISK" || exit 77; exec "$@""#;
+    let ran = Command::new("unshare")
+        .args(["--mount", "--map-root-user", "sh", "-c", script, "sh"])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "store_sqlite::the_disk_fills_up", "--ignored", "--nocapture"])
+        .env("SMALL_DISK", directory.path())
+        .output();
+    match ran {
+        Ok(ran) if ran.status.success() => {
+            let told = String::from_utf8_lossy(&ran.stdout);
+            assert!(told.contains("test result: ok. 1 passed"), "{told}");
+        }
+        Ok(ran) if ran.status.code() == Some(101) => {
+            panic!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr))
+        }
+        // No namespaces here, or no `unshare`.
+        other if env::var_os("CI").is_none() => eprintln!("SKIPPED: no small disk can be mounted here: {other:?}"),
+        other => panic!("no small disk can be mounted here: {other:?}"),
+    }
+}
+
+#[tokio::test]
+#[ignore = "it is run by the test above, on a small disk"]
+async fn the_disk_fills_up() {
+    let Some(disk) = env::var_os("SMALL_DISK") else { return };
+    let disk = PathBuf::from(disk);
+    let [ballast, filler] = ["singletrack.db.ballast", "filler"].map(|name| disk.join(name));
+    // Something else on the disk grows.
+    fs::write(&filler, vec![1; 24 << 20]).unwrap();
+    let trial = Trial::sqlite_at(&disk);
+    assert!(fs::metadata(&ballast).unwrap().blocks() * 512 >= 8 << 20, "the room is really taken");
+
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    let secret = trial.claim("web", 1).await;
+    let report = async |reports| trial.queue.report(name("web"), id(1), secret, reports).await;
+    let output = || Report::Log { stream: Stream::Stdout, phase: None, lines: vec!["x".repeat(256 << 10)] };
+    let mut kept = 0;
+    let refusal = loop {
+        // In one batch with somebody else's submit, who must not notice.
+        let neighbour = format!("neighbour-{kept}");
+        let neighbour = trial.submit(&neighbour, 1000 + kept, OnConflict::Refuse);
+        let (reported, submitted) = futures_util::join!(report(vec![output()]), neighbour);
+        assert_eq!(submitted, Admission::Accepted(id(1000 + kept)));
+        match reported {
+            Ok(()) => kept += 1,
+            Err(refusal) => break refusal,
+        }
+        assert!(kept < 1000, "the disk never fills up");
+    };
+    assert_eq!(refusal, WorkerError::Store(StoreError::Full));
+    assert!(!ballast.exists(), "the room is given up");
+    let told = trial.deployment("web", 1).await;
+    assert_eq!(told.logs.total_bytes, kept * ((256 << 10) + 1), "what was acknowledged is there, and no more");
+
+    // Output gives way; a crowd of everything else goes through, in one batch with it.
+    let others = join_all((2..200).map(async |number| {
+        let refused = report(vec![output()]).await;
+        assert_eq!(refused, Err(WorkerError::Store(StoreError::Full)));
+        let project = format!("project-{number}");
+        trial.submit(&project, number, OnConflict::Refuse).await;
+        let secret = trial.claim(&project, number).await;
+        trial.queue.heartbeat(name(&project), id(number), secret).await.unwrap();
+        trial.finish(&project, number, secret).await.status()
+    }))
+    .await;
+    assert!(others.iter().all(|status| *status == Status::Succeeded));
+    let progress = Report::Progress { progress: Some(50), message: None };
+    report(vec![progress]).await.unwrap();
+    assert_eq!(trial.store.ready().await, Ok(()));
+
+    // There is room again, and output is kept again.
+    fs::remove_file(&filler).unwrap();
+    report(vec![output()]).await.unwrap();
+    assert!(ballast.exists(), "the room is taken again");
+    let done = trial.finish("web", 1, secret).await;
+    let last = trial.store.events(id(1), done.event_count - 3, 9).await.unwrap();
+    assert!(last[0].body.is_log(), "{last:?}");
+    assert_eq!(last.last().map(|event| (event.seq, &event.body)), Some((done.event_count, &EventBody::Complete)));
 }
