@@ -181,7 +181,6 @@ fn fail(code: u8, message: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-#[expect(clippy::print_stdout, reason = "the result of a command")]
 fn print(text: &str) {
     use std::io::Write as _;
     // Who reads it may be gone, which is no reason to fail.
@@ -189,7 +188,6 @@ fn print(text: &str) {
     let _ = anstream::stdout().flush();
 }
 
-#[expect(clippy::print_stderr, reason = "what a command has to say beside its result")]
 fn warn(text: &str) {
     anstream::eprintln!("{text}");
 }

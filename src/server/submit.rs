@@ -46,11 +46,13 @@ pub async fn submit(
     let query = Query::of(&parts.uri, &["dryRun"])?;
     let dry_run = query.flag("dryRun")?;
     let key = idempotency_key(&parts.headers)?;
-    if key.is_none() && !dry_run && is_large(&parts.headers) {
-        if let Some(conflict) = early_conflict(&app, &project).await? {
-            body::drain(body).await;
-            return Err(conflict);
-        }
+    if key.is_none()
+        && !dry_run
+        && is_large(&parts.headers)
+        && let Some(conflict) = early_conflict(&app, &project).await?
+    {
+        body::drain(body).await;
+        return Err(conflict);
     }
     let bytes = body::read(&parts.headers, body).await?;
     let wish: SubmitRequest = if bytes.is_empty() {

@@ -12,6 +12,8 @@ mod example_release_dir;
 mod executor;
 mod fake;
 mod harness;
+mod random_walk;
 mod store_contract;
 mod store_trial;
 mod tidy;
+mod transitions;

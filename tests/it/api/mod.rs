@@ -1,3 +1,4 @@
 //! The HTTP API of the real server.
 
+mod bad_input;
 mod slot;

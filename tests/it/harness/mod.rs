@@ -1,9 +1,12 @@
 //! A real server for each test: the real binary, its own directory, a port of its own, and an end that leaves nothing.
 
 pub mod openapi;
+pub mod processes;
+pub mod raw;
+pub mod stream;
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -15,7 +18,7 @@ use rustix::{
     fs::{FlockOperation, flock},
     process::{Pid, Signal, kill_process},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The binary under test.
@@ -45,7 +48,8 @@ impl TestServer {
     pub fn start(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("singletrack.toml"), config).unwrap();
-        let client = Client::builder().no_proxy().build().unwrap();
+        // A connection for each request: none is stale after a restart.
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let mut server = TestServer { dir, child: None, gate: None, base: String::new(), client };
         server.boot();
         server
@@ -71,16 +75,29 @@ impl TestServer {
     pub fn boot(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let listen = self.base.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
-        let mut child = self.command().args(["--listen", &listen]).stdout(Stdio::piped()).spawn().unwrap();
+        let log = OpenOptions::new().create(true).append(true).open(self.path("server.log")).unwrap();
+        let mut child = self.command().args(["--listen", &listen]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ");
-        let Some(address) = address else { panic!("the server did not start: {line:?}, {:?}", child.wait()) };
+        let Some(address) = address else {
+            panic!("the server did not start: {line:?}, {:?}\n{}", child.wait(), self.log())
+        };
         self.base = address.to_owned();
         // Whatever else it prints must not block it.
         thread::spawn(move || _ = stdout.read_to_end(&mut Vec::new()));
         self.child = Some(child);
+    }
+
+    /// Everything that it wrote to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("server.log")).unwrap()
+    }
+
+    /// Gives it another configuration, for its next start.
+    pub fn configure(&self, config: &str) {
+        fs::write(self.path("singletrack.toml"), config).unwrap();
     }
 
     /// The command that starts it, for tests of how it does not start.
@@ -91,6 +108,7 @@ impl TestServer {
             .current_dir(self.dir.path())
             .env("TEST_DIR", self.dir.path())
             .env_remove("SINGLETRACK_TOKEN")
+            .env_remove("SINGLETRACK_LOG")
             .stdin(Stdio::null());
         command
     }
@@ -109,12 +127,55 @@ impl TestServer {
 
     /// SIGTERM, and the end.
     pub fn terminate(&mut self) -> ExitStatus {
-        kill_process(self.pid(), Signal::TERM).unwrap();
-        self.child.take().expect("it runs").wait().unwrap()
+        self.signal(Signal::TERM);
+        self.exited()
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    /// Sends a signal to it.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Its end, which it comes to by itself.
+    pub fn exited(&mut self) -> ExitStatus {
+        self.child.take().expect("it runs").wait().unwrap()
+    }
+
+    /// How it stands with `web`.
+    pub async fn project(&self) -> Value {
+        self.get("/v1/projects/web").await.body
+    }
+
+    /// All of `web`'s deployments, newest first.
+    pub async fn deployments(&self) -> Vec<Value> {
+        let page = self.get("/v1/projects/web/deployments?limit=100").await.body;
+        assert_eq!(page["nextCursor"], Value::Null, "there are more");
+        page["deployments"].as_array().unwrap().clone()
+    }
+
+    /// Submits to `web`, and the id of what that makes.
+    pub async fn accepted(&self, body: Value) -> String {
+        let answer = self.submit(body).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+        answer.id()
+    }
+
+    /// Submits a deployment that stops at the gate, and its id when it is there.
+    pub async fn at_the_gate(&self) -> String {
+        let id = self.accepted(json!({})).await;
+        self.event(&id, |event| event["lines"][0] == "at the gate").await;
+        id
+    }
+
+    /// Takes a ticket for `web` under this key.
+    pub async fn ticket(&self, key: &str) -> String {
+        let answer = self.submit_keyed(key, json!({ "onConflict": "wait", "pipeline": "quick" })).await;
+        assert_eq!(answer.status, 409, "{}", answer.text);
+        answer.body["ticket"].as_str().unwrap().to_owned()
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -184,12 +245,37 @@ impl TestServer {
     }
 }
 
+impl Answer {
+    /// The `id` in the body.
+    pub fn id(&self) -> String {
+        self.body["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The status and the error code.
+    pub fn refusal(&self) -> (u16, &str) {
+        (self.status, self.body["errorCode"].as_str().unwrap_or_default())
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
 impl Drop for TestServer {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
+        if thread::panicking() {
+            eprintln!("the server's log:\n{}", fs::read_to_string(self.path("server.log")).unwrap_or_default());
+            return;
+        }
+        let log = self.log();
+        assert!(!log.contains("panicked"), "the server panicked:\n{log}");
+        // I12: whatever it started ends with it.
+        let mark = format!("TEST_DIR={}", self.dir.path().display());
+        assert!(processes::all_gone(&mark), "processes outlived their server:\n{log}");
     }
 }
 
@@ -222,9 +308,10 @@ run = "echo 'it is broken' >&2; exit 3"
 
 /// Sends a request and holds the answer against the API description.
 pub async fn send(request: RequestBuilder) -> Answer {
-    let request = request.build().unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
     let (method, path) = (request.method().clone(), request.url().path().to_owned());
-    let response = Client::builder().no_proxy().build().unwrap().execute(request).await.unwrap();
+    let response = client.execute(request).await.unwrap();
     read(&method, &path, response).await
 }
 
