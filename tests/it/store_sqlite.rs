@@ -96,6 +96,7 @@ async fn a_closed_store_has_finished_what_was_queued_and_answers_that_it_is_clos
                 spec: crate::store_trial::spec(),
                 key: None,
                 on_conflict: OnConflict::Queue,
+                claim: None,
             };
             let mut submit = Box::pin(async move { queue.submit(wish).await });
             // On its way before the store is closed.
@@ -192,7 +193,7 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
     trial.submit("web", 1, OnConflict::Refuse).await;
     let secret = trial.claim("web", 1).await;
     let output = Report::Log { stream: Stream::Stdout, phase: None, lines: vec!["a line".to_owned()] };
-    trial.queue.report(name("web"), id(1), secret, vec![output]).await.unwrap();
+    trial.queue.report(name("web"), id(1), secret, None, vec![output]).await.unwrap();
     trial.finish("web", 1, secret).await;
     trial.submit("web", 2, OnConflict::Refuse).await;
     trial.claim("web", 2).await;
@@ -203,6 +204,7 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         spec: crate::store_trial::spec(),
         key: Some(("key".parse().unwrap(), [7; 32])),
         on_conflict: OnConflict::Queue,
+        claim: None,
     };
     trial.queue.submit(key).await.unwrap();
     trial.queue.release(name("web"), "stuck".to_owned(), None).await.unwrap();
@@ -316,7 +318,7 @@ async fn the_disk_fills_up() {
 
     trial.submit("web", 1, OnConflict::Refuse).await;
     let secret = trial.claim("web", 1).await;
-    let report = async |reports| trial.queue.report(name("web"), id(1), secret, reports).await;
+    let report = async |reports| trial.queue.report(name("web"), id(1), secret, None, reports).await;
     let output = || Report::Log { stream: Stream::Stdout, phase: None, lines: vec!["x".repeat(256 << 10)] };
     let mut kept = 0;
     let refusal = loop {
@@ -326,7 +328,7 @@ async fn the_disk_fills_up() {
         let (reported, submitted) = futures_util::join!(report(vec![output()]), neighbour);
         assert_eq!(submitted, Admission::Accepted(id(1000 + kept)));
         match reported {
-            Ok(()) => kept += 1,
+            Ok(_) => kept += 1,
             Err(refusal) => break refusal,
         }
         assert!(kept < 1000, "the disk never fills up");

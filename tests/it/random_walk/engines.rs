@@ -186,6 +186,7 @@ impl Walk {
                         Conflict::Wait => OnConflict::Wait,
                         Conflict::Queue => OnConflict::Queue,
                     },
+                    claim: None,
                 };
                 self.admission(queue.submit(submission).await.unwrap().admission)
             }
@@ -213,8 +214,8 @@ impl Walk {
             }
             Act::Report(project, number, proof, told) => {
                 let secret = self.secret(engine, number, proof);
-                match queue.report(self.project(project), self.id(number), secret, vec![report(told)]).await {
-                    Ok(()) => "done".to_owned(),
+                match queue.report(self.project(project), self.id(number), secret, None, vec![report(told)]).await {
+                    Ok(_) => "done".to_owned(),
                     Err(error) => lost(&error),
                 }
             }
@@ -540,6 +541,7 @@ fn report(told: Told) -> Report {
 fn lost(error: &WorkerError) -> String {
     match error {
         WorkerError::LeaseLost => "lease lost".to_owned(),
+        WorkerError::ReportGap { last } => format!("gap after {last}"),
         WorkerError::Store(error) => format!("the store failed: {error}"),
     }
 }
