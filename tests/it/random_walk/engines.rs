@@ -11,7 +11,6 @@ use std::{
 };
 
 use singletrack::{
-    clock::Clock,
     model::{
         CancelCause, Deployment, DeploymentId, EventBody, Executor, FailureCause, Lapse, Limits, Outcome, PhaseState,
         Place, Policy, ProjectName, Report, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
@@ -101,10 +100,9 @@ impl Engines {
         .into_iter()
         .filter(|kind| !answers.keys().any(|answer| answer.starts_with(kind)))
         .collect();
-        println!("answers: {answers:?}");
         // A handful of walks need not meet everything; as many as an evening's run do.
         let steps: u64 = answers.values().sum();
-        assert!(steps < 20_000 || missing.is_empty(), "never answered in {steps} steps: {missing:?}");
+        assert!(steps < 20_000 || missing.is_empty(), "never answered in {steps} steps: {missing:?} of {answers:?}");
     }
 }
 
