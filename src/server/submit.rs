@@ -61,7 +61,8 @@ pub async fn submit(
         body::require_json(&parts.headers)?;
         body::parse(&bytes)?
     };
-    check(&wish, key.as_ref())?;
+    // A plan keeps no place, so it needs no key to find one again.
+    check(&wish, key.is_some() || dry_run)?;
     let submission = submission(&app, project, wish, key)?;
     if dry_run { plan::plan(&app, submission).await } else { decide(&app, submission).await }
 }
@@ -127,8 +128,8 @@ fn invalid(detail: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::InvalidBody, detail)
 }
 
-fn check(wish: &SubmitRequest, key: Option<&IdempotencyKey>) -> Result<(), Failure> {
-    if wish.on_conflict == OnConflict::Wait && key.is_none() {
+fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
+    if wish.on_conflict == OnConflict::Wait && !place_is_found {
         return Err(Failure::new(
             ErrorCode::InvalidParameter,
             "onConflict: wait needs an Idempotency-Key header, by which the kept place is found again",

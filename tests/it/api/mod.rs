@@ -1,4 +1,5 @@
 //! The HTTP API of the real server.
 
 mod bad_input;
+mod plan;
 mod slot;
