@@ -9,6 +9,7 @@ mod client_ci;
 mod client_follow;
 mod config;
 mod durability;
+mod docs;
 mod example_release_dir;
 mod executor;
 mod fake;

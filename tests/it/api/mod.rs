@@ -2,5 +2,7 @@
 
 mod bad_input;
 mod events;
+mod early;
+mod plan;
 mod slot;
 mod waits;
