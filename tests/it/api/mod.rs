@@ -1,8 +1,8 @@
 //! The HTTP API of the real server.
 
 mod bad_input;
-mod events;
 mod early;
+mod events;
 mod plan;
 mod slot;
 mod waits;
