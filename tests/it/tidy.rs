@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &[]),
-    ("duration", &[]),
     ("api", &["model"]),
-    ("config", &["model", "duration"]),
-    ("cli", &["model", "config", "duration"]),
+    ("config", &["model"]),
+    ("cli", &["model", "config"]),
     ("notifier", &["model"]),
     ("store", &["model", "clock"]),
     ("watch", &["model", "store", "notifier", "clock", "config"]),
@@ -22,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("reaper", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("server", &["model", "api", "queue", "watch", "worker", "reaper", "store", "clock", "config", "notifier", "cli"]),
-    ("client", &["api", "cli", "model", "clock", "config", "duration"]),
+    ("client", &["api", "cli", "model", "clock", "config"]),
     // Those that put all the others together.
     ("node", &["*"]),
     ("demo", &["*"]),
