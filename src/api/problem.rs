@@ -35,6 +35,7 @@ pub enum ErrorCode {
     SuccessorGone,
     HolderChanged,
     LeaseLost,
+    ReportGap,
     BodyTooLarge,
     UriTooLong,
     UnsupportedMediaType,
@@ -48,7 +49,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 34] = [
+    pub const ALL: [ErrorCode; 35] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -74,6 +75,7 @@ impl ErrorCode {
         ErrorCode::SuccessorGone,
         ErrorCode::HolderChanged,
         ErrorCode::LeaseLost,
+        ErrorCode::ReportGap,
         ErrorCode::BodyTooLarge,
         ErrorCode::UriTooLong,
         ErrorCode::UnsupportedMediaType,
@@ -109,7 +111,8 @@ impl ErrorCode {
             | ErrorCode::NotOlder
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
-            | ErrorCode::LeaseLost => 409,
+            | ErrorCode::LeaseLost
+            | ErrorCode::ReportGap => 409,
             ErrorCode::BodyTooLarge => 413,
             ErrorCode::UriTooLong => 414,
             ErrorCode::UnsupportedMediaType => 415,
@@ -148,6 +151,7 @@ impl ErrorCode {
             ErrorCode::SuccessorGone => "The superseding deployment is not in line",
             ErrorCode::HolderChanged => "Another deployment holds the slot by now",
             ErrorCode::LeaseLost => "The lease is not, or no longer, this deployment's",
+            ErrorCode::ReportGap => "Reports before these are missing",
             ErrorCode::BodyTooLarge => "The body is larger than this route takes",
             ErrorCode::UriTooLong => "The address is longer than 8 KiB",
             ErrorCode::UnsupportedMediaType => "The body's type or encoding is not one that this route takes",
@@ -191,6 +195,7 @@ impl ErrorCode {
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
             | ErrorCode::LeaseLost
+            | ErrorCode::ReportGap
             | ErrorCode::BodyTooLarge
             | ErrorCode::UriTooLong
             | ErrorCode::UnsupportedMediaType

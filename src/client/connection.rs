@@ -323,12 +323,7 @@ impl Connection {
     /// There is no answer to go by, or the server refuses.
     pub async fn reports(&self, worker: Worker<'_>, body: &ReportsRequest) -> Result<ReportsAnswer, Fault> {
         let url = self.deployment_url(worker.project, worker.id, &["reports"]);
-        self.once(&Call {
-            body: Some(to_json(body)),
-            lease: Some(worker.secret),
-            ..Call::new(Method::POST, url)
-        })
-        .await
+        self.once(&Call { body: Some(to_json(body)), lease: Some(worker.secret), ..Call::new(Method::POST, url) }).await
     }
 
     /// Says what became of a deployment. One attempt.
@@ -337,12 +332,7 @@ impl Connection {
     /// There is no answer to go by, or the lease is lost.
     pub async fn finish(&self, worker: Worker<'_>, body: &FinishRequest) -> Result<Deployment, Fault> {
         let url = self.deployment_url(worker.project, worker.id, &["finish"]);
-        self.once(&Call {
-            body: Some(to_json(body)),
-            lease: Some(worker.secret),
-            ..Call::new(Method::POST, url)
-        })
-        .await
+        self.once(&Call { body: Some(to_json(body)), lease: Some(worker.secret), ..Call::new(Method::POST, url) }).await
     }
 
     async fn once<T: serde::de::DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Fault> {

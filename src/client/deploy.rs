@@ -62,8 +62,18 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
         Some(key) => key.clone(),
         None => key(session.ci.as_ref(), &args.target.project, &body)?,
     };
-    let mut run =
-        Run { session: &session, args, key, body, deadline, wish, claims: false, grant: None, held: None, problem: None };
+    let mut run = Run {
+        session: &session,
+        args,
+        key,
+        body,
+        deadline,
+        wish,
+        claims: false,
+        grant: None,
+        held: None,
+        problem: None,
+    };
     let mut signals = Signals::listen()?;
     let verdict = run.drive(&mut signals).await?;
     result::tell(&session, &args.target.project, verdict, run.problem)
@@ -291,6 +301,10 @@ impl Run<'_> {
     /// Cancels what is ours, within a few seconds.
     async fn leave(&self, id: DeploymentId, until_final: bool, stopped: Option<Stop>) -> Observation {
         let session = self.session;
+        if self.grant.is_some() {
+            // Its worker is this process, which ends it by itself.
+            return Observation::Left(None);
+        }
         let reason = match stopped {
             Some(Stop::Deadline) => "its client's deadline passed",
             Some(Stop::Signal) => "its client was interrupted",

@@ -158,7 +158,7 @@ fn exit_of(refusal: &Refusal) -> Exit {
             | ErrorCode::NotOlder
             | ErrorCode::HolderChanged,
         ) => Exit::Blocked,
-        Some(ErrorCode::LeaseLost) => Exit::LeaseLost,
+        Some(ErrorCode::LeaseLost | ErrorCode::ReportGap) => Exit::LeaseLost,
         Some(
             ErrorCode::Unauthorized
             | ErrorCode::HostNotAllowed
@@ -211,6 +211,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::NotOlder
         | ErrorCode::SuccessorGone
         | ErrorCode::LeaseLost
+        | ErrorCode::ReportGap
         | ErrorCode::BodyTooLarge
         | ErrorCode::UriTooLong
         | ErrorCode::UnsupportedMediaType

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -108,6 +109,12 @@ impl ExitKind {
             ExitKind::Signal(number) => 128 + number,
             ExitKind::Unknown => 125,
         }
+    }
+}
+
+impl From<std::process::ExitStatus> for ExitKind {
+    fn from(status: std::process::ExitStatus) -> Self {
+        status.code().map(ExitKind::Code).or(status.signal().map(ExitKind::Signal)).unwrap_or(ExitKind::Unknown)
     }
 }
 

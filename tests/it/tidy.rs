@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &[]),
-    ("duration", &[]),
     ("api", &["model"]),
-    ("config", &["model", "duration"]),
-    ("cli", &["model", "config", "duration"]),
+    ("config", &["model"]),
+    ("cli", &["model", "config"]),
     ("notifier", &["model"]),
     ("store", &["model", "clock"]),
     ("watch", &["model", "store", "notifier", "clock", "config"]),
@@ -23,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("reaper", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("server", &["model", "api", "queue", "watch", "worker", "reaper", "store", "clock", "config", "notifier", "cli"]),
     // `run` owns a command as the executor does: of the worker it takes the shim and what reads output, never the queue.
-    ("client", &["api", "cli", "model", "clock", "config", "duration", "worker"]),
+    ("client", &["api", "cli", "model", "clock", "config", "worker"]),
     // Those that put all the others together.
     ("node", &["*"]),
     ("demo", &["*"]),

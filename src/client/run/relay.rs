@@ -151,8 +151,8 @@ impl Tap {
         let open = newline.map_or(piece, |newline| &piece[newline + 1..]);
         let length = open.len().min(prefix.len());
         let begins_line = newline.is_some() || was_in_command;
-        self.in_command = begins_line && length > 0 && open[..length] == prefix[..length]
-            || was_in_command && newline.is_none();
+        self.in_command =
+            begins_line && length > 0 && open[..length] == prefix[..length] || was_in_command && newline.is_none();
         self.in_command || was_in_command || memmem::find(piece, prefix).is_some()
     }
 }
