@@ -242,7 +242,7 @@ pub struct Run {
     #[arg(long)]
     pub rollback: bool,
     /// How long the slot is kept when the server hears nothing of this process; the command is ended by then
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_lease)]
     pub lease: Duration,
     /// How long the command may take to stop after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_grace)]
@@ -509,6 +509,13 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
         return Err("it is from 1s to 24h".to_owned());
     }
     Ok(timeout)
+}
+
+fn parse_lease(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text)?;
+    // What the server takes, in whole seconds.
+    let fits = (Duration::from_secs(2)..=Duration::from_secs(60 * 60)).contains(&lease) && lease.subsec_nanos() == 0;
+    if fits { Ok(lease) } else { Err("it is from 2s to 1h, in whole seconds".to_owned()) }
 }
 
 fn parse_grace(text: &str) -> Result<Duration, String> {
