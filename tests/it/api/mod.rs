@@ -6,3 +6,4 @@ mod events;
 mod plan;
 mod slot;
 mod waits;
+mod workers;
