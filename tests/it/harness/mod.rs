@@ -253,9 +253,11 @@ impl TestServer {
 
     /// Holds up the pipelines that come to the gate from now on.
     pub fn close_gate(&self) {
+        let mut closed = self.gate.lock().unwrap();
+        assert!(closed.is_none(), "it is closed");
         let gate = File::create(self.path("gate")).unwrap();
         flock(&gate, FlockOperation::LockExclusive).unwrap();
-        *self.gate.lock().unwrap() = Some(gate);
+        *closed = Some(gate);
     }
 }
 
