@@ -2,5 +2,7 @@
 
 mod bad_input;
 mod events;
+mod guard;
+mod lifecycle;
 mod slot;
 mod waits;
