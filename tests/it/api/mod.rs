@@ -4,5 +4,7 @@ mod bad_input;
 mod early;
 mod events;
 mod plan;
+mod guard;
+mod lifecycle;
 mod slot;
 mod waits;
