@@ -4,6 +4,8 @@ mod bad_input;
 mod early;
 mod events;
 mod plan;
+mod guard;
+mod lifecycle;
 mod slot;
 mod waits;
 mod workers;
