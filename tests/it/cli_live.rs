@@ -116,7 +116,7 @@ async fn an_interrupt_leaves_neither_a_held_slot_nor_a_place_in_line() {
 
 #[test]
 fn a_restart_in_the_middle_is_survived_by_those_who_wait() {
-    let server = TestServer::gated();
+    let mut server = TestServer::gated();
     let mut deploys = line(&server, &["a", "b"]);
     let (waiting, running) = (deploys.pop().unwrap(), deploys.pop().unwrap());
     server.kill();
