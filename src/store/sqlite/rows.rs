@@ -11,8 +11,8 @@ use rusqlite::{
 use serde::de::DeserializeOwned;
 
 use crate::model::{
-    CancelCause, CancelRequest, Deployment, DeploymentId, Event, EventBody, Executor, FailureCause, Lease, LogAccount,
-    Outcome, Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State,
+    CancelCause, CancelRequest, Deployment, DeploymentId, Event, Executor, FailureCause, Lease, LogAccount, Outcome,
+    Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State,
 };
 
 /// A deployment's columns, in the order that [`deployment`] reads them.
@@ -354,7 +354,8 @@ pub(super) fn insert_event(
     log_end_bytes: Option<u64>,
 ) -> rusqlite::Result<()> {
     let Event { seq, at, body } = event;
-    let kind = event_type(body);
+    // The type stands apart, too, so that the schema can tell output from what happened.
+    let kind = body.kind();
     statement.execute(params![deployment, seq, at.as_millisecond(), kind, log_end_bytes, to_json(body)?])?;
     Ok(())
 }
@@ -362,20 +363,6 @@ pub(super) fn insert_event(
 /// Reads `seq, at, body`.
 pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     Ok(Event { seq: row.get(0)?, at: required_instant_at(row, 1)?, body: json_at(row, 2)? })
-}
-
-/// The word that the serialized body begins with, apart so that the schema can tell output from what happened.
-fn event_type(body: &EventBody) -> &'static str {
-    match body {
-        EventBody::Queue { .. } => "queue",
-        EventBody::Status { .. } => "status",
-        EventBody::Phase { .. } => "phase",
-        EventBody::Progress { .. } => "progress",
-        EventBody::Log { .. } => "log",
-        EventBody::Cancel { .. } => "cancel",
-        EventBody::Gap { .. } => "gap",
-        EventBody::Complete => "complete",
-    }
 }
 
 pub(super) fn name_at(row: &Row<'_>, column: usize) -> rusqlite::Result<ProjectName> {
