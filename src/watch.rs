@@ -181,6 +181,10 @@ impl Watch {
             return Ok(Page { events: Vec::new(), last: after, complete: Some(Arc::new(first)) });
         }
         drop(first);
+        // The window bounds the wait, not the look at what is there: one of zero is answered by that.
+        if let Some(page) = follow.read_page().await? {
+            return Ok(page);
+        }
         match timeout_at(ends, follow.next_page()).await {
             Ok(page) => page,
             Err(_) => Ok(Page { events: Vec::new(), last: after, complete: None }),
@@ -240,15 +244,15 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// The next events, at least one; waits for it. At shutdown the page is empty.
+    /// The next events, at least one; waits for it. At shutdown the page is empty. A call that is dropped halfway loses
+    /// nothing: the next one begins where the last that answered ended.
     ///
     /// # Errors
     /// The store does not answer.
     pub async fn next_page(&mut self) -> Result<Page, WatchError> {
         loop {
-            let read = self.watch.store.events(self.id, self.cursor, EVENT_PAGE_LIMIT).await?;
-            if !read.is_empty() {
-                return self.page(read).await;
+            if let Some(page) = self.read_page().await? {
+                return Ok(page);
             }
             tokio::select! {
                 biased;
@@ -258,21 +262,29 @@ impl Follow {
         }
     }
 
-    async fn page(&mut self, read: Vec<Event>) -> Result<Page, WatchError> {
+    /// The next events, if there are any now.
+    async fn read_page(&mut self) -> Result<Option<Page>, WatchError> {
+        let read = self.watch.store.events(self.id, self.cursor, EVENT_PAGE_LIMIT).await?;
+        if read.is_empty() {
+            return Ok(None);
+        }
+        let mut cursor = self.cursor;
         let mut events = Vec::with_capacity(read.len());
         let mut complete = None;
         for event in read {
             // Retention leaves holes, which are told: every `seq` is accounted for.
-            if event.seq > self.cursor + 1 {
-                let (from, to) = (self.cursor + 1, event.seq - 1);
+            if event.seq > cursor + 1 {
+                let (from, to) = (cursor + 1, event.seq - 1);
                 events.push(Event { seq: to, at: event.at, body: EventBody::Gap { from, to } });
             }
-            self.cursor = event.seq;
+            cursor = event.seq;
             if matches!(event.body, EventBody::Complete) {
                 complete = Some(Arc::new(self.watch.read(&self.project, self.id).await?.deployment));
             }
             events.push(event);
         }
-        Ok(Page { events, last: self.cursor, complete })
+        // Only now: nobody may drop this between the cursor's move and the events' arrival.
+        self.cursor = cursor;
+        Ok(Some(Page { events, last: cursor, complete }))
     }
 }

@@ -95,10 +95,10 @@ impl FromStr for DeploymentId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        // Only the hyphenated form: one deployment has one URL.
+        // Only the hyphenated form in lower case: one deployment has one URL.
         match Uuid::try_parse(text) {
-            Ok(id) if text.len() == 36 => Ok(DeploymentId(id)),
-            _ => Err(InvalidId::DeploymentId),
+            Ok(id) if text.len() == 36 && !text.bytes().any(|b| b.is_ascii_uppercase()) => Ok(DeploymentId(id)),
+            Ok(_) | Err(_) => Err(InvalidId::DeploymentId),
         }
     }
 }

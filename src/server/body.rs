@@ -58,7 +58,7 @@ pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
 }
 
 /// Reads a body to its end, within bounds, and forgets it.
-pub async fn drain(mut body: Body) {
+async fn drain(mut body: Body) {
     let mut left = DRAIN_LIMIT;
     while let Ok(Some(piece)) = next_piece(&mut body).await {
         match left.checked_sub(piece.len()) {
@@ -178,7 +178,7 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::new(ErrorCode::UnsupportedMediaType, "send the body with Content-Type: application/json"))
 }
 
-/// Parses a JSON body: no member twice, no unknown one, no depth beyond 64, no number beyond 2^53.
+/// Parses a JSON body, which is an object: no member twice, no unknown one, no depth beyond 64, no number beyond 2^53.
 ///
 /// # Errors
 /// It says what is wrong and where.
@@ -187,10 +187,18 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { depth: 0 }.deserialize(&mut reader).map_err(invalid)?;
     reader.end().map_err(invalid)?;
-    serde_json::from_value(value).map_err(|error| {
-        let text = error.to_string();
-        let code = if text.starts_with("unknown field") { ErrorCode::UnknownParameter } else { ErrorCode::InvalidBody };
-        Failure::new(code, describe(&error))
+    // serde would take an array for a structure, member by member.
+    if !value.is_object() {
+        return Err(Failure::new(ErrorCode::InvalidBody, "the body is not a JSON object, such as {}"));
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let (path, error) = (error.path().to_string(), error.into_inner());
+        if error.to_string().starts_with("unknown field") {
+            return Failure::new(ErrorCode::UnknownParameter, describe(&error));
+        }
+        // A single dot stands for the whole body.
+        let place = if path == "." { String::new() } else { format!(" at '{}'", echo(&path)) };
+        Failure::new(ErrorCode::InvalidBody, format!("{}{place}", describe(&error)))
     })
 }
 

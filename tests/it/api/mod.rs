@@ -1,3 +1,10 @@
 //! The HTTP API of the real server.
 
+mod bad_input;
+mod early;
+mod events;
+mod guard;
+mod lifecycle;
+mod plan;
 mod slot;
+mod waits;

@@ -1,12 +1,16 @@
 //! A real server for each test: the real binary, its own directory, a port of its own, and an end that leaves nothing.
 
 pub mod openapi;
+pub mod processes;
+pub mod raw;
+pub mod stream;
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Mutex,
     thread,
 };
 
@@ -15,7 +19,7 @@ use rustix::{
     fs::{FlockOperation, flock},
     process::{Pid, Signal, kill_process},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The binary under test.
@@ -26,13 +30,13 @@ pub struct TestServer {
     dir: TempDir,
     child: Option<Child>,
     /// While it is held, pipelines wait at the gate.
-    gate: Option<File>,
+    gate: Mutex<Option<File>>,
     pub base: String,
     pub client: Client,
 }
 
 /// An answer, read whole and held against the API description.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
@@ -45,15 +49,21 @@ impl TestServer {
     pub fn start(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("singletrack.toml"), config).unwrap();
-        let client = Client::builder().no_proxy().build().unwrap();
-        let mut server = TestServer { dir, child: None, gate: None, base: String::new(), client };
+        // A connection for each request: none is stale after a restart.
+        let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+        let mut server = TestServer { dir, child: None, gate: Mutex::default(), base: String::new(), client };
         server.boot();
         server
     }
 
     /// A server whose project `web` has a pipeline that waits at a gate: it runs until `open_gate`.
     pub fn gated() -> Self {
-        let mut server = TestServer::start(&gated_config(""));
+        TestServer::gated_with("")
+    }
+
+    /// The same with `more` at the top of its configuration.
+    pub fn gated_with(more: &str) -> Self {
+        let server = TestServer::start(&gated_config(more));
         server.close_gate();
         server
     }
@@ -71,26 +81,45 @@ impl TestServer {
     pub fn boot(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let listen = self.base.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
-        let mut child = self.command().args(["--listen", &listen]).stdout(Stdio::piped()).spawn().unwrap();
+        let log = OpenOptions::new().create(true).append(true).open(self.path("server.log")).unwrap();
+        let mut child = self.command().args(["--listen", &listen]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ");
-        let Some(address) = address else { panic!("the server did not start: {line:?}, {:?}", child.wait()) };
+        let Some(address) = address else {
+            panic!("the server did not start: {line:?}, {:?}\n{}", child.wait(), self.log())
+        };
         self.base = address.to_owned();
         // Whatever else it prints must not block it.
         thread::spawn(move || _ = stdout.read_to_end(&mut Vec::new()));
         self.child = Some(child);
     }
 
+    /// Everything that it wrote to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("server.log")).unwrap()
+    }
+
+    /// Gives it another configuration, for its next start.
+    pub fn configure(&self, config: &str) {
+        fs::write(self.path("singletrack.toml"), config).unwrap();
+    }
+
     /// The command that starts it, for tests of how it does not start.
     pub fn command(&self) -> Command {
+        self.tool(&["serve", "--config", "singletrack.toml", "--store", "sqlite:test.db"])
+    }
+
+    /// Another command of the program, in the server's directory.
+    pub fn tool(&self, args: &[&str]) -> Command {
         let mut command = Command::new(SINGLETRACK);
         command
-            .args(["serve", "--config", "singletrack.toml", "--store", "sqlite:test.db"])
+            .args(args)
             .current_dir(self.dir.path())
             .env("TEST_DIR", self.dir.path())
             .env_remove("SINGLETRACK_TOKEN")
+            .env_remove("SINGLETRACK_LOG")
             .stdin(Stdio::null());
         command
     }
@@ -109,12 +138,55 @@ impl TestServer {
 
     /// SIGTERM, and the end.
     pub fn terminate(&mut self) -> ExitStatus {
-        kill_process(self.pid(), Signal::TERM).unwrap();
-        self.child.take().expect("it runs").wait().unwrap()
+        self.signal(Signal::TERM);
+        self.exited()
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    /// Sends a signal to it.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Its end, which it comes to by itself.
+    pub fn exited(&mut self) -> ExitStatus {
+        self.child.take().expect("it runs").wait().unwrap()
+    }
+
+    /// How it stands with `web`.
+    pub async fn project(&self) -> Value {
+        self.get("/v1/projects/web").await.body
+    }
+
+    /// All of `web`'s deployments, newest first.
+    pub async fn deployments(&self) -> Vec<Value> {
+        let page = self.get("/v1/projects/web/deployments?limit=100").await.body;
+        assert_eq!(page["nextCursor"], Value::Null, "there are more");
+        page["deployments"].as_array().unwrap().clone()
+    }
+
+    /// Submits to `web`, and the id of what that makes.
+    pub async fn accepted(&self, body: Value) -> String {
+        let answer = self.submit(body).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+        answer.id()
+    }
+
+    /// Submits a deployment that stops at the gate, and its id when it is there.
+    pub async fn at_the_gate(&self) -> String {
+        let id = self.accepted(json!({})).await;
+        self.event(&id, |event| event["lines"][0] == "at the gate").await;
+        id
+    }
+
+    /// Takes a ticket for `web` under this key.
+    pub async fn ticket(&self, key: &str) -> String {
+        let answer = self.submit_keyed(key, json!({ "onConflict": "wait", "pipeline": "quick" })).await;
+        assert_eq!(answer.status, 409, "{}", answer.text);
+        answer.body["ticket"].as_str().unwrap().to_owned()
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -146,6 +218,14 @@ impl TestServer {
         self.post(&format!("/v1/projects/web/deployments/{id}/cancel"), body).await
     }
 
+    /// Waits until so many long-polls and streams are parked.
+    pub async fn parked(&self, count: usize) {
+        let line = format!("singletrack_parked_requests {count}");
+        while !self.get("/metrics").await.text.lines().any(|known| known == line) {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits for the end of one of `web`'s deployments.
     pub async fn finished(&self, id: &str) -> Value {
         loop {
@@ -172,15 +252,33 @@ impl TestServer {
     }
 
     /// Lets the gated pipelines pass, from now on.
-    pub fn open_gate(&mut self) {
-        self.gate = None;
+    pub fn open_gate(&self) {
+        *self.gate.lock().unwrap() = None;
     }
 
     /// Holds up the pipelines that come to the gate from now on.
-    pub fn close_gate(&mut self) {
+    pub fn close_gate(&self) {
+        let mut closed = self.gate.lock().unwrap();
+        assert!(closed.is_none(), "it is closed");
         let gate = File::create(self.path("gate")).unwrap();
         flock(&gate, FlockOperation::LockExclusive).unwrap();
-        self.gate = Some(gate);
+        *closed = Some(gate);
+    }
+}
+
+impl Answer {
+    /// The `id` in the body.
+    pub fn id(&self) -> String {
+        self.body["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The status and the error code.
+    pub fn refusal(&self) -> (u16, &str) {
+        (self.status, self.body["errorCode"].as_str().unwrap_or_default())
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
@@ -190,6 +288,15 @@ impl Drop for TestServer {
             let _ = child.kill();
             let _ = child.wait();
         }
+        if thread::panicking() {
+            eprintln!("the server's log:\n{}", fs::read_to_string(self.path("server.log")).unwrap_or_default());
+            return;
+        }
+        let log = self.log();
+        assert!(!log.contains("panicked"), "the server panicked:\n{log}");
+        // I12: whatever it started ends with it.
+        let mark = format!("TEST_DIR={}", self.dir.path().display());
+        assert!(processes::all_gone(&mark), "processes outlived their server:\n{log}");
     }
 }
 
@@ -222,9 +329,10 @@ run = "echo 'it is broken' >&2; exit 3"
 
 /// Sends a request and holds the answer against the API description.
 pub async fn send(request: RequestBuilder) -> Answer {
-    let request = request.build().unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
     let (method, path) = (request.method().clone(), request.url().path().to_owned());
-    let response = Client::builder().no_proxy().build().unwrap().execute(request).await.unwrap();
+    let response = client.execute(request).await.unwrap();
     read(&method, &path, response).await
 }
 
