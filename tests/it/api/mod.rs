@@ -4,5 +4,6 @@ mod bad_input;
 mod events;
 mod guard;
 mod lifecycle;
+mod openapi;
 mod slot;
 mod waits;
