@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use reqwest::Url;
 
 use crate::{
-    duration,
+    config::parse_duration,
     model::{DeploymentId, IdempotencyKey, ProjectName, Status},
 };
 
@@ -134,7 +134,7 @@ pub struct Deploy {
     #[arg(long, value_parser = parse_text)]
     pub url: Option<String>,
     /// The build number: a lower one is refused once a higher one has started [default: from the CI]
-    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER")]
+    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true)]
     pub order: Option<u64>,
     /// Take no build number from the CI; for projects that several workflows deploy, each with its own count
     #[arg(long, conflicts_with = "order")]
@@ -381,7 +381,7 @@ fn parse_text(text: &str) -> Result<String, String> {
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = duration::parse(text).map_err(|error| error.to_string())?;
+    let timeout = parse_duration(text)?;
     // The wire counts whole seconds, and the server takes up to a day.
     if timeout < Duration::from_secs(1) || timeout > Duration::from_secs(24 * 60 * 60) {
         return Err("it is from 1s to 24h".to_owned());

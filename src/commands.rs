@@ -55,6 +55,9 @@ async fn serve_until_told(config: Config) -> ExitCode {
     // The one line on standard output: scripts wait for it.
     print(&format!("listening on http://{}", node.address()));
     tracing::info!(address = %node.address(), %store, project_count, "ready");
+    if project_count == 0 {
+        tracing::warn!("no project is configured, so nothing can be deployed; is this the right --config?");
+    }
     stop.received().await;
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
@@ -181,7 +184,6 @@ fn fail(code: u8, message: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-#[expect(clippy::print_stdout, reason = "the result of a command")]
 fn print(text: &str) {
     use std::io::Write as _;
     // Who reads it may be gone, which is no reason to fail.
@@ -189,7 +191,6 @@ fn print(text: &str) {
     let _ = anstream::stdout().flush();
 }
 
-#[expect(clippy::print_stderr, reason = "what a command has to say beside its result")]
 fn warn(text: &str) {
     anstream::eprintln!("{text}");
 }

@@ -163,7 +163,6 @@ fn temporary_dir() -> io::Result<PathBuf> {
     Ok(dir)
 }
 
-#[expect(clippy::print_stdout, reason = "what it prints is what it is for")]
 fn say(text: &str) {
     anstream::println!("{text}");
 }

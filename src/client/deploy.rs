@@ -34,8 +34,10 @@ const END_LIMIT: Duration = Duration::from_secs(35);
 const TURN_WINDOW: Duration = Duration::from_secs(30);
 /// The pause after a poll that was answered: a server that answers at once is not asked without end.
 const TURN_PAUSE: Duration = Duration::from_millis(200);
-/// How often it is looked who is before us in a line from which the server starts us.
+/// How often it is looked who is before us, where no poll of `turn` tells.
 const LINE_PAUSE: Duration = Duration::from_secs(15);
+/// The same where a person looks on.
+const LIVE_LINE_PAUSE: Duration = Duration::from_secs(3);
 
 /// Deploys.
 ///
@@ -44,7 +46,11 @@ const LINE_PAUSE: Duration = Duration::from_secs(15);
 pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
     let wish = wish(args);
-    let request = request(args, wish, session.ci.as_ref())?;
+    let mut request = request(args, wish, session.ci.as_ref())?;
+    if args.dry_run {
+        // Nothing is kept of it, so there is nothing to find again by a key.
+        request.on_conflict = OnConflict::Refuse;
+    }
     // The same bytes for every submit: with another body the key would name another request.
     let body = serde_json::to_vec(&request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
     let deadline = Deadline::after(session.clock.clone(), args.timeout);
@@ -57,7 +63,7 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
     };
     let mut run = Run { session: &session, args, key, body, deadline, wish, held: None, problem: None };
     let verdict = run.drive().await?;
-    result::tell(&session, verdict, run.problem)
+    result::tell(&session, &args.target.project, verdict, run.problem)
 }
 
 /// One `deploy` under way.
@@ -88,7 +94,7 @@ impl Run<'_> {
             }
         });
         let mut stopped = None;
-        let (mut resolver, mut action) = Resolver::new(self.wish);
+        let (mut resolver, mut action) = Resolver::new(self.wish, inside());
         loop {
             let seen = match (action, stopped) {
                 (Action::Finish(verdict), _) => return Ok(*verdict),
@@ -188,7 +194,12 @@ impl Run<'_> {
 
     async fn await_turn(&mut self, ticket: DeploymentId) -> Observation {
         let window = TURN_WINDOW.min(self.deadline.remaining()).max(Duration::from_secs(1));
-        match self.session.connection.turn(self.project(), ticket, window).await {
+        let session = self.session;
+        let turn = tokio::select! {
+            turn = session.connection.turn(self.project(), ticket, window) => turn,
+            never = self.watch_line(ticket, session.screen.is_live()) => match never {},
+        };
+        match turn {
             Ok(Turn::Come(deployment)) => Observation::TurnCame(deployment),
             Ok(Turn::Still { deployment, conflict }) => {
                 // Who holds the slot may have changed since the conflict.
@@ -213,7 +224,7 @@ impl Run<'_> {
         let mut show = |update| session.screen.update(&update);
         let ended = tokio::select! {
             ended = follower.follow(how(self.args.follow), &mut show) => ended,
-            never = self.watch_line(id) => match never {},
+            never = self.watch_line(id, self.wish == Wish::Queue) => match never {},
         };
         match ended {
             Ok(deployment) => Observation::Ended(Box::new(deployment)),
@@ -222,27 +233,33 @@ impl Run<'_> {
         }
     }
 
-    /// Tells who is before us while the server keeps our place in line.
-    async fn watch_line(&self, id: DeploymentId) -> std::convert::Infallible {
-        if self.wish == Wish::Queue {
-            // Whoever has left the line never comes back to it. A question that fails is asked again later.
-            loop {
-                if let Ok(view) = self.session.connection.project(self.project()).await {
-                    let own = view.line.iter().find(|waiting| waiting.id == id);
-                    let is_past = view.line_length <= 100 && own.is_none();
-                    match (&view.holder, own) {
-                        _ if is_past => break,
-                        (Some(holder), Some(own)) => {
-                            let ahead = Ahead::of(holder, view.liveness, view.eta);
-                            self.session.screen.waiting(&ahead, Some(own.queue_position));
-                        }
-                        (Some(_) | None, _) => {}
-                    }
-                }
-                tokio::time::sleep(LINE_PAUSE).await;
+    /// Tells who is before us, where that `is_wanted`.
+    async fn watch_line(&self, id: DeploymentId, is_wanted: bool) -> std::convert::Infallible {
+        let session = self.session;
+        let pause = if session.screen.is_live() { LIVE_LINE_PAUSE } else { LINE_PAUSE };
+        if is_wanted {
+            while self.tell_line(id).await {
+                tokio::time::sleep(pause).await;
             }
         }
         std::future::pending().await
+    }
+
+    /// Tells who is before us; whether that is worth asking again.
+    async fn tell_line(&self, id: DeploymentId) -> bool {
+        let session = self.session;
+        // A question that fails is asked again later; what must be known is asked elsewhere.
+        let Ok(view) = session.connection.project(self.project()).await else { return true };
+        match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
+            (Some(holder), Some(own)) => {
+                let ahead = Ahead::of(holder, view.liveness, view.eta);
+                session.screen.waiting(&ahead, Some(own.queue_position));
+                true
+            }
+            (None, Some(_)) => true,
+            // Whoever has left the line never comes back to it; of a longer line only the front is told.
+            (_, None) => view.line_length > view.line.len() as u64,
+        }
     }
 
     /// Cancels what is ours, within a few seconds.
@@ -251,7 +268,7 @@ impl Run<'_> {
         let reason = match stopped {
             Some(Stop::Deadline) => "its client's deadline passed",
             Some(Stop::Signal) => "its client was interrupted",
-            None => "its client waits for nobody",
+            None => "its client is a command of the deployment that holds the slot",
         };
         if until_final {
             session.screen.line(&format!("cancelling deployment {id}: {reason}"));
@@ -306,6 +323,11 @@ fn wish(args: &Deploy) -> Wish {
         WhenHeld::Wait => Wish::Wait { preempt: args.cancel_in_progress_deployment },
         WhenHeld::Queue => Wish::Queue,
     }
+}
+
+/// The deployment whose command we are: workers tell their commands.
+fn inside() -> Option<DeploymentId> {
+    std::env::var("SINGLETRACK_DEPLOYMENT_ID").ok()?.parse().ok()
 }
 
 fn how(mode: FollowMode) -> How {

@@ -27,6 +27,9 @@ const STRIKES_LIMIT: u32 = 3;
 /// The pause after a poll that found nothing, so that a server that answers at once is not asked without end.
 const EMPTY_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a poll is parked that only asks for what is there: long enough for a busy server to look.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// How to follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -141,7 +144,7 @@ impl Follower<'_> {
     /// There is no answer to go by, or no such deployment.
     pub async fn read_so_far(&mut self, show: &mut (dyn FnMut(Update) + Send)) -> Result<(), Fault> {
         loop {
-            let page = self.connection.events(self.project, self.id, self.after, Duration::ZERO).await?;
+            let page = self.connection.events(self.project, self.id, self.after, MOMENT).await?;
             let before = self.after;
             let is_over = page.events.into_iter().any(|value| self.take(value, true, show).is_some());
             if is_over || self.after == before {

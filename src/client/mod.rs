@@ -18,6 +18,7 @@ mod result;
 mod session;
 mod signals;
 mod status;
+mod transport;
 mod why;
 
 use std::process::ExitCode;

@@ -5,7 +5,7 @@
 
 use super::connection::{Fault, Refusal};
 use crate::{
-    api::{Conflict, Deployment, Relation},
+    api::{Conflict, Deployment},
     model::{DeploymentId, Status},
 };
 
@@ -122,8 +122,8 @@ pub enum Verdict {
     Detached(Box<Deployment>),
     /// The slot is held and waiting is not wished for.
     Blocked(Box<Conflict>),
-    /// Our own CI run holds the slot.
-    BlockedByOwn(Box<Conflict>),
+    /// We are a command of the deployment that holds the slot: it would wait for us, and we for it.
+    Inside(Box<Conflict>),
     /// The server said no.
     Refused(Box<Refusal>),
     /// There was no answer to go by.
@@ -154,6 +154,8 @@ pub enum Reached {
 #[derive(Debug)]
 pub struct Resolver {
     wish: Wish,
+    /// The deployment whose command we are, if we are one: it cannot end before we do.
+    inside: Option<DeploymentId>,
     stage: Stage,
     /// Whom we asked to be cancelled last: each holder is asked for once.
     asked_for: Option<DeploymentId>,
@@ -171,13 +173,13 @@ enum Stage {
 #[derive(Debug)]
 enum Leaving {
     Stopped { why: Stop, reached: Reached },
-    OwnRun(Box<Conflict>),
+    Inside(Box<Conflict>),
 }
 
 impl Resolver {
     /// The begin: the first thing to do is a submit.
-    pub fn new(wish: Wish) -> (Self, Action) {
-        (Resolver { wish, stage: Stage::Submitting { ticket: None }, asked_for: None }, Action::Submit)
+    pub fn new(wish: Wish, inside: Option<DeploymentId>) -> (Self, Action) {
+        (Resolver { wish, inside, stage: Stage::Submitting { ticket: None }, asked_for: None }, Action::Submit)
     }
 
     /// What to do after `seen`.
@@ -211,11 +213,13 @@ impl Resolver {
     }
 
     fn held(&mut self, conflict: Box<Conflict>) -> Action {
-        match (conflict.ticket, conflict.relation) {
-            (None, Relation::Own) => finish(Verdict::BlockedByOwn(conflict)),
-            (None, Relation::Other) => finish(Verdict::Blocked(conflict)),
-            (Some(ticket), Relation::Own) => self.leave(ticket, Leaving::OwnRun(conflict)),
-            (Some(ticket), Relation::Other) => self.wait(ticket, Some(conflict.deployment_id)),
+        // Another job of the same CI run (`relation: self`) is waited for like any other: it ends without us.
+        let is_inside = self.inside == Some(conflict.deployment_id);
+        match conflict.ticket {
+            None if is_inside => finish(Verdict::Inside(conflict)),
+            None => finish(Verdict::Blocked(conflict)),
+            Some(ticket) if is_inside => self.leave(ticket, Leaving::Inside(conflict)),
+            Some(ticket) => self.wait(ticket, Some(conflict.deployment_id)),
         }
     }
 
@@ -272,7 +276,7 @@ impl Resolver {
 
     fn left(&mut self, deployment: Option<Box<Deployment>>) -> Action {
         match std::mem::replace(&mut self.stage, Stage::Submitting { ticket: None }) {
-            Stage::Leaving(Leaving::OwnRun(conflict)) => finish(Verdict::BlockedByOwn(conflict)),
+            Stage::Leaving(Leaving::Inside(conflict)) => finish(Verdict::Inside(conflict)),
             Stage::Leaving(Leaving::Stopped { why, reached }) => finish(Verdict::Stopped { why, reached, deployment }),
             Stage::Submitting { .. } | Stage::InLine { .. } | Stage::Following { .. } => {
                 finish(Verdict::Stopped { why: Stop::Signal, reached: Reached::Nothing, deployment })
@@ -362,7 +366,7 @@ mod tests {
                 }
                 Verdict::Detached(_) => "end detached".to_owned(),
                 Verdict::Blocked(_) => "end blocked".to_owned(),
-                Verdict::BlockedByOwn(_) => "end own".to_owned(),
+                Verdict::Inside(_) => "end inside".to_owned(),
                 Verdict::Refused(_) => "end refused".to_owned(),
                 Verdict::Faulted(_) => "end fault".to_owned(),
                 Verdict::Stopped { why, reached, .. } => {
@@ -378,7 +382,11 @@ mod tests {
     }
 
     fn conversation(wish: Wish, seen: Vec<Observation>) -> String {
-        let (mut resolver, first) = Resolver::new(wish);
+        conversation_inside(None, wish, seen)
+    }
+
+    fn conversation_inside(inside: Option<DeploymentId>, wish: Wish, seen: Vec<Observation>) -> String {
+        let (mut resolver, first) = Resolver::new(wish, inside);
         let mut words = vec![word(&first)];
         words.extend(seen.into_iter().map(|seen| word(&resolver.next(seen))));
         words.join(" · ")
@@ -455,12 +463,11 @@ mod tests {
                 "submit · end blocked",
             ),
             (
-                "nobody waits for oneself",
+                "another job of the same CI run is waited for",
                 WAIT,
-                vec![held(HOLDER, true, "self"), O::Left(None)],
-                "submit · leave · end own",
+                vec![held(HOLDER, true, "self"), still(HOLDER)],
+                "submit · turn · turn",
             ),
-            ("nor without a ticket", FAIL, vec![held(HOLDER, false, "self")], "submit · end own"),
             (
                 "handed over to a free slot",
                 Wish::Fail { detach: true },
@@ -502,6 +509,19 @@ mod tests {
         ] {
             assert_eq!(conversation(wish, seen), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_command_never_waits_for_the_deployment_that_runs_it() {
+        let inside = Some(id(HOLDER));
+        let seen = vec![held(HOLDER, true, "other"), Observation::Left(None)];
+        assert_eq!(conversation_inside(inside, WAIT, seen), "submit · leave · end inside");
+        let seen = vec![held(HOLDER, true, "other"), Observation::Left(None)];
+        assert_eq!(conversation_inside(inside, TAKE, seen), "submit · leave · end inside");
+        let seen = vec![held(HOLDER, false, "other")];
+        assert_eq!(conversation_inside(inside, FAIL, seen), "submit · end inside");
+        let seen = vec![held(NEXT_HOLDER, true, "other")];
+        assert_eq!(conversation_inside(inside, WAIT, seen), "submit · turn");
     }
 
     #[test]

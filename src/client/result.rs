@@ -14,14 +14,19 @@ use super::{
 };
 use crate::{
     api::{Conflict, Deployment},
-    model::Status,
+    model::{ProjectName, Status},
 };
 
 /// Tells the verdict. `problem` is the last conflict as the server told it.
 ///
 /// # Errors
 /// Whatever is not a success, to be told by the caller.
-pub fn tell(session: &Session, verdict: Verdict, problem: Option<Value>) -> Result<Exit, Failure> {
+pub fn tell(
+    session: &Session,
+    project: &ProjectName,
+    verdict: Verdict,
+    problem: Option<Value>,
+) -> Result<Exit, Failure> {
     match verdict {
         Verdict::Ended { deployment, replayed } => ended(session, &deployment, replayed),
         Verdict::Detached(deployment) => {
@@ -34,18 +39,17 @@ pub fn tell(session: &Session, verdict: Verdict, problem: Option<Value>) -> Resu
             Ok(Exit::Done)
         }
         Verdict::Blocked(conflict) => Err(blocked(session, &conflict, problem)),
-        Verdict::BlockedByOwn(conflict) => Err(Failure {
+        Verdict::Inside(conflict) => Err(Failure {
             exit: Exit::Blocked,
-            message: format!("this CI run itself holds the slot, with deployment {}", conflict.deployment_id),
-            hint: Some(
-                "waiting for it would be waiting for oneself: deploy after that deployment has ended, or once a run"
-                    .to_owned(),
-            ),
+            message: format!("this is a command of deployment {}, which holds the slot", conflict.deployment_id),
+            hint: Some("waiting for it would be waiting for oneself: deploy another project, or after it".to_owned()),
             problem,
         }),
         Verdict::Refused(refusal) => Err(Failure::from(*refusal)),
         Verdict::Faulted(fault) => Err(Failure::from(fault)),
-        Verdict::Stopped { why, reached, deployment } => stopped(session, why, reached, deployment, problem),
+        Verdict::Stopped { why, reached, deployment } => {
+            stopped(session, project, Ending { why, reached, deployment, problem })
+        }
     }
 }
 
@@ -111,13 +115,16 @@ fn blocked(session: &Session, conflict: &Conflict, problem: Option<Value>) -> Fa
     }
 }
 
-fn stopped(
-    session: &Session,
+/// How it was stopped.
+struct Ending {
     why: Stop,
     reached: Reached,
     deployment: Option<Box<Deployment>>,
     problem: Option<Value>,
-) -> Result<Exit, Failure> {
+}
+
+fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<Exit, Failure> {
+    let Ending { why, reached, deployment, problem } = ending;
     // A deployment that finished anyway stays what it became.
     let succeeded = deployment.as_ref().filter(|deployment| deployment.status == Status::Succeeded);
     if let (Stop::Deadline, Some(deployment)) = (why, succeeded) {
@@ -135,7 +142,8 @@ fn stopped(
             Status::Cancelled => "it is cancelled".to_owned(),
         },
     );
-    let look = |id| format!("`singletrack status {id}` shows how it stands");
+    let is_open = deployment.as_ref().is_none_or(|deployment| !deployment.status.is_final());
+    let look = |id| format!("`singletrack status --project {project} {id}` shows how it stands");
     let (exit, message, hint) = match (why, reached) {
         (Stop::Signal, Reached::Nothing) => {
             (Exit::Interrupted, format!("interrupted before the server answered{trouble}"), None)
@@ -144,7 +152,7 @@ fn stopped(
             (Exit::Interrupted, format!("interrupted in line; deployment {id}: {became}"), None)
         }
         (Stop::Signal, Reached::Slot(id)) => {
-            (Exit::Interrupted, format!("interrupted; deployment {id}: {became}"), Some(look(id)))
+            (Exit::Interrupted, format!("interrupted; deployment {id}: {became}"), is_open.then(|| look(id)))
         }
         (Stop::Deadline, Reached::Nothing) => (
             if is_down { Exit::Fault } else { Exit::TimedOut },

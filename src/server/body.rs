@@ -58,7 +58,7 @@ pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
 }
 
 /// Reads a body to its end, within bounds, and forgets it.
-pub async fn drain(mut body: Body) {
+async fn drain(mut body: Body) {
     let mut left = DRAIN_LIMIT;
     while let Ok(Some(piece)) = next_piece(&mut body).await {
         match left.checked_sub(piece.len()) {

@@ -3,9 +3,7 @@
 use std::fmt::Write as _;
 
 use axum::{
-    extract::Request,
     http::{HeaderValue, StatusCode, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -59,7 +57,7 @@ impl Failure {
 }
 
 impl IntoResponse for Failure {
-    /// The bare status; [`render`] adds the body, since only it knows the path.
+    /// The bare status; [`render`] adds the body, since only who has the request knows the path.
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
@@ -68,10 +66,8 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Middleware: gives every [`Failure`] its body.
-pub async fn render(request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
-    let mut response = next.run(request).await;
+/// Gives a [`Failure`] its body.
+pub fn render(path: String, mut response: Response) -> Response {
     let Some(failure) = response.extensions_mut().remove::<Failure>() else { return response };
     let Failure { code, detail, extra } = failure;
     // Past 400 and 404 the path's parts have been parsed: they are ours by then.

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderValue, StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use super::{
     App, answer,
     error::Failure,
     metrics::Parked,
-    params::{Query, Target, cursor, wants_event_stream},
+    params::{Reading, Target},
 };
 use crate::{
     api::{Event, EventsPage},
@@ -30,23 +30,19 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Follows a deployment's events.
-pub async fn events(
-    State(app): State<Arc<App>>,
-    target: Target,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Result<Response, Failure> {
-    if wants_event_stream(&headers)? {
-        let after = cursor(&headers, &Query::of(&uri, &["after"])?)?;
-        let (follow, now) = app.watch.follow(&target.project, target.id, after).await?;
-        return Ok(stream_of(follow, &now, after, app.metrics.park()));
+pub async fn events(State(app): State<Arc<App>>, target: Target, reading: Reading) -> Result<Response, Failure> {
+    match reading {
+        Reading::Stream { after } => {
+            let (follow, now) = app.watch.follow(&target.project, target.id, after).await?;
+            Ok(stream_of(follow, &now, after, app.metrics.park()))
+        }
+        Reading::Poll { after, window } => {
+            let _parked = app.metrics.park();
+            let page = app.watch.events(&target.project, target.id, after, window).await?;
+            let (last, is_final) = (page.last, page.complete.is_some());
+            Ok(answer::json(StatusCode::OK, &EventsPage { events: wire(page), last, r#final: is_final }))
+        }
     }
-    let query = Query::of(&uri, &["after", "maxWaitSeconds"])?;
-    let (after, window) = (cursor(&headers, &query)?, query.max_wait()?);
-    let _parked = app.metrics.park();
-    let page = app.watch.events(&target.project, target.id, after, window).await?;
-    let (last, is_final) = (page.last, page.complete.is_some());
-    Ok(answer::json(StatusCode::OK, &EventsPage { events: wire(page), last, r#final: is_final }))
 }
 
 fn wire(page: Page) -> Vec<Event> {

@@ -1,20 +1,10 @@
 //! Who may call at all: tokens where there are any, and else only programs and pages of this machine.
 
-use std::sync::Arc;
-
-use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, Uri, header},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::http::{HeaderMap, Uri, header};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::{
-    App,
-    error::{Failure, echo},
-};
+use super::error::{Failure, echo};
 use crate::{api::ErrorCode, config::TokenHash};
 
 /// The longest address that is looked at.
@@ -32,16 +22,12 @@ pub struct Access {
     pub allowed_hosts: Vec<String>,
 }
 
-/// Middleware: lets in who may call.
-pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match app.access.check(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(failure) => failure.into_response(),
-    }
-}
-
 impl Access {
-    fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
+    /// Lets in who may call.
+    ///
+    /// # Errors
+    /// Who may not, and why.
+    pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
         if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
             return Err(Failure::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
         }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{MatchedPath, Request, State},
-    http::{HeaderValue, Uri, header},
-    middleware::Next,
+    extract::State,
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use prometheus_client::{
@@ -64,6 +63,17 @@ impl Drop for Parked {
 }
 
 impl Metrics {
+    /// Counts an answer. `route` is one of our own: what strangers ask for must not fill the memory.
+    pub fn count(&self, method: &Method, route: &str, status: StatusCode) {
+        let method = match *method {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            _ => "other",
+        };
+        let labels = RequestLabels { method, route: route.to_owned(), status: status.as_u16() };
+        self.requests.get_or_create(&labels).inc();
+    }
+
     /// Counts an open long-poll or stream.
     pub fn park(&self) -> Parked {
         self.parked.inc();
@@ -80,21 +90,6 @@ impl Metrics {
             }
         }
     }
-}
-
-/// Middleware: counts answers by route and status.
-pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    // Only our own routes become labels; what strangers ask for must not fill the memory.
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let method = match request.method().as_str() {
-        "GET" => "GET",
-        "POST" => "POST",
-        _ => "other",
-    };
-    let response = next.run(request).await;
-    let labels = RequestLabels { method, route, status: response.status().as_u16() };
-    app.metrics.requests.get_or_create(&labels).inc();
-    response
 }
 
 /// `GET /metrics`.

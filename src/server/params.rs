@@ -45,6 +45,49 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     }
 }
 
+/// The window of a long-poll that knows no other parameter.
+///
+/// Extractors parse what a parked poll needs and let go of the rest: whatever keeps a piece of the request alive, keeps
+/// the whole buffer that it was read into, on each of ten thousand connections.
+pub struct MaxWait(pub Duration);
+
+impl<S: Send + Sync> FromRequestParts<S> for MaxWait {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Ok(MaxWait(Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?))
+    }
+}
+
+/// How a client wants to read events, and after which.
+pub enum Reading {
+    /// As a stream.
+    Stream {
+        /// The last `seq` that it has.
+        after: u64,
+    },
+    /// By long-poll.
+    Poll {
+        /// The last `seq` that it has.
+        after: u64,
+        /// How long it waits.
+        window: Duration,
+    },
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Reading {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        if wants_event_stream(&parts.headers)? {
+            let query = Query::of(&parts.uri, &["after"])?;
+            return Ok(Reading::Stream { after: cursor(&parts.headers, &query)? });
+        }
+        let query = Query::of(&parts.uri, &["after", "maxWaitSeconds"])?;
+        Ok(Reading::Poll { after: cursor(&parts.headers, &query)?, window: query.max_wait()? })
+    }
+}
+
 async fn path_params<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, Failure> {
     RawPathParams::from_request_parts(parts, state)
         .await
@@ -133,10 +176,7 @@ impl<'a> Query<'a> {
 }
 
 /// The cursor of a stream: `Last-Event-ID`, which a browser sends by itself, or else `after`.
-///
-/// # Errors
-/// It is no number, or given twice.
-pub fn cursor(headers: &HeaderMap, query: &Query<'_>) -> Result<u64, Failure> {
+fn cursor(headers: &HeaderMap, query: &Query<'_>) -> Result<u64, Failure> {
     let mut ids = headers.get_all("last-event-id").iter();
     match (ids.next(), ids.next()) {
         (None, _) => Ok(query.number("after", 0..=u64::MAX)?.unwrap_or(0)),
@@ -165,10 +205,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Fa
 }
 
 /// Whether the client takes Server-Sent Events rather than JSON.
-///
-/// # Errors
-/// It takes neither.
-pub fn wants_event_stream(headers: &HeaderMap) -> Result<bool, Failure> {
+fn wants_event_stream(headers: &HeaderMap) -> Result<bool, Failure> {
     let Some(accept) = headers.get(header::ACCEPT) else { return Ok(false) };
     let kinds: Vec<_> = accept
         .to_str()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
@@ -25,7 +26,7 @@ use crate::{
     store::Placed,
 };
 
-/// A body larger than this is not read before the slot was looked at.
+/// A body larger than this is not read before the slot was looked at, and not decided upon if that is held.
 const EARLY_CHECK_LIMIT: u64 = 64 << 10;
 /// How long a client may ask to wait in line.
 const DEADLINE_LIMIT_SECONDS: u64 = 24 * 60 * 60;
@@ -46,22 +47,28 @@ pub async fn submit(
     let query = Query::of(&parts.uri, &["dryRun"])?;
     let dry_run = query.flag("dryRun")?;
     let key = idempotency_key(&parts.headers)?;
-    if key.is_none() && !dry_run && is_large(&parts.headers) {
-        if let Some(conflict) = early_conflict(&app, &project).await? {
-            body::drain(body).await;
-            return Err(conflict);
-        }
-    }
-    let bytes = body::read(&parts.headers, body).await?;
-    let wish: SubmitRequest = if bytes.is_empty() {
-        SubmitRequest::default()
-    } else {
-        body::require_json(&parts.headers)?;
-        body::parse(&bytes)?
+    let may_be_held = key.is_none() && !dry_run && is_large(&parts.headers);
+    let held = if may_be_held { early_conflict(&app, &project).await? } else { None };
+    // The body is read all the same: a client that still sends it sees the answer and not a reset, and only the body tells
+    // who wants to be queued, for whom a held slot is no conflict.
+    let wish = match (read_wish(&parts.headers, body).await, held) {
+        (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue => wish,
+        (_, Some(conflict)) => return Err(conflict),
+        (wish, None) => wish?,
     };
-    check(&wish, key.as_ref())?;
+    // A plan keeps no place, so it needs no key to find one again.
+    check(&wish, key.is_some() || dry_run)?;
     let submission = submission(&app, project, wish, key)?;
     if dry_run { plan::plan(&app, submission).await } else { decide(&app, submission).await }
+}
+
+async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Failure> {
+    let bytes = body::read(headers, body).await?;
+    if bytes.is_empty() {
+        return Ok(SubmitRequest::default());
+    }
+    body::require_json(headers)?;
+    body::parse(&bytes)
 }
 
 async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> {
@@ -125,8 +132,8 @@ fn invalid(detail: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::InvalidBody, detail)
 }
 
-fn check(wish: &SubmitRequest, key: Option<&IdempotencyKey>) -> Result<(), Failure> {
-    if wish.on_conflict == OnConflict::Wait && key.is_none() {
+fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
+    if wish.on_conflict == OnConflict::Wait && !place_is_found {
         return Err(Failure::new(
             ErrorCode::InvalidParameter,
             "onConflict: wait needs an Idempotency-Key header, by which the kept place is found again",

@@ -2,16 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    extract::State,
-    http::{StatusCode, Uri},
-    response::Response,
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 
 use super::{
     App, answer,
     error::Failure,
-    params::{Query, Target},
+    params::{MaxWait, Target},
 };
 use crate::{
     api::ErrorCode,
@@ -21,8 +17,11 @@ use crate::{
 };
 
 /// Waits for the deployment's end.
-pub async fn completion(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Result<Response, Failure> {
-    let window = Query::of(&uri, &["maxWaitSeconds"])?.max_wait()?;
+pub async fn completion(
+    State(app): State<Arc<App>>,
+    target: Target,
+    MaxWait(window): MaxWait,
+) -> Result<Response, Failure> {
     let _parked = app.metrics.park();
     match app.watch.completion(&target.project, target.id, window).await? {
         Waited::Reached(placed) => Ok(answer::json(StatusCode::OK, &answer::deployment(&placed))),
@@ -34,8 +33,7 @@ pub async fn completion(State(app): State<Arc<App>>, target: Target, uri: Uri) -
 }
 
 /// Waits for the ticket's turn, and keeps its place meanwhile.
-pub async fn turn(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Result<Response, Failure> {
-    let window = Query::of(&uri, &["maxWaitSeconds"])?.max_wait()?;
+pub async fn turn(State(app): State<Arc<App>>, target: Target, MaxWait(window): MaxWait) -> Result<Response, Failure> {
     let Target { project, id } = target;
     let waits = app.watch.read(&project, id).await?.deployment.is_waiting();
     let _parked = app.metrics.park();

@@ -47,3 +47,44 @@ fn input_variable(name: &str) -> String {
     let name: String = name.chars().map(fitting).collect();
     format!("INPUT_{name}")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Pipeline;
+    use crate::worker::ShimProgram;
+
+    #[test]
+    fn neither_the_servers_token_nor_its_own_inputs_reach_a_command() {
+        let job = Job {
+            deployment_id: "id".into(),
+            project: "web".into(),
+            pipeline_name: "deploy".into(),
+            pipeline: Pipeline { timeout: Duration::ZERO, stall_timeout: None, phases: Vec::new() },
+            ref_name: None,
+            commit: None,
+            fencing_token: 3,
+            inputs: BTreeMap::from([("ld-preload".into(), "x".into())]),
+            workspace: "/w".into(),
+            grace: Duration::ZERO,
+            kill_budget: Duration::ZERO,
+            server_url: None,
+            shim: ShimProgram::default(),
+            lease_deadline: None,
+        };
+        let inherited =
+            [("PATH", "/bin"), ("SINGLETRACK_TOKEN", "secret"), ("SINGLETRACK_URL", "u"), ("INPUT_OLD", "o")];
+        let inherited = inherited.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let environment: BTreeMap<_, _> = environment(inherited, &job, "one").into_iter().collect();
+        let get = |name: &str| environment.get(OsStr::new(name)).and_then(|value| value.to_str());
+        assert_eq!(get("PATH"), Some("/bin"));
+        assert_eq!(get("INPUT_LD_PRELOAD"), Some("x"));
+        assert_eq!(get("SINGLETRACK_REF"), Some(""));
+        for absent in ["SINGLETRACK_TOKEN", "SINGLETRACK_URL", "INPUT_OLD", "LD_PRELOAD"] {
+            assert_eq!(get(absent), None, "{absent}");
+        }
+    }
+}

@@ -1,9 +1,22 @@
 //! Every integration test, in one binary.
+#![expect(clippy::unwrap_used, reason = "a test's helper fails its test by panicking, as the test itself does")]
 
 mod api;
+mod cli_deploy;
+mod cli_live;
+mod cli_usage;
+mod client_ci;
+mod client_follow;
 mod config;
+mod docs;
+mod durability;
+mod example_release_dir;
 mod executor;
+mod fake;
 mod harness;
+mod random_walk;
 mod store_contract;
+mod store_sqlite;
 mod store_trial;
 mod tidy;
+mod transitions;

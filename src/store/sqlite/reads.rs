@@ -12,14 +12,7 @@ use crate::{
 /// The condition of the index `deployments_holding`, to the letter, so that SQLite recognises it.
 macro_rules! holding {
     () => {
-        "d.state IN ('reserved', 'ready', 'running')"
-    };
-}
-
-/// The condition of the index `deployments_ended`, to the letter.
-macro_rules! ended {
-    () => {
-        "d.state IN ('succeeded', 'failed', 'cancelled')"
+        "(d.state = 'reserved' OR d.state = 'ready' OR d.state = 'running')"
     };
 }
 
@@ -50,9 +43,8 @@ pub(super) const LIST_WAITING: &str = concat!(
 pub(super) const LIST_ENDED: &str = concat!(
     "SELECT ",
     deployment_columns!(),
-    " FROM deployments AS d WHERE d.project = ?1 AND ",
-    ended!(),
-    " AND d.state = ?4 AND d.ticket < ?2 ORDER BY d.ticket DESC LIMIT ?3"
+    " FROM deployments AS d WHERE d.project = ?1 AND d.ended_at IS NOT NULL AND d.state = ?4 AND d.ticket < ?2 \
+     ORDER BY d.ticket DESC LIMIT ?3"
 );
 
 pub(super) const LINE: &str = concat!(
@@ -242,4 +234,51 @@ fn by_id(db: &Connection, number: i64, project: &ProjectName, id: DeploymentId) 
 /// A `LIMIT`; a negative one would be none.
 fn bound(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::{open, record};
+
+    /// How SQLite goes about a statement, one line a step.
+    fn plan(db: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let unbound = rusqlite::params_from_iter(vec![rusqlite::types::Null; statement.parameter_count()]);
+        statement.query_map(unbound, |row| row.get("detail")).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn every_search_is_backed_by_an_index_and_nothing_is_sorted() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = open::writer_connection(&directory.path().join("plans.db")).unwrap();
+        let expected: &[(&str, &str, &str)] = &[
+            ("a deployment", PLACED, "SEARCH d USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
+            ("its position", PLACED, "SEARCH o USING COVERING INDEX deployments_waiting (project=? AND ticket<?)"),
+            ("events", EVENTS, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
+            ("list", LIST_ALL, "SEARCH d USING INDEX deployments_by_ticket (project=? AND ticket<?)"),
+            ("list waiting", LIST_WAITING, "SEARCH d USING INDEX deployments_waiting (project=? AND ticket<?)"),
+            ("list ended", LIST_ENDED, "SEARCH d USING INDEX deployments_ended (project=? AND state=? AND ticket<?)"),
+            ("line", LINE, "SEARCH d USING INDEX deployments_waiting (project=?)"),
+            ("line up to", record::LINE_UP_TO, "SEARCH d USING INDEX deployments_waiting (project=? AND ticket<?)"),
+            ("holder", HOLDER, "SEARCH d USING INDEX deployments_holding (project=?)"),
+            ("by id", BY_ID, "SEARCH d USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
+            ("keyed", record::KEYED, "SEARCH k USING PRIMARY KEY (project=? AND key=?)"),
+            ("project", PROJECT, "SEARCH p USING INDEX sqlite_autoindex_projects_1 (name=?)"),
+            ("projects", PROJECTS, "SEARCH p USING INDEX sqlite_autoindex_projects_1 (name>?)"),
+            ("holders", ALL_HOLDERS, "SCAN d USING INDEX deployments_holding"),
+            ("waiting", ALL_WAITING, "SCAN d USING INDEX deployments_waiting"),
+            ("claimable", CLAIMABLE, "SEARCH d USING INDEX deployments_claimable (state=?)"),
+            ("mark", MARK, "SEARCH deployments USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
+            ("trim", record::TRIM, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
+        ];
+        for (what, sql, step) in expected {
+            let plan = plan(&db, sql);
+            assert!(plan.iter().any(|it| it == step), "{what}: {plan:#?}");
+            let slow = |it: &&String| {
+                it.contains("TEMP B-TREE") || (it.starts_with("SCAN") && !it.contains("INDEX deployments_"))
+            };
+            assert_eq!(plan.iter().find(slow), None, "{what}: {plan:#?}");
+        }
+    }
 }

@@ -1,0 +1,466 @@
+//! One call after another over HTTP, each with its own time limit, and repeated while the fault is one that passes.
+//!
+//! What passes: a broken connection, 502, 503, 504, 429, and a 408 that no Singletrack wrote. Whoever calls sees to it
+//! that a repeated call does no harm, and drops the call when the overall deadline has passed.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use reqwest::{
+    Certificate, Method, RequestBuilder, Response, StatusCode, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER},
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::exit::{Exit, Failure};
+use crate::{
+    api::{ErrorCode, IDEMPOTENCY_HEADER, REPLAYED_HEADER},
+    clock::Clock,
+    model::IdempotencyKey,
+};
+
+/// How long a connection may take to stand.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How much longer than its window a call may take: a server under load answers within it, a dead one does not.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// The largest answer that is read: a page of events is at most a few MiB, so more is no answer of ours.
+const BODY_LIMIT: usize = 32 << 20;
+/// How long a server may ask us to stay away; more would eat the deadline of whoever waits.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long it is tried again, beside the caller's deadline.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Until the server has answered for the first time: most likely the address is wrong.
+    pub first: Duration,
+    /// Once it has: it is most likely being restarted. `None` leaves it to the caller's deadline.
+    pub later: Option<Duration>,
+}
+
+impl Patience {
+    /// For who waits for a deployment under a deadline of its own.
+    pub const DEADLINE: Patience = Patience { first: Duration::from_secs(15), later: None };
+    /// For a question that a person or a script asks: long enough for a restart.
+    pub const QUESTION: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(15)) };
+    /// For `logs --follow`, which has no deadline.
+    pub const WATCH: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(300)) };
+}
+
+/// Why there is no answer to go by.
+#[derive(Debug, Error)]
+pub enum Fault {
+    /// Nobody answered.
+    #[error("no answer from {server}: {why}")]
+    Unreachable {
+        /// Where it was asked.
+        server: String,
+        /// Why.
+        why: String,
+    },
+    /// Somebody answered, but not as Singletrack does.
+    #[error("what answers at {server} is not Singletrack: {why}")]
+    Foreign {
+        /// Where it was asked.
+        server: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The server said no.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+}
+
+/// A server's no.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// What went wrong; `None` for a code of a newer server.
+    pub code: Option<ErrorCode>,
+    /// For people.
+    pub message: String,
+    /// The whole problem.
+    pub body: Value,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// A bearer token. It is never printed.
+#[derive(Clone)]
+pub struct Token(HeaderValue);
+
+impl Token {
+    /// The token in this text; `None` when there is nothing but white space.
+    ///
+    /// # Errors
+    /// It holds what no header can carry.
+    pub fn parse(text: &str) -> Result<Option<Self>, Failure> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let invalid = |_| Failure::new(Exit::Usage, "the token has characters that no token has");
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Failure::new(Exit::Usage, "the token has characters that no token has"));
+        }
+        let mut header = HeaderValue::from_str(&format!("Bearer {text}")).map_err(invalid)?;
+        header.set_sensitive(true);
+        Ok(Some(Token(header)))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Hears of faults that are tried again.
+pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
+
+/// The way to a server.
+pub(super) struct Transport {
+    http: reqwest::Client,
+    pub(super) base: Url,
+    token: Option<Token>,
+    patience: Patience,
+    notice: Notice,
+    clock: Arc<dyn Clock>,
+    contacted: AtomicBool,
+    trouble: Mutex<Option<String>>,
+}
+
+/// One call, ready to be sent any number of times.
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) window: Duration,
+    pub(super) key: Option<&'a IdempotencyKey>,
+    pub(super) body: Option<Vec<u8>>,
+}
+
+/// An answer that is one.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) replayed: bool,
+    pub(super) body: Value,
+}
+
+/// What to do about one attempt.
+enum Attempt {
+    Answered(Answer),
+    Again { why: String, after: Option<Duration> },
+    Hopeless(Fault),
+}
+
+impl Transport {
+    /// The way to `base`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// The certificate file cannot be used, or the address holds a password.
+    pub fn new(
+        base: Url,
+        token: Option<Token>,
+        ca_cert: Option<&Path>,
+        patience: Patience,
+        notice: Notice,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Failure> {
+        if !base.username().is_empty() || base.password().is_some() {
+            return Err(Failure::new(
+                Exit::Usage,
+                "the server's address holds a password, which other processes can read",
+            )
+            .hint("set SINGLETRACK_TOKEN, or pass --token-file FILE"));
+        }
+        let http = http_client(&base, ca_cert)?;
+        let trouble = Mutex::new(None);
+        Ok(Transport { http, base, token, patience, notice, clock, contacted: AtomicBool::new(false), trouble })
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> &str {
+        self.base.as_str()
+    }
+
+    /// Whether a token is sent over an unencrypted connection to another machine.
+    pub fn exposes_token(&self) -> bool {
+        self.token.is_some() && self.base.scheme() == "http" && !is_loopback(&self.base)
+    }
+
+    /// The fault that is being tried again at this moment, if any.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends until there is an answer, or patience ends.
+    pub(super) async fn send(&self, call: &Call<'_>) -> Result<Answer, Fault> {
+        let mut pauses = pauses();
+        let begun = self.clock.boot();
+        loop {
+            let (why, after) = match self.attempt(call).await {
+                Attempt::Answered(answer) => {
+                    self.set_trouble(None);
+                    return Ok(answer);
+                }
+                Attempt::Hopeless(fault) => return Err(fault),
+                Attempt::Again { why, after } => (why, after),
+            };
+            let pause =
+                pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
+            let contacted = self.contacted.load(Ordering::Relaxed);
+            let patience = if contacted { self.patience.later } else { Some(self.patience.first) };
+            if patience.is_some_and(|patience| self.clock.boot().since(begun) + pause > patience) {
+                return Err(self.unreachable(why));
+            }
+            if self.set_trouble(Some(&why)) {
+                (self.notice)(&format!("{} does not answer as it should, trying again ({why})", self.server()));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn attempt(&self, call: &Call<'_>) -> Attempt {
+        let mut request = self.http.request(call.method.clone(), call.url.clone()).header(ACCEPT, "application/json");
+        request = request.timeout(call.window + ANSWER_LIMIT);
+        if let Some(key) = call.key {
+            request = request.header(IDEMPOTENCY_HEADER, key.as_str());
+        }
+        if let Some(body) = &call.body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+        }
+        match self.authorized(request).send().await {
+            Ok(response) => self.judge(response).await,
+            Err(error) => {
+                let why = why(&error);
+                // Another attempt meets the same certificate.
+                if why.contains("certificate") {
+                    return Attempt::Hopeless(self.unreachable(why));
+                }
+                Attempt::Again { why, after: None }
+            }
+        }
+    }
+
+    /// Tells an answer from a fault of something in between.
+    async fn judge(&self, response: Response) -> Attempt {
+        let status = response.status();
+        let replayed = response.headers().get(REPLAYED_HEADER).is_some_and(|value| value == "true");
+        let after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.trim().parse().ok())
+            .map(Duration::from_secs);
+        if status.is_redirection() {
+            let to = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("nowhere");
+            let to: String = to.chars().filter(|c| !c.is_control()).take(200).collect();
+            return Attempt::Hopeless(self.foreign(format!("it sends us on to {to}, and we do not follow")));
+        }
+        let bytes = match read_limited(response).await {
+            Ok(bytes) => bytes,
+            Err(why) => return Attempt::Again { why, after },
+        };
+        let body = serde_json::from_slice::<Value>(&bytes).ok();
+        let is_problem = body.as_ref().is_some_and(|body| body.get("errorCode").is_some_and(Value::is_string));
+        let passes = match status.as_u16() {
+            429 | 502 | 503 | 504 => true,
+            // Ours always carries a code; a proxy's does not. Ours for a request that came in too slowly passes, too.
+            408 => !matches!(body.as_ref().and_then(code_of), Some(ErrorCode::StillRunning | ErrorCode::StillWaiting)),
+            _ => false,
+        };
+        if is_problem || status.is_success() {
+            self.contacted.store(true, Ordering::Relaxed);
+        }
+        if passes {
+            let words = if is_problem { body.as_ref().map(message_of) } else { None };
+            let why = words.unwrap_or_else(|| format!("HTTP {status}"));
+            return Attempt::Again { why, after };
+        }
+        match body {
+            Some(body) if status.is_success() || is_problem => Attempt::Answered(Answer { status, replayed, body }),
+            Some(_) | None => {
+                Attempt::Hopeless(self.foreign(format!("HTTP {status} without an answer that can be read")))
+            }
+        }
+    }
+
+    /// Opens an event stream; one attempt.
+    pub(super) async fn open_stream(&self, url: Url, after: u64) -> Result<Response, Fault> {
+        let request = self.http.get(url).header(ACCEPT, "text/event-stream");
+        let request = if after > 0 { request.header("Last-Event-ID", after.to_string()) } else { request };
+        let response = self.authorized(request).send().await.map_err(|error| self.unreachable(why(&error)))?;
+        let status = response.status();
+        let is_stream = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
+        if status.is_success() && is_stream {
+            self.contacted.store(true, Ordering::Relaxed);
+            return Ok(response);
+        }
+        match self.judge(response).await {
+            Attempt::Answered(answer) if answer.status.is_success() => Err(self.foreign("no event stream".to_owned())),
+            Attempt::Answered(answer) => Err(refused(answer)),
+            Attempt::Again { why, .. } => Err(self.unreachable(why)),
+            Attempt::Hopeless(fault) => Err(fault),
+        }
+    }
+
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.token {
+            Some(Token(header)) => request.header(AUTHORIZATION, header.clone()),
+            None => request,
+        }
+    }
+
+    pub(super) fn read<T: DeserializeOwned>(&self, answer: Answer) -> Result<Box<T>, Fault> {
+        serde_json::from_value(answer.body)
+            .map(Box::new)
+            .map_err(|error| self.foreign(format!("unreadable answer: {error}")))
+    }
+
+    pub(super) fn member<T: DeserializeOwned>(&self, mut answer: Answer, name: &str) -> Result<Box<T>, Fault> {
+        answer.body = answer.body.get_mut(name).map(Value::take).unwrap_or_default();
+        self.read(answer)
+    }
+
+    fn unreachable(&self, why: String) -> Fault {
+        Fault::Unreachable { server: self.server().to_owned(), why }
+    }
+
+    fn foreign(&self, why: String) -> Fault {
+        Fault::Foreign { server: self.server().to_owned(), why }
+    }
+
+    /// Remembers what is wrong; whether it was well before.
+    fn set_trouble(&self, why: Option<&str>) -> bool {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_well = trouble.is_none();
+        *trouble = why.map(str::to_owned);
+        was_well
+    }
+}
+
+impl Call<'_> {
+    pub(super) fn new(method: Method, url: Url) -> Self {
+        Call { method, url, window: Duration::ZERO, key: None, body: None }
+    }
+}
+
+/// The pauses between attempts: from 0.2 s to 5 s, each up to twice that by chance, so that a thousand clients of a
+/// restarted server do not come back at once.
+pub fn pauses() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest::Client, Failure> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("singletrack/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_LIMIT)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Duration::from_secs(15))
+        // A parked poll and one more call are all there ever is.
+        .pool_max_idle_per_host(2)
+        .pool_idle_timeout(Duration::from_secs(20));
+    if is_loopback(base) {
+        // A proxy that is set for the outside cannot reach this machine's own servers.
+        builder = builder.no_proxy();
+    }
+    builder = match (base.scheme(), ca_cert) {
+        // Reading the system's certificates is most of the start-up time, and plain HTTP needs none.
+        ("http", _) => builder.tls_certs_only([]),
+        (_, Some(path)) => builder.tls_certs_merge(certificates(path)?),
+        (_, None) => builder,
+    };
+    builder
+        .build()
+        .map_err(|error| Failure::new(Exit::Fault, format!("the HTTP client does not start: {}", root_cause(&error))))
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, Failure> {
+    let unusable = |why: String| {
+        Failure::new(Exit::Usage, format!("--ca-cert {}: {why}", path.display()))
+            .hint("it is a PEM file with a CERTIFICATE block")
+    };
+    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(root_cause(&error)))?;
+    if certificates.is_empty() { Err(unusable("no certificate in it".to_owned())) } else { Ok(certificates) }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let Some(host) = url.host_str() else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let by_name = host == "localhost" || host.ends_with(".localhost");
+    by_name || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+async fn read_limited(mut response: Response) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| why(&error))? {
+        if bytes.len() + chunk.len() > BODY_LIMIT {
+            return Err("the answer is larger than 32 MiB".to_owned());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+pub(super) fn refusal(answer: Answer) -> Refusal {
+    Refusal {
+        status: answer.status.as_u16(),
+        code: code_of(&answer.body),
+        message: message_of(&answer.body),
+        body: answer.body,
+    }
+}
+
+pub(super) fn refused(answer: Answer) -> Fault {
+    Fault::Refused(Box::new(refusal(answer)))
+}
+
+pub(super) fn code_of(body: &Value) -> Option<ErrorCode> {
+    serde_json::from_value(body.get("errorCode")?.clone()).ok()
+}
+
+fn message_of(body: &Value) -> String {
+    let text = ["detail", "message", "title"].iter().find_map(|name| body.get(name).and_then(Value::as_str));
+    text.unwrap_or("the server refuses and does not say why").to_owned()
+}
+
+/// The reason that helps, without the address that stands in the sentence already.
+fn why(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return if error.is_connect() { "no connection in time".to_owned() } else { "no answer in time".to_owned() };
+    }
+    root_cause(error)
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,176 @@
+//! `singletrack deploy` against a real server: the line, the take-over, the interrupt, the restart in the middle.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, ChildStderr, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::{SINGLETRACK, TestServer};
+
+/// A `deploy` under way, whose progress is read line by line.
+struct Deploy {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    heard: String,
+}
+
+impl Deploy {
+    fn start(server: &TestServer, actor: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(SINGLETRACK);
+        command.env_clear().env("USER", actor).env("SINGLETRACK_URL", &server.base);
+        command.args(["deploy", "--project", "web", "--json"]).args(args);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Deploy { child, stderr, heard: String::new() }
+    }
+
+    /// Reads on until a line with this text.
+    #[track_caller]
+    fn hears(&mut self, text: &str) {
+        loop {
+            let mut line = String::new();
+            let read = self.stderr.read_line(&mut line).unwrap();
+            assert!(read > 0, "it ended without {text:?}:\n{}", self.heard);
+            self.heard.push_str(&line);
+            if line.contains(text) {
+                return;
+            }
+        }
+    }
+
+    /// The exit code, the result and the progress.
+    fn ended(mut self) -> (Option<i32>, Value, String) {
+        self.stderr.read_to_string(&mut self.heard).unwrap();
+        let output = self.child.wait_with_output().unwrap();
+        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default(), self.heard)
+    }
+
+    fn interrupt(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::INT).unwrap();
+    }
+}
+
+/// One that holds the slot and stands at the gate, and others in line behind it, in the order of their names.
+fn line(server: &TestServer, actors: &[&str]) -> Vec<Deploy> {
+    let mut deploys = Vec::new();
+    for actor in actors {
+        let mut deploy = Deploy::start(server, actor, &[]);
+        deploy.hears(if deploys.is_empty() { "at the gate" } else { "waiting for" });
+        deploys.push(deploy);
+    }
+    deploys
+}
+
+#[test]
+fn five_at_once_deploy_one_after_the_other_in_the_order_they_came() {
+    let mut server = TestServer::gated();
+    let deploys = line(&server, &["a", "b", "c", "d", "e"]);
+    server.open_gate();
+    let ends: Vec<_> = deploys.into_iter().map(Deploy::ended).collect();
+    for (code, _, heard) in &ends {
+        assert_eq!(*code, Some(0), "{heard}");
+        assert_eq!(heard.matches("has the slot").count(), 1, "{heard}");
+    }
+    let times: Vec<_> = ends.iter().flat_map(|(_, told, _)| [&told["startedAt"], &told["endedAt"]]).collect();
+    assert!(times.iter().all(|time| time.is_string()));
+    // Each starts when the one before it has ended; the times sort as text.
+    assert!(times.windows(2).all(|pair| pair[0].as_str() <= pair[1].as_str()), "{times:?}");
+}
+
+#[test]
+fn a_sixth_takes_over_and_the_jobs_of_the_rest_end_with_122_and_name_it() {
+    let mut server = TestServer::gated();
+    let deploys = line(&server, &["a", "b", "c"]);
+    let mut sixth = Deploy::start(&server, "boss", &["--cancel-in-progress-deployment"]);
+    sixth.hears("has the slot");
+    server.open_gate();
+    let (code, told, heard) = sixth.ended();
+    assert_eq!(code, Some(0), "{heard}");
+    let id = told["id"].as_str().unwrap();
+    for deploy in deploys {
+        let (code, told, heard) = deploy.ended();
+        assert_eq!(code, Some(122), "{heard}");
+        assert!(heard.contains(&format!("was superseded by {id}")), "{heard}");
+        assert_eq!(told["supersededBy"], id);
+    }
+}
+
+#[tokio::test]
+async fn an_interrupt_leaves_neither_a_held_slot_nor_a_place_in_line() {
+    let server = TestServer::gated();
+    let mut deploys = line(&server, &["a", "b"]);
+    let (waiting, running) = (deploys.pop().unwrap(), deploys.pop().unwrap());
+    waiting.interrupt();
+    let (code, told, heard) = waiting.ended();
+    assert_eq!((code, &told["status"]), (Some(130), &Value::from("CANCELLED")), "{heard}");
+    running.interrupt();
+    let (code, told, heard) = running.ended();
+    assert_eq!((code, &told["status"]), (Some(130), &Value::from("CANCELLED")), "{heard}");
+    let view = server.get("/v1/projects/web").await.body;
+    assert_eq!((&view["holder"], &view["lineLength"]), (&Value::Null, &Value::from(0)));
+}
+
+#[test]
+fn a_restart_in_the_middle_is_survived_by_those_who_wait() {
+    let mut server = TestServer::gated();
+    let mut deploys = line(&server, &["a", "b"]);
+    let (waiting, running) = (deploys.pop().unwrap(), deploys.pop().unwrap());
+    server.kill();
+    server.boot();
+    server.open_gate();
+    let (code, told, heard) = running.ended();
+    assert_eq!((code, &told["error"]["code"]), (Some(1), &Value::from("WORKER_LOST")), "{heard}");
+    let (code, _, heard) = waiting.ended();
+    assert_eq!(code, Some(0), "{heard}");
+    assert_eq!(heard.matches("has the slot").count(), 1, "{heard}");
+}
+
+#[test]
+fn queued_it_is_started_by_the_server_and_followed_all_the_same() {
+    let mut server = TestServer::gated();
+    let mut deploys = line(&server, &["a"]);
+    let mut queued = Deploy::start(&server, "b", &["--on-conflict", "queue"]);
+    queued.hears("waiting for a's deploy");
+    server.open_gate();
+    assert_eq!(deploys.remove(0).ended().0, Some(0));
+    let (code, _, heard) = queued.ended();
+    assert_eq!(code, Some(0), "{heard}");
+    assert!(heard.contains("at the gate"), "{heard}");
+}
+
+#[test]
+fn every_way_of_following_comes_to_the_same_end() {
+    let server = TestServer::gated();
+    for how in ["auto", "sse", "poll", "none"] {
+        let broken = Deploy::start(&server, "a", &["--pipeline", "broken", "--follow", how]);
+        let (code, told, heard) = broken.ended();
+        assert_eq!((code, &told["error"]["code"]), (Some(1), &Value::from("PHASE_FAILED")), "{how}: {heard}");
+        assert_eq!(heard.matches("\nit is broken\n").count(), usize::from(how != "none"), "{how}: {heard}");
+    }
+}
+
+#[test]
+fn the_output_can_be_read_afterwards_and_while_it_runs() {
+    let mut server = TestServer::gated();
+    let base = server.base.clone();
+    let logs = move |follow: bool| {
+        let mut command = Command::new(SINGLETRACK);
+        command.env_clear().args(["logs", "--project", "web", "--server", &base]);
+        command.args(follow.then_some("--follow")).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let deploy = line(&server, &["a"]).remove(0);
+    let mut following = logs(true);
+    let mut first = String::new();
+    let mut stdout = BufReader::new(following.stdout.take().unwrap());
+    stdout.read_line(&mut first).unwrap();
+    assert_eq!(first, "at the gate\n");
+    let so_far = logs(false).wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&so_far.stdout), "at the gate\n");
+    server.open_gate();
+    assert_eq!(deploy.ended().0, Some(0));
+    assert_eq!(following.wait().unwrap().code(), Some(0));
+}

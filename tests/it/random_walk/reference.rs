@@ -1,0 +1,448 @@
+//! What a project's slot and line should do, written as naively as possible: one list of deployments in the order of
+//! arrival, searched from the front for every question. It shares nothing with `singletrack::model` but the policy.
+
+use singletrack::model::{LinePolicy, Policy, Preempt};
+
+/// The two projects of a walk. They share the store, and nothing else.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub projects: [Line; 2],
+    /// How many deployments both have: the next one's number.
+    pub count: u64,
+    /// What the last command came down to, and what it should have been answered.
+    pub last: Option<(Act, String)>,
+}
+
+/// A project.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub policy: Policy,
+    pub revision: u64,
+    /// The highest build number that was started, and whose it is.
+    pub started: Option<(u64, u64)>,
+    pub preempted: u32,
+    pub last_outcome: Option<u64>,
+    pub all: Vec<Dep>,
+}
+
+/// A deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dep {
+    pub number: u64,
+    pub wish: Wish,
+    pub ticket: u64,
+    pub revision: u64,
+    pub stage: Stage,
+    pub pulse: u64,
+    pub progress: u8,
+    pub events: u64,
+    /// Asked to stop, and for whom.
+    pub cancel: Option<Option<u64>>,
+    pub started: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Ticket,
+    Queued,
+    Reserved,
+    Ready,
+    Running,
+    Done(&'static str, Option<u64>),
+}
+
+/// A submit, as far as it matters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    pub on_conflict: Conflict,
+    /// A key and which of two bodies it comes with.
+    pub key: Option<(u8, u8)>,
+    pub order: Option<u64>,
+    pub rollback: bool,
+    pub deadline: bool,
+    pub client: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conflict {
+    #[default]
+    Refuse,
+    Wait,
+    Queue,
+}
+
+/// A command whose target is known.
+#[derive(Clone, Debug)]
+pub enum Act {
+    Submit(usize, u64, Wish),
+    Attend(usize, u64),
+    Claim(usize, u64),
+    Heartbeat(usize, u64, Proof),
+    Report(usize, u64, Proof, Told),
+    Cancel(usize, u64, Option<u64>),
+    Finish(usize, u64, Proof, End),
+    Lapse(usize, u64, Cause, Seen),
+    Release(usize, Option<u64>),
+    SetPolicy(usize, Policy),
+}
+
+/// Which secret a worker shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    Own,
+    /// That of another deployment, or one that nobody ever had.
+    Foreign(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Phase,
+    Progress(u8),
+    Output,
+    Log,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Succeeded,
+    Failed,
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Silence,
+    Deadline,
+    WorkerGone,
+}
+
+/// What an observer saw of the vital signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Now,
+    /// One sign of life less.
+    EarlierPulse,
+    /// One slot change less.
+    EarlierRevision,
+}
+
+impl World {
+    pub fn new(policies: [Policy; 2]) -> Self {
+        let line =
+            |policy| Line { policy, revision: 0, started: None, preempted: 0, last_outcome: None, all: Vec::new() };
+        World { projects: policies.map(line), count: 0, last: None }
+    }
+
+    /// Does it, and remembers what should be answered.
+    pub fn act(&mut self, act: Act) {
+        let answer = match &act {
+            Act::Submit(project, number, wish) => {
+                self.count += 1;
+                self.projects[*project].submit(*number, wish)
+            }
+            Act::Attend(project, number) => self.projects[*project].attend(*number),
+            Act::Claim(project, number) => self.projects[*project].claim(*number),
+            Act::Heartbeat(project, number, proof) => self.projects[*project].heartbeat(*number, *proof),
+            Act::Report(project, number, proof, told) => self.projects[*project].report(*number, *proof, *told),
+            Act::Cancel(project, number, successor) => self.projects[*project].cancel(*number, *successor),
+            Act::Finish(project, number, proof, end) => self.projects[*project].finish(*number, *proof, *end),
+            Act::Lapse(project, number, cause, seen) => self.projects[*project].lapse(*number, *cause, *seen),
+            Act::Release(project, only) => self.projects[*project].release(*only),
+            Act::SetPolicy(project, policy) => {
+                self.projects[*project].policy = *policy;
+                "done".to_owned()
+            }
+        };
+        self.last = Some((act, answer));
+    }
+}
+
+impl Line {
+    pub fn holder(&self) -> Option<usize> {
+        self.all.iter().position(|dep| matches!(dep.stage, Stage::Reserved | Stage::Ready | Stage::Running))
+    }
+
+    pub fn waiting(&self) -> Vec<usize> {
+        (0..self.all.len()).filter(|at| matches!(self.all[*at].stage, Stage::Ticket | Stage::Queued)).collect()
+    }
+
+    fn find(&self, number: u64) -> Option<usize> {
+        self.all.iter().position(|dep| dep.number == number)
+    }
+
+    /// The build that makes this one outdated.
+    fn newer_than(&self, wish: &Wish) -> Option<u64> {
+        match (wish.order, self.started) {
+            (Some(order), Some((newest, by))) if order < newest && !wish.rollback => Some(by),
+            _ => None,
+        }
+    }
+
+    fn enter(&mut self, at: usize, stage: Stage) {
+        self.revision += 1;
+        self.all[at].revision = self.revision;
+        self.all[at].stage = stage;
+    }
+
+    fn end(&mut self, at: usize, code: &'static str, by: Option<u64>) {
+        let held = self.holder() == Some(at);
+        self.enter(at, Stage::Done(code, by));
+        self.all[at].events += 2;
+        if self.all[at].started {
+            self.last_outcome = Some(self.all[at].number);
+            match code {
+                "SUPERSEDED" => self.preempted += 1,
+                "CANCELLED" => {}
+                _ => self.preempted = 0,
+            }
+        }
+        if held && let Some(first) = self.waiting().first().copied() {
+            let stage = if self.all[first].stage == Stage::Ticket { Stage::Reserved } else { Stage::Ready };
+            self.enter(first, stage);
+            self.all[first].events += 1;
+        }
+    }
+
+    /// Ends it where it does not run, asks where it does.
+    fn stop(&mut self, at: usize, by: Option<u64>) {
+        let dep = &mut self.all[at];
+        match dep.stage {
+            Stage::Done(..) => {}
+            Stage::Running => {
+                let heard = match dep.cancel {
+                    None => true,
+                    Some(None) => by.is_some(),
+                    Some(Some(_)) => false,
+                };
+                if heard {
+                    dep.cancel = Some(by);
+                    dep.events += 1;
+                }
+            }
+            Stage::Ticket | Stage::Queued | Stage::Reserved | Stage::Ready => {
+                dep.cancel = Some(by);
+                dep.events += 1;
+                self.end(at, if by.is_some() { "SUPERSEDED" } else { "CANCELLED" }, by);
+            }
+        }
+    }
+
+    fn submit(&mut self, number: u64, wish: &Wish) -> String {
+        if let Some((key, body)) = wish.key
+            && let Some(made) = self.all.iter().position(|dep| dep.wish.key.is_some_and(|(known, _)| known == key))
+        {
+            let same = self.all[made].wish.key == Some((key, body));
+            return if same { self.repeat(made) } else { "rejected KeyReused".to_owned() };
+        }
+        if self.policy.paused {
+            return "rejected Paused".to_owned();
+        }
+        if self.newer_than(wish).is_some() {
+            return "rejected Outdated".to_owned();
+        }
+        let holder = self.holder().map(|at| self.all[at].number);
+        let (stage, answer) = match (holder, wish.on_conflict) {
+            (None, _) => (Stage::Ready, format!("accepted {number}")),
+            (Some(holder), Conflict::Refuse) => return format!("conflict {holder} ticket None"),
+            (Some(holder), Conflict::Wait) => (Stage::Ticket, format!("conflict {holder} ticket {:?}", Some(number))),
+            (Some(_), Conflict::Queue) => (Stage::Queued, format!("accepted {number}")),
+        };
+        if holder.is_some() {
+            match self.policy.line {
+                LinePolicy::Latest => {
+                    for older in self.waiting() {
+                        self.stop(older, Some(number));
+                    }
+                }
+                LinePolicy::All if self.waiting().len() >= self.policy.line_limit as usize => {
+                    return "rejected LineFull".to_owned();
+                }
+                LinePolicy::All => {}
+            }
+        }
+        self.revision += 1;
+        self.all.push(Dep {
+            number,
+            wish: wish.clone(),
+            ticket: self.revision,
+            revision: self.revision,
+            stage,
+            pulse: 0,
+            progress: 0,
+            events: 2,
+            cancel: None,
+            started: false,
+        });
+        answer
+    }
+
+    /// The same request again.
+    fn repeat(&mut self, made: usize) -> String {
+        let number = self.all[made].number;
+        match self.all[made].stage {
+            Stage::Reserved => {
+                if let Some(newer) = self.newer_than(&self.all[made].wish) {
+                    self.stop(made, Some(newer));
+                    return "rejected Outdated".to_owned();
+                }
+                self.enter(made, Stage::Ready);
+                format!("accepted {number}")
+            }
+            Stage::Ticket => {
+                self.all[made].pulse += 1;
+                let holder = self.all[self.holder().expect("who waits, waits for somebody")].number;
+                format!("conflict {holder} ticket {:?}", Some(number))
+            }
+            Stage::Done("EXPIRED", _) => "rejected DeadlinePassed".to_owned(),
+            Stage::Queued | Stage::Ready | Stage::Running | Stage::Done(..) => format!("replayed {number}"),
+        }
+    }
+
+    fn attend(&mut self, number: u64) -> String {
+        if let Some(at) = self.find(number)
+            && self.all[at].stage == Stage::Ticket
+        {
+            self.all[at].pulse += 1;
+        }
+        "done".to_owned()
+    }
+
+    fn claim(&mut self, number: u64) -> String {
+        let Some(at) = self.find(number).filter(|at| self.all[*at].stage == Stage::Ready) else {
+            return "nothing".to_owned();
+        };
+        if let Some(newer) = self.newer_than(&self.all[at].wish) {
+            self.stop(at, Some(newer));
+            return "nothing".to_owned();
+        }
+        self.enter(at, Stage::Running);
+        self.all[at].pulse += 1;
+        self.all[at].events += 1;
+        self.all[at].started = true;
+        if let Some(order) = self.all[at].wish.order
+            && self.started.is_none_or(|(newest, _)| newest <= order)
+        {
+            self.started = Some((order, number));
+        }
+        format!("claimed {}", self.revision)
+    }
+
+    /// The deployment, if it runs and the proof is its worker's.
+    fn leased(&self, number: u64, proof: Proof) -> Option<usize> {
+        self.find(number).filter(|at| self.all[*at].stage == Stage::Running && proof == Proof::Own)
+    }
+
+    fn heartbeat(&mut self, number: u64, proof: Proof) -> String {
+        let Some(at) = self.leased(number, proof) else { return "lease lost".to_owned() };
+        self.all[at].pulse += 1;
+        format!("alive {:?}", self.all[at].cancel)
+    }
+
+    fn report(&mut self, number: u64, proof: Proof, told: Told) -> String {
+        let Some(at) = self.leased(number, proof) else { return "lease lost".to_owned() };
+        let dep = &mut self.all[at];
+        match told {
+            Told::Phase | Told::Log => dep.events += 1,
+            Told::Progress(progress) => {
+                dep.events += 1;
+                dep.progress = dep.progress.max(progress);
+            }
+            Told::Output => {}
+        }
+        "done".to_owned()
+    }
+
+    fn finish(&mut self, number: u64, proof: Proof, end: End) -> String {
+        if let Some(at) = self.leased(number, proof) {
+            match (end, self.all[at].cancel) {
+                (End::Succeeded, _) => {
+                    self.all[at].progress = 100;
+                    self.end(at, "SUCCEEDED", None);
+                }
+                (End::Failed, _) => self.end(at, "PHASE_FAILED", None),
+                (End::Stopped, Some(Some(by))) => self.end(at, "SUPERSEDED", Some(by)),
+                (End::Stopped, _) => self.end(at, "CANCELLED", None),
+            }
+        } else {
+            // The same again, by the same worker, is answered as it was.
+            let again = self.find(number).is_some_and(|at| {
+                let dep = &self.all[at];
+                let Stage::Done(code, _) = dep.stage else { return false };
+                let agrees = match end {
+                    End::Succeeded => code == "SUCCEEDED",
+                    End::Failed => code == "PHASE_FAILED",
+                    End::Stopped => matches!(code, "CANCELLED" | "SUPERSEDED"),
+                };
+                dep.started && proof == Proof::Own && agrees
+            });
+            if !again {
+                return "lease lost".to_owned();
+            }
+        }
+        let at = self.find(number).expect("it was found before");
+        format!("finished {:?}", self.all[at].stage)
+    }
+
+    fn cancel(&mut self, number: u64, successor: Option<u64>) -> String {
+        let Some(target) = self.find(number) else { return "not found".to_owned() };
+        let before = (self.all[target].stage, self.all[target].events);
+        let mut ends = vec![target];
+        if let Some(successor) = successor {
+            let Some(newer) = self.find(successor).filter(|at| !matches!(self.all[*at].stage, Stage::Done(..))) else {
+                return "rejected SuccessorGone".to_owned();
+            };
+            if target >= newer {
+                return "rejected NotOlder".to_owned();
+            }
+            let holder = self.holder().filter(|holder| *holder < newer);
+            if let Some(holder) = holder
+                && self.all[holder].stage == Stage::Running
+            {
+                let refused = match self.policy.preempt {
+                    Preempt::Allow => false,
+                    Preempt::Never => true,
+                    Preempt::Times { times } => self.all[holder].cancel.is_none() && self.preempted >= times,
+                };
+                if refused {
+                    return "rejected PreemptionRefused".to_owned();
+                }
+            }
+            for older in self.waiting().into_iter().filter(|at| *at < newer) {
+                self.stop(older, Some(successor));
+            }
+            ends.extend(holder.filter(|holder| *holder != target));
+        }
+        for at in ends {
+            self.stop(at, successor);
+        }
+        let changed = before != (self.all[target].stage, self.all[target].events);
+        if changed { "requested".to_owned() } else { "unchanged".to_owned() }
+    }
+
+    fn lapse(&mut self, number: u64, cause: Cause, seen: Seen) -> String {
+        let Some(at) = self.find(number) else { return "refused WrongState".to_owned() };
+        if seen != Seen::Now && cause != Cause::Deadline {
+            return "refused Alive".to_owned();
+        }
+        let code = match (self.all[at].stage, cause) {
+            (Stage::Done(..), _) => return "refused Final".to_owned(),
+            (Stage::Ticket | Stage::Queued, Cause::Deadline) => "EXPIRED",
+            (Stage::Ticket | Stage::Reserved, Cause::Silence) => "ABANDONED",
+            (Stage::Ready, Cause::Silence) => "UNCLAIMED",
+            (Stage::Running, Cause::Silence | Cause::WorkerGone) => "WORKER_LOST",
+            _ => return "refused WrongState".to_owned(),
+        };
+        self.end(at, code, None);
+        format!("lapsed {code}")
+    }
+
+    fn release(&mut self, only: Option<u64>) -> String {
+        let Some(at) = self.holder() else { return "was free".to_owned() };
+        let number = self.all[at].number;
+        if only.is_some_and(|only| only != number) {
+            return format!("held by {number}");
+        }
+        self.end(at, "RELEASED", None);
+        format!("released {number}")
+    }
+}
