@@ -6,6 +6,7 @@ mod events;
 mod guard;
 mod lifecycle;
 mod plan;
+mod openapi;
 mod slot;
 mod waits;
 mod workers;
