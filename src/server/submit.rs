@@ -10,7 +10,7 @@ use axum::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    App, answer, body,
+    App, answer, artifacts, body,
     error::{Failure, echo},
     params::{InProject, Query, idempotency_key},
     plan,
@@ -62,7 +62,14 @@ pub async fn submit(
         body::parse(&bytes)?
     };
     check(&wish, key.as_ref())?;
-    let submission = submission(&app, project, wish, key)?;
+    let former = former(&app, &project, wish.retry_of).await?;
+    let submission = submission(&app, project, wish, key, former)?;
+    // A plan starts nothing, so nothing need be there for it.
+    if let Some(artifact) = &submission.spec.artifact
+        && !dry_run
+    {
+        artifacts::require(&app, artifact).await?;
+    }
     if dry_run { plan::plan(&app, submission).await } else { decide(&app, submission).await }
 }
 
@@ -137,9 +144,6 @@ fn check(wish: &SubmitRequest, key: Option<&IdempotencyKey>) -> Result<(), Failu
     if wish.executor == Executor::Client || wish.claim || wish.lease_seconds.is_some() {
         return Err(invalid("executor: client, claim and leaseSeconds are not in this version yet; leave them out"));
     }
-    if wish.artifact.is_some() {
-        return Err(invalid("artifact is not in this version yet; leave it out"));
-    }
     if let Some(seconds) = wish.deadline_seconds
         && !(1..=DEADLINE_LIMIT_SECONDS).contains(&seconds)
     {
@@ -189,11 +193,19 @@ fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What a former deployment was asked for, where one is run again.
+async fn former(app: &App, project: &ProjectName, id: Option<DeploymentId>) -> Result<Spec, Failure> {
+    let Some(id) = id else { return Ok(Spec::default()) };
+    let placed = app.queue.store().deployment(project.clone(), id).await?;
+    placed.map(|placed| placed.deployment.spec).ok_or_else(Failure::not_found)
+}
+
 fn submission(
     app: &App,
     project: ProjectName,
     wish: SubmitRequest,
     key: Option<IdempotencyKey>,
+    former: Spec,
 ) -> Result<Submission, Failure> {
     let on_conflict = match wish.on_conflict {
         OnConflict::Refuse => admission::OnConflict::Refuse,
@@ -202,21 +214,23 @@ fn submission(
     };
     // The fields stand in one order always, so equal requests have equal texts.
     let fingerprint = Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into();
-    let pipeline = wish.pipeline.unwrap_or_else(|| "deploy".to_owned());
+    let pipeline =
+        wish.pipeline.or(Some(former.pipeline).filter(|name| !name.is_empty())).unwrap_or_else(|| "deploy".to_owned());
     let pipeline_digest = app.pipeline_digest(&project, &pipeline)?;
     let spec = Spec {
         pipeline,
-        ref_name: wish.ref_name,
-        commit: wish.commit,
-        message: wish.message,
+        ref_name: wish.ref_name.or(former.ref_name),
+        commit: wish.commit.or(former.commit),
+        message: wish.message.or(former.message),
         actor: wish.actor,
         url: wish.url,
-        order: wish.order,
-        inputs: wish.inputs,
+        order: wish.order.or(former.order),
+        inputs: if wish.inputs.is_empty() { former.inputs } else { wish.inputs },
+        artifact: wish.artifact.map(|artifact| artifact.sha256).or(former.artifact),
         executor: wish.executor,
         rollback: wish.rollback,
         deadline_seconds: wish.deadline_seconds,
-        retry_of: None,
+        retry_of: wish.retry_of,
         pipeline_digest: Some(pipeline_digest),
     };
     let key = key.map(|key| (key, fingerprint));
