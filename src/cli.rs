@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use reqwest::Url;
 
 use crate::{
-    duration,
+    config::parse_duration,
     model::{DeploymentId, IdempotencyKey, ProjectName, Status},
 };
 
@@ -460,7 +460,7 @@ fn parse_text(text: &str) -> Result<String, String> {
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = duration::parse(text).map_err(|error| error.to_string())?;
+    let timeout = parse_duration(text)?;
     // The wire counts whole seconds, and the server takes up to a day.
     if timeout < Duration::from_secs(1) || timeout > Duration::from_secs(24 * 60 * 60) {
         return Err("it is from 1s to 24h".to_owned());

@@ -21,7 +21,6 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod demo;
-pub mod duration;
 pub mod model;
 pub mod node;
 pub mod notifier;

@@ -37,6 +37,7 @@ pub enum ErrorCode {
     LeaseLost,
     UploadOffset,
     UploadInProgress,
+    ReportGap,
     BodyTooLarge,
     UriTooLong,
     UnsupportedMediaType,
@@ -52,7 +53,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 38] = [
+    pub const ALL: [ErrorCode; 39] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -80,6 +81,7 @@ impl ErrorCode {
         ErrorCode::LeaseLost,
         ErrorCode::UploadOffset,
         ErrorCode::UploadInProgress,
+        ErrorCode::ReportGap,
         ErrorCode::BodyTooLarge,
         ErrorCode::UriTooLong,
         ErrorCode::UnsupportedMediaType,
@@ -119,7 +121,8 @@ impl ErrorCode {
             | ErrorCode::HolderChanged
             | ErrorCode::LeaseLost
             | ErrorCode::UploadOffset
-            | ErrorCode::UploadInProgress => 409,
+            | ErrorCode::UploadInProgress
+            | ErrorCode::ReportGap => 409,
             ErrorCode::BodyTooLarge => 413,
             ErrorCode::UriTooLong => 414,
             ErrorCode::UnsupportedMediaType => 415,
@@ -160,6 +163,7 @@ impl ErrorCode {
             ErrorCode::LeaseLost => "The lease is not, or no longer, this deployment's",
             ErrorCode::UploadOffset => "The upload goes on elsewhere",
             ErrorCode::UploadInProgress => "The artifact is being uploaded at this moment",
+            ErrorCode::ReportGap => "Reports before these are missing",
             ErrorCode::BodyTooLarge => "The body is larger than this route takes",
             ErrorCode::UriTooLong => "The address is longer than 8 KiB",
             ErrorCode::UnsupportedMediaType => "The body's type or encoding is not one that this route takes",
@@ -207,6 +211,7 @@ impl ErrorCode {
             | ErrorCode::HolderChanged
             | ErrorCode::LeaseLost
             | ErrorCode::UploadOffset
+            | ErrorCode::ReportGap
             | ErrorCode::BodyTooLarge
             | ErrorCode::UriTooLong
             | ErrorCode::UnsupportedMediaType

@@ -156,7 +156,7 @@ fn exit_of(refusal: &Refusal) -> Exit {
             | ErrorCode::NotOlder
             | ErrorCode::HolderChanged,
         ) => Exit::Blocked,
-        Some(ErrorCode::LeaseLost) => Exit::LeaseLost,
+        Some(ErrorCode::LeaseLost | ErrorCode::ReportGap) => Exit::LeaseLost,
         Some(
             ErrorCode::Unauthorized
             | ErrorCode::HostNotAllowed
@@ -216,6 +216,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::UploadOffset
         | ErrorCode::UploadInProgress
         | ErrorCode::ArtifactMismatch
+        | ErrorCode::ReportGap
         | ErrorCode::BodyTooLarge
         | ErrorCode::UriTooLong
         | ErrorCode::UnsupportedMediaType

@@ -126,8 +126,8 @@ impl Uploading<'_> {
             step = match step {
                 Step::Done => {
                     self.transport.set_trouble(None);
-                    let already = if is_told { "uploaded" } else { "is on the server already:" };
-                    screen.line(&format!("artifact {} {already} {}", short(digest), size(*bytes)));
+                    let already = if is_told { "is uploaded" } else { "is on the server already" };
+                    screen.line(&format!("artifact {} {already}: {}", short(digest), size(*bytes)));
                     return Ok(());
                 }
                 Step::At(offset) => {

@@ -3,7 +3,7 @@
 use super::{Queue, WorkerError};
 use crate::{
     model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Slot, admission},
-    store::{StoreError, transact},
+    store::transact,
 };
 
 /// A deployment and the proof that it is the worker's.
@@ -19,15 +19,14 @@ impl Queue {
     /// Takes a deployment for `worker`; `None` where somebody else has it, or it is final by now.
     ///
     /// # Errors
-    /// The store did not do it, or the system has no randomness for a secret.
+    /// The store did not do it.
     pub async fn claim(
         &self,
         project: ProjectName,
         id: DeploymentId,
         worker: String,
     ) -> Result<Option<Claimed>, WorkerError> {
-        let secret = LeaseSecret::generate()
-            .map_err(|error| StoreError::Unavailable(format!("no randomness for a lease: {error}")))?;
+        let secret = self.lease_secret(id);
         let (hash, ttl, now) = (secret.hash(), self.limits.lease, self.clock.wall());
         let load = Load { deployments: vec![id], key: None, line: LineLoad::Head };
         let claimed = transact(&*self.store, project, load, move |loaded| {

@@ -18,6 +18,7 @@ mod serve;
 mod submit;
 mod tokens;
 mod waits;
+mod workers;
 
 use std::{collections::BTreeMap, sync::Arc};
 

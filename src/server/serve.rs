@@ -36,7 +36,7 @@ pub enum ServeError {
     )]
     Unprotected(SocketAddr),
     /// The address cannot be had.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {error}\nhint: choose another address with --listen")]
     Bind {
         /// Which.
         address: SocketAddr,

@@ -1,9 +1,10 @@
 //! `POST …/deployments`: take the slot, a place in line, or learn who holds it.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Request, State},
+    body::Body,
+    extract::{Request, State as Shared},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -16,19 +17,21 @@ use super::{
     plan,
 };
 use crate::{
-    api::{ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest},
+    api::{Accepted, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest},
     model::{
-        DeploymentId, Executor, IdempotencyKey, ProjectName, Spec,
-        admission::{self, Admission, Submission},
+        DeploymentId, Executor, IdempotencyKey, ProjectName, Spec, State,
+        admission::{self, Admission, ClaimTerms, Submission},
     },
     queue::Submitted,
     store::Placed,
 };
 
-/// A body larger than this is not read before the slot was looked at.
+/// A body larger than this is not read before the slot was looked at, and not decided upon if that is held.
 const EARLY_CHECK_LIMIT: u64 = 64 << 10;
 /// How long a client may ask to wait in line.
 const DEADLINE_LIMIT_SECONDS: u64 = 24 * 60 * 60;
+/// How long a client may ask its lease to last.
+const LEASE_SECONDS: RangeInclusive<u64> = 2..=3600;
 /// Texts about a deployment: a commit's whole message fits.
 const TEXT_LIMIT: usize = 4 << 10;
 /// Values for a pipeline.
@@ -38,7 +41,7 @@ const INPUT_VALUE_LIMIT: usize = 64 << 10;
 
 /// Decides a submit.
 pub async fn submit(
-    State(app): State<Arc<App>>,
+    Shared(app): Shared<Arc<App>>,
     InProject(project): InProject,
     request: Request,
 ) -> Result<Response, Failure> {
@@ -46,23 +49,18 @@ pub async fn submit(
     let query = Query::of(&parts.uri, &["dryRun"])?;
     let dry_run = query.flag("dryRun")?;
     let key = idempotency_key(&parts.headers)?;
-    if key.is_none()
-        && !dry_run
-        && is_large(&parts.headers)
-        && let Some(conflict) = early_conflict(&app, &project).await?
-    {
-        body::drain(body).await;
-        return Err(conflict);
-    }
-    let bytes = body::read(&parts.headers, body).await?;
-    let wish: SubmitRequest = if bytes.is_empty() {
-        SubmitRequest::default()
-    } else {
-        body::require_json(&parts.headers)?;
-        body::parse(&bytes)?
+    let may_be_held = key.is_none() && !dry_run && is_large(&parts.headers);
+    let held = if may_be_held { early_conflict(&app, &project).await? } else { None };
+    // The body is read all the same: a client that still sends it sees the answer and not a reset, and only the body tells
+    // who wants to be queued, for whom a held slot is no conflict.
+    let wish = match (read_wish(&parts.headers, body).await, held) {
+        (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue => wish,
+        (_, Some(conflict)) => return Err(conflict),
+        (wish, None) => wish?,
     };
-    check(&wish, key.as_ref())?;
-    let former = former(&app, &project, wish.retry_of).await?;
+    // A plan keeps no place, so it needs no key to find one again.
+    check(&wish, key.is_some() || dry_run)?;
+    let former = former(&app, &project, &wish).await?;
     let submission = submission(&app, project, wish, key, former)?;
     // A plan starts nothing, so nothing need be there for it.
     if let Some(artifact) = &submission.spec.artifact
@@ -73,12 +71,21 @@ pub async fn submit(
     if dry_run { plan::plan(&app, submission).await } else { decide(&app, submission).await }
 }
 
+async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Failure> {
+    let bytes = body::read(headers, body).await?;
+    if bytes.is_empty() {
+        return Ok(SubmitRequest::default());
+    }
+    body::require_json(headers)?;
+    body::parse(&bytes)
+}
+
 async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> {
     let url = submission.spec.url.clone();
     let Submitted { admission, own, project } = app.queue.submit(submission).await?;
     match (admission, own) {
-        (Admission::Accepted(_), Some(own)) => Ok(accepted(&own, false)),
-        (Admission::Replayed(_), Some(own)) => Ok(accepted(&own, true)),
+        (Admission::Accepted(_), Some(own)) => Ok(accepted(app, &own, false)),
+        (Admission::Replayed(_), Some(own)) => Ok(accepted(app, &own, true)),
         (Admission::Conflict { blocker, .. }, own) => {
             let conflict = answer::conflict(&blocker, &project, app.now(), url.as_deref());
             let conflict = match own {
@@ -94,9 +101,18 @@ async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> 
     }
 }
 
-fn accepted(own: &Placed, replayed: bool) -> Response {
+fn accepted(app: &App, own: &Placed, replayed: bool) -> Response {
     let deployment = answer::deployment(own);
-    let mut response = answer::json(StatusCode::ACCEPTED, &deployment);
+    // The lease of one who runs it himself; told again to who asks again with the same key.
+    let lease = match &own.deployment.state {
+        State::Running(lease) if own.deployment.spec.executor == Executor::Client => {
+            Some(answer::lease(lease, &app.queue.lease_secret(deployment.id)))
+        }
+        State::Running(_) | State::Waiting(_) | State::Reserved | State::Ready | State::Finished { .. } => None,
+    };
+    let accepted = Accepted { deployment, lease };
+    let mut response = answer::json(StatusCode::ACCEPTED, &accepted);
+    let deployment = &accepted.deployment;
     let location = format!("/v1/projects/{}/deployments/{}", deployment.project, deployment.id);
     // Names and ids are plain ASCII, so the header takes them.
     if let Ok(location) = HeaderValue::from_str(&location) {
@@ -134,16 +150,14 @@ fn invalid(detail: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::InvalidBody, detail)
 }
 
-fn check(wish: &SubmitRequest, key: Option<&IdempotencyKey>) -> Result<(), Failure> {
-    if wish.on_conflict == OnConflict::Wait && key.is_none() {
+fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
+    if wish.on_conflict == OnConflict::Wait && !place_is_found {
         return Err(Failure::new(
             ErrorCode::InvalidParameter,
             "onConflict: wait needs an Idempotency-Key header, by which the kept place is found again",
         ));
     }
-    if wish.executor == Executor::Client || wish.claim || wish.lease_seconds.is_some() {
-        return Err(invalid("executor: client, claim and leaseSeconds are not in this version yet; leave them out"));
-    }
+    check_claim(wish)?;
     if let Some(seconds) = wish.deadline_seconds
         && !(1..=DEADLINE_LIMIT_SECONDS).contains(&seconds)
     {
@@ -174,6 +188,26 @@ fn check(wish: &SubmitRequest, key: Option<&IdempotencyKey>) -> Result<(), Failu
     check_inputs(wish)
 }
 
+/// A client that runs its deployment itself claims it with the submit: there is no other way to a lease for it.
+fn check_claim(wish: &SubmitRequest) -> Result<(), Failure> {
+    match (wish.executor, wish.claim) {
+        (Executor::Server, false) if wish.lease_seconds.is_none() => Ok(()),
+        (Executor::Server, _) => Err(invalid("claim and leaseSeconds go with executor: client only")),
+        (Executor::Client, false) => Err(invalid("executor: client goes with claim: true")),
+        (Executor::Client, true) if wish.on_conflict == OnConflict::Queue => {
+            Err(invalid("a claim cannot be queued: use onConflict: wait, and come back for the lease"))
+        }
+        (Executor::Client, true) => match wish.lease_seconds {
+            Some(seconds) if !LEASE_SECONDS.contains(&seconds) => Err(invalid(format!(
+                "leaseSeconds is from {} to {}, not {seconds}",
+                LEASE_SECONDS.start(),
+                LEASE_SECONDS.end()
+            ))),
+            Some(_) | None => Ok(()),
+        },
+    }
+}
+
 fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
     if wish.inputs.len() > INPUTS_LIMIT {
         return Err(invalid(format!("there are more than {INPUTS_LIMIT} inputs")));
@@ -193,11 +227,21 @@ fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a former deployment was asked for, where one is run again.
-async fn former(app: &App, project: &ProjectName, id: Option<DeploymentId>) -> Result<Spec, Failure> {
-    let Some(id) = id else { return Ok(Spec::default()) };
-    let placed = app.queue.store().deployment(project.clone(), id).await?;
-    placed.map(|placed| placed.deployment.spec).ok_or_else(Failure::not_found)
+/// What a submit may leave out, taken from the deployment that is run again.
+#[derive(Default)]
+struct Former {
+    pipeline: Option<String>,
+    spec: Spec,
+}
+
+async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Result<Former, Failure> {
+    let Some(id) = wish.retry_of else { return Ok(Former::default()) };
+    let placed = app.queue.store().deployment(project.clone(), id).await?.ok_or_else(Failure::not_found)?;
+    let spec = placed.deployment.spec;
+    if spec.executor == Executor::Client && wish.executor == Executor::Server {
+        return Err(invalid("retryOf names a deployment that its client ran: run its command again"));
+    }
+    Ok(Former { pipeline: Some(spec.pipeline.clone()), spec })
 }
 
 fn submission(
@@ -205,7 +249,7 @@ fn submission(
     project: ProjectName,
     wish: SubmitRequest,
     key: Option<IdempotencyKey>,
-    former: Spec,
+    former: Former,
 ) -> Result<Submission, Failure> {
     let on_conflict = match wish.on_conflict {
         OnConflict::Refuse => admission::OnConflict::Refuse,
@@ -214,9 +258,21 @@ fn submission(
     };
     // The fields stand in one order always, so equal requests have equal texts.
     let fingerprint = Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into();
-    let pipeline =
-        wish.pipeline.or(Some(former.pipeline).filter(|name| !name.is_empty())).unwrap_or_else(|| "deploy".to_owned());
-    let pipeline_digest = app.pipeline_digest(&project, &pipeline)?;
+    let pipeline = wish.pipeline.or(former.pipeline).unwrap_or_else(|| match wish.executor {
+        Executor::Server => "deploy".to_owned(),
+        Executor::Client => "run".to_owned(),
+    });
+    // What a client runs by itself needs no configuration here, and is in none.
+    let pipeline_digest = match wish.executor {
+        Executor::Server => Some(app.pipeline_digest(&project, &pipeline)?),
+        Executor::Client => None,
+    };
+    let claim = wish.claim.then(|| ClaimTerms {
+        pepper: app.queue.store().pepper(),
+        ttl: wish.lease_seconds.map_or(app.queue.limits().lease, Duration::from_secs),
+        worker: wish.actor.clone().map_or_else(|| "client".to_owned(), |actor| format!("{actor}'s client")),
+    });
+    let former = former.spec;
     let spec = Spec {
         pipeline,
         ref_name: wish.ref_name.or(former.ref_name),
@@ -231,8 +287,8 @@ fn submission(
         rollback: wish.rollback,
         deadline_seconds: wish.deadline_seconds,
         retry_of: wish.retry_of,
-        pipeline_digest: Some(pipeline_digest),
+        pipeline_digest,
     };
     let key = key.map(|key| (key, fingerprint));
-    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict })
+    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, claim })
 }

@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("clock", &[]),
-    ("duration", &[]),
     ("api", &["model"]),
     ("artifact", &["model"]),
-    ("config", &["model", "duration"]),
-    ("cli", &["model", "config", "duration"]),
+    ("config", &["model"]),
+    ("cli", &["model", "config"]),
     ("notifier", &["model"]),
     ("store", &["model", "clock"]),
     ("watch", &["model", "store", "notifier", "clock", "config"]),
@@ -41,7 +40,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "cli",
         ],
     ),
-    ("client", &["api", "artifact", "cli", "model", "clock", "config", "duration"]),
+    ("client", &["api", "artifact", "cli", "model", "clock", "config"]),
     // Those that put all the others together.
     ("node", &["*"]),
     ("demo", &["*"]),

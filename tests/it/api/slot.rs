@@ -21,7 +21,7 @@ async fn a_free_slot_is_taken_and_the_deployment_runs_to_its_end() {
 
 #[tokio::test]
 async fn a_held_slot_is_a_conflict_that_names_the_holder() {
-    let mut server = TestServer::gated();
+    let server = TestServer::gated();
     let holder = server.submit(json!({ "actor": "alice", "commit": "3f2a" })).await.body;
     let id = holder["id"].as_str().unwrap();
     server.event(id, |event| event["type"] == "log").await;
@@ -40,7 +40,7 @@ async fn a_held_slot_is_a_conflict_that_names_the_holder() {
 
 #[tokio::test]
 async fn a_ticket_keeps_its_place_and_its_one_resubmit_wins() {
-    let mut server = TestServer::gated();
+    let server = TestServer::gated();
     let holder = server.submit(json!({})).await.body;
     let wish = json!({ "onConflict": "wait", "pipeline": "quick" });
     let first = server.submit_keyed("key-1", wish.clone()).await;
