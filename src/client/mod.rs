@@ -19,6 +19,7 @@ mod session;
 mod signals;
 mod status;
 mod transport;
+mod upload;
 mod why;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ pub fn end(ended: Result<Exit, Failure>, json: bool) -> ExitCode {
 async fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
     match command {
         ClientCommand::Deploy(args) => deploy::run(args).await,
+        ClientCommand::Redeploy(args) => deploy::run(&args.deploy()).await,
         ClientCommand::Status(args) => status::run(args).await,
         ClientCommand::Why(args) => why::run(args).await,
         ClientCommand::Logs(args) => logs::run(args).await,
@@ -80,6 +82,7 @@ fn tell(failure: &Failure, json: bool) {
 fn wants_json(command: &ClientCommand) -> bool {
     match command {
         ClientCommand::Deploy(args) => args.target.connect.json,
+        ClientCommand::Redeploy(args) => args.target.connect.json,
         ClientCommand::Status(args) => args.target.connect.json,
         ClientCommand::Why(args) => args.target.connect.json,
         ClientCommand::Logs(args) => args.target.connect.json,

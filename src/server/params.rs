@@ -235,6 +235,6 @@ fn wants_event_stream(headers: &HeaderMap) -> Result<bool, Failure> {
 }
 
 /// A number in plain digits: no sign, no blank.
-fn decimal(text: &str) -> Option<u64> {
+pub fn decimal(text: &str) -> Option<u64> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }

@@ -90,6 +90,10 @@ async fn unknown_and_repeated_query_parameters_are_named_on_every_route() {
         let path = path.replace("{project}", "web").replace("{id}", &id);
         for method in methods {
             let method: Method = method.to_ascii_uppercase().parse().unwrap();
+            if method == Method::HEAD {
+                // No answer to it has a body.
+                continue;
+            }
             let request = |query: &str| {
                 let request = server.request(method.clone(), &format!("{path}?{query}"));
                 if method == Method::POST { request.json(&json!({ "reason": "no" })) } else { request }
