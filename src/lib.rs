@@ -14,6 +14,7 @@
 //! it so.
 
 pub mod api;
+pub mod artifact;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -25,6 +26,7 @@ pub mod node;
 pub mod notifier;
 pub mod queue;
 pub mod reaper;
+pub mod retention;
 pub mod server;
 pub mod store;
 pub mod watch;

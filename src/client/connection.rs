@@ -110,6 +110,10 @@ impl Connection {
         Transport::new(base, token, ca_cert, patience, notice, clock).map(|transport| Connection { transport })
     }
 
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
     /// The server's address.
     pub fn server(&self) -> &str {
         self.transport.server()
@@ -365,7 +369,7 @@ impl Connection {
         if answer.status.is_success() { Ok(answer) } else { Err(refused(answer)) }
     }
 
-    fn url(&self, segments: &[&str]) -> Url {
+    pub(super) fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.transport.base.clone();
         // Only URLs without a host cannot have a path, and the command line lets none in.
         if let Ok(mut path) = url.path_segments_mut() {

@@ -21,6 +21,7 @@ mod session;
 mod signals;
 mod status;
 mod transport;
+mod upload;
 mod why;
 
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ async fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
         ClientCommand::Run(args) => run::run(args).await,
         ClientCommand::Protect(args) => run::protect(args).await,
         ClientCommand::Fence(Fence::Check(args)) => run::check_fence(args).await,
+        ClientCommand::Redeploy(args) => deploy::run(&args.deploy()).await,
         ClientCommand::Status(args) => status::run(args).await,
         ClientCommand::Why(args) => why::run(args).await,
         ClientCommand::Logs(args) => logs::run(args).await,
@@ -88,6 +90,7 @@ fn wants_json(command: &ClientCommand) -> bool {
         // What a command prints is its own.
         ClientCommand::Run(_) | ClientCommand::Protect(_) => false,
         ClientCommand::Fence(Fence::Check(args)) => args.target.connect.json,
+        ClientCommand::Redeploy(args) => args.target.connect.json,
         ClientCommand::Status(args) => args.target.connect.json,
         ClientCommand::Why(args) => args.target.connect.json,
         ClientCommand::Logs(args) => args.target.connect.json,

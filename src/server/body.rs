@@ -58,7 +58,7 @@ pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
 }
 
 /// Reads a body to its end, within bounds, and forgets it.
-async fn drain(mut body: Body) {
+pub async fn drain(mut body: Body) {
     let mut left = DRAIN_LIMIT;
     while let Ok(Some(piece)) = next_piece(&mut body).await {
         match left.checked_sub(piece.len()) {
@@ -68,7 +68,11 @@ async fn drain(mut body: Body) {
     }
 }
 
-async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Failure> {
+/// The next piece of a body, or nothing at its end.
+///
+/// # Errors
+/// Too slow, or cut off.
+pub async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Failure> {
     loop {
         let frame = timeout(IDLE_LIMIT, body.frame())
             .await

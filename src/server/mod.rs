@@ -1,6 +1,7 @@
 //! The HTTP server: routes, guards, encodings, and the one map from errors to HTTP. Rules are elsewhere.
 
 mod answer;
+mod artifacts;
 mod body;
 mod cancel;
 mod error;
@@ -23,6 +24,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 pub use guard::Access;
 pub use metrics::Metrics;
@@ -35,6 +37,7 @@ use crate::{
     config::{Pipeline, Project},
     model::{ProjectName, lease::hex},
     queue::Queue,
+    retention::Retention,
     watch::Watch,
 };
 use error::{Failure, echo};
@@ -46,6 +49,9 @@ pub struct App {
     projects: Arc<BTreeMap<ProjectName, Project>>,
     access: Access,
     metrics: Arc<Metrics>,
+    artifacts: Retention,
+    /// What need not be finished ends with it.
+    shutdown: CancellationToken,
 }
 
 impl App {

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::{Access, App, Metrics, router::router};
-use crate::{config::Config, model::ProjectName, queue::Queue, watch::Watch};
+use crate::{config::Config, model::ProjectName, queue::Queue, retention::Retention, watch::Watch};
 
 /// Headers that trickle slower than this are given up.
 const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
@@ -76,6 +76,7 @@ pub async fn serve(
     queue: Queue,
     watch: Watch,
     metrics: Arc<Metrics>,
+    artifacts: Retention,
     shutdown: CancellationToken,
 ) -> Result<Server, ServeError> {
     let address = config.listen;
@@ -90,7 +91,8 @@ pub async fn serve(
     let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
     let access = Access { tokens: config.tokens.clone(), allowed_hosts: config.allowed_hosts.clone() };
-    let router = router(Arc::new(App { queue, watch, projects: Arc::new(projects), access, metrics }));
+    let (projects, ending) = (Arc::new(projects), shutdown.clone());
+    let router = router(Arc::new(App { queue, watch, projects, access, metrics, artifacts, shutdown: ending }));
     let accepting = tokio::spawn(accept(listener, router, shutdown));
     Ok(Server { address, accepting })
 }

@@ -11,7 +11,7 @@ use axum::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    App, answer, body,
+    App, answer, artifacts, body,
     error::{Failure, echo},
     params::{InProject, Query, idempotency_key},
     plan,
@@ -60,7 +60,14 @@ pub async fn submit(
     };
     // A plan keeps no place, so it needs no key to find one again.
     check(&wish, key.is_some() || dry_run)?;
-    let submission = submission(&app, project, wish, key)?;
+    let former = former(&app, &project, &wish).await?;
+    let submission = submission(&app, project, wish, key, former)?;
+    // A plan starts nothing, so nothing need be there for it.
+    if let Some(artifact) = &submission.spec.artifact
+        && !dry_run
+    {
+        artifacts::require(&app, artifact).await?;
+    }
     if dry_run { plan::plan(&app, submission).await } else { decide(&app, submission).await }
 }
 
@@ -151,9 +158,6 @@ fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
         ));
     }
     check_claim(wish)?;
-    if wish.artifact.is_some() {
-        return Err(invalid("artifact is not in this version yet; leave it out"));
-    }
     if let Some(seconds) = wish.deadline_seconds
         && !(1..=DEADLINE_LIMIT_SECONDS).contains(&seconds)
     {
@@ -223,11 +227,29 @@ fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What a submit may leave out, taken from the deployment that is run again.
+#[derive(Default)]
+struct Former {
+    pipeline: Option<String>,
+    spec: Spec,
+}
+
+async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Result<Former, Failure> {
+    let Some(id) = wish.retry_of else { return Ok(Former::default()) };
+    let placed = app.queue.store().deployment(project.clone(), id).await?.ok_or_else(Failure::not_found)?;
+    let spec = placed.deployment.spec;
+    if spec.executor == Executor::Client && wish.executor == Executor::Server {
+        return Err(invalid("retryOf names a deployment that its client ran: run its command again"));
+    }
+    Ok(Former { pipeline: Some(spec.pipeline.clone()), spec })
+}
+
 fn submission(
     app: &App,
     project: ProjectName,
     wish: SubmitRequest,
     key: Option<IdempotencyKey>,
+    former: Former,
 ) -> Result<Submission, Failure> {
     let on_conflict = match wish.on_conflict {
         OnConflict::Refuse => admission::OnConflict::Refuse,
@@ -236,7 +258,7 @@ fn submission(
     };
     // The fields stand in one order always, so equal requests have equal texts.
     let fingerprint = Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into();
-    let pipeline = wish.pipeline.unwrap_or_else(|| match wish.executor {
+    let pipeline = wish.pipeline.or(former.pipeline).unwrap_or_else(|| match wish.executor {
         Executor::Server => "deploy".to_owned(),
         Executor::Client => "run".to_owned(),
     });
@@ -250,19 +272,21 @@ fn submission(
         ttl: wish.lease_seconds.map_or(app.queue.limits().lease, Duration::from_secs),
         worker: wish.actor.clone().map_or_else(|| "client".to_owned(), |actor| format!("{actor}'s client")),
     });
+    let former = former.spec;
     let spec = Spec {
         pipeline,
-        ref_name: wish.ref_name,
-        commit: wish.commit,
-        message: wish.message,
+        ref_name: wish.ref_name.or(former.ref_name),
+        commit: wish.commit.or(former.commit),
+        message: wish.message.or(former.message),
         actor: wish.actor,
         url: wish.url,
-        order: wish.order,
-        inputs: wish.inputs,
+        order: wish.order.or(former.order),
+        inputs: if wish.inputs.is_empty() { former.inputs } else { wish.inputs },
+        artifact: wish.artifact.map(|artifact| artifact.sha256).or(former.artifact),
         executor: wish.executor,
         rollback: wish.rollback,
         deadline_seconds: wish.deadline_seconds,
-        retry_of: None,
+        retry_of: wish.retry_of,
         pipeline_digest,
     };
     let key = key.map(|key| (key, fingerprint));

@@ -11,12 +11,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::artifact;
 use super::check;
 use super::command::{self, End, Halt, Interruptible, Order, TimeLimits, changed, halt_wanted, reached};
 use super::outbox::Outbox;
 use super::output::PhaseOutput;
 use super::process::ShimProgram;
 use super::report::{FailureCode, PROTECTED_MESSAGE, PhaseState, ROLLBACK_MESSAGE, Report, Stop, Verdict};
+use crate::artifact::UnpackLimits;
 use crate::clock::BootInstant;
 use crate::config::{Check, Phase, PhaseAction, Pipeline};
 
@@ -45,6 +47,10 @@ pub struct Job {
     /// A directory that does not exist yet; made for the phases and removed at the end. Beside it stands a lock file,
     /// see [`lock_path`].
     pub workspace: PathBuf,
+    /// What is deployed, packed; it is unpacked into the workspace.
+    pub artifact: Option<PathBuf>,
+    /// How much may be unpacked.
+    pub unpack_limits: UnpackLimits,
     /// How long a command may take to stop after SIGTERM (G).
     pub grace: Duration,
     /// How long it may take when the lease ends or this process is gone (K).
@@ -84,7 +90,13 @@ pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Re
     // One that could not be made may be another run's, and is not ours to remove.
     let ours = made.is_ok();
     let verdict = match made {
-        Ok(()) => Runner { job, stop, outbox, lock: lock.clone(), started_at: Instant::now() }.run().await,
+        Ok(()) => {
+            let started_at = Instant::now();
+            match artifact::fill(&job, stop.clone()).await {
+                Some(verdict) => verdict,
+                None => Runner { job, stop, outbox, lock: lock.clone(), started_at }.run().await,
+            }
+        }
         Err(error) => Verdict::Failed {
             code: FailureCode::PhaseFailed,
             message: format!("the workspace {} could not be made: {error}", workspace.display()),

@@ -100,7 +100,7 @@ pub async fn run(args: &cli::Run) -> Result<Exit, Failure> {
 fn as_deploy(args: &cli::Run) -> Deploy {
     Deploy {
         target: args.target.clone(),
-        pipeline: args.pipeline.clone(),
+        pipeline: Some(args.pipeline.clone()),
         ref_name: args.ref_name.clone(),
         commit: args.commit.clone(),
         message: args.message.clone(),
@@ -109,6 +109,8 @@ fn as_deploy(args: &cli::Run) -> Deploy {
         order: args.order,
         no_order: args.no_order,
         inputs: Vec::new(),
+        artifact: None,
+        retry_of: None,
         on_conflict: match args.on_conflict {
             RunWhenHeld::Wait => WhenHeld::Wait,
             RunWhenHeld::Fail => WhenHeld::Fail,

@@ -108,9 +108,14 @@ impl TestServer {
 
     /// The command that starts it, for tests of how it does not start.
     pub fn command(&self) -> Command {
+        self.tool(&["serve", "--config", "singletrack.toml", "--store", "sqlite:test.db"])
+    }
+
+    /// Another command of the program, in the server's directory.
+    pub fn tool(&self, args: &[&str]) -> Command {
         let mut command = Command::new(SINGLETRACK);
         command
-            .args(["serve", "--config", "singletrack.toml", "--store", "sqlite:test.db"])
+            .args(args)
             .current_dir(self.dir.path())
             .env("TEST_DIR", self.dir.path())
             .env_remove("SINGLETRACK_TOKEN")
@@ -253,9 +258,11 @@ impl TestServer {
 
     /// Holds up the pipelines that come to the gate from now on.
     pub fn close_gate(&self) {
+        let mut closed = self.gate.lock().unwrap();
+        assert!(closed.is_none(), "it is closed");
         let gate = File::create(self.path("gate")).unwrap();
         flock(&gate, FlockOperation::LockExclusive).unwrap();
-        *self.gate.lock().unwrap() = Some(gate);
+        *closed = Some(gate);
     }
 }
 
