@@ -3,9 +3,9 @@
 mod bad_input;
 mod early;
 mod events;
-mod plan;
 mod guard;
 mod lifecycle;
 mod openapi;
+mod plan;
 mod slot;
 mod waits;
