@@ -60,10 +60,10 @@ pub fn end(ended: Result<Exit, Failure>, json: bool) -> ExitCode {
 async fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
     match command {
         ClientCommand::Deploy(args) => deploy::run(args).await,
-        ClientCommand::Redeploy(args) => deploy::run(&args.deploy()).await,
         ClientCommand::Run(args) => run::run(args).await,
         ClientCommand::Protect(args) => run::protect(args).await,
         ClientCommand::Fence(Fence::Check(args)) => run::check_fence(args).await,
+        ClientCommand::Redeploy(args) => deploy::run(&args.deploy()).await,
         ClientCommand::Status(args) => status::run(args).await,
         ClientCommand::Why(args) => why::run(args).await,
         ClientCommand::Logs(args) => logs::run(args).await,
@@ -87,10 +87,10 @@ fn tell(failure: &Failure, json: bool) {
 fn wants_json(command: &ClientCommand) -> bool {
     match command {
         ClientCommand::Deploy(args) => args.target.connect.json,
-        ClientCommand::Redeploy(args) => args.target.connect.json,
         // What a command prints is its own.
         ClientCommand::Run(_) | ClientCommand::Protect(_) => false,
         ClientCommand::Fence(Fence::Check(args)) => args.target.connect.json,
+        ClientCommand::Redeploy(args) => args.target.connect.json,
         ClientCommand::Status(args) => args.target.connect.json,
         ClientCommand::Why(args) => args.target.connect.json,
         ClientCommand::Logs(args) => args.target.connect.json,

@@ -227,6 +227,15 @@ impl Transport {
         }
     }
 
+    /// Sends once; whoever calls knows best how long it may be tried again.
+    pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Answer, Fault> {
+        match self.attempt(call).await {
+            Attempt::Answered(answer) => Ok(answer),
+            Attempt::Again { why, .. } => Err(self.unreachable(why)),
+            Attempt::Hopeless(fault) => Err(fault),
+        }
+    }
+
     /// Attempts at something, from now on.
     pub(super) fn retry(&self) -> Retry<'_> {
         Retry { transport: self, pauses: Box::new(pauses()), begun: self.clock.boot() }
@@ -235,15 +244,6 @@ impl Transport {
     /// A request of any kind, with the token; for what is no [`Call`].
     pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.authorized(self.http.request(method, url))
-    }
-
-    /// Sends once; whoever calls knows best how long it may be tried again.
-    pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Answer, Fault> {
-        match self.attempt(call).await {
-            Attempt::Answered(answer) => Ok(answer),
-            Attempt::Again { why, .. } => Err(self.unreachable(why)),
-            Attempt::Hopeless(fault) => Err(fault),
-        }
     }
 
     async fn attempt(&self, call: &Call<'_>) -> Attempt {

@@ -109,6 +109,8 @@ fn as_deploy(args: &cli::Run) -> Deploy {
         order: args.order,
         no_order: args.no_order,
         inputs: Vec::new(),
+        artifact: None,
+        retry_of: None,
         on_conflict: match args.on_conflict {
             RunWhenHeld::Wait => WhenHeld::Wait,
             RunWhenHeld::Fail => WhenHeld::Fail,
@@ -375,7 +377,8 @@ impl Work<'_> {
             if wanted > cause {
                 let waits = is_protected && matches!(wanted, Some(Cause::Cancelled | Cause::Interrupted));
                 if waits && !wait_was_told {
-                    self.session.screen.line("stopping once the protected command has ended");
+                    self.session.screen.line("stopping once the protected section is over");
+                    output.note("asked to stop: that waits until the protected section is over");
                     wait_was_told = true;
                 } else if let Some(why) = wanted.filter(|_| !waits) {
                     self.door.stop();

@@ -93,7 +93,7 @@ fn forms(value: &str) -> Vec<Vec<u8>> {
     // Output is looked at line by line, and so is a key that has many.
     forms.extend(value.lines().map(|line| line.trim().as_bytes().to_vec()));
     if let Ok(json) = serde_json::to_string(value) {
-        forms.push(json[1..json.len() - 1].as_bytes().to_vec());
+        forms.push(json.as_bytes()[1..json.len() - 1].to_vec());
     }
     for alphabet in [STANDARD, URL_SAFE] {
         for offset in 0..3 {

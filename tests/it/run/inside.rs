@@ -1,6 +1,6 @@
 //! What a command asks of the run around it: `fence check`, `protect`, and a run within a run.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Running, ended, run, text};
 use crate::harness::TestServer;
@@ -53,6 +53,11 @@ async fn outside_of_a_run_there_is_no_fence_and_nothing_to_protect() {
     }
 }
 
+/// Says that a cancel has come and waits.
+fn waits(event: &Value) -> bool {
+    event["lines"][0] == "singletrack: asked to stop: that waits until the protected section is over"
+}
+
 #[tokio::test]
 async fn a_cancel_waits_for_a_protected_command_and_the_canceller_is_told() {
     let server = TestServer::start("");
@@ -63,7 +68,7 @@ async fn a_cancel_waits_for_a_protected_command_and_the_canceller_is_told() {
     let told = server.event(&id, |event| event["type"] == "phase" && event["name"] == "protected").await;
     assert_eq!(told["message"], "protected: a cancel waits until it is over", "{told}");
     server.cancel(&id, json!({})).await;
-    // The heartbeat has brought it once the server says so to a second one; the command goes on.
+    server.event(&id, waits).await;
     running.go_on();
     running.says("safe");
     let (code, _) = running.end();
@@ -83,6 +88,7 @@ async fn lines_of_the_command_protect_as_well() {
     let id = server.deployments().await[0]["id"].as_str().unwrap().to_owned();
     server.event(&id, |event| event["type"] == "phase" && event["name"] == "protected").await;
     server.cancel(&id, json!({})).await;
+    server.event(&id, waits).await;
     running.go_on();
     running.says("safe");
     running.says("::singletrack unprotect::");

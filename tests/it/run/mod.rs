@@ -4,6 +4,7 @@ mod command;
 mod ends;
 mod inside;
 mod races;
+mod terraform;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
