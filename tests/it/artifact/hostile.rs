@@ -67,6 +67,7 @@ fn bomb(bytes: u64) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.set_path("zeros").unwrap();
     header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o644);
     header.set_size(bytes);
     header.set_cksum();
     let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
@@ -82,6 +83,7 @@ fn a_million_files() -> Vec<u8> {
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
     let mut header = Header::new_ustar();
     header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o644);
     header.set_size(0);
     for number in 0..1_000_000 {
         let name = format!("{number:07}");
