@@ -7,6 +7,7 @@ pub mod deadline;
 mod deploy;
 pub mod exit;
 pub mod follow;
+pub mod lease;
 mod list;
 mod logs;
 pub mod manual;
@@ -15,6 +16,7 @@ mod release;
 pub mod render;
 pub mod resolve;
 mod result;
+mod run;
 mod session;
 mod signals;
 mod status;
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 use exit::{Exit, Failure};
 use render::{clean::clean, print};
 
-use crate::cli::ClientCommand;
+use crate::cli::{ClientCommand, Fence};
 
 /// Runs a client's command to its end, and tells what kept it from succeeding.
 pub fn run(command: &ClientCommand) -> ExitCode {
@@ -59,6 +61,9 @@ async fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
     match command {
         ClientCommand::Deploy(args) => deploy::run(args).await,
         ClientCommand::Redeploy(args) => deploy::run(&args.deploy()).await,
+        ClientCommand::Run(args) => run::run(args).await,
+        ClientCommand::Protect(args) => run::protect(args).await,
+        ClientCommand::Fence(Fence::Check(args)) => run::check_fence(args).await,
         ClientCommand::Status(args) => status::run(args).await,
         ClientCommand::Why(args) => why::run(args).await,
         ClientCommand::Logs(args) => logs::run(args).await,
@@ -83,6 +88,9 @@ fn wants_json(command: &ClientCommand) -> bool {
     match command {
         ClientCommand::Deploy(args) => args.target.connect.json,
         ClientCommand::Redeploy(args) => args.target.connect.json,
+        // What a command prints is its own.
+        ClientCommand::Run(_) | ClientCommand::Protect(_) => false,
+        ClientCommand::Fence(Fence::Check(args)) => args.target.connect.json,
         ClientCommand::Status(args) => args.target.connect.json,
         ClientCommand::Why(args) => args.target.connect.json,
         ClientCommand::Logs(args) => args.target.connect.json,

@@ -59,6 +59,17 @@ impl<S: Send + Sync> FromRequestParts<S> for MaxWait {
     }
 }
 
+/// A query string without parameters.
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Query::of(&parts.uri, &[]).map(|_| NoQuery)
+    }
+}
+
 /// How a client wants to read events, and after which.
 pub enum Reading {
     /// As a stream.

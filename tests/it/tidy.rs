@@ -40,7 +40,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "cli",
         ],
     ),
-    ("client", &["api", "artifact", "cli", "model", "clock", "config"]),
+    // `run` owns a command as the executor does: of the worker it takes the shim and what reads output, never the queue.
+    ("client", &["api", "artifact", "cli", "model", "clock", "config", "worker"]),
     // Those that put all the others together.
     ("node", &["*"]),
     ("demo", &["*"]),

@@ -15,7 +15,7 @@ async fn submit_streamed(server: &TestServer, body: Vec<u8>) -> Answer {
 
 #[tokio::test]
 async fn a_held_slot_is_told_to_who_sends_too_much_and_is_no_conflict_for_who_wants_to_be_queued() {
-    let mut server = TestServer::gated();
+    let server = TestServer::gated();
     let holder = server.submit(json!({})).await.body;
 
     let refused = submit_streamed(&server, br#"{"actor": "bob"}"#.to_vec()).await;

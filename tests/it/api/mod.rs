@@ -3,6 +3,10 @@
 mod bad_input;
 mod early;
 mod events;
+mod guard;
+mod lifecycle;
+mod openapi;
 mod plan;
 mod slot;
 mod waits;
+mod workers;

@@ -8,7 +8,7 @@ pub mod stream;
 use std::{
     fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::Mutex,
     thread,
@@ -68,11 +68,7 @@ impl TestServer {
         server
     }
 
-    /// The directory in which it runs.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
+    /// A file in the directory in which it runs.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -108,9 +104,14 @@ impl TestServer {
 
     /// The command that starts it, for tests of how it does not start.
     pub fn command(&self) -> Command {
+        self.tool(&["serve", "--config", "singletrack.toml", "--store", "sqlite:test.db"])
+    }
+
+    /// Another command of the program, in the server's directory.
+    pub fn tool(&self, args: &[&str]) -> Command {
         let mut command = Command::new(SINGLETRACK);
         command
-            .args(["serve", "--config", "singletrack.toml", "--store", "sqlite:test.db"])
+            .args(args)
             .current_dir(self.dir.path())
             .env("TEST_DIR", self.dir.path())
             .env_remove("SINGLETRACK_TOKEN")
@@ -253,9 +254,11 @@ impl TestServer {
 
     /// Holds up the pipelines that come to the gate from now on.
     pub fn close_gate(&self) {
+        let mut closed = self.gate.lock().unwrap();
+        assert!(closed.is_none(), "it is closed");
         let gate = File::create(self.path("gate")).unwrap();
         flock(&gate, FlockOperation::LockExclusive).unwrap();
-        *self.gate.lock().unwrap() = Some(gate);
+        *closed = Some(gate);
     }
 }
 
@@ -276,6 +279,7 @@ impl Answer {
 }
 
 impl Drop for TestServer {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what its server had to say")]
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
