@@ -54,6 +54,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::artifact::UnpackLimits;
     use crate::config::Pipeline;
     use crate::worker::ShimProgram;
 
@@ -69,11 +70,15 @@ mod tests {
             fencing_token: 3,
             inputs: BTreeMap::from([("ld-preload".into(), "x".into())]),
             workspace: "/w".into(),
+            artifact: None,
+            unpack_limits: crate::artifact::UnpackLimits::default(),
             grace: Duration::ZERO,
             kill_budget: Duration::ZERO,
             server_url: None,
             shim: ShimProgram::default(),
             lease_deadline: None,
+            artifact: None,
+            unpack_limits: UnpackLimits { max_bytes: 0 },
         };
         let inherited =
             [("PATH", "/bin"), ("SINGLETRACK_TOKEN", "secret"), ("SINGLETRACK_URL", "u"), ("INPUT_OLD", "o")];

@@ -8,7 +8,7 @@ pub mod stream;
 use std::{
     fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::Mutex,
     thread,
@@ -68,11 +68,7 @@ impl TestServer {
         server
     }
 
-    /// The directory in which it runs.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
+    /// A file in the directory in which it runs.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -283,6 +279,7 @@ impl Answer {
 }
 
 impl Drop for TestServer {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what its server had to say")]
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
