@@ -122,8 +122,6 @@ fn as_deploy(args: &cli::Run) -> Deploy {
         dry_run: false,
         rollback: args.rollback,
         idempotency_key: None,
-        artifact: None,
-        retry_of: None,
     }
 }
 

@@ -8,7 +8,7 @@ pub mod stream;
 use std::{
     fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Mutex,
     thread,
@@ -69,6 +69,11 @@ impl TestServer {
     }
 
     /// A file in the directory in which it runs.
+    /// The directory in which it runs.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -32,10 +32,8 @@ async fn an_apply_that_is_cancelled_leaves_a_state_to_go_on_from() {
     flock(&gate, FlockOperation::LockExclusive).unwrap();
 
     let bin = Path::new(SINGLETRACK).parent().unwrap().to_owned();
-    let path = std::env::join_paths(
-        [bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
-    )
-    .unwrap();
+    let path = std::env::join_paths([bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())))
+        .unwrap();
     let deploy = || {
         let mut run = command(&server, &[], &["./deploy.sh"]);
         run.current_dir(server.dir()).env("PATH", &path).env("HOME", server.dir());
