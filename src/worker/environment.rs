@@ -54,7 +54,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::artifact::UnpackLimits;
     use crate::config::Pipeline;
     use crate::worker::ShimProgram;
 
@@ -77,8 +76,6 @@ mod tests {
             server_url: None,
             shim: ShimProgram::default(),
             lease_deadline: None,
-            artifact: None,
-            unpack_limits: UnpackLimits { max_bytes: 0 },
         };
         let inherited =
             [("PATH", "/bin"), ("SINGLETRACK_TOKEN", "secret"), ("SINGLETRACK_URL", "u"), ("INPUT_OLD", "o")];
