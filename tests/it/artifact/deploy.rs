@@ -43,7 +43,7 @@ impl Ended {
 async fn run(server: &TestServer, url: &str, args: &[&str]) -> Ended {
     let mut command = Command::new(SINGLETRACK);
     command.env_clear().env("SINGLETRACK_URL", url).env("SINGLETRACK_PROJECT", "web").env("USER", "tester");
-    command.args(args).current_dir(server.folder()).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(args).current_dir(server.dir()).stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(PATIENCE, command.output()).await.expect("it hangs").unwrap();
     let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     Ended { code: output.status.code(), stdout, stderr }
@@ -198,7 +198,7 @@ async fn an_upload_is_gone_on_with_after_a_restart_of_the_server_in_the_middle()
     let ended = {
         let mut command = Command::new(SINGLETRACK);
         command.env_clear().env("SINGLETRACK_URL", &url).env("SINGLETRACK_PROJECT", "web").env("USER", "tester");
-        command.args(args).current_dir(server.folder()).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(args).current_dir(server.dir()).stdin(Stdio::null()).kill_on_drop(true);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         timeout(PATIENCE, wire.stalled.recv()).await.expect("nothing is uploaded").unwrap();
@@ -235,7 +235,7 @@ async fn the_timeout_and_a_signal_end_an_upload() {
     let (_, mut other) = (wire, super::deploy::wire(&server, 1 << 20).await);
     let mut command = Command::new(SINGLETRACK);
     command.env_clear().env("SINGLETRACK_URL", &other.url).env("SINGLETRACK_PROJECT", "web");
-    command.args(["deploy", "--artifact", "site"]).current_dir(server.folder()).kill_on_drop(true);
+    command.args(["deploy", "--artifact", "site"]).current_dir(server.dir()).kill_on_drop(true);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     timeout(PATIENCE, other.stalled.recv()).await.expect("nothing is uploaded").unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();

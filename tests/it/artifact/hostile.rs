@@ -189,13 +189,13 @@ async fn assert_refused(server: &TestServer, what: &str, archive: &[u8], says: &
     assert!(message.starts_with("the artifact is refused: ") && message.contains(says), "{what}: {message}");
     let events = server.deployment(&id, "/events?after=0&maxWaitSeconds=0").await;
     assert!(!events.text.contains("\"phase\",\"name\""), "{what}: a phase began");
-    assert_eq!(left(&server.folder()), Vec::<String>::new(), "{what}");
+    assert_eq!(left(server.dir()), Vec::<String>::new(), "{what}");
 }
 
 #[tokio::test]
 async fn hostile_archives_are_refused_whole_and_leave_nothing_on_disk() {
     let server = TestServer::start(CONFIG);
-    for (what, archive, says) in hostile(&server.folder()) {
+    for (what, archive, says) in hostile(server.dir()) {
         assert_refused(&server, what, &archive, says).await;
     }
     // The server is none the worse.

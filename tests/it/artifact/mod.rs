@@ -69,11 +69,6 @@ impl TestServer {
         }
     }
 
-    /// The folder in which it runs.
-    fn folder(&self) -> PathBuf {
-        self.path("")
-    }
-
     fn kept(&self, name: &str) -> PathBuf {
         self.path("singletrack-work/artifacts").join(name)
     }

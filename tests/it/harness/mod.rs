@@ -69,6 +69,11 @@ impl TestServer {
     }
 
     /// A file in the directory in which it runs.
+    /// The directory in which it runs.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
