@@ -250,8 +250,8 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         ("UPDATE deployments SET pulse = 'many' WHERE number = 3", "cannot store TEXT value in INTEGER column"),
         // One ticket, one key, one id.
         (
-            "INSERT INTO deployments SELECT 99, randomblob(16), project, ticket, revision, 'waiting', NULL, executor, 0, \
-             0, 1, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, \
+            "INSERT INTO deployments SELECT 99, randomblob(16), project, ticket, revision, 'waiting', NULL, executor, 0, 0, \
+             1, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, \
              NULL, spec, outputs FROM deployments WHERE number = 4",
             "UNIQUE constraint failed: deployments.project, deployments.ticket",
         ),
