@@ -44,7 +44,7 @@ const LIVE_LINE_PAUSE: Duration = Duration::from_secs(3);
 /// # Errors
 /// Whatever kept it from succeeding, with its exit code.
 pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
-    let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
+    let session = Session::open(&args.target.connect, Patience::DEADLINE.within(args.timeout))?;
     let wish = wish(args);
     let mut request = request(args, wish, session.ci.as_ref())?;
     if args.dry_run {
@@ -85,6 +85,7 @@ impl Run<'_> {
     async fn drive(&mut self) -> Result<Verdict, Failure> {
         let mut signals = Signals::listen()
             .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
+        let connection = &self.session.connection;
         let deadline = self.deadline.clone();
         let mut stop = std::pin::pin!(async move {
             tokio::select! {
@@ -108,7 +109,7 @@ impl Run<'_> {
                             stopped = Some(why);
                             // An answer that is on its way tells what there is to cancel.
                             let late = match action {
-                                Action::Submit => tokio::time::timeout(SUBMIT_GRACE, work).await.ok(),
+                                Action::Submit if connection.is_in_doubt() => tokio::time::timeout(SUBMIT_GRACE, work).await.ok(),
                                 _ => None,
                             };
                             match late.map(|seen| resolver.next(seen)) {

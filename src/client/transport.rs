@@ -22,7 +22,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::exit::{Exit, Failure};
+use super::{
+    exit::{Exit, Failure},
+    render::words::span,
+};
 use crate::{
     api::{ErrorCode, IDEMPOTENCY_HEADER, REPLAYED_HEADER},
     clock::Clock,
@@ -31,6 +34,8 @@ use crate::{
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Spans are told in whole seconds: what is left of 15 s is 15 s for a while.
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
 /// How much longer than its window a call may take: a server under load answers within it, a dead one does not.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The largest answer that is read: a page of events is at most a few MiB, so more is no answer of ours.
@@ -54,6 +59,12 @@ impl Patience {
     pub const QUESTION: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(15)) };
     /// For `logs --follow`, which has no deadline.
     pub const WATCH: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(300)) };
+
+    /// The same for who gives up after `timeout` anyway.
+    #[must_use]
+    pub fn within(self, timeout: Duration) -> Patience {
+        Patience { first: self.first.min(timeout), later: self.later }
+    }
 }
 
 /// Why there is no answer to go by.
@@ -141,6 +152,7 @@ pub(super) struct Transport {
     notice: Notice,
     clock: Arc<dyn Clock>,
     contacted: AtomicBool,
+    in_doubt: AtomicBool,
     trouble: Mutex<Option<String>>,
 }
 
@@ -189,7 +201,8 @@ impl Transport {
         }
         let http = http_client(&base, ca_cert)?;
         let trouble = Mutex::new(None);
-        Ok(Transport { http, base, token, patience, notice, clock, contacted: AtomicBool::new(false), trouble })
+        let (contacted, in_doubt) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Transport { http, base, token, patience, notice, clock, contacted, in_doubt, trouble })
     }
 
     /// The server's address.
@@ -207,6 +220,12 @@ impl Transport {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether the last submit may have reached the server without our having its answer. While every attempt was
+    /// refused at the door, there is nothing to wait for.
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Relaxed)
+    }
+
     /// Sends until there is an answer, or patience ends.
     pub(super) async fn send(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         let mut pauses = pauses();
@@ -220,21 +239,35 @@ impl Transport {
                 Attempt::Hopeless(fault) => return Err(fault),
                 Attempt::Again { why, after } => (why, after),
             };
-            let pause =
-                pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
             let contacted = self.contacted.load(Ordering::Relaxed);
             let patience = if contacted { self.patience.later } else { Some(self.patience.first) };
-            if patience.is_some_and(|patience| self.clock.boot().since(begun) + pause > patience) {
+            // The last attempt is made when patience ends, not up to a pause earlier.
+            let left = patience.map(|patience| patience.saturating_sub(self.clock.boot().since(begun)));
+            if left.is_some_and(|left| left.is_zero()) {
                 return Err(self.unreachable(why));
             }
+            let pause =
+                pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
+            let pause = pause.min(left.unwrap_or(pause));
             if self.set_trouble(Some(&why)) {
-                (self.notice)(&format!("{} does not answer as it should, trying again ({why})", self.server()));
+                self.tell_trouble(&why, contacted, left);
             }
             tokio::time::sleep(pause).await;
         }
     }
 
+    fn tell_trouble(&self, why: &str, contacted: bool, left: Option<Duration>) {
+        let what = if contacted { "does not answer as it should" } else { "does not answer" };
+        let limit = match left {
+            Some(left) => format!("for up to {}", span(left + HALF_A_SECOND)),
+            None => "until the deadline".to_owned(),
+        };
+        (self.notice)(&format!("{} {what} ({why}); trying again {limit}", self.server()));
+    }
+
     async fn attempt(&self, call: &Call<'_>) -> Attempt {
+        // Only a submit makes something that would have to be cancelled, and only a submit has a key.
+        let was_in_doubt = call.key.is_some().then(|| self.in_doubt.swap(true, Ordering::Relaxed));
         let mut request = self.http.request(call.method.clone(), call.url.clone()).header(ACCEPT, "application/json");
         request = request.timeout(call.window + ANSWER_LIMIT);
         if let Some(key) = call.key {
@@ -244,9 +277,18 @@ impl Transport {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         match self.authorized(request).send().await {
-            Ok(response) => self.judge(response).await,
+            Ok(response) => {
+                let attempt = self.judge(response).await;
+                if was_in_doubt.is_some() && !matches!(attempt, Attempt::Again { .. }) {
+                    self.in_doubt.store(false, Ordering::Relaxed);
+                }
+                attempt
+            }
             Err(error) => {
                 let why = why(&error);
+                if let (Some(was_in_doubt), true) = (was_in_doubt, error.is_connect()) {
+                    self.in_doubt.store(was_in_doubt, Ordering::Relaxed);
+                }
                 // Another attempt meets the same certificate.
                 if why.contains("certificate") {
                     return Attempt::Hopeless(self.unreachable(why));

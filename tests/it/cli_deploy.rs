@@ -3,6 +3,7 @@
 use std::{
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -358,10 +359,28 @@ fn without_a_server_it_is_said_what_to_check() {
     let server = format!("http://127.0.0.1:{port}");
     let args = ["deploy", "--project", "web", "--timeout", "1s", "--server", &server, "--json"];
     let mut command = Command::new(SINGLETRACK);
+    let begun = Instant::now();
     let ended = Ended::of(command.env_clear().args(args).output().expect("it runs"));
-    ended.expect(125).says("trying again").says("refused").says("hint: check --server");
+    ended.expect(125).says("trying again for up to 1s").says("refused").says("hint: check --server");
+    // Nothing was sent, so no answer is waited for past the deadline.
+    assert!(begun.elapsed() < Duration::from_millis(2_500), "{:?}", begun.elapsed());
     let told: Value = serde_json::from_str(&ended.stdout).expect("JSON for who asked for it");
     assert_eq!(told["exitCode"], 125);
+}
+
+#[test]
+fn without_a_server_the_timeout_is_not_used_up() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    // By name, which may stand for more than one address.
+    let server = format!("http://localhost:{port}");
+    let begun = Instant::now();
+    let mut command = Command::new(SINGLETRACK);
+    let ended = Ended::of(
+        command.env_clear().args(["deploy", "--project", "web", "--server", &server]).output().expect("it runs"),
+    );
+    ended.expect(125).says("trying again for up to 15s").says("hint: check --server");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(14) && took < Duration::from_secs(20), "{took:?}");
 }
 
 #[test]
