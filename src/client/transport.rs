@@ -98,6 +98,8 @@ pub struct Refusal {
     pub status: u16,
     /// What went wrong; `None` for a code of a newer server.
     pub code: Option<ErrorCode>,
+    /// Whether a token was shown.
+    pub with_token: bool,
     /// For people.
     pub message: String,
     /// The whole problem.
@@ -169,6 +171,7 @@ pub(super) struct Call<'a> {
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) replayed: bool,
+    pub(super) with_token: bool,
     pub(super) body: Value,
 }
 
@@ -334,7 +337,10 @@ impl Transport {
             return Attempt::Again { why, after };
         }
         match body {
-            Some(body) if status.is_success() || is_problem => Attempt::Answered(Answer { status, replayed, body }),
+            Some(body) if status.is_success() || is_problem => {
+                let with_token = self.token.is_some();
+                Attempt::Answered(Answer { status, replayed, with_token, body })
+            }
             Some(_) | None => {
                 Attempt::Hopeless(self.foreign(format!("HTTP {status} without an answer that can be read")))
             }
@@ -473,6 +479,7 @@ pub(super) fn refusal(answer: Answer) -> Refusal {
     Refusal {
         status: answer.status.as_u16(),
         code: code_of(&answer.body),
+        with_token: answer.with_token,
         message: message_of(&answer.body),
         body: answer.body,
     }
