@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails its test by panicking, as the test itself does")]
 
 mod api;
+mod cli_demo;
 mod cli_deploy;
 mod cli_live;
 mod cli_usage;
