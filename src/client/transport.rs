@@ -38,6 +38,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 /// How much longer than its window a call may take: a server under load answers within it, a dead one does not.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// What the last attempt may take at least, when hardly any patience is left.
+const LAST_ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 /// The largest answer that is read: a page of events is at most a few MiB, so more is no answer of ours.
 const BODY_LIMIT: usize = 32 << 20;
 /// How long a server may ask us to stay away; more would eat the deadline of whoever waits.
@@ -233,8 +235,9 @@ impl Transport {
     pub(super) async fn send(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         let mut pauses = pauses();
         let begun = self.clock.boot();
+        let mut limit = call.window + ANSWER_LIMIT;
         loop {
-            let (why, after) = match self.attempt(call).await {
+            let (why, after) = match self.attempt(call, limit).await {
                 Attempt::Answered(answer) => {
                     self.set_trouble(None);
                     return Ok(answer);
@@ -252,6 +255,11 @@ impl Transport {
             let pause =
                 pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
             let pause = pause.min(left.unwrap_or(pause));
+            // A server that is mute must not take more than what was said; only the first attempt has all its time.
+            limit = match left {
+                Some(left) if call.window.is_zero() => ANSWER_LIMIT.min((left - pause).max(LAST_ATTEMPT_LIMIT)),
+                Some(_) | None => call.window + ANSWER_LIMIT,
+            };
             if self.set_trouble(Some(&why)) {
                 self.tell_trouble(&why, contacted, left);
             }
@@ -268,11 +276,11 @@ impl Transport {
         (self.notice)(&format!("{} {what} ({why}); trying again {limit}", self.server()));
     }
 
-    async fn attempt(&self, call: &Call<'_>) -> Attempt {
+    async fn attempt(&self, call: &Call<'_>, limit: Duration) -> Attempt {
         // Only a submit makes something that would have to be cancelled, and only a submit has a key.
         let was_in_doubt = call.key.is_some().then(|| self.in_doubt.swap(true, Ordering::Relaxed));
         let mut request = self.http.request(call.method.clone(), call.url.clone()).header(ACCEPT, "application/json");
-        request = request.timeout(call.window + ANSWER_LIMIT);
+        request = request.timeout(limit);
         if let Some(key) = call.key {
             request = request.header(IDEMPOTENCY_HEADER, key.as_str());
         }
