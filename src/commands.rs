@@ -17,6 +17,8 @@ use crate::{
 
 /// `sysexits.h`: the service is not available.
 const EX_UNAVAILABLE: u8 = 69;
+/// As a shell says it of a program that SIGINT ended.
+const EXIT_INTERRUPTED: u8 = 130;
 /// `sysexits.h`: the configuration is wrong.
 const EX_CONFIG: u8 = 78;
 
@@ -68,7 +70,7 @@ async fn serve_until_told(config: Config) -> ExitCode {
         () = stop.received() => {
             tracing::warn!("stopped at once; shims end what still runs");
             // The runtime would wait for blocking threads, and nothing is left that must be waited for.
-            std::process::exit(130)
+            std::process::exit(i32::from(EXIT_INTERRUPTED))
         }
     }
 }
@@ -109,10 +111,14 @@ pub fn demo(args: &Demo) -> ExitCode {
     log_to_stderr("warn");
     let shown = runtime().map_err(DemoError::Io).and_then(|runtime| {
         let program = std::env::current_exe()?;
-        runtime.block_on(demo::run(program, args.keep))
+        runtime.block_on(async {
+            let mut stop = stop_signals()?;
+            demo::run(program, args.keep, stop.received()).await
+        })
     });
     match shown {
         Ok(()) => ExitCode::SUCCESS,
+        Err(DemoError::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
         Err(error) => fail(EX_UNAVAILABLE, &error.to_string()),
     }
 }

@@ -4,7 +4,9 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    pin::pin,
     process::Stdio,
+    time::Duration,
 };
 
 use anstyle::{AnsiColor, Style};
@@ -13,6 +15,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
     task::JoinSet,
+    time::timeout,
 };
 
 use crate::{
@@ -41,6 +44,9 @@ pub enum DemoError {
     /// Its store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It was told to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// What it shows did not come out right.
     #[error("the demo did not come out right: {0}")]
     Wrong(String),
@@ -55,20 +61,25 @@ const ACT_TWO: &[Racer] =
 const COLORS: [AnsiColor; 3] = [AnsiColor::Cyan, AnsiColor::Yellow, AnsiColor::Magenta];
 const CONFIG: &str = include_str!("demo.toml");
 
-/// Runs the demo. With `keep`, the server goes on until it is interrupted.
+/// How long a race may take: its racers give up after two minutes, and see to the end of what they began.
+const RACE_LIMIT: Duration = Duration::from_secs(180);
+/// How long the server may take to stop. What still runs then ends with this process.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// Runs the demo, until `stop` at the latest. With `keep`, the server goes on until then.
 ///
 /// # Errors
 /// It cannot be run, or did not come out right.
-pub async fn run(program: PathBuf, keep: bool) -> Result<(), DemoError> {
+pub async fn run(program: PathBuf, keep: bool, stop: impl Future<Output = ()>) -> Result<(), DemoError> {
     let dir = temporary_dir()?;
-    let shown = show(&program, &dir, keep).await;
+    let shown = show(&program, &dir, keep, stop).await;
     if let Err(error) = std::fs::remove_dir_all(&dir) {
         tracing::warn!(%error, path = %dir.display(), "could not remove the demo's directory");
     }
     shown
 }
 
-async fn show(program: &Path, dir: &Path, keep: bool) -> Result<(), DemoError> {
+async fn show(program: &Path, dir: &Path, keep: bool, stop: impl Future<Output = ()>) -> Result<(), DemoError> {
     let mut config = Config::parse(CONFIG, Path::new("demo.toml"))?;
     config.store = crate::config::StoreLocation::Sqlite(dir.join("demo.db"));
     config.work_dir = Some(dir.join("work"));
@@ -76,25 +87,42 @@ async fn show(program: &Path, dir: &Path, keep: bool) -> Result<(), DemoError> {
     let server = format!("http://{}", node.address());
     say(&format!("A server listens on {server}; its store is in {}.", dir.display()));
 
+    let mut stop = pin!(stop);
+    let played = tokio::select! {
+        biased;
+        // The racers are dropped, and killed with that.
+        () = &mut stop => Err(DemoError::Interrupted),
+        played = play(program, &server, &node) => played,
+    };
+    if keep && played.is_ok() {
+        say(&format!("\nThe server goes on at {server} until you press Ctrl-C. Try, from another shell:\n"));
+        say(&format!("  SINGLETRACK_URL={server} singletrack deploy --project web\n"));
+        stop.await;
+    }
+    if timeout(STOP_LIMIT, node.stop()).await.is_err() {
+        tracing::warn!("the demo's server did not stop in time");
+    }
+    played
+}
+
+async fn play(program: &Path, server: &str, node: &Node) -> Result<(), DemoError> {
     say("\nThree pipelines race to deploy one project. One gets the slot, the others wait their turn:\n");
-    race(program, &server, ACT_ONE).await?;
+    race(program, server, ACT_ONE).await?;
     say("\nTwo more deploy, and a hotfix that will not wait (--cancel-in-progress-deployment):\n");
-    race(program, &server, ACT_TWO).await?;
+    race(program, server, ACT_TWO).await?;
 
     let deployments =
         node.queue().store().list("web".parse()?, ListQuery { status: None, before: None, limit: 100 }).await?;
-    summarize(&deployments)?;
-    if keep {
-        say(&format!("\nThe server goes on at {server} until you press Ctrl-C. Try, from another shell:\n"));
-        say(&format!("  SINGLETRACK_URL={server} singletrack deploy --project web\n"));
-        tokio::signal::ctrl_c().await?;
-    }
-    node.stop().await;
-    Ok(())
+    summarize(&deployments)
+}
+
+async fn race(program: &Path, server: &str, racers: &[Racer]) -> Result<(), DemoError> {
+    let late = |_| DemoError::Wrong(format!("a race was not over after {} s", RACE_LIMIT.as_secs()));
+    timeout(RACE_LIMIT, run_race(program, server, racers)).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
 /// Starts the racers one after the other, each once the one before is in line, and waits for all.
-async fn race(program: &Path, server: &str, racers: &[Racer]) -> Result<(), DemoError> {
+async fn run_race(program: &Path, server: &str, racers: &[Racer]) -> Result<(), DemoError> {
     let mut ends = JoinSet::new();
     for ((name, flags, expected), color) in racers.iter().zip(COLORS) {
         let mut child = deploy(program, server, name, flags)?;

@@ -129,6 +129,11 @@ impl Connection {
         self.transport.trouble()
     }
 
+    /// Whether the last submit may have reached the server without our having its answer.
+    pub fn is_in_doubt(&self) -> bool {
+        self.transport.is_in_doubt()
+    }
+
     /// Submits. `body` must be the same bytes whenever `key` is.
     ///
     /// # Errors

@@ -32,8 +32,11 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(4);
 /// How long the end of our own deployment is waited for when the deadline, not a person, stops us: a worker that is told
 /// to stop has 30 s by default, and who looks on wants to see what became of it.
 const END_LIMIT: Duration = Duration::from_secs(35);
-/// How long one poll of `turn` is parked.
-const TURN_WINDOW: Duration = Duration::from_secs(30);
+/// How long one poll of `turn` is parked. Its end is when those further back hear of another holder or place, so it is
+/// shorter than it could be; a thousand who wait still ask but a hundred times a second.
+const TURN_WINDOW: Duration = Duration::from_secs(10);
+/// How long one poll for the end is parked: nothing is told in between.
+const END_WINDOW: Duration = Duration::from_secs(30);
 /// The pause after a poll that was answered: a server that answers at once is not asked without end.
 const TURN_PAUSE: Duration = Duration::from_millis(200);
 /// How often it is looked who is before us, where no poll of `turn` tells.
@@ -46,7 +49,7 @@ const LIVE_LINE_PAUSE: Duration = Duration::from_secs(3);
 /// # Errors
 /// Whatever kept it from succeeding, with its exit code.
 pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
-    let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
+    let session = Session::open(&args.target.connect, Patience::DEADLINE.within(args.timeout))?;
     let wish = wish(args);
     let mut request = request(args, wish, session.ci.as_ref())?;
     let deadline = Deadline::after(session.clock.clone(), args.timeout);
@@ -117,6 +120,7 @@ pub(super) struct Grant {
 impl Run<'_> {
     /// From the first submit to the verdict; with a grant, what the verdict says is only that it was accepted.
     pub(super) async fn drive(&mut self, signals: &mut Signals) -> Result<Verdict, Failure> {
+        let connection = &self.session.connection;
         let deadline = self.deadline.clone();
         let mut stop = std::pin::pin!(async move {
             tokio::select! {
@@ -143,7 +147,7 @@ impl Run<'_> {
                             stopped = Some(why);
                             // An answer that is on its way tells what there is to cancel.
                             let late = match action {
-                                Action::Submit => tokio::time::timeout(SUBMIT_GRACE, work).await.ok(),
+                                Action::Submit if connection.is_in_doubt() => tokio::time::timeout(SUBMIT_GRACE, work).await.ok(),
                                 _ => None,
                             };
                             match late.map(|seen| resolver.next(seen)) {
@@ -348,7 +352,7 @@ impl Run<'_> {
 
     async fn end(&self, id: DeploymentId) -> Option<Box<Deployment>> {
         loop {
-            match self.session.connection.completion(self.project(), id, TURN_WINDOW).await {
+            match self.session.connection.completion(self.project(), id, END_WINDOW).await {
                 Ok(Completion::Final(deployment)) => return Some(deployment),
                 Ok(Completion::Still(_)) => tokio::time::sleep(TURN_PAUSE).await,
                 Err(_) => return None,

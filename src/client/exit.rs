@@ -4,8 +4,8 @@ use std::{fmt, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use super::connection::{Fault, Refusal};
-use crate::api::ErrorCode;
+use super::connection::{Connection, Fault, Refusal};
+use crate::{api::ErrorCode, model::ProjectName};
 
 /// The documented exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,8 +119,27 @@ impl From<Fault> for Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let hint = refusal.code.and_then(hint_of).map(str::to_owned);
+        let hint = match refusal.code {
+            Some(ErrorCode::Unauthorized) if refusal.with_token => Some(
+                "the token that was sent is none of its tokens: check SINGLETRACK_TOKEN or --token-file, and that --server \
+                 is the one it was made for",
+            ),
+            code => code.and_then(hint_of),
+        };
+        let hint = hint.map(str::to_owned);
         Failure { exit: exit_of(&refusal), message: refusal.message.clone(), hint, problem: Some(refusal.body) }
+    }
+}
+
+/// Why a question about a whole project has no answer.
+pub fn about_project(connection: &Connection, project: &ProjectName, fault: Fault) -> Failure {
+    match fault {
+        Fault::Refused(refusal) if refusal.code == Some(ErrorCode::NotFound) => Failure {
+            message: format!("no such project {project} on this server ({})", connection.server()),
+            ..Failure::from(*refusal)
+        }
+        .hint("`singletrack list` without a project shows the projects"),
+        fault @ (Fault::Refused(_) | Fault::Unreachable { .. } | Fault::Foreign { .. }) => fault.into(),
     }
 }
 
@@ -186,7 +205,7 @@ fn exit_of(refusal: &Refusal) -> Exit {
 
 fn hint_of(code: ErrorCode) -> Option<&'static str> {
     match code {
-        ErrorCode::Unauthorized => Some("set SINGLETRACK_TOKEN, or pass --token-file FILE"),
+        ErrorCode::Unauthorized => Some("no token was sent: set SINGLETRACK_TOKEN, or pass --token-file FILE"),
         ErrorCode::HostNotAllowed => Some("name the server as it knows itself, such as http://127.0.0.1:7878"),
         ErrorCode::NotFound => Some("`singletrack list` shows what there is"),
         ErrorCode::UnknownPipeline => Some("`singletrack why` shows the project's pipelines"),

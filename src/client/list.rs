@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{
     connection::{Connection, Patience},
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, about_project},
     render::{
         clean::clean,
         table,
@@ -56,7 +56,9 @@ async fn deployments(
     let mut all = DeploymentList { deployments: Vec::new(), next_cursor: None };
     loop {
         let wanted = limit - all.deployments.len() as u64;
-        let page = connection.deployments(project, status, wanted.min(PAGE_LIMIT), all.next_cursor.as_deref()).await?;
+        let cursor = all.next_cursor.as_deref();
+        let page = connection.deployments(project, status, wanted.min(PAGE_LIMIT), cursor).await;
+        let page = page.map_err(|fault| about_project(connection, project, fault))?;
         let is_empty = page.deployments.is_empty();
         all.deployments.extend(page.deployments);
         all.next_cursor = page.next_cursor;
@@ -97,19 +99,27 @@ fn deployment_lines(project: &ProjectName, list: &DeploymentList, now: Timestamp
 fn row(deployment: &Deployment, now: Timestamp) -> Vec<String> {
     let end = deployment.ended_at.unwrap_or(now);
     let took = deployment.started_at.map(|started| span(between(started, end)));
-    let place = match deployment.queue_position {
-        0 => String::new(),
-        position => format!(" ({position})"),
-    };
     vec![
         deployment.id.to_string(),
-        format!("{}{place}", deployment.status.as_str()),
+        status_and_more(deployment),
         clean(&deployment.pipeline),
         source(deployment.ref_name.as_deref(), deployment.commit.as_deref()).unwrap_or_else(|| "-".to_owned()),
         deployment.actor.as_deref().map_or_else(|| "-".to_owned(), clean),
         time(deployment.created_at, now),
         took.unwrap_or_else(|| "-".to_owned()),
     ]
+}
+
+/// `CANCELLED (SUPERSEDED)`, `PENDING (2)`: the status, and what else there is to say about it.
+fn status_and_more(deployment: &Deployment) -> String {
+    let status = deployment.status.as_str();
+    let more = match (&deployment.error, deployment.queue_position) {
+        // CANCELLED because CANCELLED says nothing more.
+        (Some(error), _) if error.code != status => format!(" ({})", clean(&error.code)),
+        (Some(_), _) | (None, 0) => String::new(),
+        (None, position) => format!(" ({position})"),
+    };
+    format!("{status}{more}")
 }
 
 fn project_lines(list: &ProjectList) -> Vec<String> {
@@ -122,7 +132,7 @@ fn project_lines(list: &ProjectList) -> Vec<String> {
             project.to_string(),
             holder.as_ref().map_or_else(|| "free".to_owned(), |holder| format!("held by {}", who_deploys(holder))),
             line_length.to_string(),
-            last_outcome.as_ref().map_or_else(|| "-".to_owned(), |last| last.status.as_str().to_owned()),
+            last_outcome.as_ref().map_or_else(|| "-".to_owned(), status_and_more),
         ]
     }));
     table::lines(&rows)

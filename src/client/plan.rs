@@ -9,7 +9,10 @@ use super::{
     },
     session::Session,
 };
-use crate::{api::Plan, model::ProjectName};
+use crate::{
+    api::{Plan, PlanChange},
+    model::ProjectName,
+};
 
 /// Prints the plan.
 ///
@@ -32,13 +35,7 @@ fn lines(plan: &Plan) -> Vec<String> {
         let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
         format!("  {} {}{marks}", clean(&phase.kind), clean(&phase.name))
     }));
-    if !plan.changes.is_empty() {
-        lines.push("since the last success:".to_owned());
-    }
-    lines.extend(plan.changes.iter().map(|change| {
-        let value = |value: &Option<String>| value.as_deref().map_or_else(|| "nothing".to_owned(), clean);
-        format!("  {}: {} -> {}", clean(&change.field), value(&change.from), value(&change.to))
-    }));
+    lines.extend(differences(&plan.changes));
     lines.push(match &plan.holder {
         None => "the slot is free: it would start at once".to_owned(),
         Some(holder) => {
@@ -51,4 +48,22 @@ fn lines(plan: &Plan) -> Vec<String> {
         }
     });
     lines
+}
+
+/// What differs from the last success.
+fn differences(changes: &[PlanChange]) -> Vec<String> {
+    // Whatever has succeeded had a pipeline.
+    if changes.iter().any(|change| change.field == "pipeline" && change.from.is_none()) {
+        return vec!["never deployed before, or never with success: there is nothing to compare with".to_owned()];
+    }
+    if changes.is_empty() {
+        return vec!["nothing differs from the last success".to_owned()];
+    }
+    let value = |value: &Option<String>| value.as_deref().map_or_else(|| "nothing".to_owned(), clean);
+    let line = |change: &PlanChange| match change.field.as_str() {
+        // Its value is a hash, which tells people no more than that it is another one.
+        "pipelineDigest" => "  the pipeline's definition changed".to_owned(),
+        field => format!("  {}: {} -> {}", clean(field), value(&change.from), value(&change.to)),
+    };
+    ["since the last success:".to_owned()].into_iter().chain(changes.iter().map(line)).collect()
 }

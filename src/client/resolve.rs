@@ -340,7 +340,13 @@ mod tests {
     fn refused() -> Observation {
         let body = json!({"errorCode": "PROJECT_PAUSED"});
         let code = Some(crate::api::ErrorCode::ProjectPaused);
-        Observation::Refused(Box::new(Refusal { status: 409, code, message: "paused".to_owned(), body }))
+        Observation::Refused(Box::new(Refusal {
+            status: 409,
+            code,
+            with_token: false,
+            message: "paused".to_owned(),
+            body,
+        }))
     }
 
     /// A word for each action, so that a whole conversation is one line.

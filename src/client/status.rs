@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::{
-    connection::{Connection, Fault, Patience},
-    exit::{Exit, Failure},
+    connection::{Connection, Patience},
+    exit::{Exit, Failure, about_project},
     render::{
         clean::clean,
         words::{between, source, span, time},
@@ -41,15 +41,10 @@ pub async fn find(
     if let Some(id) = id {
         return Ok(connection.deployment(project, id).await?);
     }
-    match connection.project(project).await {
-        Ok(view) => match view.holder {
-            Some(holder) => Ok(holder),
-            None => {
-                connection.deployments(project, None, 1, None).await?.deployments.into_iter().next().ok_or_else(none)
-            }
-        },
-        Err(Fault::Refused(refusal)) if refusal.status == 404 => Err(none()),
-        Err(fault) => Err(fault.into()),
+    let view = connection.project(project).await.map_err(|fault| about_project(connection, project, fault))?;
+    match view.holder {
+        Some(holder) => Ok(holder),
+        None => connection.deployments(project, None, 1, None).await?.deployments.into_iter().next().ok_or_else(none),
     }
 }
 

@@ -22,7 +22,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::exit::{Exit, Failure};
+use super::{
+    exit::{Exit, Failure},
+    render::words::span,
+};
 use crate::{
     api::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
     clock::{BootInstant, Clock},
@@ -31,8 +34,12 @@ use crate::{
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Spans are told in whole seconds: what is left of 15 s is 15 s for a while.
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
 /// How much longer than its window a call may take: a server under load answers within it, a dead one does not.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// What the last attempt may take at least, when hardly any patience is left.
+const LAST_ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 /// The largest answer that is read: a page of events is at most a few MiB, so more is no answer of ours.
 const BODY_LIMIT: usize = 32 << 20;
 /// How long a server may ask us to stay away; more would eat the deadline of whoever waits.
@@ -54,6 +61,12 @@ impl Patience {
     pub const QUESTION: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(15)) };
     /// For `logs --follow`, which has no deadline.
     pub const WATCH: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(300)) };
+
+    /// The same for who gives up after `timeout` anyway.
+    #[must_use]
+    pub fn within(self, timeout: Duration) -> Patience {
+        Patience { first: self.first.min(timeout), later: self.later }
+    }
 }
 
 /// Why there is no answer to go by.
@@ -87,6 +100,8 @@ pub struct Refusal {
     pub status: u16,
     /// What went wrong; `None` for a code of a newer server.
     pub code: Option<ErrorCode>,
+    /// Whether a token was shown.
+    pub with_token: bool,
     /// For people.
     pub message: String,
     /// The whole problem.
@@ -141,6 +156,7 @@ pub(super) struct Transport {
     notice: Notice,
     clock: Arc<dyn Clock>,
     contacted: AtomicBool,
+    in_doubt: AtomicBool,
     trouble: Mutex<Option<String>>,
 }
 
@@ -161,6 +177,7 @@ pub(super) struct Call<'a> {
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) replayed: bool,
+    pub(super) with_token: bool,
     pub(super) body: Value,
 }
 
@@ -193,7 +210,8 @@ impl Transport {
         }
         let http = http_client(&base, ca_cert)?;
         let trouble = Mutex::new(None);
-        Ok(Transport { http, base, token, patience, notice, clock, contacted: AtomicBool::new(false), trouble })
+        let (contacted, in_doubt) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Transport { http, base, token, patience, notice, clock, contacted, in_doubt, trouble })
     }
 
     /// The server's address.
@@ -211,11 +229,18 @@ impl Transport {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether the last submit may have reached the server without our having its answer. While every attempt was
+    /// refused at the door, there is nothing to wait for.
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::Relaxed)
+    }
+
     /// Sends until there is an answer, or patience ends.
     pub(super) async fn send(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         let mut retry = self.retry();
+        let mut limit = call.window + call.limit;
         loop {
-            let (why, after) = match self.attempt(call).await {
+            let (why, after) = match self.attempt(call, limit).await {
                 Attempt::Answered(answer) => {
                     self.set_trouble(None);
                     return Ok(answer);
@@ -223,13 +248,18 @@ impl Transport {
                 Attempt::Hopeless(fault) => return Err(fault),
                 Attempt::Again { why, after } => (why, after),
             };
-            retry.pause(why, after).await?;
+            let left = retry.pause(why, after).await?;
+            // A server that is mute must not take more than what was said; only the first attempt has all its time.
+            limit = match left {
+                Some(left) if call.window.is_zero() => call.limit.min(left.max(LAST_ATTEMPT_LIMIT)),
+                Some(_) | None => call.window + call.limit,
+            };
         }
     }
 
     /// Sends once; whoever calls knows best how long it may be tried again.
     pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Answer, Fault> {
-        match self.attempt(call).await {
+        match self.attempt(call, call.window + call.limit).await {
             Attempt::Answered(answer) => Ok(answer),
             Attempt::Again { why, .. } => Err(self.unreachable(why)),
             Attempt::Hopeless(fault) => Err(fault),
@@ -246,9 +276,20 @@ impl Transport {
         self.authorized(self.http.request(method, url))
     }
 
-    async fn attempt(&self, call: &Call<'_>) -> Attempt {
+    fn tell_trouble(&self, why: &str, contacted: bool, left: Option<Duration>) {
+        let what = if contacted { "does not answer as it should" } else { "does not answer" };
+        let limit = match left {
+            Some(left) => format!("for up to {}", span(left + HALF_A_SECOND)),
+            None => "until the deadline".to_owned(),
+        };
+        (self.notice)(&format!("{} {what} ({why}); trying again {limit}", self.server()));
+    }
+
+    async fn attempt(&self, call: &Call<'_>, limit: Duration) -> Attempt {
+        // Only a submit makes something that would have to be cancelled, and only a submit has a key.
+        let was_in_doubt = call.key.is_some().then(|| self.in_doubt.swap(true, Ordering::Relaxed));
         let mut request = self.http.request(call.method.clone(), call.url.clone()).header(ACCEPT, "application/json");
-        request = request.timeout(call.window + call.limit);
+        request = request.timeout(limit);
         if let Some(key) = call.key {
             request = request.header(IDEMPOTENCY_HEADER, key.as_str());
         }
@@ -261,8 +302,19 @@ impl Transport {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
         match self.authorized(request).send().await {
-            Ok(response) => self.judge(response).await,
-            Err(error) => self.failed(&error),
+            Ok(response) => {
+                let attempt = self.judge(response).await;
+                if was_in_doubt.is_some() && !matches!(attempt, Attempt::Again { .. }) {
+                    self.in_doubt.store(false, Ordering::Relaxed);
+                }
+                attempt
+            }
+            Err(error) => {
+                if let (Some(was_in_doubt), true) = (was_in_doubt, error.is_connect()) {
+                    self.in_doubt.store(was_in_doubt, Ordering::Relaxed);
+                }
+                self.failed(&error)
+            }
         }
     }
 
@@ -312,7 +364,10 @@ impl Transport {
             return Attempt::Again { why, after };
         }
         match body {
-            Some(body) if status.is_success() || is_problem => Attempt::Answered(Answer { status, replayed, body }),
+            Some(body) if status.is_success() || is_problem => {
+                let with_token = self.token.is_some();
+                Attempt::Answered(Answer { status, replayed, with_token, body })
+            }
             Some(_) | None => {
                 Attempt::Hopeless(self.foreign(format!("HTTP {status} without an answer that can be read")))
             }
@@ -385,23 +440,26 @@ pub(super) struct Retry<'a> {
 }
 
 impl Retry<'_> {
-    /// Waits until it is time for the next attempt.
+    /// Waits until it is time for the next attempt. Answers how much patience is left then; `None` where it has no end.
     ///
     /// # Errors
     /// It was tried for long enough.
-    pub(super) async fn pause(&mut self, why: String, after: Option<Duration>) -> Result<(), Fault> {
+    pub(super) async fn pause(&mut self, why: String, after: Option<Duration>) -> Result<Option<Duration>, Fault> {
         let Retry { transport, pauses, begun } = self;
-        let pause = pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
         let contacted = transport.contacted.load(Ordering::Relaxed);
         let patience = if contacted { transport.patience.later } else { Some(transport.patience.first) };
-        if patience.is_some_and(|patience| transport.clock.boot().since(*begun) + pause > patience) {
+        // The last attempt is made when patience ends, not up to a pause earlier.
+        let left = patience.map(|patience| patience.saturating_sub(transport.clock.boot().since(*begun)));
+        if left.is_some_and(|left| left.is_zero()) {
             return Err(transport.unreachable(why));
         }
+        let pause = pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
+        let pause = pause.min(left.unwrap_or(pause));
         if transport.set_trouble(Some(&why)) {
-            (transport.notice)(&format!("{} does not answer as it should, trying again ({why})", transport.server()));
+            transport.tell_trouble(&why, contacted, left);
         }
         tokio::time::sleep(pause).await;
-        Ok(())
+        Ok(left.map(|left| left - pause))
     }
 }
 
@@ -479,6 +537,7 @@ pub(super) fn refusal(answer: Answer) -> Refusal {
     Refusal {
         status: answer.status.as_u16(),
         code: code_of(&answer.body),
+        with_token: answer.with_token,
         message: message_of(&answer.body),
         body: answer.body,
     }

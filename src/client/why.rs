@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::{
-    connection::{Fault, Patience},
-    exit::{Exit, Failure},
+    connection::Patience,
+    exit::{Exit, Failure, about_project},
     render::{
         clean::clean,
         words::{Ahead, between, span, time, who_deploys},
@@ -26,14 +26,8 @@ const LINE_LIMIT: usize = 20;
 /// There is no such project, or no answer.
 pub async fn run(args: &Why) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::QUESTION)?;
-    let view = match session.connection.project(&args.target.project).await {
-        Ok(view) => view,
-        Err(Fault::Refused(refusal)) if refusal.status == 404 => {
-            let failure = Failure::from(*refusal);
-            return Err(failure.hint("`singletrack list` without a project shows the projects"));
-        }
-        Err(fault) => return Err(fault.into()),
-    };
+    let (connection, project) = (&session.connection, &args.target.project);
+    let view = connection.project(project).await.map_err(|fault| about_project(connection, project, fault))?;
     session.answer(&view, &lines(&view, session.clock.wall()))?;
     Ok(Exit::Done)
 }

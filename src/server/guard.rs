@@ -46,10 +46,12 @@ impl Access {
                 ));
             }
         } else if uri.path().starts_with("/v1") && !self.knows_bearer(headers) {
-            return Err(Failure::new(
-                ErrorCode::Unauthorized,
-                "send a token of this server: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line",
-            ));
+            let detail = if headers.contains_key(header::AUTHORIZATION) {
+                "this server does not know this token"
+            } else {
+                "this server wants a token: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line"
+            };
+            return Err(Failure::new(ErrorCode::Unauthorized, detail));
         }
         if is_foreign(headers, &host) {
             return Err(Failure::new(ErrorCode::ForbiddenOrigin, "pages of other sites may not call this server"));

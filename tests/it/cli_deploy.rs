@@ -3,6 +3,7 @@
 use std::{
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -107,7 +108,7 @@ fn a_held_slot_is_waited_for_and_asked_for_once_more_with_the_same_body_and_key(
     assert_eq!(body["inputs"], json!({"color": "blue"}));
     assert_eq!(body["actor"], "tester");
     assert!(fake.of(TURN)[0].path.ends_with(&format!("/{OURS}/turn")));
-    assert_eq!(fake.of(TURN)[0].query, "maxWaitSeconds=30");
+    assert_eq!(fake.of(TURN)[0].query, "maxWaitSeconds=10");
     // For whom, how far, how long yet, the own place.
     ended.says("waiting for alice's deploy of main").says("phase migrate, 40 %").says("about 1m00s left");
     ended.says("you are next").says("https://ci.example/17");
@@ -358,10 +359,28 @@ fn without_a_server_it_is_said_what_to_check() {
     let server = format!("http://127.0.0.1:{port}");
     let args = ["deploy", "--project", "web", "--timeout", "1s", "--server", &server, "--json"];
     let mut command = Command::new(SINGLETRACK);
+    let begun = Instant::now();
     let ended = Ended::of(command.env_clear().args(args).output().expect("it runs"));
-    ended.expect(125).says("trying again").says("refused").says("hint: check --server");
+    ended.expect(125).says("trying again for up to 1s").says("refused").says("hint: check --server");
+    // Nothing was sent, so no answer is waited for past the deadline.
+    assert!(begun.elapsed() < Duration::from_millis(2_500), "{:?}", begun.elapsed());
     let told: Value = serde_json::from_str(&ended.stdout).expect("JSON for who asked for it");
     assert_eq!(told["exitCode"], 125);
+}
+
+#[test]
+fn without_a_server_the_timeout_is_not_used_up() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    // By name, which may stand for more than one address.
+    let server = format!("http://localhost:{port}");
+    let begun = Instant::now();
+    let mut command = Command::new(SINGLETRACK);
+    let ended = Ended::of(
+        command.env_clear().args(["deploy", "--project", "web", "--server", &server]).output().expect("it runs"),
+    );
+    ended.expect(125).says("trying again for up to 15s").says("hint: check --server");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(14) && took < Duration::from_secs(20), "{took:?}");
 }
 
 #[test]
@@ -435,6 +454,26 @@ fn a_step_that_is_repeated_in_its_job_finds_its_deployment_again() {
     };
     assert_eq!(run("1"), run("1"));
     assert_ne!(run("1"), run("2"));
+}
+
+#[test]
+fn a_message_is_told_once_and_not_again_for_a_later_phase() {
+    let progress = |percent: u8, message: &str| json!({"type": "progress", "status": "RUNNING", "progress": percent, "message": message});
+    let fake = Fake::start(move |request, _| match request.route().as_str() {
+        SUBMIT => Reply::Json(202, deployment(OURS, "PENDING")),
+        EVENTS => Reply::Stream(vec![
+            Part::Text(frame(1, &json!({"type": "phase", "name": "upload", "state": "started"}))),
+            Part::Text(frame(2, &progress(0, "Uploading"))),
+            Part::Text(frame(3, &progress(33, "Uploading"))),
+            Part::Text(frame(4, &json!({"type": "phase", "name": "switch", "state": "started"}))),
+            Part::Text(frame(5, &progress(66, "Uploading"))),
+            Part::Text(frame(6, &progress(80, "Switching"))),
+            Part::Text(frame(7, &complete(&deployment(OURS, "SUCCEEDED")))),
+        ]),
+        other => panic!("unexpected: {other}"),
+    });
+    let told = "==> upload\n      0 % Uploading\n     33 %\n==> switch\n     66 %\n     80 % Switching\n";
+    deploy(&fake, &[]).expect(0).says(told);
 }
 
 #[test]

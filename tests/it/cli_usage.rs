@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::{
-    fake::{Fake, HOLDER, OURS, Reply, complete, conflict, deployment, log, problem},
+    fake::{Fake, HOLDER, OURS, Reply, complete, conflict, deployment, ended, log, problem},
     harness::SINGLETRACK,
 };
 
@@ -103,6 +103,19 @@ fn a_token_file_is_read_and_never_shown() {
 }
 
 #[test]
+fn no_token_and_an_unknown_one_are_two_things() {
+    let fake = Fake::start(|_, _| Reply::Json(401, problem(401, "UNAUTHORIZED")));
+    let (code, _, stderr) = ask(&fake, &["list"]);
+    assert!(
+        code == 125 && stderr.contains("no token was sent: set SINGLETRACK_TOKEN, or pass --token-file"),
+        "{stderr}"
+    );
+    let environment = [("SINGLETRACK_URL", fake.url.as_str()), ("SINGLETRACK_TOKEN", "st_wrong")];
+    let (code, _, stderr) = run(&environment, &["list"]);
+    assert!(code == 125 && stderr.contains("none of its tokens") && !stderr.contains("st_wrong"), "{stderr}");
+}
+
+#[test]
 fn why_tells_who_holds_the_slot_who_waits_and_what_to_do() {
     let fake = Fake::start(|_, _| Reply::Json(200, project_view()));
     let (code, stdout, stderr) = ask(&fake, &["why"]);
@@ -162,11 +175,14 @@ fn status_and_logs_without_an_id_take_the_holder_else_the_latest() {
 #[test]
 fn a_project_that_is_not_there_is_said_so() {
     let fake = Fake::start(|_, _| Reply::Json(404, problem(404, "NOT_FOUND")));
-    for args in [&["why"][..], &["status"], &["logs"], &["cancel", OURS]] {
+    for args in [&["why"][..], &["status"], &["logs"], &["list"], &["list", "--status", "failed"]] {
         let (code, _, stderr) = ask(&fake, args);
         assert_eq!(code, 2, "{args:?}: {stderr}");
-        assert!(stderr.starts_with("error: "), "{stderr}");
+        assert!(stderr.starts_with("error: no such project web on this server"), "{args:?}: {stderr}");
     }
+    let (code, _, stderr) = ask(&fake, &["cancel", OURS]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.starts_with("error: "), "{stderr}");
 }
 
 #[test]
@@ -181,6 +197,19 @@ fn list_goes_on_over_pages_and_ends_at_its_limit() {
     assert_eq!(stdout.lines().count(), 3, "a head and two rows:\n{stdout}");
     let queries: Vec<_> = fake.requests().into_iter().map(|request| request.query).collect();
     assert_eq!(queries, ["limit=100&status=SUCCEEDED", "limit=100&status=SUCCEEDED&cursor=more"]);
+}
+
+#[test]
+fn list_shows_the_error_code_where_it_says_more_than_the_status() {
+    let list: Vec<_> = [("CANCELLED", "SUPERSEDED"), ("FAILED", "WORKER_LOST"), ("CANCELLED", "CANCELLED")]
+        .map(|(status, code)| ended(status, code, None))
+        .to_vec();
+    let fake = Fake::start(move |_, _| Reply::Json(200, json!({"deployments": list, "nextCursor": null})));
+    let (code, stdout, stderr) = ask(&fake, &["list"]);
+    assert_eq!(code, 0, "{stderr}");
+    for text in ["  CANCELLED (SUPERSEDED)  ", "  FAILED (WORKER_LOST)  ", "  CANCELLED  "] {
+        assert!(stdout.contains(text), "{text:?} is not in:\n{stdout}");
+    }
 }
 
 #[test]
@@ -242,6 +271,26 @@ fn a_dry_run_prints_the_plan_and_sends_nothing_else() {
     assert_eq!(fake.requests().len(), 1);
     assert_eq!(fake.requests()[0].query, "dryRun=true");
     assert_eq!(fake.requests()[0].header("idempotency-key"), None);
+}
+
+#[test]
+fn a_plan_tells_what_differs_in_words() {
+    let digest = |from: Value| json!({"field": "pipelineDigest", "from": from, "to": "c0ffee"});
+    let first = json!({"field": "pipeline", "from": null, "to": "deploy"});
+    for (changes, says) in [
+        (json!([first, digest(Value::Null)]), "\nnever deployed before"),
+        (json!([digest(json!("decaf"))]), "since the last success:\n  the pipeline's definition changed\n"),
+        (json!([]), "nothing differs from the last success"),
+    ] {
+        let plan = json!({
+            "dryRun": true, "project": "web", "pipeline": "deploy", "phases": [], "changes": changes,
+            "holder": null, "queuePosition": 0, "expectedWait": null,
+        });
+        let fake = Fake::start(move |_, _| Reply::Json(200, plan.clone()));
+        let (code, stdout, stderr) = ask(&fake, &["deploy", "--dry-run"]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains(says) && !stdout.contains("c0ffee"), "{says:?} is not in:\n{stdout}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod api;
 mod artifact;
+mod cli_demo;
 mod cli_deploy;
 mod cli_live;
 mod cli_usage;

@@ -42,7 +42,9 @@ pub struct Screen {
 struct Told {
     wait: Option<(String, BootInstant)>,
     phase: Option<String>,
+    /// The last message, and whether the phase that runs has said it: one stands until another comes, over phases too.
     message: Option<String>,
+    is_of_phase: bool,
     percent: u8,
     upload: Option<BootInstant>,
 }
@@ -167,23 +169,24 @@ impl Screen {
         self.line(&format!("{HEADING}==> {name}{state}{HEADING:#}{message}"));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.phase = Some(name);
-        told.message = None;
+        told.is_of_phase = false;
         self.draw(&told);
     }
 
     fn progress(&self, percent: u8, message: Option<&str>) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let message = message.map(clean).filter(|message| !message.is_empty());
+        let new_message = message.filter(|message| told.message.as_ref() != Some(message));
         // In a log each ten percent is a line, and each new message.
-        let is_news = percent / 10 > told.percent / 10 || (message.is_some() && message != told.message);
+        let is_news = percent / 10 > told.percent / 10 || new_message.is_some();
         told.percent = percent;
-        told.message = message.or_else(|| told.message.take());
-        if self.bar.is_some() {
-            self.draw(&told);
-        } else if is_news {
-            let message = told.message.as_deref().unwrap_or_default();
-            print::progress(format!("    {percent:>3} % {message}").trim_end());
+        if self.bar.is_none() && is_news {
+            print::progress(format!("    {percent:>3} % {}", new_message.as_deref().unwrap_or_default()).trim_end());
         }
+        if new_message.is_some() {
+            (told.message, told.is_of_phase) = (new_message, true);
+        }
+        self.draw(&told);
     }
 
     fn draw(&self, told: &Told) {
@@ -191,7 +194,7 @@ impl Screen {
         bar.set_style(style(RUNNING));
         bar.set_length(100);
         bar.set_position(u64::from(told.percent));
-        let parts = [told.phase.as_deref(), told.message.as_deref()];
+        let parts = [told.phase.as_deref(), told.message.as_deref().filter(|_| told.is_of_phase)];
         bar.set_message(parts.into_iter().flatten().collect::<Vec<_>>().join(": "));
     }
 
