@@ -24,6 +24,7 @@ pub enum ErrorCode {
     NotAcceptable,
     StillRunning,
     StillWaiting,
+    NothingToDo,
     RequestTimeout,
     DeploymentInProgress,
     Outdated,
@@ -34,6 +35,7 @@ pub enum ErrorCode {
     NotOlder,
     SuccessorGone,
     HolderChanged,
+    NoAgent,
     LeaseLost,
     BodyTooLarge,
     UriTooLong,
@@ -48,7 +50,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 34] = [
+    pub const ALL: [ErrorCode; 36] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -63,6 +65,7 @@ impl ErrorCode {
         ErrorCode::NotAcceptable,
         ErrorCode::StillRunning,
         ErrorCode::StillWaiting,
+        ErrorCode::NothingToDo,
         ErrorCode::RequestTimeout,
         ErrorCode::DeploymentInProgress,
         ErrorCode::Outdated,
@@ -73,6 +76,7 @@ impl ErrorCode {
         ErrorCode::NotOlder,
         ErrorCode::SuccessorGone,
         ErrorCode::HolderChanged,
+        ErrorCode::NoAgent,
         ErrorCode::LeaseLost,
         ErrorCode::BodyTooLarge,
         ErrorCode::UriTooLong,
@@ -99,7 +103,9 @@ impl ErrorCode {
             ErrorCode::NotFound => 404,
             ErrorCode::MethodNotAllowed => 405,
             ErrorCode::NotAcceptable => 406,
-            ErrorCode::StillRunning | ErrorCode::StillWaiting | ErrorCode::RequestTimeout => 408,
+            ErrorCode::StillRunning | ErrorCode::StillWaiting | ErrorCode::NothingToDo | ErrorCode::RequestTimeout => {
+                408
+            }
             ErrorCode::DeploymentInProgress
             | ErrorCode::Outdated
             | ErrorCode::DeadlinePassed
@@ -109,6 +115,7 @@ impl ErrorCode {
             | ErrorCode::NotOlder
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
+            | ErrorCode::NoAgent
             | ErrorCode::LeaseLost => 409,
             ErrorCode::BodyTooLarge => 413,
             ErrorCode::UriTooLong => 414,
@@ -137,6 +144,7 @@ impl ErrorCode {
             ErrorCode::NotAcceptable => "The route cannot answer in a form that was asked for",
             ErrorCode::StillRunning => "The deployment is not final yet",
             ErrorCode::StillWaiting => "The deployment is still in line",
+            ErrorCode::NothingToDo => "There is no work for this agent yet",
             ErrorCode::RequestTimeout => "The request did not arrive in time",
             ErrorCode::DeploymentInProgress => "Another deployment holds the project's slot",
             ErrorCode::Outdated => "A newer build was deployed already",
@@ -147,6 +155,7 @@ impl ErrorCode {
             ErrorCode::NotOlder => "A deployment can only supersede older ones",
             ErrorCode::SuccessorGone => "The superseding deployment is not in line",
             ErrorCode::HolderChanged => "Another deployment holds the slot by now",
+            ErrorCode::NoAgent => "No agent is connected that could run it",
             ErrorCode::LeaseLost => "The lease is not, or no longer, this deployment's",
             ErrorCode::BodyTooLarge => "The body is larger than this route takes",
             ErrorCode::UriTooLong => "The address is longer than 8 KiB",
@@ -165,8 +174,10 @@ impl ErrorCode {
         match self {
             ErrorCode::StillRunning
             | ErrorCode::StillWaiting
+            | ErrorCode::NothingToDo
             | ErrorCode::RequestTimeout
             | ErrorCode::DeploymentInProgress
+            | ErrorCode::NoAgent
             | ErrorCode::LineFull
             | ErrorCode::ProjectPaused
             | ErrorCode::Unavailable

@@ -153,7 +153,8 @@ fn exit_of(refusal: &Refusal) -> Exit {
             | ErrorCode::DeploymentInProgress
             | ErrorCode::PreemptionRefused
             | ErrorCode::NotOlder
-            | ErrorCode::HolderChanged,
+            | ErrorCode::HolderChanged
+            | ErrorCode::NoAgent,
         ) => Exit::Blocked,
         Some(ErrorCode::LeaseLost) => Exit::LeaseLost,
         Some(
@@ -164,6 +165,7 @@ fn exit_of(refusal: &Refusal) -> Exit {
             | ErrorCode::NotAcceptable
             | ErrorCode::StillRunning
             | ErrorCode::StillWaiting
+            | ErrorCode::NothingToDo
             | ErrorCode::RequestTimeout
             | ErrorCode::UriTooLong
             | ErrorCode::UnsupportedMediaType
@@ -188,6 +190,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::DeadlinePassed => Some("pass a longer --timeout; `singletrack why` shows who holds the slot"),
         ErrorCode::ProjectPaused => Some("the project's configuration has paused = true; `singletrack why` shows it"),
+        ErrorCode::NoAgent => Some("start one with `singletrack agent`; `singletrack why` shows which were seen when"),
         ErrorCode::LineFull | ErrorCode::HolderChanged => {
             Some("`singletrack why` shows who holds the slot and who waits")
         }
@@ -202,6 +205,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::NotAcceptable
         | ErrorCode::StillRunning
         | ErrorCode::StillWaiting
+        | ErrorCode::NothingToDo
         | ErrorCode::RequestTimeout
         | ErrorCode::DeploymentInProgress
         | ErrorCode::PreemptionRefused

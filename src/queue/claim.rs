@@ -1,9 +1,11 @@
 //! Claim: a worker takes a deployment that holds its slot.
 
+use std::collections::BTreeMap;
+
 use super::{Queue, WorkerError};
 use crate::{
-    model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Slot, admission},
-    store::{StoreError, transact},
+    model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Slot, State, admission},
+    store::{Claimable, StoreError, transact},
 };
 
 /// A deployment and the proof that it is the worker's.
@@ -15,7 +17,38 @@ pub struct Claimed {
     pub secret: LeaseSecret,
 }
 
+/// How many claimable deployments are looked at: one a project, so this is the number of projects with work.
+const LOOK_LIMIT: usize = 4096;
+
 impl Queue {
+    /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`, who is the only one to call
+    /// himself so. What he took before, and still runs, is his again: its first answer was lost.
+    ///
+    /// # Errors
+    /// The store did not do it, or the system has no randomness for a secret.
+    pub async fn claim_any(
+        &self,
+        holder: &str,
+        offers: &BTreeMap<ProjectName, Vec<String>>,
+    ) -> Result<Option<Claimed>, WorkerError> {
+        for project in offers.keys() {
+            let state = self.store.project(project.clone(), 0).await?;
+            let Some(deployment) = state.and_then(|state| state.holder) else { continue };
+            if matches!(&deployment.state, State::Running(lease) if lease.worker == holder) {
+                let secret = self.secret_again(&deployment)?;
+                return Ok(Some(Claimed { deployment, secret }));
+            }
+        }
+        for Claimable { project, id, spec } in self.store.claimable(LOOK_LIMIT).await? {
+            if offers.get(&project).is_some_and(|pipelines| pipelines.contains(&spec.pipeline))
+                && let Some(claimed) = self.claim(project, id, holder.to_owned()).await?
+            {
+                return Ok(Some(claimed));
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes a deployment for `worker`; `None` where somebody else has it, or it is final by now.
     ///
     /// # Errors
@@ -37,5 +70,9 @@ impl Queue {
         })
         .await?;
         Ok(claimed.ok().map(|deployment| Claimed { deployment, secret }))
+    }
+
+    fn secret_again(&self, _deployment: &Deployment) -> Result<LeaseSecret, StoreError> {
+        LeaseSecret::generate().map_err(|error| StoreError::Unavailable(format!("no randomness for a lease: {error}")))
     }
 }

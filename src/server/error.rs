@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::{
     api::{ErrorCode, Problem},
     model::admission::Rejection,
+    queue::WorkerError,
     store::StoreError,
     watch::WatchError,
 };
@@ -128,6 +129,18 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<WorkerError> for Failure {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::LeaseLost => Failure::new(
+                ErrorCode::LeaseLost,
+                "the lease is not, or no longer, this deployment's; stop what runs under it",
+            ),
+            WorkerError::Store(error) => error.into(),
+        }
+    }
+}
+
 impl From<WatchError> for Failure {
     fn from(error: WatchError) -> Self {
         match error {
@@ -151,6 +164,7 @@ impl From<Rejection> for Failure {
             Rejection::LineFull { .. } => "; try again later",
             Rejection::KeyReused => "; use a new key for a new request",
             Rejection::PreemptionRefused => "; wait for your turn",
+            Rejection::NoAgent { .. } => "; start it, or submit again when it is back",
             Rejection::NotOlder | Rejection::SuccessorGone => "; ask for your own place in line",
         };
         let code = match &rejection {
@@ -160,6 +174,7 @@ impl From<Rejection> for Failure {
             Rejection::LineFull { .. } => ErrorCode::LineFull,
             Rejection::KeyReused => ErrorCode::KeyReused,
             Rejection::PreemptionRefused => ErrorCode::PreemptionRefused,
+            Rejection::NoAgent { .. } => ErrorCode::NoAgent,
             Rejection::NotOlder => ErrorCode::NotOlder,
             Rejection::SuccessorGone => ErrorCode::SuccessorGone,
         };

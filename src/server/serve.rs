@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::{Access, App, Metrics, router::router};
+use super::{Access, App, Metrics, agents::Agents, router::router};
 use crate::{config::Config, model::ProjectName, queue::Queue, watch::Watch};
 
 /// Headers that trickle slower than this are given up.
@@ -89,8 +89,9 @@ pub async fn serve(
     }
     let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
-    let access = Access { tokens: config.tokens.clone(), allowed_hosts: config.allowed_hosts.clone() };
-    let router = router(Arc::new(App { queue, watch, projects: Arc::new(projects), access, metrics }));
+    let access = Access::new(&config.tokens, config.allowed_hosts.clone());
+    let agents = Arc::new(Agents::new(queue.clock().clone()));
+    let router = router(Arc::new(App { queue, watch, projects: Arc::new(projects), access, agents, metrics }));
     let accepting = tokio::spawn(accept(listener, router, shutdown));
     Ok(Server { address, accepting })
 }

@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     api::{ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest},
+    config::WithoutAgent,
     model::{
         DeploymentId, Executor, IdempotencyKey, ProjectName, Spec,
-        admission::{self, Admission, Submission},
+        admission::{self, Admission, Rejection, Submission},
     },
     queue::Submitted,
     store::Placed,
@@ -62,8 +63,24 @@ pub async fn submit(
         body::parse(&bytes)?
     };
     check(&wish, key.as_ref())?;
-    let submission = submission(&app, project, wish, key)?;
+    let mut submission = submission(&app, project, wish, key)?;
+    if !dry_run {
+        submission.refusal = without_agent(&app, &submission).await;
+    }
     if dry_run { plan::plan(&app, submission).await } else { decide(&app, submission).await }
+}
+
+/// Why nothing can be made of it now, where its project wants to know at once that no agent is there.
+async fn without_agent(app: &App, submission: &Submission) -> Option<Rejection> {
+    let Submission { project, spec, .. } = submission;
+    let by_agents = app.by_agents(project)?;
+    if spec.executor == Executor::Client || by_agents.without_agent == WithoutAgent::Wait {
+        return None;
+    }
+    if app.agents.is_there(project, &spec.pipeline).await {
+        return None;
+    }
+    Some(Rejection::NoAgent { pipeline: echo(&spec.pipeline), known: app.agents.in_words(project) })
 }
 
 async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> {
@@ -203,7 +220,13 @@ fn submission(
     // The fields stand in one order always, so equal requests have equal texts.
     let fingerprint = Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into();
     let pipeline = wish.pipeline.unwrap_or_else(|| "deploy".to_owned());
-    let pipeline_digest = app.pipeline_digest(&project, &pipeline)?;
+    let (pipeline_digest, claim_within_seconds) = match app.by_agents(&project) {
+        Some(by_agents) => {
+            app.require_offered(&project, &pipeline)?;
+            (None, Some(by_agents.unclaimed_timeout.as_secs().max(1)))
+        }
+        None => (Some(app.pipeline_digest(&project, &pipeline)?), None),
+    };
     let spec = Spec {
         pipeline,
         ref_name: wish.ref_name,
@@ -217,8 +240,9 @@ fn submission(
         rollback: wish.rollback,
         deadline_seconds: wish.deadline_seconds,
         retry_of: None,
-        pipeline_digest: Some(pipeline_digest),
+        pipeline_digest,
+        claim_within_seconds,
     };
     let key = key.map(|key| (key, fingerprint));
-    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict })
+    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, refusal: None })
 }

@@ -259,6 +259,7 @@ async fn an_idempotency_key_brings_its_deployment_and_fingerprint(trial: Trial) 
         spec: spec(),
         key: Some((key.clone(), [fingerprint; 32])),
         on_conflict: OnConflict::Refuse,
+        refusal: None,
     };
     assert_eq!(trial.queue.submit(wish(1, 7)).await.unwrap().admission, Admission::Accepted(id(1)));
     let load = || Load { key: Some(key.clone()), ..Load::default() };
@@ -290,6 +291,7 @@ async fn a_decision_that_cannot_be_recorded_changes_nothing_and_stops_nobody(tri
         spec: spec(),
         key: Some((key.clone(), [fingerprint; 32])),
         on_conflict: OnConflict::Queue,
+        refusal: None,
     };
     trial.queue.submit(wish(2, "web", 1)).await.unwrap();
     let before = trial.store.project(name("web"), 9).await.unwrap();

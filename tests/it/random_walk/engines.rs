@@ -188,6 +188,7 @@ impl Walk {
                         Conflict::Wait => OnConflict::Wait,
                         Conflict::Queue => OnConflict::Queue,
                     },
+                    refusal: None,
                 };
                 self.admission(queue.submit(submission).await.unwrap().admission)
             }
