@@ -90,7 +90,13 @@ impl Reaper {
                     let code = ended.status().as_str();
                     tracing::info!(%project, deployment.id = %id, deployment.status = code, ?cause, "reaped");
                 }
-                Err(Refusal::Alive | Refusal::Final | Refusal::LeaseLost | Refusal::WrongState) => {}
+                Err(
+                    Refusal::Alive
+                    | Refusal::Final
+                    | Refusal::LeaseLost
+                    | Refusal::WrongState
+                    | Refusal::ReportGap { .. },
+                ) => {}
             }
         }
         Ok(ended_count)

@@ -143,6 +143,22 @@ impl Watch {
         }
     }
 
+    /// Waits until the deployment's worker is asked to stop, or has lost its lease, at most for `window`.
+    ///
+    /// # Errors
+    /// There is no such deployment, or the store does not answer.
+    pub async fn worker_called(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        window: Duration,
+    ) -> Result<Placed, WatchError> {
+        let called = |deployment: &Deployment| deployment.cancel.is_some() || deployment.is_final();
+        match self.until(project, id, window, called).await? {
+            Waited::Reached(placed) | Waited::NotYet(placed) => Ok(placed),
+        }
+    }
+
     async fn until(
         &self,
         project: &ProjectName,

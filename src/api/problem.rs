@@ -37,6 +37,7 @@ pub enum ErrorCode {
     HolderChanged,
     NoAgent,
     LeaseLost,
+    ReportGap,
     BodyTooLarge,
     UriTooLong,
     UnsupportedMediaType,
@@ -50,7 +51,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 36] = [
+    pub const ALL: [ErrorCode; 37] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -78,6 +79,7 @@ impl ErrorCode {
         ErrorCode::HolderChanged,
         ErrorCode::NoAgent,
         ErrorCode::LeaseLost,
+        ErrorCode::ReportGap,
         ErrorCode::BodyTooLarge,
         ErrorCode::UriTooLong,
         ErrorCode::UnsupportedMediaType,
@@ -116,7 +118,8 @@ impl ErrorCode {
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
             | ErrorCode::NoAgent
-            | ErrorCode::LeaseLost => 409,
+            | ErrorCode::LeaseLost
+            | ErrorCode::ReportGap => 409,
             ErrorCode::BodyTooLarge => 413,
             ErrorCode::UriTooLong => 414,
             ErrorCode::UnsupportedMediaType => 415,
@@ -157,6 +160,7 @@ impl ErrorCode {
             ErrorCode::HolderChanged => "Another deployment holds the slot by now",
             ErrorCode::NoAgent => "No agent is connected that could run it",
             ErrorCode::LeaseLost => "The lease is not, or no longer, this deployment's",
+            ErrorCode::ReportGap => "Reports before these are missing",
             ErrorCode::BodyTooLarge => "The body is larger than this route takes",
             ErrorCode::UriTooLong => "The address is longer than 8 KiB",
             ErrorCode::UnsupportedMediaType => "The body's type or encoding is not one that this route takes",
@@ -202,6 +206,7 @@ impl ErrorCode {
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
             | ErrorCode::LeaseLost
+            | ErrorCode::ReportGap
             | ErrorCode::BodyTooLarge
             | ErrorCode::UriTooLong
             | ErrorCode::UnsupportedMediaType

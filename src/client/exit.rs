@@ -156,7 +156,7 @@ fn exit_of(refusal: &Refusal) -> Exit {
             | ErrorCode::HolderChanged
             | ErrorCode::NoAgent,
         ) => Exit::Blocked,
-        Some(ErrorCode::LeaseLost) => Exit::LeaseLost,
+        Some(ErrorCode::LeaseLost | ErrorCode::ReportGap) => Exit::LeaseLost,
         Some(
             ErrorCode::Unauthorized
             | ErrorCode::HostNotAllowed
@@ -212,6 +212,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::NotOlder
         | ErrorCode::SuccessorGone
         | ErrorCode::LeaseLost
+        | ErrorCode::ReportGap
         | ErrorCode::BodyTooLarge
         | ErrorCode::UriTooLong
         | ErrorCode::UnsupportedMediaType

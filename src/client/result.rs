@@ -142,6 +142,7 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
             Status::Cancelled => "it is cancelled".to_owned(),
         },
     );
+    let is_open = deployment.as_ref().is_none_or(|deployment| !deployment.status.is_final());
     let look = |id| format!("`singletrack status --project {project} {id}` shows how it stands");
     let (exit, message, hint) = match (why, reached) {
         (Stop::Signal, Reached::Nothing) => {
@@ -151,7 +152,7 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
             (Exit::Interrupted, format!("interrupted in line; deployment {id}: {became}"), None)
         }
         (Stop::Signal, Reached::Slot(id)) => {
-            (Exit::Interrupted, format!("interrupted; deployment {id}: {became}"), Some(look(id)))
+            (Exit::Interrupted, format!("interrupted; deployment {id}: {became}"), is_open.then(|| look(id)))
         }
         (Stop::Deadline, Reached::Nothing) => (
             if is_down { Exit::Fault } else { Exit::TimedOut },

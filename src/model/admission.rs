@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::{
     deployment::{CancelCause, Deployment, Outcome, Place, Spec, State},
     ids::{DeploymentId, IdempotencyKey, ProjectName},
-    lease::SecretHash,
+    lease::{LeaseSecret, Pepper, SecretHash},
     lifecycle::{Command, Entry, Refusal},
     policy::{LinePolicy, Policy, Preempt},
     project::StartedOrder,
@@ -30,6 +30,19 @@ pub struct Submission {
     pub on_conflict: OnConflict,
     /// Why nothing new may be made of it now; what was granted before is found all the same.
     pub refusal: Option<Rejection>,
+    /// The lease that the client, being the worker itself, wants with the slot.
+    pub claim: Option<ClaimTerms>,
+}
+
+/// A lease that is wanted together with the slot.
+#[derive(Clone, Debug)]
+pub struct ClaimTerms {
+    /// What the lease's secret is made from.
+    pub pepper: Pepper,
+    /// How long the lease lasts.
+    pub ttl: Duration,
+    /// The worker's name.
+    pub worker: String,
 }
 
 /// What a client wants when the slot is held.
@@ -109,6 +122,17 @@ pub enum Rejection {
 /// Decides a submit. Needs the key's deployment and [`super::LineLoad::Head`], or `All` where the line keeps the latest
 /// only.
 pub fn submit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Policy) -> Admission {
+    let terms = wish.claim.clone();
+    let admission = admit(slot, keyed, wish, policy);
+    if let (Admission::Accepted(id), Some(ClaimTerms { pepper, ttl, worker })) = (&admission, terms) {
+        let secret = LeaseSecret::derive(&pepper, *id).hash();
+        // Who is only queued has no slot to work under; every other one that was accepted is ready.
+        let _ = slot.step(*id, Command::Claim { secret, ttl, worker });
+    }
+    admission
+}
+
+fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Policy) -> Admission {
     if let Some(keyed) = keyed {
         return match &wish.key {
             Some((_, fingerprint)) if *fingerprint == keyed.fingerprint => repeat(slot, &keyed.deployment),

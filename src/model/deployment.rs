@@ -88,6 +88,8 @@ pub struct Deployment {
     pub cancel: Option<CancelRequest>,
     /// How many events it has: the `seq` of the last one.
     pub event_count: u64,
+    /// How many of its worker's numbered reports are recorded.
+    pub report_count: u64,
     /// How much output is kept of it.
     pub logs: LogAccount,
     /// When it was submitted.

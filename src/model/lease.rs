@@ -6,21 +6,56 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
-use super::ids::Revision;
+use super::ids::{DeploymentId, Revision};
 
-/// What a worker shows with each call; 256 random bits, handed out once and never stored.
-#[derive(Clone)]
-pub struct LeaseSecret([u8; 32]);
+/// What the servers of one store share and nobody else knows.
+#[derive(Clone, Copy)]
+pub struct Pepper([u8; 32]);
 
-impl LeaseSecret {
-    /// A new secret.
+impl Pepper {
+    /// A new one.
     ///
     /// # Errors
     /// When the system has no randomness to give.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes)?;
-        Ok(LeaseSecret(bytes))
+        Ok(Pepper(bytes))
+    }
+
+    /// The one with these bytes, as a store keeps it.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Pepper(bytes)
+    }
+
+    /// Its bytes, for a store to keep.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pepper(…)")
+    }
+}
+
+/// What a worker shows with each call: 256 bits that cannot be guessed, and are never stored.
+#[derive(Clone)]
+pub struct LeaseSecret([u8; 32]);
+
+impl LeaseSecret {
+    /// The secret of a deployment's lease: an HMAC under the store's own secret. A deployment has one lease in its life,
+    /// so a worker whose answer was lost can be told it again, and still it stands nowhere.
+    pub fn derive(pepper: &Pepper, deployment: DeploymentId) -> Self {
+        // HMAC (RFC 2104) with SHA-256, whose blocks are 64 bytes; the key is shorter.
+        let pad = |byte: u8| {
+            let mut block = [byte; 64];
+            block.iter_mut().zip(pepper.0).for_each(|(block, key)| *block ^= key);
+            block
+        };
+        let inner = Sha256::new().chain_update(pad(0x36)).chain_update(b"lease").chain_update(deployment.as_bytes());
+        LeaseSecret(Sha256::new().chain_update(pad(0x5c)).chain_update(inner.finalize()).finalize().into())
     }
 
     /// The secret for the wire: 64 hexadecimal digits.

@@ -52,6 +52,9 @@ pub enum Command {
     Report {
         /// The worker's proof.
         secret: SecretHash,
+        /// The worker's own number of the first of them, from 1; what was recorded before is skipped. `None` for a
+        /// worker that loses no answers and so does not number.
+        first: Option<u64>,
         /// What it tells, in order.
         reports: Vec<Report>,
     },
@@ -187,6 +190,12 @@ pub enum Refusal {
     /// Who was thought silent was heard of.
     #[error("it was heard of in between")]
     Alive,
+    /// Reports before these are missing.
+    #[error("reports are missing: the last one that is recorded is number {last}")]
+    ReportGap {
+        /// The number of the last one that is recorded.
+        last: u64,
+    },
 }
 
 /// One accepted change, ready to be recorded.
@@ -293,6 +302,7 @@ pub(super) fn create(id: DeploymentId, project: ProjectName, spec: Spec, entry: 
         outputs: BTreeMap::new(),
         cancel: None,
         event_count: 0,
+        report_count: 0,
         logs: LogAccount::default(),
         created_at: at.now,
         started_at: None,
@@ -329,9 +339,10 @@ impl Deployment {
                 draft.require_lease(secret)?;
                 draft.heard();
             }
-            Command::Report { secret, reports } => {
+            Command::Report { secret, first, reports } => {
                 draft.require_lease(secret)?;
-                reports.into_iter().for_each(|report| draft.report(report));
+                let known_count = draft.known_reports(first)?;
+                reports.into_iter().skip(known_count).for_each(|report| draft.report(report));
                 draft.trim_logs();
             }
             Command::Cancel { reason, superseded_by } => draft.cancel(reason, superseded_by)?,
@@ -436,7 +447,18 @@ impl Draft {
         self.after.last_heartbeat_at = Some(self.at.now);
     }
 
+    /// How many of the reports that begin with number `first` are recorded already.
+    fn known_reports(&self, first: Option<u64>) -> Result<usize, Refusal> {
+        let next = self.after.report_count + 1;
+        match first {
+            Some(first) if first > next => Err(Refusal::ReportGap { last: self.after.report_count }),
+            Some(first) => Ok(usize::try_from(next - first).unwrap_or(usize::MAX)),
+            None => Ok(0),
+        }
+    }
+
     fn report(&mut self, report: Report) {
+        self.after.report_count += 1;
         match report {
             Report::Phase { name, state, message } => {
                 if state == PhaseState::Started {

@@ -16,7 +16,7 @@ pub use deployment::{
 };
 pub use event::{Event, EventBody, PhaseState, Stream};
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
-pub use lease::{Lease, LeaseSecret, SecretHash};
+pub use lease::{Lease, LeaseSecret, Pepper, SecretHash};
 pub use lifecycle::{Command, Lapse, Refusal, Report, Step, Verdict, Vital};
 pub use policy::{Limits, LinePolicy, Policy, Preempt};
 pub use project::{Eta, Project, RecentRun, StartedOrder};

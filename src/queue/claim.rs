@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Queue, WorkerError};
 use crate::{
     model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Slot, State, admission},
-    store::{Claimable, StoreError, transact},
+    store::{Claimable, transact},
 };
 
 /// A deployment and the proof that it is the worker's.
@@ -25,7 +25,7 @@ impl Queue {
     /// himself so. What he took before, and still runs, is his again: its first answer was lost.
     ///
     /// # Errors
-    /// The store did not do it, or the system has no randomness for a secret.
+    /// The store did not do it.
     pub async fn claim_any(
         &self,
         holder: &str,
@@ -35,7 +35,7 @@ impl Queue {
             let state = self.store.project(project.clone(), 0).await?;
             let Some(deployment) = state.and_then(|state| state.holder) else { continue };
             if matches!(&deployment.state, State::Running(lease) if lease.worker == holder) {
-                let secret = self.secret_again(&deployment)?;
+                let secret = self.lease_secret(deployment.id);
                 return Ok(Some(Claimed { deployment, secret }));
             }
         }
@@ -52,15 +52,14 @@ impl Queue {
     /// Takes a deployment for `worker`; `None` where somebody else has it, or it is final by now.
     ///
     /// # Errors
-    /// The store did not do it, or the system has no randomness for a secret.
+    /// The store did not do it.
     pub async fn claim(
         &self,
         project: ProjectName,
         id: DeploymentId,
         worker: String,
     ) -> Result<Option<Claimed>, WorkerError> {
-        let secret = LeaseSecret::generate()
-            .map_err(|error| StoreError::Unavailable(format!("no randomness for a lease: {error}")))?;
+        let secret = self.lease_secret(id);
         let (hash, ttl, now) = (secret.hash(), self.limits.lease, self.clock.wall());
         let load = Load { deployments: vec![id], key: None, line: LineLoad::Head };
         let claimed = transact(&*self.store, project, load, move |loaded| {
@@ -70,9 +69,5 @@ impl Queue {
         })
         .await?;
         Ok(claimed.ok().map(|deployment| Claimed { deployment, secret }))
-    }
-
-    fn secret_again(&self, _deployment: &Deployment) -> Result<LeaseSecret, StoreError> {
-        LeaseSecret::generate().map_err(|error| StoreError::Unavailable(format!("no randomness for a lease: {error}")))
     }
 }

@@ -19,7 +19,7 @@ pub use submit::Submitted;
 
 use crate::{
     clock::Clock,
-    model::{Limits, Policy, ProjectName},
+    model::{DeploymentId, LeaseSecret, Limits, Policy, ProjectName},
     store::{Store, StoreError},
 };
 
@@ -38,6 +38,12 @@ pub enum WorkerError {
     /// The lease is not, or no longer, this deployment's.
     #[error("the lease is not, or no longer, this deployment's")]
     LeaseLost,
+    /// Reports before these are missing.
+    #[error("reports are missing: the last one that is recorded is number {last}")]
+    ReportGap {
+        /// The number of the last one that is recorded.
+        last: u64,
+    },
     /// The store did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,6 +73,11 @@ impl Queue {
     /// The time limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// The secret of a deployment's lease, to be told to who holds it.
+    pub fn lease_secret(&self, id: DeploymentId) -> LeaseSecret {
+        LeaseSecret::derive(&self.store.pepper(), id)
     }
 
     /// A project's rules; the default ones for a project that is not configured.

@@ -2,12 +2,13 @@
 
 use super::{Queue, WorkerError};
 use crate::{
-    model::{Command, DeploymentId, LineLoad, Load, ProjectName, Report, SecretHash, Slot},
+    model::{Command, DeploymentId, LineLoad, Load, ProjectName, Refusal, Report, SecretHash, Slot},
     store::transact,
 };
 
 impl Queue {
-    /// Records what a worker tells, in order, all of it or nothing.
+    /// Records what a worker tells, in order, all of it or nothing; what it told before, by its numbers from `first` on, is
+    /// skipped. Answers the number of the last report that is recorded.
     ///
     /// # Errors
     /// The lease is lost, or the store did not do it.
@@ -16,16 +17,20 @@ impl Queue {
         project: ProjectName,
         id: DeploymentId,
         secret: SecretHash,
+        first: Option<u64>,
         reports: Vec<Report>,
-    ) -> Result<(), WorkerError> {
+    ) -> Result<u64, WorkerError> {
         let now = self.clock.wall();
         let load = Load { deployments: vec![id], key: None, line: LineLoad::None };
         let reported = transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
-            let reported = slot.step(id, Command::Report { secret, reports }).map(|_| ());
+            let reported = slot.step(id, Command::Report { secret, first, reports }).map(|told| told.report_count);
             (slot.into_changes(), reported)
         })
         .await?;
-        reported.map_err(|_| WorkerError::LeaseLost)
+        reported.map_err(|refusal| match refusal {
+            Refusal::ReportGap { last } => WorkerError::ReportGap { last },
+            Refusal::LeaseLost | Refusal::Final | Refusal::WrongState | Refusal::Alive => WorkerError::LeaseLost,
+        })
     }
 }

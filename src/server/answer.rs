@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::error::Failure;
 use crate::{
     api::{self, Blocking, Conflict, ErrorCode, Liveness, Relation},
-    model::{Deployment, DeploymentId, Eta, Project, State},
+    model::{Deployment, DeploymentId, Eta, Lease, LeaseSecret, Project, State},
     store::Placed,
 };
 
@@ -40,6 +40,11 @@ pub fn deployment(placed: &Placed) -> api::Deployment {
 /// A deployment that does not wait in line, on the wire.
 pub fn unplaced(deployment: &Deployment) -> api::Deployment {
     api::Deployment::of(deployment, 0)
+}
+
+/// A lease for its worker, and for nobody else.
+pub fn lease(lease: &Lease, secret: &LeaseSecret) -> api::Lease {
+    api::Lease { secret: secret.reveal(), fencing_token: lease.fencing_token, ttl_seconds: lease.ttl.as_secs() }
 }
 
 /// The members that tell who holds the slot.

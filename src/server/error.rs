@@ -129,18 +129,6 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<WorkerError> for Failure {
-    fn from(error: WorkerError) -> Self {
-        match error {
-            WorkerError::LeaseLost => Failure::new(
-                ErrorCode::LeaseLost,
-                "the lease is not, or no longer, this deployment's; stop what runs under it",
-            ),
-            WorkerError::Store(error) => error.into(),
-        }
-    }
-}
-
 impl From<WatchError> for Failure {
     fn from(error: WatchError) -> Self {
         match error {
@@ -151,6 +139,23 @@ impl From<WatchError> for Failure {
             )
             .with("last", last),
             WatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<WorkerError> for Failure {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::LeaseLost => Failure::new(
+                ErrorCode::LeaseLost,
+                "the lease is not, or no longer, this deployment's; stop what runs under it",
+            ),
+            WorkerError::ReportGap { last } => Failure::new(
+                ErrorCode::ReportGap,
+                format!("the last report that is recorded is number {last}; send from the next one on"),
+            )
+            .with("last", last),
+            WorkerError::Store(error) => error.into(),
         }
     }
 }

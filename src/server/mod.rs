@@ -19,6 +19,7 @@ mod serve;
 mod submit;
 mod tokens;
 mod waits;
+mod workers;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -10,7 +10,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 
-use super::{App, cancel, claims, error, events, meta, metrics, projects, read, submit, waits};
+use super::{App, cancel, claims, error, events, meta, metrics, projects, read, submit, waits, workers};
 use crate::api::ErrorCode;
 
 type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<App>>);
@@ -25,6 +25,9 @@ fn routes() -> Vec<Route> {
         ("/v1/projects/{project}/deployments/{id}/turn", &["get"], get(waits::turn)),
         ("/v1/projects/{project}/deployments/{id}/events", &["get"], get(events::events)),
         ("/v1/projects/{project}/deployments/{id}/cancel", &["post"], post(cancel::cancel)),
+        ("/v1/projects/{project}/deployments/{id}/heartbeat", &["post"], post(workers::heartbeat)),
+        ("/v1/projects/{project}/deployments/{id}/reports", &["post"], post(workers::reports)),
+        ("/v1/projects/{project}/deployments/{id}/finish", &["post"], post(workers::finish)),
         ("/v1/projects", &["get"], get(projects::list)),
         ("/v1/projects/{project}", &["get"], get(projects::one)),
         ("/v1/projects/{project}/release", &["post"], post(projects::release)),

@@ -1,9 +1,9 @@
 //! `POST …/deployments`: take the slot, a place in line, or learn who holds it.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Request, State},
+    extract::{Request, State as Shared},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -16,11 +16,11 @@ use super::{
     plan,
 };
 use crate::{
-    api::{ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest},
+    api::{Accepted, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest},
     config::WithoutAgent,
     model::{
-        DeploymentId, Executor, IdempotencyKey, ProjectName, Spec,
-        admission::{self, Admission, Rejection, Submission},
+        DeploymentId, Executor, IdempotencyKey, ProjectName, Spec, State,
+        admission::{self, Admission, ClaimTerms, Rejection, Submission},
     },
     queue::Submitted,
     store::Placed,
@@ -30,6 +30,8 @@ use crate::{
 const EARLY_CHECK_LIMIT: u64 = 64 << 10;
 /// How long a client may ask to wait in line.
 const DEADLINE_LIMIT_SECONDS: u64 = 24 * 60 * 60;
+/// How long a client may ask its lease to last.
+const LEASE_SECONDS: RangeInclusive<u64> = 2..=3600;
 /// Texts about a deployment: a commit's whole message fits.
 const TEXT_LIMIT: usize = 4 << 10;
 /// Values for a pipeline.
@@ -39,7 +41,7 @@ const INPUT_VALUE_LIMIT: usize = 64 << 10;
 
 /// Decides a submit.
 pub async fn submit(
-    State(app): State<Arc<App>>,
+    Shared(app): Shared<Arc<App>>,
     InProject(project): InProject,
     request: Request,
 ) -> Result<Response, Failure> {
@@ -87,8 +89,8 @@ async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> 
     let url = submission.spec.url.clone();
     let Submitted { admission, own, project } = app.queue.submit(submission).await?;
     match (admission, own) {
-        (Admission::Accepted(_), Some(own)) => Ok(accepted(&own, false)),
-        (Admission::Replayed(_), Some(own)) => Ok(accepted(&own, true)),
+        (Admission::Accepted(_), Some(own)) => Ok(accepted(app, &own, false)),
+        (Admission::Replayed(_), Some(own)) => Ok(accepted(app, &own, true)),
         (Admission::Conflict { blocker, .. }, own) => {
             let conflict = answer::conflict(&blocker, &project, app.now(), url.as_deref());
             let conflict = match own {
@@ -104,9 +106,18 @@ async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> 
     }
 }
 
-fn accepted(own: &Placed, replayed: bool) -> Response {
+fn accepted(app: &App, own: &Placed, replayed: bool) -> Response {
     let deployment = answer::deployment(own);
-    let mut response = answer::json(StatusCode::ACCEPTED, &deployment);
+    // The lease of one who runs it himself; told again to who asks again with the same key.
+    let lease = match &own.deployment.state {
+        State::Running(lease) if own.deployment.spec.executor == Executor::Client => {
+            Some(answer::lease(lease, &app.queue.lease_secret(deployment.id)))
+        }
+        State::Running(_) | State::Waiting(_) | State::Reserved | State::Ready | State::Finished { .. } => None,
+    };
+    let accepted = Accepted { deployment, lease };
+    let mut response = answer::json(StatusCode::ACCEPTED, &accepted);
+    let deployment = &accepted.deployment;
     let location = format!("/v1/projects/{}/deployments/{}", deployment.project, deployment.id);
     // Names and ids are plain ASCII, so the header takes them.
     if let Ok(location) = HeaderValue::from_str(&location) {
@@ -151,9 +162,7 @@ fn check(wish: &SubmitRequest, key: Option<&IdempotencyKey>) -> Result<(), Failu
             "onConflict: wait needs an Idempotency-Key header, by which the kept place is found again",
         ));
     }
-    if wish.executor == Executor::Client || wish.claim || wish.lease_seconds.is_some() {
-        return Err(invalid("executor: client, claim and leaseSeconds are not in this version yet; leave them out"));
-    }
+    check_claim(wish)?;
     if wish.artifact.is_some() {
         return Err(invalid("artifact is not in this version yet; leave it out"));
     }
@@ -185,6 +194,26 @@ fn check(wish: &SubmitRequest, key: Option<&IdempotencyKey>) -> Result<(), Failu
         return Err(invalid("url begins with https:// or http://"));
     }
     check_inputs(wish)
+}
+
+/// A client that runs its deployment itself claims it with the submit: there is no other way to a lease for it.
+fn check_claim(wish: &SubmitRequest) -> Result<(), Failure> {
+    match (wish.executor, wish.claim) {
+        (Executor::Server, false) if wish.lease_seconds.is_none() => Ok(()),
+        (Executor::Server, _) => Err(invalid("claim and leaseSeconds go with executor: client only")),
+        (Executor::Client, false) => Err(invalid("executor: client goes with claim: true")),
+        (Executor::Client, true) if wish.on_conflict == OnConflict::Queue => {
+            Err(invalid("a claim cannot be queued: use onConflict: wait, and come back for the lease"))
+        }
+        (Executor::Client, true) => match wish.lease_seconds {
+            Some(seconds) if !LEASE_SECONDS.contains(&seconds) => Err(invalid(format!(
+                "leaseSeconds is from {} to {}, not {seconds}",
+                LEASE_SECONDS.start(),
+                LEASE_SECONDS.end()
+            ))),
+            Some(_) | None => Ok(()),
+        },
+    }
 }
 
 fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
@@ -219,14 +248,24 @@ fn submission(
     };
     // The fields stand in one order always, so equal requests have equal texts.
     let fingerprint = Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into();
-    let pipeline = wish.pipeline.unwrap_or_else(|| "deploy".to_owned());
-    let (pipeline_digest, claim_within_seconds) = match app.by_agents(&project) {
-        Some(by_agents) => {
+    let pipeline = wish.pipeline.unwrap_or_else(|| match wish.executor {
+        Executor::Server => "deploy".to_owned(),
+        Executor::Client => "run".to_owned(),
+    });
+    let (pipeline_digest, claim_within_seconds) = match (wish.executor, app.by_agents(&project)) {
+        // What a client runs by itself needs no configuration here, and is in none.
+        (Executor::Client, _) => (None, None),
+        (Executor::Server, Some(by_agents)) => {
             app.require_offered(&project, &pipeline)?;
             (None, Some(by_agents.unclaimed_timeout.as_secs().max(1)))
         }
-        None => (Some(app.pipeline_digest(&project, &pipeline)?), None),
+        (Executor::Server, None) => (Some(app.pipeline_digest(&project, &pipeline)?), None),
     };
+    let claim = wish.claim.then(|| ClaimTerms {
+        pepper: app.queue.store().pepper(),
+        ttl: wish.lease_seconds.map_or(app.queue.limits().lease, Duration::from_secs),
+        worker: wish.actor.clone().map_or_else(|| "client".to_owned(), |actor| format!("{actor}'s client")),
+    });
     let spec = Spec {
         pipeline,
         ref_name: wish.ref_name,
@@ -244,5 +283,5 @@ fn submission(
         claim_within_seconds,
     };
     let key = key.map(|key| (key, fingerprint));
-    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, refusal: None })
+    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, refusal: None, claim })
 }

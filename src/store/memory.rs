@@ -8,11 +8,13 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use sha2::{Digest, Sha256};
+
 use super::{
     BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
 };
 use crate::model::{
-    Changes, Deployment, DeploymentId, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Place, Project,
+    Changes, Deployment, DeploymentId, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place, Project,
     ProjectName, Revision, State, Step,
     slot::{KeyRecord, Keyed},
 };
@@ -21,6 +23,7 @@ use crate::model::{
 pub struct MemoryStore {
     kept: Mutex<Kept>,
     on_commit: OnCommit,
+    pepper: Pepper,
 }
 
 #[derive(Default)]
@@ -52,7 +55,11 @@ struct KeptDeployment {
 impl MemoryStore {
     /// An empty store.
     pub fn new(on_commit: OnCommit) -> Self {
-        MemoryStore { kept: Mutex::default(), on_commit }
+        // Ids hold 74 random bits each, so four make a secret; and nothing can be refused here.
+        let ids = [(); 4].map(|()| DeploymentId::generate());
+        let hash = ids.iter().fold(Sha256::new(), |hash, id| hash.chain_update(id.as_bytes()));
+        let pepper = Pepper::from_bytes(hash.finalize().into());
+        MemoryStore { kept: Mutex::default(), on_commit, pepper }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -222,6 +229,10 @@ fn now<'a, T>(work: impl FnOnce() -> T + Send + 'a) -> BoxFuture<'a, Result<T, S
 }
 
 impl Store for MemoryStore {
+    fn pepper(&self) -> Pepper {
+        self.pepper
+    }
+
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { self.transact_now(&project, &load, decide) })
     }

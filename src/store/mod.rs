@@ -13,7 +13,7 @@ use std::{pin::Pin, sync::Arc};
 use thiserror::Error;
 
 use crate::model::{
-    Changes, Deployment, DeploymentId, Event, Load, Loaded, Project, ProjectName, Revision, Spec, Status,
+    Changes, Deployment, DeploymentId, Event, Load, Loaded, Pepper, Project, ProjectName, Revision, Spec, Status,
 };
 
 /// A boxed future, so that the trait can be held as an object.
@@ -136,6 +136,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The marks of those of these deployments that exist.
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>>;
+
+    /// What the servers of this store share: leases' secrets are made from it.
+    fn pepper(&self) -> Pepper;
 
     /// Whether it can be written to.
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;

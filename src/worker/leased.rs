@@ -94,7 +94,7 @@ impl Leased {
                     }
                     limits.heartbeat
                 }
-                Ok(Err(WorkerError::LeaseLost)) => {
+                Ok(Err(WorkerError::LeaseLost | WorkerError::ReportGap { .. })) => {
                     stop_with(stop, Stop::LeaseLost { deadline: self.queue.clock().boot().after(limits.kill_budget) });
                     std::future::pending().await
                 }
@@ -114,10 +114,10 @@ impl Leased {
         while reported.recv_many(&mut batch, REPORT_QUEUE_LIMIT).await > 0 {
             let mut reports: Vec<model::Report> = batch.drain(..).map(model::Report::from).collect();
             loop {
-                let sent = self.queue.report(self.project.clone(), self.id, self.secret, reports.clone()).await;
+                let sent = self.queue.report(self.project.clone(), self.id, self.secret, None, reports.clone()).await;
                 match sent {
                     // The heartbeat learns of a lost lease, too, and stops the pipeline; what it still tells is dropped.
-                    Ok(()) | Err(WorkerError::LeaseLost) => break,
+                    Ok(_) | Err(WorkerError::LeaseLost | WorkerError::ReportGap { .. }) => break,
                     Err(WorkerError::Store(StoreError::Full)) => {
                         // Output gives way to control.
                         reports.retain(|report| !matches!(report, model::Report::Log { .. }));
@@ -140,7 +140,7 @@ impl Leased {
                     tracing::info!(%project, deployment.id = %self.id, deployment.status = status, "finished");
                     return;
                 }
-                Err(WorkerError::LeaseLost) => {
+                Err(WorkerError::LeaseLost | WorkerError::ReportGap { .. }) => {
                     tracing::warn!(deployment.id = %self.id, ?verdict, "finished too late: the lease was lost");
                     return;
                 }

@@ -152,7 +152,7 @@ async fn where_an_event_is_missing_the_stream_is_opened_again() {
         0 => Reply::Stream(vec![Part::Text(frame(2, &log("two"))), Part::Hang]),
         _ => Reply::Stream(vec![Part::Text(rest(after(request)))]),
     });
-    follow(&fake, How::Auto).await.expect(&["one", "two"]);
+    assert!(follow(&fake, How::Auto).await.expect(&["one", "two"]).switches.is_empty(), "not left for polls");
     assert_eq!(fake.of(EVENTS).len(), 2);
 }
 

@@ -143,6 +143,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         deadline_seconds: Some(86_400),
         retry_of: Some(id(77)),
         pipeline_digest: Some("ab".repeat(32)),
+        claim_within_seconds: Some(600),
     };
     trial.submit_spec("web", 1, OnConflict::Refuse, full.clone()).await;
     let secret = trial.claim("web", 1).await;
@@ -154,7 +155,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         Report::Output { name: "url".to_owned(), value: "https://x".to_owned() },
         Report::Log { stream: Stream::Stderr, phase: None, lines: vec![String::new(), "\u{1b}[31mred\0".to_owned()] },
     ];
-    trial.queue.report(name("web"), id(1), secret, reports).await.unwrap();
+    trial.queue.report(name("web"), id(1), secret, None, reports).await.unwrap();
     trial.queue.cancel(name("web"), id(1), Some("stop it".to_owned()), None).await.unwrap();
     let load = Load { deployments: vec![id(1)], key: None, line: LineLoad::None };
     let command = Command::Cancel { reason: None, superseded_by: Some(id(2)) };
@@ -260,6 +261,7 @@ async fn an_idempotency_key_brings_its_deployment_and_fingerprint(trial: Trial) 
         key: Some((key.clone(), [fingerprint; 32])),
         on_conflict: OnConflict::Refuse,
         refusal: None,
+        claim: None,
     };
     assert_eq!(trial.queue.submit(wish(1, 7)).await.unwrap().admission, Admission::Accepted(id(1)));
     let load = || Load { key: Some(key.clone()), ..Load::default() };
@@ -292,6 +294,7 @@ async fn a_decision_that_cannot_be_recorded_changes_nothing_and_stops_nobody(tri
         key: Some((key.clone(), [fingerprint; 32])),
         on_conflict: OnConflict::Queue,
         refusal: None,
+        claim: None,
     };
     trial.queue.submit(wish(2, "web", 1)).await.unwrap();
     let before = trial.store.project(name("web"), 9).await.unwrap();
@@ -533,7 +536,8 @@ async fn events_resume_after_any_of_them(trial: Trial) {
 async fn trimmed_output_leaves_head_tail_and_everything_else(trial: Trial) {
     trial.submit("web", 1, OnConflict::Refuse).await;
     let secret = trial.claim("web", 1).await;
-    let report = async |report: Report| trial.queue.report(name("web"), id(1), secret, vec![report]).await.unwrap();
+    let report =
+        async |report: Report| trial.queue.report(name("web"), id(1), secret, None, vec![report]).await.unwrap();
     let line = "x".repeat((64 << 10) - 1);
     let batch = 4 * (line.len() as u64 + 1);
     let batches = (LOG_HEAD_LIMIT + 2 * LOG_TAIL_LIMIT) / batch;

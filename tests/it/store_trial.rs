@@ -78,6 +78,13 @@ impl Trial {
         Trial::of(sqlite, heard, Some(place), policies)
     }
 
+    /// A fresh SQLite store in a directory that outlives it.
+    pub fn sqlite_at(directory: &Path) -> Trial {
+        let (heard, on_commit) = ear();
+        let sqlite = SqliteStore::open(&directory.join("singletrack.db"), on_commit).unwrap();
+        Trial::of(Arc::new(sqlite), heard, None, HashMap::new())
+    }
+
     /// A fresh memory store.
     pub fn memory() -> Trial {
         Trial::memory_with(HashMap::new())
@@ -141,7 +148,15 @@ impl Trial {
     }
 
     pub async fn submit_spec(&self, project: &str, number: u64, on_conflict: OnConflict, spec: Spec) -> Admission {
-        let wish = Submission { id: id(number), project: name(project), spec, key: None, on_conflict, refusal: None };
+        let wish = Submission {
+            id: id(number),
+            project: name(project),
+            spec,
+            key: None,
+            on_conflict,
+            refusal: None,
+            claim: None,
+        };
         self.queue.submit(wish).await.unwrap().admission
     }
 

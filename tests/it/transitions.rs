@@ -70,7 +70,7 @@ const COMMANDS: &[(&str, Make)] = &[
     ("report progress", |_| report(Report::Progress { progress: Some(40), message: None })),
     ("report output", |_| report(Report::Output { name: "url".to_owned(), value: "x".to_owned() })),
     ("report a log", |_| report(Report::Log { stream: Stream::Stdout, phase: None, lines: vec!["x".to_owned()] })),
-    ("report, stale lease", |_| Command::Report { secret: STALE, reports: vec![] }),
+    ("report, stale lease", |_| Command::Report { secret: STALE, first: None, reports: vec![] }),
     ("cancel", |_| Command::Cancel { reason: None, superseded_by: None }),
     ("cancel for a successor", |_| Command::Cancel { reason: None, superseded_by: Some(id(9)) }),
     ("finish: succeeded", |_| Command::Finish {
@@ -90,7 +90,7 @@ const COMMANDS: &[(&str, Make)] = &[
 ];
 
 fn report(report: Report) -> Command {
-    Command::Report { secret: SECRET, reports: vec![report] }
+    Command::Report { secret: SECRET, first: None, reports: vec![report] }
 }
 
 fn failed() -> Verdict {

@@ -24,6 +24,11 @@ use crate::{
 /// How often the same wait is told again in a log: CI systems take a job for dead that says nothing for minutes.
 const REPEAT: Duration = Duration::from_secs(30);
 
+/// The bar of who waits. It may take several lines: the place and the time to come stand at its end.
+const WAITING: &str = "{spinner} {msg}";
+/// The bar of what runs.
+const RUNNING: &str = "{spinner} [{bar:30}] {percent:>3} % {wide_msg} {elapsed}";
+
 /// Where progress is shown.
 pub struct Screen {
     bar: Option<ProgressBar>,
@@ -47,6 +52,7 @@ impl Screen {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let bar = (stderr().is_terminal() && !is_dumb && !in_ci).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+            bar.set_style(style(WAITING));
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
@@ -85,7 +91,7 @@ impl Screen {
         let now = self.clock.boot();
         let is_news = told.wait.as_ref().is_none_or(|(last, _)| *last != news);
         if let Some(bar) = &self.bar {
-            bar.set_style(style("{spinner} {wide_msg}"));
+            bar.set_style(style(WAITING));
             bar.set_message(text);
             told.wait = Some((news, now));
         } else if is_news || told.wait.as_ref().is_some_and(|(_, at)| now.since(*at) >= REPEAT) {
@@ -159,7 +165,7 @@ impl Screen {
 
     fn draw(&self, told: &Told) {
         let Some(bar) = &self.bar else { return };
-        bar.set_style(style("{spinner} [{bar:30}] {percent:>3} % {wide_msg} {elapsed}"));
+        bar.set_style(style(RUNNING));
         bar.set_length(100);
         bar.set_position(u64::from(told.percent));
         let parts = [told.phase.as_deref(), told.message.as_deref()];

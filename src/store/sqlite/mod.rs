@@ -26,7 +26,7 @@ use std::path::Path;
 use super::{
     BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
 };
-use crate::model::{Changes, Deployment, DeploymentId, Event, Load, ProjectName};
+use crate::model::{Changes, Deployment, DeploymentId, Event, Load, Pepper, ProjectName};
 
 use lock::Lock;
 use readers::Readers;
@@ -36,6 +36,7 @@ use writer::Writer;
 pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
+    pepper: Pepper,
     // Last, so that the file is free for another server only when nothing of this one touches it any more.
     _lock: Lock,
 }
@@ -49,9 +50,10 @@ impl SqliteStore {
         let path = open::locate(path)?;
         let lock = Lock::take(&path)?;
         let connection = open::writer_connection(&path)?;
+        let pepper = open::pepper(&connection, &path)?;
         let writer = Writer::start(connection, &path, on_commit)?;
         let readers = Readers::start(&path)?;
-        Ok(SqliteStore { writer, readers, _lock: lock })
+        Ok(SqliteStore { writer, readers, pepper, _lock: lock })
     }
 
     /// Finishes what is queued, moves everything into the one file and waits for the threads. Whoever asks afterwards
@@ -70,6 +72,10 @@ impl Drop for SqliteStore {
 }
 
 impl Store for SqliteStore {
+    fn pepper(&self) -> Pepper {
+        self.pepper
+    }
+
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.writer.transact(project, load, decide))
     }

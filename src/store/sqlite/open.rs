@@ -12,7 +12,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, wal::CheckpointMode};
 
 use super::schema;
-use crate::store::StoreError;
+use crate::{model::Pepper, store::StoreError};
 
 /// How long to wait for another program that has the file locked, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,6 +88,17 @@ pub(super) fn writer_connection(path: &Path) -> Result<Connection, StoreError> {
         tracing::warn!(%error, "no room to take for the write-ahead log: commits will be slower");
     }
     Ok(db)
+}
+
+/// What this file's servers share; made with the file.
+pub(super) fn pepper(db: &Connection, path: &Path) -> Result<Pepper, StoreError> {
+    let failed = |error: rusqlite::Error| schema::unreadable(&error, &path.display().to_string());
+    let fresh = Pepper::generate()
+        .map_err(|error| StoreError::Unavailable(format!("the system has no randomness to give: {error}")))?;
+    db.execute("INSERT INTO secrets (name, value) VALUES ('lease', ?1) ON CONFLICT DO NOTHING", [fresh.as_bytes()])
+        .map_err(failed)?;
+    let kept = db.query_row("SELECT value FROM secrets WHERE name = 'lease'", [], |row| row.get(0)).map_err(failed)?;
+    Ok(Pepper::from_bytes(kept))
 }
 
 /// A connection that only reads.

@@ -243,3 +243,50 @@ fn by_id(db: &Connection, number: i64, project: &ProjectName, id: DeploymentId) 
 fn bound(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::{open, record};
+
+    /// How SQLite goes about a statement, one line a step.
+    fn plan(db: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let unbound = rusqlite::params_from_iter(vec![rusqlite::types::Null; statement.parameter_count()]);
+        statement.query_map(unbound, |row| row.get("detail")).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn every_search_is_backed_by_an_index_and_nothing_is_sorted() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = open::writer_connection(&directory.path().join("plans.db")).unwrap();
+        let expected: &[(&str, &str, &str)] = &[
+            ("a deployment", PLACED, "SEARCH d USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
+            ("its position", PLACED, "SEARCH o USING COVERING INDEX deployments_waiting (project=? AND ticket<?)"),
+            ("events", EVENTS, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
+            ("list", LIST_ALL, "SEARCH d USING INDEX deployments_by_ticket (project=? AND ticket<?)"),
+            ("list waiting", LIST_WAITING, "SEARCH d USING INDEX deployments_waiting (project=? AND ticket<?)"),
+            ("list ended", LIST_ENDED, "SEARCH d USING INDEX deployments_ended (project=? AND state=? AND ticket<?)"),
+            ("line", LINE, "SEARCH d USING INDEX deployments_waiting (project=?)"),
+            ("line up to", record::LINE_UP_TO, "SEARCH d USING INDEX deployments_waiting (project=? AND ticket<?)"),
+            ("holder", HOLDER, "SEARCH d USING INDEX deployments_holding (project=?)"),
+            ("by id", BY_ID, "SEARCH d USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
+            ("keyed", record::KEYED, "SEARCH k USING PRIMARY KEY (project=? AND key=?)"),
+            ("project", PROJECT, "SEARCH p USING INDEX sqlite_autoindex_projects_1 (name=?)"),
+            ("projects", PROJECTS, "SEARCH p USING INDEX sqlite_autoindex_projects_1 (name>?)"),
+            ("holders", ALL_HOLDERS, "SCAN d USING INDEX deployments_holding"),
+            ("waiting", ALL_WAITING, "SCAN d USING INDEX deployments_waiting"),
+            ("claimable", CLAIMABLE, "SEARCH d USING INDEX deployments_claimable (state=?)"),
+            ("mark", MARK, "SEARCH deployments USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
+            ("trim", record::TRIM, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
+        ];
+        for (what, sql, step) in expected {
+            let plan = plan(&db, sql);
+            assert!(plan.iter().any(|it| it == step), "{what}: {plan:#?}");
+            let slow = |it: &&String| {
+                it.contains("TEMP B-TREE") || (it.starts_with("SCAN") && !it.contains("INDEX deployments_"))
+            };
+            assert_eq!(plan.iter().find(slow), None, "{what}: {plan:#?}");
+        }
+    }
+}

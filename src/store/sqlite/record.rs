@@ -10,7 +10,7 @@ use crate::model::{
     slot::{AuditEntry, KeyRecord, Keyed},
 };
 
-const LINE_UP_TO: &str = concat!(
+pub(super) const LINE_UP_TO: &str = concat!(
     "SELECT ",
     deployment_columns!(),
     " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' AND d.ticket <= ?2 ORDER BY d.ticket"
@@ -19,7 +19,7 @@ const LINE_UP_TO: &str = concat!(
 const TICKET: &str = "SELECT ticket FROM deployments WHERE id = ?1 AND project = ?2";
 
 // The columns of the key stand behind the deployment's.
-const KEYED: &str = concat!(
+pub(super) const KEYED: &str = concat!(
     "SELECT ",
     deployment_columns!(),
     ", k.fingerprint FROM idempotency_keys AS k JOIN deployments AS d ON d.number = k.deployment \
@@ -30,7 +30,8 @@ const INSERT_KEY: &str = "INSERT INTO idempotency_keys (project, key, fingerprin
 
 const INSERT_AUDIT: &str = "INSERT INTO audit (at, project, action, deployment, detail) VALUES (?1, ?2, ?3, ?4, ?5)";
 
-const TRIM: &str = "DELETE FROM events WHERE deployment = ?1 AND seq > ?2 AND type = 'log' AND log_end_bytes <= ?3";
+pub(super) const TRIM: &str =
+    "DELETE FROM events WHERE deployment = ?1 AND seq > ?2 AND type = 'log' AND log_end_bytes <= ?3";
 
 /// The statements of the writer's connection, prepared once.
 pub(super) struct Recorder<'c> {

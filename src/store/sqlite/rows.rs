@@ -23,13 +23,13 @@ macro_rules! deployment_columns {
          d.cancel_reason, d.cancel_superseded_by, d.log_total_bytes, d.log_head_end_seq, d.log_trimmed_at_bytes, \
          d.message, d.phase, d.outputs, \
          d.revision, d.state, d.started_at, d.ended_at, d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, \
-         d.cause, d.cause_message, d.cause_phase, d.superseded_by"
+         d.cause, d.cause_message, d.cause_phase, d.superseded_by, d.report_count"
     };
 }
 pub(super) use deployment_columns;
 
 /// How many columns that is: what a query adds stands behind them.
-pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 31;
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 32;
 
 /// A project's columns, in the order that [`project`] reads them.
 macro_rules! project_columns {
@@ -49,24 +49,24 @@ pub(super) const UPDATE_PROJECT: &str = "UPDATE projects SET revision = ?1, wait
 
 pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, pulse, progress, event_count, \
      last_heartbeat_at, cancel_requested_at, cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, \
-     log_trimmed_at_bytes, message, phase, outputs, revision, state, started_at, ended_at, lease_secret, \
+     log_trimmed_at_bytes, message, phase, outputs, report_count, revision, state, started_at, ended_at, lease_secret, \
      fencing_token, lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, \
      id, project, ticket, executor, created_at, spec) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32)";
+     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33)";
 
 /// Everything that may change.
 pub(super) const UPDATE_DEPLOYMENT: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
-     message = ?12, phase = ?13, outputs = ?14, revision = ?15, state = ?16, started_at = ?17, ended_at = ?18, \
-     lease_secret = ?19, fencing_token = ?20, lease_ttl_ms = ?21, worker = ?22, cause = ?23, cause_message = ?24, \
-     cause_phase = ?25, superseded_by = ?26 WHERE number = ?27";
+     message = ?12, phase = ?13, outputs = ?14, report_count = ?15, revision = ?16, state = ?17, started_at = ?18, ended_at = ?19, \
+     lease_secret = ?20, fencing_token = ?21, lease_ttl_ms = ?22, worker = ?23, cause = ?24, cause_message = ?25, \
+     cause_phase = ?26, superseded_by = ?27 WHERE number = ?28";
 
 /// What changes while the state stays; it touches no index, so a heartbeat or a report is cheap.
 pub(super) const UPDATE_SIGNS_OF_LIFE: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
-     message = ?12, phase = ?13, outputs = ?14 WHERE number = ?15";
+     message = ?12, phase = ?13, outputs = ?14, report_count = ?15 WHERE number = ?16";
 
 pub(super) const INSERT_EVENT: &str =
     "INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -135,6 +135,7 @@ pub(super) fn deployment(row: &Row<'_>, project: &ProjectName) -> rusqlite::Resu
         outputs,
         cancel,
         event_count: row.get(8)?,
+        report_count: row.get(31)?,
         logs: LogAccount { total_bytes: row.get(13)?, head_end_seq: row.get(14)?, trimmed_at_bytes: row.get(15)? },
         created_at: required_instant_at(row, 3)?,
         started_at: instant_at(row, 21)?,
@@ -251,8 +252,10 @@ impl<'a> Written<'a> {
     }
 
     fn bind_signs_of_life(&self, statement: &mut Statement<'_>) -> rusqlite::Result<()> {
-        let Deployment { pulse, progress, message, phase, cancel, event_count, logs, last_heartbeat_at, .. } =
-            self.deployment;
+        #[rustfmt::skip]
+        let Deployment {
+            pulse, progress, message, phase, cancel, event_count, report_count, logs, last_heartbeat_at, ..
+        } = self.deployment;
         let LogAccount { total_bytes, head_end_seq, trimmed_at_bytes } = logs;
         statement.raw_bind_parameter(1, self.window_ms)?;
         statement.raw_bind_parameter(2, pulse)?;
@@ -268,22 +271,23 @@ impl<'a> Written<'a> {
         statement.raw_bind_parameter(11, trimmed_at_bytes)?;
         statement.raw_bind_parameter(12, message.as_deref())?;
         statement.raw_bind_parameter(13, phase.as_deref())?;
-        statement.raw_bind_parameter(14, &self.outputs)
+        statement.raw_bind_parameter(14, &self.outputs)?;
+        statement.raw_bind_parameter(15, report_count)
     }
 
     fn bind_slot(&self, statement: &mut Statement<'_>) -> rusqlite::Result<()> {
-        statement.raw_bind_parameter(15, self.deployment.revision.0)?;
-        statement.raw_bind_parameter(16, self.state)?;
-        statement.raw_bind_parameter(17, self.deployment.started_at.map(Timestamp::as_millisecond))?;
-        statement.raw_bind_parameter(18, self.ended_at)?;
-        statement.raw_bind_parameter(19, self.lease.map(|lease| lease.secret.0))?;
-        statement.raw_bind_parameter(20, self.lease.map(|lease| lease.fencing_token.0))?;
-        statement.raw_bind_parameter(21, self.lease.map(|lease| millis(lease.ttl)))?;
-        statement.raw_bind_parameter(22, self.lease.map(|lease| &lease.worker))?;
-        statement.raw_bind_parameter(23, self.cause)?;
-        statement.raw_bind_parameter(24, self.cause_message)?;
-        statement.raw_bind_parameter(25, self.cause_phase)?;
-        statement.raw_bind_parameter(26, self.superseded_by.as_ref().map(DeploymentId::as_bytes))
+        statement.raw_bind_parameter(16, self.deployment.revision.0)?;
+        statement.raw_bind_parameter(17, self.state)?;
+        statement.raw_bind_parameter(18, self.deployment.started_at.map(Timestamp::as_millisecond))?;
+        statement.raw_bind_parameter(19, self.ended_at)?;
+        statement.raw_bind_parameter(20, self.lease.map(|lease| lease.secret.0))?;
+        statement.raw_bind_parameter(21, self.lease.map(|lease| lease.fencing_token.0))?;
+        statement.raw_bind_parameter(22, self.lease.map(|lease| millis(lease.ttl)))?;
+        statement.raw_bind_parameter(23, self.lease.map(|lease| &lease.worker))?;
+        statement.raw_bind_parameter(24, self.cause)?;
+        statement.raw_bind_parameter(25, self.cause_message)?;
+        statement.raw_bind_parameter(26, self.cause_phase)?;
+        statement.raw_bind_parameter(27, self.superseded_by.as_ref().map(DeploymentId::as_bytes))
     }
 }
 
@@ -299,22 +303,22 @@ pub(super) fn insert_deployment(
         id, project: _, spec, ticket, created_at,
         // These are bound by `Written`.
         state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, cancel: _, event_count: _,
-        logs: _, started_at: _, last_heartbeat_at: _,
+        report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
     } = deployment;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
-    statement.raw_bind_parameter(27, id.as_bytes())?;
-    statement.raw_bind_parameter(28, project)?;
-    statement.raw_bind_parameter(29, ticket.0)?;
+    statement.raw_bind_parameter(28, id.as_bytes())?;
+    statement.raw_bind_parameter(29, project)?;
+    statement.raw_bind_parameter(30, ticket.0)?;
     statement.raw_bind_parameter(
-        30,
+        31,
         match spec.executor {
             Executor::Server => "server",
             Executor::Client => "client",
         },
     )?;
-    statement.raw_bind_parameter(31, created_at.as_millisecond())?;
-    statement.raw_bind_parameter(32, to_json(spec)?)?;
+    statement.raw_bind_parameter(32, created_at.as_millisecond())?;
+    statement.raw_bind_parameter(33, to_json(spec)?)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -327,7 +331,7 @@ pub(super) fn update_deployment(
     let written = Written::of(deployment)?;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
-    statement.raw_bind_parameter(27, number)?;
+    statement.raw_bind_parameter(28, number)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -338,7 +342,7 @@ pub(super) fn update_signs_of_life(
     number: i64,
 ) -> rusqlite::Result<()> {
     Written::of(deployment)?.bind_signs_of_life(statement)?;
-    statement.raw_bind_parameter(15, number)?;
+    statement.raw_bind_parameter(16, number)?;
     statement.raw_execute().map(|_| ())
 }
 

@@ -11,7 +11,6 @@ use std::{
 };
 
 use singletrack::{
-    clock::Clock,
     model::{
         CancelCause, Deployment, DeploymentId, EventBody, Executor, FailureCause, Lapse, Limits, Outcome, PhaseState,
         Place, Policy, ProjectName, Report, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
@@ -101,10 +100,9 @@ impl Engines {
         .into_iter()
         .filter(|kind| !answers.keys().any(|answer| answer.starts_with(kind)))
         .collect();
-        println!("answers: {answers:?}");
         // A handful of walks need not meet everything; as many as an evening's run do.
         let steps: u64 = answers.values().sum();
-        assert!(steps < 20_000 || missing.is_empty(), "never answered in {steps} steps: {missing:?}");
+        assert!(steps < 20_000 || missing.is_empty(), "never answered in {steps} steps: {missing:?} of {answers:?}");
     }
 }
 
@@ -189,6 +187,7 @@ impl Walk {
                         Conflict::Queue => OnConflict::Queue,
                     },
                     refusal: None,
+                    claim: None,
                 };
                 self.admission(queue.submit(submission).await.unwrap().admission)
             }
@@ -216,8 +215,8 @@ impl Walk {
             }
             Act::Report(project, number, proof, told) => {
                 let secret = self.secret(engine, number, proof);
-                match queue.report(self.project(project), self.id(number), secret, vec![report(told)]).await {
-                    Ok(()) => "done".to_owned(),
+                match queue.report(self.project(project), self.id(number), secret, None, vec![report(told)]).await {
+                    Ok(_) => "done".to_owned(),
                     Err(error) => lost(&error),
                 }
             }
@@ -543,6 +542,7 @@ fn report(told: Told) -> Report {
 fn lost(error: &WorkerError) -> String {
     match error {
         WorkerError::LeaseLost => "lease lost".to_owned(),
+        WorkerError::ReportGap { last } => format!("gap after {last}"),
         WorkerError::Store(error) => format!("the store failed: {error}"),
     }
 }

@@ -35,6 +35,8 @@ CREATE TABLE deployments (
     pulse                INTEGER NOT NULL CHECK (pulse >= 0),
     progress             INTEGER NOT NULL CHECK (progress BETWEEN 0 AND 100),
     event_count          INTEGER NOT NULL CHECK (event_count > 0),
+    -- How many of its worker's numbered reports are recorded.
+    report_count         INTEGER NOT NULL CHECK (report_count >= 0),
     created_at           INTEGER NOT NULL,
     started_at           INTEGER,
     last_heartbeat_at    INTEGER,
@@ -104,7 +106,7 @@ BEGIN SELECT RAISE(ABORT, 'a final deployment never changes'); END;
 
 CREATE TRIGGER deployments_never_go_back BEFORE UPDATE ON deployments
 WHEN NEW.revision < OLD.revision OR NEW.event_count < OLD.event_count OR NEW.progress < OLD.progress
-    OR NEW.pulse < OLD.pulse
+    OR NEW.pulse < OLD.pulse OR NEW.report_count < OLD.report_count
     OR (OLD.lease_secret IS NOT NULL AND NEW.lease_secret IS NOT OLD.lease_secret)
     OR (OLD.state <> 'waiting' AND NEW.state = 'waiting')
 BEGIN SELECT RAISE(ABORT, 'a deployment never goes back'); END;
@@ -174,3 +176,9 @@ BEGIN SELECT RAISE(ABORT, 'the audit log is appended only'); END;
 
 CREATE TRIGGER audit_stays BEFORE DELETE ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit log is appended only'); END;
+
+-- What this store's servers share and nobody else knows: leases' secrets are made from it.
+CREATE TABLE secrets (
+    name  TEXT NOT NULL PRIMARY KEY,
+    value BLOB NOT NULL CHECK (length(value) = 32)
+) STRICT;
