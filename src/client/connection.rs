@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     api::{
-        CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, Plan, ProjectList, ProjectView, ReleaseAnswer,
-        ReleaseRequest,
+        Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
+        Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReportsAnswer, ReportsRequest,
     },
     clock::Clock,
     model::{DeploymentId, IdempotencyKey, ProjectName, Status},
@@ -30,6 +30,8 @@ pub enum Submitted {
         deployment: Box<Deployment>,
         /// Whether an earlier request with the same key made it.
         replayed: bool,
+        /// The lease, where the submit claimed it.
+        lease: Option<Lease>,
     },
     /// 409: another holds the slot.
     Conflict {
@@ -74,6 +76,17 @@ pub struct RawPage {
     pub last: u64,
     /// Whether there will be no more.
     pub r#final: bool,
+}
+
+/// Who calls under a lease, and for which deployment.
+#[derive(Clone, Copy)]
+pub struct Worker<'a> {
+    /// The project.
+    pub project: &'a ProjectName,
+    /// The deployment.
+    pub id: DeploymentId,
+    /// The lease's secret.
+    pub secret: &'a str,
 }
 
 /// A server and who asks it.
@@ -122,7 +135,9 @@ impl Connection {
         let answer = self.transport.send(&call).await?;
         if answer.status.is_success() {
             let replayed = answer.replayed;
-            return Ok(Submitted::Accepted { deployment: self.transport.read(answer)?, replayed });
+            let accepted = self.transport.read::<Accepted>(answer)?;
+            let Accepted { deployment, lease } = *accepted;
+            return Ok(Submitted::Accepted { deployment: Box::new(deployment), replayed, lease });
         }
         if answer.status == StatusCode::CONFLICT && answer.body.get("deploymentId").is_some() {
             let problem = answer.body.clone();
@@ -285,6 +300,49 @@ impl Connection {
         self.transport.read(answer).map(|released| *released)
     }
 
+    /// Renews a lease, and parks for up to `window` in case a cancel comes; `limit` bounds the answer beyond that. One
+    /// attempt.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the lease is lost.
+    pub async fn heartbeat(
+        &self,
+        worker: Worker<'_>,
+        window: Duration,
+        limit: Duration,
+    ) -> Result<HeartbeatAnswer, Fault> {
+        let mut url = self.deployment_url(worker.project, worker.id, &["heartbeat"]);
+        url.query_pairs_mut().append_pair("maxWaitSeconds", &window.as_secs().to_string());
+        let call = Call { window, limit, lease: Some(worker.secret), ..Call::new(Method::POST, url) };
+        self.once(&call).await
+    }
+
+    /// Tells what happened. One attempt.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn reports(&self, worker: Worker<'_>, body: &ReportsRequest) -> Result<ReportsAnswer, Fault> {
+        let url = self.deployment_url(worker.project, worker.id, &["reports"]);
+        self.once(&Call { body: Some(to_json(body)), lease: Some(worker.secret), ..Call::new(Method::POST, url) }).await
+    }
+
+    /// Says what became of a deployment. One attempt.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the lease is lost.
+    pub async fn finish(&self, worker: Worker<'_>, body: &FinishRequest) -> Result<Deployment, Fault> {
+        let url = self.deployment_url(worker.project, worker.id, &["finish"]);
+        self.once(&Call { body: Some(to_json(body)), lease: Some(worker.secret), ..Call::new(Method::POST, url) }).await
+    }
+
+    async fn once<T: serde::de::DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Fault> {
+        let answer = self.transport.send_once(call).await?;
+        if !answer.status.is_success() {
+            return Err(refused(answer));
+        }
+        self.transport.read(answer).map(|body| *body)
+    }
+
     async fn park(
         &self,
         project: &ProjectName,
@@ -307,7 +365,11 @@ impl Connection {
         if answer.status.is_success() { Ok(answer) } else { Err(refused(answer)) }
     }
 
-    fn url(&self, segments: &[&str]) -> Url {
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    pub(super) fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.transport.base.clone();
         // Only URLs without a host cannot have a path, and the command line lets none in.
         if let Ok(mut path) = url.path_segments_mut() {

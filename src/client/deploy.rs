@@ -138,7 +138,7 @@ impl Run<'_> {
     async fn submit(&mut self) -> Observation {
         let session = self.session;
         match session.connection.submit(self.project(), &self.key, &self.body).await {
-            Ok(Submitted::Accepted { deployment, replayed }) => {
+            Ok(Submitted::Accepted { deployment, replayed, .. }) => {
                 self.tell_accepted(&deployment, replayed);
                 Observation::Accepted { deployment, replayed }
             }

@@ -7,6 +7,7 @@ pub mod deadline;
 mod deploy;
 pub mod exit;
 pub mod follow;
+pub mod lease;
 mod list;
 mod logs;
 pub mod manual;
@@ -15,11 +16,12 @@ mod release;
 pub mod render;
 pub mod resolve;
 mod result;
-mod session;
+pub mod session;
 mod signals;
 mod status;
 mod transport;
 mod why;
+mod work;
 
 use std::process::ExitCode;
 

@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use super::exit::{Exit, Failure};
 use crate::{
-    api::{ErrorCode, IDEMPOTENCY_HEADER, REPLAYED_HEADER},
+    api::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
     clock::Clock,
     model::IdempotencyKey,
 };
@@ -151,6 +151,10 @@ pub(super) struct Call<'a> {
     pub(super) window: Duration,
     pub(super) key: Option<&'a IdempotencyKey>,
     pub(super) body: Option<Vec<u8>>,
+    /// The secret of the lease under which a worker calls.
+    pub(super) lease: Option<&'a str>,
+    /// How long the answer may take beyond the window.
+    pub(super) limit: Duration,
 }
 
 /// An answer that is one.
@@ -234,11 +238,25 @@ impl Transport {
         }
     }
 
+    /// Sends once; whoever calls knows best how long it may be tried again.
+    pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Answer, Fault> {
+        match self.attempt(call).await {
+            Attempt::Answered(answer) => Ok(answer),
+            Attempt::Again { why, .. } => Err(self.unreachable(why)),
+            Attempt::Hopeless(fault) => Err(fault),
+        }
+    }
+
     async fn attempt(&self, call: &Call<'_>) -> Attempt {
         let mut request = self.http.request(call.method.clone(), call.url.clone()).header(ACCEPT, "application/json");
-        request = request.timeout(call.window + ANSWER_LIMIT);
+        request = request.timeout(call.window + call.limit);
         if let Some(key) = call.key {
             request = request.header(IDEMPOTENCY_HEADER, key.as_str());
+        }
+        if let Some(secret) = call.lease.and_then(|secret| HeaderValue::from_str(secret).ok()) {
+            let mut secret = secret;
+            secret.set_sensitive(true);
+            request = request.header(LEASE_HEADER, secret);
         }
         if let Some(body) = &call.body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
@@ -362,7 +380,7 @@ impl Transport {
 
 impl Call<'_> {
     pub(super) fn new(method: Method, url: Url) -> Self {
-        Call { method, url, window: Duration::ZERO, key: None, body: None }
+        Call { method, url, window: Duration::ZERO, key: None, body: None, lease: None, limit: ANSWER_LIMIT }
     }
 }
 

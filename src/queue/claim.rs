@@ -21,8 +21,27 @@ pub struct Claimed {
 const LOOK_LIMIT: usize = 4096;
 
 impl Queue {
-    /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`, who is the only one to call
-    /// himself so. What he took before, and still runs, is his again: its first answer was lost.
+    /// What `holder` took before and still runs: the answer that told him was lost.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn claimed_by<'a>(
+        &self,
+        holder: &str,
+        projects: impl Iterator<Item = &'a ProjectName>,
+    ) -> Result<Option<Claimed>, WorkerError> {
+        for project in projects {
+            let state = self.store.project(project.clone(), 0).await?;
+            let Some(deployment) = state.and_then(|state| state.holder) else { continue };
+            if matches!(&deployment.state, State::Running(lease) if lease.worker == holder) {
+                let secret = self.lease_secret(deployment.id);
+                return Ok(Some(Claimed { deployment, secret }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`.
     ///
     /// # Errors
     /// The store did not do it.
@@ -31,14 +50,6 @@ impl Queue {
         holder: &str,
         offers: &BTreeMap<ProjectName, Vec<String>>,
     ) -> Result<Option<Claimed>, WorkerError> {
-        for project in offers.keys() {
-            let state = self.store.project(project.clone(), 0).await?;
-            let Some(deployment) = state.and_then(|state| state.holder) else { continue };
-            if matches!(&deployment.state, State::Running(lease) if lease.worker == holder) {
-                let secret = self.lease_secret(deployment.id);
-                return Ok(Some(Claimed { deployment, secret }));
-            }
-        }
         for Claimable { project, id, spec } in self.store.claimable(LOOK_LIMIT).await? {
             if offers.get(&project).is_some_and(|pipelines| pipelines.contains(&spec.pipeline))
                 && let Some(claimed) = self.claim(project, id, holder.to_owned()).await?

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     api::{self, ClaimRequest, ErrorCode},
     config::is_project_name,
+    model::Lease,
     queue::claim::Claimed,
 };
 
@@ -35,8 +36,7 @@ const PIPELINE_NAME_LIMIT: usize = 63;
 /// Hands out the oldest deployment that the agent can run.
 pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
     let (window, wish) = read(&app, request).await?;
-    // A space stands in neither name, so that the two cannot be taken for two others.
-    let holder = format!("{} {}", wish.worker, wish.claim_id);
+    let holder = Lease::holder(&wish.worker, &wish.claim_id);
     let ends_at = Instant::now() + window;
     let _present = app.agents.arrive(&wish);
     let _parked = app.metrics.park();
@@ -44,11 +44,15 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let mut work = app.watch.work();
     loop {
         work.mark_unchanged();
-        if wish.capacity > 0 {
+        let claimed = {
             let _turn = turn.lock().await;
-            if let Some(claimed) = app.queue.claim_any(&holder, &wish.projects).await? {
-                return Ok(answer::json(StatusCode::OK, &wire(claimed)));
+            match app.queue.claimed_by(&holder, wish.projects.keys()).await? {
+                None if wish.capacity > 0 => app.queue.claim_any(&holder, &wish.projects).await?,
+                before => before,
             }
+        };
+        if let Some(claimed) = claimed {
+            return Ok(answer::json(StatusCode::OK, &wire(claimed)));
         }
         let woken = tokio::select! {
             biased;

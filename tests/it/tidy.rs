@@ -22,7 +22,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("reaper", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("server", &["model", "api", "queue", "watch", "worker", "reaper", "store", "clock", "config", "notifier", "cli"]),
-    ("client", &["api", "cli", "model", "clock", "config", "duration"]),
+    // `run` owns a command as the executor does: of the worker it takes the shim and what reads output, never the queue.
+    ("client", &["api", "cli", "model", "clock", "config", "duration", "worker"]),
+    // A client that runs pipelines: of the worker it takes the executor, never the queue.
+    ("agent", &["api", "cli", "client", "model", "clock", "config", "duration", "worker"]),
     // Those that put all the others together.
     ("node", &["*"]),
     ("demo", &["*"]),

@@ -1,0 +1,176 @@
+//! One deployment that an agent took, from its lease to its end.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Agent,
+    calls::Calls,
+    delivery::{Delivery, Lost},
+    journal::{Journal, Taken},
+};
+use crate::{
+    api::{Claimed, DeploymentError, FinishRequest, worker::Report as WireReport},
+    client::lease::Keeper,
+    clock::BootInstant,
+    config::Pipeline,
+    model::{self, FailureCause, Status},
+    worker::{self, Job, Report, Stop, Verdict},
+};
+
+/// How many reports may wait to be journalled; that is faster than any command prints.
+const REPORT_QUEUE_LIMIT: usize = 64;
+
+impl Agent {
+    /// Runs a deployment to its end, and tells it. `sent_at` is when it was asked for.
+    pub(super) async fn run_claimed(self: Arc<Self>, claimed: Claimed, journal: Journal, sent_at: BootInstant) {
+        let taken = taken(&claimed);
+        let (id, project) = (taken.deployment, taken.project.clone());
+        tracing::info!(%project, deployment.id = %id, pipeline = %claimed.deployment.pipeline, "taken");
+        let keeper = Keeper::new(&self.connection, self.clock.clone(), &project, id, claimed.lease.clone(), sent_at);
+        let delivery = Delivery::new(Calls::new(self.connection.clone(), taken), journal, 0, Vec::new());
+        let work = async {
+            let run = self.run_under(&keeper, &claimed, &delivery);
+            tokio::pin!(run);
+            let finish = tokio::select! {
+                finish = &mut run => finish,
+                // The heartbeat learns of it, too, and stops the pipeline.
+                Lost = delivery.send() => run.await,
+            };
+            (delivery.finish(&finish, false).await, finish)
+        };
+        let (told, finish) = tokio::select! {
+            ended = work => ended,
+            never = keeper.keep() => match never {},
+        };
+        let status = finish.status.as_str();
+        match told {
+            Ok(()) => tracing::info!(%project, deployment.id = %id, deployment.status = status, "finished"),
+            Err(Lost) => {
+                tracing::warn!(%project, deployment.id = %id, ?finish, "the lease was lost before the end was told")
+            }
+        }
+    }
+
+    async fn run_under(&self, keeper: &Keeper<'_>, claimed: &Claimed, delivery: &Delivery) -> FinishRequest {
+        let (mut asked, mut deadline) = (keeper.stop(), keeper.deadline());
+        // The claim may have been parked for longer than the lease lasts: only a renewal tells how long there is.
+        tokio::select! {
+            _ = deadline.changed() => {}
+            _ = asked.wait_for(|stop| matches!(stop, Stop::LeaseLost { .. })) => {}
+        }
+        let Some(pipeline) = self.pipeline(&claimed.deployment) else {
+            let message = format!("this agent has no pipeline '{}'", claimed.deployment.pipeline);
+            return failed(FailureCause::PhaseFailed, message, None);
+        };
+        // A cancel that came before: the child is never started.
+        if matches!(*asked.borrow(), Stop::Cancel) || claimed.deployment.cancel_requested_at.is_some() {
+            return FinishRequest { status: Status::Cancelled, outputs: Default::default(), error: None };
+        }
+        let (stop, stopping) = watch::channel(Stop::None);
+        let passing_on = pass_on(asked.clone(), self.stop.subscribe(), &stop);
+        let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
+        let job = self.job(claimed, pipeline, keeper);
+        let running = worker::run(job, stopping, reports);
+        let taking = take(reported, delivery);
+        let verdict = tokio::select! {
+            (verdict, ()) = async { tokio::join!(running, taking) } => verdict,
+            () = passing_on => Verdict::Abandoned,
+        };
+        let was_shut_down = *stop.borrow() == Stop::Shutdown;
+        finish_request(verdict, was_shut_down)
+    }
+
+    fn job(&self, claimed: &Claimed, pipeline: Pipeline, keeper: &Keeper<'_>) -> Job {
+        let deployment = &claimed.deployment;
+        Job {
+            deployment_id: deployment.id.to_string(),
+            project: deployment.project.to_string(),
+            pipeline_name: deployment.pipeline.clone(),
+            pipeline,
+            ref_name: deployment.ref_name.clone(),
+            commit: deployment.commit.clone(),
+            fencing_token: claimed.lease.fencing_token.0,
+            inputs: claimed.inputs.clone(),
+            workspace: self.workspace(deployment.id),
+            grace: self.settings.limits.cancel_grace,
+            kill_budget: self.settings.limits.kill_budget.min(keeper.kill_budget()),
+            server_url: Some(self.connection.server().to_owned()),
+            shim: self.settings.shim.clone(),
+            lease_deadline: Some(keeper.deadline()),
+        }
+    }
+}
+
+/// What is kept of a claim.
+pub fn taken(claimed: &Claimed) -> Taken {
+    let Claimed { deployment, lease, .. } = claimed;
+    Taken { project: deployment.project.clone(), deployment: deployment.id, lease: lease.clone() }
+}
+
+/// An end that is a failure.
+pub fn failed(cause: FailureCause, message: String, phase: Option<String>) -> FinishRequest {
+    let error = Some(DeploymentError { code: cause.code().to_owned(), message, phase });
+    FinishRequest { status: Status::Failed, outputs: Default::default(), error }
+}
+
+async fn take(mut reported: mpsc::Receiver<Report>, delivery: &Delivery) {
+    while let Some(report) = reported.recv().await {
+        delivery.push(wire(report.into()));
+    }
+}
+
+/// Makes `stop` what the lease or the agent's own end asks for, the lease first. Never returns.
+async fn pass_on(mut lease: watch::Receiver<Stop>, mut agent: watch::Receiver<Stop>, stop: &watch::Sender<Stop>) {
+    loop {
+        let (by_lease, by_agent) = (*lease.borrow_and_update(), *agent.borrow_and_update());
+        let wanted = match (by_lease, by_agent) {
+            (Stop::LeaseLost { .. }, _) => by_lease,
+            (_, Stop::Shutdown) => Stop::Shutdown,
+            (_, _) => by_lease,
+        };
+        stop.send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
+        tokio::select! {
+            changed = lease.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            changed = agent.changed() => if changed.is_err() { std::future::pending::<()>().await },
+        }
+    }
+}
+
+fn finish_request(verdict: Verdict, was_shut_down: bool) -> FinishRequest {
+    match verdict {
+        Verdict::Succeeded { outputs } => FinishRequest { status: Status::Succeeded, outputs, error: None },
+        Verdict::Cancelled => FinishRequest { status: Status::Cancelled, outputs: Default::default(), error: None },
+        Verdict::Failed { code, mut message, phase } => {
+            message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
+            failed(code, message, phase)
+        }
+        Verdict::Abandoned => {
+            let why = if was_shut_down {
+                "the agent was shut down while it ran"
+            } else {
+                "the agent could not renew its lease in time, and stopped the pipeline"
+            };
+            failed(FailureCause::WorkerLost, why.to_owned(), None)
+        }
+    }
+}
+
+/// The longest message that the server takes.
+const MESSAGE_LIMIT: usize = 8 << 10;
+
+fn wire(report: model::Report) -> WireReport {
+    match report {
+        model::Report::Phase { name, state, message } => WireReport::Phase { name, state, message },
+        model::Report::Progress { progress, message } => WireReport::Progress { progress, message },
+        model::Report::Output { name, value } => WireReport::Output { name, value },
+        model::Report::Log { stream, phase, lines } => WireReport::Log { stream, phase, lines },
+    }
+}
+
+/// How long what was taken may go on after it was told to stop.
+pub fn last_words(grace: Duration, kill_budget: Duration) -> Duration {
+    const LAST_WORDS: Duration = Duration::from_secs(5);
+    grace + kill_budget + LAST_WORDS
+}
