@@ -34,7 +34,7 @@ use crate::{
         exit::{Exit, Failure},
         session,
     },
-    clock::{BootInstant, Clock, SystemClock},
+    clock::{Clock, SystemClock},
     config::{Config, Pipeline, Project},
     model::{DeploymentId, Limits, ProjectName},
     worker::{ShimProgram, Stop},
@@ -213,7 +213,6 @@ impl Agent {
         while !drain.is_cancelled() {
             let capacity = u32::try_from(free.available_permits()).unwrap_or(u32::MAX);
             wish.capacity = capacity;
-            let sent_at = self.clock.boot();
             let answer = tokio::select! {
                 answer = self.connection.claim(&wish, WINDOW) => answer,
                 // What the server handed out meanwhile is taken all the same.
@@ -227,7 +226,7 @@ impl Agent {
                 Ok(claimed) => {
                     (pauses, is_well) = (crate::client::connection::pauses(), true);
                     if let Some(claimed) = claimed {
-                        self.take(claimed, sent_at, runs, &free).await;
+                        self.take(claimed, runs, &free).await;
                     }
                     wish = self.wish(0);
                 }
@@ -245,12 +244,12 @@ impl Agent {
         }
     }
 
-    async fn take(self: &Arc<Self>, claimed: Claimed, sent_at: BootInstant, runs: &TaskTracker, free: &Arc<Semaphore>) {
+    async fn take(self: &Arc<Self>, claimed: Claimed, runs: &TaskTracker, free: &Arc<Semaphore>) {
         let id = claimed.deployment.id;
         match Journal::begin(&self.journals(), &run::taken(&claimed)) {
             Ok(Some(journal)) => {
                 let permit = free.clone().acquire_owned().await;
-                let running = self.clone().run_claimed(claimed, journal, sent_at);
+                let running = self.clone().run_claimed(claimed, journal);
                 runs.spawn(async move {
                     running.await;
                     drop(permit);

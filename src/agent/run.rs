@@ -1,6 +1,6 @@
 //! One deployment that an agent took, from its lease to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
@@ -11,8 +11,11 @@ use super::{
     journal::{Journal, Taken},
 };
 use crate::{
-    api::{Claimed, DeploymentError, FinishRequest, worker::Report as WireReport},
-    client::lease::Keeper,
+    api::{Claimed, DeploymentError, ErrorCode, FinishRequest, worker::Report as WireReport},
+    client::{
+        connection::{Fault, Worker, pauses},
+        lease::Keeper,
+    },
     clock::BootInstant,
     config::Pipeline,
     model::{self, FailureCause, Status},
@@ -21,22 +24,37 @@ use crate::{
 
 /// How many reports may wait to be journalled; that is faster than any command prints.
 const REPORT_QUEUE_LIMIT: usize = 64;
+/// How long the first heartbeat may take before it is sent again.
+const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// The longest message that the server takes.
+const MESSAGE_LIMIT: usize = 8 << 10;
 
 impl Agent {
-    /// Runs a deployment to its end, and tells it. `sent_at` is when it was asked for.
-    pub(super) async fn run_claimed(self: Arc<Self>, claimed: Claimed, journal: Journal, sent_at: BootInstant) {
+    /// Runs a deployment to its end, and tells it.
+    pub(super) async fn run_claimed(self: Arc<Self>, claimed: Claimed, journal: Journal) {
         let taken = taken(&claimed);
         let (id, project) = (taken.deployment, taken.project.clone());
         tracing::info!(%project, deployment.id = %id, pipeline = %claimed.deployment.pipeline, "taken");
-        let keeper = Keeper::new(&self.connection, self.clock.clone(), &project, id, claimed.lease.clone(), sent_at);
+        let worker = Worker { project: &project, id, secret: &claimed.lease.secret };
+        let Some((renewed_at, cancelled)) = self.renew(worker).await else {
+            tracing::warn!(%project, deployment.id = %id, "the lease was lost before anything was started");
+            journal.remove();
+            return;
+        };
+        let keeper = Keeper::new(&self.connection, self.clock.clone(), &project, id, claimed.lease.clone(), renewed_at);
         let delivery = Delivery::new(Calls::new(self.connection.clone(), taken), journal, 0, Vec::new());
         let work = async {
-            let run = self.run_under(&keeper, &claimed, &delivery);
-            tokio::pin!(run);
-            let finish = tokio::select! {
-                finish = &mut run => finish,
-                // The heartbeat learns of it, too, and stops the pipeline.
-                Lost = delivery.send() => run.await,
+            // A cancel that came before: the child is never started.
+            let finish = if cancelled {
+                FinishRequest { status: Status::Cancelled, outputs: BTreeMap::new(), error: None }
+            } else {
+                let run = self.run_under(&keeper, &claimed, &delivery);
+                tokio::pin!(run);
+                tokio::select! {
+                    finish = &mut run => finish,
+                    // The heartbeat learns of it, too, and stops the pipeline.
+                    Lost = delivery.send() => run.await,
+                }
             };
             (delivery.finish(&finish, false).await, finish)
         };
@@ -48,28 +66,36 @@ impl Agent {
         match told {
             Ok(()) => tracing::info!(%project, deployment.id = %id, deployment.status = status, "finished"),
             Err(Lost) => {
-                tracing::warn!(%project, deployment.id = %id, ?finish, "the lease was lost before the end was told")
+                tracing::warn!(%project, deployment.id = %id, ?finish, "the lease was lost before the end was told");
+            }
+        }
+    }
+
+    /// Renews a lease for the first time: the call that brought it may have been parked for longer than it lasts. Answers
+    /// when that was sent, and whether the deployment was cancelled meanwhile; `None` if the lease is lost.
+    async fn renew(&self, worker: Worker<'_>) -> Option<(BootInstant, bool)> {
+        let mut pauses = pauses();
+        loop {
+            let sent_at = self.clock.boot();
+            match self.connection.heartbeat(worker, Duration::ZERO, FIRST_ANSWER_LIMIT).await {
+                Ok(answer) => return Some((sent_at, answer.cancel_requested)),
+                Err(Fault::Refused(refusal))
+                    if matches!(refusal.code, Some(ErrorCode::LeaseLost | ErrorCode::NotFound)) =>
+                {
+                    return None;
+                }
+                Err(_) => tokio::time::sleep(pauses.next().unwrap_or(super::LONGEST_PAUSE)).await,
             }
         }
     }
 
     async fn run_under(&self, keeper: &Keeper<'_>, claimed: &Claimed, delivery: &Delivery) -> FinishRequest {
-        let (mut asked, mut deadline) = (keeper.stop(), keeper.deadline());
-        // The claim may have been parked for longer than the lease lasts: only a renewal tells how long there is.
-        tokio::select! {
-            _ = deadline.changed() => {}
-            _ = asked.wait_for(|stop| matches!(stop, Stop::LeaseLost { .. })) => {}
-        }
         let Some(pipeline) = self.pipeline(&claimed.deployment) else {
             let message = format!("this agent has no pipeline '{}'", claimed.deployment.pipeline);
             return failed(FailureCause::PhaseFailed, message, None);
         };
-        // A cancel that came before: the child is never started.
-        if matches!(*asked.borrow(), Stop::Cancel) || claimed.deployment.cancel_requested_at.is_some() {
-            return FinishRequest { status: Status::Cancelled, outputs: Default::default(), error: None };
-        }
         let (stop, stopping) = watch::channel(Stop::None);
-        let passing_on = pass_on(asked.clone(), self.stop.subscribe(), &stop);
+        let passing_on = pass_on(keeper.stop(), self.stop.subscribe(), &stop);
         let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
         let job = self.job(claimed, pipeline, keeper);
         let running = worker::run(job, stopping, reports);
@@ -112,7 +138,7 @@ pub fn taken(claimed: &Claimed) -> Taken {
 /// An end that is a failure.
 pub fn failed(cause: FailureCause, message: String, phase: Option<String>) -> FinishRequest {
     let error = Some(DeploymentError { code: cause.code().to_owned(), message, phase });
-    FinishRequest { status: Status::Failed, outputs: Default::default(), error }
+    FinishRequest { status: Status::Failed, outputs: BTreeMap::new(), error }
 }
 
 async fn take(mut reported: mpsc::Receiver<Report>, delivery: &Delivery) {
@@ -141,7 +167,7 @@ async fn pass_on(mut lease: watch::Receiver<Stop>, mut agent: watch::Receiver<St
 fn finish_request(verdict: Verdict, was_shut_down: bool) -> FinishRequest {
     match verdict {
         Verdict::Succeeded { outputs } => FinishRequest { status: Status::Succeeded, outputs, error: None },
-        Verdict::Cancelled => FinishRequest { status: Status::Cancelled, outputs: Default::default(), error: None },
+        Verdict::Cancelled => FinishRequest { status: Status::Cancelled, outputs: BTreeMap::new(), error: None },
         Verdict::Failed { code, mut message, phase } => {
             message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
             failed(code, message, phase)
@@ -156,9 +182,6 @@ fn finish_request(verdict: Verdict, was_shut_down: bool) -> FinishRequest {
         }
     }
 }
-
-/// The longest message that the server takes.
-const MESSAGE_LIMIT: usize = 8 << 10;
 
 fn wire(report: model::Report) -> WireReport {
     match report {
