@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use reqwest::Url;
 
 use crate::{
-    duration,
+    config::parse_duration,
     model::{DeploymentId, IdempotencyKey, ProjectName, Status},
 };
 
@@ -66,6 +66,8 @@ pub enum Command {
 pub enum ClientCommand {
     /// Deploy: take the project's slot or wait for it, then follow the deployment to its end
     Deploy(Box<Deploy>),
+    /// Run a former deployment again, with its artifact and inputs; it may go back behind newer ones
+    Redeploy(Box<Redeploy>),
     /// Show one deployment; without an ID, the one that holds the slot, else the latest
     Status(StatusArgs),
     /// Say who holds the slot, who waits, for how long, and what to do about it
@@ -119,7 +121,7 @@ pub struct Deploy {
     pub target: Target,
     /// Which of the project's pipelines
     #[arg(long, value_name = "NAME", default_value = "deploy")]
-    pub pipeline: String,
+    pub pipeline: Option<String>,
     /// The branch or tag [default: from the CI]
     #[arg(long = "ref", value_name = "REF", value_parser = parse_text)]
     pub ref_name: Option<String>,
@@ -144,6 +146,10 @@ pub struct Deploy {
     /// A value for the pipeline, which sees it as INPUT_NAME; may be repeated
     #[arg(long = "input", value_name = "NAME=VALUE", value_parser = parse_input)]
     pub inputs: Vec<(String, String)>,
+    /// What is deployed: a folder, without what its .gitignore files leave out, or a file. Phases find it in their
+    /// working directory
+    #[arg(long, value_name = "PATH")]
+    pub artifact: Option<PathBuf>,
     /// What to do when another deployment holds the slot
     #[arg(long, value_enum, default_value_t = WhenHeld::Wait)]
     pub on_conflict: WhenHeld,
@@ -165,6 +171,51 @@ pub struct Deploy {
     /// Go back on purpose: a lower build number is not refused
     #[arg(long)]
     pub rollback: bool,
+    /// The own name of this request: repeated with the same name, it makes one deployment [default: from the CI job]
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// The former deployment that is run again, with what it was asked for.
+    #[arg(skip)]
+    pub retry_of: Option<DeploymentId>,
+}
+
+/// `redeploy`.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXIT_CODES)]
+pub struct Redeploy {
+    /// The former deployment
+    #[arg(value_parser = parse_id)]
+    pub id: DeploymentId,
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+    /// A line about it [default: that of the former deployment]
+    #[arg(long, short)]
+    pub message: Option<String>,
+    /// Who deploys [default: from the CI, else the user]
+    #[arg(long, value_parser = parse_text)]
+    pub actor: Option<String>,
+    /// Where to read more [default: the CI job's page]
+    #[arg(long, value_parser = parse_text)]
+    pub url: Option<String>,
+    /// What to do when another deployment holds the slot
+    #[arg(long, value_enum, default_value_t = WhenHeld::Wait)]
+    pub on_conflict: WhenHeld,
+    /// Cancel the deployment that holds the slot, and those in line before this one
+    #[arg(long)]
+    pub cancel_in_progress_deployment: bool,
+    /// How long all of it may take
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
+    pub timeout: Duration,
+    /// How the deployment is followed
+    #[arg(long, value_enum, default_value_t = FollowMode::Auto)]
+    pub follow: FollowMode,
+    /// Do not wait: hand it to the server and print its id
+    #[arg(long, conflicts_with_all = ["cancel_in_progress_deployment"])]
+    pub detach: bool,
+    /// Deploy nothing: print what would happen
+    #[arg(long, conflicts_with = "detach")]
+    pub dry_run: bool,
     /// The own name of this request: repeated with the same name, it makes one deployment [default: from the CI job]
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     pub idempotency_key: Option<IdempotencyKey>,
@@ -358,6 +409,34 @@ pub struct Man {
     pub out_dir: Option<PathBuf>,
 }
 
+impl Redeploy {
+    /// The deploy that it comes to.
+    pub fn deploy(&self) -> Deploy {
+        Deploy {
+            target: self.target.clone(),
+            pipeline: None,
+            ref_name: None,
+            commit: None,
+            message: self.message.clone(),
+            actor: self.actor.clone(),
+            url: self.url.clone(),
+            order: None,
+            no_order: true,
+            inputs: Vec::new(),
+            artifact: None,
+            on_conflict: self.on_conflict,
+            cancel_in_progress_deployment: self.cancel_in_progress_deployment,
+            timeout: self.timeout,
+            follow: self.follow,
+            detach: self.detach,
+            dry_run: self.dry_run,
+            rollback: true,
+            idempotency_key: self.idempotency_key.clone(),
+            retry_of: Some(self.id),
+        }
+    }
+}
+
 impl Deploy {
     /// The inputs by name.
     ///
@@ -410,7 +489,7 @@ fn parse_text(text: &str) -> Result<String, String> {
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = duration::parse(text).map_err(|error| error.to_string())?;
+    let timeout = parse_duration(text)?;
     // The wire counts whole seconds, and the server takes up to a day.
     if timeout < Duration::from_secs(1) || timeout > Duration::from_secs(24 * 60 * 60) {
         return Err("it is from 1s to 24h".to_owned());

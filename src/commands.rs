@@ -58,6 +58,9 @@ async fn serve_until_told(config: Config) -> ExitCode {
     // The one line on standard output: scripts wait for it.
     print(&format!("listening on http://{}", node.address()));
     tracing::info!(address = %node.address(), %store, project_count, "ready");
+    if project_count == 0 {
+        tracing::warn!("no project is configured, so nothing can be deployed; is this the right --config?");
+    }
     stop.received().await;
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {

@@ -15,18 +15,19 @@
 
 pub mod agent;
 pub mod api;
+pub mod artifact;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod demo;
-pub mod duration;
 pub mod model;
 pub mod node;
 pub mod notifier;
 pub mod queue;
 pub mod reaper;
+pub mod retention;
 pub mod server;
 pub mod store;
 pub mod watch;

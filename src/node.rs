@@ -7,12 +7,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    artifact::Depot,
     clock::SystemClock,
     config::{Config, StoreLocation},
     model::{Policy, ProjectName},
     notifier::Notifier,
     queue::Queue,
     reaper::Reaper,
+    retention::Retention,
     server::{Metrics, ServeError, Server, serve},
     store::{OnCommit, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
     watch::Watch,
@@ -65,11 +67,14 @@ impl Node {
         let watch = Watch::new(store, notifier.clone(), http_shutdown.clone());
         let worker = Embedded::new(&config, queue.clone(), notifier.clone(), shim)
             .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
-        let server = serve(&config, queue.clone(), watch.clone(), metrics, http_shutdown.clone()).await?;
+        let artifacts = Retention::new(Depot::below(&config.work_dir()), queue.store().clone(), config.artifacts);
+        let server =
+            serve(&config, queue.clone(), watch.clone(), metrics, artifacts.clone(), http_shutdown.clone()).await?;
         let worker = tokio::spawn(worker.run(http_shutdown.clone()));
         let reaper = tokio::spawn(Reaper::new(queue.clone()).run(background_shutdown.clone()));
         let fallback = tokio::spawn(watch.fallback(config.limits.fallback_poll, background_shutdown.clone()));
-        let background = vec![reaper, fallback];
+        let retention = tokio::spawn(artifacts.run(background_shutdown.clone()));
+        let background = vec![reaper, fallback, retention];
         Ok(Node { server, queue, worker, background, http_shutdown, background_shutdown, sqlite })
     }
 

@@ -8,7 +8,7 @@ use super::{
     calls::Calls,
     delivery::{Delivery, Lost},
     journal::{Journal, Record},
-    run::failed,
+    run::{artifact_path, failed},
 };
 use crate::{
     model::FailureCause,
@@ -27,9 +27,11 @@ impl Agent {
             tracing::error!(deployment.id = %id, "a former agent's child does not end; its lease must run out first");
             return;
         }
-        for removed in
-            [tokio::fs::remove_dir_all(&workspace).await, tokio::fs::remove_file(lock_path(&workspace)).await]
-        {
+        for removed in [
+            tokio::fs::remove_dir_all(&workspace).await,
+            tokio::fs::remove_file(artifact_path(&workspace)).await,
+            tokio::fs::remove_file(lock_path(&workspace)).await,
+        ] {
             if let Err(error) = removed
                 && error.kind() != io::ErrorKind::NotFound
             {

@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use crate::{
     api::{ClaimRequest, Claimed, Deployment},
+    artifact::UnpackLimits,
     cli,
     client::{
         connection::{Connection, Fault, Patience, pauses},
@@ -55,6 +56,7 @@ pub struct Settings {
     name: String,
     projects: BTreeMap<ProjectName, Project>,
     limits: Limits,
+    unpack_limits: UnpackLimits,
     shutdown_grace: Duration,
     max_concurrent: u32,
     work_dir: PathBuf,
@@ -95,6 +97,7 @@ impl Settings {
             name,
             projects,
             limits: config.limits,
+            unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
             shutdown_grace: config.shutdown_grace,
             max_concurrent: args.max_concurrent,
             work_dir,

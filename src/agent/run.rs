@@ -1,6 +1,11 @@
 //! One deployment that an agent took, from its lease to its end.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, watch};
 
@@ -26,6 +31,8 @@ use crate::{
 const REPORT_QUEUE_LIMIT: usize = 64;
 /// How long the first heartbeat may take before it is sent again.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// How often an artifact is asked for.
+const DOWNLOAD_ATTEMPTS: usize = 8;
 /// The longest message that the server takes.
 const MESSAGE_LIMIT: usize = 8 << 10;
 
@@ -94,21 +101,58 @@ impl Agent {
             let message = format!("this agent has no pipeline '{}'", claimed.deployment.pipeline);
             return failed(FailureCause::PhaseFailed, message, None);
         };
+        let artifact = match self.fetch(claimed, keeper).await {
+            Ok(artifact) => artifact,
+            Err(finish) => return finish,
+        };
         let (stop, stopping) = watch::channel(Stop::None);
         let passing_on = pass_on(keeper.stop(), self.stop.subscribe(), &stop);
         let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
-        let job = self.job(claimed, pipeline, keeper);
+        let job = self.job(claimed, pipeline, artifact.clone(), keeper);
         let running = worker::run(job, stopping, reports);
         let taking = take(reported, delivery);
         let verdict = tokio::select! {
             (verdict, ()) = async { tokio::join!(running, taking) } => verdict,
             () = passing_on => Verdict::Abandoned,
         };
+        if let Some(artifact) = artifact
+            && let Err(error) = tokio::fs::remove_file(&artifact).await
+        {
+            tracing::warn!(path = %artifact.display(), %error, "an artifact could not be removed");
+        }
         let was_shut_down = *stop.borrow() == Stop::Shutdown;
         finish_request(verdict, was_shut_down)
     }
 
-    fn job(&self, claimed: &Claimed, pipeline: Pipeline, keeper: &Keeper<'_>) -> Job {
+    /// Fetches what is deployed, beside the workspace; an end where that cannot be.
+    async fn fetch(&self, claimed: &Claimed, keeper: &Keeper<'_>) -> Result<Option<PathBuf>, FinishRequest> {
+        let Some(artifact) = &claimed.artifact else { return Ok(None) };
+        let gone = |why: String| failed(FailureCause::PhaseFailed, format!("the artifact cannot be had: {why}"), None);
+        let digest = artifact.sha256.parse().map_err(|error| gone(format!("{error}")))?;
+        let path = artifact_path(&self.workspace(claimed.deployment.id));
+        let fetching = async {
+            let mut why = String::new();
+            for pause in pauses().take(DOWNLOAD_ATTEMPTS) {
+                match self.connection.download(&digest, &path).await {
+                    Ok(()) => return Ok(Some(path.clone())),
+                    Err(error) => why = error,
+                }
+                tokio::time::sleep(pause).await;
+            }
+            Err(gone(why))
+        };
+        let (mut by_lease, mut by_agent) = (keeper.stop(), self.stop.subscribe());
+        tokio::select! {
+            fetched = fetching => fetched,
+            Ok(stop) = by_lease.wait_for(|stop| *stop != Stop::None) => Err(match *stop {
+                Stop::Cancel => FinishRequest { status: Status::Cancelled, outputs: BTreeMap::new(), error: None },
+                Stop::None | Stop::LeaseLost { .. } | Stop::Shutdown => finish_request(Verdict::Abandoned, false),
+            }),
+            Ok(_) = by_agent.wait_for(|stop| *stop != Stop::None) => Err(finish_request(Verdict::Abandoned, true)),
+        }
+    }
+
+    fn job(&self, claimed: &Claimed, pipeline: Pipeline, artifact: Option<PathBuf>, keeper: &Keeper<'_>) -> Job {
         let deployment = &claimed.deployment;
         Job {
             deployment_id: deployment.id.to_string(),
@@ -120,6 +164,8 @@ impl Agent {
             fencing_token: claimed.lease.fencing_token.0,
             inputs: claimed.inputs.clone(),
             workspace: self.workspace(deployment.id),
+            artifact,
+            unpack_limits: self.settings.unpack_limits,
             grace: self.settings.limits.cancel_grace,
             kill_budget: self.settings.limits.kill_budget.min(keeper.kill_budget()),
             server_url: Some(self.connection.server().to_owned()),
@@ -127,6 +173,11 @@ impl Agent {
             lease_deadline: Some(keeper.deadline()),
         }
     }
+}
+
+/// Where what is deployed lies until it has been unpacked.
+pub fn artifact_path(workspace: &Path) -> PathBuf {
+    workspace.with_extension("artifact")
 }
 
 /// What is kept of a claim.

@@ -68,16 +68,7 @@ impl Event {
     pub fn name(&self) -> &'static str {
         match &self.data {
             EventData::Complete { .. } => "complete",
-            EventData::Other(body) => match body {
-                EventBody::Queue { .. } => "queue",
-                EventBody::Status { .. } => "status",
-                EventBody::Phase { .. } => "phase",
-                EventBody::Progress { .. } => "progress",
-                EventBody::Log { .. } => "log",
-                EventBody::Cancel { .. } => "cancel",
-                EventBody::Gap { .. } => "gap",
-                EventBody::Complete => "complete",
-            },
+            EventData::Other(body) => body.kind(),
         }
     }
 }

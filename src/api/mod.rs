@@ -24,6 +24,8 @@ pub use worker::{
 pub const STATUS_HEADER: &str = "singletrack-status";
 /// The header that says that the answer was given before.
 pub const REPLAYED_HEADER: &str = "idempotency-replayed";
+/// The header that tells at which byte an upload goes on.
+pub const OFFSET_HEADER: &str = "singletrack-upload-offset";
 /// The header that carries a client's own name for a submit.
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 /// The longest window of a long-poll, in seconds.

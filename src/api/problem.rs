@@ -37,11 +37,15 @@ pub enum ErrorCode {
     HolderChanged,
     NoAgent,
     LeaseLost,
+    UploadOffset,
+    UploadInProgress,
     ReportGap,
     BodyTooLarge,
     UriTooLong,
     UnsupportedMediaType,
     KeyReused,
+    ArtifactMissing,
+    ArtifactMismatch,
     HeadersTooLarge,
     Internal,
     Unavailable,
@@ -51,7 +55,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 37] = [
+    pub const ALL: [ErrorCode; 41] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -79,11 +83,15 @@ impl ErrorCode {
         ErrorCode::HolderChanged,
         ErrorCode::NoAgent,
         ErrorCode::LeaseLost,
+        ErrorCode::UploadOffset,
+        ErrorCode::UploadInProgress,
         ErrorCode::ReportGap,
         ErrorCode::BodyTooLarge,
         ErrorCode::UriTooLong,
         ErrorCode::UnsupportedMediaType,
         ErrorCode::KeyReused,
+        ErrorCode::ArtifactMissing,
+        ErrorCode::ArtifactMismatch,
         ErrorCode::HeadersTooLarge,
         ErrorCode::Internal,
         ErrorCode::Unavailable,
@@ -119,11 +127,13 @@ impl ErrorCode {
             | ErrorCode::HolderChanged
             | ErrorCode::NoAgent
             | ErrorCode::LeaseLost
+            | ErrorCode::UploadOffset
+            | ErrorCode::UploadInProgress
             | ErrorCode::ReportGap => 409,
             ErrorCode::BodyTooLarge => 413,
             ErrorCode::UriTooLong => 414,
             ErrorCode::UnsupportedMediaType => 415,
-            ErrorCode::KeyReused => 422,
+            ErrorCode::KeyReused | ErrorCode::ArtifactMissing | ErrorCode::ArtifactMismatch => 422,
             ErrorCode::HeadersTooLarge => 431,
             ErrorCode::Internal => 500,
             ErrorCode::Unavailable | ErrorCode::ShuttingDown | ErrorCode::DiskFull => 503,
@@ -160,11 +170,15 @@ impl ErrorCode {
             ErrorCode::HolderChanged => "Another deployment holds the slot by now",
             ErrorCode::NoAgent => "No agent is connected that could run it",
             ErrorCode::LeaseLost => "The lease is not, or no longer, this deployment's",
+            ErrorCode::UploadOffset => "The upload goes on elsewhere",
+            ErrorCode::UploadInProgress => "The artifact is being uploaded at this moment",
             ErrorCode::ReportGap => "Reports before these are missing",
             ErrorCode::BodyTooLarge => "The body is larger than this route takes",
             ErrorCode::UriTooLong => "The address is longer than 8 KiB",
             ErrorCode::UnsupportedMediaType => "The body's type or encoding is not one that this route takes",
             ErrorCode::KeyReused => "The idempotency key was used for another request",
+            ErrorCode::ArtifactMissing => "The artifact is not on this server",
+            ErrorCode::ArtifactMismatch => "The content is not that of the artifact it was sent as",
             ErrorCode::HeadersTooLarge => "The headers are larger than 16 KiB",
             ErrorCode::Internal => "The server has a fault",
             ErrorCode::Unavailable => "The store is not available",
@@ -184,6 +198,7 @@ impl ErrorCode {
             | ErrorCode::NoAgent
             | ErrorCode::LineFull
             | ErrorCode::ProjectPaused
+            | ErrorCode::UploadInProgress
             | ErrorCode::Unavailable
             | ErrorCode::ShuttingDown
             | ErrorCode::DiskFull => true,
@@ -206,11 +221,14 @@ impl ErrorCode {
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
             | ErrorCode::LeaseLost
+            | ErrorCode::UploadOffset
             | ErrorCode::ReportGap
             | ErrorCode::BodyTooLarge
             | ErrorCode::UriTooLong
             | ErrorCode::UnsupportedMediaType
             | ErrorCode::KeyReused
+            | ErrorCode::ArtifactMissing
+            | ErrorCode::ArtifactMismatch
             | ErrorCode::HeadersTooLarge
             | ErrorCode::Internal => false,
         }

@@ -53,13 +53,16 @@ pub struct SubmitRequest {
     pub deadline_seconds: Option<u64>,
     /// Whether it may go back behind a newer `order`.
     pub rollback: bool,
+    /// A former deployment of the project that is run again: what is left out above is taken from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<DeploymentId>,
 }
 
 /// An uploaded artifact, by its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArtifactRef {
-    /// 64 hexadecimal digits.
+    /// 64 hexadecimal digits in lower case.
     pub sha256: String,
 }
 

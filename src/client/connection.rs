@@ -110,6 +110,10 @@ impl Connection {
         Transport::new(base, token, ca_cert, patience, notice, clock).map(|transport| Connection { transport })
     }
 
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
     /// The server's address.
     pub fn server(&self) -> &str {
         self.transport.server()
@@ -363,10 +367,6 @@ impl Connection {
     async fn succeed(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         let answer = self.transport.send(call).await?;
         if answer.status.is_success() { Ok(answer) } else { Err(refused(answer)) }
-    }
-
-    pub(super) fn transport(&self) -> &Transport {
-        &self.transport
     }
 
     pub(super) fn url(&self, segments: &[&str]) -> Url {

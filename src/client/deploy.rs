@@ -16,9 +16,10 @@ use super::{
     result,
     session::Session,
     signals::Signals,
+    upload,
 };
 use crate::{
-    api::{CancelBody, Conflict, Deployment, OnConflict, SubmitRequest},
+    api::{ArtifactRef, CancelBody, Conflict, Deployment, OnConflict, SubmitRequest},
     cli::{Deploy, FollowMode, WhenHeld},
     model::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, lease::hex},
 };
@@ -47,13 +48,23 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
     let wish = wish(args);
     let mut request = request(args, wish, session.ci.as_ref())?;
+    let deadline = Deadline::after(session.clock.clone(), args.timeout);
+    let mut signals = Signals::listen()
+        .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
+    if let Some(path) = &args.artifact {
+        let packed = upload::pack(path.clone(), &deadline, &mut signals).await?;
+        // Before the slot is taken: nobody waits for a slow network.
+        if !args.dry_run {
+            upload::upload(&session, &packed, &deadline, &mut signals).await?;
+        }
+        request.artifact = Some(ArtifactRef { sha256: packed.digest.into() });
+    }
     if args.dry_run {
         // Nothing is kept of it, so there is nothing to find again by a key.
         request.on_conflict = OnConflict::Refuse;
     }
     // The same bytes for every submit: with another body the key would name another request.
     let body = serde_json::to_vec(&request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
-    let deadline = Deadline::after(session.clock.clone(), args.timeout);
     if args.dry_run {
         return plan::run(&session, &args.target.project, &body, &deadline).await;
     }
@@ -62,7 +73,7 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
         None => key(session.ci.as_ref(), &args.target.project, &body)?,
     };
     let mut run = Run { session: &session, args, key, body, deadline, wish, held: None, problem: None };
-    let verdict = run.drive().await?;
+    let verdict = run.drive(signals).await?;
     result::tell(&session, &args.target.project, verdict, run.problem)
 }
 
@@ -82,9 +93,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// From the first submit to the verdict.
-    async fn drive(&mut self) -> Result<Verdict, Failure> {
-        let mut signals = Signals::listen()
-            .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
+    async fn drive(&mut self, mut signals: Signals) -> Result<Verdict, Failure> {
         let deadline = self.deadline.clone();
         let mut stop = std::pin::pin!(async move {
             tokio::select! {
@@ -346,17 +355,19 @@ fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitReques
         return Err(Failure::new(Exit::Usage, "--cancel-in-progress-deployment waits for the slot")
             .hint("leave --on-conflict out, or the other flag"));
     }
-    let from_ci = |flag: &Option<String>, ci_says: fn(&CiRun) -> &Option<String>| {
+    // A former deployment says what it was itself; of this job only who runs it and where is of interest.
+    let source_ci = if args.retry_of.is_some() { None } else { ci };
+    let from_ci = |ci: Option<&CiRun>, flag: &Option<String>, ci_says: fn(&CiRun) -> &Option<String>| {
         flag.clone().or_else(|| ci.and_then(|ci| ci_says(ci).clone()))
     };
-    let order = if args.no_order { None } else { args.order.or(ci.and_then(|ci| ci.order)) };
+    let order = if args.no_order { None } else { args.order.or(source_ci.and_then(|ci| ci.order)) };
     Ok(SubmitRequest {
-        pipeline: Some(args.pipeline.clone()),
-        ref_name: from_ci(&args.ref_name, |ci| &ci.ref_name),
-        commit: from_ci(&args.commit, |ci| &ci.commit),
-        message: from_ci(&args.message, |ci| &ci.message),
+        pipeline: args.pipeline.clone(),
+        ref_name: from_ci(source_ci, &args.ref_name, |ci| &ci.ref_name),
+        commit: from_ci(source_ci, &args.commit, |ci| &ci.commit),
+        message: from_ci(source_ci, &args.message, |ci| &ci.message),
         actor: actor(args, ci),
-        url: from_ci(&args.url, |ci| &ci.url),
+        url: from_ci(ci, &args.url, |ci| &ci.url),
         order,
         inputs,
         on_conflict: match wish {
@@ -367,6 +378,7 @@ fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitReques
         // The whole time-out, not what is left of it: the request must read the same when a step is repeated.
         deadline_seconds: Some(args.timeout.as_secs()),
         rollback: args.rollback,
+        retry_of: args.retry_of,
         ..SubmitRequest::default()
     })
 }

@@ -143,6 +143,7 @@ fn exit_of(refusal: &Refusal) -> Exit {
             | ErrorCode::UnknownPipeline
             | ErrorCode::NotFound
             | ErrorCode::BodyTooLarge
+            | ErrorCode::ArtifactMissing
             | ErrorCode::KeyReused,
         ) => Exit::Usage,
         Some(ErrorCode::Outdated | ErrorCode::SuccessorGone) => Exit::Cancelled,
@@ -167,6 +168,9 @@ fn exit_of(refusal: &Refusal) -> Exit {
             | ErrorCode::StillWaiting
             | ErrorCode::NothingToDo
             | ErrorCode::RequestTimeout
+            | ErrorCode::UploadOffset
+            | ErrorCode::UploadInProgress
+            | ErrorCode::ArtifactMismatch
             | ErrorCode::UriTooLong
             | ErrorCode::UnsupportedMediaType
             | ErrorCode::HeadersTooLarge
@@ -194,6 +198,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::LineFull | ErrorCode::HolderChanged => {
             Some("`singletrack why` shows who holds the slot and who waits")
         }
+        ErrorCode::ArtifactMissing => Some("pass --artifact DIR, which uploads it"),
         ErrorCode::KeyReused => Some("pass another --idempotency-key, or the same request"),
         ErrorCode::BadRequest
         | ErrorCode::UnknownParameter
@@ -212,6 +217,9 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::NotOlder
         | ErrorCode::SuccessorGone
         | ErrorCode::LeaseLost
+        | ErrorCode::UploadOffset
+        | ErrorCode::UploadInProgress
+        | ErrorCode::ArtifactMismatch
         | ErrorCode::ReportGap
         | ErrorCode::BodyTooLarge
         | ErrorCode::UriTooLong

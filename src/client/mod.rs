@@ -5,6 +5,7 @@ pub mod ci;
 pub mod connection;
 pub mod deadline;
 mod deploy;
+mod download;
 pub mod exit;
 pub mod follow;
 pub mod lease;
@@ -20,6 +21,7 @@ pub mod session;
 mod signals;
 mod status;
 mod transport;
+mod upload;
 mod why;
 mod work;
 
@@ -59,6 +61,7 @@ pub fn end(ended: Result<Exit, Failure>, json: bool) -> ExitCode {
 async fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
     match command {
         ClientCommand::Deploy(args) => deploy::run(args).await,
+        ClientCommand::Redeploy(args) => deploy::run(&args.deploy()).await,
         ClientCommand::Status(args) => status::run(args).await,
         ClientCommand::Why(args) => why::run(args).await,
         ClientCommand::Logs(args) => logs::run(args).await,
@@ -82,6 +85,7 @@ fn tell(failure: &Failure, json: bool) {
 fn wants_json(command: &ClientCommand) -> bool {
     match command {
         ClientCommand::Deploy(args) => args.target.connect.json,
+        ClientCommand::Redeploy(args) => args.target.connect.json,
         ClientCommand::Status(args) => args.target.connect.json,
         ClientCommand::Why(args) => args.target.connect.json,
         ClientCommand::Logs(args) => args.target.connect.json,

@@ -25,14 +25,14 @@ use thiserror::Error;
 use super::exit::{Exit, Failure};
 use crate::{
     api::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
-    clock::Clock,
+    clock::{BootInstant, Clock},
     model::IdempotencyKey,
 };
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How much longer than its window a call may take: a server under load answers within it, a dead one does not.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The largest answer that is read: a page of events is at most a few MiB, so more is no answer of ours.
 const BODY_LIMIT: usize = 32 << 20;
 /// How long a server may ask us to stay away; more would eat the deadline of whoever waits.
@@ -165,7 +165,7 @@ pub(super) struct Answer {
 }
 
 /// What to do about one attempt.
-enum Attempt {
+pub(super) enum Attempt {
     Answered(Answer),
     Again { why: String, after: Option<Duration> },
     Hopeless(Fault),
@@ -213,8 +213,7 @@ impl Transport {
 
     /// Sends until there is an answer, or patience ends.
     pub(super) async fn send(&self, call: &Call<'_>) -> Result<Answer, Fault> {
-        let mut pauses = pauses();
-        let begun = self.clock.boot();
+        let mut retry = self.retry();
         loop {
             let (why, after) = match self.attempt(call).await {
                 Attempt::Answered(answer) => {
@@ -224,17 +223,7 @@ impl Transport {
                 Attempt::Hopeless(fault) => return Err(fault),
                 Attempt::Again { why, after } => (why, after),
             };
-            let pause =
-                pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
-            let contacted = self.contacted.load(Ordering::Relaxed);
-            let patience = if contacted { self.patience.later } else { Some(self.patience.first) };
-            if patience.is_some_and(|patience| self.clock.boot().since(begun) + pause > patience) {
-                return Err(self.unreachable(why));
-            }
-            if self.set_trouble(Some(&why)) {
-                (self.notice)(&format!("{} does not answer as it should, trying again ({why})", self.server()));
-            }
-            tokio::time::sleep(pause).await;
+            retry.pause(why, after).await?;
         }
     }
 
@@ -245,6 +234,16 @@ impl Transport {
             Attempt::Again { why, .. } => Err(self.unreachable(why)),
             Attempt::Hopeless(fault) => Err(fault),
         }
+    }
+
+    /// Attempts at something, from now on.
+    pub(super) fn retry(&self) -> Retry<'_> {
+        Retry { transport: self, pauses: Box::new(pauses()), begun: self.clock.boot() }
+    }
+
+    /// A request of any kind, with the token; for what is no [`Call`].
+    pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        self.authorized(self.http.request(method, url))
     }
 
     async fn attempt(&self, call: &Call<'_>) -> Attempt {
@@ -263,19 +262,22 @@ impl Transport {
         }
         match self.authorized(request).send().await {
             Ok(response) => self.judge(response).await,
-            Err(error) => {
-                let why = why(&error);
-                // Another attempt meets the same certificate.
-                if why.contains("certificate") {
-                    return Attempt::Hopeless(self.unreachable(why));
-                }
-                Attempt::Again { why, after: None }
-            }
+            Err(error) => self.failed(&error),
         }
     }
 
+    /// What an attempt without an answer comes to.
+    pub(super) fn failed(&self, error: &reqwest::Error) -> Attempt {
+        let why = why(error);
+        // Another attempt meets the same certificate.
+        if why.contains("certificate") {
+            return Attempt::Hopeless(self.unreachable(why));
+        }
+        Attempt::Again { why, after: None }
+    }
+
     /// Tells an answer from a fault of something in between.
-    async fn judge(&self, response: Response) -> Attempt {
+    pub(super) async fn judge(&self, response: Response) -> Attempt {
         let status = response.status();
         let replayed = response.headers().get(REPLAYED_HEADER).is_some_and(|value| value == "true");
         let after = response
@@ -370,11 +372,39 @@ impl Transport {
     }
 
     /// Remembers what is wrong; whether it was well before.
-    fn set_trouble(&self, why: Option<&str>) -> bool {
+    pub(super) fn set_trouble(&self, why: Option<&str>) -> bool {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let was_well = trouble.is_none();
         *trouble = why.map(str::to_owned);
         was_well
+    }
+}
+
+/// The pauses between attempts, and the end of patience.
+pub(super) struct Retry<'a> {
+    transport: &'a Transport,
+    pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    begun: BootInstant,
+}
+
+impl Retry<'_> {
+    /// Waits until it is time for the next attempt.
+    ///
+    /// # Errors
+    /// It was tried for long enough.
+    pub(super) async fn pause(&mut self, why: String, after: Option<Duration>) -> Result<(), Fault> {
+        let Retry { transport, pauses, begun } = self;
+        let pause = pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
+        let contacted = transport.contacted.load(Ordering::Relaxed);
+        let patience = if contacted { transport.patience.later } else { Some(transport.patience.first) };
+        if patience.is_some_and(|patience| transport.clock.boot().since(*begun) + pause > patience) {
+            return Err(transport.unreachable(why));
+        }
+        if transport.set_trouble(Some(&why)) {
+            (transport.notice)(&format!("{} does not answer as it should, trying again ({why})", transport.server()));
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 }
 

@@ -30,6 +30,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         if number.is_empty() {
             return refuse("each part is a whole number and a unit");
         }
+        if after.is_empty() {
+            return refuse(&format!("a number needs a unit: {number}s for seconds or {number}m for minutes"));
+        }
         let Some((unit, unit_ms)) = UNITS.into_iter().find(|(unit, _)| after.starts_with(unit)) else {
             return refuse("the units are d, h, m, s and ms");
         };

@@ -4,6 +4,7 @@
 //! its line, and an unknown key names the nearest known one. Flags and environment variables override the file, the
 //! file overrides the defaults.
 
+mod artifacts;
 mod duration;
 mod limits;
 mod location;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeTable;
 
+pub use artifacts::Artifacts;
 pub use duration::{format_duration, parse_duration};
 pub use location::StoreLocation;
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, Project, WithoutAgent, is_project_name};
@@ -44,6 +46,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// The limits of leases and hand-offs.
     pub limits: Limits,
+    /// How artifacts are kept.
+    pub artifacts: Artifacts,
     /// Who may call, besides loopback.
     pub tokens: Vec<TokenHash>,
     /// The projects, by name.
@@ -91,6 +95,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             shutdown_grace: Duration::from_secs(30),
             limits: Limits::default(),
+            artifacts: Artifacts::default(),
             tokens: Vec::new(),
             projects: BTreeMap::new(),
         }
@@ -153,6 +158,7 @@ fn read_config(mut root: Section<'_>) -> Config {
         allowed_hosts: read_hosts(&mut root),
         shutdown_grace: root.duration("shutdown_grace").unwrap_or(default.shutdown_grace),
         limits: root.section("limits").map_or(default.limits, limits::read),
+        artifacts: root.section("artifacts").map_or(default.artifacts, artifacts::read),
         tokens: read_tokens(&mut root),
         projects: project::read_all(&mut root),
     };

@@ -6,10 +6,11 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::{
+    command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Place, Spec, State},
     ids::{DeploymentId, IdempotencyKey, ProjectName},
     lease::{LeaseSecret, Pepper, SecretHash},
-    lifecycle::{Command, Entry, Refusal},
+    lifecycle::Entry,
     policy::{LinePolicy, Policy, Preempt},
     project::StartedOrder,
     slot::{KeyRecord, Keyed, Slot, outdated_by},

@@ -32,6 +32,9 @@ pub struct Spec {
     pub order: Option<u64>,
     /// Values for the pipeline.
     pub inputs: BTreeMap<String, String>,
+    /// What is deployed: the SHA-256 of an uploaded artifact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<String>,
     /// Who runs it.
     pub executor: Executor,
     /// Whether it may go back behind a newer `order`.

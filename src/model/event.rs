@@ -82,6 +82,20 @@ pub enum EventBody {
 }
 
 impl EventBody {
+    /// The word for it on the wire and in the stores.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            EventBody::Queue { .. } => "queue",
+            EventBody::Status { .. } => "status",
+            EventBody::Phase { .. } => "phase",
+            EventBody::Progress { .. } => "progress",
+            EventBody::Log { .. } => "log",
+            EventBody::Cancel { .. } => "cancel",
+            EventBody::Gap { .. } => "gap",
+            EventBody::Complete => "complete",
+        }
+    }
+
     /// Whether retention may cut it: only output, never what happened.
     pub fn is_log(&self) -> bool {
         matches!(self, EventBody::Log { .. })

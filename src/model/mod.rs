@@ -2,6 +2,7 @@
 //! a clock.
 
 pub mod admission;
+pub mod command;
 pub mod deployment;
 pub mod event;
 pub mod ids;
@@ -11,13 +12,14 @@ pub mod policy;
 pub mod project;
 pub mod slot;
 
+pub use command::{Command, Lapse, Refusal, Report, Verdict, Vital};
 pub use deployment::{
     CancelCause, CancelRequest, Deployment, Executor, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
 };
 pub use event::{Event, EventBody, PhaseState, Stream};
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseSecret, Pepper, SecretHash};
-pub use lifecycle::{Command, Lapse, Refusal, Report, Step, Verdict, Vital};
+pub use lifecycle::Step;
 pub use policy::{Limits, LinePolicy, Policy, Preempt};
 pub use project::{Eta, Project, RecentRun, StartedOrder};
 pub use slot::{Changes, LineLoad, Load, Loaded, Slot};

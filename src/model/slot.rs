@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
+    command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Spec, State},
     ids::{DeploymentId, IdempotencyKey, ProjectName},
-    lifecycle::{Command, Entry, Moment, Refusal, Step, create},
+    lifecycle::{Entry, Moment, Step, create},
     project::{Project, StartedOrder},
 };
 

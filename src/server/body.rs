@@ -68,7 +68,11 @@ pub async fn drain(mut body: Body) {
     }
 }
 
-async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Failure> {
+/// The next piece of a body, or nothing at its end.
+///
+/// # Errors
+/// Too slow, or cut off.
+pub async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Failure> {
     loop {
         let frame = timeout(IDLE_LIMIT, body.frame())
             .await

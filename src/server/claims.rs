@@ -116,7 +116,7 @@ fn wire(claimed: Claimed) -> api::Claimed {
     api::Claimed {
         lease: api::Lease { secret: secret.reveal(), fencing_token, ttl_seconds: ttl.as_secs() },
         inputs: deployment.spec.inputs.clone(),
-        artifact: None,
+        artifact: deployment.spec.artifact.clone().map(|sha256| api::ArtifactRef { sha256 }),
         deployment: answer::unplaced(&deployment),
     }
 }

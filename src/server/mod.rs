@@ -2,6 +2,7 @@
 
 mod agents;
 mod answer;
+mod artifacts;
 mod body;
 mod cancel;
 mod claims;
@@ -25,6 +26,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 pub use guard::Access;
 pub use metrics::Metrics;
@@ -37,6 +39,7 @@ use crate::{
     config::{ByAgents, Pipeline, Project},
     model::{ProjectName, lease::hex},
     queue::Queue,
+    retention::Retention,
     watch::Watch,
 };
 use agents::Agents;
@@ -50,6 +53,9 @@ pub struct App {
     access: Access,
     agents: Arc<Agents>,
     metrics: Arc<Metrics>,
+    artifacts: Retention,
+    /// What need not be finished ends with it.
+    shutdown: CancellationToken,
 }
 
 impl App {

@@ -73,6 +73,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Seen {
     }
 }
 
+/// A query string without parameters.
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Query::of(&parts.uri, &[]).map(|_| NoQuery)
+    }
+}
+
 /// How a client wants to read events, and after which.
 pub enum Reading {
     /// As a stream.
@@ -242,6 +253,6 @@ fn wants_event_stream(headers: &HeaderMap) -> Result<bool, Failure> {
 }
 
 /// A number in plain digits: no sign, no blank.
-fn decimal(text: &str) -> Option<u64> {
+pub fn decimal(text: &str) -> Option<u64> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }

@@ -79,6 +79,7 @@ fn fields(spec: &Spec) -> BTreeMap<String, String> {
     let named = [
         ("pipeline", Some(spec.pipeline.clone())),
         ("pipelineDigest", spec.pipeline_digest.clone()),
+        ("artifact", spec.artifact.clone()),
         ("ref", spec.ref_name.clone()),
         ("commit", spec.commit.clone()),
         ("order", spec.order.map(|order| order.to_string())),

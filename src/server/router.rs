@@ -10,7 +10,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 
-use super::{App, cancel, claims, error, events, meta, metrics, projects, read, submit, waits, workers};
+use super::{App, artifacts, cancel, claims, error, events, meta, metrics, projects, read, submit, waits, workers};
 use crate::api::ErrorCode;
 
 type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<App>>);
@@ -32,6 +32,11 @@ fn routes() -> Vec<Route> {
         ("/v1/projects/{project}", &["get"], get(projects::one)),
         ("/v1/projects/{project}/release", &["post"], post(projects::release)),
         ("/v1/claims", &["post"], post(claims::claim)),
+        (
+            "/v1/artifacts/{sha256}",
+            &["get", "head", "put"],
+            get(artifacts::get).head(artifacts::head).put(artifacts::put),
+        ),
         ("/healthz", &["get"], get(meta::healthz)),
         ("/readyz", &["get"], get(meta::readyz)),
         ("/metrics", &["get"], get(metrics::metrics)),

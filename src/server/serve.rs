@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::{Access, App, Metrics, agents::Agents, router::router};
-use crate::{config::Config, model::ProjectName, queue::Queue, watch::Watch};
+use crate::{config::Config, model::ProjectName, queue::Queue, retention::Retention, watch::Watch};
 
 /// Headers that trickle slower than this are given up.
 const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub enum ServeError {
     )]
     Unprotected(SocketAddr),
     /// The address cannot be had.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {error}\nhint: choose another address with --listen")]
     Bind {
         /// Which.
         address: SocketAddr,
@@ -76,6 +76,7 @@ pub async fn serve(
     queue: Queue,
     watch: Watch,
     metrics: Arc<Metrics>,
+    artifacts: Retention,
     shutdown: CancellationToken,
 ) -> Result<Server, ServeError> {
     let address = config.listen;
@@ -91,7 +92,8 @@ pub async fn serve(
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
     let access = Access::new(&config.tokens, config.allowed_hosts.clone());
     let agents = Arc::new(Agents::new(queue.clock().clone()));
-    let router = router(Arc::new(App { queue, watch, projects: Arc::new(projects), access, agents, metrics }));
+    let (projects, ending) = (Arc::new(projects), shutdown.clone());
+    let router = router(Arc::new(App { queue, watch, projects, access, agents, metrics, artifacts, shutdown: ending }));
     let accepting = tokio::spawn(accept(listener, router, shutdown));
     Ok(Server { address, accepting })
 }

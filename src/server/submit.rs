@@ -3,6 +3,7 @@
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use axum::{
+    body::Body,
     extract::{Request, State as Shared},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
@@ -10,7 +11,7 @@ use axum::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    App, answer, body,
+    App, answer, artifacts, body,
     error::{Failure, echo},
     params::{InProject, Query, idempotency_key},
     plan,
@@ -26,7 +27,7 @@ use crate::{
     store::Placed,
 };
 
-/// A body larger than this is not read before the slot was looked at.
+/// A body larger than this is not read before the slot was looked at, and not decided upon if that is held.
 const EARLY_CHECK_LIMIT: u64 = 64 << 10;
 /// How long a client may ask to wait in line.
 const DEADLINE_LIMIT_SECONDS: u64 = 24 * 60 * 60;
@@ -49,25 +50,27 @@ pub async fn submit(
     let query = Query::of(&parts.uri, &["dryRun"])?;
     let dry_run = query.flag("dryRun")?;
     let key = idempotency_key(&parts.headers)?;
-    if key.is_none()
-        && !dry_run
-        && is_large(&parts.headers)
-        && let Some(conflict) = early_conflict(&app, &project).await?
-    {
-        body::drain(body).await;
-        return Err(conflict);
-    }
-    let bytes = body::read(&parts.headers, body).await?;
-    let wish: SubmitRequest = if bytes.is_empty() {
-        SubmitRequest::default()
-    } else {
-        body::require_json(&parts.headers)?;
-        body::parse(&bytes)?
+    let may_be_held = key.is_none() && !dry_run && is_large(&parts.headers);
+    let held = if may_be_held { early_conflict(&app, &project).await? } else { None };
+    // The body is read all the same: a client that still sends it sees the answer and not a reset, and only the body tells
+    // who wants to be queued, for whom a held slot is no conflict.
+    let wish = match (read_wish(&parts.headers, body).await, held) {
+        (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue => wish,
+        (_, Some(conflict)) => return Err(conflict),
+        (wish, None) => wish?,
     };
-    check(&wish, key.as_ref())?;
-    let mut submission = submission(&app, project, wish, key)?;
+    // A plan keeps no place, so it needs no key to find one again.
+    check(&wish, key.is_some() || dry_run)?;
+    let former = former(&app, &project, &wish).await?;
+    let mut submission = submission(&app, project, wish, key, former)?;
     if !dry_run {
         submission.refusal = without_agent(&app, &submission).await;
+    }
+    // A plan starts nothing, so nothing need be there for it.
+    if let Some(artifact) = &submission.spec.artifact
+        && !dry_run
+    {
+        artifacts::require(&app, artifact).await?;
     }
     if dry_run { plan::plan(&app, submission).await } else { decide(&app, submission).await }
 }
@@ -83,6 +86,15 @@ async fn without_agent(app: &App, submission: &Submission) -> Option<Rejection> 
         return None;
     }
     Some(Rejection::NoAgent { pipeline: echo(&spec.pipeline), known: app.agents.in_words(project) })
+}
+
+async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Failure> {
+    let bytes = body::read(headers, body).await?;
+    if bytes.is_empty() {
+        return Ok(SubmitRequest::default());
+    }
+    body::require_json(headers)?;
+    body::parse(&bytes)
 }
 
 async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> {
@@ -155,17 +167,14 @@ fn invalid(detail: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::InvalidBody, detail)
 }
 
-fn check(wish: &SubmitRequest, key: Option<&IdempotencyKey>) -> Result<(), Failure> {
-    if wish.on_conflict == OnConflict::Wait && key.is_none() {
+fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
+    if wish.on_conflict == OnConflict::Wait && !place_is_found {
         return Err(Failure::new(
             ErrorCode::InvalidParameter,
             "onConflict: wait needs an Idempotency-Key header, by which the kept place is found again",
         ));
     }
     check_claim(wish)?;
-    if wish.artifact.is_some() {
-        return Err(invalid("artifact is not in this version yet; leave it out"));
-    }
     if let Some(seconds) = wish.deadline_seconds
         && !(1..=DEADLINE_LIMIT_SECONDS).contains(&seconds)
     {
@@ -235,11 +244,29 @@ fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What a submit may leave out, taken from the deployment that is run again.
+#[derive(Default)]
+struct Former {
+    pipeline: Option<String>,
+    spec: Spec,
+}
+
+async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Result<Former, Failure> {
+    let Some(id) = wish.retry_of else { return Ok(Former::default()) };
+    let placed = app.queue.store().deployment(project.clone(), id).await?.ok_or_else(Failure::not_found)?;
+    let spec = placed.deployment.spec;
+    if spec.executor == Executor::Client && wish.executor == Executor::Server {
+        return Err(invalid("retryOf names a deployment that its client ran: run its command again"));
+    }
+    Ok(Former { pipeline: Some(spec.pipeline.clone()), spec })
+}
+
 fn submission(
     app: &App,
     project: ProjectName,
     wish: SubmitRequest,
     key: Option<IdempotencyKey>,
+    former: Former,
 ) -> Result<Submission, Failure> {
     let on_conflict = match wish.on_conflict {
         OnConflict::Refuse => admission::OnConflict::Refuse,
@@ -248,7 +275,7 @@ fn submission(
     };
     // The fields stand in one order always, so equal requests have equal texts.
     let fingerprint = Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into();
-    let pipeline = wish.pipeline.unwrap_or_else(|| match wish.executor {
+    let pipeline = wish.pipeline.or(former.pipeline).unwrap_or_else(|| match wish.executor {
         Executor::Server => "deploy".to_owned(),
         Executor::Client => "run".to_owned(),
     });
@@ -266,19 +293,21 @@ fn submission(
         ttl: wish.lease_seconds.map_or(app.queue.limits().lease, Duration::from_secs),
         worker: wish.actor.clone().map_or_else(|| "client".to_owned(), |actor| format!("{actor}'s client")),
     });
+    let former = former.spec;
     let spec = Spec {
         pipeline,
-        ref_name: wish.ref_name,
-        commit: wish.commit,
-        message: wish.message,
+        ref_name: wish.ref_name.or(former.ref_name),
+        commit: wish.commit.or(former.commit),
+        message: wish.message.or(former.message),
         actor: wish.actor,
         url: wish.url,
-        order: wish.order,
-        inputs: wish.inputs,
+        order: wish.order.or(former.order),
+        inputs: if wish.inputs.is_empty() { former.inputs } else { wish.inputs },
+        artifact: wish.artifact.map(|artifact| artifact.sha256).or(former.artifact),
         executor: wish.executor,
         rollback: wish.rollback,
         deadline_seconds: wish.deadline_seconds,
-        retry_of: None,
+        retry_of: wish.retry_of,
         pipeline_digest,
         claim_within_seconds,
     };

@@ -37,10 +37,11 @@ pub async fn turn(State(app): State<Arc<App>>, target: Target, MaxWait(window): 
     let Target { project, id } = target;
     let waits = app.watch.read(&project, id).await?.deployment.is_waiting();
     let _parked = app.metrics.park();
+    // Before the store hears of the window: from then on a hang-up must be told to it, even while it still writes.
+    let attendance = Attendance(waits.then(|| (app.queue.clone(), project.clone(), id)));
     if waits {
         app.queue.attend(project.clone(), id, window).await?;
     }
-    let attendance = Attendance(waits.then(|| (app.queue.clone(), project.clone(), id)));
     let waited = app.watch.turn(&project, id, window).await?;
     attendance.end();
     match waited {

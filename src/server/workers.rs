@@ -11,7 +11,7 @@ use axum::{
 use super::{
     App, answer, body,
     error::{Failure, echo},
-    params::{Query, Target},
+    params::{NoQuery, Query, Target},
 };
 use crate::{
     api::{
@@ -61,8 +61,8 @@ fn lease(headers: &HeaderMap) -> Result<SecretHash, Failure> {
 pub async fn heartbeat(
     State(app): State<Arc<App>>,
     target: Target,
-    UnderLease(secret): UnderLease,
     MaxWaitOrNone(window): MaxWaitOrNone,
+    UnderLease(secret): UnderLease,
 ) -> Result<Response, Failure> {
     let Target { project, id } = target;
     app.watch.read(&project, id).await?;
@@ -94,11 +94,11 @@ pub async fn heartbeat(
 pub async fn reports(
     State(app): State<Arc<App>>,
     target: Target,
+    _: NoQuery,
     UnderLease(secret): UnderLease,
     request: Request,
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
-    Query::of(&parts.uri, &[])?;
     let bytes = body::read(&parts.headers, body).await?;
     body::require_json(&parts.headers)?;
     let ReportsRequest { first, reports } = body::parse(&bytes)?;
@@ -116,11 +116,11 @@ pub async fn reports(
 pub async fn finish(
     State(app): State<Arc<App>>,
     target: Target,
+    _: NoQuery,
     UnderLease(secret): UnderLease,
     request: Request,
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
-    Query::of(&parts.uri, &[])?;
     let bytes = body::read(&parts.headers, body).await?;
     body::require_json(&parts.headers)?;
     let verdict = verdict(body::parse(&bytes)?)?;

@@ -18,7 +18,7 @@ pub async fn poll(check: &Check, mut note: impl FnMut(String)) -> Result<(), Str
     let client = client_for(&url, check.expect_status.is_some())
         .map_err(|error| format!("cannot ask {}: {}", shown(&url), innermost(&error)))?;
     let give_up_at = Instant::now() + check.timeout;
-    let mut last_problem = None;
+    let mut last_problem: Option<String> = None;
     loop {
         let try_limit = TRY_LIMIT.min(give_up_at - Instant::now());
         let answer = client.get(url.clone()).timeout(try_limit).send().await;
@@ -28,7 +28,11 @@ pub async fn poll(check: &Check, mut note: impl FnMut(String)) -> Result<(), Str
                 Some(expected) => format!("it answered {status} instead of {expected}"),
                 None => format!("it answered {status}"),
             },
-            Err(error) if error.is_timeout() => format!("no answer within {}", format_duration(try_limit)),
+            // A try that the end of the check cut short tells less than the one before it.
+            Err(error) if error.is_timeout() => match &last_problem {
+                Some(earlier) if try_limit < TRY_LIMIT => earlier.clone(),
+                Some(_) | None => format!("no answer within {}", format_duration(try_limit)),
+            },
             Err(error) => innermost(&error),
         };
         let next_at = Instant::now() + check.interval;

@@ -21,6 +21,7 @@ use super::{
     report::Stop,
 };
 use crate::{
+    artifact::{Depot, UnpackLimits, unpacking_path},
     config::{Config, Pipeline, Project},
     model::{Deployment, DeploymentId, Lapse, Limits, ProjectName, State},
     notifier::Notifier,
@@ -41,6 +42,8 @@ pub struct Embedded {
     notifier: Arc<Notifier>,
     projects: BTreeMap<String, Project>,
     runs_dir: PathBuf,
+    depot: Depot,
+    unpack_limits: UnpackLimits,
     shim: ShimProgram,
     limits: Limits,
     shutdown_grace: Duration,
@@ -62,6 +65,8 @@ impl Embedded {
             notifier,
             projects: config.projects.clone(),
             runs_dir,
+            depot: Depot::below(&std::path::absolute(config.work_dir())?),
+            unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
             shim,
             limits: config.limits,
             shutdown_grace: config.shutdown_grace,
@@ -167,6 +172,9 @@ impl Embedded {
             fencing_token: deployment.lease().map_or(0, |lease| lease.fencing_token.0),
             inputs: spec.inputs.clone(),
             workspace: self.workspace(deployment.id),
+            // Its name was looked at when it was submitted.
+            artifact: spec.artifact.as_deref().and_then(|name| Some(self.depot.path(&name.parse().ok()?))),
+            unpack_limits: self.unpack_limits,
             grace: self.limits.cancel_grace,
             kill_budget: self.limits.kill_budget,
             server_url: Some(self.server_url.clone()),
@@ -214,10 +222,12 @@ impl Embedded {
             Ok(Err(refusal)) => tracing::debug!(deployment.id = %id, %refusal, "it was ended already"),
             Err(error) => tracing::warn!(deployment.id = %id, %error, "could not end what a former server ran"),
         }
-        if let Err(error) = tokio::fs::remove_dir_all(&workspace).await
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, path = %workspace.display(), "could not remove a former workspace");
+        for path in [unpacking_path(&workspace), workspace] {
+            if let Err(error) = tokio::fs::remove_dir_all(&path).await
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, path = %path.display(), "could not remove a former workspace");
+            }
         }
     }
 }

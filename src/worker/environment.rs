@@ -69,6 +69,8 @@ mod tests {
             fencing_token: 3,
             inputs: BTreeMap::from([("ld-preload".into(), "x".into())]),
             workspace: "/w".into(),
+            artifact: None,
+            unpack_limits: crate::artifact::UnpackLimits { max_bytes: 0 },
             grace: Duration::ZERO,
             kill_budget: Duration::ZERO,
             server_url: None,

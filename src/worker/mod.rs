@@ -5,7 +5,8 @@
 //! script of a phase, `check` asks a URL; `process` starts the `shim`, which owns the command's whole process tree
 //! and ends it even when this process cannot; `output` reads what commands print without ever making them wait.
 
-pub mod check;
+pub mod artifact;
+mod check;
 mod command;
 mod descendants;
 pub mod embedded;

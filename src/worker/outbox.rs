@@ -89,10 +89,10 @@ enum Taken {
 
 impl Outbox {
     /// Says that a phase changed its state.
-    pub fn phase(&self, name: &str, state: PhaseState, protected: bool) {
+    pub fn phase(&self, name: &str, state: PhaseState, message: Option<&'static str>) {
         let mut inner = self.lock();
         let segment = std::mem::take(&mut inner.filling);
-        inner.done.push_back((segment, Report::Phase { name: name.to_owned(), state, protected }));
+        inner.done.push_back((segment, Report::Phase { name: name.to_owned(), state, message }));
         self.changed.notify_one();
     }
 

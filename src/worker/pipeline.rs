@@ -11,12 +11,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::artifact;
 use super::check;
 use super::command::{self, End, Halt, Interruptible, Order, TimeLimits, changed, halt_wanted, reached};
 use super::outbox::Outbox;
 use super::output::PhaseOutput;
 use super::process::ShimProgram;
-use super::report::{FailureCode, PhaseState, Report, Stop, Verdict};
+use super::report::{FailureCode, PROTECTED_MESSAGE, PhaseState, ROLLBACK_MESSAGE, Report, Stop, Verdict};
+use crate::artifact::UnpackLimits;
 use crate::clock::BootInstant;
 use crate::config::{Check, Phase, PhaseAction, Pipeline};
 
@@ -45,6 +47,10 @@ pub struct Job {
     /// A directory that does not exist yet; made for the phases and removed at the end. Beside it stands a lock file,
     /// see [`lock_path`].
     pub workspace: PathBuf,
+    /// What is deployed, packed; it is unpacked into the workspace.
+    pub artifact: Option<PathBuf>,
+    /// How much may be unpacked.
+    pub unpack_limits: UnpackLimits,
     /// How long a command may take to stop after SIGTERM (G).
     pub grace: Duration,
     /// How long it may take when the lease ends or this process is gone (K).
@@ -84,7 +90,13 @@ pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Re
     // One that could not be made may be another run's, and is not ours to remove.
     let ours = made.is_ok();
     let verdict = match made {
-        Ok(()) => Runner { job, stop, outbox, lock: lock.clone(), started_at: Instant::now() }.run().await,
+        Ok(()) => {
+            let started_at = Instant::now();
+            match artifact::fill(&job, stop.clone()).await {
+                Some(verdict) => verdict,
+                None => Runner { job, stop, outbox, lock: lock.clone(), started_at }.run().await,
+            }
+        }
         Err(error) => Verdict::Failed {
             code: FailureCode::PhaseFailed,
             message: format!("the workspace {} could not be made: {error}", workspace.display()),
@@ -151,12 +163,13 @@ impl Runner {
                 end = End::Halted(halt);
                 break;
             }
-            self.outbox.phase(&phase.name, PhaseState::Started, phase.protected);
+            let message = phase.protected.then_some(PROTECTED_MESSAGE);
+            self.outbox.phase(&phase.name, PhaseState::Started, message);
             self.outbox.reached(index * 100 / phases.len());
             started_count = index + 1;
             end = self.run_phase(phase).await;
             let state = if end == End::Done { PhaseState::Succeeded } else { PhaseState::Failed };
-            self.outbox.phase(&phase.name, state, phase.protected);
+            self.outbox.phase(&phase.name, state, None);
             if end != End::Done {
                 break;
             }
@@ -242,23 +255,23 @@ impl Runner {
     async fn take_back(&self, started_count: usize) -> Option<Vec<String>> {
         let (started, skipped) = self.job.pipeline.phases.split_at(started_count);
         for phase in skipped {
-            self.outbox.phase(&phase.name, PhaseState::Skipped, phase.protected);
+            self.outbox.phase(&phase.name, PhaseState::Skipped, None);
         }
         let mut failures = Vec::new();
         for phase in started.iter().rev() {
             let Some(script) = &phase.rollback else { continue };
             // A cancel waits for a rollback as it does for a protected phase.
-            self.outbox.phase(&phase.name, PhaseState::Started, true);
+            self.outbox.phase(&phase.name, PhaseState::Started, Some(ROLLBACK_MESSAGE));
             let output = PhaseOutput::new(Arc::clone(&self.outbox), &phase.name, true);
             let timeout = phase.timeout.unwrap_or(ROLLBACK_TIMEOUT);
             let limits = TimeLimits { total: None, phase: Some((Instant::now() + timeout, timeout)), stall: None };
             let subject = format!("the rollback of phase {:?}", phase.name);
             let order = self.order(phase, &subject, script, Interruptible::ByLeaseLossOnly, limits);
             match command::run(order, &output, self.stop.clone()).await {
-                End::Done => self.outbox.phase(&phase.name, PhaseState::RolledBack, true),
+                End::Done => self.outbox.phase(&phase.name, PhaseState::RolledBack, None),
                 End::Failed { message, .. } => {
                     output.note(&message);
-                    self.outbox.phase(&phase.name, PhaseState::Failed, true);
+                    self.outbox.phase(&phase.name, PhaseState::Failed, None);
                     failures.push(message);
                 }
                 End::Halted(_) => return None,

@@ -6,8 +6,10 @@ use crate::clock::BootInstant;
 use crate::model;
 pub use crate::model::{FailureCause as FailureCode, PhaseState, Stream};
 
-/// Said of a phase that a cancel does not interrupt.
-const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
+/// Said of a phase that a cancel does not interrupt, when it starts.
+pub(super) const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
+/// Said when what a phase did begins to be taken back.
+pub(super) const ROLLBACK_MESSAGE: &str = "rolling back";
 
 /// Something that happened while a pipeline ran, in the order in which it did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +20,8 @@ pub enum Report {
         name: String,
         /// What it is now.
         state: PhaseState,
-        /// Whether a cancel waits until this phase is over.
-        protected: bool,
+        /// What people should know beside that.
+        message: Option<&'static str>,
     },
     /// How far the deployment is, or what it does now.
     Progress {
@@ -98,9 +100,8 @@ pub enum Verdict {
 impl From<Report> for model::Report {
     fn from(report: Report) -> Self {
         match report {
-            Report::Phase { name, state, protected } => {
-                let waits = protected && state == PhaseState::Started;
-                model::Report::Phase { name, state, message: waits.then(|| PROTECTED_MESSAGE.to_owned()) }
+            Report::Phase { name, state, message } => {
+                model::Report::Phase { name, state, message: message.map(str::to_owned) }
             }
             Report::Progress { progress, message } => model::Report::Progress { progress, message },
             Report::Output { name, value } => model::Report::Output { name, value },

@@ -67,7 +67,7 @@ fn line(server: &TestServer, actors: &[&str]) -> Vec<Deploy> {
 
 #[test]
 fn five_at_once_deploy_one_after_the_other_in_the_order_they_came() {
-    let mut server = TestServer::gated();
+    let server = TestServer::gated();
     let deploys = line(&server, &["a", "b", "c", "d", "e"]);
     server.open_gate();
     let ends: Vec<_> = deploys.into_iter().map(Deploy::ended).collect();
@@ -83,7 +83,7 @@ fn five_at_once_deploy_one_after_the_other_in_the_order_they_came() {
 
 #[test]
 fn a_sixth_takes_over_and_the_jobs_of_the_rest_end_with_122_and_name_it() {
-    let mut server = TestServer::gated();
+    let server = TestServer::gated();
     let deploys = line(&server, &["a", "b", "c"]);
     let mut sixth = Deploy::start(&server, "boss", &["--cancel-in-progress-deployment"]);
     sixth.hears("has the slot");
@@ -131,7 +131,7 @@ fn a_restart_in_the_middle_is_survived_by_those_who_wait() {
 
 #[test]
 fn queued_it_is_started_by_the_server_and_followed_all_the_same() {
-    let mut server = TestServer::gated();
+    let server = TestServer::gated();
     let mut deploys = line(&server, &["a"]);
     let mut queued = Deploy::start(&server, "b", &["--on-conflict", "queue"]);
     queued.hears("waiting for a's deploy");
@@ -155,7 +155,7 @@ fn every_way_of_following_comes_to_the_same_end() {
 
 #[test]
 fn the_output_can_be_read_afterwards_and_while_it_runs() {
-    let mut server = TestServer::gated();
+    let server = TestServer::gated();
     let base = server.base.clone();
     let logs = move |follow: bool| {
         let mut command = Command::new(SINGLETRACK);

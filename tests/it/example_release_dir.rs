@@ -70,6 +70,8 @@ impl Machine {
             fencing_token: 1,
             inputs: BTreeMap::from([("source".into(), source.into())]),
             workspace: self.root.path().join("work").join(id),
+            artifact: None,
+            unpack_limits: singletrack::artifact::UnpackLimits::default(),
             grace: Duration::from_secs(30),
             kill_budget: Duration::from_secs(10),
             server_url: None,

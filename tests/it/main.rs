@@ -9,6 +9,7 @@ mod cli_usage;
 mod client_ci;
 mod client_follow;
 mod config;
+mod docs;
 mod durability;
 mod example_release_dir;
 mod executor;

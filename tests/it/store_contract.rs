@@ -138,6 +138,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         url: Some("https://ci.example/run/17".to_owned()),
         order: Some((1 << 53) - 1),
         inputs: BTreeMap::from([("region".to_owned(), "eu".to_owned()), (String::new(), "'; --".to_owned())]),
+        artifact: Some("ab".repeat(32)),
         executor: Executor::Client,
         rollback: true,
         deadline_seconds: Some(86_400),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     clean::{clean, clean_log},
     print::{self, HEADING},
-    words::Ahead,
+    words::{Ahead, size},
 };
 use crate::{
     api::{Event, EventData},
@@ -44,6 +44,7 @@ struct Told {
     phase: Option<String>,
     message: Option<String>,
     percent: u8,
+    upload: Option<BootInstant>,
 }
 
 impl Screen {
@@ -97,6 +98,28 @@ impl Screen {
         } else if is_news || told.wait.as_ref().is_some_and(|(_, at)| now.since(*at) >= REPEAT) {
             print::progress(&text);
             told.wait = Some((news, now));
+        }
+    }
+
+    /// How far an upload is, in bytes.
+    pub fn upload(&self, sent: u64, total: u64) {
+        let text = format!("uploading: {} of {}", size(sent), size(total));
+        if let Some(bar) = &self.bar {
+            bar.set_style(style("{spinner} [{bar:30}] {wide_msg} {elapsed}"));
+            bar.set_length(total);
+            bar.set_position(sent);
+            bar.set_message(text);
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.boot();
+        match &told.upload {
+            None => told.upload = Some(now),
+            Some(at) if now.since(*at) >= REPEAT => {
+                print::progress(&text);
+                told.upload = Some(now);
+            }
+            Some(_) => {}
         }
     }
 

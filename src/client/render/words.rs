@@ -10,6 +10,21 @@ use crate::{
     model::{DeploymentId, Eta, Status},
 };
 
+/// A size for people.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1 << 10 {
+        return format!("{bytes} B");
+    }
+    let mut tenths = bytes.saturating_mul(10) >> 10;
+    let mut unit = 0;
+    while tenths >= 10 << 10 && unit + 1 < UNITS.len() {
+        tenths >>= 10;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
 /// A span of time for people: `42s`, `4m20s`, `1h05m`, `3d04h`.
 pub fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();

@@ -12,14 +12,7 @@ use crate::{
 /// The condition of the index `deployments_holding`, to the letter, so that SQLite recognises it.
 macro_rules! holding {
     () => {
-        "d.state IN ('reserved', 'ready', 'running')"
-    };
-}
-
-/// The condition of the index `deployments_ended`, to the letter.
-macro_rules! ended {
-    () => {
-        "d.state IN ('succeeded', 'failed', 'cancelled')"
+        "(d.state = 'reserved' OR d.state = 'ready' OR d.state = 'running')"
     };
 }
 
@@ -50,9 +43,8 @@ pub(super) const LIST_WAITING: &str = concat!(
 pub(super) const LIST_ENDED: &str = concat!(
     "SELECT ",
     deployment_columns!(),
-    " FROM deployments AS d WHERE d.project = ?1 AND ",
-    ended!(),
-    " AND d.state = ?4 AND d.ticket < ?2 ORDER BY d.ticket DESC LIMIT ?3"
+    " FROM deployments AS d WHERE d.project = ?1 AND d.ended_at IS NOT NULL AND d.state = ?4 AND d.ticket < ?2 \
+     ORDER BY d.ticket DESC LIMIT ?3"
 );
 
 pub(super) const LINE: &str = concat!(

@@ -11,8 +11,8 @@ use rusqlite::{
 use serde::de::DeserializeOwned;
 
 use crate::model::{
-    CancelCause, CancelRequest, Deployment, DeploymentId, Event, EventBody, Executor, FailureCause, Lease, LogAccount,
-    Outcome, Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State,
+    CancelCause, CancelRequest, Deployment, DeploymentId, Event, Executor, FailureCause, Lease, LogAccount, Outcome,
+    Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State,
 };
 
 /// A deployment's columns, in the order that [`deployment`] reads them.
@@ -77,14 +77,13 @@ pub(super) fn project(row: &Row<'_>, name: &ProjectName) -> rusqlite::Result<Pro
         (Some(order), Some(deployment)) => Some(StartedOrder { order, deployment }),
         (None, _) | (_, None) => None,
     };
-    let recent: Vec<(String, u64)> = json_at(row, 6)?;
     Ok(Project {
         name: name.clone(),
         revision: Revision(row.get(1)?),
         waiting_count: row.get(2)?,
         last_started,
         preempted_count: row.get(5)?,
-        recent_runs: recent.into_iter().map(|(pipeline, duration_ms)| RecentRun { pipeline, duration_ms }).collect(),
+        recent_runs: recent_runs_at(row, 6)?,
         last_outcome: id_at(row, 7)?,
     })
 }
@@ -97,18 +96,41 @@ pub(super) fn write_project(
 ) -> rusqlite::Result<()> {
     let Project { name: _, revision, waiting_count, last_started, preempted_count, recent_runs, last_outcome } =
         project;
-    let recent: Vec<_> = recent_runs.iter().map(|run| (&run.pipeline, run.duration_ms)).collect();
     statement.execute(params![
         revision.0,
         waiting_count,
         last_started.map(|last| last.order),
         last_started.as_ref().map(|last| last.deployment.as_bytes()),
         preempted_count,
-        to_json(&recent)?,
+        recent_runs_to_json(recent_runs)?,
         last_outcome.as_ref().map(DeploymentId::as_bytes),
         last_param,
     ])?;
     Ok(())
+}
+
+/// The recent runs as `[["deploy"],[[0,1200],[0,1300]]]`: every decision reads and most of them write this, so each
+/// pipeline is named once.
+fn recent_runs_to_json(runs: &[RecentRun]) -> rusqlite::Result<String> {
+    let mut pipelines: Vec<&str> = Vec::new();
+    let mut durations: Vec<(usize, u64)> = Vec::with_capacity(runs.len());
+    for RecentRun { pipeline, duration_ms } in runs {
+        let known = pipelines.iter().position(|known| known == pipeline);
+        durations.push((known.unwrap_or(pipelines.len()), *duration_ms));
+        if known.is_none() {
+            pipelines.push(pipeline);
+        }
+    }
+    to_json(&(pipelines, durations))
+}
+
+fn recent_runs_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<RecentRun>> {
+    let (pipelines, durations): (Vec<String>, Vec<(usize, u64)>) = json_at(row, column)?;
+    let run = |(pipeline, duration_ms)| {
+        let pipeline: &String = pipelines.get(pipeline).ok_or_else(|| broken(column, "a run of no pipeline"))?;
+        Ok(RecentRun { pipeline: pipeline.clone(), duration_ms })
+    };
+    durations.into_iter().map(run).collect()
 }
 
 /// Reads [`deployment_columns`].
@@ -354,7 +376,8 @@ pub(super) fn insert_event(
     log_end_bytes: Option<u64>,
 ) -> rusqlite::Result<()> {
     let Event { seq, at, body } = event;
-    let kind = event_type(body);
+    // The type stands apart, too, so that the schema can tell output from what happened.
+    let kind = body.kind();
     statement.execute(params![deployment, seq, at.as_millisecond(), kind, log_end_bytes, to_json(body)?])?;
     Ok(())
 }
@@ -362,20 +385,6 @@ pub(super) fn insert_event(
 /// Reads `seq, at, body`.
 pub(super) fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     Ok(Event { seq: row.get(0)?, at: required_instant_at(row, 1)?, body: json_at(row, 2)? })
-}
-
-/// The word that the serialized body begins with, apart so that the schema can tell output from what happened.
-fn event_type(body: &EventBody) -> &'static str {
-    match body {
-        EventBody::Queue { .. } => "queue",
-        EventBody::Status { .. } => "status",
-        EventBody::Phase { .. } => "phase",
-        EventBody::Progress { .. } => "progress",
-        EventBody::Log { .. } => "log",
-        EventBody::Cancel { .. } => "cancel",
-        EventBody::Gap { .. } => "gap",
-        EventBody::Complete => "complete",
-    }
 }
 
 pub(super) fn name_at(row: &Row<'_>, column: usize) -> rusqlite::Result<ProjectName> {

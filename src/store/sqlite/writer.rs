@@ -1,7 +1,8 @@
 //! The one thread that writes: everyone who waits shares the next commit.
 //!
-//! A request that fails is taken back alone, to its savepoint. A full disk or a failing file takes the whole batch
-//! back, for nobody knows how much of it is written.
+//! A request that cannot be recorded, a full disk and a failing file all take the whole batch back. Then what the others
+//! decided is recorded anew, one by one. (A savepoint for each request would take back that one alone, but costs all of
+//! them a tenth, and what they are for is a mistake in the program.)
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -22,7 +23,7 @@ use super::{
     fault::{Reach, reach, store_error},
     open::WAL_BYTES,
     queue::{closed, send_blocking},
-    record::{Located, Recorder},
+    record::Recorder,
 };
 use crate::{
     model::{Changes, Load, ProjectName, Step},
@@ -132,9 +133,6 @@ struct Batches<'c> {
     recorder: Recorder<'c>,
     begin: Statement<'c>,
     commit: Statement<'c>,
-    savepoint: Statement<'c>,
-    release: Statement<'c>,
-    rollback_to: Statement<'c>,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
     ballast: Ballast,
@@ -161,9 +159,6 @@ fn run(
         recorder: Recorder::prepare(&db)?,
         begin: db.prepare("BEGIN IMMEDIATE")?,
         commit: db.prepare("COMMIT")?,
-        savepoint: db.prepare("SAVEPOINT request")?,
-        release: db.prepare("RELEASE request")?,
-        rollback_to: db.prepare("ROLLBACK TO request")?,
         requests,
         on_commit,
         ballast,
@@ -226,15 +221,12 @@ impl Batches<'_> {
             match made {
                 Made::Decided(made) => decided.push(made),
                 Made::Refused => {}
-                Made::Lost(made, error) => {
-                    decided.push(made);
-                    return self.recover(decided, &error);
-                }
+                Made::Lost(failed, error) => return self.recover(decided, Some(failed), &error),
             }
         }
         match self.commit.raw_execute() {
             Ok(_) => self.publish(decided),
-            Err(error) => self.recover(decided, &error),
+            Err(error) => self.recover(decided, None, &error),
         }
     }
 
@@ -265,31 +257,9 @@ impl Batches<'_> {
         if !self.ballast.is_held() && decided.is_output_only() {
             return refuse(decided.answer, StoreError::Full);
         }
-        match self.write(&decided, &mut located) {
+        match self.recorder.record(self.db, &decided.project, &mut located, &decided.changes) {
             Ok(()) => Made::Decided(decided),
-            Err(error) => match self.take_back(&error) {
-                Ok(()) => {
-                    tracing::error!(%error, project.name = %decided.project, "a decision cannot be recorded");
-                    refuse(decided.answer, store_error(&error))
-                }
-                Err(_) => Made::Lost(decided, error),
-            },
-        }
-    }
-
-    fn write(&mut self, decided: &Decided, located: &mut Located) -> rusqlite::Result<()> {
-        self.savepoint.raw_execute()?;
-        self.recorder.record(self.db, &decided.project, located, &decided.changes)?;
-        self.release.raw_execute().map(|_| ())
-    }
-
-    /// Takes back what one request wrote, where `error` concerns it alone.
-    fn take_back(&mut self, error: &rusqlite::Error) -> Result<(), ()> {
-        let alone = reach(error) == Reach::Request && !self.db.is_autocommit();
-        if alone && self.rollback_to.raw_execute().and_then(|_| self.release.raw_execute()).is_ok() {
-            Ok(())
-        } else {
-            Err(())
+            Err(error) => Made::Lost(decided, error),
         }
     }
 
@@ -304,30 +274,39 @@ impl Batches<'_> {
         decided.into_iter().for_each(|decided| tell(decided.answer, Ok(())));
     }
 
-    /// After a batch of which nothing is left.
-    fn recover(&mut self, decided: Vec<Decided>, error: &rusqlite::Error) {
+    /// After a batch that cannot be committed, because of `failed` or all of it.
+    fn recover(&mut self, mut decided: Vec<Decided>, failed: Option<Decided>, error: &rusqlite::Error) {
         self.roll_back();
-        match reach(error) {
-            Reach::Full => self.retry_without_output(decided),
-            Reach::File | Reach::Request => {
+        match (reach(error), failed) {
+            (Reach::Request, Some(failed)) => {
+                tracing::error!(%error, project.name = %failed.project, "a decision cannot be recorded");
+                tell(failed.answer, Err(store_error(error)));
+                self.record_anew(decided);
+            }
+            (Reach::Full, failed) => {
+                decided.extend(failed);
+                self.ballast.release();
+                self.record_anew(decided);
+            }
+            (Reach::Request | Reach::File, failed) => {
                 tracing::error!(%error, "the store cannot commit");
+                decided.extend(failed);
                 decided.into_iter().for_each(|decided| tell(decided.answer, Err(store_error(error))));
             }
         }
     }
 
-    /// The disk is full: output gives way, everything else gets the room that was kept back, each in a commit of its
-    /// own, so that as many as possible get through.
+    /// Records each decision in a commit of its own, so that as many as possible get through. While the disk is full,
+    /// output gives way to the rest, which gets the room that was kept back.
     ///
     /// What was decided stays right as long as everything before it in its project is recorded too.
-    fn retry_without_output(&mut self, decided: Vec<Decided>) {
-        self.ballast.release();
+    fn record_anew(&mut self, decided: Vec<Decided>) {
         let mut dropped: HashSet<ProjectName> = HashSet::new();
         for decided in decided {
-            let retried = if decided.is_output_only() {
+            let recorded = if !self.ballast.is_held() && decided.is_output_only() {
                 Err(StoreError::Full)
             } else if dropped.contains(&decided.project) {
-                Err(StoreError::Unavailable("the disk is full, and what this was based on was not kept".to_owned()))
+                Err(StoreError::Unavailable("what this was based on could not be kept".to_owned()))
             } else {
                 self.retry(&decided).map_err(|error| {
                     self.roll_back();
@@ -335,7 +314,7 @@ impl Batches<'_> {
                     store_error(&error)
                 })
             };
-            match retried {
+            match recorded {
                 Ok(()) => self.publish(vec![decided]),
                 Err(error) => {
                     dropped.insert(decided.project);

@@ -90,6 +90,10 @@ async fn unknown_and_repeated_query_parameters_are_named_on_every_route() {
         let path = path.replace("{project}", "web").replace("{id}", &id);
         for method in methods {
             let method: Method = method.to_ascii_uppercase().parse().unwrap();
+            if method == Method::HEAD {
+                // No answer to it has a body.
+                continue;
+            }
             let request = |query: &str| {
                 let request = server.request(method.clone(), &format!("{path}?{query}"));
                 if method == Method::POST { request.json(&json!({ "reason": "no" })) } else { request }
@@ -350,7 +354,11 @@ async fn a_submit_that_is_not_right_is_refused_and_leaves_no_trace() {
         (b"{\"deadlineSeconds\":86401}", "INVALID_BODY", "from 1 to 86400"),
         (b"{\"deadlineSeconds\":1.5}", "INVALID_BODY", "deadlineSeconds"),
         (b"{\"deadlineSeconds\":\"60\"}", "INVALID_BODY", "deadlineSeconds"),
-        (b"{\"executor\":\"client\"}", "INVALID_BODY", "leave them out"),
+        (b"{\"executor\":\"client\"}", "INVALID_BODY", "claim: true"),
+        (b"{\"claim\":true}", "INVALID_BODY", "executor: client"),
+        (b"{\"leaseSeconds\":60}", "INVALID_BODY", "executor: client"),
+        (b"{\"executor\":\"client\",\"claim\":true,\"leaseSeconds\":1}", "INVALID_BODY", "from 2 to 3600"),
+        (b"{\"executor\":\"client\",\"claim\":true,\"onConflict\":\"queue\"}", "INVALID_BODY", "onConflict: wait"),
         (b"{\"executor\":\"robot\"}", "INVALID_BODY", "executor"),
         (b"{\"rollback\":\"yes\"}", "INVALID_BODY", "rollback"),
         (b"{\"url\":\"javascript:alert(1)\"}", "INVALID_BODY", "https://"),

@@ -1,4 +1,12 @@
 //! The HTTP API of the real server.
 
 mod bad_input;
+mod early;
+mod events;
+mod guard;
+mod lifecycle;
+mod openapi;
+mod plan;
 mod slot;
+mod waits;
+mod workers;

@@ -58,6 +58,8 @@ impl Trial {
             fencing_token: 7,
             inputs: BTreeMap::from([("dir".into(), directory.path().display().to_string())]),
             workspace: directory.path().join("work/0199-test"),
+            artifact: None,
+            unpack_limits: singletrack::artifact::UnpackLimits::default(),
             grace: PATIENCE * 2,
             kill_budget: PATIENCE * 2,
             server_url: None,

@@ -10,6 +10,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Mutex,
     thread,
 };
 
@@ -29,13 +30,13 @@ pub struct TestServer {
     dir: TempDir,
     child: Option<Child>,
     /// While it is held, pipelines wait at the gate.
-    gate: Option<File>,
+    gate: Mutex<Option<File>>,
     pub base: String,
     pub client: Client,
 }
 
 /// An answer, read whole and held against the API description.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
@@ -50,14 +51,19 @@ impl TestServer {
         fs::write(dir.path().join("singletrack.toml"), config).unwrap();
         // A connection for each request: none is stale after a restart.
         let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
-        let mut server = TestServer { dir, child: None, gate: None, base: String::new(), client };
+        let mut server = TestServer { dir, child: None, gate: Mutex::default(), base: String::new(), client };
         server.boot();
         server
     }
 
     /// A server whose project `web` has a pipeline that waits at a gate: it runs until `open_gate`.
     pub fn gated() -> Self {
-        let mut server = TestServer::start(&gated_config(""));
+        TestServer::gated_with("")
+    }
+
+    /// The same with `more` at the top of its configuration.
+    pub fn gated_with(more: &str) -> Self {
+        let server = TestServer::start(&gated_config(more));
         server.close_gate();
         server
     }
@@ -102,9 +108,14 @@ impl TestServer {
 
     /// The command that starts it, for tests of how it does not start.
     pub fn command(&self) -> Command {
+        self.tool(&["serve", "--config", "singletrack.toml", "--store", "sqlite:test.db"])
+    }
+
+    /// Another command of the program, in the server's directory.
+    pub fn tool(&self, args: &[&str]) -> Command {
         let mut command = Command::new(SINGLETRACK);
         command
-            .args(["serve", "--config", "singletrack.toml", "--store", "sqlite:test.db"])
+            .args(args)
             .current_dir(self.dir.path())
             .env("TEST_DIR", self.dir.path())
             .env_remove("SINGLETRACK_TOKEN")
@@ -207,6 +218,14 @@ impl TestServer {
         self.post(&format!("/v1/projects/web/deployments/{id}/cancel"), body).await
     }
 
+    /// Waits until so many long-polls and streams are parked.
+    pub async fn parked(&self, count: usize) {
+        let line = format!("singletrack_parked_requests {count}");
+        while !self.get("/metrics").await.text.lines().any(|known| known == line) {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits for the end of one of `web`'s deployments.
     pub async fn finished(&self, id: &str) -> Value {
         loop {
@@ -233,15 +252,17 @@ impl TestServer {
     }
 
     /// Lets the gated pipelines pass, from now on.
-    pub fn open_gate(&mut self) {
-        self.gate = None;
+    pub fn open_gate(&self) {
+        *self.gate.lock().unwrap() = None;
     }
 
     /// Holds up the pipelines that come to the gate from now on.
-    pub fn close_gate(&mut self) {
+    pub fn close_gate(&self) {
+        let mut closed = self.gate.lock().unwrap();
+        assert!(closed.is_none(), "it is closed");
         let gate = File::create(self.path("gate")).unwrap();
         flock(&gate, FlockOperation::LockExclusive).unwrap();
-        self.gate = Some(gate);
+        *closed = Some(gate);
     }
 }
 

@@ -14,8 +14,11 @@ pub fn description() -> &'static Value {
     DESCRIPTION.get_or_init(|| yaml_serde::from_str(include_str!("../../../openapi.yaml")).unwrap())
 }
 
-/// Every (method, path, status) that is described.
-pub fn described() -> BTreeSet<(String, String, u16)> {
+/// A method in lower case, a described path, a status.
+pub type Answered = (String, String, u16);
+
+/// Every answer that is described.
+pub fn described() -> BTreeSet<Answered> {
     let mut all = BTreeSet::new();
     for (path, item) in description()["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap().iter().filter(|(method, _)| *method != "parameters") {

@@ -1,0 +1,300 @@
+//! Where a server keeps artifacts: a file each, named by its content, that appears whole or not at all.
+//!
+//! What was uploaded of an artifact stays when the connection is cut, so that the client goes on where it was. A file's
+//! time of change tells when it was last wanted.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use super::Digest;
+
+/// The ending of the name of what is not whole yet.
+const PARTIAL: &str = ".part";
+/// How many artifacts may be there in part: each is a client that was cut off, or is uploading.
+const PARTIAL_LIMIT: usize = 256;
+
+/// Artifacts in a directory.
+#[derive(Clone, Debug)]
+pub struct Depot {
+    dir: PathBuf,
+    uploading: Arc<Mutex<HashSet<Digest>>>,
+}
+
+/// How an upload begins.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is there already.
+    Whole,
+    /// It may go on.
+    Upload(Box<Upload>),
+}
+
+/// Why an upload does not begin, or go on.
+#[derive(Debug, Error)]
+pub enum UploadError {
+    /// Another is writing it at this moment.
+    #[error("the artifact is being uploaded at this moment")]
+    Busy,
+    /// It begins elsewhere than where the last one ended.
+    #[error("the upload goes on at byte {offset}")]
+    Offset {
+        /// Where it goes on.
+        offset: u64,
+    },
+    /// The bytes are those of another artifact; they are gone.
+    #[error("the content has another SHA-256: {found}")]
+    Mismatch {
+        /// Of which.
+        found: Digest,
+    },
+    /// Too many artifacts are there in part.
+    #[error("more than {PARTIAL_LIMIT} uploads are unfinished")]
+    TooMany,
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// One artifact on its way in. It is the only one of its name until it is dropped; what it has written stays.
+#[derive(Debug)]
+pub struct Upload {
+    claim: Claim,
+    file: File,
+    hasher: Sha256,
+    length: u64,
+}
+
+/// A file of the depot.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Which artifact.
+    pub digest: Digest,
+    /// Whether it is whole.
+    pub is_whole: bool,
+    /// How large it is.
+    pub bytes: u64,
+    /// When it was last wanted, or written to.
+    pub wanted_at: SystemTime,
+}
+
+impl Depot {
+    /// The depot below this work directory. It is made with the first upload.
+    pub fn below(work_dir: &Path) -> Self {
+        Depot { dir: work_dir.join("artifacts"), uploading: Arc::default() }
+    }
+
+    /// Where an artifact is, or would be.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.as_str())
+    }
+
+    fn partial(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(format!("{digest}{PARTIAL}"))
+    }
+
+    fn uploading(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.uploading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How large an artifact is, if it is there whole; it is wanted from now on.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn want(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        // Under the lock, so that it is not removed as unwanted at the same moment.
+        let _lock = self.uploading();
+        let file = match OpenOptions::new().append(true).open(self.path(digest)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        file.set_modified(SystemTime::now())?;
+        Ok(Some(file.metadata()?.len()))
+    }
+
+    /// How much of an artifact is there that is not whole.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn offset(&self, digest: &Digest) -> io::Result<u64> {
+        match fs::metadata(self.partial(digest)) {
+            Ok(found) => Ok(found.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a whole artifact.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn open(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+        match File::open(self.path(digest)) {
+            Ok(file) => {
+                let bytes = file.metadata()?.len();
+                Ok(Some((file, bytes)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Begins an upload at `start`, or anew. Blocks while it reads what is there.
+    ///
+    /// # Errors
+    /// It may not begin, or not there.
+    pub fn begin(&self, digest: &Digest, start: Option<u64>) -> Result<Begun, UploadError> {
+        if self.want(digest)?.is_some() {
+            return Ok(Begun::Whole);
+        }
+        if !self.uploading().insert(digest.clone()) {
+            return Err(UploadError::Busy);
+        }
+        // From here on the lock is released however this ends.
+        let claim = Claim { depot: self.clone(), digest: digest.clone() };
+        // It may have become whole in between.
+        if self.want(digest)?.is_some() {
+            return Ok(Begun::Whole);
+        }
+        fs::create_dir_all(&self.dir)?;
+        let offset = self.offset(digest)?;
+        if start.is_some_and(|start| start != offset) {
+            return Err(UploadError::Offset { offset });
+        }
+        if offset == 0 && self.kept()?.iter().filter(|kept| !kept.is_whole).count() >= PARTIAL_LIMIT {
+            return Err(UploadError::TooMany);
+        }
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.partial(digest))?;
+        let (mut hasher, mut length) = (Sha256::new(), 0);
+        if start.is_none() {
+            file.set_len(0)?;
+        }
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                count => {
+                    hasher.update(&buffer[..count]);
+                    length += count as u64;
+                }
+            }
+        }
+        Ok(Begun::Upload(Box::new(Upload { claim, file, hasher, length })))
+    }
+
+    /// Everything that is there.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn kept(&self) -> io::Result<Vec<Kept>> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut kept = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let (digits, is_whole) = name.strip_suffix(PARTIAL).map_or((name, true), |digits| (digits, false));
+            // What is none of ours is left alone, and what has gone meanwhile is gone.
+            let (Ok(digest), Ok(found)) = (digits.parse(), entry.metadata()) else { continue };
+            kept.push(Kept { digest, is_whole, bytes: found.len(), wanted_at: found.modified()? });
+        }
+        Ok(kept)
+    }
+
+    /// Removes a file of the depot, unless it was wanted since `seen`, or is being written.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn remove(&self, seen: &Kept) -> io::Result<bool> {
+        let uploading = self.uploading();
+        let path = if seen.is_whole { self.path(&seen.digest) } else { self.partial(&seen.digest) };
+        let found = match fs::metadata(&path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if uploading.contains(&seen.digest) || found.modified()? != seen.wanted_at {
+            return Ok(false);
+        }
+        fs::remove_file(&path)?;
+        Ok(true)
+    }
+}
+
+/// Keeps others from writing an artifact.
+#[derive(Debug)]
+struct Claim {
+    depot: Depot,
+    digest: Digest,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.depot.uploading().remove(&self.digest);
+    }
+}
+
+impl Upload {
+    /// How many bytes there are.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Adds bytes. Blocks.
+    ///
+    /// # Errors
+    /// The disk. What has been added is kept, unless the disk is full: then it is given up, since others need the room.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+        if let Err(error) = self.file.write_all(bytes) {
+            if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                self.discard()?;
+            } else {
+                // What was written of it is not in the hash.
+                self.file.set_len(self.length)?;
+            }
+            return Err(error.into());
+        }
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Ends it: from here on the artifact is there, and stays there through a loss of power. Blocks.
+    ///
+    /// # Errors
+    /// The content is another's, and is gone; or the disk.
+    pub fn finish(self) -> Result<u64, UploadError> {
+        let found = Digest::of(self.hasher.clone());
+        if found != self.claim.digest {
+            self.discard()?;
+            return Err(UploadError::Mismatch { found });
+        }
+        self.file.sync_all()?;
+        self.file.set_modified(SystemTime::now())?;
+        fs::rename(self.claim.depot.partial(&self.claim.digest), self.claim.depot.path(&self.claim.digest))?;
+        File::open(&self.claim.depot.dir)?.sync_all()?;
+        Ok(self.length)
+    }
+
+    /// Removes what was uploaded.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn discard(&self) -> io::Result<()> {
+        fs::remove_file(self.claim.depot.partial(&self.claim.digest))
+    }
+}

@@ -1,0 +1,285 @@
+//! `--artifact`: packed here, uploaded once, and gone on with after a cut.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use reqwest::{
+    Body, Method, StatusCode, Url,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
+};
+
+use super::{
+    connection::Fault,
+    deadline::Deadline,
+    exit::{Exit, Failure},
+    render::words::size,
+    session::Session,
+    signals::Signals,
+    transport::{Attempt, Transport, code_of, refused},
+};
+use crate::{
+    api::{ErrorCode, OFFSET_HEADER},
+    artifact::{self, Digest, PackError, Packed},
+};
+
+/// So much is read and sent at a time.
+const PIECE_BYTES: usize = 64 << 10;
+/// An upload that does not move for this long is begun again. At its end the server waits for its disk.
+const STALL_LIMIT: Duration = Duration::from_secs(90);
+/// How often it is looked how far it is.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often it is asked whether another's upload of the same artifact is done.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// How often the whole may arrive as something else before that is believed.
+const MISMATCH_LIMIT: u32 = 2;
+
+/// Packs what is to be deployed.
+///
+/// # Errors
+/// It cannot be packed, or not in time.
+pub async fn pack(path: PathBuf, deadline: &Deadline, signals: &mut Signals) -> Result<Packed, Failure> {
+    let shown = path.display().to_string();
+    let packing = tokio::task::spawn_blocking(move || artifact::pack(&path));
+    let packed = in_time(packing, deadline, signals, "packing the artifact").await?;
+    let packed = packed.map_err(|error| Failure::new(Exit::Fault, format!("packing ended: {error}")))?;
+    packed.map_err(|error| {
+        let exit = if matches!(error, PackError::Unwritable(_)) { Exit::Fault } else { Exit::Usage };
+        Failure::new(exit, format!("--artifact {shown}: {error}"))
+    })
+}
+
+/// Uploads it, unless the server has it.
+///
+/// # Errors
+/// The server does not take it, or not in time.
+pub async fn upload(
+    session: &Session,
+    packed: &Packed,
+    deadline: &Deadline,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    let uploading = Uploading { session, packed, transport: session.connection.transport() };
+    let ended = in_time(uploading.run(), deadline, signals, "uploading the artifact").await;
+    let ended = ended.and_then(|ended| ended.map_err(Failure::from));
+    if ended.is_err() {
+        session.screen.clear();
+    }
+    ended
+}
+
+async fn in_time<T>(
+    work: impl Future<Output = T>,
+    deadline: &Deadline,
+    signals: &mut Signals,
+    what: &str,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = signals.first() => Err(Failure::new(Exit::Interrupted, format!("interrupted while {what}; nothing was deployed"))),
+        () = deadline.passed() => {
+            Err(Failure::new(Exit::TimedOut, format!("the time-out ended while {what}; nothing was deployed"))
+                .hint("pass a longer --timeout; what has been uploaded is not uploaded again"))
+        }
+    }
+}
+
+struct Uploading<'a> {
+    session: &'a Session,
+    packed: &'a Packed,
+    transport: &'a Transport,
+}
+
+/// What one look or one attempt came to.
+enum Step {
+    Done,
+    /// Go on at this byte.
+    At(u64),
+    /// Another client uploads the same.
+    Busy,
+    /// What arrived was something else.
+    Mismatch(Fault),
+    Again {
+        why: String,
+        after: Option<Duration>,
+    },
+    Hopeless(Fault),
+}
+
+impl Uploading<'_> {
+    async fn run(&self) -> Result<(), Fault> {
+        let Packed { digest, bytes, entry_count, .. } = self.packed;
+        let url = self.session.connection.url(&["v1", "artifacts", digest.as_str()]);
+        let screen = &self.session.screen;
+        let mut retry = self.transport.retry();
+        let (mut is_told, mut is_busy, mut mismatch_count) = (false, false, 0);
+        let mut step = self.look(&url).await;
+        loop {
+            step = match step {
+                Step::Done => {
+                    self.transport.set_trouble(None);
+                    let already = if is_told { "is uploaded" } else { "is on the server already" };
+                    screen.line(&format!("artifact {} {already}: {}", short(digest), size(*bytes)));
+                    return Ok(());
+                }
+                Step::At(offset) => {
+                    self.transport.set_trouble(None);
+                    let from = if offset > 0 { format!(", going on at {}", size(offset)) } else { String::new() };
+                    if !is_told || offset > 0 {
+                        let (name, all) = (short(digest), size(*bytes));
+                        screen.line(&format!("uploading artifact {name}: {entry_count} files, {all}{from}"));
+                    }
+                    is_told = true;
+                    self.send(&url, offset).await
+                }
+                Step::Busy => {
+                    if !is_busy {
+                        screen
+                            .line(&format!("artifact {} is being uploaded by another client; waiting", short(digest)));
+                    }
+                    is_busy = true;
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                    self.look(&url).await
+                }
+                Step::Mismatch(fault) => {
+                    mismatch_count += 1;
+                    if mismatch_count == MISMATCH_LIMIT {
+                        return Err(fault);
+                    }
+                    self.look(&url).await
+                }
+                Step::Again { why, after } => {
+                    retry.pause(why, after).await?;
+                    self.look(&url).await
+                }
+                Step::Hopeless(fault) => return Err(fault),
+            };
+            if let Step::At(offset) = step
+                && offset > 0
+            {
+                // It moves: patience begins anew.
+                retry = self.transport.retry();
+            }
+        }
+    }
+
+    /// Whether it is there, and how much of it.
+    async fn look(&self, url: &Url) -> Step {
+        let request = self.transport.request(Method::HEAD, url.clone()).timeout(super::transport::ANSWER_LIMIT);
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return self.failed(&error),
+        };
+        let offset = response.headers().get(OFFSET_HEADER).and_then(|offset| offset.to_str().ok()?.parse().ok());
+        match (response.status(), offset) {
+            (StatusCode::OK, _) => Step::Done,
+            // One that claims more than there is holds something else.
+            (StatusCode::NOT_FOUND, Some(offset)) => Step::At(if offset >= self.packed.bytes { 0 } else { offset }),
+            // Why not is told in a body only, which an answer to HEAD has not.
+            (_, _) => {
+                let request = self.transport.request(Method::GET, url.clone()).header(ACCEPT, "application/json");
+                match request.timeout(super::transport::ANSWER_LIMIT).send().await {
+                    Ok(response) if response.status().is_success() => Step::Done,
+                    Ok(response) => self.judged(self.transport.judge(response).await),
+                    Err(error) => self.failed(&error),
+                }
+            }
+        }
+    }
+
+    async fn send(&self, url: &Url, offset: u64) -> Step {
+        let total = self.packed.bytes;
+        let sent = Arc::new(AtomicU64::new(offset));
+        let body = match body(&self.packed.file, Arc::clone(&sent)) {
+            Ok(body) => body,
+            Err(error) => {
+                let failure = format!("the packed artifact cannot be read: {error}");
+                return Step::Again { why: failure, after: None };
+            }
+        };
+        let mut request = self.transport.request(Method::PUT, url.clone()).header(ACCEPT, "application/json");
+        request = request.header(CONTENT_TYPE, "application/zstd").header(CONTENT_LENGTH, total - offset);
+        if offset > 0 {
+            request = request.header(CONTENT_RANGE, format!("bytes {offset}-{}/{total}", total - 1));
+        }
+        let sending = async {
+            match request.body(body).send().await {
+                Ok(response) => self.judged(self.transport.judge(response).await),
+                Err(error) => self.failed(&error),
+            }
+        };
+        tokio::select! {
+            step = sending => step,
+            () = self.watch(&sent) => Step::Again { why: "the upload does not move".to_owned(), after: None },
+        }
+    }
+
+    /// Shows how far it is, until it stands still for too long.
+    async fn watch(&self, sent: &AtomicU64) {
+        let (mut last, mut still) = (u64::MAX, Duration::ZERO);
+        while still < STALL_LIMIT {
+            let now = sent.load(Ordering::Relaxed);
+            still = if now == last { still + LOOK } else { Duration::ZERO };
+            last = now;
+            self.session.screen.upload(now, self.packed.bytes);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn judged(&self, attempt: Attempt) -> Step {
+        match attempt {
+            Attempt::Answered(answer) if answer.status.is_success() => Step::Done,
+            Attempt::Answered(answer) => match code_of(&answer.body) {
+                Some(ErrorCode::UploadInProgress) => Step::Busy,
+                Some(ErrorCode::UploadOffset) => {
+                    let offset = answer.body.get("offset").and_then(serde_json::Value::as_u64).unwrap_or(0);
+                    Step::At(if offset >= self.packed.bytes { 0 } else { offset })
+                }
+                Some(ErrorCode::ArtifactMismatch) => Step::Mismatch(refused(answer)),
+                Some(_) | None => Step::Hopeless(refused(answer)),
+            },
+            Attempt::Again { why, after } => Step::Again { why, after },
+            Attempt::Hopeless(fault) => Step::Hopeless(fault),
+        }
+    }
+
+    fn failed(&self, error: &reqwest::Error) -> Step {
+        match self.transport.failed(error) {
+            Attempt::Again { why, after } => Step::Again { why, after },
+            Attempt::Hopeless(fault) => Step::Hopeless(fault),
+            Attempt::Answered(_) => Step::Busy,
+        }
+    }
+}
+
+/// The file from where `sent` stands, which moves along with it.
+fn body(file: &File, sent: Arc<AtomicU64>) -> std::io::Result<Body> {
+    // Each attempt reads at places of its own: an earlier one may not have ended yet.
+    let file = file.try_clone()?;
+    let pieces = std::iter::from_fn(move || {
+        let mut piece = vec![0; PIECE_BYTES];
+        match file.read_at(&mut piece, sent.load(Ordering::Relaxed)) {
+            Ok(0) => None,
+            Ok(count) => {
+                piece.truncate(count);
+                sent.fetch_add(count as u64, Ordering::Relaxed);
+                Some(Ok(piece))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    });
+    Ok(Body::wrap_stream(futures_util::stream::iter(pieces)))
+}
+
+/// Enough of the name to tell it from others.
+fn short(digest: &Digest) -> &str {
+    digest.as_str().get(..12).unwrap_or_default()
+}

@@ -1,0 +1,188 @@
+//! What can happen to a deployment, in the words of those to whom it happens: commands, and why one is refused.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use thiserror::Error;
+
+use super::{
+    deployment::{FailureCause, Outcome},
+    event::{PhaseState, Stream},
+    ids::{DeploymentId, Revision},
+    lease::SecretHash,
+};
+
+/// What can happen to a deployment.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Its turn has come: the slot is its own.
+    Promote,
+    /// Its ticket's client polls, and will be parked for `window` at most.
+    Attend {
+        /// How long.
+        window: Duration,
+    },
+    /// Its ticket's client came back for the slot that was kept.
+    TakeUp,
+    /// A worker takes it.
+    Claim {
+        /// Proof of ownership from now on.
+        secret: SecretHash,
+        /// How long the lease lasts.
+        ttl: Duration,
+        /// The worker's name.
+        worker: String,
+    },
+    /// Its worker lives.
+    Heartbeat {
+        /// The worker's proof.
+        secret: SecretHash,
+    },
+    /// Its worker tells how far it is.
+    Report {
+        /// The worker's proof.
+        secret: SecretHash,
+        /// The worker's own number of the first of them, from 1; what was recorded before is skipped. `None` for a
+        /// worker that loses no answers and so does not number.
+        first: Option<u64>,
+        /// What it tells, in order.
+        reports: Vec<Report>,
+    },
+    /// Somebody wants it stopped.
+    Cancel {
+        /// Why, in the canceller's words.
+        reason: Option<String>,
+        /// The newer deployment that takes its place.
+        superseded_by: Option<DeploymentId>,
+    },
+    /// Its worker is done with it.
+    Finish {
+        /// The worker's proof.
+        secret: SecretHash,
+        /// What became of it.
+        verdict: Verdict,
+    },
+    /// Nobody attended to it for longer than its state allows, as somebody observed.
+    Lapse {
+        /// What was observed.
+        seen: Vital,
+        /// What has run out.
+        cause: Lapse,
+    },
+    /// An operator forces the slot free.
+    Release {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a worker says became of its deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It did what it should.
+    Succeeded {
+        /// What it produced, beside what was reported already.
+        outputs: BTreeMap<String, String>,
+    },
+    /// It did not.
+    Failed {
+        /// Why.
+        cause: FailureCause,
+        /// Why, for people.
+        message: String,
+        /// Where.
+        phase: Option<String>,
+    },
+    /// It was stopped because somebody asked for it.
+    Stopped,
+}
+
+impl Verdict {
+    /// Whether a deployment that ended so ended by this verdict.
+    pub fn agrees_with(&self, outcome: &Outcome) -> bool {
+        match (self, outcome) {
+            (Verdict::Succeeded { .. }, Outcome::Succeeded) | (Verdict::Stopped, Outcome::Cancelled { .. }) => true,
+            (Verdict::Failed { cause: told, .. }, Outcome::Failed { cause, .. }) => told == cause,
+            (Verdict::Succeeded { .. } | Verdict::Failed { .. } | Verdict::Stopped, _) => false,
+        }
+    }
+}
+
+/// What a worker tells between its claim and its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A phase began or ended.
+    Phase {
+        /// Which.
+        name: String,
+        /// What became of it.
+        state: PhaseState,
+        /// More about it.
+        message: Option<String>,
+    },
+    /// It came further.
+    Progress {
+        /// 0 to 100; a lower one than before leaves it where it is.
+        progress: Option<u8>,
+        /// What it does.
+        message: Option<String>,
+    },
+    /// It produced something.
+    Output {
+        /// The name.
+        name: String,
+        /// The value.
+        value: String,
+    },
+    /// Lines of output.
+    Log {
+        /// Where they were written to.
+        stream: Stream,
+        /// By which phase.
+        phase: Option<String>,
+        /// The lines, without their ends.
+        lines: Vec<String>,
+    },
+}
+
+/// What an observer compares to tell silence: equal twice means that nothing was heard in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vital {
+    /// The deployment's last slot change.
+    pub revision: Revision,
+    /// Its signs of life.
+    pub pulse: u64,
+}
+
+/// What ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lapse {
+    /// Who should attend to it, given its state, did not.
+    Silence,
+    /// Its deadline in the line.
+    Deadline,
+    /// The worker's process is known to be gone.
+    WorkerGone,
+}
+
+/// Why a command changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The lease is not, or no longer, this deployment's.
+    #[error("the lease is not, or no longer, this deployment's")]
+    LeaseLost,
+    /// It is final.
+    #[error("the deployment is final")]
+    Final,
+    /// The command has no meaning in its state.
+    #[error("the deployment is not in a state for that")]
+    WrongState,
+    /// Who was thought silent was heard of.
+    #[error("it was heard of in between")]
+    Alive,
+    /// Reports before these are missing.
+    #[error("reports are missing: the last one that is recorded is number {last}")]
+    ReportGap {
+        /// The number of the last one that is recorded.
+        last: u64,
+    },
+}

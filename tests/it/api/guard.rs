@@ -1,0 +1,190 @@
+//! Who may call at all.
+
+use std::process::Stdio;
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::harness::{TestServer, gated_config, raw::read_to_end, send};
+
+#[tokio::test]
+async fn without_tokens_only_loopback_names_are_answered() {
+    let server = TestServer::gated_with("allowed_hosts = [\"deploys.example.com\"]");
+    let port = server.authority().rsplit_once(':').unwrap().1.to_owned();
+    let under = async |host: &str, path: &str| send(server.request(Method::GET, path).header("Host", host)).await;
+    for host in [
+        "localhost",
+        "LocalHost",
+        "localhost.",
+        "app.localhost",
+        "127.0.0.1",
+        "127.8.9.10",
+        "[::1]",
+        "deploys.example.com",
+    ] {
+        for host in [host.to_owned(), format!("{host}:{port}")] {
+            for path in ["/v1/projects", "/healthz"] {
+                assert_eq!(under(&host, path).await.status, 200, "{host} {path}");
+            }
+        }
+    }
+    let long = "x".repeat(300);
+    for host in [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "notlocalhost",
+        "10.0.0.1",
+        "[2001:db8::1]",
+        "0.0.0.0",
+        &long,
+    ] {
+        for path in ["/v1/projects", "/healthz", "/metrics", "/openapi.yaml", "/v1/nothing"] {
+            let refused = under(host, path).await;
+            assert_eq!(refused.refusal(), (403, "HOST_NOT_ALLOWED"), "{host} {path}: {}", refused.text);
+            assert!(refused.body["message"].as_str().unwrap().contains("allowed_hosts"));
+            assert!(!refused.text.contains(&long[..65]), "{}", refused.text);
+        }
+    }
+    for (what, head) in [
+        ("none", "GET /v1/projects HTTP/1.0\r\n\r\n".to_owned()),
+        (
+            "two",
+            format!(
+                "GET /v1/projects HTTP/1.1\r\nHost: localhost:{port}\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            ),
+        ),
+    ] {
+        let mut connection = server.connect().await;
+        connection.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_to_end(&mut connection).await;
+        assert_eq!(answer.refusal(), (400, "BAD_REQUEST"), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_are_refused() {
+    let server = TestServer::gated();
+    let port = server.authority().rsplit_once(':').unwrap().1.to_owned();
+    let own = format!("http://127.0.0.1:{port}");
+    for (name, value, is_allowed) in [
+        ("Origin", own.as_str(), true),
+        ("Origin", "https://evil.example", false),
+        ("Origin", "http://127.0.0.1.evil.example", false),
+        ("Origin", "http://localhost", false),
+        ("Origin", "null", false),
+        ("Origin", "", false),
+        ("Sec-Fetch-Site", "same-origin", true),
+        ("Sec-Fetch-Site", "none", true),
+        ("Sec-Fetch-Site", "cross-site", false),
+        ("Sec-Fetch-Site", "same-site", false),
+    ] {
+        let requests = [
+            server.request(Method::GET, "/v1/projects"),
+            server.request(Method::GET, "/healthz"),
+            server.request(Method::POST, "/v1/projects/web/release").json(&json!({ "reason": "why" })),
+            // What a form on another page can send without asking first.
+            server.request(Method::POST, "/v1/projects/web/deployments/0199ffff-0000-7000-8000-000000000000/cancel"),
+        ];
+        for request in requests {
+            let answer = send(request.header(name, value)).await;
+            if is_allowed {
+                assert_ne!(answer.status, 403, "{name}: {value}");
+            } else {
+                assert_eq!(answer.refusal(), (403, "FORBIDDEN_ORIGIN"), "{name}: {value}");
+            }
+        }
+    }
+    let submit = server.request(Method::POST, "/v1/projects/web/deployments").header("Origin", "https://evil.example");
+    assert_eq!(send(submit.json(&json!({}))).await.status, 403);
+    assert_eq!(server.project().await["revision"], 0);
+}
+
+/// A new token, and the table that makes a server know it.
+fn token(server: &TestServer) -> (String, String) {
+    let made = server.tool(&["token", "new", "--name", "ci"]).output().unwrap();
+    assert!(made.status.success());
+    let (token, told) = (String::from_utf8(made.stdout).unwrap(), String::from_utf8(made.stderr).unwrap());
+    (token.trim().to_owned(), told[told.find("[[tokens]]").unwrap()..].to_owned())
+}
+
+#[tokio::test]
+async fn with_tokens_only_who_has_one_is_answered_and_it_is_never_written_down() {
+    let mut server = TestServer::gated();
+    let (token, table) = token(&server);
+    let (other, _) = self::token(&server);
+    assert!(token.starts_with("st_") && token.len() > 60 && token != other);
+    assert!(server.terminate().success());
+    server.configure(&gated_config(&table));
+    server.boot();
+    let wrong = [
+        None,
+        Some(String::new()),
+        Some("Bearer".to_owned()),
+        Some(format!("Bearer {other}")),
+        Some(format!("Bearer {token}x")),
+        Some(format!("Bearer {}", &token[..token.len() - 1])),
+        Some(format!("Basic {token}")),
+        Some(token.clone()),
+    ];
+    let mut answers = Vec::new();
+    for authorization in &wrong {
+        for (method, path) in [
+            (Method::GET, "/v1/projects"),
+            (Method::POST, "/v1/projects/web/deployments"),
+            (Method::POST, "/v1/projects/web/release"),
+            (Method::GET, "/v1/projects/other"),
+            (Method::GET, "/v1/nothing"),
+        ] {
+            let request = server.request(method, path);
+            let request = authorization.iter().fold(request, |request, value| request.header("Authorization", value));
+            let refused = send(request).await;
+            assert_eq!(refused.refusal(), (401, "UNAUTHORIZED"), "{authorization:?} {path}");
+            assert_eq!(refused.header("www-authenticate"), "Bearer");
+            answers.push(refused.text);
+        }
+    }
+    for path in ["/healthz", "/readyz", "/metrics", "/openapi.yaml"] {
+        assert_eq!(server.get(path).await.status, 200, "{path} asks for no token");
+    }
+    let with = |method, path: &str| server.request(method, path).bearer_auth(&token);
+    // A token is proof enough under whatever name the server is reached, but not for a foreign page.
+    let named = with(Method::GET, "/v1/projects").header("Host", "deploys.example.com");
+    assert_eq!(send(named).await.status, 200);
+    let foreign = with(Method::GET, "/v1/projects").header("Origin", "https://evil.example");
+    assert_eq!(send(foreign).await.refusal(), (403, "FORBIDDEN_ORIGIN"));
+    let lower = server.request(Method::GET, "/v1/projects").header("Authorization", format!("bearer {token}"));
+    assert_eq!(send(lower).await.status, 200);
+    let made = send(with(Method::POST, "/v1/projects/web/deployments").json(&json!({ "pipeline": "quick" }))).await;
+    assert_eq!(made.status, 202);
+    let completion = format!("/v1/projects/web/deployments/{}/completion", made.id());
+    assert_eq!(send(with(Method::GET, &completion)).await.body["status"], "SUCCEEDED");
+    // Errors under a token do not repeat it, be it in the wrong place.
+    answers.push(send(with(Method::GET, "/v1/projects?nope=1")).await.text);
+    answers.push(send(with(Method::GET, "/v1/projects").header("Origin", "https://evil.example")).await.text);
+    assert!(server.terminate().success());
+    let secret = &token[3..];
+    assert!(answers.iter().all(|answer| !answer.contains(secret)));
+    assert!(!server.log().contains(secret), "{}", server.log());
+}
+
+#[tokio::test]
+async fn other_machines_are_served_only_with_tokens() {
+    let mut server = TestServer::gated();
+    assert!(server.terminate().success());
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let refused = server.command().args(["--listen", listen]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(78), "{listen}");
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(told.contains("without tokens") && told.contains("singletrack token new"), "{told}");
+        assert_eq!(refused.stdout, b"");
+    }
+    server.configure(&gated_config(&token(&server).1));
+    let mut child = server.command().args(["--listen", "0.0.0.0:0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.starts_with("listening on http://0.0.0.0:"), "{line}");
+}

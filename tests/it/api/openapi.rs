@@ -1,0 +1,239 @@
+//! `openapi.yaml` and the code, held against each other in both directions. That every answer is as described, the
+//! harness checks with each of them.
+
+use std::collections::BTreeSet;
+
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinSet,
+};
+
+use crate::harness::{
+    TestServer, gated_config,
+    openapi::{self, Answered},
+    raw::read_to_end,
+    send,
+};
+
+const NOBODY: &str = "0199ffff-0000-7000-8000-000000000000";
+const TOKEN_SHA256: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+#[test]
+fn the_described_routes_are_those_of_the_code() {
+    let described: BTreeSet<_> = openapi::described().into_iter().map(|(method, path, _)| (path, method)).collect();
+    let served: BTreeSet<_> = singletrack::server::route_table()
+        .into_iter()
+        .flat_map(|(path, methods)| methods.iter().map(move |method| (path.to_owned(), (*method).to_owned())))
+        .collect();
+    assert_eq!(described, served);
+}
+
+#[tokio::test]
+async fn the_description_is_served_as_it_stands() {
+    let server = TestServer::gated();
+    let served = server.get("/openapi.yaml").await;
+    assert_eq!(served.header("content-type"), "application/yaml");
+    assert_eq!(served.text, include_str!("../../../openapi.yaml"));
+}
+
+/// The answers of one server, noted.
+struct Driven<'a> {
+    server: &'a TestServer,
+    seen: BTreeSet<Answered>,
+}
+
+impl Driven<'_> {
+    /// Sends a request, and notes the answer.
+    async fn see(&mut self, request: RequestBuilder) -> Value {
+        let (client, request) = request.build_split();
+        let request = request.unwrap();
+        let (method, path) = (request.method().as_str().to_ascii_lowercase(), request.url().path().to_owned());
+        let answer = send(RequestBuilder::from_parts(client, request)).await;
+        let route = openapi::route(&path).unwrap_or_else(|| panic!("{path} is no route"));
+        self.seen.insert((method, route.to_owned(), answer.status));
+        answer.body
+    }
+
+    async fn get(&mut self, path: &str) -> Value {
+        self.see(self.server.request(Method::GET, path)).await
+    }
+
+    async fn post(&mut self, path: &str, body: Value) -> Value {
+        self.see(self.server.request(Method::POST, path).json(&body)).await
+    }
+}
+
+/// Every route with its method; `id` stands for the deployment's.
+fn routes(project: &str, id: &str) -> Vec<(Method, String)> {
+    let routes = singletrack::server::route_table().into_iter();
+    let routes = routes.flat_map(|(path, methods)| methods.iter().map(move |method| (*method, path)));
+    let filled = |path: &str| path.replace("{project}", project).replace("{id}", id);
+    routes.map(|(method, path)| (method.to_ascii_uppercase().parse().unwrap(), filled(path))).collect()
+}
+
+#[tokio::test]
+async fn every_described_status_is_answered_by_the_real_server() {
+    let server = TestServer::gated();
+    // It takes half a minute, so it begins first.
+    let trickled = trickled_bodies(&server).await;
+    let mut seen = BTreeSet::new();
+    seen.extend(refusals(&server).await);
+    seen.extend(successes(&server).await);
+    seen.extend(without_tokens().await);
+    seen.extend(without_a_store().await);
+    seen.extend(trickled.join_all().await);
+    let described = openapi::described();
+    let never: Vec<_> = described.difference(&seen).collect();
+    assert!(never.is_empty(), "described, and never answered: {never:#?}");
+    let unknown: Vec<_> = seen.difference(&described).collect();
+    assert!(unknown.is_empty(), "answered, and not described: {unknown:#?}");
+}
+
+/// A body that does not go on.
+async fn trickled_bodies(server: &TestServer) -> JoinSet<Answered> {
+    let mut waiting = JoinSet::new();
+    for (method, path) in routes("web", NOBODY).into_iter().filter(|(method, _)| *method == Method::POST) {
+        let mut connection = server.connect().await;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: 100\r\n\r\n{{",
+            server.authority()
+        );
+        connection.write_all(head.as_bytes()).await.unwrap();
+        waiting.spawn(async move {
+            let answer = read_to_end(&mut connection).await;
+            assert_eq!(answer.refusal(), (408, "REQUEST_TIMEOUT"), "{path}");
+            openapi::check("POST", &path, answer.status, &answer.headers["content-type"], &answer.body);
+            ("post".to_owned(), openapi::route(&path).unwrap().to_owned(), answer.status)
+        });
+    }
+    waiting
+}
+
+/// A body that the route takes.
+fn body_for(path: &str) -> Value {
+    if path.ends_with("/deployments") { json!({}) } else { json!({ "reason": "why" }) }
+}
+
+/// What every route refuses in the same way.
+async fn refusals(server: &TestServer) -> BTreeSet<Answered> {
+    let mut driven = Driven { server, seen: BTreeSet::new() };
+    for (method, path) in routes("web", NOBODY) {
+        let request = |path: &str| server.request(method.clone(), path);
+        driven.see(request(&format!("{path}?nope=1"))).await;
+        driven.see(request(&path).header("Origin", "https://evil.example")).await;
+        driven.see(request(&format!("{path}?{}", "a".repeat(9 << 10)))).await;
+        driven.see(request(&path).header("X-Large", "a".repeat(17 << 10))).await;
+        if method == Method::POST {
+            driven.see(request(&path).body(vec![b' '; (8 << 20) + 1])).await;
+            driven.see(request(&path).header("Content-Encoding", "br").body("{}")).await;
+        }
+    }
+    for (method, path) in routes("other", NOBODY).into_iter().filter(|(_, path)| path.contains("/other")) {
+        driven.see(server.request(method, &path).json(&body_for(&path))).await;
+    }
+    driven.seen
+}
+
+/// What goes well, and what is refused for what it says.
+async fn successes(server: &TestServer) -> BTreeSet<Answered> {
+    let deployments = "/v1/projects/web/deployments";
+    let mut driven = Driven { server, seen: BTreeSet::new() };
+    for path in ["/healthz", "/readyz", "/metrics", "/openapi.yaml", "/v1/projects", "/v1/projects/web", deployments] {
+        driven.get(path).await;
+    }
+    driven.post(&format!("{deployments}?dryRun=true"), json!({})).await;
+    let keyed = |body: Value| server.request(Method::POST, deployments).header("Idempotency-Key", "key").json(&body);
+    let id = driven.see(keyed(json!({}))).await["id"].as_str().unwrap().to_owned();
+    driven.see(keyed(json!({ "ref": "other" }))).await;
+    driven.post(deployments, json!({})).await;
+    let one = format!("{deployments}/{id}");
+    let waiting = server.ticket("ticket").await;
+    driven.get(&one).await;
+    driven.get(&format!("{one}/completion?maxWaitSeconds=0")).await;
+    driven.get(&format!("{deployments}/{waiting}/turn?maxWaitSeconds=0")).await;
+    driven.get(&format!("{one}/turn?maxWaitSeconds=0")).await;
+    driven.get(&format!("{one}/events?maxWaitSeconds=0")).await;
+    driven.see(server.request(Method::GET, &format!("{one}/events")).header("Accept", "text/html")).await;
+    driven.post("/v1/projects/web/release", json!({ "reason": "why", "deploymentId": NOBODY })).await;
+    driven.post(&format!("{one}/cancel"), json!({ "supersededBy": id })).await;
+    driven.post(&format!("{one}/cancel"), json!({})).await;
+    driven.post(&format!("{one}/cancel"), json!({})).await;
+    driven.get(&format!("{one}/completion")).await;
+    driven.post("/v1/projects/web/release", json!({ "reason": "why" })).await;
+    driven.seen
+}
+
+async fn without_tokens() -> BTreeSet<Answered> {
+    let token = format!("[[tokens]]\nname = \"ci\"\nsha256 = \"{TOKEN_SHA256}\"");
+    let server = TestServer::start(&gated_config(&token));
+    let mut driven = Driven { server: &server, seen: BTreeSet::new() };
+    for (method, path) in routes("web", NOBODY).into_iter().filter(|(_, path)| path.starts_with("/v1")) {
+        driven.see(server.request(method, &path)).await;
+    }
+    driven.seen
+}
+
+/// Somebody tampers with the store while it is in use: no answer may pretend to know anything.
+async fn without_a_store() -> BTreeSet<Answered> {
+    let server = TestServer::gated();
+    let id = server.accepted(json!({ "pipeline": "quick" })).await;
+    server.finished(&id).await;
+    let tables = rusqlite::Connection::open(server.path("test.db")).unwrap();
+    tables
+        .execute_batch(
+            "PRAGMA legacy_alter_table = 1; ALTER TABLE projects RENAME TO p; ALTER TABLE deployments RENAME TO d;",
+        )
+        .unwrap();
+    let mut driven = Driven { server: &server, seen: BTreeSet::new() };
+    for (method, path) in routes("web", &id) {
+        let request = server.request(method.clone(), &path);
+        let problem = driven.see(if method == Method::POST { request.json(&body_for(&path)) } else { request }).await;
+        if path.starts_with("/v1") || path == "/readyz" {
+            assert_eq!((&problem["errorCode"], &problem["retryable"]), (&json!("UNAVAILABLE"), &json!(true)), "{path}");
+        }
+    }
+    tables
+        .execute_batch(
+            "PRAGMA legacy_alter_table = 1; ALTER TABLE p RENAME TO projects; ALTER TABLE d RENAME TO deployments;",
+        )
+        .unwrap();
+    assert_eq!(server.deployment(&id, "").await.body["status"], "SUCCEEDED", "it goes on when the trouble is over");
+    assert_eq!(server.deployments().await.len(), 1, "and nothing was taken in between");
+    let next = server.accepted(json!({ "pipeline": "quick" })).await;
+    assert_eq!(server.finished(&next).await["status"], "SUCCEEDED");
+    driven.seen
+}
+
+#[tokio::test]
+async fn heads_that_trickle_are_given_up_and_mute_streams_are_kept_alive() {
+    let server = TestServer::gated();
+    let id = server.at_the_gate().await;
+    let mut trickling = server.connect().await;
+    let begun = std::time::Instant::now();
+    let trickled = async {
+        trickling.write_all(b"GET /v1/projects HTTP/1.1\r\nHost: ").await.unwrap();
+        let mut answer = Vec::new();
+        // It is closed, in order or by a reset.
+        let _ = trickling.read_to_end(&mut answer).await;
+        let waited = begun.elapsed().as_secs();
+        assert!((9..20).contains(&waited), "closed after {waited} s");
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"), "{answer:?}");
+    };
+    let kept = async {
+        let mut stream = server.stream(&id, None).await;
+        loop {
+            let frame = stream.next().await.unwrap();
+            if let Some(comment) = frame.comment {
+                assert_eq!(comment, "keep-alive");
+                return begun.elapsed().as_secs();
+            }
+        }
+    };
+    let ((), waited) = tokio::join!(trickled, kept);
+    assert!((14..25).contains(&waited), "after {waited} s");
+    server.open_gate();
+    server.finished(&id).await;
+}
