@@ -10,6 +10,10 @@ use crate::{
     model::{DeploymentId, IdempotencyKey, ProjectName, Status},
 };
 
+mod run;
+
+pub use run::{Fence, FenceCheck, Protect, Run, RunWhenHeld};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
@@ -66,6 +70,13 @@ pub enum Command {
 pub enum ClientCommand {
     /// Deploy: take the project's slot or wait for it, then follow the deployment to its end
     Deploy(Box<Deploy>),
+    /// Run a command here while holding the project's slot: take it or wait for it, run, give it back
+    Run(Box<Run>),
+    /// Inside a run: keep a cancel away from a command until it has ended
+    Protect(Protect),
+    /// Inside a run: ask whether it still holds the slot
+    #[command(subcommand)]
+    Fence(Fence),
     /// Run a former deployment again, with its artifact and inputs; it may go back behind newer ones
     Redeploy(Box<Redeploy>),
     /// Show one deployment; without an ID, the one that holds the slot, else the latest

@@ -19,8 +19,9 @@ use super::{
     upload,
 };
 use crate::{
-    api::{ArtifactRef, CancelBody, Conflict, Deployment, OnConflict, SubmitRequest},
+    api::{ArtifactRef, CancelBody, Conflict, Deployment, Lease, OnConflict, SubmitRequest},
     cli::{Deploy, FollowMode, WhenHeld},
+    clock::BootInstant,
     model::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, lease::hex},
 };
 
@@ -49,8 +50,7 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
     let wish = wish(args);
     let mut request = request(args, wish, session.ci.as_ref())?;
     let deadline = Deadline::after(session.clock.clone(), args.timeout);
-    let mut signals = Signals::listen()
-        .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
+    let mut signals = Signals::listen()?;
     if let Some(path) = &args.artifact {
         let packed = upload::pack(path.clone(), &deadline, &mut signals).await?;
         // Before the slot is taken: nobody waits for a slow network.
@@ -72,28 +72,51 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
         Some(key) => key.clone(),
         None => key(session.ci.as_ref(), &args.target.project, &body)?,
     };
-    let mut run = Run { session: &session, args, key, body, deadline, wish, held: None, problem: None };
-    let verdict = run.drive(signals).await?;
+    let mut run = Run {
+        session: &session,
+        args,
+        key,
+        body,
+        deadline,
+        wish,
+        claims: false,
+        grant: None,
+        held: None,
+        problem: None,
+    };
+    let verdict = run.drive(&mut signals).await?;
     result::tell(&session, &args.target.project, verdict, run.problem)
 }
 
-/// One `deploy` under way.
-struct Run<'a> {
-    session: &'a Session,
-    args: &'a Deploy,
-    key: IdempotencyKey,
-    body: Vec<u8>,
-    deadline: Deadline,
-    wish: Wish,
+/// One `deploy`, or the way of a `run` to its slot, under way.
+pub(super) struct Run<'a> {
+    pub(super) session: &'a Session,
+    pub(super) args: &'a Deploy,
+    pub(super) key: IdempotencyKey,
+    pub(super) body: Vec<u8>,
+    pub(super) deadline: Deadline,
+    pub(super) wish: Wish,
+    /// Whether the submit claims the slot for this process.
+    pub(super) claims: bool,
+    /// What a submit that claims has brought.
+    pub(super) grant: Option<Grant>,
     /// For whom we wait.
-    held: Option<Box<Conflict>>,
+    pub(super) held: Option<Box<Conflict>>,
     /// The last conflict as the server told it, for `--json`.
-    problem: Option<Value>,
+    pub(super) problem: Option<Value>,
+}
+
+/// A slot that is this process's own.
+pub(super) struct Grant {
+    pub(super) deployment: Box<Deployment>,
+    pub(super) lease: Lease,
+    /// When the submit that brought the lease was sent.
+    pub(super) sent_at: BootInstant,
 }
 
 impl Run<'_> {
-    /// From the first submit to the verdict.
-    async fn drive(&mut self, mut signals: Signals) -> Result<Verdict, Failure> {
+    /// From the first submit to the verdict; with a grant, what the verdict says is only that it was accepted.
+    pub(super) async fn drive(&mut self, signals: &mut Signals) -> Result<Verdict, Failure> {
         let deadline = self.deadline.clone();
         let mut stop = std::pin::pin!(async move {
             tokio::select! {
@@ -107,6 +130,9 @@ impl Run<'_> {
         loop {
             let seen = match (action, stopped) {
                 (Action::Finish(verdict), _) => return Ok(*verdict),
+                (Action::Follow(_), None) if let Some(grant) = &self.grant => {
+                    return Ok(Verdict::Detached(grant.deployment.clone()));
+                }
                 (action, Some(why)) => self.perform(&action, Some(why)).await,
                 (action, None) => {
                     let mut work = std::pin::pin!(self.perform(&action, None));
@@ -146,8 +172,15 @@ impl Run<'_> {
 
     async fn submit(&mut self) -> Observation {
         let session = self.session;
+        let sent_at = session.clock.boot();
         match session.connection.submit(self.project(), &self.key, &self.body).await {
-            Ok(Submitted::Accepted { deployment, replayed, .. }) => {
+            Ok(Submitted::Accepted { deployment, replayed, lease }) => {
+                match lease {
+                    Some(lease) if self.claims => {
+                        self.grant = Some(Grant { deployment: deployment.clone(), lease, sent_at });
+                    }
+                    Some(_) | None => {}
+                }
                 self.tell_accepted(&deployment, replayed);
                 Observation::Accepted { deployment, replayed }
             }
@@ -165,6 +198,9 @@ impl Run<'_> {
     fn tell_accepted(&self, deployment: &Deployment, replayed: bool) {
         let what = match (replayed, deployment.queue_position) {
             _ if self.wish == Wish::Detach || deployment.status.is_final() => return,
+            // A command that did not have to wait says what it says, and nothing else.
+            _ if self.claims && self.held.is_none() => return,
+            (_, 0) if self.claims => "has the slot",
             (true, _) => "is there already, from an earlier run of this job; following it",
             (false, 0) => "has the slot",
             (false, _) => "waits in line",
@@ -274,6 +310,10 @@ impl Run<'_> {
     /// Cancels what is ours, within a few seconds.
     async fn leave(&self, id: DeploymentId, until_final: bool, stopped: Option<Stop>) -> Observation {
         let session = self.session;
+        if self.grant.is_some() {
+            // Its worker is this process, which ends it by itself.
+            return Observation::Left(None);
+        }
         let reason = match stopped {
             Some(Stop::Deadline) => "its client's deadline passed",
             Some(Stop::Signal) => "its client was interrupted",
@@ -325,7 +365,7 @@ impl Run<'_> {
     }
 }
 
-fn wish(args: &Deploy) -> Wish {
+pub(super) fn wish(args: &Deploy) -> Wish {
     match args.on_conflict {
         WhenHeld::Fail => Wish::Fail { detach: args.detach },
         WhenHeld::Wait | WhenHeld::Queue if args.detach => Wish::Detach,
@@ -335,7 +375,7 @@ fn wish(args: &Deploy) -> Wish {
 }
 
 /// The deployment whose command we are: workers tell their commands.
-fn inside() -> Option<DeploymentId> {
+pub(super) fn inside() -> Option<DeploymentId> {
     std::env::var("SINGLETRACK_DEPLOYMENT_ID").ok()?.parse().ok()
 }
 
@@ -349,7 +389,7 @@ fn how(mode: FollowMode) -> How {
 }
 
 /// What is asked for: flags first, then what the CI says.
-fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRequest, Failure> {
+pub(super) fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRequest, Failure> {
     let inputs = args.inputs().map_err(|name| Failure::new(Exit::Usage, format!("--input {name} stands twice")))?;
     if args.cancel_in_progress_deployment && args.on_conflict != WhenHeld::Wait {
         return Err(Failure::new(Exit::Usage, "--cancel-in-progress-deployment waits for the slot")
@@ -392,7 +432,7 @@ fn actor(args: &Deploy, ci: Option<&CiRun>) -> Option<String> {
 }
 
 /// The CI job's own name for this request, else one like no other.
-fn key(ci: Option<&CiRun>, project: &ProjectName, body: &[u8]) -> Result<IdempotencyKey, Failure> {
+pub(super) fn key(ci: Option<&CiRun>, project: &ProjectName, body: &[u8]) -> Result<IdempotencyKey, Failure> {
     let text = match ci.and_then(|ci| ci.key(project.as_str(), body)) {
         Some(text) => text,
         None => {

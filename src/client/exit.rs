@@ -28,6 +28,8 @@ pub enum Exit {
     Fault,
     /// Stopped by a signal; the deployment was cancelled first.
     Interrupted,
+    /// The code of a command that was run here.
+    Command(u8),
 }
 
 impl Exit {
@@ -43,6 +45,7 @@ impl Exit {
             Exit::TimedOut => 124,
             Exit::Fault => 125,
             Exit::Interrupted => 130,
+            Exit::Command(code) => code,
         }
     }
 }

@@ -17,6 +17,7 @@ mod release;
 pub mod render;
 pub mod resolve;
 mod result;
+mod run;
 pub mod session;
 mod signals;
 mod status;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 use exit::{Exit, Failure};
 use render::{clean::clean, print};
 
-use crate::cli::ClientCommand;
+use crate::cli::{ClientCommand, Fence};
 
 /// Runs a client's command to its end, and tells what kept it from succeeding.
 pub fn run(command: &ClientCommand) -> ExitCode {
@@ -61,6 +62,9 @@ pub fn end(ended: Result<Exit, Failure>, json: bool) -> ExitCode {
 async fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
     match command {
         ClientCommand::Deploy(args) => deploy::run(args).await,
+        ClientCommand::Run(args) => run::run(args).await,
+        ClientCommand::Protect(args) => run::protect(args).await,
+        ClientCommand::Fence(Fence::Check(args)) => run::check_fence(args).await,
         ClientCommand::Redeploy(args) => deploy::run(&args.deploy()).await,
         ClientCommand::Status(args) => status::run(args).await,
         ClientCommand::Why(args) => why::run(args).await,
@@ -85,6 +89,9 @@ fn tell(failure: &Failure, json: bool) {
 fn wants_json(command: &ClientCommand) -> bool {
     match command {
         ClientCommand::Deploy(args) => args.target.connect.json,
+        // What a command prints is its own.
+        ClientCommand::Run(_) | ClientCommand::Protect(_) => false,
+        ClientCommand::Fence(Fence::Check(args)) => args.target.connect.json,
         ClientCommand::Redeploy(args) => args.target.connect.json,
         ClientCommand::Status(args) => args.target.connect.json,
         ClientCommand::Why(args) => args.target.connect.json,

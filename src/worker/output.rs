@@ -148,7 +148,8 @@ impl PhaseOutput {
         splitter.finish(|line| self.take(stream, line));
     }
 
-    fn take(&self, stream: Stream, line: Line) {
+    /// Takes a line: what speaks to us is understood, the rest goes into the log.
+    pub fn take(&self, stream: Stream, line: Line) {
         let command = if line.whole { Command::parse(&line.text) } else { None };
         let understood = match command {
             Some(Command::Progress { progress, message }) => {

@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::time::Instant;
 
-use super::shim::{ARGUMENT, VANISH_LIMIT, lock_exclusively};
+use super::shim::{ARGUMENT, CONTROL_FLAG, VANISH_LIMIT, lock_exclusively};
 use crate::clock::{BootInstant, Clock, SystemClock};
 
 /// How long after the time for everything to have ended the shim itself counts as stuck, and is killed.
@@ -102,12 +103,18 @@ impl ExitKind {
     }
 
     /// What a shell would show as `$?`.
-    pub(super) fn shell_code(self) -> i32 {
+    pub fn shell_code(self) -> i32 {
         match self {
             ExitKind::Code(code) => code,
             ExitKind::Signal(number) => 128 + number,
             ExitKind::Unknown => 125,
         }
+    }
+}
+
+impl From<std::process::ExitStatus> for ExitKind {
+    fn from(status: std::process::ExitStatus) -> Self {
+        status.code().map(ExitKind::Code).or(status.signal().map(ExitKind::Signal)).unwrap_or(ExitKind::Unknown)
     }
 }
 
@@ -125,6 +132,93 @@ impl StoppedBy {
 
     fn from_word(word: &str) -> Self {
         Self::ALL.into_iter().find(|by| by.to_word() == word).unwrap_or(StoppedBy::Nobody)
+    }
+}
+
+/// A command that is to be run with this process's own standard input.
+#[derive(Debug)]
+pub struct Here<'a> {
+    /// The program and its arguments.
+    pub command: &'a [OsString],
+    /// Variables that it must not see.
+    pub hidden: &'a [&'a str],
+    /// The file that the shim keeps locked until nothing of the command is left.
+    pub lock: &'a Path,
+    /// How long everything may take to stop when this process is gone, or before its deadline.
+    pub kill_budget: Duration,
+    /// Where its standard output goes.
+    pub stdout: Stdio,
+    /// Where its standard error goes.
+    pub stderr: Stdio,
+}
+
+/// A shim that waits for the word to start its command. Dropping it starts nothing.
+#[derive(Debug)]
+pub struct Prepared(Process);
+
+impl Prepared {
+    /// Starts the shim of a command that has this process's standard input.
+    ///
+    /// # Errors
+    /// The shim cannot be started.
+    pub fn here(
+        program: &ShimProgram,
+        here: Here<'_>,
+    ) -> io::Result<(Prepared, Option<std::process::ChildStdout>, Option<std::process::ChildStderr>)> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        // Unlike the original, the duplicate outlives the exec. Nothing else is started by this process meanwhile.
+        let inherited = rustix::io::dup(&theirs)?;
+        drop(theirs);
+        let mut command = std::process::Command::new(&program.0);
+        command
+            .arg(ARGUMENT)
+            .arg(CONTROL_FLAG)
+            .arg(inherited.as_raw_fd().to_string())
+            .arg(here.lock)
+            .arg(here.kill_budget.as_millis().to_string())
+            .args(here.command)
+            .stdout(here.stdout)
+            .stderr(here.stderr);
+        for name in here.hidden {
+            command.env_remove(name);
+        }
+        let mut command = tokio::process::Command::from(command);
+        let mut shim = command.spawn()?;
+        drop(inherited);
+        let stdout = shim.stdout.take().map(|pipe| pipe.into_owned_fd()).transpose()?;
+        let stderr = shim.stderr.take().map(|pipe| pipe.into_owned_fd()).transpose()?;
+        Ok((Prepared::new(shim, ours)?, stdout.map(Into::into), stderr.map(Into::into)))
+    }
+
+    fn new(shim: Child, control: std::os::unix::net::UnixStream) -> io::Result<Self> {
+        let control = UnixStream::from_std(control)?;
+        Ok(Prepared(Process { shim, control, buffer: Vec::new(), command: None, overdue_at: None }))
+    }
+
+    /// Starts the command, with these variables besides those that the shim has. No value may hold a newline.
+    ///
+    /// # Errors
+    /// The command, or the shim, could not be started.
+    pub async fn start(self, variables: &[(&str, &str)]) -> io::Result<Process> {
+        let mut process = self.0;
+        while let Some(line) = process.next_line().await? {
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                ("ready", _) => {
+                    for (name, value) in variables {
+                        process.say(&format!("env {name}={}", value.replace(['\n', '\0'], " ")));
+                    }
+                    process.say("start");
+                }
+                ("started", pid) => {
+                    process.command = pid.parse().ok().and_then(Pid::from_raw);
+                    return Ok(process);
+                }
+                ("failed", why) => return Err(io::Error::other(why.to_owned())),
+                _ => {}
+            }
+        }
+        Err(io::Error::other("the shim ended before the command was started"))
     }
 }
 
@@ -159,20 +253,13 @@ impl Process {
         let (Some(stdout), Some(stderr)) = (shim.stdout.take(), shim.stderr.take()) else {
             return Err(io::Error::other("the command's output was not connected"));
         };
-        let control = UnixStream::from_std(ours)?;
-        let mut process = Process { shim, control, buffer: Vec::new(), command: None, overdue_at: None };
-        while let Some(line) = process.next_line().await? {
-            match line.split_once(' ').unwrap_or((&line, "")) {
-                ("ready", _) => process.say("start"),
-                ("started", pid) => {
-                    process.command = pid.parse().ok().and_then(Pid::from_raw);
-                    return Ok((process, stdout, stderr));
-                }
-                ("failed", why) => return Err(io::Error::other(why.to_owned())),
-                _ => {}
-            }
-        }
-        Err(io::Error::other("the shim ended before the command was started"))
+        let process = Prepared::new(shim, ours)?.start(&[]).await?;
+        Ok((process, stdout, stderr))
+    }
+
+    /// The command itself, which leads its process group.
+    pub fn pid(&self) -> Option<Pid> {
+        self.command
     }
 
     /// Sends SIGTERM to everything now, and SIGKILL at the given instant to what is left. A later call can only

@@ -7,7 +7,7 @@ use crate::model;
 pub use crate::model::{FailureCause as FailureCode, PhaseState, Stream};
 
 /// Said of a phase that a cancel does not interrupt, when it starts.
-pub(super) const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
+pub const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
 /// Said when what a phase did begins to be taken back.
 pub(super) const ROLLBACK_MESSAGE: &str = "rolling back";
 

@@ -2,10 +2,12 @@
 //! lease (I12), whatever becomes of the worker.
 //!
 //! It is this same program under the hidden argument `__shim`. It starts the command in a process group of its own,
-//! adopts whatever the command leaves behind (it is their subreaper), and listens on its standard input, a socket:
+//! adopts whatever the command leaves behind (it is their subreaper), and listens on a socket: its standard input, or,
+//! where the command is to have that, the file descriptor that `--control N` names:
 //!
 //! | from the worker | |
 //! |---|---|
+//! | `env NAME=VALUE` | before `start`: one more variable for the command |
 //! | `start` | start the command; without it nothing is ever started |
 //! | `term MS` | SIGTERM to everything now, SIGKILL at that instant of the boot clock, in milliseconds |
 //! | `kill` | SIGKILL to everything now |
@@ -19,7 +21,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -37,6 +39,9 @@ use crate::clock::{BootInstant, Clock, SystemClock};
 
 /// The hidden first argument under which this program is the shim.
 pub const ARGUMENT: &str = "__shim";
+
+/// Comes before the number of the descriptor to listen on, where that is not standard input.
+pub(super) const CONTROL_FLAG: &str = "--control";
 
 /// How long what a command left running in the background may take to stop after SIGTERM.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
@@ -70,8 +75,18 @@ pub fn entry(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
 }
 
 fn main(args: Vec<OsString>) -> io::Result<i32> {
-    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "expected LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…");
-    let [lock, kill_budget, program, rest @ ..] = args.as_slice() else { return Err(usage()) };
+    let usage = || {
+        io::Error::new(io::ErrorKind::InvalidInput, "expected [--control FD] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…")
+    };
+    let (control, args) = match args.as_slice() {
+        [flag, number, rest @ ..] if flag == CONTROL_FLAG => {
+            let number = number.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
+            (Control::from_descriptor(number)?, rest)
+        }
+        rest => (Control::from_stdin()?, rest),
+    };
+    let (mut control, own_stdin) = control;
+    let [lock, kill_budget, program, rest @ ..] = args else { return Err(usage()) };
     let kill_budget_ms: u64 = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
 
     // A terminal's Ctrl-C, and a service manager that signals all of a server's processes, must not end the one
@@ -84,12 +99,9 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
     let _lock_held_to_the_end = lock_exclusively(lock.as_ref())?;
-    let mut control = Control::from_stdin()?;
     control.say("ready");
-    if control.wait_for_start().is_err() {
-        return Ok(0);
-    }
-    match spawn(program, rest) {
+    let Ok(variables) = control.wait_for_start() else { return Ok(0) };
+    match spawn(program, rest, variables, own_stdin) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
             Shim::new(control, child, Duration::from_millis(kill_budget_ms)).run()
@@ -112,10 +124,15 @@ pub(super) fn lock_exclusively(path: &std::path::Path) -> io::Result<File> {
     }
 }
 
-fn spawn(program: &OsString, arguments: &[OsString]) -> io::Result<Pid> {
+fn spawn(
+    program: &OsString,
+    arguments: &[OsString],
+    variables: Vec<(String, String)>,
+    own_stdin: Stdio,
+) -> io::Result<Pid> {
     let shim = rustix::process::getpid();
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).process_group(0);
+    command.args(arguments).envs(variables).stdin(own_stdin).process_group(0);
     #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
     // SAFETY: between fork and exec only prctl(2) and getppid(2) are called; both are async-signal-safe.
     unsafe {
@@ -137,9 +154,23 @@ struct Control {
 }
 
 impl Control {
-    fn from_stdin() -> io::Result<Self> {
+    /// The socket is our standard input, so the command gets none.
+    fn from_stdin() -> io::Result<(Self, Stdio)> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        Ok(Control { stream, buffer: Vec::new(), open: true })
+        Ok((Control { stream, buffer: Vec::new(), open: true }, Stdio::null()))
+    }
+
+    /// The socket is this descriptor, so the command has our standard input.
+    fn from_descriptor(number: i32) -> io::Result<(Self, Stdio)> {
+        if number <= 2 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        #[expect(unsafe_code, reason = "a descriptor that is passed on by its number can be had in no other way")]
+        // SAFETY: the worker left this descriptor open for us, and nothing else in this process knows of it.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+        // Held by the command, the socket would not close with the worker's end of it alone.
+        rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+        Ok((Control { stream: UnixStream::from(descriptor), buffer: Vec::new(), open: true }, Stdio::inherit()))
     }
 
     /// Tells the worker; if it is gone, the end of file says so soon enough.
@@ -147,13 +178,25 @@ impl Control {
         let _ = self.stream.write_all(format!("{line}\n").as_bytes());
     }
 
-    /// Blocks until the worker says `start`. The lock is held by then: so a restarted server, which finds it free,
-    /// can be sure that nothing will be started late.
-    fn wait_for_start(&mut self) -> io::Result<()> {
-        let mut line = String::new();
-        io::BufReader::with_capacity(1, &mut self.stream).read_line(&mut line)?;
+    /// Blocks until the worker says `start`; answers the variables that it named. The lock is held by then: so a
+    /// restarted server, which finds it free, can be sure that nothing will be started late.
+    fn wait_for_start(&mut self) -> io::Result<Vec<(String, String)>> {
+        let mut reader = io::BufReader::with_capacity(1, &mut self.stream);
+        let mut variables = Vec::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            match line.strip_prefix("env ").map_or(line.as_str(), |_| "env") {
+                "start\n" => break,
+                "env" => {
+                    let assignment = line["env ".len()..].trim_end_matches('\n').split_once('=');
+                    variables.extend(assignment.map(|(name, value)| (name.to_owned(), value.to_owned())));
+                }
+                _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
         self.stream.set_nonblocking(true)?;
-        if line == "start\n" { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        Ok(variables)
     }
 
     /// Takes the commands that have arrived, without waiting.

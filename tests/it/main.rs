@@ -16,6 +16,7 @@ mod executor;
 mod fake;
 mod harness;
 mod random_walk;
+mod run;
 mod store_contract;
 mod store_sqlite;
 mod store_trial;

@@ -1,0 +1,134 @@
+//! What `run`, and a command inside a run, can be asked for.
+
+use std::{ffi::OsString, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{Target, parse_duration, parse_text, parse_timeout};
+
+const RUN_HELP: &str = "\
+Exit codes:
+  The command's own; 128+N when a signal N ended it, 127 when there is no such command, 126 when it cannot be run. And:
+  2    usage
+  121  still blocked at the deadline
+  122  cancelled or superseded: the command was ended
+  123  lease lost: the command was ended before the slot could be another's
+  125  no server, or a fault of something in between, before the command was started
+  130  interrupted; the command was ended first
+
+Environment of the command:
+  SINGLETRACK_FENCING_TOKEN   grows with every holder of the project's slot
+  SINGLETRACK_DEPLOYMENT_ID, _PROJECT, _PIPELINE, _REF, _COMMIT, _URL (the server)
+  SINGLETRACK_TOKEN is not passed on.
+
+Its standard input, output and error are this process's own, byte for byte. Where output goes to a terminal it stays on
+the terminal, and no copy of it is sent to the server. Of output that is copied, these lines speak to Singletrack:
+  ::singletrack progress=40 message=Uploading::
+  ::singletrack output url=https://example.com::
+  ::singletrack protect::  and  ::singletrack unprotect::   a cancel waits in between
+
+A run inside a run of the same project takes part in its parent's slot.";
+
+/// `run`.
+#[derive(Args, Debug)]
+#[command(after_long_help = RUN_HELP)]
+pub struct Run {
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+    /// What it is called among the project's deployments
+    #[arg(long, value_name = "NAME", default_value = "run")]
+    pub pipeline: String,
+    /// The branch or tag [default: from the CI]
+    #[arg(long = "ref", value_name = "REF", value_parser = parse_text)]
+    pub ref_name: Option<String>,
+    /// The commit [default: from the CI]
+    #[arg(long, value_parser = parse_text)]
+    pub commit: Option<String>,
+    /// A line about it [default: from the CI]
+    #[arg(long, short)]
+    pub message: Option<String>,
+    /// Who runs it [default: from the CI, else the user]
+    #[arg(long, value_parser = parse_text)]
+    pub actor: Option<String>,
+    /// Where to read more [default: the CI job's page]
+    #[arg(long, value_parser = parse_text)]
+    pub url: Option<String>,
+    /// The build number: a lower one is refused once a higher one has started [default: from the CI]
+    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true)]
+    pub order: Option<u64>,
+    /// Take no build number from the CI; for projects that several workflows deploy, each with its own count
+    #[arg(long, conflicts_with = "order")]
+    pub no_order: bool,
+    /// What to do when another deployment holds the slot
+    #[arg(long, value_enum, default_value_t = RunWhenHeld::Wait)]
+    pub on_conflict: RunWhenHeld,
+    /// Cancel the deployment that holds the slot, and those in line before this one
+    #[arg(long)]
+    pub cancel_in_progress_deployment: bool,
+    /// How long to wait for the slot; the command itself may take as long as it likes
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
+    pub timeout: Duration,
+    /// Go back on purpose: a lower build number is not refused
+    #[arg(long)]
+    pub rollback: bool,
+    /// How long the slot is kept when the server hears nothing of this process; the command is ended by then
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_lease)]
+    pub lease: Duration,
+    /// How long the command may take to stop after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_grace)]
+    pub grace: Duration,
+    /// Keep the output here: send no copy of it to the server
+    #[arg(long)]
+    pub no_logs: bool,
+    /// The names of environment variables whose values are masked in what the server gets
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub mask: Vec<String>,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, last = true)]
+    pub command: Vec<OsString>,
+}
+
+/// What `run` does when another deployment holds the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RunWhenHeld {
+    /// Wait in line for it
+    Wait,
+    /// Fail
+    Fail,
+}
+
+/// `protect`.
+#[derive(Args, Debug)]
+pub struct Protect {
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, last = true)]
+    pub command: Vec<OsString>,
+}
+
+/// `fence`.
+#[derive(Subcommand, Debug)]
+pub enum Fence {
+    /// Exit with 0 if the run still holds the slot, with 123 if not, with 125 if that cannot be told
+    Check(FenceCheck),
+}
+
+/// `fence check`.
+#[derive(Args, Debug)]
+pub struct FenceCheck {
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+fn parse_lease(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text)?;
+    // What the server takes, in whole seconds.
+    let fits = (Duration::from_secs(2)..=Duration::from_secs(60 * 60)).contains(&lease) && lease.subsec_nanos() == 0;
+    if fits { Ok(lease) } else { Err("it is from 2s to 1h, in whole seconds".to_owned()) }
+}
+
+fn parse_grace(text: &str) -> Result<Duration, String> {
+    let grace = parse_duration(text)?;
+    if grace > Duration::from_secs(60 * 60) { Err("it is at most 1h".to_owned()) } else { Ok(grace) }
+}

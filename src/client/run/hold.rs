@@ -1,0 +1,463 @@
+//! `run` from the slot to the end: whatever happens, the command is gone before the slot can be another's.
+
+use std::{
+    cell::Cell,
+    io::{self, IsTerminal as _},
+    os::fd::{AsFd as _, OwnedFd},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    guard::{ask_server, held, shell_code},
+    inside::{Door, Held, PrivateFolder, SOCKET_VARIABLE},
+    mask::{LENGTH_MIN, Secrets},
+    program, relay,
+};
+use crate::{
+    api::SubmitRequest,
+    cli::{self, Deploy, FollowMode, RunWhenHeld, WhenHeld},
+    client::{
+        connection::Patience,
+        deadline::Deadline,
+        deploy::{self, Grant},
+        exit::{Exit, Failure},
+        lease::{Keeper, Outcome, REPORT_QUEUE_LIMIT, Told, kill_budget},
+        resolve::{Verdict, Wish},
+        result,
+        session::Session,
+        signals::Signals,
+    },
+    clock::{BootInstant, Clock as _, SystemClock},
+    model::{Executor, FailureCause},
+    worker::{
+        PhaseState, ShimProgram, Stop, Stream,
+        outbox::Outbox,
+        output::PhaseOutput,
+        process::{Exit as ProcessExit, ExitKind, Here, Prepared, Process, StoppedBy},
+        report::PROTECTED_MESSAGE,
+    },
+};
+
+/// What the command's output is filed under.
+const PHASE: &str = "run";
+/// What a protected section is shown as.
+const PROTECTED_PHASE: &str = "protected";
+/// How long the last output may take to be logged once everything has ended.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long a signal that has ended the command may take to reach us, too: CI systems send it to all.
+const SIGNAL_SKEW: Duration = Duration::from_millis(50);
+
+/// Runs a command in the project's slot.
+///
+/// # Errors
+/// Whatever kept the command from running to its own end.
+pub async fn run(args: &cli::Run) -> Result<Exit, Failure> {
+    let Some(name) = args.command.first() else { return Err(Failure::new(Exit::Usage, "there is no command")) };
+    program::check(name)?;
+    match held(&args.target.connect, &args.target.project).await? {
+        Some(Held::Holds) => return Err(program::become_it(&args.command)),
+        Some(Held::Unknown) => {
+            return Err(Failure::new(
+                Exit::Fault,
+                "the server does not say whether the run around this holds the slot",
+            ));
+        }
+        // A variable that outlived its run says nothing about us.
+        Some(Held::Lost) | None => {}
+    }
+    let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
+    let secrets = Arc::new(secrets(&session, &args.mask)?);
+    let as_deploy = as_deploy(args);
+    let wish = deploy::wish(&as_deploy);
+    let request = SubmitRequest {
+        executor: Executor::Client,
+        claim: true,
+        lease_seconds: Some(args.lease.as_secs()),
+        ..deploy::request(&as_deploy, wish, session.ci.as_ref())?
+    };
+    let mut signals = Signals::listen()?;
+    let folder = PrivateFolder::new()?;
+    let fault = |what: &str| {
+        let what = what.to_owned();
+        move |error: io::Error| Failure::new(Exit::Fault, format!("{what}: {error}"))
+    };
+    let door = Door::open(&folder.socket()).map_err(fault("the run's socket cannot be opened"))?;
+    // Started ahead, so that the command begins the moment the slot is ours.
+    let ready = Ready::new(args, &folder, &secrets).map_err(fault("the command's shim cannot be started"))?;
+    let grant = match take_slot(&session, &as_deploy, wish, &request, &mut signals).await? {
+        Ok(grant) => grant,
+        Err(exit) => return Ok(exit),
+    };
+    let work = Work { session: &session, args, request: &request, folder: &folder, door: &door };
+    work.run(ready, grant, &mut signals).await
+}
+
+/// What `deploy` would be asked for the same slot.
+fn as_deploy(args: &cli::Run) -> Deploy {
+    Deploy {
+        target: args.target.clone(),
+        pipeline: Some(args.pipeline.clone()),
+        ref_name: args.ref_name.clone(),
+        commit: args.commit.clone(),
+        message: args.message.clone(),
+        actor: args.actor.clone(),
+        url: args.url.clone(),
+        order: args.order,
+        no_order: args.no_order,
+        inputs: Vec::new(),
+        artifact: None,
+        retry_of: None,
+        on_conflict: match args.on_conflict {
+            RunWhenHeld::Wait => WhenHeld::Wait,
+            RunWhenHeld::Fail => WhenHeld::Fail,
+        },
+        cancel_in_progress_deployment: args.cancel_in_progress_deployment,
+        timeout: args.timeout,
+        follow: FollowMode::None,
+        detach: false,
+        dry_run: false,
+        rollback: args.rollback,
+        idempotency_key: None,
+    }
+}
+
+fn secrets(session: &Session, names: &[String]) -> Result<Secrets, Failure> {
+    let mut values = Vec::new();
+    for name in names {
+        match std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()) {
+            Some(value) if value.len() >= LENGTH_MIN => values.push(value),
+            Some(value) if value.is_empty() => session.screen.warning(&format!("--mask {name}: it is empty")),
+            None => session.screen.warning(&format!("--mask {name}: there is no such variable")),
+            Some(_) => {
+                let message = format!("--mask {name}: its value is too short to be found without masking half the log");
+                return Err(Failure::new(Exit::Usage, message).hint("pass --no-logs to send no output at all"));
+            }
+        }
+    }
+    Ok(Secrets::new(values))
+}
+
+/// Takes the slot, as `deploy` does; the exit code, where it ends without one.
+async fn take_slot(
+    session: &Session,
+    args: &Deploy,
+    wish: Wish,
+    request: &SubmitRequest,
+    signals: &mut Signals,
+) -> Result<Result<Box<Grant>, Exit>, Failure> {
+    let body = serde_json::to_vec(request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
+    // Not the CI job's own name: this process is the worker, and another one cannot take part in its lease.
+    let key = deploy::key(None, &args.target.project, &body)?;
+    let deadline = Deadline::after(session.clock.clone(), args.timeout);
+    let mut way =
+        deploy::Run { session, args, key, body, deadline, wish, claims: true, grant: None, held: None, problem: None };
+    let verdict = way.drive(signals).await?;
+    session.screen.clear();
+    match (way.grant, verdict) {
+        (Some(grant), Verdict::Detached(_)) => Ok(Ok(Box::new(grant))),
+        (None, Verdict::Detached(deployment)) => Err(Failure::new(
+            Exit::Fault,
+            format!("{} gave deployment {} the slot without a lease", session.connection.server(), deployment.id),
+        )
+        .hint("the server may be older than this client")),
+        (Some(grant), verdict) => {
+            // It was time to stop just when the slot became ours.
+            let keeper = keeper(session, args, &grant);
+            keeper.finish(std::future::ready(()), Outcome::Cancelled).await;
+            result::tell(session, &args.target.project, verdict, way.problem).map(Err)
+        }
+        (None, verdict) => result::tell(session, &args.target.project, verdict, way.problem).map(Err),
+    }
+}
+
+fn keeper<'a>(session: &'a Session, args: &'a Deploy, grant: &Grant) -> Keeper<'a> {
+    let clock = session.clock.clone();
+    let (id, lease) = (grant.deployment.id, grant.lease.clone());
+    Keeper::new(&session.connection, clock, &args.target.project, id, lease, grant.sent_at)
+}
+
+/// A command that is ready to start.
+struct Ready {
+    prepared: Prepared,
+    output: PhaseOutput,
+    outbox: Arc<Outbox>,
+    relays: Vec<relay::Relay>,
+}
+
+impl Ready {
+    fn new(args: &cli::Run, folder: &PrivateFolder, secrets: &Arc<Secrets>) -> io::Result<Self> {
+        let outbox = Arc::new(Outbox::default());
+        let output = PhaseOutput::new(Arc::clone(&outbox), PHASE, false);
+        // A terminal stays one, for the command as for who looks on.
+        let passes = |is_terminal: bool| if args.no_logs || is_terminal { Stdio::inherit() } else { Stdio::piped() };
+        let here = Here {
+            command: &args.command,
+            hidden: &["SINGLETRACK_TOKEN", "SINGLETRACK_PHASE"],
+            lock: &folder.lock(),
+            kill_budget: kill_budget(args.lease),
+            stdout: passes(io::stdout().is_terminal()),
+            stderr: passes(io::stderr().is_terminal()),
+        };
+        let (prepared, stdout, stderr) = Prepared::here(&ShimProgram::default(), here)?;
+        let copy = |stream| relay::Copy { stream, output: output.clone(), secrets: Arc::clone(secrets) };
+        let mut relays = Vec::new();
+        if let Some(pipe) = stdout {
+            let to = io::stdout().as_fd().try_clone_to_owned()?;
+            relays.push(relay::start(OwnedFd::from(pipe), to, copy(Stream::Stdout))?);
+        }
+        if let Some(pipe) = stderr {
+            let to = io::stderr().as_fd().try_clone_to_owned()?;
+            relays.push(relay::start(OwnedFd::from(pipe), to, copy(Stream::Stderr))?);
+        }
+        Ok(Ready { prepared, output, outbox, relays })
+    }
+}
+
+/// What made us end the command, the most urgent last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    Cancelled,
+    Interrupted,
+    InterruptedAgain,
+    LeaseLost,
+}
+
+/// One command in its slot.
+struct Work<'a> {
+    session: &'a Session,
+    args: &'a cli::Run,
+    request: &'a SubmitRequest,
+    folder: &'a PrivateFolder,
+    door: &'a Door,
+}
+
+impl Work<'_> {
+    async fn run(self, ready: Ready, grant: Box<Grant>, signals: &mut Signals) -> Result<Exit, Failure> {
+        signals.own_command();
+        let project = &self.args.target.project;
+        let id = grant.deployment.id;
+        let token = grant.lease.fencing_token.to_string();
+        let clock = self.session.clock.clone();
+        let keeper = Keeper::new(&self.session.connection, clock, project, id, grant.lease.clone(), grant.sent_at);
+        let Ready { prepared, output, outbox, mut relays } = ready;
+        let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
+        let all_told = Cell::new(false);
+        let mut telling = std::pin::pin!(async {
+            tokio::join!(outbox.forward(reports), keeper.report(reported));
+            all_told.set(true);
+        });
+        let working = async {
+            let ended = self.work(prepared, &keeper, &grant, &output, &outbox, signals).await;
+            for relay in &mut relays {
+                let _ = timeout(DRAIN_LIMIT, &mut relay.copied).await;
+            }
+            outbox.close();
+            ended
+        };
+        let check = || async {
+            match *keeper.stop().borrow() {
+                Stop::LeaseLost { .. } => Held::Lost,
+                Stop::None | Stop::Cancel | Stop::Shutdown => {
+                    ask_server(&self.session.connection, project, id, &token).await
+                }
+            }
+        };
+        let ended = tokio::select! {
+            ended = working => ended,
+            () = async { telling.as_mut().await; std::future::pending().await } => unreachable!("pending"),
+            never = keeper.keep() => match never {},
+            never = self.door.serve(check) => match never {},
+        };
+        let (outcome, exit) = ended;
+        let told = match outcome {
+            Some(outcome) => {
+                let last_reports = async {
+                    if !all_told.get() {
+                        telling.as_mut().await;
+                    }
+                };
+                keeper.finish(last_reports, outcome).await
+            }
+            None => Told::TooLate,
+        };
+        // Whoever reads our output slowly has held up nobody else until here.
+        for relay in relays {
+            let _ = relay.passed_on.await;
+        }
+        match told {
+            Told::Recorded => exit,
+            Told::TooLate if exit.as_ref().is_err_and(|failure| failure.exit == Exit::LeaseLost) => exit,
+            Told::TooLate => Err(Failure::new(
+                Exit::LeaseLost,
+                format!("the command has ended, but the lease of deployment {id} was over before the server knew it"),
+            )
+            .hint(format!("`singletrack status {id}` tells what it is taken for"))),
+        }
+    }
+
+    /// From the command's start to its end: what the server is told of it, if it may be told anything, and the exit.
+    async fn work(
+        &self,
+        prepared: Prepared,
+        keeper: &Keeper<'_>,
+        grant: &Grant,
+        output: &PhaseOutput,
+        outbox: &Outbox,
+        signals: &mut Signals,
+    ) -> (Option<Outcome>, Result<Exit, Failure>) {
+        let deployment = &grant.deployment;
+        let socket = self.folder.socket();
+        let variables = [
+            ("SINGLETRACK_FENCING_TOKEN", grant.lease.fencing_token.to_string()),
+            ("SINGLETRACK_DEPLOYMENT_ID", deployment.id.to_string()),
+            ("SINGLETRACK_PROJECT", deployment.project.to_string()),
+            ("SINGLETRACK_PIPELINE", deployment.pipeline.clone()),
+            ("SINGLETRACK_REF", self.request.ref_name.clone().unwrap_or_default()),
+            ("SINGLETRACK_COMMIT", self.request.commit.clone().unwrap_or_default()),
+            ("SINGLETRACK_URL", self.session.connection.server().to_owned()),
+            (SOCKET_VARIABLE, socket.to_string_lossy().into_owned()),
+        ];
+        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let mut process = match prepared.start(&variables).await {
+            Ok(process) => process,
+            Err(error) => {
+                let message = format!("the command could not be started: {error}");
+                let outcome = failed(message.clone());
+                return (Some(outcome), Err(Failure::new(program::NOT_EXECUTABLE, message)));
+            }
+        };
+        let (exit, cause) = self.watch(&mut process, keeper, output, outbox, signals).await;
+        if exit.left_count > 0 {
+            let text = format!("{} of the command's processes could not be killed and may still run", exit.left_count);
+            self.session.screen.warning(&text);
+        }
+        let cause = match (cause, exit.kind) {
+            // The same signal may have reached the command first.
+            (None, ExitKind::Signal(1 | 2 | 15) | ExitKind::Code(129 | 130 | 143)) => {
+                timeout(SIGNAL_SKEW, signals.first()).await.ok().map(|()| Cause::Interrupted)
+            }
+            (cause, _) => cause,
+        };
+        judge(exit, cause, keeper)
+    }
+
+    /// Waits for the command's end, or brings it about.
+    async fn watch(
+        &self,
+        process: &mut Process,
+        keeper: &Keeper<'_>,
+        output: &PhaseOutput,
+        outbox: &Outbox,
+        signals: &mut Signals,
+    ) -> (ProcessExit, Option<Cause>) {
+        let mut stop = keeper.stop();
+        let mut deadline = keeper.deadline();
+        deadline.mark_changed();
+        let mut protected_lines = output.protection();
+        let mut protected_count = self.door.protected_count();
+        let mut cause: Option<Cause> = None;
+        let mut was_protected = false;
+        let mut wait_was_told = false;
+        let mut signal_count = 0;
+        loop {
+            let asked = *stop.borrow_and_update();
+            let is_protected = *protected_lines.borrow_and_update() || *protected_count.borrow_and_update() > 0;
+            if is_protected != was_protected {
+                let state = if is_protected { PhaseState::Started } else { PhaseState::Succeeded };
+                outbox.phase(PROTECTED_PHASE, state, is_protected.then_some(PROTECTED_MESSAGE));
+                was_protected = is_protected;
+            }
+            let wanted = wanted(asked, signal_count);
+            if wanted > cause {
+                let waits = is_protected && matches!(wanted, Some(Cause::Cancelled | Cause::Interrupted));
+                if waits && !wait_was_told {
+                    self.session.screen.line("stopping once the protected section is over");
+                    output.note("asked to stop: that waits until the protected section is over");
+                    wait_was_told = true;
+                } else if let Some(why) = wanted.filter(|_| !waits) {
+                    self.door.stop();
+                    self.tell_stop(why, keeper);
+                    process.terminate(self.kill_at(why, asked));
+                    cause = wanted;
+                }
+            }
+            tokio::select! {
+                exit = process.wait() => return (exit, cause),
+                Ok(()) = stop.changed() => {}
+                Ok(()) = protected_lines.changed() => {}
+                Ok(()) = protected_count.changed() => {}
+                Ok(()) = deadline.changed() => process.renew_deadline(*deadline.borrow_and_update()),
+                () = signals.nth(signal_count + 1) => signal_count += 1,
+            }
+        }
+    }
+
+    fn kill_at(&self, why: Cause, asked: Stop) -> BootInstant {
+        let now = SystemClock.boot();
+        match (why, asked) {
+            (Cause::LeaseLost, Stop::LeaseLost { deadline }) => deadline,
+            (Cause::Cancelled | Cause::Interrupted, _) => now.after(self.args.grace),
+            (Cause::InterruptedAgain | Cause::LeaseLost, _) => now,
+        }
+    }
+
+    fn tell_stop(&self, why: Cause, keeper: &Keeper<'_>) {
+        let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let text = match why {
+            Cause::Cancelled => format!("cancelled{reason}; stopping the command"),
+            Cause::Interrupted => "interrupted; stopping the command (once more to kill it)".to_owned(),
+            Cause::InterruptedAgain => "killing the command".to_owned(),
+            Cause::LeaseLost => "the lease is lost; stopping the command".to_owned(),
+        };
+        self.session.screen.line(&text);
+    }
+}
+
+/// What there is to stop the command for.
+fn wanted(asked: Stop, signal_count: u32) -> Option<Cause> {
+    match (asked, signal_count) {
+        (Stop::LeaseLost { .. }, _) => Some(Cause::LeaseLost),
+        (_, 2..) => Some(Cause::InterruptedAgain),
+        (_, 1) => Some(Cause::Interrupted),
+        (Stop::Cancel | Stop::Shutdown, 0) => Some(Cause::Cancelled),
+        (Stop::None, 0) => None,
+    }
+}
+
+fn judge(exit: ProcessExit, cause: Option<Cause>, keeper: &Keeper<'_>) -> (Option<Outcome>, Result<Exit, Failure>) {
+    match (exit.stopped_by, cause, exit.kind) {
+        // The shim acted because this process did not: then the lease is over, whatever we believe.
+        (_, Some(Cause::LeaseLost), _) | (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
+            let message = "the lease was lost, and the command was ended before the slot could be another's";
+            (None, Err(Failure::new(Exit::LeaseLost, message)))
+        }
+        (_, Some(Cause::Interrupted | Cause::InterruptedAgain), _) => {
+            (Some(Outcome::Cancelled), Err(Failure::new(Exit::Interrupted, "interrupted; the command was ended first")))
+        }
+        // It finished anyway: that is what is true.
+        (_, _, ExitKind::Code(0)) => (Some(Outcome::Succeeded), Ok(Exit::Command(0))),
+        (_, Some(Cause::Cancelled), _) => {
+            let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+            (Some(Outcome::Cancelled), Err(Failure::new(Exit::Cancelled, format!("the run was cancelled{reason}"))))
+        }
+        (_, None, kind @ ExitKind::Code(code)) => {
+            (Some(failed(format!("the command exited with {code}"))), Ok(Exit::Command(shell_code(kind))))
+        }
+        (_, None, kind @ ExitKind::Signal(number)) => {
+            (Some(failed(format!("the command was killed by signal {number}"))), Ok(Exit::Command(shell_code(kind))))
+        }
+        (_, None, ExitKind::Unknown) => {
+            let message = "the command ended in an unknown way: its shim was killed";
+            (Some(failed(message.to_owned())), Err(Failure::new(Exit::Fault, message)))
+        }
+    }
+}
+
+fn failed(message: String) -> Outcome {
+    let code = FailureCause::PhaseFailed.code().to_owned();
+    Outcome::Failed { code, message, phase: None }
+}

@@ -1,0 +1,15 @@
+//! `run`: this process is the deployment's worker. It takes the project's slot as `deploy` does, runs a command here while
+//! it keeps the lease, and gives the slot back.
+//!
+//! `hold` goes from the slot to the end; `relay` passes output on and copies it, `mask` takes secrets out of the copy;
+//! `inside` is how the command's own `protect`, `fence check` and `run` speak to the `run` around them.
+
+mod guard;
+mod hold;
+mod inside;
+mod mask;
+mod program;
+mod relay;
+
+pub use guard::{check_fence, protect};
+pub use hold::run;

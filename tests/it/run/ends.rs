@@ -1,0 +1,148 @@
+//! How a run ends that does not end by itself.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::{QUICK, Running, ended, overlapped, process, run};
+use crate::harness::{TestServer, processes};
+
+/// Prints its pid and waits for ever, in a process of its own.
+const SLEEPER: &str = "echo $$; exec sleep 600";
+
+async fn newest_id(server: &TestServer) -> String {
+    server.deployments().await[0]["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_cancel_ends_the_command_within_a_second() {
+    let server = TestServer::start("");
+    let mut running = Running::start(&server, &[], SLEEPER);
+    let pid = process(&running.line());
+    let id = newest_id(&server).await;
+    let asked_at = Instant::now();
+    server.cancel(&id, json!({ "reason": "wrong branch" })).await;
+    let (code, _) = running.end();
+    assert!(asked_at.elapsed() < Duration::from_secs(1), "it took {:?}", asked_at.elapsed());
+    assert_eq!(code, 122);
+    assert!(!processes::runs(pid));
+    let ended = server.finished(&id).await;
+    assert_eq!((&ended["status"], &ended["error"]["code"]), (&json!("CANCELLED"), &json!("CANCELLED")));
+}
+
+#[tokio::test]
+async fn a_command_that_finishes_in_spite_of_a_cancel_has_succeeded() {
+    let server = TestServer::start("");
+    let mut running =
+        Running::start(&server, &[], "trap 'echo heard; exit 0' TERM; echo up; while :; do sleep 0.1; done");
+    running.says("up");
+    let id = newest_id(&server).await;
+    server.cancel(&id, json!({})).await;
+    assert_eq!(running.end(), (0, "heard\n".to_owned()));
+    assert_eq!(server.finished(&id).await["status"], "SUCCEEDED");
+}
+
+#[tokio::test]
+async fn a_command_that_ignores_sigterm_is_killed_when_its_grace_is_over() {
+    let server = TestServer::start("");
+    let script = "trap '' TERM; echo $$; while :; do sleep 600; done";
+    let mut running = Running::start(&server, &["--grace", "300ms"], script);
+    let pid = process(&running.line());
+    server.cancel(&newest_id(&server).await, json!({})).await;
+    assert_eq!(running.end().0, 122);
+    assert!(!processes::runs(pid));
+}
+
+#[tokio::test]
+async fn a_signal_to_the_run_stops_the_command_and_cancels_the_deployment() {
+    let server = TestServer::start("");
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut running =
+            Running::start(&server, &[], "trap 'echo heard; exit 3' TERM; echo up; while :; do sleep 0.1; done");
+        running.says("up");
+        running.signal(signal);
+        assert_eq!(running.end(), (130, "heard\n".to_owned()));
+        assert_eq!(server.deployments().await[0]["status"], "CANCELLED");
+    }
+}
+
+#[tokio::test]
+async fn a_signal_in_line_leaves_the_line() {
+    let server = TestServer::start("");
+    let mut holder = Running::start(&server, &[], "echo up; read line");
+    holder.says("up");
+    let waiting = Running::start(&server, &[], "touch \"$TEST_DIR/started\"");
+    while server.project().await["lineLength"] != 1 {
+        tokio::task::yield_now().await;
+    }
+    waiting.signal(Signal::TERM);
+    assert_eq!(waiting.end().0, 130);
+    assert_eq!(server.project().await["lineLength"], 0);
+    holder.go_on();
+    assert_eq!(holder.end().0, 0);
+    assert!(!server.path("started").exists());
+}
+
+#[tokio::test]
+async fn the_lease_is_lost_when_the_server_stays_away() {
+    let mut server = TestServer::start(QUICK);
+    let mut running = Running::start(&server, &["--lease", "2s"], SLEEPER);
+    let pid = process(&running.line());
+    server.kill();
+    assert_eq!(running.end().0, 123);
+    assert!(!processes::runs(pid));
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_is_not_noticed_by_the_command() {
+    let mut server = TestServer::start(QUICK);
+    let mut running =
+        Running::start(&server, &["--lease", "20s"], "echo up; read line; echo between; read line; echo done");
+    running.says("up");
+    server.kill();
+    running.go_on();
+    running.says("between");
+    server.boot();
+    running.go_on();
+    assert_eq!(running.end(), (0, "done\n".to_owned()));
+    let newest = &server.deployments().await[0];
+    assert_eq!(newest["status"], "SUCCEEDED", "{newest}");
+    let id = newest["id"].as_str().unwrap();
+    for line in ["up", "between", "done"] {
+        server.event(id, |event| event["lines"].as_array().is_some_and(|lines| lines.contains(&json!(line)))).await;
+    }
+}
+
+#[tokio::test]
+async fn when_the_run_is_killed_its_command_goes_and_the_slot_is_free_after_the_lease() {
+    let server = TestServer::start(QUICK);
+    // A grandchild in a session of its own is found as well.
+    let script = "setsid sleep 600 & echo $!; echo $$; wait";
+    let mut running = Running::start(&server, &["--lease", "2s"], script);
+    let pids = [process(&running.line()), process(&running.line())];
+    running.signal(Signal::KILL);
+    running.child.wait().unwrap();
+    for pid in pids {
+        assert!(processes::gone(pid));
+    }
+    let next = ended(run(&server, &[], "true"));
+    assert_eq!(next.status.code(), Some(0));
+    let lost = &server.deployments().await[1];
+    assert_eq!(lost["error"]["code"], "WORKER_LOST", "{lost}");
+}
+
+#[tokio::test]
+async fn a_stopped_run_never_overlaps_with_the_next() {
+    let server = TestServer::start(QUICK);
+    let script = format!("{}trap '' TERM; echo $$; while :; do sleep 600; done", super::WITNESS);
+    let mut stopped = Running::start(&server, &["--lease", "2s"], &script);
+    let pid = process(&stopped.line());
+    stopped.signal(Signal::STOP);
+    let next = ended(run(&server, &[], super::WITNESS));
+    assert_eq!(next.status.code(), Some(0));
+    assert!(!processes::runs(pid), "the next one ran beside it");
+    assert!(!overlapped(&server));
+    stopped.signal(Signal::CONT);
+    assert_eq!(stopped.end().0, 123);
+}
