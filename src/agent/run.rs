@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -113,7 +114,7 @@ impl Agent {
         let taking = take(reported, delivery);
         let verdict = tokio::select! {
             (verdict, ()) = async { tokio::join!(running, taking) } => verdict,
-            () = passing_on => Verdict::Abandoned,
+            never = passing_on => match never {},
         };
         if let Some(artifact) = artifact
             && let Err(error) = tokio::fs::remove_file(&artifact).await
@@ -199,7 +200,11 @@ async fn take(mut reported: mpsc::Receiver<Report>, delivery: &Delivery) {
 }
 
 /// Makes `stop` what the lease or the agent's own end asks for, the lease first. Never returns.
-async fn pass_on(mut lease: watch::Receiver<Stop>, mut agent: watch::Receiver<Stop>, stop: &watch::Sender<Stop>) {
+async fn pass_on(
+    mut lease: watch::Receiver<Stop>,
+    mut agent: watch::Receiver<Stop>,
+    stop: &watch::Sender<Stop>,
+) -> Infallible {
     loop {
         let (by_lease, by_agent) = (*lease.borrow_and_update(), *agent.borrow_and_update());
         let wanted = match (by_lease, by_agent) {

@@ -206,7 +206,7 @@ sha256 = "WIDE"
     assert_eq!(list.body["projects"][0]["project"], "api");
     assert_eq!(list.body["nextCursor"], Value::Null);
     let wide = send(with("wide", Method::GET, "/v1/projects")).await;
-    assert_eq!(wide.body["projects"].as_array().unwrap().len(), 4);
+    assert_eq!(wide.body["projects"].as_array().unwrap().len(), 5);
     let claims = "/v1/claims?maxWaitSeconds=0";
     let refused = send(with("narrow", Method::POST, claims).json(&wish("a", "1"))).await;
     assert_eq!(refused.refusal(), (404, "NOT_FOUND"));
@@ -215,4 +215,13 @@ sha256 = "WIDE"
     let taken = send(with("wide", Method::POST, claims).json(&wish("a", "1"))).await;
     assert_eq!(taken.body["deployment"]["id"], id, "{}", taken.text);
     assert_eq!(send(with("nobody", Method::GET, "/v1/projects")).await.status, 401);
+}
+
+#[tokio::test]
+async fn what_no_agent_takes_within_the_projects_time_ends_unclaimed() {
+    let server = TestServer::start(&by_agents(""));
+    let id = server.post("/v1/projects/impatient/deployments", json!({})).await.id();
+    let path = format!("/v1/projects/impatient/deployments/{id}/completion?maxWaitSeconds=30");
+    let ended = server.get(&path).await;
+    assert_eq!(ended.body["error"]["code"], "UNCLAIMED", "{}", ended.text);
 }

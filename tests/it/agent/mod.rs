@@ -32,6 +32,9 @@ run_by = "agents"
 [projects.strict]
 run_by = "agents"
 without_agent = "refuse"
+[projects.impatient]
+run_by = "agents"
+unclaimed_timeout = "1s"
 [projects.here.pipelines.deploy]
 timeout = "5m"
 [[projects.here.pipelines.deploy.phases]]
@@ -67,6 +70,9 @@ echo "::singletrack output url=https://{name}.example::"
 [[projects.{name}.pipelines.quick.phases]]
 name = "first"
 run = "echo one; echo two >&2"
+[[projects.{name}.pipelines.show.phases]]
+name = "show"
+run = "cat site/index.html"
 [[projects.{name}.pipelines.broken.phases]]
 name = "only"
 run = "exit 3"

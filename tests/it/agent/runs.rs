@@ -1,7 +1,10 @@
 //! An agent at work.
 
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -115,7 +118,7 @@ async fn why_names_the_agents() {
         command.args(["why", "--project", "web", "--server", &server.base]);
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
-    let connected = "builder-1: connected, runs broken, deploy, quick";
+    let connected = "builder-1: connected, runs broken, deploy, quick, show";
     while !why().contains(connected) {}
     agent.kill();
     while why().contains(connected) {}
@@ -129,4 +132,22 @@ async fn a_project_that_waits_for_an_agent_keeps_its_deployment_until_one_comes(
     assert_eq!(server.deployment(&id, "").await.body["status"], "PENDING");
     let _agent = TestAgent::start(&server);
     assert_eq!(server.finished(&id).await["status"], "SUCCEEDED");
+}
+
+#[tokio::test]
+async fn an_agent_fetches_the_artifact_that_it_deploys() {
+    let server = TestServer::start(&by_agents(""));
+    let agent = TestAgent::start(&server);
+    let site = agent.path("dist/site");
+    fs::create_dir_all(&site).unwrap();
+    fs::write(site.join("index.html"), "a new page\n").unwrap();
+    let mut command = Command::new(SINGLETRACK);
+    command.args(["deploy", "--project", "web", "--pipeline", "show", "--server", &server.base, "--artifact"]);
+    let output = command.arg(agent.path("dist")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{}", agent.log());
+    let id = server.deployments().await[0]["id"].as_str().unwrap().to_owned();
+    server.event(&id, |event| event["lines"][0] == "a new page").await;
+    // Neither the artifact nor its workspace stays.
+    assert_eq!(fs::read_dir(agent.path("work/runs")).unwrap().count(), 0);
 }
