@@ -99,7 +99,7 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
         Ok(agent) => agent,
         Err(failure) => return client::end(Err(failure), false),
     };
-    let running = agent.run(drain.clone(), |ready| print(ready));
+    let running = agent.run(drain.clone(), print);
     tokio::pin!(running);
     let ended = tokio::select! {
         ended = &mut running => ended,

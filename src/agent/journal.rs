@@ -180,7 +180,6 @@ fn read(bytes: &[u8]) -> Option<Record> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use crate::model::{Revision, Status};

@@ -6,14 +6,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use thiserror::Error;
 
 use super::{
     command::{Command, Lapse, Refusal, Report, Verdict, Vital},
     deployment::{
         CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
     },
-    event::{Event, EventBody, PhaseState, Stream},
+    event::{Event, EventBody, PhaseState},
     ids::{DeploymentId, ProjectName, Revision},
     lease::{Lease, SecretHash},
 };

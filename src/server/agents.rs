@@ -4,6 +4,7 @@
 //! there are none.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -90,7 +91,7 @@ impl Agents {
     /// A project's agents, those that asked last first.
     pub fn of(&self, project: &ProjectName) -> Vec<AgentView> {
         let mut views: Vec<_> = self.entries(project).into_iter().map(|(worker, seen)| view(worker, seen)).collect();
-        views.sort_by(|a, b| (b.connected, b.last_seen_at).cmp(&(a.connected, a.last_seen_at)));
+        views.sort_by_key(|agent| Reverse((agent.connected, agent.last_seen_at)));
         views.truncate(SHOWN_LIMIT);
         views
     }

@@ -6,7 +6,7 @@ mod runs;
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -196,7 +196,7 @@ impl Drop for TestAgent {
         }
         let log = self.log();
         if thread::panicking() {
-            eprintln!("the agent's log:\n{log}");
+            let _ = writeln!(std::io::stderr(), "the agent's log:\n{log}");
             return;
         }
         assert!(!log.contains("panicked"), "the agent panicked:\n{log}");
