@@ -48,8 +48,7 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
         }
     };
     if args.follow {
-        let mut signals = Signals::listen()
-            .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
+        let mut signals = Signals::listen()?;
         let ended = tokio::select! {
             () = signals.first() => return Ok(Exit::Interrupted),
             ended = follower.follow(How::Auto, &mut show) => ended?,

@@ -161,7 +161,7 @@ fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Polic
     };
     let id = wish.id;
     match policy.line {
-        LinePolicy::Latest => supersede_waiting(slot, id, |_| true),
+        LinePolicy::Latest => supersede_waiting(slot, id, None, |_| true),
         LinePolicy::All if slot.project().waiting_count >= u64::from(policy.line_limit) => {
             return Admission::Rejected(Rejection::LineFull { limit: policy.line_limit });
         }
@@ -235,7 +235,7 @@ pub fn cancel(
         if holder.as_ref().is_some_and(|holder| !may_preempt(holder, slot, policy)) {
             return Cancellation::Rejected(Rejection::PreemptionRefused);
         }
-        supersede_waiting(slot, successor, |older| older.ticket < ticket);
+        supersede_waiting(slot, successor, reason.as_ref(), |older| older.ticket < ticket);
         // Last of all the holder, so that its promotion finds the successor at the head.
         ends.extend(holder.map(|holder| holder.id).filter(|holder| *holder != id));
     }
@@ -289,11 +289,16 @@ fn outdated(spec: &Spec, slot: &Slot) -> Option<Rejection> {
     Some(Rejection::Outdated { order: spec.order.unwrap_or_default(), newer })
 }
 
-fn supersede_waiting(slot: &mut Slot, successor: DeploymentId, goes: impl Fn(&Deployment) -> bool) {
+fn supersede_waiting(
+    slot: &mut Slot,
+    successor: DeploymentId,
+    reason: Option<&String>,
+    goes: impl Fn(&Deployment) -> bool,
+) {
     let older: Vec<_> = slot.line().into_iter().filter(|d| d.id != successor && goes(d)).map(|d| d.id).collect();
     for id in older {
         // They wait, so the cancel cannot be refused.
-        let _ = slot.step(id, Command::Cancel { reason: None, superseded_by: Some(successor) });
+        let _ = slot.step(id, Command::Cancel { reason: reason.cloned(), superseded_by: Some(successor) });
     }
 }
 

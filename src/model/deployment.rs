@@ -18,17 +18,22 @@ pub struct Spec {
     /// Which of the project's pipelines.
     pub pipeline: String,
     /// The branch or tag.
-    #[serde(rename = "ref")]
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
     pub ref_name: Option<String>,
     /// The commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// A line about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Who started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// Where to read more: the CI job's page.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// The build number; a lower one never starts after a higher one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<u64>,
     /// Values for the pipeline.
     pub inputs: BTreeMap<String, String>,
@@ -40,10 +45,13 @@ pub struct Spec {
     /// Whether it may go back behind a newer `order`.
     pub rollback: bool,
     /// How long it may wait in line.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u64>,
     /// The deployment that it runs again.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<DeploymentId>,
     /// A digest of the pipeline's definition when it was submitted, to tell whether it changed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pipeline_digest: Option<String>,
     /// How long it may hold the slot without a worker, where that is not the server's usual time.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -70,7 +70,7 @@ mod tests {
             inputs: BTreeMap::from([("ld-preload".into(), "x".into())]),
             workspace: "/w".into(),
             artifact: None,
-            unpack_limits: crate::artifact::UnpackLimits { max_bytes: 0 },
+            unpack_limits: crate::artifact::UnpackLimits::default(),
             grace: Duration::ZERO,
             kill_budget: Duration::ZERO,
             server_url: None,

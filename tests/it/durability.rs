@@ -185,7 +185,7 @@ async fn submit(queue: &Queue, project: &ProjectName, turn: u64) {
     assert_eq!(submitted.admission, Admission::Accepted(id));
     tell(&submitted.own.expect("it is in").deployment);
     // So many that the line stays short enough to look at.
-    if turn % 3 == 0 || submitted.project.waiting_count > 20 {
+    if turn.is_multiple_of(3) || submitted.project.waiting_count > 20 {
         let (Cancellation::Requested(after) | Cancellation::Unchanged(after)) =
             queue.cancel(project.clone(), id, None, None).await.unwrap()
         else {

@@ -60,6 +60,10 @@ impl Machine {
     }
 
     async fn deploy(&self, id: &str, source: &str) -> Verdict {
+        self.run(id, BTreeMap::from([("source".into(), source.into())]), None).await
+    }
+
+    async fn run(&self, id: &str, inputs: BTreeMap<String, String>, artifact: Option<PathBuf>) -> Verdict {
         let job = Job {
             deployment_id: id.into(),
             project: "site".into(),
@@ -68,9 +72,9 @@ impl Machine {
             ref_name: None,
             commit: None,
             fencing_token: 1,
-            inputs: BTreeMap::from([("source".into(), source.into())]),
+            inputs,
             workspace: self.root.path().join("work").join(id),
-            artifact: None,
+            artifact,
             unpack_limits: singletrack::artifact::UnpackLimits::default(),
             grace: Duration::from_secs(30),
             kill_budget: Duration::from_secs(10),
@@ -143,4 +147,14 @@ async fn the_release_directory_example_takes_a_tarball() {
     assert!(tar.unwrap().success());
     assert_eq!(machine.deploy("d1", "build.tar.gz").await, deployed("d1"));
     assert!(root.join("current/index.html").exists());
+}
+
+#[tokio::test]
+async fn the_release_directory_example_takes_an_artifact() {
+    let machine = Machine::new().await;
+    let mut packed = singletrack::artifact::pack(&example().join("site")).unwrap();
+    let artifact = machine.root.path().join("artifact");
+    std::io::copy(&mut packed.file, &mut std::fs::File::create(&artifact).unwrap()).unwrap();
+    assert_eq!(machine.run("d1", BTreeMap::new(), Some(artifact)).await, deployed("d1"));
+    assert!(machine.root.path().join("current/index.html").exists());
 }

@@ -3,6 +3,7 @@
 
 mod agent;
 mod api;
+mod artifact;
 mod cli_deploy;
 mod cli_live;
 mod cli_usage;

@@ -68,6 +68,7 @@ impl TestServer {
         server
     }
 
+    /// A file in the directory in which it runs.
     /// The directory in which it runs.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -283,6 +284,7 @@ impl Answer {
 }
 
 impl Drop for TestServer {
+    #[expect(clippy::print_stderr, reason = "a failed test shows what its server had to say")]
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();

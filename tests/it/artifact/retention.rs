@@ -1,0 +1,65 @@
+//! What is kept, and for how long.
+
+use std::{
+    fs::File,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+use super::CONFIG;
+use crate::harness::TestServer;
+
+fn make_old(server: &TestServer, name: &str) {
+    let file = File::options().append(true).open(server.kept(name)).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(40 * 24 * 60 * 60)).unwrap();
+}
+
+#[tokio::test]
+async fn old_artifacts_go_unless_a_deployment_needs_them() {
+    let mut server = TestServer::start(CONFIG);
+    let dir = tempfile::tempdir().unwrap();
+    let mut names = Vec::new();
+    for number in 0..4_u8 {
+        std::fs::write(dir.path().join("version"), [b'0' + number]).unwrap();
+        let packed = singletrack::artifact::pack(dir.path()).unwrap();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut &packed.file, &mut bytes).unwrap();
+        names.push(server.uploaded(&bytes).await);
+    }
+    let [deployed, unneeded, fresh, partial] = &names[..] else { panic!() };
+    let id = server.accepted(json!({ "artifact": { "sha256": deployed } })).await;
+    server.finished(&id).await;
+    server.terminate();
+    std::fs::rename(server.kept(partial), server.kept(&format!("{partial}.part"))).unwrap();
+    let foreign = server.kept("README");
+    std::fs::write(&foreign, "not ours").unwrap();
+    for name in [deployed, unneeded, &format!("{partial}.part")] {
+        make_old(&server, name);
+    }
+    // It looks when it starts.
+    server.boot();
+    let gone = async {
+        while server.log().matches("removed an artifact").count() < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), gone).await.unwrap();
+    assert!(server.kept(deployed).exists() && server.kept(fresh).exists() && foreign.exists());
+    assert!(!server.kept(unneeded).exists() && !server.kept(&format!("{partial}.part")).exists());
+    let missing = server.submit(json!({ "artifact": { "sha256": unneeded } })).await;
+    assert_eq!(missing.refusal(), (422, "ARTIFACT_MISSING"));
+    let again = server.accepted(json!({ "retryOf": id })).await;
+    assert_eq!(server.finished(&again).await["result"]["outputs"]["version"], "0");
+}
+
+#[tokio::test]
+async fn room_is_made_for_new_artifacts() {
+    let server =
+        TestServer::start(&format!("[artifacts]\nmax_bytes = \"1MiB\"\nmax_total_bytes = \"1100KiB\"\n{CONFIG}"));
+    let old = server.uploaded(&super::noise(1 << 20)).await;
+    make_old(&server, &old);
+    let new = server.uploaded(&vec![7; 512 << 10]).await;
+    assert!(!server.kept(&old).exists() && server.kept(&new).exists());
+}

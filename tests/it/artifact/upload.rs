@@ -1,0 +1,258 @@
+//! Uploads: once, gone on with after a cut, and nothing kept that is not what it is called.
+
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderName};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use super::{CONFIG, noise, sha256};
+use crate::harness::{TestServer, raw::read_to_end};
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn with(name: HeaderName, value: &str) -> HeaderMap {
+    HeaderMap::from_iter([(name, value.parse().unwrap())])
+}
+
+fn range(first: usize, total: usize) -> HeaderMap {
+    with(CONTENT_RANGE, &format!("bytes {first}-{}/{total}", total - 1))
+}
+
+/// Begins an upload of `bytes`, of which it sends the first `sent`.
+async fn begin(server: &TestServer, bytes: &[u8], sent: usize) -> TcpStream {
+    let mut connection = server.connect().await;
+    let head = format!(
+        "PUT /v1/artifacts/{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        sha256(bytes),
+        server.authority(),
+        bytes.len()
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(&bytes[..sent]).await.unwrap();
+    connection
+}
+
+/// Waits until so much of it is on the server's disk. Nothing tells it but asking.
+async fn arrived(server: &TestServer, name: &str, bytes: usize) -> usize {
+    let there = async {
+        loop {
+            match server.offset(name).await {
+                Some(offset) if offset >= bytes => return offset,
+                Some(_) => sleep(Duration::from_millis(10)).await,
+                None => panic!("it is whole"),
+            }
+        }
+    };
+    timeout(PATIENCE, there).await.unwrap()
+}
+
+/// Sends the rest of it, once nobody else does any more.
+async fn go_on(server: &TestServer, bytes: &[u8]) -> usize {
+    let name = sha256(bytes);
+    let gone_on = async {
+        loop {
+            let offset = server.offset(&name).await.expect("it is not whole");
+            let answer = server.put(&name, range(offset, bytes.len()), bytes[offset..].to_vec()).await;
+            match answer.refusal() {
+                (201, _) => return offset,
+                (409, "UPLOAD_IN_PROGRESS" | "UPLOAD_OFFSET") => sleep(Duration::from_millis(10)).await,
+                _ => panic!("{}", answer.text),
+            }
+        }
+    };
+    timeout(PATIENCE, gone_on).await.unwrap()
+}
+
+async fn assert_whole(server: &TestServer, bytes: &[u8]) {
+    let name = sha256(bytes);
+    let response = server.look(&name).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-length"], bytes.len().to_string());
+    let download = server.request(reqwest::Method::GET, &format!("/v1/artifacts/{name}")).send().await.unwrap();
+    assert_eq!(download.headers()["content-type"], "application/zstd");
+    assert!(download.bytes().await.unwrap() == bytes, "another content came back");
+    assert!(!server.kept(&format!("{name}.part")).exists());
+}
+
+#[tokio::test]
+async fn an_artifact_is_uploaded_once() {
+    let server = TestServer::start(CONFIG);
+    let bytes = noise(3 << 20);
+    let name = sha256(&bytes);
+    assert_eq!(server.offset(&name).await, Some(0));
+    assert_eq!(server.get(&format!("/v1/artifacts/{name}")).await.refusal(), (404, "NOT_FOUND"));
+    let first = server.put(&name, HeaderMap::new(), bytes.clone()).await;
+    assert_eq!((first.status, &first.body), (201, &json!({ "sha256": name })));
+    assert_whole(&server, &bytes).await;
+    let again = server.put(&name, HeaderMap::new(), b"whatever".to_vec()).await;
+    assert_eq!((again.status, &again.body), (200, &json!({ "sha256": name })));
+    assert_whole(&server, &bytes).await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_after_its_connection_was_cut() {
+    let server = TestServer::start(CONFIG);
+    let bytes = noise(5 << 20);
+    let name = sha256(&bytes);
+    let connection = begin(&server, &bytes, 3 << 20).await;
+    arrived(&server, &name, 2 << 20).await;
+    drop(connection);
+    assert!(go_on(&server, &bytes).await >= 2 << 20, "it began anew");
+    assert_whole(&server, &bytes).await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_after_the_server_was_restarted_or_killed() {
+    let mut server = TestServer::start(CONFIG);
+    let bytes = noise(9 << 20);
+    let name = sha256(&bytes);
+    let mut connection = begin(&server, &bytes, 3 << 20).await;
+    arrived(&server, &name, 2 << 20).await;
+    // It does not wait for the rest, and says so.
+    assert!(server.terminate().success());
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(" 503 ") && answer.contains("SHUTTING_DOWN"), "{answer:?}");
+    server.boot();
+    let offset = server.offset(&name).await.unwrap();
+    assert!(offset >= 2 << 20, "{offset}");
+
+    let rest = &bytes[offset..];
+    let mut connection = server.connect().await;
+    let head = format!(
+        "PUT /v1/artifacts/{name} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\nContent-Range: bytes {offset}-{}/{}\r\n\r\n",
+        server.authority(),
+        rest.len(),
+        bytes.len() - 1,
+        bytes.len()
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection.write_all(&rest[..3 << 20]).await.unwrap();
+    arrived(&server, &name, offset + (2 << 20)).await;
+    server.kill();
+    server.boot();
+    assert!(go_on(&server, &bytes).await >= offset + (2 << 20));
+    assert_whole(&server, &bytes).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_does_not_fit_is_told_where_it_goes_on() {
+    let server = TestServer::start(CONFIG);
+    let bytes = noise(4 << 20);
+    let (name, total) = (sha256(&bytes), bytes.len());
+    let ahead = server.put(&name, range(1 << 20, total), bytes[1 << 20..].to_vec()).await;
+    assert_eq!((ahead.refusal(), &ahead.body["offset"]), ((409, "UPLOAD_OFFSET"), &json!(0)));
+    drop(begin(&server, &bytes, 3 << 20).await);
+    let offset = arrived(&server, &name, 2 << 20).await;
+    let behind = timeout(PATIENCE, async {
+        loop {
+            let answer = server.put(&name, range(0, total), bytes.clone()).await;
+            if answer.refusal().1 != "UPLOAD_IN_PROGRESS" {
+                return answer;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let behind = behind.await.unwrap();
+    assert_eq!(behind.refusal(), (409, "UPLOAD_OFFSET"));
+    assert!(behind.body["offset"].as_u64() >= Some(offset as u64), "{}", behind.text);
+    // Without a range it is written anew.
+    assert_eq!(server.put(&name, HeaderMap::new(), bytes.clone()).await.status, 201);
+    assert_whole(&server, &bytes).await;
+}
+
+#[tokio::test]
+async fn another_content_is_thrown_away() {
+    let server = TestServer::start(CONFIG);
+    let (bytes, other) = (noise(2 << 20), vec![7; 2 << 20]);
+    let name = sha256(&bytes);
+    let answer = server.put(&name, HeaderMap::new(), other).await;
+    assert_eq!(answer.refusal(), (422, "ARTIFACT_MISMATCH"));
+    assert_eq!(server.offset(&name).await, Some(0));
+    assert!(!server.kept(&name).exists() && !server.kept(&format!("{name}.part")).exists());
+    assert_eq!(server.put(&name, HeaderMap::new(), bytes.clone()).await.status, 201);
+    assert_whole(&server, &bytes).await;
+}
+
+#[tokio::test]
+async fn two_uploads_at_once_are_one_after_the_other() {
+    let server = TestServer::start(CONFIG);
+    let bytes = noise(3 << 20);
+    let name = sha256(&bytes);
+    let mut first = begin(&server, &bytes, 2 << 20).await;
+    arrived(&server, &name, 1 << 20).await;
+    let second = server.put(&name, HeaderMap::new(), bytes.clone()).await;
+    assert_eq!((second.refusal(), &second.body["retryable"]), ((409, "UPLOAD_IN_PROGRESS"), &Value::Bool(true)));
+    first.write_all(&bytes[2 << 20..]).await.unwrap();
+    assert_eq!(read_to_end(&mut first).await.status, 201);
+    assert_eq!(server.put(&name, HeaderMap::new(), bytes.clone()).await.status, 200);
+    assert_whole(&server, &bytes).await;
+}
+
+#[tokio::test]
+async fn uploads_have_limits() {
+    let server =
+        TestServer::start(&format!("[artifacts]\nmax_bytes = \"1MiB\"\nmax_total_bytes = \"1100KiB\"\n{CONFIG}"));
+    let large = noise((1 << 20) + 1);
+    let name = sha256(&large);
+    let answer = server.put(&name, HeaderMap::new(), large.clone()).await;
+    assert_eq!(answer.refusal(), (413, "BODY_TOO_LARGE"));
+    let answer = server.put(&name, range(5, large.len()), large[5..].to_vec()).await;
+    assert_eq!(answer.refusal(), (413, "BODY_TOO_LARGE"));
+    // One that does not say how large it is, is cut where it becomes too large.
+    let chunked = [b"100001\r\n".to_vec(), large.clone(), b"\r\n0\r\n\r\n".to_vec()].concat();
+    let line = format!("PUT /v1/artifacts/{name} HTTP/1.1");
+    let answer = server.raw(&[line.as_bytes(), b"Transfer-Encoding: chunked"], &chunked).await;
+    assert_eq!(answer.refusal(), (413, "BODY_TOO_LARGE"));
+    assert_eq!(server.offset(&name).await, Some(0));
+
+    let fits = noise(1 << 20);
+    server.uploaded(&fits).await;
+    let more = vec![1; 512 << 10];
+    let answer = server.put(&sha256(&more), HeaderMap::new(), more).await;
+    assert_eq!(answer.refusal(), (503, "DISK_FULL"));
+}
+
+#[tokio::test]
+async fn malformed_uploads_are_refused_and_store_nothing() {
+    let server = TestServer::start(CONFIG);
+    let name = sha256(b"bytes");
+    for bad in ["abc".to_owned(), name.to_uppercase(), format!("{name}0"), "..%2f..%2fetc".to_owned(), "%00".repeat(64)]
+    {
+        let answer = server.put(&bad, HeaderMap::new(), b"bytes".to_vec()).await;
+        assert_eq!(answer.refusal(), (400, "INVALID_PARAMETER"), "{bad}");
+        assert_eq!(server.get(&format!("/v1/artifacts/{bad}")).await.refusal(), (400, "INVALID_PARAMETER"), "{bad}");
+    }
+    for bad in
+        ["", "bytes", "bytes 0-4", "bytes 0-4/*", "bytes 0-3/5", "bytes 4-0/5", "0-4/5", "bytes -1-4/5", "bytes 0-4/6"]
+    {
+        let answer = server.put(&name, with(CONTENT_RANGE, bad), b"bytes".to_vec()).await;
+        assert_eq!(answer.refusal(), (400, "INVALID_PARAMETER"), "{bad}");
+    }
+    let huge = format!("bytes 0-{}/18446744073709551616", u64::MAX);
+    assert_eq!(server.put(&name, with(CONTENT_RANGE, &huge), b"b".to_vec()).await.status, 400);
+    let answer = server.put(&name, with(CONTENT_ENCODING, "gzip"), b"bytes".to_vec()).await;
+    assert_eq!(answer.refusal(), (415, "UNSUPPORTED_MEDIA_TYPE"));
+    assert_eq!(server.offset(&name).await, Some(0));
+    assert!(!server.path("singletrack-work/artifacts").exists());
+}
+
+#[tokio::test]
+async fn a_submit_names_only_what_is_there() {
+    let server = TestServer::start(CONFIG);
+    let name = sha256(b"never uploaded");
+    let missing = server.submit(json!({ "artifact": { "sha256": name } })).await;
+    assert_eq!(missing.refusal(), (422, "ARTIFACT_MISSING"));
+    assert!(missing.text.contains(&format!("PUT /v1/artifacts/{name}")), "{}", missing.text);
+    let malformed = server.submit(json!({ "artifact": { "sha256": "../../etc/passwd" } })).await;
+    assert_eq!(malformed.refusal(), (400, "INVALID_BODY"));
+    assert!(server.deployments().await.is_empty());
+    let plan = server.post("/v1/projects/web/deployments?dryRun=true", json!({ "artifact": { "sha256": name } })).await;
+    assert_eq!(plan.status, 200, "{}", plan.text);
+}
