@@ -50,6 +50,8 @@ pub enum Command {
     Client(ClientCommand),
     /// Run the server
     Serve(Serve),
+    /// Run pipelines on this machine for a server: those of its own configuration, with the server's inputs
+    Agent(Agent),
     /// Say whether a server's configuration is right
     CheckConfig(CheckConfig),
     /// Make and read tokens
@@ -347,6 +349,33 @@ pub struct Serve {
     /// The folder in which pipelines run
     #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
+}
+
+/// `agent`.
+#[derive(Args, Clone, Debug)]
+pub struct Agent {
+    /// The projects and the pipelines that it runs, in the format of the server's configuration
+    #[arg(long, short, value_name = "FILE", env = "SINGLETRACK_AGENT_CONFIG", default_value = "agent.toml")]
+    pub config: PathBuf,
+    /// Its name, for people: visible ASCII without blanks [default: the machine's]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// How many deployments it runs at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_concurrent: u32,
+    /// The folder in which pipelines run and journals are kept [default: singletrack-agent]
+    #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
+    pub work_dir: Option<PathBuf>,
+    /// The server
+    #[arg(long, value_name = "URL", env = "SINGLETRACK_URL", default_value = "http://127.0.0.1:7878")]
+    #[arg(value_parser = parse_server)]
+    pub server: Url,
+    /// A file with the token ('-' is standard input), instead of SINGLETRACK_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A file with the certificate authority (PEM) to trust beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
 }
 
 /// `check-config`.

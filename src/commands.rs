@@ -3,10 +3,13 @@
 use std::{io::IsTerminal as _, path::Path, process::ExitCode};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    cli::{CheckConfig, Demo, Serve, Token},
+    agent::{Agent, Settings},
+    cli::{self, CheckConfig, Demo, Serve, Token},
+    client,
     config::{Config, ConfigError},
     demo::{self, DemoError},
     node::{Node, StartError},
@@ -73,6 +76,48 @@ async fn serve_until_told(config: Config) -> ExitCode {
             std::process::exit(i32::from(EXIT_INTERRUPTED))
         }
     }
+}
+
+/// Runs an agent until it is told to stop.
+pub fn agent(args: cli::Agent) -> ExitCode {
+    log_to_stderr("info");
+    let settings = match shim().map_err(|error| error.to_string()).and_then(|shim| Settings::read(args, shim)) {
+        Ok(settings) => settings,
+        Err(message) => return fail(EX_CONFIG, &message),
+    };
+    match runtime() {
+        Ok(runtime) => runtime.block_on(agent_until_told(settings)),
+        Err(error) => fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+    }
+}
+
+async fn agent_until_told(settings: Settings) -> ExitCode {
+    let mut stop = match stop_signals() {
+        Ok(stop) => stop,
+        Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+    };
+    let drain = CancellationToken::new();
+    let agent = match Agent::new(settings) {
+        Ok(agent) => agent,
+        Err(failure) => return client::end(Err(failure), false),
+    };
+    let running = agent.run(drain.clone(), print);
+    tokio::pin!(running);
+    let ended = tokio::select! {
+        ended = &mut running => ended,
+        () = stop.received() => {
+            tracing::info!("taking no more work; a second signal stops at once");
+            drain.cancel();
+            tokio::select! {
+                ended = running => ended,
+                () = stop.received() => {
+                    tracing::warn!("stopped at once; shims end what still runs");
+                    std::process::exit(130)
+                }
+            }
+        }
+    };
+    client::end(ended.map(|()| client::exit::Exit::Done), false)
 }
 
 /// Says whether a configuration is right.

@@ -10,9 +10,10 @@
 //! ```
 //!
 //! The modules, in the order of that picture. Imports point one way: `model ← store ← {watch, queue} ← {worker,
-//! reaper} ← server` and `model ← api ← {server, client}`; the client never sees the queue or a store. A test keeps
-//! it so.
+//! reaper} ← server` and `model ← api ← {server, client}`; the client never sees the queue or a store. An agent is a
+//! client that runs pipelines: `{client, worker} ← agent`. A test keeps it so.
 
+pub mod agent;
 pub mod api;
 pub mod artifact;
 pub mod cli;

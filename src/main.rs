@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Client(command) => client::run(&command),
         Command::Serve(args) => commands::serve(args),
+        Command::Agent(args) => commands::agent(args),
         Command::CheckConfig(args) => commands::check_config(&args),
         Command::Token(args) => commands::token(&args),
         Command::Demo(args) => commands::demo(&args),

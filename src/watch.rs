@@ -73,6 +73,16 @@ impl Watch {
         self.shutdown.is_cancelled()
     }
 
+    /// Resolves when the server shuts down.
+    pub async fn shut_down(&self) {
+        self.shutdown.cancelled().await;
+    }
+
+    /// Hears of deployments that became ready for a worker of the server.
+    pub fn work(&self) -> tokio::sync::watch::Receiver<()> {
+        self.notifier.work()
+    }
+
     /// Waits until the deployment is final, at most for `window`.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ pub enum ErrorCode {
     NotAcceptable,
     StillRunning,
     StillWaiting,
+    NothingToDo,
     RequestTimeout,
     DeploymentInProgress,
     Outdated,
@@ -34,6 +35,7 @@ pub enum ErrorCode {
     NotOlder,
     SuccessorGone,
     HolderChanged,
+    NoAgent,
     LeaseLost,
     UploadOffset,
     UploadInProgress,
@@ -53,7 +55,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 39] = [
+    pub const ALL: [ErrorCode; 41] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -68,6 +70,7 @@ impl ErrorCode {
         ErrorCode::NotAcceptable,
         ErrorCode::StillRunning,
         ErrorCode::StillWaiting,
+        ErrorCode::NothingToDo,
         ErrorCode::RequestTimeout,
         ErrorCode::DeploymentInProgress,
         ErrorCode::Outdated,
@@ -78,6 +81,7 @@ impl ErrorCode {
         ErrorCode::NotOlder,
         ErrorCode::SuccessorGone,
         ErrorCode::HolderChanged,
+        ErrorCode::NoAgent,
         ErrorCode::LeaseLost,
         ErrorCode::UploadOffset,
         ErrorCode::UploadInProgress,
@@ -109,7 +113,9 @@ impl ErrorCode {
             ErrorCode::NotFound => 404,
             ErrorCode::MethodNotAllowed => 405,
             ErrorCode::NotAcceptable => 406,
-            ErrorCode::StillRunning | ErrorCode::StillWaiting | ErrorCode::RequestTimeout => 408,
+            ErrorCode::StillRunning | ErrorCode::StillWaiting | ErrorCode::NothingToDo | ErrorCode::RequestTimeout => {
+                408
+            }
             ErrorCode::DeploymentInProgress
             | ErrorCode::Outdated
             | ErrorCode::DeadlinePassed
@@ -119,6 +125,7 @@ impl ErrorCode {
             | ErrorCode::NotOlder
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
+            | ErrorCode::NoAgent
             | ErrorCode::LeaseLost
             | ErrorCode::UploadOffset
             | ErrorCode::UploadInProgress
@@ -150,6 +157,7 @@ impl ErrorCode {
             ErrorCode::NotAcceptable => "The route cannot answer in a form that was asked for",
             ErrorCode::StillRunning => "The deployment is not final yet",
             ErrorCode::StillWaiting => "The deployment is still in line",
+            ErrorCode::NothingToDo => "There is no work for this agent yet",
             ErrorCode::RequestTimeout => "The request did not arrive in time",
             ErrorCode::DeploymentInProgress => "Another deployment holds the project's slot",
             ErrorCode::Outdated => "A newer build was deployed already",
@@ -160,6 +168,7 @@ impl ErrorCode {
             ErrorCode::NotOlder => "A deployment can only supersede older ones",
             ErrorCode::SuccessorGone => "The superseding deployment is not in line",
             ErrorCode::HolderChanged => "Another deployment holds the slot by now",
+            ErrorCode::NoAgent => "No agent is connected that could run it",
             ErrorCode::LeaseLost => "The lease is not, or no longer, this deployment's",
             ErrorCode::UploadOffset => "The upload goes on elsewhere",
             ErrorCode::UploadInProgress => "The artifact is being uploaded at this moment",
@@ -183,8 +192,10 @@ impl ErrorCode {
         match self {
             ErrorCode::StillRunning
             | ErrorCode::StillWaiting
+            | ErrorCode::NothingToDo
             | ErrorCode::RequestTimeout
             | ErrorCode::DeploymentInProgress
+            | ErrorCode::NoAgent
             | ErrorCode::LineFull
             | ErrorCode::ProjectPaused
             | ErrorCode::UploadInProgress

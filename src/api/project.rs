@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{deployment::Deployment, submit::Liveness};
+use super::{deployment::Deployment, submit::Liveness, worker::AgentView};
 use crate::model::{DeploymentId, Eta, Policy, ProjectName, Revision};
 
 /// A project with its slot and line: everything that `why` shows.
@@ -25,8 +25,11 @@ pub struct ProjectView {
     pub last_outcome: Option<Deployment>,
     /// The project's rules.
     pub policy: PolicyView,
-    /// The pipelines that the server runs for it.
+    /// The pipelines that the server runs for it, or that its agents offer.
     pub pipelines: Vec<String>,
+    /// The agents that run it, those that asked last first; at most 100. Of an older server: none.
+    #[serde(default)]
+    pub agents: Vec<AgentView>,
     /// The project's revision.
     pub revision: Revision,
 }

@@ -176,7 +176,8 @@ fn exit_of(refusal: &Refusal) -> Exit {
             | ErrorCode::DeploymentInProgress
             | ErrorCode::PreemptionRefused
             | ErrorCode::NotOlder
-            | ErrorCode::HolderChanged,
+            | ErrorCode::HolderChanged
+            | ErrorCode::NoAgent,
         ) => Exit::Blocked,
         Some(ErrorCode::LeaseLost | ErrorCode::ReportGap) => Exit::LeaseLost,
         Some(
@@ -187,6 +188,7 @@ fn exit_of(refusal: &Refusal) -> Exit {
             | ErrorCode::NotAcceptable
             | ErrorCode::StillRunning
             | ErrorCode::StillWaiting
+            | ErrorCode::NothingToDo
             | ErrorCode::RequestTimeout
             | ErrorCode::UploadOffset
             | ErrorCode::UploadInProgress
@@ -214,6 +216,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::DeadlinePassed => Some("pass a longer --timeout; `singletrack why` shows who holds the slot"),
         ErrorCode::ProjectPaused => Some("the project's configuration has paused = true; `singletrack why` shows it"),
+        ErrorCode::NoAgent => Some("start one with `singletrack agent`; `singletrack why` shows which were seen when"),
         ErrorCode::LineFull | ErrorCode::HolderChanged => {
             Some("`singletrack why` shows who holds the slot and who waits")
         }
@@ -229,6 +232,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::NotAcceptable
         | ErrorCode::StillRunning
         | ErrorCode::StillWaiting
+        | ErrorCode::NothingToDo
         | ErrorCode::RequestTimeout
         | ErrorCode::DeploymentInProgress
         | ErrorCode::PreemptionRefused

@@ -5,6 +5,7 @@ pub mod ci;
 pub mod connection;
 pub mod deadline;
 mod deploy;
+mod download;
 pub mod exit;
 pub mod follow;
 pub mod lease;
@@ -17,12 +18,13 @@ pub mod render;
 pub mod resolve;
 mod result;
 mod run;
-mod session;
+pub mod session;
 mod signals;
 mod status;
 mod transport;
 mod upload;
 mod why;
+mod work;
 
 use std::process::ExitCode;
 

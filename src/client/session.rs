@@ -79,7 +79,11 @@ impl Session {
     }
 }
 
-fn token(file: Option<&Path>, variable: Option<String>) -> Result<Option<Token>, Failure> {
+/// The token: of the file, else of the variable.
+///
+/// # Errors
+/// The file cannot be read, or what it holds is no token.
+pub fn token(file: Option<&Path>, variable: Option<String>) -> Result<Option<Token>, Failure> {
     let Some(path) = file else {
         return Token::parse(&variable.unwrap_or_default());
     };

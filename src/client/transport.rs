@@ -352,7 +352,10 @@ impl Transport {
         let passes = match status.as_u16() {
             429 | 502 | 503 | 504 => true,
             // Ours always carries a code; a proxy's does not. Ours for a request that came in too slowly passes, too.
-            408 => !matches!(body.as_ref().and_then(code_of), Some(ErrorCode::StillRunning | ErrorCode::StillWaiting)),
+            408 => !matches!(
+                body.as_ref().and_then(code_of),
+                Some(ErrorCode::StillRunning | ErrorCode::StillWaiting | ErrorCode::NothingToDo)
+            ),
             _ => false,
         };
         if is_problem || status.is_success() {

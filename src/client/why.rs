@@ -91,6 +91,7 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
         let names: Vec<_> = view.pipelines.iter().map(|name| clean(name)).collect();
         lines.push(format!("pipelines: {}", names.join(", ")));
     }
+    lines.extend(agents(view, now));
     if view.holder.is_none() && !view.policy.paused {
         next.push(("deploy", format!("singletrack deploy --project {project}")));
     }
@@ -98,6 +99,23 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
         lines.push("next:".to_owned());
         lines.extend(next.into_iter().map(|(what, command)| format!("  {what}: {command}")));
     }
+    lines
+}
+
+fn agents(view: &ProjectView, now: Timestamp) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !view.agents.is_empty() {
+        lines.push("agents:".to_owned());
+    }
+    lines.extend(view.agents.iter().take(LINE_LIMIT).map(|agent| {
+        let seen = if agent.connected {
+            "connected".to_owned()
+        } else {
+            format!("last seen {} ago", span(between(agent.last_seen_at, now)))
+        };
+        let pipelines: Vec<_> = agent.pipelines.iter().map(|name| clean(name)).collect();
+        format!("  {}: {seen}, runs {}", clean(&agent.worker), pipelines.join(", "))
+    }));
     lines
 }
 

@@ -11,7 +11,7 @@ mod location;
 mod project;
 mod reader;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use toml::de::DeTable;
 pub use artifacts::Artifacts;
 pub use duration::{format_duration, parse_duration};
 pub use location::StoreLocation;
-pub use project::{Check, Phase, PhaseAction, Pipeline, Project, is_project_name};
+pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, Project, WithoutAgent, is_project_name};
 pub use reader::Problem;
 
 use crate::model::Limits;
@@ -61,6 +61,8 @@ pub struct TokenHash {
     pub name: String,
     /// The SHA-256 of the token.
     pub sha256: [u8; 32],
+    /// The only projects that its holder sees; all of them if unset.
+    pub projects: Option<BTreeSet<String>>,
 }
 
 /// Why a configuration was not accepted.
@@ -204,12 +206,28 @@ fn read_tokens(root: &mut Section<'_>) -> Vec<TokenHash> {
                 section.document.problem(section.span_of("name"), format!("`{}` {why}", section.path_of("name")));
             }
         }
+        let projects = read_token_projects(&mut section);
         if let (Some(name), Some(sha256)) = (name, sha256) {
-            tokens.push(TokenHash { name, sha256 });
+            tokens.push(TokenHash { name, sha256, projects });
         }
         section.finish();
     }
     tokens
+}
+
+fn read_token_projects(section: &mut Section<'_>) -> Option<BTreeSet<String>> {
+    let names = section.strings("projects");
+    if !section.has("projects") {
+        return None;
+    }
+    if section.is_empty_array("projects") {
+        let message = format!("`{}` is empty: leave it out for a token that sees all", section.path_of("projects"));
+        section.document.problem(section.span_of("projects"), message);
+    }
+    for name in names.iter().filter(|name| !is_project_name(name.get_ref())) {
+        section.document.problem(name.span(), "this is no project's name");
+    }
+    Some(names.into_iter().map(Spanned::into_inner).collect())
 }
 
 /// Says that a key is missing, unless it is there and was already found wrong.

@@ -13,14 +13,36 @@ use crate::model::{LinePolicy, Policy, Preempt};
 
 /// How long a pipeline may take when its configuration is silent: a deploy that hangs must not hold its slot for ever.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// How long a deployment waits for an agent when the configuration is silent: a reboot of the agent's machine fits.
+const DEFAULT_UNCLAIMED_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// One project: its rules, and what a deployment of it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Project {
     /// The rules of its slot and its line.
     pub policy: Policy,
+    /// Set where agents run its deployments with pipelines of their own, and not this server.
+    pub agents: Option<ByAgents>,
     /// What can be run, by name. All of a project's pipelines share its one slot.
     pub pipelines: BTreeMap<String, Pipeline>,
+}
+
+/// What holds for a project whose deployments agents run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByAgents {
+    /// What becomes of a submit when no agent could run it.
+    pub without_agent: WithoutAgent,
+    /// How long a deployment that holds the slot may wait for an agent.
+    pub unclaimed_timeout: Duration,
+}
+
+/// What becomes of a submit when no agent could run it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutAgent {
+    /// It is refused.
+    Refuse,
+    /// It is accepted, and waits for one.
+    Wait,
 }
 
 /// What one deployment runs, phase by phase.
@@ -121,13 +143,41 @@ fn read_project(mut section: Section<'_>) -> Project {
         preempt: read_preempt(&mut section).unwrap_or(default.preempt),
         paused: section.boolean("paused").unwrap_or(default.paused),
     };
+    let agents = read_agents(&mut section);
     let mut pipelines = BTreeMap::new();
     for (name, pipeline) in section.named_sections("pipelines") {
         check_name("pipeline", &name, 63, &pipeline);
         pipelines.insert(name.into_inner(), read_pipeline(pipeline));
     }
     section.finish();
-    Project { policy, pipelines }
+    Project { policy, agents, pipelines }
+}
+
+fn read_agents(section: &mut Section<'_>) -> Option<ByAgents> {
+    let by_agents = section.parsed("run_by", |text| match text {
+        "server" => Ok(false),
+        "agents" => Ok(true),
+        _ => Err("must be \"server\" or \"agents\"".to_owned()),
+    });
+    let without_agent = section.parsed("without_agent", |text| match text {
+        "refuse" => Ok(WithoutAgent::Refuse),
+        "wait" => Ok(WithoutAgent::Wait),
+        _ => Err("must be \"refuse\" or \"wait\"".to_owned()),
+    });
+    let unclaimed_timeout = section.duration("unclaimed_timeout");
+    if by_agents == Some(true) {
+        return Some(ByAgents {
+            without_agent: without_agent.unwrap_or(WithoutAgent::Wait),
+            unclaimed_timeout: unclaimed_timeout.unwrap_or(DEFAULT_UNCLAIMED_TIMEOUT),
+        });
+    }
+    for key in ["without_agent", "unclaimed_timeout"] {
+        if section.has(key) {
+            let message = format!("`{}` holds for projects with run_by = \"agents\" only", section.path_of(key));
+            section.document.problem(section.span_of(key), message);
+        }
+    }
+    None
 }
 
 fn parse_line(text: &str) -> Result<LinePolicy, String> {

@@ -29,6 +29,8 @@ pub struct Submission {
     pub key: Option<(IdempotencyKey, [u8; 32])>,
     /// What to do when the slot is held.
     pub on_conflict: OnConflict,
+    /// Why nothing new may be made of it now; what was granted before is found all the same.
+    pub refusal: Option<Rejection>,
     /// The lease that the client, being the worker itself, wants with the slot.
     pub claim: Option<ClaimTerms>,
 }
@@ -108,6 +110,14 @@ pub enum Rejection {
     /// The successor is not there, or final.
     #[error("the superseding deployment is not in line")]
     SuccessorGone,
+    /// No agent is there that could run it.
+    #[error("no agent that runs pipeline {pipeline} of this project is connected; {known}")]
+    NoAgent {
+        /// The pipeline.
+        pipeline: String,
+        /// Which agents are known, for people.
+        known: String,
+    },
 }
 
 /// Decides a submit. Needs the key's deployment and [`super::LineLoad::Head`], or `All` where the line keeps the latest
@@ -132,6 +142,9 @@ fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Polic
     }
     if policy.paused {
         return Admission::Rejected(Rejection::Paused);
+    }
+    if let Some(refusal) = wish.refusal {
+        return Admission::Rejected(refusal);
     }
     if let Some(rejection) = outdated(&wish.spec, slot) {
         return Admission::Rejected(rejection);

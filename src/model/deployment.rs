@@ -53,6 +53,9 @@ pub struct Spec {
     /// A digest of the pipeline's definition when it was submitted, to tell whether it changed since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipeline_digest: Option<String>,
+    /// How long it may hold the slot without a worker, where that is not the server's usual time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_within_seconds: Option<u64>,
 }
 
 /// Who runs a deployment.
@@ -307,7 +310,7 @@ impl Deployment {
             State::Waiting(Place::Ticket { window }) => Some(*window + limits.attendance),
             State::Waiting(Place::Queued) | State::Finished { .. } => None,
             State::Reserved => Some(limits.reserve),
-            State::Ready => Some(limits.unclaimed),
+            State::Ready => Some(self.spec.claim_within_seconds.map_or(limits.unclaimed, Duration::from_secs)),
             // The lock delay gives a worker that cannot reach us the time to stop its child first.
             State::Running(lease) => Some(lease.ttl + limits.lock_delay),
         }

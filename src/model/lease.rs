@@ -114,6 +114,21 @@ pub struct Lease {
     pub worker: String,
 }
 
+/// Stands between an agent's name and its claim's; neither may hold it.
+const CLAIM_SEPARATOR: char = '\u{1f}';
+
+impl Lease {
+    /// What an agent is called that took a deployment by this claim.
+    pub fn holder(worker: &str, claim_id: &str) -> String {
+        format!("{worker}{CLAIM_SEPARATOR}{claim_id}")
+    }
+
+    /// The worker's name, for people.
+    pub fn worker_name(&self) -> &str {
+        self.worker.split_once(CLAIM_SEPARATOR).map_or(&*self.worker, |(name, _)| name)
+    }
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

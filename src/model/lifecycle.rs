@@ -399,10 +399,10 @@ impl Draft {
                 Outcome::Failed { cause: FailureCause::Unclaimed, message: "no worker took it".to_owned(), phase: None }
             }
             (State::Running(lease), Lapse::Silence) => {
-                lost(format!("its worker {} fell silent", lease.worker), self.after.phase.clone())
+                lost(format!("its worker {} fell silent", lease.worker_name()), self.after.phase.clone())
             }
             (State::Running(lease), Lapse::WorkerGone) => {
-                lost(format!("its worker {} ended before it was done", lease.worker), self.after.phase.clone())
+                lost(format!("its worker {} ended before it was done", lease.worker_name()), self.after.phase.clone())
             }
             (State::Waiting(Place::Queued), Lapse::Silence)
             | (State::Reserved | State::Ready | State::Running(_), Lapse::Deadline)

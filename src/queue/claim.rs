@@ -1,9 +1,11 @@
 //! Claim: a worker takes a deployment that holds its slot.
 
+use std::collections::BTreeMap;
+
 use super::{Queue, WorkerError};
 use crate::{
-    model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Slot, admission},
-    store::transact,
+    model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Slot, State, admission},
+    store::{Claimable, transact},
 };
 
 /// A deployment and the proof that it is the worker's.
@@ -15,7 +17,49 @@ pub struct Claimed {
     pub secret: LeaseSecret,
 }
 
+/// How many claimable deployments are looked at: one a project, so this is the number of projects with work.
+const LOOK_LIMIT: usize = 4096;
+
 impl Queue {
+    /// What `holder` took before and still runs: the answer that told him was lost.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn claimed_by<'a>(
+        &self,
+        holder: &str,
+        projects: impl Iterator<Item = &'a ProjectName>,
+    ) -> Result<Option<Claimed>, WorkerError> {
+        for project in projects {
+            let state = self.store.project(project.clone(), 0).await?;
+            let Some(deployment) = state.and_then(|state| state.holder) else { continue };
+            if matches!(&deployment.state, State::Running(lease) if lease.worker == holder) {
+                let secret = self.lease_secret(deployment.id);
+                return Ok(Some(Claimed { deployment, secret }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn claim_any(
+        &self,
+        holder: &str,
+        offers: &BTreeMap<ProjectName, Vec<String>>,
+    ) -> Result<Option<Claimed>, WorkerError> {
+        for Claimable { project, id, spec } in self.store.claimable(LOOK_LIMIT).await? {
+            if offers.get(&project).is_some_and(|pipelines| pipelines.contains(&spec.pipeline))
+                && let Some(claimed) = self.claim(project, id, holder.to_owned()).await?
+            {
+                return Ok(Some(claimed));
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes a deployment for `worker`; `None` where somebody else has it, or it is final by now.
     ///
     /// # Errors

@@ -169,6 +169,7 @@ impl From<Rejection> for Failure {
             Rejection::LineFull { .. } => "; try again later",
             Rejection::KeyReused => "; use a new key for a new request",
             Rejection::PreemptionRefused => "; wait for your turn",
+            Rejection::NoAgent { .. } => "; start it, or submit again when it is back",
             Rejection::NotOlder | Rejection::SuccessorGone => "; ask for your own place in line",
         };
         let code = match &rejection {
@@ -178,6 +179,7 @@ impl From<Rejection> for Failure {
             Rejection::LineFull { .. } => ErrorCode::LineFull,
             Rejection::KeyReused => ErrorCode::KeyReused,
             Rejection::PreemptionRefused => ErrorCode::PreemptionRefused,
+            Rejection::NoAgent { .. } => ErrorCode::NoAgent,
             Rejection::NotOlder => ErrorCode::NotOlder,
             Rejection::SuccessorGone => ErrorCode::SuccessorGone,
         };

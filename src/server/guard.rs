@@ -1,11 +1,13 @@
 //! Who may call at all: tokens where there are any, and else only programs and pages of this machine.
 
-use axum::http::{HeaderMap, Uri, header};
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::http::{Extensions, HeaderMap, Uri, header};
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::error::{Failure, echo};
-use crate::{api::ErrorCode, config::TokenHash};
+use crate::{api::ErrorCode, config::TokenHash, model::ProjectName};
 
 /// The longest address that is looked at.
 const URI_LIMIT: usize = 8 << 10;
@@ -16,18 +18,53 @@ const HEADERS_LIMIT: usize = 16 << 10;
 /// What a request must show.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// Who may call; empty where no token is needed.
-    pub tokens: Vec<TokenHash>,
+    /// The SHA-256 of each token, and what its holder sees; empty where no token is needed.
+    tokens: Vec<([u8; 32], Scope)>,
     /// Names besides the loopback ones that `Host` may carry; in lower case.
-    pub allowed_hosts: Vec<String>,
+    allowed_hosts: Vec<String>,
+}
+
+/// The projects that a caller sees. To all others it is told what is told of projects that do not exist.
+#[derive(Clone, Debug, Default)]
+pub struct Scope(Option<Arc<BTreeSet<String>>>);
+
+impl Scope {
+    /// The scope of the caller of this request.
+    pub fn of(extensions: &Extensions) -> Scope {
+        extensions.get::<Scope>().cloned().unwrap_or_default()
+    }
+
+    /// Whether the caller sees this project.
+    pub fn sees(&self, project: &ProjectName) -> bool {
+        self.0.as_ref().is_none_or(|projects| projects.contains(project.as_str()))
+    }
+
+    /// The only projects that the caller sees, in order; `None` if it sees all.
+    pub fn only(&self) -> Option<impl Iterator<Item = ProjectName>> {
+        // The configuration takes no names that are none.
+        self.0.as_ref().map(|projects| projects.iter().filter_map(|name| name.parse().ok()))
+    }
+
+    /// Leaves word of it for the handlers.
+    pub fn attach(self, extensions: &mut Extensions) {
+        if self.0.is_some() {
+            extensions.insert(self);
+        }
+    }
 }
 
 impl Access {
-    /// Lets in who may call.
+    /// What requests must show under this configuration.
+    pub fn new(tokens: &[TokenHash], allowed_hosts: Vec<String>) -> Self {
+        let scope = |token: &TokenHash| Scope(token.projects.clone().map(Arc::new));
+        Access { tokens: tokens.iter().map(|token| (token.sha256, scope(token))).collect(), allowed_hosts }
+    }
+
+    /// Lets in who may call, and tells what they see.
     ///
     /// # Errors
     /// Who may not, and why.
-    pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
+    pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<Scope, Failure> {
         if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
             return Err(Failure::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
         }
@@ -36,6 +73,7 @@ impl Access {
             return Err(Failure::new(ErrorCode::HeadersTooLarge, "the headers are larger than 16 KiB"));
         }
         let host = host(uri, headers)?;
+        let mut scope = Scope::default();
         if self.tokens.is_empty() {
             // Without tokens only this machine may call. A page of another site reaches us through a browser here, be it
             // by a name that it made point to this machine, which then stands in `Host`, or directly, with its `Origin`.
@@ -45,32 +83,36 @@ impl Access {
                     format!("this server does not answer under the host name '{}'; see allowed_hosts", echo(&host)),
                 ));
             }
-        } else if uri.path().starts_with("/v1") && !self.knows_bearer(headers) {
-            let detail = if headers.contains_key(header::AUTHORIZATION) {
-                "this server does not know this token"
-            } else {
-                "this server wants a token: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line"
-            };
-            return Err(Failure::new(ErrorCode::Unauthorized, detail));
+        } else if uri.path().starts_with("/v1") {
+            scope = self.bearer(headers).cloned().ok_or_else(|| {
+                let detail = if headers.contains_key(header::AUTHORIZATION) {
+                    "this server does not know this token"
+                } else {
+                    "this server wants a token: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line"
+                };
+                Failure::new(ErrorCode::Unauthorized, detail)
+            })?;
         }
         if is_foreign(headers, &host) {
             return Err(Failure::new(ErrorCode::ForbiddenOrigin, "pages of other sites may not call this server"));
         }
-        Ok(())
+        Ok(scope)
     }
 
-    fn knows_bearer(&self, headers: &HeaderMap) -> bool {
-        let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
-            return false;
-        };
-        let Some((scheme, token)) = value.split_once(' ') else { return false };
+    /// What the holder of the token sees that is shown; `None` if it is not one of ours.
+    fn bearer(&self, headers: &HeaderMap) -> Option<&Scope> {
+        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = value.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return false;
+            return None;
         }
         let shown: [u8; 32] = Sha256::digest(token.trim().as_bytes()).into();
         // All are compared, in constant time: the delay tells nothing of which one it was.
-        let known = self.tokens.iter().fold(Choice::from(0), |known, token| known | token.sha256.ct_eq(&shown));
-        known.into()
+        let mut found = u64::MAX;
+        for (index, (known, _)) in (0..).zip(&self.tokens) {
+            found.conditional_assign(&index, known.ct_eq(&shown));
+        }
+        self.tokens.get(usize::try_from(found).ok()?).map(|(_, scope)| scope)
     }
 }
 

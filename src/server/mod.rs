@@ -1,9 +1,11 @@
 //! The HTTP server: routes, guards, encodings, and the one map from errors to HTTP. Rules are elsewhere.
 
+mod agents;
 mod answer;
 mod artifacts;
 mod body;
 mod cancel;
+mod claims;
 mod error;
 mod events;
 mod guard;
@@ -34,12 +36,13 @@ pub use tokens::{NewToken, new_token};
 
 use crate::{
     api::ErrorCode,
-    config::{Pipeline, Project},
+    config::{ByAgents, Pipeline, Project},
     model::{ProjectName, lease::hex},
     queue::Queue,
     retention::Retention,
     watch::Watch,
 };
+use agents::Agents;
 use error::{Failure, echo};
 
 /// What handlers need.
@@ -48,6 +51,7 @@ pub struct App {
     watch: Watch,
     projects: Arc<BTreeMap<ProjectName, Project>>,
     access: Access,
+    agents: Arc<Agents>,
     metrics: Arc<Metrics>,
     artifacts: Retention,
     /// What need not be finished ends with it.
@@ -67,20 +71,31 @@ impl App {
         self.projects.keys().cloned()
     }
 
+    /// What holds for the project, if agents run it.
+    fn by_agents(&self, project: &ProjectName) -> Option<ByAgents> {
+        self.projects.get(project)?.agents
+    }
+
     fn pipeline_names(&self, project: &ProjectName) -> Vec<String> {
+        if self.by_agents(project).is_some() {
+            return self.agents.pipelines(project).into_iter().collect();
+        }
         self.projects.get(project).map(|project| project.pipelines.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// A configured pipeline.
     fn pipeline(&self, project: &ProjectName, name: &str) -> Result<&Pipeline, Failure> {
         let pipelines = &self.projects.get(project).ok_or_else(Failure::not_found)?.pipelines;
-        pipelines.get(name).ok_or_else(|| {
-            let known = pipelines.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            Failure::new(
-                ErrorCode::UnknownPipeline,
-                format!("there is no pipeline '{}' here; there are: {known}", echo(name)),
-            )
-        })
+        pipelines.get(name).ok_or_else(|| unknown_pipeline(name, pipelines.keys()))
+    }
+
+    /// Fails for a pipeline that none of the agents offers that were ever seen; when none was, nobody can tell.
+    fn require_offered(&self, project: &ProjectName, pipeline: &str) -> Result<(), Failure> {
+        let offered = self.agents.pipelines(project);
+        if offered.is_empty() || offered.contains(pipeline) {
+            return Ok(());
+        }
+        Err(unknown_pipeline(pipeline, offered.iter()))
     }
 
     /// Tells one definition of a pipeline from another.
@@ -96,4 +111,10 @@ impl App {
         }
         Err(Failure::not_found())
     }
+}
+
+fn unknown_pipeline<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Failure {
+    let known = known.map(String::as_str).collect::<Vec<_>>().join(", ");
+    let name = echo(name);
+    Failure::new(ErrorCode::UnknownPipeline, format!("there is no pipeline '{name}' here; there are: {known}"))
 }

@@ -7,7 +7,10 @@ use axum::{
     http::{HeaderMap, Uri, header, request::Parts},
 };
 
-use super::error::{Failure, echo};
+use super::{
+    error::{Failure, echo},
+    guard::Scope,
+};
 use crate::{
     api::{ErrorCode, IDEMPOTENCY_HEADER, MAX_WAIT_DEFAULT_SECONDS, MAX_WAIT_LIMIT_SECONDS},
     model::{DeploymentId, IdempotencyKey, ProjectName},
@@ -29,7 +32,7 @@ impl<S: Send + Sync> FromRequestParts<S> for InProject {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let path = path_params(parts, state).await?;
-        Ok(InProject(project(&path)?))
+        Ok(InProject(project(&path, parts)?))
     }
 }
 
@@ -38,7 +41,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let path = path_params(parts, state).await?;
-        let project = project(&path)?;
+        let project = project(&path, parts)?;
         // A malformed id names no deployment: it is answered like one that is not there.
         let id = param(&path, "id").and_then(|id| id.parse().ok()).ok_or_else(Failure::not_found)?;
         Ok(Target { project, id })
@@ -56,6 +59,17 @@ impl<S: Send + Sync> FromRequestParts<S> for MaxWait {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
         Ok(MaxWait(Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?))
+    }
+}
+
+/// What the caller may see.
+pub struct Seen(pub Scope);
+
+impl<S: Send + Sync> FromRequestParts<S> for Seen {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Ok(Seen(Scope::of(&parts.extensions)))
     }
 }
 
@@ -109,9 +123,13 @@ fn param<'a>(path: &'a RawPathParams, name: &str) -> Option<&'a str> {
     path.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
 }
 
-fn project(path: &RawPathParams) -> Result<ProjectName, Failure> {
+/// The project, if the caller may see it: to others it is not there.
+fn project(path: &RawPathParams, parts: &Parts) -> Result<ProjectName, Failure> {
     let name = param(path, "project").unwrap_or_default();
-    name.parse().map_err(|error| Failure::new(ErrorCode::InvalidProject, format!("{error}, not '{}'", echo(name))))
+    let named: ProjectName = name
+        .parse()
+        .map_err(|error| Failure::new(ErrorCode::InvalidProject, format!("{error}, not '{}'", echo(name))))?;
+    if Scope::of(&parts.extensions).sees(&named) { Ok(named) } else { Err(Failure::not_found()) }
 }
 
 /// The parameters of a query string.

@@ -15,11 +15,15 @@ use crate::{
 /// Answers the plan of a submission.
 pub async fn plan(app: &App, submission: Submission) -> Result<Response, Failure> {
     let Submission { project, spec, .. } = submission;
-    let pipeline = app.pipeline(&project, &spec.pipeline)?;
+    // What an agent's pipeline does, only the agent knows.
+    let configured = match app.by_agents(&project) {
+        Some(_) => &[],
+        None => app.pipeline(&project, &spec.pipeline)?.phases.as_slice(),
+    };
     let state = app.queue.store().project(project.clone(), 0).await?;
     let query = ListQuery { status: Some(Status::Succeeded), before: None, limit: 1 };
     let last = app.queue.store().list(project.clone(), query).await?.into_iter().next();
-    let phases = pipeline.phases.iter().map(|phase| PlanPhase {
+    let phases = configured.iter().map(|phase| PlanPhase {
         name: phase.name.clone(),
         kind: match phase.action {
             PhaseAction::Run(_) => "run".to_owned(),

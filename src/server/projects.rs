@@ -12,7 +12,7 @@ use super::{
     App, answer, body,
     cancel::reason_text,
     error::{Failure, echo},
-    params::{InProject, Query},
+    params::{InProject, Query, Seen},
     read::page_limit,
 };
 use crate::{
@@ -26,15 +26,30 @@ use crate::{
 const LINE_SHOWN_LIMIT: usize = 100;
 
 /// Projects by name: those that are configured, and those that were ever deployed.
-pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
+pub async fn list(State(app): State<Arc<App>>, Seen(scope): Seen, uri: Uri) -> Result<Response, Failure> {
     let query = Query::of(&uri, &["limit", "cursor"])?;
     let limit = page_limit(&query)?;
     let after = query.get("cursor").map(cursor).transpose()?;
-    let known = app.queue.store().projects(after.clone(), limit + 1).await?;
-    let mut page: BTreeMap<ProjectName, ProjectState> =
-        known.into_iter().map(|state| (state.project.name.clone(), state)).collect();
-    for name in app.project_names().filter(|name| after.as_ref().is_none_or(|after| *name > *after)) {
-        page.entry(name.clone()).or_insert_with(|| idle(name));
+    let is_next = |name: &ProjectName| after.as_ref().is_none_or(|after| name > after);
+    let mut page: BTreeMap<ProjectName, ProjectState> = BTreeMap::new();
+    match scope.only() {
+        // Not even the cursor may tell of others.
+        Some(visible) => {
+            for name in visible.filter(is_next).take(limit + 1) {
+                match app.queue.store().project(name.clone(), 0).await? {
+                    Some(state) => _ = page.insert(name, state),
+                    None if app.is_configured(&name) => _ = page.insert(name.clone(), idle(name)),
+                    None => {}
+                }
+            }
+        }
+        None => {
+            let known = app.queue.store().projects(after.clone(), limit + 1).await?;
+            page.extend(known.into_iter().map(|state| (state.project.name.clone(), state)));
+            for name in app.project_names().filter(is_next) {
+                page.entry(name.clone()).or_insert_with(|| idle(name));
+            }
+        }
     }
     let has_more = page.len() > limit;
     let projects: Vec<_> = page
@@ -72,6 +87,7 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
         last_outcome: last_outcome.as_ref().map(answer::unplaced),
         policy: app.queue.policy(&name).into(),
         pipelines: app.pipeline_names(&name),
+        agents: app.agents.of(&name),
         revision: project.revision,
         project: name,
     };

@@ -10,7 +10,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 
-use super::{App, artifacts, cancel, error, events, meta, metrics, projects, read, submit, waits, workers};
+use super::{App, artifacts, cancel, claims, error, events, meta, metrics, projects, read, submit, waits, workers};
 use crate::api::ErrorCode;
 
 type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<App>>);
@@ -31,6 +31,7 @@ fn routes() -> Vec<Route> {
         ("/v1/projects", &["get"], get(projects::list)),
         ("/v1/projects/{project}", &["get"], get(projects::one)),
         ("/v1/projects/{project}/release", &["post"], post(projects::release)),
+        ("/v1/claims", &["post"], post(claims::claim)),
         (
             "/v1/artifacts/{sha256}",
             &["get", "head", "put"],
@@ -65,12 +66,15 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// What every request passes: the guard, and on the way back the error's body and the count. It is one layer, since each
 /// costs a parked poll another half KiB.
-async fn front(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+async fn front(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let response = match app.access.check(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(scope) => {
+            scope.attach(request.extensions_mut());
+            next.run(request).await
+        }
         Err(failure) => failure.into_response(),
     };
     let response = error::render(path, response);

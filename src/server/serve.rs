@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::{Access, App, Metrics, router::router};
+use super::{Access, App, Metrics, agents::Agents, router::router};
 use crate::{config::Config, model::ProjectName, queue::Queue, retention::Retention, watch::Watch};
 
 /// Headers that trickle slower than this are given up.
@@ -90,9 +90,10 @@ pub async fn serve(
     }
     let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
-    let access = Access { tokens: config.tokens.clone(), allowed_hosts: config.allowed_hosts.clone() };
+    let access = Access::new(&config.tokens, config.allowed_hosts.clone());
+    let agents = Arc::new(Agents::new(queue.clock().clone()));
     let (projects, ending) = (Arc::new(projects), shutdown.clone());
-    let router = router(Arc::new(App { queue, watch, projects, access, metrics, artifacts, shutdown: ending }));
+    let router = router(Arc::new(App { queue, watch, projects, access, agents, metrics, artifacts, shutdown: ending }));
     let accepting = tokio::spawn(accept(listener, router, shutdown));
     Ok(Server { address, accepting })
 }

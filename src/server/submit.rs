@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     api::{Accepted, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest},
+    config::WithoutAgent,
     model::{
         DeploymentId, Executor, IdempotencyKey, ProjectName, Spec, State,
-        admission::{self, Admission, ClaimTerms, Submission},
+        admission::{self, Admission, ClaimTerms, Rejection, Submission},
     },
     queue::Submitted,
     store::Placed,
@@ -61,7 +62,10 @@ pub async fn submit(
     // A plan keeps no place, so it needs no key to find one again.
     check(&wish, key.is_some() || dry_run)?;
     let former = former(&app, &project, &wish).await?;
-    let submission = submission(&app, project, wish, key, former)?;
+    let mut submission = submission(&app, project, wish, key, former)?;
+    if !dry_run {
+        submission.refusal = without_agent(&app, &submission).await;
+    }
     // A plan starts nothing, so nothing need be there for it.
     if let Some(artifact) = &submission.spec.artifact
         && !dry_run
@@ -69,6 +73,19 @@ pub async fn submit(
         artifacts::require(&app, artifact).await?;
     }
     if dry_run { plan::plan(&app, submission).await } else { decide(&app, submission).await }
+}
+
+/// Why nothing can be made of it now, where its project wants to know at once that no agent is there.
+async fn without_agent(app: &App, submission: &Submission) -> Option<Rejection> {
+    let Submission { project, spec, .. } = submission;
+    let by_agents = app.by_agents(project)?;
+    if spec.executor == Executor::Client || by_agents.without_agent == WithoutAgent::Wait {
+        return None;
+    }
+    if app.agents.is_there(project, &spec.pipeline).await {
+        return None;
+    }
+    Some(Rejection::NoAgent { pipeline: echo(&spec.pipeline), known: app.agents.in_words(project) })
 }
 
 async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Failure> {
@@ -262,10 +279,14 @@ fn submission(
         Executor::Server => "deploy".to_owned(),
         Executor::Client => "run".to_owned(),
     });
-    // What a client runs by itself needs no configuration here, and is in none.
-    let pipeline_digest = match wish.executor {
-        Executor::Server => Some(app.pipeline_digest(&project, &pipeline)?),
-        Executor::Client => None,
+    let (pipeline_digest, claim_within_seconds) = match (wish.executor, app.by_agents(&project)) {
+        // What a client runs by itself needs no configuration here, and is in none.
+        (Executor::Client, _) => (None, None),
+        (Executor::Server, Some(by_agents)) => {
+            app.require_offered(&project, &pipeline)?;
+            (None, Some(by_agents.unclaimed_timeout.as_secs().max(1)))
+        }
+        (Executor::Server, None) => (Some(app.pipeline_digest(&project, &pipeline)?), None),
     };
     let claim = wish.claim.then(|| ClaimTerms {
         pepper: app.queue.store().pepper(),
@@ -288,7 +309,8 @@ fn submission(
         deadline_seconds: wish.deadline_seconds,
         retry_of: wish.retry_of,
         pipeline_digest,
+        claim_within_seconds,
     };
     let key = key.map(|key| (key, fingerprint));
-    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, claim })
+    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, refusal: None, claim })
 }

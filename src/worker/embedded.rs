@@ -32,7 +32,7 @@ use crate::{
 /// The name under which it holds leases.
 pub const WORKER_NAME: &str = "server";
 /// How many claimable deployments are looked at together; what is beyond comes with the next look, which follows at once.
-const CLAIM_PAGE_LIMIT: usize = 256;
+const CLAIM_PAGE_LIMIT: usize = 4096;
 /// How much longer than grace and kill budget a stopped pipeline may take, for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -126,7 +126,11 @@ impl Embedded {
     }
 
     fn pipeline(&self, claimable: &Claimable) -> Option<Pipeline> {
-        self.projects.get(claimable.project.as_str())?.pipelines.get(&claimable.spec.pipeline).cloned()
+        let project = self.projects.get(claimable.project.as_str())?;
+        if project.agents.is_some() {
+            return None;
+        }
+        project.pipelines.get(&claimable.spec.pipeline).cloned()
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashSet<DeploymentId>> {

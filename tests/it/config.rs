@@ -217,3 +217,21 @@ fn a_plan_shows_durations_with_their_unit() {
     });
     assert_eq!(plan, wanted);
 }
+
+#[test]
+fn who_runs_a_project_and_whom_a_token_serves_is_checked() {
+    let wrong = |text: &str| {
+        let error = singletrack::config::Config::parse(text, std::path::Path::new("s.toml"));
+        error.expect_err(text).to_string()
+    };
+    for (text, says) in [
+        ("[projects.web]\nrun_by = \"me\"", "must be \"server\" or \"agents\""),
+        ("[projects.web]\nwithout_agent = \"wait\"", "run_by = \"agents\" only"),
+        ("[projects.web]\nunclaimed_timeout = \"1m\"", "run_by = \"agents\" only"),
+        ("[projects.web]\nrun_by = \"agents\"\nwithout_agent = \"x\"", "must be \"refuse\" or \"wait\""),
+        ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = []", "is empty"),
+        ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = [\"../x\"]", "no project's name"),
+    ] {
+        assert!(wrong(text).contains(says), "{text}: {}", wrong(text));
+    }
+}

@@ -172,7 +172,15 @@ async fn submit(queue: &Queue, project: &ProjectName, turn: u64) {
     let id = DeploymentId::generate();
     let spec = Spec { pipeline: "deploy".to_owned(), ..Spec::default() };
     let key = Some((id.to_string().parse().unwrap(), [7; 32]));
-    let wish = Submission { id, project: project.clone(), spec, key, on_conflict: OnConflict::Queue, claim: None };
+    let wish = Submission {
+        id,
+        project: project.clone(),
+        spec,
+        key,
+        on_conflict: OnConflict::Queue,
+        refusal: None,
+        claim: None,
+    };
     let submitted = queue.submit(wish).await.unwrap();
     assert_eq!(submitted.admission, Admission::Accepted(id));
     tell(&submitted.own.expect("it is in").deployment);

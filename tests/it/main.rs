@@ -1,6 +1,7 @@
 //! Every integration test, in one binary.
 #![expect(clippy::unwrap_used, reason = "a test's helper fails its test by panicking, as the test itself does")]
 
+mod agent;
 mod api;
 mod artifact;
 mod cli_demo;

@@ -144,6 +144,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         deadline_seconds: Some(86_400),
         retry_of: Some(id(77)),
         pipeline_digest: Some("ab".repeat(32)),
+        claim_within_seconds: Some(600),
     };
     trial.submit_spec("web", 1, OnConflict::Refuse, full.clone()).await;
     let secret = trial.claim("web", 1).await;
@@ -260,6 +261,7 @@ async fn an_idempotency_key_brings_its_deployment_and_fingerprint(trial: Trial) 
         spec: spec(),
         key: Some((key.clone(), [fingerprint; 32])),
         on_conflict: OnConflict::Refuse,
+        refusal: None,
         claim: None,
     };
     assert_eq!(trial.queue.submit(wish(1, 7)).await.unwrap().admission, Admission::Accepted(id(1)));
@@ -292,6 +294,7 @@ async fn a_decision_that_cannot_be_recorded_changes_nothing_and_stops_nobody(tri
         spec: spec(),
         key: Some((key.clone(), [fingerprint; 32])),
         on_conflict: OnConflict::Queue,
+        refusal: None,
         claim: None,
     };
     trial.queue.submit(wish(2, "web", 1)).await.unwrap();

@@ -96,6 +96,7 @@ async fn a_closed_store_has_finished_what_was_queued_and_answers_that_it_is_clos
                 spec: crate::store_trial::spec(),
                 key: None,
                 on_conflict: OnConflict::Queue,
+                refusal: None,
                 claim: None,
             };
             let mut submit = Box::pin(async move { queue.submit(wish).await });
@@ -204,6 +205,7 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         spec: crate::store_trial::spec(),
         key: Some(("key".parse().unwrap(), [7; 32])),
         on_conflict: OnConflict::Queue,
+        refusal: None,
         claim: None,
     };
     trial.queue.submit(key).await.unwrap();

@@ -148,7 +148,15 @@ impl Trial {
     }
 
     pub async fn submit_spec(&self, project: &str, number: u64, on_conflict: OnConflict, spec: Spec) -> Admission {
-        let wish = Submission { id: id(number), project: name(project), spec, key: None, on_conflict, claim: None };
+        let wish = Submission {
+            id: id(number),
+            project: name(project),
+            spec,
+            key: None,
+            on_conflict,
+            refusal: None,
+            claim: None,
+        };
         self.queue.submit(wish).await.unwrap().admission
     }
 

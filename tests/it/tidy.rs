@@ -42,6 +42,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     // `run` owns a command as the executor does: of the worker it takes the shim and what reads output, never the queue.
     ("client", &["api", "artifact", "cli", "model", "clock", "config", "worker"]),
+    // A client that runs pipelines: of the worker it takes the executor, never the queue.
+    ("agent", &["api", "artifact", "cli", "client", "model", "clock", "config", "worker"]),
     // Those that put all the others together.
     ("node", &["*"]),
     ("demo", &["*"]),

@@ -186,6 +186,7 @@ impl Walk {
                         Conflict::Wait => OnConflict::Wait,
                         Conflict::Queue => OnConflict::Queue,
                     },
+                    refusal: None,
                     claim: None,
                 };
                 self.admission(queue.submit(submission).await.unwrap().admission)

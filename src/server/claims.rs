@@ -1,0 +1,122 @@
+//! `POST /v1/claims`: an agent asks for work, and is parked until there is some.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+    response::Response,
+};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    App, answer, body,
+    error::{Failure, echo},
+    guard::Scope,
+    params::Query,
+};
+use crate::{
+    api::{self, ClaimRequest, ErrorCode},
+    config::is_project_name,
+    model::Lease,
+    queue::claim::Claimed,
+};
+
+/// The longest name of an agent.
+const WORKER_LIMIT: usize = 100;
+/// The longest name of a call.
+const CLAIM_ID_LIMIT: usize = 64;
+/// How many projects one agent may run: each is looked at with every call.
+const PROJECTS_LIMIT: usize = 100;
+/// How many pipelines of one project.
+const PIPELINES_LIMIT: usize = 100;
+/// The longest name of a pipeline.
+const PIPELINE_NAME_LIMIT: usize = 63;
+
+/// Hands out the oldest deployment that the agent can run.
+pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
+    let (window, wish) = read(&app, request).await?;
+    let holder = Lease::holder(&wish.worker, &wish.claim_id);
+    let ends_at = Instant::now() + window;
+    let _present = app.agents.arrive(&wish);
+    let _parked = app.metrics.park();
+    let turn = app.agents.turn(&holder);
+    let mut work = app.watch.work();
+    loop {
+        work.mark_unchanged();
+        let claimed = {
+            let _turn = turn.lock().await;
+            match app.queue.claimed_by(&holder, wish.projects.keys()).await? {
+                None if wish.capacity > 0 => app.queue.claim_any(&holder, &wish.projects).await?,
+                before => before,
+            }
+        };
+        if let Some(claimed) = claimed {
+            return Ok(answer::json(StatusCode::OK, &wire(claimed)));
+        }
+        let woken = tokio::select! {
+            biased;
+            () = app.watch.shut_down() => false,
+            woken = timeout_at(ends_at, work.changed()) => woken.is_ok(),
+        };
+        if !woken {
+            return Err(Failure::new(ErrorCode::NothingToDo, "there is no work for this agent yet; ask again"));
+        }
+    }
+}
+
+/// Reads what the agent wants, and lets go of the request.
+async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), Failure> {
+    let (parts, body) = request.into_parts();
+    let window = Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?;
+    let bytes = body::read(&parts.headers, body).await?;
+    body::require_json(&parts.headers)?;
+    let wish: ClaimRequest = body::parse(&bytes)?;
+    check(&wish)?;
+    let scope = Scope::of(&parts.extensions);
+    for project in wish.projects.keys() {
+        // The same words whether it is not there, not an agent's, or not this caller's to see.
+        if !scope.sees(project) || app.by_agents(project).is_none() {
+            return Err(Failure::new(
+                ErrorCode::NotFound,
+                format!(
+                    "project '{project}' is none that agents run on this server (run_by = \"agents\"), or not for you"
+                ),
+            ));
+        }
+    }
+    Ok((window, wish))
+}
+
+fn check(wish: &ClaimRequest) -> Result<(), Failure> {
+    let invalid = |why: String| Failure::new(ErrorCode::InvalidBody, why);
+    for (name, text, limit) in [("worker", &wish.worker, WORKER_LIMIT), ("claimId", &wish.claim_id, CLAIM_ID_LIMIT)] {
+        if text.is_empty() || text.len() > limit || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(invalid(format!("{name} is 1 to {limit} visible ASCII characters, not '{}'", echo(text))));
+        }
+    }
+    if wish.projects.is_empty() || wish.projects.len() > PROJECTS_LIMIT {
+        return Err(invalid(format!("projects names 1 to {PROJECTS_LIMIT} projects")));
+    }
+    for (project, pipelines) in &wish.projects {
+        if pipelines.is_empty() || pipelines.len() > PIPELINES_LIMIT {
+            return Err(invalid(format!("projects.{project} names 1 to {PIPELINES_LIMIT} pipelines")));
+        }
+        let bad = |name: &&String| !is_project_name(name) || name.len() > PIPELINE_NAME_LIMIT;
+        if let Some(name) = pipelines.iter().find(bad) {
+            return Err(invalid(format!("projects.{project}: '{}' is no name of a pipeline", echo(name))));
+        }
+    }
+    Ok(())
+}
+
+fn wire(claimed: Claimed) -> api::Claimed {
+    let Claimed { deployment, secret } = claimed;
+    let (fencing_token, ttl) = deployment.lease().map(|lease| (lease.fencing_token, lease.ttl)).unwrap_or_default();
+    api::Claimed {
+        lease: api::Lease { secret: secret.reveal(), fencing_token, ttl_seconds: ttl.as_secs() },
+        inputs: deployment.spec.inputs.clone(),
+        artifact: deployment.spec.artifact.clone().map(|sha256| api::ArtifactRef { sha256 }),
+        deployment: answer::unplaced(&deployment),
+    }
+}
