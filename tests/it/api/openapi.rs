@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
+use sha2::Digest as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinSet,
@@ -18,7 +19,13 @@ use crate::harness::{
 };
 
 const NOBODY: &str = "0199ffff-0000-7000-8000-000000000000";
+/// The name of an artifact, and a lease, that nobody has.
+const NOTHING: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+const LEASE: &str = "Singletrack-Lease";
 const TOKEN_SHA256: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// A project that agents run, and artifacts that are soon too large.
+const AGENTS_AND_SMALL_ARTIFACTS: &str = "[artifacts]\nmax_bytes = \"1MiB\"\n\n[projects.agents]\nrun_by = \"agents\"";
 
 #[test]
 fn the_described_routes_are_those_of_the_code() {
@@ -69,13 +76,14 @@ impl Driven<'_> {
 fn routes(project: &str, id: &str) -> Vec<(Method, String)> {
     let routes = singletrack::server::route_table().into_iter();
     let routes = routes.flat_map(|(path, methods)| methods.iter().map(move |method| (*method, path)));
-    let filled = |path: &str| path.replace("{project}", project).replace("{id}", id);
+    let filled = |path: &str| path.replace("{project}", project).replace("{id}", id).replace("{sha256}", NOTHING);
     routes.map(|(method, path)| (method.to_ascii_uppercase().parse().unwrap(), filled(path))).collect()
 }
 
 #[tokio::test]
 async fn every_described_status_is_answered_by_the_real_server() {
-    let server = TestServer::gated();
+    let server = TestServer::start(&gated_config(AGENTS_AND_SMALL_ARTIFACTS));
+    server.close_gate();
     // It takes half a minute, so it begins first.
     let trickled = trickled_bodies(&server).await;
     let mut seen = BTreeSet::new();
@@ -94,47 +102,103 @@ async fn every_described_status_is_answered_by_the_real_server() {
 /// A body that does not go on.
 async fn trickled_bodies(server: &TestServer) -> JoinSet<Answered> {
     let mut waiting = JoinSet::new();
-    for (method, path) in routes("web", NOBODY).into_iter().filter(|(method, _)| *method == Method::POST) {
+    for (method, path) in routes("web", NOBODY).into_iter().filter(takes_a_body) {
         let mut connection = server.connect().await;
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: 100\r\n\r\n{{",
+             {LEASE}: {NOTHING}\r\nContent-Length: 100\r\n\r\n{{",
             server.authority()
         );
         connection.write_all(head.as_bytes()).await.unwrap();
         waiting.spawn(async move {
             let answer = read_to_end(&mut connection).await;
             assert_eq!(answer.refusal(), (408, "REQUEST_TIMEOUT"), "{path}");
-            openapi::check("POST", &path, answer.status, &answer.headers["content-type"], &answer.body);
-            ("post".to_owned(), openapi::route(&path).unwrap().to_owned(), answer.status)
+            openapi::check(method.as_str(), &path, answer.status, &answer.headers["content-type"], &answer.body);
+            (method.as_str().to_ascii_lowercase(), openapi::route(&path).unwrap().to_owned(), answer.status)
         });
     }
     waiting
 }
 
+/// Whether the route reads a body. A heartbeat has none.
+fn takes_a_body((method, path): &(Method, String)) -> bool {
+    matches!(*method, Method::POST | Method::PUT) && !path.ends_with("/heartbeat")
+}
+
 /// A body that the route takes.
 fn body_for(path: &str) -> Value {
-    if path.ends_with("/deployments") { json!({}) } else { json!({ "reason": "why" }) }
+    match path.rsplit('/').next().unwrap() {
+        "deployments" => json!({}),
+        "reports" => json!({ "first": 1, "reports": [] }),
+        "finish" => json!({ "status": "SUCCEEDED" }),
+        "claims" => claim_of("nobody-1", "agents"),
+        _ => json!({ "reason": "why" }),
+    }
+}
+
+fn claim_of(claim: &str, project: &str) -> Value {
+    json!({ "worker": "here", "claimId": claim, "projects": { project: ["deploy"] } })
 }
 
 /// What every route refuses in the same way.
 async fn refusals(server: &TestServer) -> BTreeSet<Answered> {
     let mut driven = Driven { server, seen: BTreeSet::new() };
     for (method, path) in routes("web", NOBODY) {
-        let request = |path: &str| server.request(method.clone(), path);
+        let request = |path: &str| server.request(method.clone(), path).header(LEASE, NOTHING);
         driven.see(request(&format!("{path}?nope=1"))).await;
         driven.see(request(&path).header("Origin", "https://evil.example")).await;
         driven.see(request(&format!("{path}?{}", "a".repeat(9 << 10)))).await;
         driven.see(request(&path).header("X-Large", "a".repeat(17 << 10))).await;
-        if method == Method::POST {
+        if takes_a_body(&(method.clone(), path.clone())) {
             driven.see(request(&path).body(vec![b' '; (8 << 20) + 1])).await;
             driven.see(request(&path).header("Content-Encoding", "br").body("{}")).await;
         }
     }
     for (method, path) in routes("other", NOBODY).into_iter().filter(|(_, path)| path.contains("/other")) {
-        driven.see(server.request(method, &path).json(&body_for(&path))).await;
+        driven.see(server.request(method, &path).header(LEASE, NOTHING).json(&body_for(&path))).await;
     }
+    // Somebody else's, or nobody's.
+    driven.post("/v1/claims", claim_of("foreign-1", "unknown")).await;
     driven.seen
+}
+
+/// A deployment that its client runs, to its end.
+async fn leased(driven: &mut Driven<'_>) {
+    let wish = json!({ "executor": "client", "claim": true });
+    let taken = driven.post("/v1/projects/alone/deployments", wish).await;
+    let secret = taken["lease"]["secret"].as_str().unwrap().to_owned();
+    let one = format!("/v1/projects/alone/deployments/{}", taken["id"].as_str().unwrap());
+    for secret in [NOTHING, &secret] {
+        for below in ["heartbeat", "reports", "finish"] {
+            let path = format!("{one}/{below}");
+            driven.see(driven.server.request(Method::POST, &path).header(LEASE, secret).json(&body_for(&path))).await;
+        }
+    }
+}
+
+/// An agent's work, and an agent's wait.
+async fn claimed(driven: &mut Driven<'_>) {
+    driven.post("/v1/claims?maxWaitSeconds=0", claim_of("first", "agents")).await;
+    driven.post("/v1/projects/agents/deployments", json!({})).await;
+    driven.post("/v1/claims?maxWaitSeconds=0", claim_of("second", "agents")).await;
+}
+
+/// An artifact on its way up and down.
+async fn artifacts(driven: &mut Driven<'_>) {
+    let bytes = "not an archive, but it is not looked at here";
+    let name = singletrack::model::lease::hex(&sha2::Sha256::digest(bytes));
+    let path = format!("/v1/artifacts/{name}");
+    let server = driven.server;
+    let put = |range: &str, body: &'static str| {
+        server.request(Method::PUT, &path).header("Content-Range", range.to_owned()).body(body)
+    };
+    driven.see(put("bytes 7-43/44", &bytes[7..])).await;
+    driven.see(put("bytes 0-43/44", "")).await;
+    driven.see(server.request(Method::PUT, &path).body("something else")).await;
+    for method in [Method::GET, Method::HEAD, Method::PUT, Method::PUT, Method::GET, Method::HEAD] {
+        let request = server.request(method.clone(), &path);
+        driven.see(if method == Method::PUT { request.body(bytes) } else { request }).await;
+    }
 }
 
 /// What goes well, and what is refused for what it says.
@@ -163,6 +227,9 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     driven.post(&format!("{one}/cancel"), json!({})).await;
     driven.get(&format!("{one}/completion")).await;
     driven.post("/v1/projects/web/release", json!({ "reason": "why" })).await;
+    leased(&mut driven).await;
+    claimed(&mut driven).await;
+    artifacts(&mut driven).await;
     driven.seen
 }
 
@@ -178,7 +245,7 @@ async fn without_tokens() -> BTreeSet<Answered> {
 
 /// Somebody tampers with the store while it is in use: no answer may pretend to know anything.
 async fn without_a_store() -> BTreeSet<Answered> {
-    let server = TestServer::gated();
+    let server = TestServer::start(&gated_config(AGENTS_AND_SMALL_ARTIFACTS));
     let id = server.accepted(json!({ "pipeline": "quick" })).await;
     server.finished(&id).await;
     let tables = rusqlite::Connection::open(server.path("test.db")).unwrap();
@@ -187,10 +254,17 @@ async fn without_a_store() -> BTreeSet<Answered> {
             "PRAGMA legacy_alter_table = 1; ALTER TABLE projects RENAME TO p; ALTER TABLE deployments RENAME TO d;",
         )
         .unwrap();
+    let kept = server.path("singletrack-work/artifacts");
+    // It is made with the first upload.
+    std::fs::write(&kept, "no directory").unwrap();
     let mut driven = Driven { server: &server, seen: BTreeSet::new() };
     for (method, path) in routes("web", &id) {
-        let request = server.request(method.clone(), &path);
-        let problem = driven.see(if method == Method::POST { request.json(&body_for(&path)) } else { request }).await;
+        let request = server.request(method.clone(), &path).header(LEASE, NOTHING);
+        let has_body = matches!(method, Method::POST | Method::PUT);
+        let problem = driven.see(if has_body { request.json(&body_for(&path)) } else { request }).await;
+        if method == Method::HEAD {
+            continue;
+        }
         if path.starts_with("/v1") || path == "/readyz" {
             assert_eq!((&problem["errorCode"], &problem["retryable"]), (&json!("UNAVAILABLE"), &json!(true)), "{path}");
         }
