@@ -287,6 +287,8 @@ impl Draft {
             Report::Phase { name, state, message } => {
                 if state == PhaseState::Started {
                     self.after.phase = Some(name.clone());
+                    // What the phase before it did is over.
+                    self.after.message = None;
                 }
                 self.tell(EventBody::Phase { name, state, message });
             }
