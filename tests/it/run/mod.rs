@@ -4,6 +4,7 @@ mod command;
 mod ends;
 mod inside;
 mod races;
+mod terminal;
 mod terraform;
 
 use std::{
