@@ -46,6 +46,9 @@ pub(super) const CONTROL_FLAG: &str = "--control";
 /// Says that standard input is a terminal of the command's own.
 pub(super) const TERMINAL_FLAG: &str = "--terminal";
 
+/// Comes before the folder that goes with the shim.
+pub(super) const FOLDER_FLAG: &str = "--folder";
+
 /// How long what a command left running in the background may take to stop after SIGTERM.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 
@@ -81,7 +84,7 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let usage = || {
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            "expected [--control FD [--terminal]] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…",
+            "expected [--control FD [--terminal] [--folder PATH]] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…",
         )
     };
     let (control, args) = match args.as_slice() {
@@ -96,6 +99,10 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
         [flag, rest @ ..] if flag == TERMINAL_FLAG => (true, rest),
         rest => (false, rest),
     };
+    let (folder, args) = match args {
+        [flag, folder, rest @ ..] if flag == FOLDER_FLAG => (Some(Folder(folder)), rest),
+        rest => (None, rest),
+    };
     let [lock, kill_budget, program, rest @ ..] = args else { return Err(usage()) };
     let kill_budget_ms: u64 = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
 
@@ -109,6 +116,8 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
     let _lock_held_to_the_end = lock_exclusively(lock.as_ref())?;
+    // Dropped before the lock: once that is free, the folder is gone.
+    let _removed_at_the_end = folder;
     control.say("ready");
     let Ok(variables) = control.wait_for_start() else { return Ok(0) };
     match spawn(program, rest, variables, own_stdin, owns_terminal) {
@@ -120,6 +129,19 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
             control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
             Ok(127)
         }
+    }
+}
+
+/// A folder of files that goes with us.
+struct Folder<'a>(&'a OsString);
+
+impl Drop for Folder<'_> {
+    fn drop(&mut self) {
+        // The run removes it as well, if it is still there; whoever comes second finds nothing.
+        for entry in std::fs::read_dir(self.0).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+        let _ = std::fs::remove_dir(self.0);
     }
 }
 

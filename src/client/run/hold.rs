@@ -205,6 +205,7 @@ impl Ready {
             command: &args.command,
             hidden: &["SINGLETRACK_TOKEN", "SINGLETRACK_PHASE"],
             lock: &folder.lock(),
+            folder: folder.path(),
             kill_budget: kill_budget(args.lease),
             owns_terminal: theirs.is_some(),
             stdin: passes(true)?,
