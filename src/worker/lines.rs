@@ -36,6 +36,19 @@ pub struct LineSplitter {
 }
 
 impl LineSplitter {
+    /// Begins in the middle of a line whose beginning is missing.
+    pub fn within_line() -> Self {
+        LineSplitter { continued: true, ..LineSplitter::default() }
+    }
+
+    /// Passes on what there is of a line whose end is missing.
+    pub fn break_off(&mut self, mut emit: impl FnMut(Line)) {
+        let piece = std::mem::take(&mut self.pending);
+        if !piece.is_empty() {
+            self.pass_on(&piece, true, &mut emit);
+        }
+    }
+
     /// Takes what was read and passes on each line that it completes.
     pub fn push(&mut self, mut bytes: &[u8], mut emit: impl FnMut(Line)) {
         while !bytes.is_empty() {

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::time::Instant;
 
-use super::shim::{ARGUMENT, CONTROL_FLAG, VANISH_LIMIT, lock_exclusively};
+use super::shim::{ARGUMENT, CONTROL_FLAG, FOLDER_FLAG, TERMINAL_FLAG, VANISH_LIMIT, lock_exclusively};
 use crate::clock::{BootInstant, Clock, SystemClock};
 
 /// How long after the time for everything to have ended the shim itself counts as stuck, and is killed.
@@ -135,7 +135,7 @@ impl StoppedBy {
     }
 }
 
-/// A command that is to be run with this process's own standard input.
+/// A command that is to be run with this process's own standard input, or a terminal.
 #[derive(Debug)]
 pub struct Here<'a> {
     /// The program and its arguments.
@@ -144,8 +144,14 @@ pub struct Here<'a> {
     pub hidden: &'a [&'a str],
     /// The file that the shim keeps locked until nothing of the command is left.
     pub lock: &'a Path,
+    /// The folder of this command's own, which goes with the shim even if this process is killed. It holds files only.
+    pub folder: &'a Path,
     /// How long everything may take to stop when this process is gone, or before its deadline.
     pub kill_budget: Duration,
+    /// Whether its standard input is a terminal that is to be its own: it leads a session there.
+    pub owns_terminal: bool,
+    /// Where its standard input comes from.
+    pub stdin: Stdio,
     /// Where its standard output goes.
     pub stdout: Stdio,
     /// Where its standard error goes.
@@ -157,7 +163,7 @@ pub struct Here<'a> {
 pub struct Prepared(Process);
 
 impl Prepared {
-    /// Starts the shim of a command that has this process's standard input.
+    /// Starts the shim of a command that has a standard input.
     ///
     /// # Errors
     /// The shim cannot be started.
@@ -175,9 +181,13 @@ impl Prepared {
             .arg(ARGUMENT)
             .arg(CONTROL_FLAG)
             .arg(inherited.as_raw_fd().to_string())
+            .args(here.owns_terminal.then_some(TERMINAL_FLAG))
+            .arg(FOLDER_FLAG)
+            .arg(here.folder)
             .arg(here.lock)
             .arg(here.kill_budget.as_millis().to_string())
             .args(here.command)
+            .stdin(here.stdin)
             .stdout(here.stdout)
             .stderr(here.stderr);
         for name in here.hidden {

@@ -43,6 +43,12 @@ pub const ARGUMENT: &str = "__shim";
 /// Comes before the number of the descriptor to listen on, where that is not standard input.
 pub(super) const CONTROL_FLAG: &str = "--control";
 
+/// Says that standard input is a terminal of the command's own.
+pub(super) const TERMINAL_FLAG: &str = "--terminal";
+
+/// Comes before the folder that goes with the shim.
+pub(super) const FOLDER_FLAG: &str = "--folder";
+
 /// How long what a command left running in the background may take to stop after SIGTERM.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 
@@ -76,7 +82,10 @@ pub fn entry(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
 
 fn main(args: Vec<OsString>) -> io::Result<i32> {
     let usage = || {
-        io::Error::new(io::ErrorKind::InvalidInput, "expected [--control FD] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…")
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "expected [--control FD [--terminal] [--folder PATH]] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…",
+        )
     };
     let (control, args) = match args.as_slice() {
         [flag, number, rest @ ..] if flag == CONTROL_FLAG => {
@@ -86,6 +95,14 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
         rest => (Control::from_stdin()?, rest),
     };
     let (mut control, own_stdin) = control;
+    let (owns_terminal, args) = match args {
+        [flag, rest @ ..] if flag == TERMINAL_FLAG => (true, rest),
+        rest => (false, rest),
+    };
+    let (folder, args) = match args {
+        [flag, folder, rest @ ..] if flag == FOLDER_FLAG => (Some(Folder(folder)), rest),
+        rest => (None, rest),
+    };
     let [lock, kill_budget, program, rest @ ..] = args else { return Err(usage()) };
     let kill_budget_ms: u64 = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
 
@@ -99,9 +116,11 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
     let _lock_held_to_the_end = lock_exclusively(lock.as_ref())?;
+    // Dropped before the lock: once that is free, the folder is gone.
+    let _removed_at_the_end = folder;
     control.say("ready");
     let Ok(variables) = control.wait_for_start() else { return Ok(0) };
-    match spawn(program, rest, variables, own_stdin) {
+    match spawn(program, rest, variables, own_stdin, owns_terminal) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
             Shim::new(control, child, Duration::from_millis(kill_budget_ms)).run()
@@ -110,6 +129,19 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
             control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
             Ok(127)
         }
+    }
+}
+
+/// A folder of files that goes with us.
+struct Folder<'a>(&'a OsString);
+
+impl Drop for Folder<'_> {
+    fn drop(&mut self) {
+        // The run removes it as well, if it is still there; whoever comes second finds nothing.
+        for entry in std::fs::read_dir(self.0).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+        let _ = std::fs::remove_dir(self.0);
     }
 }
 
@@ -129,18 +161,30 @@ fn spawn(
     arguments: &[OsString],
     variables: Vec<(String, String)>,
     own_stdin: Stdio,
+    owns_terminal: bool,
 ) -> io::Result<Pid> {
     let shim = rustix::process::getpid();
     let mut command = Command::new(program);
-    command.args(arguments).envs(variables).stdin(own_stdin).process_group(0);
-    #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
-    // SAFETY: between fork and exec only prctl(2) and getppid(2) are called; both are async-signal-safe.
+    command.args(arguments).envs(variables).stdin(own_stdin);
+    if !owns_terminal {
+        command.process_group(0);
+    }
+    #[expect(unsafe_code, reason = "the closure makes a few system calls and allocates nothing, as pre_exec demands")]
+    // SAFETY: between fork and exec only prctl(2), getppid(2), setsid(2) and ioctl(2) are called; all are async-signal-safe.
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             // Had the shim died before that call, the signal would never come.
             let orphaned = rustix::process::getppid() != Some(shim);
-            if orphaned { Err(Errno::SRCH.into()) } else { Ok(()) }
+            if orphaned {
+                return Err(Errno::SRCH.into());
+            }
+            if owns_terminal {
+                // A session's leader leads a process group as well, which is the terminal's foreground one.
+                rustix::process::setsid()?;
+                rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+            }
+            Ok(())
         });
     }
     Ok(Pid::from_child(&command.spawn()?))

@@ -16,6 +16,7 @@ use super::{
     inside::{Door, Held, PrivateFolder, SOCKET_VARIABLE},
     mask::{LENGTH_MIN, Secrets},
     program, relay,
+    terminal::{self, Terminal},
 };
 use crate::{
     api::SubmitRequest,
@@ -186,34 +187,49 @@ struct Ready {
     output: PhaseOutput,
     outbox: Arc<Outbox>,
     relays: Vec<relay::Relay>,
+    terminal: Option<Terminal>,
 }
 
 impl Ready {
     fn new(args: &cli::Run, folder: &PrivateFolder, secrets: &Arc<Secrets>) -> io::Result<Self> {
         let outbox = Arc::new(Outbox::default());
         let output = PhaseOutput::new(Arc::clone(&outbox), PHASE, false);
+        let (terminal, theirs) = Terminal::open()?.unzip();
         // A terminal stays one, for the command as for who looks on.
-        let passes = |is_terminal: bool| if args.no_logs || is_terminal { Stdio::inherit() } else { Stdio::piped() };
+        let passes = |is_terminal: bool| match &theirs {
+            Some(theirs) if is_terminal => terminal::side(theirs),
+            _ if args.no_logs || is_terminal => Ok(Stdio::inherit()),
+            _ => Ok(Stdio::piped()),
+        };
         let here = Here {
             command: &args.command,
             hidden: &["SINGLETRACK_TOKEN", "SINGLETRACK_PHASE"],
             lock: &folder.lock(),
+            folder: folder.path(),
             kill_budget: kill_budget(args.lease),
-            stdout: passes(io::stdout().is_terminal()),
-            stderr: passes(io::stderr().is_terminal()),
+            owns_terminal: theirs.is_some(),
+            stdin: passes(true)?,
+            stdout: passes(io::stdout().is_terminal())?,
+            stderr: passes(io::stderr().is_terminal())?,
         };
         let (prepared, stdout, stderr) = Prepared::here(&ShimProgram::default(), here)?;
         let copy = |stream| relay::Copy { stream, output: output.clone(), secrets: Arc::clone(secrets) };
+        drop(theirs);
         let mut relays = Vec::new();
+        if let Some(terminal) = &terminal {
+            let to = io::stdout().as_fd().try_clone_to_owned()?;
+            let copy = (!args.no_logs).then(|| copy(Stream::Stdout));
+            relays.push(relay::start(terminal.output()?, to, copy)?);
+        }
         if let Some(pipe) = stdout {
             let to = io::stdout().as_fd().try_clone_to_owned()?;
-            relays.push(relay::start(OwnedFd::from(pipe), to, copy(Stream::Stdout))?);
+            relays.push(relay::start(OwnedFd::from(pipe), to, Some(copy(Stream::Stdout)))?);
         }
         if let Some(pipe) = stderr {
             let to = io::stderr().as_fd().try_clone_to_owned()?;
-            relays.push(relay::start(OwnedFd::from(pipe), to, copy(Stream::Stderr))?);
+            relays.push(relay::start(OwnedFd::from(pipe), to, Some(copy(Stream::Stderr)))?);
         }
-        Ok(Ready { prepared, output, outbox, relays })
+        Ok(Ready { prepared, output, outbox, relays, terminal })
     }
 }
 
@@ -243,7 +259,15 @@ impl Work<'_> {
         let token = grant.lease.fencing_token.to_string();
         let clock = self.session.clock.clone();
         let keeper = Keeper::new(&self.session.connection, clock, project, id, grant.lease.clone(), grant.sent_at);
-        let Ready { prepared, output, outbox, mut relays } = ready;
+        let Ready { prepared, output, outbox, mut relays, terminal } = ready;
+        let connected = terminal.as_ref().map(Terminal::connect).transpose();
+        let _connected = connected.map_err(|error| Failure::new(Exit::Fault, format!("the terminal: {error}")))?;
+        let follow_size = async {
+            match &terminal {
+                Some(terminal) => terminal.follow_size().await,
+                None => std::future::pending().await,
+            }
+        };
         let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
         let all_told = Cell::new(false);
         let mut telling = std::pin::pin!(async {
@@ -251,7 +275,7 @@ impl Work<'_> {
             all_told.set(true);
         });
         let working = async {
-            let ended = self.work(prepared, &keeper, &grant, &output, &outbox, signals).await;
+            let ended = self.work(prepared, &keeper, &grant, &output, &outbox, terminal.as_ref(), signals).await;
             for relay in &mut relays {
                 let _ = timeout(DRAIN_LIMIT, &mut relay.copied).await;
             }
@@ -270,6 +294,7 @@ impl Work<'_> {
             ended = working => ended,
             () = async { telling.as_mut().await; std::future::pending().await } => unreachable!("pending"),
             never = keeper.keep() => match never {},
+            never = follow_size => match never {},
             never = self.door.serve(check) => match never {},
         };
         let (outcome, exit) = ended;
@@ -307,6 +332,7 @@ impl Work<'_> {
         grant: &Grant,
         output: &PhaseOutput,
         outbox: &Outbox,
+        terminal: Option<&Terminal>,
         signals: &mut Signals,
     ) -> (Option<Outcome>, Result<Exit, Failure>) {
         let deployment = &grant.deployment;
@@ -340,6 +366,11 @@ impl Work<'_> {
             (None, ExitKind::Signal(1 | 2 | 15) | ExitKind::Code(129 | 130 | 143)) => {
                 timeout(SIGNAL_SKEW, signals.first()).await.ok().map(|()| Cause::Interrupted)
             }
+            (cause, _) => cause,
+        };
+        let was_interrupted = terminal.is_some_and(Terminal::was_interrupted);
+        let cause = match (cause, exit.kind) {
+            (None, ExitKind::Signal(2) | ExitKind::Code(130)) if was_interrupted => Some(Cause::Interrupted),
             (cause, _) => cause,
         };
         judge(exit, cause, keeper)

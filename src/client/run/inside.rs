@@ -56,7 +56,7 @@ impl Held {
     }
 }
 
-/// A folder of this run's own, gone with it.
+/// A folder of this run's own, gone with it; the shim removes it, too, for a run that is killed.
 pub(super) struct PrivateFolder(PathBuf);
 
 impl PrivateFolder {
@@ -78,6 +78,10 @@ impl PrivateFolder {
             }
         }
         Err(failed(why))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 
     pub(super) fn lock(&self) -> PathBuf {

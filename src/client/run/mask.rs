@@ -10,7 +10,7 @@ pub(super) const LENGTH_MIN: usize = 4;
 /// The forms of all secrets; shared by the maskers of both streams.
 #[derive(Debug, Default)]
 pub(super) struct Secrets {
-    /// By first byte, the longest first.
+    /// The longest first.
     patterns: Vec<Vec<u8>>,
 }
 
@@ -22,6 +22,11 @@ impl Secrets {
         patterns.sort_by(|one, other| other.len().cmp(&one.len()).then(one.cmp(other)));
         patterns.dedup();
         Secrets { patterns }
+    }
+
+    /// How long the longest form is.
+    pub(super) fn longest(&self) -> usize {
+        self.patterns.first().map_or(0, Vec::len)
     }
 }
 

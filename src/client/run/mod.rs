@@ -2,6 +2,7 @@
 //! it keeps the lease, and gives the slot back.
 //!
 //! `hold` goes from the slot to the end; `relay` passes output on and copies it, `mask` takes secrets out of the copy;
+//! `terminal` is the command's own where somebody sits at ours;
 //! `inside` is how the command's own `protect`, `fence check` and `run` speak to the `run` around them.
 
 mod guard;
@@ -10,6 +11,7 @@ mod inside;
 mod mask;
 mod program;
 mod relay;
+mod terminal;
 
 pub use guard::{check_fence, protect};
 pub use hold::run;

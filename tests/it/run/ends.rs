@@ -1,8 +1,14 @@
 //! How a run ends that does not end by itself.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::{self, File},
+    time::{Duration, Instant},
+};
 
-use rustix::process::Signal;
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::Signal,
+};
 use serde_json::json;
 
 use super::{QUICK, Running, ended, overlapped, process, run};
@@ -119,10 +125,19 @@ async fn when_the_run_is_killed_its_command_goes_and_the_slot_is_free_after_the_
     let server = TestServer::start(QUICK);
     // A grandchild in a session of its own is found as well.
     let script = "setsid sleep 600 & echo $!; echo $$; wait";
-    let mut running = Running::start(&server, &["--lease", "2s"], script);
+    let folder = server.path("runs");
+    fs::create_dir(&folder).unwrap();
+    let mut command = run(&server, &["--lease", "2s"], script);
+    command.env("XDG_RUNTIME_DIR", &folder);
+    let mut running = Running::from(command);
     let pids = [process(&running.line()), process(&running.line())];
+    let own = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let lock = File::open(own.join("lock")).unwrap();
     running.signal(Signal::KILL);
     running.child.wait().unwrap();
+    // Its shim lets go of it at its end.
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    assert!(fs::read_dir(&folder).unwrap().next().is_none(), "the run's folder is still there");
     for pid in pids {
         assert!(processes::gone(pid));
     }

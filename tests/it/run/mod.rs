@@ -4,6 +4,7 @@ mod command;
 mod ends;
 mod inside;
 mod races;
+mod terminal;
 mod terraform;
 
 use std::{
@@ -61,7 +62,11 @@ struct Running {
 
 impl Running {
     fn start(server: &TestServer, flags: &[&str], script: &str) -> Self {
-        let mut child = run(server, flags, script).stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        Self::from(run(server, flags, script))
+    }
+
+    fn from(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         Running { child, stdin, stdout }
     }

@@ -1,0 +1,194 @@
+//! A terminal of the command's own, for a run at which somebody sits: the command leads its session and is in its
+//! foreground, so that Ctrl-C, `/dev/tty`, full-screen programs and a changed window work as without us, and a copy of
+//! what is shown can be taken.
+
+use std::{
+    convert::Infallible,
+    io::{self, IsTerminal as _},
+    os::fd::{AsFd as _, OwnedFd},
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{Mode, OFlags},
+    io::Errno,
+    pipe::{PipeFlags, pipe_with},
+    process::getpgrp,
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{
+        LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
+        tcsetwinsize,
+    },
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::relay;
+
+/// More than anybody types, and enough for what is pasted.
+const INPUT_LIMIT: usize = 4 << 10;
+
+/// The command's terminal, whose other side we are.
+pub(super) struct Terminal {
+    ours: OwnedFd,
+    real: OwnedFd,
+    /// Whether the key that interrupts was pressed.
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Terminal {
+    /// A terminal like the one at which somebody sits, and the command's side of it; none if nobody does, or if this
+    /// process is not in the foreground there.
+    pub(super) fn open() -> io::Result<Option<(Self, OwnedFd)>> {
+        let stdin = io::stdin();
+        if !(stdin.is_terminal() && io::stdout().is_terminal() && is_in_foreground(stdin.as_fd())) {
+            return Ok(None);
+        }
+        let real = stdin.as_fd().try_clone_to_owned()?;
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let name = ptsname(&ours, Vec::new())?;
+        let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+        tcsetattr(&theirs, OptionalActions::Now, &tcgetattr(&real)?)?;
+        let terminal = Terminal { ours, real, interrupted: Arc::default() };
+        terminal.take_size();
+        Ok(Some((terminal, theirs)))
+    }
+
+    /// Where the command's output is read from.
+    pub(super) fn output(&self) -> io::Result<OwnedFd> {
+        self.ours.try_clone()
+    }
+
+    /// Whether the key that interrupts was pressed since the command began.
+    pub(super) fn was_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Passes on each key as it is pressed, until the answer is dropped: then the real terminal is as it was.
+    pub(super) fn connect(&self) -> io::Result<Option<Connected>> {
+        // Sent to the background while it waited: setting modes would stop us, and with us the lease.
+        if !is_in_foreground(self.real.as_fd()) {
+            return Ok(None);
+        }
+        let (ended, end) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (real, ours) = (self.real.try_clone()?, self.ours.try_clone()?);
+        let interrupted = Arc::clone(&self.interrupted);
+        let modes = Modes::raw(self.real.try_clone()?)?;
+        let keys = thread::Builder::new()
+            .name("keys".to_owned())
+            .spawn(move || pass_keys_on(&real, &ours, &ended, &interrupted))?;
+        Ok(Some(Connected { _modes: modes, end: Some(end), keys: Some(keys) }))
+    }
+
+    /// Keeps the size that of the real terminal, for as long as it is polled.
+    pub(super) async fn follow_size(&self) -> Infallible {
+        let Ok(mut changes) = signal(SignalKind::window_change()) else { return std::future::pending().await };
+        loop {
+            self.take_size();
+            if changes.recv().await.is_none() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    fn take_size(&self) {
+        if let Ok(size) = tcgetwinsize(&self.real) {
+            let _ = tcsetwinsize(&self.ours, size);
+        }
+    }
+}
+
+/// What the command gets of its terminal.
+pub(super) fn side(theirs: &OwnedFd) -> io::Result<Stdio> {
+    theirs.try_clone().map(Stdio::from)
+}
+
+fn is_in_foreground(terminal: std::os::fd::BorrowedFd<'_>) -> bool {
+    tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
+}
+
+fn pass_keys_on(real: &OwnedFd, ours: &OwnedFd, ended: &OwnedFd, interrupted: &AtomicBool) {
+    let mut keys = vec![0; INPUT_LIMIT];
+    loop {
+        let mut fds = [PollFd::new(real, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+        // What is typed from now on is for whoever comes after us.
+        if !fds[1].revents().is_empty() {
+            return;
+        }
+        if fds[0].revents().is_empty() {
+            continue;
+        }
+        match rustix::io::read(real, &mut keys) {
+            Ok(0) => return,
+            Ok(count) => {
+                let keys = &keys[..count];
+                if keys.contains(&interrupt_key(ours).unwrap_or(0)) {
+                    interrupted.store(true, Ordering::Relaxed);
+                }
+                if relay::write_all(ours, keys).is_err() {
+                    return;
+                }
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// The key that the command's terminal takes for an interrupt, if there is one now.
+fn interrupt_key(ours: &OwnedFd) -> Option<u8> {
+    let modes = tcgetattr(ours).ok()?;
+    modes.local_modes.contains(LocalModes::ISIG).then(|| modes.special_codes[SpecialCodeIndex::VINTR])
+}
+
+/// Passes keys on; the real terminal is as it was once it is dropped.
+pub(super) struct Connected {
+    /// Dropped last.
+    _modes: Modes,
+    end: Option<OwnedFd>,
+    keys: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        // Not waited for: it may be writing to a command that reads nothing. It takes no key any more.
+        drop(self.keys.take());
+    }
+}
+
+/// A terminal's modes, which come back.
+struct Modes {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl Modes {
+    fn raw(terminal: OwnedFd) -> io::Result<Self> {
+        let before = tcgetattr(&terminal)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&terminal, OptionalActions::Now, &raw)?;
+        Ok(Modes { terminal, before })
+    }
+}
+
+impl Drop for Modes {
+    fn drop(&mut self) {
+        if is_in_foreground(self.terminal.as_fd()) {
+            // What was shown last comes out under the modes for which it was meant.
+            let _ = tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A run at which somebody sits: the real binary at a real terminal.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    process::{Child, Stdio},
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    process::Signal,
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
+};
+use serde_json::json;
+
+use super::run;
+use crate::harness::TestServer;
+
+/// A run at a terminal of the test's.
+struct Seated {
+    child: Child,
+    keyboard: File,
+    /// Kept open, so that its modes can be looked at after the run.
+    terminal: OwnedFd,
+    before: Termios,
+    seen: String,
+}
+
+impl Seated {
+    fn start(server: &TestServer, flags: &[&str], script: &str) -> Self {
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&keyboard).unwrap();
+        unlockpt(&keyboard).unwrap();
+        let name = ptsname(&keyboard, Vec::new()).unwrap();
+        let flags_of_open = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let terminal = rustix::fs::open(name, flags_of_open, Mode::empty()).unwrap();
+        tcsetwinsize(&keyboard, size(24, 80)).unwrap();
+        let before = tcgetattr(&terminal).unwrap();
+        let side = || Stdio::from(terminal.try_clone().unwrap());
+        let mut command = run(server, flags, script);
+        command.stdin(side()).stdout(side()).stderr(side());
+        #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
+        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
+        unsafe {
+            let terminal = terminal.try_clone().unwrap();
+            command.pre_exec(move || {
+                rustix::process::setsid()?;
+                rustix::process::ioctl_tiocsctty(terminal.as_fd())?;
+                Ok(())
+            });
+        }
+        let child = command.spawn().unwrap();
+        Seated { child, keyboard: File::from(keyboard), terminal, before, seen: String::new() }
+    }
+
+    /// Reads what is shown until this is seen; answers what came before it.
+    fn sees(&mut self, wanted: &str) -> String {
+        loop {
+            if let Some(at) = self.seen.find(wanted) {
+                let rest = self.seen.split_off(at + wanted.len());
+                let mut before = std::mem::replace(&mut self.seen, rest);
+                before.truncate(at);
+                return before;
+            }
+            let mut bytes = [0; 1024];
+            let count = self.keyboard.read(&mut bytes).unwrap();
+            self.seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    }
+
+    fn types(&mut self, keys: &[u8]) {
+        self.keyboard.write_all(keys).unwrap();
+    }
+
+    /// Its exit code; the terminal is as it was.
+    fn end(mut self) -> i32 {
+        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        let after = tcgetattr(&self.terminal).unwrap();
+        assert_eq!(format!("{after:?}"), format!("{:?}", self.before), "the modes are others");
+        code
+    }
+}
+
+fn size(rows: u16, columns: u16) -> Winsize {
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+async fn logged(server: &TestServer, line: &str) {
+    let id = server.deployments().await[0]["id"].as_str().unwrap().to_owned();
+    server.event(&id, |event| event["lines"].as_array().is_some_and(|lines| lines.contains(&json!(line)))).await;
+}
+
+#[tokio::test]
+async fn the_command_has_a_terminal_whose_size_follows_and_its_output_is_logged() {
+    let server = TestServer::start("");
+    let script = "tty; echo at /dev/tty >/dev/tty; stty size
+        trap 'stty size; echo changed' WINCH; echo ready; read line; echo \"got $line\"; read line; exit 4";
+    let mut seated = Seated::start(&server, &[], script);
+    let shown = seated.sees("ready\r\n");
+    assert!(shown.contains("/dev/pts/"), "{shown:?}");
+    assert!(shown.ends_with("at /dev/tty\r\n24 80\r\n"), "{shown:?}");
+    seated.types(b"hello\r");
+    assert_eq!(seated.sees("got hello\r\n"), "hello\r\n", "it is echoed once");
+    tcsetwinsize(&seated.keyboard, size(50, 132)).unwrap();
+    // The shell runs its trap once the `read` that it is in has ended.
+    seated.types(b"\r");
+    assert_eq!(seated.end(), 4);
+    logged(&server, "at /dev/tty").await;
+    logged(&server, "got hello").await;
+}
+
+#[tokio::test]
+async fn a_changed_window_reaches_the_command() {
+    let server = TestServer::start("");
+    let script = "trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.05; done";
+    let mut seated = Seated::start(&server, &["--no-logs"], script);
+    seated.sees("ready\r\n");
+    tcsetwinsize(&seated.keyboard, size(50, 132)).unwrap();
+    seated.sees("50 132\r\n");
+    assert_eq!(seated.end(), 0);
+}
+
+#[tokio::test]
+async fn ctrl_c_interrupts_the_command_and_cancels_the_deployment() {
+    let server = TestServer::start("");
+    let mut seated = Seated::start(&server, &[], "echo ready; exec sleep 600");
+    seated.sees("ready\r\n");
+    seated.types(b"\x03");
+    seated.sees("^C");
+    assert_eq!(seated.end(), 130);
+    assert_eq!(server.deployments().await[0]["status"], "CANCELLED");
+}
+
+#[tokio::test]
+async fn a_command_may_take_ctrl_c_as_it_likes() {
+    let server = TestServer::start("");
+    let mut seated =
+        Seated::start(&server, &[], "trap 'echo heard; exit 0' INT; echo ready; while :; do sleep 0.05; done");
+    seated.sees("ready\r\n");
+    seated.types(b"\x03");
+    seated.sees("heard\r\n");
+    assert_eq!(seated.end(), 0);
+    assert_eq!(server.deployments().await[0]["status"], "SUCCEEDED");
+}
+
+#[tokio::test]
+async fn the_terminal_comes_back_when_the_run_is_told_to_stop() {
+    let server = TestServer::start("");
+    let mut seated = Seated::start(&server, &[], "echo ready; exec sleep 600");
+    seated.sees("ready\r\n");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&seated.child), Signal::TERM).unwrap();
+    assert_eq!(seated.end(), 130);
+}
