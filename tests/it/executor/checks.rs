@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::{Trial, failure};
+use crate::harness::DeafPort;
 
 /// A server on this machine that answers each request with the next status, the last one for ever.
 async fn server(statuses: &'static [u16]) -> String {
@@ -49,8 +50,8 @@ async fn a_url_that_never_answers_well_fails_with_its_last_problem() {
 
 #[tokio::test]
 async fn a_port_that_nobody_listens_on_is_named_as_such_and_rolls_back() {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let keys = check(&format!("http://user:secret@{free}/"), "").replace("20s", "30ms");
+    let deaf = DeafPort::take();
+    let keys = check(&format!("http://user:secret@127.0.0.1:{}/", deaf.port), "").replace("20s", "30ms");
     let ended =
         Trial::new().phase_with("switch", "run = 'true'\nrollback = 'true'").phase_with("verify", &keys).run().await;
     let (code, message) = failure(&ended.verdict);

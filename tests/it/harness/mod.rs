@@ -25,6 +25,20 @@ use tempfile::TempDir;
 /// The binary under test.
 pub const SINGLETRACK: &str = env!("CARGO_BIN_EXE_singletrack");
 
+/// A port on which nobody listens, for as long as it is held: bound, so that no other test can get it.
+pub struct DeafPort {
+    pub port: u16,
+    _bound: tokio::net::TcpSocket,
+}
+
+impl DeafPort {
+    pub fn take() -> Self {
+        let bound = tokio::net::TcpSocket::new_v4().unwrap();
+        bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        DeafPort { port: bound.local_addr().unwrap().port(), _bound: bound }
+    }
+}
+
 /// A running `singletrack serve`.
 pub struct TestServer {
     dir: TempDir,
