@@ -88,12 +88,13 @@ pub async fn run(args: &cli::Run) -> Result<Exit, Failure> {
     };
     let door = Door::open(&folder.socket()).map_err(fault("the run's socket cannot be opened"))?;
     // Started ahead, so that the command begins the moment the slot is ours.
-    let ready = Ready::new(args, &folder, &secrets).map_err(fault("the command's shim cannot be started"))?;
+    let mut ready = Ready::new(args, &folder, &secrets).map_err(fault("the command's shim cannot be started"))?;
     let grant = match take_slot(&session, &as_deploy, wish, &request, &mut signals).await? {
         Ok(grant) => grant,
         Err(exit) => return Ok(exit),
     };
-    let work = Work { session: &session, args, request: &request, folder: &folder, door: &door };
+    let terminal = ready.terminal.take();
+    let work = Work { session: &session, args, request: &request, folder: &folder, door: &door, terminal };
     work.run(ready, grant, &mut signals).await
 }
 
@@ -249,6 +250,8 @@ struct Work<'a> {
     request: &'a SubmitRequest,
     folder: &'a PrivateFolder,
     door: &'a Door,
+    /// The command's own, where somebody sits at ours.
+    terminal: Option<Terminal>,
 }
 
 impl Work<'_> {
@@ -259,11 +262,11 @@ impl Work<'_> {
         let token = grant.lease.fencing_token.to_string();
         let clock = self.session.clock.clone();
         let keeper = Keeper::new(&self.session.connection, clock, project, id, grant.lease.clone(), grant.sent_at);
-        let Ready { prepared, output, outbox, mut relays, terminal } = ready;
-        let connected = terminal.as_ref().map(Terminal::connect).transpose();
+        let Ready { prepared, output, outbox, mut relays, terminal: _ } = ready;
+        let connected = self.terminal.as_ref().map(Terminal::connect).transpose();
         let _connected = connected.map_err(|error| Failure::new(Exit::Fault, format!("the terminal: {error}")))?;
         let follow_size = async {
-            match &terminal {
+            match &self.terminal {
                 Some(terminal) => terminal.follow_size().await,
                 None => std::future::pending().await,
             }
@@ -275,7 +278,7 @@ impl Work<'_> {
             all_told.set(true);
         });
         let working = async {
-            let ended = self.work(prepared, &keeper, &grant, &output, &outbox, terminal.as_ref(), signals).await;
+            let ended = self.work(prepared, &keeper, &grant, &output, &outbox, signals).await;
             for relay in &mut relays {
                 let _ = timeout(DRAIN_LIMIT, &mut relay.copied).await;
             }
@@ -332,7 +335,6 @@ impl Work<'_> {
         grant: &Grant,
         output: &PhaseOutput,
         outbox: &Outbox,
-        terminal: Option<&Terminal>,
         signals: &mut Signals,
     ) -> (Option<Outcome>, Result<Exit, Failure>) {
         let deployment = &grant.deployment;
@@ -368,7 +370,7 @@ impl Work<'_> {
             }
             (cause, _) => cause,
         };
-        let was_interrupted = terminal.is_some_and(Terminal::was_interrupted);
+        let was_interrupted = self.terminal.as_ref().is_some_and(Terminal::was_interrupted);
         let cause = match (cause, exit.kind) {
             (None, ExitKind::Signal(2) | ExitKind::Code(130)) if was_interrupted => Some(Cause::Interrupted),
             (cause, _) => cause,
