@@ -182,6 +182,16 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::new(ErrorCode::UnsupportedMediaType, "send the body with Content-Type: application/json"))
 }
 
+/// Reads a body that must be JSON.
+///
+/// # Errors
+/// What [`read`], [`require_json`] and [`parse`] say, in this order.
+pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Failure> {
+    let bytes = read(headers, body).await?;
+    require_json(headers)?;
+    parse(&bytes)
+}
+
 /// Parses a JSON body, which is an object: no member twice, no unknown one, no depth beyond 64, no number beyond 2^53.
 ///
 /// # Errors

@@ -69,9 +69,7 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
 async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), Failure> {
     let (parts, body) = request.into_parts();
     let window = Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?;
-    let bytes = body::read(&parts.headers, body).await?;
-    body::require_json(&parts.headers)?;
-    let wish: ClaimRequest = body::parse(&bytes)?;
+    let wish: ClaimRequest = body::read_json(&parts.headers, body).await?;
     check(&wish)?;
     let scope = Scope::of(&parts.extensions);
     for project in wish.projects.keys() {

@@ -102,9 +102,7 @@ pub async fn release(
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     Query::of(&parts.uri, &[])?;
-    let bytes = body::read(&parts.headers, body).await?;
-    body::require_json(&parts.headers)?;
-    let ReleaseRequest { reason, deployment_id } = body::parse(&bytes)?;
+    let ReleaseRequest { reason, deployment_id } = body::read_json(&parts.headers, body).await?;
     let reason = reason_text(&reason)?;
     app.require_project(&project).await?;
     let released = match app.queue.release(project.clone(), reason.clone(), deployment_id).await? {

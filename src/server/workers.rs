@@ -18,7 +18,7 @@ use crate::{
         DeploymentError, ErrorCode, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS,
         ReportsAnswer, ReportsRequest, worker::Report as WireReport,
     },
-    model::{self, CancelRequest, FailureCause, LeaseSecret, Report, SecretHash, Status, Verdict},
+    model::{self, FailureCause, LeaseSecret, Report, SecretHash, Status, Verdict},
     queue::WorkerError,
 };
 
@@ -65,7 +65,8 @@ pub async fn heartbeat(
     UnderLease(secret): UnderLease,
 ) -> Result<Response, Failure> {
     let Target { project, id } = target;
-    app.watch.read(&project, id).await?;
+    // A lease's length never changes, so it is read before the wait and not again after it.
+    let ttl = app.watch.read(&project, id).await?.deployment.lease().map_or(Duration::ZERO, |lease| lease.ttl);
     let cancel = app.queue.heartbeat(project.clone(), id, secret).await?;
     let cancel = match cancel {
         Some(cancel) => Some(cancel),
@@ -80,13 +81,9 @@ pub async fn heartbeat(
             placed.deployment.cancel
         }
     };
-    let ttl = app.watch.read(&project, id).await?.deployment.lease().map_or(Duration::ZERO, |lease| lease.ttl);
-    let CancelRequest { reason, superseded_by, .. } = match cancel.clone() {
-        Some(cancel) => cancel,
-        None => CancelRequest { at: app.now(), reason: None, superseded_by: None },
-    };
-    let told =
-        HeartbeatAnswer { cancel_requested: cancel.is_some(), reason, superseded_by, ttl_seconds: ttl.as_secs() };
+    let cancel_requested = cancel.is_some();
+    let (reason, superseded_by) = cancel.map_or((None, None), |cancel| (cancel.reason, cancel.superseded_by));
+    let told = HeartbeatAnswer { cancel_requested, reason, superseded_by, ttl_seconds: ttl.as_secs() };
     Ok(answer::json(StatusCode::OK, &told))
 }
 
@@ -99,9 +96,7 @@ pub async fn reports(
     request: Request,
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body).await?;
-    body::require_json(&parts.headers)?;
-    let ReportsRequest { first, reports } = body::parse(&bytes)?;
+    let ReportsRequest { first, reports } = body::read_json(&parts.headers, body).await?;
     if first == 0 || reports.len() > REPORTS_LIMIT {
         return Err(invalid(format!("reports are numbered from 1, and at most {REPORTS_LIMIT} come together")));
     }
@@ -121,9 +116,7 @@ pub async fn finish(
     request: Request,
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body).await?;
-    body::require_json(&parts.headers)?;
-    let verdict = verdict(body::parse(&bytes)?)?;
+    let verdict = verdict(body::read_json(&parts.headers, body).await?)?;
     let Target { project, id } = target;
     app.watch.read(&project, id).await?;
     let ended = app.queue.finish(project, id, secret, verdict).await?;
