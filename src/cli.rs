@@ -11,8 +11,10 @@ use crate::{
 };
 
 mod run;
+mod store;
 
 pub use run::{Fence, FenceCheck, Protect, Run, RunWhenHeld};
+pub use store::{Backup, Restore, Store};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -57,6 +59,9 @@ pub enum Command {
     /// Make and read tokens
     #[command(subcommand)]
     Token(Token),
+    /// Back up a store, and make one of a backup
+    #[command(subcommand)]
+    Store(Store),
     /// Watch a server and three racing pipelines on this machine
     Demo(Demo),
     /// Print the completion script of a shell

@@ -1,4 +1,5 @@
-//! What the commands of the server's side do: `serve`, `check-config`, `token` and `demo`. The client's are in `client`.
+//! What the commands of the server's side do: `serve`, `check-config`, `token`, `store` and `demo`. The client's are in
+//! `client`.
 
 use std::{io::IsTerminal as _, path::Path, process::ExitCode};
 
@@ -17,6 +18,10 @@ use crate::{
     store::StoreError,
     worker::ShimProgram,
 };
+
+mod store;
+
+pub use store::store;
 
 /// `sysexits.h`: the service is not available.
 const EX_UNAVAILABLE: u8 = 69;

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => commands::agent(args),
         Command::CheckConfig(args) => commands::check_config(&args),
         Command::Token(args) => commands::token(&args),
+        Command::Store(args) => commands::store(&args),
         Command::Demo(args) => commands::demo(&args),
         Command::Completions(args) => client::end(client::manual::completions(&args), false),
         Command::Man(args) => client::end(client::manual::man(&args), false),

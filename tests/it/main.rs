@@ -19,6 +19,7 @@ mod fake;
 mod harness;
 mod random_walk;
 mod run;
+mod store_backup;
 mod store_contract;
 mod store_sqlite;
 mod store_trial;

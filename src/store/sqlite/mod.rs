@@ -9,6 +9,7 @@
 //! and power loss where the disk honours fsync (`synchronous=FULL`; SQLite uses `fdatasync` on Linux, where
 //! `fullfsync` is unknown).
 
+mod backup;
 mod ballast;
 mod fault;
 mod lock;
@@ -27,6 +28,8 @@ use super::{
     BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
 };
 use crate::model::{Changes, Deployment, DeploymentId, Event, Load, Pepper, ProjectName};
+
+pub use backup::{Progress, backup, restore};
 
 use lock::Lock;
 use readers::Readers;

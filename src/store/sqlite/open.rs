@@ -112,7 +112,8 @@ pub(super) fn reader_connection(path: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
-fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+/// A connection as every one is made.
+pub(super) fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     // Each connection stays on its thread, so SQLite needs no mutex of its own.
     let db = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(BUSY_TIMEOUT)?;

@@ -31,21 +31,13 @@ pub(super) fn migrate(db: &mut Connection, path: &str) -> Result<(), StoreError>
         let tables: i64 =
             transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
         if application_id != 0 || version != 0 || tables != 0 {
-            return Err(StoreError::Unusable(format!(
-                "{path} is a database of another program; give singletrack a file of its own with --store"
-            )));
+            return Err(foreign(path));
         }
         transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
         transaction.execute_batch(CHECKSUMS).map_err(failed)?;
     }
+    let applied = known_version(version, path)?;
     let newest = MIGRATIONS.len();
-    let applied = usize::try_from(version).unwrap_or(usize::MAX);
-    if applied > newest {
-        return Err(StoreError::Unusable(format!(
-            "{path} was written by a newer singletrack (its schema is version {version}, this one knows up to \
-             {newest}); start that version, or restore a backup from before it"
-        )));
-    }
     for (version, sql) in (1..).zip(MIGRATIONS) {
         let checksum: [u8; 32] = Sha256::digest(sql).into();
         if version <= applied {
@@ -61,6 +53,37 @@ pub(super) fn migrate(db: &mut Connection, path: &str) -> Result<(), StoreError>
         transaction.pragma_update(None, "user_version", newest).map_err(failed)?;
     }
     transaction.commit().map_err(failed)
+}
+
+/// Whether the file is a store of ours, of this version or an older one. Nothing in it is changed.
+///
+/// # Errors
+/// [`StoreError::Unusable`] where it is not.
+pub(super) fn require_known(db: &Connection, path: &str) -> Result<(), StoreError> {
+    let failed = |error: rusqlite::Error| unreadable(&error, path);
+    if pragma(db, "application_id").map_err(failed)? != APPLICATION_ID {
+        return Err(foreign(path));
+    }
+    known_version(pragma(db, "user_version").map_err(failed)?, path).map(|_| ())
+}
+
+/// How many migrations were applied.
+fn known_version(version: i64, path: &str) -> Result<usize, StoreError> {
+    let newest = MIGRATIONS.len();
+    let applied = usize::try_from(version).unwrap_or(usize::MAX);
+    if applied > newest {
+        return Err(StoreError::Unusable(format!(
+            "{path} was written by a newer singletrack (its schema is version {version}, this one knows up to \
+             {newest}); start that version, or restore a backup from before it"
+        )));
+    }
+    Ok(applied)
+}
+
+fn foreign(path: &str) -> StoreError {
+    StoreError::Unusable(format!(
+        "{path} is a database of another program; give singletrack a file of its own with --store"
+    ))
 }
 
 fn require_checksum(db: &Connection, version: usize, checksum: [u8; 32], path: &str) -> Result<(), StoreError> {

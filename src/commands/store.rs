@@ -1,0 +1,80 @@
+//! `store`: what is done to a store as a whole, beside its server.
+
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{EX_UNAVAILABLE, fail, print, warn};
+use crate::{
+    cli::{Backup, Restore, Store},
+    config::StoreLocation,
+    store::{StoreError, sqlite},
+};
+
+/// `EX_USAGE` of everything that clap refuses.
+const EXIT_USAGE: u8 = 2;
+
+/// Does it.
+pub fn store(args: &Store) -> ExitCode {
+    let done = match args {
+        Store::Backup(Backup { from, to }) => file_of(from, "--from").and_then(|from| {
+            let bytes = with_bar("backing up", |progress| sqlite::backup(&from, to, progress))?;
+            Ok(format!("{} holds all of {} ({bytes} bytes)", to.display(), from.display()))
+        }),
+        Store::Restore(Restore { from, to }) => file_of(to, "--to").and_then(|to| {
+            let bytes = with_bar("restoring", |progress| sqlite::restore(from, &to, progress))?;
+            let (to, from) = (to.display(), from.display());
+            Ok(format!("{to} is made of {from} ({bytes} bytes); start it with `singletrack serve --store sqlite:{to}`"))
+        }),
+    };
+    match done {
+        Ok(told) => {
+            print(&told);
+            ExitCode::SUCCESS
+        }
+        Err(Failed::Usage(message)) => {
+            warn(&format!("error: {message}"));
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(Failed::Store(error)) => fail(EX_UNAVAILABLE, &error.to_string()),
+    }
+}
+
+enum Failed {
+    Usage(String),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Failed::Store(error)
+    }
+}
+
+/// The file of a SQLite store.
+fn file_of(store: &str, flag: &str) -> Result<PathBuf, Failed> {
+    match store.parse() {
+        Ok(StoreLocation::Sqlite(file)) => Ok(file),
+        Ok(StoreLocation::Memory) => Err(Failed::Usage(format!("{flag}: nothing of memory: can be kept"))),
+        Err(why) => Err(Failed::Usage(format!("{flag}: {why}"))),
+    }
+}
+
+/// Shows how far it is, where somebody watches.
+fn with_bar<T>(what: &'static str, work: impl FnOnce(sqlite::Progress<'_>) -> T) -> T {
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr())
+    } else {
+        ProgressBar::hidden()
+    };
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    let done = work(&mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    done
+}

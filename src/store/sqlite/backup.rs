@@ -1,0 +1,155 @@
+//! A copy of a store's file, and a store made of a copy again.
+//!
+//! A backup is taken while the server goes on: one read transaction holds the moment that is copied, and readers never
+//! stand in the writer's way. What is written appears whole under its name, or not at all.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{
+    Connection, OpenFlags,
+    backup::{Backup, StepResult},
+};
+
+use super::{
+    lock::Lock,
+    open::{beside, connect, locate, reader_connection},
+    schema,
+};
+use crate::store::StoreError;
+
+/// How many pages are copied between two words of progress: 4 MiB, a few milliseconds.
+const STEP_PAGES: i32 = 1024;
+
+/// What a restored store adds to each project's revision. What was handed out after the backup is not known any more, and
+/// a fencing token must never be given twice: so many slot changes, a hundred a day for 270 years, lie in between.
+const REVISION_LEAP: i64 = 10_000_000;
+
+/// Hears how much of how much is done, in bytes.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// Copies the store at `from`, which may be in use, to the new file `to`. Answers its size in bytes.
+///
+/// # Errors
+/// [`StoreError`] with what to do about it; then there is no file `to`.
+pub fn backup(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, StoreError> {
+    let from = existing(from)?;
+    let to = absent(to)?;
+    let source = reader_connection(&from)?;
+    let copied = in_place(&to, |partial| {
+        let shown = from.display().to_string();
+        let failed = |error: rusqlite::Error| schema::unreadable(&error, &shown);
+        // The moment that is copied: as long as this transaction is open, nothing in its sight changes.
+        let moment = source.unchecked_transaction().map_err(failed)?;
+        schema::require_known(&moment, &shown)?;
+        copy(&moment, partial, progress).map_err(|error| cannot_write(&to, &error))?;
+        check(partial)
+    });
+    copied.and_then(|()| size(&to))
+}
+
+/// Makes the store at `to` of the backup `from`, with revisions that follow all that were ever handed out.
+///
+/// # Errors
+/// [`StoreError`] with what to do about it; then there is no file `to`.
+pub fn restore(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, StoreError> {
+    let from = existing(from)?;
+    let to = locate(to)?;
+    // Before the look whether it is there: a server may be making it.
+    let _lock = Lock::take(&to)?;
+    let to = absent(&to)?;
+    check(&from)?;
+    let source = reader_connection(&from)?;
+    let restored = in_place(&to, |partial| {
+        copy(&source, partial, progress).map_err(|error| cannot_write(&to, &error))?;
+        let db = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| cannot_write(&to, &error))?;
+        db.execute("UPDATE projects SET revision = revision + ?1", [REVISION_LEAP])
+            .and_then(|_| db.close().map_err(|(_, error)| error))
+            .map_err(|error| cannot_write(&to, &error))
+    });
+    restored.and_then(|()| size(&to))
+}
+
+fn existing(path: &Path) -> Result<PathBuf, StoreError> {
+    let path = locate(path)?;
+    if path.exists() { Ok(path) } else { Err(StoreError::Unusable(format!("there is no file {}", path.display()))) }
+}
+
+fn absent(path: &Path) -> Result<PathBuf, StoreError> {
+    let path = locate(path)?;
+    // What a server left beside a file that is gone would be taken for a part of the new one.
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let path = beside(&path, suffix);
+        if path.exists() {
+            let shown = path.display();
+            return Err(StoreError::Unusable(format!("{shown} exists; move it away, or give another place with --to")));
+        }
+    }
+    Ok(path)
+}
+
+/// Lets `write` make a file beside `to`, and gives it that name once it is whole and on the disk.
+fn in_place(to: &Path, write: impl FnOnce(&Path) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    let partial = beside(to, ".part");
+    let failed = |error: io::Error| StoreError::Unavailable(format!("cannot write {}: {error}", partial.display()));
+    let whole = || {
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(failed)?;
+        write(&partial)?;
+        File::open(&partial).and_then(|file| file.sync_all()).map_err(failed)?;
+        // Unlike a rename, a link never takes the place of what has come there meanwhile.
+        fs::hard_link(&partial, to).map_err(failed)
+    };
+    let written = whole();
+    let removed = fs::remove_file(&partial);
+    written?;
+    removed.map_err(failed)?;
+    let directory = to.parent().unwrap_or(Path::new("/"));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+fn copy(source: &Connection, to: &Path, progress: Progress<'_>) -> rusqlite::Result<()> {
+    let page_bytes: u64 = source.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    let mut target = connect(to, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // The file is synchronised once, when it is whole.
+    target.pragma_update(None, "synchronous", "off")?;
+    let copying = Backup::new(source, &mut target)?;
+    loop {
+        let step = copying.step(STEP_PAGES)?;
+        let seen = copying.progress();
+        let pages = |count: i32| u64::from(count.unsigned_abs()) * page_bytes;
+        progress(pages(seen.pagecount - seen.remaining), pages(seen.pagecount));
+        match step {
+            StepResult::Done => break,
+            // The source stands still, and nobody else knows the target.
+            StepResult::More | StepResult::Busy | StepResult::Locked => {}
+            _ => return Err(rusqlite::Error::InvalidQuery),
+        }
+    }
+    drop(copying);
+    // One file, that needs nothing beside it; whoever opens it as a store makes a write-ahead log again.
+    target.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
+    target.close().map_err(|(_, error)| error)
+}
+
+/// Whether the file is a whole store of a known version.
+fn check(path: &Path) -> Result<(), StoreError> {
+    let shown = path.display().to_string();
+    let failed = |error: rusqlite::Error| schema::unreadable(&error, &shown);
+    let db = reader_connection(path)?;
+    schema::require_known(&db, &shown)?;
+    let verdict: String = db.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(failed)?;
+    if verdict == "ok" { Ok(()) } else { Err(StoreError::Unusable(format!("{shown} is damaged: {verdict}"))) }
+}
+
+fn size(path: &Path) -> Result<u64, StoreError> {
+    let found = fs::metadata(path);
+    found.map(|found| found.len()).map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))
+}
+
+fn cannot_write(path: &Path, error: &rusqlite::Error) -> StoreError {
+    schema::unreadable(error, &path.display().to_string())
+}

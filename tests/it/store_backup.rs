@@ -1,0 +1,133 @@
+//! `store backup` and `store restore`: a copy of a store in use, and a store made of a copy.
+
+use std::{
+    fs,
+    process::{Output, Stdio},
+};
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use crate::harness::TestServer;
+
+fn store(server: &TestServer, args: &[&str]) -> Output {
+    server.tool(&[&["store"], args].concat()).output().unwrap()
+}
+
+fn ok(server: &TestServer, args: &[&str]) -> String {
+    let done = store(server, args);
+    assert!(done.status.success(), "{done:?}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// The exit code and what was said on standard error.
+fn refused(server: &TestServer, args: &[&str]) -> (i32, String) {
+    let done = store(server, args);
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "");
+    (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
+}
+
+async fn claimed(server: &TestServer) -> (String, u64, String) {
+    let answer = server.submit(json!({ "executor": "client", "claim": true })).await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    let lease = &answer.body["lease"];
+    (answer.id(), lease["fencingToken"].as_u64().unwrap(), lease["secret"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_a_busy_store_restores_to_what_stood_at_one_moment() {
+    let mut server = TestServer::gated();
+    let before = server.accepted(json!({ "pipeline": "quick", "message": "before" })).await;
+    let ended = server.finished(&before).await;
+    // Somebody submits all the while, so that the file changes under the copy.
+    let busy = async {
+        let mut made = Vec::new();
+        loop {
+            made.push(server.post("/v1/projects/other/deployments", json!({ "executor": "client" })).await.status);
+            if server.path("backup.db").exists() {
+                return made;
+            }
+        }
+    };
+    let backup = tokio::task::block_in_place(|| {
+        let mut command = server.tool(&["store", "backup", "--from", "sqlite:test.db", "--to", "backup.db"]);
+        command.stdout(Stdio::null()).spawn().unwrap()
+    });
+    let made = busy.await;
+    assert!(!made.is_empty());
+    assert!(backup.wait_with_output().unwrap().status.success());
+
+    let (late, token, _secret) = claimed(&server).await;
+    server.kill();
+    for name in ["test.db", "test.db-wal", "test.db-shm"] {
+        fs::rename(server.path(name), server.path(&format!("old-{name}"))).unwrap();
+    }
+    let told = ok(&server, &["restore", "--from", "backup.db", "--to", "sqlite:test.db"]);
+    assert!(told.starts_with("test.db is made of backup.db"), "{told}");
+    server.boot();
+
+    let restored: Value = server.deployment(&before, "").await.body;
+    assert_eq!(restored, ended);
+    assert_eq!(server.deployment(&late, "").await.status, 404, "it was submitted after the backup");
+    let (_, after, _secret) = claimed(&server).await;
+    assert!(after > token, "a token that was handed out after the backup, {token}, came again or was passed: {after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_never_takes_the_place_of_a_store_nor_a_backup_that_of_a_file() {
+    let mut server = TestServer::gated();
+    ok(&server, &["backup", "--from", "sqlite:test.db", "--to", "backup.db"]);
+    let backup = fs::read(server.path("backup.db")).unwrap();
+
+    let (code, told) = refused(&server, &["restore", "--from", "backup.db", "--to", "sqlite:test.db"]);
+    assert!(code == 69 && told.contains("in use by another singletrack server"), "{code}: {told}");
+    let (code, told) = refused(&server, &["backup", "--from", "sqlite:test.db", "--to", "backup.db"]);
+    assert!(code == 69 && told.contains("backup.db exists; move it away"), "{code}: {told}");
+    assert_eq!(fs::read(server.path("backup.db")).unwrap(), backup);
+
+    server.terminate();
+    let kept = fs::read(server.path("test.db")).unwrap();
+    let (code, told) = refused(&server, &["restore", "--from", "backup.db", "--to", "sqlite:test.db"]);
+    assert!(code == 69 && told.contains("test.db exists; move it away"), "{code}: {told}");
+    assert_eq!(fs::read(server.path("test.db")).unwrap(), kept);
+    // What a crashed server left would become a part of the new store.
+    fs::remove_file(server.path("test.db")).unwrap();
+    fs::write(server.path("test.db-wal"), "left").unwrap();
+    let (code, told) = refused(&server, &["restore", "--from", "backup.db", "--to", "sqlite:test.db"]);
+    assert!(code == 69 && told.contains("test.db-wal exists"), "{code}: {told}");
+    assert!(!server.path("test.db").exists());
+}
+
+#[test]
+fn what_is_no_whole_store_of_ours_is_neither_backed_up_nor_restored() {
+    let mut server = TestServer::start("");
+    server.terminate();
+    Connection::open(server.path("foreign.db")).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    fs::write(server.path("noise.db"), "no database at all, however one looks at it".repeat(100)).unwrap();
+    let mut damaged = fs::read(server.path("test.db")).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 8192].fill(0xa5);
+    fs::write(server.path("damaged.db"), damaged).unwrap();
+    let newer = server.path("newer.db");
+    fs::copy(server.path("test.db"), &newer).unwrap();
+    Connection::open(&newer).unwrap().pragma_update(None, "user_version", 9999).unwrap();
+
+    for (file, says) in [
+        ("missing.db", "there is no file"),
+        ("foreign.db", "database of another program"),
+        ("noise.db", "is not a SQLite database"),
+        ("damaged.db", "damaged"),
+        ("newer.db", "written by a newer singletrack"),
+    ] {
+        let (code, told) = refused(&server, &["restore", "--from", file, "--to", "sqlite:made.db"]);
+        assert!(code == 69 && told.contains(says) && told.lines().count() == 1, "restore {file}: {code}: {told}");
+        let from = format!("sqlite:{file}");
+        let (code, told) = refused(&server, &["backup", "--from", &from, "--to", "made.db"]);
+        assert!(code == 69 && told.contains(says) && told.lines().count() == 1, "backup {file}: {code}: {told}");
+        for left in ["made.db", "made.db.part", "made.db-wal"] {
+            assert!(!server.path(left).exists(), "{left} was left");
+        }
+    }
+    let (code, told) = refused(&server, &["backup", "--from", "memory:", "--to", "made.db"]);
+    assert!(code == 2 && told.contains("nothing of memory:"), "{code}: {told}");
+}
