@@ -15,7 +15,7 @@
 //! | end of file | the worker is gone: SIGTERM now, SIGKILL after the kill budget |
 //!
 //! It answers `ready` when it holds its lock file, `started PID` or `failed WHY`, and at last `ended …` when not one
-//! descendant is left. Whoever can lock that file knows the same: see `process::leftovers_gone`.
+//! descendant is left. Whoever can lock that file knows the same: see `leftovers::leftovers_gone`.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -33,6 +33,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use tokio::signal::unix::SignalKind;
 
+use super::cgroup::Cgroup;
 use super::descendants::{Descendant, descendants_of};
 use super::process::{ExitKind, StoppedBy};
 use crate::clock::{BootInstant, Clock, SystemClock};
@@ -57,7 +58,7 @@ const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 pub(super) const VANISH_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often the process table is read again while leftovers end: one that forks just then can be missed once.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How many processes are watched at once while they end; any of them wakes us to look again, so more would add
 /// nothing but open files.
@@ -118,14 +119,19 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let _lock_held_to_the_end = lock_exclusively(lock.as_ref())?;
     // Dropped before the lock: once that is free, the folder is gone.
     let _removed_at_the_end = folder;
+    let cgroup = Cgroup::make();
     control.say("ready");
-    let Ok(variables) = control.wait_for_start() else { return Ok(0) };
-    match spawn(program, rest, variables, own_stdin, owns_terminal) {
+    let Ok(variables) = control.wait_for_start() else {
+        cgroup.into_iter().for_each(Cgroup::remove);
+        return Ok(0);
+    };
+    match spawn(program, rest, variables, own_stdin, owns_terminal, cgroup.as_ref()) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
-            Shim::new(control, child, Duration::from_millis(kill_budget_ms)).run()
+            Shim::new(control, child, Duration::from_millis(kill_budget_ms), cgroup).run()
         }
         Err(error) => {
+            cgroup.into_iter().for_each(Cgroup::remove);
             control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
             Ok(127)
         }
@@ -162,6 +168,7 @@ fn spawn(
     variables: Vec<(String, String)>,
     own_stdin: Stdio,
     owns_terminal: bool,
+    cgroup: Option<&Cgroup>,
 ) -> io::Result<Pid> {
     let shim = rustix::process::getpid();
     let mut command = Command::new(program);
@@ -187,7 +194,10 @@ fn spawn(
             Ok(())
         });
     }
-    Ok(Pid::from_child(&command.spawn()?))
+    match cgroup.and_then(|cgroup| cgroup.spawn(&mut command)) {
+        Some(started) => started,
+        None => Ok(Pid::from_child(&command.spawn()?)),
+    }
 }
 
 /// The socket to the worker.
@@ -272,6 +282,7 @@ struct Shim {
     child: Pid,
     child_status: Option<WaitStatus>,
     kill_budget: Duration,
+    cgroup: Option<Cgroup>,
     deadline: Option<BootInstant>,
     ending: Option<Ending>,
     /// Who has had its SIGTERM: a second one makes many programs give up their orderly end.
@@ -279,12 +290,13 @@ struct Shim {
 }
 
 impl Shim {
-    fn new(control: Control, child: Pid, kill_budget: Duration) -> Self {
+    fn new(control: Control, child: Pid, kill_budget: Duration, cgroup: Option<Cgroup>) -> Self {
         Shim {
             control,
             child,
             child_status: None,
             kill_budget,
+            cgroup,
             deadline: None,
             ending: None,
             terminated: HashSet::new(),
@@ -324,6 +336,8 @@ impl Shim {
         };
         let kind = self.child_status.map_or(ExitKind::Unknown, ExitKind::of);
         self.control.say(&format!("ended {} {} {left_count}", kind.to_word(), by.to_word()));
+        // Nobody waits for this.
+        self.cgroup.into_iter().for_each(Cgroup::remove);
         Ok(kind.shell_code())
     }
 
@@ -402,6 +416,9 @@ impl Shim {
     }
 
     fn kill(&self, running: &[Descendant]) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
         // After the child was reaped its number may become another group's.
         if self.child_status.is_none() {
             let _ = rustix::process::kill_process_group(self.child, Signal::KILL);

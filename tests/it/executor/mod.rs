@@ -48,8 +48,11 @@ struct Ended {
 impl Trial {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
+        // Processes are told apart by it, so that no two tests may have the same.
+        let deployment_id = singletrack::model::DeploymentId::generate().to_string();
         let job = Job {
-            deployment_id: "0199-test".into(),
+            workspace: directory.path().join("work").join(&deployment_id),
+            deployment_id,
             project: "web".into(),
             pipeline_name: "deploy".into(),
             pipeline: Pipeline { timeout: PATIENCE * 2, stall_timeout: None, phases: Vec::new() },
@@ -57,7 +60,6 @@ impl Trial {
             commit: Some("3f2a".into()),
             fencing_token: 7,
             inputs: BTreeMap::from([("dir".into(), directory.path().display().to_string())]),
-            workspace: directory.path().join("work/0199-test"),
             artifact: None,
             unpack_limits: singletrack::artifact::UnpackLimits::default(),
             grace: PATIENCE * 2,

@@ -20,6 +20,9 @@ const BUDGET: Duration = Duration::from_millis(200);
 const STUBBORN: &str = "trap '' TERM; setsid sh -c 'echo $$; while :; do sleep 600; done' &
 echo $$; while :; do sleep 600; done";
 
+/// No deployment has this id: what the shim itself ends must not depend on it.
+const NOBODY: &str = "none";
+
 /// A shim, seen from where its worker would be.
 struct Shim {
     child: Child,
@@ -95,7 +98,7 @@ async fn when_the_worker_dies_its_commands_are_gone_after_the_kill_budget() {
     let Shim { mut child, control, lock, mut output, .. } = shim;
     // What the kernel does to a worker's socket on kill -9.
     drop(control);
-    assert!(leftovers_gone(&lock, PATIENCE).await, "the lock was never free");
+    assert!(leftovers_gone(&lock, NOBODY, PATIENCE).await, "the lock was never free");
     assert_gone(&pids);
     assert!(SystemClock.boot().since(died_at) >= BUDGET, "no time to stop was given");
     assert_eq!(child.wait().unwrap().code(), Some(128 + 9));
@@ -115,11 +118,11 @@ async fn a_worker_that_dies_before_it_said_start_starts_nothing() {
 #[tokio::test]
 async fn the_lock_is_held_as_long_as_the_command_runs() {
     let (mut shim, _) = Shim::started("echo; sleep 600", 1);
-    assert!(!leftovers_gone(&shim.lock, Duration::from_millis(50)).await);
+    assert!(!leftovers_gone(&shim.lock, NOBODY, Duration::from_millis(50)).await);
     shim.say("kill");
     assert_eq!(shim.answer(), "ended signal:9 worker 0");
-    assert!(leftovers_gone(&shim.lock, PATIENCE).await);
-    assert!(leftovers_gone(&shim.lock.with_extension("none"), PATIENCE).await, "no file, no lock");
+    assert!(leftovers_gone(&shim.lock, NOBODY, PATIENCE).await);
+    assert!(leftovers_gone(&shim.lock.with_extension("none"), NOBODY, PATIENCE).await, "no file, no lock");
     shim.child.wait().unwrap();
 }
 
