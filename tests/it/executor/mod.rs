@@ -5,6 +5,7 @@ mod output;
 mod phases;
 mod shim;
 mod stopping;
+mod stuck;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -246,4 +247,14 @@ fn failure(verdict: &Verdict) -> (worker::FailureCode, &str) {
         Verdict::Failed { code, message, .. } => (*code, message),
         other => panic!("expected a failure, got {other:?}"),
     }
+}
+
+fn parent_of(pid: &str) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().to_owned()
+}
+
+/// The shim of the command with this pid.
+fn shim_of(command: &str) -> rustix::process::Pid {
+    rustix::process::Pid::from_raw(parent_of(command).parse().unwrap()).unwrap()
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use singletrack::clock::{BootInstant, Clock, SystemClock};
-use singletrack::worker::{FailureCode, leftovers_gone};
+use singletrack::worker::leftovers_gone;
 use tempfile::TempDir;
 
-use super::{PATIENCE, Trial, failure, runs};
+use super::{PATIENCE, runs};
 
 const BUDGET: Duration = Duration::from_millis(200);
 
@@ -162,24 +162,4 @@ async fn signals_to_the_shim_neither_end_it_nor_reach_its_command_as_ignored() {
     shim.say(&format!("term {}", in_ms(SystemClock.boot().after(PATIENCE))));
     assert_eq!(shim.answer(), "ended signal:15 worker 0");
     shim.child.wait().unwrap();
-}
-
-#[tokio::test]
-async fn a_killed_shim_takes_the_command_with_it() {
-    let mut running = Trial::new().phase("one", "sh -c 'echo pid $$; while :; do sleep 600; done'; :").start();
-    let pid = running.line("pid ").await;
-    let command = parent_of(&pid);
-    let shim = parent_of(&command);
-    rustix::process::kill_process(Pid::from_raw(shim.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
-    let ended = running.end().await;
-    let (code, message) = failure(&ended.verdict);
-    assert_eq!(code, FailureCode::PhaseFailed);
-    assert!(message.contains("its shim was killed"), "{message}");
-    let left: Vec<&String> = [&pid, &command].into_iter().filter(|pid| runs(pid)).collect();
-    assert!(left.is_empty(), "{left:?} still run");
-}
-
-fn parent_of(pid: &str) -> String {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().to_owned()
 }
