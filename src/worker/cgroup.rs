@@ -11,12 +11,16 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions};
+use rustix::time::Timespec;
 
-use crate::clock::{Clock, SystemClock};
+use super::shim::{LOOK_AGAIN, VANISH_LIMIT};
+use crate::clock::{BootInstant, Clock, SystemClock};
 
 /// How the names of our groups begin.
 const PREFIX: &str = "singletrack-";
@@ -27,19 +31,20 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// The group of one command.
 pub(super) struct Cgroup {
     path: PathBuf,
+    /// The group that it is in.
+    parent: PathBuf,
     /// Its folder, locked.
     folder: File,
 }
 
 impl Cgroup {
-    /// Makes one below our own, once what dead shims left there has been ended; `None` where that cannot be.
+    /// Makes one below our own; `None` where that cannot be.
     pub(super) fn make() -> Option<Cgroup> {
-        let own = own_group()?;
-        sweep_below(&own);
-        let started_ms = SystemClock.boot().since(crate::clock::BootInstant::from_start(std::time::Duration::ZERO));
-        let path = own.join(format!("{PREFIX}{}-{}", std::process::id(), started_ms.as_millis()));
+        let parent = own_group()?;
+        let started_ms = SystemClock.boot().since(BootInstant::from_start(Duration::ZERO));
+        let path = parent.join(format!("{PREFIX}{}-{}", std::process::id(), started_ms.as_millis()));
         fs::create_dir(&path).ok()?;
-        let group = File::open(&path).map(|folder| Cgroup { path, folder }).ok()?;
+        let group = File::open(&path).map(|folder| Cgroup { path, parent, folder }).ok()?;
         // A kernel that cannot kill a group (before 5.14) makes it useless.
         let is_ours = flock(&group.folder, FlockOperation::NonBlockingLockExclusive).is_ok();
         if !is_ours || !group.path.join("cgroup.kill").exists() {
@@ -49,10 +54,11 @@ impl Cgroup {
         Some(group)
     }
 
-    /// Starts the command in the group, from its first instruction on. `None` if the system does not let us; then nothing
+    /// Starts the command in the group, from its first instruction on, once what dead shims left is gone. `None` if the system does not let us; then nothing
     /// was started. Moving a process there afterwards would miss what it forked by then, and can take milliseconds.
     #[expect(unsafe_code, reason = "the standard library cannot start a process in a cgroup")]
     pub(super) fn spawn(&self, command: &mut Command) -> Option<io::Result<Pid>> {
+        sweep_below(&self.parent);
         let (report, mut reporting) = pipe_with(PipeFlags::CLOEXEC).ok()?;
         // SAFETY: all zero is how the kernel wants the fields that are not used.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -102,8 +108,7 @@ fn started(child: Pid, report: OwnedFd) -> io::Result<Pid> {
     Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code)))
 }
 
-/// Ends what shims that are gone left in their groups below ours, and removes the groups. A group whose processes are
-/// still ending stays for the next time.
+/// Ends what shims that are gone left in their groups below ours, and removes the groups.
 pub(super) fn sweep() {
     if let Some(own) = own_group() {
         sweep_below(&own);
@@ -118,9 +123,24 @@ fn sweep_below(own: &Path) {
         let path = entry.path();
         let Ok(folder) = File::open(&path) else { continue };
         if flock(folder.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok() {
-            kill(&path);
+            end(&path);
             let _ = fs::remove_dir(&path);
         }
+    }
+}
+
+/// Kills everything in a group and waits until it is empty, which takes long only if something is stuck in the kernel.
+fn end(path: &Path) {
+    let is_empty = || fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.contains("populated 0"));
+    if is_empty() {
+        return;
+    }
+    let Ok(events) = File::open(path.join("cgroup.events")) else { return };
+    kill(path);
+    let give_up_at = Instant::now() + VANISH_LIMIT;
+    while !is_empty() && Instant::now() < give_up_at {
+        let limit = Timespec::try_from(LOOK_AGAIN).ok();
+        let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], limit.as_ref());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -153,8 +153,9 @@ pub struct Here<'a> {
     pub folder: &'a Path,
     /// How long everything may take to stop when this process is gone, or before its deadline.
     pub kill_budget: Duration,
-    /// Whether its standard input is a terminal that is to be its own: it leads a session there.
-    pub owns_terminal: bool,
+    /// Where its standard input is a terminal that is to be its own, so that it leads a session there: the one at which
+    /// somebody sits, which the shim sets right again should this process be killed.
+    pub terminal: Option<BorrowedFd<'a>>,
     /// Where its standard input comes from.
     pub stdin: Stdio,
     /// Where its standard output goes.
@@ -181,12 +182,13 @@ impl Prepared {
         // Unlike the original, the duplicate outlives the exec. Nothing else is started by this process meanwhile.
         let inherited = rustix::io::dup(&theirs)?;
         drop(theirs);
+        let terminal = here.terminal.map(rustix::io::dup).transpose()?;
         let mut command = std::process::Command::new(&program.0);
         command
             .arg(ARGUMENT)
             .arg(CONTROL_FLAG)
             .arg(inherited.as_raw_fd().to_string())
-            .args(here.owns_terminal.then_some(TERMINAL_FLAG))
+            .args(terminal.iter().flat_map(|real| [TERMINAL_FLAG.to_owned(), real.as_raw_fd().to_string()]))
             .arg(FOLDER_FLAG)
             .arg(here.folder)
             .arg(here.lock)
@@ -200,7 +202,7 @@ impl Prepared {
         }
         let mut command = tokio::process::Command::from(command);
         let mut shim = command.spawn()?;
-        drop(inherited);
+        drop((inherited, terminal));
         let stdout = shim.stdout.take().map(|pipe| pipe.into_owned_fd()).transpose()?;
         let stderr = shim.stderr.take().map(|pipe| pipe.into_owned_fd()).transpose()?;
         Ok((Prepared::new(shim, ours)?, stdout.map(Into::into), stderr.map(Into::into)))

@@ -30,6 +30,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use tokio::signal::unix::SignalKind;
 
@@ -44,7 +45,8 @@ pub const ARGUMENT: &str = "__shim";
 /// Comes before the number of the descriptor to listen on, where that is not standard input.
 pub(super) const CONTROL_FLAG: &str = "--control";
 
-/// Says that standard input is a terminal of the command's own.
+/// Says that standard input is a terminal of the command's own, and comes before the number of the descriptor of that at
+/// which somebody sits.
 pub(super) const TERMINAL_FLAG: &str = "--terminal";
 
 /// Comes before the folder that goes with the shim.
@@ -85,7 +87,7 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let usage = || {
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            "expected [--control FD [--terminal] [--folder PATH]] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…",
+            "expected [--control FD [--terminal FD] [--folder PATH]] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…",
         )
     };
     let (control, args) = match args.as_slice() {
@@ -96,10 +98,14 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
         rest => (Control::from_stdin()?, rest),
     };
     let (mut control, own_stdin) = control;
-    let (owns_terminal, args) = match args {
-        [flag, rest @ ..] if flag == TERMINAL_FLAG => (true, rest),
-        rest => (false, rest),
+    let (real_terminal, args) = match args {
+        [flag, number, rest @ ..] if flag == TERMINAL_FLAG => {
+            let number = number.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
+            (Some(RealTerminal::from_descriptor(number)?), rest)
+        }
+        rest => (None, rest),
     };
+    let owns_terminal = real_terminal.is_some();
     let (folder, args) = match args {
         [flag, folder, rest @ ..] if flag == FOLDER_FLAG => (Some(Folder(folder)), rest),
         rest => (None, rest),
@@ -128,7 +134,8 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     match spawn(program, rest, variables, own_stdin, owns_terminal, cgroup.as_ref()) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
-            Shim::new(control, child, Duration::from_millis(kill_budget_ms), cgroup).run()
+            let kill_budget = Duration::from_millis(kill_budget_ms);
+            Shim { real_terminal, cgroup, ..Shim::new(control, child, kill_budget) }.run()
         }
         Err(error) => {
             cgroup.into_iter().for_each(Cgroup::remove);
@@ -149,6 +156,44 @@ impl Drop for Folder<'_> {
         }
         let _ = std::fs::remove_dir(self.0);
     }
+}
+
+/// The terminal at which somebody sits, as it was before the worker made it pass on every key.
+struct RealTerminal {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl RealTerminal {
+    fn from_descriptor(number: i32) -> io::Result<Self> {
+        let terminal = inherited(number)?;
+        let before = tcgetattr(&terminal)?;
+        Ok(RealTerminal { terminal, before })
+    }
+
+    /// Gives it back as it was, if it is still as the worker set it: a shell may have taken it over. We have left its
+    /// session, so that nothing stops us for it.
+    fn set_right(self) {
+        let mut raw = self.before.clone();
+        raw.make_raw();
+        let modes = |of: &Termios| (of.input_modes, of.output_modes, of.control_modes, of.local_modes);
+        if tcgetattr(&self.terminal).is_ok_and(|now| modes(&now) == modes(&raw)) {
+            let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+        }
+    }
+}
+
+/// A descriptor that was passed on to us by its number.
+fn inherited(number: i32) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    #[expect(unsafe_code, reason = "a descriptor that is passed on by its number can be had in no other way")]
+    // SAFETY: the worker left this descriptor open for us, and nothing else in this process knows of it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    // It is nothing to the command.
+    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(descriptor)
 }
 
 /// Opens and locks the file, waiting for whoever holds it. Children do not inherit it: it tells of the shim alone.
@@ -216,14 +261,8 @@ impl Control {
 
     /// The socket is this descriptor, so the command has our standard input.
     fn from_descriptor(number: i32) -> io::Result<(Self, Stdio)> {
-        if number <= 2 {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        #[expect(unsafe_code, reason = "a descriptor that is passed on by its number can be had in no other way")]
-        // SAFETY: the worker left this descriptor open for us, and nothing else in this process knows of it.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
         // Held by the command, the socket would not close with the worker's end of it alone.
-        rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+        let descriptor = inherited(number)?;
         Ok((Control { stream: UnixStream::from(descriptor), buffer: Vec::new(), open: true }, Stdio::inherit()))
     }
 
@@ -283,6 +322,7 @@ struct Shim {
     child_status: Option<WaitStatus>,
     kill_budget: Duration,
     cgroup: Option<Cgroup>,
+    real_terminal: Option<RealTerminal>,
     deadline: Option<BootInstant>,
     ending: Option<Ending>,
     /// Who has had its SIGTERM: a second one makes many programs give up their orderly end.
@@ -290,13 +330,14 @@ struct Shim {
 }
 
 impl Shim {
-    fn new(control: Control, child: Pid, kill_budget: Duration, cgroup: Option<Cgroup>) -> Self {
+    fn new(control: Control, child: Pid, kill_budget: Duration) -> Self {
         Shim {
             control,
             child,
             child_status: None,
             kill_budget,
-            cgroup,
+            cgroup: None,
+            real_terminal: None,
             deadline: None,
             ending: None,
             terminated: HashSet::new(),
@@ -371,6 +412,9 @@ impl Shim {
     /// Begins the end when nobody is there to say so.
     fn decide(&mut self, now: BootInstant) {
         if !self.control.open {
+            if let Some(terminal) = self.real_terminal.take() {
+                terminal.set_right();
+            }
             self.end(StoppedBy::WorkerGone, now.after(self.kill_budget));
         }
         if let Some(deadline) = self.deadline.filter(|deadline| before(*deadline, self.kill_budget) <= now) {

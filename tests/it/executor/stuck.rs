@@ -123,7 +123,8 @@ async fn what_a_killed_shim_and_its_worker_left_is_ended_before_anything_is_said
 /// The folder of the cgroup that the process is in, if it is one of ours.
 fn own_cgroup(pid: &str) -> Option<PathBuf> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::")).filter(|group| group.contains("singletrack-"))?;
+    let group =
+        groups.lines().find_map(|line| line.strip_prefix("0::")).filter(|group| group.contains("singletrack-"))?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
     let fields: Vec<&str> = mount.split(' ').collect();
@@ -133,7 +134,8 @@ fn own_cgroup(pid: &str) -> Option<PathBuf> {
 
 #[tokio::test]
 async fn where_cgroups_are_writable_not_even_what_hides_its_environment_gets_away() {
-    let script = "setsid env -i sh -c 'while :; do sleep 600; done' & echo own $!; echo main $$; while :; do sleep 600; done";
+    let script =
+        "setsid env -i sh -c 'while :; do sleep 600; done' & echo own $!; echo main $$; while :; do sleep 600; done";
     let trial = Trial::new().phase("one", script);
     let (lock, id) = (lock_path(&trial.job.workspace), trial.job.deployment_id.clone());
     let mut running = trial.start();
