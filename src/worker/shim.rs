@@ -292,6 +292,18 @@ impl Control {
         Ok(variables)
     }
 
+    /// Blocks until the worker has closed its end, which it does once it knows that the command has ended.
+    fn wait_for_the_end(&mut self) {
+        let _ = self.stream.set_nonblocking(false);
+        while self.open {
+            match self.stream.read(&mut [0; 512]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(1..) => {}
+                Ok(0) | Err(_) => self.open = false,
+            }
+        }
+    }
+
     /// Takes the commands that have arrived, without waiting.
     fn take(&mut self) -> Vec<String> {
         let mut chunk = [0; 512];
@@ -377,6 +389,11 @@ impl Shim {
         };
         let kind = self.child_status.map_or(ExitKind::Unknown, ExitKind::of);
         self.control.say(&format!("ended {} {} {left_count}", kind.to_word(), by.to_word()));
+        if let Some(terminal) = self.real_terminal {
+            // A command may end sooner than its killed worker is seen to be gone: that closes its terminal first.
+            self.control.wait_for_the_end();
+            terminal.set_right();
+        }
         // Nobody waits for this.
         self.cgroup.into_iter().for_each(Cgroup::remove);
         Ok(kind.shell_code())
