@@ -48,6 +48,9 @@ pub struct Script<'a> {
     pub lock: &'a Path,
     /// How long everything may take to stop when the worker is gone, or before its deadline.
     pub kill_budget: Duration,
+    /// When the lease ends unless renewed, if it may. The shim knows it before the command starts: a worker may be stopped
+    /// at any moment after that.
+    pub deadline: Option<BootInstant>,
 }
 
 /// How a command ended, and that nothing of it runs any more.
@@ -213,11 +216,12 @@ impl Prepared {
         Ok(Prepared(Process { shim, control, buffer: Vec::new(), command: None, mark: None, overdue_at: None }))
     }
 
-    /// Starts the command, with these variables besides those that the shim has. No value may hold a newline.
+    /// Starts the command, with these variables besides those that the shim has. No value may hold a newline. Unless
+    /// renewed, everything ends by the deadline; past it, nothing is started.
     ///
     /// # Errors
     /// The command, or the shim, could not be started.
-    pub async fn start(self, variables: &[(&str, &str)]) -> io::Result<Process> {
+    pub async fn start(self, variables: &[(&str, &str)], deadline: Option<BootInstant>) -> io::Result<Process> {
         let mut process = self.0;
         if let Some((_, id)) = variables.iter().find(|(name, _)| *name == MARK_VARIABLE) {
             process.mark = Some(mark(id));
@@ -227,6 +231,9 @@ impl Prepared {
                 ("ready", _) => {
                     for (name, value) in variables {
                         process.say(&format!("env {name}={}", value.replace(['\n', '\0'], " ")));
+                    }
+                    if let Some(deadline) = deadline {
+                        process.renew_deadline(deadline);
                     }
                     process.say("start");
                 }
@@ -277,7 +284,7 @@ impl Process {
         let (Some(stdout), Some(stderr)) = (shim.stdout.take(), shim.stderr.take()) else {
             return Err(io::Error::other("the command's output was not connected"));
         };
-        let mut process = Prepared::new(shim, ours)?.start(&[]).await?;
+        let mut process = Prepared::new(shim, ours)?.start(&[], script.deadline).await?;
         process.mark = id.as_deref().map(mark);
         Ok((process, stdout, stderr))
     }

@@ -7,6 +7,7 @@
 //!
 //! | from the worker | |
 //! |---|---|
+//! | `deadline MS` | before `start`: as below, and past it nothing is started |
 //! | `env NAME=VALUE` | before `start`: one more variable for the command |
 //! | `start` | start the command; without it nothing is ever started |
 //! | `term MS` | SIGTERM to everything now, SIGKILL at that instant of the boot clock, in milliseconds |
@@ -127,15 +128,21 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let _removed_at_the_end = folder;
     let cgroup = Cgroup::make();
     control.say("ready");
-    let Ok(variables) = control.wait_for_start() else {
+    let Ok(Orders { variables, deadline }) = control.wait_for_start() else {
         cgroup.into_iter().for_each(Cgroup::remove);
         return Ok(0);
     };
+    let kill_budget = Duration::from_millis(kill_budget_ms);
+    if deadline.is_some_and(|deadline| before(deadline, kill_budget) <= SystemClock.boot()) {
+        // The worker was stopped meanwhile, and the slot may be another's.
+        control.say("failed its lease was over before it was started");
+        cgroup.into_iter().for_each(Cgroup::remove);
+        return Ok(127);
+    }
     match spawn(program, rest, variables, own_stdin, owns_terminal, cgroup.as_ref()) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
-            let kill_budget = Duration::from_millis(kill_budget_ms);
-            Shim { real_terminal, cgroup, ..Shim::new(control, child, kill_budget) }.run()
+            Shim { real_terminal, cgroup, deadline, ..Shim::new(control, child, kill_budget) }.run()
         }
         Err(error) => {
             cgroup.into_iter().for_each(Cgroup::remove);
@@ -245,6 +252,13 @@ fn spawn(
     }
 }
 
+/// What the worker says before the command starts.
+#[derive(Default)]
+struct Orders {
+    variables: Vec<(String, String)>,
+    deadline: Option<BootInstant>,
+}
+
 /// The socket to the worker.
 struct Control {
     stream: UnixStream,
@@ -271,25 +285,29 @@ impl Control {
         let _ = self.stream.write_all(format!("{line}\n").as_bytes());
     }
 
-    /// Blocks until the worker says `start`; answers the variables that it named. The lock is held by then: so a
+    /// Blocks until the worker says `start`; answers the variables and the deadline that it named. The lock is held by then: so a
     /// restarted server, which finds it free, can be sure that nothing will be started late.
-    fn wait_for_start(&mut self) -> io::Result<Vec<(String, String)>> {
+    fn wait_for_start(&mut self) -> io::Result<Orders> {
         let mut reader = io::BufReader::with_capacity(1, &mut self.stream);
-        let mut variables = Vec::new();
+        let mut orders = Orders::default();
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
-            match line.strip_prefix("env ").map_or(line.as_str(), |_| "env") {
-                "start\n" => break,
-                "env" => {
-                    let assignment = line["env ".len()..].trim_end_matches('\n').split_once('=');
-                    variables.extend(assignment.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            let order = line.trim_end_matches('\n');
+            match order.split_once(' ').unwrap_or((order, "")) {
+                ("start", "") => break,
+                ("env", assignment) => {
+                    let assignment = assignment.split_once('=');
+                    orders.variables.extend(assignment.map(|(name, value)| (name.to_owned(), value.to_owned())));
+                }
+                ("deadline", at) => {
+                    orders.deadline = at.parse().map(Duration::from_millis).map(BootInstant::from_start).ok();
                 }
                 _ => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
         self.stream.set_nonblocking(true)?;
-        Ok(variables)
+        Ok(orders)
     }
 
     /// Blocks until the worker has closed its end, which it does once it knows that the command has ended.

@@ -353,7 +353,7 @@ impl Work<'_> {
             (SOCKET_VARIABLE, socket.to_string_lossy().into_owned()),
         ];
         let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-        let mut process = match prepared.start(&variables).await {
+        let mut process = match prepared.start(&variables, Some(*keeper.deadline().borrow())).await {
             Ok(process) => process,
             Err(error) => {
                 let message = format!("the command could not be started: {error}");

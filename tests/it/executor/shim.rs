@@ -138,6 +138,28 @@ async fn a_deadline_that_passes_ends_the_command_while_the_worker_is_stopped() {
     shim.child.wait().unwrap();
 }
 
+#[test]
+fn a_deadline_that_comes_before_the_start_holds_for_a_worker_that_is_stopped_right_after_it() {
+    let mut shim = Shim::new(STUBBORN);
+    shim.say(&format!("deadline {}", in_ms(SystemClock.boot().after(BUDGET * 5))));
+    shim.say("start");
+    assert!(shim.answer().starts_with("started "));
+    assert_eq!(shim.answer(), "ended signal:9 deadline 0");
+    shim.child.wait().unwrap();
+}
+
+#[test]
+fn past_its_deadline_nothing_is_started() {
+    let mut shim = Shim::new("echo started");
+    shim.say(&format!("deadline {}", in_ms(SystemClock.boot())));
+    shim.say("start");
+    assert_eq!(shim.answer(), "failed its lease was over before it was started");
+    let mut printed = String::new();
+    shim.output.read_to_string(&mut printed).unwrap();
+    assert_eq!(printed, "");
+    shim.child.wait().unwrap();
+}
+
 #[tokio::test]
 async fn the_command_hears_of_a_deadline_one_kill_budget_before_it() {
     let script = "trap 'echo heard; exit 6' TERM; sh -c 'echo ready; exec sleep 600' & wait";
