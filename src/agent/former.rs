@@ -23,7 +23,7 @@ impl Agent {
         let workspace = self.workspace(id);
         let limits = &self.settings.limits;
         // Its shims have seen it die and end their children; until they are done, the slot must not be free.
-        if !leftovers_gone(&lock_path(&workspace), limits.kill_budget + limits.lock_delay).await {
+        if !leftovers_gone(&lock_path(&workspace), &id.to_string(), limits.kill_budget + limits.lock_delay).await {
             tracing::error!(deployment.id = %id, "a former agent's child does not end; its lease must run out first");
             return;
         }

@@ -27,7 +27,8 @@ of them is, output that goes to a terminal stays there, and no copy of it is sen
 about 2 MiB a second is left out of the copy. Of output that is copied, these lines speak to Singletrack:
   ::singletrack progress=40 message=Uploading::
   ::singletrack output url=https://example.com::
-  ::singletrack protect::  and  ::singletrack unprotect::   a cancel waits in between
+  ::singletrack protect::  and  ::singletrack unprotect::   a cancel waits in between,
+                                                           and so does the first Ctrl-C at a terminal
 
 A run inside a run of the same project takes part in its parent's slot.";
 

@@ -118,6 +118,12 @@ pub enum Rejection {
         /// Which agents are known, for people.
         known: String,
     },
+    /// What is to be deployed is not there.
+    #[error("artifact {digest} is not on this server")]
+    ArtifactMissing {
+        /// Its SHA-256.
+        digest: String,
+    },
 }
 
 /// Decides a submit. Needs the key's deployment and [`super::LineLoad::Head`], or `All` where the line keeps the latest

@@ -145,17 +145,14 @@ async fn write(mut upload: Box<Upload>, mut pieces: Vec<u8>) -> Result<(Box<Uplo
     Ok(written.await?)
 }
 
-/// Fails for an artifact that a submit names and nobody has uploaded; else it stays until the submit is stored.
-pub async fn require(app: &App, digest: &str) -> Result<(), Failure> {
+/// Whether an artifact that a submit names is there; then it stays until the submit is stored.
+///
+/// # Errors
+/// The name is none, or the disk cannot be read.
+pub async fn is_there(app: &App, digest: &str) -> Result<bool, Failure> {
     let digest: Digest = digest.parse().map_err(|error| Failure::new(ErrorCode::InvalidBody, format!("{error}")))?;
-    let (depot, wanted) = (app.artifacts.depot().clone(), digest.clone());
-    if blocking(move || depot.want(&wanted)).await?.is_some() {
-        return Ok(());
-    }
-    Err(Failure::new(
-        ErrorCode::ArtifactMissing,
-        format!("artifact {digest} is not on this server; upload it first: PUT /v1/artifacts/{digest}"),
-    ))
+    let depot = app.artifacts.depot().clone();
+    Ok(blocking(move || depot.want(&digest)).await?.is_some())
 }
 
 /// Which part of an artifact a body is.

@@ -170,6 +170,7 @@ impl From<Rejection> for Failure {
             Rejection::KeyReused => "; use a new key for a new request",
             Rejection::PreemptionRefused => "; wait for your turn",
             Rejection::NoAgent { .. } => "; start it, or submit again when it is back",
+            Rejection::ArtifactMissing { .. } => "; upload it first: PUT /v1/artifacts/{sha256}",
             Rejection::NotOlder | Rejection::SuccessorGone => "; ask for your own place in line",
         };
         let code = match &rejection {
@@ -180,6 +181,7 @@ impl From<Rejection> for Failure {
             Rejection::KeyReused => ErrorCode::KeyReused,
             Rejection::PreemptionRefused => ErrorCode::PreemptionRefused,
             Rejection::NoAgent { .. } => ErrorCode::NoAgent,
+            Rejection::ArtifactMissing { .. } => ErrorCode::ArtifactMissing,
             Rejection::NotOlder => ErrorCode::NotOlder,
             Rejection::SuccessorGone => ErrorCode::SuccessorGone,
         };

@@ -63,16 +63,23 @@ pub async fn submit(
     check(&wish, key.is_some() || dry_run)?;
     let former = former(&app, &project, &wish).await?;
     let mut submission = submission(&app, project, wish, key, former)?;
-    if !dry_run {
-        submission.refusal = without_agent(&app, &submission).await;
-    }
     // A plan starts nothing, so nothing need be there for it.
-    if let Some(artifact) = &submission.spec.artifact
-        && !dry_run
-    {
-        artifacts::require(&app, artifact).await?;
+    if dry_run {
+        return plan::plan(&app, submission).await;
     }
-    if dry_run { plan::plan(&app, submission).await } else { decide(&app, submission).await }
+    submission.refusal = match without_artifact(&app, &submission).await? {
+        Some(missing) => Some(missing),
+        None => without_agent(&app, &submission).await,
+    };
+    decide(&app, submission).await
+}
+
+/// Why nothing can be made of it, where it names what is not there. What was made under its key already is answered all
+/// the same, though retention may have taken the artifact since.
+async fn without_artifact(app: &App, submission: &Submission) -> Result<Option<Rejection>, Failure> {
+    let Some(digest) = &submission.spec.artifact else { return Ok(None) };
+    let is_there = artifacts::is_there(app, digest).await?;
+    Ok((!is_there).then(|| Rejection::ArtifactMissing { digest: digest.clone() }))
 }
 
 /// Why nothing can be made of it now, where its project wants to know at once that no agent is there.

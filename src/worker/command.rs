@@ -117,6 +117,7 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
         environment: environment(std::env::vars_os(), order.job, order.phase),
         lock: order.lock,
         kill_budget: order.job.kill_budget,
+        deadline: order.job.lease_deadline.as_ref().map(|deadline| *deadline.borrow()),
     };
     let (mut process, stdout, stderr) = match Process::start(&order.job.shim, script).await {
         Ok(started) => started,

@@ -1,5 +1,5 @@
-//! Finds the processes that descend from this one, however they tried to leave: in sessions of their own, or
-//! orphaned and handed to this process, their subreaper.
+//! Finds the processes that descend from another, however they tried to leave: in sessions of their own, or orphaned and
+//! handed to their subreaper. Where even that is gone, its commands are known by what stands in their environment.
 
 use std::collections::HashMap;
 
@@ -17,10 +17,8 @@ pub(super) struct Descendant {
 /// Every descendant of a process that runs, in no order, and its own children even when they have ended: those are
 /// for it to collect. Other zombies are their parents' business, and waiting for them would wait for nothing.
 pub(super) fn descendants_of(root: Pid) -> Vec<Descendant> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let mut children: HashMap<i32, Vec<Stat>> = HashMap::new();
-    for stat in pids.filter_map(read_stat) {
+    for stat in all_pids().filter_map(read_stat) {
         children.entry(stat.parent).or_default().push(stat);
     }
     let mut found = Vec::new();
@@ -36,6 +34,29 @@ pub(super) fn descendants_of(root: Pid) -> Vec<Descendant> {
         }
     }
     found
+}
+
+/// Every descendant of a process that still runs, for whoever is not its parent.
+pub(super) fn running_below(root: Pid) -> Vec<Pid> {
+    let running = |found: &Descendant| read_stat(found.pid.as_raw_nonzero().get()).is_some_and(|stat| stat.runs);
+    descendants_of(root).into_iter().filter(running).map(|found| found.pid).collect()
+}
+
+/// Every process but this one that runs and has this assignment in the environment with which it was started.
+pub(super) fn marked_with(assignment: &str) -> Vec<Pid> {
+    let own = rustix::process::getpid();
+    let is_marked = |pid: &i32| {
+        // Another user's cannot be read, and is none of ours.
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|known| known == assignment.as_bytes())
+    };
+    let marked = all_pids().filter(is_marked).filter(|pid| read_stat(*pid).is_some_and(|stat| stat.runs));
+    marked.filter_map(Pid::from_raw).filter(|pid| *pid != own).collect()
+}
+
+fn all_pids() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 struct Stat {

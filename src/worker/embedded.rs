@@ -16,8 +16,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     leased::Leased,
+    leftovers::leftovers_gone,
     pipeline::{Job, lock_path},
-    process::{ShimProgram, leftovers_gone},
+    process::ShimProgram,
     report::Stop,
 };
 use crate::{
@@ -213,7 +214,7 @@ impl Embedded {
         let id = deployment.id;
         let workspace = self.workspace(id);
         let patience = self.limits.kill_budget + self.limits.lock_delay;
-        if !leftovers_gone(&lock_path(&workspace), patience).await {
+        if !leftovers_gone(&lock_path(&workspace), &id.to_string(), patience).await {
             tracing::error!(deployment.id = %id, "a former server's child does not end; its lease must run out first");
             return;
         }

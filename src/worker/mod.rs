@@ -3,15 +3,17 @@
 //! The executor knows nothing of the server, the queue or the store: a `Job` goes in, `Report`s and at last a `Verdict`
 //! come out, and a `Stop` may arrive at any time. `pipeline` walks the phases and rolls back, `command` runs one
 //! script of a phase, `check` asks a URL; `process` starts the `shim`, which owns the command's whole process tree
-//! and ends it even when this process cannot; `output` reads what commands print without ever making them wait.
+//! and ends it even when this process cannot; `leftovers` ends it when the shim cannot; `output` reads what commands print without ever making them wait.
 
 pub mod artifact;
+mod cgroup;
 mod check;
 mod command;
 mod descendants;
 pub mod embedded;
 mod environment;
 pub mod leased;
+mod leftovers;
 pub mod lines;
 pub mod outbox;
 pub mod output;
@@ -21,6 +23,7 @@ pub mod report;
 pub mod shim;
 
 pub use embedded::Embedded;
+pub use leftovers::leftovers_gone;
 pub use pipeline::{Job, lock_path, run};
-pub use process::{ShimProgram, leftovers_gone};
+pub use process::ShimProgram;
 pub use report::{FailureCode, PhaseState, Report, Stop, Stream, Verdict};

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,11 +13,16 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::time::Instant;
 
-use super::shim::{ARGUMENT, CONTROL_FLAG, FOLDER_FLAG, TERMINAL_FLAG, VANISH_LIMIT, lock_exclusively};
+use super::leftovers::{MARK_VARIABLE, end_below, end_marked, mark};
+use super::shim::{ARGUMENT, CONTROL_FLAG, FOLDER_FLAG, TERMINAL_FLAG};
 use crate::clock::{BootInstant, Clock, SystemClock};
 
-/// How long after the time for everything to have ended the shim itself counts as stuck, and is killed.
-const SHIM_GRACE: Duration = Duration::from_secs(5);
+/// How long after the time for everything to be killed the shim may take to say that it is. Then it counts as stopped or
+/// stuck, and its work is done in its stead: early enough to be over long before the server gives the slot away.
+const HEED_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long a shim that was only slow may take for its last words, once nothing is left.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 
 /// The program that is started as the shim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +48,9 @@ pub struct Script<'a> {
     pub lock: &'a Path,
     /// How long everything may take to stop when the worker is gone, or before its deadline.
     pub kill_budget: Duration,
+    /// When the lease ends unless renewed, if it may. The shim knows it before the command starts: a worker may be stopped
+    /// at any moment after that.
+    pub deadline: Option<BootInstant>,
 }
 
 /// How a command ended, and that nothing of it runs any more.
@@ -148,8 +156,9 @@ pub struct Here<'a> {
     pub folder: &'a Path,
     /// How long everything may take to stop when this process is gone, or before its deadline.
     pub kill_budget: Duration,
-    /// Whether its standard input is a terminal that is to be its own: it leads a session there.
-    pub owns_terminal: bool,
+    /// Where its standard input is a terminal that is to be its own, so that it leads a session there: the one at which
+    /// somebody sits, which the shim sets right again should this process be killed.
+    pub terminal: Option<BorrowedFd<'a>>,
     /// Where its standard input comes from.
     pub stdin: Stdio,
     /// Where its standard output goes.
@@ -176,12 +185,13 @@ impl Prepared {
         // Unlike the original, the duplicate outlives the exec. Nothing else is started by this process meanwhile.
         let inherited = rustix::io::dup(&theirs)?;
         drop(theirs);
+        let terminal = here.terminal.map(rustix::io::dup).transpose()?;
         let mut command = std::process::Command::new(&program.0);
         command
             .arg(ARGUMENT)
             .arg(CONTROL_FLAG)
             .arg(inherited.as_raw_fd().to_string())
-            .args(here.owns_terminal.then_some(TERMINAL_FLAG))
+            .args(terminal.iter().flat_map(|real| [TERMINAL_FLAG.to_owned(), real.as_raw_fd().to_string()]))
             .arg(FOLDER_FLAG)
             .arg(here.folder)
             .arg(here.lock)
@@ -195,7 +205,7 @@ impl Prepared {
         }
         let mut command = tokio::process::Command::from(command);
         let mut shim = command.spawn()?;
-        drop(inherited);
+        drop((inherited, terminal));
         let stdout = shim.stdout.take().map(|pipe| pipe.into_owned_fd()).transpose()?;
         let stderr = shim.stderr.take().map(|pipe| pipe.into_owned_fd()).transpose()?;
         Ok((Prepared::new(shim, ours)?, stdout.map(Into::into), stderr.map(Into::into)))
@@ -203,20 +213,27 @@ impl Prepared {
 
     fn new(shim: Child, control: std::os::unix::net::UnixStream) -> io::Result<Self> {
         let control = UnixStream::from_std(control)?;
-        Ok(Prepared(Process { shim, control, buffer: Vec::new(), command: None, overdue_at: None }))
+        Ok(Prepared(Process { shim, control, buffer: Vec::new(), command: None, mark: None, overdue_at: None }))
     }
 
-    /// Starts the command, with these variables besides those that the shim has. No value may hold a newline.
+    /// Starts the command, with these variables besides those that the shim has. No value may hold a newline. Unless
+    /// renewed, everything ends by the deadline; past it, nothing is started.
     ///
     /// # Errors
     /// The command, or the shim, could not be started.
-    pub async fn start(self, variables: &[(&str, &str)]) -> io::Result<Process> {
+    pub async fn start(self, variables: &[(&str, &str)], deadline: Option<BootInstant>) -> io::Result<Process> {
         let mut process = self.0;
+        if let Some((_, id)) = variables.iter().find(|(name, _)| *name == MARK_VARIABLE) {
+            process.mark = Some(mark(id));
+        }
         while let Some(line) = process.next_line().await? {
             match line.split_once(' ').unwrap_or((&line, "")) {
                 ("ready", _) => {
                     for (name, value) in variables {
                         process.say(&format!("env {name}={}", value.replace(['\n', '\0'], " ")));
+                    }
+                    if let Some(deadline) = deadline {
+                        process.renew_deadline(deadline);
                     }
                     process.say("start");
                 }
@@ -239,7 +256,9 @@ pub struct Process {
     control: UnixStream,
     buffer: Vec<u8>,
     command: Option<Pid>,
-    /// When the shim should long have said that everything has ended.
+    /// What tells its processes from all others, wherever they are.
+    mark: Option<String>,
+    /// When the shim should have said that everything has ended.
     overdue_at: Option<Instant>,
 }
 
@@ -248,6 +267,8 @@ impl Process {
     pub async fn start(program: &ShimProgram, script: Script<'_>) -> io::Result<(Process, ChildStdout, ChildStderr)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
+        let id = script.environment.iter().find(|(name, _)| name == MARK_VARIABLE);
+        let id = id.map(|(_, id)| id.to_string_lossy().into_owned());
         let mut shim = tokio::process::Command::new(&program.0)
             .arg(ARGUMENT)
             .arg(script.lock)
@@ -263,7 +284,8 @@ impl Process {
         let (Some(stdout), Some(stderr)) = (shim.stdout.take(), shim.stderr.take()) else {
             return Err(io::Error::other("the command's output was not connected"));
         };
-        let process = Prepared::new(shim, ours)?.start(&[]).await?;
+        let mut process = Prepared::new(shim, ours)?.start(&[], script.deadline).await?;
+        process.mark = id.as_deref().map(mark);
         Ok((process, stdout, stderr))
     }
 
@@ -275,10 +297,10 @@ impl Process {
     /// Sends SIGTERM to everything now, and SIGKILL at the given instant to what is left. A later call can only
     /// bring the SIGKILL forward.
     pub fn terminate(&mut self, kill_at: BootInstant) {
-        let patience = kill_at.since(SystemClock.boot()) + VANISH_LIMIT + SHIM_GRACE;
-        let overdue_at = Instant::now() + patience;
+        let overdue_at = Instant::now() + kill_at.since(SystemClock.boot()) + HEED_LIMIT;
         self.overdue_at = Some(self.overdue_at.map_or(overdue_at, |earlier| earlier.min(overdue_at)));
         self.say(&format!("term {}", in_milliseconds(kill_at)));
+        self.wake_shim();
     }
 
     /// Sends SIGKILL to everything now.
@@ -294,38 +316,73 @@ impl Process {
 
     /// Waits until nothing of the command runs any more. May be dropped and called again.
     pub async fn wait(&mut self) -> Exit {
-        loop {
-            let overdue_at = self.overdue_at;
-            let overdue = async {
-                match overdue_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let line = tokio::select! {
-                line = self.next_line() => line,
-                () = overdue => Ok(None),
-            };
-            let Ok(Some(line)) = line else { return self.wait_without_shim().await };
+        let overdue_at = self.overdue_at;
+        let overdue = async {
+            match overdue_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = self.ended() => ended,
+            () = overdue => self.end_in_its_stead().await,
+        };
+        match ended {
+            Some(exit) => exit,
+            None => self.wait_without_shim().await,
+        }
+    }
+
+    /// How the shim says that it ended; `None` if it ends without a word.
+    async fn ended(&mut self) -> Option<Exit> {
+        while let Ok(Some(line)) = self.next_line().await {
             if let Some(end) = line.strip_prefix("ended ") {
                 let mut words = end.split(' ');
                 let kind = words.next().map_or(ExitKind::Unknown, ExitKind::from_word);
                 let stopped_by = words.next().map_or(StoppedBy::Nobody, StoppedBy::from_word);
                 let left_count = words.next().and_then(|count| count.parse().ok()).unwrap_or(0);
-                return Exit { kind, stopped_by, left_count };
+                return Some(Exit { kind, stopped_by, left_count });
             }
         }
+        None
     }
 
-    /// The shim was killed, or hangs: what it can no longer do is done from here as well as it can be. Its direct
-    /// child dies with it by the kernel's hand.
+    /// The shim should have killed everything by now. It was stopped and is so again, or hangs: its processes, which are
+    /// all below it, are killed from here. If that was only slow, it has its say after all.
+    async fn end_in_its_stead(&mut self) -> Option<Exit> {
+        self.wake_shim();
+        if let Some(shim) = self.shim_pid() {
+            end_below(shim).await;
+        }
+        tokio::time::timeout(LAST_WORDS_LIMIT, self.ended()).await.ok().flatten()
+    }
+
+    /// The shim is gone, or has to go: what it can no longer do is done from here. Its direct child dies with it by the
+    /// kernel's hand.
     async fn wait_without_shim(&mut self) -> Exit {
         let _ = self.shim.start_kill();
         if let Some(command) = self.command.take() {
             let _ = rustix::process::kill_process_group(command, Signal::KILL);
         }
         let _ = self.shim.wait().await;
-        Exit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Nobody, left_count: 0 }
+        let left_count = match &self.mark {
+            Some(mark) => end_marked(mark).await,
+            None => 0,
+        };
+        let left_count = u32::try_from(left_count).unwrap_or(u32::MAX);
+        Exit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Nobody, left_count }
+    }
+
+    /// Lets a shim go on that somebody has stopped; the others take no notice.
+    fn wake_shim(&self) {
+        if let Some(shim) = self.shim_pid() {
+            let _ = rustix::process::kill_process(shim, Signal::CONT);
+        }
+    }
+
+    /// The shim, unless it has ended.
+    fn shim_pid(&self) -> Option<Pid> {
+        self.shim.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
     }
 
     /// Writes a command. A socket that takes no more of these few bytes belongs to a shim that hangs, which
@@ -353,20 +410,4 @@ impl Process {
 
 fn in_milliseconds(at: BootInstant) -> u128 {
     at.since(BootInstant::from_start(Duration::ZERO)).as_millis()
-}
-
-/// Waits until the shim that locked this file is gone, and with it every process of its command; whether that came
-/// true in time. A file that is not there is locked by nobody.
-pub async fn leftovers_gone(lock_path: &Path, max: Duration) -> bool {
-    if !lock_path.exists() {
-        return true;
-    }
-    let path = lock_path.to_owned();
-    let (gone, told) = tokio::sync::oneshot::channel();
-    // A thread of its own, not one of the runtime's: a blocked flock(2) cannot be called off, and the runtime would
-    // wait for it at its end.
-    std::thread::spawn(move || {
-        let _ = gone.send(lock_exclusively(&path).is_ok());
-    });
-    matches!(tokio::time::timeout(max, told).await, Ok(Ok(true)))
 }

@@ -7,6 +7,7 @@
 //!
 //! | from the worker | |
 //! |---|---|
+//! | `deadline MS` | before `start`: as below, and past it nothing is started |
 //! | `env NAME=VALUE` | before `start`: one more variable for the command |
 //! | `start` | start the command; without it nothing is ever started |
 //! | `term MS` | SIGTERM to everything now, SIGKILL at that instant of the boot clock, in milliseconds |
@@ -15,7 +16,7 @@
 //! | end of file | the worker is gone: SIGTERM now, SIGKILL after the kill budget |
 //!
 //! It answers `ready` when it holds its lock file, `started PID` or `failed WHY`, and at last `ended …` when not one
-//! descendant is left. Whoever can lock that file knows the same: see `process::leftovers_gone`.
+//! descendant is left. Whoever can lock that file knows the same: see `leftovers::leftovers_gone`.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -30,9 +31,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use tokio::signal::unix::SignalKind;
 
+use super::cgroup::Cgroup;
 use super::descendants::{Descendant, descendants_of};
 use super::process::{ExitKind, StoppedBy};
 use crate::clock::{BootInstant, Clock, SystemClock};
@@ -43,7 +46,8 @@ pub const ARGUMENT: &str = "__shim";
 /// Comes before the number of the descriptor to listen on, where that is not standard input.
 pub(super) const CONTROL_FLAG: &str = "--control";
 
-/// Says that standard input is a terminal of the command's own.
+/// Says that standard input is a terminal of the command's own, and comes before the number of the descriptor of that at
+/// which somebody sits.
 pub(super) const TERMINAL_FLAG: &str = "--terminal";
 
 /// Comes before the folder that goes with the shim.
@@ -57,7 +61,7 @@ const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 pub(super) const VANISH_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often the process table is read again while leftovers end: one that forks just then can be missed once.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How many processes are watched at once while they end; any of them wakes us to look again, so more would add
 /// nothing but open files.
@@ -84,7 +88,7 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let usage = || {
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            "expected [--control FD [--terminal] [--folder PATH]] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…",
+            "expected [--control FD [--terminal FD] [--folder PATH]] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…",
         )
     };
     let (control, args) = match args.as_slice() {
@@ -95,10 +99,14 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
         rest => (Control::from_stdin()?, rest),
     };
     let (mut control, own_stdin) = control;
-    let (owns_terminal, args) = match args {
-        [flag, rest @ ..] if flag == TERMINAL_FLAG => (true, rest),
-        rest => (false, rest),
+    let (real_terminal, args) = match args {
+        [flag, number, rest @ ..] if flag == TERMINAL_FLAG => {
+            let number = number.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
+            (Some(RealTerminal::from_descriptor(number)?), rest)
+        }
+        rest => (None, rest),
     };
+    let owns_terminal = real_terminal.is_some();
     let (folder, args) = match args {
         [flag, folder, rest @ ..] if flag == FOLDER_FLAG => (Some(Folder(folder)), rest),
         rest => (None, rest),
@@ -118,14 +126,26 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let _lock_held_to_the_end = lock_exclusively(lock.as_ref())?;
     // Dropped before the lock: once that is free, the folder is gone.
     let _removed_at_the_end = folder;
+    let cgroup = Cgroup::make();
     control.say("ready");
-    let Ok(variables) = control.wait_for_start() else { return Ok(0) };
-    match spawn(program, rest, variables, own_stdin, owns_terminal) {
+    let Ok(Orders { variables, deadline }) = control.wait_for_start() else {
+        cgroup.into_iter().for_each(Cgroup::remove);
+        return Ok(0);
+    };
+    let kill_budget = Duration::from_millis(kill_budget_ms);
+    if deadline.is_some_and(|deadline| before(deadline, kill_budget) <= SystemClock.boot()) {
+        // The worker was stopped meanwhile, and the slot may be another's.
+        control.say("failed its lease was over before it was started");
+        cgroup.into_iter().for_each(Cgroup::remove);
+        return Ok(127);
+    }
+    match spawn(program, rest, variables, own_stdin, owns_terminal, cgroup.as_ref()) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
-            Shim::new(control, child, Duration::from_millis(kill_budget_ms)).run()
+            Shim { real_terminal, cgroup, deadline, ..Shim::new(control, child, kill_budget) }.run()
         }
         Err(error) => {
+            cgroup.into_iter().for_each(Cgroup::remove);
             control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
             Ok(127)
         }
@@ -145,6 +165,44 @@ impl Drop for Folder<'_> {
     }
 }
 
+/// The terminal at which somebody sits, as it was before the worker made it pass on every key.
+struct RealTerminal {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl RealTerminal {
+    fn from_descriptor(number: i32) -> io::Result<Self> {
+        let terminal = inherited(number)?;
+        let before = tcgetattr(&terminal)?;
+        Ok(RealTerminal { terminal, before })
+    }
+
+    /// Gives it back as it was, if it is still as the worker set it: a shell may have taken it over. We have left its
+    /// session, so that nothing stops us for it.
+    fn set_right(self) {
+        let mut raw = self.before.clone();
+        raw.make_raw();
+        let modes = |of: &Termios| (of.input_modes, of.output_modes, of.control_modes, of.local_modes);
+        if tcgetattr(&self.terminal).is_ok_and(|now| modes(&now) == modes(&raw)) {
+            let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+        }
+    }
+}
+
+/// A descriptor that was passed on to us by its number.
+fn inherited(number: i32) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    #[expect(unsafe_code, reason = "a descriptor that is passed on by its number can be had in no other way")]
+    // SAFETY: the worker left this descriptor open for us, and nothing else in this process knows of it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    // It is nothing to the command.
+    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(descriptor)
+}
+
 /// Opens and locks the file, waiting for whoever holds it. Children do not inherit it: it tells of the shim alone.
 pub(super) fn lock_exclusively(path: &std::path::Path) -> io::Result<File> {
     let file = File::options().create(true).append(true).open(path)?;
@@ -162,6 +220,7 @@ fn spawn(
     variables: Vec<(String, String)>,
     own_stdin: Stdio,
     owns_terminal: bool,
+    cgroup: Option<&Cgroup>,
 ) -> io::Result<Pid> {
     let shim = rustix::process::getpid();
     let mut command = Command::new(program);
@@ -187,7 +246,17 @@ fn spawn(
             Ok(())
         });
     }
-    Ok(Pid::from_child(&command.spawn()?))
+    match cgroup.and_then(|cgroup| cgroup.spawn(&mut command)) {
+        Some(started) => started,
+        None => Ok(Pid::from_child(&command.spawn()?)),
+    }
+}
+
+/// What the worker says before the command starts.
+#[derive(Default)]
+struct Orders {
+    variables: Vec<(String, String)>,
+    deadline: Option<BootInstant>,
 }
 
 /// The socket to the worker.
@@ -206,14 +275,8 @@ impl Control {
 
     /// The socket is this descriptor, so the command has our standard input.
     fn from_descriptor(number: i32) -> io::Result<(Self, Stdio)> {
-        if number <= 2 {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        #[expect(unsafe_code, reason = "a descriptor that is passed on by its number can be had in no other way")]
-        // SAFETY: the worker left this descriptor open for us, and nothing else in this process knows of it.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
         // Held by the command, the socket would not close with the worker's end of it alone.
-        rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+        let descriptor = inherited(number)?;
         Ok((Control { stream: UnixStream::from(descriptor), buffer: Vec::new(), open: true }, Stdio::inherit()))
     }
 
@@ -222,25 +285,41 @@ impl Control {
         let _ = self.stream.write_all(format!("{line}\n").as_bytes());
     }
 
-    /// Blocks until the worker says `start`; answers the variables that it named. The lock is held by then: so a
+    /// Blocks until the worker says `start`; answers the variables and the deadline that it named. The lock is held by then: so a
     /// restarted server, which finds it free, can be sure that nothing will be started late.
-    fn wait_for_start(&mut self) -> io::Result<Vec<(String, String)>> {
+    fn wait_for_start(&mut self) -> io::Result<Orders> {
         let mut reader = io::BufReader::with_capacity(1, &mut self.stream);
-        let mut variables = Vec::new();
+        let mut orders = Orders::default();
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
-            match line.strip_prefix("env ").map_or(line.as_str(), |_| "env") {
-                "start\n" => break,
-                "env" => {
-                    let assignment = line["env ".len()..].trim_end_matches('\n').split_once('=');
-                    variables.extend(assignment.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            let order = line.trim_end_matches('\n');
+            match order.split_once(' ').unwrap_or((order, "")) {
+                ("start", "") => break,
+                ("env", assignment) => {
+                    let assignment = assignment.split_once('=');
+                    orders.variables.extend(assignment.map(|(name, value)| (name.to_owned(), value.to_owned())));
+                }
+                ("deadline", at) => {
+                    orders.deadline = at.parse().map(Duration::from_millis).map(BootInstant::from_start).ok();
                 }
                 _ => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
         self.stream.set_nonblocking(true)?;
-        Ok(variables)
+        Ok(orders)
+    }
+
+    /// Blocks until the worker has closed its end, which it does once it knows that the command has ended.
+    fn wait_for_the_end(&mut self) {
+        let _ = self.stream.set_nonblocking(false);
+        while self.open {
+            match self.stream.read(&mut [0; 512]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(1..) => {}
+                Ok(0) | Err(_) => self.open = false,
+            }
+        }
     }
 
     /// Takes the commands that have arrived, without waiting.
@@ -272,6 +351,8 @@ struct Shim {
     child: Pid,
     child_status: Option<WaitStatus>,
     kill_budget: Duration,
+    cgroup: Option<Cgroup>,
+    real_terminal: Option<RealTerminal>,
     deadline: Option<BootInstant>,
     ending: Option<Ending>,
     /// Who has had its SIGTERM: a second one makes many programs give up their orderly end.
@@ -285,6 +366,8 @@ impl Shim {
             child,
             child_status: None,
             kill_budget,
+            cgroup: None,
+            real_terminal: None,
             deadline: None,
             ending: None,
             terminated: HashSet::new(),
@@ -324,6 +407,13 @@ impl Shim {
         };
         let kind = self.child_status.map_or(ExitKind::Unknown, ExitKind::of);
         self.control.say(&format!("ended {} {} {left_count}", kind.to_word(), by.to_word()));
+        if let Some(terminal) = self.real_terminal {
+            // A command may end sooner than its killed worker is seen to be gone: that closes its terminal first.
+            self.control.wait_for_the_end();
+            terminal.set_right();
+        }
+        // Nobody waits for this.
+        self.cgroup.into_iter().for_each(Cgroup::remove);
         Ok(kind.shell_code())
     }
 
@@ -357,6 +447,9 @@ impl Shim {
     /// Begins the end when nobody is there to say so.
     fn decide(&mut self, now: BootInstant) {
         if !self.control.open {
+            if let Some(terminal) = self.real_terminal.take() {
+                terminal.set_right();
+            }
             self.end(StoppedBy::WorkerGone, now.after(self.kill_budget));
         }
         if let Some(deadline) = self.deadline.filter(|deadline| before(*deadline, self.kill_budget) <= now) {
@@ -402,6 +495,9 @@ impl Shim {
     }
 
     fn kill(&self, running: &[Descendant]) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
         // After the child was reaped its number may become another group's.
         if self.child_status.is_none() {
             let _ = rustix::process::kill_process_group(self.child, Signal::KILL);

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::{
     guard::{ask_server, held, shell_code},
@@ -208,7 +211,7 @@ impl Ready {
             lock: &folder.lock(),
             folder: folder.path(),
             kill_budget: kill_budget(args.lease),
-            owns_terminal: theirs.is_some(),
+            terminal: terminal.as_ref().map(Terminal::real),
             stdin: passes(true)?,
             stdout: passes(io::stdout().is_terminal())?,
             stderr: passes(io::stderr().is_terminal())?,
@@ -350,7 +353,7 @@ impl Work<'_> {
             (SOCKET_VARIABLE, socket.to_string_lossy().into_owned()),
         ];
         let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-        let mut process = match prepared.start(&variables).await {
+        let mut process = match prepared.start(&variables, Some(*keeper.deadline().borrow())).await {
             Ok(process) => process,
             Err(error) => {
                 let message = format!("the command could not be started: {error}");
@@ -392,6 +395,7 @@ impl Work<'_> {
         deadline.mark_changed();
         let mut protected_lines = output.protection();
         let mut protected_count = self.door.protected_count();
+        let mut withheld = self.terminal.as_ref().map(Terminal::withheld);
         let mut cause: Option<Cause> = None;
         let mut was_protected = false;
         let mut wait_was_told = false;
@@ -400,15 +404,21 @@ impl Work<'_> {
             let asked = *stop.borrow_and_update();
             let is_protected = *protected_lines.borrow_and_update() || *protected_count.borrow_and_update() > 0;
             if is_protected != was_protected {
+                if let Some(terminal) = &self.terminal {
+                    terminal.protect(is_protected);
+                }
                 let state = if is_protected { PhaseState::Started } else { PhaseState::Succeeded };
                 outbox.phase(PROTECTED_PHASE, state, is_protected.then_some(PROTECTED_MESSAGE));
                 was_protected = is_protected;
             }
-            let wanted = wanted(asked, signal_count);
+            // A key that was kept from the command asks as a signal does; the next one the command gets itself.
+            let by_key = withheld.as_mut().is_some_and(|withheld| *withheld.borrow_and_update());
+            let wanted = wanted(asked, signal_count.max(u32::from(by_key)));
             if wanted > cause {
                 let waits = is_protected && matches!(wanted, Some(Cause::Cancelled | Cause::Interrupted));
                 if waits && !wait_was_told {
-                    self.session.screen.line("stopping once the protected section is over");
+                    let how = if by_key { " (Ctrl-C again to interrupt it)" } else { "" };
+                    self.say(&format!("stopping once the protected section is over{how}"));
                     output.note("asked to stop: that waits until the protected section is over");
                     wait_was_told = true;
                 } else if let Some(why) = wanted.filter(|_| !waits) {
@@ -423,6 +433,7 @@ impl Work<'_> {
                 Ok(()) = stop.changed() => {}
                 Ok(()) = protected_lines.changed() => {}
                 Ok(()) = protected_count.changed() => {}
+                () = changed(withheld.as_mut()) => {}
                 Ok(()) = deadline.changed() => process.renew_deadline(*deadline.borrow_and_update()),
                 () = signals.nth(signal_count + 1) => signal_count += 1,
             }
@@ -446,8 +457,24 @@ impl Work<'_> {
             Cause::InterruptedAgain => "killing the command".to_owned(),
             Cause::LeaseLost => "the lease is lost; stopping the command".to_owned(),
         };
-        self.session.screen.line(&text);
+        self.say(&text);
     }
+
+    /// Says it on a line of its own, also where the terminal is as the command wants it.
+    fn say(&self, text: &str) {
+        let end = if self.terminal.is_some() && io::stderr().is_terminal() { "\r" } else { "" };
+        self.session.screen.line(&format!("{text}{end}"));
+    }
+}
+
+/// Waits for a change; for ever where there is nothing to change.
+async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
+    if let Some(receiver) = receiver
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// What there is to stop the command for.

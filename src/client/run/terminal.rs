@@ -5,7 +5,7 @@
 use std::{
     convert::Infallible,
     io::{self, IsTerminal as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     process::Stdio,
     sync::{
         Arc,
@@ -26,7 +26,10 @@ use rustix::{
         tcsetwinsize,
     },
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 use super::relay;
 
@@ -37,8 +40,17 @@ const INPUT_LIMIT: usize = 4 << 10;
 pub(super) struct Terminal {
     ours: OwnedFd,
     real: OwnedFd,
-    /// Whether the key that interrupts was pressed.
-    interrupted: Arc<AtomicBool>,
+    interrupt: Arc<Interrupt>,
+}
+
+/// What becomes of the key that interrupts.
+struct Interrupt {
+    /// Whether the command got it.
+    passed_on: AtomicBool,
+    /// Whether the first one is withheld from the command, because a part of it is protected.
+    is_protected: AtomicBool,
+    /// Whether one was.
+    withheld: watch::Sender<bool>,
 }
 
 impl Terminal {
@@ -56,7 +68,12 @@ impl Terminal {
         let name = ptsname(&ours, Vec::new())?;
         let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
         tcsetattr(&theirs, OptionalActions::Now, &tcgetattr(&real)?)?;
-        let terminal = Terminal { ours, real, interrupted: Arc::default() };
+        let interrupt = Interrupt {
+            passed_on: AtomicBool::new(false),
+            is_protected: AtomicBool::new(false),
+            withheld: watch::Sender::new(false),
+        };
+        let terminal = Terminal { ours, real, interrupt: Arc::new(interrupt) };
         terminal.take_size();
         Ok(Some((terminal, theirs)))
     }
@@ -66,9 +83,25 @@ impl Terminal {
         self.ours.try_clone()
     }
 
-    /// Whether the key that interrupts was pressed since the command began.
+    /// The terminal at which somebody sits.
+    pub(super) fn real(&self) -> BorrowedFd<'_> {
+        self.real.as_fd()
+    }
+
+    /// Whether the command got the key that interrupts.
     pub(super) fn was_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed)
+        self.interrupt.passed_on.load(Ordering::Relaxed)
+    }
+
+    /// From now on the first interrupt is kept from the command, or no longer. A second one always reaches it: whoever sits
+    /// there has the last word.
+    pub(super) fn protect(&self, is_protected: bool) {
+        self.interrupt.is_protected.store(is_protected, Ordering::Relaxed);
+    }
+
+    /// Whether an interrupt was kept from the command.
+    pub(super) fn withheld(&self) -> watch::Receiver<bool> {
+        self.interrupt.withheld.subscribe()
     }
 
     /// Passes on each key as it is pressed, until the answer is dropped: then the real terminal is as it was.
@@ -79,11 +112,11 @@ impl Terminal {
         }
         let (ended, end) = pipe_with(PipeFlags::CLOEXEC)?;
         let (real, ours) = (self.real.try_clone()?, self.ours.try_clone()?);
-        let interrupted = Arc::clone(&self.interrupted);
+        let interrupt = Arc::clone(&self.interrupt);
         let modes = Modes::raw(self.real.try_clone()?)?;
         let keys = thread::Builder::new()
             .name("keys".to_owned())
-            .spawn(move || pass_keys_on(&real, &ours, &ended, &interrupted))?;
+            .spawn(move || pass_keys_on(&real, &ours, &ended, &interrupt))?;
         Ok(Some(Connected { _modes: modes, end: Some(end), keys: Some(keys) }))
     }
 
@@ -110,11 +143,11 @@ pub(super) fn side(theirs: &OwnedFd) -> io::Result<Stdio> {
     theirs.try_clone().map(Stdio::from)
 }
 
-fn is_in_foreground(terminal: std::os::fd::BorrowedFd<'_>) -> bool {
+fn is_in_foreground(terminal: BorrowedFd<'_>) -> bool {
     tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
 }
 
-fn pass_keys_on(real: &OwnedFd, ours: &OwnedFd, ended: &OwnedFd, interrupted: &AtomicBool) {
+fn pass_keys_on(real: &OwnedFd, ours: &OwnedFd, ended: &OwnedFd, interrupt: &Interrupt) {
     let mut keys = vec![0; INPUT_LIMIT];
     loop {
         let mut fds = [PollFd::new(real, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
@@ -132,17 +165,28 @@ fn pass_keys_on(real: &OwnedFd, ours: &OwnedFd, ended: &OwnedFd, interrupted: &A
         match rustix::io::read(real, &mut keys) {
             Ok(0) => return,
             Ok(count) => {
-                let keys = &keys[..count];
-                if keys.contains(&interrupt_key(ours).unwrap_or(0)) {
-                    interrupted.store(true, Ordering::Relaxed);
-                }
-                if relay::write_all(ours, keys).is_err() {
+                let (before, rest) = interrupt.judge(&keys[..count], interrupt_key(ours));
+                if relay::write_all(ours, before).is_err() || relay::write_all(ours, rest).is_err() {
                     return;
                 }
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(_) => return,
         }
+    }
+}
+
+impl Interrupt {
+    /// What of these keys the command gets: all of them, or those before and after one that is withheld.
+    fn judge<'a>(&self, keys: &'a [u8], key: Option<u8>) -> (&'a [u8], &'a [u8]) {
+        let Some(at) = keys.iter().position(|pressed| Some(*pressed) == key) else { return (keys, &[]) };
+        let is_first = !*self.withheld.borrow();
+        if is_first && self.is_protected.load(Ordering::Relaxed) {
+            self.withheld.send_replace(true);
+            return (&keys[..at], &keys[at + 1..]);
+        }
+        self.passed_on.store(true, Ordering::Relaxed);
+        (keys, &[])
     }
 }
 

@@ -1,5 +1,6 @@
 //! Agents: the claims route, and the real binary on a machine of its own (a folder of its own, here).
 
+mod apart;
 mod claims;
 mod ends;
 mod runs;
@@ -61,9 +62,9 @@ fn pipelines() -> String {
 [[projects.{name}.pipelines.deploy.phases]]
 name = "gate"
 run = '''
+echo $$ > "$AGENT_DIR/{name}.pid"
 echo "at the gate, with $INPUT_COLOR"
 echo "under $SINGLETRACK_FENCING_TOKEN for $SINGLETRACK_PROJECT"
-echo $$ > "$AGENT_DIR/{name}.pid"
 flock --shared "$AGENT_DIR/gate" true
 echo "::singletrack output url=https://{name}.example::"
 '''

@@ -165,6 +165,27 @@ async fn what_is_not_right_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_release_and_the_result_that_comes_after_it_are_on_the_record() {
+    let server = TestServer::gated();
+    let claimed = Claimed::take(&server, "k").await;
+    let refused = server.post("/v1/projects/web/release", json!({})).await;
+    assert_eq!(refused.status, 400, "a release without a reason: {}", refused.text);
+    assert_eq!(server.audit(&claimed.id), []);
+    server.post("/v1/projects/web/release", json!({ "reason": "the runner burned down" })).await;
+    let released = claimed.now().await;
+    let late = claimed.call("finish", json!({ "status": "SUCCEEDED", "outputs": { "version": "7" } })).await;
+    assert_eq!((late.status, &late.body["errorCode"]), (409, &json!("LEASE_LOST")));
+    assert_eq!(claimed.now().await, released, "what is final stays as it is");
+    let record = server.audit(&claimed.id);
+    let [(release, reason), (late, verdict)] = &record[..] else { panic!("{record:?}") };
+    assert_eq!(
+        (release.as_str(), reason.as_str(), late.as_str()),
+        ("release", "the runner burned down", "late_result")
+    );
+    assert!(verdict.contains("Succeeded") && verdict.contains('7'), "{verdict}");
+}
+
+#[tokio::test]
 async fn an_end_is_final_and_told_again_only_to_who_told_it() {
     let server = TestServer::gated();
     let claimed = Claimed::take(&server, "k").await;

@@ -55,6 +55,21 @@ async fn old_artifacts_go_unless_a_deployment_needs_them() {
 }
 
 #[tokio::test]
+async fn a_repeated_submit_is_answered_as_before_though_its_artifact_is_gone() {
+    let server = TestServer::start(CONFIG);
+    let name = server.uploaded(&super::noise(1 << 10)).await;
+    let wish = json!({ "artifact": { "sha256": name } });
+    let first = server.submit_keyed("key", wish.clone()).await;
+    assert_eq!(first.status, 202, "{}", first.text);
+    server.finished(&first.id()).await;
+    std::fs::remove_file(server.kept(&name)).unwrap();
+    let again = server.submit_keyed("key", wish.clone()).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (202, "true"), "{}", again.text);
+    assert_eq!(again.id(), first.id());
+    assert_eq!(server.submit_keyed("other", wish).await.refusal(), (422, "ARTIFACT_MISSING"));
+}
+
+#[tokio::test]
 async fn room_is_made_for_new_artifacts() {
     let server =
         TestServer::start(&format!("[artifacts]\nmax_bytes = \"1MiB\"\nmax_total_bytes = \"1100KiB\"\n{CONFIG}"));

@@ -5,6 +5,7 @@ mod output;
 mod phases;
 mod shim;
 mod stopping;
+mod stuck;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -48,8 +49,11 @@ struct Ended {
 impl Trial {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
+        // Processes are told apart by it, so that no two tests may have the same.
+        let deployment_id = singletrack::model::DeploymentId::generate().to_string();
         let job = Job {
-            deployment_id: "0199-test".into(),
+            workspace: directory.path().join("work").join(&deployment_id),
+            deployment_id,
             project: "web".into(),
             pipeline_name: "deploy".into(),
             pipeline: Pipeline { timeout: PATIENCE * 2, stall_timeout: None, phases: Vec::new() },
@@ -57,7 +61,6 @@ impl Trial {
             commit: Some("3f2a".into()),
             fencing_token: 7,
             inputs: BTreeMap::from([("dir".into(), directory.path().display().to_string())]),
-            workspace: directory.path().join("work/0199-test"),
             artifact: None,
             unpack_limits: singletrack::artifact::UnpackLimits::default(),
             grace: PATIENCE * 2,
@@ -244,4 +247,14 @@ fn failure(verdict: &Verdict) -> (worker::FailureCode, &str) {
         Verdict::Failed { code, message, .. } => (*code, message),
         other => panic!("expected a failure, got {other:?}"),
     }
+}
+
+fn parent_of(pid: &str) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().to_owned()
+}
+
+/// The shim of the command with this pid.
+fn shim_of(command: &str) -> rustix::process::Pid {
+    rustix::process::Pid::from_raw(parent_of(command).parse().unwrap()).unwrap()
 }

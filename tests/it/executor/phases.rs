@@ -23,7 +23,9 @@ async fn phases_run_in_order_and_each_is_told_when_it_starts() {
 
 #[tokio::test]
 async fn a_command_sees_its_deployment_and_inputs_that_shadow_nothing() {
-    let ended = Trial::new()
+    let trial = Trial::new();
+    let id = trial.job.deployment_id.clone();
+    let ended = trial
         .input("path", "/nowhere")
         .input("my-key.x", "two words")
         .phase("env", "env | grep -E '^(SINGLETRACK|INPUT)_' | grep -v INPUT_DIR | sort; ls / >/dev/null; pwd; cat")
@@ -36,7 +38,7 @@ async fn a_command_sees_its_deployment_and_inputs_that_shadow_nothing() {
             "INPUT_MY_KEY_X=two words",
             "INPUT_PATH=/nowhere",
             "SINGLETRACK_COMMIT=3f2a",
-            "SINGLETRACK_DEPLOYMENT_ID=0199-test",
+            &format!("SINGLETRACK_DEPLOYMENT_ID={id}"),
             "SINGLETRACK_FENCING_TOKEN=7",
             "SINGLETRACK_PHASE=env",
             "SINGLETRACK_PIPELINE=deploy",
@@ -44,7 +46,7 @@ async fn a_command_sees_its_deployment_and_inputs_that_shadow_nothing() {
             "SINGLETRACK_REF=main",
         ]
     );
-    assert!(lines[9].ends_with("/work/0199-test"), "{lines:?}");
+    assert!(lines[9].ends_with(&format!("/work/{id}")), "{lines:?}");
     assert!(
         matches!(ended.verdict, Verdict::Succeeded { .. }),
         "its standard input must be empty: {:?}",

@@ -262,10 +262,11 @@ async fn dropping_a_run_ends_its_command() {
     let mut trial = Trial::new().phase_with("one", &stubborn(""));
     trial.job.kill_budget = SHORT;
     let lock = singletrack::worker::lock_path(&trial.job.workspace);
+    let id = trial.job.deployment_id.clone();
     let mut running = trial.start();
     let pids = stubborn_pids(&mut running).await;
     running.verdict.abort();
-    assert!(singletrack::worker::leftovers_gone(&lock, PATIENCE).await);
+    assert!(singletrack::worker::leftovers_gone(&lock, &id, PATIENCE).await);
     assert_gone(&pids);
     assert!(matches!(running.reports.recv().await, None | Some(Report::Log { .. })));
 }

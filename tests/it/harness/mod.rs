@@ -2,6 +2,7 @@
 
 pub mod openapi;
 pub mod processes;
+pub mod proxy;
 pub mod raw;
 pub mod stream;
 
@@ -231,6 +232,17 @@ impl TestServer {
     /// Cancels one of `web`'s deployments.
     pub async fn cancel(&self, id: &str, body: Value) -> Answer {
         self.post(&format!("/v1/projects/web/deployments/{id}/cancel"), body).await
+    }
+
+    /// What the audit log says of a deployment: each action and its detail.
+    pub fn audit(&self, id: &str) -> Vec<(String, String)> {
+        let store = rusqlite::Connection::open(self.path("test.db")).unwrap();
+        let mut rows = store
+            .prepare("SELECT action, detail FROM audit WHERE lower(hex(deployment)) = ?1 ORDER BY number")
+            .unwrap();
+        let id = id.replace('-', "");
+        let rows = rows.query_map([id], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
     }
 
     /// Waits until so many long-polls and streams are parked.

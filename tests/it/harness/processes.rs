@@ -7,6 +7,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
@@ -38,9 +39,15 @@ pub fn runs(pid: Pid) -> bool {
 
 fn gone_by(pid: Pid, deadline: Instant) -> bool {
     let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
-    let left = deadline.saturating_duration_since(Instant::now());
-    let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
-    poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)).is_ok_and(|ended| ended > 0)
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
+            // Another test's child has ended.
+            Err(Errno::INTR) => {}
+            ended => return ended.unwrap() > 0,
+        }
+    }
 }
 
 fn with_environment(variable: &str) -> Option<Pid> {

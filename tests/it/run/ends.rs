@@ -7,7 +7,7 @@ use std::{
 
 use rustix::{
     fs::{FlockOperation, flock},
-    process::Signal,
+    process::{Pid, Signal, kill_process},
 };
 use serde_json::json;
 
@@ -160,4 +160,56 @@ async fn a_stopped_run_never_overlaps_with_the_next() {
     assert!(!overlapped(&server));
     stopped.signal(Signal::CONT);
     assert_eq!(stopped.end().0, 123);
+}
+
+/// Ignores SIGTERM, as does what it starts in a session of its own; prints both pids.
+const STUBBORN: &str = "trap '' TERM; setsid sh -c 'while :; do sleep 600; done' &
+echo $!; echo $$; while :; do sleep 600; done";
+
+#[tokio::test]
+async fn a_stopped_shim_keeps_nothing_alive_past_the_lease() {
+    let mut server = TestServer::start(QUICK);
+    let script = format!("{}{STUBBORN}", super::WITNESS);
+    let mut running = Running::start(&server, &["--lease", "2s"], &script);
+    let pids = [process(&running.line()), process(&running.line())];
+    kill_process(shim_of(&running), Signal::STOP).unwrap();
+    server.kill();
+    assert_eq!(running.end().0, 123);
+    assert!(!pids.into_iter().any(processes::runs));
+    server.boot();
+    assert_eq!(ended(run(&server, &[], super::WITNESS)).status.code(), Some(0));
+    assert!(!overlapped(&server));
+}
+
+#[tokio::test]
+async fn a_run_and_its_shim_that_are_killed_together_leave_nothing_to_overlap_with() {
+    let server = TestServer::start(QUICK);
+    let script = format!("{}{STUBBORN}", super::WITNESS);
+    let mut running = Running::start(&server, &["--lease", "2s"], &script);
+    let (far, near) = (process(&running.line()), process(&running.line()));
+    let has_cgroup =
+        fs::read_to_string(format!("/proc/{}/cgroup", far.as_raw_nonzero())).unwrap().contains("singletrack-");
+    let shim = shim_of(&running);
+    running.signal(Signal::STOP);
+    kill_process(shim, Signal::KILL).unwrap();
+    running.signal(Signal::KILL);
+    running.child.wait().unwrap();
+    // The kernel ends the command itself with its shim; the rest goes with the next command, where there are cgroups.
+    assert!(processes::gone(near));
+    let next = ended(run(&server, &[], super::WITNESS));
+    assert_eq!(next.status.code(), Some(0));
+    if has_cgroup {
+        assert!(!processes::runs(far));
+        assert!(!overlapped(&server));
+    } else {
+        eprintln!("in part skipped: there is no writable cgroup v2 on this machine");
+        kill_process(far, Signal::KILL).unwrap();
+    }
+}
+
+/// The one child of a run.
+fn shim_of(running: &Running) -> Pid {
+    let pid = running.pid().as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    process(children.trim())
 }

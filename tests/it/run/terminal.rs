@@ -12,14 +12,14 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags},
-    process::Signal,
+    process::{Pid, Signal},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
 };
 use serde_json::json;
 
 use super::run;
-use crate::harness::TestServer;
+use crate::harness::{TestServer, processes};
 
 /// A run at a terminal of the test's.
 struct Seated {
@@ -90,6 +90,12 @@ fn size(rows: u16, columns: u16) -> Winsize {
     Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
+/// Waits until the server knows of a protected section, and so does the run.
+async fn protected(server: &TestServer) {
+    let id = server.deployments().await[0]["id"].as_str().unwrap().to_owned();
+    server.event(&id, |event| event["phase"] == "protected" || event["name"] == "protected").await;
+}
+
 async fn logged(server: &TestServer, line: &str) {
     let id = server.deployments().await[0]["id"].as_str().unwrap().to_owned();
     server.event(&id, |event| event["lines"].as_array().is_some_and(|lines| lines.contains(&json!(line)))).await;
@@ -155,4 +161,53 @@ async fn the_terminal_comes_back_when_the_run_is_told_to_stop() {
     seated.sees("ready\r\n");
     rustix::process::kill_process(rustix::process::Pid::from_child(&seated.child), Signal::TERM).unwrap();
     assert_eq!(seated.end(), 130);
+}
+
+const PROTECTED: &str = "\"$SINGLETRACK\" protect -- sh -c 'echo ready; read line; echo over'; exec sleep 600";
+
+#[tokio::test]
+async fn ctrl_c_waits_for_the_end_of_a_protected_section_and_says_so() {
+    let server = TestServer::start("");
+    let mut seated = Seated::start(&server, &[], PROTECTED);
+    seated.sees("ready\r\n");
+    protected(&server).await;
+    seated.types(b"\x03");
+    seated.sees("stopping once the protected section is over (Ctrl-C again to interrupt it)\r\n");
+    seated.types(b"\r");
+    seated.sees("over\r\n");
+    assert_eq!(seated.end(), 130);
+    assert_eq!(server.deployments().await[0]["status"], "CANCELLED");
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_interrupts_even_a_protected_section() {
+    let server = TestServer::start("");
+    let mut seated = Seated::start(&server, &["--grace", "10m"], PROTECTED);
+    seated.sees("ready\r\n");
+    protected(&server).await;
+    seated.types(b"\x03");
+    seated.sees("stopping once");
+    seated.types(b"\x03");
+    seated.sees("^C");
+    assert_eq!(seated.end(), 130);
+    assert_eq!(server.deployments().await[0]["status"], "CANCELLED");
+}
+
+#[tokio::test]
+async fn the_terminal_comes_back_when_the_run_is_killed() {
+    let server = TestServer::start("");
+    let mut seated = Seated::start(&server, &[], "echo ready $$; exec sleep 600");
+    seated.sees("ready ");
+    let pid = seated.sees("\r\n");
+    let raw = tcgetattr(&seated.terminal).unwrap();
+    assert_ne!(format!("{raw:?}"), format!("{:?}", seated.before), "it is not raw, so nothing can come back");
+    let shim = parent(super::process(&pid));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&seated.child), Signal::KILL).unwrap();
+    assert!(processes::gone(shim));
+    assert_eq!(seated.end(), -1);
+}
+
+fn parent(pid: Pid) -> Pid {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
+    super::process(stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap())
 }

@@ -1,0 +1,191 @@
+//! A control group for one command, where cgroup v2 is there and writable: the kernel then ends everything in it with one
+//! write, also what forks faster than anybody can read the process table.
+//!
+//! It comes beside the process group and the subreaper, never in their place: most CI containers mount the tree read-only,
+//! and then all of this answers `None`. Its shim holds a lock on the group's folder. So whoever gets that lock knows that
+//! the shim is gone, in whatever PID namespace it was, and may end what it left.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitOptions};
+use rustix::time::Timespec;
+
+use super::shim::{LOOK_AGAIN, VANISH_LIMIT};
+use crate::clock::{BootInstant, Clock, SystemClock};
+
+/// How the names of our groups begin.
+const PREFIX: &str = "singletrack-";
+
+/// From `linux/sched.h`; libc's own is too narrow to hold it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// The group of one command.
+pub(super) struct Cgroup {
+    path: PathBuf,
+    /// The group that it is in.
+    parent: PathBuf,
+    /// Its folder, locked.
+    folder: File,
+}
+
+impl Cgroup {
+    /// Makes one below our own; `None` where that cannot be.
+    pub(super) fn make() -> Option<Cgroup> {
+        let parent = own_group()?;
+        let started_ms = SystemClock.boot().since(BootInstant::from_start(Duration::ZERO));
+        let path = parent.join(format!("{PREFIX}{}-{}", std::process::id(), started_ms.as_millis()));
+        fs::create_dir(&path).ok()?;
+        let group = File::open(&path).map(|folder| Cgroup { path, parent, folder }).ok()?;
+        // A kernel that cannot kill a group (before 5.14) makes it useless.
+        let is_ours = flock(&group.folder, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if !is_ours || !group.path.join("cgroup.kill").exists() {
+            group.remove();
+            return None;
+        }
+        Some(group)
+    }
+
+    /// Starts the command in the group, from its first instruction on, once what dead shims left is gone. `None` if the system does not let us; then nothing
+    /// was started. Moving a process there afterwards would miss what it forked by then, and can take milliseconds.
+    #[expect(unsafe_code, reason = "the standard library cannot start a process in a cgroup")]
+    pub(super) fn spawn(&self, command: &mut Command) -> Option<io::Result<Pid>> {
+        sweep_below(&self.parent);
+        let (report, mut reporting) = pipe_with(PipeFlags::CLOEXEC).ok()?;
+        // SAFETY: all zero is how the kernel wants the fields that are not used.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        arguments.flags = CLONE_INTO_CGROUP;
+        arguments.exit_signal = libc::SIGCHLD as u64;
+        arguments.cgroup = u64::try_from(self.folder.as_raw_fd()).ok()?;
+        // SAFETY: without CLONE_VM this is a fork(2). This process has one thread, so the child may go on as any program
+        // until it becomes another one or exits.
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+        match pid {
+            -1 => None,
+            0 => {
+                let error = command.exec();
+                report_failure(&mut reporting, &error);
+                // SAFETY: ends this child without running what the parent has registered for its own end.
+                unsafe { libc::_exit(127) }
+            }
+            pid => {
+                drop(reporting);
+                Some(started(Pid::from_raw(i32::try_from(pid).ok()?)?, report))
+            }
+        }
+    }
+
+    /// Kills everything in it, and whatever that forks meanwhile.
+    pub(super) fn kill(&self) {
+        kill(&self.path);
+    }
+
+    /// Removes it; that fails as long as something runs in it, and is done by whoever comes next then.
+    pub(super) fn remove(self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+fn report_failure(reporting: &mut OwnedFd, error: &io::Error) {
+    let code = error.raw_os_error().unwrap_or(libc::EINVAL);
+    let _ = rustix::io::write(reporting, &code.to_ne_bytes());
+}
+
+/// Waits until the child has become the command, which closes its end of the pipe, or says why it could not.
+fn started(child: Pid, report: OwnedFd) -> io::Result<Pid> {
+    let mut code = Vec::new();
+    File::from(report).read_to_end(&mut code)?;
+    let Ok(code) = <[u8; 4]>::try_from(code) else { return Ok(child) };
+    let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
+    Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code)))
+}
+
+/// Ends what shims that are gone left in their groups below ours, and removes the groups.
+pub(super) fn sweep() {
+    if let Some(own) = own_group() {
+        sweep_below(&own);
+    }
+}
+
+fn sweep_below(own: &Path) {
+    for entry in fs::read_dir(own).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(folder) = File::open(&path) else { continue };
+        if flock(folder.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok() {
+            end(&path);
+            let _ = fs::remove_dir(&path);
+        }
+    }
+}
+
+/// Kills everything in a group and waits until it is empty, which takes long only if something is stuck in the kernel.
+fn end(path: &Path) {
+    let is_empty = || fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.contains("populated 0"));
+    if is_empty() {
+        return;
+    }
+    let Ok(events) = File::open(path.join("cgroup.events")) else { return };
+    kill(path);
+    let give_up_at = Instant::now() + VANISH_LIMIT;
+    while !is_empty() && Instant::now() < give_up_at {
+        let limit = Timespec::try_from(LOOK_AGAIN).ok();
+        let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], limit.as_ref());
+    }
+}
+
+fn kill(path: &Path) {
+    let _ = fs::write(path.join("cgroup.kill"), "1");
+}
+
+/// The folder of the group that this process is in.
+fn own_group() -> Option<PathBuf> {
+    group_folder(&fs::read_to_string("/proc/self/mountinfo").ok()?, &fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+/// Where the group of `/proc/PID/cgroup` is found in the mounts of `/proc/PID/mountinfo`, as proc(5) and cgroups(7) lay
+/// them out; `None` if it is in no mount that we see.
+fn group_folder(mounts: &str, groups: &str) -> Option<PathBuf> {
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    mounts.lines().find_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        if file_system.split(' ').next() != Some("cgroup2") {
+            return None;
+        }
+        let mut fields = mount.split(' ').skip(3);
+        let (root, mount_point) = (fields.next()?, fields.next()?);
+        let below = Path::new(group).strip_prefix(root).ok()?;
+        // A group outside our namespace is shown so, and a mount point with blanks is written otherwise than it is.
+        let is_plain = !below.starts_with("..") && !mount_point.contains('\\');
+        is_plain.then(|| Path::new(mount_point).join(below))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_group_is_found_below_whatever_is_mounted() {
+        let found = |mounts: &str, group: &str| group_folder(mounts, &format!("1:cpu:/x\n0::{group}\n"));
+        let whole = "31 23 0:28 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n";
+        assert_eq!(found(whole, "/user.slice/a"), Some("/sys/fs/cgroup/unified/user.slice/a".into()));
+        assert_eq!(found(whole, "/"), Some("/sys/fs/cgroup/unified".into()));
+        let part = "30 23 0:26 /docker/abc /sys/fs/cgroup ro,nosuid shared:9 - cgroup2 cgroup rw\n";
+        assert_eq!(found(part, "/docker/abc/job"), Some("/sys/fs/cgroup/job".into()));
+        assert_eq!(found(part, "/docker/other"), None);
+        assert_eq!(found(whole, "/../outside"), None);
+        assert_eq!(found("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", "/"), None);
+        assert_eq!(group_folder(whole, "1:cpu:/x\n"), None, "cgroup v1 only");
+    }
+}
