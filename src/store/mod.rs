@@ -5,7 +5,9 @@
 //! are told to [`OnCommit`] even when the caller has gone away by then, so that a client that hangs up cannot come
 //! between commit and wake. Rules are the model's; an engine knows none.
 
+mod columns;
 pub mod memory;
+pub mod postgres;
 pub mod sqlite;
 
 use std::{pin::Pin, sync::Arc};
@@ -31,6 +33,9 @@ pub enum StoreError {
     /// Nothing happened; the same call may work later.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// It may have happened or not, and nobody can tell: ask for its trace.
+    #[error("the store did not answer: {0}")]
+    Unknown(String),
     /// Nothing happened: the disk is full.
     #[error("the disk is full")]
     Full,
@@ -142,12 +147,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether it can be written to.
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Finishes what is under way, and leaves everything in order. Whoever asks afterwards is told that the store is not
+    /// available.
+    fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()>;
 }
 
 /// Runs a decision that answers something.
 ///
 /// # Errors
-/// What the store says; then nothing was recorded, or, where it is [`StoreError::Unavailable`], nobody knows.
+/// What the store says; then nothing was recorded, or, where it is [`StoreError::Unknown`], nobody knows.
 pub async fn transact<T: Send + 'static>(
     store: &dyn Store,
     project: ProjectName,

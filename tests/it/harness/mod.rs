@@ -1,6 +1,7 @@
 //! A real server for each test: the real binary, its own directory, a port of its own, and an end that leaves nothing.
 
 pub mod openapi;
+pub mod postgres;
 pub mod processes;
 pub mod raw;
 pub mod stream;
