@@ -16,7 +16,7 @@ use crate::{
     reaper::Reaper,
     retention::Retention,
     server::{Metrics, ServeError, Server, serve},
-    store::{OnCommit, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
+    store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
     watch::Watch,
     worker::{Embedded, ShimProgram},
 };
@@ -58,7 +58,7 @@ impl Node {
     pub async fn start(config: Config, shim: ShimProgram) -> Result<Node, StartError> {
         let notifier = Arc::new(Notifier::default());
         let metrics = Arc::new(Metrics::default());
-        let store = open_store(&config, on_commit(&notifier, &metrics)).await?;
+        let store = open_store(&config, &notifier, on_commit(&notifier, &metrics)).await?;
         let policies = policies(&config)?;
         let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
         let http_shutdown = CancellationToken::new();
@@ -70,7 +70,7 @@ impl Node {
         let server =
             serve(&config, queue.clone(), watch.clone(), metrics, artifacts.clone(), http_shutdown.clone()).await?;
         let worker = tokio::spawn(worker.run(http_shutdown.clone()));
-        let reaper = tokio::spawn(Reaper::new(queue.clone()).run(background_shutdown.clone()));
+        let reaper = tokio::spawn(Reaper::new(queue.clone(), notifier.clone()).run(background_shutdown.clone()));
         let fallback = tokio::spawn(watch.fallback(config.limits.fallback_poll, background_shutdown.clone()));
         let retention = tokio::spawn(artifacts.run(background_shutdown.clone()));
         let background = vec![reaper, fallback, retention];
@@ -110,11 +110,17 @@ fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
     })
 }
 
-async fn open_store(config: &Config, on_commit: OnCommit) -> Result<Arc<dyn Store>, StoreError> {
+async fn open_store(
+    config: &Config,
+    notifier: &Arc<Notifier>,
+    on_commit: OnCommit,
+) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match &config.store {
         StoreLocation::Sqlite(path) => Arc::new(SqliteStore::open(path, on_commit)?),
         StoreLocation::Postgres(url) => {
-            Arc::new(PostgresStore::open(url, config.postgres.connections, on_commit).await?)
+            let notifier = notifier.clone();
+            let on_hint: OnHint = Arc::new(move |hint| notifier.hear(hint));
+            Arc::new(PostgresStore::open(url, config.postgres.connections, on_commit, on_hint).await?)
         }
         StoreLocation::Memory => Arc::new(MemoryStore::new(on_commit)),
     })

@@ -15,7 +15,7 @@ use std::{pin::Pin, sync::Arc};
 use thiserror::Error;
 
 use crate::model::{
-    Changes, Deployment, DeploymentId, Event, Load, Loaded, Pepper, Project, ProjectName, Revision, Spec, Status,
+    Changes, Deployment, DeploymentId, Event, Hint, Load, Loaded, Pepper, Project, ProjectName, Revision, Spec, Status,
 };
 
 /// A boxed future, so that the trait can be held as an object.
@@ -26,6 +26,9 @@ pub type Decide = Box<dyn FnOnce(Loaded) -> Changes + Send>;
 
 /// Hears of every commit that changed something, after it is durable. Must not block.
 pub type OnCommit = Arc<dyn Fn(&ProjectName, &Changes) + Send + Sync>;
+
+/// Hears of what another server of the same store committed. Must not block.
+pub type OnHint = Arc<dyn Fn(Hint) + Send + Sync>;
 
 /// Why a store did not do it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -147,6 +150,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether it can be written to.
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Whether other servers may work on it at the same time.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Finishes what is under way, and leaves everything in order. Whoever asks afterwards is told that the store is not
     /// available.

@@ -169,21 +169,25 @@ impl Connector {
     }
 }
 
-impl Manager for Connector {
+/// Makes the sessions of the pool.
+pub(super) struct Sessions(pub(super) Arc<Connector>);
+
+impl Manager for Sessions {
     type Type = Session;
     type Error = Fault;
 
     async fn create(&self) -> Result<Session, Fault> {
-        let (client, facts) = self.connect().await?;
-        if !self.shares_sessions() {
-            match Session::own(client, self.schema(), facts.timeline).await {
-                Err(fault) if fault.is_lost_statement() => self.share_sessions(),
+        let connector = &self.0;
+        let (client, facts) = connector.connect().await?;
+        if !connector.shares_sessions() {
+            match Session::own(client, connector.schema(), facts.timeline).await {
+                Err(fault) if fault.is_lost_statement() => connector.share_sessions(),
                 made => return made,
             }
-            let (client, facts) = self.connect().await?;
-            return Ok(Session::shared(client, self.schema(), facts.timeline));
+            let (client, facts) = connector.connect().await?;
+            return Ok(Session::shared(client, connector.schema(), facts.timeline));
         }
-        Ok(Session::shared(client, self.schema(), facts.timeline))
+        Ok(Session::shared(client, connector.schema(), facts.timeline))
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Fault> {

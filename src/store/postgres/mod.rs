@@ -19,26 +19,28 @@ mod session;
 mod statements;
 mod transact;
 mod turns;
+mod wakes;
 
 use std::{sync::Arc, time::Duration};
 
 use deadpool::{Runtime, managed::Pool};
 use tokio::{sync::oneshot, time::timeout};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
+    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, OnHint, Placed, ProjectState, Store, StoreError, Watched,
 };
 use crate::{
     config::PostgresUrl,
     model::{Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
 };
 
-use connect::Connector;
+use connect::{Connector, Sessions};
 use fault::Fault;
 use session::call;
 use statements::Sql;
 use transact::Engine;
+use wakes::Wakes;
 
 /// How long to wait for a free connection: longer than any transaction that is not stuck.
 const CONNECTION_WAIT_LIMIT: Duration = Duration::from_secs(5);
@@ -48,13 +50,16 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// A store in a PostgreSQL database.
 pub struct PostgresStore {
     engine: Arc<Engine>,
+    connector: Arc<Connector>,
     under_way: TaskTracker,
+    wakes: TaskTracker,
+    shutdown: CancellationToken,
     pepper: Pepper,
 }
 
 impl PostgresStore {
     /// Connects to the database, and brings it to the schema of this version; `connection_limit` is how many connections
-    /// it is given at most.
+    /// it is given at most, besides the one for the wake-ups between servers, of which `on_hint` hears.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] with what to do about it; [`StoreError::Unavailable`] where the database does not answer,
@@ -63,17 +68,27 @@ impl PostgresStore {
         url: &PostgresUrl,
         connection_limit: usize,
         on_commit: OnCommit,
+        on_hint: OnHint,
     ) -> Result<PostgresStore, StoreError> {
-        let connector = Connector::new(url)?;
+        let connector = Arc::new(Connector::new(url)?);
         let pepper = prepare(&connector).await.map_err(Fault::into_store_error)?;
-        let pool = Pool::builder(connector)
+        let pool = Pool::builder(Sessions(connector.clone()))
             .max_size(connection_limit)
             .wait_timeout(Some(CONNECTION_WAIT_LIMIT))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Unusable(format!("cannot make a pool of connections: {error}")))?;
-        let engine = Arc::new(Engine { pool, turns: Arc::default(), on_commit });
-        Ok(PostgresStore { engine, under_way: TaskTracker::new(), pepper })
+        let wakes = Wakes::new(connector.schema(), on_hint);
+        let engine = Arc::new(Engine { pool, turns: Arc::default(), on_commit, wakes: wakes.clone() });
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(wakes.run(connector.clone(), shutdown.clone()));
+        Ok(PostgresStore { engine, connector, under_way: TaskTracker::new(), wakes: tasks, shutdown, pepper })
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
     }
 }
 
@@ -173,12 +188,20 @@ impl Store for PostgresStore {
         })
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.under_way.close();
             if timeout(CLOSE_LIMIT, self.under_way.wait()).await.is_err() {
                 tracing::error!("the store was closed while transactions were under way");
             }
+            self.shutdown.cancel();
+            self.wakes.close();
+            self.wakes.wait().await;
+            self.engine.wakes.last_words(&self.connector).await;
             self.engine.pool.close();
         })
     }

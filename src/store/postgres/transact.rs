@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    connect::Connector,
+    connect::Sessions,
     fault::Fault,
     record::{self, Locked, Sighted},
     rows,
@@ -26,6 +26,7 @@ use super::{
     session::{self, Answers, Session, call},
     statements::Sql,
     turns::Turns,
+    wakes::Wakes,
 };
 use crate::{
     model::{Changes, LineLoad, Load, Loaded, ProjectName},
@@ -43,14 +44,15 @@ const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 
 /// What transactions are made with.
 pub(super) struct Engine {
-    pub(super) pool: Pool<Connector>,
+    pub(super) pool: Pool<Sessions>,
     pub(super) turns: Arc<Turns>,
     pub(super) on_commit: OnCommit,
+    pub(super) wakes: Arc<Wakes>,
 }
 
 /// A transaction that has locked its project and loaded what was asked for.
 struct Begun {
-    session: Object<Connector>,
+    session: Object<Sessions>,
     loaded: Loaded,
     sighted: Sighted,
     /// Its number in the database, once it has one.
@@ -68,14 +70,14 @@ pub(super) type Answer = oneshot::Sender<Result<(), StoreError>>;
 
 impl Engine {
     /// A connection.
-    pub(super) async fn session(&self) -> Result<Object<Connector>, Fault> {
+    pub(super) async fn session(&self) -> Result<Object<Sessions>, Fault> {
         Ok(self.pool.get().await?)
     }
 
     /// Whether a question, or a transaction that did nothing yet, may be put again.
     pub(super) fn may_retry(&self, fault: &Fault, attempt: u32) -> bool {
         if fault.is_lost_statement() {
-            self.pool.manager().share_sessions();
+            self.pool.manager().0.share_sessions();
             // The other connections expect prepared statements, too.
             self.pool.retain(|_, _| false);
             return attempt < BEGIN_LIMIT;
@@ -114,6 +116,7 @@ impl Engine {
             if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(&project, &changes))).is_err() {
                 tracing::error!(project.name = %project, "a wake-up panicked");
             }
+            self.wakes.tell(&changes);
         }
         tell(answer, recorded);
     }
@@ -134,7 +137,7 @@ impl Engine {
     async fn record(
         &self,
         name: &ProjectName,
-        mut session: Object<Connector>,
+        mut session: Object<Sessions>,
         sighted: &Sighted,
         number: &mut Option<i64>,
         changes: &Changes,
