@@ -348,7 +348,7 @@ pub struct Serve {
     /// The address to listen on [default: 127.0.0.1:7878]
     #[arg(long, value_name = "ADDRESS", env = "SINGLETRACK_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// Where everything is kept: sqlite:FILE or memory: [default: sqlite:singletrack.db]
+    /// Where everything is kept: sqlite:FILE, postgres://HOST/DATABASE or memory: [default: sqlite:singletrack.db]
     #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE")]
     pub store: Option<String>,
     /// The folder in which pipelines run

@@ -55,7 +55,9 @@ async fn serve_until_told(config: Config) -> ExitCode {
         Err(error) => {
             let code = match &error {
                 StartError::Serve(ServeError::Unprotected(_) | ServeError::ProjectName(_)) => EX_CONFIG,
-                StartError::Store(StoreError::Unusable(_) | StoreError::Unavailable(_) | StoreError::Full)
+                StartError::Store(
+                    StoreError::Unusable(_) | StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Full,
+                )
                 | StartError::Serve(ServeError::Bind { .. })
                 | StartError::WorkDir { .. } => EX_UNAVAILABLE,
             };

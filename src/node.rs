@@ -16,7 +16,7 @@ use crate::{
     reaper::Reaper,
     retention::Retention,
     server::{Metrics, ServeError, Server, serve},
-    store::{OnCommit, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
     watch::Watch,
     worker::{Embedded, ShimProgram},
 };
@@ -48,7 +48,6 @@ pub struct Node {
     background: Vec<JoinHandle<()>>,
     http_shutdown: CancellationToken,
     background_shutdown: CancellationToken,
-    sqlite: Option<Arc<SqliteStore>>,
 }
 
 impl Node {
@@ -59,7 +58,7 @@ impl Node {
     pub async fn start(config: Config, shim: ShimProgram) -> Result<Node, StartError> {
         let notifier = Arc::new(Notifier::default());
         let metrics = Arc::new(Metrics::default());
-        let (store, sqlite) = open_store(&config.store, on_commit(&notifier, &metrics))?;
+        let store = open_store(&config, &notifier, on_commit(&notifier, &metrics)).await?;
         let policies = policies(&config)?;
         let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
         let http_shutdown = CancellationToken::new();
@@ -71,11 +70,11 @@ impl Node {
         let server =
             serve(&config, queue.clone(), watch.clone(), metrics, artifacts.clone(), http_shutdown.clone()).await?;
         let worker = tokio::spawn(worker.run(http_shutdown.clone()));
-        let reaper = tokio::spawn(Reaper::new(queue.clone()).run(background_shutdown.clone()));
+        let reaper = tokio::spawn(Reaper::new(queue.clone(), notifier.clone()).run(background_shutdown.clone()));
         let fallback = tokio::spawn(watch.fallback(config.limits.fallback_poll, background_shutdown.clone()));
         let retention = tokio::spawn(artifacts.run(background_shutdown.clone()));
         let background = vec![reaper, fallback, retention];
-        Ok(Node { server, queue, worker, background, http_shutdown, background_shutdown, sqlite })
+        Ok(Node { server, queue, worker, background, http_shutdown, background_shutdown })
     }
 
     /// Where it listens.
@@ -99,12 +98,7 @@ impl Node {
         for task in self.background {
             let _ = task.await;
         }
-        if let Some(sqlite) = self.sqlite {
-            let closed = tokio::task::spawn_blocking(move || sqlite.close()).await;
-            if let Err(error) = closed {
-                tracing::error!(%error, "the store was not closed in order");
-            }
-        }
+        self.queue.store().clone().shut_down().await;
     }
 }
 
@@ -116,16 +110,20 @@ fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
     })
 }
 
-type Opened = (Arc<dyn Store>, Option<Arc<SqliteStore>>);
-
-fn open_store(location: &StoreLocation, on_commit: OnCommit) -> Result<Opened, StoreError> {
-    match location {
-        StoreLocation::Sqlite(path) => {
-            let sqlite = Arc::new(SqliteStore::open(path, on_commit)?);
-            Ok((sqlite.clone(), Some(sqlite)))
+async fn open_store(
+    config: &Config,
+    notifier: &Arc<Notifier>,
+    on_commit: OnCommit,
+) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match &config.store {
+        StoreLocation::Sqlite(path) => Arc::new(SqliteStore::open(path, on_commit)?),
+        StoreLocation::Postgres(url) => {
+            let notifier = notifier.clone();
+            let on_hint: OnHint = Arc::new(move |hint| notifier.hear(hint));
+            Arc::new(PostgresStore::open(url, config.postgres.connections, on_commit, on_hint).await?)
         }
-        StoreLocation::Memory => Ok((Arc::new(MemoryStore::new(on_commit)), None)),
-    }
+        StoreLocation::Memory => Arc::new(MemoryStore::new(on_commit)),
+    })
 }
 
 fn policies(config: &Config) -> Result<HashMap<ProjectName, Policy>, ServeError> {

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::{OnceCell, watch};
 
-use crate::model::{Changes, Deployment, DeploymentId, Executor, State};
+use crate::model::{Changes, Deployment, DeploymentId, Hint};
 
 /// Locks of the topic table: enough that ten thousand polls that park at once seldom meet.
 const SHARD_COUNT: usize = 32;
@@ -65,16 +65,23 @@ impl Notifier {
 
     /// Wakes whoever waits for what these changes changed.
     pub fn publish(&self, changes: &Changes) {
-        for step in &changes.steps {
-            let after = step.deployment();
-            if step.is_state_change() {
-                self.wake(Topic::State(after.id));
-                if matches!(after.state, State::Ready) && after.spec.executor == Executor::Server {
-                    self.work.send_replace(());
-                }
+        changes.hints().for_each(|hint| self.hear(hint));
+    }
+
+    /// Wakes whom this may concern.
+    pub fn hear(&self, hint: Hint) {
+        match hint {
+            Hint::State(id) => self.wake(Topic::State(id)),
+            Hint::History(id) | Hint::Output(id) => self.wake(Topic::History(id)),
+            Hint::Work => {
+                self.work.send_replace(());
             }
-            if !step.events().is_empty() {
-                self.wake(Topic::History(after.id));
+            Hint::Anything => {
+                for shard in &self.shards {
+                    let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                    shard.values().for_each(|sender| _ = sender.send_replace(SharedRead::default()));
+                }
+                self.work.send_replace(());
             }
         }
     }

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{BootInstant, Clock},
-    model::{Deployment, DeploymentId, Lapse, Refusal, Vital},
+    model::{Deployment, DeploymentId, Executor, Hint, Lapse, Refusal, State, Vital},
+    notifier::Notifier,
     queue::Queue,
     store::StoreError,
 };
@@ -34,6 +35,7 @@ struct Observation {
 /// Watches everything that can fall silent.
 pub struct Reaper {
     queue: Queue,
+    notifier: Arc<Notifier>,
     clock: Arc<dyn Clock>,
     seen: HashMap<DeploymentId, Observation>,
     last_tick: Option<BootInstant>,
@@ -41,9 +43,9 @@ pub struct Reaper {
 
 impl Reaper {
     /// A reaper that has seen nothing yet.
-    pub fn new(queue: Queue) -> Self {
+    pub fn new(queue: Queue, notifier: Arc<Notifier>) -> Self {
         let clock = queue.clock().clone();
-        Reaper { queue, clock, seen: HashMap::new(), last_tick: None }
+        Reaper { queue, notifier, clock, seen: HashMap::new(), last_tick: None }
     }
 
     /// Ticks until `shutdown`.
@@ -75,6 +77,10 @@ impl Reaper {
         let mut lapsed = Vec::new();
         let mut still = HashMap::with_capacity(watched.len());
         for deployment in watched.into_iter().map(|watched| watched.deployment) {
+            if deployment.state == State::Ready && deployment.spec.executor == Executor::Server {
+                // Its wake-up may have been lost on the way from another server.
+                self.notifier.hear(Hint::Work);
+            }
             let seen = self.observe(&deployment, now);
             if let Some(cause) = self.lapse(&deployment, seen, now) {
                 lapsed.push((deployment.project.clone(), deployment.id, seen.vital, cause));

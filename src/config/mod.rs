@@ -8,6 +8,7 @@ mod artifacts;
 mod duration;
 mod limits;
 mod location;
+mod postgres;
 mod project;
 mod reader;
 
@@ -22,6 +23,7 @@ use toml::de::DeTable;
 pub use artifacts::Artifacts;
 pub use duration::{format_duration, parse_duration};
 pub use location::StoreLocation;
+pub use postgres::{Postgres, PostgresUrl, TlsMode};
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, Project, WithoutAgent, is_project_name};
 pub use reader::Problem;
 
@@ -38,6 +40,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where deployments are kept.
     pub store: StoreLocation,
+    /// How a PostgreSQL database is used.
+    pub postgres: Postgres,
     /// Where workspaces are made; see [`Config::work_dir`].
     pub work_dir: Option<PathBuf>,
     /// Names besides the loopback ones that a request's `Host` may carry, in lower case.
@@ -91,6 +95,7 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7878)),
             store: StoreLocation::Sqlite(PathBuf::from("singletrack.db")),
+            postgres: Postgres::default(),
             work_dir: None,
             allowed_hosts: Vec::new(),
             shutdown_grace: Duration::from_secs(30),
@@ -143,7 +148,7 @@ impl Config {
     pub fn work_dir(&self) -> PathBuf {
         let default = || match &self.store {
             StoreLocation::Sqlite(file) => file.with_file_name("singletrack-work"),
-            StoreLocation::Memory => PathBuf::from("singletrack-work"),
+            StoreLocation::Postgres(_) | StoreLocation::Memory => PathBuf::from("singletrack-work"),
         };
         self.work_dir.clone().unwrap_or_else(default)
     }
@@ -154,6 +159,7 @@ fn read_config(mut root: Section<'_>) -> Config {
     let config = Config {
         listen: root.parsed("listen", parse_listen).unwrap_or(default.listen),
         store: root.parsed("store", str::parse).unwrap_or(default.store),
+        postgres: root.section("postgres").map_or(default.postgres, postgres::read),
         work_dir: root.parsed("work_dir", parse_path),
         allowed_hosts: read_hosts(&mut root),
         shutdown_grace: root.duration("shutdown_grace").unwrap_or(default.shutdown_grace),

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod command;
 pub mod deployment;
 pub mod event;
+pub mod hint;
 pub mod ids;
 pub mod lease;
 pub mod lifecycle;
@@ -17,6 +18,7 @@ pub use deployment::{
     CancelCause, CancelRequest, Deployment, Executor, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
 };
 pub use event::{Event, EventBody, PhaseState, Stream};
+pub use hint::Hint;
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseSecret, Pepper, SecretHash};
 pub use lifecycle::Step;

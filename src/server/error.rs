@@ -120,6 +120,13 @@ impl From<StoreError> for Failure {
                 tracing::error!(error = %why, "the store did not answer");
                 Failure::new(ErrorCode::Unavailable, "the store is not available; try again")
             }
+            StoreError::Unknown(why) => {
+                tracing::error!(error = %why, "the store did not say whether it was done");
+                Failure::new(
+                    ErrorCode::Unavailable,
+                    "the store did not say whether it was done; try again with the same key, or look",
+                )
+            }
             StoreError::Full => Failure::new(ErrorCode::DiskFull, "the server's disk is full; free some space there"),
             StoreError::Unusable(why) => {
                 tracing::error!(error = %why, "the store cannot be used");

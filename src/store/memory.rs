@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use sha2::{Digest, Sha256};
@@ -324,5 +324,9 @@ impl Store for MemoryStore {
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         now(|| ())
+    }
+
+    fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
     }
 }

@@ -5,7 +5,9 @@
 //! are told to [`OnCommit`] even when the caller has gone away by then, so that a client that hangs up cannot come
 //! between commit and wake. Rules are the model's; an engine knows none.
 
+mod columns;
 pub mod memory;
+pub mod postgres;
 pub mod sqlite;
 
 use std::{pin::Pin, sync::Arc};
@@ -13,7 +15,7 @@ use std::{pin::Pin, sync::Arc};
 use thiserror::Error;
 
 use crate::model::{
-    Changes, Deployment, DeploymentId, Event, Load, Loaded, Pepper, Project, ProjectName, Revision, Spec, Status,
+    Changes, Deployment, DeploymentId, Event, Hint, Load, Loaded, Pepper, Project, ProjectName, Revision, Spec, Status,
 };
 
 /// A boxed future, so that the trait can be held as an object.
@@ -25,12 +27,18 @@ pub type Decide = Box<dyn FnOnce(Loaded) -> Changes + Send>;
 /// Hears of every commit that changed something, after it is durable. Must not block.
 pub type OnCommit = Arc<dyn Fn(&ProjectName, &Changes) + Send + Sync>;
 
+/// Hears of what another server of the same store committed. Must not block.
+pub type OnHint = Arc<dyn Fn(Hint) + Send + Sync>;
+
 /// Why a store did not do it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// Nothing happened; the same call may work later.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// It may have happened or not, and nobody can tell: ask for its trace.
+    #[error("the store did not answer: {0}")]
+    Unknown(String),
     /// Nothing happened: the disk is full.
     #[error("the disk is full")]
     Full,
@@ -142,12 +150,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether it can be written to.
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Whether other servers may work on it at the same time.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Finishes what is under way, and leaves everything in order. Whoever asks afterwards is told that the store is not
+    /// available.
+    fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()>;
 }
 
 /// Runs a decision that answers something.
 ///
 /// # Errors
-/// What the store says; then nothing was recorded, or, where it is [`StoreError::Unavailable`], nobody knows.
+/// What the store says; then nothing was recorded, or, where it is [`StoreError::Unknown`], nobody knows.
 pub async fn transact<T: Send + 'static>(
     store: &dyn Store,
     project: ProjectName,

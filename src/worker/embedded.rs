@@ -1,7 +1,8 @@
 //! The server's own worker: claims what waits for it, runs the configured pipelines, and reports.
 //!
 //! It holds leases like every worker. What distinguishes it is that it is gone exactly when its server is: a server that
-//! starts on the same store ends what its predecessor ran, once the predecessor's shims have ended their children.
+//! starts again ends what its predecessor ran, once the predecessor's shims have ended their children. What other servers
+//! of the store run is none of its business.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,6 +16,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    identity::Identity,
     leased::Leased,
     leftovers::leftovers_gone,
     pipeline::{Job, lock_path},
@@ -30,15 +32,16 @@ use crate::{
     store::{Claimable, StoreError},
 };
 
-/// The name under which it holds leases.
-pub const WORKER_NAME: &str = "server";
 /// How many claimable deployments are looked at together; what is beyond comes with the next look, which follows at once.
 const CLAIM_PAGE_LIMIT: usize = 4096;
+/// How long to rely on wake-ups before looking at the store all the same.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
 /// How much longer than grace and kill budget a stopped pipeline may take, for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The server's own worker.
 pub struct Embedded {
+    identity: Identity,
     queue: Queue,
     notifier: Arc<Notifier>,
     projects: BTreeMap<String, Project>,
@@ -57,16 +60,19 @@ impl Embedded {
     /// A worker for the configured pipelines.
     ///
     /// # Errors
-    /// Its directory cannot be made.
+    /// Its directory cannot be made, or is another server's.
     pub fn new(config: &Config, queue: Queue, notifier: Arc<Notifier>, shim: ShimProgram) -> io::Result<Self> {
-        let runs_dir = std::path::absolute(config.work_dir())?.join("runs");
+        let work_dir = std::path::absolute(config.work_dir())?;
+        let identity = if queue.store().is_shared() { Identity::of(&work_dir)? } else { Identity::only() };
+        let runs_dir = work_dir.join("runs");
         std::fs::create_dir_all(&runs_dir)?;
         Ok(Embedded {
+            identity,
             queue,
             notifier,
             projects: config.projects.clone(),
             runs_dir,
-            depot: Depot::below(&std::path::absolute(config.work_dir())?),
+            depot: Depot::below(&work_dir),
             unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
             shim,
             limits: config.limits,
@@ -91,7 +97,10 @@ impl Embedded {
             }
             let pause = match took {
                 Ok(true) => continue,
-                Ok(false) | Err(_) => this.limits.fallback_poll,
+                // The reaper looks at every holder of a slot once a second, and wakes us for one that waits; this is for what
+                // escapes it, and after an error.
+                Ok(false) => LOOK_PAUSE,
+                Err(_) => this.limits.fallback_poll,
             };
             tokio::select! {
                 biased;
@@ -141,7 +150,7 @@ impl Embedded {
     async fn run_one(self: Arc<Self>, claimable: Claimable, pipeline: Pipeline) {
         let Claimable { project, id, spec: _ } = claimable;
         let sent_at = self.queue.clock().boot();
-        match self.queue.claim(project.clone(), id, WORKER_NAME.to_owned()).await {
+        match self.queue.claim(project.clone(), id, self.identity.worker_name.clone()).await {
             Ok(Some(claimed)) => {
                 let leased = Leased::new(
                     self.queue.clone(),
@@ -199,7 +208,7 @@ impl Embedded {
             }
         };
         let former = watched.into_iter().map(|watched| watched.deployment).filter(|deployment| {
-            let ours = matches!(&deployment.state, State::Running(lease) if lease.worker == WORKER_NAME);
+            let ours = matches!(&deployment.state, State::Running(lease) if lease.worker == self.identity.worker_name);
             ours && !self.running().contains(&deployment.id)
         });
         let ends = TaskTracker::new();

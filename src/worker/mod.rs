@@ -12,6 +12,7 @@ mod command;
 mod descendants;
 pub mod embedded;
 mod environment;
+mod identity;
 pub mod leased;
 mod leftovers;
 pub mod lines;

@@ -18,6 +18,7 @@ mod executor;
 mod fake;
 mod harness;
 mod random_walk;
+mod replicas;
 mod run;
 mod store_backup;
 mod store_contract;

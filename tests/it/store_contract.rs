@@ -25,6 +25,12 @@ macro_rules! contract {
                 super::$promise(crate::store_trial::Trial::sqlite()).await;
             })*
         }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(crate::store_trial::Trial::postgres().await).await;
+            })*
+        }
         mod memory {
             $(#[tokio::test]
             async fn $promise() {

@@ -19,9 +19,11 @@ use singletrack::{
         admission::{Admission, OnConflict, Submission},
     },
     queue::Queue,
-    store::{OnCommit, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore, transact},
+    store::{OnCommit, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore, transact},
 };
 use tempfile::TempDir;
+
+use crate::harness::postgres;
 
 /// A clock that only moves when it is told to. It begins on a whole millisecond, as the real one always is.
 #[derive(Debug)]
@@ -83,6 +85,19 @@ impl Trial {
         let (heard, on_commit) = ear();
         let sqlite = SqliteStore::open(&directory.join("singletrack.db"), on_commit).unwrap();
         Trial::of(Arc::new(sqlite), heard, None, HashMap::new())
+    }
+
+    /// A fresh PostgreSQL store in a database of its own.
+    pub async fn postgres() -> Trial {
+        let cluster = postgres::shared();
+        Trial::postgres_at(&cluster.url(&cluster.database().await)).await
+    }
+
+    /// One of the servers of a PostgreSQL database.
+    pub async fn postgres_at(url: &str) -> Trial {
+        let (heard, on_commit) = ear();
+        let store = PostgresStore::open(&url.parse().unwrap(), 8, on_commit, Arc::new(|_| {})).await.unwrap();
+        Trial::of(Arc::new(store), heard, None, HashMap::new())
     }
 
     /// A fresh memory store.

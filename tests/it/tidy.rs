@@ -16,7 +16,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["model"]),
     ("cli", &["model", "config"]),
     ("notifier", &["model"]),
-    ("store", &["model", "clock"]),
+    // An engine is told where its database is in the words of the configuration, which knows no engine.
+    ("store", &["model", "clock", "config"]),
     ("watch", &["model", "store", "notifier", "clock", "config"]),
     ("queue", &["model", "store", "notifier", "clock", "config"]),
     ("worker", &["model", "artifact", "queue", "watch", "store", "clock", "config", "notifier"]),

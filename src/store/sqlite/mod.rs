@@ -22,7 +22,7 @@ mod rows;
 mod schema;
 mod writer;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::{
     BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
@@ -124,6 +124,14 @@ impl Store for SqliteStore {
         Box::pin(async {
             let anywhere = "ready".parse().map_err(|error| StoreError::Unusable(format!("{error}")))?;
             self.writer.transact(anywhere, Load::default(), Box::new(|_| Changes::default())).await
+        })
+    }
+
+    fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if let Err(error) = tokio::task::spawn_blocking(move || self.close()).await {
+                tracing::error!(%error, "the store was not closed in order");
+            }
         })
     }
 }

@@ -10,9 +10,12 @@ use rusqlite::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::model::{
-    CancelCause, CancelRequest, Deployment, DeploymentId, Event, Executor, FailureCause, Lease, LogAccount, Outcome,
-    Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State,
+use crate::{
+    model::{
+        CancelCause, CancelRequest, Deployment, DeploymentId, Event, FailureCause, Lease, LogAccount, Outcome, Place,
+        Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State,
+    },
+    store::columns::{self, Written, millis},
 };
 
 /// A deployment's columns, in the order that [`deployment`] reads them.
@@ -102,35 +105,16 @@ pub(super) fn write_project(
         last_started.map(|last| last.order),
         last_started.as_ref().map(|last| last.deployment.as_bytes()),
         preempted_count,
-        recent_runs_to_json(recent_runs)?,
+        columns::recent_runs_to_json(recent_runs).map_err(unwritable)?,
         last_outcome.as_ref().map(DeploymentId::as_bytes),
         last_param,
     ])?;
     Ok(())
 }
 
-/// The recent runs as `[["deploy"],[[0,1200],[0,1300]]]`: every decision reads and most of them write this, so each
-/// pipeline is named once.
-fn recent_runs_to_json(runs: &[RecentRun]) -> rusqlite::Result<String> {
-    let mut pipelines: Vec<&str> = Vec::new();
-    let mut durations: Vec<(usize, u64)> = Vec::with_capacity(runs.len());
-    for RecentRun { pipeline, duration_ms } in runs {
-        let known = pipelines.iter().position(|known| known == pipeline);
-        durations.push((known.unwrap_or(pipelines.len()), *duration_ms));
-        if known.is_none() {
-            pipelines.push(pipeline);
-        }
-    }
-    to_json(&(pipelines, durations))
-}
-
 fn recent_runs_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<RecentRun>> {
-    let (pipelines, durations): (Vec<String>, Vec<(usize, u64)>) = json_at(row, column)?;
-    let run = |(pipeline, duration_ms)| {
-        let pipeline: &String = pipelines.get(pipeline).ok_or_else(|| broken(column, "a run of no pipeline"))?;
-        Ok(RecentRun { pipeline: pipeline.clone(), duration_ms })
-    };
-    durations.into_iter().map(run).collect()
+    let text = row.get_ref(column)?.as_str().map_err(|error| broken(column, error))?;
+    columns::recent_runs_from_json(text).map_err(|error| broken(column, error))
 }
 
 /// Reads [`deployment_columns`].
@@ -200,79 +184,15 @@ fn lease(row: &Row<'_>) -> rusqlite::Result<Option<Lease>> {
 
 fn failure_cause(row: &Row<'_>) -> rusqlite::Result<FailureCause> {
     let code: String = row.get(27)?;
-    let known = FailureCause::ALL.into_iter().find(|cause| cause.code() == code);
-    known.ok_or_else(|| broken(27, format!("unknown cause {code:?}")))
+    columns::failure_cause(&code).ok_or_else(|| broken(27, format!("unknown cause {code:?}")))
 }
 
 fn cancel_cause(row: &Row<'_>) -> rusqlite::Result<CancelCause> {
     let code: String = row.get(27)?;
-    let by = id_at(row, 30)?.map(|by| CancelCause::Superseded { by });
-    [CancelCause::Requested, CancelCause::Abandoned, CancelCause::Expired, CancelCause::Released]
-        .into_iter()
-        .chain(by)
-        .find(|cause| cause.code() == code)
-        .ok_or_else(|| broken(27, format!("unknown cause {code:?}")))
+    columns::cancel_cause(&code, id_at(row, 30)?).ok_or_else(|| broken(27, format!("unknown cause {code:?}")))
 }
 
-/// What of a deployment may change, as parameters.
-struct Written<'a> {
-    deployment: &'a Deployment,
-    outputs: String,
-    window_ms: Option<u64>,
-    state: &'static str,
-    ended_at: Option<i64>,
-    lease: Option<&'a Lease>,
-    cause: Option<&'static str>,
-    cause_message: Option<&'a str>,
-    cause_phase: Option<&'a str>,
-    superseded_by: Option<DeploymentId>,
-}
-
-impl<'a> Written<'a> {
-    fn of(deployment: &'a Deployment) -> rusqlite::Result<Self> {
-        let outputs = if deployment.outputs.is_empty() { "{}".to_owned() } else { to_json(&deployment.outputs)? };
-        let mut written = Written {
-            deployment,
-            outputs,
-            window_ms: None,
-            state: "",
-            ended_at: deployment.ended_at().map(Timestamp::as_millisecond),
-            lease: deployment.lease(),
-            cause: None,
-            cause_message: None,
-            cause_phase: None,
-            superseded_by: None,
-        };
-        written.state = match &deployment.state {
-            State::Waiting(Place::Ticket { window }) => {
-                written.window_ms = Some(millis(*window));
-                "waiting"
-            }
-            State::Waiting(Place::Queued) => "waiting",
-            State::Reserved => "reserved",
-            State::Ready => "ready",
-            State::Running(_) => "running",
-            State::Finished { outcome, .. } => match outcome {
-                Outcome::Succeeded => "succeeded",
-                Outcome::Failed { cause, message, phase } => {
-                    written.cause = Some(cause.code());
-                    written.cause_message = Some(message);
-                    written.cause_phase = phase.as_deref();
-                    "failed"
-                }
-                Outcome::Cancelled { cause, message } => {
-                    written.cause = Some(cause.code());
-                    written.cause_message = Some(message);
-                    if let CancelCause::Superseded { by } = cause {
-                        written.superseded_by = Some(*by);
-                    }
-                    "cancelled"
-                }
-            },
-        };
-        Ok(written)
-    }
-
+impl Written<'_> {
     fn bind_signs_of_life(&self, statement: &mut Statement<'_>) -> rusqlite::Result<()> {
         #[rustfmt::skip]
         let Deployment {
@@ -319,7 +239,7 @@ pub(super) fn insert_deployment(
     deployment: &Deployment,
     project: i64,
 ) -> rusqlite::Result<()> {
-    let written = Written::of(deployment)?;
+    let written = Written::of(deployment).map_err(unwritable)?;
     #[rustfmt::skip]
     let Deployment {
         id, project: _, spec, ticket, created_at,
@@ -332,13 +252,7 @@ pub(super) fn insert_deployment(
     statement.raw_bind_parameter(28, id.as_bytes())?;
     statement.raw_bind_parameter(29, project)?;
     statement.raw_bind_parameter(30, ticket.0)?;
-    statement.raw_bind_parameter(
-        31,
-        match spec.executor {
-            Executor::Server => "server",
-            Executor::Client => "client",
-        },
-    )?;
+    statement.raw_bind_parameter(31, columns::executor_word(spec.executor))?;
     statement.raw_bind_parameter(32, created_at.as_millisecond())?;
     statement.raw_bind_parameter(33, to_json(spec)?)?;
     statement.raw_execute().map(|_| ())
@@ -350,7 +264,7 @@ pub(super) fn update_deployment(
     deployment: &Deployment,
     number: i64,
 ) -> rusqlite::Result<()> {
-    let written = Written::of(deployment)?;
+    let written = Written::of(deployment).map_err(unwritable)?;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
     statement.raw_bind_parameter(28, number)?;
@@ -363,7 +277,7 @@ pub(super) fn update_signs_of_life(
     deployment: &Deployment,
     number: i64,
 ) -> rusqlite::Result<()> {
-    Written::of(deployment)?.bind_signs_of_life(statement)?;
+    Written::of(deployment).map_err(unwritable)?.bind_signs_of_life(statement)?;
     statement.raw_bind_parameter(16, number)?;
     statement.raw_execute().map(|_| ())
 }
@@ -415,12 +329,12 @@ fn instant_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn to_json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    columns::to_json(value).map_err(unwritable)
 }
 
-fn to_json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+fn unwritable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
 /// A column that does not hold what this version writes there.

@@ -1,6 +1,7 @@
 //! A real server for each test: the real binary, its own directory, a port of its own, and an end that leaves nothing.
 
 pub mod openapi;
+pub mod postgres;
 pub mod processes;
 pub mod proxy;
 pub mod raw;
@@ -46,6 +47,8 @@ pub struct TestServer {
     child: Option<Child>,
     /// While it is held, pipelines wait at the gate.
     gate: Mutex<Option<File>>,
+    /// Where it keeps everything.
+    store: String,
     pub base: String,
     pub client: Client,
 }
@@ -62,11 +65,23 @@ pub struct Answer {
 impl TestServer {
     /// Starts a server with this configuration and a fresh store.
     pub fn start(config: &str) -> Self {
+        TestServer::start_on("sqlite:test.db", config)
+    }
+
+    /// One of several servers of this store.
+    pub fn start_on(store: &str, config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("singletrack.toml"), config).unwrap();
         // A connection for each request: none is stale after a restart.
         let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
-        let mut server = TestServer { dir, child: None, gate: Mutex::default(), base: String::new(), client };
+        let mut server = TestServer {
+            dir,
+            child: None,
+            gate: Mutex::default(),
+            store: store.to_owned(),
+            base: String::new(),
+            client,
+        };
         server.boot();
         server
     }
@@ -83,12 +98,12 @@ impl TestServer {
         server
     }
 
-    /// A file in the directory in which it runs.
     /// The directory in which it runs.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
+    /// A file in that directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -124,7 +139,7 @@ impl TestServer {
 
     /// The command that starts it, for tests of how it does not start.
     pub fn command(&self) -> Command {
-        self.tool(&["serve", "--config", "singletrack.toml", "--store", "sqlite:test.db"])
+        self.tool(&["serve", "--config", "singletrack.toml", "--store", &self.store])
     }
 
     /// Another command of the program, in the server's directory.

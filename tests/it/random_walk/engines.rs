@@ -1,4 +1,4 @@
-//! The two stores behind the production verbs, and what is asserted of them after every step.
+//! The stores behind the production verbs, and what is asserted of them after every step.
 
 use std::{
     cell::RefCell,
@@ -17,19 +17,25 @@ use singletrack::{
         admission::{Admission, Cancellation, OnConflict, Rejection, Submission},
     },
     queue::{Queue, WorkerError, release::Released},
-    store::{ListQuery, Store, memory::MemoryStore, sqlite::SqliteStore},
+    store::{ListQuery, Store, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::reference::{Act, Cause, Conflict, Dep, End, Line, Proof, Seen, Stage, Told, Wish, World};
-use crate::store_trial::{HandClock, deaf, id, name};
+use crate::{
+    harness::postgres,
+    store_trial::{HandClock, deaf, id, name},
+};
+
+/// How many engines there are.
+const ENGINE_COUNT: usize = 3;
 
 /// The stores of all walks of a run. Each walk has projects and numbers of its own.
 pub struct Engines {
     runtime: Runtime,
     clock: Arc<HandClock>,
-    stores: [(&'static str, Arc<dyn Store>); 2],
+    stores: [(&'static str, Arc<dyn Store>); ENGINE_COUNT],
     walk_count: AtomicU64,
     /// How often each answer was given: a walk that never gets anywhere proves nothing.
     answers: Mutex<BTreeMap<String, u64>>,
@@ -53,10 +59,20 @@ impl Engines {
     pub fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let sqlite = SqliteStore::open(&directory.path().join("walk.db"), deaf()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let postgres = runtime.block_on(async {
+            let cluster = postgres::shared();
+            let url = cluster.url(&cluster.database().await).parse().unwrap();
+            PostgresStore::open(&url, 4, deaf(), Arc::new(|_| {})).await.unwrap()
+        });
         Engines {
-            runtime: tokio::runtime::Builder::new_current_thread().build().unwrap(),
+            runtime,
             clock: HandClock::start(),
-            stores: [("sqlite", Arc::new(sqlite)), ("memory", Arc::new(MemoryStore::new(deaf())))],
+            stores: [
+                ("sqlite", Arc::new(sqlite)),
+                ("memory", Arc::new(MemoryStore::new(deaf()))),
+                ("postgres", Arc::new(postgres)),
+            ],
             walk_count: AtomicU64::new(0),
             answers: Mutex::default(),
             _directory: directory,
@@ -106,16 +122,16 @@ impl Engines {
     }
 }
 
-/// One walk through both stores.
+/// One walk through all stores.
 pub struct Walk {
     engines: Arc<Engines>,
     number: u64,
     policies: [Policy; 2],
-    secrets: [HashMap<u64, SecretHash>; 2],
+    secrets: [HashMap<u64, SecretHash>; ENGINE_COUNT],
     /// Deployments that were final, as they were then, per store.
-    finals: RefCell<[HashMap<u64, Deployment>; 2]>,
+    finals: RefCell<[HashMap<u64, Deployment>; ENGINE_COUNT]>,
     /// The numbers of events that were looked at, per store.
-    looked_at: RefCell<[HashMap<u64, u64>; 2]>,
+    looked_at: RefCell<[HashMap<u64, u64>; ENGINE_COUNT]>,
     /// Per project: its revision and its last fencing token after the step before.
     before: RefCell<[(u64, u64); 2]>,
 }
@@ -150,14 +166,14 @@ impl Walk {
         number % 10_000
     }
 
-    /// Does on both stores what the reference did, and compares the answers.
+    /// Does on all stores what the reference did, and compares the answers.
     pub fn step(&mut self, world: &World) {
         self.engines.clock.advance(Duration::from_millis(1));
         let Some((act, expected)) = &world.last else { return };
         if let Act::SetPolicy(project, policy) = act {
             self.policies[*project] = *policy;
         }
-        for engine in 0..2 {
+        for engine in 0..ENGINE_COUNT {
             let answer = self.engines.clone().runtime.block_on(self.act(engine, act));
             assert_eq!(&answer, expected, "{} answers {act:?} otherwise", self.engines.stores[engine].0);
         }
@@ -305,12 +321,14 @@ impl Walk {
         vital
     }
 
-    /// Asserts that both stores stand where the reference stands, and what must always hold.
+    /// Asserts that all stores stand where the reference stands, and what must always hold.
     pub fn compare(&self, world: &World) {
         self.engines.runtime.block_on(async {
             for index in 0..2 {
-                let [sqlite, memory] = [self.look(0, index, world).await, self.look(1, index, world).await];
-                assert_eq!(sqlite, memory, "the stores differ");
+                let first = self.look(0, index, world).await;
+                for engine in 1..ENGINE_COUNT {
+                    assert_eq!(first, self.look(engine, index, world).await, "the stores differ");
+                }
                 self.before.borrow_mut()[index].0 = world.projects[index].revision;
             }
         });
@@ -433,7 +451,7 @@ impl Walk {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), known, "I9");
-        if engine == 1 {
+        if engine == ENGINE_COUNT - 1 {
             self.before.borrow_mut()[index].1 = token;
         }
         // I5: where something was told, all of it is there, once and in order, and the end comes last.

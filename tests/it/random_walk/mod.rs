@@ -1,5 +1,5 @@
-//! A random walk of commands through a naive model, the SQLite store and the memory store, which must agree after every
-//! step. The two stores are driven by the production verbs.
+//! A random walk of commands through a naive model and the stores of all engines, which must agree after every step. The
+//! stores are driven by the production verbs.
 //!
 //! `SINGLETRACK_WALK_CASES` sets how many walks there are, `SINGLETRACK_WALK_SEED` repeats a run.
 

@@ -1,0 +1,42 @@
+//! What of a project's deployments stirred: enough to know who must look again, and nothing that could be believed.
+
+use super::{
+    deployment::{Executor, State},
+    ids::DeploymentId,
+    slot::Changes,
+};
+
+/// Something that was committed, or may have been. The store tells the truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hint {
+    /// A deployment's slot changed, or a cancel was asked for.
+    State(DeploymentId),
+    /// A deployment has a new event that is more than output.
+    History(DeploymentId),
+    /// A deployment has new output.
+    Output(DeploymentId),
+    /// A deployment became ready for a worker of the servers.
+    Work,
+    /// Hints were lost: anything may have happened.
+    Anything,
+}
+
+impl Changes {
+    /// The hints that tell of these changes.
+    pub fn hints(&self) -> impl Iterator<Item = Hint> + '_ {
+        self.steps.iter().flat_map(|step| {
+            let after = step.deployment();
+            let is_work = matches!(after.state, State::Ready) && after.spec.executor == Executor::Server;
+            let is_told = !step.events().is_empty();
+            let is_output = step.events().iter().all(|event| event.body.is_log());
+            [
+                step.is_state_change().then_some(Hint::State(after.id)),
+                (step.is_state_change() && is_work).then_some(Hint::Work),
+                (is_told && !is_output).then_some(Hint::History(after.id)),
+                (is_told && is_output).then_some(Hint::Output(after.id)),
+            ]
+            .into_iter()
+            .flatten()
+        })
+    }
+}

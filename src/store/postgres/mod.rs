@@ -1,0 +1,208 @@
+//! The shared store: a PostgreSQL database on which several servers work at once.
+//!
+//! ```text
+//! transact ─▶ turn ─▶ pool: BEGIN · lock the project · load ─▶ decide ─▶ write · COMMIT ─▶ answer
+//! reads    ─▶ pool: one flight, one snapshot
+//! ```
+//!
+//! The row of a project is its lock, and the first thing a transaction takes. What was answered survives what the
+//! database survives: how that is set is said at start. A commit whose answer was lost is looked up by its number.
+
+mod connect;
+mod durability;
+mod fault;
+mod reads;
+mod record;
+mod rows;
+mod schema;
+mod session;
+mod statements;
+mod transact;
+mod turns;
+mod wakes;
+
+use std::{sync::Arc, time::Duration};
+
+use deadpool::{Runtime, managed::Pool};
+use tokio::{sync::oneshot, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, OnHint, Placed, ProjectState, Store, StoreError, Watched,
+};
+use crate::{
+    config::PostgresUrl,
+    model::{Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
+};
+
+use connect::{Connector, Sessions};
+use fault::Fault;
+use session::call;
+use statements::Sql;
+use transact::Engine;
+use wakes::Wakes;
+
+/// How long to wait for a free connection: longer than any transaction that is not stuck.
+const CONNECTION_WAIT_LIMIT: Duration = Duration::from_secs(5);
+/// How long closing waits for what is under way.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A store in a PostgreSQL database.
+pub struct PostgresStore {
+    engine: Arc<Engine>,
+    connector: Arc<Connector>,
+    under_way: TaskTracker,
+    wakes: TaskTracker,
+    shutdown: CancellationToken,
+    pepper: Pepper,
+}
+
+impl PostgresStore {
+    /// Connects to the database, and brings it to the schema of this version; `connection_limit` is how many connections
+    /// it is given at most, besides the one for the wake-ups between servers, of which `on_hint` hears.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] with what to do about it; [`StoreError::Unavailable`] where the database does not answer,
+    /// or is a standby.
+    pub async fn open(
+        url: &PostgresUrl,
+        connection_limit: usize,
+        on_commit: OnCommit,
+        on_hint: OnHint,
+    ) -> Result<PostgresStore, StoreError> {
+        let connector = Arc::new(Connector::new(url)?);
+        let pepper = prepare(&connector).await.map_err(Fault::into_store_error)?;
+        let pool = Pool::builder(Sessions(connector.clone()))
+            .max_size(connection_limit)
+            .wait_timeout(Some(CONNECTION_WAIT_LIMIT))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| StoreError::Unusable(format!("cannot make a pool of connections: {error}")))?;
+        let wakes = Wakes::new(connector.schema(), on_hint);
+        let engine = Arc::new(Engine { pool, turns: Arc::default(), on_commit, wakes: wakes.clone() });
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(wakes.run(connector.clone(), shutdown.clone()));
+        Ok(PostgresStore { engine, connector, under_way: TaskTracker::new(), wakes: tasks, shutdown, pepper })
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// Looks at the database, and brings it up to date.
+async fn prepare(connector: &Connector) -> Result<Pepper, Fault> {
+    let (mut client, facts) = connector.connect().await?;
+    durability::report(&facts);
+    connector.warn_of_open_wires();
+    // Two connections that lead to one session: somebody in between gives each transaction any session.
+    let (other, other_facts) = connector.connect().await?;
+    if facts.backend == other_facts.backend {
+        connector.share_sessions();
+    }
+    drop(other);
+    schema::migrate(&mut client, connector.schema()).await
+}
+
+/// Asks on a connection of the pool; once more on another where it turned out to be broken.
+macro_rules! read {
+    ($store:expr, $session:ident => $read:expr) => {
+        Box::pin(async move {
+            let mut attempt = 1;
+            loop {
+                let answer = async {
+                    let mut $session = $store.engine.session().await?;
+                    $read.await
+                };
+                match answer.await {
+                    Ok(answer) => return Ok(answer),
+                    Err(fault) if $store.engine.may_retry(&fault, attempt) => attempt += 1,
+                    Err(fault) => return Err(Fault::into_store_error(fault)),
+                }
+            }
+        })
+    };
+}
+
+impl Store for PostgresStore {
+    fn pepper(&self) -> Pepper {
+        self.pepper
+    }
+
+    fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            // Detached: a client that hangs up cannot stop it between commit and wake.
+            self.under_way.spawn(self.engine.clone().transact(project, load, decide, answer));
+            answered.await.map_err(|_| StoreError::Unknown("the store was closed meanwhile".to_owned()))?
+        })
+    }
+
+    fn deployment(&self, project: ProjectName, id: DeploymentId) -> BoxFuture<'_, Result<Option<Placed>, StoreError>> {
+        read!(self, session => reads::deployment(&mut session, &project, id))
+    }
+
+    fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        read!(self, session => reads::events(&mut session, id, after, limit))
+    }
+
+    fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
+        read!(self, session => reads::list(&mut session, &project, &query))
+    }
+
+    fn project(&self, name: ProjectName, line: usize) -> BoxFuture<'_, Result<Option<ProjectState>, StoreError>> {
+        read!(self, session => reads::project(&mut session, &name, line))
+    }
+
+    fn projects(
+        &self,
+        after: Option<ProjectName>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<ProjectState>, StoreError>> {
+        read!(self, session => reads::projects(&mut session, after.as_ref(), limit))
+    }
+
+    fn watched(&self) -> BoxFuture<'_, Result<Vec<Watched>, StoreError>> {
+        read!(self, session => reads::watched(&mut session))
+    }
+
+    fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
+        read!(self, session => reads::claimable(&mut session, limit))
+    }
+
+    fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {
+        read!(self, session => reads::marks(&mut session, ids.clone()))
+    }
+
+    fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        // A number is given only to who may write.
+        read!(self, session => async {
+            let rows = session.begin(&[call!(Sql::Begin), call!(Sql::TransactionNumber)]).await;
+            let ended = session.end(&[call!(Sql::Rollback)]).await;
+            let rows = session::rows(rows?)?;
+            ended?;
+            let version = rows.get(1).and_then(|rows| rows.first()).map(|row| rows::get(row, 0)).transpose()?;
+            schema::require_version(version.flatten())
+        })
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.under_way.close();
+            if timeout(CLOSE_LIMIT, self.under_way.wait()).await.is_err() {
+                tracing::error!("the store was closed while transactions were under way");
+            }
+            self.shutdown.cancel();
+            self.wakes.close();
+            self.wakes.wait().await;
+            self.engine.wakes.last_words(&self.connector).await;
+            self.engine.pool.close();
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! The questions that need no lock. Each is answered from one snapshot, mostly in one flight, and every search is backed
+//! by an index: its cost depends on what it answers, not on how much history there is.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Row;
+
+use super::{
+    fault::Fault,
+    rows,
+    session::{Call, Session, call},
+    statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
+};
+use crate::{
+    model::{Deployment, DeploymentId, Event, ProjectName, Revision, Status},
+    store::{Claimable, ListQuery, Mark, Placed, ProjectState, Watched},
+};
+
+pub(super) async fn deployment(
+    session: &mut Session,
+    project: &ProjectName,
+    id: DeploymentId,
+) -> Result<Option<Placed>, Fault> {
+    let found = session.ask(call!(Sql::Placed, rows::uuid(id), text(project))).await?;
+    let placed = |row: &Row| {
+        let position = rows::number(row, DEPLOYMENT_COLUMN_COUNT)?;
+        Ok(Placed { deployment: rows::deployment(row, project)?, position })
+    };
+    found.first().map(placed).transpose()
+}
+
+pub(super) async fn events(
+    session: &mut Session,
+    id: DeploymentId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<Event>, Fault> {
+    // Whoever asks past the largest number that a row can have asks past the end.
+    let after = i64::try_from(after).unwrap_or(i64::MAX);
+    let found = session.ask(call!(Sql::Events, rows::uuid(id), after, bound(limit))).await?;
+    found.iter().map(rows::event).collect()
+}
+
+pub(super) async fn list(
+    session: &mut Session,
+    project: &ProjectName,
+    query: &ListQuery,
+) -> Result<Vec<Deployment>, Fault> {
+    let before = i64::try_from(query.before.unwrap_or(Revision(u64::MAX)).0).unwrap_or(i64::MAX);
+    let limit = bound(query.limit);
+    let all = |sql: Sql| call!(sql, text(project), before, limit);
+    let ended = |state: &'static str| call!(Sql::ListEnded, text(project), before, limit, state);
+    let page = match query.status {
+        None => session.ask(all(Sql::ListAll)).await?,
+        Some(Status::Succeeded) => session.ask(ended("succeeded")).await?,
+        Some(Status::Failed) => session.ask(ended("failed")).await?,
+        Some(Status::Cancelled) => session.ask(ended("cancelled")).await?,
+        Some(status @ (Status::Pending | Status::Running)) => {
+            let mut calls: Vec<Call> = vec![call!(Sql::Holder, text(project))];
+            if status == Status::Pending {
+                calls.push(all(Sql::ListWaiting));
+            }
+            let found = session.ask_together(calls).await?;
+            let mut page = deployments(found.iter().flatten(), project)?;
+            page.retain(|it| it.status() == status && query.before.is_none_or(|end| it.ticket < end));
+            page.sort_by_key(|deployment| std::cmp::Reverse(deployment.ticket));
+            page.truncate(query.limit);
+            return Ok(page);
+        }
+    };
+    deployments(page.iter(), project)
+}
+
+pub(super) async fn project(
+    session: &mut Session,
+    name: &ProjectName,
+    line: usize,
+) -> Result<Option<ProjectState>, Fault> {
+    let found = session
+        .ask_together(vec![
+            call!(Sql::Project, text(name)),
+            call!(Sql::Holder, text(name)),
+            call!(Sql::Line, text(name), bound(line)),
+            call!(Sql::LastOutcome, text(name)),
+        ])
+        .await?;
+    let [project, holder, line, last] = found.as_slice() else { return Ok(None) };
+    let Some(project) = project.first() else { return Ok(None) };
+    Ok(Some(ProjectState {
+        project: rows::project(project, name)?,
+        holder: holder.first().map(|row| rows::deployment(row, name)).transpose()?,
+        line: deployments(line.iter(), name)?,
+        last_outcome: last.first().map(|row| rows::deployment(row, name)).transpose()?,
+    }))
+}
+
+pub(super) async fn projects(
+    session: &mut Session,
+    after: Option<&ProjectName>,
+    limit: usize,
+) -> Result<Vec<ProjectState>, Fault> {
+    // No name is empty, so every name follows the empty one.
+    let after = after.map_or("", ProjectName::as_str).to_owned();
+    let found = session.ask(call!(Sql::Projects, after, bound(limit))).await?;
+    let mut page = Vec::with_capacity(found.len());
+    let mut places: HashMap<i64, usize> = HashMap::with_capacity(found.len());
+    for row in &found {
+        let name = rows::name(row, PROJECT_COLUMN_COUNT)?;
+        places.insert(rows::get(row, 0)?, page.len());
+        let project = rows::project(row, &name)?;
+        page.push(ProjectState { project, holder: None, line: Vec::new(), last_outcome: None });
+    }
+    // What changed since is shown as it is now: each of these is true, and a page is only a look.
+    let numbers: Vec<i64> = places.keys().copied().collect();
+    let calls = vec![call!(Sql::ProjectsHolders, numbers.clone()), call!(Sql::ProjectsOutcomes, numbers)];
+    let found = session.ask_together(calls).await?;
+    for (rows_of, is_holder) in found.iter().zip([true, false]) {
+        for row in rows_of {
+            let Some(place) = places.get(&rows::get(row, DEPLOYMENT_COLUMN_COUNT)?) else { continue };
+            let state = &mut page[*place];
+            let deployment = rows::deployment(row, &state.project.name)?;
+            if is_holder {
+                state.holder = Some(deployment);
+            } else {
+                state.last_outcome = Some(deployment);
+            }
+        }
+    }
+    Ok(page)
+}
+
+pub(super) async fn watched(session: &mut Session) -> Result<Vec<Watched>, Fault> {
+    let found = session.ask(call!(Sql::Watched)).await?;
+    let watched = |row: &Row| {
+        let project = rows::name(row, DEPLOYMENT_COLUMN_COUNT)?;
+        Ok(Watched { deployment: rows::deployment(row, &project)?, project })
+    };
+    found.iter().map(watched).collect()
+}
+
+pub(super) async fn claimable(session: &mut Session, limit: usize) -> Result<Vec<Claimable>, Fault> {
+    let found = session.ask(call!(Sql::Claimable, bound(limit))).await?;
+    let claimable =
+        |row: &Row| Ok(Claimable { project: rows::name(row, 0)?, id: rows::id(row, 1)?, spec: rows::json(row, 2)? });
+    found.iter().map(claimable).collect()
+}
+
+pub(super) async fn marks(session: &mut Session, ids: Vec<DeploymentId>) -> Result<Vec<(DeploymentId, Mark)>, Fault> {
+    let ids: Vec<_> = ids.into_iter().map(rows::uuid).collect();
+    let found = session.ask(call!(Sql::Marks, ids)).await?;
+    let mark = |row: &Row| {
+        let mark = Mark { revision: Revision(rows::number(row, 1)?), event_count: rows::number(row, 2)? };
+        Ok((rows::id(row, 0)?, mark))
+    };
+    found.iter().map(mark).collect()
+}
+
+fn deployments<'a>(rows: impl Iterator<Item = &'a Row>, project: &ProjectName) -> Result<Vec<Deployment>, Fault> {
+    rows.map(|row| rows::deployment(row, project)).collect()
+}
+
+fn text(name: &ProjectName) -> String {
+    name.as_str().to_owned()
+}
+
+/// A `LIMIT`.
+fn bound(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,170 @@
+//! What goes over the wire inside a transaction: the questions that load what a decision needs, and the statements that
+//! record what it decided.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::Row;
+
+use super::{
+    fault::Fault,
+    rows::{self, Seen},
+    session::{Call, call},
+    statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
+};
+use crate::model::{
+    Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Project, ProjectName,
+    slot::{AuditEntry, KeyRecord, Keyed},
+};
+
+/// The calls of a load, without the lock that goes before them.
+pub(super) fn load(name: &ProjectName, load: &Load) -> Vec<Call> {
+    let text = || name.as_str().to_owned();
+    let mut calls = Vec::with_capacity(4);
+    match load.deployments.as_slice() {
+        [] => {}
+        [id] => calls.push(call!(Sql::ById, text(), rows::uuid(*id))),
+        ids => calls.push(call!(Sql::ByIds, text(), ids.iter().map(|id| rows::uuid(*id)).collect::<Vec<_>>())),
+    }
+    if let Some(key) = &load.key {
+        calls.push(call!(Sql::Keyed, text(), key.as_str().to_owned()));
+    }
+    match load.line {
+        LineLoad::None => return calls,
+        LineLoad::Head => calls.push(call!(Sql::Line, text(), 1_i64)),
+        LineLoad::UpTo(id) => calls.push(call!(Sql::LineUpTo, text(), rows::uuid(id))),
+        LineLoad::All => calls.push(call!(Sql::Line, text(), i64::MAX)),
+    }
+    calls.push(call!(Sql::Holder, text()));
+    calls
+}
+
+/// What the row that is locked tells.
+pub(super) struct Locked {
+    /// The project's counters.
+    pub(super) project: Project,
+    /// The schema's version.
+    pub(super) version: Option<i32>,
+    /// The transaction's number.
+    pub(super) transaction: i64,
+}
+
+impl Locked {
+    pub(super) fn of(row: &Row, name: &ProjectName) -> Result<Self, Fault> {
+        Ok(Locked {
+            project: rows::project(row, name)?,
+            version: rows::get(row, PROJECT_COLUMN_COUNT)?,
+            transaction: rows::get(row, PROJECT_COLUMN_COUNT + 1)?,
+        })
+    }
+}
+
+/// Where the loaded deployments stood, so that what is written compares them once more.
+#[derive(Debug, Default)]
+pub(super) struct Sighted {
+    project: Option<Project>,
+    deployments: BTreeMap<DeploymentId, Seen>,
+}
+
+/// Reads the answers to [`load`]'s calls.
+pub(super) fn loaded(
+    name: &ProjectName,
+    load: &Load,
+    project: Option<Project>,
+    answers: Vec<Vec<Row>>,
+) -> Result<(Loaded, Sighted), Fault> {
+    let mut sighted = Sighted::default();
+    let mut read = |row: &Row| -> Result<Deployment, Fault> {
+        let deployment = rows::deployment(row, name)?;
+        sighted.deployments.insert(deployment.id, Seen::of(&deployment));
+        Ok(deployment)
+    };
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or_default();
+    let mut loaded = Loaded {
+        project: Project::new(name.clone()),
+        holder: None,
+        line: Vec::new(),
+        deployments: Vec::new(),
+        keyed: None,
+    };
+    if !load.deployments.is_empty() {
+        let found = next().iter().map(&mut read).collect::<Result<Vec<_>, _>>()?;
+        let in_order = load.deployments.iter().filter_map(|id| found.iter().find(|it| it.id == *id));
+        loaded.deployments = in_order.cloned().collect();
+    }
+    if load.key.is_some()
+        && let Some(row) = next().first()
+    {
+        let fingerprint = rows::get::<&[u8]>(row, DEPLOYMENT_COLUMN_COUNT)?;
+        let fingerprint = fingerprint.try_into().map_err(|_| Fault::Row("a fingerprint is no SHA-256".to_owned()))?;
+        loaded.keyed = Some(Keyed { fingerprint, deployment: read(row)? });
+    }
+    if load.line != LineLoad::None {
+        loaded.line = next().iter().map(&mut read).collect::<Result<_, _>>()?;
+        loaded.holder = next().first().map(&mut read).transpose()?;
+        if let Some(project) = project {
+            sighted.project = Some(project.clone());
+            loaded.project = project;
+        }
+    }
+    Ok((loaded, sighted))
+}
+
+/// Which of a decision's steps of one deployment its row is written from.
+#[derive(Clone, Copy, Default)]
+struct Written {
+    last_step: usize,
+    is_created: bool,
+}
+
+/// The calls that write what was decided.
+pub(super) fn record(name: &ProjectName, sighted: &Sighted, changes: &Changes) -> Result<Vec<Call>, Fault> {
+    let Changes { project, steps, key, audit } = changes;
+    let mut calls = Vec::with_capacity(2 + 2 * steps.len());
+    if let Some(project) = project {
+        let seen = sighted.project.as_ref();
+        let seen = seen.ok_or(Fault::Mistaken("a decision changed the counters of a project that it did not load"))?;
+        calls.push(rows::update_project(project, seen.revision)?);
+    }
+    let mut written: BTreeMap<DeploymentId, Written> = BTreeMap::new();
+    for (at, step) in steps.iter().enumerate() {
+        let entry = written.entry(step.deployment().id).or_default();
+        entry.last_step = at;
+        entry.is_created |= step.is_creation();
+    }
+    for (at, step) in steps.iter().enumerate() {
+        // Of several steps of one deployment the last one tells where it stands. Their order is kept, so that the slot is
+        // free before it is taken.
+        let after = step.deployment();
+        let Written { last_step, is_created } = written[&after.id];
+        if at != last_step {
+            continue;
+        }
+        calls.push(if is_created {
+            rows::insert_deployment(after)?
+        } else {
+            let seen = sighted.deployments.get(&after.id);
+            let seen = seen.ok_or(Fault::Mistaken("a decision changed a deployment that it did not load"))?;
+            rows::update_deployment(after, *seen)?
+        });
+    }
+    for step in steps {
+        let id = step.deployment().id;
+        if !step.events().is_empty() {
+            calls.push(rows::insert_events(id, step.events_with_log_end())?);
+        }
+        if let Some(trim) = step.trim() {
+            let (after, up_to) = (rows::signed(trim.after_seq)?, rows::signed(trim.up_to_bytes)?);
+            calls.push(call!(Sql::Trim, rows::uuid(id), after, up_to));
+        }
+    }
+    if let Some(KeyRecord { key, fingerprint, deployment }) = key {
+        let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());
+        calls.push(call!(Sql::InsertKey, name.as_str().to_owned(), key, fingerprint, rows::uuid(*deployment)));
+    }
+    if let Some(AuditEntry { at, action, deployment, detail }) = audit {
+        let (at, name) = (at.as_millisecond(), name.as_str().to_owned());
+        calls.push(call!(Sql::InsertAudit, at, name, *action, deployment.map(rows::uuid), rows::escaped(detail)));
+    }
+    Ok(calls)
+}

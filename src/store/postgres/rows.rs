@@ -1,0 +1,366 @@
+//! Rows to the model and back. Every field of the model has its column here, by full destructuring, so that a new field
+//! cannot be forgotten.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt::Display, time::Duration};
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use tokio_postgres::{Row, types::FromSql};
+use uuid::Uuid;
+
+use super::{
+    fault::Fault,
+    session::{Call, Param, call},
+    statements::Sql,
+};
+use crate::{
+    model::{
+        CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Outcome, Place, Project, ProjectName,
+        Revision, SecretHash, Spec, StartedOrder, State,
+    },
+    store::columns::{self, Written, millis},
+};
+
+/// Stands before what is told of NUL and of itself, since PostgreSQL's text cannot hold NUL.
+const ESCAPE: char = '\u{1a}';
+
+/// Reads a project's columns.
+pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Fault> {
+    let last_started = match (number_or_none(row, 3)?, id_or_none(row, 4)?) {
+        (Some(order), Some(deployment)) => Some(StartedOrder { order, deployment }),
+        (None, _) | (_, None) => None,
+    };
+    Ok(Project {
+        name: name.clone(),
+        revision: Revision(number(row, 1)?),
+        waiting_count: number(row, 2)?,
+        last_started,
+        preempted_count: narrow(number(row, 5)?, 5)?,
+        recent_runs: columns::recent_runs_from_json(get(row, 6)?).map_err(|error| broken(6, error))?,
+        last_outcome: id_or_none(row, 7)?,
+    })
+}
+
+/// Writes a project's counters, if its revision is still the one that was seen.
+pub(super) fn update_project(project: &Project, seen: Revision) -> Result<Call, Fault> {
+    let Project { name, revision, waiting_count, last_started, preempted_count, recent_runs, last_outcome } = project;
+    Ok(call!(
+        Sql::UpdateProject,
+        name.as_str().to_owned(),
+        signed(seen.0)?,
+        signed(revision.0)?,
+        signed(*waiting_count)?,
+        last_started.map(|last| signed(last.order)).transpose()?,
+        last_started.map(|last| uuid(last.deployment)),
+        i64::from(*preempted_count),
+        columns::recent_runs_to_json(recent_runs).map_err(unwritable)?,
+        last_outcome.map(uuid),
+    ))
+}
+
+/// Reads a deployment's columns.
+pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment, Fault> {
+    let cancel = match instant_or_none(row, 9)? {
+        Some(at) => Some(CancelRequest { at, reason: text_or_none(row, 10)?, superseded_by: id_or_none(row, 11)? }),
+        None => None,
+    };
+    let outputs = match get::<&str>(row, 17)? {
+        "{}" => BTreeMap::new(),
+        _ => json(row, 17)?,
+    };
+    Ok(Deployment {
+        id: id(row, 0)?,
+        project: project.clone(),
+        spec: json::<Spec>(row, 3)?,
+        state: state(row)?,
+        ticket: Revision(number(row, 1)?),
+        revision: Revision(number(row, 18)?),
+        pulse: number(row, 5)?,
+        progress: narrow(get::<i16>(row, 6)?, 6)?,
+        message: text_or_none(row, 15)?,
+        phase: text_or_none(row, 16)?,
+        outputs,
+        cancel,
+        event_count: number(row, 7)?,
+        report_count: number(row, 30)?,
+        logs: LogAccount {
+            total_bytes: number(row, 12)?,
+            head_end_seq: number(row, 13)?,
+            trimmed_at_bytes: number(row, 14)?,
+        },
+        created_at: instant(row, 2)?,
+        started_at: instant_or_none(row, 20)?,
+        last_heartbeat_at: instant_or_none(row, 8)?,
+    })
+}
+
+fn state(row: &Row) -> Result<State, Fault> {
+    Ok(match get::<&str>(row, 19)? {
+        "waiting" => State::Waiting(match number_or_none(row, 4)? {
+            Some(window_ms) => Place::Ticket { window: Duration::from_millis(window_ms) },
+            None => Place::Queued,
+        }),
+        "reserved" => State::Reserved,
+        "ready" => State::Ready,
+        "running" => State::Running(lease(row)?.ok_or_else(|| broken(22, "a running deployment without a lease"))?),
+        "succeeded" => finished(row, Outcome::Succeeded)?,
+        "failed" => {
+            let code = get(row, 26)?;
+            let cause = columns::failure_cause(code).ok_or_else(|| broken(26, format!("unknown cause {code:?}")))?;
+            finished(row, Outcome::Failed { cause, message: text(row, 27)?, phase: text_or_none(row, 28)? })?
+        }
+        "cancelled" => {
+            let code = get(row, 26)?;
+            let cause = columns::cancel_cause(code, id_or_none(row, 29)?);
+            let cause = cause.ok_or_else(|| broken(26, format!("unknown cause {code:?}")))?;
+            finished(row, Outcome::Cancelled { cause, message: text(row, 27)? })?
+        }
+        unknown => return Err(broken(19, format!("unknown state {unknown:?}"))),
+    })
+}
+
+fn finished(row: &Row, outcome: Outcome) -> Result<State, Fault> {
+    Ok(State::Finished { outcome, at: instant(row, 21)?, lease: lease(row)? })
+}
+
+fn lease(row: &Row) -> Result<Option<Lease>, Fault> {
+    let Some(secret) = get::<Option<&[u8]>>(row, 22)? else { return Ok(None) };
+    Ok(Some(Lease {
+        secret: SecretHash(secret.try_into().map_err(|error| broken(22, error))?),
+        fencing_token: Revision(number(row, 23)?),
+        ttl: Duration::from_millis(number(row, 24)?),
+        worker: text(row, 25)?,
+    }))
+}
+
+/// Makes a deployment's row.
+pub(super) fn insert_deployment(deployment: &Deployment) -> Result<Call, Fault> {
+    let written = Written::of(deployment).map_err(unwritable)?;
+    #[rustfmt::skip]
+    let Deployment {
+        id, project, spec, ticket, created_at,
+        // These are written by the two functions below.
+        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, cancel: _, event_count: _,
+        report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
+    } = deployment;
+    let mut params = signs_of_life(&written)?;
+    params.extend(slot(&written)?);
+    let identity: [Param; 7] = [
+        Box::new(uuid(*id)),
+        Box::new(project.as_str().to_owned()),
+        Box::new(signed(ticket.0)?),
+        Box::new(columns::executor_word(spec.executor)),
+        Box::new(created_at.as_millisecond()),
+        Box::new(columns::to_json(spec).map_err(unwritable)?),
+        Box::new(spec.deadline_seconds.map(signed).transpose()?),
+    ];
+    params.extend(identity);
+    Ok(Call { sql: Sql::InsertDeployment, params })
+}
+
+/// What of a row is compared once more as it is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) revision: Revision,
+    pub(super) pulse: u64,
+    pub(super) event_count: u64,
+}
+
+impl Seen {
+    pub(super) fn of(deployment: &Deployment) -> Self {
+        Seen { revision: deployment.revision, pulse: deployment.pulse, event_count: deployment.event_count }
+    }
+}
+
+/// Writes what changed of a deployment, if it is still as it was seen.
+pub(super) fn update_deployment(deployment: &Deployment, seen: Seen) -> Result<Call, Fault> {
+    let written = Written::of(deployment).map_err(unwritable)?;
+    let mut params = signs_of_life(&written)?;
+    let sql = if seen.revision == deployment.revision {
+        Sql::UpdateSignsOfLife
+    } else {
+        params.extend(slot(&written)?);
+        Sql::UpdateDeployment
+    };
+    let Seen { revision, pulse, event_count } = seen;
+    let guard: [Param; 4] = [
+        Box::new(uuid(deployment.id)),
+        Box::new(signed(revision.0)?),
+        Box::new(signed(pulse)?),
+        Box::new(signed(event_count)?),
+    ];
+    params.extend(guard);
+    Ok(Call { sql, params })
+}
+
+fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, Fault> {
+    #[rustfmt::skip]
+    let Deployment {
+        pulse, progress, message, phase, cancel, event_count, report_count, logs, last_heartbeat_at, ..
+    } = written.deployment;
+    let LogAccount { total_bytes, head_end_seq, trimmed_at_bytes } = logs;
+    let (cancelled_at, reason, superseded_by) = match cancel {
+        Some(CancelRequest { at, reason, superseded_by }) => (Some(at), reason.as_deref(), *superseded_by),
+        None => (None, None, None),
+    };
+    Ok(vec![
+        Box::new(written.window_ms.map(signed).transpose()?),
+        Box::new(signed(*pulse)?),
+        Box::new(i16::from(*progress)),
+        Box::new(signed(*event_count)?),
+        Box::new(last_heartbeat_at.map(Timestamp::as_millisecond)),
+        Box::new(cancelled_at.map(|at| at.as_millisecond())),
+        Box::new(reason.map(escaped)),
+        Box::new(superseded_by.map(uuid)),
+        Box::new(signed(*total_bytes)?),
+        Box::new(signed(*head_end_seq)?),
+        Box::new(signed(*trimmed_at_bytes)?),
+        Box::new(message.as_deref().map(escaped)),
+        Box::new(phase.as_deref().map(escaped)),
+        Box::new(written.outputs.clone()),
+        Box::new(signed(*report_count)?),
+    ])
+}
+
+fn slot(written: &Written<'_>) -> Result<[Param; 12], Fault> {
+    let lease = written.lease;
+    Ok([
+        Box::new(signed(written.deployment.revision.0)?),
+        Box::new(written.state),
+        Box::new(written.deployment.started_at.map(Timestamp::as_millisecond)),
+        Box::new(written.ended_at),
+        Box::new(lease.map(|lease| lease.secret.0.to_vec())),
+        Box::new(lease.map(|lease| signed(lease.fencing_token.0)).transpose()?),
+        Box::new(lease.map(|lease| signed(millis(lease.ttl))).transpose()?),
+        Box::new(lease.map(|lease| escaped(&lease.worker))),
+        Box::new(written.cause),
+        Box::new(written.cause_message.map(escaped)),
+        Box::new(written.cause_phase.map(escaped)),
+        Box::new(written.superseded_by.map(uuid)),
+    ])
+}
+
+/// Makes the rows of a step's events; each with how much output there was when it was told.
+pub(super) fn insert_events<'a>(
+    deployment: DeploymentId,
+    events: impl Iterator<Item = (&'a Event, u64)>,
+) -> Result<Call, Fault> {
+    let (mut seqs, mut instants, mut kinds, mut log_ends, mut bodies) = (vec![], vec![], vec![], vec![], vec![]);
+    for (Event { seq, at, body }, log_end) in events {
+        seqs.push(signed(*seq)?);
+        instants.push(at.as_millisecond());
+        // The type stands apart, too, so that the schema can tell output from what happened.
+        kinds.push(body.kind());
+        log_ends.push(body.is_log().then(|| signed(log_end)).transpose()?);
+        bodies.push(columns::to_json(body).map_err(unwritable)?);
+    }
+    Ok(call!(Sql::InsertEvents, uuid(deployment), seqs, instants, kinds, log_ends, bodies))
+}
+
+/// Reads `seq, at, body`.
+pub(super) fn event(row: &Row) -> Result<Event, Fault> {
+    Ok(Event { seq: number(row, 0)?, at: instant(row, 1)?, body: json(row, 2)? })
+}
+
+pub(super) fn name(row: &Row, column: usize) -> Result<ProjectName, Fault> {
+    get::<&str>(row, column)?.parse().map_err(|error| broken(column, error))
+}
+
+pub(super) fn id(row: &Row, column: usize) -> Result<DeploymentId, Fault> {
+    get::<Uuid>(row, column).map(|uuid| DeploymentId::from_bytes(uuid.into_bytes()))
+}
+
+pub(super) fn json<T: DeserializeOwned>(row: &Row, column: usize) -> Result<T, Fault> {
+    serde_json::from_str(get(row, column)?).map_err(|error| broken(column, error))
+}
+
+pub(super) fn number(row: &Row, column: usize) -> Result<u64, Fault> {
+    get::<i64>(row, column)?.try_into().map_err(|error| broken(column, error))
+}
+
+pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Fault> {
+    row.try_get(column).map_err(|error| broken(column, super::fault::told(&error)))
+}
+
+fn number_or_none(row: &Row, column: usize) -> Result<Option<u64>, Fault> {
+    let number = get::<Option<i64>>(row, column)?;
+    number.map(u64::try_from).transpose().map_err(|error| broken(column, error))
+}
+
+fn narrow<N, W: TryFrom<N>>(number: N, column: usize) -> Result<W, Fault>
+where
+    W::Error: Display,
+{
+    number.try_into().map_err(|error| broken(column, error))
+}
+
+fn id_or_none(row: &Row, column: usize) -> Result<Option<DeploymentId>, Fault> {
+    let uuid = get::<Option<Uuid>>(row, column)?;
+    Ok(uuid.map(|uuid| DeploymentId::from_bytes(uuid.into_bytes())))
+}
+
+fn instant(row: &Row, column: usize) -> Result<Timestamp, Fault> {
+    Timestamp::from_millisecond(get(row, column)?).map_err(|error| broken(column, error))
+}
+
+fn instant_or_none(row: &Row, column: usize) -> Result<Option<Timestamp>, Fault> {
+    let millisecond = get::<Option<i64>>(row, column)?;
+    millisecond.map(Timestamp::from_millisecond).transpose().map_err(|error| broken(column, error))
+}
+
+fn text(row: &Row, column: usize) -> Result<String, Fault> {
+    get(row, column).map(unescaped)
+}
+
+fn text_or_none(row: &Row, column: usize) -> Result<Option<String>, Fault> {
+    Ok(get::<Option<&str>>(row, column)?.map(unescaped))
+}
+
+pub(super) fn uuid(id: DeploymentId) -> Uuid {
+    Uuid::from_bytes(*id.as_bytes())
+}
+
+/// A number as the database keeps it; ours never grow that large.
+pub(super) fn signed(number: u64) -> Result<i64, Fault> {
+    number.try_into().map_err(|_| Fault::Mistaken("a number is too large to be kept"))
+}
+
+/// Free text as the database can keep it.
+pub(super) fn escaped(text: &str) -> String {
+    if !text.contains(['\0', ESCAPE]) {
+        return text.to_owned();
+    }
+    text.replace(ESCAPE, "\u{1a}1").replace('\0', "\u{1a}0")
+}
+
+fn unescaped(text: &str) -> String {
+    let plain: Cow<'_, str> = if text.contains(ESCAPE) {
+        text.replace("\u{1a}0", "\0").replace("\u{1a}1", "\u{1a}").into()
+    } else {
+        text.into()
+    };
+    plain.into_owned()
+}
+
+fn unwritable(_: serde_json::Error) -> Fault {
+    Fault::Mistaken("what was decided has no JSON form")
+}
+
+/// A column that does not hold what this version writes there.
+fn broken(column: usize, error: impl Display) -> Fault {
+    Fault::Row(format!("column {column}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_with_nul_comes_back() {
+        for kept in ["", "plain", "\0", "\u{1a}", "\u{1a}0", "a\0\u{1a}1\0\0b\u{1a}"] {
+            let stored = escaped(kept);
+            assert!(!stored.contains('\0'), "{stored:?}");
+            assert_eq!(unescaped(&stored), kept);
+        }
+    }
+}

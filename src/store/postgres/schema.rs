@@ -1,0 +1,147 @@
+//! Brings a database to the schema that this version knows, and refuses what it does not know.
+//!
+//! Each migration is a numbered file that never changes once it was released; its checksum is kept in the database. All
+//! that are missing are applied in one transaction. Several replicas may try at once: an advisory lock lets one of them.
+//! Whoever migrates also keeps all others from locking projects meanwhile; each transaction of theirs looks at the
+//! version once it has its lock, so no version of this program writes into a schema that it does not know.
+
+use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
+
+use super::fault::{Fault, told};
+use crate::{model::Pepper, store::StoreError};
+
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_projects_deployments_events.sql")];
+
+/// The schema's version that this program knows.
+pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
+
+/// How long a migration waits for those that use the tables.
+const PATIENCE_MS: u32 = 60_000;
+
+const CHECKSUMS: &str = "CREATE TABLE IF NOT EXISTS migrations \
+    (version integer PRIMARY KEY, checksum bytea NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())";
+
+/// Applies what is missing, and reads what the servers of this database share.
+pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
+    match migrated(client, schema).await {
+        Err(Fault::Driver(error)) if error.as_db_error().is_some_and(|error| is_forbidden(error.code().code())) => {
+            let user = format!("CREATE SCHEMA {schema} AUTHORIZATION <user>");
+            Err(unusable(format!(
+                "the database's user may not make singletrack's tables ({}); have its owner run: {user}",
+                told(&error)
+            )))
+        }
+        done => done,
+    }
+}
+
+fn is_forbidden(code: &str) -> bool {
+    code == "42501"
+}
+
+async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute(&format!(
+            "SET LOCAL lock_timeout TO {PATIENCE_MS}; SET LOCAL statement_timeout TO 0; \
+             SET LOCAL client_min_messages TO warning; SET LOCAL search_path TO {schema}; \
+             SELECT pg_advisory_xact_lock(hashtextextended('singletrack.{schema}', 0))"
+        ))
+        .await?;
+    let known = transaction
+        .query_typed_one(
+            "SELECT to_regnamespace($1) IS NOT NULL, to_regclass($1 || '.migrations') IS NOT NULL, \
+                to_regclass($1 || '.projects') IS NOT NULL",
+            &[(&schema, tokio_postgres::types::Type::TEXT)],
+        )
+        .await?;
+    let (has_schema, is_ours, has_projects): (bool, bool, bool) = (known.get(0), known.get(1), known.get(2));
+    if has_projects && !is_ours {
+        return Err(unusable(format!(
+            "the schema {schema} is another program's; give singletrack one of its own with ?schema="
+        )));
+    }
+    if !has_schema {
+        transaction.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
+    }
+    if !is_ours {
+        transaction.batch_execute(CHECKSUMS).await?;
+    }
+    let applied = transaction.query_typed("SELECT version, checksum FROM migrations ORDER BY version", &[]).await?;
+    let applied: Vec<(i32, Vec<u8>)> = applied.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let newest = applied.last().map_or(0, |(version, _)| *version);
+    if newest > VERSION {
+        return Err(newer(newest));
+    }
+    let (mut has_locked, mut has_changed) = (false, false);
+    for (version, sql) in (1_i32..).zip(MIGRATIONS) {
+        let checksum = Sha256::digest(sql).to_vec();
+        match applied.iter().find(|(known, _)| *known == version) {
+            Some((_, known)) if *known == checksum => {}
+            Some(_) => {
+                return Err(unusable(format!(
+                    "step {version} of the database's schema is not the one of this version of singletrack; start the \
+                     version that made it, or restore a backup"
+                )));
+            }
+            None => {
+                if has_projects && !has_locked {
+                    transaction.batch_execute("LOCK TABLE projects IN EXCLUSIVE MODE").await?;
+                    has_locked = true;
+                }
+                transaction.batch_execute(sql).await?;
+                transaction
+                    .query_typed(
+                        "INSERT INTO migrations (version, checksum) VALUES ($1, $2)",
+                        &[
+                            (&version, tokio_postgres::types::Type::INT4),
+                            (&checksum, tokio_postgres::types::Type::BYTEA),
+                        ],
+                    )
+                    .await?;
+                has_changed = true;
+            }
+        }
+    }
+    let fresh = Pepper::generate().map_err(|error| {
+        Fault::Refused(StoreError::Unavailable(format!("the system has no randomness to give: {error}")))
+    })?;
+    transaction
+        .query_typed(
+            "INSERT INTO secrets (name, value) VALUES ('lease', $1) ON CONFLICT DO NOTHING",
+            &[(&fresh.as_bytes().as_slice(), tokio_postgres::types::Type::BYTEA)],
+        )
+        .await?;
+    let kept = transaction.query_typed_one("SELECT value FROM secrets WHERE name = 'lease'", &[]).await?;
+    let kept: Vec<u8> = kept.get(0);
+    transaction.commit().await?;
+    if has_changed {
+        tracing::info!(schema, from = newest, to = VERSION, "the database's schema was brought up to date");
+    }
+    let kept: [u8; 32] = kept.try_into().map_err(|_| Fault::Row("the shared secret has another length".to_owned()))?;
+    Ok(Pepper::from_bytes(kept))
+}
+
+/// Refuses a schema that this version does not know.
+pub(super) fn require_version(version: Option<i32>) -> Result<(), Fault> {
+    match version {
+        Some(VERSION) => Ok(()),
+        Some(other) if other > VERSION => Err(newer(other)),
+        other => Err(unusable(format!(
+            "the database's schema is version {}, this singletrack knows {VERSION}; restart it",
+            other.unwrap_or(0)
+        ))),
+    }
+}
+
+fn newer(version: i32) -> Fault {
+    unusable(format!(
+        "the database was brought to version {version} of the schema by a newer singletrack, this one knows up to \
+         {VERSION}; start that version, or restore a backup from before it"
+    ))
+}
+
+fn unusable(why: String) -> Fault {
+    Fault::Refused(StoreError::Unusable(why))
+}

@@ -1,0 +1,188 @@
+//! One connection: how it is set up, and how many statements go on it in one flight.
+//!
+//! The driver sends a statement when its future is first polled and answers come in the order of the statements, so a
+//! flight of many costs one round trip.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::TryStreamExt;
+use tokio::time::timeout;
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
+
+use super::{fault::Fault, statements::Sql};
+
+/// How long a statement may take. The longest is the load of a line of thousands, some 100 ms; or a wait for the lock.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(12);
+/// How long to wait for another replica that has a project locked. Longer than it may idle there: whoever is stopped in
+/// between holds nobody up for good.
+const LOCK_LIMIT: Duration = Duration::from_secs(8);
+/// How long a transaction may wait for us; between its two flights is only a decision.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
+/// How long a flight may take as we see it, for a database that is stopped, or that nobody reaches any more.
+const FLIGHT_LIMIT: Duration = Duration::from_secs(15);
+
+/// A parameter of a statement.
+pub(super) type Param = Box<dyn ToSql + Sync + Send>;
+
+/// A statement with its parameters.
+pub(super) struct Call {
+    pub(super) sql: Sql,
+    pub(super) params: Vec<Param>,
+}
+
+/// `call!(Sql::Line, name, 5)`
+macro_rules! call {
+    ($sql:expr $(, $param:expr)* $(,)?) => {
+        $crate::store::postgres::session::Call {
+            sql: $sql,
+            params: vec![$(Box::new($param) as $crate::store::postgres::session::Param),*],
+        }
+    };
+}
+pub(super) use call;
+
+/// The answers of a flight, in the order of its calls.
+pub(super) type Answers = Vec<Result<Vec<Row>, tokio_postgres::Error>>;
+
+/// What a session is told once, or with each transaction where sessions are shared.
+pub(super) fn settings(schema: &str, scope: &str) -> String {
+    format!(
+        "SET {scope} search_path TO {schema}; SET {scope} statement_timeout TO {}; SET {scope} lock_timeout TO {}; \
+         SET {scope} idle_in_transaction_session_timeout TO {}; SET {scope} plan_cache_mode TO force_generic_plan",
+        STATEMENT_LIMIT.as_millis(),
+        LOCK_LIMIT.as_millis(),
+        IDLE_LIMIT.as_millis(),
+    )
+}
+
+/// A connection that knows our tables.
+pub(super) struct Session {
+    client: Client,
+    /// By the numbers of [`Sql`]; empty where each statement may come to another session.
+    prepared: Vec<Statement>,
+    /// Where sessions are shared, what a transaction begins with besides.
+    settings: Option<String>,
+    /// The database's timeline when it was connected to.
+    timeline: String,
+    /// Whether a transaction is, or may be, under way.
+    is_dirty: bool,
+}
+
+impl Session {
+    /// A connection whose session is ours alone: it is set up once.
+    pub(super) async fn own(client: Client, schema: &str, timeline: String) -> Result<Session, Fault> {
+        client.batch_execute(&settings(schema, "SESSION")).await?;
+        let prepares = Sql::ALL.iter().map(|sql| Box::pin(client.prepare_typed(sql.text(), sql.types())));
+        let prepared = in_order(prepares.collect()).await.into_iter().collect::<Result<_, _>>()?;
+        Ok(Session { client, prepared, settings: None, timeline, is_dirty: false })
+    }
+
+    /// A connection behind which each transaction may come to another session: nothing is left behind in any.
+    pub(super) fn shared(client: Client, schema: &str, timeline: String) -> Session {
+        Session { client, prepared: Vec::new(), settings: Some(settings(schema, "LOCAL")), timeline, is_dirty: false }
+    }
+
+    /// Whether it can be used for something new.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.is_dirty && !self.client.is_closed()
+    }
+
+    /// The database's timeline when it was connected to.
+    pub(super) fn timeline(&self) -> &str {
+        &self.timeline
+    }
+
+    /// Sends these together; the first of them begins a transaction. Each is answered for itself.
+    pub(super) async fn begin(&mut self, calls: &[Call]) -> Result<Answers, Fault> {
+        self.is_dirty = true;
+        self.send_all(calls).await
+    }
+
+    /// Sends these together, within the transaction.
+    pub(super) async fn go_on(&self, calls: &[Call]) -> Result<Answers, Fault> {
+        self.send_all(calls).await
+    }
+
+    /// Sends these together; the last of them ends the transaction.
+    pub(super) async fn end(&mut self, calls: &[Call]) -> Result<Answers, Fault> {
+        let answers = self.send_all(calls).await?;
+        self.is_dirty = !matches!(answers.last(), Some(Ok(_)));
+        Ok(answers)
+    }
+
+    /// One question that needs no transaction of its own.
+    pub(super) async fn ask(&mut self, call: Call) -> Result<Vec<Row>, Fault> {
+        if self.settings.is_none() {
+            let answers = self.send_all(&[call]).await?;
+            return rows(answers).map(|mut answers| answers.pop().unwrap_or_default());
+        }
+        self.ask_together(vec![call]).await.map(|mut answers| answers.pop().unwrap_or_default())
+    }
+
+    /// Several questions that see the same, in one flight.
+    pub(super) async fn ask_together(&mut self, calls: Vec<Call>) -> Result<Vec<Vec<Row>>, Fault> {
+        let mut all = vec![call!(Sql::BeginSnapshot)];
+        all.extend(calls);
+        all.push(call!(Sql::Commit));
+        self.is_dirty = true;
+        let answers = self.send_all(&all).await?;
+        // A commit ends a transaction that failed, too.
+        self.is_dirty = !matches!(answers.last(), Some(Ok(_)));
+        let mut answers = rows(answers)?;
+        answers.pop();
+        answers.remove(0);
+        Ok(answers)
+    }
+
+    async fn send_all(&self, calls: &[Call]) -> Result<Answers, Fault> {
+        let sends = calls.iter().map(|call| Box::pin(self.send(call))).collect();
+        timeout(FLIGHT_LIMIT, in_order(sends)).await.map_err(|_| Fault::Silent)
+    }
+
+    async fn send(&self, call: &Call) -> Result<Vec<Row>, tokio_postgres::Error> {
+        if let (Some(settings), Sql::Begin | Sql::BeginSnapshot) = (&self.settings, call.sql) {
+            self.client.batch_execute(&format!("{}; {settings}", call.sql.text())).await?;
+            return Ok(Vec::new());
+        }
+        let params = call.params.iter().map(|param| &**param as &(dyn ToSql + Sync));
+        let rows = match self.prepared.get(call.sql as usize) {
+            Some(statement) => self.client.query_raw(statement, params).await?,
+            None => self.client.query_typed_raw(call.sql.text(), params.zip(call.sql.types().iter().cloned())).await?,
+        };
+        rows.try_collect().await
+    }
+}
+
+/// The rows of each call, or the first error.
+pub(super) fn rows(answers: Answers) -> Result<Vec<Vec<Row>>, Fault> {
+    answers.into_iter().collect::<Result<_, _>>().map_err(Fault::Driver)
+}
+
+/// Starts all of them in this order, then waits for each.
+async fn in_order<F: Future>(futures: Vec<Pin<Box<F>>>) -> Vec<F::Output> {
+    enum Started<F: Future> {
+        Pending(Pin<Box<F>>),
+        Done(F::Output),
+    }
+    let mut started = Vec::with_capacity(futures.len());
+    for mut future in futures {
+        // Each is polled again, with a waker, when its turn to be awaited comes.
+        started.push(match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => Started::Done(done),
+            Poll::Pending => Started::Pending(future),
+        });
+    }
+    let mut done = Vec::with_capacity(started.len());
+    for each in started {
+        done.push(match each {
+            Started::Pending(future) => future.await,
+            Started::Done(output) => output,
+        });
+    }
+    done
+}

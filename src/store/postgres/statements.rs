@@ -1,0 +1,210 @@
+//! Every statement of the store, with the types of its parameters, so that each can be prepared, or sent without, alike.
+
+use tokio_postgres::types::Type;
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident ( $($type:ident),* ) = $sql:expr;)*) => {
+        /// One of the statements.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Sql { $($(#[$doc])* $name),* }
+
+        impl Sql {
+            /// All of them, in the order of their numbers.
+            pub(super) const ALL: &[Sql] = &[$(Sql::$name),*];
+
+            /// What the database is told.
+            pub(super) const fn text(self) -> &'static str {
+                match self { $(Sql::$name => $sql),* }
+            }
+
+            /// The types of its parameters.
+            pub(super) const fn types(self) -> &'static [Type] {
+                match self { $(Sql::$name => { const TYPES: &[Type] = &[$(Type::$type),*]; TYPES })* }
+            }
+        }
+    };
+}
+
+/// A deployment's columns, in the order that `rows::deployment` reads them.
+macro_rules! deployment {
+    () => {
+        "d.id, d.ticket, d.created_at, d.spec, d.window_ms, d.pulse, d.progress, d.event_count, d.last_heartbeat_at, \
+         d.cancel_requested_at, d.cancel_reason, d.cancel_superseded_by, d.log_total_bytes, d.log_head_end_seq, \
+         d.log_trimmed_at_bytes, d.message, d.phase, d.outputs, d.revision, d.state, d.started_at, d.ended_at, \
+         d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, d.cause, d.cause_message, d.cause_phase, \
+         d.superseded_by, d.report_count"
+    };
+}
+
+/// How many columns that is: what a query adds stands behind them.
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 31;
+
+/// A project's columns, in the order that `rows::project` reads them.
+macro_rules! project {
+    () => {
+        "p.number, p.revision, p.waiting_count, p.last_started_order, p.last_started, p.preempted_count, \
+         p.recent_runs, p.last_outcome"
+    };
+}
+
+/// How many columns that is.
+pub(super) const PROJECT_COLUMN_COUNT: usize = 8;
+
+/// Deployments of the project whose name is the first parameter.
+macro_rules! of_project {
+    ($($rest:expr),*) => {
+        concat!(
+            "SELECT ", deployment!(),
+            " FROM deployments AS d WHERE d.project = (SELECT number FROM projects WHERE name = $1) AND ",
+            $($rest),*
+        )
+    };
+}
+
+/// The condition of the index `deployments_holding`.
+macro_rules! holding {
+    () => {
+        "d.state IN ('reserved', 'ready', 'running')"
+    };
+}
+
+statements! {
+    /// Whatever the database's defaults are: each statement sees what was committed before it began.
+    Begin() = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+    /// All statements see the same.
+    BeginSnapshot() = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    Commit() = "COMMIT";
+    Rollback() = "ROLLBACK";
+
+    /// Locks a project, and tells its counters, the schema's version and the transaction's number. Whoever migrates keeps
+    /// everyone from locking a row of this table, so the version stays what it is until the transaction ends.
+    Lock(TEXT) = concat!(
+        "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint \
+         FROM projects AS p WHERE p.name = $1 FOR NO KEY UPDATE"
+    );
+    /// Makes the row that a new project is locked by.
+    NewProject(TEXT, TEXT) = "INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs) \
+        VALUES ($1, 0, 0, 0, $2) ON CONFLICT (name) DO NOTHING";
+    /// Of a transaction that locks no project.
+    TransactionNumber() = "SELECT (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint";
+    /// What became of a transaction, and the timeline of whoever tells it.
+    Outcome(TEXT) = "SELECT pg_xact_status($1::xid8), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+
+    Holder(TEXT) = of_project!(holding!());
+    Line(TEXT, INT8) = of_project!("d.state = 'waiting' ORDER BY d.ticket LIMIT $2");
+    /// The line up to a deployment's ticket. Its head is always there, for whoever frees the slot must find it.
+    LineUpTo(TEXT, UUID) = of_project!(
+        "d.state = 'waiting' AND d.ticket <= greatest(\
+            (SELECT o.ticket FROM deployments AS o WHERE o.id = $2 \
+                AND o.project = (SELECT number FROM projects WHERE name = $1)), \
+            (SELECT min(o.ticket) FROM deployments AS o WHERE o.state = 'waiting' \
+                AND o.project = (SELECT number FROM projects WHERE name = $1))) \
+         ORDER BY d.ticket"
+    );
+    ById(TEXT, UUID) = of_project!("d.id = $2");
+    ByIds(TEXT, UUID_ARRAY) = of_project!("d.id = ANY ($2)");
+    /// The columns of the key stand behind the deployment's.
+    Keyed(TEXT, TEXT) = concat!(
+        "SELECT ", deployment!(), ", k.fingerprint \
+         FROM idempotency_keys AS k JOIN deployments AS d ON d.number = k.deployment \
+         WHERE k.project = (SELECT number FROM projects WHERE name = $1) AND k.key = $2"
+    );
+
+    UpdateProject(TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID) = "WITH written AS (\
+        UPDATE projects SET revision = $3, waiting_count = $4, last_started_order = $5, last_started = $6, \
+            preempted_count = $7, recent_runs = $8, last_outcome = $9 \
+        WHERE name = $1 AND revision = $2 RETURNING 1) SELECT require_one(count(*)) FROM written";
+    InsertDeployment(
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8,
+        INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID,
+        UUID, TEXT, INT8, TEXT, INT8, TEXT, INT8
+    ) = "INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
+        cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
+        outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, lease_ttl_ms, \
+        worker, cause, cause_message, cause_phase, superseded_by, id, project, ticket, executor, created_at, spec, \
+        deadline_seconds) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
+        $23, $24, $25, $26, $27, $28, (SELECT number FROM projects WHERE name = $29), $30, $31, $32, $33, $34)";
+    /// Everything that may change, of one that is still as it was seen.
+    UpdateDeployment(
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8,
+        INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID, UUID, INT8, INT8, INT8
+    ) = "WITH written AS (\
+        UPDATE deployments SET window_ms = $1, pulse = $2, progress = $3, event_count = $4, last_heartbeat_at = $5, \
+            cancel_requested_at = $6, cancel_reason = $7, cancel_superseded_by = $8, log_total_bytes = $9, \
+            log_head_end_seq = $10, log_trimmed_at_bytes = $11, message = $12, phase = $13, outputs = $14, \
+            report_count = $15, revision = $16, state = $17, started_at = $18, ended_at = $19, lease_secret = $20, \
+            fencing_token = $21, lease_ttl_ms = $22, worker = $23, cause = $24, cause_message = $25, \
+            cause_phase = $26, superseded_by = $27 \
+        WHERE id = $28 AND revision = $29 AND pulse = $30 AND event_count = $31 RETURNING 1) \
+        SELECT require_one(count(*)) FROM written";
+    /// What changes while the state stays; it touches no index, so a heartbeat or a report is cheap.
+    UpdateSignsOfLife(
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, UUID, INT8, INT8, INT8
+    ) = "WITH written AS (\
+        UPDATE deployments SET window_ms = $1, pulse = $2, progress = $3, event_count = $4, last_heartbeat_at = $5, \
+            cancel_requested_at = $6, cancel_reason = $7, cancel_superseded_by = $8, log_total_bytes = $9, \
+            log_head_end_seq = $10, log_trimmed_at_bytes = $11, message = $12, phase = $13, outputs = $14, \
+            report_count = $15 \
+        WHERE id = $16 AND revision = $17 AND pulse = $18 AND event_count = $19 RETURNING 1) \
+        SELECT require_one(count(*)) FROM written";
+    /// All events of one step.
+    InsertEvents(UUID, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY) =
+        "INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) \
+         SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body FROM deployments AS d, \
+            unnest($2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[]) \
+                AS e (seq, at, type, log_end_bytes, body) \
+         WHERE d.id = $1 ORDER BY e.seq";
+    InsertKey(TEXT, TEXT, BYTEA, UUID) =
+        "INSERT INTO idempotency_keys (project, key, fingerprint, deployment) VALUES \
+         ((SELECT number FROM projects WHERE name = $1), $2, $3, (SELECT number FROM deployments WHERE id = $4))";
+    InsertAudit(INT8, TEXT, TEXT, UUID, TEXT) =
+        "INSERT INTO audit (at, project, action, deployment, detail) VALUES ($1, $2, $3, $4, $5)";
+    Trim(UUID, INT8, INT8) =
+        "DELETE FROM events WHERE deployment = (SELECT number FROM deployments WHERE id = $1) \
+         AND seq > $2 AND type = 'log' AND log_end_bytes <= $3";
+
+    Placed(UUID, TEXT) = concat!(
+        "SELECT ", deployment!(), ", CASE d.state WHEN 'waiting' THEN (SELECT count(*) FROM deployments AS o \
+            WHERE o.project = d.project AND o.state = 'waiting' AND o.ticket <= d.ticket) ELSE 0 END \
+         FROM deployments AS d WHERE d.id = $1 AND d.project = (SELECT number FROM projects WHERE name = $2)"
+    );
+    Events(UUID, INT8, INT8) =
+        "SELECT seq, at, body FROM events WHERE deployment = (SELECT number FROM deployments WHERE id = $1) \
+         AND seq > $2 ORDER BY seq LIMIT $3";
+    ListAll(TEXT, INT8, INT8) = of_project!("d.ticket < $2 ORDER BY d.ticket DESC LIMIT $3");
+    ListWaiting(TEXT, INT8, INT8) =
+        of_project!("d.state = 'waiting' AND d.ticket < $2 ORDER BY d.ticket DESC LIMIT $3");
+    ListEnded(TEXT, INT8, INT8, TEXT) =
+        of_project!("d.ended_at IS NOT NULL AND d.state = $4 AND d.ticket < $2 ORDER BY d.ticket DESC LIMIT $3");
+    /// The row of a project that never got beyond its lock is none.
+    Project(TEXT) = concat!("SELECT ", project!(), " FROM projects AS p WHERE p.name = $1 AND p.revision > 0");
+    LastOutcome(TEXT) = concat!(
+        "SELECT ", deployment!(), " FROM projects AS p JOIN deployments AS d ON d.id = p.last_outcome WHERE p.name = $1"
+    );
+    /// The name stands behind the project's columns.
+    Projects(TEXT, INT8) = concat!(
+        "SELECT ", project!(), ", p.name FROM projects AS p WHERE p.name > $1 AND p.revision > 0 \
+         ORDER BY p.name LIMIT $2"
+    );
+    /// The number of the project stands behind the deployment's columns, here and below.
+    ProjectsHolders(INT8_ARRAY) = concat!(
+        "SELECT ", deployment!(), ", d.project FROM deployments AS d WHERE d.project = ANY ($1) AND ", holding!()
+    );
+    ProjectsOutcomes(INT8_ARRAY) = concat!(
+        "SELECT ", deployment!(), ", d.project FROM projects AS p JOIN deployments AS d ON d.id = p.last_outcome \
+         WHERE p.number = ANY ($1)"
+    );
+    /// Every holder of a slot, and everyone in line whose client must be watched or who has a deadline.
+    Watched() = concat!(
+        "SELECT ", deployment!(), ", p.name FROM deployments AS d JOIN projects AS p ON p.number = d.project WHERE ",
+        holding!(),
+        " UNION ALL SELECT ", deployment!(), ", p.name \
+         FROM deployments AS d JOIN projects AS p ON p.number = d.project \
+         WHERE d.state = 'waiting' AND (d.window_ms IS NOT NULL OR d.deadline_seconds IS NOT NULL)"
+    );
+    Claimable(INT8) =
+        "SELECT p.name, d.id, d.spec FROM deployments AS d JOIN projects AS p ON p.number = d.project \
+         WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number LIMIT $1";
+    Marks(UUID_ARRAY) = "SELECT id, revision, event_count FROM deployments WHERE id = ANY ($1)";
+}

@@ -1,0 +1,52 @@
+//! One after the other, per project, within this server: who waits for a project here does not wait for its row in the
+//! database and keep a connection busy with that. It is also what has a project's commits told in their order.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::OwnedMutexGuard;
+
+use crate::model::ProjectName;
+
+type Gates = HashMap<ProjectName, Arc<tokio::sync::Mutex<()>>>;
+
+/// Whose turn it is, in each project that somebody works on.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    gates: Mutex<Gates>,
+}
+
+/// A turn: nobody else of this server works on the project until it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    turns: Arc<Turns>,
+    project: ProjectName,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turns {
+    /// Waits for a turn; who came first is served first.
+    pub(super) async fn take(self: &Arc<Self>, project: ProjectName) -> Turn {
+        let gate = self.gates().entry(project.clone()).or_default().clone();
+        let mut turn = Turn { turns: self.clone(), project, guard: None };
+        turn.guard = Some(gate.lock_owned().await);
+        turn
+    }
+
+    fn gates(&self) -> MutexGuard<'_, Gates> {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut gates = self.turns.gates();
+        self.guard = None;
+        // Whoever waits holds the gate, too, and took hold of it under this lock.
+        if gates.get(&self.project).is_some_and(|gate| Arc::strong_count(gate) == 1) {
+            gates.remove(&self.project);
+        }
+    }
+}

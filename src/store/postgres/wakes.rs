@@ -1,0 +1,324 @@
+//! Wake-ups between servers: what one of them commits, the others hear of.
+//!
+//! ```text
+//! commit ─▶ pending ─▶ one task, one connection: NOTIFY ─▶ the database ─▶ every server's same connection: LISTEN ─▶ hint
+//! ```
+//!
+//! They are sent after the commit and never within it: a transaction that notifies takes a lock of the whole database
+//! when it commits. What stirs while some are under way goes together with the next ones. A server hears its own, too,
+//! by which it knows that they come through. While they do not, the slow poll stands behind them; and whoever comes back
+//! looks at everything again.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_postgres::{AsyncMessage, Client};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{connect::Connector, fault::Fault};
+use crate::{
+    model::{Changes, DeploymentId, Hint},
+    store::OnHint,
+};
+
+/// How much the database takes in one notification, less a little.
+const PAYLOAD_LIMIT: usize = 7_900;
+/// How many hints may wait. With more, everybody looks at everything once: that costs less than so many words.
+const PENDING_LIMIT: usize = 10_000;
+/// How long output may wait for more of it: people do not read faster, and a flood costs five words a second.
+const OUTPUT_PAUSE: Duration = Duration::from_millis(200);
+/// How often it is tried whether hints come through while there are none to tell.
+const TRIAL_PAUSE: Duration = Duration::from_secs(15);
+/// How long one's own hint may take to come back.
+const ECHO_LIMIT: Duration = Duration::from_secs(5);
+/// How long a word to the database may take.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// The hints of one server.
+pub(super) struct Wakes {
+    /// Tells this server's hints from the others'.
+    server: String,
+    channel: String,
+    pending: Mutex<Pending>,
+    stirred: Notify,
+    on_hint: OnHint,
+}
+
+/// What is to be told to the other servers.
+#[derive(Debug, Default)]
+struct Pending {
+    hints: HashSet<Hint>,
+    /// Whether there is more than output among them.
+    is_urgent: bool,
+}
+
+impl Wakes {
+    /// The hints of a new server, on the channel of the tables in `schema`.
+    pub(super) fn new(schema: &str, on_hint: OnHint) -> Arc<Self> {
+        Arc::new(Wakes {
+            server: Uuid::now_v7().simple().to_string(),
+            // A channel is the whole database's; its name has at most 63 bytes.
+            channel: format!("singletrack_{}", channel_of(schema)),
+            pending: Mutex::default(),
+            stirred: Notify::new(),
+            on_hint,
+        })
+    }
+
+    /// Has the other servers told of what was committed.
+    pub(super) fn tell(&self, changes: &Changes) {
+        let mut pending = self.pending();
+        let before = pending.hints.len();
+        for hint in changes.hints() {
+            pending.is_urgent |= !matches!(hint, Hint::Output(_));
+            pending.hints.insert(hint);
+        }
+        if pending.hints.len() > PENDING_LIMIT {
+            pending.hints = HashSet::from([Hint::Anything]);
+        }
+        if pending.hints.len() != before {
+            self.stirred.notify_one();
+        }
+    }
+
+    /// Sends and hears until `shutdown`; connects again whenever it must.
+    pub(super) async fn run(self: Arc<Self>, connector: Arc<Connector>, shutdown: CancellationToken) {
+        let mut is_first = true;
+        let mut pauses = pauses();
+        loop {
+            let began = Instant::now();
+            let ended = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                ended = self.serve(&connector, is_first) => ended,
+            };
+            is_first = false;
+            if connector.shares_sessions() {
+                // Nobody hears of anything behind a pooler; it has said so.
+                return self.forget(&shutdown).await;
+            }
+            tracing::warn!(fault = ?ended, "wake-ups between servers are interrupted; the slow poll stands in");
+            if began.elapsed() > TRIAL_PAUSE {
+                pauses = self::pauses();
+            }
+            let pause = pauses.next().unwrap_or(TRIAL_PAUSE);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Sends what is pending and not sent any more when this server goes.
+    pub(super) async fn last_words(&self, connector: &Connector) {
+        let hints = std::mem::take(&mut *self.pending()).hints;
+        if hints.is_empty() || connector.shares_sessions() {
+            return;
+        }
+        if let Ok((client, _)) = connector.connect().await
+            && let Err(fault) = self.send(&client, hints, 0).await
+        {
+            tracing::debug!(?fault, "the last wake-ups were not sent; the others' slow poll finds what they told of");
+        }
+    }
+
+    async fn serve(self: &Arc<Self>, connector: &Connector, is_first: bool) -> Fault {
+        if connector.shares_sessions() {
+            return Fault::Silent;
+        }
+        // The number of the last of our own words that came back.
+        let (heard, mut echo) = watch::channel(0);
+        let this = self.clone();
+        let hear = move |message: AsyncMessage| {
+            if let AsyncMessage::Notification(word) = message {
+                this.hear(word.payload(), &heard);
+            }
+        };
+        let client = match connector.connect_listening(hear).await {
+            Ok((client, _)) => client,
+            Err(fault) => return fault,
+        };
+        match self.listen(&client, is_first, &mut echo).await {
+            Ok(never) => match never {},
+            Err(fault) => fault,
+        }
+    }
+
+    async fn listen(
+        &self,
+        client: &Client,
+        is_first: bool,
+        echo: &mut watch::Receiver<u64>,
+    ) -> Result<std::convert::Infallible, Fault> {
+        let listen = format!("LISTEN {}", self.channel);
+        timeout(SEND_LIMIT, client.batch_execute(&listen)).await.map_err(|_| Fault::Silent)??;
+        // What was told before is lost, to us and from us.
+        (self.on_hint)(Hint::Anything);
+        let mut hints = if is_first { HashSet::new() } else { HashSet::from([Hint::Anything]) };
+        let mut number = 0;
+        loop {
+            number += 1;
+            self.send(client, hints, number).await?;
+            // Until our own word is back, what stirs waits for the next one: many commits share it.
+            let came_back = async { echo.wait_for(|heard| *heard >= number).await.is_ok() };
+            if timeout(ECHO_LIMIT, came_back).await != Ok(true) {
+                return Err(Fault::Silent);
+            }
+            if number == 1 {
+                tracing::debug!(channel = self.channel, "wake-ups between servers come through");
+            }
+            hints = self.next(echo).await?;
+        }
+    }
+
+    /// What is to be told next; nothing when it is time for a trial.
+    async fn next(&self, echo: &mut watch::Receiver<u64>) -> Result<HashSet<Hint>, Fault> {
+        let trial = Instant::now() + TRIAL_PAUSE;
+        let mut wanted = trial;
+        loop {
+            {
+                let mut pending = self.pending();
+                if pending.is_urgent || (!pending.hints.is_empty() && Instant::now() >= wanted) {
+                    return Ok(std::mem::take(&mut *pending).hints);
+                }
+                if !pending.hints.is_empty() && wanted == trial {
+                    wanted = Instant::now() + OUTPUT_PAUSE;
+                }
+            }
+            tokio::select! {
+                () = self.stirred.notified() => {}
+                () = sleep_until(wanted) => if wanted == trial { return Ok(HashSet::new()) },
+                // The connection's task holds the other end; it is gone with the connection.
+                changed = echo.changed() => if changed.is_err() { return Err(Fault::Silent) },
+            }
+        }
+    }
+
+    async fn send(&self, client: &Client, hints: HashSet<Hint>, number: u64) -> Result<(), Fault> {
+        // Letters, digits, blanks and signs that need no quoting, so it can go as it is, on any connection.
+        let words: Vec<String> = payloads(&self.server, number, hints)
+            .into_iter()
+            .map(|payload| format!("SELECT pg_notify('{}', '{payload}')", self.channel))
+            .collect();
+        let words = words.join(";");
+        timeout(SEND_LIMIT, client.batch_execute(&words)).await.map_err(|_| Fault::Silent)??;
+        Ok(())
+    }
+
+    fn hear(&self, payload: &str, heard: &watch::Sender<u64>) {
+        let mut words = payload.split(' ');
+        if words.next() == Some(self.server.as_str()) {
+            if let Some(number) = words.next().and_then(|number| number.parse().ok()) {
+                heard.send_replace(number);
+            }
+            return;
+        }
+        // What a newer version tells and we do not understand may be anything.
+        words.skip(1).for_each(|word| (self.on_hint)(parse(word).unwrap_or(Hint::Anything)));
+    }
+
+    /// Keeps nothing for a task that is not there.
+    async fn forget(&self, shutdown: &CancellationToken) {
+        loop {
+            *self.pending() = Pending::default();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.stirred.notified() => {}
+            }
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells schemas apart, whatever they are called.
+fn channel_of(schema: &str) -> String {
+    Sha256::digest(schema).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `<server> <number> <hint>…`, as many as it takes; at least one.
+fn payloads(server: &str, number: u64, hints: HashSet<Hint>) -> Vec<String> {
+    let head = format!("{server} {number}");
+    let mut payloads = vec![head.clone()];
+    for hint in hints {
+        let word = word(hint);
+        let is_full = payloads.last().is_none_or(|payload| payload.len() + 1 + word.len() > PAYLOAD_LIMIT);
+        if is_full {
+            payloads.push(head.clone());
+        }
+        if let Some(payload) = payloads.last_mut() {
+            payload.push(' ');
+            payload.push_str(&word);
+        }
+    }
+    payloads
+}
+
+fn word(hint: Hint) -> String {
+    let named = |kind: char, id: DeploymentId| format!("{kind}{}", Uuid::from_bytes(*id.as_bytes()).simple());
+    match hint {
+        Hint::State(id) => named('s', id),
+        Hint::History(id) => named('h', id),
+        Hint::Output(id) => named('o', id),
+        Hint::Work => "w".to_owned(),
+        Hint::Anything => "a".to_owned(),
+    }
+}
+
+fn parse(word: &str) -> Option<Hint> {
+    let id = || Uuid::try_parse(word.get(1..)?).ok().map(|id| DeploymentId::from_bytes(id.into_bytes()));
+    match word.as_bytes().first()? {
+        b's' => id().map(Hint::State),
+        b'h' => id().map(Hint::History),
+        b'o' => id().map(Hint::Output),
+        b'w' => Some(Hint::Work),
+        _ => Some(Hint::Anything),
+    }
+}
+
+/// How long to wait before connecting again: not all servers at once.
+fn pauses() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_come_out_as_they_went_in_and_fit_into_notifications() {
+        let ids = (0..1000_u128).map(|number| DeploymentId::from_bytes(number.to_be_bytes()));
+        let mut hints: HashSet<Hint> =
+            ids.flat_map(|id| [Hint::State(id), Hint::History(id), Hint::Output(id)]).collect();
+        hints.extend([Hint::Work, Hint::Anything]);
+        let sent = payloads("0123456789abcdef0123456789abcdef", 7, hints.clone());
+        assert!(sent.iter().all(|payload| payload.len() < 8000));
+        let heard: Vec<Hint> =
+            sent.iter().flat_map(|payload| payload.split(' ').skip(2)).map(|word| parse(word).unwrap()).collect();
+        assert_eq!(heard.len(), hints.len());
+        assert_eq!(heard.into_iter().collect::<HashSet<_>>(), hints);
+    }
+
+    #[test]
+    fn what_is_not_understood_may_be_anything() {
+        assert_eq!(parse("z17"), Some(Hint::Anything));
+        assert_eq!(parse("snonsense"), None);
+    }
+}

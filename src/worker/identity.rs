@@ -1,0 +1,93 @@
+//! Who this server is among the servers of one store, now and after a restart: what it was running when it died is its own
+//! to settle, and nobody else's.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Read as _, Seek as _, Write as _},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+use uuid::Uuid;
+
+/// The name under which the one server of a store holds leases.
+const ONLY_SERVER: &str = "server";
+/// Holds the identity of the server whose work directory this is.
+const FILE_NAME: &str = "server-id";
+
+/// The name under which a server's worker holds leases. As long as it is held, no other server has the same.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) worker_name: String,
+    _lock: Option<File>,
+}
+
+impl Identity {
+    /// Of a server that has its store for itself.
+    pub(super) fn only() -> Self {
+        Identity { worker_name: ONLY_SERVER.to_owned(), _lock: None }
+    }
+
+    /// Of one of several: it is kept in the work directory, together with what it was running there.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or another server uses it at this moment.
+    pub(super) fn of(work_dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(work_dir)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(work_dir.join(FILE_NAME))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(io::Error::new(
+                    ErrorKind::ResourceBusy,
+                    "another server uses it; give each server a --work-dir of its own",
+                ));
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        // What a full disk left half written is no identity; what it was running ends with its leases.
+        let id = match Uuid::try_parse(text.trim()) {
+            Ok(id) => id,
+            Err(_) => {
+                let id = Uuid::now_v7();
+                file.set_len(0)?;
+                file.rewind()?;
+                writeln!(file, "{id}")?;
+                file.sync_all()?;
+                id
+            }
+        };
+        Ok(Identity { worker_name: format!("{ONLY_SERVER}-{id}"), _lock: Some(file) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_outlives_its_server_and_is_had_by_one_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let work_dir = directory.path().join("work");
+        let first = Identity::of(&work_dir).unwrap();
+        assert_eq!(Identity::of(&work_dir).unwrap_err().kind(), ErrorKind::ResourceBusy);
+        let name = first.worker_name.clone();
+        drop(first);
+        assert_eq!(Identity::of(&work_dir).unwrap().worker_name, name);
+        assert_ne!(Identity::of(&directory.path().join("other")).unwrap().worker_name, name);
+        fs::write(work_dir.join(FILE_NAME), "half").unwrap();
+        assert_ne!(Identity::of(&work_dir).unwrap().worker_name, name);
+    }
+}

@@ -1,0 +1,225 @@
+//! Throw-away PostgreSQL clusters: the newest version that is installed, in a directory of their own, on a Unix socket
+//! only. They end, and their directory goes, with the process that made them, however that ends.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write as _},
+    os::unix::{fs::chown, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use singletrack::store::{Store as _, postgres::PostgresStore};
+use tokio::sync::OnceCell;
+use tokio_postgres::NoTls;
+
+use crate::store_trial::deaf;
+
+/// Who owns the databases.
+const USER: &str = "singletrack";
+
+/// Speeds up what nobody means to crash.
+pub const UNSAFE: &[&str] = &["fsync=off", "full_page_writes=off"];
+
+/// Watches the pipe from the test's process: when that ends, by whatever means, so does the database.
+const KEEPER: &str = r#"
+"$1"/initdb --no-sync --auth=trust --username="$3" --encoding=UTF8 --locale=C "$2/data" >"$2/initdb.log" 2>&1 ||
+    { cat "$2/initdb.log" >&2; exit 1; }
+start() { "$bin"/postgres -D "$dir/data" -k "$dir" -c listen_addresses= "$@" 0<&- & server=$!; }
+bin=$1 dir=$2
+shift 3
+start "$@"
+while read -r order; do
+    # What is asked for: a signal, and whether to start again.
+    kill -s "${order% *}" "$server"
+    [ "${order#* }" = stay ] && continue
+    wait "$server"
+    [ "${order#* }" = restart ] && start "$@"
+done
+kill -QUIT "$server" 2>/dev/null
+wait "$server"
+rm -rf "$dir"
+"#;
+
+/// A running cluster.
+pub struct Cluster {
+    directory: PathBuf,
+    keeper: Child,
+    orders: Option<ChildStdin>,
+    ready: Mutex<mpsc::Receiver<()>>,
+    database_count: AtomicU64,
+    template: OnceCell<()>,
+}
+
+/// The cluster that this process's tests share. It is not safe against crashes of the machine.
+pub fn shared() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    SHARED.get_or_init(|| Cluster::start(UNSAFE))
+}
+
+impl Cluster {
+    /// Starts one with these settings.
+    pub fn start(settings: &[&str]) -> Cluster {
+        let binaries = binaries();
+        let directory = tempfile::Builder::new().prefix("singletrack-pg-").tempdir().unwrap().keep();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", KEEPER, "keeper"])
+            .arg(binaries)
+            .arg(&directory)
+            .arg(USER)
+            .args(["-c", "max_connections=400"]);
+        settings.iter().for_each(|setting| _ = command.args(["-c", setting]));
+        // A signal to the tests' group, such as Ctrl-C, must not keep it from cleaning up.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        if rustix::process::getuid().is_root() {
+            // PostgreSQL refuses root.
+            let (uid, gid) = unprivileged();
+            chown(&directory, Some(uid), Some(gid)).unwrap();
+            command.uid(uid).gid(gid).current_dir(&directory);
+        }
+        let mut keeper = command.spawn().unwrap();
+        let (tell, ready) = mpsc::channel();
+        let log = BufReader::new(keeper.stderr.take().unwrap());
+        let kept = directory.join("server.log");
+        thread::spawn(move || {
+            let mut copy = fs::File::create(kept).ok();
+            for line in log.lines().map_while(Result::ok) {
+                if let Some(copy) = &mut copy {
+                    let _ = writeln!(copy, "{line}");
+                }
+                if line.contains("database system is ready to accept connections") {
+                    let _ = tell.send(());
+                }
+            }
+        });
+        let orders = keeper.stdin.take();
+        let cluster = Cluster {
+            directory,
+            keeper,
+            orders,
+            ready: Mutex::new(ready),
+            database_count: AtomicU64::new(0),
+            template: OnceCell::new(),
+        };
+        cluster.ready();
+        cluster
+    }
+
+    /// Waits until it takes connections, after a start.
+    pub fn ready(&self) {
+        if self.ready.lock().unwrap().recv().is_err() {
+            panic!("PostgreSQL did not start:\n{}", self.log());
+        }
+    }
+
+    /// Everything that the database wrote to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("server.log")).unwrap_or_default()
+    }
+
+    /// The directory of its socket.
+    pub fn socket_directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Stops it by this signal and starts it again: `QUIT` is an immediate restart, `INT` a fast one. Answers when it
+    /// takes connections again.
+    pub fn restart(&mut self, signal: &str) {
+        self.order(&format!("{signal} restart"));
+        self.ready();
+    }
+
+    /// Sends this signal to the server's first process.
+    pub fn signal(&mut self, signal: &str) {
+        self.order(&format!("{signal} stay"));
+    }
+
+    fn order(&mut self, order: &str) {
+        let orders = self.orders.as_mut().expect("it runs");
+        writeln!(orders, "{order}").unwrap();
+        orders.flush().unwrap();
+    }
+
+    /// The URL of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{USER}@/{database}?host={}", self.directory.display())
+    }
+
+    /// A connection to one of its databases, past everything that is ours.
+    pub async fn client(&self, database: &str) -> tokio_postgres::Client {
+        let (client, connection) = tokio_postgres::connect(&self.url(database), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// The name of a fresh database, which has our schema already.
+    pub async fn database(&self) -> String {
+        let template = async {
+            let admin = self.client("postgres").await;
+            admin.batch_execute("CREATE DATABASE template_singletrack").await.unwrap();
+            let url = self.url("template_singletrack").parse().unwrap();
+            let store = PostgresStore::open(&url, 2, deaf(), std::sync::Arc::new(|_| {})).await.unwrap();
+            std::sync::Arc::new(store).shut_down().await;
+            // Nobody may be connected to what is copied.
+            admin.batch_execute("ALTER DATABASE template_singletrack ALLOW_CONNECTIONS false").await.unwrap();
+            let end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+                WHERE datname = 'template_singletrack'";
+            admin.batch_execute(end).await.unwrap();
+        };
+        self.template.get_or_init(|| template).await;
+        self.fresh("TEMPLATE template_singletrack").await
+    }
+
+    /// The name of a fresh database with nothing in it.
+    pub async fn empty_database(&self) -> String {
+        self.fresh("").await
+    }
+
+    async fn fresh(&self, options: &str) -> String {
+        let name = format!("test_{}", self.database_count.fetch_add(1, Ordering::Relaxed));
+        self.client("postgres").await.batch_execute(&format!("CREATE DATABASE {name} {options}")).await.unwrap();
+        name
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.orders = None;
+        let _ = self.keeper.wait();
+    }
+}
+
+/// Where the newest installed version's programs are.
+pub fn binaries() -> PathBuf {
+    let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let debian = installed.filter_map(|entry| {
+        let version: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let programs = format!("/usr/lib/postgresql/{version}/bin");
+        Path::new(&programs).join("initdb").exists().then(|| (version, PathBuf::from(programs)))
+    });
+    if let Some((_, newest)) = debian.max() {
+        return newest;
+    }
+    let told = Command::new("pg_config").arg("--bindir").output();
+    let told =
+        told.ok().filter(|told| told.status.success()).expect("PostgreSQL is missing: run scripts/prerequisites");
+    PathBuf::from(String::from_utf8(told.stdout).unwrap().trim())
+}
+
+/// Who runs the database where we are root.
+fn unprivileged() -> (u32, u32) {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let of = |name: &str| {
+        let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+        let mut numbers = line.split(':').skip(2).map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    of("postgres").or_else(|| of("nobody")).expect("an account that is not root's")
+}
