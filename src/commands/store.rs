@@ -55,6 +55,9 @@ impl From<StoreError> for Failed {
 fn file_of(store: &str, flag: &str) -> Result<PathBuf, Failed> {
     match store.parse() {
         Ok(StoreLocation::Sqlite(file)) => Ok(file),
+        Ok(StoreLocation::Postgres(_)) => Err(Failed::Usage(format!(
+            "{flag}: this is for sqlite: stores; back up a PostgreSQL database with its own tools, such as pg_dump"
+        ))),
         Ok(StoreLocation::Memory) => Err(Failed::Usage(format!("{flag}: nothing of memory: can be kept"))),
         Err(why) => Err(Failed::Usage(format!("{flag}: {why}"))),
     }
