@@ -341,6 +341,7 @@ impl Process {
                 let kind = words.next().map_or(ExitKind::Unknown, ExitKind::from_word);
                 let stopped_by = words.next().map_or(StoppedBy::Nobody, StoppedBy::from_word);
                 let left_count = words.next().and_then(|count| count.parse().ok()).unwrap_or(0);
+                self.say("done");
                 return Some(Exit { kind, stopped_by, left_count });
             }
         }

@@ -13,6 +13,7 @@
 //! | `term MS` | SIGTERM to everything now, SIGKILL at that instant of the boot clock, in milliseconds |
 //! | `kill` | SIGKILL to everything now |
 //! | `deadline MS` | unless renewed: SIGTERM one kill budget before that instant, SIGKILL at it |
+//! | `done` | it knows that everything has ended |
 //! | end of file | the worker is gone: SIGTERM now, SIGKILL after the kill budget |
 //!
 //! It answers `ready` when it holds its lock file, `started PID` or `failed WHY`, and at last `ended …` when not one
@@ -310,16 +311,20 @@ impl Control {
         Ok(orders)
     }
 
-    /// Blocks until the worker has closed its end, which it does once it knows that the command has ended.
-    fn wait_for_the_end(&mut self) {
-        let _ = self.stream.set_nonblocking(false);
-        while self.open {
-            match self.stream.read(&mut [0; 512]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(1..) => {}
-                Ok(0) | Err(_) => self.open = false,
+    /// Blocks until the worker knows that the command has ended, or is gone. Whether it knows.
+    fn is_told_done(&mut self) -> bool {
+        if self.stream.set_nonblocking(false).is_err() {
+            return false;
+        }
+        let mut reader = io::BufReader::new(&self.stream);
+        let mut line = std::mem::take(&mut self.buffer);
+        while line != b"done\n" {
+            line.clear();
+            if !matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+                return false;
             }
         }
+        true
     }
 
     /// Takes the commands that have arrived, without waiting.
@@ -409,8 +414,9 @@ impl Shim {
         self.control.say(&format!("ended {} {} {left_count}", kind.to_word(), by.to_word()));
         if let Some(terminal) = self.real_terminal {
             // A command may end sooner than its killed worker is seen to be gone: that closes its terminal first.
-            self.control.wait_for_the_end();
-            terminal.set_right();
+            if !self.control.is_told_done() {
+                terminal.set_right();
+            }
         }
         // Nobody waits for this.
         self.cgroup.into_iter().for_each(Cgroup::remove);
