@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use singletrack::{
@@ -14,10 +15,13 @@ use singletrack::{
         Deployment, Limits, ProjectName, Spec, Status, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
+    notifier::Notifier,
     queue::{Queue, WorkerError},
     store::{ListQuery, StoreError, postgres::PostgresStore},
+    watch::{Waited, Watch},
 };
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     harness::postgres::{self, Cluster},
@@ -212,4 +216,41 @@ async fn who_does_not_know_the_schema_writes_nothing() {
     let url = cluster.url(&database).parse().unwrap();
     let opened = PostgresStore::open(&url, 2, deaf(), Arc::new(|_| {})).await;
     assert!(matches!(opened, Err(StoreError::Unusable(why)) if why.contains("version 99")));
+}
+
+#[tokio::test]
+async fn who_waits_is_told_by_the_slow_poll_when_every_wake_up_is_lost() {
+    let cluster = postgres::shared();
+    let url = cluster.url(&cluster.database().await);
+    // Neither of them listens to what the other tells.
+    let (one, other) = (server(&url).await, server(&url).await);
+    let (notifier, shutdown) = (Arc::new(Notifier::default()), CancellationToken::new());
+    let watch = Watch::new(other.store().clone(), notifier.clone(), shutdown.clone());
+    let period = Duration::from_secs(1);
+    let polling = tokio::spawn(watch.clone().fallback(period, shutdown.clone()));
+    for number in 1..=3 {
+        let wish = Submission {
+            id: id(number),
+            project: name("web"),
+            spec: Spec { pipeline: "deploy".to_owned(), ..Spec::default() },
+            key: None,
+            on_conflict: OnConflict::Refuse,
+            refusal: None,
+            claim: None,
+        };
+        one.submit(wish).await.unwrap();
+        let waits = {
+            let watch = watch.clone();
+            tokio::spawn(async move { watch.completion(&name("web"), id(number), Duration::from_secs(60)).await })
+        };
+        while notifier.awaited().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        one.cancel(name("web"), id(number), None, None).await.unwrap();
+        // Generous for a busy machine, and far from the end of the window.
+        let told = tokio::time::timeout(period * 10, waits).await.expect("the slow poll tells it").unwrap().unwrap();
+        assert!(matches!(told, Waited::Reached(placed) if placed.deployment.status() == Status::Cancelled));
+    }
+    shutdown.cancel();
+    polling.await.unwrap();
 }
