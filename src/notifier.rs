@@ -9,10 +9,13 @@
 use std::{
     collections::{HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 
 use crate::model::{Changes, Deployment, DeploymentId, Hint};
 
@@ -39,6 +42,9 @@ pub struct Notifier {
     shards: [Mutex<Topics>; SHARD_COUNT],
     hasher: RandomState,
     work: watch::Sender<()>,
+    /// Whether somebody wants to hear of anything at all, once.
+    is_anything_awaited: AtomicBool,
+    anything: Notify,
 }
 
 impl Default for Notifier {
@@ -47,6 +53,8 @@ impl Default for Notifier {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             work: watch::Sender::new(()),
+            is_anything_awaited: AtomicBool::new(false),
+            anything: Notify::new(),
         }
     }
 }
@@ -68,8 +76,22 @@ impl Notifier {
         changes.hints().for_each(|hint| self.hear(hint));
     }
 
+    /// From now on the next hint is remembered for [`Notifier::anything`], for one who waits.
+    pub fn await_anything(&self) {
+        self.is_anything_awaited.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits for the first hint since [`Notifier::await_anything`].
+    pub async fn anything(&self) {
+        self.anything.notified().await;
+    }
+
     /// Wakes whom this may concern.
     pub fn hear(&self, hint: Hint) {
+        // A look costs nothing where nobody waits, as is usual while there is something to hear.
+        if self.is_anything_awaited.load(Ordering::SeqCst) && self.is_anything_awaited.swap(false, Ordering::SeqCst) {
+            self.anything.notify_one();
+        }
         match hint {
             Hint::State(id) => self.wake(Topic::State(id)),
             Hint::History(id) | Hint::Output(id) => self.wake(Topic::History(id)),

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
 
 /// How often it looks: a slot is freed at most so much later than it could be.
 pub const TICK: Duration = Duration::from_secs(1);
+/// How often it looks at a database that others use, too, while nothing in it needs watching: the first hint of something
+/// has it look at once, and a lost one delays it by this.
+const IDLE_TICK: Duration = Duration::from_secs(3);
 /// A reaper that did not look for this long was stopped or starved, and its workers' heartbeats may lie unread.
 const ASLEEP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -58,8 +61,14 @@ impl Reaper {
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            self.notifier.await_anything();
             if let Err(error) = self.tick().await {
                 tracing::warn!(%error, "the reaper could not look");
+            } else if self.seen.is_empty() && self.queue.store().is_shared() {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    _ = timeout(IDLE_TICK, self.notifier.anything()) => {}
+                }
             }
         }
     }

@@ -128,11 +128,13 @@ impl Watch {
             match self.store.marks(awaited.into_iter().collect()).await {
                 Ok(marks) => {
                     for (id, mark) in &marks {
-                        let before = known.get(id).unwrap_or(mark);
-                        if before.revision != mark.revision {
+                        // Whoever began to wait since the last look may have been passed by another server's change before
+                        // this one, so where there are other servers, a newcomer looks once more.
+                        let before = known.get(id).copied().or((!self.store.is_shared()).then_some(*mark));
+                        if before.is_none_or(|before| before.revision != mark.revision) {
                             self.notifier.wake(Topic::State(*id));
                         }
-                        if before.event_count != mark.event_count {
+                        if before.is_none_or(|before| before.event_count != mark.event_count) {
                             self.notifier.wake(Topic::History(*id));
                         }
                     }

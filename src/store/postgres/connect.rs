@@ -30,7 +30,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     fault::{Fault, told},
-    session::Session,
+    session::{Origin, Session},
 };
 use crate::{
     config::{PostgresUrl, TlsMode},
@@ -64,8 +64,7 @@ pub(super) struct Facts {
     pub(super) version: u32,
     pub(super) is_standby: bool,
     pub(super) backend: i64,
-    /// It changes when a standby is promoted.
-    pub(super) timeline: String,
+    pub(super) origin: Origin,
     pub(super) fsync: String,
     pub(super) synchronous_commit: String,
     pub(super) full_page_writes: String,
@@ -79,7 +78,9 @@ const FACTS: &str = "SELECT current_setting('server_version_num'), pg_is_in_reco
     current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes'), \
     current_setting('synchronous_standby_names'), (SELECT count(*) FROM pg_stat_replication), \
     (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')), \
-    CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
+    CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END, \
+    extract(epoch FROM pg_postmaster_start_time()) || ' ' \
+        || coalesce(extract(epoch FROM (SELECT stats_reset FROM pg_stat_bgwriter))::text, '')";
 
 impl Connector {
     /// Reads what is needed of files and the environment.
@@ -180,14 +181,14 @@ impl Manager for Sessions {
         let connector = &self.0;
         let (client, facts) = connector.connect().await?;
         if !connector.shares_sessions() {
-            match Session::own(client, connector.schema(), facts.timeline).await {
+            match Session::own(client, connector.schema(), facts.origin).await {
                 Err(fault) if fault.is_lost_statement() => connector.share_sessions(),
                 made => return made,
             }
             let (client, facts) = connector.connect().await?;
-            return Ok(Session::shared(client, connector.schema(), facts.timeline));
+            return Ok(Session::shared(client, connector.schema(), facts.origin));
         }
-        Ok(Session::shared(client, connector.schema(), facts.timeline))
+        Ok(Session::shared(client, connector.schema(), facts.origin))
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Fault> {
@@ -235,7 +236,8 @@ async fn facts(client: &Client) -> Result<Facts, Fault> {
         synchronous_standbys: text(6),
         standby_count: number(7),
         synchronous_standby_count: number(8),
-        timeline: text(9),
+        // The second is another one even after a crash that the first process survived: it resets the statistics.
+        origin: Origin { timeline: text(9), life: text(10) },
     })
 }
 

@@ -54,6 +54,7 @@ fn warnings(facts: &Facts) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::postgres::session::Origin;
 
     #[test]
     fn each_setting_that_can_lose_an_answer_is_told() {
@@ -61,7 +62,7 @@ mod tests {
             version: 150_003,
             is_standby: false,
             backend: 1,
-            timeline: "00000001".to_owned(),
+            origin: Origin { timeline: "00000001".to_owned(), life: String::new() },
             fsync: "on".to_owned(),
             synchronous_commit: "on".to_owned(),
             full_page_writes: "on".to_owned(),

@@ -60,6 +60,15 @@ pub(super) fn settings(schema: &str, scope: &str) -> String {
     )
 }
 
+/// Which of its lives the database was in when it was connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// It changes when a standby is promoted.
+    pub(super) timeline: String,
+    /// It changes when the database starts anew.
+    pub(super) life: String,
+}
+
 /// A connection that knows our tables.
 pub(super) struct Session {
     client: Client,
@@ -67,24 +76,23 @@ pub(super) struct Session {
     prepared: Vec<Statement>,
     /// Where sessions are shared, what a transaction begins with besides.
     settings: Option<String>,
-    /// The database's timeline when it was connected to.
-    timeline: String,
+    origin: Origin,
     /// Whether a transaction is, or may be, under way.
     is_dirty: bool,
 }
 
 impl Session {
     /// A connection whose session is ours alone: it is set up once.
-    pub(super) async fn own(client: Client, schema: &str, timeline: String) -> Result<Session, Fault> {
+    pub(super) async fn own(client: Client, schema: &str, origin: Origin) -> Result<Session, Fault> {
         client.batch_execute(&settings(schema, "SESSION")).await?;
         let prepares = Sql::ALL.iter().map(|sql| Box::pin(client.prepare_typed(sql.text(), sql.types())));
         let prepared = in_order(prepares.collect()).await.into_iter().collect::<Result<_, _>>()?;
-        Ok(Session { client, prepared, settings: None, timeline, is_dirty: false })
+        Ok(Session { client, prepared, settings: None, origin, is_dirty: false })
     }
 
     /// A connection behind which each transaction may come to another session: nothing is left behind in any.
-    pub(super) fn shared(client: Client, schema: &str, timeline: String) -> Session {
-        Session { client, prepared: Vec::new(), settings: Some(settings(schema, "LOCAL")), timeline, is_dirty: false }
+    pub(super) fn shared(client: Client, schema: &str, origin: Origin) -> Session {
+        Session { client, prepared: Vec::new(), settings: Some(settings(schema, "LOCAL")), origin, is_dirty: false }
     }
 
     /// Whether it can be used for something new.
@@ -92,9 +100,9 @@ impl Session {
         !self.is_dirty && !self.client.is_closed()
     }
 
-    /// The database's timeline when it was connected to.
-    pub(super) fn timeline(&self) -> &str {
-        &self.timeline
+    /// Which of its lives the database was in when it was connected to.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Sends these together; the first of them begins a transaction. Each is answered for itself.

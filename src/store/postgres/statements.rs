@@ -87,8 +87,10 @@ statements! {
         VALUES ($1, 0, 0, 0, $2) ON CONFLICT (name) DO NOTHING";
     /// Of a transaction that locks no project.
     TransactionNumber() = "SELECT (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint";
-    /// What became of a transaction, and the timeline of whoever tells it.
-    Outcome(TEXT) = "SELECT pg_xact_status($1::xid8), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)";
+    /// What became of a transaction, and the timeline and the life of whoever tells it.
+    Outcome(TEXT) = "SELECT pg_xact_status($1::xid8), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), \
+        extract(epoch FROM pg_postmaster_start_time()) || ' ' \
+            || coalesce(extract(epoch FROM (SELECT stats_reset FROM pg_stat_bgwriter))::text, '')";
 
     Holder(TEXT) = of_project!(holding!());
     Line(TEXT, INT8) = of_project!("d.state = 'waiting' ORDER BY d.ticket LIMIT $2");

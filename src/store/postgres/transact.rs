@@ -23,7 +23,7 @@ use super::{
     record::{self, Locked, Sighted},
     rows,
     schema::require_version,
-    session::{self, Answers, Session, call},
+    session::{self, Answers, Origin, Session, call},
     statements::Sql,
     turns::Turns,
     wakes::Wakes,
@@ -175,11 +175,11 @@ impl Engine {
             },
             Err(fault) => fault,
         };
-        let timeline = session.timeline().to_owned();
+        let origin = session.origin().clone();
         // The connection is broken; its place goes to another one.
         drop(Object::take(session));
         tracing::warn!(project.name = %name, fault = ?lost, "a commit was not answered; looking for what became of it");
-        match self.outcome(number.unwrap_or_default(), &timeline).await {
+        match self.outcome(number.unwrap_or_default(), &origin).await {
             Outcome::Committed => Ok(()),
             Outcome::Aborted => {
                 Err(StoreError::Unavailable("the connection broke, and the transaction was taken back".to_owned()))
@@ -189,7 +189,7 @@ impl Engine {
     }
 
     /// What became of a transaction whose commit was not answered.
-    async fn outcome(&self, number: i64, timeline: &str) -> Outcome {
+    async fn outcome(&self, number: i64, origin: &Origin) -> Outcome {
         let deadline = Instant::now() + OUTCOME_LIMIT;
         let mut pause = OUTCOME_PAUSE;
         while Instant::now() < deadline {
@@ -197,12 +197,16 @@ impl Engine {
                 let mut session = self.session().await?;
                 let rows = session.ask(call!(Sql::Outcome, number.to_string())).await?;
                 let row = rows.first().ok_or(Fault::Mistaken("the database tells no outcome"))?;
-                Ok::<_, Fault>((rows::get::<Option<String>>(row, 0)?, rows::get::<String>(row, 1)?))
+                let now = Origin { timeline: rows::get(row, 1)?, life: rows::get(row, 2)? };
+                Ok::<_, Fault>((rows::get::<Option<String>>(row, 0)?, now))
             };
             match asked.await {
                 // Another server was promoted meanwhile. What it had not heard of is lost, and the number may be
                 // somebody else's by now.
-                Ok((_, now)) if now != timeline => return Outcome::Unknown,
+                Ok((_, now)) if now.timeline != origin.timeline => return Outcome::Unknown,
+                // After a crash a number whose transaction left no trace on the disk is given out again, so that another's
+                // commit may be told for ours; but none that was committed is ever told as aborted.
+                Ok((Some(status), now)) if status == "committed" && now != *origin => return Outcome::Unknown,
                 Ok((Some(status), _)) if status == "committed" => return Outcome::Committed,
                 Ok((Some(status), _)) if status == "aborted" => return Outcome::Aborted,
                 // Still in progress: the database has not noticed yet that we are gone.

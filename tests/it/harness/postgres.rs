@@ -36,11 +36,10 @@ bin=$1 dir=$2
 shift 3
 start "$@"
 while read -r order; do
-    # What is asked for: a signal, and whether to start again.
-    kill -s "${order% *}" "$server"
-    [ "${order#* }" = stay ] && continue
+    # What is asked for is a signal to stop it by, before it starts again.
+    kill -s "$order" "$server"
     wait "$server"
-    [ "${order#* }" = restart ] && start "$@"
+    start "$@"
 done
 kill -QUIT "$server" 2>/dev/null
 wait "$server"
@@ -124,27 +123,13 @@ impl Cluster {
         fs::read_to_string(self.directory.join("server.log")).unwrap_or_default()
     }
 
-    /// The directory of its socket.
-    pub fn socket_directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Stops it by this signal and starts it again: `QUIT` is an immediate restart, `INT` a fast one. Answers when it
     /// takes connections again.
     pub fn restart(&mut self, signal: &str) {
-        self.order(&format!("{signal} restart"));
-        self.ready();
-    }
-
-    /// Sends this signal to the server's first process.
-    pub fn signal(&mut self, signal: &str) {
-        self.order(&format!("{signal} stay"));
-    }
-
-    fn order(&mut self, order: &str) {
         let orders = self.orders.as_mut().expect("it runs");
-        writeln!(orders, "{order}").unwrap();
+        writeln!(orders, "{signal}").unwrap();
         orders.flush().unwrap();
+        self.ready();
     }
 
     /// The URL of one of its databases.

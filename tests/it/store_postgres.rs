@@ -1,0 +1,256 @@
+//! What is PostgreSQL's own: broken connections, a database that starts anew, and the limits of who may write.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use singletrack::{
+    clock::SystemClock,
+    model::{
+        Deployment, Limits, ProjectName, Spec, Status, Verdict,
+        admission::{Admission, OnConflict, Submission},
+    },
+    notifier::Notifier,
+    queue::{Queue, WorkerError},
+    store::{ListQuery, StoreError, postgres::PostgresStore},
+    watch::{Waited, Watch},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    harness::postgres::{self, Cluster},
+    store_trial::{Trial, deaf, id, name},
+};
+
+/// How many callers there are at once, at each of two servers.
+const CALLER_COUNT: u64 = 8;
+/// How often somebody cuts all connections.
+const CUT_COUNT: usize = 40;
+/// How often the database starts anew.
+const RESTART_COUNT: usize = 6;
+
+/// One of the servers of this database.
+async fn server(url: &str) -> Queue {
+    let store = PostgresStore::open(&url.parse().unwrap(), 6, deaf(), Arc::new(|_| {})).await.unwrap();
+    Queue::new(Arc::new(store), Arc::new(SystemClock), HashMap::new(), Limits::default())
+}
+
+/// What a caller was told, and what it does not know.
+#[derive(Default)]
+struct Report {
+    told: Vec<Deployment>,
+    /// Which were said not to have happened.
+    denied: Vec<u64>,
+    unknown_count: u64,
+}
+
+/// Submits, claims and finishes, one after the other, until `over`.
+async fn call(queue: Queue, caller: u64, over: Arc<AtomicBool>, steps: Arc<AtomicU64>) -> Report {
+    let project: ProjectName = name(&format!("p{}", caller % 4));
+    let mut report = Report::default();
+    for number in (0..).map(|turn| caller * 1_000_000 + turn) {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let wish = Submission {
+            id: id(number),
+            project: project.clone(),
+            spec: Spec { pipeline: "deploy".to_owned(), ..Spec::default() },
+            key: None,
+            on_conflict: OnConflict::Refuse,
+            refusal: None,
+            claim: None,
+        };
+        match queue.submit(wish).await {
+            Ok(submitted) => match (submitted.admission, submitted.own) {
+                (Admission::Accepted(_), Some(own)) => report.told.push(own.deployment),
+                (Admission::Conflict { .. }, _) => {}
+                (other, _) => panic!("{other:?}"),
+            },
+            Err(StoreError::Unavailable(_)) => report.denied.push(number),
+            Err(StoreError::Unknown(_)) => report.unknown_count += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+        // Whoever holds the slot is helped on, also one whose submit nobody could tell of.
+        if let Ok(Some(state)) = queue.store().project(project.clone(), 0).await
+            && let Some(holder) = state.holder
+        {
+            let claimed = queue.claim(project.clone(), holder.id, format!("caller-{caller}")).await;
+            report.told.extend(claimed.ok().flatten().map(|claimed| claimed.deployment));
+            let secret = queue.lease_secret(holder.id).hash();
+            let verdict = Verdict::Succeeded { outputs: Default::default() };
+            match queue.finish(project.clone(), holder.id, secret, verdict).await {
+                Ok(ended) => report.told.push(ended),
+                Err(WorkerError::LeaseLost | WorkerError::Store(_)) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        steps.fetch_add(1, Ordering::Relaxed);
+    }
+    report
+}
+
+/// Runs callers at two servers while `harm` does its worst, and holds what they were told against what is there.
+async fn told_is_kept(url: &str, harm: impl AsyncFnOnce(Arc<AtomicU64>)) {
+    let servers = [server(url).await, server(url).await];
+    let (over, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut callers = JoinSet::new();
+    for caller in 0..2 * CALLER_COUNT {
+        let queue = servers[usize::try_from(caller % 2).unwrap()].clone();
+        callers.spawn(call(queue, caller, over.clone(), steps.clone()));
+    }
+    harm(steps).await;
+    over.store(true, Ordering::Relaxed);
+    let reports = callers.join_all().await;
+
+    // Looked at by somebody who had no part in it.
+    let store = server(url).await.store().clone();
+    let mut kept: HashMap<_, Deployment> = HashMap::new();
+    for project in 0..4 {
+        let query = ListQuery { status: None, before: None, limit: usize::MAX };
+        let all = store.list(name(&format!("p{project}")), query).await.unwrap();
+        assert!(all.iter().filter(|it| it.holds_slot()).count() <= 1, "I1");
+        for deployment in all {
+            let events = store.events(deployment.id, 0, usize::MAX).await.unwrap();
+            let seqs: Vec<u64> = events.iter().map(|event| event.seq).collect();
+            assert_eq!(seqs, (1..=deployment.event_count).collect::<Vec<_>>(), "I5");
+            kept.insert(deployment.id, deployment);
+        }
+    }
+    let told_count: usize = reports.iter().map(|report| report.told.len()).sum();
+    assert!(told_count > 100, "only {told_count} answers");
+    for report in &reports {
+        for told in &report.told {
+            let now = kept.get(&told.id).unwrap_or_else(|| panic!("I3: {told:?} is gone"));
+            assert!(now.revision >= told.revision && now.event_count >= told.event_count, "I3: {told:?}, now {now:?}");
+            assert!(!told.is_final() || now == told, "I2: {told:?}, now {now:?}");
+            assert!(told.status() != Status::Failed);
+        }
+        for denied in &report.denied {
+            assert!(!kept.contains_key(&id(*denied)), "{denied} was said not to have happened");
+        }
+    }
+}
+
+/// Waits until the callers got on.
+async fn got_on(steps: &AtomicU64, by: u64) {
+    let wanted = steps.load(Ordering::Relaxed) + by;
+    while steps.load(Ordering::Relaxed) < wanted {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_told_is_kept_while_connections_are_cut() {
+    let cluster = postgres::shared();
+    let database = cluster.database().await;
+    let admin = cluster.client(&database).await;
+    told_is_kept(&cluster.url(&database), async |steps| {
+        for _ in 0..CUT_COUNT {
+            got_on(&steps, 3).await;
+            let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            admin.query(cut, &[]).await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_told_is_kept_when_the_database_starts_anew() {
+    // Safe against its own crash, since its writes go to the operating system in order.
+    let mut cluster = Cluster::start(&["synchronous_commit=on"]);
+    let database = cluster.database().await;
+    let url = cluster.url(&database);
+    told_is_kept(&url, async |steps| {
+        for _ in 0..RESTART_COUNT {
+            got_on(&steps, 40).await;
+            cluster.restart("QUIT");
+        }
+        got_on(&steps, 40).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn servers_that_start_together_on_an_empty_database_make_one_schema() {
+    let cluster = postgres::shared();
+    let url = cluster.url(&cluster.empty_database().await);
+    let (one, other) = tokio::join!(server(&url), server(&url));
+    assert_eq!(one.store().pepper().as_bytes(), other.store().pepper().as_bytes(), "they share their secret");
+    let wish = Spec { pipeline: "deploy".to_owned(), ..Spec::default() };
+    for (number, queue, spec) in [(1, &one, wish.clone()), (2, &other, wish)] {
+        let submission = Submission {
+            id: id(number),
+            project: name("web"),
+            spec,
+            key: None,
+            on_conflict: OnConflict::Queue,
+            refusal: None,
+            claim: None,
+        };
+        assert_eq!(queue.submit(submission).await.unwrap().admission, Admission::Accepted(id(number)));
+    }
+    assert_eq!(one.store().project(name("web"), 9).await.unwrap().unwrap().line[0].id, id(2));
+}
+
+#[tokio::test]
+async fn who_does_not_know_the_schema_writes_nothing() {
+    let cluster = postgres::shared();
+    let database = cluster.database().await;
+    let trial = Trial::postgres_at(&cluster.url(&database)).await;
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    // A newer version of the program brings the tables up to date, as in a rolling upgrade.
+    let admin = cluster.client(&database).await;
+    admin.batch_execute("INSERT INTO singletrack.migrations (version, checksum) VALUES (99, '')").await.unwrap();
+    let claimed = trial.queue.claim(name("web"), id(1), "worker".to_owned()).await;
+    assert!(matches!(claimed, Err(WorkerError::Store(StoreError::Unusable(why))) if why.contains("newer")));
+    assert!(matches!(trial.store.ready().await, Err(StoreError::Unusable(_))));
+    assert_eq!(trial.deployment("web", 1).await.status(), Status::Pending);
+    let url = cluster.url(&database).parse().unwrap();
+    let opened = PostgresStore::open(&url, 2, deaf(), Arc::new(|_| {})).await;
+    assert!(matches!(opened, Err(StoreError::Unusable(why)) if why.contains("version 99")));
+}
+
+#[tokio::test]
+async fn who_waits_is_told_by_the_slow_poll_when_every_wake_up_is_lost() {
+    let cluster = postgres::shared();
+    let url = cluster.url(&cluster.database().await);
+    // Neither of them listens to what the other tells.
+    let (one, other) = (server(&url).await, server(&url).await);
+    let (notifier, shutdown) = (Arc::new(Notifier::default()), CancellationToken::new());
+    let watch = Watch::new(other.store().clone(), notifier.clone(), shutdown.clone());
+    let period = Duration::from_secs(1);
+    let polling = tokio::spawn(watch.clone().fallback(period, shutdown.clone()));
+    for number in 1..=3 {
+        let wish = Submission {
+            id: id(number),
+            project: name("web"),
+            spec: Spec { pipeline: "deploy".to_owned(), ..Spec::default() },
+            key: None,
+            on_conflict: OnConflict::Refuse,
+            refusal: None,
+            claim: None,
+        };
+        one.submit(wish).await.unwrap();
+        let waits = {
+            let watch = watch.clone();
+            tokio::spawn(async move { watch.completion(&name("web"), id(number), Duration::from_secs(60)).await })
+        };
+        while notifier.awaited().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        one.cancel(name("web"), id(number), None, None).await.unwrap();
+        // Generous for a busy machine, and far from the end of the window.
+        let told = tokio::time::timeout(period * 10, waits).await.expect("the slow poll tells it").unwrap().unwrap();
+        assert!(matches!(told, Waited::Reached(placed) if placed.deployment.status() == Status::Cancelled));
+    }
+    shutdown.cancel();
+    polling.await.unwrap();
+}
