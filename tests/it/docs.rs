@@ -74,7 +74,7 @@ fn the_defaults_that_are_shown_are_the_defaults() {
         .into_iter()
         .filter(|block| block.place.starts_with(&reference) && block.text.starts_with("# The defaults"))
         .collect();
-    assert_eq!(stated.len(), 3, "one block for the server, one for its limits, one for artifacts");
+    assert_eq!(stated.len(), 4, "one block for the server, one for its limits, one for PostgreSQL, one for artifacts");
     for Block { place, text } in stated {
         let read = Config::parse(&text, Path::new(&place)).unwrap();
         let default = Config { work_dir: read.work_dir.clone(), ..Config::default() };
