@@ -170,6 +170,7 @@ impl From<WorkerError> for Failure {
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Self {
         let hint = match &rejection {
+            Rejection::ArtifactMissing { digest } => &format!("; upload it first: PUT /v1/artifacts/{digest}"),
             Rejection::Outdated { .. } => "; deploy a newer build, or declare a rollback",
             Rejection::DeadlinePassed => "; submit again with a new key and a longer deadline",
             Rejection::Paused => "; ask whoever paused it",
@@ -177,7 +178,6 @@ impl From<Rejection> for Failure {
             Rejection::KeyReused => "; use a new key for a new request",
             Rejection::PreemptionRefused => "; wait for your turn",
             Rejection::NoAgent { .. } => "; start it, or submit again when it is back",
-            Rejection::ArtifactMissing { .. } => "; upload it first: PUT /v1/artifacts/{sha256}",
             Rejection::NotOlder | Rejection::SuccessorGone => "; ask for your own place in line",
         };
         let code = match &rejection {
