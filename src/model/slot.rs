@@ -55,6 +55,19 @@ pub struct Loaded {
     pub keyed: Option<Keyed>,
 }
 
+impl Loaded {
+    /// What there is of a project of which nothing is known yet.
+    pub fn nothing(name: &ProjectName) -> Self {
+        Loaded {
+            project: Project::new(name.clone()),
+            holder: None,
+            line: Vec::new(),
+            deployments: Vec::new(),
+            keyed: None,
+        }
+    }
+}
+
 /// A deployment that was submitted under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keyed {

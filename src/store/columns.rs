@@ -1,13 +1,12 @@
 //! How the engines that speak SQL write the model into columns: the same words in all of them, so that a store can be
 //! copied from one engine to another.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use serde::Serialize;
 
 use crate::model::{
-    CancelCause, Deployment, DeploymentId, Executor, FailureCause, Lease, Outcome, Place, RecentRun, State,
+    CancelCause, Deployment, DeploymentId, Executor, FailureCause, Lease, Outcome, Place, RecentRun, State, Step,
 };
 
 /// What of a deployment may change, as it stands in columns.
@@ -71,6 +70,24 @@ impl<'a> Written<'a> {
     }
 }
 
+/// The deployments that a decision's steps change, each as its row is written, and whether that row is new.
+///
+/// Of several steps of one deployment the last one tells where it stands. Their order is kept, so that the slot is free
+/// before it is taken.
+pub(super) fn written_rows(steps: &[Step]) -> Vec<(&Deployment, bool)> {
+    let mut last_steps: BTreeMap<DeploymentId, (usize, bool)> = BTreeMap::new();
+    for (at, step) in steps.iter().enumerate() {
+        let (last_step, is_created) = last_steps.entry(step.deployment().id).or_default();
+        *last_step = at;
+        *is_created |= step.is_creation();
+    }
+    let rows = steps.iter().enumerate().filter_map(|(at, step)| {
+        let (last_step, is_created) = last_steps[&step.deployment().id];
+        (at == last_step).then_some((step.deployment(), is_created))
+    });
+    rows.collect()
+}
+
 /// The word for who runs a deployment.
 pub(super) fn executor_word(executor: Executor) -> &'static str {
     match executor {
@@ -104,7 +121,7 @@ pub(super) fn recent_runs_to_json(runs: &[RecentRun]) -> serde_json::Result<Stri
             pipelines.push(pipeline);
         }
     }
-    to_json(&(pipelines, durations))
+    serde_json::to_string(&(pipelines, durations))
 }
 
 /// Reads [`recent_runs_to_json`].
@@ -116,10 +133,6 @@ pub(super) fn recent_runs_from_json(text: &str) -> Result<Vec<RecentRun>, String
         Ok(RecentRun { pipeline: pipeline.clone(), duration_ms })
     };
     durations.into_iter().map(run).collect()
-}
-
-pub(super) fn to_json(value: &impl Serialize) -> serde_json::Result<String> {
-    serde_json::to_string(value)
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

@@ -85,13 +85,7 @@ impl MemoryStore {
 
 impl Kept {
     fn load(&self, name: &ProjectName, load: &Load) -> Loaded {
-        let mut loaded = Loaded {
-            project: Project::new(name.clone()),
-            holder: None,
-            line: Vec::new(),
-            deployments: Vec::new(),
-            keyed: None,
-        };
+        let mut loaded = Loaded::nothing(name);
         let Some(kept) = self.projects.get(name) else { return loaded };
         loaded.deployments = load.deployments.iter().filter_map(|id| self.find(name, *id)).cloned().collect();
         let key = load.key.as_ref().and_then(|key| kept.keys.get(key));

@@ -295,12 +295,12 @@ fn tls_config(url: &PostgresUrl) -> Result<ClientConfig, StoreError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable(&error))?;
     let verifier: Arc<dyn ServerCertVerifier> = match url.tls() {
-        TlsMode::Disable | TlsMode::Prefer => Arc::new(AnyServer { provider }),
+        TlsMode::Disable | TlsMode::Prefer => Arc::new(AnyName { strict: None, provider }),
         TlsMode::VerifyCa | TlsMode::VerifyFull => {
             let roots = Arc::new(roots(url.root_certificates())?);
-            let strict = WebPkiServerVerifier::builder_with_provider(roots, provider);
+            let strict = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
             let strict = strict.build().map_err(|error| unusable(&error))?;
-            if url.tls() == TlsMode::VerifyFull { strict } else { Arc::new(AnyName { strict }) }
+            if url.tls() == TlsMode::VerifyFull { strict } else { Arc::new(AnyName { strict: Some(strict), provider }) }
         }
     };
     // Whom to believe is decided by the verifiers below; each of them says what it leaves out.
@@ -337,22 +337,31 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, StoreError> {
     Ok(roots)
 }
 
-/// Believes everyone: `sslmode=prefer` keeps out who only listens.
+/// Believes whom an authority vouches for, whatever the name (`sslmode=verify-ca`); without authorities everyone, which
+/// keeps out who only listens (`sslmode=prefer`).
 #[derive(Debug)]
-struct AnyServer {
+struct AnyName {
+    strict: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for AnyServer {
+impl ServerCertVerifier for AnyName {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        let Some(strict) = &self.strict else { return Ok(ServerCertVerified::assertion()) };
+        // The name is looked at last, so this says that all else is well.
+        match strict.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
     }
 
     fn verify_tls12_signature(
@@ -377,52 +386,5 @@ impl ServerCertVerifier for AnyServer {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Believes whom an authority vouches for, whatever the name: `sslmode=verify-ca`.
-#[derive(Debug)]
-struct AnyName {
-    strict: Arc<WebPkiServerVerifier>,
-}
-
-impl ServerCertVerifier for AnyName {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        // The name is looked at last, so this says that all else is well.
-        match self.strict.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verified => verified,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.strict.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.strict.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.strict.supported_verify_schemes()
     }
 }

@@ -11,9 +11,12 @@ use super::{
     session::{Call, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
 };
-use crate::model::{
-    Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Project, ProjectName,
-    slot::{AuditEntry, KeyRecord, Keyed},
+use crate::{
+    model::{
+        Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Project, ProjectName,
+        slot::{AuditEntry, KeyRecord, Keyed},
+    },
+    store::columns::written_rows,
 };
 
 /// The calls of a load, without the lock that goes before them.
@@ -80,13 +83,7 @@ pub(super) fn loaded(
     };
     let mut answers = answers.into_iter();
     let mut next = || answers.next().unwrap_or_default();
-    let mut loaded = Loaded {
-        project: Project::new(name.clone()),
-        holder: None,
-        line: Vec::new(),
-        deployments: Vec::new(),
-        keyed: None,
-    };
+    let mut loaded = Loaded::nothing(name);
     if !load.deployments.is_empty() {
         let found = next().iter().map(&mut read).collect::<Result<Vec<_>, _>>()?;
         let in_order = load.deployments.iter().filter_map(|id| found.iter().find(|it| it.id == *id));
@@ -110,13 +107,6 @@ pub(super) fn loaded(
     Ok((loaded, sighted))
 }
 
-/// Which of a decision's steps of one deployment its row is written from.
-#[derive(Clone, Copy, Default)]
-struct Written {
-    last_step: usize,
-    is_created: bool,
-}
-
 /// The calls that write what was decided.
 pub(super) fn record(name: &ProjectName, sighted: &Sighted, changes: &Changes) -> Result<Vec<Call>, Fault> {
     let Changes { project, steps, key, audit } = changes;
@@ -126,20 +116,7 @@ pub(super) fn record(name: &ProjectName, sighted: &Sighted, changes: &Changes) -
         let seen = seen.ok_or(Fault::Mistaken("a decision changed the counters of a project that it did not load"))?;
         calls.push(rows::update_project(project, seen.revision)?);
     }
-    let mut written: BTreeMap<DeploymentId, Written> = BTreeMap::new();
-    for (at, step) in steps.iter().enumerate() {
-        let entry = written.entry(step.deployment().id).or_default();
-        entry.last_step = at;
-        entry.is_created |= step.is_creation();
-    }
-    for (at, step) in steps.iter().enumerate() {
-        // Of several steps of one deployment the last one tells where it stands. Their order is kept, so that the slot is
-        // free before it is taken.
-        let after = step.deployment();
-        let Written { last_step, is_created } = written[&after.id];
-        if at != last_step {
-            continue;
-        }
+    for (after, is_created) in written_rows(steps) {
         calls.push(if is_created {
             rows::insert_deployment(after)?
         } else {

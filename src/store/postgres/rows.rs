@@ -151,7 +151,7 @@ pub(super) fn insert_deployment(deployment: &Deployment) -> Result<Call, Fault> 
         Box::new(signed(ticket.0)?),
         Box::new(columns::executor_word(spec.executor)),
         Box::new(created_at.as_millisecond()),
-        Box::new(columns::to_json(spec).map_err(unwritable)?),
+        Box::new(serde_json::to_string(spec).map_err(unwritable)?),
         Box::new(spec.deadline_seconds.map(signed).transpose()?),
     ];
     params.extend(identity);
@@ -252,7 +252,7 @@ pub(super) fn insert_events<'a>(
         // The type stands apart, too, so that the schema can tell output from what happened.
         kinds.push(body.kind());
         log_ends.push(body.is_log().then(|| signed(log_end)).transpose()?);
-        bodies.push(columns::to_json(body).map_err(unwritable)?);
+        bodies.push(serde_json::to_string(body).map_err(unwritable)?);
     }
     Ok(call!(Sql::InsertEvents, uuid(deployment), seqs, instants, kinds, log_ends, bodies))
 }

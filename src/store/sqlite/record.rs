@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
 use super::{reads, rows, rows::deployment_columns};
-use crate::model::{
-    Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Project, ProjectName, Revision, Step,
-    slot::{AuditEntry, KeyRecord, Keyed},
+use crate::{
+    model::{
+        Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, ProjectName, Revision, Step,
+        slot::{AuditEntry, KeyRecord, Keyed},
+    },
+    store::columns::written_rows,
 };
 
 pub(super) const LINE_UP_TO: &str = concat!(
@@ -70,13 +73,6 @@ struct LocatedDeployment {
     revision: Revision,
 }
 
-/// Which of a decision's steps of one deployment its row is written from.
-#[derive(Clone, Copy, Default)]
-struct Written {
-    last_step: usize,
-    created: bool,
-}
-
 impl<'c> Recorder<'c> {
     pub(super) fn prepare(db: &'c Connection) -> rusqlite::Result<Self> {
         Ok(Recorder {
@@ -102,13 +98,7 @@ impl<'c> Recorder<'c> {
 
     /// Exactly what `load` asks for.
     pub(super) fn load(&mut self, name: &ProjectName, load: &Load) -> rusqlite::Result<(Loaded, Located)> {
-        let mut loaded = Loaded {
-            project: Project::new(name.clone()),
-            holder: None,
-            line: Vec::new(),
-            deployments: Vec::new(),
-            keyed: None,
-        };
+        let mut loaded = Loaded::nothing(name);
         let mut located = Located { counted: load.line != LineLoad::None, ..Located::default() };
         if located.counted {
             let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, rows::project(row, name)?));
@@ -190,19 +180,8 @@ impl<'c> Recorder<'c> {
                 }
             }
         }
-        let mut written: BTreeMap<DeploymentId, Written> = BTreeMap::new();
-        for (at, step) in steps.iter().enumerate() {
-            let entry = written.entry(step.deployment().id).or_default();
-            entry.last_step = at;
-            entry.created |= step.is_creation();
-        }
-        for (at, step) in steps.iter().enumerate() {
-            // Of several steps of one deployment the last one tells where it stands. Their order is kept, so that the
-            // slot is free before it is taken.
-            let Written { last_step, created } = written[&step.deployment().id];
-            if at == last_step {
-                self.write_deployment(db, located, step.deployment(), created)?;
-            }
+        for (after, created) in written_rows(steps) {
+            self.write_deployment(db, located, after, created)?;
         }
         for step in steps {
             self.write_events(located.number(step.deployment().id)?, step)?;

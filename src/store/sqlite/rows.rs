@@ -330,7 +330,7 @@ fn instant_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp
 }
 
 fn to_json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
-    columns::to_json(value).map_err(unwritable)
+    serde_json::to_string(value).map_err(unwritable)
 }
 
 fn unwritable(error: serde_json::Error) -> rusqlite::Error {
