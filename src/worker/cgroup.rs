@@ -47,15 +47,12 @@ impl Cgroup {
         let group = File::open(&path).map(|folder| Cgroup { path, parent, folder }).ok()?;
         // A kernel that cannot kill a group (before 5.14) makes it useless.
         let is_ours = flock(&group.folder, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if !is_ours || !group.path.join("cgroup.kill").exists() {
-            group.remove();
-            return None;
-        }
-        Some(group)
+        (is_ours && group.path.join("cgroup.kill").exists()).then_some(group)
     }
 
-    /// Starts the command in the group, from its first instruction on, once what dead shims left is gone. `None` if the system does not let us; then nothing
-    /// was started. Moving a process there afterwards would miss what it forked by then, and can take milliseconds.
+    /// Starts the command in the group, from its first instruction on, once what dead shims left is gone. `None` if the
+    /// system does not let us; then nothing was started. Moving a process there afterwards would miss what it forked by
+    /// then, and can take milliseconds.
     #[expect(unsafe_code, reason = "the standard library cannot start a process in a cgroup")]
     pub(super) fn spawn(&self, command: &mut Command) -> Option<io::Result<Pid>> {
         sweep_below(&self.parent);
@@ -87,9 +84,11 @@ impl Cgroup {
     pub(super) fn kill(&self) {
         kill(&self.path);
     }
+}
 
-    /// Removes it; that fails as long as something runs in it, and is done by whoever comes next then.
-    pub(super) fn remove(self) {
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // That fails as long as something runs in it, and is done by whoever comes next then.
         let _ = fs::remove_dir(&self.path);
     }
 }

@@ -97,8 +97,8 @@ impl Embedded {
             }
             let pause = match took {
                 Ok(true) => continue,
-                // The reaper looks at every holder of a slot once a second, and wakes us for one that waits; this is for what
-                // escapes it, and after an error.
+                // The reaper looks at every holder of a slot once a second, and wakes us for one that waits; this is for
+                // what escapes it.
                 Ok(false) => LOOK_PAUSE,
                 Err(_) => this.limits.fallback_poll,
             };

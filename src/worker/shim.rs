@@ -129,15 +129,11 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let _removed_at_the_end = folder;
     let cgroup = Cgroup::make();
     control.say("ready");
-    let Ok(Orders { variables, deadline }) = control.wait_for_start() else {
-        cgroup.into_iter().for_each(Cgroup::remove);
-        return Ok(0);
-    };
+    let Ok(Orders { variables, deadline }) = control.wait_for_start() else { return Ok(0) };
     let kill_budget = Duration::from_millis(kill_budget_ms);
     if deadline.is_some_and(|deadline| before(deadline, kill_budget) <= SystemClock.boot()) {
         // The worker was stopped meanwhile, and the slot may be another's.
         control.say("failed its lease was over before it was started");
-        cgroup.into_iter().for_each(Cgroup::remove);
         return Ok(127);
     }
     match spawn(program, rest, variables, own_stdin, owns_terminal, cgroup.as_ref()) {
@@ -146,7 +142,6 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
             Shim { real_terminal, cgroup, deadline, ..Shim::new(control, child, kill_budget) }.run()
         }
         Err(error) => {
-            cgroup.into_iter().for_each(Cgroup::remove);
             control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
             Ok(127)
         }
@@ -286,8 +281,8 @@ impl Control {
         let _ = self.stream.write_all(format!("{line}\n").as_bytes());
     }
 
-    /// Blocks until the worker says `start`; answers the variables and the deadline that it named. The lock is held by then: so a
-    /// restarted server, which finds it free, can be sure that nothing will be started late.
+    /// Blocks until the worker says `start`; answers the variables and the deadline that it named. The lock is held by
+    /// then: so a restarted server, which finds it free, can be sure that nothing will be started late.
     fn wait_for_start(&mut self) -> io::Result<Orders> {
         let mut reader = io::BufReader::with_capacity(1, &mut self.stream);
         let mut orders = Orders::default();
@@ -356,6 +351,7 @@ struct Shim {
     child: Pid,
     child_status: Option<WaitStatus>,
     kill_budget: Duration,
+    /// Removed at the very end, when nobody waits any more.
     cgroup: Option<Cgroup>,
     real_terminal: Option<RealTerminal>,
     deadline: Option<BootInstant>,
@@ -418,8 +414,6 @@ impl Shim {
                 terminal.set_right();
             }
         }
-        // Nobody waits for this.
-        self.cgroup.into_iter().for_each(Cgroup::remove);
         Ok(kind.shell_code())
     }
 
