@@ -258,3 +258,25 @@ fn parent_of(pid: &str) -> String {
 fn shim_of(command: &str) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(parent_of(command).parse().unwrap()).unwrap()
 }
+
+/// Waits until a phase has printed a line `<prefix>PID` with each of these prefixes, of processes that run.
+async fn pids_of<const COUNT: usize>(running: &mut Running, prefixes: [&str; COUNT]) -> [String; COUNT] {
+    let mut pids = [const { String::new() }; COUNT];
+    running
+        .until("all pids", |report| {
+            for line in log_lines(report) {
+                if let Some(slot) = prefixes.iter().position(|prefix| line.starts_with(prefix)) {
+                    pids[slot] = line.rsplit(' ').next().unwrap().to_owned();
+                }
+            }
+            pids.iter().all(|pid| !pid.is_empty())
+        })
+        .await;
+    assert!(pids.iter().all(|pid| runs(pid)), "not all of {pids:?} run");
+    pids
+}
+
+fn assert_gone(pids: &[String]) {
+    let left: Vec<&String> = pids.iter().filter(|pid| runs(pid)).collect();
+    assert!(left.is_empty(), "still running: {left:?}");
+}

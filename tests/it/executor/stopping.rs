@@ -6,7 +6,7 @@ use singletrack::clock::{Clock, SystemClock};
 use singletrack::worker::{FailureCode, PhaseState, Report, Stop, Verdict};
 use tokio::sync::watch;
 
-use super::{PATIENCE, Trial, failure, is_phase, runs};
+use super::{PATIENCE, Trial, assert_gone, failure, is_phase, pids_of};
 
 /// Long enough to be measured, short enough to be waited for.
 const SHORT: Duration = Duration::from_millis(150);
@@ -24,33 +24,10 @@ fn stubborn(more: &str) -> String {
     format!("run = '''\n{STUBBORN}\n'''\n{more}")
 }
 
-/// Waits for the three pids of the stubborn phase.
-async fn stubborn_pids(running: &mut super::Running) -> [String; 3] {
-    let mut pids = [String::new(), String::new(), String::new()];
-    running
-        .until("the three pids", |report| {
-            for line in super::log_lines(report) {
-                let slot = ["main ", "child ", "own "].iter().position(|prefix| line.starts_with(prefix));
-                if let Some(slot) = slot {
-                    pids[slot] = line.rsplit(' ').next().unwrap().to_owned();
-                }
-            }
-            pids.iter().all(|pid| !pid.is_empty())
-        })
-        .await;
-    assert!(pids.iter().all(|pid| runs(pid)), "not all of {pids:?} run");
-    pids
-}
-
-fn assert_gone(pids: &[String]) {
-    let left: Vec<&String> = pids.iter().filter(|pid| runs(pid)).collect();
-    assert!(left.is_empty(), "still running: {left:?}");
-}
-
 #[tokio::test]
 async fn a_cancel_kills_whatever_ignores_it_when_the_grace_ends_and_rolls_back() {
     let mut running = Trial::new().grace(SHORT).phase_with("serve", &stubborn(UNDO)).phase("next", "true").start();
-    let pids = stubborn_pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "child ", "own "]).await;
     let cancelled_at = SystemClock.boot();
     running.stop(Stop::Cancel);
     let ended = running.end().await;
@@ -150,7 +127,7 @@ echo ::singletrack unprotect::; sleep 600; echo not here";
 #[tokio::test]
 async fn a_lost_lease_ends_everything_by_its_deadline_and_rolls_nothing_back() {
     let mut running = Trial::new().phase_with("one", &stubborn(&format!("protected = true\n{UNDO}"))).start();
-    let pids = stubborn_pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "child ", "own "]).await;
     let deadline = SystemClock.boot().after(SHORT);
     running.stop(Stop::LeaseLost { deadline });
     let ended = running.end().await;
@@ -164,7 +141,7 @@ async fn a_lost_lease_ends_everything_by_its_deadline_and_rolls_nothing_back() {
 async fn a_lost_lease_ends_a_rollback_too() {
     let mut running =
         Trial::new().phase_with("one", &format!("run = 'false'\n{}", stubborn("").replace("run", "rollback"))).start();
-    let pids = stubborn_pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "child ", "own "]).await;
     running.stop(Stop::LeaseLost { deadline: SystemClock.boot() });
     assert_eq!(running.end().await.verdict, Verdict::Abandoned);
     assert_gone(&pids);
@@ -231,7 +208,7 @@ async fn a_command_that_gives_signs_of_life_has_not_stalled() {
 async fn a_lease_that_nobody_renews_ends_the_command_by_the_shims_hand() {
     let (_lease, deadline) = watch::channel(SystemClock.boot().after(SHORT * 2));
     let mut running = Trial::new().lease(deadline, SHORT).phase_with("one", &stubborn(UNDO)).start();
-    let pids = stubborn_pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "child ", "own "]).await;
     let ended = running.end().await;
     assert_eq!(ended.verdict, Verdict::Abandoned);
     assert_gone(&pids);
@@ -264,7 +241,7 @@ async fn dropping_a_run_ends_its_command() {
     let lock = singletrack::worker::lock_path(&trial.job.workspace);
     let id = trial.job.deployment_id.clone();
     let mut running = trial.start();
-    let pids = stubborn_pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "child ", "own "]).await;
     running.verdict.abort();
     assert!(singletrack::worker::leftovers_gone(&lock, &id, PATIENCE).await);
     assert_gone(&pids);

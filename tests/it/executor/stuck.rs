@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use singletrack::clock::{Clock, SystemClock};
 use singletrack::worker::{FailureCode, ShimProgram, Stop, Verdict, leftovers_gone, lock_path};
 
-use super::{PATIENCE, Running, Trial, failure, runs, shim_of};
+use super::{PATIENCE, Trial, assert_gone, failure, pids_of, shim_of};
 use crate::harness::processes;
 
 /// Long enough to be measured, short enough to be waited for.
@@ -20,33 +20,10 @@ setsid sh -c 'echo own $$; while :; do sleep 600; done' &
 echo main $$
 while :; do sleep 600; done";
 
-async fn pids(running: &mut Running) -> [String; 2] {
-    let mut found = [String::new(), String::new()];
-    running
-        .until("both pids", |report| {
-            for line in super::log_lines(report) {
-                for (pid, prefix) in found.iter_mut().zip(["main ", "own "]) {
-                    if let Some(number) = line.strip_prefix(prefix) {
-                        number.clone_into(pid);
-                    }
-                }
-            }
-            found.iter().all(|pid| !pid.is_empty())
-        })
-        .await;
-    assert!(found.iter().all(|pid| runs(pid)), "not all of {found:?} run");
-    found
-}
-
-fn assert_gone(pids: &[String]) {
-    let left: Vec<&String> = pids.iter().filter(|pid| runs(pid)).collect();
-    assert!(left.is_empty(), "still running: {left:?}");
-}
-
 #[tokio::test]
 async fn a_stopped_shim_is_woken_when_there_is_something_to_end() {
     let mut running = Trial::new().grace(SHORT).phase("one", STUBBORN).start();
-    let pids = pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "own "]).await;
     kill_process(shim_of(&pids[0]), Signal::STOP).unwrap();
     running.stop(Stop::Cancel);
     let ended = running.end().await;
@@ -57,7 +34,7 @@ async fn a_stopped_shim_is_woken_when_there_is_something_to_end() {
 #[tokio::test]
 async fn what_a_stopped_shim_should_kill_at_the_deadline_is_killed() {
     let mut running = Trial::new().phase("one", STUBBORN).start();
-    let pids = pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "own "]).await;
     kill_process(shim_of(&pids[0]), Signal::STOP).unwrap();
     let deadline = SystemClock.boot().after(SHORT);
     running.stop(Stop::LeaseLost { deadline });
@@ -84,7 +61,7 @@ while :; do kill -STOP $$; done
     fs::set_permissions(&hanging, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     trial.job.shim = ShimProgram(hanging);
     let mut running = trial.start();
-    let pids = pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "own "]).await;
     let shim = shim_of(&pids[0]);
     running.stop(Stop::Cancel);
     let ended = running.end().await;
@@ -96,7 +73,7 @@ while :; do kill -STOP $$; done
 #[tokio::test]
 async fn a_killed_shim_takes_with_it_even_what_has_left_its_session() {
     let mut running = Trial::new().phase("one", STUBBORN).start();
-    let pids = pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "own "]).await;
     kill_process(shim_of(&pids[0]), Signal::KILL).unwrap();
     let ended = running.end().await;
     let (code, message) = failure(&ended.verdict);
@@ -110,7 +87,7 @@ async fn what_a_killed_shim_and_its_worker_left_is_ended_before_anything_is_said
     let trial = Trial::new().phase("one", STUBBORN);
     let (lock, id) = (lock_path(&trial.job.workspace), trial.job.deployment_id.clone());
     let mut running = trial.start();
-    let pids = pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "own "]).await;
     let shim = shim_of(&pids[0]);
     kill_process(shim, Signal::STOP).unwrap();
     // The worker's future goes, and with it everything that could tell the shim anything.
@@ -139,7 +116,7 @@ async fn where_cgroups_are_writable_not_even_what_hides_its_environment_gets_awa
     let trial = Trial::new().phase("one", script);
     let (lock, id) = (lock_path(&trial.job.workspace), trial.job.deployment_id.clone());
     let mut running = trial.start();
-    let pids = pids(&mut running).await;
+    let pids = pids_of(&mut running, ["main ", "own "]).await;
     let Some(cgroup) = own_cgroup(&pids[1]) else {
         eprintln!("skipped: there is no writable cgroup v2 on this machine");
         running.stop(Stop::Cancel);
