@@ -4,14 +4,14 @@ use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{EX_UNAVAILABLE, fail, print, warn};
+use super::{EX_UNAVAILABLE, fail, print};
 use crate::{
     cli::{Backup, Restore, Store},
     config::StoreLocation,
     store::{StoreError, sqlite},
 };
 
-/// `EX_USAGE` of everything that clap refuses.
+/// As clap ends for everything that it refuses.
 const EXIT_USAGE: u8 = 2;
 
 /// Does it.
@@ -32,10 +32,7 @@ pub fn store(args: &Store) -> ExitCode {
             print(&told);
             ExitCode::SUCCESS
         }
-        Err(Failed::Usage(message)) => {
-            warn(&format!("error: {message}"));
-            ExitCode::from(EXIT_USAGE)
-        }
+        Err(Failed::Usage(message)) => fail(EXIT_USAGE, &message),
         Err(Failed::Store(error)) => fail(EX_UNAVAILABLE, &error.to_string()),
     }
 }
