@@ -229,13 +229,12 @@ impl Prepared {
         while let Some(line) = process.next_line().await? {
             match line.split_once(' ').unwrap_or((&line, "")) {
                 ("ready", _) => {
-                    for (name, value) in variables {
-                        process.say(&format!("env {name}={}", value.replace(['\n', '\0'], " ")));
-                    }
-                    if let Some(deadline) = deadline {
-                        process.renew_deadline(deadline);
-                    }
-                    process.say("start");
+                    let line =
+                        |(name, value): &(&str, &str)| format!("env {name}={}\n", value.replace(['\n', '\0'], " "));
+                    let variables: String = variables.iter().map(line).collect();
+                    let deadline = deadline.map(|at| format!("deadline {}\n", in_milliseconds(at)));
+                    // All at once: each write would wake the shim.
+                    process.say(&format!("{variables}{}start", deadline.unwrap_or_default()));
                 }
                 ("started", pid) => {
                     process.command = pid.parse().ok().and_then(Pid::from_raw);

@@ -22,7 +22,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -139,12 +139,23 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     match spawn(program, rest, variables, own_stdin, owns_terminal, cgroup.as_ref()) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
+            let_go_of_output();
             Shim { real_terminal, cgroup, deadline, ..Shim::new(control, child, kill_budget) }.run()
         }
         Err(error) => {
             control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
             Ok(127)
         }
+    }
+}
+
+/// Leaves the command's output to the command: whoever reads it sees its end when the last writer ends, and need not
+/// wait for us to be gone as well.
+fn let_go_of_output() {
+    let nowhere = File::options().write(true).open("/dev/null");
+    if let Ok(nowhere) = nowhere {
+        let _ = rustix::stdio::dup2_stdout(&nowhere);
+        let _ = rustix::stdio::dup2_stderr(&nowhere);
     }
 }
 
@@ -284,13 +295,10 @@ impl Control {
     /// Blocks until the worker says `start`; answers the variables and the deadline that it named. The lock is held by
     /// then: so a restarted server, which finds it free, can be sure that nothing will be started late.
     fn wait_for_start(&mut self) -> io::Result<Orders> {
-        let mut reader = io::BufReader::with_capacity(1, &mut self.stream);
         let mut orders = Orders::default();
         loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            let order = line.trim_end_matches('\n');
-            match order.split_once(' ').unwrap_or((order, "")) {
+            let order = self.wait_for_line()?;
+            match order.split_once(' ').unwrap_or((&order, "")) {
                 ("start", "") => break,
                 ("env", assignment) => {
                     let assignment = assignment.split_once('=');
@@ -299,7 +307,7 @@ impl Control {
                 ("deadline", at) => {
                     orders.deadline = at.parse().map(Duration::from_millis).map(BootInstant::from_start).ok();
                 }
-                _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+                _ => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
         self.stream.set_nonblocking(true)?;
@@ -311,15 +319,29 @@ impl Control {
         if self.stream.set_nonblocking(false).is_err() {
             return false;
         }
-        let mut reader = io::BufReader::new(&self.stream);
-        let mut line = std::mem::take(&mut self.buffer);
-        while line != b"done\n" {
-            line.clear();
-            if !matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
-                return false;
+        loop {
+            match self.wait_for_line() {
+                Ok(line) if line == "done" => return true,
+                Ok(_) => {}
+                Err(_) => return false,
             }
         }
-        true
+    }
+
+    /// The next line, as soon as it is there to its end. What came behind it stays for the next call, or for `take`.
+    fn wait_for_line(&mut self) -> io::Result<String> {
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(line) = self.next_line() {
+                return Ok(line);
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Takes the commands that have arrived, without waiting.
@@ -334,9 +356,14 @@ impl Control {
                 Err(_) => self.open = false,
             }
         }
-        let whole = self.buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let lines: Vec<u8> = self.buffer.drain(..whole).collect();
-        String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect()
+        std::iter::from_fn(|| self.next_line()).collect()
+    }
+
+    /// The next line of what has arrived.
+    fn next_line(&mut self) -> Option<String> {
+        let newline = self.buffer.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.buffer.drain(..=newline).take(newline).collect();
+        Some(String::from_utf8_lossy(&line).into_owned())
     }
 }
 
