@@ -227,11 +227,11 @@ impl Ready {
         }
         if let Some(pipe) = stdout {
             let to = io::stdout().as_fd().try_clone_to_owned()?;
-            relays.push(relay::start(OwnedFd::from(pipe), to, Some(copy(Stream::Stdout)))?);
+            relays.push(relay::start_at_first_byte(OwnedFd::from(pipe), to, copy(Stream::Stdout))?);
         }
         if let Some(pipe) = stderr {
             let to = io::stderr().as_fd().try_clone_to_owned()?;
-            relays.push(relay::start(OwnedFd::from(pipe), to, Some(copy(Stream::Stderr)))?);
+            relays.push(relay::start_at_first_byte(OwnedFd::from(pipe), to, copy(Stream::Stderr))?);
         }
         Ok(Ready { prepared, output, outbox, relays, terminal })
     }

@@ -21,8 +21,9 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
     pipe::fcntl_setpipe_size,
+    time::Timespec,
 };
-use tokio::sync::oneshot;
+use tokio::{net::unix::pipe, sync::oneshot};
 
 use super::mask::{Masker, Secrets};
 use crate::worker::{
@@ -87,11 +88,61 @@ pub(super) struct Relay {
 
 /// Passes on what comes from `from`, with a copy if one is wanted.
 pub(super) fn start(from: OwnedFd, to: OwnedFd, copy: Option<Copy>) -> io::Result<Relay> {
+    let (tellers, relay) = Tellers::new();
+    start_threads(from, to, copy, tellers)?;
+    Ok(relay)
+}
+
+/// The same for a pipe, once there is something to pass on: a command that prints nothing on it, as most do on one of
+/// the two, costs no thread.
+pub(super) fn start_at_first_byte(from: OwnedFd, to: OwnedFd, copy: Copy) -> io::Result<Relay> {
+    let (tellers, relay) = Tellers::new();
+    let from = pipe::Receiver::from_owned_fd(from)?;
+    tokio::spawn(async move {
+        if !has_output(&from).await {
+            return;
+        }
+        let output = copy.output.clone();
+        let started = from.into_blocking_fd().and_then(|from| start_threads(from, to, Some(copy), tellers));
+        if let Err(error) = started {
+            output.note(format!("the command's output is lost, as no thread can be started for it: {error}"));
+        }
+    });
+    Ok(relay)
+}
+
+/// Waits until there is something to read, or until it is clear that nothing comes any more.
+async fn has_output(from: &pipe::Receiver) -> bool {
+    if from.readable().await.is_err() {
+        // What cannot be waited for here, a thread's blocking read can wait for.
+        return true;
+    }
+    let mut fds = [PollFd::new(from, PollFlags::IN)];
+    let is_closed_and_empty = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+        && fds[0].revents().contains(PollFlags::HUP)
+        && !fds[0].revents().contains(PollFlags::IN);
+    !is_closed_and_empty
+}
+
+/// Tell how far the threads are, at the latest by being dropped.
+struct Tellers {
+    copied: oneshot::Sender<()>,
+    passed_on: oneshot::Sender<()>,
+}
+
+impl Tellers {
+    fn new() -> (Self, Relay) {
+        let (copied_told, copied) = oneshot::channel();
+        let (passed_told, passed_on) = oneshot::channel();
+        (Tellers { copied: copied_told, passed_on: passed_told }, Relay { copied, passed_on })
+    }
+}
+
+fn start_threads(from: OwnedFd, to: OwnedFd, copy: Option<Copy>, tellers: Tellers) -> io::Result<()> {
     // Either may be no pipe, or the system may say no: then it is as large as it is.
     let _ = fcntl_setpipe_size(&from, PIPE_SIZE);
     let _ = fcntl_setpipe_size(&to, PIPE_SIZE);
-    let (copied_told, copied) = oneshot::channel();
-    let (passed_told, passed_on) = oneshot::channel();
+    let Tellers { copied, passed_on } = tellers;
     let mut tap = None;
     if let Some(copy) = copy {
         let (pieces, taken) = channel();
@@ -99,7 +150,7 @@ pub(super) fn start(from: OwnedFd, to: OwnedFd, copy: Option<Copy>) -> io::Resul
         tap = Some(Tap::new(pieces, Arc::clone(&pending), copy.secrets.longest()));
         thread::Builder::new().name("copy".to_owned()).spawn(move || {
             log(&taken, &pending, &copy);
-            let _ = copied_told.send(());
+            let _ = copied.send(());
         })?;
     }
     thread::Builder::new().name("relay".to_owned()).spawn(move || {
@@ -111,9 +162,9 @@ pub(super) fn start(from: OwnedFd, to: OwnedFd, copy: Option<Copy>) -> io::Resul
         if let Some(tap) = tap {
             tap.finish();
         }
-        let _ = passed_told.send(());
+        let _ = passed_on.send(());
     })?;
-    Ok(Relay { copied, passed_on })
+    Ok(())
 }
 
 fn pass_on(from: &OwnedFd, to: &OwnedFd, mut tap: impl FnMut(&[u8])) {
