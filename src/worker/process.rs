@@ -1,7 +1,7 @@
 //! A command and everything it starts, as the worker sees it: started, told to stop, and waited for through the shim.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -167,6 +167,13 @@ impl Prepared {
     /// # Errors
     /// The command, or the shim, could not be started.
     pub async fn start(self, variables: &[(&str, &str)], deadline: Option<BootInstant>) -> io::Result<Process> {
+        let line = |(name, value): &(&str, &str)| format!("env {name}={}\n", value.replace(['\n', '\0'], " "));
+        let variables_said: String = variables.iter().map(line).collect();
+        let deadline = deadline.map(|at| format!("deadline {}\n", in_milliseconds(at)));
+        // All at once, since each write would wake the shim; and before it says that it is ready, so that it finds them
+        // then. These few bytes have room in a socket that is still empty. If it is gone, there is no answer.
+        let orders = format!("{variables_said}{}start\n", deadline.unwrap_or_default());
+        let _ = (&self.control).write_all(orders.as_bytes());
         self.control.set_nonblocking(true)?;
         let control = UnixStream::from_std(self.control)?;
         let (shim, buffer) = (self.shim, Vec::new());
@@ -176,14 +183,6 @@ impl Prepared {
         }
         while let Some(line) = process.next_line().await? {
             match line.split_once(' ').unwrap_or((&line, "")) {
-                ("ready", _) => {
-                    let line =
-                        |(name, value): &(&str, &str)| format!("env {name}={}\n", value.replace(['\n', '\0'], " "));
-                    let variables: String = variables.iter().map(line).collect();
-                    let deadline = deadline.map(|at| format!("deadline {}\n", in_milliseconds(at)));
-                    // All at once: each write would wake the shim.
-                    process.say(&format!("{variables}{}start", deadline.unwrap_or_default()));
-                }
                 ("started", pid) => {
                     process.command = pid.parse().ok().and_then(Pid::from_raw);
                     return Ok(process);

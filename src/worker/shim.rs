@@ -39,6 +39,7 @@ use tokio::signal::unix::SignalKind;
 
 use super::cgroup::Cgroup;
 use super::descendants::{Descendant, descendants_of};
+use super::gate::Gate;
 use super::process::{ExitKind, StoppedBy};
 use crate::clock::{BootInstant, Clock, SystemClock};
 
@@ -132,6 +133,12 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<i32> {
     // Dropped before the lock: once that is free, the folder is gone.
     let _removed_at_the_end = folder.map(Folder);
     let cgroup = Cgroup::make();
+    let mut command = as_command(command, real_terminal.is_some())?;
+    command.stdin(command_stdin);
+    for name in hidden {
+        command.env_remove(name);
+    }
+    let gate = Gate::prepare(command, cgroup.as_ref());
     control.say("ready");
     let Ok(Orders { variables, deadline }) = control.wait_for_start() else { return Ok(0) };
     if deadline.is_some_and(|deadline| before(deadline, kill_budget) <= SystemClock.boot()) {
@@ -139,12 +146,7 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<i32> {
         control.say("failed its lease was over before it was started");
         return Ok(127);
     }
-    let mut prepared = as_command(command)?;
-    prepared.envs(variables).stdin(command_stdin);
-    for name in hidden {
-        prepared.env_remove(name);
-    }
-    match spawn(prepared, real_terminal.is_some(), cgroup.as_ref()) {
+    match gate.and_then(|gate| gate.open(&variables)) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
             let_go_of_output();
@@ -215,41 +217,26 @@ pub(super) fn lock_exclusively(path: &Path) -> io::Result<File> {
     }
 }
 
-fn as_command(command: &[OsString]) -> io::Result<Command> {
+fn as_command(command: &[OsString], owns_terminal: bool) -> io::Result<Command> {
     let nothing = || io::Error::new(io::ErrorKind::InvalidInput, "there is no command");
     let (program, arguments) = command.split_first().ok_or_else(nothing)?;
     let mut command = Command::new(program);
     command.args(arguments);
-    Ok(command)
-}
-
-fn spawn(mut command: Command, owns_terminal: bool, cgroup: Option<&Cgroup>) -> io::Result<Pid> {
-    let shim = rustix::process::getpid();
     if !owns_terminal {
         command.process_group(0);
+        return Ok(command);
     }
-    #[expect(unsafe_code, reason = "the closure makes a few system calls and allocates nothing, as pre_exec demands")]
-    // SAFETY: between fork and exec only prctl(2), getppid(2), setsid(2) and ioctl(2) are called; all are async-signal-safe.
+    #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
+    // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
     unsafe {
-        command.pre_exec(move || {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            // Had the shim died before that call, the signal would never come.
-            let orphaned = rustix::process::getppid() != Some(shim);
-            if orphaned {
-                return Err(Errno::SRCH.into());
-            }
-            if owns_terminal {
-                // A session's leader leads a process group as well, which is the terminal's foreground one.
-                rustix::process::setsid()?;
-                rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
-            }
+        command.pre_exec(|| {
+            // A session's leader leads a process group as well, which is the terminal's foreground one.
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
             Ok(())
         });
     }
-    match cgroup.and_then(|cgroup| cgroup.spawn(&mut command)) {
-        Some(started) => started,
-        None => Ok(Pid::from_child(&command.spawn()?)),
-    }
+    Ok(command)
 }
 
 /// What the worker says before the command starts.
