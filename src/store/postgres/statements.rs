@@ -112,6 +112,14 @@ statements! {
          WHERE k.project = (SELECT number FROM projects WHERE name = $1) AND k.key = $2"
     );
 
+    /// Has others wait that decide for the same holder, each on another project.
+    HolderTurn(TEXT) = "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))";
+    /// The name of the project stands behind the deployment's columns.
+    Held(TEXT) = concat!(
+        "SELECT ", deployment!(), ", p.name FROM deployments AS d JOIN projects AS p ON p.number = d.project \
+         WHERE d.state = 'running' AND d.worker = $1 LIMIT 1"
+    );
+
     UpdateProject(TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID) = "WITH written AS (\
         UPDATE projects SET revision = $3, waiting_count = $4, last_started_order = $5, last_started = $6, \
             preempted_count = $7, recent_runs = $8, last_outcome = $9 \
@@ -208,5 +216,25 @@ statements! {
     Claimable(INT8) =
         "SELECT p.name, d.id, d.spec FROM deployments AS d JOIN projects AS p ON p.number = d.project \
          WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number LIMIT $1";
+    /// Tells for how many of these projects the agent was known before, and for how many it was there.
+    AgentCame(TEXT, TEXT_ARRAY, TEXT_ARRAY, UUID, INT8, INT8) = "WITH \
+        over AS (DELETE FROM agent_calls WHERE project = ANY ($2) AND worker = $1 AND due_at <= now()), \
+        made AS (INSERT INTO agent_calls (project, worker, call, pipelines, came_at, due_at) \
+            SELECT o.project, $1, $4, o.pipelines, now(), now() + $5 * interval '1 millisecond' \
+            FROM unnest($2::text[], $3::text[]) AS o (project, pipelines)) \
+        SELECT count(DISTINCT project), \
+            count(DISTINCT project) FILTER (WHERE due_at + $6 * interval '1 millisecond' > now()) \
+        FROM agent_calls WHERE project = ANY ($2) AND worker = $1";
+    AgentLeft(TEXT, TEXT_ARRAY, UUID) = "UPDATE agent_calls SET due_at = now() \
+        WHERE project = ANY ($2) AND worker = $1 AND call = $3 AND due_at > now()";
+    ForgetAgents(INT8) = "DELETE FROM agent_calls WHERE (project, worker, call) IN \
+        (SELECT project, worker, call FROM agent_calls ORDER BY due_at DESC OFFSET $1)";
+    /// Each agent once, as its last call has it.
+    Agents(TEXT, INT8) = "SELECT worker, (array_agg(pipelines ORDER BY came_at DESC))[1], \
+            (extract(epoch FROM CASE WHEN max(due_at) > now() THEN max(came_at) ELSE max(due_at) END) * 1000)::bigint \
+                AS last_seen, \
+            max(due_at) > now(), \
+            greatest(0, extract(epoch FROM now() - max(due_at)) * 1000)::bigint AS gone \
+        FROM agent_calls WHERE project = $1 GROUP BY worker ORDER BY gone, last_seen DESC LIMIT $2";
     Marks(UUID_ARRAY) = "SELECT id, revision, event_count FROM deployments WHERE id = ANY ($1)";
 }
