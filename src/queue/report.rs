@@ -30,7 +30,9 @@ impl Queue {
         .await?;
         reported.map_err(|refusal| match refusal {
             Refusal::ReportGap { last } => WorkerError::ReportGap { last },
-            Refusal::LeaseLost | Refusal::Final | Refusal::WrongState | Refusal::Taken | Refusal::Alive => WorkerError::LeaseLost,
+            Refusal::LeaseLost | Refusal::Final | Refusal::WrongState | Refusal::Taken | Refusal::Alive => {
+                WorkerError::LeaseLost
+            }
         })
     }
 }

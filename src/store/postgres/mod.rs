@@ -29,8 +29,8 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, Decide, KnownAgent, ListQuery, Mark, OnCommit, OnHint, Placed, ProjectState, Store,
-    StoreError, Watched,
+    AgentCall, BoxFuture, Claimable, Decide, KnownAgent, ListQuery, Mark, OnCommit, OnHint, Placed, ProjectState,
+    Store, StoreError, Watched,
 };
 use crate::{
     clock::Now,
