@@ -6,6 +6,7 @@
 //! between commit and wake. Rules are the model's; an engine knows none.
 
 mod agents;
+pub mod artifacts;
 mod columns;
 pub mod memory;
 pub mod postgres;
@@ -16,6 +17,7 @@ use std::{pin::Pin, sync::Arc};
 use thiserror::Error;
 
 pub use agents::{ABSENCE_LIMIT, AgentCall, KnownAgent};
+pub use artifacts::SharedArtifacts;
 
 use crate::{
     clock::Now,
@@ -173,6 +175,11 @@ pub trait Store: Send + Sync + 'static {
     /// Whether other servers may work on it at the same time.
     fn is_shared(&self) -> bool {
         false
+    }
+
+    /// What it keeps of artifacts, where other servers must have them, too; else each server has a folder for them.
+    fn artifacts(&self) -> Option<&dyn SharedArtifacts> {
+        None
     }
 
     /// Finishes what is under way, and leaves everything in order. Whoever asks afterwards is told that the store is not

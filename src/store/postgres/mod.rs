@@ -9,6 +9,7 @@
 //! database survives: how that is set is said at start. A commit whose answer was lost is looked up by its number.
 
 mod agents;
+mod artifacts;
 mod connect;
 mod durability;
 mod fault;
@@ -30,7 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     AgentCall, BoxFuture, Claimable, Decide, KnownAgent, ListQuery, Mark, OnCommit, OnHint, Placed, ProjectState,
-    Store, StoreError, Watched,
+    SharedArtifacts, Store, StoreError, Watched,
 };
 use crate::{
     clock::Now,
@@ -109,7 +110,8 @@ async fn prepare(connector: &Connector) -> Result<Pepper, Fault> {
     schema::migrate(&mut client, connector.schema()).await
 }
 
-/// Asks on a connection of the pool; once more on another where it turned out to be broken.
+/// Asks on a connection of the pool; once more on another where it turned out to be broken, so what it does must be the same
+/// when it is done twice.
 macro_rules! read {
     ($store:expr, $session:ident => $read:expr) => {
         Box::pin(async move {
@@ -128,6 +130,8 @@ macro_rules! read {
         })
     };
 }
+
+use read;
 
 impl Store for PostgresStore {
     fn pepper(&self) -> Pepper {
@@ -228,6 +232,10 @@ impl Store for PostgresStore {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn artifacts(&self) -> Option<&dyn SharedArtifacts> {
+        Some(self)
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {
