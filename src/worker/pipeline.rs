@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::artifact;
+use super::artifact::{self, Artifact};
 use super::check;
 use super::command::{self, End, Halt, Interruptible, Order, TimeLimits, changed, halt_wanted, reached};
 use super::outbox::Outbox;
@@ -48,7 +48,7 @@ pub struct Job {
     /// see [`lock_path`].
     pub workspace: PathBuf,
     /// What is deployed, packed; it is unpacked into the workspace.
-    pub artifact: Option<PathBuf>,
+    pub artifact: Option<Artifact>,
     /// How much may be unpacked.
     pub unpack_limits: UnpackLimits,
     /// How long a command may take to stop after SIGTERM (G).
