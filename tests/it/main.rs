@@ -16,6 +16,7 @@ mod durability;
 mod example_release_dir;
 mod executor;
 mod fake;
+mod faults;
 mod harness;
 mod random_walk;
 mod replicas;
