@@ -14,6 +14,7 @@ mod config;
 mod docs;
 mod durability;
 mod example_release_dir;
+mod example_replicas;
 mod executor;
 mod fake;
 mod faults;
