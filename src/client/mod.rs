@@ -5,6 +5,7 @@ pub mod ci;
 pub mod connection;
 pub mod deadline;
 mod deploy;
+mod dial;
 mod download;
 pub mod exit;
 pub mod follow;
