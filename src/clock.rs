@@ -30,12 +30,25 @@ impl BootInstant {
     }
 }
 
+/// One instant on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For people.
+    pub wall: Timestamp,
+    /// For decisions.
+    pub boot: BootInstant,
+}
+
 /// Where the time comes from; an argument of everything that needs it.
 pub trait Clock: Send + Sync + 'static {
     /// The wall clock, for people.
     fn wall(&self) -> Timestamp;
     /// Time since the machine started, for decisions.
     fn boot(&self) -> BootInstant;
+    /// Both.
+    fn now(&self) -> Now {
+        Now { wall: self.wall(), boot: self.boot() }
+    }
 }
 
 /// The machine's own clocks.

@@ -22,6 +22,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod demo;
+pub mod depot;
 pub mod model;
 pub mod node;
 pub mod notifier;

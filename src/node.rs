@@ -7,9 +7,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    artifact::Depot,
     clock::SystemClock,
     config::{Config, StoreLocation},
+    depot::Depot,
     model::{Policy, ProjectName},
     notifier::Notifier,
     queue::Queue,
@@ -64,9 +64,10 @@ impl Node {
         let http_shutdown = CancellationToken::new();
         let background_shutdown = CancellationToken::new();
         let watch = Watch::new(store, notifier.clone(), http_shutdown.clone());
-        let worker = Embedded::new(&config, queue.clone(), notifier.clone(), shim)
+        let depot = Depot::new(queue.store().clone(), &config.work_dir());
+        let worker = Embedded::new(&config, queue.clone(), notifier.clone(), depot.clone(), shim)
             .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
-        let artifacts = Retention::new(Depot::below(&config.work_dir()), queue.store().clone(), config.artifacts);
+        let artifacts = Retention::new(depot, queue.store().clone(), config.artifacts);
         let server =
             serve(&config, queue.clone(), watch.clone(), metrics, artifacts.clone(), http_shutdown.clone()).await?;
         let worker = tokio::spawn(worker.run(http_shutdown.clone()));

@@ -42,6 +42,7 @@ pub struct Notifier {
     shards: [Mutex<Topics>; SHARD_COUNT],
     hasher: RandomState,
     work: watch::Sender<()>,
+    agents: watch::Sender<()>,
     /// Whether somebody wants to hear of anything at all, once.
     is_anything_awaited: AtomicBool,
     anything: Notify,
@@ -53,6 +54,7 @@ impl Default for Notifier {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             work: watch::Sender::new(()),
+            agents: watch::Sender::new(()),
             is_anything_awaited: AtomicBool::new(false),
             anything: Notify::new(),
         }
@@ -69,6 +71,11 @@ impl Notifier {
     /// Hears of deployments that became ready for a worker of the server.
     pub fn work(&self) -> watch::Receiver<()> {
         self.work.subscribe()
+    }
+
+    /// Hears of agents that come.
+    pub fn agents(&self) -> watch::Receiver<()> {
+        self.agents.subscribe()
     }
 
     /// Wakes whoever waits for what these changes changed.
@@ -98,12 +105,16 @@ impl Notifier {
             Hint::Work => {
                 self.work.send_replace(());
             }
+            Hint::Agents => {
+                self.agents.send_replace(());
+            }
             Hint::Anything => {
                 for shard in &self.shards {
                     let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
                     shard.values().for_each(|sender| _ = sender.send_replace(SharedRead::default()));
                 }
                 self.work.send_replace(());
+                self.agents.send_replace(());
             }
         }
     }

@@ -110,6 +110,7 @@ impl Reaper {
                     | Refusal::Final
                     | Refusal::LeaseLost
                     | Refusal::WrongState
+                    | Refusal::Taken
                     | Refusal::ReportGap { .. },
                 ) => {}
             }

@@ -1,25 +1,24 @@
 //! Removes artifacts that nobody needs any more: those that were not wanted for long, and the oldest when there are too
 //! many. What a deployment that is not final runs, or one of the last of each project ran, is never removed.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use thiserror::Error;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    artifact::{Depot, Kept},
     config::Artifacts,
+    depot::{Depot, DepotError, Kept},
     model::{ProjectName, Status},
     store::{ListQuery, Store, StoreError},
 };
 
 /// How often it looks.
 const TICK: Duration = Duration::from_secs(10 * 60);
+/// Of servers that share their artifacts, the next one to look does so this long after the last one.
+const SHARED_PAUSE: Duration = Duration::from_secs(9 * 60);
+/// How long a copy of what the store has stays: a pipeline that runs often needs it often.
+const COPY_KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 /// Of how many deployments of each project the artifacts stay, for a redeploy.
 const REDEPLOY_COUNT: usize = 10;
 /// How long an unfinished upload stays: a client comes back within its own time-out, which is at most a day.
@@ -28,17 +27,6 @@ const PARTIAL_KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 const FRESH: Duration = Duration::from_secs(10 * 60);
 /// Projects and deployments are read in pages of so many.
 const PAGE_LIMIT: usize = 100;
-
-/// Why it could not look.
-#[derive(Debug, Error)]
-pub enum RetentionError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The disk.
-    #[error("the artifacts' directory: {0}")]
-    Disk(#[from] std::io::Error),
-}
 
 /// Decides which artifacts stay.
 #[derive(Clone)]
@@ -74,45 +62,61 @@ impl Retention {
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            if let Err(error) = self.tick(SystemTime::now(), 0).await {
+            if let Err(error) = self.look().await {
                 tracing::warn!(%error, "unneeded artifacts could not be removed");
             }
         }
+    }
+
+    async fn look(&self) -> Result<(), DepotError> {
+        self.remove_copies().await?;
+        if self.depot.is_retention_due(SHARED_PAUSE).await? {
+            self.tick(0).await?;
+            self.depot.sweep().await?;
+        }
+        Ok(())
+    }
+
+    /// Removes copies that were not needed for long, and the oldest where there are too many.
+    async fn remove_copies(&self) -> Result<(), DepotError> {
+        let mut copies = self.depot.copies().await?;
+        let mut total = copies.iter().map(|copy| copy.bytes).sum::<u64>();
+        copies.sort_by_key(|copy| std::cmp::Reverse(copy.unwanted_for));
+        for copy in copies {
+            let is_too_much = total > self.rules.max_total_bytes && copy.unwanted_for > FRESH;
+            let bytes = copy.bytes;
+            if (is_too_much || copy.unwanted_for > COPY_KEEP) && self.depot.remove(copy).await? {
+                total -= bytes;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what may go, and more of it until there is `room` for so many bytes. Answers whether there is.
     ///
     /// # Errors
     /// The store or the disk; then nothing more is removed.
-    pub async fn tick(&self, now: SystemTime, room: u64) -> Result<bool, RetentionError> {
-        let mut kept = self.kept().await?;
+    pub async fn tick(&self, room: u64) -> Result<bool, DepotError> {
+        let mut kept = self.depot.kept().await?;
         let mut total = kept.iter().map(|kept| kept.bytes).sum::<u64>();
         let fits = |total: u64| total.saturating_add(room) <= self.rules.max_total_bytes;
         let is_old = |kept: &Kept| {
             let keep = if kept.is_whole { self.rules.keep } else { PARTIAL_KEEP.min(self.rules.keep) };
-            age(kept, now) > keep.max(FRESH)
+            kept.unwanted_for > keep.max(FRESH)
         };
         if fits(total) && !kept.iter().any(is_old) {
             return Ok(true);
         }
         let needed = self.needed().await?;
-        kept.sort_by_key(|kept| kept.wanted_at);
+        kept.sort_by_key(|kept| std::cmp::Reverse(kept.unwanted_for));
         for kept in kept {
-            let may_go = is_old(&kept) || (!fits(total) && age(&kept, now) > FRESH);
-            if may_go && !needed.contains(kept.digest.as_str()) {
-                let (depot, gone) = (self.depot.clone(), kept.clone());
-                if blocking(move || depot.remove(&gone)).await? {
-                    tracing::info!(artifact = %kept.digest, bytes = kept.bytes, "removed an artifact");
-                    total -= kept.bytes;
-                }
+            let may_go = is_old(&kept) || (!fits(total) && kept.unwanted_for > FRESH);
+            if may_go && !needed.contains(kept.digest.as_str()) && self.depot.remove(kept.clone()).await? {
+                tracing::info!(artifact = %kept.digest, bytes = kept.bytes, "removed an artifact");
+                total -= kept.bytes;
             }
         }
         Ok(fits(total))
-    }
-
-    async fn kept(&self) -> Result<Vec<Kept>, RetentionError> {
-        let depot = self.depot.clone();
-        Ok(blocking(move || depot.kept()).await?)
     }
 
     /// What deployments need.
@@ -156,19 +160,5 @@ impl Retention {
                 return Ok(());
             }
         }
-    }
-}
-
-fn age(kept: &Kept, now: SystemTime) -> Duration {
-    now.duration_since(kept.wanted_at).unwrap_or_default()
-}
-
-/// Does what waits for the disk elsewhere.
-pub async fn blocking<T: Send + 'static, E: From<std::io::Error> + Send + 'static>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, E> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(std::io::Error::other(error).into()),
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    model::{Deployment, DeploymentId, Event, EventBody, ProjectName, State},
+    model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State},
     notifier::{Notifier, SharedRead, Subscription, Topic},
     store::{Mark, Placed, Store, StoreError},
 };
@@ -106,6 +106,16 @@ impl Watch {
             State::Reserved | State::Ready | State::Running(_) | State::Finished { .. } => true,
         })
         .await
+    }
+
+    /// Hears of agents that come, at whichever server.
+    pub fn agents(&self) -> tokio::sync::watch::Receiver<()> {
+        self.notifier.agents()
+    }
+
+    /// Tells those who wait for an agent that one came.
+    pub fn agent_came(&self) {
+        self.notifier.hear(Hint::Agents);
     }
 
     /// The slow poll that stands behind the wake-ups: looks at all awaited deployments together, every `period`, and wakes

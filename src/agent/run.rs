@@ -25,7 +25,7 @@ use crate::{
     clock::BootInstant,
     config::Pipeline,
     model::{self, FailureCause, Status},
-    worker::{self, Job, Report, Stop, Verdict},
+    worker::{self, Job, Report, Stop, Verdict, artifact::Artifact},
 };
 
 /// How many reports may wait to be journalled; that is faster than any command prints.
@@ -165,7 +165,7 @@ impl Agent {
             fencing_token: claimed.lease.fencing_token.0,
             inputs: claimed.inputs.clone(),
             workspace: self.workspace(deployment.id),
-            artifact,
+            artifact: artifact.map(Artifact::File),
             unpack_limits: self.settings.unpack_limits,
             grace: self.settings.limits.cancel_grace,
             kill_budget: self.settings.limits.kill_budget.min(keeper.kill_budget()),

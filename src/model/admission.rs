@@ -184,7 +184,8 @@ fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Polic
 /// Decides a worker's claim. Needs the deployment and [`super::LineLoad::Head`].
 ///
 /// # Errors
-/// The build number was overtaken, in which case the deployment is ended, or it is not there to be claimed.
+/// The build number was overtaken, in which case the deployment is ended, or it is not there to be claimed; or the call
+/// that claims it has taken another one.
 pub fn claim(
     slot: &mut Slot,
     id: DeploymentId,
@@ -193,6 +194,10 @@ pub fn claim(
     worker: String,
 ) -> Result<Deployment, Refusal> {
     let ready = slot.deployment(id).ok_or(Refusal::WrongState)?;
+    // Of a call that is made twice, because an answer was lost, both may be at work at once, each at another server.
+    if slot.held().is_some() {
+        return Err(Refusal::Taken);
+    }
     if matches!(ready.state, State::Ready)
         && let Some(newer) = outdated_by(&ready.spec, slot.project())
     {

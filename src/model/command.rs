@@ -176,6 +176,9 @@ pub enum Refusal {
     /// The command has no meaning in its state.
     #[error("the deployment is not in a state for that")]
     WrongState,
+    /// Who claims it has another one by the same call.
+    #[error("its claim has taken another deployment already")]
+    Taken,
     /// Who was thought silent was heard of.
     #[error("it was heard of in between")]
     Alive,

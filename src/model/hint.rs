@@ -17,6 +17,8 @@ pub enum Hint {
     Output(DeploymentId),
     /// A deployment became ready for a worker of the servers.
     Work,
+    /// An agent came that was not there before.
+    Agents,
     /// Hints were lost: anything may have happened.
     Anything,
 }

@@ -24,6 +24,9 @@ pub struct Load {
     pub key: Option<IdempotencyKey>,
     /// How much of slot and line.
     pub line: LineLoad,
+    /// What runs under a lease of this holder, in whichever project. Until the decision is recorded, no other one that
+    /// asks for the same holder is made.
+    pub held_by: Option<String>,
 }
 
 /// How much of slot and line a decision needs.
@@ -53,6 +56,8 @@ pub struct Loaded {
     pub deployments: Vec<Deployment>,
     /// What was submitted under the key.
     pub keyed: Option<Keyed>,
+    /// What runs under a lease of the holder that was asked for.
+    pub held: Option<DeploymentId>,
 }
 
 impl Loaded {
@@ -64,6 +69,7 @@ impl Loaded {
             line: Vec::new(),
             deployments: Vec::new(),
             keyed: None,
+            held: None,
         }
     }
 }
@@ -128,6 +134,7 @@ pub struct Slot {
     project: Project,
     project_before: Project,
     holder: Option<DeploymentId>,
+    held: Option<DeploymentId>,
     known: BTreeMap<DeploymentId, Deployment>,
     changes: Changes,
 }
@@ -135,7 +142,7 @@ pub struct Slot {
 impl Slot {
     /// Begins a decision at `now`.
     pub fn of(loaded: Loaded, now: Timestamp) -> Self {
-        let Loaded { project, holder, line, deployments, keyed } = loaded;
+        let Loaded { project, holder, line, deployments, keyed, held } = loaded;
         let holder_id = holder.as_ref().map(|holder| holder.id);
         let known = line
             .into_iter()
@@ -144,7 +151,8 @@ impl Slot {
             .chain(holder)
             .map(|deployment| (deployment.id, deployment))
             .collect();
-        Slot { now, project_before: project.clone(), project, holder: holder_id, known, changes: Changes::default() }
+        let (project_before, changes) = (project.clone(), Changes::default());
+        Slot { now, project_before, project, holder: holder_id, held, known, changes }
     }
 
     /// The project's counters as they stand.
@@ -155,6 +163,11 @@ impl Slot {
     /// Who holds the slot.
     pub fn holder(&self) -> Option<&Deployment> {
         self.holder.and_then(|id| self.known.get(&id))
+    }
+
+    /// What ran under a lease of the holder that was asked for, when it was loaded.
+    pub fn held(&self) -> Option<DeploymentId> {
+        self.held
     }
 
     /// A loaded deployment as it stands.

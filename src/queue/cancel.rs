@@ -25,8 +25,8 @@ impl Queue {
         let now = self.clock.wall();
         let load = Load {
             deployments: [id].into_iter().chain(successor).collect(),
-            key: None,
             line: successor.map_or(LineLoad::Head, LineLoad::UpTo),
+            ..Load::default()
         };
         transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Queue, WorkerError};
 use crate::{
-    model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Slot, State, admission},
+    model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot, admission},
     store::{Claimable, transact},
 };
 
@@ -25,23 +25,13 @@ impl Queue {
     ///
     /// # Errors
     /// The store did not answer.
-    pub async fn claimed_by<'a>(
-        &self,
-        holder: &str,
-        projects: impl Iterator<Item = &'a ProjectName>,
-    ) -> Result<Option<Claimed>, WorkerError> {
-        for project in projects {
-            let state = self.store.project(project.clone(), 0).await?;
-            let Some(deployment) = state.and_then(|state| state.holder) else { continue };
-            if matches!(&deployment.state, State::Running(lease) if lease.worker == holder) {
-                let secret = self.lease_secret(deployment.id);
-                return Ok(Some(Claimed { deployment, secret }));
-            }
-        }
-        Ok(None)
+    pub async fn claimed_by(&self, holder: &str) -> Result<Option<Claimed>, WorkerError> {
+        let held = self.store.held(holder.to_owned()).await?;
+        Ok(held.map(|deployment| Claimed { secret: self.lease_secret(deployment.id), deployment }))
     }
 
-    /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`.
+    /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`, who holds one at most: what he
+    /// has taken meanwhile by the same call, at whichever server, is answered again.
     ///
     /// # Errors
     /// The store did not do it.
@@ -51,10 +41,20 @@ impl Queue {
         offers: &BTreeMap<ProjectName, Vec<String>>,
     ) -> Result<Option<Claimed>, WorkerError> {
         for Claimable { project, id, spec } in self.store.claimable(LOOK_LIMIT).await? {
-            if offers.get(&project).is_some_and(|pipelines| pipelines.contains(&spec.pipeline))
-                && let Some(claimed) = self.claim(project, id, holder.to_owned()).await?
-            {
-                return Ok(Some(claimed));
+            if !offers.get(&project).is_some_and(|pipelines| pipelines.contains(&spec.pipeline)) {
+                continue;
+            }
+            match self.take(project, id, holder.to_owned(), Some(holder.to_owned())).await? {
+                Ok(claimed) => return Ok(Some(claimed)),
+                Err(Refusal::Taken) => return self.claimed_by(holder).await,
+                // Somebody else has it, or it is final by now.
+                Err(
+                    Refusal::WrongState
+                    | Refusal::Final
+                    | Refusal::LeaseLost
+                    | Refusal::Alive
+                    | Refusal::ReportGap { .. },
+                ) => {}
             }
         }
         Ok(None)
@@ -70,15 +70,26 @@ impl Queue {
         id: DeploymentId,
         worker: String,
     ) -> Result<Option<Claimed>, WorkerError> {
+        Ok(self.take(project, id, worker, None).await?.ok())
+    }
+
+    /// Takes it for `worker`, unless something runs already that is held by the same.
+    async fn take(
+        &self,
+        project: ProjectName,
+        id: DeploymentId,
+        worker: String,
+        held_by: Option<String>,
+    ) -> Result<Result<Claimed, Refusal>, WorkerError> {
         let secret = self.lease_secret(id);
         let (hash, ttl, now) = (secret.hash(), self.limits.lease, self.clock.wall());
-        let load = Load { deployments: vec![id], key: None, line: LineLoad::Head };
+        let load = Load { deployments: vec![id], line: LineLoad::Head, held_by, ..Load::default() };
         let claimed = transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             let claimed = admission::claim(&mut slot, id, hash, ttl, worker);
             (slot.into_changes(), claimed)
         })
         .await?;
-        Ok(claimed.ok().map(|deployment| Claimed { deployment, secret }))
+        Ok(claimed.map(|deployment| Claimed { deployment, secret }))
     }
 }

@@ -22,7 +22,7 @@ impl Queue {
         verdict: Verdict,
     ) -> Result<Deployment, WorkerError> {
         let now = self.clock.wall();
-        let load = Load { deployments: vec![id], key: None, line: LineLoad::Head };
+        let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
         let finished = transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             let finished = match slot.step(id, Command::Finish { secret, verdict: verdict.clone() }) {

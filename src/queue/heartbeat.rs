@@ -2,7 +2,7 @@
 
 use super::{Queue, WorkerError};
 use crate::{
-    model::{CancelRequest, Command, DeploymentId, LineLoad, Load, ProjectName, SecretHash, Slot},
+    model::{CancelRequest, Command, DeploymentId, Load, ProjectName, SecretHash, Slot},
     store::transact,
 };
 
@@ -18,7 +18,7 @@ impl Queue {
         secret: SecretHash,
     ) -> Result<Option<CancelRequest>, WorkerError> {
         let now = self.clock.wall();
-        let load = Load { deployments: vec![id], key: None, line: LineLoad::None };
+        let load = Load { deployments: vec![id], ..Load::default() };
         let beaten = transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             let beaten = slot.step(id, Command::Heartbeat { secret }).map(|deployment| deployment.cancel.clone());

@@ -19,7 +19,7 @@ impl Queue {
         cause: Lapse,
     ) -> Result<Result<Deployment, Refusal>, StoreError> {
         let now = self.clock.wall();
-        let load = Load { deployments: vec![id], key: None, line: LineLoad::Head };
+        let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
         transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             let reaped = slot.step(id, Command::Lapse { seen, cause }).cloned();

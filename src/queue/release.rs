@@ -29,7 +29,7 @@ impl Queue {
         only: Option<DeploymentId>,
     ) -> Result<Released, StoreError> {
         let now = self.clock.wall();
-        let load = Load { deployments: Vec::new(), key: None, line: LineLoad::Head };
+        let load = Load { line: LineLoad::Head, ..Load::default() };
         transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             let released = decide(&mut slot, reason, only);

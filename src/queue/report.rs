@@ -2,7 +2,7 @@
 
 use super::{Queue, WorkerError};
 use crate::{
-    model::{Command, DeploymentId, LineLoad, Load, ProjectName, Refusal, Report, SecretHash, Slot},
+    model::{Command, DeploymentId, Load, ProjectName, Refusal, Report, SecretHash, Slot},
     store::transact,
 };
 
@@ -21,7 +21,7 @@ impl Queue {
         reports: Vec<Report>,
     ) -> Result<u64, WorkerError> {
         let now = self.clock.wall();
-        let load = Load { deployments: vec![id], key: None, line: LineLoad::None };
+        let load = Load { deployments: vec![id], ..Load::default() };
         let reported = transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             let reported = slot.step(id, Command::Report { secret, first, reports }).map(|told| told.report_count);
@@ -30,7 +30,9 @@ impl Queue {
         .await?;
         reported.map_err(|refusal| match refusal {
             Refusal::ReportGap { last } => WorkerError::ReportGap { last },
-            Refusal::LeaseLost | Refusal::Final | Refusal::WrongState | Refusal::Alive => WorkerError::LeaseLost,
+            Refusal::LeaseLost | Refusal::Final | Refusal::WrongState | Refusal::Taken | Refusal::Alive => {
+                WorkerError::LeaseLost
+            }
         })
     }
 }

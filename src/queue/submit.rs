@@ -29,9 +29,9 @@ impl Queue {
         let policy = self.policy(&wish.project);
         let keeps_latest = policy.line == LinePolicy::Latest && wish.on_conflict != OnConflict::Refuse;
         let load = Load {
-            deployments: Vec::new(),
             key: wish.key.as_ref().map(|(key, _)| key.clone()),
             line: if keeps_latest { LineLoad::All } else { LineLoad::Head },
+            ..Load::default()
         };
         let now = self.clock.wall();
         let project = wish.project.clone();

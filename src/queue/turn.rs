@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Queue;
 use crate::{
-    model::{Command, DeploymentId, LineLoad, Load, ProjectName, Slot},
+    model::{Command, DeploymentId, Load, ProjectName, Slot},
     store::{StoreError, transact},
 };
 
@@ -16,7 +16,7 @@ impl Queue {
     /// The store did not do it.
     pub async fn attend(&self, project: ProjectName, id: DeploymentId, window: Duration) -> Result<(), StoreError> {
         let now = self.clock.wall();
-        let load = Load { deployments: vec![id], key: None, line: LineLoad::None };
+        let load = Load { deployments: vec![id], ..Load::default() };
         transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             // A refusal says that it left the line: who polls reads that for itself.

@@ -1,4 +1,4 @@
-//! `PUT`, `HEAD` and `GET /v1/artifacts/{sha256}`: streamed to and from disk, never held in memory.
+//! `PUT`, `HEAD` and `GET /v1/artifacts/{sha256}`: streamed to and from the depot, never held in memory.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde_json::json;
-use tokio_util::io::ReaderStream;
+use tokio::time::Instant;
 
 use super::{
     App, answer, body,
@@ -18,28 +18,28 @@ use super::{
 };
 use crate::{
     api::{ErrorCode, OFFSET_HEADER},
-    artifact::{Begun, Digest, Upload, UploadError},
-    retention::{RetentionError, blocking},
+    artifact::Digest,
+    depot::{Begun, DepotError, UploadError},
 };
 
 /// So much is collected before it is written: a write for each piece that the network has would keep the disk busy.
 const WRITE_BYTES: usize = 1 << 20;
 /// How long what is still being sent is read once the server shuts down.
 const LAST_DRAIN: Duration = Duration::from_millis(500);
-/// So much is read ahead for a download.
-const READ_BYTES: usize = 64 << 10;
+/// How often an upload shows that it goes on, though nothing may have come.
+const HOLD_PAUSE: Duration = Duration::from_secs(5);
 
 /// Whether it is there, and else how much of it.
 pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, Failure> {
     Query::of(request.uri(), &[])?;
     let digest = digest(&path)?;
-    let depot = app.artifacts.depot().clone();
-    let (whole, offset) = blocking(move || Ok::<_, io::Error>((depot.want(&digest)?, depot.offset(&digest)?))).await?;
-    if let Some(bytes) = whole {
+    let depot = app.artifacts.depot();
+    if let Some(bytes) = depot.want(&digest).await? {
         let mut response = StatusCode::OK.into_response();
         describe(response.headers_mut(), bytes);
         return Ok(response);
     }
+    let offset = depot.offset(&digest).await?;
     let mut response = missing().into_response();
     response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
     Ok(response)
@@ -49,10 +49,8 @@ pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Req
 pub async fn get(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, Failure> {
     Query::of(request.uri(), &[])?;
     let digest = digest(&path)?;
-    let depot = app.artifacts.depot().clone();
-    let Some((file, bytes)) = blocking(move || depot.open(&digest)).await? else { return Err(missing()) };
-    let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES);
-    let mut response = Response::new(Body::from_stream(stream));
+    let Some((bytes, content)) = app.artifacts.depot().read(&digest).await? else { return Err(missing()) };
+    let mut response = Response::new(Body::from_stream(content));
     describe(response.headers_mut(), bytes);
     Ok(response)
 }
@@ -83,14 +81,12 @@ async fn take(
     if range.total.is_some_and(|total| total > max_bytes) {
         return Err(too_large());
     }
-    let depot = app.artifacts.depot().clone();
-    let (wanted, start) = (digest.clone(), range.start);
-    let mut upload = match blocking(move || depot.begin(&wanted, start)).await? {
+    let mut upload = match app.artifacts.depot().begin(&digest, range.start).await? {
         Begun::Whole => return Ok(answer::json(StatusCode::OK, &json!({ "sha256": digest }))),
         Begun::Upload(upload) => upload,
     };
     let room = range.total.unwrap_or(max_bytes) - upload.length().min(range.total.unwrap_or(max_bytes));
-    if !app.artifacts.tick(std::time::SystemTime::now(), room).await? {
+    if !app.artifacts.tick(room).await? {
         return Err(Failure::new(
             ErrorCode::DiskFull,
             "the server has no room for more artifacts; see max_total_bytes",
@@ -98,9 +94,14 @@ async fn take(
     }
     let mut pieces = Vec::with_capacity(WRITE_BYTES);
     let mut received = upload.length();
+    let mut holds = tokio::time::interval_at(Instant::now() + HOLD_PAUSE, HOLD_PAUSE);
     let cut = loop {
         let piece = tokio::select! {
             biased;
+            _ = holds.tick() => {
+                upload.hold().await?;
+                continue;
+            }
             () = app.shutdown.cancelled() => {
                 break Some(Failure::new(ErrorCode::ShuttingDown, "the server is shutting down; go on afterwards"));
             }
@@ -112,18 +113,18 @@ async fn take(
             Ok(Some(piece)) => {
                 received += piece.len() as u64;
                 if received > range.total.unwrap_or(max_bytes) {
-                    upload.discard()?;
+                    upload.discard().await?;
                     return Err(if received > max_bytes { too_large() } else { longer() });
                 }
                 pieces.extend_from_slice(&piece);
             }
         }
         if pieces.len() >= WRITE_BYTES {
-            (upload, pieces) = write(upload, pieces).await?;
+            (upload, pieces) = upload.add(pieces).await?;
         }
     };
     // What did arrive is not sent again.
-    (upload, _) = write(upload, pieces).await?;
+    (upload, _) = upload.add(pieces).await?;
     if let Some(failure) = cut {
         return Err(failure);
     }
@@ -131,28 +132,18 @@ async fn take(
         let offset = upload.length();
         return Err(Failure::new(ErrorCode::BadRequest, format!("the body ended early; go on at {offset}")));
     }
-    let bytes = blocking(move || upload.finish()).await?;
+    let bytes = upload.finish().await?;
     tracing::info!(artifact = %digest, bytes, "took an artifact");
     Ok(answer::json(StatusCode::CREATED, &json!({ "sha256": digest })))
-}
-
-async fn write(mut upload: Box<Upload>, mut pieces: Vec<u8>) -> Result<(Box<Upload>, Vec<u8>), Failure> {
-    let written = blocking(move || {
-        upload.add(&pieces)?;
-        pieces.clear();
-        Ok::<_, UploadError>((upload, pieces))
-    });
-    Ok(written.await?)
 }
 
 /// Whether an artifact that a submit names is there; then it stays until the submit is stored.
 ///
 /// # Errors
-/// The name is none, or the disk cannot be read.
+/// The name is none, or the depot cannot be read.
 pub async fn is_there(app: &App, digest: &str) -> Result<bool, Failure> {
     let digest: Digest = digest.parse().map_err(|error| Failure::new(ErrorCode::InvalidBody, format!("{error}")))?;
-    let depot = app.artifacts.depot().clone();
-    Ok(blocking(move || depot.want(&digest)).await?.is_some())
+    Ok(app.artifacts.depot().want(&digest).await?.is_some())
 }
 
 /// Which part of an artifact a body is.
@@ -233,6 +224,7 @@ impl From<UploadError> for Failure {
             }
             UploadError::TooMany => Failure::new(ErrorCode::Unavailable, format!("{error}; try again later")),
             UploadError::Io(error) => error.into(),
+            UploadError::Store(error) => error.into(),
         }
     }
 }
@@ -249,11 +241,11 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl From<RetentionError> for Failure {
-    fn from(error: RetentionError) -> Self {
+impl From<DepotError> for Failure {
+    fn from(error: DepotError) -> Self {
         match error {
-            RetentionError::Store(error) => error.into(),
-            RetentionError::Disk(error) => error.into(),
+            DepotError::Store(error) => error.into(),
+            DepotError::Disk(error) => error.into(),
         }
     }
 }

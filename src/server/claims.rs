@@ -38,20 +38,17 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let (window, wish) = read(&app, request).await?;
     let holder = Lease::holder(&wish.worker, &wish.claim_id);
     let ends_at = Instant::now() + window;
-    let _present = app.agents.arrive(&wish);
+    let _present = app.agents.arrive(&wish, window).await?;
     let _parked = app.metrics.park();
-    let turn = app.agents.turn(&holder);
     let mut work = app.watch.work();
     loop {
         work.mark_unchanged();
-        let claimed = {
-            let _turn = turn.lock().await;
-            match app.queue.claimed_by(&holder, wish.projects.keys()).await? {
-                None if wish.capacity > 0 => app.queue.claim_any(&holder, &wish.projects).await?,
-                before => before,
-            }
+        let claimed = match app.queue.claimed_by(&holder).await? {
+            None if wish.capacity > 0 => app.queue.claim_any(&holder, &wish.projects).await?,
+            before => before,
         };
-        if let Some(claimed) = claimed {
+        // Nobody is handed a lease of a project that he may not see, whatever he calls himself.
+        if let Some(claimed) = claimed.filter(|claimed| wish.projects.contains_key(&claimed.deployment.project)) {
             return Ok(answer::json(StatusCode::OK, &wire(claimed)));
         }
         let woken = tokio::select! {

@@ -42,7 +42,7 @@ use crate::{
     retention::Retention,
     watch::Watch,
 };
-use agents::Agents;
+use agents::{Agents, Known};
 use error::{Failure, echo};
 
 /// What handlers need.
@@ -51,7 +51,7 @@ pub struct App {
     watch: Watch,
     projects: Arc<BTreeMap<ProjectName, Project>>,
     access: Access,
-    agents: Arc<Agents>,
+    agents: Agents,
     metrics: Arc<Metrics>,
     artifacts: Retention,
     /// What need not be finished ends with it.
@@ -76,9 +76,9 @@ impl App {
         self.projects.get(project)?.agents
     }
 
-    fn pipeline_names(&self, project: &ProjectName) -> Vec<String> {
+    fn pipeline_names(&self, project: &ProjectName, known: &Known) -> Vec<String> {
         if self.by_agents(project).is_some() {
-            return self.agents.pipelines(project).into_iter().collect();
+            return known.pipelines().into_iter().cloned().collect();
         }
         self.projects.get(project).map(|project| project.pipelines.keys().cloned().collect()).unwrap_or_default()
     }
@@ -90,12 +90,13 @@ impl App {
     }
 
     /// Fails for a pipeline that none of the agents offers that were ever seen; when none was, nobody can tell.
-    fn require_offered(&self, project: &ProjectName, pipeline: &str) -> Result<(), Failure> {
-        let offered = self.agents.pipelines(project);
-        if offered.is_empty() || offered.contains(pipeline) {
+    async fn require_offered(&self, project: &ProjectName, pipeline: &str) -> Result<(), Failure> {
+        let known = self.agents.of(project).await?;
+        let offered = known.pipelines();
+        if offered.is_empty() || offered.iter().any(|offered| *offered == pipeline) {
             return Ok(());
         }
-        Err(unknown_pipeline(pipeline, offered.iter()))
+        Err(unknown_pipeline(pipeline, offered.into_iter()))
     }
 
     /// Tells one definition of a pipeline from another.

@@ -76,6 +76,7 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
         None => return Err(Failure::not_found()),
     };
     let ProjectState { project, holder, line, last_outcome } = state;
+    let known = app.agents.of(&name).await?;
     let now = app.now();
     let line = (1..).zip(line).map(|(position, deployment)| answer::deployment(&Placed { deployment, position }));
     let view = ProjectView {
@@ -86,8 +87,8 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
         line_length: project.waiting_count,
         last_outcome: last_outcome.as_ref().map(answer::unplaced),
         policy: app.queue.policy(&name).into(),
-        pipelines: app.pipeline_names(&name),
-        agents: app.agents.of(&name),
+        pipelines: app.pipeline_names(&name, &known),
+        agents: known.views(),
         revision: project.revision,
         project: name,
     };

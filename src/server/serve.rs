@@ -103,7 +103,7 @@ pub async fn serve(
     let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
     let access = Access::new(&config.tokens, config.allowed_hosts.clone());
-    let agents = Arc::new(Agents::new(queue.clock().clone()));
+    let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
     let (projects, ending) = (Arc::new(projects), shutdown.clone());
     let router = router(Arc::new(App { queue, watch, projects, access, agents, metrics, artifacts, shutdown: ending }));
     let accepting = tokio::spawn(accept(listener, router, shutdown));

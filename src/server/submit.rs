@@ -62,14 +62,14 @@ pub async fn submit(
     // A plan keeps no place, so it needs no key to find one again.
     check(&wish, key.is_some() || dry_run)?;
     let former = former(&app, &project, &wish).await?;
-    let mut submission = submission(&app, project, wish, key, former)?;
+    let mut submission = submission(&app, project, wish, key, former).await?;
     // A plan starts nothing, so nothing need be there for it.
     if dry_run {
         return plan::plan(&app, submission).await;
     }
     submission.refusal = match without_artifact(&app, &submission).await? {
         Some(missing) => Some(missing),
-        None => without_agent(&app, &submission).await,
+        None => without_agent(&app, &submission).await?,
     };
     decide(&app, submission).await
 }
@@ -83,16 +83,17 @@ async fn without_artifact(app: &App, submission: &Submission) -> Result<Option<R
 }
 
 /// Why nothing can be made of it now, where its project wants to know at once that no agent is there.
-async fn without_agent(app: &App, submission: &Submission) -> Option<Rejection> {
+async fn without_agent(app: &App, submission: &Submission) -> Result<Option<Rejection>, Failure> {
     let Submission { project, spec, .. } = submission;
-    let by_agents = app.by_agents(project)?;
-    if spec.executor == Executor::Client || by_agents.without_agent == WithoutAgent::Wait {
-        return None;
+    let is_strict = app.by_agents(project).is_some_and(|by_agents| by_agents.without_agent == WithoutAgent::Refuse);
+    if spec.executor == Executor::Client || !is_strict {
+        return Ok(None);
     }
-    if app.agents.is_there(project, &spec.pipeline).await {
-        return None;
+    let known = app.agents.for_pipeline(project, &spec.pipeline).await?;
+    if known.can_run(&spec.pipeline) {
+        return Ok(None);
     }
-    Some(Rejection::NoAgent { pipeline: echo(&spec.pipeline), known: app.agents.in_words(project) })
+    Ok(Some(Rejection::NoAgent { pipeline: echo(&spec.pipeline), known: known.in_words() }))
 }
 
 async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Failure> {
@@ -268,7 +269,7 @@ async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Resul
     Ok(Former { pipeline: Some(spec.pipeline.clone()), spec })
 }
 
-fn submission(
+async fn submission(
     app: &App,
     project: ProjectName,
     wish: SubmitRequest,
@@ -290,7 +291,7 @@ fn submission(
         // What a client runs by itself needs no configuration here, and is in none.
         (Executor::Client, _) => (None, None),
         (Executor::Server, Some(by_agents)) => {
-            app.require_offered(&project, &pipeline)?;
+            app.require_offered(&project, &pipeline).await?;
             (None, Some(by_agents.unclaimed_timeout.as_secs().max(1)))
         }
         (Executor::Server, None) => (Some(app.pipeline_digest(&project, &pipeline)?), None),

@@ -11,8 +11,10 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
+    AgentCall, BoxFuture, Claimable, Decide, KnownAgent, ListQuery, Mark, OnCommit, Placed, ProjectState, Store,
+    StoreError, Watched, agents::Presence,
 };
+use crate::clock::Now;
 use crate::model::{
     Changes, Deployment, DeploymentId, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place, Project,
     ProjectName, Revision, State, Step,
@@ -24,6 +26,7 @@ pub struct MemoryStore {
     kept: Mutex<Kept>,
     on_commit: OnCommit,
     pepper: Pepper,
+    presence: Presence,
 }
 
 #[derive(Default)]
@@ -59,7 +62,7 @@ impl MemoryStore {
         let ids = [(); 4].map(|()| DeploymentId::generate());
         let hash = ids.iter().fold(Sha256::new(), |hash, id| hash.chain_update(id.as_bytes()));
         let pepper = Pepper::from_bytes(hash.finalize().into());
-        MemoryStore { kept: Mutex::default(), on_commit, pepper }
+        MemoryStore { kept: Mutex::default(), on_commit, pepper, presence: Presence::default() }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -86,6 +89,7 @@ impl MemoryStore {
 impl Kept {
     fn load(&self, name: &ProjectName, load: &Load) -> Loaded {
         let mut loaded = Loaded::nothing(name);
+        loaded.held = load.held_by.as_ref().and_then(|holder| self.held(holder)).map(|held| held.id);
         let Some(kept) = self.projects.get(name) else { return loaded };
         loaded.deployments = load.deployments.iter().filter_map(|id| self.find(name, *id)).cloned().collect();
         let key = load.key.as_ref().and_then(|key| kept.keys.get(key));
@@ -207,6 +211,13 @@ impl Kept {
         self.deployments.get(&id).map(|kept| &kept.deployment).filter(|deployment| deployment.project == *name)
     }
 
+    /// What runs under a lease of this holder.
+    fn held(&self, holder: &str) -> Option<&Deployment> {
+        let holders = self.projects.values().filter_map(|kept| kept.holder).map(|id| self.get(id));
+        let mut held = holders.filter(|it| matches!(&it.state, State::Running(lease) if lease.worker == holder));
+        held.next()
+    }
+
     fn state(&self, kept: &KeptProject, line: usize) -> ProjectState {
         ProjectState {
             project: kept.project.clone(),
@@ -314,6 +325,22 @@ impl Store for MemoryStore {
             });
             marks.collect()
         })
+    }
+
+    fn held(&self, holder: String) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>> {
+        now(move || self.kept().held(&holder).cloned())
+    }
+
+    fn agent_came(&self, call: AgentCall, at: Now) -> BoxFuture<'_, Result<(), StoreError>> {
+        now(move || self.presence.came(&call, at))
+    }
+
+    fn agent_left(&self, call: AgentCall, at: Now) {
+        self.presence.left(&call, at);
+    }
+
+    fn agents(&self, project: ProjectName, at: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>> {
+        now(move || self.presence.of(&project, at))
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {

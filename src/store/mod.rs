@@ -5,6 +5,8 @@
 //! are told to [`OnCommit`] even when the caller has gone away by then, so that a client that hangs up cannot come
 //! between commit and wake. Rules are the model's; an engine knows none.
 
+mod agents;
+pub mod artifacts;
 mod columns;
 pub mod memory;
 pub mod postgres;
@@ -14,8 +16,15 @@ use std::{pin::Pin, sync::Arc};
 
 use thiserror::Error;
 
-use crate::model::{
-    Changes, Deployment, DeploymentId, Event, Hint, Load, Loaded, Pepper, Project, ProjectName, Revision, Spec, Status,
+pub use agents::{ABSENCE_LIMIT, AgentCall, KnownAgent};
+pub use artifacts::SharedArtifacts;
+
+use crate::{
+    clock::Now,
+    model::{
+        Changes, Deployment, DeploymentId, Event, Hint, Load, Loaded, Pepper, Project, ProjectName, Revision, Spec,
+        Status,
+    },
 };
 
 /// A boxed future, so that the trait can be held as an object.
@@ -145,6 +154,18 @@ pub trait Store: Send + Sync + 'static {
     /// The marks of those of these deployments that exist.
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>>;
 
+    /// What runs under a lease of this holder, if there is something; any of them, should it hold several.
+    fn held(&self, holder: String) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>>;
+
+    /// Notes that an agent asks for work. `now` is the caller's; a store of several servers goes by its own clock.
+    fn agent_came(&self, call: AgentCall, now: Now) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Notes that a call of an agent ended before its window did: soon, where others keep it, too. Must not block.
+    fn agent_left(&self, call: AgentCall, now: Now);
+
+    /// A project's agents, at whichever server they ask, those that were heard of last first.
+    fn agents(&self, project: ProjectName, now: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>>;
+
     /// What the servers of this store share: leases' secrets are made from it.
     fn pepper(&self) -> Pepper;
 
@@ -154,6 +175,11 @@ pub trait Store: Send + Sync + 'static {
     /// Whether other servers may work on it at the same time.
     fn is_shared(&self) -> bool {
         false
+    }
+
+    /// What it keeps of artifacts, where other servers must have them, too; else each server has a folder for them.
+    fn artifacts(&self) -> Option<&dyn SharedArtifacts> {
+        None
     }
 
     /// Finishes what is under way, and leaves everything in order. Whoever asks afterwards is told that the store is not

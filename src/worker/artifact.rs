@@ -2,58 +2,117 @@
 
 use std::{
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     pipeline::Job,
     report::{FailureCode, Stop, Verdict},
 };
-use crate::artifact::{UnpackError, UnpackLimits, unpack};
+use crate::{
+    artifact::{Digest, UnpackError, UnpackLimits, unpack},
+    depot::{Depot, DepotError},
+    store::StoreError,
+};
+
+/// How long to wait before a depot that did not answer is asked again.
+const DEPOT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is deployed, packed.
+#[derive(Clone, Debug)]
+pub enum Artifact {
+    /// A file here.
+    File(PathBuf),
+    /// It is fetched first, if need be.
+    InDepot(Depot, Digest),
+}
 
 /// Unpacks what the job has to deploy. Answers the verdict where that ends the deployment.
 ///
 /// Whoever asks for a stop, or the time-out, is heeded between two blocks; when this returns, nothing is written any more.
 pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Stop>) -> Option<Verdict> {
     let artifact = job.artifact.clone()?;
-    let (workspace, limits) = (job.workspace.clone(), job.unpack_limits);
-    let halt = Arc::new(AtomicBool::new(false));
-    let halted = Arc::clone(&halt);
-    let mut unpacking = tokio::task::spawn_blocking(move || unpack_file(&artifact, &workspace, &limits, &halted));
+    let ends_at = Instant::now() + job.pipeline.timeout;
+    let stopped = stop.clone();
     let wait = async {
         if stop.wait_for(|stop| *stop != Stop::None).await.is_err() {
             // Nobody is left who could stop it.
             std::future::pending::<()>().await;
         }
     };
+    tokio::pin!(wait);
+    let file = tokio::select! {
+        file = file(artifact) => file,
+        () = &mut wait => return Some(verdict_of(&stopped)),
+        () = sleep_until(ends_at) => return Some(too_long()),
+    };
+    let file = match file {
+        Ok(file) => file,
+        Err(why) => return Some(failed(FailureCode::PhaseFailed, &why)),
+    };
+    let (workspace, limits) = (job.workspace.clone(), job.unpack_limits);
+    let halt = Arc::new(AtomicBool::new(false));
+    let halted = Arc::clone(&halt);
+    let mut unpacking = tokio::task::spawn_blocking(move || unpack_file(&file, &workspace, &limits, &halted));
     let unpacked = tokio::select! {
         unpacked = &mut unpacking => unpacked,
         () = wait => {
             halt.store(true, Ordering::Relaxed);
             unpacking.await
         }
-        () = tokio::time::sleep(job.pipeline.timeout) => {
+        () = sleep_until(ends_at) => {
             halt.store(true, Ordering::Relaxed);
             // Its answer is no longer of interest, only that it is over.
             let _ = unpacking.await;
-            return Some(failed(FailureCode::TimedOut, "unpacking the artifact took longer than the pipeline may"));
+            return Some(too_long());
         }
     };
     match unpacked {
         Ok(Ok(())) => None,
-        Ok(Err(UnpackError::Stopped)) => match *stop.borrow() {
-            Stop::Cancel => Some(Verdict::Cancelled),
-            Stop::None | Stop::Shutdown | Stop::LeaseLost { .. } => Some(Verdict::Abandoned),
-        },
+        Ok(Err(UnpackError::Stopped)) => Some(verdict_of(&stopped)),
         Ok(Err(error)) => Some(failed(FailureCode::PhaseFailed, &error.to_string())),
         Err(error) => Some(failed(FailureCode::PhaseFailed, &format!("the artifact could not be unpacked: {error}"))),
     }
+}
+
+/// Where it is on this machine; fetched for as long as it takes: whoever waits for it has a limit.
+async fn file(artifact: Artifact) -> Result<PathBuf, String> {
+    let (depot, digest) = match artifact {
+        Artifact::File(file) => return Ok(file),
+        Artifact::InDepot(depot, digest) => (depot, digest),
+    };
+    loop {
+        match depot.file(&digest).await {
+            Ok(Some(file)) => return Ok(file),
+            Ok(None) => return Err("the artifact is not on the server any more".to_owned()),
+            Err(DepotError::Store(StoreError::Unavailable(why))) => {
+                tracing::warn!(artifact = %digest, why, "an artifact cannot be fetched; trying again");
+                sleep(DEPOT_PAUSE).await;
+            }
+            Err(error) => return Err(format!("the artifact cannot be had: {error}")),
+        }
+    }
+}
+
+fn verdict_of(stop: &watch::Receiver<Stop>) -> Verdict {
+    match *stop.borrow() {
+        Stop::Cancel => Verdict::Cancelled,
+        Stop::None | Stop::Shutdown | Stop::LeaseLost { .. } => Verdict::Abandoned,
+    }
+}
+
+fn too_long() -> Verdict {
+    failed(FailureCode::TimedOut, "unpacking the artifact took longer than the pipeline may")
 }
 
 fn unpack_file(

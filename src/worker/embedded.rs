@@ -16,6 +16,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    artifact::Artifact,
     identity::Identity,
     leased::Leased,
     leftovers::leftovers_gone,
@@ -24,8 +25,9 @@ use super::{
     report::Stop,
 };
 use crate::{
-    artifact::{Depot, UnpackLimits, unpacking_path},
+    artifact::{UnpackLimits, unpacking_path},
     config::{Config, Pipeline, Project},
+    depot::Depot,
     model::{Deployment, DeploymentId, Lapse, Limits, ProjectName, State},
     notifier::Notifier,
     queue::Queue,
@@ -61,7 +63,13 @@ impl Embedded {
     ///
     /// # Errors
     /// Its directory cannot be made, or is another server's.
-    pub fn new(config: &Config, queue: Queue, notifier: Arc<Notifier>, shim: ShimProgram) -> io::Result<Self> {
+    pub fn new(
+        config: &Config,
+        queue: Queue,
+        notifier: Arc<Notifier>,
+        depot: Depot,
+        shim: ShimProgram,
+    ) -> io::Result<Self> {
         let work_dir = std::path::absolute(config.work_dir())?;
         let identity = if queue.store().is_shared() { Identity::of(&work_dir)? } else { Identity::only() };
         let runs_dir = work_dir.join("runs");
@@ -72,7 +80,7 @@ impl Embedded {
             notifier,
             projects: config.projects.clone(),
             runs_dir,
-            depot: Depot::below(&work_dir),
+            depot,
             unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
             shim,
             limits: config.limits,
@@ -183,7 +191,10 @@ impl Embedded {
             inputs: spec.inputs.clone(),
             workspace: self.workspace(deployment.id),
             // Its name was looked at when it was submitted.
-            artifact: spec.artifact.as_deref().and_then(|name| Some(self.depot.path(&name.parse().ok()?))),
+            artifact: spec
+                .artifact
+                .as_deref()
+                .and_then(|name| Some(Artifact::InDepot(self.depot.clone(), name.parse().ok()?))),
             unpack_limits: self.unpack_limits,
             grace: self.limits.cancel_grace,
             kill_budget: self.limits.kill_budget,

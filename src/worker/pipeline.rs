@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::artifact;
+use super::artifact::{self, Artifact};
 use super::check;
 use super::command::{self, End, Halt, Interruptible, Order, TimeLimits, changed, halt_wanted, reached};
 use super::outbox::Outbox;
@@ -48,7 +48,7 @@ pub struct Job {
     /// see [`lock_path`].
     pub workspace: PathBuf,
     /// What is deployed, packed; it is unpacked into the workspace.
-    pub artifact: Option<PathBuf>,
+    pub artifact: Option<Artifact>,
     /// How much may be unpacked.
     pub unpack_limits: UnpackLimits,
     /// How long a command may take to stop after SIGTERM (G).
@@ -168,8 +168,14 @@ impl Runner {
             self.outbox.reached(index * 100 / phases.len());
             started_count = index + 1;
             end = self.run_phase(phase).await;
-            let state = if end == End::Done { PhaseState::Succeeded } else { PhaseState::Failed };
-            self.outbox.phase(&phase.name, state, None);
+            let (state, message) = match end {
+                End::Done => (PhaseState::Succeeded, None),
+                End::Failed { .. } | End::Halted(Halt::LeaseLost { .. }) => (PhaseState::Failed, None),
+                // The wire has no state of its own for these.
+                End::Halted(Halt::Cancelled) => (PhaseState::Failed, Some("it was cancelled")),
+                End::Halted(Halt::ShutDown) => (PhaseState::Failed, Some("its worker is being shut down")),
+            };
+            self.outbox.phase(&phase.name, state, message);
             if end != End::Done {
                 break;
             }

@@ -74,7 +74,7 @@ impl Machine {
             fencing_token: 1,
             inputs,
             workspace: self.root.path().join("work").join(id),
-            artifact,
+            artifact: artifact.map(singletrack::worker::artifact::Artifact::File),
             unpack_limits: singletrack::artifact::UnpackLimits::default(),
             grace: Duration::from_secs(30),
             kill_budget: Duration::from_secs(10),

@@ -11,8 +11,7 @@ const NO_SLOW_POLL: &str = "[limits]\nfallback_poll = \"40s\"";
 
 /// The URL of a fresh database of the tests' cluster.
 async fn database() -> String {
-    let cluster = postgres::shared();
-    cluster.url(&cluster.database().await)
+    postgres::shared().store().await
 }
 
 async fn pair(store: &str, more: &str) -> (TestServer, TestServer) {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use singletrack::{
+    clock::Clock as _,
     model::{
         Changes, Command, Deployment, Executor, FailureCause, IdempotencyKey, Lapse, LineLoad, Load, PhaseState, Place,
         Project, Report, Revision, Slot, Spec, State, Status, Stream, Verdict,
@@ -11,7 +12,7 @@ use singletrack::{
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
     },
-    store::{ListQuery, Mark, StoreError},
+    store::{AgentCall, KnownAgent, ListQuery, Mark, StoreError},
 };
 
 use crate::store_trial::{Trial, id, name, spec};
@@ -62,6 +63,10 @@ contract! {
     events_resume_after_any_of_them,
     trimmed_output_leaves_head_tail_and_everything_else,
     marks_tell_the_last_change_of_what_exists,
+    an_agent_is_there_while_a_call_of_it_is_parked,
+    an_agents_call_is_over_with_its_window,
+    an_agent_is_known_by_its_newest_offer,
+    a_claim_that_is_made_twice_takes_one_deployment,
     commits_are_told_in_order_before_they_are_answered,
     a_commit_is_told_though_its_caller_went_away,
     it_is_ready,
@@ -121,7 +126,7 @@ async fn every_state_comes_back_as_it_was_recorded(trial: Trial) {
             trial.submit(&project, number, OnConflict::Wait).await;
         }
         let target = id(first + place);
-        let load = Load { deployments: vec![target], key: None, line: LineLoad::Head };
+        let load = Load { deployments: vec![target], line: LineLoad::Head, ..Load::default() };
         let step = move |slot: &mut Slot| {
             let command = end(slot.deployment(target).unwrap());
             slot.step(target, command).cloned().unwrap()
@@ -164,7 +169,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
     ];
     trial.queue.report(name("web"), id(1), secret, None, reports).await.unwrap();
     trial.queue.cancel(name("web"), id(1), Some("stop it".to_owned()), None).await.unwrap();
-    let load = Load { deployments: vec![id(1)], key: None, line: LineLoad::None };
+    let load = Load { deployments: vec![id(1)], ..Load::default() };
     let command = Command::Cancel { reason: None, superseded_by: Some(id(2)) };
     let told = trial.decide("web", load, |slot| slot.step(id(1), command).cloned().unwrap()).await.unwrap();
 
@@ -625,4 +630,96 @@ async fn loaded(trial: &Trial, project: &str, load: Load) -> singletrack::model:
     singletrack::store::transact(&*trial.store, name(project), load, |loaded| (Changes::default(), loaded))
         .await
         .unwrap()
+}
+
+/// A call of an agent for some projects, each with the one pipeline.
+fn call(worker: &str, projects: &[&str], pipeline: &str, window: Duration) -> AgentCall {
+    let offers = projects.iter().map(|project| (name(project), vec![pipeline.to_owned()])).collect();
+    AgentCall { id: uuid::Uuid::now_v7(), worker: worker.to_owned(), offers, window }
+}
+
+async fn agents(trial: &Trial, project: &str) -> Vec<KnownAgent> {
+    trial.store.agents(name(project), trial.clock.now()).await.unwrap()
+}
+
+async fn came(trial: &Trial, call: &AgentCall) {
+    trial.store.agent_came(call.clone(), trial.clock.now()).await.unwrap();
+}
+
+/// Waits until nothing of the agent is parked; an engine may note that later.
+async fn gone(trial: &Trial, project: &str) -> KnownAgent {
+    loop {
+        let [agent] = agents(trial, project).await.try_into().expect("one agent");
+        if !agent.is_parked {
+            return agent;
+        }
+    }
+}
+
+const LONG: Duration = Duration::from_secs(600);
+
+async fn an_agent_is_there_while_a_call_of_it_is_parked(trial: Trial) {
+    assert_eq!(agents(&trial, "web").await, []);
+    let (one, two) = (call("a", &["web", "api"], "deploy", LONG), call("a", &["web"], "deploy", LONG));
+    came(&trial, &one).await;
+    came(&trial, &two).await;
+    for project in ["web", "api"] {
+        let [agent] = agents(&trial, project).await.try_into().expect("one agent");
+        assert!(agent.is_parked && agent.is_there() && agent.gone_for.is_zero(), "{agent:?}");
+        assert_eq!((agent.worker.as_str(), agent.pipelines), ("a", vec!["deploy".to_owned()]));
+    }
+    assert_eq!(agents(&trial, "other").await, []);
+    // The other call is parked still.
+    trial.store.agent_left(one, trial.clock.now());
+    gone(&trial, "api").await;
+    let [agent] = agents(&trial, "web").await.try_into().expect("one agent");
+    assert!(agent.is_parked, "{agent:?}");
+    trial.store.agent_left(two, trial.clock.now());
+    let left = gone(&trial, "web").await;
+    // Not for long, so it counts as there.
+    assert!(left.is_there() && left.gone_for < Duration::from_secs(5), "{left:?}");
+}
+
+async fn an_agents_call_is_over_with_its_window(trial: Trial) {
+    let short = call("a", &["web"], "deploy", Duration::ZERO);
+    came(&trial, &short).await;
+    let [agent] = agents(&trial, "web").await.try_into().expect("one agent");
+    assert!(!agent.is_parked && agent.is_there(), "{agent:?}");
+    // Whoever says so late says nothing new.
+    trial.store.agent_left(short, trial.clock.now());
+    assert!(!gone(&trial, "web").await.is_parked);
+}
+
+async fn an_agent_is_known_by_its_newest_offer(trial: Trial) {
+    came(&trial, &call("a", &["web"], "old", Duration::ZERO)).await;
+    came(&trial, &call("b", &["web"], "other", Duration::ZERO)).await;
+    came(&trial, &call("a", &["web"], "new", LONG)).await;
+    let known = agents(&trial, "web").await;
+    let known: Vec<_> = known.iter().map(|agent| (agent.worker.as_str(), agent.pipelines.concat())).collect();
+    assert_eq!(known, [("a", "new".to_owned()), ("b", "other".to_owned())]);
+}
+
+async fn a_claim_that_is_made_twice_takes_one_deployment(trial: Trial) {
+    let trial = Arc::new(trial);
+    let projects: Vec<String> = (0..8).map(|number| format!("p{number}")).collect();
+    for (number, project) in (1..).zip(&projects) {
+        trial.submit(project, number, OnConflict::Refuse).await;
+    }
+    let holder = "agent\u{1f}claim";
+    assert_eq!(trial.store.held(holder.to_owned()).await.unwrap(), None);
+    // Each begins with another project, as if the others' answers had not come yet.
+    let claims = projects.iter().map(|first| {
+        let (trial, offers) = (trial.clone(), [(name(first), vec!["deploy".to_owned()])].into());
+        tokio::spawn(async move { trial.queue.claim_any(holder, &offers).await.unwrap().expect("there is work") })
+    });
+    let claimed: Vec<_> = join_all(claims).await.into_iter().map(Result::unwrap).collect();
+    let first = &claimed[0].deployment;
+    assert!(claimed.iter().all(|claimed| claimed.deployment.id == first.id), "{claimed:#?}");
+    assert_eq!(trial.store.claimable(100).await.unwrap().len(), projects.len() - 1);
+    let held = trial.store.held(holder.to_owned()).await.unwrap().expect("it runs");
+    assert_eq!((held.id, &held.project), (first.id, &first.project));
+    let secret = claimed[0].secret.hash();
+    let verdict = Verdict::Succeeded { outputs: Default::default() };
+    trial.queue.finish(first.project.clone(), first.id, secret, verdict).await.unwrap();
+    assert_eq!(trial.store.held(holder.to_owned()).await.unwrap(), None);
 }

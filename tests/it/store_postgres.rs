@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use sha2::Digest as _;
 use singletrack::{
     clock::SystemClock,
     model::{
@@ -198,6 +199,52 @@ async fn servers_that_start_together_on_an_empty_database_make_one_schema() {
         assert_eq!(queue.submit(submission).await.unwrap().admission, Admission::Accepted(id(number)));
     }
     assert_eq!(one.store().project(name("web"), 9).await.unwrap().unwrap().line[0].id, id(2));
+}
+
+/// The schema as version 1 made it.
+const FIRST_SCHEMA: &str = include_str!("../../src/store/postgres/migrations/0001_projects_deployments_events.sql");
+
+/// Tables with their columns, indices and triggers, of whatever the schema consists.
+async fn described(admin: &tokio_postgres::Client) -> Vec<String> {
+    let parts = "SELECT format('%s.%s %s %s', table_name, column_name, data_type, column_default) \
+            FROM information_schema.columns WHERE table_schema = 'singletrack' \
+        UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'singletrack' \
+        UNION ALL SELECT pg_get_triggerdef(t.oid) FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid \
+            WHERE c.relnamespace = 'singletrack'::regnamespace AND NOT t.tgisinternal ORDER BY 1";
+    admin.query(parts, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_to_date_by_servers_that_start_together() {
+    let cluster = postgres::shared();
+    let (old, new) = (cluster.empty_database().await, cluster.database().await);
+    let admin = cluster.client(&old).await;
+    let checksum = sha2::Sha256::digest(FIRST_SCHEMA).to_vec();
+    admin
+        .batch_execute(&format!(
+            "CREATE SCHEMA singletrack; SET search_path TO singletrack; \
+             CREATE TABLE migrations (version integer PRIMARY KEY, checksum bytea NOT NULL, \
+                applied_at timestamptz NOT NULL DEFAULT now()); {FIRST_SCHEMA}; \
+             INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs) \
+                VALUES ('web', 1, 0, 0, '[[],[]]'); \
+             INSERT INTO deployments (id, project, ticket, revision, state, executor, pulse, progress, event_count, \
+                report_count, created_at, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, spec, outputs) \
+                VALUES ('00000000-0000-7000-8000-000000000001', 1, 1, 1, 'ready', 'server', 0, 0, 1, 0, 0, 0, 0, 0, \
+                '{{\"pipeline\":\"deploy\"}}', '{{}}'); \
+             INSERT INTO events (deployment, seq, at, type, body) VALUES (1, 1, 0, 'status', '{{}}')"
+        ))
+        .await
+        .unwrap();
+    admin.execute("INSERT INTO migrations (version, checksum) VALUES (1, $1)", &[&checksum]).await.unwrap();
+    let url = cluster.url(&old);
+    let (one, other) = tokio::join!(server(&url), server(&url));
+    // What there was is there, and what is new works.
+    let [waiting] = one.store().claimable(9).await.unwrap().try_into().expect("one deployment");
+    let offers = [(name("web"), vec!["deploy".to_owned()])].into();
+    let claimed = other.claim_any("agent", &offers).await.unwrap().expect("there is work");
+    assert_eq!(claimed.deployment.id, waiting.id);
+    assert_eq!(one.store().held("agent".to_owned()).await.unwrap().expect("it runs").id, waiting.id);
+    assert_eq!(described(&admin).await, described(&cluster.client(&new).await).await);
 }
 
 #[tokio::test]

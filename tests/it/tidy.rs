@@ -17,18 +17,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cli", &["model", "config"]),
     ("notifier", &["model"]),
     // An engine is told where its database is in the words of the configuration, which knows no engine.
-    ("store", &["model", "clock", "config"]),
+    ("store", &["model", "artifact", "clock", "config"]),
+    ("depot", &["model", "artifact", "store"]),
     ("watch", &["model", "store", "notifier", "clock", "config"]),
     ("queue", &["model", "store", "notifier", "clock", "config"]),
-    ("worker", &["model", "artifact", "queue", "watch", "store", "clock", "config", "notifier"]),
+    ("worker", &["model", "artifact", "depot", "queue", "watch", "store", "clock", "config", "notifier"]),
     ("reaper", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
-    ("retention", &["model", "artifact", "store", "config"]),
+    ("retention", &["model", "depot", "store", "config"]),
     (
         "server",
         &[
             "model",
             "api",
             "artifact",
+            "depot",
             "retention",
             "queue",
             "watch",

@@ -104,7 +104,7 @@ fn earlier(deployment: &Deployment) -> Vital {
 /// A deployment that entered so and went through these commands.
 fn made(entry: Entry, commands: Vec<Command>) -> Deployment {
     let project = Project::new(name("web"));
-    let loaded = Loaded { project, holder: None, line: vec![], deployments: vec![], keyed: None };
+    let loaded = Loaded { project, holder: None, line: vec![], deployments: vec![], keyed: None, held: None };
     let mut slot = Slot::of(loaded, Timestamp::UNIX_EPOCH);
     let entered = slot.admit(id(1), name("web"), spec(), entry).clone();
     let Changes { .. } = slot.into_changes();

@@ -8,6 +8,8 @@
 //! The row of a project is its lock, and the first thing a transaction takes. What was answered survives what the
 //! database survives: how that is set is said at start. A commit whose answer was lost is looked up by its number.
 
+mod agents;
+mod artifacts;
 mod connect;
 mod durability;
 mod fault;
@@ -28,11 +30,13 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, OnHint, Placed, ProjectState, Store, StoreError, Watched,
+    AgentCall, BoxFuture, Claimable, Decide, KnownAgent, ListQuery, Mark, OnCommit, OnHint, Placed, ProjectState,
+    SharedArtifacts, Store, StoreError, Watched,
 };
 use crate::{
+    clock::Now,
     config::PostgresUrl,
-    model::{Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
+    model::{Deployment, DeploymentId, Event, Hint, Load, Pepper, ProjectName},
 };
 
 use connect::{Connector, Sessions};
@@ -106,7 +110,8 @@ async fn prepare(connector: &Connector) -> Result<Pepper, Fault> {
     schema::migrate(&mut client, connector.schema()).await
 }
 
-/// Asks on a connection of the pool; once more on another where it turned out to be broken.
+/// Asks on a connection of the pool; once more on another where it turned out to be broken, so what it does must be the same
+/// when it is done twice.
 macro_rules! read {
     ($store:expr, $session:ident => $read:expr) => {
         Box::pin(async move {
@@ -125,6 +130,8 @@ macro_rules! read {
         })
     };
 }
+
+use read;
 
 impl Store for PostgresStore {
     fn pepper(&self) -> Pepper {
@@ -176,6 +183,41 @@ impl Store for PostgresStore {
         read!(self, session => reads::marks(&mut session, ids.clone()))
     }
 
+    fn held(&self, holder: String) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>> {
+        read!(self, session => reads::held(&mut session, &holder))
+    }
+
+    fn agent_came(&self, call: AgentCall, _: Now) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let call = &call;
+            let noted: BoxFuture<'_, _> = read!(self, session => agents::came(&mut session, call));
+            if noted.await? {
+                self.engine.wakes.tell_hints([Hint::Agents]);
+            }
+            Ok(())
+        })
+    }
+
+    fn agent_left(&self, call: AgentCall, _: Now) {
+        let engine = self.engine.clone();
+        let projects: Vec<String> = call.offers.keys().map(|project| project.as_str().to_owned()).collect();
+        // Whoever it was parked for is gone, so it is not waited for; but the store's end waits for it.
+        self.under_way.spawn(async move {
+            let left = async {
+                let mut session = engine.session().await?;
+                agents::left(&mut session, call.worker, projects, call.id).await
+            };
+            if let Err(fault) = left.await {
+                // It counts as parked until its window is over.
+                tracing::debug!(?fault, "could not note that an agent's call ended");
+            }
+        });
+    }
+
+    fn agents(&self, project: ProjectName, _: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>> {
+        read!(self, session => agents::of(&mut session, &project))
+    }
+
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         // A number is given only to who may write.
         read!(self, session => async {
@@ -190,6 +232,10 @@ impl Store for PostgresStore {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn artifacts(&self) -> Option<&dyn SharedArtifacts> {
+        Some(self)
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

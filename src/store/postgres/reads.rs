@@ -145,6 +145,16 @@ pub(super) async fn claimable(session: &mut Session, limit: usize) -> Result<Vec
     found.iter().map(claimable).collect()
 }
 
+/// What runs under a lease of this holder.
+pub(super) async fn held(session: &mut Session, holder: &str) -> Result<Option<Deployment>, Fault> {
+    let found = session.ask(call!(Sql::Held, rows::escaped(holder))).await?;
+    let held = |row: &Row| {
+        let project = rows::name(row, DEPLOYMENT_COLUMN_COUNT)?;
+        rows::deployment(row, &project)
+    };
+    found.first().map(held).transpose()
+}
+
 pub(super) async fn marks(session: &mut Session, ids: Vec<DeploymentId>) -> Result<Vec<(DeploymentId, Mark)>, Fault> {
     let ids: Vec<_> = ids.into_iter().map(rows::uuid).collect();
     let found = session.ask(call!(Sql::Marks, ids)).await?;

@@ -31,13 +31,20 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Vec<Call> {
     if let Some(key) = &load.key {
         calls.push(call!(Sql::Keyed, text(), key.as_str().to_owned()));
     }
-    match load.line {
-        LineLoad::None => return calls,
-        LineLoad::Head => calls.push(call!(Sql::Line, text(), 1_i64)),
-        LineLoad::UpTo(id) => calls.push(call!(Sql::LineUpTo, text(), rows::uuid(id))),
-        LineLoad::All => calls.push(call!(Sql::Line, text(), i64::MAX)),
+    let line = match load.line {
+        LineLoad::None => None,
+        LineLoad::Head => Some(call!(Sql::Line, text(), 1_i64)),
+        LineLoad::UpTo(id) => Some(call!(Sql::LineUpTo, text(), rows::uuid(id))),
+        LineLoad::All => Some(call!(Sql::Line, text(), i64::MAX)),
+    };
+    if let Some(line) = line {
+        calls.extend([line, call!(Sql::Holder, text())]);
     }
-    calls.push(call!(Sql::Holder, text()));
+    if let Some(holder) = &load.held_by {
+        // Last, and after the project's lock: whoever waits here has all that it waits for, so no two wait for each other.
+        let holder = rows::escaped(holder);
+        calls.extend([call!(Sql::HolderTurn, holder.clone()), call!(Sql::Held, holder)]);
+    }
     calls
 }
 
@@ -103,6 +110,11 @@ pub(super) fn loaded(
             sighted.project = Some(project.clone());
             loaded.project = project;
         }
+    }
+    if load.held_by.is_some() {
+        // The first of the two answers is that of the wait.
+        let (_, held) = (next(), next());
+        loaded.held = held.first().map(|row| rows::id(row, 0)).transpose()?;
     }
     Ok((loaded, sighted))
 }

@@ -299,7 +299,7 @@ fn id_or_none(row: &Row, column: usize) -> Result<Option<DeploymentId>, Fault> {
     Ok(uuid.map(|uuid| DeploymentId::from_bytes(uuid.into_bytes())))
 }
 
-fn instant(row: &Row, column: usize) -> Result<Timestamp, Fault> {
+pub(super) fn instant(row: &Row, column: usize) -> Result<Timestamp, Fault> {
     Timestamp::from_millisecond(get(row, column)?).map_err(|error| broken(column, error))
 }
 

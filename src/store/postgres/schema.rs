@@ -11,7 +11,11 @@ use tokio_postgres::Client;
 use super::fault::{Fault, told};
 use crate::{model::Pepper, store::StoreError};
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_projects_deployments_events.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_projects_deployments_events.sql"),
+    include_str!("migrations/0002_agents.sql"),
+    include_str!("migrations/0003_artifacts.sql"),
+];
 
 /// The schema's version that this program knows.
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;

@@ -112,6 +112,14 @@ statements! {
          WHERE k.project = (SELECT number FROM projects WHERE name = $1) AND k.key = $2"
     );
 
+    /// Has others wait that decide for the same holder, each on another project.
+    HolderTurn(TEXT) = "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))";
+    /// The name of the project stands behind the deployment's columns.
+    Held(TEXT) = concat!(
+        "SELECT ", deployment!(), ", p.name FROM deployments AS d JOIN projects AS p ON p.number = d.project \
+         WHERE d.state = 'running' AND d.worker = $1 LIMIT 1"
+    );
+
     UpdateProject(TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID) = "WITH written AS (\
         UPDATE projects SET revision = $3, waiting_count = $4, last_started_order = $5, last_started = $6, \
             preempted_count = $7, recent_runs = $8, last_outcome = $9 \
@@ -208,5 +216,79 @@ statements! {
     Claimable(INT8) =
         "SELECT p.name, d.id, d.spec FROM deployments AS d JOIN projects AS p ON p.number = d.project \
          WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number LIMIT $1";
+    /// Tells for how many of these projects the agent was known before, and for how many it was there.
+    AgentCame(TEXT, TEXT_ARRAY, TEXT_ARRAY, UUID, INT8, INT8) = "WITH \
+        over AS (DELETE FROM agent_calls WHERE project = ANY ($2) AND worker = $1 AND due_at <= now()), \
+        made AS (INSERT INTO agent_calls (project, worker, call, pipelines, came_at, due_at) \
+            SELECT o.project, $1, $4, o.pipelines, now(), now() + $5 * interval '1 millisecond' \
+            FROM unnest($2::text[], $3::text[]) AS o (project, pipelines)) \
+        SELECT count(DISTINCT project), \
+            count(DISTINCT project) FILTER (WHERE due_at + $6 * interval '1 millisecond' > now()) \
+        FROM agent_calls WHERE project = ANY ($2) AND worker = $1";
+    AgentLeft(TEXT, TEXT_ARRAY, UUID) = "UPDATE agent_calls SET due_at = now() \
+        WHERE project = ANY ($2) AND worker = $1 AND call = $3 AND due_at > now()";
+    ForgetAgents(INT8) = "DELETE FROM agent_calls WHERE (project, worker, call) IN \
+        (SELECT project, worker, call FROM agent_calls ORDER BY due_at DESC OFFSET $1)";
+    /// Each agent once, as its last call has it.
+    Agents(TEXT, INT8) = "SELECT worker, (array_agg(pipelines ORDER BY came_at DESC))[1], \
+            (extract(epoch FROM CASE WHEN max(due_at) > now() THEN max(came_at) ELSE max(due_at) END) * 1000)::bigint \
+                AS last_seen, \
+            max(due_at) > now(), \
+            greatest(0, extract(epoch FROM now() - max(due_at)) * 1000)::bigint AS gone \
+        FROM agent_calls WHERE project = $1 GROUP BY worker ORDER BY gone, last_seen DESC LIMIT $2";
+    /// As long as the transaction lasts nobody migrates.
+    HoldSchema() = "LOCK TABLE projects IN ROW SHARE MODE";
+    /// What one server does for all, if it was not done within so many milliseconds.
+    ClaimChore(TEXT, INT8) = "UPDATE chores SET done_at = now() \
+        WHERE name = $1 AND done_at <= now() - $2 * interval '1 millisecond' RETURNING name";
+
+    WantArtifact(TEXT) = "UPDATE artifacts SET wanted_at = now() WHERE sha256 = $1 AND is_whole RETURNING bytes";
+    ArtifactOffset(TEXT) = "SELECT bytes FROM artifacts WHERE sha256 = $1 AND NOT is_whole";
+    LockArtifact(TEXT) = "SELECT number, is_whole, bytes, coalesce(writer_until > now(), false) \
+        FROM artifacts WHERE sha256 = $1 FOR UPDATE";
+    UnfinishedCount() = "SELECT count(*) FROM artifacts WHERE NOT is_whole";
+    NewArtifact(TEXT, UUID, INT8) = "INSERT INTO artifacts (sha256, is_whole, bytes, wanted_at, writer, writer_until) \
+        VALUES ($1, false, 0, now(), $2, now() + $3 * interval '1 millisecond') ON CONFLICT (sha256) DO NOTHING \
+        RETURNING number";
+    TakeArtifact(INT8, UUID, INT8) = "UPDATE artifacts SET wanted_at = now(), writer = $2, \
+        writer_until = now() + $3 * interval '1 millisecond' WHERE number = $1 RETURNING number";
+    DropArtifact(INT8) = "DELETE FROM artifacts WHERE number = $1 AND NOT is_whole";
+    /// If it is still this writer's, and as long as it was.
+    AddPiece(INT8, UUID, INT8, BYTEA, INT8, INT4) = "WITH own AS (\
+        UPDATE artifacts SET bytes = bytes + octet_length($4), wanted_at = now(), \
+            writer_until = now() + $5 * interval '1 millisecond' \
+        WHERE number = $1 AND writer = $2 AND bytes = $3 AND (SELECT max(version) FROM migrations) = $6 \
+        RETURNING number) \
+        INSERT INTO artifact_pieces (artifact, start, content) SELECT number, $3, $4 FROM own RETURNING start";
+    HoldArtifact(INT8, UUID, INT8) = "UPDATE artifacts SET writer_until = now() + $3 * interval '1 millisecond' \
+        WHERE number = $1 AND writer = $2 RETURNING number";
+    LetGoOfArtifact(INT8, UUID) =
+        "UPDATE artifacts SET writer = NULL, writer_until = NULL WHERE number = $1 AND writer = $2";
+    FinishArtifact(INT8, UUID, INT8, INT4) = "UPDATE artifacts \
+        SET is_whole = true, wanted_at = now(), writer = NULL, writer_until = NULL \
+        WHERE number = $1 AND writer = $2 AND bytes = $3 AND (SELECT max(version) FROM migrations) = $4 \
+        RETURNING number";
+    ArtifactState(INT8) = "SELECT is_whole, writer, bytes FROM artifacts WHERE number = $1";
+    DiscardArtifact(INT8, UUID) = "DELETE FROM artifacts WHERE number = $1 AND writer = $2";
+    /// From the piece that holds this byte.
+    ReadArtifact(TEXT, INT8, INT4) = "SELECT substr(p.content, (($2 - p.start) + 1)::int, $3) \
+        FROM artifact_pieces AS p \
+        WHERE p.artifact = (SELECT number FROM artifacts WHERE sha256 = $1 AND is_whole) AND p.start <= $2 \
+        ORDER BY p.start DESC LIMIT 1";
+    ReadUnfinished(INT8, UUID, INT8, INT4) = "SELECT substr(p.content, (($3 - p.start) + 1)::int, $4) \
+        FROM artifact_pieces AS p \
+        WHERE p.artifact = (SELECT number FROM artifacts WHERE number = $1 AND writer = $2) AND p.start <= $3 \
+        ORDER BY p.start DESC LIMIT 1";
+    Artifacts() = "SELECT sha256, is_whole, bytes, \
+            greatest(0, extract(epoch FROM now() - wanted_at) * 1000)::bigint, \
+            (extract(epoch FROM wanted_at) * 1000000)::bigint \
+        FROM artifacts";
+    RemoveArtifact(TEXT, INT8) = "DELETE FROM artifacts \
+        WHERE sha256 = $1 AND (extract(epoch FROM wanted_at) * 1000000)::bigint = $2 \
+            AND coalesce(writer_until <= now(), true) RETURNING number";
+    SweepPieces() = "WITH swept AS (DELETE FROM artifact_pieces WHERE (artifact, start) IN \
+            (SELECT p.artifact, p.start FROM artifact_pieces AS p \
+                WHERE NOT EXISTS (SELECT FROM artifacts AS a WHERE a.number = p.artifact) LIMIT 64) \
+        RETURNING 1) SELECT count(*) FROM swept";
     Marks(UUID_ARRAY) = "SELECT id, revision, event_count FROM deployments WHERE id = ANY ($1)";
 }

@@ -77,9 +77,14 @@ impl Wakes {
 
     /// Has the other servers told of what was committed.
     pub(super) fn tell(&self, changes: &Changes) {
+        self.tell_hints(changes.hints());
+    }
+
+    /// Has the other servers told of this.
+    pub(super) fn tell_hints(&self, hints: impl IntoIterator<Item = Hint>) {
         let mut pending = self.pending();
         let before = pending.hints.len();
-        for hint in changes.hints() {
+        for hint in hints {
             pending.is_urgent |= !matches!(hint, Hint::Output(_));
             pending.hints.insert(hint);
         }
@@ -273,6 +278,7 @@ fn word(hint: Hint) -> String {
         Hint::History(id) => named('h', id),
         Hint::Output(id) => named('o', id),
         Hint::Work => "w".to_owned(),
+        Hint::Agents => "g".to_owned(),
         Hint::Anything => "a".to_owned(),
     }
 }
@@ -284,6 +290,7 @@ fn parse(word: &str) -> Option<Hint> {
         b'h' => id().map(Hint::History),
         b'o' => id().map(Hint::Output),
         b'w' => Some(Hint::Work),
+        b'g' => Some(Hint::Agents),
         _ => Some(Hint::Anything),
     }
 }
@@ -307,7 +314,7 @@ mod tests {
         let ids = (0..1000_u128).map(|number| DeploymentId::from_bytes(number.to_be_bytes()));
         let mut hints: HashSet<Hint> =
             ids.flat_map(|id| [Hint::State(id), Hint::History(id), Hint::Output(id)]).collect();
-        hints.extend([Hint::Work, Hint::Anything]);
+        hints.extend([Hint::Work, Hint::Agents, Hint::Anything]);
         let sent = payloads("0123456789abcdef0123456789abcdef", 7, hints.clone());
         assert!(sent.iter().all(|payload| payload.len() < 8000));
         let heard: Vec<Hint> =

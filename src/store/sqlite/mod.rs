@@ -25,9 +25,13 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use super::{
-    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
+    AgentCall, BoxFuture, Claimable, Decide, KnownAgent, ListQuery, Mark, OnCommit, Placed, ProjectState, Store,
+    StoreError, Watched, agents::Presence,
 };
-use crate::model::{Changes, Deployment, DeploymentId, Event, Load, Pepper, ProjectName};
+use crate::{
+    clock::Now,
+    model::{Changes, Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
+};
 
 pub use backup::{Progress, backup, restore};
 
@@ -40,6 +44,8 @@ pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
     pepper: Pepper,
+    /// Not in the file: agents ask again within seconds of a server's start.
+    presence: Presence,
     // Last, so that the file is free for another server only when nothing of this one touches it any more.
     _lock: Lock,
 }
@@ -56,7 +62,7 @@ impl SqliteStore {
         let pepper = open::pepper(&connection, &path)?;
         let writer = Writer::start(connection, &path, on_commit)?;
         let readers = Readers::start(&path)?;
-        Ok(SqliteStore { writer, readers, pepper, _lock: lock })
+        Ok(SqliteStore { writer, readers, pepper, presence: Presence::default(), _lock: lock })
     }
 
     /// Finishes what is queued, moves everything into the one file and waits for the threads. Whoever asks afterwards
@@ -117,6 +123,25 @@ impl Store for SqliteStore {
 
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {
         Box::pin(self.readers.read(move |db| reads::marks(db, &ids)))
+    }
+
+    fn held(&self, holder: String) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::held(db, &holder)))
+    }
+
+    fn agent_came(&self, call: AgentCall, now: Now) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.presence.came(&call, now);
+            Ok(())
+        })
+    }
+
+    fn agent_left(&self, call: AgentCall, now: Now) {
+        self.presence.left(&call, now);
+    }
+
+    fn agents(&self, project: ProjectName, now: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>> {
+        Box::pin(async move { Ok(self.presence.of(&project, now)) })
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {

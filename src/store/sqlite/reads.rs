@@ -83,6 +83,15 @@ pub(super) const CLAIMABLE: &str = "SELECT p.name, d.id, d.spec FROM deployments
      JOIN projects AS p ON p.number = d.project \
      WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number LIMIT ?1";
 
+// Walks all that hold a slot, as the reaper does each second; an index would make every claim and end dearer.
+pub(super) const HELD: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    ", p.name FROM deployments AS d INDEXED BY deployments_holding JOIN projects AS p ON p.number = d.project WHERE ",
+    holding!(),
+    " AND d.state = 'running' AND d.worker = ?1"
+);
+
 pub(super) const MARK: &str = "SELECT revision, event_count FROM deployments WHERE id = ?1";
 
 type Read<T> = rusqlite::Result<T>;
@@ -218,6 +227,16 @@ pub(super) fn marks(db: &Connection, ids: &[DeploymentId]) -> Read<Vec<(Deployme
     Ok(marks)
 }
 
+/// What runs under a lease of this holder.
+pub(super) fn held(db: &Connection, holder: &str) -> Read<Option<Deployment>> {
+    db.prepare_cached(HELD)?
+        .query_row([holder], |row| {
+            let project = rows::name_at(row, DEPLOYMENT_COLUMN_COUNT)?;
+            rows::deployment(row, &project)
+        })
+        .optional()
+}
+
 fn number_of(db: &Connection, project: &ProjectName) -> Read<Option<i64>> {
     let mut statement = db.prepare_cached("SELECT number FROM projects WHERE name = ?1")?;
     statement.query_row([project.as_str()], |row| row.get(0)).optional()
@@ -269,6 +288,7 @@ mod tests {
             ("holders", ALL_HOLDERS, "SCAN d USING INDEX deployments_holding"),
             ("waiting", ALL_WAITING, "SCAN d USING INDEX deployments_waiting"),
             ("claimable", CLAIMABLE, "SEARCH d USING INDEX deployments_claimable (state=?)"),
+            ("held", HELD, "SCAN d USING INDEX deployments_holding"),
             ("mark", MARK, "SEARCH deployments USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
             ("trim", record::TRIM, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
         ];

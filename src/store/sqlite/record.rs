@@ -46,6 +46,7 @@ pub(super) struct Recorder<'c> {
     ticket: Statement<'c>,
     by_id: Statement<'c>,
     keyed: Statement<'c>,
+    held: Statement<'c>,
     insert_project: Statement<'c>,
     update_project: Statement<'c>,
     insert_deployment: Statement<'c>,
@@ -84,6 +85,7 @@ impl<'c> Recorder<'c> {
             ticket: db.prepare(TICKET)?,
             by_id: db.prepare(reads::BY_ID)?,
             keyed: db.prepare(KEYED)?,
+            held: db.prepare(reads::HELD)?,
             insert_project: db.prepare(rows::INSERT_PROJECT)?,
             update_project: db.prepare(rows::UPDATE_PROJECT)?,
             insert_deployment: db.prepare(rows::INSERT_DEPLOYMENT)?,
@@ -100,6 +102,9 @@ impl<'c> Recorder<'c> {
     pub(super) fn load(&mut self, name: &ProjectName, load: &Load) -> rusqlite::Result<(Loaded, Located)> {
         let mut loaded = Loaded::nothing(name);
         let mut located = Located { counted: load.line != LineLoad::None, ..Located::default() };
+        if let Some(holder) = &load.held_by {
+            loaded.held = self.held.query_row([holder], |row| rows::required_id_at(row, 1)).optional()?;
+        }
         if located.counted {
             let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, rows::project(row, name)?));
             if let Some((number, project)) = self.project.query_row([name.as_str()], read).optional()? {

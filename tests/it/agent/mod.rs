@@ -3,6 +3,7 @@
 mod apart;
 mod claims;
 mod ends;
+mod replicas;
 mod runs;
 
 use std::{

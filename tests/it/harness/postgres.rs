@@ -240,6 +240,11 @@ impl Cluster {
         self.fresh("TEMPLATE template_singletrack").await
     }
 
+    /// The URL of a fresh database, which has our schema already.
+    pub async fn store(&self) -> String {
+        self.url(&self.database().await)
+    }
+
     /// The name of a fresh database with nothing in it.
     pub async fn empty_database(&self) -> String {
         self.fresh("").await

@@ -1,4 +1,4 @@
-//! A network between a worker and its server that can be cut: nothing passes then, and nobody is told so.
+//! A network between a worker and its servers that can be cut: nothing passes then, and nobody is told so.
 
 use std::thread;
 
@@ -17,7 +17,12 @@ pub struct Network {
 impl Network {
     /// A way to the server at this address, on a thread of its own: tests block theirs.
     pub fn to(base: &str) -> Self {
-        let target = base.strip_prefix("http://").unwrap().to_owned();
+        Self::to_first_of(&[base])
+    }
+
+    /// A way to several servers: each connection leads to the first of them that takes it.
+    pub fn to_first_of(bases: &[&str]) -> Self {
+        let targets: Vec<_> = bases.iter().map(|base| base.strip_prefix("http://").unwrap().to_owned()).collect();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -27,7 +32,7 @@ impl Network {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(TcpListener::from_std(listener).unwrap(), target, state) => {}
+                    () = serve(TcpListener::from_std(listener).unwrap(), targets, state) => {}
                     // An error: the test's end of it is gone.
                     _ = gone.wait_for(|_| false) => {}
                 }
@@ -47,12 +52,12 @@ impl Network {
     }
 }
 
-async fn serve(listener: TcpListener, target: String, is_whole: watch::Receiver<bool>) {
+async fn serve(listener: TcpListener, targets: Vec<String>, is_whole: watch::Receiver<bool>) {
     loop {
         let (near, _) = listener.accept().await.unwrap();
-        let (target, is_whole) = (target.clone(), is_whole.clone());
+        let (targets, is_whole) = (targets.clone(), is_whole.clone());
         tokio::spawn(async move {
-            let Ok(far) = TcpStream::connect(target).await else { return };
+            let Some(far) = connect(&targets).await else { return };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
             // Once one way has ended the other has nothing to answer.
             tokio::select! {
@@ -61,6 +66,15 @@ async fn serve(listener: TcpListener, target: String, is_whole: watch::Receiver<
             }
         });
     }
+}
+
+async fn connect(targets: &[String]) -> Option<TcpStream> {
+    for target in targets {
+        if let Ok(connection) = TcpStream::connect(target).await {
+            return Some(connection);
+        }
+    }
+    None
 }
 
 async fn pass(

@@ -1,4 +1,4 @@
-//! Where a server keeps artifacts: a file each, named by its content, that appears whole or not at all.
+//! Artifacts in a directory: a file each, named by its content, that appears whole or not at all.
 //!
 //! What was uploaded of an artifact stays when the connection is cut, so that the client goes on where it was. A file's
 //! time of change tells when it was last wanted.
@@ -7,15 +7,15 @@ use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
 use sha2::{Digest as _, Sha256};
-use thiserror::Error;
 
-use super::Digest;
+use super::{Begun, UploadError};
+use crate::artifact::Digest;
 
 /// The ending of the name of what is not whole yet.
 const PARTIAL: &str = ".part";
@@ -24,76 +24,41 @@ const PARTIAL_LIMIT: usize = 256;
 
 /// Artifacts in a directory.
 #[derive(Clone, Debug)]
-pub struct Depot {
+pub(super) struct Folder {
     dir: PathBuf,
     uploading: Arc<Mutex<HashSet<Digest>>>,
 }
 
-/// How an upload begins.
-#[derive(Debug)]
-pub enum Begun {
-    /// It is there already.
-    Whole,
-    /// It may go on.
-    Upload(Box<Upload>),
-}
-
-/// Why an upload does not begin, or go on.
-#[derive(Debug, Error)]
-pub enum UploadError {
-    /// Another is writing it at this moment.
-    #[error("the artifact is being uploaded at this moment")]
-    Busy,
-    /// It begins elsewhere than where the last one ended.
-    #[error("the upload goes on at byte {offset}")]
-    Offset {
-        /// Where it goes on.
-        offset: u64,
-    },
-    /// The bytes are those of another artifact; they are gone.
-    #[error("the content has another SHA-256: {found}")]
-    Mismatch {
-        /// Of which.
-        found: Digest,
-    },
-    /// Too many artifacts are there in part.
-    #[error("more than {PARTIAL_LIMIT} uploads are unfinished")]
-    TooMany,
-    /// The disk.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
 /// One artifact on its way in. It is the only one of its name until it is dropped; what it has written stays.
 #[derive(Debug)]
-pub struct Upload {
+pub(super) struct Upload {
     claim: Claim,
     file: File,
     hasher: Sha256,
     length: u64,
 }
 
-/// A file of the depot.
+/// A file of the folder.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub(super) struct Kept {
     /// Which artifact.
-    pub digest: Digest,
+    pub(super) digest: Digest,
     /// Whether it is whole.
-    pub is_whole: bool,
+    pub(super) is_whole: bool,
     /// How large it is.
-    pub bytes: u64,
+    pub(super) bytes: u64,
     /// When it was last wanted, or written to.
-    pub wanted_at: SystemTime,
+    pub(super) wanted_at: SystemTime,
 }
 
-impl Depot {
-    /// The depot below this work directory. It is made with the first upload.
-    pub fn below(work_dir: &Path) -> Self {
-        Depot { dir: work_dir.join("artifacts"), uploading: Arc::default() }
+impl Folder {
+    /// The folder with this path. It is made with the first upload.
+    pub(super) fn at(dir: PathBuf) -> Self {
+        Folder { dir, uploading: Arc::default() }
     }
 
     /// Where an artifact is, or would be.
-    pub fn path(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.as_str())
     }
 
@@ -109,7 +74,7 @@ impl Depot {
     ///
     /// # Errors
     /// The disk.
-    pub fn want(&self, digest: &Digest) -> io::Result<Option<u64>> {
+    pub(super) fn want(&self, digest: &Digest) -> io::Result<Option<u64>> {
         // Under the lock, so that it is not removed as unwanted at the same moment.
         let _lock = self.uploading();
         let file = match OpenOptions::new().append(true).open(self.path(digest)) {
@@ -125,7 +90,7 @@ impl Depot {
     ///
     /// # Errors
     /// The disk.
-    pub fn offset(&self, digest: &Digest) -> io::Result<u64> {
+    pub(super) fn offset(&self, digest: &Digest) -> io::Result<u64> {
         match fs::metadata(self.partial(digest)) {
             Ok(found) => Ok(found.len()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
@@ -137,7 +102,7 @@ impl Depot {
     ///
     /// # Errors
     /// The disk.
-    pub fn open(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+    pub(super) fn open(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
         match File::open(self.path(digest)) {
             Ok(file) => {
                 let bytes = file.metadata()?.len();
@@ -152,7 +117,7 @@ impl Depot {
     ///
     /// # Errors
     /// It may not begin, or not there.
-    pub fn begin(&self, digest: &Digest, start: Option<u64>) -> Result<Begun, UploadError> {
+    pub(super) fn begin(&self, digest: &Digest, start: Option<u64>) -> Result<Begun<Upload>, UploadError> {
         if self.want(digest)?.is_some() {
             return Ok(Begun::Whole);
         }
@@ -160,7 +125,7 @@ impl Depot {
             return Err(UploadError::Busy);
         }
         // From here on the lock is released however this ends.
-        let claim = Claim { depot: self.clone(), digest: digest.clone() };
+        let claim = Claim { folder: self.clone(), digest: digest.clone() };
         // It may have become whole in between.
         if self.want(digest)?.is_some() {
             return Ok(Begun::Whole);
@@ -189,14 +154,14 @@ impl Depot {
                 }
             }
         }
-        Ok(Begun::Upload(Box::new(Upload { claim, file, hasher, length })))
+        Ok(Begun::Upload(Upload { claim, file, hasher, length }))
     }
 
     /// Everything that is there.
     ///
     /// # Errors
     /// The disk.
-    pub fn kept(&self) -> io::Result<Vec<Kept>> {
+    pub(super) fn kept(&self) -> io::Result<Vec<Kept>> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -215,11 +180,11 @@ impl Depot {
         Ok(kept)
     }
 
-    /// Removes a file of the depot, unless it was wanted since `seen`, or is being written.
+    /// Removes a file of the folder, unless it was wanted since `seen`, or is being written.
     ///
     /// # Errors
     /// The disk.
-    pub fn remove(&self, seen: &Kept) -> io::Result<bool> {
+    pub(super) fn remove(&self, seen: &Kept) -> io::Result<bool> {
         let uploading = self.uploading();
         let path = if seen.is_whole { self.path(&seen.digest) } else { self.partial(&seen.digest) };
         let found = match fs::metadata(&path) {
@@ -238,19 +203,19 @@ impl Depot {
 /// Keeps others from writing an artifact.
 #[derive(Debug)]
 struct Claim {
-    depot: Depot,
+    folder: Folder,
     digest: Digest,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.depot.uploading().remove(&self.digest);
+        self.folder.uploading().remove(&self.digest);
     }
 }
 
 impl Upload {
     /// How many bytes there are.
-    pub fn length(&self) -> u64 {
+    pub(super) fn length(&self) -> u64 {
         self.length
     }
 
@@ -258,7 +223,7 @@ impl Upload {
     ///
     /// # Errors
     /// The disk. What has been added is kept, unless the disk is full: then it is given up, since others need the room.
-    pub fn add(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
+    pub(super) fn add(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
         if let Err(error) = self.file.write_all(bytes) {
             if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
                 self.discard()?;
@@ -277,7 +242,7 @@ impl Upload {
     ///
     /// # Errors
     /// The content is another's, and is gone; or the disk.
-    pub fn finish(self) -> Result<u64, UploadError> {
+    pub(super) fn finish(self) -> Result<u64, UploadError> {
         let found = Digest::of(self.hasher.clone());
         if found != self.claim.digest {
             self.discard()?;
@@ -285,8 +250,8 @@ impl Upload {
         }
         self.file.sync_all()?;
         self.file.set_modified(SystemTime::now())?;
-        fs::rename(self.claim.depot.partial(&self.claim.digest), self.claim.depot.path(&self.claim.digest))?;
-        File::open(&self.claim.depot.dir)?.sync_all()?;
+        fs::rename(self.claim.folder.partial(&self.claim.digest), self.claim.folder.path(&self.claim.digest))?;
+        File::open(&self.claim.folder.dir)?.sync_all()?;
         Ok(self.length)
     }
 
@@ -294,7 +259,7 @@ impl Upload {
     ///
     /// # Errors
     /// The disk.
-    pub fn discard(&self) -> io::Result<()> {
-        fs::remove_file(self.claim.depot.partial(&self.claim.digest))
+    pub(super) fn discard(&self) -> io::Result<()> {
+        fs::remove_file(self.claim.folder.partial(&self.claim.digest))
     }
 }

@@ -1,0 +1,105 @@
+//! Artifacts in the store, where several servers share it: what one of them took, all of them have.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{BoxFuture, StoreError};
+use crate::artifact::Digest;
+
+/// How long whoever writes an artifact may be silent before another may go on with it: after a server was killed, its
+/// clients wait so long.
+pub const WRITER_LEASE: Duration = Duration::from_secs(15);
+/// How many artifacts may be there in part: each is a client that was cut off, or is uploading.
+pub const UNFINISHED_LIMIT: u64 = 256;
+
+/// How an upload begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// It is there already.
+    Whole,
+    /// Another is writing it at this moment.
+    Busy,
+    /// It goes on elsewhere than it was to begin.
+    Offset(u64),
+    /// Too many are there in part.
+    TooMany,
+    /// It may go on.
+    Go(Writing),
+}
+
+/// The right to write an artifact. Whoever takes it over ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writing {
+    /// The artifact's number.
+    pub artifact: i64,
+    /// Tells its writer from all others.
+    pub writer: Uuid,
+    /// How much is there.
+    pub length: u64,
+}
+
+/// An artifact of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredArtifact {
+    /// Which.
+    pub digest: Digest,
+    /// Whether it is whole.
+    pub is_whole: bool,
+    /// How large it is.
+    pub bytes: u64,
+    /// How long ago it was last wanted, or written to.
+    pub unwanted_for: Duration,
+    /// Tells whether it was wanted since.
+    pub mark: i64,
+}
+
+/// What a store of several servers keeps of artifacts. Times are the store's own.
+pub trait SharedArtifacts: Send + Sync {
+    /// How large an artifact is, if it is there whole; it is wanted from now on.
+    fn want(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, StoreError>>;
+
+    /// How much of an artifact is there that is not whole.
+    fn offset(&self, digest: Digest) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Begins an upload at `start`, or anew.
+    fn begin(&self, digest: Digest, writer: Uuid, start: Option<u64>) -> BoxFuture<'_, Result<Begin, StoreError>>;
+
+    /// Adds a piece behind what is there. `false`: another one writes it by now.
+    fn add(&self, writing: Writing, piece: Vec<u8>) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Goes on holding it. `false`: another one writes it by now.
+    fn hold(&self, writing: Writing) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Lets another go on with it. Must not block.
+    fn let_go(&self, writing: Writing);
+
+    /// From here on the artifact is there, for everyone. `false`: another one writes it by now.
+    fn finish(&self, writing: Writing) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Removes what was uploaded.
+    fn discard(&self, writing: Writing) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// At most `limit` bytes of a whole artifact from `start` on; at least one, or nothing where there is none.
+    fn read(&self, digest: Digest, start: u64, limit: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>>;
+
+    /// The same of one that is being written.
+    fn read_unfinished(
+        &self,
+        writing: Writing,
+        start: u64,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>>;
+
+    /// Everything that is there.
+    fn kept(&self) -> BoxFuture<'_, Result<Vec<StoredArtifact>, StoreError>>;
+
+    /// Removes an artifact, unless it was wanted since it was seen, or is being written.
+    fn remove(&self, seen: StoredArtifact) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Frees the room of what was removed.
+    fn sweep(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Whether it is this server's turn to look for what may go: one does so for all, each `pause`.
+    fn is_retention_due(&self, pause: Duration) -> BoxFuture<'_, Result<bool, StoreError>>;
+}

@@ -1,0 +1,69 @@
+//! Agents' calls for work, which all servers of the database see alike.
+
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{
+    fault::Fault,
+    rows,
+    session::{Session, call},
+    statements::Sql,
+};
+use crate::{
+    model::ProjectName,
+    store::{
+        AgentCall, KnownAgent,
+        agents::{ABSENCE_LIMIT, KNOWN_LIMIT, REMEMBERED_LIMIT},
+        columns::millis,
+    },
+};
+
+/// Notes a call. Answers whether its agent was not there before, for some of its projects.
+pub(super) async fn came(session: &mut Session, agent: &AgentCall) -> Result<bool, Fault> {
+    let offers = agent.offers.iter().map(|(project, pipelines)| {
+        let pipelines = serde_json::to_string(pipelines).map_err(|_| Fault::Mistaken("an offer has no JSON form"))?;
+        Ok((project.as_str().to_owned(), pipelines))
+    });
+    let (projects, pipelines): (Vec<_>, Vec<_>) = offers.collect::<Result<Vec<_>, Fault>>()?.into_iter().unzip();
+    let count = i64::try_from(projects.len()).unwrap_or(i64::MAX);
+    let noted = session
+        .ask(call!(
+            Sql::AgentCame,
+            agent.worker.clone(),
+            projects,
+            pipelines,
+            agent.id,
+            rows::signed(millis(agent.window))?,
+            rows::signed(millis(ABSENCE_LIMIT))?,
+        ))
+        .await?;
+    let row = noted.first().ok_or(Fault::Mistaken("the database tells nothing of an agent"))?;
+    let (known_count, near_count): (i64, i64) = (rows::get(row, 0)?, rows::get(row, 1)?);
+    if known_count < count {
+        // Only newcomers make the table grow.
+        let limit = i64::try_from(REMEMBERED_LIMIT).unwrap_or(i64::MAX);
+        session.ask(call!(Sql::ForgetAgents, limit)).await?;
+    }
+    Ok(near_count < count)
+}
+
+/// Notes that a call ended.
+pub(super) async fn left(session: &mut Session, worker: String, projects: Vec<String>, id: Uuid) -> Result<(), Fault> {
+    session.ask(call!(Sql::AgentLeft, worker, projects, id)).await.map(|_| ())
+}
+
+/// A project's agents, those that were heard of last first.
+pub(super) async fn of(session: &mut Session, project: &ProjectName) -> Result<Vec<KnownAgent>, Fault> {
+    let limit = i64::try_from(KNOWN_LIMIT).unwrap_or(i64::MAX);
+    let found = session.ask(call!(Sql::Agents, project.as_str().to_owned(), limit)).await?;
+    let known = |row: &Row| {
+        Ok(KnownAgent {
+            worker: rows::get(row, 0)?,
+            pipelines: rows::json(row, 1)?,
+            last_seen_at: rows::instant(row, 2)?,
+            is_parked: rows::get(row, 3)?,
+            gone_for: std::time::Duration::from_millis(rows::number(row, 4)?),
+        })
+    };
+    found.iter().map(known).collect()
+}
