@@ -6,7 +6,11 @@ use std::{path::Path, process::Command};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use crate::harness::{Place, TestServer, postgres::Cluster, proxy::Network};
+use crate::harness::{
+    Place, TestServer,
+    postgres::{Cluster, TRUSTED},
+    proxy::Network,
+};
 
 /// How many servers there are.
 pub const REPLICA_COUNT: usize = 3;
@@ -98,7 +102,7 @@ impl Ground {
 
     /// Each server behind two proxies.
     pub async fn behind_proxies() -> Ground {
-        let cluster = Cluster::start_on_tcp(SAFE, "host all all 127.0.0.1/32 trust");
+        let cluster = Cluster::start_on_tcp(SAFE, TRUSTED);
         let (directory, database) = (tempfile::tempdir().unwrap(), cluster.database().await);
         let config = config(directory.path());
         let replica = |_| {

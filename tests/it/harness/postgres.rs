@@ -25,13 +25,19 @@ use crate::store_trial::deaf;
 /// Who owns the databases.
 const USER: &str = "singletrack";
 
+/// Who may come over TCP: whoever is on this machine.
+pub const TRUSTED: &str = "host all all 127.0.0.1/32 trust\nhost all all ::1/128 trust";
+
 /// Speeds up what nobody means to crash.
 pub const UNSAFE: &[&str] = &["fsync=off", "full_page_writes=off"];
 
 /// Watches the pipe from the test's process: when that ends, by whatever means, so does the database.
 const KEEPER: &str = r#"
-"$1"/initdb --no-sync --auth=trust --username="$3" --encoding=UTF8 --locale=C "$2/data" >"$2/initdb.log" 2>&1 ||
-    { cat "$2/initdb.log" >&2; exit 1; }
+if [ -n "$PRIMARY" ]; then
+    "$1"/pg_basebackup --no-sync --checkpoint=fast --write-recovery-conf --dbname="$PRIMARY" --pgdata="$2/data"
+else
+    "$1"/initdb --no-sync --auth=trust --username="$3" --encoding=UTF8 --locale=C "$2/data"
+fi >"$2/made.log" 2>&1 || { cat "$2/made.log" >&2; exit 1; }
 start() { "$bin"/postgres -D "$dir/data" -k "$dir" "$@" 0<&- & server=$!; }
 bin=$1 dir=$2
 shift 3
@@ -85,7 +91,18 @@ impl Cluster {
     /// Starts one with these settings, on a socket only.
     pub fn start(settings: &[&str]) -> Cluster {
         let settings = [&["listen_addresses="], settings].concat();
-        Cluster::start_in(&directory(), &settings, None)
+        Cluster::start_in(&directory(), &settings, None, "")
+    }
+
+    /// Starts one that follows this one, as a hot standby. Both listen on TCP.
+    pub fn standby(&self) -> Cluster {
+        Cluster::listen_in(&directory(), &[], TRUSTED, &self.url("postgres"))
+    }
+
+    /// Makes a standby the primary. Answers when it can be written to.
+    pub async fn promote(&self) {
+        self.client("postgres").await.query("SELECT pg_promote()", &[]).await.unwrap();
+        self.ready();
     }
 
     /// Starts one that listens on all addresses of its network, too, where these lines of `pg_hba.conf` say who may come.
@@ -95,16 +112,21 @@ impl Cluster {
 
     /// The same in a directory that [`directory`] made and that holds what the settings name.
     pub fn start_on_tcp_in(directory: &Path, settings: &[&str], who: &str) -> Cluster {
+        Cluster::listen_in(directory, settings, who, "")
+    }
+
+    fn listen_in(directory: &Path, settings: &[&str], who: &str, primary: &str) -> Cluster {
         let tcp = Tcp::reserve();
         let rules = directory.join("who.conf");
         fs::write(&rules, format!("local all all trust\nlocal replication all trust\n{who}\n")).unwrap();
         give(&rules);
         let (port, rules) = (format!("port={}", tcp.port), format!("hba_file={}", rules.display()));
         let settings = [&["listen_addresses=*", port.as_str(), rules.as_str()], settings].concat();
-        Cluster::start_in(directory, &settings, Some(tcp))
+        Cluster::start_in(directory, &settings, Some(tcp), primary)
     }
 
-    fn start_in(directory: &Path, settings: &[&str], tcp: Option<Tcp>) -> Cluster {
+    /// Starts one that is made anew, or as a copy of the primary at this URL.
+    fn start_in(directory: &Path, settings: &[&str], tcp: Option<Tcp>, primary: &str) -> Cluster {
         let binaries = binaries();
         let directory = directory.to_path_buf();
         let mut command = Command::new("sh");
@@ -113,7 +135,8 @@ impl Cluster {
             .arg(binaries)
             .arg(&directory)
             .arg(USER)
-            .args(["-c", "max_connections=400"]);
+            .args(["-c", "max_connections=400"])
+            .env("PRIMARY", primary);
         settings.iter().for_each(|setting| _ = command.args(["-c", setting]));
         // A signal to the tests' group, such as Ctrl-C, must not keep it from cleaning up.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -130,7 +153,8 @@ impl Cluster {
                 if let Some(copy) = &mut copy {
                     let _ = writeln!(copy, "{line}");
                 }
-                if line.contains("database system is ready to accept connections") {
+                // A standby says "read-only connections", and the other when it is promoted.
+                if line.contains("database system is ready to accept") {
                     let _ = tell.send(());
                 }
             }
@@ -168,6 +192,11 @@ impl Cluster {
         writeln!(orders, "{signal}").unwrap();
         orders.flush().unwrap();
         self.ready();
+    }
+
+    /// The directory of its socket.
+    pub fn place(&self) -> &Path {
+        &self.directory
     }
 
     /// The URL of one of its databases.
@@ -267,7 +296,7 @@ pub fn binaries() -> PathBuf {
 }
 
 /// Who runs the databases where we are root, whom PostgreSQL refuses.
-fn owner() -> Option<(u32, u32)> {
+pub fn owner() -> Option<(u32, u32)> {
     rustix::process::getuid().is_root().then(unprivileged)
 }
 
