@@ -14,7 +14,7 @@ mod run;
 mod store;
 
 pub use run::{Fence, FenceCheck, Protect, Run, RunWhenHeld};
-pub use store::{Backup, Restore, Store};
+pub use store::{Backup, Restore, Store, StoreCopy};
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -8,6 +8,7 @@
 mod agents;
 pub mod artifacts;
 mod columns;
+mod copy;
 pub mod memory;
 pub mod postgres;
 pub mod sqlite;
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 pub use agents::{ABSENCE_LIMIT, AgentCall, KnownAgent};
 pub use artifacts::SharedArtifacts;
+pub use copy::Progress;
 
 use crate::{
     clock::Now,

@@ -13,6 +13,7 @@ mod artifacts;
 mod connect;
 mod durability;
 mod fault;
+mod import;
 mod reads;
 mod record;
 mod rows;
@@ -38,6 +39,8 @@ use crate::{
     config::PostgresUrl,
     model::{Deployment, DeploymentId, Event, Hint, Load, Pepper, ProjectName},
 };
+
+pub use import::Import;
 
 use connect::{Connector, Sessions};
 use fault::Fault;

@@ -11,6 +11,7 @@
 
 mod backup;
 mod ballast;
+mod export;
 mod fault;
 mod lock;
 mod open;
@@ -34,6 +35,7 @@ use crate::{
 };
 
 pub use backup::{Progress, backup, restore};
+pub use export::Export;
 
 use lock::Lock;
 use readers::Readers;
