@@ -77,11 +77,8 @@ fn usage(id: u32) -> Usage {
 
 fn children(id: u32) -> Vec<u32> {
     let path = format!("/proc/{id}/task/{id}/children");
-    let direct: Vec<u32> = std::fs::read_to_string(path)
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|id| id.parse().ok())
-        .collect();
+    let direct: Vec<u32> =
+        std::fs::read_to_string(path).unwrap_or_default().split_whitespace().filter_map(|id| id.parse().ok()).collect();
     let deeper: Vec<u32> = direct.iter().flat_map(|id| children(*id)).collect();
     direct.into_iter().chain(deeper).collect()
 }

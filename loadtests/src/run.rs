@@ -1,7 +1,5 @@
 //! What every scenario needs to know about its run.
 
-use std::time::Duration;
-
 use indicatif::ProgressBar;
 
 use crate::server::Recipe;
