@@ -1,21 +1,13 @@
-//! What all that keeps slots can do, seen from one client: so that Singletrack and its peers meet the same load.
-
-use std::pin::Pin;
+//! Singletrack's clients, as scenarios drive them.
 
 use anyhow::{Context as _, Result};
 use singletrack::api::{Accepted, LEASE_HEADER};
 
-use crate::{http::Http, server::Server};
-
-pub type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
-
-/// One client of something that keeps slots.
-pub trait Locker: Send {
-    /// Takes a slot that is free.
-    fn take<'a>(&'a mut self, slot: &'a str) -> Work<'a, ()>;
-    /// Gives back what it took.
-    fn give<'a>(&'a mut self, slot: &'a str) -> Work<'a, ()>;
-}
+use crate::{
+    http::Http,
+    server::Server,
+    subject::{Locker, Work},
+};
 
 /// A client that submits and finishes, over the lean HTTP client.
 pub struct Raw {

@@ -6,11 +6,14 @@
 mod disk;
 mod http;
 mod locker;
+mod peer;
+mod postgres;
 mod process;
 mod report;
 mod run;
 mod scenario;
 mod server;
+mod subject;
 
 use std::{path::PathBuf, process::ExitCode};
 

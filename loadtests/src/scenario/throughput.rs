@@ -6,11 +6,12 @@ use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
 
 use crate::{
-    locker::{Locker, Raw},
+    locker::Raw,
     process::Process,
     report::{Outcome, Times},
     run::Run,
     server::Server,
+    subject::Locker,
 };
 
 /// How many slots each client goes round.
