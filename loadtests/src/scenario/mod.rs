@@ -1,3 +1,4 @@
 //! The scenarios.
 
+pub mod contention;
 pub mod throughput;
