@@ -95,6 +95,25 @@ pub fn recorded_overlaps(history: &[Deployment], tokens: &HashMap<DeploymentId, 
         .collect()
 }
 
+/// The same by the record's times alone, for those whose tokens nobody saw; these are rounded to milliseconds.
+pub fn recorded_times_overlap(history: &[Deployment]) -> Vec<String> {
+    let mut spans: Vec<_> = history
+        .iter()
+        .filter_map(|deployment| Some((deployment.started_at?, deployment.ended_at?, deployment.id)))
+        .collect();
+    spans.sort_unstable_by_key(|(started_at, ended_at, _)| (*started_at, *ended_at));
+    let pairs = spans.windows(2).filter(|pair| pair[1].0 < pair[0].1);
+    pairs.map(|pair| format!("{} began before {} had ended", pair[1].2, pair[0].2)).collect()
+}
+
+/// Deployments that began before one with an older ticket, by the record's times alone.
+pub fn started_out_of_order(history: &[Deployment]) -> Vec<String> {
+    let started: Vec<_> =
+        history.iter().filter_map(|deployment| Some((deployment.started_at?, deployment.id))).collect();
+    let pairs = started.windows(2).filter(|pair| pair[1].0 < pair[0].0);
+    pairs.map(|pair| format!("{} began before {}, which had the older ticket", pair[1].1, pair[0].1)).collect()
+}
+
 /// Ends that a client was told are recorded, and are not.
 pub fn lost(history: &[Deployment], acknowledged: &BTreeMap<DeploymentId, Status>) -> Vec<String> {
     let recorded: HashMap<_, _> = history.iter().map(|deployment| (deployment.id, deployment.status)).collect();
@@ -208,6 +227,20 @@ mod tests {
         let tokens = |first, second| HashMap::from([(id(1), revision(first)), (id(2), revision(second))]);
         assert!(recorded_overlaps(&history, &tokens(2, 4)).is_empty());
         assert_eq!(recorded_overlaps(&history, &tokens(2, 3)).len(), 1);
+    }
+
+    #[test]
+    fn an_overlap_in_the_recorded_times_is_found() {
+        let at = |number, from: &str, to: &str| {
+            let mut deployment = deployment(number, "SUCCEEDED", 3, None);
+            let time = |text: &str| format!("2026-01-01T00:00:{text}Z").parse().expect("a test's time");
+            (deployment.started_at, deployment.ended_at) = (Some(time(from)), Some(time(to)));
+            deployment
+        };
+        assert!(recorded_times_overlap(&[at(1, "01.000", "02.000"), at(2, "02.000", "03.000")]).is_empty());
+        assert!(started_out_of_order(&[at(1, "01.000", "02.000"), at(2, "02.000", "03.000")]).is_empty());
+        assert_eq!(started_out_of_order(&[at(1, "02.000", "03.000"), at(2, "01.000", "02.000")]).len(), 1);
+        assert_eq!(recorded_times_overlap(&[at(2, "01.999", "03.000"), at(1, "01.000", "02.000")]).len(), 1);
     }
 
     #[test]

@@ -15,8 +15,10 @@ mod racer;
 mod report;
 mod run;
 mod scenario;
+mod seed;
 mod server;
 mod singletrack;
+mod stream;
 mod subject;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -58,8 +60,17 @@ struct Args {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Scenario {
     All,
+    Small,
     Throughput,
     Contention,
+    CancelWar,
+    Wrapper,
+    FanOut,
+    EndToEnd,
+    Logs,
+    Growth,
+    Restart,
+    DeadWaiters,
 }
 
 impl Scenario {
@@ -74,8 +85,17 @@ impl Scenario {
     async fn run(self, run: &Run) -> Result<()> {
         match self {
             Scenario::All => Ok(()),
+            Scenario::Small => scenario::small::run(run).await,
             Scenario::Throughput => scenario::throughput::run(run).await,
             Scenario::Contention => scenario::contention::run(run).await,
+            Scenario::CancelWar => scenario::cancel_war::run(run).await,
+            Scenario::Wrapper => scenario::wrapper::run(run).await,
+            Scenario::FanOut => scenario::fan_out::run(run).await,
+            Scenario::EndToEnd => scenario::end_to_end::run(run).await,
+            Scenario::Logs => scenario::logs::run(run).await,
+            Scenario::Growth => scenario::growth::run(run).await,
+            Scenario::Restart => scenario::restart::run(run).await,
+            Scenario::DeadWaiters => scenario::dead_waiters::run(run).await,
         }
     }
 }

@@ -135,6 +135,15 @@ impl Server {
         usage(&self.processes())
     }
 
+    /// How much of its own memory is resident, its program included; without its database.
+    pub fn resident(&self) -> Result<u64> {
+        let id = self.process.as_ref().context("the server runs")?.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let kib =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kib.context("the kernel tells it")? * 1024)
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
