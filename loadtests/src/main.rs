@@ -1,90 +1,137 @@
-//! Load tests on the real server: figures, and whether all of it was true.
+//! Load tests on the real server, side by side with what people use today: figures, and whether all of it was true.
 //!
-//! `cargo run --release -p loadtests` takes and gives back free slots with 1, 16 and 64 clients. A wrong answer fails the
-//! run; a slow one is only reported. `--small` takes a second, for the truth checks alone; `--json FILE` is for machines.
+//! `cargo run --release -p loadtests -- all --peers` runs everything. A wrong answer fails the run; a slow one is only
+//! reported. `--small` takes seconds, for the truth checks alone; `--json FILE` is for machines, `--html FILE` to look at.
 
 mod disk;
+mod history;
 mod http;
-mod locker;
+mod jobs;
 mod peer;
 mod postgres;
 mod process;
+mod race;
+mod racer;
 mod report;
 mod run;
 mod scenario;
+mod seed;
 mod server;
+mod singletrack;
+mod stream;
 mod subject;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::Parser;
-use indicatif::ProgressBar;
+use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 
-use report::{Machine, Report};
+use report::{Machine, Report, table};
 use run::Run;
-use server::Recipe;
+use server::{Recipe, StoreKind};
 
 /// Load tests of Singletrack.
 #[derive(Parser)]
 struct Args {
+    /// What to run.
+    #[arg(value_enum, default_value = "all")]
+    scenario: Scenario,
+    /// Measure what people use today in the same run.
+    #[arg(long)]
+    peers: bool,
     /// Short runs, for their truth checks alone.
     #[arg(long)]
     small: bool,
-    /// The server to test, instead of the one beside this program.
+    /// How often each one is measured; three times by default, once with --small.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// The server's store.
+    #[arg(long, value_enum, default_value_t)]
+    store: StoreKind,
+    /// The server to test, instead of the one that is built for it.
     #[arg(long)]
     server_bin: Option<PathBuf>,
-    /// Where the figures go as JSON.
+    /// Where the report goes as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Scenario {
+    All,
+    Small,
+    Throughput,
+    Contention,
+    CancelWar,
+    Wrapper,
+    FanOut,
+    EndToEnd,
+    Logs,
+    Growth,
+    Restart,
+    DeadWaiters,
+}
+
+impl Scenario {
+    /// Everything that this stands for.
+    fn parts(self) -> Vec<Scenario> {
+        match self {
+            Scenario::All => Scenario::value_variants().iter().copied().filter(|one| *one != Scenario::All).collect(),
+            one => vec![one],
+        }
+    }
+
+    async fn run(self, run: &Run) -> Result<()> {
+        match self {
+            Scenario::All => Ok(()),
+            Scenario::Small => scenario::small::run(run).await,
+            Scenario::Throughput => scenario::throughput::run(run).await,
+            Scenario::Contention => scenario::contention::run(run).await,
+            Scenario::CancelWar => scenario::cancel_war::run(run).await,
+            Scenario::Wrapper => scenario::wrapper::run(run).await,
+            Scenario::FanOut => scenario::fan_out::run(run).await,
+            Scenario::EndToEnd => scenario::end_to_end::run(run).await,
+            Scenario::Logs => scenario::logs::run(run).await,
+            Scenario::Growth => scenario::growth::run(run).await,
+            Scenario::Restart => scenario::restart::run(run).await,
+            Scenario::DeadWaiters => scenario::dead_waiters::run(run).await,
+        }
+    }
 }
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let recipe = Recipe { binary: server::binary(args.server_bin.as_deref())? };
-    let run = Run { recipe, small: args.small, progress: ProgressBar::new(3) };
+    let recipe = Recipe { binary: server::binary(args.server_bin.as_deref())?, store: args.store };
+    tokio::select! {
+        ended = measure(&args, recipe) => ended,
+        // What was started ends when it is dropped.
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+    }
+}
+
+async fn measure(args: &Args, recipe: Recipe) -> Result<ExitCode> {
+    let parts = args.scenario.parts();
+    let style = ProgressStyle::with_template("[{elapsed_precise}] {bar:20} {pos}/{len} {msg}")?;
+    let progress = ProgressBar::new(parts.len() as u64).with_style(style);
+    progress.enable_steady_tick(std::time::Duration::from_millis(250));
+    let rounds = args.rounds.unwrap_or(if args.small { 1 } else { 3 }).max(1);
+    let run = Run::new(recipe, args.small, args.peers, rounds, progress);
     let mut fsync = vec![disk::fsync_latency("before")?];
-    let mut outcomes = Vec::new();
-    for clients in [1, 16, 64] {
-        run.say(format!("throughput, {clients} clients"));
-        outcomes.push(scenario::throughput::singletrack(&run, clients).await?);
+    for part in parts {
+        part.run(&run).await?;
         run.progress.inc(1);
     }
     run.progress.finish_and_clear();
     fsync.push(disk::fsync_latency("after")?);
-    let machine = Machine { cpus: std::thread::available_parallelism()?.get(), store: "sqlite".to_owned(), fsync };
-    let report = Report { machine, small: args.small, rounds: 1, outcomes };
-    let is_true = print(&report)?;
-    if let Some(path) = args.json {
+    let store = run.recipe.store.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let machine = Machine { cpus: std::thread::available_parallelism()?.get(), store, fsync };
+    let (missing, summaries) = (run.missing.take(), run.summaries.take());
+    let report = Report { machine, small: args.small, rounds, missing, summaries };
+    table::print(&mut std::io::stdout().lock(), &report)?;
+    if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
     }
-    Ok(if is_true { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The table for people; whether everything held.
-fn print(report: &Report) -> Result<bool> {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    let mut is_true = true;
-    for fsync in &report.machine.fsync {
-        writeln!(out, "fsync {:<8} p50 {} µs, p99 {} µs", fsync.name, fsync.p50, fsync.p99)?;
-    }
-    for outcome in &report.outcomes {
-        write!(out, "{:<24}", outcome.scenario)?;
-        for figure in &outcome.figures {
-            write!(out, "  {} {:.0} {}", figure.name, figure.value, figure.unit)?;
-        }
-        for spread in &outcome.spreads {
-            write!(out, "  {}: p50 {} µs, p99 {} µs", spread.name, spread.p50, spread.p99)?;
-        }
-        writeln!(out)?;
-        for check in &outcome.checks {
-            if let Some(wrong) = &check.wrong {
-                is_true = false;
-                writeln!(out, "  WRONG: {}: {wrong}", check.what)?;
-            }
-        }
-    }
-    Ok(is_true)
+    Ok(if report.wrongs().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

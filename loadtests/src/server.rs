@@ -9,47 +9,78 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use singletrack::api::{Deployment, DeploymentList};
 use tempfile::TempDir;
 
-use crate::{http::Http, process::Process};
+use crate::{
+    http::{Http, Reply},
+    postgres::Cluster,
+    process::{Process, Usage, usage},
+};
+
+/// How many deployments a page of the history may have.
+const PAGE: usize = 100;
+
+/// Which store the server has.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum StoreKind {
+    #[default]
+    Sqlite,
+    Postgres,
+}
 
 /// What servers are started from.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     pub binary: PathBuf,
+    pub store: StoreKind,
 }
 
 /// A running server.
 pub struct Server {
     recipe: Recipe,
-    dir: TempDir,
+    // In the order in which they must end.
     process: Option<Process>,
+    cluster: Option<Cluster>,
+    dir: TempDir,
     pub address: SocketAddr,
-    /// From its start to the line that says where it listens.
+    /// From its last start to the line that says where it listens.
     pub ready_after: Duration,
 }
 
 impl Server {
     /// Starts a server with this configuration and an empty store.
     pub async fn start(recipe: &Recipe, config: &str) -> Result<Server> {
-        let mut server = Server {
-            recipe: recipe.clone(),
-            dir: tempfile::tempdir()?,
-            process: None,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            ready_after: Duration::ZERO,
-        };
-        std::fs::write(server.dir.path().join("singletrack.toml"), config)?;
+        let mut server = Server::prepare(recipe, config)?;
         server.boot()?;
         Ok(server)
     }
 
-    /// Starts it again on the same store and port.
+    /// A server that has not been started yet; a store may be put into its folder as `load.db`.
+    pub fn prepare(recipe: &Recipe, config: &str) -> Result<Server> {
+        let cluster = match recipe.store {
+            StoreKind::Sqlite => None,
+            StoreKind::Postgres => Some(Cluster::start()?),
+        };
+        let server = Server {
+            recipe: recipe.clone(),
+            process: None,
+            cluster,
+            dir: tempfile::Builder::new().prefix("loadtests-").tempdir()?,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ready_after: Duration::ZERO,
+        };
+        std::fs::write(server.path("singletrack.toml"), config)?;
+        Ok(server)
+    }
+
+    /// Starts it, or starts it again on the same store and port.
     pub fn boot(&mut self) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("server.log"))?;
         let begun = Instant::now();
         let mut child = Command::new(&self.recipe.binary)
-            .args(["serve", "--config", "singletrack.toml", "--store", "sqlite:load.db"])
+            .args(["serve", "--config", "singletrack.toml", "--store", &self.store_url()])
             .args(["--listen", &self.address.to_string()])
             .current_dir(self.dir.path())
             .env_remove("SINGLETRACK_TOKEN")
@@ -74,12 +105,51 @@ impl Server {
         Ok(())
     }
 
-    pub fn process(&self) -> Result<&Process> {
-        self.process.as_ref().context("the server runs")
+    /// Ends it as it should be ended, and waits until it is gone.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Ends it by SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    pub fn store_url(&self) -> String {
+        self.cluster.as_ref().map_or_else(|| "sqlite:load.db".to_owned(), Cluster::url)
+    }
+
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Its processes, and those of its database.
+    pub fn processes(&self) -> Vec<u32> {
+        let cluster = self.cluster.as_ref().map(Cluster::process);
+        self.process.iter().chain(cluster).map(Process::id).collect()
+    }
+
+    pub fn usage(&self) -> Usage {
+        usage(&self.processes())
+    }
+
+    /// How much of its own memory is resident, its program included; without its database.
+    pub fn resident(&self) -> Result<u64> {
+        let id = self.process.as_ref().context("the server runs")?.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let kib =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok());
+        Ok(kib.context("the kernel tells it")? * 1024)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// A connection for raw load.
@@ -87,12 +157,34 @@ impl Server {
         Http::connect(self.address).await
     }
 
+    pub async fn get(&self, path: &str) -> Result<Reply> {
+        self.connect().await?.call("GET", path, "", &[]).await
+    }
+
     /// A figure of its metrics: the sum of all lines that begin so.
     pub async fn metric(&self, prefix: &str) -> Result<f64> {
-        let reply = self.connect().await?.call("GET", "/metrics", "", &[]).await?;
+        let reply = self.get("/metrics").await?;
         let text = String::from_utf8_lossy(&reply.body).into_owned();
         let values = text.lines().filter(|line| line.starts_with(prefix));
         Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// All deployments of a project, in the order of their tickets.
+    pub async fn history(&self, project: &str) -> Result<Vec<Deployment>> {
+        let mut http = self.connect().await?;
+        let mut all = Vec::new();
+        let mut cursor = None;
+        loop {
+            let rest = cursor.map(|cursor: String| format!("&cursor={cursor}")).unwrap_or_default();
+            let path = format!("/v1/projects/{project}/deployments?limit={PAGE}{rest}");
+            let page: DeploymentList = http.call("GET", &path, "", &[]).await?.expect(200)?.json()?;
+            all.extend(page.deployments);
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                all.reverse();
+                return Ok(all);
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, pin::Pin, process::Command, time::Duration};
 
 use anyhow::{Result, bail};
 
-use crate::report::Times;
+use crate::{report::Times, singletrack::Singletrack};
 
 /// What an asynchronous method of an object returns.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
@@ -78,6 +78,11 @@ pub trait Subject: Send + Sync {
     /// Runs this load of durable jobs, whose work is nothing, to its end.
     fn jobs(&self, _load: JobLoad) -> Work<'_, JobsDone> {
         refused("runs jobs")
+    }
+
+    /// Singletrack itself, of which more is measured and checked than of peers.
+    fn own(&self) -> Option<&Singletrack> {
+        None
     }
 }
 

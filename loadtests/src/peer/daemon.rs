@@ -31,7 +31,7 @@ pub const INSTALL: &str = "run loadtests/peers/install";
 pub struct Daemon {
     // Fields end in this order: the process before its data.
     process: Process,
-    dir: TempDir,
+    _dir: TempDir,
     pub address: SocketAddr,
 }
 
@@ -48,7 +48,7 @@ impl Daemon {
             .stdout(File::create(&log)?)
             .stderr(File::options().append(true).open(&log)?);
         let process = Process::of(spawn(command).with_context(|| format!("cannot start {name}"))?);
-        let mut daemon = Daemon { process, dir, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let mut daemon = Daemon { process, _dir: dir, address: SocketAddr::from(([127, 0, 0, 1], port)) };
         let begun = Instant::now();
         while TcpStream::connect(daemon.address).await.is_err() {
             if daemon.process.is_over() || begun.elapsed() > START_LIMIT {
@@ -63,10 +63,6 @@ impl Daemon {
 
     pub fn id(&self) -> u32 {
         self.process.id()
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
     }
 }
 

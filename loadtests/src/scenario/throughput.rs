@@ -1,4 +1,4 @@
-//! `throughput`: a free slot is taken and given back, durably, as fast as it goes; each client has slots of its own.
+//! `throughput`: free slots are taken and given back, durably, as fast as it goes; each client has slots of its own.
 
 use std::time::{Duration, Instant};
 
@@ -6,82 +6,139 @@ use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
 
 use crate::{
-    locker::Raw,
-    process::Process,
+    process::usage,
     report::{Outcome, Times},
-    run::Run,
+    run::{Contender, Run},
     server::Server,
-    subject::Locker,
+    subject::{Ability, Locker},
 };
 
 /// How many slots each client goes round.
 const SLOTS: usize = 8;
+/// How many clients there are at once.
+pub const CLIENTS: [usize; 3] = [1, 16, 64];
 
-/// What Singletrack does.
-pub async fn singletrack(run: &Run, clients: usize) -> Result<Outcome> {
-    let server = Server::start(&run.recipe, "").await?;
-    let mut lockers: Vec<Box<dyn Locker>> = Vec::new();
-    for _ in 0..clients {
-        lockers.push(Box::new(Raw::connect(&server).await?));
+pub async fn run(run: &Run) -> Result<()> {
+    let contenders = run.contenders(Ability::FreeSlots, "").await?;
+    for clients in CLIENTS {
+        run.take_turns(&name(clients), &contenders, async |contender| measure(run, contender, clients).await).await?;
     }
-    let mut outcome = measure(run, "singletrack", lockers, Some(server.process()?)).await?;
-    let acknowledged = outcome.value("pairs").unwrap_or_default();
-    let recorded = server.metric("singletrack_deployments_finished_total{status=\"SUCCEEDED\"").await?;
-    outcome.check("nothing acknowledged is lost", recorded >= acknowledged, || {
-        format!("{acknowledged} were acknowledged, the server counts {recorded}")
-    });
+    Ok(())
+}
+
+/// What it is called in the report.
+pub fn name(clients: usize) -> String {
+    let plural = if clients == 1 { "" } else { "s" };
+    format!("throughput, {clients} client{plural}")
+}
+
+async fn measure(run: &Run, contender: &Contender, clients: usize) -> Result<Outcome> {
+    let subject = &*contender.subject;
+    let mut lockers = Vec::new();
+    for _ in 0..clients {
+        lockers.push(subject.locker().await?);
+    }
+    let slots: Vec<Vec<String>> =
+        (0..clients).map(|client| (0..SLOTS).map(|slot| format!("t{client}-{slot}")).collect()).collect();
+    subject.prepare(&slots.concat()).await?;
+    let commits_before = match subject.own() {
+        Some(own) => Counted::read(&own.server).await?,
+        None => Counted::default(),
+    };
+    let warm_up = run.scale(Duration::from_millis(300), Duration::from_millis(50));
+    let duration = run.scale(Duration::from_millis(1500), Duration::from_millis(250));
+    let processes = subject.processes();
+    let begin = Instant::now() + warm_up;
+    let mut tasks = JoinSet::new();
+    for (locker, slots) in lockers.into_iter().zip(slots) {
+        tasks.spawn(go_round(locker, slots, begin, begin + duration));
+    }
+    tokio::time::sleep_until(begin.into()).await;
+    let before = usage(&processes);
+    let mut sum = Went::default();
+    while let Some(done) = tasks.join_next().await {
+        let went = done?.with_context(|| format!("a client of {}", contender.name))?;
+        sum.times.join(&went.times);
+        sum.all += went.all;
+        sum.counted += went.counted;
+    }
+    let elapsed = begin.elapsed();
+    let used = usage(&processes) - before;
+    let mut outcome = Outcome::default();
+    outcome.figure("pairs/s", sum.counted as f64 / elapsed.as_secs_f64(), "/s");
+    outcome.figure("server CPU per pair", used.cpu.as_secs_f64() * 1e6 / sum.counted.max(1) as f64, "µs");
+    outcome.times("take and give", sum.times);
+    if let Some(own) = subject.own() {
+        let counted = Counted::read(&own.server).await? - commits_before;
+        counted.tell(&mut outcome);
+        let (finished, all) = (counted.finished, sum.all as f64);
+        outcome.check("nothing acknowledged is lost", finished == all, || {
+            format!("{all} ends were acknowledged, the server counts {finished}")
+        });
+    }
     Ok(outcome)
 }
 
-/// All of `lockers` at once.
-pub async fn measure(
-    run: &Run,
-    subject: &str,
-    lockers: Vec<Box<dyn Locker>>,
-    process: Option<&Process>,
-) -> Result<Outcome> {
-    let clients = lockers.len();
-    let warm_up = run.scale(Duration::from_millis(500), Duration::from_millis(50));
-    let duration = run.scale(Duration::from_secs(2), Duration::from_millis(250));
-    let mut tasks = JoinSet::new();
-    let begin = Instant::now() + warm_up;
-    for (number, mut locker) in lockers.into_iter().enumerate() {
-        tasks.spawn(async move {
-            let slots: Vec<String> = (0..SLOTS).map(|slot| format!("t{number}-{slot}")).collect();
-            let (mut times, mut all, mut counted) = (Times::default(), 0_u64, 0_u64);
-            for slot in slots.iter().cycle() {
-                let asked = Instant::now();
-                if asked > begin + duration {
-                    break;
-                }
-                locker.take(slot).await?;
-                locker.give(slot).await?;
-                all += 1;
-                if asked >= begin {
-                    counted += 1;
-                    times.add(asked.elapsed());
-                }
-            }
-            anyhow::Ok((times, all, counted))
-        });
+/// What one client did.
+#[derive(Default)]
+struct Went {
+    times: Times,
+    /// Warm-up included.
+    all: u64,
+    counted: u64,
+}
+
+async fn go_round(mut locker: Box<dyn Locker>, slots: Vec<String>, begin: Instant, end: Instant) -> Result<Went> {
+    let mut went = Went::default();
+    for slot in slots.iter().cycle() {
+        let asked = Instant::now();
+        if asked > end {
+            break;
+        }
+        locker.take(slot).await?;
+        locker.give(slot).await?;
+        went.all += 1;
+        if asked >= begin {
+            went.counted += 1;
+            went.times.add(asked.elapsed());
+        }
     }
-    tokio::time::sleep_until(begin.into()).await;
-    let used = process.map(Process::usage);
-    let (mut times, mut all, mut counted) = (Times::default(), 0, 0);
-    while let Some(done) = tasks.join_next().await {
-        let (part, made, in_time) = done?.with_context(|| format!("a client of {subject}"))?;
-        times.join(&part);
-        all += made;
-        counted += in_time;
+    Ok(went)
+}
+
+/// What the server counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counted {
+    pub finished: f64,
+    pub commits: f64,
+    pub transactions: f64,
+}
+
+impl Counted {
+    pub async fn read(server: &Server) -> Result<Counted> {
+        Ok(Counted {
+            finished: server.metric("singletrack_deployments_finished_total{status=\"SUCCEEDED\"").await?,
+            commits: server.metric("singletrack_store_commits_total").await?,
+            transactions: server.metric("singletrack_store_transactions_total").await?,
+        })
     }
-    let elapsed = begin.elapsed();
-    let mut outcome = Outcome::new(format!("throughput, {clients} clients"), subject);
-    outcome.figure("pairs/s", counted as f64 / elapsed.as_secs_f64(), "/s");
-    outcome.figure("pairs", all as f64, "");
-    if let (Some(process), Some(before)) = (process, used) {
-        let cpu = process.usage().cpu.saturating_sub(before.cpu);
-        outcome.figure("server CPU per pair", cpu.as_secs_f64() * 1e6 / counted.max(1) as f64, "µs");
+
+    pub fn tell(&self, outcome: &mut Outcome) {
+        outcome.figure("commits", self.commits, "");
+        if self.commits > 0.0 {
+            outcome.figure("transactions per commit", self.transactions / self.commits, "");
+        }
     }
-    outcome.spread("take and give", &times);
-    Ok(outcome)
+}
+
+impl std::ops::Sub for Counted {
+    type Output = Counted;
+
+    fn sub(self, before: Counted) -> Counted {
+        Counted {
+            finished: self.finished - before.finished,
+            commits: self.commits - before.commits,
+            transactions: self.transactions - before.transactions,
+        }
+    }
 }
