@@ -5,7 +5,8 @@ import { PgBoss } from 'pg-boss';
 import { serve } from './load.js';
 
 const { version } = createRequire(import.meta.url)('pg-boss/package.json');
-const WORKERS = 16;
+const WORKERS = 4;
+const BATCH = 64;
 const CONNECTIONS = 36;
 
 await serve(`pg-boss ${version} with NOTIFY`, async (url, started, done) => {
@@ -14,7 +15,14 @@ await serve(`pg-boss ${version} with NOTIFY`, async (url, started, done) => {
   await boss.start();
   await boss.createQueue('load', { notify: true });
   // It completes a batch once the handler has returned, and tells nobody; so what is counted here is a flight early.
-  await boss.work('load', { localConcurrency: WORKERS, pollingIntervalSeconds: 0.5 }, async (jobs) => {
+  const options = {
+    localConcurrency: WORKERS,
+    batchSize: BATCH,
+    burstWhenBatchFull: true,
+    pollingIntervalSeconds: 0.5,
+    notifyPollingIntervalSeconds: 0.5,
+  };
+  await boss.work('load', options, async (jobs) => {
     for (const job of jobs) {
       started(job.data);
       done(job.data);
