@@ -1,9 +1,18 @@
 //! nginx with the nchan module: clients park at a channel by long-poll or by a stream of server-sent events, and whoever
 //! posts to the channel answers them all. Nothing is durable: messages lie in nginx's shared memory.
 
-use std::{net::SocketAddr, path::Path, process::Command};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
+use tokio::sync::Mutex;
 
 use crate::{
     http::Http,
@@ -51,7 +60,8 @@ impl Nchan {
     }
 }
 
-/// Room for 10,000 parked clients and more in each worker, and no log of requests: as for whoever has so many.
+/// Room for 10,000 parked clients and more in each worker, which share them evenly, and no log of requests: as for whoever
+/// has so many.
 fn configuration(dir: &Path, port: u16, workers: usize) -> String {
     let dir = dir.display();
     // Those that root starts would give up root for an account that cannot enter this directory.
@@ -77,7 +87,7 @@ http {{
     scgi_temp_path {dir}/scgi;
     nchan_shared_memory_size 256M;
     server {{
-        listen 127.0.0.1:{port} backlog=16384;
+        listen 127.0.0.1:{port} backlog=16384 reuseport;
         location ~ ^/publish/(.+)$ {{
             nchan_publisher;
             nchan_channel_id $1;
@@ -114,33 +124,30 @@ impl Subject for Nchan {
 
     fn topics(&self, count: usize) -> Work<'_, Vec<Box<dyn Topic>>> {
         Box::pin(async move {
-            use std::sync::atomic::{AtomicUsize, Ordering};
             // Channels are made by being named; each gets a name that none has had.
             static NEXT: AtomicUsize = AtomicUsize::new(0);
             let address = self.daemon.address;
+            let publisher = Arc::new(Mutex::new(Http::connect(address).await?));
             let topic = |_| {
                 let name = format!("c{}", NEXT.fetch_add(1, Ordering::Relaxed));
-                Box::new(Channel { address, name, publisher: None }) as Box<dyn Topic>
+                Box::new(Channel { address, name, publisher: Arc::clone(&publisher) }) as Box<dyn Topic>
             };
             Ok((0..count).map(topic).collect())
         })
     }
 }
 
-/// A channel, and the connection that posts to it, once something has been posted.
+/// A channel, and the connection that posts to it.
 struct Channel {
     address: SocketAddr,
     name: String,
-    publisher: Option<Http>,
+    publisher: Arc<Mutex<Http>>,
 }
 
 impl Channel {
-    async fn post(&mut self, text: &str) -> Result<()> {
-        if self.publisher.is_none() {
-            self.publisher = Some(Http::connect(self.address).await?);
-        }
-        let publisher = self.publisher.as_mut().context("it is connected")?;
+    async fn post(&self, text: &str) -> Result<()> {
         let path = format!("/publish/{}", self.name);
+        let mut publisher = self.publisher.lock().await;
         let reply = publisher.call("POST", &path, "content-type: text/plain\r\n", text.as_bytes()).await?;
         // 201 if clients were told, 202 if nobody waits.
         ensure!(matches!(reply.status, 200..=202), "nchan answered {}", reply.status);

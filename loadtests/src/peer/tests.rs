@@ -12,7 +12,10 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::all;
-use crate::subject::{Ability, JobLoad, Locker, Peer, Subject};
+use crate::{
+    http::Http,
+    subject::{Ability, JobLoad, Locker, Peer, Subject},
+};
 
 const SLOTS: usize = 8;
 const RACERS: usize = 50;
@@ -108,6 +111,44 @@ async fn wrapped_commands_end_well() {
         }
         times.sort();
         println!("{:<18} {:>8.1} ms around true", peer.name, times[10].as_secs_f64() * 1e3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs what loadtests/peers/install installs"]
+async fn all_who_are_parked_at_a_topic_are_answered_and_nobody_else() {
+    for peer in able(Ability::Polls).filter(is_asked_for) {
+        let subject = (peer.start)().await.unwrap();
+        println!("{}: {}", peer.name, subject.about());
+        let mut topics = subject.topics(2).await.unwrap();
+        let park = async |topic: usize| {
+            let mut http = Http::connect(topics[topic].address()).await.unwrap();
+            let poll = topics[topic].poll();
+            http.send("GET", &poll.path, &poll.headers, &[]).await.unwrap();
+            http
+        };
+        let (mut told, mut untold) = (Vec::new(), park(1).await);
+        for _ in 0..RACERS {
+            told.push(park(0).await);
+        }
+        // That they are parked shows only in that they are answered, so the event may come too early for some: those would
+        // wait for the next one.
+        let is_over = async {
+            for http in &mut told {
+                assert_eq!(http.reply().await.unwrap().status, 200);
+            }
+        };
+        let answering = async {
+            loop {
+                topics[0].answer().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            () = is_over => {}
+            () = answering => {}
+        }
+        assert!(tokio::time::timeout(Duration::from_millis(200), untold.reply()).await.is_err());
     }
 }
 
