@@ -5,8 +5,8 @@ import { PgBoss } from 'pg-boss';
 import { serve } from './load.js';
 
 const { version } = createRequire(import.meta.url)('pg-boss/package.json');
-const WORKERS = 4;
-const BATCH = 64;
+const WORKERS = 2;
+const BATCH = 16;
 const CONNECTIONS = 36;
 
 await serve(`pg-boss ${version} with NOTIFY`, async (url, started, done) => {
