@@ -29,7 +29,7 @@ use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use goals::Measured;
-use report::{Machine, Report, html, table};
+use report::{Machine, Report, html, markdown, table};
 use run::Run;
 use server::{Recipe, StoreKind};
 
@@ -57,6 +57,9 @@ struct Args {
     /// Where the report goes as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Where the report goes as tables in Markdown.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
     /// Where the report goes as a page with plots.
     #[arg(long)]
     html: Option<PathBuf>,
@@ -142,6 +145,9 @@ async fn measure(args: &Args, recipe: Recipe) -> Result<ExitCode> {
     table::print(&mut std::io::stdout().lock(), &report)?;
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
+    }
+    if let Some(path) = &args.markdown {
+        std::fs::write(path, markdown::tables(&report))?;
     }
     if let Some(path) = &args.html {
         std::fs::write(path, html::page(&report))?;

@@ -1,6 +1,7 @@
 //! What a run found: figures, latencies, plots, and whether all of it was true.
 
 pub mod html;
+pub mod markdown;
 mod plot;
 pub mod table;
 pub mod times;

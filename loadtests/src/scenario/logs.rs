@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::fan_out::{IN_ORDER, Read, collect};
@@ -98,7 +98,8 @@ async fn submits(server: &Server, duration: Duration) -> Result<Times> {
             let slot = format!("quiet-{client}");
             let mut times = Times::default();
             tokio::time::sleep(PAUSE * u32::try_from(client)? / u32::try_from(CLIENTS)?).await;
-            while !*is_over.borrow() {
+            // Once at least, however busy the machine is.
+            while !*is_over.borrow() || times.count() == 0 {
                 let asked = Instant::now();
                 locker.take(&slot).await?;
                 locker.give(&slot).await?;
@@ -113,9 +114,6 @@ async fn submits(server: &Server, duration: Duration) -> Result<Times> {
     let mut all = Times::default();
     while let Some(times) = clients.join_next().await {
         all.join(&times??);
-    }
-    if all.count() == 0 {
-        bail!("nobody submitted anything");
     }
     Ok(all)
 }
