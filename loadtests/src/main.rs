@@ -4,6 +4,7 @@
 //! reported. `--small` takes seconds, for the truth checks alone; `--json FILE` is for machines, `--html FILE` to look at.
 
 mod disk;
+mod goals;
 mod history;
 mod http;
 mod jobs;
@@ -27,7 +28,8 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use report::{Machine, Report, table};
+use goals::Measured;
+use report::{Machine, Report, html, markdown, table};
 use run::Run;
 use server::{Recipe, StoreKind};
 
@@ -55,6 +57,12 @@ struct Args {
     /// Where the report goes as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Where the report goes as tables in Markdown.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Where the report goes as a page with plots.
+    #[arg(long)]
+    html: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -128,10 +136,21 @@ async fn measure(args: &Args, recipe: Recipe) -> Result<ExitCode> {
     let store = run.recipe.store.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let machine = Machine { cpus: std::thread::available_parallelism()?.get(), store, fsync };
     let (missing, summaries) = (run.missing.take(), run.summaries.take());
-    let report = Report { machine, small: args.small, rounds, missing, summaries };
+    let own = run.recipe.own_name();
+    let goals = match args.small {
+        true => Vec::new(),
+        false => goals::of(&Measured { summaries: &summaries, missing: &missing, own }),
+    };
+    let report = Report { machine, small: args.small, rounds, missing, goals, summaries };
     table::print(&mut std::io::stdout().lock(), &report)?;
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
+    }
+    if let Some(path) = &args.markdown {
+        std::fs::write(path, markdown::tables(&report))?;
+    }
+    if let Some(path) = &args.html {
+        std::fs::write(path, html::page(&report))?;
     }
     Ok(if report.wrongs().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

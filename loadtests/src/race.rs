@@ -57,6 +57,7 @@ pub fn tell(outcome: &mut Outcome, holds: &[Hold], stagger: Duration) {
     let ended = holds.iter().map(|hold| hold.given).max().unwrap_or_default();
     let total = ended - begun;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    outcome.figure("clients", holds.len() as f64, "");
     outcome.figure("total", ms(total), "ms");
     // A timer rounds up, so what was really held is taken off, not what should have been.
     let overhead = total.saturating_sub(held) / u32::try_from(holds.len().max(1)).unwrap_or(1);

@@ -86,11 +86,20 @@ pub enum Taken {
     /// Held by another, and waiting was not wished for.
     Blocked,
     /// The place in line was lost: cancelled, superseded, abandoned.
-    Lost {
-        id: DeploymentId,
-        code: String,
-    },
+    Lost(String),
     Refused(String),
+}
+
+impl Taken {
+    /// The slot; whatever else it is, is an error.
+    pub fn grant(self) -> Result<Grant> {
+        match self {
+            Taken::Got(grant) => Ok(grant),
+            Taken::Blocked => bail!("the slot was held"),
+            Taken::Lost(code) => bail!("the place in line was lost: {code}"),
+            Taken::Refused(why) => bail!("the submit was refused: {why}"),
+        }
+    }
 }
 
 /// How a hold ended.
@@ -234,8 +243,7 @@ fn verdict_of(verdict: Verdict) -> Result<Taken> {
     Ok(match verdict {
         Verdict::Blocked(_) => Taken::Blocked,
         Verdict::Ended { deployment, .. } if deployment.status != Status::Succeeded => {
-            let code = deployment.error.map(|error| error.code).unwrap_or_default();
-            Taken::Lost { id: deployment.id, code }
+            Taken::Lost(deployment.error.map(|error| error.code).unwrap_or_default())
         }
         Verdict::Refused(refusal) => {
             let code = refusal.body["errorCode"].as_str().unwrap_or("?");
@@ -249,13 +257,8 @@ fn verdict_of(verdict: Verdict) -> Result<Taken> {
 impl Locker for Racer {
     fn take<'a>(&'a mut self, slot: &'a str) -> Work<'a, ()> {
         Box::pin(async move {
-            match self.compete(slot, Wish::Wait { preempt: false }).await? {
-                Taken::Got(grant) => {
-                    self.held = Some(grant);
-                    Ok(())
-                }
-                other => bail!("it did not get the slot: {other:?}"),
-            }
+            self.held = Some(self.compete(slot, Wish::Wait { preempt: false }).await?.grant()?);
+            Ok(())
         })
     }
 

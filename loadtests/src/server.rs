@@ -37,6 +37,16 @@ pub struct Recipe {
     pub store: StoreKind,
 }
 
+impl Recipe {
+    /// What a server of it is called in the report.
+    pub fn own_name(&self) -> &'static str {
+        match self.store {
+            StoreKind::Sqlite => "singletrack",
+            StoreKind::Postgres => "singletrack-postgres",
+        }
+    }
+}
+
 /// A running server.
 pub struct Server {
     recipe: Recipe,
@@ -119,6 +129,13 @@ impl Server {
 
     pub fn store_url(&self) -> String {
         self.cluster.as_ref().map_or_else(|| "sqlite:load.db".to_owned(), Cluster::url)
+    }
+
+    pub fn store_name(&self) -> String {
+        match &self.cluster {
+            None => "SQLite".to_owned(),
+            Some(cluster) => format!("PostgreSQL {}", cluster.version),
+        }
     }
 
     pub fn recipe(&self) -> &Recipe {

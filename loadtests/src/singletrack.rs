@@ -14,7 +14,7 @@ use crate::{
     http::Http,
     jobs,
     racer::Racer,
-    server::{Recipe, Server, StoreKind},
+    server::{Recipe, Server},
     subject::{Get, JobLoad, JobsDone, Locker, Subject, Topic, Work},
 };
 
@@ -33,20 +33,13 @@ impl Singletrack {
     }
 
     pub fn name(&self) -> &'static str {
-        match self.server.recipe().store {
-            StoreKind::Sqlite => "singletrack",
-            StoreKind::Postgres => "singletrack-postgres",
-        }
+        self.server.recipe().own_name()
     }
 }
 
 impl Subject for Singletrack {
     fn about(&self) -> String {
-        let store = match self.server.recipe().store {
-            StoreKind::Sqlite => "SQLite",
-            StoreKind::Postgres => "PostgreSQL",
-        };
-        format!("{}, {store}, each commit synced", env!("CARGO_PKG_VERSION"))
+        format!("{}, {}, each commit synced", env!("CARGO_PKG_VERSION"), self.server.store_name())
     }
 
     fn processes(&self) -> Vec<u32> {

@@ -11,7 +11,8 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
+    BoxFuture, Claimable, CommitCounter, Commits, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store,
+    StoreError, Watched,
 };
 use crate::model::{
     Changes, Deployment, DeploymentId, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place, Project,
@@ -23,6 +24,7 @@ use crate::model::{
 pub struct MemoryStore {
     kept: Mutex<Kept>,
     on_commit: OnCommit,
+    commits: CommitCounter,
     pepper: Pepper,
 }
 
@@ -59,7 +61,7 @@ impl MemoryStore {
         let ids = [(); 4].map(|()| DeploymentId::generate());
         let hash = ids.iter().fold(Sha256::new(), |hash, id| hash.chain_update(id.as_bytes()));
         let pepper = Pepper::from_bytes(hash.finalize().into());
-        MemoryStore { kept: Mutex::default(), on_commit, pepper }
+        MemoryStore { kept: Mutex::default(), on_commit, commits: CommitCounter::default(), pepper }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -78,6 +80,7 @@ impl MemoryStore {
         }
         kept.check(name, load, &changes)?;
         kept.record(name, &changes);
+        self.commits.count(1);
         (self.on_commit)(name, &changes);
         Ok(())
     }
@@ -225,6 +228,10 @@ fn now<'a, T>(work: impl FnOnce() -> T + Send + 'a) -> BoxFuture<'a, Result<T, S
 impl Store for MemoryStore {
     fn pepper(&self) -> Pepper {
         self.pepper
+    }
+
+    fn commits(&self) -> Commits {
+        self.commits.read()
     }
 
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -1,11 +1,16 @@
 //! What a run found: figures, latencies, plots, and whether all of it was true.
 
+pub mod html;
+pub mod markdown;
+mod plot;
 pub mod table;
 pub mod times;
 
 use serde::Serialize;
 
 pub use times::{Spread, Times};
+
+use crate::goals::Goal;
 
 /// A whole run, for machines.
 #[derive(Serialize)]
@@ -15,6 +20,8 @@ pub struct Report {
     pub rounds: usize,
     /// Peers that could not be measured, and why.
     pub missing: Vec<Missing>,
+    /// The table of the goals; none of a small run, whose figures mean nothing.
+    pub goals: Vec<Goal>,
     pub summaries: Vec<Summary>,
 }
 
@@ -210,7 +217,8 @@ mod tests {
             Summary::of("s", "x", "", vec![round(1.0, None), round(1.0, Some("two at once")), round(1.0, None)]);
         assert_eq!(summary.checks[0].wrong.as_deref(), Some("two at once"));
         let machine = Machine { cpus: 1, store: String::new(), fsync: Vec::new() };
-        let report = Report { machine, small: true, rounds: 3, missing: Vec::new(), summaries: vec![summary] };
+        let (missing, goals) = (Vec::new(), Vec::new());
+        let report = Report { machine, small: true, rounds: 3, missing, goals, summaries: vec![summary] };
         assert_eq!(report.wrongs(), ["s, x: it holds: two at once"]);
     }
 }

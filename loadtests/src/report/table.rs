@@ -24,6 +24,9 @@ pub fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
     for missing in &report.missing {
         writeln!(out, "missing: {}: {}", missing.peer, missing.why)?;
     }
+    if !report.goals.is_empty() {
+        crate::goals::print(out, &report.goals)?;
+    }
     let wrongs = report.wrongs();
     let checks: usize = report.summaries.iter().map(|summary| summary.checks.len()).sum();
     writeln!(out, "\n{checks} checks, {} wrong", wrongs.len())?;

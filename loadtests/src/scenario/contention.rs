@@ -89,10 +89,7 @@ struct Own(Racer);
 impl Racing for Own {
     fn go<'a>(&'a mut self, slot: &'a str, begun: Instant) -> Work<'a, Seen> {
         Box::pin(async move {
-            let grant = match self.0.compete(slot, Wish::Wait { preempt: false }).await? {
-                Taken::Got(grant) => grant,
-                other => bail!("it did not get the slot: {other:?}"),
-            };
+            let grant = self.0.compete(slot, Wish::Wait { preempt: false }).await?.grant()?;
             let got = begun.elapsed();
             match self.0.hold(&grant, HOLD).await {
                 (Held::Succeeded, gave) => {
@@ -167,7 +164,8 @@ async fn barge(
         let asked = begun.elapsed();
         match racer.compete(&slot, Wish::Fail { detach: false }).await? {
             Taken::Blocked => {}
-            Taken::Got(grant) => {
+            taken => {
+                let grant = taken.grant()?;
                 let got = begun.elapsed();
                 let (held, gave) = racer.hold(&grant, Duration::ZERO).await;
                 if held != Held::Succeeded {
@@ -176,7 +174,6 @@ async fn barge(
                 let (gave, granted) = (gave - begun, Some((grant.id, grant.token())));
                 holds.push(Hold { client, asked, got, gave, given: begun.elapsed(), granted });
             }
-            other => bail!("a submit without a ticket ended otherwise: {other:?}"),
         }
         tokio::time::sleep(TRY_PAUSE).await;
     }
@@ -197,13 +194,13 @@ async fn failing(run: &Run, server: &Server, racers: usize) -> Result<Outcome> {
             let taken = racer.compete(&slot, Wish::Fail { detach: false }).await?;
             let got = begun.elapsed();
             let hold = match taken {
-                Taken::Got(grant) => {
+                Taken::Blocked => None,
+                taken => {
+                    let grant = taken.grant()?;
                     let (_, gave) = racer.hold(&grant, HOLD).await;
                     let (gave, granted) = (gave - begun, Some((grant.id, grant.token())));
                     Some(Hold { client, asked, got, gave, given: begun.elapsed(), granted })
                 }
-                Taken::Blocked => None,
-                other => bail!("it ended otherwise than it should: {other:?}"),
             };
             anyhow::Ok((got - asked, hold))
         });

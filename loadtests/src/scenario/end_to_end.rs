@@ -18,7 +18,8 @@ use crate::{
     process::usage,
     report::{Outcome, Times},
     run::{Contender, Run},
-    server::Server,
+    server::{Recipe, Server, StoreKind},
+    singletrack::Singletrack,
     subject::{Ability, JobLoad},
 };
 
@@ -29,7 +30,13 @@ pub const PACED: &str = "end-to-end, 50 jobs/s";
 const OWN_PROJECTS: usize = 32;
 
 pub async fn run(run: &Run) -> Result<()> {
-    let contenders = run.contenders(Ability::Jobs, &jobs::config()).await?;
+    let mut contenders = run.contenders(Ability::Jobs, &jobs::config()).await?;
+    if run.peers && run.recipe.store != StoreKind::Postgres {
+        // Queues on PostgreSQL are compared with a server on PostgreSQL.
+        let recipe = Recipe { store: StoreKind::Postgres, ..run.recipe.clone() };
+        let own = Singletrack::start(&recipe, &jobs::config()).await?;
+        contenders.insert(1, Contender { name: own.name().to_owned(), subject: Box::new(own) });
+    }
     let full = JobLoad {
         clients: 16,
         outstanding: run.scale(64, 4),

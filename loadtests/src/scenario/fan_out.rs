@@ -25,6 +25,9 @@ pub const SPREAD_POLLS: &str = "fan-out, 10,000 polls of 1,000 deployments";
 pub const STREAMS: &str = "fan-out, 1,000 streams of one deployment";
 pub const BOTH: &str = "fan-out, polls and streams at once";
 
+/// What every watcher must do.
+pub const IN_ORDER: &str = "every watcher reads every message once and in order";
+
 /// How large each one is.
 #[derive(Clone, Copy)]
 struct Size {
@@ -208,7 +211,7 @@ async fn streams(subject: &dyn Subject, size: Size) -> Result<Outcome> {
     let begun = Instant::now();
     let sent = publish(&mut *topics[0], size.messages).await?;
     let accepted = begun.elapsed();
-    let (last, latency) = collect(watchers, &sent).await?;
+    let Read { last, latency, wrong } = collect(watchers, &sent).await?;
     let used = usage(&processes) - open;
     let deliveries = (size.streams * size.messages) as f64;
     let mut outcome = Outcome::default();
@@ -217,30 +220,42 @@ async fn streams(subject: &dyn Subject, size: Size) -> Result<Outcome> {
     outcome.figure("memory per stream", (open - before).memory as f64 / 1024.0 / size.streams as f64, "KiB");
     outcome.figure("server CPU per delivery", used.cpu.as_secs_f64() * 1e6 / deliveries, "µs");
     outcome.times("from sent to read", latency);
-    // Reading to the end is the check: a watcher that misses a message, or sees one twice, fails.
-    outcome.check("every watcher reads every message once and in order", true, String::new);
+    outcome.check_none(IN_ORDER, &wrong);
     topics[0].answer().await?;
     Ok(outcome)
 }
 
-/// Waits until all have read everything; when the last of them had, and how long each message took.
-async fn collect(mut watchers: JoinSet<Result<Watcher>>, sent: &[Instant]) -> Result<(Instant, Times)> {
-    let (mut last, mut latency) = (Instant::now(), Times::default());
+/// What all watchers have read.
+pub struct Read {
+    /// When the last of them had read everything.
+    pub last: Instant,
+    /// From being sent to being read.
+    pub latency: Times,
+    /// Watchers that missed a message, or got one twice.
+    pub wrong: Vec<String>,
+}
+
+/// Waits until all have read everything, or know that they never will.
+pub async fn collect(mut watchers: JoinSet<Result<Watcher>>, sent: &[Instant]) -> Result<Read> {
+    let mut read = Read { last: Instant::now(), latency: Times::default(), wrong: Vec::new() };
+    let mut ends = Vec::new();
     let all = async {
-        let mut first = true;
         while let Some(watcher) = watchers.join_next().await {
-            for message in watcher??.messages() {
-                let number = usize::try_from(message.number)?;
-                latency.add(message.read_at.saturating_duration_since(sent[number - 1]));
-                if first || message.read_at > last {
-                    (last, first) = (message.read_at, false);
-                }
+            match watcher? {
+                Ok(watcher) => ends.push(watcher),
+                Err(error) => read.wrong.push(format!("{error:#}")),
             }
         }
         anyhow::Ok(())
     };
     tokio::time::timeout(LIMIT, all).await.context("not every message was read in time")??;
-    Ok((last, latency))
+    let messages = || ends.iter().flat_map(Watcher::messages);
+    read.last = messages().map(|message| message.read_at).max().unwrap_or(read.last);
+    for message in messages() {
+        let sent_at = sent.get(usize::try_from(message.number)? - 1).context("only what was sent is read")?;
+        read.latency.add(message.read_at.saturating_duration_since(*sent_at));
+    }
+    Ok(read)
 }
 
 /// Those who wait for the end of a deployment, while others watch its output.
@@ -251,7 +266,7 @@ async fn both(subject: &dyn Subject, size: Size) -> Result<Outcome> {
     settle(subject, size.polls + size.streams).await?;
     let begun = Instant::now();
     let sent = publish(&mut *topics[0], size.messages).await?;
-    let (last, latency) = collect(watchers, &sent).await?;
+    let Read { last, latency, wrong } = collect(watchers, &sent).await?;
     let (times, bodies) = fire(&mut topics, parked).await?;
     let mut outcome = Outcome::default();
     let deliveries = (size.streams * size.messages) as f64;
@@ -259,6 +274,7 @@ async fn both(subject: &dyn Subject, size: Size) -> Result<Outcome> {
     outcome.figure("last one told after", times.max() as f64 / 1e3, "ms");
     outcome.times("from sent to read", latency);
     outcome.times("told after", times);
+    outcome.check_none(IN_ORDER, &wrong);
     judge_polls(&mut outcome, subject, &bodies, size.polls);
     Ok(outcome)
 }

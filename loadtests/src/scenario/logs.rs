@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tokio::{sync::watch, task::JoinSet};
 
+use super::fan_out::{IN_ORDER, Read, collect};
 use crate::{
     report::{Outcome, Times},
     run::Run,
     server::Server,
     singletrack::Raw,
     stream::{Message, Watcher},
-    subject::{Ability, Locker, Subject, Topic},
+    subject::{Ability, Locker, Subject},
 };
 
 /// Lines a second, in so many reports.
@@ -63,12 +64,7 @@ async fn flood(run: &Run, subject: &dyn Subject, server: &Server) -> Result<Outc
         anyhow::Ok(sent)
     };
     let (sent, busy) = tokio::try_join!(flooding, submits(server, Duration::from_secs(seconds)))?;
-    let mut latency = Times::default();
-    while let Some(watcher) = watching.join_next().await {
-        for message in watcher??.messages() {
-            latency.add(message.read_at - sent[usize::try_from(message.number)? - 1]);
-        }
-    }
+    let Read { latency, wrong, .. } = collect(watching, &sent).await?;
     let used = server.usage() - before;
     topics[0].answer().await?;
     drop(slow);
@@ -80,7 +76,7 @@ async fn flood(run: &Run, subject: &dyn Subject, server: &Server) -> Result<Outc
     outcome.times("submit + finish, quiet", quiet);
     outcome.times("submit + finish, flooded", busy);
     outcome.times("from sent to read", latency);
-    outcome.check("every watcher reads every line once and in order", true, String::new);
+    outcome.check_none(IN_ORDER, &wrong);
     Ok(outcome)
 }
 
@@ -102,7 +98,8 @@ async fn submits(server: &Server, duration: Duration) -> Result<Times> {
             let slot = format!("quiet-{client}");
             let mut times = Times::default();
             tokio::time::sleep(PAUSE * u32::try_from(client)? / u32::try_from(CLIENTS)?).await;
-            while !*is_over.borrow() {
+            // Once at least, however busy the machine is.
+            while !*is_over.borrow() || times.count() == 0 {
                 let asked = Instant::now();
                 locker.take(&slot).await?;
                 locker.give(&slot).await?;
@@ -117,9 +114,6 @@ async fn submits(server: &Server, duration: Duration) -> Result<Times> {
     let mut all = Times::default();
     while let Some(times) = clients.join_next().await {
         all.join(&times??);
-    }
-    if all.count() == 0 {
-        bail!("nobody submitted anything");
     }
     Ok(all)
 }

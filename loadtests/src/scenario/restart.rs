@@ -16,7 +16,7 @@ use tokio::{sync::watch, task::JoinSet};
 use crate::{
     history::Hold,
     race::{judge, judge_order},
-    racer::{Held, Racer, Taken, Tally},
+    racer::{Held, Racer, Tally},
     report::{Outcome, Summary, Times},
     run::Run,
     server::Server,
@@ -129,10 +129,10 @@ async fn ride(
     };
     while !*is_over.borrow() {
         let asked = begun.elapsed();
-        let grant = match racer.compete(&slot, Wish::Wait { preempt: false }).await? {
-            Taken::Got(grant) => grant,
-            other => {
-                went.troubles.push(format!("client {client} did not get the slot: {other:?}"));
+        let grant = match racer.compete(&slot, Wish::Wait { preempt: false }).await?.grant() {
+            Ok(grant) => grant,
+            Err(error) => {
+                went.troubles.push(format!("client {client} did not get the slot: {error}"));
                 continue;
             }
         };

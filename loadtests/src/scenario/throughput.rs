@@ -92,7 +92,8 @@ async fn go_round(mut locker: Box<dyn Locker>, slots: Vec<String>, begin: Instan
     let mut went = Went::default();
     for slot in slots.iter().cycle() {
         let asked = Instant::now();
-        if asked > end {
+        // Once at least, however busy the machine is.
+        if asked > end && went.counted > 0 {
             break;
         }
         locker.take(slot).await?;

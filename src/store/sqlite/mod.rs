@@ -25,7 +25,7 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use super::{
-    BoxFuture, Claimable, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
+    BoxFuture, Claimable, Commits, Decide, ListQuery, Mark, OnCommit, Placed, ProjectState, Store, StoreError, Watched,
 };
 use crate::model::{Changes, Deployment, DeploymentId, Event, Load, Pepper, ProjectName};
 
@@ -77,6 +77,10 @@ impl Drop for SqliteStore {
 impl Store for SqliteStore {
     fn pepper(&self) -> Pepper {
         self.pepper
+    }
+
+    fn commits(&self) -> Commits {
+        self.writer.commits()
     }
 
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {
