@@ -44,6 +44,15 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// What this process's arguments say. Ends it, with a word about them, where that is nothing that can be done.
+    pub fn read() -> Self {
+        let run =
+            Run::read_alone(std::env::args_os()).map(|run| Cli { command: Command::Client(ClientCommand::Run(run)) });
+        run.unwrap_or_else(Self::parse)
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {

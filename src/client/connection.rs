@@ -10,7 +10,7 @@ use serde_json::Value;
 pub use super::transport::{Fault, Notice, Patience, Refusal, Token, pauses};
 use super::{
     exit::Failure,
-    transport::{Answer, Call, Transport, code_of, refusal, refused},
+    transport::{Answer, Call, Transport, WAIT_PARAMETER, code_of, refusal, refused},
 };
 use crate::{
     api::{
@@ -213,7 +213,7 @@ impl Connection {
         let mut url = self.deployment_url(project, id, &["events"]);
         url.query_pairs_mut()
             .append_pair("after", &after.to_string())
-            .append_pair("maxWaitSeconds", &window.as_secs().to_string());
+            .append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
         let answer = self.succeed(&Call { window, ..Call::new(Method::GET, url) }).await?;
         self.transport.read(answer).map(|page| *page)
     }
@@ -321,7 +321,7 @@ impl Connection {
         limit: Duration,
     ) -> Result<HeartbeatAnswer, Fault> {
         let mut url = self.deployment_url(worker.project, worker.id, &["heartbeat"]);
-        url.query_pairs_mut().append_pair("maxWaitSeconds", &window.as_secs().to_string());
+        url.query_pairs_mut().append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
         let call = Call { window, limit, lease: Some(worker.secret), ..Call::new(Method::POST, url) };
         self.once(&call).await
     }
@@ -361,7 +361,7 @@ impl Connection {
         still: ErrorCode,
     ) -> Result<Answer, Fault> {
         let mut url = self.deployment_url(project, id, &[route]);
-        url.query_pairs_mut().append_pair("maxWaitSeconds", &window.as_secs().to_string());
+        url.query_pairs_mut().append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
         let answer = self.transport.send(&Call { window, ..Call::new(Method::GET, url) }).await?;
         if answer.status.is_success() || code_of(&answer.body) == Some(still) {
             return Ok(answer);

@@ -1,6 +1,6 @@
 //! `deploy`: submit, resolve a conflict, follow the deployment to its end.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use serde_json::Value;
 
@@ -32,9 +32,11 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(4);
 /// How long the end of our own deployment is waited for when the deadline, not a person, stops us: a worker that is told
 /// to stop has 30 s by default, and who looks on wants to see what became of it.
 const END_LIMIT: Duration = Duration::from_secs(35);
-/// How long one poll of `turn` is parked. Its end is when those further back hear of another holder or place, so it is
-/// shorter than it could be; a thousand who wait still ask but a hundred times a second.
-const TURN_WINDOW: Duration = Duration::from_secs(10);
+/// How many seconds one poll of `turn` is parked: as many as are served before us, within these limits. Its end is when those
+/// further back hear of another holder or place, so it is shorter than it could be; a thousand who wait still ask but a
+/// hundred times a second. Those at the front ask more often: should the server at which they are parked be stopped, they
+/// must have asked another one before the slot that is kept for them meanwhile is the next one's.
+const TURN_WINDOW_SECONDS: RangeInclusive<u64> = 3..=10;
 /// How long one poll for the end is parked: nothing is told in between.
 const END_WINDOW: Duration = Duration::from_secs(30);
 /// The pause after a poll that was answered: a server that answers at once is not asked without end.
@@ -242,7 +244,9 @@ impl Run<'_> {
     }
 
     async fn await_turn(&mut self, ticket: DeploymentId) -> Observation {
-        let window = TURN_WINDOW.min(self.deadline.remaining()).max(Duration::from_secs(1));
+        let place = self.held.as_ref().and_then(|held| held.queue_position).unwrap_or(1);
+        let window = Duration::from_secs(place.clamp(*TURN_WINDOW_SECONDS.start(), *TURN_WINDOW_SECONDS.end()));
+        let window = window.min(self.deadline.remaining()).max(Duration::from_secs(1));
         let session = self.session;
         let turn = tokio::select! {
             turn = session.connection.turn(self.project(), ticket, window) => turn,

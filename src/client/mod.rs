@@ -5,6 +5,7 @@ pub mod ci;
 pub mod connection;
 pub mod deadline;
 mod deploy;
+mod dial;
 mod download;
 pub mod exit;
 pub mod follow;
@@ -35,17 +36,20 @@ use crate::cli::{ClientCommand, Fence};
 
 /// Runs a client's command to its end, and tells what kept it from succeeding.
 pub fn run(command: &ClientCommand) -> ExitCode {
+    end(dispatch(command), wants_json(command))
+}
+
+/// Runs one of a client's tasks to its end.
+fn on_runtime(task: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     // One thread does: a client waits for one thing at a time, and starts faster without the others.
-    let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => {
-            let ended = runtime.block_on(dispatch(command));
-            // A look-up of a name may still be under way, and nobody waits for it.
-            runtime.shutdown_background();
-            ended
-        }
-        Err(error) => Err(Failure::new(Exit::Fault, format!("the runtime does not start: {error}"))),
-    };
-    end(ended, wants_json(command))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Fault, format!("the runtime does not start: {error}")))?;
+    let ended = runtime.block_on(task);
+    // A look-up of a name may still be under way, and nobody waits for it.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The exit code of what has ended; what went wrong is told on standard error, and with `json` on standard output too.
@@ -59,19 +63,19 @@ pub fn end(ended: Result<Exit, Failure>, json: bool) -> ExitCode {
     }
 }
 
-async fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
+fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
     match command {
-        ClientCommand::Deploy(args) => deploy::run(args).await,
-        ClientCommand::Run(args) => run::run(args).await,
-        ClientCommand::Protect(args) => run::protect(args).await,
-        ClientCommand::Fence(Fence::Check(args)) => run::check_fence(args).await,
-        ClientCommand::Redeploy(args) => deploy::run(&args.deploy()).await,
-        ClientCommand::Status(args) => status::run(args).await,
-        ClientCommand::Why(args) => why::run(args).await,
-        ClientCommand::Logs(args) => logs::run(args).await,
-        ClientCommand::List(args) => list::run(args).await,
-        ClientCommand::Cancel(args) => cancel::run(args).await,
-        ClientCommand::Release(args) => release::run(args).await,
+        ClientCommand::Deploy(args) => on_runtime(deploy::run(args)),
+        ClientCommand::Run(args) => run::run(args),
+        ClientCommand::Protect(args) => on_runtime(run::protect(args)),
+        ClientCommand::Fence(Fence::Check(args)) => on_runtime(run::check_fence(args)),
+        ClientCommand::Redeploy(args) => on_runtime(deploy::run(&args.deploy())),
+        ClientCommand::Status(args) => on_runtime(status::run(args)),
+        ClientCommand::Why(args) => on_runtime(why::run(args)),
+        ClientCommand::Logs(args) => on_runtime(logs::run(args)),
+        ClientCommand::List(args) => on_runtime(list::run(args)),
+        ClientCommand::Cancel(args) => on_runtime(cancel::run(args)),
+        ClientCommand::Release(args) => on_runtime(release::run(args)),
     }
 }
 

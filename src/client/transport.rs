@@ -15,7 +15,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use reqwest::{
-    Certificate, Method, RequestBuilder, Response, StatusCode, Url,
+    Method, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER},
 };
 use serde::de::DeserializeOwned;
@@ -23,6 +23,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::{
+    dial::{http_client, is_loopback, root_cause},
     exit::{Exit, Failure},
     render::words::span,
 };
@@ -32,16 +33,19 @@ use crate::{
     model::IdempotencyKey,
 };
 
-/// How long a connection may take to stand.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Spans are told in whole seconds: what is left of 15 s is 15 s for a while.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 /// How much longer than its window a call may take: a server under load answers within it, a dead one does not.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How much longer than its window the first two attempts may take; the next ones twice as long each, for as long as nothing
+/// comes. Behind a load balancer another server answers, and whoever's turn it is must not wait out one that is stopped.
+const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// What the last attempt may take at least, when hardly any patience is left.
 const LAST_ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 /// The largest answer that is read: a page of events is at most a few MiB, so more is no answer of ours.
 const BODY_LIMIT: usize = 32 << 20;
+/// How long a call is parked, in a URL.
+pub(super) const WAIT_PARAMETER: &str = "maxWaitSeconds";
 /// How long a server may ask us to stay away; more would eat the deadline of whoever waits.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -184,7 +188,12 @@ pub(super) struct Answer {
 /// What to do about one attempt.
 pub(super) enum Attempt {
     Answered(Answer),
-    Again { why: String, after: Option<Duration> },
+    Again {
+        why: String,
+        after: Option<Duration>,
+        /// Whether nothing came at all, in all that time.
+        is_silent: bool,
+    },
     Hopeless(Fault),
 }
 
@@ -238,28 +247,39 @@ impl Transport {
     /// Sends until there is an answer, or patience ends.
     pub(super) async fn send(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         let mut retry = self.retry();
-        let mut limit = call.window + call.limit;
-        loop {
-            let (why, after) = match self.attempt(call, limit).await {
+        let look = call.look();
+        let (mut url, mut window) = (&call.url, call.window);
+        let mut limit = FIRST_ANSWER_LIMIT.min(call.limit);
+        for attempt in 1_u32.. {
+            let (why, after, is_silent) = match self.attempt(call, url, window + limit).await {
                 Attempt::Answered(answer) => {
                     self.set_trouble(None);
                     return Ok(answer);
                 }
                 Attempt::Hopeless(fault) => return Err(fault),
-                Attempt::Again { why, after } => (why, after),
+                Attempt::Again { why, after, is_silent } => (why, after, is_silent),
             };
             let left = retry.pause(why, after).await?;
-            // A server that is mute must not take more than what was said; only the first attempt has all its time.
-            limit = match left {
-                Some(left) if call.window.is_zero() => call.limit.min(left.max(LAST_ATTEMPT_LIMIT)),
-                Some(_) | None => call.window + call.limit,
-            };
+            if is_silent {
+                // What it was parked for may have come meanwhile.
+                (url, window) = (&look, Duration::ZERO);
+                limit = if attempt == 1 { limit } else { (limit * 2).min(call.limit) };
+            } else {
+                (url, window) = (&call.url, call.window);
+            }
+            if let Some(left) = left
+                && call.window.is_zero()
+            {
+                // A server that is mute must not take more than what was said.
+                limit = limit.min(left.max(LAST_ATTEMPT_LIMIT));
+            }
         }
+        Err(self.unreachable("no answer to any of very many attempts".to_owned()))
     }
 
     /// Sends once; whoever calls knows best how long it may be tried again.
     pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Answer, Fault> {
-        match self.attempt(call, call.window + call.limit).await {
+        match self.attempt(call, &call.url, call.window + call.limit).await {
             Attempt::Answered(answer) => Ok(answer),
             Attempt::Again { why, .. } => Err(self.unreachable(why)),
             Attempt::Hopeless(fault) => Err(fault),
@@ -285,10 +305,10 @@ impl Transport {
         (self.notice)(&format!("{} {what} ({why}); trying again {limit}", self.server()));
     }
 
-    async fn attempt(&self, call: &Call<'_>, limit: Duration) -> Attempt {
+    async fn attempt(&self, call: &Call<'_>, url: &Url, limit: Duration) -> Attempt {
         // Only a submit makes something that would have to be cancelled, and only a submit has a key.
         let was_in_doubt = call.key.is_some().then(|| self.in_doubt.swap(true, Ordering::Relaxed));
-        let mut request = self.http.request(call.method.clone(), call.url.clone()).header(ACCEPT, "application/json");
+        let mut request = self.http.request(call.method.clone(), url.clone()).header(ACCEPT, "application/json");
         request = request.timeout(limit);
         if let Some(key) = call.key {
             request = request.header(IDEMPOTENCY_HEADER, key.as_str());
@@ -320,12 +340,12 @@ impl Transport {
 
     /// What an attempt without an answer comes to.
     pub(super) fn failed(&self, error: &reqwest::Error) -> Attempt {
-        let why = why(error);
+        let (why, is_silent) = (why(error), error.is_timeout());
         // Another attempt meets the same certificate.
         if why.contains("certificate") {
             return Attempt::Hopeless(self.unreachable(why));
         }
-        Attempt::Again { why, after: None }
+        Attempt::Again { why, after: None, is_silent }
     }
 
     /// Tells an answer from a fault of something in between.
@@ -345,7 +365,7 @@ impl Transport {
         }
         let bytes = match read_limited(response).await {
             Ok(bytes) => bytes,
-            Err(why) => return Attempt::Again { why, after },
+            Err(why) => return Attempt::Again { why, after, is_silent: false },
         };
         let body = serde_json::from_slice::<Value>(&bytes).ok();
         let is_problem = body.as_ref().is_some_and(|body| body.get("errorCode").is_some_and(Value::is_string));
@@ -364,7 +384,7 @@ impl Transport {
         if passes {
             let words = if is_problem { body.as_ref().map(message_of) } else { None };
             let why = words.unwrap_or_else(|| format!("HTTP {status}"));
-            return Attempt::Again { why, after };
+            return Attempt::Again { why, after, is_silent: false };
         }
         match body {
             Some(body) if status.is_success() || is_problem => {
@@ -470,6 +490,16 @@ impl Call<'_> {
     pub(super) fn new(method: Method, url: Url) -> Self {
         Call { method, url, window: Duration::ZERO, key: None, body: None, lease: None, limit: ANSWER_LIMIT }
     }
+
+    /// Where the same is asked without parking.
+    fn look(&self) -> Url {
+        let mut url = self.url.clone();
+        if !self.window.is_zero() {
+            let asked = self.url.query_pairs().filter(|(name, _)| name != WAIT_PARAMETER);
+            url.query_pairs_mut().clear().extend_pairs(asked).append_pair(WAIT_PARAMETER, "0");
+        }
+        url
+    }
 }
 
 /// The pauses between attempts: from 0.2 s to 5 s, each up to twice that by chance, so that a thousand clients of a
@@ -481,48 +511,6 @@ pub fn pauses() -> impl Iterator<Item = Duration> + Send {
         .without_max_times()
         .with_jitter()
         .build()
-}
-
-fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest::Client, Failure> {
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("singletrack/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_LIMIT)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Duration::from_secs(15))
-        // A parked poll and one more call are all there ever is.
-        .pool_max_idle_per_host(2)
-        .pool_idle_timeout(Duration::from_secs(20));
-    if is_loopback(base) {
-        // A proxy that is set for the outside cannot reach this machine's own servers.
-        builder = builder.no_proxy();
-    }
-    builder = match (base.scheme(), ca_cert) {
-        // Reading the system's certificates is most of the start-up time, and plain HTTP needs none.
-        ("http", _) => builder.tls_certs_only([]),
-        (_, Some(path)) => builder.tls_certs_merge(certificates(path)?),
-        (_, None) => builder,
-    };
-    builder
-        .build()
-        .map_err(|error| Failure::new(Exit::Fault, format!("the HTTP client does not start: {}", root_cause(&error))))
-}
-
-fn certificates(path: &Path) -> Result<Vec<Certificate>, Failure> {
-    let unusable = |why: String| {
-        Failure::new(Exit::Usage, format!("--ca-cert {}: {why}", path.display()))
-            .hint("it is a PEM file with a CERTIFICATE block")
-    };
-    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(root_cause(&error)))?;
-    if certificates.is_empty() { Err(unusable("no certificate in it".to_owned())) } else { Ok(certificates) }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let Some(host) = url.host_str() else { return false };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let by_name = host == "localhost" || host.ends_with(".localhost");
-    by_name || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 async fn read_limited(mut response: Response) -> Result<Vec<u8>, String> {
@@ -565,12 +553,4 @@ fn why(error: &reqwest::Error) -> String {
         return if error.is_connect() { "no connection in time".to_owned() } else { "no answer in time".to_owned() };
     }
     root_cause(error)
-}
-
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -6,7 +6,7 @@ use reqwest::Method;
 
 use super::{
     connection::{Connection, Fault},
-    transport::{Call, code_of, refused},
+    transport::{Call, WAIT_PARAMETER, code_of, refused},
 };
 use crate::api::{ClaimRequest, Claimed, ErrorCode};
 
@@ -17,7 +17,7 @@ impl Connection {
     /// There is no answer to go by, or the server refuses.
     pub async fn claim(&self, wish: &ClaimRequest, window: Duration) -> Result<Option<Claimed>, Fault> {
         let mut url = self.url(&["v1", "claims"]);
-        url.query_pairs_mut().append_pair("maxWaitSeconds", &window.as_secs().to_string());
+        url.query_pairs_mut().append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
         // This is our own type: it always has a JSON form.
         let body = Some(serde_json::to_vec(wish).unwrap_or_default());
         let answer = self.transport().send_once(&Call { window, body, ..Call::new(Method::POST, url) }).await?;

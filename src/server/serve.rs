@@ -1,6 +1,15 @@
 //! The accept loop: connections with limits, and an end in a stated order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::{Future as _, poll_fn},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -23,6 +32,9 @@ const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
 const HEAD_LIMIT: usize = 64 << 10;
 /// How long connections may take to end after their last answer.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection that has just been made may keep its first request back when the server ends: it is most likely on
+/// its way.
+const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(1);
 /// After the system had no more file descriptors: waiting lets others close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -114,17 +126,36 @@ async fn accept(listener: TcpListener, router: Router, shutdown: CancellationTok
             }
         }
     }
-    drop(listener);
+    for stream in take_waiting(listener) {
+        connections.spawn(connection(stream, router.clone(), shutdown.clone()));
+    }
     connections.close();
     if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
         tracing::warn!(connection_count = connections.len(), "connections did not end in time and are cut");
     }
 }
 
+/// The connections that the system has made and nobody has accepted yet: they would be reset with the listener.
+fn take_waiting(listener: TcpListener) -> Vec<TcpStream> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let accepted = std::iter::from_fn(|| listener.accept().ok());
+    accepted
+        .filter_map(|(stream, _)| {
+            stream.set_nonblocking(true).ok()?;
+            TcpStream::from_std(stream).ok()
+        })
+        .collect()
+}
+
 async fn connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
     // Answers are small and somebody waits for each.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = has_asked.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
+        router.clone().oneshot(request.map(Body::new))
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_LIMIT)
@@ -134,8 +165,19 @@ async fn connection(stream: TcpStream, router: Router, shutdown: CancellationTok
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            // One that seems idle is closed at once, and a request that is on its way would be lost with it.
+            let first = poll_fn(|context| match connection.as_mut().poll(context) {
+                Poll::Pending if has_asked.load(Ordering::Relaxed) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            });
+            match timeout(FIRST_REQUEST_LIMIT, first).await {
+                Ok(Some(ended)) => ended,
+                Ok(None) | Err(_) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
         }
     };
     if let Err(error) = ended {

@@ -6,17 +6,12 @@
 //! the shim is gone, in whatever PID namespace it was, and may end what it left.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions};
 use rustix::time::Timespec;
 
 use super::shim::{LOOK_AGAIN, VANISH_LIMIT};
@@ -50,34 +45,20 @@ impl Cgroup {
         (is_ours && group.path.join("cgroup.kill").exists()).then_some(group)
     }
 
-    /// Starts the command in the group, from its first instruction on, once what dead shims left is gone. `None` if the
-    /// system does not let us; then nothing was started. Moving a process there afterwards would miss what it forked by
-    /// then, and can take milliseconds.
+    /// Forks this process, the child being in the group from its first instruction on, once what dead shims left is gone.
+    /// `None` if the system does not let us; otherwise as fork(2) answers. Moving a process there afterwards would miss
+    /// what it forked by then, and can take milliseconds.
     #[expect(unsafe_code, reason = "the standard library cannot start a process in a cgroup")]
-    pub(super) fn spawn(&self, command: &mut Command) -> Option<io::Result<Pid>> {
+    pub(super) fn fork(&self) -> Option<libc::pid_t> {
         sweep_below(&self.parent);
-        let (report, mut reporting) = pipe_with(PipeFlags::CLOEXEC).ok()?;
         // SAFETY: all zero is how the kernel wants the fields that are not used.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
         arguments.flags = CLONE_INTO_CGROUP;
         arguments.exit_signal = libc::SIGCHLD as u64;
         arguments.cgroup = u64::try_from(self.folder.as_raw_fd()).ok()?;
-        // SAFETY: without CLONE_VM this is a fork(2). This process has one thread, so the child may go on as any program
-        // until it becomes another one or exits.
+        // SAFETY: without CLONE_VM this is a fork(2). This process has one thread, so the child may go on as any program.
         let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
-        match pid {
-            -1 => None,
-            0 => {
-                let error = command.exec();
-                report_failure(&mut reporting, &error);
-                // SAFETY: ends this child without running what the parent has registered for its own end.
-                unsafe { libc::_exit(127) }
-            }
-            pid => {
-                drop(reporting);
-                Some(started(Pid::from_raw(i32::try_from(pid).ok()?)?, report))
-            }
-        }
+        libc::pid_t::try_from(pid).ok().filter(|pid| *pid != -1)
     }
 
     /// Kills everything in it, and whatever that forks meanwhile.
@@ -91,20 +72,6 @@ impl Drop for Cgroup {
         // That fails as long as something runs in it, and is done by whoever comes next then.
         let _ = fs::remove_dir(&self.path);
     }
-}
-
-fn report_failure(reporting: &mut OwnedFd, error: &io::Error) {
-    let code = error.raw_os_error().unwrap_or(libc::EINVAL);
-    let _ = rustix::io::write(reporting, &code.to_ne_bytes());
-}
-
-/// Waits until the child has become the command, which closes its end of the pipe, or says why it could not.
-fn started(child: Pid, report: OwnedFd) -> io::Result<Pid> {
-    let mut code = Vec::new();
-    File::from(report).read_to_end(&mut code)?;
-    let Ok(code) = <[u8; 4]>::try_from(code) else { return Ok(child) };
-    let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
-    Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code)))
 }
 
 /// Ends what shims that are gone left in their groups below ours, and removes the groups.

@@ -2,8 +2,8 @@
 //!
 //! The executor knows nothing of the server, the queue or the store: a `Job` goes in, `Report`s and at last a `Verdict`
 //! come out, and a `Stop` may arrive at any time. `pipeline` walks the phases and rolls back, `command` runs one
-//! script of a phase, `check` asks a URL; `process` starts the `shim`, which owns the command's whole process tree
-//! and ends it even when this process cannot; `leftovers` ends it when the shim cannot; `output` reads what commands
+//! script of a phase, `check` asks a URL; `process` starts the `shim` (`fork` forks one), which owns the command's whole
+//! process tree and ends it even when this process cannot; `gate` holds the command back until it may start; `leftovers` ends it when the shim cannot; `output` reads what commands
 //! print without ever making them wait.
 
 pub mod artifact;
@@ -13,6 +13,8 @@ mod command;
 mod descendants;
 pub mod embedded;
 mod environment;
+pub mod fork;
+mod gate;
 mod identity;
 pub mod leased;
 mod leftovers;

@@ -168,8 +168,14 @@ impl Runner {
             self.outbox.reached(index * 100 / phases.len());
             started_count = index + 1;
             end = self.run_phase(phase).await;
-            let state = if end == End::Done { PhaseState::Succeeded } else { PhaseState::Failed };
-            self.outbox.phase(&phase.name, state, None);
+            let (state, message) = match end {
+                End::Done => (PhaseState::Succeeded, None),
+                End::Failed { .. } | End::Halted(Halt::LeaseLost { .. }) => (PhaseState::Failed, None),
+                // The wire has no state of its own for these.
+                End::Halted(Halt::Cancelled) => (PhaseState::Failed, Some("it was cancelled")),
+                End::Halted(Halt::ShutDown) => (PhaseState::Failed, Some("its worker is being shut down")),
+            };
+            self.outbox.phase(&phase.name, state, message);
             if end != End::Done {
                 break;
             }

@@ -1,20 +1,20 @@
 //! A command and everything it starts, as the worker sees it: started, told to stop, and waited for through the shim.
 
 use std::ffi::OsString;
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitStatus};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::time::Instant;
 
 use super::leftovers::{MARK_VARIABLE, end_below, end_marked, mark};
-use super::shim::{ARGUMENT, CONTROL_FLAG, FOLDER_FLAG, TERMINAL_FLAG};
+use super::shim::ARGUMENT;
 use crate::clock::{BootInstant, Clock, SystemClock};
 
 /// How long after the time for everything to be killed the shim may take to say that it is. Then it counts as stopped or
@@ -143,77 +143,22 @@ impl StoppedBy {
     }
 }
 
-/// A command that is to be run with this process's own standard input, or a terminal.
-#[derive(Debug)]
-pub struct Here<'a> {
-    /// The program and its arguments.
-    pub command: &'a [OsString],
-    /// Variables that it must not see.
-    pub hidden: &'a [&'a str],
-    /// The file that the shim keeps locked until nothing of the command is left.
-    pub lock: &'a Path,
-    /// The folder of this command's own, which goes with the shim even if this process is killed. It holds files only.
-    pub folder: &'a Path,
-    /// How long everything may take to stop when this process is gone, or before its deadline.
-    pub kill_budget: Duration,
-    /// Where its standard input is a terminal that is to be its own, so that it leads a session there: the one at which
-    /// somebody sits, which the shim sets right again should this process be killed.
-    pub terminal: Option<BorrowedFd<'a>>,
-    /// Where its standard input comes from.
-    pub stdin: Stdio,
-    /// Where its standard output goes.
-    pub stdout: Stdio,
-    /// Where its standard error goes.
-    pub stderr: Stdio,
-}
-
 /// A shim that waits for the word to start its command. Dropping it starts nothing.
 #[derive(Debug)]
-pub struct Prepared(Process);
+pub struct Prepared {
+    shim: ShimProcess,
+    control: std::os::unix::net::UnixStream,
+}
 
 impl Prepared {
-    /// Starts the shim of a command that has a standard input.
-    ///
-    /// # Errors
-    /// The shim cannot be started.
-    pub fn here(
-        program: &ShimProgram,
-        here: Here<'_>,
-    ) -> io::Result<(Prepared, Option<std::process::ChildStdout>, Option<std::process::ChildStderr>)> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        // Unlike the original, the duplicate outlives the exec. Nothing else is started by this process meanwhile.
-        let inherited = rustix::io::dup(&theirs)?;
-        drop(theirs);
-        let terminal = here.terminal.map(rustix::io::dup).transpose()?;
-        let mut command = std::process::Command::new(&program.0);
-        command
-            .arg(ARGUMENT)
-            .arg(CONTROL_FLAG)
-            .arg(inherited.as_raw_fd().to_string())
-            .args(terminal.iter().flat_map(|real| [TERMINAL_FLAG.to_owned(), real.as_raw_fd().to_string()]))
-            .arg(FOLDER_FLAG)
-            .arg(here.folder)
-            .arg(here.lock)
-            .arg(here.kill_budget.as_millis().to_string())
-            .args(here.command)
-            .stdin(here.stdin)
-            .stdout(here.stdout)
-            .stderr(here.stderr);
-        for name in here.hidden {
-            command.env_remove(name);
-        }
-        let mut command = tokio::process::Command::from(command);
-        let mut shim = command.spawn()?;
-        drop((inherited, terminal));
-        let stdout = shim.stdout.take().map(|pipe| pipe.into_owned_fd()).transpose()?;
-        let stderr = shim.stderr.take().map(|pipe| pipe.into_owned_fd()).transpose()?;
-        Ok((Prepared::new(shim, ours)?, stdout.map(Into::into), stderr.map(Into::into)))
+    pub(super) fn new(shim: ShimProcess, control: std::os::unix::net::UnixStream) -> Self {
+        Prepared { shim, control }
     }
 
-    fn new(shim: Child, control: std::os::unix::net::UnixStream) -> io::Result<Self> {
-        let control = UnixStream::from_std(control)?;
-        Ok(Prepared(Process { shim, control, buffer: Vec::new(), command: None, mark: None, overdue_at: None }))
+    /// Starts nothing, and waits until the shim is gone.
+    pub async fn abandon(mut self) {
+        drop(self.control);
+        self.shim.gone().await;
     }
 
     /// Starts the command, with these variables besides those that the shim has. No value may hold a newline. Unless
@@ -222,21 +167,22 @@ impl Prepared {
     /// # Errors
     /// The command, or the shim, could not be started.
     pub async fn start(self, variables: &[(&str, &str)], deadline: Option<BootInstant>) -> io::Result<Process> {
-        let mut process = self.0;
+        let line = |(name, value): &(&str, &str)| format!("env {name}={}\n", value.replace(['\n', '\0'], " "));
+        let variables_said: String = variables.iter().map(line).collect();
+        let deadline = deadline.map(|at| format!("deadline {}\n", in_milliseconds(at)));
+        // All at once, since each write would wake the shim; and before it says that it is ready, so that it finds them
+        // then. These few bytes have room in a socket that is still empty. If it is gone, there is no answer.
+        let orders = format!("{variables_said}{}start\n", deadline.unwrap_or_default());
+        let _ = (&self.control).write_all(orders.as_bytes());
+        self.control.set_nonblocking(true)?;
+        let control = UnixStream::from_std(self.control)?;
+        let (shim, buffer) = (self.shim, Vec::new());
+        let mut process = Process { shim, control, buffer, command: None, mark: None, overdue_at: None };
         if let Some((_, id)) = variables.iter().find(|(name, _)| *name == MARK_VARIABLE) {
             process.mark = Some(mark(id));
         }
         while let Some(line) = process.next_line().await? {
             match line.split_once(' ').unwrap_or((&line, "")) {
-                ("ready", _) => {
-                    for (name, value) in variables {
-                        process.say(&format!("env {name}={}", value.replace(['\n', '\0'], " ")));
-                    }
-                    if let Some(deadline) = deadline {
-                        process.renew_deadline(deadline);
-                    }
-                    process.say("start");
-                }
                 ("started", pid) => {
                     process.command = pid.parse().ok().and_then(Pid::from_raw);
                     return Ok(process);
@@ -249,10 +195,52 @@ impl Prepared {
     }
 }
 
+/// The shim's process.
+#[derive(Debug)]
+pub(super) enum ShimProcess {
+    /// Started as a program.
+    Program(Child),
+    /// A fork of this process, until it is waited for. A process that forks its shim ends soon after it, so nobody else
+    /// need collect it.
+    Fork(Option<Pid>),
+}
+
+impl ShimProcess {
+    /// Its number, unless it was waited for.
+    fn pid(&self) -> Option<Pid> {
+        match self {
+            ShimProcess::Program(child) => child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)),
+            ShimProcess::Fork(pid) => *pid,
+        }
+    }
+
+    /// Kills it, and waits until it is gone.
+    async fn end(&mut self) {
+        if let Some(pid) = self.pid() {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        self.gone().await;
+    }
+
+    async fn gone(&mut self) {
+        match self {
+            ShimProcess::Program(child) => {
+                let _ = child.wait().await;
+            }
+            ShimProcess::Fork(pid) => {
+                if let Some(pid) = pid.take() {
+                    let gone = move || rustix::process::waitpid(Some(pid), WaitOptions::empty()).is_ok();
+                    let _ = tokio::task::spawn_blocking(gone).await;
+                }
+            }
+        }
+    }
+}
+
 /// A running command. Dropping it ends the command: the shim sees its socket close.
 #[derive(Debug)]
 pub struct Process {
-    shim: Child,
+    shim: ShimProcess,
     control: UnixStream,
     buffer: Vec<u8>,
     command: Option<Pid>,
@@ -266,7 +254,6 @@ impl Process {
     /// Starts the script; answers it with its standard output and standard error.
     pub async fn start(program: &ShimProgram, script: Script<'_>) -> io::Result<(Process, ChildStdout, ChildStderr)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
         let id = script.environment.iter().find(|(name, _)| name == MARK_VARIABLE);
         let id = id.map(|(_, id)| id.to_string_lossy().into_owned());
         let mut shim = tokio::process::Command::new(&program.0)
@@ -284,7 +271,7 @@ impl Process {
         let (Some(stdout), Some(stderr)) = (shim.stdout.take(), shim.stderr.take()) else {
             return Err(io::Error::other("the command's output was not connected"));
         };
-        let mut process = Prepared::new(shim, ours)?.start(&[], script.deadline).await?;
+        let mut process = Prepared::new(ShimProcess::Program(shim), ours).start(&[], script.deadline).await?;
         process.mark = id.as_deref().map(mark);
         Ok((process, stdout, stderr))
     }
@@ -352,7 +339,7 @@ impl Process {
     /// all below it, are killed from here. If that was only slow, it has its say after all.
     async fn end_in_its_stead(&mut self) -> Option<Exit> {
         self.wake_shim();
-        if let Some(shim) = self.shim_pid() {
+        if let Some(shim) = self.shim.pid() {
             end_below(shim).await;
         }
         tokio::time::timeout(LAST_WORDS_LIMIT, self.ended()).await.ok().flatten()
@@ -361,11 +348,10 @@ impl Process {
     /// The shim is gone, or has to go: what it can no longer do is done from here. Its direct child dies with it by the
     /// kernel's hand.
     async fn wait_without_shim(&mut self) -> Exit {
-        let _ = self.shim.start_kill();
         if let Some(command) = self.command.take() {
             let _ = rustix::process::kill_process_group(command, Signal::KILL);
         }
-        let _ = self.shim.wait().await;
+        self.shim.end().await;
         let left_count = match &self.mark {
             Some(mark) => end_marked(mark).await,
             None => 0,
@@ -376,14 +362,9 @@ impl Process {
 
     /// Lets a shim go on that somebody has stopped; the others take no notice.
     fn wake_shim(&self) {
-        if let Some(shim) = self.shim_pid() {
+        if let Some(shim) = self.shim.pid() {
             let _ = rustix::process::kill_process(shim, Signal::CONT);
         }
-    }
-
-    /// The shim, unless it has ended.
-    fn shim_pid(&self) -> Option<Pid> {
-        self.shim.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
     }
 
     /// Writes a command. A socket that takes no more of these few bytes belongs to a shim that hangs, which

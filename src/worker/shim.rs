@@ -1,9 +1,9 @@
 //! The small process between the worker and a phase's command, which keeps the promise that no command outlives its
 //! lease (I12), whatever becomes of the worker.
 //!
-//! It is this same program under the hidden argument `__shim`. It starts the command in a process group of its own,
-//! adopts whatever the command leaves behind (it is their subreaper), and listens on a socket: its standard input, or,
-//! where the command is to have that, the file descriptor that `--control N` names:
+//! It is this same program under the hidden argument `__shim`, with a socket to the worker as its standard input; or a
+//! fork of the worker, see `fork`. It starts the command in a process group of its own, adopts whatever the command
+//! leaves behind (it is their subreaper), and listens on the socket:
 //!
 //! | from the worker | |
 //! |---|---|
@@ -22,10 +22,11 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -38,21 +39,12 @@ use tokio::signal::unix::SignalKind;
 
 use super::cgroup::Cgroup;
 use super::descendants::{Descendant, descendants_of};
+use super::gate::Gate;
 use super::process::{ExitKind, StoppedBy};
 use crate::clock::{BootInstant, Clock, SystemClock};
 
 /// The hidden first argument under which this program is the shim.
 pub const ARGUMENT: &str = "__shim";
-
-/// Comes before the number of the descriptor to listen on, where that is not standard input.
-pub(super) const CONTROL_FLAG: &str = "--control";
-
-/// Says that standard input is a terminal of the command's own, and comes before the number of the descriptor of that at
-/// which somebody sits.
-pub(super) const TERMINAL_FLAG: &str = "--terminal";
-
-/// Comes before the folder that goes with the shim.
-pub(super) const FOLDER_FLAG: &str = "--folder";
 
 /// How long what a command left running in the background may take to stop after SIGTERM.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
@@ -86,34 +78,47 @@ pub fn entry(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
 }
 
 fn main(args: Vec<OsString>) -> io::Result<i32> {
-    let usage = || {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "expected [--control FD [--terminal FD] [--folder PATH]] LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…",
-        )
-    };
-    let (control, args) = match args.as_slice() {
-        [flag, number, rest @ ..] if flag == CONTROL_FLAG => {
-            let number = number.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
-            (Control::from_descriptor(number)?, rest)
-        }
-        rest => (Control::from_stdin()?, rest),
-    };
-    let (mut control, own_stdin) = control;
-    let (real_terminal, args) = match args {
-        [flag, number, rest @ ..] if flag == TERMINAL_FLAG => {
-            let number = number.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
-            (Some(RealTerminal::from_descriptor(number)?), rest)
-        }
-        rest => (None, rest),
-    };
-    let owns_terminal = real_terminal.is_some();
-    let (folder, args) = match args {
-        [flag, folder, rest @ ..] if flag == FOLDER_FLAG => (Some(Folder(folder)), rest),
-        rest => (None, rest),
-    };
-    let [lock, kill_budget, program, rest @ ..] = args else { return Err(usage()) };
-    let kill_budget_ms: u64 = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
+    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "expected LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…");
+    let [lock, kill_budget, command @ ..] = args.as_slice() else { return Err(usage()) };
+    let kill_budget_ms = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
+    serve(Duty {
+        control: UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?),
+        // The socket is ours, so the command gets nothing.
+        command_stdin: Stdio::null(),
+        command,
+        hidden: &[],
+        lock: lock.as_ref(),
+        folder: None,
+        kill_budget: Duration::from_millis(kill_budget_ms),
+        terminal: None,
+    })
+}
+
+/// What a shim is there for.
+pub(super) struct Duty<'a> {
+    /// The socket to the worker.
+    pub(super) control: UnixStream,
+    /// The command's standard input; it has our standard output and standard error.
+    pub(super) command_stdin: Stdio,
+    /// The program and its arguments.
+    pub(super) command: &'a [OsString],
+    /// Variables of ours that the command must not see.
+    pub(super) hidden: &'a [&'a str],
+    /// The file that is kept locked until nothing of the command is left.
+    pub(super) lock: &'a Path,
+    /// The folder that goes with us.
+    pub(super) folder: Option<&'a Path>,
+    /// How long everything may take to stop when the worker is gone, or before its deadline.
+    pub(super) kill_budget: Duration,
+    /// Where standard input is a terminal of the command's own: the one at which somebody sits.
+    pub(super) terminal: Option<OwnedFd>,
+}
+
+/// Does it to the end, and answers the exit code.
+pub(super) fn serve(duty: Duty<'_>) -> io::Result<i32> {
+    let Duty { control, command_stdin, command, hidden, lock, folder, kill_budget, terminal } = duty;
+    let mut control = Control { stream: control, buffer: Vec::new(), open: true };
+    let real_terminal = terminal.map(RealTerminal::new).transpose()?;
 
     // A terminal's Ctrl-C, and a service manager that signals all of a server's processes, must not end the one
     // process that can still clean up. Handlers, unlike ignored signals, are not inherited by the command.
@@ -124,21 +129,27 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let _handlers = kinds.map(tokio::signal::unix::signal);
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
-    let _lock_held_to_the_end = lock_exclusively(lock.as_ref())?;
+    let _lock_held_to_the_end = lock_exclusively(lock)?;
     // Dropped before the lock: once that is free, the folder is gone.
-    let _removed_at_the_end = folder;
+    let _removed_at_the_end = folder.map(Folder);
     let cgroup = Cgroup::make();
+    let mut command = as_command(command, real_terminal.is_some())?;
+    command.stdin(command_stdin);
+    for name in hidden {
+        command.env_remove(name);
+    }
+    let gate = Gate::prepare(command, cgroup.as_ref());
     control.say("ready");
     let Ok(Orders { variables, deadline }) = control.wait_for_start() else { return Ok(0) };
-    let kill_budget = Duration::from_millis(kill_budget_ms);
     if deadline.is_some_and(|deadline| before(deadline, kill_budget) <= SystemClock.boot()) {
         // The worker was stopped meanwhile, and the slot may be another's.
         control.say("failed its lease was over before it was started");
         return Ok(127);
     }
-    match spawn(program, rest, variables, own_stdin, owns_terminal, cgroup.as_ref()) {
+    match gate.and_then(|gate| gate.open(&variables)) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
+            let_go_of_output();
             Shim { real_terminal, cgroup, deadline, ..Shim::new(control, child, kill_budget) }.run()
         }
         Err(error) => {
@@ -148,8 +159,18 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     }
 }
 
+/// Leaves the command's output to the command: whoever reads it sees its end when the last writer ends, and need not
+/// wait for us to be gone as well.
+fn let_go_of_output() {
+    let nowhere = File::options().write(true).open("/dev/null");
+    if let Ok(nowhere) = nowhere {
+        let _ = rustix::stdio::dup2_stdout(&nowhere);
+        let _ = rustix::stdio::dup2_stderr(&nowhere);
+    }
+}
+
 /// A folder of files that goes with us.
-struct Folder<'a>(&'a OsString);
+struct Folder<'a>(&'a Path);
 
 impl Drop for Folder<'_> {
     fn drop(&mut self) {
@@ -168,8 +189,7 @@ struct RealTerminal {
 }
 
 impl RealTerminal {
-    fn from_descriptor(number: i32) -> io::Result<Self> {
-        let terminal = inherited(number)?;
+    fn new(terminal: OwnedFd) -> io::Result<Self> {
         let before = tcgetattr(&terminal)?;
         Ok(RealTerminal { terminal, before })
     }
@@ -186,21 +206,8 @@ impl RealTerminal {
     }
 }
 
-/// A descriptor that was passed on to us by its number.
-fn inherited(number: i32) -> io::Result<OwnedFd> {
-    if number <= 2 {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    #[expect(unsafe_code, reason = "a descriptor that is passed on by its number can be had in no other way")]
-    // SAFETY: the worker left this descriptor open for us, and nothing else in this process knows of it.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-    // It is nothing to the command.
-    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
-    Ok(descriptor)
-}
-
 /// Opens and locks the file, waiting for whoever holds it. Children do not inherit it: it tells of the shim alone.
-pub(super) fn lock_exclusively(path: &std::path::Path) -> io::Result<File> {
+pub(super) fn lock_exclusively(path: &Path) -> io::Result<File> {
     let file = File::options().create(true).append(true).open(path)?;
     loop {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
@@ -210,42 +217,26 @@ pub(super) fn lock_exclusively(path: &std::path::Path) -> io::Result<File> {
     }
 }
 
-fn spawn(
-    program: &OsString,
-    arguments: &[OsString],
-    variables: Vec<(String, String)>,
-    own_stdin: Stdio,
-    owns_terminal: bool,
-    cgroup: Option<&Cgroup>,
-) -> io::Result<Pid> {
-    let shim = rustix::process::getpid();
+fn as_command(command: &[OsString], owns_terminal: bool) -> io::Result<Command> {
+    let nothing = || io::Error::new(io::ErrorKind::InvalidInput, "there is no command");
+    let (program, arguments) = command.split_first().ok_or_else(nothing)?;
     let mut command = Command::new(program);
-    command.args(arguments).envs(variables).stdin(own_stdin);
+    command.args(arguments);
     if !owns_terminal {
         command.process_group(0);
+        return Ok(command);
     }
-    #[expect(unsafe_code, reason = "the closure makes a few system calls and allocates nothing, as pre_exec demands")]
-    // SAFETY: between fork and exec only prctl(2), getppid(2), setsid(2) and ioctl(2) are called; all are async-signal-safe.
+    #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
+    // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
     unsafe {
-        command.pre_exec(move || {
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            // Had the shim died before that call, the signal would never come.
-            let orphaned = rustix::process::getppid() != Some(shim);
-            if orphaned {
-                return Err(Errno::SRCH.into());
-            }
-            if owns_terminal {
-                // A session's leader leads a process group as well, which is the terminal's foreground one.
-                rustix::process::setsid()?;
-                rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
-            }
+        command.pre_exec(|| {
+            // A session's leader leads a process group as well, which is the terminal's foreground one.
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
             Ok(())
         });
     }
-    match cgroup.and_then(|cgroup| cgroup.spawn(&mut command)) {
-        Some(started) => started,
-        None => Ok(Pid::from_child(&command.spawn()?)),
-    }
+    Ok(command)
 }
 
 /// What the worker says before the command starts.
@@ -263,19 +254,6 @@ struct Control {
 }
 
 impl Control {
-    /// The socket is our standard input, so the command gets none.
-    fn from_stdin() -> io::Result<(Self, Stdio)> {
-        let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        Ok((Control { stream, buffer: Vec::new(), open: true }, Stdio::null()))
-    }
-
-    /// The socket is this descriptor, so the command has our standard input.
-    fn from_descriptor(number: i32) -> io::Result<(Self, Stdio)> {
-        // Held by the command, the socket would not close with the worker's end of it alone.
-        let descriptor = inherited(number)?;
-        Ok((Control { stream: UnixStream::from(descriptor), buffer: Vec::new(), open: true }, Stdio::inherit()))
-    }
-
     /// Tells the worker; if it is gone, the end of file says so soon enough.
     fn say(&mut self, line: &str) {
         let _ = self.stream.write_all(format!("{line}\n").as_bytes());
@@ -284,13 +262,10 @@ impl Control {
     /// Blocks until the worker says `start`; answers the variables and the deadline that it named. The lock is held by
     /// then: so a restarted server, which finds it free, can be sure that nothing will be started late.
     fn wait_for_start(&mut self) -> io::Result<Orders> {
-        let mut reader = io::BufReader::with_capacity(1, &mut self.stream);
         let mut orders = Orders::default();
         loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            let order = line.trim_end_matches('\n');
-            match order.split_once(' ').unwrap_or((order, "")) {
+            let order = self.wait_for_line()?;
+            match order.split_once(' ').unwrap_or((&order, "")) {
                 ("start", "") => break,
                 ("env", assignment) => {
                     let assignment = assignment.split_once('=');
@@ -299,7 +274,7 @@ impl Control {
                 ("deadline", at) => {
                     orders.deadline = at.parse().map(Duration::from_millis).map(BootInstant::from_start).ok();
                 }
-                _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+                _ => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
         self.stream.set_nonblocking(true)?;
@@ -311,15 +286,29 @@ impl Control {
         if self.stream.set_nonblocking(false).is_err() {
             return false;
         }
-        let mut reader = io::BufReader::new(&self.stream);
-        let mut line = std::mem::take(&mut self.buffer);
-        while line != b"done\n" {
-            line.clear();
-            if !matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
-                return false;
+        loop {
+            match self.wait_for_line() {
+                Ok(line) if line == "done" => return true,
+                Ok(_) => {}
+                Err(_) => return false,
             }
         }
-        true
+    }
+
+    /// The next line, as soon as it is there to its end. What came behind it stays for the next call, or for `take`.
+    fn wait_for_line(&mut self) -> io::Result<String> {
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(line) = self.next_line() {
+                return Ok(line);
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Takes the commands that have arrived, without waiting.
@@ -334,9 +323,14 @@ impl Control {
                 Err(_) => self.open = false,
             }
         }
-        let whole = self.buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let lines: Vec<u8> = self.buffer.drain(..whole).collect();
-        String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect()
+        std::iter::from_fn(|| self.next_line()).collect()
+    }
+
+    /// The next line of what has arrived.
+    fn next_line(&mut self) -> Option<String> {
+        let newline = self.buffer.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.buffer.drain(..=newline).take(newline).collect();
+        Some(String::from_utf8_lossy(&line).into_owned())
     }
 }
 

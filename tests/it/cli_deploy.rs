@@ -108,11 +108,34 @@ fn a_held_slot_is_waited_for_and_asked_for_once_more_with_the_same_body_and_key(
     assert_eq!(body["inputs"], json!({"color": "blue"}));
     assert_eq!(body["actor"], "tester");
     assert!(fake.of(TURN)[0].path.ends_with(&format!("/{OURS}/turn")));
-    assert_eq!(fake.of(TURN)[0].query, "maxWaitSeconds=10");
+    assert_eq!(fake.of(TURN)[0].query, "maxWaitSeconds=3", "those at the front ask often");
     // For whom, how far, how long yet, the own place.
     ended.says("waiting for alice's deploy of main").says("phase migrate, 40 %").says("about 1m00s left");
     ended.says("you are next").says("https://ci.example/17");
     assert_eq!(ended.stdout, "url=https://web.example\n", "only the result");
+}
+
+#[test]
+fn a_server_that_is_stopped_costs_nobody_the_turn() {
+    // Behind a load balancer the next attempt reaches another server, and the slot is kept for ten seconds.
+    let fake = Fake::start(|request, nth| match (request.route().as_str(), nth) {
+        (SUBMIT, 0) => Reply::Json(409, conflict()),
+        (TURN, 0) | (SUBMIT, 1) => Reply::Hang,
+        (TURN, 1) => Reply::Json(200, deployment(OURS, "PENDING")),
+        (SUBMIT, 2) => Reply::Json(202, deployment(OURS, "PENDING")),
+        (EVENTS, 0) => stream_to(&deployment(OURS, "SUCCEEDED")),
+        other => panic!("unexpected: {other:?}"),
+    });
+    let mut deploy = singletrack(&fake, &["deploy", "--project", "web"]).spawn().expect("it runs");
+    fake.asked(TURN, 1);
+    let parked = Instant::now();
+    fake.asked(TURN, 2);
+    assert!(parked.elapsed() < Duration::from_secs(8), "its turn may have come and gone");
+    let looked = Instant::now();
+    fake.asked(SUBMIT, 3);
+    assert!(looked.elapsed() < Duration::from_secs(5), "the slot may have been given to the next");
+    assert!(deploy.wait().expect("it ends").success());
+    assert_eq!(fake.of(TURN)[1].query, "maxWaitSeconds=0", "it only looks");
 }
 
 #[test]

@@ -119,10 +119,15 @@ impl Fake {
 
     /// Waits until this route was asked.
     pub fn wait_for(&self, route: &str) {
+        self.asked(route, 1);
+    }
+
+    /// Waits until this route was asked so many times.
+    pub fn asked(&self, route: &str, times: usize) {
         let (requests, woken) = (&self.seen.0, &self.seen.1);
-        let came = |seen: &mut Vec<Request>| !seen.iter().any(|request| request.route() == route);
-        let (seen, timeout) = woken.wait_timeout_while(requests.lock().unwrap(), PATIENCE, came).unwrap();
-        assert!(!timeout.timed_out(), "{route} was never asked: {seen:#?}");
+        let to_come = |seen: &mut Vec<Request>| seen.iter().filter(|it| it.route() == route).count() < times;
+        let (seen, timeout) = woken.wait_timeout_while(requests.lock().unwrap(), PATIENCE, to_come).unwrap();
+        assert!(!timeout.timed_out(), "{route} was not asked {times} times: {seen:#?}");
     }
 }
 

@@ -3,8 +3,6 @@
 use std::{
     cell::Cell,
     io::{self, IsTerminal as _},
-    os::fd::{AsFd as _, OwnedFd},
-    process::Stdio,
     sync::Arc,
     time::Duration,
 };
@@ -15,11 +13,12 @@ use tokio::{
 };
 
 use super::{
+    ahead::{Ahead, Copied, Ready},
     guard::{ask_server, held, shell_code},
     inside::{Door, Held, PrivateFolder, SOCKET_VARIABLE},
     mask::{LENGTH_MIN, Secrets},
-    program, relay,
-    terminal::{self, Terminal},
+    program,
+    terminal::Terminal,
 };
 use crate::{
     api::SubmitRequest,
@@ -29,7 +28,8 @@ use crate::{
         deadline::Deadline,
         deploy::{self, Grant},
         exit::{Exit, Failure},
-        lease::{Keeper, Outcome, REPORT_QUEUE_LIMIT, Told, kill_budget},
+        lease::{Keeper, Outcome, REPORT_QUEUE_LIMIT, Told},
+        on_runtime,
         resolve::{Verdict, Wish},
         result,
         session::Session,
@@ -38,16 +38,14 @@ use crate::{
     clock::{BootInstant, Clock as _, SystemClock},
     model::{Executor, FailureCause},
     worker::{
-        PhaseState, ShimProgram, Stop, Stream,
+        PhaseState, Stop,
         outbox::Outbox,
         output::PhaseOutput,
-        process::{Exit as ProcessExit, ExitKind, Here, Prepared, Process, StoppedBy},
+        process::{Exit as ProcessExit, ExitKind, Prepared, Process, StoppedBy},
         report::PROTECTED_MESSAGE,
     },
 };
 
-/// What the command's output is filed under.
-const PHASE: &str = "run";
 /// What a protected section is shown as.
 const PROTECTED_PHASE: &str = "protected";
 /// How long the last output may take to be logged once everything has ended.
@@ -59,11 +57,20 @@ const SIGNAL_SKEW: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// Whatever kept the command from running to its own end.
-pub async fn run(args: &cli::Run) -> Result<Exit, Failure> {
+pub fn run(args: &cli::Run) -> Result<Exit, Failure> {
     let Some(name) = args.command.first() else { return Err(Failure::new(Exit::Usage, "there is no command")) };
     program::check(name)?;
+    // Before the runtime: it is forked from this process, which has one thread until then.
+    let ahead = Ahead::new(args)?;
+    on_runtime(take_and_hold(args, ahead))
+}
+
+async fn take_and_hold(args: &cli::Run, ahead: Ahead) -> Result<Exit, Failure> {
     match held(&args.target.connect, &args.target.project).await? {
-        Some(Held::Holds) => return Err(program::become_it(&args.command)),
+        Some(Held::Holds) => {
+            ahead.abandon().await;
+            return Err(program::become_it(&args.command));
+        }
         Some(Held::Unknown) => {
             return Err(Failure::new(
                 Exit::Fault,
@@ -84,21 +91,13 @@ pub async fn run(args: &cli::Run) -> Result<Exit, Failure> {
         ..deploy::request(&as_deploy, wish, session.ci.as_ref())?
     };
     let mut signals = Signals::listen()?;
-    let folder = PrivateFolder::new()?;
-    let fault = |what: &str| {
-        let what = what.to_owned();
-        move |error: io::Error| Failure::new(Exit::Fault, format!("{what}: {error}"))
-    };
-    let door = Door::open(&folder.socket()).map_err(fault("the run's socket cannot be opened"))?;
-    // Started ahead, so that the command begins the moment the slot is ours.
-    let mut ready = Ready::new(args, &folder, &secrets).map_err(fault("the command's shim cannot be started"))?;
+    let Ready { prepared, folder, door, terminal, copied } = ahead.ready(args.no_logs, &secrets)?;
     let grant = match take_slot(&session, &as_deploy, wish, &request, &mut signals).await? {
         Ok(grant) => grant,
         Err(exit) => return Ok(exit),
     };
-    let terminal = ready.terminal.take();
-    let work = Work { session: &session, args, request: &request, folder: &folder, door: &door, terminal };
-    work.run(ready, grant, &mut signals).await
+    let work = Work { session: &session, args, request: &request, folder, door, terminal };
+    work.run(prepared, copied, grant, &mut signals).await
 }
 
 /// What `deploy` would be asked for the same slot.
@@ -185,58 +184,6 @@ fn keeper<'a>(session: &'a Session, args: &'a Deploy, grant: &Grant) -> Keeper<'
     Keeper::new(&session.connection, clock, &args.target.project, id, lease, grant.sent_at)
 }
 
-/// A command that is ready to start.
-struct Ready {
-    prepared: Prepared,
-    output: PhaseOutput,
-    outbox: Arc<Outbox>,
-    relays: Vec<relay::Relay>,
-    terminal: Option<Terminal>,
-}
-
-impl Ready {
-    fn new(args: &cli::Run, folder: &PrivateFolder, secrets: &Arc<Secrets>) -> io::Result<Self> {
-        let outbox = Arc::new(Outbox::default());
-        let output = PhaseOutput::new(Arc::clone(&outbox), PHASE, false);
-        let (terminal, theirs) = Terminal::open()?.unzip();
-        // A terminal stays one, for the command as for who looks on.
-        let passes = |is_terminal: bool| match &theirs {
-            Some(theirs) if is_terminal => terminal::side(theirs),
-            _ if args.no_logs || is_terminal => Ok(Stdio::inherit()),
-            _ => Ok(Stdio::piped()),
-        };
-        let here = Here {
-            command: &args.command,
-            hidden: &["SINGLETRACK_TOKEN", "SINGLETRACK_PHASE"],
-            lock: &folder.lock(),
-            folder: folder.path(),
-            kill_budget: kill_budget(args.lease),
-            terminal: terminal.as_ref().map(Terminal::real),
-            stdin: passes(true)?,
-            stdout: passes(io::stdout().is_terminal())?,
-            stderr: passes(io::stderr().is_terminal())?,
-        };
-        let (prepared, stdout, stderr) = Prepared::here(&ShimProgram::default(), here)?;
-        let copy = |stream| relay::Copy { stream, output: output.clone(), secrets: Arc::clone(secrets) };
-        drop(theirs);
-        let mut relays = Vec::new();
-        if let Some(terminal) = &terminal {
-            let to = io::stdout().as_fd().try_clone_to_owned()?;
-            let copy = (!args.no_logs).then(|| copy(Stream::Stdout));
-            relays.push(relay::start(terminal.output()?, to, copy)?);
-        }
-        if let Some(pipe) = stdout {
-            let to = io::stdout().as_fd().try_clone_to_owned()?;
-            relays.push(relay::start(OwnedFd::from(pipe), to, Some(copy(Stream::Stdout)))?);
-        }
-        if let Some(pipe) = stderr {
-            let to = io::stderr().as_fd().try_clone_to_owned()?;
-            relays.push(relay::start(OwnedFd::from(pipe), to, Some(copy(Stream::Stderr)))?);
-        }
-        Ok(Ready { prepared, output, outbox, relays, terminal })
-    }
-}
-
 /// What made us end the command, the most urgent last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
@@ -251,21 +198,27 @@ struct Work<'a> {
     session: &'a Session,
     args: &'a cli::Run,
     request: &'a SubmitRequest,
-    folder: &'a PrivateFolder,
-    door: &'a Door,
+    folder: PrivateFolder,
+    door: Door,
     /// The command's own, where somebody sits at ours.
     terminal: Option<Terminal>,
 }
 
 impl Work<'_> {
-    async fn run(self, ready: Ready, grant: Box<Grant>, signals: &mut Signals) -> Result<Exit, Failure> {
+    async fn run(
+        self,
+        prepared: Prepared,
+        copied: Copied,
+        grant: Box<Grant>,
+        signals: &mut Signals,
+    ) -> Result<Exit, Failure> {
         signals.own_command();
         let project = &self.args.target.project;
         let id = grant.deployment.id;
         let token = grant.lease.fencing_token.to_string();
         let clock = self.session.clock.clone();
         let keeper = Keeper::new(&self.session.connection, clock, project, id, grant.lease.clone(), grant.sent_at);
-        let Ready { prepared, output, outbox, mut relays, terminal: _ } = ready;
+        let Copied { output, outbox, mut relays } = copied;
         let connected = self.terminal.as_ref().map(Terminal::connect).transpose();
         let _connected = connected.map_err(|error| Failure::new(Exit::Fault, format!("the terminal: {error}")))?;
         let follow_size = async {

@@ -1,10 +1,11 @@
 //! `run`: this process is the deployment's worker. It takes the project's slot as `deploy` does, runs a command here while
 //! it keeps the lease, and gives the slot back.
 //!
-//! `hold` goes from the slot to the end; `relay` passes output on and copies it, `mask` takes secrets out of the copy;
+//! `ahead` is what comes before the slot is asked for, `hold` goes from there to the end; `relay` passes output on and copies it, `mask` takes secrets out of the copy;
 //! `terminal` is the command's own where somebody sits at ours;
 //! `inside` is how the command's own `protect`, `fence check` and `run` speak to the `run` around them.
 
+mod ahead;
 mod guard;
 mod hold;
 mod inside;

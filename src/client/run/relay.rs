@@ -20,9 +20,10 @@ use memchr::{memchr, memchr_iter, memmem, memrchr};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    pipe::fcntl_setpipe_size,
+    pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice, tee},
+    time::Timespec,
 };
-use tokio::sync::oneshot;
+use tokio::{net::unix::pipe, sync::oneshot};
 
 use super::mask::{Masker, Secrets};
 use crate::worker::{
@@ -87,11 +88,61 @@ pub(super) struct Relay {
 
 /// Passes on what comes from `from`, with a copy if one is wanted.
 pub(super) fn start(from: OwnedFd, to: OwnedFd, copy: Option<Copy>) -> io::Result<Relay> {
+    let (tellers, relay) = Tellers::new();
+    start_threads(from, to, copy, tellers)?;
+    Ok(relay)
+}
+
+/// The same for a pipe, once there is something to pass on: a command that prints nothing on it, as most do on one of
+/// the two, costs no thread.
+pub(super) fn start_at_first_byte(from: OwnedFd, to: OwnedFd, copy: Copy) -> io::Result<Relay> {
+    let (tellers, relay) = Tellers::new();
+    let from = pipe::Receiver::from_owned_fd(from)?;
+    tokio::spawn(async move {
+        if !has_output(&from).await {
+            return;
+        }
+        let output = copy.output.clone();
+        let started = from.into_blocking_fd().and_then(|from| start_threads(from, to, Some(copy), tellers));
+        if let Err(error) = started {
+            output.note(format!("the command's output is lost, as no thread can be started for it: {error}"));
+        }
+    });
+    Ok(relay)
+}
+
+/// Waits until there is something to read, or until it is clear that nothing comes any more.
+async fn has_output(from: &pipe::Receiver) -> bool {
+    if from.readable().await.is_err() {
+        // What cannot be waited for here, a thread's blocking read can wait for.
+        return true;
+    }
+    let mut fds = [PollFd::new(from, PollFlags::IN)];
+    let is_closed_and_empty = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+        && fds[0].revents().contains(PollFlags::HUP)
+        && !fds[0].revents().contains(PollFlags::IN);
+    !is_closed_and_empty
+}
+
+/// Tell how far the threads are, at the latest by being dropped.
+struct Tellers {
+    copied: oneshot::Sender<()>,
+    passed_on: oneshot::Sender<()>,
+}
+
+impl Tellers {
+    fn new() -> (Self, Relay) {
+        let (copied_told, copied) = oneshot::channel();
+        let (passed_told, passed_on) = oneshot::channel();
+        (Tellers { copied: copied_told, passed_on: passed_told }, Relay { copied, passed_on })
+    }
+}
+
+fn start_threads(from: OwnedFd, to: OwnedFd, copy: Option<Copy>, tellers: Tellers) -> io::Result<()> {
     // Either may be no pipe, or the system may say no: then it is as large as it is.
     let _ = fcntl_setpipe_size(&from, PIPE_SIZE);
     let _ = fcntl_setpipe_size(&to, PIPE_SIZE);
-    let (copied_told, copied) = oneshot::channel();
-    let (passed_told, passed_on) = oneshot::channel();
+    let Tellers { copied, passed_on } = tellers;
     let mut tap = None;
     if let Some(copy) = copy {
         let (pieces, taken) = channel();
@@ -99,7 +150,7 @@ pub(super) fn start(from: OwnedFd, to: OwnedFd, copy: Option<Copy>) -> io::Resul
         tap = Some(Tap::new(pieces, Arc::clone(&pending), copy.secrets.longest()));
         thread::Builder::new().name("copy".to_owned()).spawn(move || {
             log(&taken, &pending, &copy);
-            let _ = copied_told.send(());
+            let _ = copied.send(());
         })?;
     }
     thread::Builder::new().name("relay".to_owned()).spawn(move || {
@@ -111,30 +162,106 @@ pub(super) fn start(from: OwnedFd, to: OwnedFd, copy: Option<Copy>) -> io::Resul
         if let Some(tap) = tap {
             tap.finish();
         }
-        let _ = passed_told.send(());
+        let _ = passed_on.send(());
     })?;
-    Ok(Relay { copied, passed_on })
+    Ok(())
 }
 
 fn pass_on(from: &OwnedFd, to: &OwnedFd, mut tap: impl FnMut(&[u8])) {
     let mut buffer = vec![0; PIECE_LIMIT];
+    // From pipe to pipe the bytes themselves are moved, and what is looked at is a duplicate.
+    let mut lane = Lane::new().ok();
     loop {
-        match rustix::io::read(from, &mut buffer) {
+        let arrived = match &lane {
+            Some(lane) => lane.peek(from, &mut buffer),
+            None => rustix::io::read(from, &mut buffer),
+        };
+        let piece = match arrived {
             Ok(0) => return,
-            Ok(count) => {
-                let piece = &buffer[..count];
-                // The copy first: whoever reads our output may take it as a sign to ask the server.
-                tap(piece);
-                // With nobody left to read, the command's next write tells it so, as it would without us.
-                if write_all(to, piece).is_err() {
-                    return;
-                }
+            Ok(count) => &buffer[..count],
+            Err(Errno::INTR) => continue,
+            Err(Errno::INVAL) if lane.is_some() => {
+                lane = None;
+                continue;
             }
-            Err(Errno::INTR) => {}
             // A terminal whose other side is closed says so with an error.
             Err(_) => return,
+        };
+        // The copy first: whoever reads our output may take it as a sign to ask the server.
+        tap(piece);
+        let passed = match &lane {
+            Some(_) => move_all(from, to, piece.len()).and_then(|count| {
+                if count < piece.len() {
+                    lane = None;
+                    take(from, piece.len() - count)?;
+                }
+                write_all(to, &piece[count..])
+            }),
+            None => write_all(to, piece),
+        };
+        // With nobody left to read, the command's next write tells it so, as it would without us.
+        if passed.is_err() {
+            return;
         }
     }
+}
+
+/// A pipe of our own, to which what comes is duplicated.
+struct Lane {
+    end: OwnedFd,
+    beginning: OwnedFd,
+}
+
+impl Lane {
+    fn new() -> io::Result<Self> {
+        let (end, beginning) = pipe_with(PipeFlags::CLOEXEC)?;
+        fcntl_setpipe_size(&beginning, PIPE_SIZE)?;
+        Ok(Lane { end, beginning })
+    }
+
+    /// Waits for what comes, and reads it without taking it from the pipe.
+    fn peek(&self, from: &OwnedFd, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        let count = tee(from, &self.beginning, buffer.len(), SpliceFlags::empty())?;
+        let mut rest = &mut buffer[..count];
+        while !rest.is_empty() {
+            match rustix::io::read(&self.end, &mut *rest) {
+                Ok(count) => rest = &mut rest[count..],
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Moves so many bytes from one pipe to another. Answers how many: none or fewer where the other end is no pipe, nor
+/// anything else that takes them so.
+fn move_all(from: &OwnedFd, to: &OwnedFd, count: usize) -> rustix::io::Result<usize> {
+    let mut moved = 0;
+    while moved < count {
+        match splice(from, None, to, None, count - moved, SpliceFlags::MOVE) {
+            Ok(count) => moved += count,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for_room(to),
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(moved)
+}
+
+/// Takes so many bytes out of a pipe that holds them.
+fn take(from: &OwnedFd, mut count: usize) -> rustix::io::Result<()> {
+    let mut taken = [0; 4 << 10];
+    while count > 0 {
+        let limit = count.min(taken.len());
+        match rustix::io::read(from, &mut taken[..limit]) {
+            Ok(read) => count -= read,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Writes all of it, however the other end was left.
@@ -143,14 +270,16 @@ pub(super) fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()
         match rustix::io::write(to, bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::INTR) => {}
-            // Whoever started us may have left its end so.
-            Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::from_borrowed_fd(to.as_fd(), PollFlags::OUT)], None);
-            }
+            Err(Errno::AGAIN) => wait_for_room(to),
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Whoever started us may have left its end so that a write does not wait.
+fn wait_for_room(to: &OwnedFd) {
+    let _ = poll(&mut [PollFd::from_borrowed_fd(to.as_fd(), PollFlags::OUT)], None);
 }
 
 /// Where the copy branches off.

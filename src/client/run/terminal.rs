@@ -6,7 +6,6 @@ use std::{
     convert::Infallible,
     io::{self, IsTerminal as _},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -136,11 +135,6 @@ impl Terminal {
             let _ = tcsetwinsize(&self.ours, size);
         }
     }
-}
-
-/// What the command gets of its terminal.
-pub(super) fn side(theirs: &OwnedFd) -> io::Result<Stdio> {
-    theirs.try_clone().map(Stdio::from)
 }
 
 fn is_in_foreground(terminal: BorrowedFd<'_>) -> bool {

@@ -256,19 +256,23 @@ fn password_from_environment(driver: &tokio_postgres::Config) -> Option<String> 
     let lines = fs::read_to_string(file).ok()?;
     let user = driver.get_user()?;
     let database = driver.get_dbname().unwrap_or(user);
-    let port = driver.get_ports().first().copied().unwrap_or(5432).to_string();
-    let host = match driver.get_hosts().first()? {
-        Host::Tcp(name) => name.clone(),
-        // As libpq has it: a socket is the local host.
-        Host::Unix(_) => "localhost".to_owned(),
-    };
-    let wanted = [host.as_str(), port.as_str(), database, user];
-    lines.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
-        let fields = split_pgpass(line);
-        let [.., password] = fields.as_slice() else { return None };
-        let fits =
-            fields.len() == 5 && fields.iter().zip(wanted).all(|(field, wanted)| field == "*" || field == wanted);
-        fits.then(|| password.clone())
+    // All hosts get one password, so the first of them that has a line tells.
+    driver.get_hosts().iter().enumerate().find_map(|(at, host)| {
+        let ports = driver.get_ports();
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432).to_string();
+        let host = match host {
+            Host::Tcp(name) => name.clone(),
+            // As libpq has it: a socket is the local host.
+            Host::Unix(_) => "localhost".to_owned(),
+        };
+        let wanted = [host.as_str(), port.as_str(), database, user];
+        lines.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+            let fields = split_pgpass(line);
+            let [.., password] = fields.as_slice() else { return None };
+            let fits =
+                fields.len() == 5 && fields.iter().zip(wanted).all(|(field, wanted)| field == "*" || field == wanted);
+            fits.then(|| password.clone())
+        })
     })
 }
 

@@ -1,6 +1,8 @@
 //! A real server for each test: the real binary, its own directory, a port of its own, and an end that leaves nothing.
 
+pub mod balancer;
 pub mod openapi;
+pub mod placed;
 pub mod postgres;
 pub mod processes;
 pub mod proxy;
@@ -23,6 +25,8 @@ use rustix::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+pub use placed::Place;
 
 /// The binary under test.
 pub const SINGLETRACK: &str = env!("CARGO_BIN_EXE_singletrack");
@@ -49,6 +53,7 @@ pub struct TestServer {
     gate: Mutex<Option<File>>,
     /// Where it keeps everything.
     store: String,
+    place: Place,
     pub base: String,
     pub client: Client,
 }
@@ -70,6 +75,11 @@ impl TestServer {
 
     /// One of several servers of this store.
     pub fn start_on(store: &str, config: &str) -> Self {
+        TestServer::start_at(Place::default(), store, config)
+    }
+
+    /// The same, at some other place.
+    pub fn start_at(place: Place, store: &str, config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("singletrack.toml"), config).unwrap();
         // A connection for each request: none is stale after a restart.
@@ -79,6 +89,7 @@ impl TestServer {
             child: None,
             gate: Mutex::default(),
             store: store.to_owned(),
+            place,
             base: String::new(),
             client,
         };
@@ -111,7 +122,7 @@ impl TestServer {
     /// Starts it, again if need be, on the same store. A restart keeps the port, as a supervised server does.
     pub fn boot(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let listen = self.base.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
+        let listen = self.base.strip_prefix("http://").unwrap_or(&self.place.listen).to_owned();
         let log = OpenOptions::new().create(true).append(true).open(self.path("server.log")).unwrap();
         let mut child = self.command().args(["--listen", &listen]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
@@ -144,7 +155,7 @@ impl TestServer {
 
     /// Another command of the program, in the server's directory.
     pub fn tool(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(SINGLETRACK);
+        let mut command = self.place.command(SINGLETRACK);
         command
             .args(args)
             .current_dir(self.dir.path())

@@ -1,5 +1,6 @@
 //! Throw-away PostgreSQL clusters: the newest version that is installed, in a directory of their own, on a Unix socket
-//! only. They end, and their directory goes, with the process that made them, however that ends.
+//! and on TCP only where a test asks for it. They end, and their directory goes, with the process that made them, however
+//! that ends.
 
 use std::{
     fs,
@@ -16,7 +17,7 @@ use std::{
 };
 
 use singletrack::store::{Store as _, postgres::PostgresStore};
-use tokio::sync::OnceCell;
+use tokio::{net::TcpSocket, sync::OnceCell};
 use tokio_postgres::NoTls;
 
 use crate::store_trial::deaf;
@@ -24,14 +25,20 @@ use crate::store_trial::deaf;
 /// Who owns the databases.
 const USER: &str = "singletrack";
 
+/// Who may come over TCP: whoever is on this machine.
+pub const TRUSTED: &str = "host all all 127.0.0.1/32 trust\nhost all all ::1/128 trust";
+
 /// Speeds up what nobody means to crash.
 pub const UNSAFE: &[&str] = &["fsync=off", "full_page_writes=off"];
 
 /// Watches the pipe from the test's process: when that ends, by whatever means, so does the database.
 const KEEPER: &str = r#"
-"$1"/initdb --no-sync --auth=trust --username="$3" --encoding=UTF8 --locale=C "$2/data" >"$2/initdb.log" 2>&1 ||
-    { cat "$2/initdb.log" >&2; exit 1; }
-start() { "$bin"/postgres -D "$dir/data" -k "$dir" -c listen_addresses= "$@" 0<&- & server=$!; }
+if [ -n "$PRIMARY" ]; then
+    "$1"/pg_basebackup --no-sync --checkpoint=fast --write-recovery-conf --dbname="$PRIMARY" --pgdata="$2/data"
+else
+    "$1"/initdb --no-sync --auth=trust --username="$3" --encoding=UTF8 --locale=C "$2/data"
+fi >"$2/made.log" 2>&1 || { cat "$2/made.log" >&2; exit 1; }
+start() { "$bin"/postgres -D "$dir/data" -k "$dir" "$@" 0<&- & server=$!; }
 bin=$1 dir=$2
 shift 3
 start "$@"
@@ -54,6 +61,24 @@ pub struct Cluster {
     ready: Mutex<mpsc::Receiver<()>>,
     database_count: AtomicU64,
     template: OnceCell<()>,
+    tcp: Option<Tcp>,
+}
+
+/// Where a cluster listens beside its socket.
+struct Tcp {
+    port: u16,
+    /// Keeps the port from everybody who takes any.
+    _reserved: TcpSocket,
+}
+
+impl Tcp {
+    fn reserve() -> Self {
+        let reserved = TcpSocket::new_v4().unwrap();
+        // PostgreSQL does the same, so it can have the address as long as only one of the two listens.
+        reserved.set_reuseaddr(true).unwrap();
+        reserved.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Tcp { port: reserved.local_addr().unwrap().port(), _reserved: reserved }
+    }
 }
 
 /// The cluster that this process's tests share. It is not safe against crashes of the machine.
@@ -63,24 +88,59 @@ pub fn shared() -> &'static Cluster {
 }
 
 impl Cluster {
-    /// Starts one with these settings.
+    /// Starts one with these settings, on a socket only.
     pub fn start(settings: &[&str]) -> Cluster {
+        let settings = [&["listen_addresses="], settings].concat();
+        Cluster::start_in(&directory(), &settings, None, "")
+    }
+
+    /// Starts one that follows this one, as a hot standby. Both listen on TCP.
+    pub fn standby(&self) -> Cluster {
+        Cluster::listen_in(&directory(), &[], TRUSTED, &self.url("postgres"))
+    }
+
+    /// Makes a standby the primary. Answers when it can be written to.
+    pub async fn promote(&self) {
+        self.client("postgres").await.query("SELECT pg_promote()", &[]).await.unwrap();
+        self.ready();
+    }
+
+    /// Starts one that listens on all addresses of its network, too, where these lines of `pg_hba.conf` say who may come.
+    pub fn start_on_tcp(settings: &[&str], who: &str) -> Cluster {
+        Cluster::start_on_tcp_in(&directory(), settings, who)
+    }
+
+    /// The same in a directory that [`directory`] made and that holds what the settings name.
+    pub fn start_on_tcp_in(directory: &Path, settings: &[&str], who: &str) -> Cluster {
+        Cluster::listen_in(directory, settings, who, "")
+    }
+
+    fn listen_in(directory: &Path, settings: &[&str], who: &str, primary: &str) -> Cluster {
+        let tcp = Tcp::reserve();
+        let rules = directory.join("who.conf");
+        fs::write(&rules, format!("local all all trust\nlocal replication all trust\n{who}\n")).unwrap();
+        give(&rules);
+        let (port, rules) = (format!("port={}", tcp.port), format!("hba_file={}", rules.display()));
+        let settings = [&["listen_addresses=*", port.as_str(), rules.as_str()], settings].concat();
+        Cluster::start_in(directory, &settings, Some(tcp), primary)
+    }
+
+    /// Starts one that is made anew, or as a copy of the primary at this URL.
+    fn start_in(directory: &Path, settings: &[&str], tcp: Option<Tcp>, primary: &str) -> Cluster {
         let binaries = binaries();
-        let directory = tempfile::Builder::new().prefix("singletrack-pg-").tempdir().unwrap().keep();
+        let directory = directory.to_path_buf();
         let mut command = Command::new("sh");
         command
             .args(["-c", KEEPER, "keeper"])
             .arg(binaries)
             .arg(&directory)
             .arg(USER)
-            .args(["-c", "max_connections=400"]);
+            .args(["-c", "max_connections=400"])
+            .env("PRIMARY", primary);
         settings.iter().for_each(|setting| _ = command.args(["-c", setting]));
         // A signal to the tests' group, such as Ctrl-C, must not keep it from cleaning up.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        if rustix::process::getuid().is_root() {
-            // PostgreSQL refuses root.
-            let (uid, gid) = unprivileged();
-            chown(&directory, Some(uid), Some(gid)).unwrap();
+        if let Some((uid, gid)) = owner() {
             command.uid(uid).gid(gid).current_dir(&directory);
         }
         let mut keeper = command.spawn().unwrap();
@@ -93,7 +153,8 @@ impl Cluster {
                 if let Some(copy) = &mut copy {
                     let _ = writeln!(copy, "{line}");
                 }
-                if line.contains("database system is ready to accept connections") {
+                // A standby says "read-only connections", and the other when it is promoted.
+                if line.contains("database system is ready to accept") {
                     let _ = tell.send(());
                 }
             }
@@ -106,6 +167,7 @@ impl Cluster {
             ready: Mutex::new(ready),
             database_count: AtomicU64::new(0),
             template: OnceCell::new(),
+            tcp,
         };
         cluster.ready();
         cluster
@@ -132,9 +194,25 @@ impl Cluster {
         self.ready();
     }
 
+    /// The directory of its socket.
+    pub fn place(&self) -> &Path {
+        &self.directory
+    }
+
     /// The URL of one of its databases.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://{USER}@/{database}?host={}", self.directory.display())
+        let port = self.tcp.as_ref().map_or(5432, |tcp| tcp.port);
+        format!("postgres://{USER}@/{database}?host={}&port={port}", self.directory.display())
+    }
+
+    /// The same over TCP, by a name or an address of its machine.
+    pub fn tcp_url(&self, host: &str, database: &str) -> String {
+        format!("postgres://{USER}@{host}:{}/{database}", self.port())
+    }
+
+    /// Its port, where it listens on one.
+    pub fn port(&self) -> u16 {
+        self.tcp.as_ref().expect("it listens").port
     }
 
     /// A connection to one of its databases, past everything that is ours.
@@ -186,6 +264,20 @@ impl Drop for Cluster {
     }
 }
 
+/// A directory for a cluster, which its end removes.
+pub fn directory() -> PathBuf {
+    let directory = tempfile::Builder::new().prefix("singletrack-pg-").tempdir().unwrap().keep();
+    give(&directory);
+    directory
+}
+
+/// Gives a file to who runs the databases.
+pub fn give(path: &Path) {
+    if let Some((uid, gid)) = owner() {
+        chown(path, Some(uid), Some(gid)).unwrap();
+    }
+}
+
 /// Where the newest installed version's programs are.
 pub fn binaries() -> PathBuf {
     let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
@@ -203,7 +295,11 @@ pub fn binaries() -> PathBuf {
     PathBuf::from(String::from_utf8(told.stdout).unwrap().trim())
 }
 
-/// Who runs the database where we are root.
+/// Who runs the databases where we are root, whom PostgreSQL refuses.
+pub fn owner() -> Option<(u32, u32)> {
+    rustix::process::getuid().is_root().then(unprivileged)
+}
+
 fn unprivileged() -> (u32, u32) {
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
     let of = |name: &str| {

@@ -1,6 +1,10 @@
 //! The command: its streams, its environment, its exit code, and what the server learns of it.
 
-use std::{io::Write as _, process::Stdio};
+use std::{
+    io::Write as _,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 
@@ -72,6 +76,48 @@ async fn streams_go_through_byte_for_byte() {
         assert!(output.stdout == bytes, "standard output differs, {} bytes", output.stdout.len());
         assert!(output.stderr == bytes, "standard error differs, {} bytes", output.stderr.len());
     }
+}
+
+#[tokio::test]
+async fn streams_go_through_to_whatever_they_are_connected() {
+    let server = TestServer::start("");
+    let script = "seq 1 300000; printf 'no end'";
+    let wanted = (1..=300_000).map(|n| format!("{n}\n")).chain(["no end".to_owned()]).collect::<String>();
+
+    let path = server.path("appended");
+    std::fs::write(&path, "before\n").unwrap();
+    let file = std::fs::File::options().append(true).open(&path).unwrap();
+    assert!(run(&server, &[], script).stdout(file).status().unwrap().success());
+    assert!(std::fs::read_to_string(&path).unwrap() == format!("before\n{wanted}"), "a file that grows");
+
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut command = run(&server, &[], script);
+    let mut child = command.stdout(OwnedFd::from(theirs)).spawn().unwrap();
+    // What still holds the far end open.
+    drop(command);
+    assert!(std::io::read_to_string(ours).unwrap() == wanted, "a socket that does not wait");
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_command_that_closes_its_output_goes_on_without() {
+    let server = TestServer::start("");
+    let script = "echo before; exec >&- 2>&-; : >\"$TEST_DIR/went-on\"; exit 5";
+    let output = ended(run(&server, &[], script));
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(5), "before\n"));
+    assert!(server.path("went-on").exists());
+    assert_eq!(logged(&server).await.1, ["before"]);
+}
+
+#[tokio::test]
+async fn what_is_no_text_is_shown_as_well_as_it_can_be() {
+    let server = TestServer::start("");
+    let output = ended(run(&server, &[], r"printf 'a\000b\n\377\376 c\n\033[31mred\033[0m\rover\n'"));
+    assert_eq!(output.stdout, b"a\0b\n\xff\xfe c\n\x1b[31mred\x1b[0m\rover\n");
+    let lines = logged(&server).await.1;
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines[1], "\u{fffd}\u{fffd} c");
 }
 
 #[tokio::test]

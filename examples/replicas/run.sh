@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# Three servers on one PostgreSQL behind nginx; twenty pipelines race through them to deploy one project, while one server is
+# killed and another one is stopped. Ends with the checker's verdict, and with 0 only if it found nothing and every
+# pipeline succeeded. Everything is made in a directory of its own and goes with the script.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+
+PIPELINES=${PIPELINES:-20}
+
+say() { printf '%6.1f s  %s\n' "$(bc <<<"$(date +%s.%N) - $began")" "$*"; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+began=$(date +%s.%N)
+
+for program in nginx curl bc setpriv flock; do
+    command -v "$program" >/dev/null || fail "$program is missing: run scripts/prerequisites"
+done
+postgres=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort --version-sort | tail -n 1)
+[ -n "$postgres" ] || postgres=$(pg_config --bindir) || fail "PostgreSQL is missing: run scripts/prerequisites"
+
+# The programs: built here unless somebody else has done so.
+if [ -z "${SINGLETRACK:-}" ] || [ -z "${CHECK_HISTORY:-}" ]; then
+    cargo build --manifest-path "$root/Cargo.toml" --locked --bin singletrack --example check-history
+    target=$(cargo metadata --manifest-path "$root/Cargo.toml" --locked --no-deps --format-version 1 |
+        sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+    SINGLETRACK=$target/debug/singletrack CHECK_HISTORY=$target/debug/examples/check-history
+fi
+export SINGLETRACK
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/singletrack-replicas.XXXXXX")
+export DIR=$dir
+pids=()
+clean_up() {
+    trap - EXIT
+    for pid in "${pids[@]}"; do
+        kill -KILL "$pid" 2>/dev/null || true
+    done
+    [ ! -f "$dir/nginx.pid" ] || kill -QUIT "$(cat "$dir/nginx.pid")" 2>/dev/null || true
+    [ ! -d "$dir/database/data" ] || as_owner "$postgres/pg_ctl" -D "$dir/database/data" -s -m immediate stop || true
+    wait 2>/dev/null || true
+    rm -rf "$dir"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+# PostgreSQL refuses root.
+as_owner() {
+    if [ "$(id -u)" -eq 0 ]; then
+        (cd / && exec setpriv --reuid "$owner" --regid "$owner" --clear-groups "$@")
+    else
+        "$@"
+    fi
+}
+owner=$(id -u postgres 2>/dev/null || id -u nobody)
+
+say "starting PostgreSQL"
+mkdir "$dir/database"
+chmod 711 "$dir"
+[ "$(id -u)" -ne 0 ] || chown "$owner" "$dir/database"
+as_owner "$postgres/initdb" --auth=trust --username=singletrack --encoding=UTF8 --locale=C -D "$dir/database/data" >"$dir/initdb.log"
+as_owner "$postgres/pg_ctl" -D "$dir/database/data" -s -w -l "$dir/database/log" \
+    -o "-k '$dir/database' -c listen_addresses=" start
+store="postgres://singletrack@/postgres?host=$dir/database"
+
+# Starts a server and waits until it listens; where, is in $address and its pid is the last of $pids.
+serve() {
+    mkfifo "$dir/$1.said"
+    "$SINGLETRACK" serve --config "$here/singletrack.toml" --store "$store" --work-dir "$dir/$1" --listen 127.0.0.1:0 \
+        >"$dir/$1.said" 2>"$dir/$1.log" &
+    pids+=($!)
+    # Its end is no news to the shell.
+    disown
+    read -r said <"$dir/$1.said" || fail "$1 did not start: $(cat "$dir/$1.log")"
+    address=${said#listening on http://}
+    say "$1 listens on $address (pid ${pids[-1]})"
+}
+servers=
+for name in one two three; do
+    serve "$name"
+    servers+="        server $address max_fails=1 fail_timeout=10s;"$'\n'
+done
+
+# Any port that is free; nginx says so if another program was faster, and the next one is tried.
+for attempt in 1 2 3 4 5; do
+    port=$(shuf -i 20000-32000 -n 1)
+    template=$(<"$here/nginx.conf")
+    template=${template//@DIR@/$dir} template=${template//@PORT@/$port}
+    printf '%s\n' "${template//@SERVERS@/$servers}" >"$dir/nginx.conf"
+    nginx -p "$dir" -c "$dir/nginx.conf" 2>>"$dir/nginx.log" &
+    nginx=$!
+    # It is there once it answers; nothing else listens where it could not.
+    until curl --silent --fail --output /dev/null "http://127.0.0.1:$port/healthz"; do
+        kill -0 "$nginx" 2>/dev/null || continue 2
+    done
+    break
+done
+[ -f "$dir/nginx.pid" ] || fail "nginx did not start: $(cat "$dir/nginx.log")"
+export SINGLETRACK_URL=http://127.0.0.1:$port
+say "nginx is in front of them at $SINGLETRACK_URL"
+
+# What each pipeline does while it has the slot. The lock tells whether another one does so at the same time.
+export STEP='
+exec 9>>"$DIR/witness"
+flock --nonblock 9 || echo "$SINGLETRACK_FENCING_TOKEN" >>"$DIR/overlaps"
+echo "$SINGLETRACK_FENCING_TOKEN" >>"$DIR/order"
+sleep 0.5
+'
+pipeline() {
+    "$SINGLETRACK" run --project shop --actor "pipeline-$1" --commit "race-$1" \
+        --timeout 3m -- sh -c "$STEP" >"$dir/pipeline-$1.log" 2>&1 && code=0 || code=$?
+    echo "$1 $code" >>"$dir/ended"
+}
+touch "$dir/ended" "$dir/order"
+say "$PIPELINES pipelines race"
+racers=()
+for number in $(seq "$PIPELINES"); do
+    pipeline "$number" &
+    racers+=($!)
+    pids+=($!)
+done
+
+# Waits until so many have had the slot, or nobody can have it any more.
+passed() {
+    until [ "$(wc -l <"$dir/order")" -ge "$1" ] || [ "$(wc -l <"$dir/ended")" -eq "$PIPELINES" ]; do sleep 0.1; done
+}
+passed $((PIPELINES / 5))
+say "kill -KILL ${pids[0]} (server one)"
+kill -KILL "${pids[0]}"
+passed $((PIPELINES * 2 / 5))
+say "kill -STOP ${pids[1]} (server two)"
+kill -STOP "${pids[1]}"
+passed $((PIPELINES * 4 / 5))
+say "kill -CONT ${pids[1]} (server two)"
+kill -CONT "${pids[1]}"
+for racer in "${racers[@]}"; do wait "$racer"; done
+say "all have ended"
+
+# One through `deploy`, which a server's worker runs, and what it tells is held against the store, too.
+"$SINGLETRACK" deploy --project shop --json >"$dir/told.json" 2>"$dir/deploy.log" ||
+    fail "the last deploy failed: $(cat "$dir/deploy.log")"
+
+lost=$(grep -cv ' 0$' "$dir/ended" || true)
+echo
+"$SINGLETRACK" list --project shop --limit "$((PIPELINES + 1))" | head -n 5
+echo "…"
+echo
+echo "pipelines: $((PIPELINES - lost)) of $PIPELINES succeeded"
+echo "witness:   $(wc -l <"$dir/order") commands ran, $([ -f "$dir/overlaps" ] && wc -l <"$dir/overlaps" || echo 0) of them beside another"
+verdict=0
+printf 'checker:   '
+"$CHECK_HISTORY" "$store" --told "$dir/told.json" || verdict=1
+if [ "$lost" -ne 0 ]; then
+    verdict=1
+    for number in $(sed -n '/ 0$/!s/ .*//p' "$dir/ended"); do
+        printf -- '--- pipeline %s:\n' "$number"
+        cat "$dir/pipeline-$number.log"
+    done
+fi
+[ ! -f "$dir/overlaps" ] || verdict=1
+exit "$verdict"

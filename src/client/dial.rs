@@ -1,0 +1,63 @@
+//! How a server is reached: connections, proxies, and whom to trust.
+
+use std::{path::Path, time::Duration};
+
+use reqwest::{Certificate, Url};
+
+use super::exit::{Exit, Failure};
+
+/// How long a connection may take to stand.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A client for this server; `ca_cert` is an authority to be trusted besides.
+pub(super) fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest::Client, Failure> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("singletrack/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_LIMIT)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Duration::from_secs(15))
+        // A parked poll and one more call are all there ever is.
+        .pool_max_idle_per_host(2)
+        .pool_idle_timeout(Duration::from_secs(20));
+    if is_loopback(base) {
+        // A proxy that is set for the outside cannot reach this machine's own servers.
+        builder = builder.no_proxy();
+    }
+    builder = match (base.scheme(), ca_cert) {
+        // Reading the system's certificates is most of the start-up time, and plain HTTP needs none.
+        ("http", _) => builder.tls_certs_only([]),
+        (_, Some(path)) => builder.tls_certs_merge(certificates(path)?),
+        (_, None) => builder,
+    };
+    builder
+        .build()
+        .map_err(|error| Failure::new(Exit::Fault, format!("the HTTP client does not start: {}", root_cause(&error))))
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, Failure> {
+    let unusable = |why: String| {
+        Failure::new(Exit::Usage, format!("--ca-cert {}: {why}", path.display()))
+            .hint("it is a PEM file with a CERTIFICATE block")
+    };
+    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(root_cause(&error)))?;
+    if certificates.is_empty() { Err(unusable("no certificate in it".to_owned())) } else { Ok(certificates) }
+}
+
+/// Whether this is a server of this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    let Some(host) = url.host_str() else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let by_name = host == "localhost" || host.ends_with(".localhost");
+    by_name || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// What lies at the bottom of it.
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,130 @@
+//! What a run does before it asks for the slot: its shim is started, so that the command begins the moment the slot is ours.
+
+use std::{
+    io::{self, IsTerminal as _},
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::{
+    inside::{Door, PrivateFolder},
+    mask::Secrets,
+    relay::{self, Relay},
+    terminal::Terminal,
+};
+use crate::{
+    cli,
+    client::{
+        exit::{Exit, Failure},
+        lease::kill_budget,
+    },
+    worker::{
+        Stream,
+        fork::{Here, fork},
+        outbox::Outbox,
+        output::PhaseOutput,
+        process::Prepared,
+    },
+};
+
+/// What the command's output is filed under.
+const PHASE: &str = "run";
+
+/// A shim that waits, and the near ends of all that its command gets. There is no runtime yet.
+pub(super) struct Ahead {
+    folder: PrivateFolder,
+    prepared: Prepared,
+    terminal: Option<Terminal>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+/// A command that is ready to start.
+pub(super) struct Ready {
+    pub(super) prepared: Prepared,
+    pub(super) folder: PrivateFolder,
+    pub(super) door: Door,
+    /// The command's own, where somebody sits at ours.
+    pub(super) terminal: Option<Terminal>,
+    pub(super) copied: Copied,
+}
+
+/// Where the copy of the command's output goes.
+pub(super) struct Copied {
+    pub(super) output: PhaseOutput,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) relays: Vec<Relay>,
+}
+
+impl Ahead {
+    pub(super) fn new(args: &cli::Run) -> Result<Self, Failure> {
+        let folder = PrivateFolder::new()?;
+        Self::start(args, folder).map_err(|error| failed("the command's shim cannot be started", &error))
+    }
+
+    fn start(args: &cli::Run, folder: PrivateFolder) -> io::Result<Self> {
+        let (terminal, theirs) = Terminal::open()?.unzip();
+        // A terminal stays one, for the command as for who looks on.
+        let passes = |is_terminal: bool| match &theirs {
+            Some(theirs) if is_terminal => Ok((None, Some(theirs.try_clone()?))),
+            _ if args.no_logs || is_terminal => Ok((None, None)),
+            _ => {
+                let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+                io::Result::Ok((Some(ours), Some(theirs)))
+            }
+        };
+        let (stdout, their_stdout) = passes(io::stdout().is_terminal())?;
+        let (stderr, their_stderr) = passes(io::stderr().is_terminal())?;
+        let prepared = fork(Here {
+            command: &args.command,
+            hidden: &["SINGLETRACK_TOKEN", "SINGLETRACK_PHASE"],
+            lock: &folder.lock(),
+            folder: folder.path(),
+            kill_budget: kill_budget(args.lease),
+            terminal: terminal.as_ref().map(Terminal::real),
+            stdin: theirs.as_ref().map(OwnedFd::try_clone).transpose()?,
+            stdout: their_stdout,
+            stderr: their_stderr,
+        })?;
+        Ok(Ahead { folder, prepared, terminal, stdout, stderr })
+    }
+
+    /// Lets the shim go without a command.
+    pub(super) async fn abandon(self) {
+        self.prepared.abandon().await;
+    }
+
+    /// Makes ready to pass on what the command prints, and to answer what it asks.
+    pub(super) fn ready(self, no_logs: bool, secrets: &Arc<Secrets>) -> Result<Ready, Failure> {
+        let Ahead { folder, prepared, terminal, stdout, stderr } = self;
+        let door = Door::open(&folder.socket()).map_err(|error| failed("the run's socket cannot be opened", &error))?;
+        let outbox = Arc::new(Outbox::default());
+        let output = PhaseOutput::new(Arc::clone(&outbox), PHASE, false);
+        let copy = |stream| relay::Copy { stream, output: output.clone(), secrets: Arc::clone(secrets) };
+        let start = || -> io::Result<Vec<Relay>> {
+            let mut relays = Vec::new();
+            if let Some(terminal) = &terminal {
+                let to = io::stdout().as_fd().try_clone_to_owned()?;
+                let copy = (!no_logs).then(|| copy(Stream::Stdout));
+                relays.push(relay::start(terminal.output()?, to, copy)?);
+            }
+            if let Some(pipe) = stdout {
+                let to = io::stdout().as_fd().try_clone_to_owned()?;
+                relays.push(relay::start_at_first_byte(pipe, to, copy(Stream::Stdout))?);
+            }
+            if let Some(pipe) = stderr {
+                let to = io::stderr().as_fd().try_clone_to_owned()?;
+                relays.push(relay::start_at_first_byte(pipe, to, copy(Stream::Stderr))?);
+            }
+            Ok(relays)
+        };
+        let relays = start().map_err(|error| failed("the command's output cannot be passed on", &error))?;
+        Ok(Ready { prepared, folder, door, terminal, copied: Copied { output, outbox, relays } })
+    }
+}
+
+fn failed(what: &str, error: &io::Error) -> Failure {
+    Failure::new(Exit::Fault, format!("{what}: {error}"))
+}
