@@ -166,7 +166,11 @@ impl Notifier {
     /// Wakes whom this may concern.
     pub fn hear(&self, hint: Hint) {
         // A look costs nothing where nobody waits, as is usual while there is something to hear.
-        if self.is_anything_awaited.load(Ordering::SeqCst) && self.is_anything_awaited.swap(false, Ordering::SeqCst) {
+        // Nothing of a deployment stirs when an agent comes.
+        if hint != Hint::Agents
+            && self.is_anything_awaited.load(Ordering::SeqCst)
+            && self.is_anything_awaited.swap(false, Ordering::SeqCst)
+        {
             self.anything.notify_one();
         }
         match hint {

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Begun, Content, DepotError, UploadError, blocking, folder::Folder, on_disk};
@@ -17,7 +18,7 @@ use crate::{
     artifact::Digest,
     store::{
         SharedArtifacts, Store, StoreError,
-        artifacts::{Begin, Writing},
+        artifacts::{Begin, WRITER_LEASE, Writing},
     },
 };
 
@@ -209,8 +210,12 @@ impl Uploading {
 
     /// What is there already is a part of what is finished, so it is looked at as it is.
     async fn read_again(&mut self, writing: Writing) -> Result<(), UploadError> {
-        let mut at = 0;
+        let (mut at, mut held_at) = (0, Instant::now());
         while at < writing.length {
+            if held_at.elapsed() > WRITER_LEASE / 3 {
+                self.hold().await?;
+                held_at = Instant::now();
+            }
             let table = table(&*self.held.store)?;
             let Some(piece) = table.read_unfinished(writing, at, FETCHED_BYTES).await? else {
                 return Err(self.overtaken());

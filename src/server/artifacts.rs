@@ -205,7 +205,7 @@ fn describe(headers: &mut HeaderMap, bytes: u64) {
 }
 
 fn missing() -> Failure {
-    Failure::new(ErrorCode::NotFound, "there is no such artifact on this server")
+    Failure::new(ErrorCode::NotFound, "there is no such artifact")
 }
 
 fn longer() -> Failure {

@@ -53,7 +53,7 @@ async fn told(server: &TestServer) -> Value {
             let path = format!("/v1/projects/{project}/deployments/{}/events", deployment["id"].as_str().unwrap());
             let mut after = 0;
             loop {
-                let page = server.get(&format!("{path}?after={after}")).await.body;
+                let page = server.get(&format!("{path}?after={after}&maxWaitSeconds=0")).await.body;
                 events.push(page["events"].clone());
                 if page["last"] == after || page["events"].as_array().unwrap().is_empty() {
                     break;
@@ -116,19 +116,25 @@ async fn a_store_with_history_and_work_in_flight_goes_on_as_a_database() {
     let running = old.post(others, json!({ "executor": "client", "claim": true, "leaseSeconds": 3600 })).await;
     let behind = old.post(others, json!({ "onConflict": "queue", "executor": "server" })).await;
     assert!(running.status == 202 && matches!(behind.status, 202 | 404), "{} {}", running.text, behind.text);
-    let lines: Vec<Value> = (0..50).map(|number| json!(format!("line {number} \u{0}"))).collect();
-    let report = old
-        .request(Method::POST, &format!("{others}/{}/reports", running.id()))
-        .header("Singletrack-Lease", secret(&running))
-        .json(&json!({ "firstNumber": 1, "reports": [{ "type": "log", "stream": "stdout", "lines": lines }] }));
-    let report = send(report).await;
+    // More output than is kept, so that its numbers have a gap.
+    for first in 1..=12 {
+        let lines: Vec<Value> =
+            (0..20).map(|line| json!(format!("{first} {line} \u{0} {}", "x".repeat(60_000)))).collect();
+        let report = old
+            .request(Method::POST, &format!("{others}/{}/reports", running.id()))
+            .header("Singletrack-Lease", secret(&running))
+            .json(&json!({ "first": first, "reports": [{ "type": "log", "stream": "stdout", "lines": lines }] }));
+        let report = send(report).await;
+        assert_eq!(report.status, 200, "{}", report.text);
+    }
     let with_agent = old
         .post("/v1/projects/api/deployments", json!({ "artifact": { "sha256": name }, "onConflict": "queue" }))
         .await;
-    assert_eq!(with_agent.status, 202, "{} {}", with_agent.text, report.text);
+    assert_eq!(with_agent.status, 202, "{}", with_agent.text);
     let claimed = claim_api(&old).await;
     assert_eq!(claimed.status, 200, "{}", claimed.text);
     let before = told(&old).await;
+    assert!(before["other"]["events"].to_string().contains("\"gap\""), "nothing was cut");
     let tokens = |answer: &Answer| answer.body["lease"]["fencingToken"].as_u64().unwrap();
     let token = tokens(&running);
 

@@ -27,7 +27,7 @@ pub(super) async fn came(session: &mut Session, agent: &AgentCall) -> Result<boo
     let (projects, pipelines): (Vec<_>, Vec<_>) = offers.collect::<Result<Vec<_>, Fault>>()?.into_iter().unzip();
     let count = i64::try_from(projects.len()).unwrap_or(i64::MAX);
     let noted = session
-        .ask(call!(
+        .write(call!(
             Sql::AgentCame,
             agent.worker.clone(),
             projects,
@@ -42,14 +42,14 @@ pub(super) async fn came(session: &mut Session, agent: &AgentCall) -> Result<boo
     if known_count < count {
         // Only newcomers make the table grow.
         let limit = i64::try_from(REMEMBERED_LIMIT).unwrap_or(i64::MAX);
-        session.ask(call!(Sql::ForgetAgents, limit)).await?;
+        session.write(call!(Sql::ForgetAgents, limit)).await?;
     }
     Ok(near_count < count)
 }
 
 /// Notes that a call ended.
 pub(super) async fn left(session: &mut Session, worker: String, projects: Vec<String>, id: Uuid) -> Result<(), Fault> {
-    session.ask(call!(Sql::AgentLeft, worker, projects, id)).await.map(|_| ())
+    session.write(call!(Sql::AgentLeft, worker, projects, id)).await.map(|_| ())
 }
 
 /// A project's agents, those that were heard of last first.

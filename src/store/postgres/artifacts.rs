@@ -35,7 +35,7 @@ const BEGIN_LIMIT: u32 = 3;
 impl SharedArtifacts for PostgresStore {
     fn want(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
         super::read!(self, session => async {
-            let found = session.ask(call!(Sql::WantArtifact, text(&digest))).await?;
+            let found = session.write(call!(Sql::WantArtifact, text(&digest))).await?;
             found.first().map(|row| rows::number(row, 0)).transpose()
         })
     }
@@ -58,7 +58,7 @@ impl SharedArtifacts for PostgresStore {
 
     fn hold(&self, writing: Writing) -> BoxFuture<'_, Result<bool, StoreError>> {
         super::read!(self, session => async {
-            let held = session.ask(call!(Sql::HoldArtifact, writing.artifact, writing.writer, lease()?)).await?;
+            let held = session.write(call!(Sql::HoldArtifact, writing.artifact, writing.writer, lease()?)).await?;
             Ok(!held.is_empty())
         })
     }
@@ -69,7 +69,7 @@ impl SharedArtifacts for PostgresStore {
         self.under_way.spawn(async move {
             let let_go = async {
                 let mut session = engine.session().await?;
-                session.ask(call!(Sql::LetGoOfArtifact, writing.artifact, writing.writer)).await
+                session.write(call!(Sql::LetGoOfArtifact, writing.artifact, writing.writer)).await
             };
             if let Err(fault) = let_go.await {
                 tracing::debug!(?fault, "an upload could not be let go of; it lapses by itself");
@@ -81,7 +81,7 @@ impl SharedArtifacts for PostgresStore {
         super::read!(self, session => async {
             let Writing { artifact, writer, length } = writing;
             let finish = call!(Sql::FinishArtifact, artifact, writer, rows::signed(length)?, schema::VERSION);
-            let finished = session.ask(finish).await?;
+            let finished = session.write(finish).await?;
             if !finished.is_empty() {
                 return Ok(true);
             }
@@ -93,7 +93,7 @@ impl SharedArtifacts for PostgresStore {
 
     fn discard(&self, writing: Writing) -> BoxFuture<'_, Result<(), StoreError>> {
         super::read!(self, session => async {
-            session.ask(call!(Sql::DiscardArtifact, writing.artifact, writing.writer)).await?;
+            session.write(call!(Sql::DiscardArtifact, writing.artifact, writing.writer)).await?;
             sweep(&self.engine).await
         })
     }
@@ -126,7 +126,7 @@ impl SharedArtifacts for PostgresStore {
 
     fn remove(&self, seen: StoredArtifact) -> BoxFuture<'_, Result<bool, StoreError>> {
         super::read!(self, session => async {
-            let removed = session.ask(call!(Sql::RemoveArtifact, text(&seen.digest), seen.mark)).await?;
+            let removed = session.write(call!(Sql::RemoveArtifact, text(&seen.digest), seen.mark)).await?;
             Ok(!removed.is_empty())
         })
     }
@@ -137,7 +137,7 @@ impl SharedArtifacts for PostgresStore {
 
     fn is_retention_due(&self, pause: Duration) -> BoxFuture<'_, Result<bool, StoreError>> {
         super::read!(self, session => async {
-            let claimed = session.ask(call!(Sql::ClaimChore, "retention", rows::signed(millis(pause))?)).await?;
+            let claimed = session.write(call!(Sql::ClaimChore, "retention", rows::signed(millis(pause))?)).await?;
             Ok(!claimed.is_empty())
         })
     }
@@ -246,7 +246,7 @@ async fn add(session: &mut Session, writing: Writing, piece: Piece) -> Result<bo
     let start = rows::signed(length)?;
     let end = rows::signed(length + piece.0.len() as u64)?;
     let add = call!(Sql::AddPiece, artifact, writer, start, piece, lease()?, schema::VERSION);
-    let added = session.ask(add).await?;
+    let added = session.write(add).await?;
     if !added.is_empty() {
         return Ok(true);
     }
@@ -260,7 +260,7 @@ async fn add(session: &mut Session, writing: Writing, piece: Piece) -> Result<bo
 async fn sweep(engine: &Engine) -> Result<(), Fault> {
     loop {
         let mut session = engine.session().await?;
-        let swept = session.ask(call!(Sql::SweepPieces)).await?;
+        let swept = session.write(call!(Sql::SweepPieces)).await?;
         let count: i64 = swept.first().map_or(Ok(0), |row| rows::get(row, 0))?;
         if count == 0 {
             return Ok(());

@@ -132,6 +132,18 @@ impl Session {
         self.ask_together(vec![call]).await.map(|mut answers| answers.pop().unwrap_or_default())
     }
 
+    /// One statement that writes, and is a transaction of its own.
+    pub(super) async fn write(&mut self, call: Call) -> Result<Vec<Row>, Fault> {
+        if self.settings.is_none() {
+            return rows(self.send_all(&[call]).await?).map(|mut answers| answers.pop().unwrap_or_default());
+        }
+        self.is_dirty = true;
+        let answers = self.send_all(&[call!(Sql::Begin), call, call!(Sql::Commit)]).await?;
+        // A commit ends a transaction that failed, too.
+        self.is_dirty = !matches!(answers.last(), Some(Ok(_)));
+        rows(answers).map(|mut answers| answers.swap_remove(1))
+    }
+
     /// Several questions that see the same, in one flight.
     pub(super) async fn ask_together(&mut self, calls: Vec<Call>) -> Result<Vec<Vec<Row>>, Fault> {
         let mut all = vec![call!(Sql::BeginSnapshot)];

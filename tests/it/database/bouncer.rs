@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::json;
+use sha2::Digest as _;
 
 use super::deploys;
 use crate::harness::{DeafPort, TestServer, gated_config, postgres};
@@ -86,13 +87,24 @@ async fn behind_a_pooler_in_session_mode_nothing_is_missing() {
 #[tokio::test]
 async fn behind_a_pooler_in_transaction_mode_it_is_said_and_the_slow_poll_tells() {
     let bouncer = Bouncer::start("transaction").await;
-    let config = gated_config("[limits]\nfallback_poll = \"500ms\"");
+    let config = gated_config("[limits]\nfallback_poll = \"500ms\"\n[projects.api]\nrun_by = \"agents\"");
     let (one, other) = (TestServer::start_on(&bouncer.url, &config), TestServer::start_on(&bouncer.url, &config));
     // Whoever has a session to itself while nobody works notices with the first statement that comes to another.
     for _ in 0..3 {
         let ((), ()) = tokio::join!(deploys(&one, &other), deploys_elsewhere(&other, &one));
     }
     woken(&one, &other).await;
+    // What is written needs a transaction of its own.
+    let artifact = vec![7; 3 << 20];
+    let path = format!("/v1/artifacts/{}", singletrack::model::lease::hex(&sha2::Sha256::digest(&artifact)));
+    let put = one.request(reqwest::Method::PUT, &path).body(artifact.clone());
+    let answer = crate::harness::send(put).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    let got = other.request(reqwest::Method::GET, &path).send().await.unwrap();
+    assert!(got.bytes().await.unwrap() == artifact);
+    let offer = json!({ "worker": "a", "claimId": "1", "projects": { "api": ["deploy"] } });
+    assert_eq!(one.post("/v1/claims?maxWaitSeconds=0", offer).await.refusal(), (408, "NOTHING_TO_DO"));
+    assert_eq!(other.get("/v1/projects/api").await.body["agents"][0]["worker"], "a");
     for server in [&one, &other] {
         let log = server.log();
         assert!(log.contains("a connection pooler shares sessions between transactions"), "{log}");
