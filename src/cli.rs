@@ -14,7 +14,7 @@ mod run;
 mod store;
 
 pub use run::{Fence, FenceCheck, Protect, Run, RunWhenHeld};
-pub use store::{Backup, Restore, Store};
+pub use store::{Backup, Restore, Store, StoreCopy};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -42,6 +42,15 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What this process's arguments say. Ends it, with a word about them, where that is nothing that can be done.
+    pub fn read() -> Self {
+        let run =
+            Run::read_alone(std::env::args_os()).map(|run| Cli { command: Command::Client(ClientCommand::Run(run)) });
+        run.unwrap_or_else(Self::parse)
+    }
 }
 
 /// What to do.

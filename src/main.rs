@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use singletrack::{
     cli::{Cli, Command},
     client, commands, worker,
@@ -13,7 +12,7 @@ fn main() -> ExitCode {
     if let Some(code) = worker::shim::entry(std::env::args_os()) {
         std::process::exit(code);
     }
-    match Cli::parse().command {
+    match Cli::read().command {
         Command::Client(command) => client::run(&command),
         Command::Serve(args) => commands::serve(args),
         Command::Agent(args) => commands::agent(args),

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{Target, parse_duration, parse_text, parse_timeout};
 
@@ -134,4 +134,41 @@ fn parse_lease(text: &str) -> Result<Duration, String> {
 fn parse_grace(text: &str) -> Result<Duration, String> {
     let grace = parse_duration(text)?;
     if grace > Duration::from_secs(60 * 60) { Err("it is at most 1h".to_owned()) } else { Ok(grace) }
+}
+
+/// A `run` by itself.
+#[derive(Parser)]
+struct Alone {
+    #[command(flatten)]
+    run: Box<Run>,
+}
+
+impl Run {
+    /// A `run` whose arguments are right: it stands around commands that take no longer than to get to know all the other
+    /// verbs. What is not right is told by those who know them.
+    pub(super) fn read_alone(args: impl IntoIterator<Item = OsString>) -> Option<Box<Run>> {
+        let mut args = args.into_iter().skip(1).peekable();
+        args.peek().filter(|verb| *verb == "run")?;
+        Alone::try_parse_from(args).ok().map(|alone| alone.run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, ClientCommand, Command};
+
+    #[test]
+    fn a_run_is_read_alone_as_it_is_among_all() {
+        let read = |line: &str| Run::read_alone(line.split(' ').map(OsString::from));
+        for line in ["singletrack run --project a --no-logs -- true -x", "singletrack run --lease 20s --project a -- b"]
+        {
+            let whole = Cli::try_parse_from(line.split(' ')).expect(line);
+            let Command::Client(ClientCommand::Run(whole)) = whole.command else { panic!("{line}") };
+            assert_eq!(format!("{:?}", read(line).expect(line)), format!("{whole:?}"));
+        }
+        for line in ["singletrack", "singletrack run --help", "singletrack run --porject a -- b", "singletrack list"] {
+            assert!(read(line).is_none(), "{line}");
+        }
+    }
 }

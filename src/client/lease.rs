@@ -143,7 +143,7 @@ impl<'a> Keeper<'a> {
                     self.deadline.send_replace(sent_at.after(self.ttl));
                     if answer.cancel_requested {
                         self.reason.send_replace(answer.reason);
-                        stop_with(&self.stop, Stop::Cancel);
+                        Stop::Cancel.ask(&self.stop);
                     }
                     pause = FIRST_PAUSE;
                     // A server that answers at once, parked or not, is not asked without end.
@@ -154,7 +154,7 @@ impl<'a> Keeper<'a> {
                 Err(Fault::Refused(refusal)) if is_lost(refusal.code) => {
                     let soon = self.clock.boot().after(self.kill_budget());
                     let deadline = (*self.deadline.borrow()).min(soon);
-                    stop_with(&self.stop, Stop::LeaseLost { deadline });
+                    Stop::LeaseLost { deadline }.ask(&self.stop);
                     std::future::pending().await
                 }
                 Err(_) => {
@@ -171,7 +171,7 @@ impl<'a> Keeper<'a> {
             let deadline = *self.deadline.borrow();
             let left = deadline.since(self.clock.boot().after(self.kill_budget()));
             if left.is_zero() {
-                stop_with(&self.stop, Stop::LeaseLost { deadline });
+                Stop::LeaseLost { deadline }.ask(&self.stop);
                 std::future::pending::<()>().await;
             }
             // Timers stand still while a machine sleeps and the boot clock does not.
@@ -284,21 +284,6 @@ impl From<Outcome> for FinishRequest {
 /// The deployment is not ours any more, or not at all.
 fn is_lost(code: Option<ErrorCode>) -> bool {
     matches!(code, Some(ErrorCode::LeaseLost | ErrorCode::NotFound))
-}
-
-/// Makes `stop` as urgent as `wanted`; a lost lease is never taken back by a cancel.
-fn stop_with(stop: &watch::Sender<Stop>, wanted: Stop) {
-    stop.send_if_modified(|current| {
-        let is_more = match (*current, wanted) {
-            (Stop::LeaseLost { .. }, _) | (_, Stop::None) => false,
-            (_, Stop::LeaseLost { .. }) => true,
-            (current, wanted) => current == Stop::None && wanted != Stop::None,
-        };
-        if is_more {
-            *current = wanted;
-        }
-        is_more
-    });
 }
 
 /// How many of the reports, one at least, go into one call.

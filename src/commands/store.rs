@@ -11,6 +11,8 @@ use crate::{
     store::{StoreError, sqlite},
 };
 
+mod copy;
+
 /// As clap ends for everything that it refuses.
 const EXIT_USAGE: u8 = 2;
 
@@ -21,6 +23,7 @@ pub fn store(args: &Store) -> ExitCode {
             let bytes = with_bar("backing up", |progress| sqlite::backup(&from, to, progress))?;
             Ok(format!("{} holds all of {} ({bytes} bytes)", to.display(), from.display()))
         }),
+        Store::Copy(args) => copy::copy(args),
         Store::Restore(Restore { from, to }) => file_of(to, "--to").and_then(|to| {
             let bytes = with_bar("restoring", |progress| sqlite::restore(from, &to, progress))?;
             let (to, from) = (to.display(), from.display());
@@ -62,19 +65,25 @@ fn file_of(store: &str, flag: &str) -> Result<PathBuf, Failed> {
 
 /// Shows how far it is, where somebody watches.
 fn with_bar<T>(what: &'static str, work: impl FnOnce(sqlite::Progress<'_>) -> T) -> T {
-    let bar = if std::io::stderr().is_terminal() {
-        ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr())
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar.set_message(what);
+    let bar = bar(what, "{bytes}/{total_bytes}");
     let done = work(&mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish_and_clear();
     done
+}
+
+/// A bar that counts so.
+fn bar(what: &'static str, count: &str) -> ProgressBar {
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr())
+    } else {
+        ProgressBar::hidden()
+    };
+    if let Ok(style) = ProgressStyle::with_template(&format!("{{msg}} {{bar:30}} {count}, {{eta}} left")) {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar
 }

@@ -167,8 +167,15 @@ impl Uploading {
         }
         let count = bytes.len() as u64;
         self.hasher.update(&bytes);
-        if !table(&*self.held.store)?.add(writing, bytes).await? {
-            return Err(self.overtaken());
+        match table(&*self.held.store)?.add(writing, bytes).await {
+            Ok(true) => {}
+            Ok(false) => return Err(self.overtaken()),
+            Err(StoreError::Full) => {
+                // It is given up: others need the room.
+                self.discard().await?;
+                return Err(StoreError::Full.into());
+            }
+            Err(error) => return Err(error.into()),
         }
         self.held.writing = Some(Writing { length: writing.length + count, ..writing });
         Ok(self)

@@ -1,6 +1,6 @@
 //! Figures for Prometheus. Each server has its own registry, so that two in one process share nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
     extract::State,
@@ -17,6 +17,7 @@ use super::{App, error::Failure, params::Query};
 use crate::{
     api::ErrorCode,
     model::{Changes, State as Standing},
+    store::Commits,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,16 +40,25 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     outcomes: Family<OutcomeLabels, Counter>,
     parked: Gauge,
+    commits: Counter,
+    transactions: Counter,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("singletrack");
         let (requests, outcomes, parked) = (Family::default(), Family::default(), Gauge::default());
+        let (commits, transactions) = (Counter::default(), Counter::default());
         registry.register("http_requests", "Requests that were answered", requests.clone());
         registry.register("deployments_finished", "Deployments that became final", outcomes.clone());
         registry.register("parked_requests", "Long-polls and streams that are open now", parked.clone());
-        Metrics { registry, requests, outcomes, parked }
+        registry.register("store_commits", "Commits of the store that made something durable", commits.clone());
+        registry.register(
+            "store_transactions",
+            "Transactions that changed something; several share a commit",
+            transactions.clone(),
+        );
+        Metrics { registry, requests, outcomes, parked, commits, transactions }
     }
 }
 
@@ -80,6 +90,12 @@ impl Metrics {
         Parked(self.parked.clone())
     }
 
+    /// Takes over what the store has counted.
+    fn note_commits(&self, commits: Commits) {
+        self.commits.inner().store(commits.commit_count, Ordering::Relaxed);
+        self.transactions.inner().store(commits.transaction_count, Ordering::Relaxed);
+    }
+
     /// Counts what a commit ended.
     pub fn note(&self, changes: &Changes) {
         for step in changes.steps.iter().filter(|step| step.is_state_change()) {
@@ -95,6 +111,7 @@ impl Metrics {
 /// `GET /metrics`.
 pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
     Query::of(&uri, &[])?;
+    app.metrics.note_commits(app.queue.store().commits());
     let mut text = String::new();
     encode(&mut text, &app.metrics.registry)
         .map_err(|_| Failure::new(ErrorCode::Internal, "the figures cannot be written"))?;

@@ -11,8 +11,8 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, Decide, KnownAgent, ListQuery, Mark, OnCommit, Placed, ProjectState, Store,
-    StoreError, Watched, agents::Presence,
+    AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, OnCommit, Placed,
+    ProjectState, Store, StoreError, Watched, agents::Presence,
 };
 use crate::clock::Now;
 use crate::model::{
@@ -25,6 +25,7 @@ use crate::model::{
 pub struct MemoryStore {
     kept: Mutex<Kept>,
     on_commit: OnCommit,
+    commits: CommitCounter,
     pepper: Pepper,
     presence: Presence,
 }
@@ -62,7 +63,8 @@ impl MemoryStore {
         let ids = [(); 4].map(|()| DeploymentId::generate());
         let hash = ids.iter().fold(Sha256::new(), |hash, id| hash.chain_update(id.as_bytes()));
         let pepper = Pepper::from_bytes(hash.finalize().into());
-        MemoryStore { kept: Mutex::default(), on_commit, pepper, presence: Presence::default() }
+        let commits = CommitCounter::default();
+        MemoryStore { kept: Mutex::default(), on_commit, commits, pepper, presence: Presence::default() }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -81,6 +83,7 @@ impl MemoryStore {
         }
         kept.check(name, load, &changes)?;
         kept.record(name, &changes);
+        self.commits.count(1);
         (self.on_commit)(name, &changes);
         Ok(())
     }
@@ -236,6 +239,10 @@ fn now<'a, T>(work: impl FnOnce() -> T + Send + 'a) -> BoxFuture<'a, Result<T, S
 impl Store for MemoryStore {
     fn pepper(&self) -> Pepper {
         self.pepper
+    }
+
+    fn commits(&self) -> Commits {
+        self.commits.read()
     }
 
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -8,16 +8,24 @@
 mod agents;
 pub mod artifacts;
 mod columns;
+mod copy;
 pub mod memory;
 pub mod postgres;
 pub mod sqlite;
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use thiserror::Error;
 
 pub use agents::{ABSENCE_LIMIT, AgentCall, KnownAgent};
 pub use artifacts::SharedArtifacts;
+pub use copy::Progress;
 
 use crate::{
     clock::Now,
@@ -118,6 +126,39 @@ pub struct Mark {
     pub event_count: u64,
 }
 
+/// How often a store made something durable, and how many transactions that changed something shared these commits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Commits {
+    /// How many commits there were.
+    pub commit_count: u64,
+    /// How many transactions were in them.
+    pub transaction_count: u64,
+}
+
+/// Counts them, since the store was opened.
+#[derive(Debug, Default)]
+struct CommitCounter {
+    commit_count: AtomicU64,
+    transaction_count: AtomicU64,
+}
+
+impl CommitCounter {
+    /// A commit of so many transactions that changed something; of none it is no commit.
+    fn count(&self, transaction_count: usize) {
+        if transaction_count > 0 {
+            self.commit_count.fetch_add(1, Ordering::Relaxed);
+            self.transaction_count.fetch_add(transaction_count as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self) -> Commits {
+        Commits {
+            commit_count: self.commit_count.load(Ordering::Relaxed),
+            transaction_count: self.transaction_count.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// What every engine can do.
 pub trait Store: Send + Sync + 'static {
     /// Loads under the project's lock, decides, records.
@@ -168,6 +209,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// What the servers of this store share: leases' secrets are made from it.
     fn pepper(&self) -> Pepper;
+
+    /// How much it has committed since it was opened.
+    fn commits(&self) -> Commits;
 
     /// Whether it can be written to.
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -82,7 +82,7 @@ impl Leased {
         loop {
             tokio::select! {
                 _ = timeout(pause, stirred.changed()) => {}
-                Ok(()) = server_stop.changed() => stop_with(stop, *server_stop.borrow()),
+                Ok(()) = server_stop.changed() => server_stop.borrow().ask(stop),
             }
             let sent_at = self.queue.clock().boot();
             let answer = self.queue.heartbeat(self.project.clone(), self.id, self.secret);
@@ -90,12 +90,12 @@ impl Leased {
                 Ok(Ok(cancel)) => {
                     deadline.send_replace(sent_at.after(limits.lease));
                     if cancel.is_some() {
-                        stop_with(stop, Stop::Cancel);
+                        Stop::Cancel.ask(stop);
                     }
                     limits.heartbeat
                 }
                 Ok(Err(WorkerError::LeaseLost | WorkerError::ReportGap { .. })) => {
-                    stop_with(stop, Stop::LeaseLost { deadline: self.queue.clock().boot().after(limits.kill_budget) });
+                    Stop::LeaseLost { deadline: self.queue.clock().boot().after(limits.kill_budget) }.ask(stop);
                     std::future::pending().await
                 }
                 Ok(Err(WorkerError::Store(_))) | Err(_) => STORE_PAUSE,
@@ -103,7 +103,7 @@ impl Leased {
             let deadline = *deadline.borrow();
             if self.queue.clock().boot().after(limits.kill_budget) >= deadline {
                 tracing::error!(deployment.id = %self.id, "the lease could not be renewed in time");
-                stop_with(stop, Stop::LeaseLost { deadline });
+                Stop::LeaseLost { deadline }.ask(stop);
             }
         }
     }
@@ -151,26 +151,6 @@ impl Leased {
                 }
             }
         }
-    }
-}
-
-/// Makes `stop` as urgent as `wanted`; a lost lease is never taken back by a cancel.
-fn stop_with(stop: &watch::Sender<Stop>, wanted: Stop) {
-    stop.send_if_modified(|current| {
-        let is_more = urgency(wanted) > urgency(*current);
-        if is_more {
-            *current = wanted;
-        }
-        is_more
-    });
-}
-
-fn urgency(stop: Stop) -> u8 {
-    match stop {
-        Stop::None => 0,
-        Stop::Cancel => 1,
-        Stop::Shutdown => 2,
-        Stop::LeaseLost { .. } => 3,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use tokio::sync::watch;
+
 use crate::clock::BootInstant;
 use crate::model;
 pub use crate::model::{FailureCause as FailureCode, PhaseState, Stream};
@@ -72,6 +74,28 @@ pub enum Stop {
     },
     /// The server stops, and its patience with running pipelines is over: stop now and roll back.
     Shutdown,
+}
+
+impl Stop {
+    /// Makes what was asked as urgent as this: a lost lease is never taken back by a cancel.
+    pub fn ask(self, stop: &watch::Sender<Stop>) {
+        stop.send_if_modified(|current| {
+            let is_more = self.urgency() > current.urgency();
+            if is_more {
+                *current = self;
+            }
+            is_more
+        });
+    }
+
+    fn urgency(self) -> u8 {
+        match self {
+            Stop::None => 0,
+            Stop::Cancel => 1,
+            Stop::Shutdown => 2,
+            Stop::LeaseLost { .. } => 3,
+        }
+    }
 }
 
 /// What became of a pipeline.

@@ -27,6 +27,7 @@ mod rolling;
 mod run;
 mod store_backup;
 mod store_contract;
+mod store_copy;
 mod store_postgres;
 mod store_sqlite;
 mod store_trial;

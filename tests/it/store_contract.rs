@@ -53,6 +53,7 @@ contract! {
     a_decision_without_changes_is_answered_and_not_told,
     concurrent_submits_to_one_project_make_one_holder_and_an_unbroken_line,
     concurrent_work_on_many_projects_all_lands,
+    commits_are_counted_with_what_shared_them,
     positions_count_who_is_served_before,
     a_list_pages_newest_first,
     a_list_filters_by_status,
@@ -367,6 +368,20 @@ async fn concurrent_work_on_many_projects_all_lands(trial: Trial) {
         let done = trial.store.list(state.project.name, ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap();
         assert_eq!(done.iter().filter(|it| it.status() == Status::Succeeded).count(), 4);
     }
+}
+
+async fn commits_are_counted_with_what_shared_them(trial: Trial) {
+    let trial = &trial;
+    let before = trial.store.commits();
+    join_all((1..=20).map(|number| async move {
+        trial.submit(&format!("project-{number}"), number, OnConflict::Refuse).await;
+    }))
+    .await;
+    // A refused submit changes nothing, so it needs no commit.
+    trial.submit("project-1", 21, OnConflict::Refuse).await;
+    let after = trial.store.commits();
+    assert_eq!(after.transaction_count - before.transaction_count, 20);
+    assert!((1..=20).contains(&(after.commit_count - before.commit_count)), "{after:?}");
 }
 
 async fn positions_count_who_is_served_before(trial: Trial) {

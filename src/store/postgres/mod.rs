@@ -13,6 +13,7 @@ mod artifacts;
 mod connect;
 mod durability;
 mod fault;
+mod import;
 mod reads;
 mod record;
 mod rows;
@@ -30,14 +31,16 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, Decide, KnownAgent, ListQuery, Mark, OnCommit, OnHint, Placed, ProjectState,
-    SharedArtifacts, Store, StoreError, Watched,
+    AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, OnCommit, OnHint,
+    Placed, ProjectState, SharedArtifacts, Store, StoreError, Watched,
 };
 use crate::{
     clock::Now,
     config::PostgresUrl,
     model::{Deployment, DeploymentId, Event, Hint, Load, Pepper, ProjectName},
 };
+
+pub use import::Import;
 
 use connect::{Connector, Sessions};
 use fault::Fault;
@@ -83,7 +86,8 @@ impl PostgresStore {
             .build()
             .map_err(|error| StoreError::Unusable(format!("cannot make a pool of connections: {error}")))?;
         let wakes = Wakes::new(connector.schema(), on_hint);
-        let engine = Arc::new(Engine { pool, turns: Arc::default(), on_commit, wakes: wakes.clone() });
+        let commits = CommitCounter::default();
+        let engine = Arc::new(Engine { pool, turns: Arc::default(), on_commit, commits, wakes: wakes.clone() });
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(wakes.run(connector.clone(), shutdown.clone()));
         Ok(PostgresStore { engine, connector, under_way: TaskTracker::new(), wakes: tasks, shutdown, pepper })
@@ -136,6 +140,10 @@ use read;
 impl Store for PostgresStore {
     fn pepper(&self) -> Pepper {
         self.pepper
+    }
+
+    fn commits(&self) -> Commits {
+        self.engine.commits.read()
     }
 
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {

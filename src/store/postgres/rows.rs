@@ -386,7 +386,7 @@ pub(super) fn escaped(text: &str) -> String {
     text.replace(ESCAPE, "\u{1a}1").replace('\0', "\u{1a}0")
 }
 
-fn unescaped(text: &str) -> String {
+pub(super) fn unescaped(text: &str) -> String {
     let plain: Cow<'_, str> = if text.contains(ESCAPE) {
         text.replace("\u{1a}0", "\0").replace("\u{1a}1", "\u{1a}").into()
     } else {

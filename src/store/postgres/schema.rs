@@ -50,7 +50,8 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
         .batch_execute(&format!(
             "SET LOCAL lock_timeout TO {PATIENCE_MS}; SET LOCAL statement_timeout TO 0; \
              SET LOCAL client_min_messages TO warning; SET LOCAL search_path TO {schema}; \
-             SELECT pg_advisory_xact_lock(hashtextextended('singletrack.{schema}', 0))"
+             {}",
+            lock(schema)
         ))
         .await?;
     let known = transaction
@@ -125,6 +126,11 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
     }
     let kept: [u8; 32] = kept.try_into().map_err(|_| Fault::Row("the shared secret has another length".to_owned()))?;
     Ok(Pepper::from_bytes(kept))
+}
+
+/// Waits for everybody else who makes or fills tables, until the transaction ends.
+pub(super) fn lock(schema: &str) -> String {
+    format!("SELECT pg_advisory_xact_lock(hashtextextended('singletrack.{schema}', 0))")
 }
 
 /// Refuses a schema that this version does not know.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     model::{Changes, LineLoad, Load, Loaded, ProjectName},
-    store::{Decide, OnCommit, StoreError},
+    store::{CommitCounter, Decide, OnCommit, StoreError},
 };
 
 /// How long to wait until it is a request's turn in its project: as long as those before it may take at worst.
@@ -47,6 +47,7 @@ pub(super) struct Engine {
     pub(super) pool: Pool<Sessions>,
     pub(super) turns: Arc<Turns>,
     pub(super) on_commit: OnCommit,
+    pub(super) commits: CommitCounter,
     pub(super) wakes: Arc<Wakes>,
 }
 
@@ -112,6 +113,7 @@ impl Engine {
         }
         let recorded = self.record(&project, session, &sighted, &mut number, &changes).await;
         if recorded.is_ok() {
+            self.commits.count(1);
             // It is durable, so nothing that happens in there may keep the answer back.
             if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(&project, &changes))).is_err() {
                 tracing::error!(project.name = %project, "a wake-up panicked");

@@ -49,6 +49,8 @@ pub(super) struct Wakes {
     /// Tells this server's hints from the others'.
     server: String,
     channel: String,
+    /// What a server holds as long as it serves this database, so that nobody fills it meanwhile.
+    served_key: String,
     pending: Mutex<Pending>,
     stirred: Notify,
     on_hint: OnHint,
@@ -69,6 +71,7 @@ impl Wakes {
             server: Uuid::now_v7().simple().to_string(),
             // A channel is the whole database's; its name has at most 63 bytes.
             channel: format!("singletrack_{}", channel_of(schema)),
+            served_key: served_key(schema),
             pending: Mutex::default(),
             stirred: Notify::new(),
             on_hint,
@@ -165,7 +168,7 @@ impl Wakes {
         is_first: bool,
         echo: &mut watch::Receiver<u64>,
     ) -> Result<std::convert::Infallible, Fault> {
-        let listen = format!("LISTEN {}", self.channel);
+        let listen = format!("LISTEN {}; SELECT pg_advisory_lock_shared({})", self.channel, self.served_key);
         timeout(SEND_LIMIT, client.batch_execute(&listen)).await.map_err(|_| Fault::Silent)??;
         // What was told before is lost, to us and from us.
         (self.on_hint)(Hint::Anything);
@@ -246,6 +249,11 @@ impl Wakes {
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The lock that every server of the tables in `schema` shares.
+pub(super) fn served_key(schema: &str) -> String {
+    format!("hashtextextended('singletrack.{schema}.served', 0)")
 }
 
 /// Tells schemas apart, whatever they are called.

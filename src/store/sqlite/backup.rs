@@ -20,17 +20,13 @@ use super::{
     open::{beside, connect, locate, reader_connection},
     schema,
 };
-use crate::store::StoreError;
+use crate::store::{StoreError, copy::REVISION_LEAP};
 
 /// How many pages are copied between two words of progress: 4 MiB, a few milliseconds.
 const STEP_PAGES: i32 = 1024;
 
-/// What a restored store adds to each project's revision. What was handed out after the backup is not known any more, and
-/// a fencing token must never be given twice: so many slot changes, a hundred a day for 270 years, lie in between.
-const REVISION_LEAP: i64 = 10_000_000;
-
 /// Hears how much of how much is done, in bytes.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+pub use crate::store::copy::Progress;
 
 /// Copies the store at `from`, which may be in use, to the new file `to`. Answers its size in bytes.
 ///
@@ -74,7 +70,7 @@ pub fn restore(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, St
     restored.and_then(|()| size(&to))
 }
 
-fn existing(path: &Path) -> Result<PathBuf, StoreError> {
+pub(super) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
     let path = locate(path)?;
     if path.exists() { Ok(path) } else { Err(StoreError::Unusable(format!("there is no file {}", path.display()))) }
 }
@@ -136,7 +132,7 @@ fn copy(source: &Connection, to: &Path, progress: Progress<'_>) -> rusqlite::Res
 }
 
 /// Whether the file is a whole store of a known version.
-fn check(path: &Path) -> Result<(), StoreError> {
+pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     let shown = path.display().to_string();
     let failed = |error: rusqlite::Error| schema::unreadable(&error, &shown);
     let db = reader_connection(path)?;

@@ -11,6 +11,7 @@
 
 mod backup;
 mod ballast;
+mod export;
 mod fault;
 mod lock;
 mod open;
@@ -25,8 +26,8 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, Decide, KnownAgent, ListQuery, Mark, OnCommit, Placed, ProjectState, Store,
-    StoreError, Watched, agents::Presence,
+    AgentCall, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, OnCommit, Placed, ProjectState,
+    Store, StoreError, Watched, agents::Presence,
 };
 use crate::{
     clock::Now,
@@ -34,6 +35,7 @@ use crate::{
 };
 
 pub use backup::{Progress, backup, restore};
+pub use export::Export;
 
 use lock::Lock;
 use readers::Readers;
@@ -83,6 +85,10 @@ impl Drop for SqliteStore {
 impl Store for SqliteStore {
     fn pepper(&self) -> Pepper {
         self.pepper
+    }
+
+    fn commits(&self) -> Commits {
+        self.writer.commits()
     }
 
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {

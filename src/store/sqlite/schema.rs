@@ -67,6 +67,21 @@ pub(super) fn require_known(db: &Connection, path: &str) -> Result<(), StoreErro
     known_version(pragma(db, "user_version").map_err(failed)?, path).map(|_| ())
 }
 
+/// Whether the file is a store of this very version.
+///
+/// # Errors
+/// [`StoreError::Unusable`] where it is not.
+pub(super) fn require_newest(db: &Connection, path: &str) -> Result<(), StoreError> {
+    require_known(db, path)?;
+    let version: i64 = pragma(db, "user_version").map_err(|error| unreadable(&error, path))?;
+    if known_version(version, path)? == MIGRATIONS.len() {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!(
+        "{path} was written by an older singletrack; start this version on it once, and stop it again"
+    )))
+}
+
 /// How many migrations were applied.
 fn known_version(version: i64, path: &str) -> Result<usize, StoreError> {
     let newest = MIGRATIONS.len();

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     model::{Changes, Load, ProjectName, Step},
-    store::{Decide, OnCommit, StoreError},
+    store::{CommitCounter, Commits, Decide, OnCommit, StoreError},
 };
 
 /// How many requests may wait for the next commit. Four batches: with more the answer would come late anyway, so the
@@ -55,21 +55,24 @@ enum Request {
 pub(super) struct Writer {
     queue: Mutex<Option<mpsc::Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    commits: Arc<CommitCounter>,
 }
 
 impl Writer {
     pub(super) fn start(db: Connection, path: &Path, on_commit: OnCommit) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel(QUEUE_LIMIT);
         let ballast = Ballast::take(path);
+        let commits = Arc::new(CommitCounter::default());
+        let counted = commits.clone();
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                if let Err(error) = run(db, ballast, requests, on_commit) {
+                if let Err(error) = run(db, ballast, requests, on_commit, &counted) {
                     tracing::error!(%error, "the store's writer ended");
                 }
             })
             .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
-        Ok(Writer { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+        Ok(Writer { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), commits })
     }
 
     pub(super) fn transact(
@@ -85,6 +88,10 @@ impl Writer {
             queue.ok_or_else(closed)?.send(request).await.map_err(|_| closed())?;
             answered.await.map_err(|_| StoreError::Unavailable("the store's writer ended".to_owned()))?
         }
+    }
+
+    pub(super) fn commits(&self) -> Commits {
+        self.commits.read()
     }
 
     /// Finishes what is queued, and ends.
@@ -135,6 +142,7 @@ struct Batches<'c> {
     commit: Statement<'c>,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
+    commits: &'c CommitCounter,
     ballast: Ballast,
     /// How many pages the log holds.
     log_pages: Arc<AtomicU32>,
@@ -147,6 +155,7 @@ fn run(
     ballast: Ballast,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
+    commits: &CommitCounter,
 ) -> rusqlite::Result<()> {
     let log_pages = Arc::new(AtomicU32::new(0));
     let hooked = Arc::clone(&log_pages);
@@ -161,6 +170,7 @@ fn run(
         commit: db.prepare("COMMIT")?,
         requests,
         on_commit,
+        commits,
         ballast,
         log_pages,
         checkpoint_at: CHECKPOINT_PAGES,
@@ -265,6 +275,7 @@ impl Batches<'_> {
 
     /// Wakes whoever waits for these projects, then answers.
     fn publish(&self, decided: Vec<Decided>) {
+        self.commits.count(decided.iter().filter(|decided| !decided.changes.is_empty()).count());
         for Decided { project, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
             // It is durable, so nothing that happens in there may keep the answers back.
             if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(project, changes))).is_err() {

@@ -3,6 +3,7 @@
 mod deploy;
 mod hostile;
 mod packing;
+mod replicas;
 mod retention;
 mod upload;
 

@@ -16,6 +16,36 @@ use crate::harness::{TestServer, raw::read_to_end};
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Each function is a promise; it is kept whether a server keeps artifacts in a folder or several keep them in a database.
+macro_rules! promises {
+    ($($promise:ident),* $(,)?) => {
+        mod folder {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise("sqlite:test.db").await;
+            })*
+        }
+        mod database {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(&crate::harness::postgres::shared().store().await).await;
+            })*
+        }
+    };
+}
+
+promises! {
+    an_artifact_is_uploaded_once,
+    an_upload_goes_on_after_its_connection_was_cut,
+    an_upload_goes_on_after_the_server_was_restarted_or_killed,
+    an_upload_that_does_not_fit_is_told_where_it_goes_on,
+    another_content_is_thrown_away,
+    two_uploads_at_once_are_one_after_the_other,
+    uploads_have_limits,
+    malformed_uploads_are_refused_and_store_nothing,
+    a_submit_names_only_what_is_there,
+}
+
 fn with(name: HeaderName, value: &str) -> HeaderMap {
     HeaderMap::from_iter([(name, value.parse().unwrap())])
 }
@@ -25,7 +55,7 @@ fn range(first: usize, total: usize) -> HeaderMap {
 }
 
 /// Begins an upload of `bytes`, of which it sends the first `sent`.
-async fn begin(server: &TestServer, bytes: &[u8], sent: usize) -> TcpStream {
+pub async fn begin(server: &TestServer, bytes: &[u8], sent: usize) -> TcpStream {
     let mut connection = server.connect().await;
     let head = format!(
         "PUT /v1/artifacts/{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
@@ -39,7 +69,7 @@ async fn begin(server: &TestServer, bytes: &[u8], sent: usize) -> TcpStream {
 }
 
 /// Waits until so much of it is on the server's disk. Nothing tells it but asking.
-async fn arrived(server: &TestServer, name: &str, bytes: usize) -> usize {
+pub async fn arrived(server: &TestServer, name: &str, bytes: usize) -> usize {
     let there = async {
         loop {
             match server.offset(name).await {
@@ -53,7 +83,7 @@ async fn arrived(server: &TestServer, name: &str, bytes: usize) -> usize {
 }
 
 /// Sends the rest of it, once nobody else does any more.
-async fn go_on(server: &TestServer, bytes: &[u8]) -> usize {
+pub async fn go_on(server: &TestServer, bytes: &[u8]) -> usize {
     let name = sha256(bytes);
     let gone_on = async {
         loop {
@@ -69,7 +99,7 @@ async fn go_on(server: &TestServer, bytes: &[u8]) -> usize {
     timeout(PATIENCE, gone_on).await.unwrap()
 }
 
-async fn assert_whole(server: &TestServer, bytes: &[u8]) {
+pub async fn assert_whole(server: &TestServer, bytes: &[u8]) {
     let name = sha256(bytes);
     let response = server.look(&name).await;
     assert_eq!(response.status(), 200);
@@ -80,9 +110,8 @@ async fn assert_whole(server: &TestServer, bytes: &[u8]) {
     assert!(!server.kept(&format!("{name}.part")).exists());
 }
 
-#[tokio::test]
-async fn an_artifact_is_uploaded_once() {
-    let server = TestServer::start(CONFIG);
+async fn an_artifact_is_uploaded_once(store: &str) {
+    let server = TestServer::start_on(store, CONFIG);
     let bytes = noise(3 << 20);
     let name = sha256(&bytes);
     assert_eq!(server.offset(&name).await, Some(0));
@@ -95,9 +124,8 @@ async fn an_artifact_is_uploaded_once() {
     assert_whole(&server, &bytes).await;
 }
 
-#[tokio::test]
-async fn an_upload_goes_on_after_its_connection_was_cut() {
-    let server = TestServer::start(CONFIG);
+async fn an_upload_goes_on_after_its_connection_was_cut(store: &str) {
+    let server = TestServer::start_on(store, CONFIG);
     let bytes = noise(5 << 20);
     let name = sha256(&bytes);
     let connection = begin(&server, &bytes, 3 << 20).await;
@@ -107,9 +135,8 @@ async fn an_upload_goes_on_after_its_connection_was_cut() {
     assert_whole(&server, &bytes).await;
 }
 
-#[tokio::test]
-async fn an_upload_goes_on_after_the_server_was_restarted_or_killed() {
-    let mut server = TestServer::start(CONFIG);
+async fn an_upload_goes_on_after_the_server_was_restarted_or_killed(store: &str) {
+    let mut server = TestServer::start_on(store, CONFIG);
     let bytes = noise(9 << 20);
     let name = sha256(&bytes);
     let mut connection = begin(&server, &bytes, 3 << 20).await;
@@ -141,9 +168,8 @@ async fn an_upload_goes_on_after_the_server_was_restarted_or_killed() {
     assert_whole(&server, &bytes).await;
 }
 
-#[tokio::test]
-async fn an_upload_that_does_not_fit_is_told_where_it_goes_on() {
-    let server = TestServer::start(CONFIG);
+async fn an_upload_that_does_not_fit_is_told_where_it_goes_on(store: &str) {
+    let server = TestServer::start_on(store, CONFIG);
     let bytes = noise(4 << 20);
     let (name, total) = (sha256(&bytes), bytes.len());
     let ahead = server.put(&name, range(1 << 20, total), bytes[1 << 20..].to_vec()).await;
@@ -167,9 +193,8 @@ async fn an_upload_that_does_not_fit_is_told_where_it_goes_on() {
     assert_whole(&server, &bytes).await;
 }
 
-#[tokio::test]
-async fn another_content_is_thrown_away() {
-    let server = TestServer::start(CONFIG);
+async fn another_content_is_thrown_away(store: &str) {
+    let server = TestServer::start_on(store, CONFIG);
     let (bytes, other) = (noise(2 << 20), vec![7; 2 << 20]);
     let name = sha256(&bytes);
     let answer = server.put(&name, HeaderMap::new(), other).await;
@@ -180,9 +205,8 @@ async fn another_content_is_thrown_away() {
     assert_whole(&server, &bytes).await;
 }
 
-#[tokio::test]
-async fn two_uploads_at_once_are_one_after_the_other() {
-    let server = TestServer::start(CONFIG);
+async fn two_uploads_at_once_are_one_after_the_other(store: &str) {
+    let server = TestServer::start_on(store, CONFIG);
     let bytes = noise(3 << 20);
     let name = sha256(&bytes);
     let mut first = begin(&server, &bytes, 2 << 20).await;
@@ -195,10 +219,11 @@ async fn two_uploads_at_once_are_one_after_the_other() {
     assert_whole(&server, &bytes).await;
 }
 
-#[tokio::test]
-async fn uploads_have_limits() {
-    let server =
-        TestServer::start(&format!("[artifacts]\nmax_bytes = \"1MiB\"\nmax_total_bytes = \"1100KiB\"\n{CONFIG}"));
+async fn uploads_have_limits(store: &str) {
+    let server = TestServer::start_on(
+        store,
+        &format!("[artifacts]\nmax_bytes = \"1MiB\"\nmax_total_bytes = \"1100KiB\"\n{CONFIG}"),
+    );
     let large = noise((1 << 20) + 1);
     let name = sha256(&large);
     let answer = server.put(&name, HeaderMap::new(), large.clone()).await;
@@ -219,9 +244,8 @@ async fn uploads_have_limits() {
     assert_eq!(answer.refusal(), (503, "DISK_FULL"));
 }
 
-#[tokio::test]
-async fn malformed_uploads_are_refused_and_store_nothing() {
-    let server = TestServer::start(CONFIG);
+async fn malformed_uploads_are_refused_and_store_nothing(store: &str) {
+    let server = TestServer::start_on(store, CONFIG);
     let name = sha256(b"bytes");
     for bad in ["abc".to_owned(), name.to_uppercase(), format!("{name}0"), "..%2f..%2fetc".to_owned(), "%00".repeat(64)]
     {
@@ -243,9 +267,8 @@ async fn malformed_uploads_are_refused_and_store_nothing() {
     assert!(!server.path("singletrack-work/artifacts").exists());
 }
 
-#[tokio::test]
-async fn a_submit_names_only_what_is_there() {
-    let server = TestServer::start(CONFIG);
+async fn a_submit_names_only_what_is_there(store: &str) {
+    let server = TestServer::start_on(store, CONFIG);
     let name = sha256(b"never uploaded");
     let missing = server.submit(json!({ "artifact": { "sha256": name } })).await;
     assert_eq!(missing.refusal(), (422, "ARTIFACT_MISSING"));

@@ -76,7 +76,12 @@ async fn everything(trial: &Trial) {
     trial.queue.cancel(name("web"), id(4), None, None).await.unwrap();
     trial.queue.cancel(name("web"), id(2), None, Some(id(6))).await.unwrap();
     trial.queue.release(name("web"), "for the plans".to_owned(), None).await.unwrap();
-    let whole = Load { deployments: vec![id(7), id(8)], line: LineLoad::All, ..Load::default() };
+    let whole = Load {
+        deployments: vec![id(7), id(8)],
+        line: LineLoad::All,
+        held_by: Some("agent".to_owned()),
+        ..Load::default()
+    };
     let nothing = |slot: &mut Slot| assert!(slot.holder().is_some());
     trial.decide("web", whole, nothing).await.unwrap();
 

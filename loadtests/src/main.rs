@@ -1,0 +1,156 @@
+//! Load tests on the real server, side by side with what people use today: figures, and whether all of it was true.
+//!
+//! `cargo run --release -p loadtests -- all --peers` runs everything. A wrong answer fails the run; a slow one is only
+//! reported. `--small` takes seconds, for the truth checks alone; `--json FILE` is for machines, `--html FILE` to look at.
+
+mod disk;
+mod goals;
+mod history;
+mod http;
+mod jobs;
+mod peer;
+mod postgres;
+mod process;
+mod race;
+mod racer;
+mod report;
+mod run;
+mod scenario;
+mod seed;
+mod server;
+mod singletrack;
+mod stream;
+mod subject;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use goals::Measured;
+use report::{Machine, Report, html, markdown, table};
+use run::Run;
+use server::{Recipe, StoreKind};
+
+/// Load tests of Singletrack.
+#[derive(Parser)]
+struct Args {
+    /// What to run.
+    #[arg(value_enum, default_value = "all")]
+    scenario: Scenario,
+    /// Measure what people use today in the same run.
+    #[arg(long)]
+    peers: bool,
+    /// Short runs, for their truth checks alone.
+    #[arg(long)]
+    small: bool,
+    /// How often each one is measured; three times by default, once with --small.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// The server's store.
+    #[arg(long, value_enum, default_value_t)]
+    store: StoreKind,
+    /// The server to test, instead of the one that is built for it.
+    #[arg(long)]
+    server_bin: Option<PathBuf>,
+    /// Where the report goes as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Where the report goes as tables in Markdown.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Where the report goes as a page with plots.
+    #[arg(long)]
+    html: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Scenario {
+    All,
+    Small,
+    Throughput,
+    Contention,
+    CancelWar,
+    Wrapper,
+    FanOut,
+    EndToEnd,
+    Logs,
+    Growth,
+    Restart,
+    DeadWaiters,
+}
+
+impl Scenario {
+    /// Everything that this stands for.
+    fn parts(self) -> Vec<Scenario> {
+        match self {
+            Scenario::All => Scenario::value_variants().iter().copied().filter(|one| *one != Scenario::All).collect(),
+            one => vec![one],
+        }
+    }
+
+    async fn run(self, run: &Run) -> Result<()> {
+        match self {
+            Scenario::All => Ok(()),
+            Scenario::Small => scenario::small::run(run).await,
+            Scenario::Throughput => scenario::throughput::run(run).await,
+            Scenario::Contention => scenario::contention::run(run).await,
+            Scenario::CancelWar => scenario::cancel_war::run(run).await,
+            Scenario::Wrapper => scenario::wrapper::run(run).await,
+            Scenario::FanOut => scenario::fan_out::run(run).await,
+            Scenario::EndToEnd => scenario::end_to_end::run(run).await,
+            Scenario::Logs => scenario::logs::run(run).await,
+            Scenario::Growth => scenario::growth::run(run).await,
+            Scenario::Restart => scenario::restart::run(run).await,
+            Scenario::DeadWaiters => scenario::dead_waiters::run(run).await,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    let recipe = Recipe { binary: server::binary(args.server_bin.as_deref())?, store: args.store };
+    tokio::select! {
+        ended = measure(&args, recipe) => ended,
+        // What was started ends when it is dropped.
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+    }
+}
+
+async fn measure(args: &Args, recipe: Recipe) -> Result<ExitCode> {
+    let parts = args.scenario.parts();
+    let style = ProgressStyle::with_template("[{elapsed_precise}] {bar:20} {pos}/{len} {msg}")?;
+    let progress = ProgressBar::new(parts.len() as u64).with_style(style);
+    progress.enable_steady_tick(std::time::Duration::from_millis(250));
+    let rounds = args.rounds.unwrap_or(if args.small { 1 } else { 3 }).max(1);
+    let run = Run::new(recipe, args.small, args.peers, rounds, progress);
+    let mut fsync = vec![disk::fsync_latency("before")?];
+    for part in parts {
+        part.run(&run).await?;
+        run.progress.inc(1);
+    }
+    run.progress.finish_and_clear();
+    fsync.push(disk::fsync_latency("after")?);
+    let store = run.recipe.store.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let machine = Machine { cpus: std::thread::available_parallelism()?.get(), store, fsync };
+    let (missing, summaries) = (run.missing.take(), run.summaries.take());
+    let own = run.recipe.own_name();
+    let goals = match args.small {
+        true => Vec::new(),
+        false => goals::of(&Measured { summaries: &summaries, missing: &missing, own }),
+    };
+    let report = Report { machine, small: args.small, rounds, missing, goals, summaries };
+    table::print(&mut std::io::stdout().lock(), &report)?;
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
+    }
+    if let Some(path) = &args.markdown {
+        std::fs::write(path, markdown::tables(&report))?;
+    }
+    if let Some(path) = &args.html {
+        std::fs::write(path, html::page(&report))?;
+    }
+    Ok(if report.wrongs().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,13 @@
+//! The scenarios.
+
+pub mod cancel_war;
+pub mod contention;
+pub mod dead_waiters;
+pub mod end_to_end;
+pub mod fan_out;
+pub mod growth;
+pub mod logs;
+pub mod restart;
+pub mod small;
+pub mod throughput;
+pub mod wrapper;

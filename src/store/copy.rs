@@ -1,0 +1,215 @@
+//! What a store consists of, row by row, for a copy from one engine to another: the engines write the same words into
+//! columns of the same names, and what differs between them stands here.
+
+use sha2::{Digest as _, Sha256};
+
+use super::StoreError;
+
+/// What a store that was restored or copied adds to each project's revision. What was handed out since is not known to it,
+/// and a fencing token must never be given twice: so many slot changes, a hundred a day for 270 years, lie in between.
+pub(super) const REVISION_LEAP: i64 = 10_000_000;
+
+/// Hears how much of how much is done.
+pub type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
+
+/// How a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Integer,
+    /// An integer that PostgreSQL keeps in two bytes.
+    Small,
+    /// What never holds NUL.
+    Text,
+    /// What somebody wrote: PostgreSQL keeps NUL escaped.
+    FreeText,
+    /// A deployment's id.
+    Id,
+    Bytes,
+}
+
+/// A column of both engines.
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// What SQLite is asked for it, where it has none of this name.
+    pub(super) derived: Option<&'static str>,
+}
+
+/// A table of both engines.
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) columns: &'static [Column],
+    /// What orders its rows, in both engines alike.
+    pub(super) order: &'static str,
+    /// Whether its rows are numbered as they arrive.
+    pub(super) is_numbered: bool,
+}
+
+/// A value, as both engines have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Null,
+    Integer(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+/// What is sent from one engine to the other.
+pub(super) enum Part {
+    /// Rows of the table whose turn it is.
+    Rows(Vec<Vec<Value>>),
+    /// There are no more; so many they were.
+    End(Tally),
+}
+
+/// The number of rows, and a hash of all of them in their order.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    pub(super) count: u64,
+    hasher: Sha256,
+}
+
+macro_rules! columns {
+    ($($kind:ident $name:ident $(= $derived:literal)?),* $(,)?) => {
+        &[$(Column { name: stringify!($name), kind: Kind::$kind, derived: columns!(@ $($derived)?) }),*]
+    };
+    (@) => { None };
+    (@ $derived:literal) => { Some($derived) };
+}
+
+/// Everything, each after what it refers to.
+#[rustfmt::skip]
+pub(super) const TABLES: &[Table] = &[
+    Table {
+        name: "projects",
+        columns: columns![
+            Integer number, Text name, Integer revision, Integer waiting_count, Integer last_started_order,
+            Id last_started, Integer preempted_count, Text recent_runs, Id last_outcome,
+        ],
+        order: "number",
+        is_numbered: true,
+    },
+    Table {
+        name: "deployments",
+        columns: columns![
+            Integer number, Id id, Integer project, Integer ticket, Integer revision, Text state, Integer window_ms,
+            Text executor, Integer deadline_seconds = "spec ->> '$.deadlineSeconds'", Integer pulse, Small progress,
+            Integer event_count, Integer report_count, Integer created_at, Integer started_at,
+            Integer last_heartbeat_at, Integer ended_at, Bytes lease_secret, Integer fencing_token,
+            Integer lease_ttl_ms, FreeText worker, Text cause, FreeText cause_message, FreeText cause_phase,
+            Id superseded_by, Integer cancel_requested_at, FreeText cancel_reason, Id cancel_superseded_by,
+            Integer log_total_bytes, Integer log_head_end_seq, Integer log_trimmed_at_bytes, FreeText message,
+            FreeText phase, Text spec, Text outputs,
+        ],
+        order: "number",
+        is_numbered: true,
+    },
+    Table {
+        name: "events",
+        columns: columns![Integer deployment, Integer seq, Integer at, Text type, Integer log_end_bytes, Text body],
+        order: "deployment, seq",
+        is_numbered: false,
+    },
+    Table {
+        name: "idempotency_keys",
+        columns: columns![Integer project, Text key, Bytes fingerprint, Integer deployment],
+        order: "project, key",
+        is_numbered: false,
+    },
+    Table {
+        name: "audit",
+        columns: columns![Integer number, Integer at, Text project, Text action, Id deployment, FreeText detail],
+        order: "number",
+        is_numbered: true,
+    },
+    Table { name: "secrets", columns: columns![Text name, Bytes value], order: "name", is_numbered: false },
+];
+
+impl Table {
+    /// The names of its columns, as they are asked for.
+    pub(super) fn names(&self) -> String {
+        self.columns.iter().map(|column| column.name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Fails for a table that has other columns than those that are known here.
+    pub(super) fn require_columns(&self, found: &[String], is_derived: bool) -> Result<(), StoreError> {
+        let mut known: Vec<_> = self
+            .columns
+            .iter()
+            .filter(|column| !is_derived || column.derived.is_none())
+            .map(|column| column.name.to_owned())
+            .collect();
+        let mut found = found.to_vec();
+        (known.sort(), found.sort());
+        if known == found {
+            return Ok(());
+        }
+        Err(StoreError::Unusable(format!("{} has other columns than this version of singletrack copies", self.name)))
+    }
+}
+
+impl Tally {
+    pub(super) fn new() -> Self {
+        Tally { count: 0, hasher: Sha256::new() }
+    }
+
+    /// Counts a row in.
+    pub(super) fn add(&mut self, row: &[Value]) {
+        self.count += 1;
+        for value in row {
+            // Each with its kind and length, so that no two rows are told alike.
+            match value {
+                Value::Null => self.hasher.update([0]),
+                Value::Integer(number) => {
+                    self.hasher.update([1]);
+                    self.hasher.update(number.to_be_bytes());
+                }
+                Value::Text(text) => self.add_bytes(2, text.as_bytes()),
+                Value::Bytes(bytes) => self.add_bytes(3, bytes),
+            }
+        }
+    }
+
+    fn add_bytes(&mut self, kind: u8, bytes: &[u8]) {
+        self.hasher.update([kind]);
+        self.hasher.update((bytes.len() as u64).to_be_bytes());
+        self.hasher.update(bytes);
+    }
+
+    /// Whether both saw the same rows.
+    pub(super) fn agrees(&self, other: &Tally) -> bool {
+        self.count == other.count && self.hasher.clone().finalize() == other.hasher.clone().finalize()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_tells_rows_that_look_alike_apart() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let rows: &[&[Vec<Value>]] = &[
+            &[],
+            &[vec![text("ab"), text("c")]],
+            &[vec![text("a"), text("bc")]],
+            &[vec![text("a")], vec![text("bc")]],
+            &[vec![Value::Bytes(b"ab".to_vec()), text("c")]],
+            &[vec![Value::Null, text("abc")]],
+            &[vec![Value::Integer(0), text("abc")]],
+        ];
+        let tallies: Vec<Tally> = rows
+            .iter()
+            .map(|rows| {
+                let mut tally = Tally::new();
+                rows.iter().for_each(|row| tally.add(row));
+                tally
+            })
+            .collect();
+        for (at, one) in tallies.iter().enumerate() {
+            for (other_at, other) in tallies.iter().enumerate() {
+                assert_eq!(one.agrees(other), at == other_at, "{at} and {other_at}");
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! A database that is filled with everything that another engine's store holds.
+//!
+//! It happens in one transaction, which is committed when what is there was read again and found to be what was sent. Until
+//! then nobody sees anything of it, no server starts on it, and an interruption leaves nothing behind.
+
+use std::sync::Arc;
+
+use futures_util::{TryStreamExt as _, pin_mut};
+use tokio::sync::mpsc;
+use tokio_postgres::{
+    Client, Row, Transaction,
+    binary_copy::BinaryCopyInWriter,
+    error::SqlState,
+    types::{ToSql, Type},
+};
+use uuid::Uuid;
+
+use super::{
+    connect::Connector,
+    fault::{Fault, told},
+    rows, schema,
+    wakes::served_key,
+};
+use crate::{
+    config::PostgresUrl,
+    store::{
+        StoreError,
+        copy::{Kind, Part, Progress, REVISION_LEAP, TABLES, Table, Tally, Value},
+        sqlite::Export,
+    },
+};
+
+/// How long to wait for servers that are just ending.
+const PATIENCE_MS: u32 = 5_000;
+/// So many batches are read ahead.
+const AHEAD: usize = 4;
+
+/// An empty database.
+pub struct Import {
+    client: Client,
+    schema: String,
+}
+
+impl Import {
+    /// Connects to the database, makes its tables where need be, and sees to it that it is empty and nobody's.
+    ///
+    /// # Errors
+    /// [`StoreError`] with what to do about it.
+    pub async fn open(url: &PostgresUrl) -> Result<Import, StoreError> {
+        let opened = async {
+            let connector = Arc::new(Connector::new(url)?);
+            let (mut client, _) = connector.connect().await?;
+            schema::migrate(&mut client, connector.schema()).await?;
+            let mut import = Import { client, schema: connector.schema().to_owned() };
+            import.lock().await?.rollback().await?;
+            Ok(import)
+        };
+        opened.await.map_err(Fault::into_store_error)
+    }
+
+    /// Copies all rows. Answers how many of which table.
+    ///
+    /// # Errors
+    /// [`StoreError`] with what to do about it; then the database is as it was. [`StoreError::Unknown`] where nobody can
+    /// tell.
+    pub async fn copy_from(
+        mut self,
+        export: Export,
+        progress: Progress<'_>,
+    ) -> Result<Vec<(&'static str, u64)>, StoreError> {
+        let total = export.row_count()?;
+        let (send, parts) = mpsc::channel(AHEAD);
+        let sending = tokio::task::spawn_blocking(move || export.send(&send).map(|()| export));
+        let filled = self.fill(parts, total, progress).await;
+        let sent = sending.await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        match (filled, sent) {
+            // Kept until here: until it is committed nobody must use the file.
+            (Ok(copied), Ok(_export)) => Ok(copied),
+            // Whichever failed first had the other one fail, too, with less to say.
+            (Err(Fault::Silent), Err(error)) => Err(error),
+            (Err(fault), _) => Err(fault.into_store_error()),
+            (Ok(_), Err(error)) => Err(error),
+        }
+    }
+
+    async fn fill(
+        &mut self,
+        mut parts: mpsc::Receiver<Part>,
+        total: u64,
+        progress: Progress<'_>,
+    ) -> Result<Vec<(&'static str, u64)>, Fault> {
+        let filling = self.lock().await?;
+        // Its numbers have gaps where output was cut, which no server would leave.
+        filling.batch_execute("ALTER TABLE events DISABLE TRIGGER events_are_appended; DELETE FROM secrets").await?;
+        let (mut done, mut tallies) = (0, Vec::with_capacity(TABLES.len()));
+        for table in TABLES {
+            require_columns(&filling, table).await?;
+            tallies.push(
+                copy(&filling, table, &mut parts, &mut |count| {
+                    done += count;
+                    progress(done, total);
+                })
+                .await?,
+            );
+        }
+        let mut copied = Vec::with_capacity(TABLES.len());
+        for (table, sent) in TABLES.iter().zip(&tallies) {
+            let found = tally(&filling, table).await?;
+            if !found.agrees(sent) {
+                return Err(unusable(format!(
+                    "{}: {} rows were sent and {} came, or they came as others; nothing was copied",
+                    table.name, sent.count, found.count
+                )));
+            }
+            copied.push((table.name, found.count));
+        }
+        filling.batch_execute("ALTER TABLE events ENABLE TRIGGER events_are_appended").await?;
+        // What the file's server hands out, should somebody start it once more, is not handed out here.
+        filling.execute("UPDATE projects SET revision = revision + $1", &[&REVISION_LEAP]).await?;
+        for table in TABLES.iter().filter(|table| table.is_numbered) {
+            let name = table.name;
+            let follow = format!(
+                "SELECT setval(pg_get_serial_sequence('{name}', 'number'), max(number)) FROM {name} HAVING count(*) > 0"
+            );
+            filling.batch_execute(&follow).await?;
+        }
+        filling.batch_execute("ANALYZE projects, deployments, events, idempotency_keys").await?;
+        filling.commit().await.map_err(|error| match error.as_db_error() {
+            Some(_) => Fault::Driver(error),
+            None => Fault::Refused(StoreError::Unknown(format!(
+                "{}; copy once more: it is refused if this was committed",
+                told(&error)
+            ))),
+        })?;
+        Ok(copied)
+    }
+
+    /// Begins a transaction that keeps everybody else out of the database, which is empty.
+    async fn lock(&mut self) -> Result<Transaction<'_>, Fault> {
+        let schema = &self.schema;
+        let settings = format!(
+            "SET LOCAL search_path TO {schema}; SET LOCAL statement_timeout TO 0; \
+             SET LOCAL lock_timeout TO {PATIENCE_MS}; SET LOCAL idle_in_transaction_session_timeout TO 0; \
+             {}; SELECT pg_advisory_xact_lock({})",
+            schema::lock(schema),
+            served_key(schema)
+        );
+        let filling = self.client.transaction().await?;
+        let locked = async {
+            filling.batch_execute(&settings).await?;
+            filling.batch_execute("LOCK TABLE projects IN EXCLUSIVE MODE").await
+        };
+        locked.await.map_err(|error| match error.code() {
+            Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
+                unusable("a server is running on the database; stop it first".to_owned())
+            }
+            Some(_) | None => Fault::Driver(error),
+        })?;
+        let used = filling
+            .query_one(
+                "SELECT (SELECT count(*) FROM projects), EXISTS (SELECT FROM deployments) OR EXISTS (SELECT FROM audit)",
+                &[],
+            )
+            .await?;
+        let (project_count, is_used): (i64, bool) = (rows::get(&used, 0)?, rows::get(&used, 1)?);
+        if project_count > 0 || is_used {
+            return Err(unusable(format!(
+                "the database is not empty: it has {project_count} projects; give another one, or a schema of its own \
+                 with ?schema="
+            )));
+        }
+        Ok(filling)
+    }
+}
+
+async fn require_columns(filling: &Transaction<'_>, table: &Table) -> Result<(), Fault> {
+    let ask = "SELECT attname::text FROM pg_attribute \
+        WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped";
+    let found = filling.query(ask, &[&table.name]).await?;
+    let found: Vec<String> = found.iter().map(|row| rows::get(row, 0)).collect::<Result<_, _>>()?;
+    Ok(table.require_columns(&found, false)?)
+}
+
+/// Writes a table's rows. Answers what was sent of them.
+async fn copy(
+    filling: &Transaction<'_>,
+    table: &Table,
+    parts: &mut mpsc::Receiver<Part>,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Tally, Fault> {
+    let types: Vec<Type> = table.columns.iter().map(|column| type_of(column.kind)).collect();
+    let sink = filling.copy_in(&format!("COPY {} ({}) FROM STDIN BINARY", table.name, table.names())).await?;
+    let writer = BinaryCopyInWriter::new(sink, &types);
+    pin_mut!(writer);
+    loop {
+        // Who sends has failed, and says why.
+        match parts.recv().await.ok_or(Fault::Silent)? {
+            Part::Rows(rows) => {
+                let count = rows.len() as u64;
+                for row in rows {
+                    let values = row.into_iter().zip(table.columns);
+                    let values: Vec<_> =
+                        values.map(|(value, column)| written(value, column.kind)).collect::<Result<_, _>>()?;
+                    let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| &**value as _).collect();
+                    writer.as_mut().write(&values).await?;
+                }
+                progress(count);
+            }
+            Part::End(tally) => {
+                writer.finish().await?;
+                return Ok(tally);
+            }
+        }
+    }
+}
+
+/// What is there of a table.
+async fn tally(filling: &Transaction<'_>, table: &Table) -> Result<Tally, Fault> {
+    let ask = format!("SELECT {} FROM {} ORDER BY {}", table.names(), table.name, table.order);
+    let found = filling.query_raw(&ask, std::iter::empty::<&(dyn ToSql + Sync)>()).await?;
+    pin_mut!(found);
+    let mut tally = Tally::new();
+    while let Some(row) = found.try_next().await? {
+        let values = table.columns.iter().enumerate().map(|(at, column)| read(&row, at, column.kind));
+        tally.add(&values.collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(tally)
+}
+
+fn type_of(kind: Kind) -> Type {
+    match kind {
+        Kind::Integer => Type::INT8,
+        Kind::Small => Type::INT2,
+        Kind::Text | Kind::FreeText => Type::TEXT,
+        Kind::Id => Type::UUID,
+        Kind::Bytes => Type::BYTEA,
+    }
+}
+
+fn written(value: Value, kind: Kind) -> Result<Box<dyn ToSql + Sync + Send>, Fault> {
+    let other = || unusable("a row holds what does not belong there".to_owned());
+    Ok(match (kind, value) {
+        (Kind::Integer, Value::Null) => Box::new(None::<i64>),
+        (Kind::Integer, Value::Integer(number)) => Box::new(number),
+        (Kind::Small, Value::Null) => Box::new(None::<i16>),
+        (Kind::Small, Value::Integer(number)) => Box::new(i16::try_from(number).map_err(|_| other())?),
+        (Kind::Text | Kind::FreeText, Value::Null) => Box::new(None::<String>),
+        (Kind::Text, Value::Text(text)) => Box::new(text),
+        (Kind::FreeText, Value::Text(text)) => Box::new(rows::escaped(&text)),
+        (Kind::Id, Value::Null) => Box::new(None::<Uuid>),
+        (Kind::Id, Value::Bytes(bytes)) => Box::new(Uuid::from_slice(&bytes).map_err(|_| other())?),
+        (Kind::Bytes, Value::Null) => Box::new(None::<Vec<u8>>),
+        (Kind::Bytes, Value::Bytes(bytes)) => Box::new(bytes),
+        (Kind::Integer | Kind::Small, Value::Text(_) | Value::Bytes(_))
+        | (Kind::Text | Kind::FreeText, Value::Integer(_) | Value::Bytes(_))
+        | (Kind::Id | Kind::Bytes, Value::Integer(_) | Value::Text(_)) => return Err(other()),
+    })
+}
+
+fn read(row: &Row, at: usize, kind: Kind) -> Result<Value, Fault> {
+    Ok(match kind {
+        Kind::Integer => rows::get::<Option<i64>>(row, at)?.map_or(Value::Null, Value::Integer),
+        Kind::Small => rows::get::<Option<i16>>(row, at)?.map_or(Value::Null, |number| Value::Integer(number.into())),
+        Kind::Text => rows::get::<Option<String>>(row, at)?.map_or(Value::Null, Value::Text),
+        Kind::FreeText => {
+            rows::get::<Option<&str>>(row, at)?.map_or(Value::Null, |text| Value::Text(rows::unescaped(text)))
+        }
+        Kind::Id => {
+            rows::get::<Option<Uuid>>(row, at)?.map_or(Value::Null, |id| Value::Bytes(id.into_bytes().to_vec()))
+        }
+        Kind::Bytes => rows::get::<Option<Vec<u8>>>(row, at)?.map_or(Value::Null, Value::Bytes),
+    })
+}
+
+fn unusable(why: String) -> Fault {
+    Fault::Refused(StoreError::Unusable(why))
+}
