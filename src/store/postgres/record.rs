@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::{
     fault::Fault,
-    rows::{self, Seen},
+    rows::{self, Events, Seen},
     session::{Call, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
 };
@@ -31,14 +31,13 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Vec<Call> {
     if let Some(key) = &load.key {
         calls.push(call!(Sql::Keyed, text(), key.as_str().to_owned()));
     }
-    let line = match load.line {
-        LineLoad::None => None,
-        LineLoad::Head => Some(call!(Sql::Line, text(), 1_i64)),
-        LineLoad::UpTo(id) => Some(call!(Sql::LineUpTo, text(), rows::uuid(id))),
-        LineLoad::All => Some(call!(Sql::Line, text(), i64::MAX)),
-    };
-    if let Some(line) = line {
-        calls.extend([line, call!(Sql::Holder, text())]);
+    match load.line {
+        LineLoad::None => {}
+        LineLoad::Head => calls.push(call!(Sql::Head, text())),
+        LineLoad::UpTo(id) => {
+            calls.extend([call!(Sql::LineUpTo, text(), rows::uuid(id)), call!(Sql::Holder, text())]);
+        }
+        LineLoad::All => calls.extend([call!(Sql::Line, text(), i64::MAX), call!(Sql::Holder, text())]),
     }
     if let Some(holder) = &load.held_by {
         // Last, and after the project's lock: whoever waits here has all that it waits for, so no two wait for each other.
@@ -104,8 +103,18 @@ pub(super) fn loaded(
         loaded.keyed = Some(Keyed { fingerprint, deployment: read(row)? });
     }
     if load.line != LineLoad::None {
-        loaded.line = next().iter().map(&mut read).collect::<Result<_, _>>()?;
-        loaded.holder = next().first().map(&mut read).transpose()?;
+        let mut found = next();
+        if load.line != LineLoad::Head {
+            found.extend(next());
+        }
+        for row in &found {
+            let deployment = read(row)?;
+            if deployment.is_waiting() {
+                loaded.line.push(deployment);
+            } else {
+                loaded.holder = Some(deployment);
+            }
+        }
         if let Some(project) = project {
             sighted.project = Some(project.clone());
             loaded.project = project;
@@ -122,13 +131,21 @@ pub(super) fn loaded(
 /// The calls that write what was decided.
 pub(super) fn record(name: &ProjectName, sighted: &Sighted, changes: &Changes) -> Result<Vec<Call>, Fault> {
     let Changes { project, steps, key, audit } = changes;
-    let mut calls = Vec::with_capacity(2 + 2 * steps.len());
+    let written = written_rows(steps);
+    let mut calls = Vec::with_capacity(4 + written.len());
+    if let (Some(project), Some(seen), [(admitted, true)], None) =
+        (project, &sighted.project, written.as_slice(), audit)
+        && steps.iter().all(|step| step.trim().is_none())
+    {
+        calls.push(rows::admit(project, seen.revision, admitted, Events::of(steps)?, key.as_ref())?);
+        return Ok(calls);
+    }
     if let Some(project) = project {
         let seen = sighted.project.as_ref();
         let seen = seen.ok_or(Fault::Mistaken("a decision changed the counters of a project that it did not load"))?;
         calls.push(rows::update_project(project, seen.revision)?);
     }
-    for (after, is_created) in written_rows(steps) {
+    for (after, is_created) in written {
         calls.push(if is_created {
             rows::insert_deployment(after)?
         } else {
@@ -137,15 +154,10 @@ pub(super) fn record(name: &ProjectName, sighted: &Sighted, changes: &Changes) -
             rows::update_deployment(after, *seen)?
         });
     }
-    for step in steps {
-        let id = step.deployment().id;
-        if !step.events().is_empty() {
-            calls.push(rows::insert_events(id, step.events_with_log_end())?);
-        }
-        if let Some(trim) = step.trim() {
-            let (after, up_to) = (rows::signed(trim.after_seq)?, rows::signed(trim.up_to_bytes)?);
-            calls.push(call!(Sql::Trim, rows::uuid(id), after, up_to));
-        }
+    calls.extend(Events::of(steps)?.insert());
+    for (step, trim) in steps.iter().filter_map(|step| step.trim().map(|trim| (step, trim))) {
+        let (after, up_to) = (rows::signed(trim.after_seq)?, rows::signed(trim.up_to_bytes)?);
+        calls.push(call!(Sql::Trim, rows::uuid(step.deployment().id), after, up_to));
     }
     if let Some(KeyRecord { key, fingerprint, deployment }) = key {
         let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     model::{
         CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Outcome, Place, Project, ProjectName,
-        Revision, SecretHash, Spec, StartedOrder, State,
+        Revision, SecretHash, Spec, StartedOrder, State, Step, slot::KeyRecord,
     },
     store::columns::{self, Written, millis},
 };
@@ -135,19 +135,28 @@ fn lease(row: &Row) -> Result<Option<Lease>, Fault> {
 
 /// Makes a deployment's row.
 pub(super) fn insert_deployment(deployment: &Deployment) -> Result<Call, Fault> {
+    let mut params = deployment_params(deployment)?;
+    // The project goes by its name here, behind the id.
+    params.insert(params.len() - 5, Box::new(deployment.project.as_str().to_owned()));
+    Ok(Call { sql: Sql::InsertDeployment, params })
+}
+
+/// All of a new deployment's columns but the project's.
+fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
     let written = Written::of(deployment).map_err(unwritable)?;
     #[rustfmt::skip]
     let Deployment {
-        id, project, spec, ticket, created_at,
+        id, spec, ticket, created_at,
+        // The caller's.
+        project: _,
         // These are written by the two functions below.
         state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, cancel: _, event_count: _,
         report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
     } = deployment;
     let mut params = signs_of_life(&written)?;
     params.extend(slot(&written)?);
-    let identity: [Param; 7] = [
+    let identity: [Param; 6] = [
         Box::new(uuid(*id)),
-        Box::new(project.as_str().to_owned()),
         Box::new(signed(ticket.0)?),
         Box::new(columns::executor_word(spec.executor)),
         Box::new(created_at.as_millisecond()),
@@ -155,7 +164,31 @@ pub(super) fn insert_deployment(deployment: &Deployment) -> Result<Call, Fault> 
         Box::new(spec.deadline_seconds.map(signed).transpose()?),
     ];
     params.extend(identity);
-    Ok(Call { sql: Sql::InsertDeployment, params })
+    Ok(params)
+}
+
+/// Writes all that a submit changes.
+pub(super) fn admit(
+    project: &Project,
+    seen: Revision,
+    deployment: &Deployment,
+    events: Events,
+    key: Option<&KeyRecord>,
+) -> Result<Call, Fault> {
+    let mut params = update_project(project, seen)?.params;
+    params.extend(deployment_params(deployment)?);
+    let Events { deployments: _, seqs, instants, kinds, log_ends, bodies } = events;
+    let rest: [Param; 7] = [
+        Box::new(seqs),
+        Box::new(instants),
+        Box::new(kinds),
+        Box::new(log_ends),
+        Box::new(bodies),
+        Box::new(key.map(|key| key.key.as_str().to_owned())),
+        Box::new(key.map(|key| key.fingerprint.to_vec())),
+    ];
+    params.extend(rest);
+    Ok(Call { sql: Sql::Admit, params })
 }
 
 /// What of a row is compared once more as it is written.
@@ -240,21 +273,41 @@ fn slot(written: &Written<'_>) -> Result<[Param; 12], Fault> {
     ])
 }
 
-/// Makes the rows of a step's events; each with how much output there was when it was told.
-pub(super) fn insert_events<'a>(
-    deployment: DeploymentId,
-    events: impl Iterator<Item = (&'a Event, u64)>,
-) -> Result<Call, Fault> {
-    let (mut seqs, mut instants, mut kinds, mut log_ends, mut bodies) = (vec![], vec![], vec![], vec![], vec![]);
-    for (Event { seq, at, body }, log_end) in events {
-        seqs.push(signed(*seq)?);
-        instants.push(at.as_millisecond());
-        // The type stands apart, too, so that the schema can tell output from what happened.
-        kinds.push(body.kind());
-        log_ends.push(body.is_log().then(|| signed(log_end)).transpose()?);
-        bodies.push(serde_json::to_string(body).map_err(unwritable)?);
+/// Events that are to be written, as the columns of their table.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    deployments: Vec<Uuid>,
+    seqs: Vec<i64>,
+    instants: Vec<i64>,
+    kinds: Vec<&'static str>,
+    log_ends: Vec<Option<i64>>,
+    bodies: Vec<String>,
+}
+
+impl Events {
+    /// Those of these steps.
+    pub(super) fn of(steps: &[Step]) -> Result<Self, Fault> {
+        let mut events = Events::default();
+        for step in steps {
+            let id = uuid(step.deployment().id);
+            for (Event { seq, at, body }, log_end) in step.events_with_log_end() {
+                events.deployments.push(id);
+                events.seqs.push(signed(*seq)?);
+                events.instants.push(at.as_millisecond());
+                // The type stands apart, too, so that the schema can tell output from what happened.
+                events.kinds.push(body.kind());
+                events.log_ends.push(body.is_log().then(|| signed(log_end)).transpose()?);
+                events.bodies.push(serde_json::to_string(body).map_err(unwritable)?);
+            }
+        }
+        Ok(events)
     }
-    Ok(call!(Sql::InsertEvents, uuid(deployment), seqs, instants, kinds, log_ends, bodies))
+
+    /// Writes them, if there are any.
+    pub(super) fn insert(self) -> Option<Call> {
+        let Events { deployments, seqs, instants, kinds, log_ends, bodies } = self;
+        (!seqs.is_empty()).then(|| call!(Sql::InsertEvents, deployments, seqs, instants, kinds, log_ends, bodies))
+    }
 }
 
 /// Reads `seq, at, body`.

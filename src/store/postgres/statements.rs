@@ -93,6 +93,11 @@ statements! {
             || coalesce(extract(epoch FROM (SELECT stats_reset FROM pg_stat_bgwriter))::text, '')";
 
     Holder(TEXT) = of_project!(holding!());
+    /// The holder, and whoever is next in line.
+    Head(TEXT) = concat!(
+        of_project!(holding!()),
+        " UNION ALL (", of_project!("d.state = 'waiting' ORDER BY d.ticket LIMIT 1"), ")"
+    );
     Line(TEXT, INT8) = of_project!("d.state = 'waiting' ORDER BY d.ticket LIMIT $2");
     /// The line up to a deployment's ticket. Its head is always there, for whoever frees the slot must find it.
     LineUpTo(TEXT, UUID) = of_project!(
@@ -158,13 +163,43 @@ statements! {
             report_count = $15 \
         WHERE id = $16 AND revision = $17 AND pulse = $18 AND event_count = $19 RETURNING 1) \
         SELECT require_one(count(*)) FROM written";
-    /// All events of one step.
-    InsertEvents(UUID, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY) =
+    /// All events of a decision, each with its deployment.
+    InsertEvents(UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY) =
         "INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) \
-         SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body FROM deployments AS d, \
-            unnest($2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[]) \
-                AS e (seq, at, type, log_end_bytes, body) \
-         WHERE d.id = $1 ORDER BY e.seq";
+         SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body \
+         FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[]) \
+                AS e (id, seq, at, type, log_end_bytes, body) \
+            JOIN deployments AS d ON d.id = e.id ORDER BY e.seq";
+    /// All that a submit writes: the project's counters, a deployment with its events, and its key where it has one. Each
+    /// statement costs a message and an answer, and a submit is the most frequent of all.
+    Admit(
+        TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID,
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8,
+        INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID,
+        UUID, INT8, TEXT, INT8, TEXT, INT8,
+        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT, BYTEA
+    ) = "WITH project AS (\
+            UPDATE projects SET revision = $3, waiting_count = $4, last_started_order = $5, last_started = $6, \
+                preempted_count = $7, recent_runs = $8, last_outcome = $9 \
+            WHERE name = $1 AND revision = $2 RETURNING number), \
+        deployment AS (\
+            INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
+                cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, \
+                phase, outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, \
+                lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, project, ticket, executor, \
+                created_at, spec, deadline_seconds) \
+            SELECT $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, \
+                $30, $31, $32, $33, $34, $35, $36, $37, number, $38, $39, $40, $41, $42 FROM project \
+            RETURNING number, project), \
+        happened AS (\
+            INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) \
+            SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body FROM deployment AS d, \
+                unnest($43::bigint[], $44::bigint[], $45::text[], $46::bigint[], $47::text[]) \
+                    AS e (seq, at, type, log_end_bytes, body) ORDER BY e.seq), \
+        known AS (\
+            INSERT INTO idempotency_keys (project, key, fingerprint, deployment) \
+            SELECT project, $48, $49, number FROM deployment WHERE $48 IS NOT NULL) \
+        SELECT require_one(count(*)) FROM project";
     InsertKey(TEXT, TEXT, BYTEA, UUID) =
         "INSERT INTO idempotency_keys (project, key, fingerprint, deployment) VALUES \
          ((SELECT number FROM projects WHERE name = $1), $2, $3, (SELECT number FROM deployments WHERE id = $4))";
