@@ -4,20 +4,21 @@
 //! with every event. So output wakes who follows it, and nobody who waits for the end.
 //!
 //! Every wake-up of a topic brings a fresh cell that all who were woken share: the first of them reads the store into it,
-//! so that ten thousand polls on one deployment cost one read.
+//! so that ten thousand polls on one deployment, or a thousand streams of it, cost one read.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell, watch};
 
-use crate::model::{Changes, Deployment, DeploymentId, Hint};
+use crate::model::{Changes, Deployment, DeploymentId, Event, Hint};
 
 /// Locks of the topic table: enough that ten thousand polls that park at once seldom meet.
 const SHARD_COUNT: usize = 32;
@@ -31,8 +32,77 @@ pub enum Topic {
     History(DeploymentId),
 }
 
-/// What those who were woken together have read: empty until the first of them has.
-pub type SharedRead = Arc<OnceCell<Option<Arc<Deployment>>>>;
+/// A page that holds more output than this is kept by those who read it, and not for those who come later.
+const KEPT_PAGE_BYTES_LIMIT: u64 = 64 << 10;
+/// From how many places a history is kept: most who follow it are at the same one.
+const KEPT_PAGES_LIMIT: usize = 4;
+
+/// Some events in order.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The events; empty when there were none.
+    pub events: Vec<Event>,
+    /// The cursor after them.
+    pub last: u64,
+    /// The final deployment, when the last of them is `complete`, or was seen before.
+    pub complete: Option<Arc<Deployment>>,
+    /// How they are sent, once somebody has put them into that form: the same for all who read the page.
+    pub encoded: OnceLock<Bytes>,
+}
+
+impl Page {
+    /// No events.
+    pub fn empty(last: u64) -> Self {
+        Page { last, ..Page::default() }
+    }
+}
+
+/// What those who were woken together have read, each part once.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// The deployment, where the topic is its state: empty until the first of them has read it.
+    pub deployment: OnceCell<Option<Arc<Deployment>>>,
+    /// The pages of its history, by the cursor before them.
+    pages: Mutex<Vec<KeptPage>>,
+}
+
+/// A page, once it is read, and the cursor before it.
+type KeptPage = (u64, Arc<OnceCell<Arc<Page>>>);
+
+/// What is shared by those who were woken together.
+pub type SharedRead = Arc<Shared>;
+
+impl Shared {
+    /// The page after this cursor; whoever comes first reads it.
+    ///
+    /// # Errors
+    /// What `read` says; then the next one tries.
+    pub async fn page<E>(&self, after: u64, read: impl Future<Output = Result<Page, E>>) -> Result<Arc<Page>, E> {
+        let cell = {
+            let mut pages = self.pages();
+            match pages.iter().find(|(cursor, _)| *cursor == after) {
+                Some((_, cell)) => cell.clone(),
+                None => {
+                    let cell = Arc::default();
+                    if pages.len() < KEPT_PAGES_LIMIT {
+                        pages.push((after, Arc::clone(&cell)));
+                    }
+                    cell
+                }
+            }
+        };
+        let page = cell.get_or_try_init(|| async { read.await.map(Arc::new) }).await?.clone();
+        if page.events.iter().map(|event| event.body.log_bytes()).sum::<u64>() > KEPT_PAGE_BYTES_LIMIT {
+            self.pages().retain(|(cursor, _)| *cursor != after);
+        }
+        Ok(page)
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Vec<KeptPage>> {
+        // Every change of it is one call, so a panic leaves it whole.
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 type Topics = HashMap<Topic, watch::Sender<SharedRead>>;
 
@@ -166,5 +236,55 @@ impl Drop for Subscription {
                 shard.shrink_to_fit();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::atomic::AtomicUsize};
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::model::{EventBody, Stream};
+
+    /// Reads a page that holds this much output, as `reader_count` do who are woken together at each of these cursors;
+    /// answers how often it was read.
+    async fn reads(cursors: &[u64], reader_count: usize, line: &str) -> usize {
+        let (shared, read_count) = (Shared::default(), AtomicUsize::new(0));
+        for _ in 0..reader_count {
+            for after in cursors {
+                let read = async {
+                    read_count.fetch_add(1, Ordering::SeqCst);
+                    let body = EventBody::Log { stream: Stream::Stdout, phase: None, lines: vec![line.to_owned()] };
+                    let events = vec![Event { seq: after + 1, at: Timestamp::UNIX_EPOCH, body }];
+                    Ok::<_, Infallible>(Page { events, ..Page::empty(after + 1) })
+                };
+                let page = shared.page(*after, read).await.expect("it cannot fail");
+                assert_eq!(page.last, after + 1);
+            }
+        }
+        read_count.into_inner()
+    }
+
+    #[tokio::test]
+    async fn those_who_are_woken_at_the_same_place_read_once() {
+        assert_eq!(reads(&[7], 1000, "short").await, 1);
+        assert_eq!(reads(&[7, 9], 1000, "short").await, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_bounded() {
+        let long = "x".repeat(65 << 10);
+        assert_eq!(reads(&[7], 10, &long).await, 10, "much output is not kept");
+        let scattered: Vec<u64> = (0..20).collect();
+        assert_eq!(reads(&scattered, 2, "short").await, 4 + 2 * 16, "few places are kept");
+    }
+
+    #[tokio::test]
+    async fn a_read_that_fails_is_tried_by_the_next_one() {
+        let shared = Shared::default();
+        assert_eq!(shared.page(0, async { Err::<Page, _>("no") }).await.expect_err("it failed"), "no");
+        assert!(shared.page(0, async { Ok::<_, &str>(Page::empty(0)) }).await.is_ok());
     }
 }

@@ -8,6 +8,7 @@ use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub use crate::notifier::Page;
 use crate::{
     model::{Deployment, DeploymentId, Event, EventBody, ProjectName, State},
     notifier::{Notifier, SharedRead, Subscription, Topic},
@@ -49,17 +50,6 @@ pub enum WatchError {
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// Some events in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// The events; empty when the window ended.
-    pub events: Vec<Event>,
-    /// The cursor after them.
-    pub last: u64,
-    /// The final deployment, when the last of them is `complete`, or was seen before.
-    pub complete: Option<Arc<Deployment>>,
 }
 
 impl Watch {
@@ -202,20 +192,20 @@ impl Watch {
         id: DeploymentId,
         after: u64,
         window: Duration,
-    ) -> Result<Page, WatchError> {
+    ) -> Result<Arc<Page>, WatchError> {
         let ends = Instant::now() + window;
         let (mut follow, first) = self.follow(project, id, after).await?;
         if first.is_final() && after >= first.event_count {
-            return Ok(Page { events: Vec::new(), last: after, complete: Some(Arc::new(first)) });
+            return Ok(Arc::new(Page { complete: Some(Arc::new(first)), ..Page::empty(after) }));
         }
         drop(first);
         // The window bounds the wait, not the look at what is there: one of zero is answered by that.
-        if let Some(page) = follow.read_page().await? {
+        if let Some(page) = follow.look().await? {
             return Ok(page);
         }
         match timeout_at(ends, follow.next_page()).await {
             Ok(page) => page,
-            Err(_) => Ok(Page { events: Vec::new(), last: after, complete: None }),
+            Err(_) => Ok(Arc::new(Page::empty(after))),
         }
     }
 
@@ -236,7 +226,8 @@ impl Watch {
             return Err(WatchError::AheadOfEnd { last });
         }
         let watch = self.clone();
-        let follow = Follow { watch, project: project.clone(), id, cursor: after, subscription };
+        let project = project.clone();
+        let follow = Follow { watch, project, id, cursor: after, subscription, woken: None, is_drained: false };
         Ok((follow, deployment))
     }
 
@@ -258,7 +249,7 @@ impl Watch {
             let placed = self.store.deployment(project.clone(), id).await?;
             Ok::<_, StoreError>(placed.map(|placed| Arc::new(placed.deployment)))
         };
-        shared.get_or_try_init(|| read).await?.clone().ok_or(WatchError::NotFound)
+        shared.deployment.get_or_try_init(|| read).await?.clone().ok_or(WatchError::NotFound)
     }
 }
 
@@ -269,6 +260,10 @@ pub struct Follow {
     id: DeploymentId,
     cursor: u64,
     subscription: Subscription,
+    /// What is shared with those who were woken with us last; nobody has woken us yet where there is none.
+    woken: Option<SharedRead>,
+    /// Whether everything was read that was there when we were woken last.
+    is_drained: bool,
 }
 
 impl Follow {
@@ -277,26 +272,48 @@ impl Follow {
     ///
     /// # Errors
     /// The store does not answer.
-    pub async fn next_page(&mut self) -> Result<Page, WatchError> {
+    pub async fn next_page(&mut self) -> Result<Arc<Page>, WatchError> {
         loop {
-            if let Some(page) = self.read_page().await? {
+            if let Some(page) = self.look().await? {
                 return Ok(page);
             }
             tokio::select! {
                 biased;
-                () = self.watch.shutdown.cancelled() => return Ok(Page { last: self.cursor, ..Page::default() }),
-                _ = self.subscription.changed() => {}
+                () = self.watch.shutdown.cancelled() => return Ok(Arc::new(Page::empty(self.cursor))),
+                shared = self.subscription.changed() => {
+                    self.woken = Some(shared);
+                    self.is_drained = false;
+                }
             }
         }
     }
 
-    /// The next events, if there are any now.
-    async fn read_page(&mut self) -> Result<Option<Page>, WatchError> {
-        let read = self.watch.store.events(self.id, self.cursor, EVENT_PAGE_LIMIT).await?;
-        if read.is_empty() {
+    /// The next events, if there are any that were not looked for since the last wake-up. What follows them stirs the topic
+    /// again after its commit, so a page that was not full need not be followed by another look.
+    async fn look(&mut self) -> Result<Option<Arc<Page>>, WatchError> {
+        if self.is_drained {
             return Ok(None);
         }
-        let mut cursor = self.cursor;
+        let read = self.watch.read_page(&self.project, self.id, self.cursor);
+        let page = match &self.woken {
+            // It is read after the wake-up, by one of us for all who are at the same place.
+            Some(shared) => shared.page(self.cursor, read).await?,
+            None => Arc::new(read.await?),
+        };
+        self.is_drained = page.events.len() < EVENT_PAGE_LIMIT;
+        if page.events.is_empty() {
+            return Ok(None);
+        }
+        // Only now: nobody may drop this between the cursor's move and the events' arrival.
+        self.cursor = page.last;
+        Ok(Some(page))
+    }
+}
+
+impl Watch {
+    /// The events after `cursor` as they are now.
+    async fn read_page(&self, project: &ProjectName, id: DeploymentId, mut cursor: u64) -> Result<Page, WatchError> {
+        let read = self.store.events(id, cursor, EVENT_PAGE_LIMIT).await?;
         let mut events = Vec::with_capacity(read.len());
         let mut complete = None;
         for event in read {
@@ -307,12 +324,10 @@ impl Follow {
             }
             cursor = event.seq;
             if matches!(event.body, EventBody::Complete) {
-                complete = Some(Arc::new(self.watch.read(&self.project, self.id).await?.deployment));
+                complete = Some(Arc::new(self.read(project, id).await?.deployment));
             }
             events.push(event);
         }
-        // Only now: nobody may drop this between the cursor's move and the events' arrival.
-        self.cursor = cursor;
-        Ok(Some(Page { events, last: cursor, complete }))
+        Ok(Page { events, complete, ..Page::empty(cursor) })
     }
 }

@@ -22,6 +22,9 @@ use crate::{
 pub const CLAIM: &[u8] = br#"{"executor":"client","claim":true,"leaseSeconds":600,"actor":"load","ref":"main"}"#;
 pub const SUCCEEDED: &[u8] = br#"{"status":"SUCCEEDED"}"#;
 
+/// How many connections the workers of all topics share.
+const CALLERS: usize = 64;
+
 /// A server of ours.
 pub struct Singletrack {
     pub server: Server,
@@ -63,15 +66,20 @@ impl Subject for Singletrack {
 
     fn topics(&self, count: usize) -> Work<'_, Vec<Box<dyn Topic>>> {
         Box::pin(async move {
-            let http = Arc::new(Mutex::new(self.server.connect().await?));
+            let mut shared = Vec::new();
+            for _ in 0..count.min(CALLERS) {
+                shared.push(Arc::new(Mutex::new(self.server.connect().await?)));
+            }
             let mut topics: Vec<Box<dyn Topic>> = Vec::with_capacity(count);
-            for _ in 0..count {
+            for number in 0..count {
+                let http = shared[number % CALLERS].clone();
                 // Names of one run must not meet those of another on the same server.
                 let slot = format!("topic-{}", uuid::Uuid::now_v7().simple());
                 let mut held = http.lock().await;
                 let (path, lease) = claim(&mut held, &slot).await?;
                 let address = self.server.address;
-                topics.push(Box::new(Deployed { address, http: http.clone(), path, lease, reports: 0 }));
+                drop(held);
+                topics.push(Box::new(Deployed { address, http, path, lease, reports: 0 }));
             }
             Ok(topics)
         })

@@ -1,6 +1,6 @@
 //! `GET …/{id}/events`: the same events by Server-Sent Events, and by JSON long-poll for where a stream cannot pass.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -28,6 +28,8 @@ use crate::{
 
 /// Proxies cut streams that are mute for a minute or less.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How much room an event takes that says little.
+const FRAME_BYTES: usize = 256;
 
 /// Follows a deployment's events.
 pub async fn events(State(app): State<Arc<App>>, target: Target, reading: Reading) -> Result<Response, Failure> {
@@ -40,29 +42,22 @@ pub async fn events(State(app): State<Arc<App>>, target: Target, reading: Readin
             let _parked = app.metrics.park();
             let page = app.watch.events(&target.project, target.id, after, window).await?;
             let (last, is_final) = (page.last, page.complete.is_some());
-            Ok(answer::json(StatusCode::OK, &EventsPage { events: wire(page), last, r#final: is_final }))
+            Ok(answer::json(StatusCode::OK, &EventsPage { events: wire(&page), last, r#final: is_final }))
         }
     }
 }
 
-fn wire(page: Page) -> Vec<Event> {
-    let Page { events, complete, .. } = page;
+fn wire(page: &Page) -> Vec<Event> {
     let ended = |event: &model::Event| match event.body {
-        EventBody::Complete => complete.as_deref().map(answer::unplaced),
+        EventBody::Complete => page.complete.as_deref().map(answer::unplaced),
         _ => None,
     };
-    events
-        .into_iter()
-        .filter_map(|event| {
-            let ended = ended(&event);
-            Event::of(event, ended)
-        })
-        .collect()
+    page.events.iter().filter_map(|event| Event::of(event.clone(), ended(event))).collect()
 }
 
 struct Streaming {
     follow: Follow,
-    ready: VecDeque<Bytes>,
+    ready: Option<Bytes>,
     is_over: bool,
     _parked: Parked,
 }
@@ -70,7 +65,9 @@ struct Streaming {
 fn stream_of(follow: Follow, now: &Deployment, after: u64, parked: Parked) -> Response {
     // The state as it is now comes first and at once, so that who connects has something to show.
     let state = EventBody::Progress { status: now.status(), progress: now.progress, message: now.message.clone() };
-    let ready = VecDeque::from([frame(None, "progress", &state)]);
+    let mut first = Vec::with_capacity(FRAME_BYTES);
+    frame(&mut first, None, "progress", &state);
+    let ready = Some(Bytes::from(first));
     let is_over = now.is_final() && after >= now.event_count;
     let streaming = Streaming { follow, ready, is_over, _parked: parked };
     let frames = stream::unfold(streaming, |mut streaming| async move {
@@ -88,8 +85,8 @@ fn stream_of(follow: Follow, now: &Deployment, after: u64, parked: Parked) -> Re
 impl Streaming {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(frame) = self.ready.pop_front() {
-                return Some(frame);
+            if let Some(frames) = self.ready.take() {
+                return Some(frames);
             }
             if self.is_over {
                 return None;
@@ -104,25 +101,32 @@ impl Streaming {
                 Ok(Ok(page)) => {
                     // An empty page says that the server shuts down.
                     self.is_over = page.events.is_empty() || page.complete.is_some();
-                    self.ready = wire(page).iter().map(|event| frame(Some(event.seq), event.name(), event)).collect();
+                    // A thousand who watch the same deployment send the same bytes.
+                    let encoded = page.encoded.get_or_init(|| frames(&page));
+                    self.ready = Some(encoded.clone()).filter(|frames| !frames.is_empty());
                 }
             }
         }
     }
 }
 
-fn frame(seq: Option<u64>, name: &str, data: &impl Serialize) -> Bytes {
-    let mut bytes = Vec::with_capacity(256);
+/// All events of a page.
+fn frames(page: &Page) -> Bytes {
+    let mut bytes = Vec::with_capacity(FRAME_BYTES * page.events.len());
+    wire(page).iter().for_each(|event| frame(&mut bytes, Some(event.seq), event.name(), event));
+    bytes.into()
+}
+
+fn frame(bytes: &mut Vec<u8>, seq: Option<u64>, name: &str, data: &impl Serialize) {
     if let Some(seq) = seq {
         bytes.extend_from_slice(format!("id: {seq}\n").as_bytes());
     }
     bytes.extend_from_slice(format!("event: {name}\ndata: ").as_bytes());
-    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Ascii);
+    let mut serializer = serde_json::Serializer::with_formatter(&mut *bytes, Ascii);
     if let Err(error) = data.serialize(&mut serializer) {
         tracing::error!(%error, "an event has no JSON form");
     }
     bytes.extend_from_slice(b"\n\n");
-    bytes.into()
 }
 
 /// JSON in plain ASCII: nothing in it can be taken for the end of a line, whatever a client thinks a line ends with.

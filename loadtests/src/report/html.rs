@@ -113,6 +113,7 @@ impl Page {
                 Verdict::Met => ("good", "met".to_owned()),
                 Verdict::NotMet => ("bad", "not met".to_owned()),
                 Verdict::Unknown(why) => ("dim", why.clone()),
+                Verdict::NotRun => ("dim", "not run".to_owned()),
             };
             self.add(format_args!(
                 "<tr><td>{id}<td>{}<td class=\"n\">{}<td class=\"n\">{}<td class=\"{class}\">{}</tr>",

@@ -25,6 +25,7 @@ pub fn tables(report: &Report) -> String {
             Verdict::Met => "met",
             Verdict::NotMet => "**not met**",
             Verdict::Unknown(why) => why,
+            Verdict::NotRun => "not run",
         };
         let cells = [id, what, found, wanted, verdict].map(cell).join(" | ");
         add(&mut text, format_args!("| {cells} |\n"));
