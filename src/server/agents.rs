@@ -33,8 +33,11 @@ pub struct Agents {
     seen: Mutex<BTreeMap<(ProjectName, String), Seen>>,
     /// Stirs when an agent comes.
     came: watch::Sender<()>,
-    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<String, Weak<Turn>>>,
 }
+
+/// One after the other for the calls of one claim; whether one of them has claimed something since this one began.
+pub type Turn = tokio::sync::Mutex<bool>;
 
 #[derive(Clone, Debug)]
 struct Seen {
@@ -77,7 +80,7 @@ impl Agents {
 
     /// One after the other for the calls of one claim: should an agent ask again because an answer was lost, the first
     /// call may still be at work.
-    pub fn turn(&self, holder: &str) -> Arc<tokio::sync::Mutex<()>> {
+    pub fn turn(&self, holder: &str) -> Arc<Turn> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = turns.get(holder).and_then(Weak::upgrade) {
             return turn;

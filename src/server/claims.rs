@@ -42,15 +42,26 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let _parked = app.metrics.park();
     let turn = app.agents.turn(&holder);
     let mut work = app.watch.work();
+    // An earlier call of this claim may have taken something already. Once that is known, only another call that is still
+    // at work can, here or at another server of the same store.
+    let mut is_first = true;
     loop {
         work.mark_unchanged();
         let claimed = {
-            let _turn = turn.lock().await;
-            match app.queue.claimed_by(&holder, wish.projects.keys()).await? {
+            let mut claimed_meanwhile = turn.lock().await;
+            let before = if is_first || *claimed_meanwhile || app.queue.store().is_shared() {
+                app.queue.claimed_by(&holder, wish.projects.keys()).await?
+            } else {
+                None
+            };
+            let claimed = match before {
                 None if wish.capacity > 0 => app.queue.claim_any(&holder, &wish.projects).await?,
                 before => before,
-            }
+            };
+            *claimed_meanwhile |= claimed.is_some();
+            claimed
         };
+        is_first = false;
         if let Some(claimed) = claimed {
             return Ok(answer::json(StatusCode::OK, &wire(claimed)));
         }

@@ -27,7 +27,7 @@ pub fn tables(report: &Report) -> String {
             Verdict::Unknown(why) => why,
             Verdict::NotRun => "not run",
         };
-        let cells = [id, what, found, wanted, verdict].map(cell).join(" | ");
+        let cells = [*id, what, found, wanted, verdict].map(cell).join(" | ");
         add(&mut text, format_args!("| {cells} |\n"));
     }
     let mut scenarios: Vec<&str> = report.summaries.iter().map(|summary| summary.scenario.as_str()).collect();
