@@ -105,9 +105,10 @@ enum Store {
 
 /// The program that enqueues and runs jobs.
 struct Program {
-    process: Process,
     about: String,
+    // Before its process: it ends by itself when its input does.
     talk: Mutex<Talk>,
+    process: Process,
 }
 
 struct Talk {
@@ -146,7 +147,7 @@ impl Program {
             bail!("the job queue did not start: {}", end_of(log)?);
         };
         let Hello { about } = serde_json::from_str(&hello).with_context(|| format!("it begins with {hello:?}"))?;
-        Ok(Program { process, about, talk: Mutex::new(talk) })
+        Ok(Program { about, talk: Mutex::new(talk), process })
     }
 
     async fn run(&self, load: &JobLoad) -> Result<JobsDone> {
