@@ -140,7 +140,8 @@ impl Table {
             .map(|column| column.name.to_owned())
             .collect();
         let mut found = found.to_vec();
-        (known.sort(), found.sort());
+        known.sort();
+        found.sort();
         if known == found {
             return Ok(());
         }
