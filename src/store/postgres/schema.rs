@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_projects_deployments_events.sql"),
     include_str!("migrations/0002_agents.sql"),
     include_str!("migrations/0003_artifacts.sql"),
+    include_str!("migrations/0004_one_check_of_a_deployment.sql"),
 ];
 
 /// The schema's version that this program knows.

@@ -5,6 +5,7 @@ mod backup;
 mod bouncer;
 mod idle;
 mod plans;
+mod schema;
 mod standby;
 mod tls;
 
