@@ -41,19 +41,32 @@ impl Queue {
         Ok(None)
     }
 
-    /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`.
+    /// What waits for a worker of which one of these pipelines is offered, oldest first.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn claimable(
+        &self,
+        offers: &BTreeMap<ProjectName, Vec<String>>,
+    ) -> Result<Vec<(ProjectName, DeploymentId)>, WorkerError> {
+        let is_offered = |claimable: &Claimable| {
+            offers.get(&claimable.project).is_some_and(|pipelines| pipelines.contains(&claimable.spec.pipeline))
+        };
+        let all = self.store.claimable(LOOK_LIMIT).await?;
+        Ok(all.into_iter().filter(is_offered).map(|claimable| (claimable.project, claimable.id)).collect())
+    }
+
+    /// Takes the first of these that nobody else has taken by now, as `holder`.
     ///
     /// # Errors
     /// The store did not do it.
     pub async fn claim_any(
         &self,
         holder: &str,
-        offers: &BTreeMap<ProjectName, Vec<String>>,
+        claimable: Vec<(ProjectName, DeploymentId)>,
     ) -> Result<Option<Claimed>, WorkerError> {
-        for Claimable { project, id, spec } in self.store.claimable(LOOK_LIMIT).await? {
-            if offers.get(&project).is_some_and(|pipelines| pipelines.contains(&spec.pipeline))
-                && let Some(claimed) = self.claim(project, id, holder.to_owned()).await?
-            {
+        for (project, id) in claimable {
+            if let Some(claimed) = self.claim(project, id, holder.to_owned()).await? {
                 return Ok(Some(claimed));
             }
         }

@@ -43,19 +43,23 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let turn = app.agents.turn(&holder);
     let mut work = app.watch.work();
     // An earlier call of this claim may have taken something already. Once that is known, only another call that is still
-    // at work can, here or at another server of the same store.
+    // at work can, here or at another server of the same store; and that matters only when there is something to take.
     let mut is_first = true;
     loop {
         work.mark_unchanged();
         let claimed = {
             let mut claimed_meanwhile = turn.lock().await;
-            let before = if is_first || *claimed_meanwhile || app.queue.store().is_shared() {
-                app.queue.claimed_by(&holder, wish.projects.keys()).await?
-            } else {
-                None
+            let claimable = match wish.capacity {
+                0 => Vec::new(),
+                _ => app.queue.claimable(&wish.projects).await?,
+            };
+            let may_have = *claimed_meanwhile || (!claimable.is_empty() && app.queue.store().is_shared());
+            let before = match is_first || may_have {
+                true => app.queue.claimed_by(&holder, wish.projects.keys()).await?,
+                false => None,
             };
             let claimed = match before {
-                None if wish.capacity > 0 => app.queue.claim_any(&holder, &wish.projects).await?,
+                None => app.queue.claim_any(&holder, claimable).await?,
                 before => before,
             };
             *claimed_meanwhile |= claimed.is_some();
