@@ -57,11 +57,31 @@ impl Page {
     }
 }
 
+/// A deployment as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The deployment.
+    pub deployment: Deployment,
+    /// How many are served before it, itself included; 0 when it does not wait.
+    pub position: u64,
+    /// How it is sent, once somebody has put it into that form: the same for all who have read it together.
+    pub encoded: OnceLock<Bytes>,
+}
+
+impl Seen {
+    /// Nobody has sent it yet.
+    pub fn new(deployment: Deployment, position: u64) -> Self {
+        Seen { deployment, position, encoded: OnceLock::new() }
+    }
+}
+
 /// What those who were woken together have read, each part once.
 #[derive(Debug, Default)]
 pub struct Shared {
+    /// Whether only output stirred the topic: nobody is in a hurry to read that.
+    pub is_output: bool,
     /// The deployment, where the topic is its state: empty until the first of them has read it.
-    pub deployment: OnceCell<Option<Arc<Deployment>>>,
+    pub deployment: OnceCell<Option<Arc<Seen>>>,
     /// The pages of its history, by the cursor before them.
     pages: Mutex<Vec<KeptPage>>,
 }
@@ -175,7 +195,8 @@ impl Notifier {
         }
         match hint {
             Hint::State(id) => self.wake(Topic::State(id)),
-            Hint::History(id) | Hint::Output(id) => self.wake(Topic::History(id)),
+            Hint::History(id) => self.wake(Topic::History(id)),
+            Hint::Output(id) => self.stir(Topic::History(id), Shared { is_output: true, ..Shared::default() }),
             Hint::Work => {
                 self.work.send_replace(());
             }
@@ -205,8 +226,12 @@ impl Notifier {
 
     /// Wakes who waits for this topic.
     pub fn wake(&self, topic: Topic) {
+        self.stir(topic, Shared::default());
+    }
+
+    fn stir(&self, topic: Topic, shared: Shared) {
         if let Some(sender) = self.shard(topic).get(&topic) {
-            sender.send_replace(SharedRead::default());
+            sender.send_replace(Arc::new(shared));
         }
     }
 

@@ -5,10 +5,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-pub use crate::notifier::Page;
+pub use crate::notifier::{Page, Seen};
 use crate::{
     model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State},
     notifier::{Notifier, SharedRead, Subscription, Topic},
@@ -17,6 +17,10 @@ use crate::{
 
 /// How many events one read brings: a screenful of a flood, and little memory for a slow reader.
 pub const EVENT_PAGE_LIMIT: usize = 256;
+
+/// How long after some output the next is read at the earliest: nobody reads faster than that, and a thousand who watch a
+/// flood cost a write each, not one for each line.
+const OUTPUT_REST: Duration = Duration::from_millis(25);
 
 /// Waits on behalf of clients.
 #[derive(Clone)]
@@ -30,9 +34,15 @@ pub struct Watch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waited {
     /// What was waited for is true.
-    Reached(Placed),
+    Reached(Arc<Seen>),
     /// It is not, and the window has ended, or the server shuts down.
-    NotYet(Placed),
+    NotYet(Box<Placed>),
+}
+
+impl Waited {
+    fn reached(placed: Placed) -> Self {
+        Waited::Reached(Arc::new(Seen::new(placed.deployment, placed.position)))
+    }
 }
 
 /// Why there is nothing to wait for.
@@ -157,7 +167,8 @@ impl Watch {
     ) -> Result<Placed, WatchError> {
         let called = |deployment: &Deployment| deployment.cancel.is_some() || deployment.is_final();
         match self.until(project, id, window, called).await? {
-            Waited::Reached(placed) | Waited::NotYet(placed) => Ok(placed),
+            Waited::Reached(seen) => Ok(Placed { deployment: seen.deployment.clone(), position: seen.position }),
+            Waited::NotYet(placed) => Ok(*placed),
         }
     }
 
@@ -172,7 +183,7 @@ impl Watch {
         let mut subscription = self.notifier.subscribe(Topic::State(id));
         let placed = self.read(project, id).await?;
         if reached(&placed.deployment) {
-            return Ok(Waited::Reached(placed));
+            return Ok(Waited::reached(placed));
         }
         // A parked poll keeps nothing that it can read again.
         drop(placed);
@@ -183,13 +194,13 @@ impl Watch {
                 woken = timeout_at(ends, subscription.changed()) => woken.ok(),
             };
             let Some(shared) = woken else { break };
-            let deployment = self.read_shared(project, id, &shared).await?;
-            if reached(&deployment) {
-                return Ok(Waited::Reached(Placed { deployment: (*deployment).clone(), position: 0 }));
+            let seen = self.read_shared(project, id, &shared).await?;
+            if reached(&seen.deployment) {
+                return Ok(Waited::Reached(seen));
             }
         }
         let placed = self.read(project, id).await?;
-        Ok(if reached(&placed.deployment) { Waited::Reached(placed) } else { Waited::NotYet(placed) })
+        Ok(if reached(&placed.deployment) { Waited::reached(placed) } else { Waited::NotYet(Box::new(placed)) })
     }
 
     /// The events after `after`; waits for the first of them, at most for `window`.
@@ -237,7 +248,16 @@ impl Watch {
         }
         let watch = self.clone();
         let project = project.clone();
-        let follow = Follow { watch, project, id, cursor: after, subscription, woken: None, is_drained: false };
+        let follow = Follow {
+            watch,
+            project,
+            id,
+            cursor: after,
+            subscription,
+            woken: None,
+            is_drained: false,
+            rests_until: None,
+        };
         Ok((follow, deployment))
     }
 
@@ -254,10 +274,10 @@ impl Watch {
         project: &ProjectName,
         id: DeploymentId,
         shared: &SharedRead,
-    ) -> Result<Arc<Deployment>, WatchError> {
+    ) -> Result<Arc<Seen>, WatchError> {
         let read = async {
             let placed = self.store.deployment(project.clone(), id).await?;
-            Ok::<_, StoreError>(placed.map(|placed| Arc::new(placed.deployment)))
+            Ok::<_, StoreError>(placed.map(|placed| Arc::new(Seen::new(placed.deployment, placed.position))))
         };
         shared.deployment.get_or_try_init(|| read).await?.clone().ok_or(WatchError::NotFound)
     }
@@ -274,6 +294,8 @@ pub struct Follow {
     woken: Option<SharedRead>,
     /// Whether everything was read that was there when we were woken last.
     is_drained: bool,
+    /// Until when more output may wait to be read together.
+    rests_until: Option<Instant>,
 }
 
 impl Follow {
@@ -290,12 +312,26 @@ impl Follow {
             tokio::select! {
                 biased;
                 () = self.watch.shutdown.cancelled() => return Ok(Arc::new(Page::empty(self.cursor))),
-                shared = self.subscription.changed() => {
-                    self.woken = Some(shared);
-                    self.is_drained = false;
+                shared = self.subscription.changed() => self.woken_by(shared),
+            }
+            // A flood of output is read in sips: what comes within one is sent to each reader at once. Whatever else
+            // happens is read at once.
+            while let Some(until) =
+                self.rests_until.filter(|_| self.woken.as_ref().is_some_and(|shared| shared.is_output))
+            {
+                tokio::select! {
+                    biased;
+                    () = self.watch.shutdown.cancelled() => self.rests_until = None,
+                    shared = self.subscription.changed() => self.woken_by(shared),
+                    () = sleep_until(until) => self.rests_until = None,
                 }
             }
         }
+    }
+
+    fn woken_by(&mut self, shared: SharedRead) {
+        self.woken = Some(shared);
+        self.is_drained = false;
     }
 
     /// The next events, if there are any that were not looked for since the last wake-up. What follows them stirs the topic
@@ -314,6 +350,7 @@ impl Follow {
         if page.events.is_empty() {
             return Ok(None);
         }
+        self.rests_until = page.events.iter().all(|event| event.body.is_log()).then(|| Instant::now() + OUTPUT_REST);
         // Only now: nobody may drop this between the cursor's move and the events' arrival.
         self.cursor = page.last;
         Ok(Some(page))

@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 
 use crate::{
     peer,
+    process::{Usage, usage},
     report::{Missing, Outcome, Summary},
     server::Recipe,
     singletrack::Singletrack,
@@ -34,6 +35,15 @@ pub struct Run {
 pub struct Contender {
     pub name: String,
     pub subject: Box<dyn Subject>,
+    /// What it needed when it was fresh. What is measured later may find room that something before it has left.
+    pub fresh: Usage,
+}
+
+impl Contender {
+    pub fn new(name: &str, subject: Box<dyn Subject>) -> Contender {
+        let fresh = usage(&subject.processes());
+        Contender { name: name.to_owned(), subject, fresh }
+    }
 }
 
 impl Run {
@@ -61,12 +71,12 @@ impl Run {
     pub async fn contenders(&self, ability: Ability, config: &str) -> Result<Vec<Contender>> {
         self.say("starting");
         let own = Singletrack::start(&self.recipe, config).await?;
-        let mut contenders = vec![Contender { name: own.name().to_owned(), subject: Box::new(own) }];
+        let mut contenders = vec![Contender::new(own.name(), Box::new(own))];
         let wanted = peer::all().into_iter().filter(|peer| self.peers && peer.abilities.contains(&ability));
         for peer in wanted {
             self.say(format!("starting {}", peer.name));
             match (peer.start)().await {
-                Ok(subject) => contenders.push(Contender { name: peer.name.to_owned(), subject }),
+                Ok(subject) => contenders.push(Contender::new(peer.name, subject)),
                 Err(error) => self.note_missing(peer.name, &error),
             }
         }

@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::error::Failure;
@@ -12,24 +13,45 @@ use crate::{
     api::{self, Blocking, Conflict, ErrorCode, Liveness, Relation},
     model::{Deployment, DeploymentId, Eta, Lease, LeaseSecret, Project, State},
     store::Placed,
+    watch::Seen,
 };
 
 /// An answer with this body.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
-        Ok(bytes) => {
-            let mut response = Response::new(Body::from(bytes));
-            *response.status_mut() = status;
-            let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            response
-        }
-        Err(error) => {
-            tracing::error!(%error, "an answer has no JSON form");
-            axum::response::IntoResponse::into_response(Failure::new(ErrorCode::Internal, "the server has a fault"))
-        }
+        Ok(bytes) => whole(status, bytes.into()),
+        Err(error) => axum::response::IntoResponse::into_response(formless(&error)),
     }
+}
+
+/// A deployment as it was read, which others may have read together with us.
+///
+/// # Errors
+/// It cannot be told; that is a fault of ours.
+pub fn seen(seen: &Seen) -> Result<Response, Failure> {
+    let bytes = match seen.encoded.get() {
+        Some(bytes) => bytes.clone(),
+        None => {
+            let body = api::Deployment::of(&seen.deployment, seen.position);
+            let bytes = Bytes::from(serde_json::to_vec(&body).map_err(|error| formless(&error))?);
+            seen.encoded.get_or_init(|| bytes).clone()
+        }
+    };
+    Ok(whole(StatusCode::OK, bytes))
+}
+
+fn whole(status: StatusCode, bytes: Bytes) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn formless(error: &serde_json::Error) -> Failure {
+    tracing::error!(%error, "an answer has no JSON form");
+    Failure::new(ErrorCode::Internal, "the server has a fault")
 }
 
 /// A deployment on the wire.

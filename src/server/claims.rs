@@ -41,14 +41,16 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let _present = app.agents.arrive(&wish, window).await?;
     let _parked = app.metrics.park();
     let mut work = app.watch.work();
+    // An earlier call of this claim may have taken something already. What another one takes from now on, the decision
+    // itself finds, should there be anything to take here.
+    let mut claimed = app.queue.claimed_by(&holder).await?;
     loop {
         work.mark_unchanged();
-        let claimed = match app.queue.claimed_by(&holder).await? {
-            None if wish.capacity > 0 => app.queue.claim_any(&holder, &wish.projects).await?,
-            before => before,
-        };
+        if claimed.is_none() && wish.capacity > 0 {
+            claimed = app.queue.claim_any(&holder, &wish.projects).await?;
+        }
         // Nobody is handed a lease of a project that he may not see, whatever he calls himself.
-        if let Some(claimed) = claimed.filter(|claimed| wish.projects.contains_key(&claimed.deployment.project)) {
+        if let Some(claimed) = claimed.take().filter(|claimed| wish.projects.contains_key(&claimed.deployment.project)) {
             return Ok(answer::json(StatusCode::OK, &wire(claimed)));
         }
         let woken = tokio::select! {

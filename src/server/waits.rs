@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, response::Response};
 
 use super::{
     App, answer,
@@ -24,7 +24,8 @@ pub async fn completion(
 ) -> Result<Response, Failure> {
     let _parked = app.metrics.park();
     match app.watch.completion(&target.project, target.id, window).await? {
-        Waited::Reached(placed) => Ok(answer::json(StatusCode::OK, &answer::deployment(&placed))),
+        // Ten thousand who waited together are told the same bytes.
+        Waited::Reached(seen) => answer::seen(&seen),
         Waited::NotYet(placed) => {
             Err(Failure::new(ErrorCode::StillRunning, "the deployment is not final yet; ask again")
                 .with("deployment", answer::deployment(&placed)))
@@ -45,7 +46,7 @@ pub async fn turn(State(app): State<Arc<App>>, target: Target, MaxWait(window): 
     let waited = app.watch.turn(&project, id, window).await?;
     attendance.end();
     match waited {
-        Waited::Reached(placed) => Ok(answer::json(StatusCode::OK, &answer::deployment(&placed))),
+        Waited::Reached(seen) => answer::seen(&seen),
         Waited::NotYet(placed) => {
             let state = app.queue.store().project(project, 0).await?;
             let failure = Failure::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")

@@ -35,7 +35,7 @@ pub async fn run(run: &Run) -> Result<()> {
         // Queues on PostgreSQL are compared with a server on PostgreSQL.
         let recipe = Recipe { store: StoreKind::Postgres, ..run.recipe.clone() };
         let own = Singletrack::start(&recipe, &jobs::config()).await?;
-        contenders.insert(1, Contender { name: own.name().to_owned(), subject: Box::new(own) });
+        contenders.insert(1, Contender::new(own.name(), Box::new(own)));
     }
     let full = JobLoad {
         clients: 16,

@@ -46,13 +46,15 @@ pub async fn run(run: &Run) -> Result<()> {
         messages: run.scale(200, 20),
     };
     let contenders = run.contenders(Ability::Polls, "").await?;
-    let own = &contenders[..1];
     run.take_turns(POLLS, &contenders, async |one| polls(one, size.polls, 1).await).await?;
+    drop(contenders);
+    let contenders = run.contenders(Ability::Polls, "").await?;
     run.take_turns(SPREAD_POLLS, &contenders, async |one| polls(one, size.polls, size.topics).await).await?;
+    let own = &contenders[..1];
     run.take_turns(BOTH, own, async |one| both(&*one.subject, size).await).await?;
     drop(contenders);
     let contenders = run.contenders(Ability::Streams, "").await?;
-    run.take_turns(STREAMS, &contenders, async |one| streams(&*one.subject, size).await).await
+    run.take_turns(STREAMS, &contenders, async |one| streams(one, size).await).await
 }
 
 /// When a poll was answered, and what with.
@@ -141,8 +143,6 @@ async fn polls(contender: &Contender, count: usize, topics: usize) -> Result<Out
     let subject = &*contender.subject;
     let processes = subject.processes();
     let mut topics = subject.topics(topics).await?;
-    settle(subject, 0).await?;
-    let before = usage(&processes);
     let parked = park(&topics, count).await?;
     settle(subject, count).await?;
     let full = usage(&processes);
@@ -150,7 +150,7 @@ async fn polls(contender: &Contender, count: usize, topics: usize) -> Result<Out
     let used = usage(&processes) - full;
     let mut outcome = Outcome::default();
     outcome.figure("last one told after", times.max() as f64 / 1e3, "ms");
-    outcome.figure("memory per parked poll", (full - before).memory as f64 / 1024.0 / count as f64, "KiB");
+    outcome.figure("memory per parked poll", (full - contender.fresh).memory as f64 / 1024.0 / count as f64, "KiB");
     outcome.figure("server CPU to tell one", used.cpu.as_secs_f64() * 1e6 / count as f64, "µs");
     outcome.times("told after", times);
     judge_polls(&mut outcome, subject, &bodies, count);
@@ -197,11 +197,10 @@ async fn publish(topic: &mut dyn Topic, messages: usize) -> Result<Vec<Instant>>
     Ok(sent)
 }
 
-async fn streams(subject: &dyn Subject, size: Size) -> Result<Outcome> {
+async fn streams(contender: &Contender, size: Size) -> Result<Outcome> {
+    let subject = &*contender.subject;
     let processes = subject.processes();
     let mut topics = subject.topics(1).await?;
-    settle(subject, 0).await?;
-    let before = usage(&processes);
     let watchers = watch(&*topics[0], size.streams, size.messages).await?;
     settle(subject, size.streams).await?;
     let open = usage(&processes);
@@ -214,7 +213,7 @@ async fn streams(subject: &dyn Subject, size: Size) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     outcome.figure("deliveries/s", deliveries / (last - begun).as_secs_f64(), "/s");
     outcome.figure("messages accepted/s", size.messages as f64 / accepted.as_secs_f64(), "/s");
-    outcome.figure("memory per stream", (open - before).memory as f64 / 1024.0 / size.streams as f64, "KiB");
+    outcome.figure("memory per stream", (open - contender.fresh).memory as f64 / 1024.0 / size.streams as f64, "KiB");
     outcome.figure("server CPU per delivery", used.cpu.as_secs_f64() * 1e6 / deliveries, "µs");
     outcome.times("from sent to read", latency);
     outcome.check_none(IN_ORDER, &wrong);

@@ -69,7 +69,7 @@ async fn stores(run: &Run, small: Seed, large: Seed, count: fn(Seed) -> usize) -
         run.say("starting");
         server.boot()?;
         let name = crate::report::table::number(count(seed) as f64);
-        contenders.push(Contender { name, subject: Box::new(Singletrack { server }) });
+        contenders.push(Contender::new(&name, Box::new(Singletrack { server })));
     }
     Ok(contenders)
 }
