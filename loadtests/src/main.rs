@@ -3,6 +3,7 @@
 //! `cargo run --release -p loadtests -- all --peers` runs everything. A wrong answer fails the run; a slow one is only
 //! reported. `--small` takes seconds, for the truth checks alone; `--json FILE` is for machines, `--html FILE` to look at.
 
+mod counts;
 mod disk;
 mod goals;
 mod history;
@@ -22,7 +23,10 @@ mod singletrack;
 mod stream;
 mod subject;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -54,6 +58,9 @@ struct Args {
     /// The server to test, instead of the one that is built for it.
     #[arg(long)]
     server_bin: Option<PathBuf>,
+    /// Keep what counts has counted.
+    #[arg(long)]
+    write: bool,
     /// Where the report goes as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -79,20 +86,25 @@ enum Scenario {
     Growth,
     Restart,
     DeadWaiters,
+    /// Instructions of the hot paths, compared with those in loadtests/counts.txt; not part of all.
+    Counts,
 }
 
 impl Scenario {
     /// Everything that this stands for.
     fn parts(self) -> Vec<Scenario> {
         match self {
-            Scenario::All => Scenario::value_variants().iter().copied().filter(|one| *one != Scenario::All).collect(),
+            Scenario::All => {
+                let parts = Scenario::value_variants().iter().copied();
+                parts.filter(|one| !matches!(one, Scenario::All | Scenario::Counts)).collect()
+            }
             one => vec![one],
         }
     }
 
     async fn run(self, run: &Run) -> Result<()> {
         match self {
-            Scenario::All => Ok(()),
+            Scenario::All | Scenario::Counts => Ok(()),
             Scenario::Small => scenario::small::run(run).await,
             Scenario::Throughput => scenario::throughput::run(run).await,
             Scenario::Contention => scenario::contention::run(run).await,
@@ -108,9 +120,18 @@ impl Scenario {
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<ExitCode> {
+fn main() -> Result<ExitCode> {
+    if let Some(counted) = counts::entry() {
+        return counted;
+    }
     let args = Args::parse();
+    if args.scenario == Scenario::Counts {
+        return counts::run(&Path::new(env!("CARGO_MANIFEST_DIR")).join("counts.txt"), args.write);
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(load(args))
+}
+
+async fn load(args: Args) -> Result<ExitCode> {
     let recipe = Recipe { binary: server::binary(args.server_bin.as_deref())?, store: args.store };
     tokio::select! {
         ended = measure(&args, recipe) => ended,

@@ -129,6 +129,11 @@ impl Run {
     }
 
     fn note_missing(&self, peer: &str, error: &anyhow::Error) {
-        self.missing.borrow_mut().push(Missing { peer: peer.to_owned(), why: format!("{error:#}") });
+        let missing = Missing { peer: peer.to_owned(), why: format!("{error:#}") };
+        let mut known = self.missing.borrow_mut();
+        // Each scenario asks for it again.
+        if !known.contains(&missing) {
+            known.push(missing);
+        }
     }
 }

@@ -35,7 +35,7 @@ pub struct Machine {
 }
 
 /// A peer that could not be measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Missing {
     pub peer: String,
     pub why: String,
