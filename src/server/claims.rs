@@ -50,7 +50,8 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
             claimed = app.queue.claim_any(&holder, &wish.projects).await?;
         }
         // Nobody is handed a lease of a project that he may not see, whatever he calls himself.
-        if let Some(claimed) = claimed.take().filter(|claimed| wish.projects.contains_key(&claimed.deployment.project)) {
+        if let Some(claimed) = claimed.take().filter(|claimed| wish.projects.contains_key(&claimed.deployment.project))
+        {
             return Ok(answer::json(StatusCode::OK, &wire(claimed)));
         }
         let woken = tokio::select! {

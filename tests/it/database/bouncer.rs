@@ -10,6 +10,7 @@ use std::{
 
 use serde_json::json;
 use sha2::Digest as _;
+use tempfile::TempDir;
 
 use super::deploys;
 use crate::harness::{DeafPort, TestServer, gated_config, postgres};
@@ -18,6 +19,7 @@ use crate::harness::{DeafPort, TestServer, gated_config, postgres};
 struct Bouncer {
     child: Child,
     url: String,
+    _place: TempDir,
 }
 
 impl Bouncer {
@@ -25,7 +27,9 @@ impl Bouncer {
         let cluster = postgres::shared();
         let database = cluster.database().await;
         // Its socket and its configuration are where it may read and write.
-        let directory = postgres::directory();
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path();
+        postgres::give(directory);
         let port = DeafPort::take().port;
         let configuration = format!(
             "[databases]\n* = host={} user=singletrack\n[pgbouncer]\npool_mode = {mode}\nauth_type = any\n\
@@ -48,7 +52,7 @@ impl Bouncer {
         thread::spawn(move || log.for_each(drop));
         assert!(child.try_wait().unwrap().is_none(), "it did not start: {told:#?}");
         let url = format!("postgres://singletrack@/{database}?host={}&port={port}", directory.display());
-        Bouncer { child, url }
+        Bouncer { child, url, _place: place }
     }
 }
 
