@@ -96,16 +96,17 @@ async fn take(
     let mut received = upload.length();
     let mut holds = tokio::time::interval_at(Instant::now() + HOLD_PAUSE, HOLD_PAUSE);
     let cut = loop {
-        let piece = tokio::select! {
-            biased;
-            _ = holds.tick() => {
-                upload.hold().await?;
-                continue;
+        // One wait for a piece however often the upload is held meanwhile: it has a limit.
+        let mut next = std::pin::pin!(body::next_piece(body));
+        let piece = loop {
+            tokio::select! {
+                biased;
+                _ = holds.tick() => upload.hold().await?,
+                () = app.shutdown.cancelled() => {
+                    break Err(Failure::new(ErrorCode::ShuttingDown, "the server is shutting down; go on afterwards"));
+                }
+                piece = &mut next => break piece,
             }
-            () = app.shutdown.cancelled() => {
-                break Some(Failure::new(ErrorCode::ShuttingDown, "the server is shutting down; go on afterwards"));
-            }
-            piece = body::next_piece(body) => piece,
         };
         match piece {
             Ok(None) => break None,
