@@ -122,13 +122,12 @@ enum Way {
 impl Depot {
     /// The artifacts of the server with this store and work directory.
     pub fn new(store: Arc<dyn Store>, work_dir: &Path) -> Self {
-        let place = if store.artifacts().is_some() {
-            // Not the folder of a server that has its store for itself: that one's are all there is of them.
-            Place::Shared(Shared::new(store, Folder::at(work_dir.join("artifact-copies"))))
-        } else {
-            Place::Folder(Folder::at(work_dir.join("artifacts")))
-        };
-        Depot { place }
+        if store.artifacts().is_none() {
+            return Depot::below(work_dir);
+        }
+        // Not the folder of a server that has its store for itself: that one's are all there is of them.
+        let copies = Folder::at(work_dir.join("artifact-copies"));
+        Depot { place: Place::Shared(Shared::new(store, copies)) }
     }
 
     /// The artifacts in the work directory of a server that has its store for itself.
