@@ -250,7 +250,8 @@ impl Transport {
         let look = call.look();
         let (mut url, mut window) = (&call.url, call.window);
         let mut limit = FIRST_ANSWER_LIMIT.min(call.limit);
-        for attempt in 1_u32.. {
+        let mut is_first = true;
+        loop {
             let (why, after, is_silent) = match self.attempt(call, url, window + limit).await {
                 Attempt::Answered(answer) => {
                     self.set_trouble(None);
@@ -263,7 +264,7 @@ impl Transport {
             if is_silent {
                 // What it was parked for may have come meanwhile.
                 (url, window) = (&look, Duration::ZERO);
-                limit = if attempt == 1 { limit } else { (limit * 2).min(call.limit) };
+                limit = if is_first { limit } else { (limit * 2).min(call.limit) };
             } else {
                 (url, window) = (&call.url, call.window);
             }
@@ -273,8 +274,8 @@ impl Transport {
                 // A server that is mute must not take more than what was said.
                 limit = limit.min(left.max(LAST_ATTEMPT_LIMIT));
             }
+            is_first = false;
         }
-        Err(self.unreachable("no answer to any of very many attempts".to_owned()))
     }
 
     /// Sends once; whoever calls knows best how long it may be tried again.
