@@ -102,6 +102,10 @@ impl Scenario {
         }
     }
 
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
     async fn run(self, run: &Run) -> Result<()> {
         match self {
             Scenario::All | Scenario::Counts => Ok(()),
@@ -148,8 +152,12 @@ async fn measure(args: &Args, recipe: Recipe) -> Result<ExitCode> {
     let rounds = args.rounds.unwrap_or(if args.small { 1 } else { 3 }).max(1);
     let run = Run::new(recipe, args.small, args.peers, rounds, progress);
     let mut fsync = vec![disk::fsync_latency("before")?];
+    let mut failures = Vec::new();
     for part in parts {
-        part.run(&run).await?;
+        // What the others have found is not lost with it.
+        if let Err(error) = part.run(&run).await {
+            failures.push(format!("{}: {error:#}", part.name()));
+        }
         run.progress.inc(1);
     }
     run.progress.finish_and_clear();
@@ -162,7 +170,7 @@ async fn measure(args: &Args, recipe: Recipe) -> Result<ExitCode> {
         true => Vec::new(),
         false => goals::of(&Measured { summaries: &summaries, missing: &missing, own }),
     };
-    let report = Report { machine, small: args.small, rounds, missing, goals, summaries };
+    let report = Report { machine, small: args.small, rounds, missing, failures, goals, summaries };
     table::print(&mut std::io::stdout().lock(), &report)?;
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;

@@ -92,7 +92,15 @@ mod tests {
         };
         let summaries = vec![of("ours", &[("total", 1.0), ("commits", 2.0)]), of("theirs", &[("total", 3.0)])];
         let machine = Machine { cpus: 2, store: String::new(), fsync: Vec::new() };
-        let report = Report { machine, small: false, rounds: 1, missing: Vec::new(), goals: Vec::new(), summaries };
+        let report = Report {
+            machine,
+            small: false,
+            rounds: 1,
+            missing: Vec::new(),
+            failures: Vec::new(),
+            goals: Vec::new(),
+            summaries,
+        };
         let told = tables(&report);
         assert!(
             told.contains("| | ours | theirs |\n|---|---|---|\n| total | 1.00 | 3.00 |\n| commits | 2.00 |  |\n"),

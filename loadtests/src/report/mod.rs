@@ -20,6 +20,8 @@ pub struct Report {
     pub rounds: usize,
     /// Peers that could not be measured, and why.
     pub missing: Vec<Missing>,
+    /// Scenarios that could not be carried through, and why.
+    pub failures: Vec<String>,
     /// The table of the goals; none of a small run, whose figures mean nothing.
     pub goals: Vec<Goal>,
     pub summaries: Vec<Summary>,
@@ -180,7 +182,7 @@ impl Figure {
 }
 
 impl Report {
-    /// Everything that was wrong: the scenario, the subject, and what was found.
+    /// Everything that was wrong: the scenario, the subject, and what was found; and scenarios that have no answer.
     pub fn wrongs(&self) -> Vec<String> {
         let of = |summary: &Summary| {
             let wrong = summary.checks.iter().filter_map(|check| Some((check.what.clone(), check.wrong.clone()?)));
@@ -188,7 +190,7 @@ impl Report {
                 .map(|(what, wrong)| format!("{}, {}: {what}: {wrong}", summary.scenario, summary.subject))
                 .collect::<Vec<_>>()
         };
-        self.summaries.iter().flat_map(of).collect()
+        self.failures.iter().cloned().chain(self.summaries.iter().flat_map(of)).collect()
     }
 }
 
@@ -217,8 +219,8 @@ mod tests {
             Summary::of("s", "x", "", vec![round(1.0, None), round(1.0, Some("two at once")), round(1.0, None)]);
         assert_eq!(summary.checks[0].wrong.as_deref(), Some("two at once"));
         let machine = Machine { cpus: 1, store: String::new(), fsync: Vec::new() };
-        let (missing, goals) = (Vec::new(), Vec::new());
-        let report = Report { machine, small: true, rounds: 3, missing, goals, summaries: vec![summary] };
-        assert_eq!(report.wrongs(), ["s, x: it holds: two at once"]);
+        let (missing, goals, failures) = (Vec::new(), Vec::new(), vec!["t: it broke".to_owned()]);
+        let report = Report { machine, small: true, rounds: 3, missing, failures, goals, summaries: vec![summary] };
+        assert_eq!(report.wrongs(), ["t: it broke", "s, x: it holds: two at once"]);
     }
 }

@@ -51,7 +51,7 @@ fn server(contender: &Contender) -> Result<&Server> {
 async fn stores(run: &Run, small: Seed, large: Seed, count: fn(Seed) -> usize) -> Result<Vec<Contender>> {
     let mut contenders = Vec::new();
     for seed in [small, large] {
-        let mut server = Server::prepare(&run.recipe, "")?;
+        let mut server = Server::prepare(&run.recipe, &config(seed))?;
         match run.recipe.store {
             StoreKind::Postgres => {
                 seed::fill(&server.store_url(), Path::new("."), seed, |done| told(run, done)).await?
@@ -72,6 +72,11 @@ async fn stores(run: &Run, small: Seed, large: Seed, count: fn(Seed) -> usize) -
         contenders.push(Contender::new(&name, Box::new(Singletrack { server })));
     }
     Ok(contenders)
+}
+
+/// The longest line is as long as a line may be by default, and others come to its end.
+fn config(Seed { in_line, .. }: Seed) -> String {
+    format!("[projects.{}]\nline_limit = {}\n", seed::project(0), in_line + 10)
 }
 
 fn told(run: &Run, done: usize) {
