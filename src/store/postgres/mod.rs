@@ -13,6 +13,7 @@ mod artifacts;
 mod connect;
 mod durability;
 mod fault;
+mod group;
 mod import;
 mod reads;
 mod record;
@@ -20,6 +21,7 @@ mod rows;
 mod schema;
 mod session;
 mod statements;
+mod table;
 mod transact;
 mod turns;
 mod wakes;
@@ -87,10 +89,19 @@ impl PostgresStore {
             .map_err(|error| StoreError::Unusable(format!("cannot make a pool of connections: {error}")))?;
         let wakes = Wakes::new(connector.schema(), on_hint);
         let commits = CommitCounter::default();
-        let engine = Arc::new(Engine { pool, turns: Arc::default(), on_commit, commits, wakes: wakes.clone() });
+        let under_way = TaskTracker::new();
+        let engine = Arc::new(Engine {
+            pool,
+            turns: Arc::default(),
+            lanes: Arc::default(),
+            under_way: under_way.clone(),
+            on_commit,
+            commits,
+            wakes: wakes.clone(),
+        });
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(wakes.run(connector.clone(), shutdown.clone()));
-        Ok(PostgresStore { engine, connector, under_way: TaskTracker::new(), wakes: tasks, shutdown, pepper })
+        Ok(PostgresStore { engine, connector, under_way, wakes: tasks, shutdown, pepper })
     }
 }
 

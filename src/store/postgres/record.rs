@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::{
     fault::Fault,
-    rows::{self, Events, Seen},
+    rows::{self, Admissions, Events, Seen, SeenProject},
     session::{Call, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
 };
@@ -19,8 +19,8 @@ use crate::{
     store::columns::written_rows,
 };
 
-/// The calls of a load, without the lock that goes before them.
-pub(super) fn load(name: &ProjectName, load: &Load) -> Vec<Call> {
+/// Those calls of a load that ask for deployments by name. They go before all others, the line's next.
+pub(super) fn load_named(name: &ProjectName, load: &Load) -> Vec<Call> {
     let text = || name.as_str().to_owned();
     let mut calls = Vec::with_capacity(4);
     match load.deployments.as_slice() {
@@ -31,6 +31,13 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Vec<Call> {
     if let Some(key) = &load.key {
         calls.push(call!(Sql::Keyed, text(), key.as_str().to_owned()));
     }
+    calls
+}
+
+/// The calls of a load, without the lock that goes before them.
+pub(super) fn load(name: &ProjectName, load: &Load) -> Vec<Call> {
+    let text = || name.as_str().to_owned();
+    let mut calls = load_named(name, load);
     match load.line {
         LineLoad::None => {}
         LineLoad::Head => calls.push(call!(Sql::Head, text())),
@@ -49,8 +56,8 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Vec<Call> {
 
 /// What the row that is locked tells.
 pub(super) struct Locked {
-    /// The project's counters.
-    pub(super) project: Project,
+    /// The project's counters, where they can be read, and where its row stood.
+    pub(super) project: Result<(Project, SeenProject), Fault>,
     /// The schema's version.
     pub(super) version: Option<i32>,
     /// The transaction's number.
@@ -60,7 +67,10 @@ pub(super) struct Locked {
 impl Locked {
     pub(super) fn of(row: &Row, name: &ProjectName) -> Result<Self, Fault> {
         Ok(Locked {
-            project: rows::project(row, name)?,
+            project: rows::project(row, name).and_then(|project| {
+                let seen = SeenProject { number: rows::get(row, 0)?, revision: project.revision };
+                Ok((project, seen))
+            }),
             version: rows::get(row, PROJECT_COLUMN_COUNT)?,
             transaction: rows::get(row, PROJECT_COLUMN_COUNT + 1)?,
         })
@@ -70,7 +80,7 @@ impl Locked {
 /// Where the loaded deployments stood, so that what is written compares them once more.
 #[derive(Debug, Default)]
 pub(super) struct Sighted {
-    project: Option<Project>,
+    project: Option<SeenProject>,
     deployments: BTreeMap<DeploymentId, Seen>,
 }
 
@@ -78,7 +88,7 @@ pub(super) struct Sighted {
 pub(super) fn loaded(
     name: &ProjectName,
     load: &Load,
-    project: Option<Project>,
+    project: Option<(Project, SeenProject)>,
     answers: Vec<Vec<Row>>,
 ) -> Result<(Loaded, Sighted), Fault> {
     let mut sighted = Sighted::default();
@@ -115,8 +125,8 @@ pub(super) fn loaded(
                 loaded.holder = Some(deployment);
             }
         }
-        if let Some(project) = project {
-            sighted.project = Some(project.clone());
+        if let Some((project, seen)) = project {
+            sighted.project = Some(seen);
             loaded.project = project;
         }
     }
@@ -128,44 +138,72 @@ pub(super) fn loaded(
     Ok((loaded, sighted))
 }
 
-/// The calls that write what was decided.
-pub(super) fn record(name: &ProjectName, sighted: &Sighted, changes: &Changes) -> Result<Vec<Call>, Fault> {
-    let Changes { project, steps, key, audit } = changes;
-    let written = written_rows(steps);
-    let mut calls = Vec::with_capacity(4 + written.len());
-    if let (Some(project), Some(seen), [(admitted, true)], None) =
-        (project, &sighted.project, written.as_slice(), audit)
-        && steps.iter().all(|step| step.trim().is_none())
-    {
-        calls.push(rows::admit(project, seen.revision, admitted, Events::of(steps)?, key.as_ref())?);
-        return Ok(calls);
+/// What is written of decisions on different projects, as few statements as they can be.
+pub(super) struct Records {
+    /// Submits, which are the most frequent.
+    admissions: Admissions,
+    /// Counters and deployments of everything else.
+    rows: Vec<Call>,
+    /// Of everything else, too.
+    events: Events,
+    /// What goes behind the events.
+    rest: Vec<Call>,
+}
+
+impl Records {
+    pub(super) fn new() -> Self {
+        Records { admissions: Admissions::new(), rows: Vec::new(), events: Events::default(), rest: Vec::new() }
     }
-    if let Some(project) = project {
-        let seen = sighted.project.as_ref();
-        let seen = seen.ok_or(Fault::Mistaken("a decision changed the counters of a project that it did not load"))?;
-        calls.push(rows::update_project(project, seen.revision)?);
+
+    /// Adds what was decided: all of it, or, where it cannot be written, nothing.
+    pub(super) fn add(&mut self, name: &ProjectName, sighted: &Sighted, changes: &Changes) -> Result<(), Fault> {
+        let Changes { project, steps, key, audit } = changes;
+        let written = written_rows(steps);
+        let events = Events::of(steps)?;
+        if let (Some(project), Some(seen), [(admitted, true)], None) =
+            (project, sighted.project, written.as_slice(), audit)
+            && steps.iter().all(|step| step.trim().is_none())
+        {
+            return self.admissions.add(project, seen, admitted, events, key.as_ref());
+        }
+        let mut rows = Vec::with_capacity(1 + written.len());
+        if let Some(project) = project {
+            let seen = sighted
+                .project
+                .ok_or(Fault::Mistaken("a decision changed the counters of a project that it did not load"))?;
+            rows.push(rows::update_project(project, seen.revision)?);
+        }
+        for (after, is_created) in written {
+            rows.push(if is_created {
+                rows::insert_deployment(after)?
+            } else {
+                let seen = sighted.deployments.get(&after.id);
+                let seen = seen.ok_or(Fault::Mistaken("a decision changed a deployment that it did not load"))?;
+                rows::update_deployment(after, *seen)?
+            });
+        }
+        let mut rest = Vec::new();
+        for (step, trim) in steps.iter().filter_map(|step| step.trim().map(|trim| (step, trim))) {
+            let (after, up_to) = (rows::signed(trim.after_seq)?, rows::signed(trim.up_to_bytes)?);
+            rest.push(call!(Sql::Trim, rows::uuid(step.deployment().id), after, up_to));
+        }
+        if let Some(KeyRecord { key, fingerprint, deployment }) = key {
+            let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());
+            rest.push(call!(Sql::InsertKey, name.as_str().to_owned(), key, fingerprint, rows::uuid(*deployment)));
+        }
+        if let Some(AuditEntry { at, action, deployment, detail }) = audit {
+            let (at, name) = (at.as_millisecond(), name.as_str().to_owned());
+            rest.push(call!(Sql::InsertAudit, at, name, *action, deployment.map(rows::uuid), rows::escaped(detail)));
+        }
+        self.rows.append(&mut rows);
+        self.events.append(events);
+        self.rest.append(&mut rest);
+        Ok(())
     }
-    for (after, is_created) in written {
-        calls.push(if is_created {
-            rows::insert_deployment(after)?
-        } else {
-            let seen = sighted.deployments.get(&after.id);
-            let seen = seen.ok_or(Fault::Mistaken("a decision changed a deployment that it did not load"))?;
-            rows::update_deployment(after, *seen)?
-        });
+
+    /// The calls that write them.
+    pub(super) fn into_calls(self) -> Vec<Call> {
+        let Records { admissions, rows, events, rest } = self;
+        admissions.insert().into_iter().chain(rows).chain(events.insert()).chain(rest).collect()
     }
-    calls.extend(Events::of(steps)?.insert());
-    for (step, trim) in steps.iter().filter_map(|step| step.trim().map(|trim| (step, trim))) {
-        let (after, up_to) = (rows::signed(trim.after_seq)?, rows::signed(trim.up_to_bytes)?);
-        calls.push(call!(Sql::Trim, rows::uuid(step.deployment().id), after, up_to));
-    }
-    if let Some(KeyRecord { key, fingerprint, deployment }) = key {
-        let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());
-        calls.push(call!(Sql::InsertKey, name.as_str().to_owned(), key, fingerprint, rows::uuid(*deployment)));
-    }
-    if let Some(AuditEntry { at, action, deployment, detail }) = audit {
-        let (at, name) = (at.as_millisecond(), name.as_str().to_owned());
-        calls.push(call!(Sql::InsertAudit, at, name, *action, deployment.map(rows::uuid), rows::escaped(detail)));
-    }
-    Ok(calls)
 }

@@ -12,6 +12,7 @@ use super::{
     fault::Fault,
     session::{Call, Param, call},
     statements::Sql,
+    table::Table,
 };
 use crate::{
     model::{
@@ -167,28 +168,72 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
     Ok(params)
 }
 
-/// Writes all that a submit changes.
-pub(super) fn admit(
-    project: &Project,
-    seen: Revision,
-    deployment: &Deployment,
+/// How many columns of [`Sql::Admit`] are a project's, a deployment's, and a key's.
+const PROJECT_WIDTH: usize = 9;
+const DEPLOYMENT_WIDTH: usize = 34;
+const KEY_WIDTH: usize = 3;
+
+/// What submits write, by the columns of [`Sql::Admit`], each submit's to another project.
+#[derive(Debug)]
+pub(super) struct Admissions {
+    projects: Table,
+    deployments: Table,
     events: Events,
-    key: Option<&KeyRecord>,
-) -> Result<Call, Fault> {
-    let mut params = update_project(project, seen)?.params;
-    params.extend(deployment_params(deployment)?);
-    let Events { deployments: _, seqs, instants, kinds, log_ends, bodies } = events;
-    let rest: [Param; 7] = [
-        Box::new(seqs),
-        Box::new(instants),
-        Box::new(kinds),
-        Box::new(log_ends),
-        Box::new(bodies),
-        Box::new(key.map(|key| key.key.as_str().to_owned())),
-        Box::new(key.map(|key| key.fingerprint.to_vec())),
-    ];
-    params.extend(rest);
-    Ok(Call { sql: Sql::Admit, params })
+    keys: Table,
+}
+
+impl Admissions {
+    pub(super) fn new() -> Self {
+        Admissions {
+            projects: Table::new(PROJECT_WIDTH),
+            deployments: Table::new(DEPLOYMENT_WIDTH),
+            events: Events::default(),
+            keys: Table::new(KEY_WIDTH),
+        }
+    }
+
+    /// Adds what a submit changes: the project's counters, and a deployment with its events.
+    pub(super) fn add(
+        &mut self,
+        project: &Project,
+        seen: SeenProject,
+        deployment: &Deployment,
+        events: Events,
+        key: Option<&KeyRecord>,
+    ) -> Result<(), Fault> {
+        let counters = update_project(project, seen.revision)?.params;
+        let mut columns = deployment_params(deployment)?;
+        columns.push(Box::new(seen.number));
+        // Nothing fails from here on, so a submit is added whole or not at all.
+        self.projects.add(counters);
+        self.deployments.add(columns);
+        self.events.append(events);
+        if let Some(KeyRecord { key, fingerprint, deployment }) = key {
+            let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());
+            self.keys.add(vec![Box::new(uuid(*deployment)), Box::new(key), Box::new(fingerprint)]);
+        }
+        Ok(())
+    }
+
+    /// Writes them, if there are any.
+    pub(super) fn insert(self) -> Option<Call> {
+        let Admissions { projects, deployments, events, keys } = self;
+        if projects.is_empty() {
+            return None;
+        }
+        let mut params: Vec<Param> = projects.into_params().chain(deployments.into_params()).collect();
+        params.extend(events.into_params());
+        params.extend(keys.into_params());
+        Some(Call { sql: Sql::Admit, params })
+    }
+}
+
+/// Where a project's row stood.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SeenProject {
+    /// Its number in the database.
+    pub(super) number: i64,
+    pub(super) revision: Revision,
 }
 
 /// What of a row is compared once more as it is written.
@@ -303,10 +348,31 @@ impl Events {
         Ok(events)
     }
 
+    /// Adds others behind these.
+    pub(super) fn append(&mut self, mut others: Events) {
+        self.deployments.append(&mut others.deployments);
+        self.seqs.append(&mut others.seqs);
+        self.instants.append(&mut others.instants);
+        self.kinds.append(&mut others.kinds);
+        self.log_ends.append(&mut others.log_ends);
+        self.bodies.append(&mut others.bodies);
+    }
+
     /// Writes them, if there are any.
     pub(super) fn insert(self) -> Option<Call> {
+        (!self.seqs.is_empty()).then(|| Call { sql: Sql::InsertEvents, params: self.into_params() })
+    }
+
+    fn into_params(self) -> Vec<Param> {
         let Events { deployments, seqs, instants, kinds, log_ends, bodies } = self;
-        (!seqs.is_empty()).then(|| call!(Sql::InsertEvents, deployments, seqs, instants, kinds, log_ends, bodies))
+        vec![
+            Box::new(deployments),
+            Box::new(seqs),
+            Box::new(instants),
+            Box::new(kinds),
+            Box::new(log_ends),
+            Box::new(bodies),
+        ]
     }
 }
 

@@ -50,10 +50,14 @@ pub(super) use call;
 pub(super) type Answers = Vec<Result<Vec<Row>, tokio_postgres::Error>>;
 
 /// What a session is told once, or with each transaction where sessions are shared.
+///
+/// Every statement finds its rows by an index, a few of them. A plan is made when a statement is first run and kept until
+/// the database knows better, so one that was made for empty tables must do for large ones.
 pub(super) fn settings(schema: &str, scope: &str) -> String {
     format!(
         "SET {scope} search_path TO {schema}; SET {scope} statement_timeout TO {}; SET {scope} lock_timeout TO {}; \
-         SET {scope} idle_in_transaction_session_timeout TO {}; SET {scope} plan_cache_mode TO force_generic_plan",
+         SET {scope} idle_in_transaction_session_timeout TO {}; SET {scope} plan_cache_mode TO force_generic_plan; \
+         SET {scope} enable_seqscan TO off; SET {scope} enable_hashjoin TO off; SET {scope} enable_mergejoin TO off",
         STATEMENT_LIMIT.as_millis(),
         LOCK_LIMIT.as_millis(),
         IDLE_LIMIT.as_millis(),

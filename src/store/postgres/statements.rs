@@ -82,6 +82,11 @@ statements! {
         "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint \
          FROM projects AS p WHERE p.name = $1 FOR NO KEY UPDATE"
     );
+    /// The same of several projects, by name behind the rest, those left out that somebody else has locked.
+    LockFree(TEXT_ARRAY) = concat!(
+        "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint, p.name \
+         FROM projects AS p WHERE p.name = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED"
+    );
     /// Makes the row that a new project is locked by.
     NewProject(TEXT, TEXT) = "INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs) \
         VALUES ($1, 0, 0, 0, $2) ON CONFLICT (name) DO NOTHING";
@@ -97,6 +102,14 @@ statements! {
     Head(TEXT) = concat!(
         of_project!(holding!()),
         " UNION ALL (", of_project!("d.state = 'waiting' ORDER BY d.ticket LIMIT 1"), ")"
+    );
+    /// The same of several projects, whose names stand behind the deployments' columns.
+    Heads(TEXT_ARRAY) = concat!(
+        "SELECT ", deployment!(), ", p.name FROM projects AS p CROSS JOIN LATERAL (\
+            SELECT d.* FROM deployments AS d WHERE d.project = p.number AND ", holding!(), " \
+            UNION ALL (SELECT d.* FROM deployments AS d WHERE d.project = p.number AND d.state = 'waiting' \
+                ORDER BY d.ticket LIMIT 1)) AS d \
+         WHERE p.name = ANY ($1)"
     );
     Line(TEXT, INT8) = of_project!("d.state = 'waiting' ORDER BY d.ticket LIMIT $2");
     /// The line up to a deployment's ticket. Its head is always there, for whoever frees the slot must find it.
@@ -170,36 +183,62 @@ statements! {
          FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[]) \
                 AS e (id, seq, at, type, log_end_bytes, body) \
             JOIN deployments AS d ON d.id = e.id ORDER BY e.seq";
-    /// All that a submit writes: the project's counters, a deployment with its events, and its key where it has one. Each
-    /// statement costs a message and an answer, and a submit is the most frequent of all.
+    /// All that submits write, each to another project: the projects' counters, a deployment for each with its events, and
+    /// the keys of those that have one. Each statement costs a message and an answer, and a submit is the most frequent of
+    /// all.
     Admit(
-        TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID,
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8,
-        INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID,
-        UUID, INT8, TEXT, INT8, TEXT, INT8,
-        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT, BYTEA
+        TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY,
+        INT8_ARRAY, INT8_ARRAY, INT2_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY, INT8_ARRAY,
+        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY,
+        INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
+        TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY,
+        UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY,
+        UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY,
+        UUID_ARRAY, TEXT_ARRAY, BYTEA_ARRAY
     ) = "WITH project AS (\
-            UPDATE projects SET revision = $3, waiting_count = $4, last_started_order = $5, last_started = $6, \
-                preempted_count = $7, recent_runs = $8, last_outcome = $9 \
-            WHERE name = $1 AND revision = $2 RETURNING number), \
+            UPDATE projects AS p SET revision = w.revision, waiting_count = w.waiting_count, \
+                last_started_order = w.last_started_order, last_started = w.last_started, \
+                preempted_count = w.preempted_count, recent_runs = w.recent_runs, last_outcome = w.last_outcome \
+            FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[], $7::bigint[], \
+                    $8::text[], $9::uuid[]) \
+                AS w (name, seen, revision, waiting_count, last_started_order, last_started, preempted_count, \
+                    recent_runs, last_outcome) \
+            WHERE p.name = w.name AND p.revision = w.seen RETURNING 1), \
         deployment AS (\
             INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
                 cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, \
                 phase, outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, \
-                lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, project, ticket, executor, \
-                created_at, spec, deadline_seconds) \
-            SELECT $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, \
-                $30, $31, $32, $33, $34, $35, $36, $37, number, $38, $39, $40, $41, $42 FROM project \
-            RETURNING number, project), \
+                lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
+                created_at, spec, deadline_seconds, project) \
+            SELECT w.window_ms, w.pulse, w.progress, w.event_count, w.last_heartbeat_at, w.cancel_requested_at, \
+                w.cancel_reason, w.cancel_superseded_by, w.log_total_bytes, w.log_head_end_seq, \
+                w.log_trimmed_at_bytes, w.message, w.phase, w.outputs, w.report_count, w.revision, w.state, \
+                w.started_at, w.ended_at, w.lease_secret, w.fencing_token, w.lease_ttl_ms, w.worker, w.cause, \
+                w.cause_message, w.cause_phase, w.superseded_by, w.id, w.ticket, w.executor, w.created_at, w.spec, \
+                w.deadline_seconds, w.project \
+            FROM unnest($10::bigint[], $11::bigint[], $12::smallint[], $13::bigint[], $14::bigint[], $15::bigint[], \
+                    $16::text[], $17::uuid[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[], $22::text[], \
+                    $23::text[], $24::bigint[], $25::bigint[], $26::text[], $27::bigint[], $28::bigint[], $29::bytea[], \
+                    $30::bigint[], $31::bigint[], $32::text[], $33::text[], $34::text[], $35::text[], $36::uuid[], \
+                    $37::uuid[], $38::bigint[], $39::text[], $40::bigint[], $41::text[], $42::bigint[], $43::bigint[]) \
+                AS w (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, cancel_reason, \
+                    cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
+                    outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, \
+                    lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
+                    created_at, spec, deadline_seconds, project) \
+            RETURNING id, number, project), \
         happened AS (\
             INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) \
-            SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body FROM deployment AS d, \
-                unnest($43::bigint[], $44::bigint[], $45::text[], $46::bigint[], $47::text[]) \
-                    AS e (seq, at, type, log_end_bytes, body) ORDER BY e.seq), \
+            SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body \
+            FROM unnest($44::uuid[], $45::bigint[], $46::bigint[], $47::text[], $48::bigint[], $49::text[]) \
+                    AS e (id, seq, at, type, log_end_bytes, body) \
+                JOIN deployment AS d ON d.id = e.id ORDER BY e.seq), \
         known AS (\
             INSERT INTO idempotency_keys (project, key, fingerprint, deployment) \
-            SELECT project, $48, $49, number FROM deployment WHERE $48 IS NOT NULL) \
-        SELECT require_one(count(*)) FROM project";
+            SELECT d.project, k.key, k.fingerprint, d.number \
+            FROM unnest($50::uuid[], $51::text[], $52::bytea[]) AS k (id, key, fingerprint) \
+                JOIN deployment AS d ON d.id = k.id) \
+        SELECT require_one(CASE count(*) WHEN cardinality($1) THEN 1 ELSE 0 END) FROM project";
     InsertKey(TEXT, TEXT, BYTEA, UUID) =
         "INSERT INTO idempotency_keys (project, key, fingerprint, deployment) VALUES \
          ((SELECT number FROM projects WHERE name = $1), $2, $3, (SELECT number FROM deployments WHERE id = $4))";

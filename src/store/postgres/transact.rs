@@ -1,9 +1,12 @@
-//! One transaction: two flights with the decision in between.
+//! One transaction: two flights with the decisions in between.
 //!
 //! ```text
-//! turn ─▶ BEGIN · lock the project · load ─▶ decide ─▶ write · COMMIT ─▶ tell ─▶ answer
-//!          └── nothing has happened: tried again ──┘    └── lost? ask what became of it ──┘
+//! turn ─▶ lane ─▶ BEGIN · lock the projects · load ─▶ decide ─▶ write · COMMIT ─▶ tell ─▶ answer
+//!                 └─── nothing has happened: again ───┘    └── lost? ask what became of it ──┘
 //! ```
+//!
+//! Decisions on different projects share a transaction where they can ([`super::group`]). What could hold others up goes
+//! alone: a project that another server has locked, and the load of a long line.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -20,14 +23,17 @@ use tokio::{
 use super::{
     connect::Sessions,
     fault::Fault,
-    record::{self, Locked, Sighted},
+    group::Lanes,
+    record::{self, Locked, Records, Sighted},
     rows,
     schema::require_version,
     session::{self, Answers, Origin, Session, call},
     statements::Sql,
-    turns::Turns,
+    turns::{Turn, Turns},
     wakes::Wakes,
 };
+use tokio_util::task::TaskTracker;
+
 use crate::{
     model::{Changes, LineLoad, Load, Loaded, ProjectName},
     store::{CommitCounter, Decide, OnCommit, StoreError},
@@ -46,18 +52,29 @@ const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Engine {
     pub(super) pool: Pool<Sessions>,
     pub(super) turns: Arc<Turns>,
+    pub(super) lanes: Arc<Lanes>,
+    /// Everything that must be ended before the store is.
+    pub(super) under_way: TaskTracker,
     pub(super) on_commit: OnCommit,
     pub(super) commits: CommitCounter,
     pub(super) wakes: Arc<Wakes>,
 }
 
 /// A transaction that has locked its project and loaded what was asked for.
-struct Begun {
-    session: Object<Sessions>,
+pub(super) struct Begun {
     loaded: Loaded,
     sighted: Sighted,
     /// Its number in the database, once it has one.
     number: Option<i64>,
+}
+
+/// What a transaction can begin with.
+pub(super) trait Begin {
+    /// What is known then.
+    type Begun;
+
+    /// Begins it, and locks and loads. Nothing of it is left when that fails.
+    fn begin_on(&self, session: &mut Session) -> impl Future<Output = Result<Self::Begun, Fault>> + Send;
 }
 
 /// What became of a transaction.
@@ -67,7 +84,52 @@ enum Outcome {
     Unknown,
 }
 
+/// Why a transaction was not committed.
+pub(super) enum Denied {
+    /// The database refused something of it, and nothing has happened.
+    Refused(Fault),
+    /// The connection broke; this is what became of it.
+    Lost(StoreError),
+}
+
 pub(super) type Answer = oneshot::Sender<Result<(), StoreError>>;
+
+/// What a decision is about.
+#[derive(Clone)]
+pub(super) struct Wish {
+    pub(super) project: ProjectName,
+    pub(super) load: Load,
+}
+
+/// A decision that is to be made.
+pub(super) struct Job {
+    pub(super) wish: Wish,
+    pub(super) decide: Decide,
+    pub(super) asker: Asker,
+}
+
+/// A decision that was made, and is not recorded yet.
+pub(super) struct Decided {
+    pub(super) project: ProjectName,
+    pub(super) sighted: Sighted,
+    pub(super) changes: Changes,
+    pub(super) asker: Asker,
+}
+
+/// Who waits for a decision. Nobody else of this server decides on the project before this is told or dropped.
+pub(super) struct Asker {
+    answer: Answer,
+    turn: Turn,
+}
+
+impl Asker {
+    /// Whoever asked may be gone; it is recorded, or not, all the same.
+    pub(super) fn tell(self, result: Result<(), StoreError>) {
+        let Asker { answer, turn } = self;
+        tell(answer, result);
+        drop(turn);
+    }
+}
 
 impl Engine {
     /// A connection.
@@ -88,91 +150,108 @@ impl Engine {
 
     /// Decides and records, and tells of it. Whoever asked may be gone by then.
     pub(super) async fn transact(self: Arc<Self>, project: ProjectName, load: Load, decide: Decide, answer: Answer) {
-        let Ok(_turn) = timeout(TURN_LIMIT, self.turns.take(project.clone())).await else {
+        let Ok(turn) = timeout(TURN_LIMIT, self.turns.take(project.clone())).await else {
             return tell(answer, Err(StoreError::Unavailable("too many wait for this project".to_owned())));
         };
-        let mut attempt = 1;
-        let begun = loop {
-            match self.begin(&project, &load).await {
-                Ok(begun) => break begun,
-                Err(fault) if self.may_retry(&fault, attempt) => attempt += 1,
-                Err(fault) => return tell(answer, Err(fault.into_store_error())),
-            }
-        };
-        let Begun { mut session, loaded, sighted, mut number } = begun;
-        // It has written nothing yet when it panics.
-        let Ok(changes) = catch_unwind(AssertUnwindSafe(|| decide(loaded))) else {
-            tracing::error!(project.name = %project, "a decision panicked; nothing of it is recorded");
-            roll_back(&mut session).await;
-            return tell(answer, Err(StoreError::Unavailable("the decision failed".to_owned())));
-        };
-        if changes.is_empty() {
-            // What it saw was durable before it could be seen.
-            tell(answer, Ok(()));
-            return roll_back(&mut session).await;
-        }
-        let recorded = self.record(&project, session, &sighted, &mut number, &changes).await;
-        if recorded.is_ok() {
-            self.commits.count(1);
-            // It is durable, so nothing that happens in there may keep the answer back.
-            if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(&project, &changes))).is_err() {
-                tracing::error!(project.name = %project, "a wake-up panicked");
-            }
-            self.wakes.tell(&changes);
-        }
-        tell(answer, recorded);
+        let job = Job { wish: Wish { project, load }, decide, asker: Asker { answer, turn } };
+        if job.may_share() { self.share(job).await } else { self.alone(job).await }
     }
 
-    async fn begin(&self, name: &ProjectName, load: &Load) -> Result<Begun, Fault> {
-        let mut session = self.session().await?;
-        match begin_on(&mut session, name, load).await {
-            Ok((loaded, sighted, number)) => Ok(Begun { session, loaded, sighted, number }),
-            Err(fault) => {
-                if !fault.breaks_connection() {
-                    roll_back(&mut session).await;
-                }
-                Err(fault)
-            }
-        }
-    }
-
-    async fn record(
-        &self,
-        name: &ProjectName,
-        mut session: Object<Sessions>,
-        sighted: &Sighted,
-        number: &mut Option<i64>,
-        changes: &Changes,
-    ) -> Result<(), StoreError> {
-        let prepared = async {
-            if number.is_none() {
-                // No row was locked, so nobody looked at the schema or asked for a number yet.
-                let answers = session.go_on(&[call!(Sql::TransactionNumber)]).await?;
-                let answers = session::rows(answers)?;
-                let row = answers.first().and_then(|rows| rows.first());
-                let row = row.ok_or(Fault::Mistaken("the database tells no number"))?;
-                require_version(rows::get(row, 0)?)?;
-                *number = Some(rows::get(row, 1)?);
-            }
-            record::record(name, sighted, changes)
+    /// A transaction of its own, which waits for the project's lock.
+    pub(super) async fn alone(self: Arc<Self>, job: Job) {
+        let Job { wish, decide, asker } = job;
+        let (mut session, Begun { loaded, sighted, number }) = match self.begin(&wish).await {
+            Ok(begun) => begun,
+            Err(fault) => return asker.tell(Err(fault.into_store_error())),
         };
-        let mut calls = match prepared.await {
-            Ok(calls) => calls,
-            Err(fault) => {
-                tracing::error!(project.name = %name, ?fault, "a decision cannot be recorded");
+        let project = wish.project;
+        match decided(&project, decide, loaded) {
+            Err(error) => {
+                asker.tell(Err(error));
                 roll_back(&mut session).await;
-                return Err(fault.into_store_error());
+            }
+            Ok(changes) if changes.is_empty() => {
+                // What it saw was durable before it could be seen.
+                asker.tell(Ok(()));
+                roll_back(&mut session).await;
+            }
+            Ok(changes) => self.record_alone(session, number, Decided { project, sighted, changes, asker }).await,
+        }
+    }
+
+    /// Records a decision whose transaction with others was refused, unless what it rests on has changed meanwhile.
+    pub(super) async fn record_again(self: Arc<Self>, decided: Decided) {
+        let lock = Wish { project: decided.project.clone(), load: Load::default() };
+        match self.begin(&lock).await {
+            Ok((session, Begun { number, .. })) => self.record_alone(session, number, decided).await,
+            Err(fault) => decided.asker.tell(Err(fault.into_store_error())),
+        }
+    }
+
+    /// Begins a transaction; again, where the connection turned out to be broken.
+    pub(super) async fn begin<T: Begin>(&self, what: &T) -> Result<(Object<Sessions>, T::Begun), Fault> {
+        let mut attempt = 1;
+        loop {
+            let mut session = self.session().await?;
+            let fault = match what.begin_on(&mut session).await {
+                Ok(begun) => return Ok((session, begun)),
+                Err(fault) => fault,
+            };
+            if !fault.breaks_connection() {
+                roll_back(&mut session).await;
+            }
+            drop(session);
+            if !self.may_retry(&fault, attempt) {
+                return Err(fault);
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn record_alone(&self, mut session: Object<Sessions>, number: Option<i64>, decided: Decided) {
+        let name = &decided.project;
+        let prepared = async {
+            let number = match number {
+                Some(number) => number,
+                // No row was locked, so nobody looked at the schema or asked for a number yet.
+                None => transaction_number(&session).await?,
+            };
+            let mut records = Records::new();
+            records.add(name, &decided.sighted, &decided.changes)?;
+            Ok::<_, Fault>((number, records))
+        };
+        let refused = match prepared.await {
+            Ok((number, records)) => match self.commit(session, number, records).await {
+                Ok(()) => {
+                    self.commits.count(1);
+                    return self.tell_of(decided);
+                }
+                Err(Denied::Lost(error)) => return decided.asker.tell(Err(error)),
+                Err(Denied::Refused(fault)) => fault,
+            },
+            Err(fault) => {
+                roll_back(&mut session).await;
+                fault
             }
         };
+        tracing::error!(project.name = %name, fault = ?refused, "a decision cannot be recorded");
+        decided.asker.tell(Err(refused.into_store_error()));
+    }
+
+    /// Writes and commits. A commit that is not answered is looked up.
+    pub(super) async fn commit(
+        &self,
+        mut session: Object<Sessions>,
+        number: i64,
+        records: Records,
+    ) -> Result<(), Denied> {
+        let mut calls = records.into_calls();
         calls.push(call!(Sql::Commit));
         let lost = match session.end(&calls).await {
             Ok(answers) => match committed(answers) {
                 Ok(()) => return Ok(()),
-                Err(fault) if !fault.breaks_connection() => {
-                    // It was refused, and the COMMIT behind it took everything back.
-                    tracing::error!(project.name = %name, ?fault, "a decision cannot be recorded");
-                    return Err(fault.into_store_error());
-                }
+                // The COMMIT behind it took everything back.
+                Err(fault) if !fault.breaks_connection() => return Err(Denied::Refused(fault)),
                 Err(fault) => fault,
             },
             Err(fault) => fault,
@@ -180,14 +259,25 @@ impl Engine {
         let origin = session.origin().clone();
         // The connection is broken; its place goes to another one.
         drop(Object::take(session));
-        tracing::warn!(project.name = %name, fault = ?lost, "a commit was not answered; looking for what became of it");
-        match self.outcome(number.unwrap_or_default(), &origin).await {
-            Outcome::Committed => Ok(()),
+        tracing::warn!(fault = ?lost, "a commit was not answered; looking for what became of it");
+        Err(Denied::Lost(match self.outcome(number, &origin).await {
+            Outcome::Committed => return Ok(()),
             Outcome::Aborted => {
-                Err(StoreError::Unavailable("the connection broke, and the transaction was taken back".to_owned()))
+                StoreError::Unavailable("the connection broke, and the transaction was taken back".to_owned())
             }
-            Outcome::Unknown => Err(StoreError::Unknown("the connection broke while it was committed".to_owned())),
+            Outcome::Unknown => StoreError::Unknown("the connection broke while it was committed".to_owned()),
+        }))
+    }
+
+    /// Tells whoever waits for it of something that is durable, and whoever asked.
+    pub(super) fn tell_of(&self, decided: Decided) {
+        let Decided { project, changes, asker, .. } = decided;
+        // It is durable, so nothing that happens in there may keep the answer back.
+        if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(&project, &changes))).is_err() {
+            tracing::error!(project.name = %project, "a wake-up panicked");
         }
+        self.wakes.tell(&changes);
+        asker.tell(Ok(()));
     }
 
     /// What became of a transaction whose commit was not answered.
@@ -223,12 +313,16 @@ impl Engine {
     }
 }
 
+impl Begin for Wish {
+    type Begun = Begun;
+
+    fn begin_on(&self, session: &mut Session) -> impl Future<Output = Result<Begun, Fault>> + Send {
+        begin_alone(session, self)
+    }
+}
+
 /// The first flight; and a second one for a project that has no row yet by which it could be locked.
-async fn begin_on(
-    session: &mut Session,
-    name: &ProjectName,
-    load: &Load,
-) -> Result<(Loaded, Sighted, Option<i64>), Fault> {
+async fn begin_alone(session: &mut Session, Wish { project: name, load }: &Wish) -> Result<Begun, Fault> {
     let text = || name.as_str().to_owned();
     let mut calls = vec![call!(Sql::Begin), call!(Sql::Lock, text())];
     calls.extend(record::load(name, load));
@@ -245,12 +339,29 @@ async fn begin_on(
     let (project, number) = match locked {
         Some(Locked { project, version, transaction }) => {
             require_version(version)?;
-            (Some(project), Some(transaction))
+            (Some(project?), Some(transaction))
         }
         None => (None, None),
     };
     let (loaded, sighted) = record::loaded(name, load, project, answers)?;
-    Ok((loaded, sighted, number))
+    Ok(Begun { loaded, sighted, number })
+}
+
+/// What is decided. It has written nothing yet, should it panic.
+pub(super) fn decided(project: &ProjectName, decide: Decide, loaded: Loaded) -> Result<Changes, StoreError> {
+    catch_unwind(AssertUnwindSafe(|| decide(loaded))).map_err(|_| {
+        tracing::error!(project.name = %project, "a decision panicked; nothing of it is recorded");
+        StoreError::Unavailable("the decision failed".to_owned())
+    })
+}
+
+/// The number of a transaction that has locked no project.
+async fn transaction_number(session: &Session) -> Result<i64, Fault> {
+    let answers = session::rows(session.go_on(&[call!(Sql::TransactionNumber)]).await?)?;
+    let row = answers.first().and_then(|rows| rows.first());
+    let row = row.ok_or(Fault::Mistaken("the database tells no number"))?;
+    require_version(rows::get(row, 0)?)?;
+    rows::get(row, 1)
 }
 
 /// Whether all of a flight that ends with COMMIT was done.
@@ -259,7 +370,7 @@ fn committed(answers: Answers) -> Result<(), Fault> {
     session::rows(answers).map(|_| ())
 }
 
-async fn roll_back(session: &mut Session) {
+pub(super) async fn roll_back(session: &mut Session) {
     if let Err(fault) = session.end(&[call!(Sql::Rollback)]).await {
         // It is not used again, and its end takes everything back.
         tracing::debug!(?fault, "a transaction could not be taken back");
@@ -267,6 +378,5 @@ async fn roll_back(session: &mut Session) {
 }
 
 fn tell(answer: Answer, result: Result<(), StoreError>) {
-    // Who asked may be gone; it is recorded, or not, all the same.
     let _ = answer.send(result);
 }

@@ -3,6 +3,7 @@
 
 mod backup;
 mod bouncer;
+mod groups;
 mod idle;
 mod plans;
 mod schema;
