@@ -2,8 +2,8 @@
 //! and one commit makes them durable.
 //!
 //! ```text
-//! job ─▶ is the lane free? ─ yes ─▶ goes at once ─▶ then whoever has come meanwhile, together ─▶ …
-//!                          └ no ──▶ goes with the next transaction
+//! job ─▶ is a lane free? ─ yes ─▶ goes at once ─▶ then whoever has come meanwhile, together ─▶ …
+//!                        └ no ──▶ goes with the next transaction of a lane
 //! ```
 //!
 //! Nobody waits for a lock in here: a project that another server has locked is left out, and goes alone. A transaction
@@ -12,7 +12,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    mem,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -35,6 +34,9 @@ use crate::{
     store::BoxFuture,
 };
 
+/// How many shared transactions are under way at once, but for those that are slow: while one waits for the disk or the
+/// wire, the next is worked on. The more there were, the fewer would share each of them.
+const LANE_LIMIT: usize = 2;
 /// How many decisions share a transaction at most.
 const GROUP_LIMIT: usize = 32;
 /// How long whoever comes waits for a transaction that is under way. After that it is slow, and others go past it.
@@ -49,8 +51,8 @@ pub(super) struct Lanes {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
-    /// Whether somebody makes shared transactions. One at a time, so that as many as can be share each of them.
-    has_lane: bool,
+    /// How many make shared transactions.
+    lane_count: usize,
 }
 
 /// The right to make shared transactions, one after the other.
@@ -60,12 +62,15 @@ struct Lane {
 }
 
 impl Lanes {
-    /// Queues a job; the lane is for whoever comes while nobody has it.
+    /// Queues a job; a lane is for whoever comes while one is free.
     fn enter(self: &Arc<Self>, job: Job) -> Option<Lane> {
         let mut queue = self.queue();
         queue.jobs.push_back(job);
-        let is_first = !mem::replace(&mut queue.has_lane, true);
-        is_first.then(|| Lane { lanes: self.clone(), has_ended: false })
+        if queue.lane_count == LANE_LIMIT {
+            return None;
+        }
+        queue.lane_count += 1;
+        Some(Lane { lanes: self.clone(), has_ended: false })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -80,7 +85,7 @@ impl Lane {
         let count = queue.jobs.len().min(GROUP_LIMIT);
         if count == 0 {
             // Under the same lock, so that nobody queues behind a lane that has ended.
-            queue.has_lane = false;
+            queue.lane_count -= 1;
             self.has_ended = true;
             return None;
         }
@@ -91,7 +96,7 @@ impl Lane {
 impl Drop for Lane {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.lanes.queue().has_lane = false;
+            self.lanes.queue().lane_count -= 1;
         }
     }
 }
