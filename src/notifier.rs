@@ -1,7 +1,8 @@
 //! Wake-ups: hints that something was committed, told after the commit. Who is woken re-reads the store.
 //!
-//! There are two topics a deployment. Its *state* stirs when its slot changes or a cancel is asked for; its *history*
-//! with every event. So output wakes who follows it, and nobody who waits for the end.
+//! There are three topics a deployment. Its *state* stirs when its slot changes or a cancel is asked for; its *history*
+//! with every event that is more than output; and its *output* with the rest. So output wakes who follows it, and nobody
+//! who waits for the end, nor one who has just been told of some.
 //!
 //! Every wake-up of a topic brings a fresh cell that all who were woken share: the first of them reads the store into it,
 //! so that ten thousand polls on one deployment, or a thousand streams of it, cost one read.
@@ -28,12 +29,17 @@ const SHARD_COUNT: usize = 32;
 pub enum Topic {
     /// Slot changes and cancel requests.
     State(DeploymentId),
-    /// Every event.
+    /// Every event that is more than output.
     History(DeploymentId),
+    /// Events that are output alone.
+    Output(DeploymentId),
 }
 
-/// A page that holds more output than this is kept by those who read it, and not for those who come later.
+/// A page that holds more output than this, and this for each who was woken, is kept by those who read it, and not for those
+/// who come later.
 const KEPT_PAGE_BYTES_LIMIT: u64 = 64 << 10;
+/// A crowd is told of a flood's output more seldom, and so in larger pages: that they are kept costs each of it this much.
+const KEPT_PAGE_BYTES_LIMIT_EACH: u64 = 1 << 10;
 /// From how many places a history is kept: most who follow it are at the same one.
 const KEPT_PAGES_LIMIT: usize = 4;
 
@@ -78,8 +84,8 @@ impl Seen {
 /// What those who were woken together have read, each part once.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Whether only output stirred the topic: nobody is in a hurry to read that.
-    pub is_output: bool,
+    /// How many were woken together.
+    pub reader_count: usize,
     /// The deployment, where the topic is its state: empty until the first of them has read it.
     pub deployment: OnceCell<Option<Arc<Seen>>>,
     /// The pages of its history, by the cursor before them.
@@ -112,7 +118,9 @@ impl Shared {
             }
         };
         let page = cell.get_or_try_init(|| async { read.await.map(Arc::new) }).await?.clone();
-        if page.events.iter().map(|event| event.body.log_bytes()).sum::<u64>() > KEPT_PAGE_BYTES_LIMIT {
+        let reader_count = u64::try_from(self.reader_count).unwrap_or(0);
+        let limit = KEPT_PAGE_BYTES_LIMIT + reader_count * KEPT_PAGE_BYTES_LIMIT_EACH;
+        if page.events.iter().map(|event| event.body.log_bytes()).sum::<u64>() > limit {
             self.pages().retain(|(cursor, _)| *cursor != after);
         }
         Ok(page)
@@ -196,7 +204,7 @@ impl Notifier {
         match hint {
             Hint::State(id) => self.wake(Topic::State(id)),
             Hint::History(id) => self.wake(Topic::History(id)),
-            Hint::Output(id) => self.stir(Topic::History(id), Shared { is_output: true, ..Shared::default() }),
+            Hint::Output(id) => self.wake(Topic::Output(id)),
             Hint::Work => {
                 self.work.send_replace(());
             }
@@ -206,7 +214,7 @@ impl Notifier {
             Hint::Anything => {
                 for shard in &self.shards {
                     let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-                    shard.values().for_each(|sender| _ = sender.send_replace(SharedRead::default()));
+                    shard.values().for_each(stir);
                 }
                 self.work.send_replace(());
                 self.agents.send_replace(());
@@ -219,19 +227,15 @@ impl Notifier {
         let mut ids = HashSet::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            ids.extend(shard.keys().map(|(Topic::State(id) | Topic::History(id))| *id));
+            ids.extend(shard.keys().map(|(Topic::State(id) | Topic::History(id) | Topic::Output(id))| *id));
         }
         ids
     }
 
     /// Wakes who waits for this topic.
     pub fn wake(&self, topic: Topic) {
-        self.stir(topic, Shared::default());
-    }
-
-    fn stir(&self, topic: Topic, shared: Shared) {
         if let Some(sender) = self.shard(topic).get(&topic) {
-            sender.send_replace(Arc::new(shared));
+            stir(sender);
         }
     }
 
@@ -240,6 +244,10 @@ impl Notifier {
         // A panic while a table is locked leaves it whole: every change of it is one call.
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn stir(topic: &watch::Sender<SharedRead>) {
+    topic.send_replace(Arc::new(Shared { reader_count: topic.receiver_count(), ..Shared::default() }));
 }
 
 /// Hears of one topic until it is dropped.
@@ -262,6 +270,16 @@ impl Subscription {
         // The sender outlives every subscription, so this is never reached; waiting for ever is the safe answer, since
         // all who wait have a time-out of their own.
         std::future::pending().await
+    }
+
+    /// Whether there was a wake-up since the last call of [`Subscription::changed`] or [`Subscription::latest`].
+    pub fn has_changed(&self) -> bool {
+        self.receiver.as_ref().is_some_and(|receiver| receiver.has_changed().unwrap_or(false))
+    }
+
+    /// The cell of the last wake-up.
+    pub fn latest(&mut self) -> SharedRead {
+        self.receiver.as_mut().map(|receiver| receiver.borrow_and_update().clone()).unwrap_or_default()
     }
 }
 

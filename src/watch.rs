@@ -2,25 +2,27 @@
 //!
 //! Everywhere the same order: subscribe, read, wait, read again. A wake-up is only a hint; the store tells the truth.
 
+mod follow;
+mod shift;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::notifier::{Page, Seen};
+pub use follow::Follow;
+
 use crate::{
     model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State},
-    notifier::{Notifier, SharedRead, Subscription, Topic},
+    notifier::{Notifier, SharedRead, Topic},
     store::{Mark, Placed, Store, StoreError},
 };
+use shift::Shifts;
 
 /// How many events one read brings: a screenful of a flood, and little memory for a slow reader.
 pub const EVENT_PAGE_LIMIT: usize = 256;
-
-/// How long after some output the next is read at the earliest: nobody reads faster than that, and a thousand who watch a
-/// flood cost a write each, not one for each line.
-const OUTPUT_REST: Duration = Duration::from_millis(25);
 
 /// Waits on behalf of clients.
 #[derive(Clone)]
@@ -28,6 +30,7 @@ pub struct Watch {
     store: Arc<dyn Store>,
     notifier: Arc<Notifier>,
     shutdown: CancellationToken,
+    shifts: Arc<Shifts>,
 }
 
 /// How a wait ended.
@@ -65,7 +68,7 @@ pub enum WatchError {
 impl Watch {
     /// Waits on `store`'s deployments until `shutdown`.
     pub fn new(store: Arc<dyn Store>, notifier: Arc<Notifier>, shutdown: CancellationToken) -> Self {
-        Watch { store, notifier, shutdown }
+        Watch { store, notifier, shutdown, shifts: Arc::default() }
     }
 
     /// Whether the server shuts down: waits end at once.
@@ -143,9 +146,11 @@ impl Watch {
                         let before = known.get(id).copied().or((!self.store.is_shared()).then_some(*mark));
                         if before.is_none_or(|before| before.revision != mark.revision) {
                             self.notifier.wake(Topic::State(*id));
-                        }
-                        if before.is_none_or(|before| before.event_count != mark.event_count) {
                             self.notifier.wake(Topic::History(*id));
+                        }
+                        // It may be output alone, as it is in a flood, which those who follow have heard of long since.
+                        if before.is_none_or(|before| before.event_count != mark.event_count) {
+                            self.notifier.wake(Topic::Output(*id));
                         }
                     }
                     known = marks.into_iter().collect();
@@ -240,24 +245,12 @@ impl Watch {
         id: DeploymentId,
         after: u64,
     ) -> Result<(Follow, Deployment), WatchError> {
-        let subscription = self.notifier.subscribe(Topic::History(id));
+        let follow = Follow::new(self.clone(), project.clone(), id, after);
         let deployment = self.read(project, id).await?.deployment;
         let last = deployment.event_count;
         if after > last {
             return Err(WatchError::AheadOfEnd { last });
         }
-        let watch = self.clone();
-        let project = project.clone();
-        let follow = Follow {
-            watch,
-            project,
-            id,
-            cursor: after,
-            subscription,
-            woken: None,
-            is_drained: false,
-            rests_until: None,
-        };
         Ok((follow, deployment))
     }
 
@@ -280,80 +273,6 @@ impl Watch {
             Ok::<_, StoreError>(placed.map(|placed| Arc::new(Seen::new(placed.deployment, placed.position))))
         };
         shared.deployment.get_or_try_init(|| read).await?.clone().ok_or(WatchError::NotFound)
-    }
-}
-
-/// Follows one deployment's events: each exactly once and in order.
-pub struct Follow {
-    watch: Watch,
-    project: ProjectName,
-    id: DeploymentId,
-    cursor: u64,
-    subscription: Subscription,
-    /// What is shared with those who were woken with us last; nobody has woken us yet where there is none.
-    woken: Option<SharedRead>,
-    /// Whether everything was read that was there when we were woken last.
-    is_drained: bool,
-    /// Until when more output may wait to be read together.
-    rests_until: Option<Instant>,
-}
-
-impl Follow {
-    /// The next events, at least one; waits for it. At shutdown the page is empty. A call that is dropped halfway loses
-    /// nothing: the next one begins where the last that answered ended.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub async fn next_page(&mut self) -> Result<Arc<Page>, WatchError> {
-        loop {
-            if let Some(page) = self.look().await? {
-                return Ok(page);
-            }
-            tokio::select! {
-                biased;
-                () = self.watch.shutdown.cancelled() => return Ok(Arc::new(Page::empty(self.cursor))),
-                shared = self.subscription.changed() => self.woken_by(shared),
-            }
-            // A flood of output is read in sips: what comes within one is sent to each reader at once. Whatever else
-            // happens is read at once.
-            while let Some(until) =
-                self.rests_until.filter(|_| self.woken.as_ref().is_some_and(|shared| shared.is_output))
-            {
-                tokio::select! {
-                    biased;
-                    () = self.watch.shutdown.cancelled() => self.rests_until = None,
-                    shared = self.subscription.changed() => self.woken_by(shared),
-                    () = sleep_until(until) => self.rests_until = None,
-                }
-            }
-        }
-    }
-
-    fn woken_by(&mut self, shared: SharedRead) {
-        self.woken = Some(shared);
-        self.is_drained = false;
-    }
-
-    /// The next events, if there are any that were not looked for since the last wake-up. What follows them stirs the topic
-    /// again after its commit, so a page that was not full need not be followed by another look.
-    async fn look(&mut self) -> Result<Option<Arc<Page>>, WatchError> {
-        if self.is_drained {
-            return Ok(None);
-        }
-        let read = self.watch.read_page(&self.project, self.id, self.cursor);
-        let page = match &self.woken {
-            // It is read after the wake-up, by one of us for all who are at the same place.
-            Some(shared) => shared.page(self.cursor, read).await?,
-            None => Arc::new(read.await?),
-        };
-        self.is_drained = page.events.len() < EVENT_PAGE_LIMIT;
-        if page.events.is_empty() {
-            return Ok(None);
-        }
-        self.rests_until = page.events.iter().all(|event| event.body.is_log()).then(|| Instant::now() + OUTPUT_REST);
-        // Only now: nobody may drop this between the cursor's move and the events' arrival.
-        self.cursor = page.last;
-        Ok(Some(page))
     }
 }
 

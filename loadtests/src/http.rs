@@ -16,10 +16,17 @@ const HEADERS_LIMIT: usize = 32;
 
 /// A connection.
 pub struct Http {
+    address: SocketAddr,
     stream: TcpStream,
     host: String,
     inbox: BytesMut,
     outbox: Vec<u8>,
+}
+
+async fn open(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.context("cannot connect")?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// An answer, read whole.
@@ -48,9 +55,8 @@ impl Reply {
 
 impl Http {
     pub async fn connect(address: SocketAddr) -> Result<Http> {
-        let stream = TcpStream::connect(address).await.context("cannot connect")?;
-        stream.set_nodelay(true)?;
-        Ok(Http { stream, host: address.to_string(), inbox: BytesMut::new(), outbox: Vec::new() })
+        let (stream, host) = (open(address).await?, address.to_string());
+        Ok(Http { address, stream, host, inbox: BytesMut::new(), outbox: Vec::new() })
     }
 
     /// Sends a request, and reads its answer.
@@ -73,6 +79,10 @@ impl Http {
         }
         self.outbox.extend_from_slice(b"\r\n");
         self.outbox.extend_from_slice(body);
+        // Servers close what has been idle for long, as it is while ten thousand others are being opened.
+        if matches!(self.stream.try_read(&mut [0]), Ok(0)) {
+            self.stream = open(self.address).await?;
+        }
         self.stream.write_all(&self.outbox).await?;
         Ok(())
     }

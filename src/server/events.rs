@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::{
     App, answer,
+    connection::Standby,
     error::Failure,
     metrics::Parked,
     params::{Reading, Target},
@@ -32,13 +33,19 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const FRAME_BYTES: usize = 256;
 
 /// Follows a deployment's events.
-pub async fn events(State(app): State<Arc<App>>, target: Target, reading: Reading) -> Result<Response, Failure> {
+pub async fn events(
+    State(app): State<Arc<App>>,
+    target: Target,
+    reading: Reading,
+    standby: Standby,
+) -> Result<Response, Failure> {
     match reading {
         Reading::Stream { after } => {
             let (follow, now) = app.watch.follow(&target.project, target.id, after).await?;
             Ok(stream_of(follow, &now, after, app.metrics.park()))
         }
         Reading::Poll { after, window } => {
+            standby.begin();
             let _parked = app.metrics.park();
             let page = app.watch.events(&target.project, target.id, after, window).await?;
             let (last, is_final) = (page.last, page.complete.is_some());

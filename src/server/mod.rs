@@ -6,6 +6,7 @@ mod artifacts;
 mod body;
 mod cancel;
 mod claims;
+mod connection;
 mod error;
 mod events;
 mod guard;

@@ -1,19 +1,7 @@
-//! The accept loop: connections with limits, and an end in a stated order.
+//! The accept loop, and an end in a stated order.
 
-use std::{
-    future::{Future as _, poll_fn},
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, extract::Request};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -21,20 +9,17 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt as _;
 
-use super::{Access, App, Metrics, agents::Agents, router::router};
+use super::{
+    Access, App, Metrics,
+    agents::Agents,
+    connection::{self, Shared},
+    router::router,
+};
 use crate::{config::Config, model::ProjectName, queue::Queue, retention::Retention, watch::Watch};
 
-/// Headers that trickle slower than this are given up.
-const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
-/// The largest head of a request that is read at all; the guard's limits are below it, so that they can be told properly.
-const HEAD_LIMIT: usize = 64 << 10;
 /// How long connections may take to end after their last answer.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-/// How long a connection that has just been made may keep its first request back when the server ends: it is most likely on
-/// its way.
-const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(1);
 /// After the system had no more file descriptors: waiting lets others close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -104,22 +89,22 @@ pub async fn serve(
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
     let access = Access::new(&config.tokens, config.allowed_hosts.clone());
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
-    let (projects, ending) = (Arc::new(projects), shutdown.clone());
+    let (projects, clock, ending) = (Arc::new(projects), queue.clock().clone(), shutdown.clone());
     let router = router(Arc::new(App { queue, watch, projects, access, agents, metrics, artifacts, shutdown: ending }));
-    let accepting = tokio::spawn(accept(listener, router, shutdown));
+    let accepting = tokio::spawn(accept(listener, Arc::new(Shared { router, clock, shutdown })));
     Ok(Server { address, accepting })
 }
 
-async fn accept(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shutdown.cancelled() => break,
+            () = shared.shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => _ = connections.spawn(connection(stream, router.clone(), shutdown.clone())),
+            Ok((stream, _)) => _ = connections.spawn(connection::serve(stream, shared.clone())),
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -127,7 +112,7 @@ async fn accept(listener: TcpListener, router: Router, shutdown: CancellationTok
         }
     }
     for stream in take_waiting(listener) {
-        connections.spawn(connection(stream, router.clone(), shutdown.clone()));
+        connections.spawn(connection::serve(stream, shared.clone()));
     }
     connections.close();
     if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
@@ -145,42 +130,4 @@ fn take_waiting(listener: TcpListener) -> Vec<TcpStream> {
             TcpStream::from_std(stream).ok()
         })
         .collect()
-}
-
-async fn connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
-    // Answers are small and somebody waits for each.
-    let _ = stream.set_nodelay(true);
-    let has_asked = Arc::new(AtomicBool::new(false));
-    let asked = has_asked.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        asked.store(true, Ordering::Relaxed);
-        router.clone().oneshot(request.map(Body::new))
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_LIMIT)
-        .max_buf_size(HEAD_LIMIT)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            // One that seems idle is closed at once, and a request that is on its way would be lost with it.
-            let first = poll_fn(|context| match connection.as_mut().poll(context) {
-                Poll::Pending if has_asked.load(Ordering::Relaxed) => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(ended) => Poll::Ready(Some(ended)),
-            });
-            match timeout(FIRST_REQUEST_LIMIT, first).await {
-                Ok(Some(ended)) => ended,
-                Ok(None) | Err(_) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
-    }
 }

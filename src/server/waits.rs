@@ -6,6 +6,7 @@ use axum::{extract::State, response::Response};
 
 use super::{
     App, answer,
+    connection::Standby,
     error::Failure,
     params::{MaxWait, Target},
 };
@@ -21,7 +22,9 @@ pub async fn completion(
     State(app): State<Arc<App>>,
     target: Target,
     MaxWait(window): MaxWait,
+    standby: Standby,
 ) -> Result<Response, Failure> {
+    standby.begin();
     let _parked = app.metrics.park();
     match app.watch.completion(&target.project, target.id, window).await? {
         // Ten thousand who waited together are told the same bytes.
@@ -34,7 +37,13 @@ pub async fn completion(
 }
 
 /// Waits for the ticket's turn, and keeps its place meanwhile.
-pub async fn turn(State(app): State<Arc<App>>, target: Target, MaxWait(window): MaxWait) -> Result<Response, Failure> {
+pub async fn turn(
+    State(app): State<Arc<App>>,
+    target: Target,
+    MaxWait(window): MaxWait,
+    standby: Standby,
+) -> Result<Response, Failure> {
+    standby.begin();
     let Target { project, id } = target;
     let waits = app.watch.read(&project, id).await?.deployment.is_waiting();
     let _parked = app.metrics.park();

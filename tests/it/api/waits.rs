@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, task::JoinSet};
 
-use crate::harness::{TestServer, raw::read_to_end};
+use crate::harness::{
+    TestServer,
+    raw::{read_one, read_to_end},
+};
 
 /// Far more than a wake-up needs, far less than a window: between them lies the proof that nobody waited for its end.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -124,6 +127,68 @@ async fn a_parked_turn_that_hangs_up_is_silent_from_then_on() {
     drop(connection);
     let hung_up = Instant::now();
     assert_eq!(server.finished(&ticket).await["error"]["code"], "ABANDONED");
+    assert!(hung_up.elapsed() < Duration::from_secs(20), "its window was waited out");
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_behind_a_parked_poll() {
+    let server = TestServer::gated();
+    let id = server.at_the_gate().await;
+    let request = |below: &str, more: &str| {
+        format!("GET /v1/projects/web/deployments/{id}{below} HTTP/1.1\r\nHost: {}\r\n{more}\r\n", server.authority())
+    };
+    let poll = |seconds: u64| request(&format!("/completion?maxWaitSeconds={seconds}"), "Connection: keep-alive\r\n");
+    let mut connection = server.connect().await;
+    // One after the other, and some of them before the answer to the one before: each is answered in its turn.
+    connection.write_all(poll(1).as_bytes()).await.unwrap();
+    let still = read_one(&mut connection).await;
+    assert_eq!((still.refusal(), still.header("connection")), ((408, "STILL_RUNNING"), ""), "{}", still.text);
+    assert!(still.header("date").ends_with(" GMT"), "{:?}", still.headers);
+    let rest = [poll(60), request("", ""), poll(60), request("/completion", "Connection: close\r\n")];
+    connection.write_all(rest.concat().as_bytes()).await.unwrap();
+    server.parked(1).await;
+    server.open_gate();
+    for _ in 0..rest.len() - 1 {
+        let ended = read_one(&mut connection).await;
+        assert_eq!((ended.status, &ended.body["status"]), (200, &json!("SUCCEEDED")), "{}", ended.text);
+        assert_eq!((ended.header("connection"), ended.header("content-type")), ("", "application/json"));
+    }
+    let last = read_to_end(&mut connection).await;
+    assert_eq!((last.status, &last.body["status"]), (200, &json!("SUCCEEDED")));
+    assert_eq!(last.header("connection"), "close");
+}
+
+#[tokio::test]
+async fn a_parked_poll_of_an_older_client_is_answered_as_it_asks() {
+    let server = TestServer::gated();
+    let id = server.at_the_gate().await;
+    let path = format!("/v1/projects/web/deployments/{id}/completion?maxWaitSeconds=60");
+    let mut connection = server.connect().await;
+    let head = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", server.authority());
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let mut other = server.connect().await;
+    let head = format!("HEAD {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.authority());
+    other.write_all(head.as_bytes()).await.unwrap();
+    server.parked(2).await;
+    server.open_gate();
+    let ended = read_to_end(&mut connection).await;
+    assert_eq!((ended.status, &ended.body["status"]), (200, &json!("SUCCEEDED")));
+    let ended = read_to_end(&mut other).await;
+    assert_eq!((ended.status, ended.text.as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn a_parked_completion_that_hangs_up_is_let_go() {
+    let server = TestServer::gated();
+    let id = server.at_the_gate().await;
+    let path = format!("/v1/projects/web/deployments/{id}/completion?maxWaitSeconds=60");
+    let mut connection = server.connect().await;
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", server.authority());
+    connection.write_all(head.as_bytes()).await.unwrap();
+    server.parked(1).await;
+    drop(connection);
+    let hung_up = Instant::now();
+    server.parked(0).await;
     assert!(hung_up.elapsed() < Duration::from_secs(20), "its window was waited out");
 }
 

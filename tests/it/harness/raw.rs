@@ -26,6 +26,11 @@ impl RawAnswer {
     pub fn refusal(&self) -> (u16, &str) {
         (self.status, self.body["errorCode"].as_str().unwrap_or_default())
     }
+
+    /// A header, or nothing.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
 }
 
 impl TestServer {
@@ -65,7 +70,24 @@ impl TestServer {
 pub async fn read_to_end(connection: &mut TcpStream) -> RawAnswer {
     let mut bytes = Vec::new();
     let _ = connection.read_to_end(&mut bytes).await;
-    let text = String::from_utf8(bytes).unwrap();
+    answer(&bytes)
+}
+
+/// Reads an answer that says how long it is, and nothing of what follows it.
+pub async fn read_one(connection: &mut TcpStream) -> RawAnswer {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        bytes.push(connection.read_u8().await.unwrap());
+    }
+    let length: usize = answer(&bytes).header("content-length").parse().unwrap();
+    let head = bytes.len();
+    bytes.resize(head + length, 0);
+    connection.read_exact(&mut bytes[head..]).await.unwrap();
+    answer(&bytes)
+}
+
+fn answer(bytes: &[u8]) -> RawAnswer {
+    let text = std::str::from_utf8(bytes).unwrap();
     let Some((head, body)) = text.split_once("\r\n\r\n") else { panic!("no answer, but {text:?}") };
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|status| status.parse().ok());
