@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell, watch};
 
-use crate::model::{Changes, Deployment, DeploymentId, Event, Hint};
+use crate::model::{Changes, Deployment, DeploymentId, Event, Hint, Step};
 
 /// Locks of the topic table: enough that ten thousand polls that park at once seldom meet.
 const SHARD_COUNT: usize = 32;
@@ -80,6 +80,9 @@ impl Seen {
 pub struct Shared {
     /// Whether only output stirred the topic: nobody is in a hurry to read that.
     pub is_output: bool,
+    /// The deployment as the commit left it that stirred the topic, where that is known and it does not stand in line: true
+    /// at that moment, so it may be told at once where it is what somebody waits for, and is read anew where it is not.
+    pub committed: Option<Arc<Seen>>,
     /// The deployment, where the topic is its state: empty until the first of them has read it.
     pub deployment: OnceCell<Option<Arc<Seen>>>,
     /// The pages of its history, by the cursor before them.
@@ -170,7 +173,15 @@ impl Notifier {
 
     /// Wakes whoever waits for what these changes changed.
     pub fn publish(&self, changes: &Changes) {
-        changes.hints().for_each(|hint| self.hear(hint));
+        for hint in changes.hints() {
+            match hint {
+                Hint::State(id) => {
+                    self.note_anything();
+                    self.stir(Topic::State(id), || Shared { committed: committed(changes, id), ..Shared::default() });
+                }
+                Hint::History(_) | Hint::Output(_) | Hint::Work | Hint::Agents | Hint::Anything => self.hear(hint),
+            }
+        }
     }
 
     /// From now on the next hint is remembered for [`Notifier::anything`], for one who waits.
@@ -185,18 +196,14 @@ impl Notifier {
 
     /// Wakes whom this may concern.
     pub fn hear(&self, hint: Hint) {
-        // A look costs nothing where nobody waits, as is usual while there is something to hear.
         // Nothing of a deployment stirs when an agent comes.
-        if hint != Hint::Agents
-            && self.is_anything_awaited.load(Ordering::SeqCst)
-            && self.is_anything_awaited.swap(false, Ordering::SeqCst)
-        {
-            self.anything.notify_one();
+        if hint != Hint::Agents {
+            self.note_anything();
         }
         match hint {
             Hint::State(id) => self.wake(Topic::State(id)),
             Hint::History(id) => self.wake(Topic::History(id)),
-            Hint::Output(id) => self.stir(Topic::History(id), Shared { is_output: true, ..Shared::default() }),
+            Hint::Output(id) => self.stir(Topic::History(id), || Shared { is_output: true, ..Shared::default() }),
             Hint::Work => {
                 self.work.send_replace(());
             }
@@ -226,12 +233,19 @@ impl Notifier {
 
     /// Wakes who waits for this topic.
     pub fn wake(&self, topic: Topic) {
-        self.stir(topic, Shared::default());
+        self.stir(topic, Shared::default);
     }
 
-    fn stir(&self, topic: Topic, shared: Shared) {
+    fn stir(&self, topic: Topic, shared: impl FnOnce() -> Shared) {
         if let Some(sender) = self.shard(topic).get(&topic) {
-            sender.send_replace(Arc::new(shared));
+            sender.send_replace(Arc::new(shared()));
+        }
+    }
+
+    fn note_anything(&self) {
+        // A look costs nothing where nobody waits, as is usual while there is something to hear.
+        if self.is_anything_awaited.load(Ordering::SeqCst) && self.is_anything_awaited.swap(false, Ordering::SeqCst) {
+            self.anything.notify_one();
         }
     }
 
@@ -240,6 +254,12 @@ impl Notifier {
         // A panic while a table is locked leaves it whole: every change of it is one call.
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The deployment as these changes leave it; of one in line they do not tell its position.
+fn committed(changes: &Changes, id: DeploymentId) -> Option<Arc<Seen>> {
+    let last = changes.steps.iter().rev().map(Step::deployment).find(|deployment| deployment.id == id)?;
+    (!last.is_waiting()).then(|| Arc::new(Seen::new(last.clone(), 0)))
 }
 
 /// Hears of one topic until it is dropped.
