@@ -306,7 +306,24 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::model::{EventBody, Stream};
+    use crate::model::{EventBody, Loaded, Place, Slot, Spec, Stream, lifecycle::Entry};
+
+    #[tokio::test]
+    async fn a_wake_up_tells_how_the_commit_left_the_deployment_unless_it_stands_in_line() {
+        let notifier = Arc::new(Notifier::default());
+        let name: crate::model::ProjectName = "web".parse().expect("it is a name");
+        let (holder, waiting) = (DeploymentId::generate(), DeploymentId::generate());
+        let mut subscriptions = [holder, waiting].map(|id| notifier.subscribe(Topic::State(id)));
+        let mut slot = Slot::of(Loaded::nothing(&name), Timestamp::UNIX_EPOCH);
+        slot.admit(holder, name.clone(), Spec::default(), Entry::Ready);
+        let entry = Entry::Waiting { place: Place::Queued, position: 1, blocker: holder };
+        slot.admit(waiting, name, Spec::default(), entry);
+        notifier.publish(&slot.into_changes());
+        let [of_holder, of_waiting] = &mut subscriptions;
+        let told = of_holder.changed().await.committed.clone().expect("it holds the slot");
+        assert_eq!((told.deployment.id, told.position), (holder, 0));
+        assert_eq!(of_waiting.changed().await.committed, None, "its position is not in the changes");
+    }
 
     /// Reads a page that holds this much output, as `reader_count` do who are woken together at each of these cursors;
     /// answers how often it was read.

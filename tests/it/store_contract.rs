@@ -216,7 +216,7 @@ async fn the_counters_of_a_project_come_back(trial: Trial) {
     assert_eq!(project.last_outcome, Some(id(30)));
     assert_eq!(project.recent_runs.len(), 20);
     let last = project.recent_runs.last().unwrap();
-    assert_eq!((last.pipeline.as_str(), last.duration_ms), ("p1", 25));
+    assert_eq!((&*last.pipeline, last.duration_ms), ("p1", 25));
     let loaded = loaded(&trial, "web", Load { line: LineLoad::Head, ..Load::default() }).await;
     assert_eq!(loaded.project, project, "a decision sees the same");
 }
