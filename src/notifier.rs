@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell, watch};
 
-use crate::model::{Changes, Deployment, DeploymentId, Event, Hint};
+use crate::model::{Changes, Deployment, DeploymentId, Event, Hint, Step};
 
 /// Locks of the topic table: enough that ten thousand polls that park at once seldom meet.
 const SHARD_COUNT: usize = 32;
@@ -86,6 +86,9 @@ impl Seen {
 pub struct Shared {
     /// How many were woken together.
     pub reader_count: usize,
+    /// The deployment as the commit left it that stirred the topic, where that is known and it does not stand in line: true
+    /// at that moment, so it may be told at once where it is what somebody waits for, and is read anew where it is not.
+    pub committed: Option<Arc<Seen>>,
     /// The deployment, where the topic is its state: empty until the first of them has read it.
     pub deployment: OnceCell<Option<Arc<Seen>>>,
     /// The pages of its history, by the cursor before them.
@@ -178,7 +181,18 @@ impl Notifier {
 
     /// Wakes whoever waits for what these changes changed.
     pub fn publish(&self, changes: &Changes) {
-        changes.hints().for_each(|hint| self.hear(hint));
+        for hint in changes.hints() {
+            match hint {
+                Hint::State(id) => {
+                    self.note_anything();
+                    let topic = Topic::State(id);
+                    if let Some(sender) = self.shard(topic).get(&topic) {
+                        stir(sender, committed(changes, id));
+                    }
+                }
+                Hint::History(_) | Hint::Output(_) | Hint::Work | Hint::Agents | Hint::Anything => self.hear(hint),
+            }
+        }
     }
 
     /// From now on the next hint is remembered for [`Notifier::anything`], for one who waits.
@@ -193,13 +207,9 @@ impl Notifier {
 
     /// Wakes whom this may concern.
     pub fn hear(&self, hint: Hint) {
-        // A look costs nothing where nobody waits, as is usual while there is something to hear.
         // Nothing of a deployment stirs when an agent comes.
-        if hint != Hint::Agents
-            && self.is_anything_awaited.load(Ordering::SeqCst)
-            && self.is_anything_awaited.swap(false, Ordering::SeqCst)
-        {
-            self.anything.notify_one();
+        if hint != Hint::Agents {
+            self.note_anything();
         }
         match hint {
             Hint::State(id) => self.wake(Topic::State(id)),
@@ -214,7 +224,7 @@ impl Notifier {
             Hint::Anything => {
                 for shard in &self.shards {
                     let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-                    shard.values().for_each(stir);
+                    shard.values().for_each(|sender| stir(sender, None));
                 }
                 self.work.send_replace(());
                 self.agents.send_replace(());
@@ -235,7 +245,14 @@ impl Notifier {
     /// Wakes who waits for this topic.
     pub fn wake(&self, topic: Topic) {
         if let Some(sender) = self.shard(topic).get(&topic) {
-            stir(sender);
+            stir(sender, None);
+        }
+    }
+
+    fn note_anything(&self) {
+        // A look costs nothing where nobody waits, as is usual while there is something to hear.
+        if self.is_anything_awaited.load(Ordering::SeqCst) && self.is_anything_awaited.swap(false, Ordering::SeqCst) {
+            self.anything.notify_one();
         }
     }
 
@@ -246,8 +263,14 @@ impl Notifier {
     }
 }
 
-fn stir(topic: &watch::Sender<SharedRead>) {
-    topic.send_replace(Arc::new(Shared { reader_count: topic.receiver_count(), ..Shared::default() }));
+fn stir(topic: &watch::Sender<SharedRead>, committed: Option<Arc<Seen>>) {
+    topic.send_replace(Arc::new(Shared { reader_count: topic.receiver_count(), committed, ..Shared::default() }));
+}
+
+/// The deployment as these changes leave it; of one in line they do not tell its position.
+fn committed(changes: &Changes, id: DeploymentId) -> Option<Arc<Seen>> {
+    let last = changes.steps.iter().rev().map(Step::deployment).find(|deployment| deployment.id == id)?;
+    (!last.is_waiting()).then(|| Arc::new(Seen::new(last.clone(), 0)))
 }
 
 /// Hears of one topic until it is dropped.
@@ -304,7 +327,24 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::model::{EventBody, Stream};
+    use crate::model::{EventBody, Loaded, Place, Slot, Spec, Stream, lifecycle::Entry};
+
+    #[tokio::test]
+    async fn a_wake_up_tells_how_the_commit_left_the_deployment_unless_it_stands_in_line() {
+        let notifier = Arc::new(Notifier::default());
+        let name: crate::model::ProjectName = "web".parse().expect("it is a name");
+        let (holder, waiting) = (DeploymentId::generate(), DeploymentId::generate());
+        let mut subscriptions = [holder, waiting].map(|id| notifier.subscribe(Topic::State(id)));
+        let mut slot = Slot::of(Loaded::nothing(&name), Timestamp::UNIX_EPOCH);
+        slot.admit(holder, name.clone(), Spec::default(), Entry::Ready);
+        let entry = Entry::Waiting { place: Place::Queued, position: 1, blocker: holder };
+        slot.admit(waiting, name, Spec::default(), entry);
+        notifier.publish(&slot.into_changes());
+        let [of_holder, of_waiting] = &mut subscriptions;
+        let told = of_holder.changed().await.committed.clone().expect("it holds the slot");
+        assert_eq!((told.deployment.id, told.position), (holder, 0));
+        assert_eq!(of_waiting.changed().await.committed, None, "its position is not in the changes");
+    }
 
     /// Reads a page that holds this much output, as `reader_count` do who are woken together at each of these cursors;
     /// answers how often it was read.

@@ -199,6 +199,10 @@ impl Watch {
                 woken = timeout_at(ends, subscription.changed()) => woken.ok(),
             };
             let Some(shared) = woken else { break };
+            // What is waited for stays true once it is, so it does not matter that more may have happened since.
+            if let Some(seen) = shared.committed.as_ref().filter(|seen| reached(&seen.deployment)) {
+                return Ok(Waited::Reached(seen.clone()));
+            }
             let seen = self.read_shared(project, id, &shared).await?;
             if reached(&seen.deployment) {
                 return Ok(Waited::Reached(seen));

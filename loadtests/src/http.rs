@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::{Buf as _, BytesMut};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -42,7 +42,7 @@ enum Length {
 
 impl Reply {
     /// The body as JSON.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
         serde_json::from_slice(&self.body)
             .with_context(|| format!("HTTP {}: {}", self.status, String::from_utf8_lossy(&self.body)))
     }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use singletrack::api::{Claimed, LEASE_HEADER};
+use serde::Deserialize;
+use singletrack::api::LEASE_HEADER;
 use tokio::{
     sync::{Notify, Semaphore},
     task::JoinSet,
@@ -36,6 +37,28 @@ pub fn config() -> String {
         let _ = writeln!(config, "[projects.jobs-{project}]\nrun_by = \"agents\"");
     }
     config
+}
+
+/// What a worker reads of a claim.
+#[derive(Deserialize)]
+struct Claimed<'a> {
+    #[serde(borrow)]
+    deployment: Job<'a>,
+    #[serde(borrow)]
+    lease: Lease<'a>,
+}
+
+#[derive(Deserialize)]
+struct Job<'a> {
+    id: &'a str,
+    project: &'a str,
+    #[serde(rename = "ref")]
+    name: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Lease<'a> {
+    secret: &'a str,
 }
 
 /// What clients and workers share.
@@ -127,14 +150,13 @@ async fn work(mut http: Http, worker: usize, shared: Arc<Shared>) -> Result<()> 
         if reply.status == 408 {
             continue;
         }
-        let claimed: Claimed = reply.expect(200)?.json()?;
-        let deployment = claimed.deployment;
-        let name = deployment.ref_name.as_deref().and_then(|name| name.split_once('-'));
-        let (client, number) = name.context("its name is ours")?;
+        let reply = reply.expect(200)?;
+        let Claimed { deployment, lease } = reply.json()?;
+        let (client, number) = deployment.name.split_once('-').context("its name is ours")?;
         let client: usize = client.parse()?;
         let asked = lock(&shared.enqueued_at[client])[number.parse::<usize>()?];
         let path = format!("/v1/projects/{}/deployments/{}/finish", deployment.project, deployment.id);
-        let lease = format!("{LEASE_HEADER}: {}\r\n", claimed.lease.secret);
+        let lease = format!("{LEASE_HEADER}: {}\r\n", lease.secret);
         http.call("POST", &path, &lease, SUCCEEDED).await?.expect(200)?;
         let mut done = lock(&shared.done);
         done.ran += 1;

@@ -142,6 +142,7 @@ pub fn cached(seed: Seed) -> Result<PathBuf> {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut schema = DefaultHasher::new();
     include_str!("../../src/store/sqlite/migrations/0001_projects_deployments_events.sql").hash(&mut schema);
+    include_str!("../../src/store/sqlite/migrations/0002_agents_leases.sql").hash(&mut schema);
     let folder = std::env::current_exe()?.parent().context("a program lies in a folder")?.join("loadtests-seeds");
     std::fs::create_dir_all(&folder)?;
     let Seed { projects, finished, in_line } = seed;

@@ -7,7 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use singletrack::api::{Accepted, LEASE_HEADER};
+use serde::Deserialize;
+use singletrack::api::LEASE_HEADER;
 use tokio::sync::Mutex;
 
 use crate::{
@@ -94,12 +95,25 @@ impl Subject for Singletrack {
     }
 }
 
+/// What its taker reads of an accepted claim: no more than peers' clients read of their answers.
+#[derive(Deserialize)]
+struct Granted<'a> {
+    id: &'a str,
+    #[serde(borrow)]
+    lease: GrantedLease<'a>,
+}
+
+#[derive(Deserialize)]
+struct GrantedLease<'a> {
+    secret: &'a str,
+}
+
 /// Takes a slot that is free; answers the deployment's path, and the header that proves the lease.
 pub async fn claim(http: &mut Http, slot: &str) -> Result<(String, String)> {
     let path = format!("/v1/projects/{slot}/deployments");
-    let accepted: Accepted = http.call("POST", &path, "", CLAIM).await?.expect(202)?.json()?;
-    let lease = accepted.lease.context("a claim carries its lease")?;
-    Ok((format!("{path}/{}", accepted.deployment.id), format!("{LEASE_HEADER}: {}\r\n", lease.secret)))
+    let reply = http.call("POST", &path, "", CLAIM).await?.expect(202)?;
+    let granted: Granted<'_> = reply.json()?;
+    Ok((format!("{path}/{}", granted.id), format!("{LEASE_HEADER}: {}\r\n", granted.lease.secret)))
 }
 
 /// A client that submits and finishes, over the lean HTTP client.

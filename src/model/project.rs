@@ -1,6 +1,6 @@
 //! What is kept of a project beside its deployments: the counters that every decision about its slot needs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,9 @@ pub struct Project {
     pub last_started: Option<StartedOrder>,
     /// How many running deployments in a row were superseded before they could land.
     pub preempted_count: u32,
-    /// Durations of the last successes, oldest first.
-    pub recent_runs: Vec<RecentRun>,
+    /// Durations of the last successes, oldest first. Every decision about the slot copies them and few change them, so the
+    /// copies are shared.
+    pub recent_runs: Arc<Vec<RecentRun>>,
     /// The deployment that became final last, after having run.
     pub last_outcome: Option<DeploymentId>,
 }
@@ -42,7 +43,7 @@ pub struct StartedOrder {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecentRun {
     /// Which pipeline.
-    pub pipeline: String,
+    pub pipeline: Arc<str>,
     /// From its start to its end, in milliseconds.
     pub duration_ms: u64,
 }
@@ -66,7 +67,7 @@ impl Project {
             waiting_count: 0,
             last_started: None,
             preempted_count: 0,
-            recent_runs: Vec::new(),
+            recent_runs: Arc::default(),
             last_outcome: None,
         }
     }
@@ -74,7 +75,7 @@ impl Project {
     /// How much longer a run of `pipeline` that has taken `elapsed` is expected to take; `None` without a past success.
     pub fn eta(&self, pipeline: &str, elapsed: Duration) -> Option<Eta> {
         let mut past: Vec<u64> =
-            self.recent_runs.iter().filter(|run| run.pipeline == pipeline).map(|run| run.duration_ms).collect();
+            self.recent_runs.iter().filter(|run| *run.pipeline == *pipeline).map(|run| run.duration_ms).collect();
         past.sort_unstable();
         let elapsed = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         // The nearest-rank percentile, in whole seconds rounded up: never "0 s" while something still runs.
@@ -87,9 +88,11 @@ impl Project {
 
     pub(super) fn remember_success(&mut self, pipeline: &str, started: Timestamp, ended: Timestamp) {
         let duration_ms = u64::try_from(ended.as_millisecond() - started.as_millisecond()).unwrap_or(0);
-        if self.recent_runs.len() == RECENT_RUNS_LIMIT {
-            self.recent_runs.remove(0);
+        let runs = Arc::make_mut(&mut self.recent_runs);
+        if runs.len() == RECENT_RUNS_LIMIT {
+            runs.remove(0);
         }
-        self.recent_runs.push(RecentRun { pipeline: pipeline.to_owned(), duration_ms });
+        let known = runs.iter().find(|run| *run.pipeline == *pipeline).map(|run| run.pipeline.clone());
+        runs.push(RecentRun { pipeline: known.unwrap_or_else(|| pipeline.into()), duration_ms });
     }
 }

@@ -1,11 +1,11 @@
 //! Claim: a worker takes a deployment that holds its slot.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Queue, WorkerError};
 use crate::{
     model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot, admission},
-    store::{Claimable, transact},
+    store::{Claimable, Offers, transact},
 };
 
 /// A deployment and the proof that it is the worker's.
@@ -17,8 +17,9 @@ pub struct Claimed {
     pub secret: LeaseSecret,
 }
 
-/// How many claimable deployments are looked at: one a project, so this is the number of projects with work.
-const LOOK_LIMIT: usize = 4096;
+/// How many claimable deployments are looked at first: mostly the oldest can be had. Only where somebody else has taken all
+/// of these meanwhile, all are looked at.
+const FIRST_LOOK_LIMIT: usize = 4;
 
 impl Queue {
     /// What `holder` took before and still runs: the answer that told him was lost.
@@ -35,15 +36,21 @@ impl Queue {
     ///
     /// # Errors
     /// The store did not do it.
-    pub async fn claim_any(
-        &self,
-        holder: &str,
-        offers: &BTreeMap<ProjectName, Vec<String>>,
-    ) -> Result<Option<Claimed>, WorkerError> {
-        for Claimable { project, id, spec } in self.store.claimable(LOOK_LIMIT).await? {
-            if !offers.get(&project).is_some_and(|pipelines| pipelines.contains(&spec.pipeline)) {
-                continue;
+    pub async fn claim_any(&self, holder: &str, offers: &Offers) -> Result<Option<Claimed>, WorkerError> {
+        let offers = Arc::new(offers.clone());
+        let first = self.store.offered(offers.clone(), FIRST_LOOK_LIMIT).await?;
+        let is_all = first.len() < FIRST_LOOK_LIMIT;
+        match self.claim_first(holder, first).await? {
+            None if !is_all => {
+                let all = self.store.offered(offers, usize::MAX).await?;
+                self.claim_first(holder, all).await
             }
+            claimed => Ok(claimed),
+        }
+    }
+
+    async fn claim_first(&self, holder: &str, claimable: Vec<Claimable>) -> Result<Option<Claimed>, WorkerError> {
+        for Claimable { project, id, spec: _ } in claimable {
             match self.take(project, id, holder.to_owned(), Some(holder.to_owned())).await? {
                 Ok(claimed) => return Ok(Some(claimed)),
                 Err(Refusal::Taken) => return self.claimed_by(holder).await,

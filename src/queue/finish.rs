@@ -13,7 +13,7 @@ impl Queue {
     /// and is kept in the audit log.
     ///
     /// # Errors
-    /// The lease is lost, or the store did not do it.
+    /// There is no such deployment, the lease is lost, or the store did not do it.
     pub async fn finish(
         &self,
         project: ProjectName,
@@ -23,19 +23,22 @@ impl Queue {
     ) -> Result<Deployment, WorkerError> {
         let now = self.clock.wall();
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
-        let finished = transact(&*self.store, project, load, move |loaded| {
+        transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             let finished = match slot.step(id, Command::Finish { secret, verdict: verdict.clone() }) {
                 Ok(deployment) => Ok(deployment.clone()),
                 Err(refusal) => repeated(&slot, id, secret, &verdict).ok_or(refusal),
             };
-            if finished.is_err() && slot.deployment(id).is_some() {
-                slot.audit("late_result", Some(id), format!("{verdict:?}"));
-            }
+            let finished = finished.map_err(|_: Refusal| match slot.deployment(id) {
+                Some(_) => {
+                    slot.audit("late_result", Some(id), format!("{verdict:?}"));
+                    WorkerError::LeaseLost
+                }
+                None => WorkerError::NotFound,
+            });
             (slot.into_changes(), finished)
         })
-        .await?;
-        finished.map_err(|_: Refusal| WorkerError::LeaseLost)
+        .await?
     }
 }
 

@@ -10,7 +10,7 @@ impl Queue {
     /// Renews a lease. Answers whether somebody wants the deployment stopped.
     ///
     /// # Errors
-    /// The lease is lost, or the store did not do it.
+    /// There is no such deployment, the lease is lost, or the store did not do it.
     pub async fn heartbeat(
         &self,
         project: ProjectName,
@@ -19,12 +19,12 @@ impl Queue {
     ) -> Result<Option<CancelRequest>, WorkerError> {
         let now = self.clock.wall();
         let load = Load { deployments: vec![id], ..Load::default() };
-        let beaten = transact(&*self.store, project, load, move |loaded| {
+        transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
+            let lost = if slot.deployment(id).is_some() { WorkerError::LeaseLost } else { WorkerError::NotFound };
             let beaten = slot.step(id, Command::Heartbeat { secret }).map(|deployment| deployment.cancel.clone());
-            (slot.into_changes(), beaten)
+            (slot.into_changes(), beaten.map_err(|_| lost))
         })
-        .await?;
-        beaten.map_err(|_| WorkerError::LeaseLost)
+        .await?
     }
 }

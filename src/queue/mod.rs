@@ -35,6 +35,9 @@ pub struct Queue {
 /// Why a worker's call changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WorkerError {
+    /// The project has no such deployment.
+    #[error("the project has no such deployment")]
+    NotFound,
     /// The lease is not, or no longer, this deployment's.
     #[error("the lease is not, or no longer, this deployment's")]
     LeaseLost,

@@ -11,7 +11,7 @@ impl Queue {
     /// skipped. Answers the number of the last report that is recorded.
     ///
     /// # Errors
-    /// The lease is lost, or the store did not do it.
+    /// There is no such deployment, the lease is lost, reports are missing, or the store did not do it.
     pub async fn report(
         &self,
         project: ProjectName,
@@ -22,17 +22,22 @@ impl Queue {
     ) -> Result<u64, WorkerError> {
         let now = self.clock.wall();
         let load = Load { deployments: vec![id], ..Load::default() };
-        let reported = transact(&*self.store, project, load, move |loaded| {
+        transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
+            let is_there = slot.deployment(id).is_some();
             let reported = slot.step(id, Command::Report { secret, first, reports }).map(|told| told.report_count);
+            let reported = reported.map_err(|refusal| match refusal {
+                Refusal::ReportGap { last } => WorkerError::ReportGap { last },
+                Refusal::LeaseLost | Refusal::Final | Refusal::WrongState | Refusal::Taken | Refusal::Alive => {
+                    if is_there {
+                        WorkerError::LeaseLost
+                    } else {
+                        WorkerError::NotFound
+                    }
+                }
+            });
             (slot.into_changes(), reported)
         })
-        .await?;
-        reported.map_err(|refusal| match refusal {
-            Refusal::ReportGap { last } => WorkerError::ReportGap { last },
-            Refusal::LeaseLost | Refusal::Final | Refusal::WrongState | Refusal::Taken | Refusal::Alive => {
-                WorkerError::LeaseLost
-            }
-        })
+        .await?
     }
 }

@@ -153,6 +153,7 @@ impl From<WatchError> for Failure {
 impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Self {
         match error {
+            WorkerError::NotFound => Failure::not_found(),
             WorkerError::LeaseLost => Failure::new(
                 ErrorCode::LeaseLost,
                 "the lease is not, or no longer, this deployment's; stop what runs under it",

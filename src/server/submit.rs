@@ -282,7 +282,7 @@ async fn submission(
         OnConflict::Queue => admission::OnConflict::Queue,
     };
     // The fields stand in one order always, so equal requests have equal texts.
-    let fingerprint = Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into();
+    let key = key.map(|key| (key, Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into()));
     let pipeline = wish.pipeline.or(former.pipeline).unwrap_or_else(|| match wish.executor {
         Executor::Server => "deploy".to_owned(),
         Executor::Client => "run".to_owned(),
@@ -319,6 +319,5 @@ async fn submission(
         pipeline_digest,
         claim_within_seconds,
     };
-    let key = key.map(|key| (key, fingerprint));
     Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, refusal: None, claim })
 }

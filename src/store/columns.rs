@@ -1,7 +1,7 @@
 //! How the engines that speak SQL write the model into columns: the same words in all of them, so that a store can be
 //! copied from one engine to another.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -115,7 +115,7 @@ pub(super) fn recent_runs_to_json(runs: &[RecentRun]) -> serde_json::Result<Stri
     let mut pipelines: Vec<&str> = Vec::new();
     let mut durations: Vec<(usize, u64)> = Vec::with_capacity(runs.len());
     for RecentRun { pipeline, duration_ms } in runs {
-        let known = pipelines.iter().position(|known| known == pipeline);
+        let known = pipelines.iter().position(|known| *known == &**pipeline);
         durations.push((known.unwrap_or(pipelines.len()), *duration_ms));
         if known.is_none() {
             pipelines.push(pipeline);
@@ -126,10 +126,10 @@ pub(super) fn recent_runs_to_json(runs: &[RecentRun]) -> serde_json::Result<Stri
 
 /// Reads [`recent_runs_to_json`].
 pub(super) fn recent_runs_from_json(text: &str) -> Result<Vec<RecentRun>, String> {
-    let (pipelines, durations): (Vec<String>, Vec<(usize, u64)>) =
+    let (pipelines, durations): (Vec<Arc<str>>, Vec<(usize, u64)>) =
         serde_json::from_str(text).map_err(|error| error.to_string())?;
     let run = |(pipeline, duration_ms)| {
-        let pipeline: &String = pipelines.get(pipeline).ok_or("a run of no pipeline")?;
+        let pipeline: &Arc<str> = pipelines.get(pipeline).ok_or("a run of no pipeline")?;
         Ok(RecentRun { pipeline: pipeline.clone(), duration_ms })
     };
     durations.into_iter().map(run).collect()

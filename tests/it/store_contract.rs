@@ -216,7 +216,7 @@ async fn the_counters_of_a_project_come_back(trial: Trial) {
     assert_eq!(project.last_outcome, Some(id(30)));
     assert_eq!(project.recent_runs.len(), 20);
     let last = project.recent_runs.last().unwrap();
-    assert_eq!((last.pipeline.as_str(), last.duration_ms), ("p1", 25));
+    assert_eq!((&*last.pipeline, last.duration_ms), ("p1", 25));
     let loaded = loaded(&trial, "web", Load { line: LineLoad::Head, ..Load::default() }).await;
     assert_eq!(loaded.project, project, "a decision sees the same");
 }
@@ -537,6 +537,15 @@ async fn what_waits_for_a_worker_is_claimable_in_the_order_of_arrival(trial: Tri
     let at = |project: &str, number| (project.to_owned(), id(number));
     assert_eq!(claimable(9).await, [at("b", 1), at("a", 2), at("c", 5)]);
     assert_eq!(claimable(1).await, [at("b", 1)]);
+    let offered = async |offers: &[(&str, &str)], limit| {
+        let offers = offers.iter().map(|(project, pipeline)| (name(project), vec![(*pipeline).to_owned()]));
+        let offered = trial.store.offered(Arc::new(offers.collect()), limit).await.unwrap();
+        offered.into_iter().map(|it| (it.project.to_string(), it.id)).collect::<Vec<_>>()
+    };
+    let pipeline = spec().pipeline;
+    assert_eq!(offered(&[("c", &pipeline), ("a", &pipeline)], 9).await, [at("a", 2), at("c", 5)]);
+    assert_eq!(offered(&[("c", &pipeline), ("a", &pipeline)], 1).await, [at("a", 2)]);
+    assert_eq!(offered(&[("b", "another"), ("client", &pipeline)], 9).await, []);
     let secret = trial.claim("a", 2).await;
     assert_eq!(claimable(9).await, [at("b", 1), at("c", 5)]);
     trial.finish("a", 2, secret).await;

@@ -37,7 +37,7 @@ pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Fault> {
         waiting_count: number(row, 2)?,
         last_started,
         preempted_count: narrow(number(row, 5)?, 5)?,
-        recent_runs: columns::recent_runs_from_json(get(row, 6)?).map_err(|error| broken(6, error))?,
+        recent_runs: columns::recent_runs_from_json(get(row, 6)?).map_err(|error| broken(6, error))?.into(),
         last_outcome: id_or_none(row, 7)?,
     })
 }

@@ -26,8 +26,8 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, OnCommit, Placed, ProjectState,
-    Store, StoreError, Watched, agents::Presence,
+    AgentCall, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed,
+    ProjectState, Store, StoreError, Watched, agents::Presence,
 };
 use crate::{
     clock::Now,
@@ -125,6 +125,10 @@ impl Store for SqliteStore {
 
     fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
         Box::pin(self.readers.read(move |db| reads::claimable(db, limit)))
+    }
+
+    fn offered(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::offered(db, &offers, limit)))
     }
 
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {

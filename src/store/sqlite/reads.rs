@@ -5,8 +5,8 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::rows::{self, DEPLOYMENT_COLUMN_COUNT, deployment_columns, project_columns};
 use crate::{
-    model::{Deployment, DeploymentId, Event, ProjectName, Revision, Status},
-    store::{Claimable, ListQuery, Mark, Placed, ProjectState, Watched},
+    model::{Deployment, DeploymentId, Event, ProjectName, Revision, Spec, Status},
+    store::{Claimable, ListQuery, Mark, Offers, Placed, ProjectState, Watched},
 };
 
 /// The condition of the index `deployments_holding`, to the letter, so that SQLite recognises it.
@@ -83,13 +83,11 @@ pub(super) const CLAIMABLE: &str = "SELECT p.name, d.id, d.spec FROM deployments
      JOIN projects AS p ON p.number = d.project \
      WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number LIMIT ?1";
 
-// Walks all that hold a slot, as the reaper does each second; an index would make every claim and end dearer.
 pub(super) const HELD: &str = concat!(
     "SELECT ",
     deployment_columns!(),
-    ", p.name FROM deployments AS d INDEXED BY deployments_holding JOIN projects AS p ON p.number = d.project WHERE ",
-    holding!(),
-    " AND d.state = 'running' AND d.worker = ?1"
+    ", p.name FROM deployments AS d JOIN projects AS p ON p.number = d.project \
+     WHERE d.state = 'running' AND d.executor = 'server' AND d.worker = ?1"
 );
 
 pub(super) const MARK: &str = "SELECT revision, event_count FROM deployments WHERE id = ?1";
@@ -212,6 +210,25 @@ pub(super) fn claimable(db: &Connection, limit: usize) -> Read<Vec<Claimable>> {
         .collect()
 }
 
+/// Of what can be claimed the first so many that are offered; of the others no more than the name of the project is read.
+pub(super) fn offered(db: &Connection, offers: &Offers, limit: usize) -> Read<Vec<Claimable>> {
+    let mut statement = db.prepare_cached(CLAIMABLE)?;
+    let mut rows = statement.query([i64::MAX])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let project = rows::name_at(row, 0)?;
+        let Some(pipelines) = offers.get(&project) else { continue };
+        let spec: Spec = rows::json_at(row, 2)?;
+        if pipelines.contains(&spec.pipeline) {
+            found.push(Claimable { project, id: rows::required_id_at(row, 1)?, spec });
+        }
+        if found.len() >= limit {
+            break;
+        }
+    }
+    Ok(found)
+}
+
 pub(super) fn marks(db: &Connection, ids: &[DeploymentId]) -> Read<Vec<(DeploymentId, Mark)>> {
     let snapshot = db.unchecked_transaction()?;
     let mut statement = db.prepare_cached(MARK)?;
@@ -288,7 +305,7 @@ mod tests {
             ("holders", ALL_HOLDERS, "SCAN d USING INDEX deployments_holding"),
             ("waiting", ALL_WAITING, "SCAN d USING INDEX deployments_waiting"),
             ("claimable", CLAIMABLE, "SEARCH d USING INDEX deployments_claimable (state=?)"),
-            ("held", HELD, "SCAN d USING INDEX deployments_holding"),
+            ("held", HELD, "SEARCH d USING INDEX deployments_by_worker (worker=?)"),
             ("mark", MARK, "SEARCH deployments USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
             ("trim", record::TRIM, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
         ];

@@ -1,13 +1,13 @@
 //! What happens inside a transaction: loading what a decision needs, and recording what it decided.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
 use super::{reads, rows, rows::deployment_columns};
 use crate::{
     model::{
-        Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, ProjectName, Revision, Step,
+        Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Project, ProjectName, RecentRun, Revision, Step,
         slot::{AuditEntry, KeyRecord, Keyed},
     },
     store::columns::written_rows,
@@ -49,6 +49,7 @@ pub(super) struct Recorder<'c> {
     held: Statement<'c>,
     insert_project: Statement<'c>,
     update_project: Statement<'c>,
+    update_counters: Statement<'c>,
     insert_deployment: Statement<'c>,
     update_deployment: Statement<'c>,
     update_signs_of_life: Statement<'c>,
@@ -64,6 +65,8 @@ pub(super) struct Located {
     project: Option<i64>,
     /// Whether the project's counters were loaded with it.
     counted: bool,
+    /// The project's recent runs as they were loaded.
+    recent_runs: Option<Arc<Vec<RecentRun>>>,
     deployments: BTreeMap<DeploymentId, LocatedDeployment>,
 }
 
@@ -88,6 +91,7 @@ impl<'c> Recorder<'c> {
             held: db.prepare(reads::HELD)?,
             insert_project: db.prepare(rows::INSERT_PROJECT)?,
             update_project: db.prepare(rows::UPDATE_PROJECT)?,
+            update_counters: db.prepare(rows::UPDATE_PROJECT_COUNTERS)?,
             insert_deployment: db.prepare(rows::INSERT_DEPLOYMENT)?,
             update_deployment: db.prepare(rows::UPDATE_DEPLOYMENT)?,
             update_signs_of_life: db.prepare(rows::UPDATE_SIGNS_OF_LIFE)?,
@@ -109,6 +113,7 @@ impl<'c> Recorder<'c> {
             let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, rows::project(row, name)?));
             if let Some((number, project)) = self.project.query_row([name.as_str()], read).optional()? {
                 located.project = Some(number);
+                located.recent_runs = Some(project.recent_runs.clone());
                 loaded.project = project;
             }
         } else {
@@ -116,7 +121,15 @@ impl<'c> Recorder<'c> {
         }
         let Some(project) = located.project else { return Ok((loaded, located)) };
 
+        if located.counted {
+            loaded.holder = self.holder.query_row([project], |row| located.note(row, name)).optional()?;
+        }
         for id in &load.deployments {
+            // Mostly it is the holder that is asked for.
+            if let Some(holder) = loaded.holder.as_ref().filter(|holder| holder.id == *id) {
+                loaded.deployments.push(holder.clone());
+                continue;
+            }
             let read = |row: &Row<'_>| located.note(row, name);
             loaded.deployments.extend(self.by_id.query_row(params![id.as_bytes(), project], read).optional()?);
         }
@@ -133,7 +146,6 @@ impl<'c> Recorder<'c> {
             LineLoad::UpTo(id) => self.line_up_to(project, id, name, &mut located)?,
             LineLoad::All => self.line(project, i64::MAX, name, &mut located)?,
         };
-        loaded.holder = self.holder.query_row([project], |row| located.note(row, name)).optional()?;
         Ok((loaded, located))
     }
 
@@ -178,6 +190,9 @@ impl<'c> Recorder<'c> {
                 return Err(mistaken("a decision changed the counters of a project that it did not load"));
             }
             match located.project {
+                Some(number) if located.has_same_runs(project) => {
+                    rows::write_counters(&mut self.update_counters, project, number)?;
+                }
                 Some(number) => rows::write_project(&mut self.update_project, project, &number)?,
                 None => {
                     rows::write_project(&mut self.insert_project, project, &name.as_str())?;
@@ -243,6 +258,11 @@ impl Located {
         let located = LocatedDeployment { number: row.get(0)?, revision: deployment.revision };
         self.deployments.insert(deployment.id, located);
         Ok(deployment)
+    }
+
+    /// Whether the project's recent runs are the very ones that were loaded.
+    fn has_same_runs(&self, project: &Project) -> bool {
+        self.recent_runs.as_ref().is_some_and(|loaded| Arc::ptr_eq(loaded, &project.recent_runs))
     }
 
     fn find(&self, id: DeploymentId) -> rusqlite::Result<LocatedDeployment> {

@@ -50,6 +50,10 @@ pub(super) const UPDATE_PROJECT: &str = "UPDATE projects SET revision = ?1, wait
      last_started_order = ?3, last_started = ?4, preempted_count = ?5, recent_runs = ?6, last_outcome = ?7 \
      WHERE number = ?8";
 
+/// All but the recent runs, which only a success changes.
+pub(super) const UPDATE_PROJECT_COUNTERS: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
+     last_started_order = ?3, last_started = ?4, preempted_count = ?5, last_outcome = ?6 WHERE number = ?7";
+
 pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, pulse, progress, event_count, \
      last_heartbeat_at, cancel_requested_at, cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, \
      log_trimmed_at_bytes, message, phase, outputs, report_count, revision, state, started_at, ended_at, lease_secret, \
@@ -86,7 +90,7 @@ pub(super) fn project(row: &Row<'_>, name: &ProjectName) -> rusqlite::Result<Pro
         waiting_count: row.get(2)?,
         last_started,
         preempted_count: row.get(5)?,
-        recent_runs: recent_runs_at(row, 6)?,
+        recent_runs: recent_runs_at(row, 6)?.into(),
         last_outcome: id_at(row, 7)?,
     })
 }
@@ -108,6 +112,22 @@ pub(super) fn write_project(
         columns::recent_runs_to_json(recent_runs).map_err(unwritable)?,
         last_outcome.as_ref().map(DeploymentId::as_bytes),
         last_param,
+    ])?;
+    Ok(())
+}
+
+/// Runs [`UPDATE_PROJECT_COUNTERS`].
+pub(super) fn write_counters(statement: &mut Statement<'_>, project: &Project, number: i64) -> rusqlite::Result<()> {
+    let Project { name: _, revision, waiting_count, last_started, preempted_count, recent_runs: _, last_outcome } =
+        project;
+    statement.execute(params![
+        revision.0,
+        waiting_count,
+        last_started.map(|last| last.order),
+        last_started.as_ref().map(|last| last.deployment.as_bytes()),
+        preempted_count,
+        last_outcome.as_ref().map(DeploymentId::as_bytes),
+        number,
     ])?;
     Ok(())
 }

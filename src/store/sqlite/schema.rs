@@ -11,7 +11,10 @@ use crate::store::StoreError;
 /// "Strk": tells our files from other programs' databases (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x5374_726b;
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_projects_deployments_events.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_projects_deployments_events.sql"),
+    include_str!("migrations/0002_agents_leases.sql"),
+];
 
 const CHECKSUMS: &str =
     "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, checksum BLOB NOT NULL) STRICT";

@@ -13,6 +13,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, Statement, hooks::Wal, wal::CheckpointMode};
@@ -40,6 +41,14 @@ const TAKE_LIMIT: usize = 256;
 /// How many share one commit at most: enough that the fsync costs each of them next to nothing, few enough that the
 /// first need not wait for more than some 10 ms of the others' work.
 const BATCH_LIMIT: usize = 512;
+
+/// A batch takes nobody in any more once it has worked for so many times what the last commit took. On a slow disk that is
+/// never before everyone is in. On a fast one there is little to share: those who were served first had rather be answered,
+/// and ask again while the next are served, than wait for all the others. (Decision 0023.)
+const WORK_PER_COMMIT: u32 = 2;
+
+/// What a commit is taken to cost before there was one: that of a slow disk.
+const FIRST_COMMIT: Duration = Duration::from_millis(4);
 
 /// How much the log may hold before it is moved into the file: what was taken for it beforehand.
 const CHECKPOINT_PAGES: u32 = (WAL_BYTES / 4096 * 3 / 4) as u32;
@@ -147,6 +156,8 @@ struct Batches<'c> {
     /// How many pages the log holds.
     log_pages: Arc<AtomicU32>,
     checkpoint_at: u32,
+    /// How long the last commit took.
+    commit_took: Duration,
     is_closing: bool,
 }
 
@@ -174,6 +185,7 @@ fn run(
         ballast,
         log_pages,
         checkpoint_at: CHECKPOINT_PAGES,
+        commit_took: FIRST_COMMIT,
         is_closing: false,
     };
     batches.serve();
@@ -196,8 +208,8 @@ impl Batches<'_> {
         }
     }
 
-    /// One commit for what is in `queue` and whatever else is ready by the time that is done: if those waited for the
-    /// next commit, two groups of callers would take turns at half the speed.
+    /// One commit for what is in `queue` and whatever else is ready by the time that is done, for as long as sharing it pays:
+    /// if those waited for the next commit, two groups of callers would take turns at half the speed.
     fn batch(&mut self, queue: &mut VecDeque<Request>) {
         if let Err(error) = self.begin.raw_execute() {
             tracing::error!(%error, "the store cannot begin a transaction");
@@ -211,7 +223,8 @@ impl Batches<'_> {
             return;
         }
         let mut decided = Vec::with_capacity(queue.len());
-        while decided.len() < BATCH_LIMIT {
+        let (begun, work_limit) = (Instant::now(), self.commit_took * WORK_PER_COMMIT);
+        while decided.len() < BATCH_LIMIT && (decided.is_empty() || begun.elapsed() < work_limit) {
             let request = match queue.pop_front() {
                 Some(request) => request,
                 None => match self.requests.try_recv() {
@@ -234,8 +247,15 @@ impl Batches<'_> {
                 Made::Lost(failed, error) => return self.recover(decided, Some(failed), &error),
             }
         }
+        let worked = Instant::now();
         match self.commit.raw_execute() {
-            Ok(_) => self.publish(decided),
+            Ok(_) => {
+                // One that wrote nothing synced nothing.
+                if decided.iter().any(|decided| !decided.changes.is_empty()) {
+                    self.commit_took = worked.elapsed();
+                }
+                self.publish(decided);
+            }
             Err(error) => self.recover(decided, None, &error),
         }
     }

@@ -559,6 +559,7 @@ fn report(told: Told) -> Report {
 
 fn lost(error: &WorkerError) -> String {
     match error {
+        WorkerError::NotFound => "not found".to_owned(),
         WorkerError::LeaseLost => "lease lost".to_owned(),
         WorkerError::ReportGap { last } => format!("gap after {last}"),
         WorkerError::Store(error) => format!("the store failed: {error}"),

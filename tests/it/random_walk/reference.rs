@@ -332,14 +332,19 @@ impl Line {
         self.find(number).filter(|at| self.all[*at].stage == Stage::Running && proof == Proof::Own)
     }
 
+    /// What a worker is told of a deployment that it has no lease of.
+    fn without_lease(&self, number: u64) -> String {
+        if self.find(number).is_some() { "lease lost" } else { "not found" }.to_owned()
+    }
+
     fn heartbeat(&mut self, number: u64, proof: Proof) -> String {
-        let Some(at) = self.leased(number, proof) else { return "lease lost".to_owned() };
+        let Some(at) = self.leased(number, proof) else { return self.without_lease(number) };
         self.all[at].pulse += 1;
         format!("alive {:?}", self.all[at].cancel)
     }
 
     fn report(&mut self, number: u64, proof: Proof, told: Told) -> String {
-        let Some(at) = self.leased(number, proof) else { return "lease lost".to_owned() };
+        let Some(at) = self.leased(number, proof) else { return self.without_lease(number) };
         let dep = &mut self.all[at];
         match told {
             Told::Phase | Told::Log => dep.events += 1,
@@ -376,7 +381,7 @@ impl Line {
                 dep.started && proof == Proof::Own && agrees
             });
             if !again {
-                return "lease lost".to_owned();
+                return self.without_lease(number);
             }
         }
         let at = self.find(number).expect("it was found before");
