@@ -63,7 +63,10 @@ async fn stores(run: &Run, small: Seed, large: Seed, count: fn(Seed) -> usize) -
                     seed::fill("sqlite:load.db", fresh.path(), seed, |done| told(run, done)).await?;
                     std::fs::rename(fresh.path().join("load.db"), &kept)?;
                 }
-                std::fs::copy(&kept, server.path("load.db"))?;
+                let copy = server.path("load.db");
+                std::fs::copy(&kept, &copy)?;
+                // Else the kernel writes it out while the server's commits are measured, which wait for that.
+                std::fs::File::open(&copy)?.sync_all()?;
             }
         }
         run.say("starting");
