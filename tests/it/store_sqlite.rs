@@ -120,6 +120,37 @@ async fn a_closed_store_has_finished_what_was_queued_and_answers_that_it_is_clos
     assert_eq!(all.len(), 50);
 }
 
+#[tokio::test]
+async fn the_log_starts_anew_while_decisions_go_on() {
+    const CLIENTS: u64 = 4;
+    let trial = Trial::sqlite();
+    let log = trial.path().with_extension("db-wal");
+    let log_bytes = || fs::metadata(&log).unwrap().len();
+    let at_first = log_bytes();
+    let written = async |client: u64| {
+        let project = format!("web-{client}");
+        trial.submit(&project, client, OnConflict::Refuse).await;
+        let secret = trial.claim(&project, client).await;
+        let mut longest = 0;
+        for _ in 0..400 {
+            let lines = vec!["x".repeat(32 << 10)];
+            let output = Report::Log { stream: Stream::Stdout, phase: None, lines };
+            trial.queue.report(name(&project), id(client), secret, None, vec![output]).await.unwrap();
+            longest = longest.max(log_bytes());
+        }
+        trial.finish(&project, client, secret).await;
+        longest
+    };
+    let longest = join_all((1..=CLIENTS).map(written)).await.into_iter().max().unwrap();
+    let whole = CLIENTS * 400 * (32 << 10);
+    assert!(longest < whole / 2, "{longest} bytes of log, {at_first} at first, for {whole} bytes of output");
+    let trial = trial.reopened();
+    for client in 1..=CLIENTS {
+        let told = trial.deployment(&format!("web-{client}"), client).await;
+        assert_eq!((told.status(), told.logs.total_bytes), (Status::Succeeded, 400 * ((32 << 10) + 1)));
+    }
+}
+
 #[test]
 fn what_it_makes_is_its_owners_only() {
     let (directory, path) = fresh();

@@ -23,10 +23,10 @@ pub(super) fn reach(error: &Error) -> Reach {
     let Error::SqliteFailure(failure, _) = error else { return Reach::Request };
     match failure.code {
         ErrorCode::DiskFull => Reach::Full,
-        ErrorCode::SystemIoFailure => {
-            abort_on_failed_sync(failure.extended_code);
-            Reach::File
-        }
+        ErrorCode::SystemIoFailure => match failure.extended_code {
+            ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => abort_on_failed_sync(),
+            _ => Reach::File,
+        },
         ErrorCode::DatabaseCorrupt
         | ErrorCode::NotADatabase
         | ErrorCode::CannotOpen
@@ -56,9 +56,8 @@ pub(super) fn store_error(error: &Error) -> StoreError {
     }
 }
 
-fn abort_on_failed_sync(extended_code: i32) {
-    if matches!(extended_code, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) {
-        tracing::error!("the disk did not keep what was written to it (fsync failed): the server ends at once");
-        std::process::abort();
-    }
+/// Ends the process, since nobody knows any more what is on the disk.
+pub(super) fn abort_on_failed_sync() -> ! {
+    tracing::error!("the disk did not keep what was written to it (fsync failed): the server ends at once");
+    std::process::abort()
 }

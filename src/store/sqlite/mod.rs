@@ -3,6 +3,7 @@
 //! ```text
 //! transact ─▶ queue ─▶ writer thread: load, decide, record, for all that is ready ─▶ one COMMIT (one fsync) ─▶ answers
 //! reads    ─▶ queue ─▶ reader threads: one snapshot each, never in the writer's way
+//! a long log        ─▶ mover thread: into the file, beside the commits
 //! ```
 //!
 //! A durable commit costs an fsync, so everyone who waits shares the next one. What was answered survives a `kill -9`,
@@ -11,6 +12,7 @@
 
 mod backup;
 mod ballast;
+mod checkpoints;
 mod export;
 mod fault;
 mod lock;
@@ -23,7 +25,7 @@ mod rows;
 mod schema;
 mod writer;
 
-use std::{path::Path, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc};
 
 use super::{
     AgentCall, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed,
@@ -48,6 +50,8 @@ pub struct SqliteStore {
     pepper: Pepper,
     /// Not in the file: agents ask again within seconds of a server's start.
     presence: Presence,
+    // Closed after all connections: to close any handle of a file takes away the locks that this process has on it.
+    _file: Arc<File>,
     // Last, so that the file is free for another server only when nothing of this one touches it any more.
     _lock: Lock,
 }
@@ -62,9 +66,10 @@ impl SqliteStore {
         let lock = Lock::take(&path)?;
         let connection = open::writer_connection(&path)?;
         let pepper = open::pepper(&connection, &path)?;
-        let writer = Writer::start(connection, &path, on_commit)?;
+        let file = Arc::new(open::plain_file(&path)?);
+        let writer = Writer::start(connection, &path, Arc::clone(&file), on_commit)?;
         let readers = Readers::start(&path)?;
-        Ok(SqliteStore { writer, readers, pepper, presence: Presence::default(), _lock: lock })
+        Ok(SqliteStore { writer, readers, pepper, presence: Presence::default(), _file: file, _lock: lock })
     }
 
     /// Finishes what is queued, moves everything into the one file and waits for the threads. Whoever asks afterwards

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{self, ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -110,6 +110,22 @@ pub(super) fn reader_connection(path: &Path) -> Result<Connection, StoreError> {
     db.pragma_update(None, "cache_size", -1_000).map_err(failed)?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(db)
+}
+
+/// The connection that moves the log into the file. It reads each page once, so it keeps none.
+pub(super) fn mover_connection(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |error: rusqlite::Error| schema::unreadable(&error, &path.display().to_string());
+    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+    db.pragma_update(None, "synchronous", "full").map_err(failed)?;
+    db.pragma_update(None, "cache_size", 1).map_err(failed)?;
+    // A connection finds the log when it first reads.
+    db.query_row("PRAGMA schema_version", [], |_| Ok(())).map_err(failed)?;
+    Ok(db)
+}
+
+/// The file by itself, to sync it.
+pub(super) fn plain_file(path: &Path) -> Result<File, StoreError> {
+    File::open(path).map_err(|error| StoreError::Unusable(format!("cannot open {}: {error}", path.display())))
 }
 
 /// A connection as every one is made.

@@ -6,23 +6,21 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, Statement, hooks::Wal, wal::CheckpointMode};
+use rusqlite::{Connection, Statement, wal::CheckpointMode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     ballast::Ballast,
+    checkpoints::Checkpoints,
     fault::{Reach, reach, store_error},
-    open::WAL_BYTES,
     queue::{closed, send_blocking},
     record::Recorder,
 };
@@ -50,9 +48,6 @@ const WORK_PER_COMMIT: u32 = 2;
 /// What a commit is taken to cost before there was one: that of a slow disk.
 const FIRST_COMMIT: Duration = Duration::from_millis(4);
 
-/// How much the log may hold before it is moved into the file: what was taken for it beforehand.
-const CHECKPOINT_PAGES: u32 = (WAL_BYTES / 4096 * 3 / 4) as u32;
-
 type Answer = oneshot::Sender<Result<(), StoreError>>;
 
 enum Request {
@@ -68,15 +63,21 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(db: Connection, path: &Path, on_commit: OnCommit) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        mut db: Connection,
+        path: &Path,
+        file: Arc<File>,
+        on_commit: OnCommit,
+    ) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel(QUEUE_LIMIT);
         let ballast = Ballast::take(path);
+        let checkpoints = Checkpoints::start(&mut db, path, file)?;
         let commits = Arc::new(CommitCounter::default());
         let counted = commits.clone();
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                if let Err(error) = run(db, ballast, requests, on_commit, &counted) {
+                if let Err(error) = run(&db, ballast, checkpoints, requests, on_commit, &counted) {
                     tracing::error!(%error, "the store's writer ended");
                 }
             })
@@ -153,43 +154,36 @@ struct Batches<'c> {
     on_commit: OnCommit,
     commits: &'c CommitCounter,
     ballast: Ballast,
-    /// How many pages the log holds.
-    log_pages: Arc<AtomicU32>,
-    checkpoint_at: u32,
+    checkpoints: Checkpoints,
     /// How long the last commit took.
     commit_took: Duration,
     is_closing: bool,
 }
 
 fn run(
-    mut db: Connection,
+    db: &Connection,
     ballast: Ballast,
+    checkpoints: Checkpoints,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
     commits: &CommitCounter,
 ) -> rusqlite::Result<()> {
-    let log_pages = Arc::new(AtomicU32::new(0));
-    let hooked = Arc::clone(&log_pages);
-    db.wal_hook(Some(move |_: &mut Wal, pages: i32| {
-        hooked.store(pages.unsigned_abs(), Ordering::Relaxed);
-        Ok(())
-    }))?;
     let mut batches = Batches {
-        db: &db,
-        recorder: Recorder::prepare(&db)?,
+        db,
+        recorder: Recorder::prepare(db)?,
         begin: db.prepare("BEGIN IMMEDIATE")?,
         commit: db.prepare("COMMIT")?,
         requests,
         on_commit,
         commits,
         ballast,
-        log_pages,
-        checkpoint_at: CHECKPOINT_PAGES,
+        checkpoints,
         commit_took: FIRST_COMMIT,
         is_closing: false,
     };
     batches.serve();
-    drop(batches);
+    let Batches { checkpoints, .. } = batches;
+    checkpoints.stop();
     // Leaves one file behind, and an empty log.
     db.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE).map(|_| ())
 }
@@ -204,7 +198,7 @@ impl Batches<'_> {
                 self.ballast.retake();
                 self.batch(&mut queue);
             }
-            self.checkpoint_if_due();
+            self.checkpoints.look(self.db);
         }
     }
 
@@ -372,23 +366,6 @@ impl Batches<'_> {
             && let Err(error) = self.db.execute_batch("ROLLBACK")
         {
             tracing::error!(%error, "the store cannot take back a transaction");
-        }
-    }
-
-    /// Moves the log into the file. Readers go on meanwhile; one that still reads from the end of the log keeps it from
-    /// starting anew, and then this is tried again a little later.
-    fn checkpoint_if_due(&mut self) {
-        let pages = self.log_pages.load(Ordering::Relaxed);
-        if pages < CHECKPOINT_PAGES {
-            self.checkpoint_at = CHECKPOINT_PAGES;
-        }
-        if pages < self.checkpoint_at {
-            return;
-        }
-        self.checkpoint_at = pages + CHECKPOINT_PAGES / 4;
-        if let Err(error) = self.db.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
-            reach(&error);
-            tracing::warn!(%error, "the store cannot move its log into the file yet");
         }
     }
 }

@@ -1,0 +1,171 @@
+//! Moving the write-ahead log into the file, so that the log can start anew.
+//!
+//! What a log holds belongs to pages all over the file, and to sync those takes a hundred times as long as a commit. So a thread
+//! beside the writer moves it, while commits go on. But the log starts anew only when nothing in it is left to move, which it
+//! never is where someone commits all the time: what came meanwhile is little, and the writer moves it between two commits.
+//! (Nor does SQLite sync the file before nothing is left, so the thread does, lest all of it be the writer's after all.)
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use rusqlite::{Connection, hooks::Wal, wal::CheckpointMode};
+
+use super::{
+    fault::{abort_on_failed_sync, reach},
+    open::{self, WAL_BYTES},
+};
+use crate::store::StoreError;
+
+/// How many pages the log may hold before it is moved: what was taken for it beforehand, less what comes while it is moved.
+const DUE_PAGES: u32 = (WAL_BYTES / 4096 * 3 / 4) as u32;
+
+/// What may be left to the writer: a sync of these costs it little more than a commit does.
+const REST_PAGES: u32 = 64;
+
+/// How often the thread goes back for what came meanwhile: each time it is less, unless the disk is too slow for it.
+const PASSES_MAX: usize = 4;
+
+/// How much of the file is synced at once, in bytes, unless that made too many parts of it.
+const SYNC_BYTES: u64 = 256 << 10;
+const SYNC_PARTS_MAX: u64 = 4096;
+
+const WRITE_AND_WAIT: libc::c_uint =
+    libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+
+/// When the log is moved, and who does it.
+pub(super) struct Checkpoints {
+    /// How many pages the log holds.
+    log_pages: Arc<AtomicU32>,
+    due_at: u32,
+    is_under_way: bool,
+    orders: SyncSender<()>,
+    done: Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Checkpoints {
+    /// Counts what `writer` adds to the log, and starts the thread that moves it and syncs `file`.
+    ///
+    /// # Errors
+    /// There is no connection or no thread to be had.
+    pub(super) fn start(writer: &mut Connection, path: &Path, file: Arc<File>) -> Result<Self, StoreError> {
+        let log_pages = Arc::new(AtomicU32::new(0));
+        let hooked = Arc::clone(&log_pages);
+        let failed = |error: rusqlite::Error| StoreError::Unavailable(error.to_string());
+        let count = move |_: &mut Wal, pages: i32| {
+            hooked.store(pages.unsigned_abs(), Ordering::Relaxed);
+            Ok(())
+        };
+        writer.wal_hook(Some(count)).map_err(failed)?;
+        let db = open::mover_connection(path)?;
+        let (orders, ordered) = sync_channel(1);
+        let (tell_done, done) = sync_channel(1);
+        let counted = Arc::clone(&log_pages);
+        let thread = thread::Builder::new()
+            .name("store-mover".to_owned())
+            .spawn(move || {
+                while ordered.recv().is_ok() {
+                    move_beside(&db, &file, &counted);
+                    if tell_done.send(()).is_err() {
+                        break;
+                    }
+                }
+            })
+            .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
+        Ok(Checkpoints { log_pages, due_at: DUE_PAGES, is_under_way: false, orders, done, thread })
+    }
+
+    /// Between two commits: has the log moved, if it is long, and moves the rest once that is done.
+    ///
+    /// A reader that still reads from the end of the log keeps it from starting anew; then this is tried again a little later.
+    pub(super) fn look(&mut self, writer: &Connection) {
+        if self.is_under_way {
+            if matches!(self.done.try_recv(), Err(TryRecvError::Empty)) {
+                return;
+            }
+            self.is_under_way = false;
+            move_log(writer);
+            return;
+        }
+        let pages = self.log_pages.load(Ordering::Relaxed);
+        if pages < DUE_PAGES {
+            self.due_at = DUE_PAGES;
+        }
+        if pages < self.due_at {
+            return;
+        }
+        self.due_at = pages + DUE_PAGES / 4;
+        match self.orders.send(()) {
+            Ok(()) => self.is_under_way = true,
+            // The thread is gone, which is no reason for the log to grow.
+            Err(_) => drop(move_log(writer)),
+        }
+    }
+
+    /// Ends the thread, after what it is doing.
+    pub(super) fn stop(self) {
+        drop((self.orders, self.done));
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that moves the store's log ended by a panic");
+        }
+    }
+}
+
+/// Moves the log until little of it is left.
+fn move_beside(db: &Connection, file: &File, log_pages: &AtomicU32) {
+    for _ in 0..PASSES_MAX {
+        let Some(moved) = move_log(db) else { return };
+        if sync(file).is_err() {
+            abort_on_failed_sync();
+        }
+        if log_pages.load(Ordering::Relaxed).saturating_sub(moved) <= REST_PAGES {
+            return;
+        }
+    }
+}
+
+/// Syncs the file, one part after the other: a commit that comes meanwhile waits for what is being written of one part at most,
+/// and not of the whole file.
+fn sync(file: &File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let part = SYNC_BYTES.max(length.div_ceil(SYNC_PARTS_MAX));
+    for begin in (0..length).step_by(usize::try_from(part).unwrap_or(usize::MAX)) {
+        #[expect(unsafe_code, reason = "nothing safe writes out a part of a file")]
+        // SAFETY: it takes numbers only, and the file is open.
+        let written =
+            unsafe { libc::sync_file_range(file.as_raw_fd(), begin.cast_signed(), part.cast_signed(), WRITE_AND_WAIT) };
+        if written != 0 {
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                // It may tell so only once.
+                Some(libc::EIO | libc::ENOSPC | libc::EDQUOT) => return Err(error),
+                // This file system does not know parts.
+                _ => break,
+            }
+        }
+    }
+    // That has written the pages, but says nothing of what the disk itself still keeps in its cache.
+    file.sync_data()
+}
+
+/// Moves what no reader needs to find in the log; how many of its pages are moved now.
+fn move_log(db: &Connection) -> Option<u32> {
+    match db.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+        Ok((_, moved)) => Some(u32::try_from(moved).unwrap_or(0)),
+        Err(error) => {
+            reach(&error);
+            tracing::warn!(%error, "the store cannot move its log into the file yet");
+            None
+        }
+    }
+}
