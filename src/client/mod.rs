@@ -47,8 +47,8 @@ fn on_runtime(task: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit,
         .build()
         .map_err(|error| Failure::new(Exit::Fault, format!("the runtime does not start: {error}")))?;
     let ended = runtime.block_on(task);
-    // A look-up of a name may still be under way, and nobody waits for it.
-    runtime.shutdown_background();
+    // A look-up of a name may still be under way, and nobody waits for it; what else there is goes with the process.
+    std::mem::forget(runtime);
     ended
 }
 
