@@ -112,12 +112,12 @@ pub(super) fn reader_connection(path: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
-/// The connection that moves the log into the file. It reads each page once, so it keeps none.
+/// The connection that moves the log into the file. It syncs as SQLite does unless told otherwise (`synchronous=FULL`), and is
+/// told nothing: that would have it read the schema, which takes more memory than all else of it.
 pub(super) fn mover_connection(path: &Path) -> Result<Connection, StoreError> {
     let failed = |error: rusqlite::Error| schema::unreadable(&error, &path.display().to_string());
-    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
-    db.pragma_update(None, "synchronous", "full").map_err(failed)?;
-    db.pragma_update(None, "cache_size", 1).map_err(failed)?;
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(failed)?;
     // A connection finds the log when it first reads.
     db.query_row("PRAGMA schema_version", [], |_| Ok(())).map_err(failed)?;
     Ok(db)
