@@ -12,6 +12,9 @@ fn main() -> ExitCode {
     if let Some(code) = worker::shim::entry(std::env::args_os()) {
         std::process::exit(code);
     }
+    if let Some(code) = client::execute_will(std::env::args_os()) {
+        return code;
+    }
     match Cli::read().command {
         Command::Client(command) => client::run(&command),
         Command::Serve(args) => commands::serve(args),

@@ -119,6 +119,11 @@ impl Connection {
         self.transport.server()
     }
 
+    /// The token that is shown to it.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.transport.token()
+    }
+
     /// Whether a token is sent over an unencrypted connection to another machine.
     pub fn exposes_token(&self) -> bool {
         self.transport.exposes_token()

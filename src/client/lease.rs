@@ -234,7 +234,7 @@ impl<'a> Keeper<'a> {
         let telling = async {
             // A server that is away needs the end more than the last lines.
             let _ = timeout(LAST_REPORTS_LIMIT.min(self.ttl / 2), last_reports).await;
-            self.send_finish(&FinishRequest::from(outcome)).await
+            self.tell_end(outcome).await
         };
         tokio::select! {
             told = telling => told,
@@ -242,10 +242,12 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    async fn send_finish(&self, request: &FinishRequest) -> Told {
+    /// Tells how the work ended, as [`Keeper::finish`] does, without renewing the lease meanwhile.
+    pub async fn tell_end(&self, outcome: Outcome) -> Told {
+        let request = FinishRequest::from(outcome);
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.connection.finish(self.worker(), request).await {
+            match self.connection.finish(self.worker(), &request).await {
                 Ok(_) => return Told::Recorded,
                 Err(Fault::Refused(_)) => return Told::TooLate,
                 Err(_) => {}

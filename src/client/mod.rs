@@ -27,12 +27,20 @@ mod upload;
 mod why;
 mod work;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use exit::{Exit, Failure};
 use render::{clean::clean, print};
 
-use crate::cli::{ClientCommand, Fence};
+use crate::{
+    cli::{ClientCommand, Fence},
+    worker::fork::WILL_ARGUMENT,
+};
+
+/// Tells what a run that is gone wanted told, if the program was started for that.
+pub fn execute_will(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    (args.nth(1)? == WILL_ARGUMENT).then(|| end(run::execute_will(), false))
+}
 
 /// Runs a client's command to its end, and tells what kept it from succeeding.
 pub fn run(command: &ClientCommand) -> ExitCode {

@@ -44,6 +44,8 @@ const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const LAST_ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 /// The largest answer that is read: a page of events is at most a few MiB, so more is no answer of ours.
 const BODY_LIMIT: usize = 32 << 20;
+/// What comes before a token in its header.
+const BEARER: &str = "Bearer ";
 /// How long a call is parked, in a URL.
 pub(super) const WAIT_PARAMETER: &str = "maxWaitSeconds";
 /// How long a server may ask us to stay away; more would eat the deadline of whoever waits.
@@ -136,7 +138,7 @@ impl Token {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Failure::new(Exit::Usage, "the token has characters that no token has"));
         }
-        let mut header = HeaderValue::from_str(&format!("Bearer {text}")).map_err(invalid)?;
+        let mut header = HeaderValue::from_str(&format!("{BEARER}{text}")).map_err(invalid)?;
         header.set_sensitive(true);
         Ok(Some(Token(header)))
     }
@@ -226,6 +228,11 @@ impl Transport {
     /// The server's address.
     pub fn server(&self) -> &str {
         self.base.as_str()
+    }
+
+    /// The token that is shown to the server.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_ref().and_then(|Token(header)| header.to_str().ok()?.strip_prefix(BEARER))
     }
 
     /// Whether a token is sent over an unencrypted connection to another machine.

@@ -7,19 +7,23 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_getfd};
 use rustix::process::Pid;
 
-use super::process::{Prepared, ShimProcess};
-use super::shim::{self, Duty};
+use super::process::{Prepared, ShimProcess, ShimProgram};
+use super::shim::{self, Done, Duty};
+
+/// The hidden first argument under which this program does what its standard input says, in place of a run that is gone.
+pub const WILL_ARGUMENT: &str = "__will";
 
 /// A command that is to be run with this process's own standard input, or a terminal.
 #[derive(Debug)]
@@ -77,7 +81,7 @@ fn go_on_as_shim(here: Here<'_>, control: UnixStream, terminal: Option<OwnedFd>)
     stdout.map(rustix::stdio::dup2_stdout).transpose()?;
     stderr.map(rustix::stdio::dup2_stderr).transpose()?;
     close_as_exec_does(&[control.as_raw_fd(), terminal.as_ref().map_or(-1, AsRawFd::as_raw_fd)])?;
-    shim::serve(Duty {
+    let Done { code, will } = shim::serve(Duty {
         control,
         command_stdin: Stdio::inherit(),
         command,
@@ -86,7 +90,25 @@ fn go_on_as_shim(here: Here<'_>, control: UnixStream, terminal: Option<OwnedFd>)
         folder: Some(folder),
         kill_budget,
         terminal,
-    })
+    })?;
+    match will {
+        Some(will) => Err(become_executor(&will)),
+        None => Ok(code),
+    }
+}
+
+/// Goes on as this same program, which has a runtime and a client to tell what a worker that is gone wanted told.
+fn become_executor(will: &str) -> io::Error {
+    let read_by_it = || -> io::Result<OwnedFd> {
+        let (reading, mut writing) = io::pipe()?;
+        // A line has room in a pipe that nobody reads yet.
+        writing.write_all(will.as_bytes())?;
+        Ok(reading.into())
+    };
+    match read_by_it() {
+        Ok(reading) => Command::new(ShimProgram::default().0).arg(WILL_ARGUMENT).stdin(reading).exec(),
+        Err(error) => error,
+    }
 }
 
 /// Closes whatever does not outlive an exec, but for these: the worker's end of the socket above all, or we would never

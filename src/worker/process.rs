@@ -162,17 +162,25 @@ impl Prepared {
     }
 
     /// Starts the command, with these variables besides those that the shim has. No value may hold a newline. Unless
-    /// renewed, everything ends by the deadline; past it, nothing is started.
+    /// renewed, everything ends by the deadline; past it, nothing is started. `will`, a line of at most some KiB, is what the
+    /// shim has told once everything has ended, should this process be gone by then.
     ///
     /// # Errors
     /// The command, or the shim, could not be started.
-    pub async fn start(self, variables: &[(&str, &str)], deadline: Option<BootInstant>) -> io::Result<Process> {
+    pub async fn start(
+        self,
+        variables: &[(&str, &str)],
+        deadline: Option<BootInstant>,
+        will: Option<&str>,
+    ) -> io::Result<Process> {
         let line = |(name, value): &(&str, &str)| format!("env {name}={}\n", value.replace(['\n', '\0'], " "));
         let variables_said: String = variables.iter().map(line).collect();
         let deadline = deadline.map(|at| format!("deadline {}\n", in_milliseconds(at)));
         // All at once, since each write would wake the shim; and before it says that it is ready, so that it finds them
         // then. These few bytes have room in a socket that is still empty. If it is gone, there is no answer.
-        let orders = format!("{variables_said}{}start\n", deadline.unwrap_or_default());
+        let will = will.map(|text| format!("will {text}\n"));
+        let orders = [Some(variables_said), deadline, will, Some("start\n".to_owned())];
+        let orders: String = orders.into_iter().flatten().collect();
         let _ = (&self.control).write_all(orders.as_bytes());
         self.control.set_nonblocking(true)?;
         let control = UnixStream::from_std(self.control)?;
@@ -271,7 +279,7 @@ impl Process {
         let (Some(stdout), Some(stderr)) = (shim.stdout.take(), shim.stderr.take()) else {
             return Err(io::Error::other("the command's output was not connected"));
         };
-        let mut process = Prepared::new(ShimProcess::Program(shim), ours).start(&[], script.deadline).await?;
+        let mut process = Prepared::new(ShimProcess::Program(shim), ours).start(&[], script.deadline, None).await?;
         process.mark = id.as_deref().map(mark);
         Ok((process, stdout, stderr))
     }

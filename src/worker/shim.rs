@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `deadline MS` | before `start`: as below, and past it nothing is started |
 //! | `env NAME=VALUE` | before `start`: one more variable for the command |
+//! | `will TEXT` | before `start`: what is to be told should the worker be gone by the time that everything has ended |
 //! | `start` | start the command; without it nothing is ever started |
 //! | `term MS` | SIGTERM to everything now, SIGKILL at that instant of the boot clock, in milliseconds |
 //! | `kill` | SIGKILL to everything now |
@@ -81,7 +82,7 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let usage = || io::Error::new(io::ErrorKind::InvalidInput, "expected LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…");
     let [lock, kill_budget, command @ ..] = args.as_slice() else { return Err(usage()) };
     let kill_budget_ms = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
-    serve(Duty {
+    let done = serve(Duty {
         control: UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?),
         // The socket is ours, so the command gets nothing.
         command_stdin: Stdio::null(),
@@ -91,7 +92,8 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
         folder: None,
         kill_budget: Duration::from_millis(kill_budget_ms),
         terminal: None,
-    })
+    })?;
+    Ok(done.code)
 }
 
 /// What a shim is there for.
@@ -114,8 +116,22 @@ pub(super) struct Duty<'a> {
     pub(super) terminal: Option<OwnedFd>,
 }
 
-/// Does it to the end, and answers the exit code.
-pub(super) fn serve(duty: Duty<'_>) -> io::Result<i32> {
+/// How a shim's duty ended.
+pub(super) struct Done {
+    /// The exit code.
+    pub(super) code: i32,
+    /// What the worker wanted told, if it is gone. Nothing of the command is left.
+    pub(super) will: Option<String>,
+}
+
+impl Done {
+    fn with(code: i32) -> Self {
+        Done { code, will: None }
+    }
+}
+
+/// Does it to the end.
+pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     let Duty { control, command_stdin, command, hidden, lock, folder, kill_budget, terminal } = duty;
     let mut control = Control { stream: control, buffer: Vec::new(), open: true };
     let real_terminal = terminal.map(RealTerminal::new).transpose()?;
@@ -140,21 +156,21 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<i32> {
     }
     let gate = Gate::prepare(command, cgroup.as_ref());
     control.say("ready");
-    let Ok(Orders { variables, deadline }) = control.wait_for_start() else { return Ok(0) };
+    let Ok(Orders { variables, deadline, will }) = control.wait_for_start() else { return Ok(Done::with(0)) };
     if deadline.is_some_and(|deadline| before(deadline, kill_budget) <= SystemClock.boot()) {
         // The worker was stopped meanwhile, and the slot may be another's.
         control.say("failed its lease was over before it was started");
-        return Ok(127);
+        return Ok(Done::with(127));
     }
     match gate.and_then(|gate| gate.open(&variables)) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
             let_go_of_output();
-            Shim { real_terminal, cgroup, deadline, ..Shim::new(control, child, kill_budget) }.run()
+            Shim { real_terminal, cgroup, deadline, will, ..Shim::new(control, child, kill_budget) }.run()
         }
         Err(error) => {
             control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
-            Ok(127)
+            Ok(Done::with(127))
         }
     }
 }
@@ -244,6 +260,7 @@ fn as_command(command: &[OsString], owns_terminal: bool) -> io::Result<Command> 
 struct Orders {
     variables: Vec<(String, String)>,
     deadline: Option<BootInstant>,
+    will: Option<String>,
 }
 
 /// The socket to the worker.
@@ -259,7 +276,7 @@ impl Control {
         let _ = self.stream.write_all(format!("{line}\n").as_bytes());
     }
 
-    /// Blocks until the worker says `start`; answers the variables and the deadline that it named. The lock is held by
+    /// Blocks until the worker says `start`; answers what it said before. The lock is held by
     /// then: so a restarted server, which finds it free, can be sure that nothing will be started late.
     fn wait_for_start(&mut self) -> io::Result<Orders> {
         let mut orders = Orders::default();
@@ -274,6 +291,7 @@ impl Control {
                 ("deadline", at) => {
                     orders.deadline = at.parse().map(Duration::from_millis).map(BootInstant::from_start).ok();
                 }
+                ("will", text) => orders.will = Some(text.to_owned()),
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
@@ -349,6 +367,7 @@ struct Shim {
     cgroup: Option<Cgroup>,
     real_terminal: Option<RealTerminal>,
     deadline: Option<BootInstant>,
+    will: Option<String>,
     ending: Option<Ending>,
     /// Who has had its SIGTERM: a second one makes many programs give up their orderly end.
     terminated: HashSet<Descendant>,
@@ -364,12 +383,13 @@ impl Shim {
             cgroup: None,
             real_terminal: None,
             deadline: None,
+            will: None,
             ending: None,
             terminated: HashSet::new(),
         }
     }
 
-    fn run(mut self) -> io::Result<i32> {
+    fn run(mut self) -> io::Result<Done> {
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)?;
         let mut left_count = 0;
         while self.reap() {
@@ -402,13 +422,15 @@ impl Shim {
         };
         let kind = self.child_status.map_or(ExitKind::Unknown, ExitKind::of);
         self.control.say(&format!("ended {} {} {left_count}", kind.to_word(), by.to_word()));
-        if let Some(terminal) = self.real_terminal {
-            // A command may end sooner than its killed worker is seen to be gone: that closes its terminal first.
-            if !self.control.is_told_done() {
-                terminal.set_right();
-            }
+        // A command may end sooner than its killed worker is seen to be gone, which would have told of the end and set the
+        // terminal right.
+        let is_awaited = self.real_terminal.is_some() || self.will.is_some();
+        let is_bereaved = is_awaited && !self.control.is_told_done();
+        if let Some(terminal) = self.real_terminal.filter(|_| is_bereaved) {
+            terminal.set_right();
         }
-        Ok(kind.shell_code())
+        let will = self.will.filter(|_| is_bereaved && left_count == 0);
+        Ok(Done { code: kind.shell_code(), will })
     }
 
     /// Collects who has ended; whether anyone is left. As the subreaper we are the parent of every orphan, so "no

@@ -19,6 +19,7 @@ use super::{
     mask::{LENGTH_MIN, Secrets},
     program,
     terminal::Terminal,
+    will::Will,
 };
 use crate::{
     api::SubmitRequest,
@@ -306,7 +307,9 @@ impl Work<'_> {
             (SOCKET_VARIABLE, socket.to_string_lossy().into_owned()),
         ];
         let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-        let mut process = match prepared.start(&variables, Some(*keeper.deadline().borrow())).await {
+        let will = Will::new(self.session, &self.args.target, grant).to_line();
+        let started = prepared.start(&variables, Some(*keeper.deadline().borrow()), will.as_deref());
+        let mut process = match started.await {
             Ok(process) => process,
             Err(error) => {
                 let message = format!("the command could not be started: {error}");

@@ -3,6 +3,7 @@
 //!
 //! `ahead` is what comes before the slot is asked for, `hold` goes from there to the end; `relay` passes output on and copies it, `mask` takes secrets out of the copy;
 //! `terminal` is the command's own where somebody sits at ours;
+//! `will` is what is told of it should it be killed;
 //! `inside` is how the command's own `protect`, `fence check` and `run` speak to the `run` around them.
 
 mod ahead;
@@ -13,6 +14,8 @@ mod mask;
 mod program;
 mod relay;
 mod terminal;
+mod will;
 
 pub use guard::{check_fence, protect};
 pub use hold::run;
+pub use will::execute as execute_will;

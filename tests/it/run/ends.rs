@@ -10,6 +10,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::{QUICK, Running, ended, overlapped, process, run};
 use crate::harness::{TestServer, processes};
@@ -121,13 +122,14 @@ async fn a_server_that_restarts_is_not_noticed_by_the_command() {
 }
 
 #[tokio::test]
-async fn when_the_run_is_killed_its_command_goes_and_the_slot_is_free_after_the_lease() {
-    let server = TestServer::start(QUICK);
+async fn when_the_run_is_killed_its_command_goes_and_the_slot_is_free_at_once() {
+    let server = TestServer::start("");
     // A grandchild in a session of its own is found as well.
     let script = "setsid sleep 600 & echo $!; echo $$; wait";
     let folder = server.path("runs");
     fs::create_dir(&folder).unwrap();
-    let mut command = run(&server, &["--lease", "2s"], script);
+    // Nothing here waits for such a lease to run out.
+    let mut command = run(&server, &["--lease", "1h"], script);
     command.env("XDG_RUNTIME_DIR", &folder);
     let mut running = Running::from(command);
     let pids = [process(&running.line()), process(&running.line())];
@@ -145,6 +147,28 @@ async fn when_the_run_is_killed_its_command_goes_and_the_slot_is_free_after_the_
     assert_eq!(next.status.code(), Some(0));
     let lost = &server.deployments().await[1];
     assert_eq!(lost["error"]["code"], "WORKER_LOST", "{lost}");
+    assert_eq!(lost["error"]["message"], "the run was killed; its command was ended", "{lost}");
+}
+
+#[tokio::test]
+async fn a_server_that_was_away_when_the_run_was_killed_is_told_by_its_token_once_it_is_back() {
+    const TOKEN: &str = "st_of_this_test";
+    let digest = singletrack::model::lease::hex(&Sha256::digest(TOKEN));
+    let mut server = TestServer::start(&format!("[[tokens]]\nname = \"ci\"\nsha256 = \"{digest}\"\n"));
+    let with_token = |flags: &[&str], script: &str| {
+        let mut command = run(&server, flags, script);
+        command.env("SINGLETRACK_TOKEN", TOKEN);
+        command
+    };
+    let mut running =
+        Running::from(with_token(&["--lease", "1h"], "test -z \"$SINGLETRACK_TOKEN\" && echo up; exec sleep 600"));
+    running.says("up");
+    let next = with_token(&[], "true");
+    server.kill();
+    running.signal(Signal::KILL);
+    running.child.wait().unwrap();
+    server.boot();
+    assert_eq!(ended(next).status.code(), Some(0));
 }
 
 #[tokio::test]
