@@ -26,8 +26,12 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// How many pages the log may hold before it is moved: what was taken for it beforehand, less what comes while it is moved.
-const DUE_PAGES: u32 = (WAL_BYTES / 4096 * 3 / 4) as u32;
+/// How many pages the log may hold: what was taken for it beforehand. A longer one would need more room than is kept back for a
+/// full disk, both in the log and in the file to which it is moved.
+const FULL_PAGES: u32 = (WAL_BYTES / 4096) as u32;
+
+/// How many pages it holds before it is moved: the rest is for what comes meanwhile.
+const DUE_PAGES: u32 = FULL_PAGES / 4 * 3;
 
 /// What may be left to the writer: a sync of these costs it little more than a commit does.
 const REST_PAGES: u32 = 64;
@@ -85,19 +89,24 @@ impl Checkpoints {
         Ok(Checkpoints { log_pages, due_at: DUE_PAGES, is_under_way: false, orders, done, thread })
     }
 
-    /// Between two commits: has the log moved, if it is long, and moves the rest once that is done.
+    /// Between two commits: has the log moved, if it is long, and moves the rest once that is done. Waits for it where the log
+    /// is full.
     ///
     /// A reader that still reads from the end of the log keeps it from starting anew; then this is tried again a little later.
     pub(super) fn look(&mut self, writer: &Connection) {
+        let pages = self.log_pages.load(Ordering::Relaxed);
         if self.is_under_way {
             if matches!(self.done.try_recv(), Err(TryRecvError::Empty)) {
-                return;
+                if pages < FULL_PAGES {
+                    return;
+                }
+                // Done, or gone.
+                let _ = self.done.recv();
             }
             self.is_under_way = false;
             move_log(writer);
             return;
         }
-        let pages = self.log_pages.load(Ordering::Relaxed);
         if pages < DUE_PAGES {
             self.due_at = DUE_PAGES;
         }

@@ -197,8 +197,8 @@ impl Batches<'_> {
             while !queue.is_empty() {
                 self.ballast.retake();
                 self.batch(&mut queue);
+                self.checkpoints.look(self.db);
             }
-            self.checkpoints.look(self.db);
         }
     }
 
