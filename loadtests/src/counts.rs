@@ -8,20 +8,11 @@ use std::{
     fmt::Write as _,
     path::Path,
     process::{Command, ExitCode},
-    sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use jiff::Timestamp;
-use singletrack::{
-    api,
-    model::{
-        Command as Happens, Deployment, DeploymentId, LineLoad, Load, Loaded, ProjectName, SecretHash, Slot, Verdict,
-        deployment::Spec, lifecycle::Entry,
-    },
-    store::{Store, sqlite::SqliteStore, transact},
-};
+
+use crate::paths;
 
 /// Names the path and how often it is run, for the process that is counted.
 const VARIABLE: &str = "LOADTESTS_COUNTED";
@@ -46,66 +37,21 @@ fn counted(wanted: &str) -> Result<()> {
     // One thread: what is counted must not hang on who is scheduled when.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match path {
-        "decision" => (0..times).try_for_each(|_| decide().map(|_| ())),
+        "decision" => (0..times).try_for_each(|_| paths::decide().map(|_| ())),
         "json" => {
-            let deployment = decide()?;
-            (0..times).try_for_each(|_| {
-                serde_json::to_vec(&api::Deployment::of(&deployment, 0)).map(|_| ()).map_err(anyhow::Error::from)
-            })
+            let deployment = paths::decide()?;
+            (0..times).try_for_each(|_| paths::json(&deployment).map(|_| ()))
         }
-        "store" => runtime.block_on(store(times)),
+        "store" => runtime.block_on(async {
+            let own = paths::OwnStore::open()?;
+            for _ in 0..times {
+                own.pass().await?;
+            }
+            own.close().await;
+            Ok(())
+        }),
         other => bail!("there is no path {other}"),
     }
-}
-
-fn spec() -> Spec {
-    Spec {
-        pipeline: "deploy".to_owned(),
-        ref_name: Some("main".to_owned()),
-        commit: Some("0123456789abcdef0123456789abcdef01234567".to_owned()),
-        message: Some("Let the checkout tell what a voucher is worth".to_owned()),
-        actor: Some("alice".to_owned()),
-        ..Spec::default()
-    }
-}
-
-/// A deployment from its submit to its end.
-fn pass(slot: &mut Slot, name: &ProjectName) -> Result<DeploymentId> {
-    let (id, secret) = (DeploymentId::generate(), SecretHash([7; 32]));
-    slot.admit(id, name.clone(), spec(), Entry::Ready);
-    let claim = Happens::Claim { secret, ttl: Duration::from_secs(60), worker: "counted".to_owned() };
-    let finish = Happens::Finish { secret, verdict: Verdict::Succeeded { outputs: Default::default() } };
-    for command in [claim, finish] {
-        if let Err(refusal) = slot.step(id, command) {
-            bail!("it was refused: {refusal:?}");
-        }
-    }
-    Ok(id)
-}
-
-fn decide() -> Result<Deployment> {
-    let name: ProjectName = "web".parse()?;
-    let mut slot = Slot::of(Loaded::nothing(&name), Timestamp::UNIX_EPOCH);
-    let id = pass(&mut slot, &name)?;
-    slot.deployment(id).cloned().context("it is there")
-}
-
-/// A transaction with a deployment from its submit to its end.
-async fn store(times: u64) -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let store = Arc::new(SqliteStore::open(&dir.path().join("counted.db"), Arc::new(|_, _| {}))?);
-    let name: ProjectName = "web".parse()?;
-    for _ in 0..times {
-        let (load, project) = (Load { line: LineLoad::Head, ..Load::default() }, name.clone());
-        let passed = transact(&*store, name.clone(), load, move |loaded| {
-            let mut slot = Slot::of(loaded, Timestamp::UNIX_EPOCH);
-            let passed = pass(&mut slot, &project);
-            (slot.into_changes(), passed)
-        });
-        passed.await??;
-    }
-    store.shut_down().await;
-    Ok(())
 }
 
 /// How many instructions a path takes.

@@ -9,6 +9,7 @@ mod goals;
 mod history;
 mod http;
 mod jobs;
+mod paths;
 mod peer;
 mod postgres;
 mod process;
