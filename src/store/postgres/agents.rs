@@ -1,6 +1,28 @@
 //! Agents' calls for work, which all servers of the database see alike.
+//!
+//! ```text
+//! call ─▶ its visit: is it told for long enough? ─ yes ─▶ answered
+//!                                                └ no ──▶ told at once, with whatever else is untold ─▶ answered
+//! one that ended, or goes on for longer than was told ─▶ told within a second, with whatever else is untold
+//! ```
+//!
+//! The calls of an agent at one server that follow each other are one visit, and one row for each of its projects: an agent
+//! that is handed work ten times a second is not news ten times a second. One task tells, so that what is told last is
+//! what was known last.
 
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until},
+};
 use tokio_postgres::Row;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
@@ -8,48 +30,289 @@ use super::{
     rows,
     session::{Session, call},
     statements::Sql,
+    transact::Engine,
 };
 use crate::{
-    model::ProjectName,
+    model::{Hint, ProjectName},
     store::{
-        AgentCall, KnownAgent,
+        AgentCall, BoxFuture, KnownAgent, StoreError,
         agents::{ABSENCE_LIMIT, KNOWN_LIMIT, REMEMBERED_LIMIT},
         columns::millis,
     },
 };
 
-/// Notes a call. Answers whether its agent was not there before, for some of its projects.
-pub(super) async fn came(session: &mut Session, agent: &AgentCall) -> Result<bool, Fault> {
-    let offers = agent.offers.iter().map(|(project, pipelines)| {
-        let pipelines = serde_json::to_string(pipelines).map_err(|_| Fault::Mistaken("an offer has no JSON form"))?;
-        Ok((project.as_str().to_owned(), pipelines))
-    });
-    let (projects, pipelines): (Vec<_>, Vec<_>) = offers.collect::<Result<Vec<_>, Fault>>()?.into_iter().unzip();
-    let count = i64::try_from(projects.len()).unwrap_or(i64::MAX);
-    let noted = session
-        .write(call!(
-            Sql::AgentCame,
-            agent.worker.clone(),
-            projects,
-            pipelines,
-            agent.id,
-            rows::signed(millis(agent.window))?,
-            rows::signed(millis(ABSENCE_LIMIT))?,
-        ))
-        .await?;
-    let row = noted.first().ok_or(Fault::Mistaken("the database tells nothing of an agent"))?;
-    let (known_count, near_count): (i64, i64) = (rows::get(row, 0)?, rows::get(row, 1)?);
-    if known_count < count {
+/// How long what nobody waits for may stay untold, so that much of it is told at once.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A visit that the others expect to last for so much longer need not be told anew at once: before that is over the task
+/// will have told it.
+const ENOUGH: Duration = Duration::from_secs(3);
+/// How many rows one statement tells, or a few more.
+const BATCH_LIMIT: usize = 1_000;
+
+/// The visits of agents at this server.
+#[derive(Default)]
+pub(super) struct Visits {
+    state: Mutex<State>,
+    stirred: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    visits: HashMap<Arc<Visitor>, Visit>,
+    /// Whose visits the database knows less of than we do, each once.
+    untold: Vec<Arc<Visitor>>,
+    /// Who waits for that.
+    asking: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    is_closed: bool,
+}
+
+/// An agent, and the pipelines that it can run, by project: with another offer it is another.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Visitor {
+    worker: String,
+    offers: BTreeMap<ProjectName, Vec<String>>,
+}
+
+#[derive(Debug)]
+struct Visit {
+    id: Uuid,
+    /// When each of its calls that may be parked ends at the latest.
+    calls: HashMap<Uuid, Instant>,
+    came_at: Instant,
+    /// When the last one of its calls that ended early did.
+    left_at: Instant,
+    /// Until when the database expects it to last, once it was told.
+    told_until: Option<Instant>,
+    is_untold: bool,
+}
+
+impl Visit {
+    fn new(now: Instant) -> Visit {
+        let (id, calls) = (Uuid::now_v7(), HashMap::new());
+        Visit { id, calls, came_at: now, left_at: now, told_until: None, is_untold: false }
+    }
+
+    /// When its last call ended, or will.
+    fn ends_at(&self) -> Instant {
+        self.calls.values().copied().fold(self.left_at, Instant::max)
+    }
+}
+
+/// What the database is told of one visit.
+struct Word {
+    visitor: Arc<Visitor>,
+    visit: Uuid,
+    came_at: Instant,
+    ends_at: Instant,
+}
+
+impl Visits {
+    /// Notes a call, and waits until every server can see it.
+    ///
+    /// # Errors
+    /// The database could not be told.
+    pub(super) async fn came(&self, call: AgentCall) -> Result<(), StoreError> {
+        let answered = {
+            let mut state = self.state();
+            if state.is_closed {
+                return Err(closed());
+            }
+            let now = Instant::now();
+            let visitor = Arc::new(Visitor { worker: call.worker, offers: call.offers });
+            let visit = state.visits.entry(visitor.clone()).or_insert_with(|| Visit::new(now));
+            let is_known = visit.told_until.is_some_and(|until| until > now + ENOUGH);
+            if !is_known && visit.told_until.is_some() {
+                // Its row may be swept as one that is over; so it is never told of again.
+                *visit = Visit { is_untold: visit.is_untold, ..Visit::new(now) };
+            }
+            visit.calls.retain(|_, due| *due > now);
+            visit.calls.insert(call.id, now + call.window);
+            visit.came_at = now;
+            state.stir(visitor);
+            let answered = (!is_known).then(|| {
+                let (asker, answered) = oneshot::channel();
+                state.asking.push(asker);
+                answered
+            });
+            self.stirred.notify_one();
+            answered
+        };
+        match answered {
+            Some(answered) => answered.await.map_err(|_| closed())?,
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that a call ended before its window did.
+    pub(super) fn left(&self, call: AgentCall) {
+        let visitor = Arc::new(Visitor { worker: call.worker, offers: call.offers });
+        let mut state = self.state();
+        if let Some(visit) = state.visits.get_mut(&visitor)
+            && visit.calls.remove(&call.id).is_some()
+        {
+            visit.left_at = Instant::now();
+            state.stir(visitor);
+            self.stirred.notify_one();
+        }
+    }
+
+    /// Tells the database until `shutdown`, and what is left then.
+    pub(super) async fn run(self: Arc<Self>, engine: Arc<Engine>, shutdown: CancellationToken) {
+        let mut told_at = Instant::now();
+        loop {
+            let is_last = tokio::select! {
+                () = self.is_due(told_at + PAUSE) => false,
+                () = shutdown.cancelled() => true,
+            };
+            self.tell(&engine).await;
+            if is_last {
+                break;
+            }
+            told_at = Instant::now();
+        }
+        let asking = {
+            let mut state = self.state();
+            state.is_closed = true;
+            mem::take(&mut state.asking)
+        };
+        asking.into_iter().for_each(|asker| drop(asker.send(Err(closed()))));
+    }
+
+    /// Waits until there is something to tell that somebody waits for, or anything at all and it is time.
+    async fn is_due(&self, time: Instant) {
+        loop {
+            let stirred = self.stirred.notified();
+            let (is_asked, is_untold) = {
+                let state = self.state();
+                (!state.asking.is_empty(), !state.untold.is_empty())
+            };
+            if is_asked || (is_untold && Instant::now() >= time) {
+                return;
+            }
+            tokio::select! {
+                () = stirred => {}
+                () = sleep_until(time), if is_untold => {}
+            }
+        }
+    }
+
+    /// Tells all that is untold, and answers those who wait for that.
+    async fn tell(&self, engine: &Engine) {
+        let (words, asking) = self.state().take_words();
+        let mut words = words.as_slice();
+        let mut result = Ok(());
+        while result.is_ok() && !words.is_empty() {
+            let (batch, rest) = words.split_at(batch_length(words));
+            result = tell(engine, batch).await;
+            if result.is_ok() {
+                self.state().note_told(batch);
+                words = rest;
+            }
+        }
+        if let Err(error) = &result {
+            tracing::debug!(%error, "could not note agents' calls; it is tried again");
+            let mut state = self.state();
+            words.iter().for_each(|word| state.stir(word.visitor.clone()));
+        }
+        // Some of them may be gone.
+        asking.into_iter().for_each(|asker| drop(asker.send(result.clone())));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Has a visit told of.
+    fn stir(&mut self, visitor: Arc<Visitor>) {
+        if let Some(visit) = self.visits.get_mut(&visitor)
+            && !mem::replace(&mut visit.is_untold, true)
+        {
+            self.untold.push(visitor);
+        }
+    }
+
+    fn take_words(&mut self) -> (Vec<Word>, Vec<oneshot::Sender<Result<(), StoreError>>>) {
+        let word = |visitor: Arc<Visitor>| {
+            let visit = self.visits.get_mut(&visitor)?;
+            visit.is_untold = false;
+            let (id, came_at, ends_at) = (visit.id, visit.came_at, visit.ends_at());
+            Some(Word { visitor, visit: id, came_at, ends_at })
+        };
+        let mut words: Vec<Word> = mem::take(&mut self.untold).into_iter().filter_map(word).collect();
+        // Servers that sweep the same rows lock them in the same order.
+        words.sort_by(|one, other| one.visitor.worker.cmp(&other.visitor.worker));
+        (words, mem::take(&mut self.asking))
+    }
+
+    fn note_told(&mut self, words: &[Word]) {
+        for word in words {
+            if let Some(visit) = self.visits.get_mut(&word.visitor)
+                && visit.id == word.visit
+            {
+                visit.told_until = Some(word.ends_at);
+            }
+        }
+        // Those that are over and told begin anew when they come again.
+        let now = Instant::now();
+        self.visits.retain(|_, visit| visit.is_untold || visit.told_until.is_none_or(|until| until > now));
+    }
+}
+
+fn batch_length(words: &[Word]) -> usize {
+    let mut rows = 0;
+    let fits = |word: &&Word| {
+        let fits = rows < BATCH_LIMIT;
+        rows += word.visitor.offers.len();
+        fits
+    };
+    words.iter().take_while(fits).count()
+}
+
+/// Tells the database, and the other servers where somebody is new to it.
+async fn tell(engine: &Engine, words: &[Word]) -> Result<(), StoreError> {
+    struct Through<'a> {
+        engine: &'a Engine,
+    }
+    let through = Through { engine };
+    let told: BoxFuture<'_, _> = super::read!(through, session => write(&mut session, words));
+    if told.await? {
+        engine.wakes.tell_hints([Hint::Agents]);
+    }
+    Ok(())
+}
+
+/// Answers whether some agent was not there before, for some of its projects.
+async fn write(session: &mut Session, words: &[Word]) -> Result<bool, Fault> {
+    let now = Instant::now();
+    let (mut projects, mut workers, mut visits, mut pipelines) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut came_ago, mut due_in) = (Vec::new(), Vec::new());
+    for word in words {
+        let ago = |time: Instant| rows::signed(millis(now.saturating_duration_since(time)));
+        let left = rows::signed(millis(word.ends_at.saturating_duration_since(now)))?;
+        let (came, due) = (ago(word.came_at)?, left - ago(word.ends_at)?);
+        for (project, offered) in &word.visitor.offers {
+            let offered = serde_json::to_string(offered).map_err(|_| Fault::Mistaken("an offer has no JSON form"))?;
+            projects.push(project.as_str().to_owned());
+            workers.push(word.visitor.worker.clone());
+            visits.push(word.visit);
+            pipelines.push(offered);
+            came_ago.push(came);
+            due_in.push(due);
+        }
+    }
+    let absence = rows::signed(millis(ABSENCE_LIMIT))?;
+    let told =
+        session.write(call!(Sql::TellVisits, projects, workers, visits, pipelines, came_ago, due_in, absence)).await?;
+    let row = told.first().ok_or(Fault::Mistaken("the database tells nothing of an agent"))?;
+    let (is_any_new, is_any_away): (bool, bool) = (rows::get(row, 0)?, rows::get(row, 1)?);
+    if is_any_new {
         // Only newcomers make the table grow.
         let limit = i64::try_from(REMEMBERED_LIMIT).unwrap_or(i64::MAX);
         session.write(call!(Sql::ForgetAgents, limit)).await?;
     }
-    Ok(near_count < count)
-}
-
-/// Notes that a call ended.
-pub(super) async fn left(session: &mut Session, worker: String, projects: Vec<String>, id: Uuid) -> Result<(), Fault> {
-    session.write(call!(Sql::AgentLeft, worker, projects, id)).await.map(|_| ())
+    Ok(is_any_away)
 }
 
 /// A project's agents, those that were heard of last first.
@@ -62,8 +325,12 @@ pub(super) async fn of(session: &mut Session, project: &ProjectName) -> Result<V
             pipelines: rows::json(row, 1)?,
             last_seen_at: rows::instant(row, 2)?,
             is_parked: rows::get(row, 3)?,
-            gone_for: std::time::Duration::from_millis(rows::number(row, 4)?),
+            gone_for: Duration::from_millis(rows::number(row, 4)?),
         })
     };
     found.iter().map(known).collect()
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
 }

@@ -39,11 +39,12 @@ use super::{
 use crate::{
     clock::Now,
     config::PostgresUrl,
-    model::{Deployment, DeploymentId, Event, Hint, Load, Pepper, ProjectName},
+    model::{Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
 };
 
 pub use import::Import;
 
+use agents::Visits;
 use connect::{Connector, Sessions};
 use fault::Fault;
 use session::call;
@@ -60,8 +61,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub struct PostgresStore {
     engine: Arc<Engine>,
     connector: Arc<Connector>,
+    visits: Arc<Visits>,
     under_way: TaskTracker,
-    wakes: TaskTracker,
+    tasks: TaskTracker,
     shutdown: CancellationToken,
     pepper: Pepper,
 }
@@ -101,7 +103,9 @@ impl PostgresStore {
         });
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(wakes.run(connector.clone(), shutdown.clone()));
-        Ok(PostgresStore { engine, connector, under_way, wakes: tasks, shutdown, pepper })
+        let visits = Arc::new(Visits::default());
+        tasks.spawn(visits.clone().run(engine.clone(), shutdown.clone()));
+        Ok(PostgresStore { engine, connector, visits, under_way, tasks, shutdown, pepper })
     }
 }
 
@@ -207,30 +211,11 @@ impl Store for PostgresStore {
     }
 
     fn agent_came(&self, call: AgentCall, _: Now) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move {
-            let call = &call;
-            let noted: BoxFuture<'_, _> = read!(self, session => agents::came(&mut session, call));
-            if noted.await? {
-                self.engine.wakes.tell_hints([Hint::Agents]);
-            }
-            Ok(())
-        })
+        Box::pin(self.visits.came(call))
     }
 
     fn agent_left(&self, call: AgentCall, _: Now) {
-        let engine = self.engine.clone();
-        let projects: Vec<String> = call.offers.keys().map(|project| project.as_str().to_owned()).collect();
-        // Whoever it was parked for is gone, so it is not waited for; but the store's end waits for it.
-        self.under_way.spawn(async move {
-            let left = async {
-                let mut session = engine.session().await?;
-                agents::left(&mut session, call.worker, projects, call.id).await
-            };
-            if let Err(fault) = left.await {
-                // It counts as parked until its window is over.
-                tracing::debug!(?fault, "could not note that an agent's call ended");
-            }
-        });
+        self.visits.left(call);
     }
 
     fn agents(&self, project: ProjectName, _: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>> {
@@ -264,8 +249,8 @@ impl Store for PostgresStore {
                 tracing::error!("the store was closed while transactions were under way");
             }
             self.shutdown.cancel();
-            self.wakes.close();
-            self.wakes.wait().await;
+            self.tasks.close();
+            self.tasks.wait().await;
             self.engine.wakes.last_words(&self.connector).await;
             self.engine.pool.close();
         })

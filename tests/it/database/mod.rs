@@ -1,6 +1,7 @@
 //! The database as real installations have it: behind TLS, with passwords, with a standby, behind a pooler; and how much a
 //! server asks of it.
 
+mod agents;
 mod backup;
 mod bouncer;
 mod groups;
