@@ -1,9 +1,9 @@
 //! Agents' calls for work, which all servers of the database see alike.
 //!
 //! ```text
-//! call ─▶ its visit: is it told for long enough? ─ yes ─▶ answered
-//!                                                └ no ──▶ told at once, with whatever else is untold ─▶ answered
-//! one that ended, or goes on for longer than was told ─▶ told within a second, with whatever else is untold
+//! call ─▶ its visit: do the others expect it for long enough? ─ yes ─▶ answered
+//!                                                             └ no ──▶ told at once ─▶ answered
+//! one that goes on for longer than was told, or ended a second ago ─▶ told, with all others of which that is true, once a second
 //! ```
 //!
 //! The calls of an agent at one server that follow each other are one visit, and one row for each of its projects: an agent
@@ -11,7 +11,8 @@
 //! what was known last.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{Hash, Hasher},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -41,7 +42,8 @@ use crate::{
     },
 };
 
-/// How long what nobody waits for may stay untold, so that much of it is told at once.
+/// How far apart what nobody waits for is told, so that much of it is told at once; and how long an agent must be gone for
+/// that to be news, since most come back with the next call.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A visit that the others expect to last for so much longer need not be told anew at once: before that is over the task
 /// will have told it.
@@ -59,18 +61,26 @@ pub(super) struct Visits {
 #[derive(Default)]
 struct State {
     visits: HashMap<Arc<Visitor>, Visit>,
-    /// Whose visits the database knows less of than we do, each once.
-    untold: Vec<Arc<Visitor>>,
-    /// Who waits for that.
+    /// Whose visits the database knows less of than we do.
+    untold: HashSet<Arc<Visitor>>,
+    /// Whose visits it does not know of, and who waits until it does.
+    unknown: HashSet<Arc<Visitor>>,
     asking: Vec<oneshot::Sender<Result<(), StoreError>>>,
     is_closed: bool,
 }
 
 /// An agent, and the pipelines that it can run, by project: with another offer it is another.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 struct Visitor {
     worker: String,
     offers: BTreeMap<ProjectName, Vec<String>>,
+}
+
+impl Hash for Visitor {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Hardly ever do two have one name, and some have a hundred projects.
+        self.worker.hash(state);
+    }
 }
 
 #[derive(Debug)]
@@ -83,19 +93,29 @@ struct Visit {
     left_at: Instant,
     /// Until when the database expects it to last, once it was told.
     told_until: Option<Instant>,
-    is_untold: bool,
 }
 
 impl Visit {
     fn new(now: Instant) -> Visit {
         let (id, calls) = (Uuid::now_v7(), HashMap::new());
-        Visit { id, calls, came_at: now, left_at: now, told_until: None, is_untold: false }
+        Visit { id, calls, came_at: now, left_at: now, told_until: None }
     }
 
     /// When its last call ended, or will.
     fn ends_at(&self) -> Instant {
         self.calls.values().copied().fold(self.left_at, Instant::max)
     }
+}
+
+/// What is told at a time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Of visits for which somebody waits.
+    Asked,
+    /// Of those, and of all that is news for those who do not wait.
+    Due,
+    /// Whatever is not told.
+    All,
 }
 
 /// What the database is told of one visit.
@@ -123,17 +143,20 @@ impl Visits {
             let is_known = visit.told_until.is_some_and(|until| until > now + ENOUGH);
             if !is_known && visit.told_until.is_some() {
                 // Its row may be swept as one that is over; so it is never told of again.
-                *visit = Visit { is_untold: visit.is_untold, ..Visit::new(now) };
+                *visit = Visit::new(now);
             }
             visit.calls.retain(|_, due| *due > now);
             visit.calls.insert(call.id, now + call.window);
             visit.came_at = now;
-            state.stir(visitor);
-            let answered = (!is_known).then(|| {
+            let answered = if is_known {
+                state.untold.insert(visitor);
+                None
+            } else {
+                state.unknown.insert(visitor);
                 let (asker, answered) = oneshot::channel();
                 state.asking.push(asker);
-                answered
-            });
+                Some(answered)
+            };
             self.stirred.notify_one();
             answered
         };
@@ -151,24 +174,25 @@ impl Visits {
             && visit.calls.remove(&call.id).is_some()
         {
             visit.left_at = Instant::now();
-            state.stir(visitor);
+            state.untold.insert(visitor);
             self.stirred.notify_one();
         }
     }
 
     /// Tells the database until `shutdown`, and what is left then.
     pub(super) async fn run(self: Arc<Self>, engine: Arc<Engine>, shutdown: CancellationToken) {
-        let mut told_at = Instant::now();
+        let mut due = Instant::now() + PAUSE;
         loop {
-            let is_last = tokio::select! {
-                () = self.is_due(told_at + PAUSE) => false,
-                () = shutdown.cancelled() => true,
+            let extent = tokio::select! {
+                extent = self.wanted(due) => extent,
+                () = shutdown.cancelled() => Extent::All,
             };
-            self.tell(&engine).await;
-            if is_last {
-                break;
+            self.tell(&engine, extent).await;
+            match extent {
+                Extent::Asked => {}
+                Extent::Due => due = Instant::now() + PAUSE,
+                Extent::All => break,
             }
-            told_at = Instant::now();
         }
         let asking = {
             let mut state = self.state();
@@ -178,27 +202,30 @@ impl Visits {
         asking.into_iter().for_each(|asker| drop(asker.send(Err(closed()))));
     }
 
-    /// Waits until there is something to tell that somebody waits for, or anything at all and it is time.
-    async fn is_due(&self, time: Instant) {
+    /// Waits until somebody waits for something to be told, or there is anything to tell and it is time.
+    async fn wanted(&self, due: Instant) -> Extent {
         loop {
             let stirred = self.stirred.notified();
             let (is_asked, is_untold) = {
                 let state = self.state();
                 (!state.asking.is_empty(), !state.untold.is_empty())
             };
-            if is_asked || (is_untold && Instant::now() >= time) {
-                return;
+            if is_untold && Instant::now() >= due {
+                return Extent::Due;
+            }
+            if is_asked {
+                return Extent::Asked;
             }
             tokio::select! {
                 () = stirred => {}
-                () = sleep_until(time), if is_untold => {}
+                () = sleep_until(due), if is_untold => {}
             }
         }
     }
 
-    /// Tells all that is untold, and answers those who wait for that.
-    async fn tell(&self, engine: &Engine) {
-        let (words, asking) = self.state().take_words();
+    /// Tells so much, and answers those who wait for that.
+    async fn tell(&self, engine: &Engine, extent: Extent) {
+        let (words, asking) = self.state().take_words(extent);
         let mut words = words.as_slice();
         let mut result = Ok(());
         while result.is_ok() && !words.is_empty() {
@@ -212,7 +239,7 @@ impl Visits {
         if let Err(error) = &result {
             tracing::debug!(%error, "could not note agents' calls; it is tried again");
             let mut state = self.state();
-            words.iter().for_each(|word| state.stir(word.visitor.clone()));
+            state.untold.extend(words.iter().map(|word| word.visitor.clone()));
         }
         // Some of them may be gone.
         asking.into_iter().for_each(|asker| drop(asker.send(result.clone())));
@@ -224,23 +251,30 @@ impl Visits {
 }
 
 impl State {
-    /// Has a visit told of.
-    fn stir(&mut self, visitor: Arc<Visitor>) {
-        if let Some(visit) = self.visits.get_mut(&visitor)
-            && !mem::replace(&mut visit.is_untold, true)
-        {
-            self.untold.push(visitor);
+    fn take_words(&mut self, extent: Extent) -> (Vec<Word>, Vec<oneshot::Sender<Result<(), StoreError>>>) {
+        let now = Instant::now();
+        let mut visitors = mem::take(&mut self.unknown);
+        if extent == Extent::Asked {
+            for visitor in &visitors {
+                self.untold.remove(visitor);
+            }
+        } else {
+            visitors.extend(mem::take(&mut self.untold));
+            // Those that are over and told begin anew when they come again.
+            let is_told = |visit: &Visit| visit.told_until.is_some_and(|until| until <= now);
+            self.visits.retain(|visitor, visit| !is_told(visit) || visitors.contains(visitor));
         }
-    }
-
-    fn take_words(&mut self) -> (Vec<Word>, Vec<oneshot::Sender<Result<(), StoreError>>>) {
-        let word = |visitor: Arc<Visitor>| {
-            let visit = self.visits.get_mut(&visitor)?;
-            visit.is_untold = false;
-            let (id, came_at, ends_at) = (visit.id, visit.came_at, visit.ends_at());
-            Some(Word { visitor, visit: id, came_at, ends_at })
-        };
-        let mut words: Vec<Word> = mem::take(&mut self.untold).into_iter().filter_map(word).collect();
+        let mut words = Vec::with_capacity(visitors.len());
+        for visitor in visitors {
+            let Some(visit) = self.visits.get(&visitor) else { continue };
+            let may_come_back = visit.ends_at() <= now && now < visit.left_at + PAUSE;
+            if may_come_back && extent != Extent::All {
+                self.untold.insert(visitor);
+            } else {
+                let (id, came_at, ends_at) = (visit.id, visit.came_at, visit.ends_at());
+                words.push(Word { visitor, visit: id, came_at, ends_at });
+            }
+        }
         // Servers that sweep the same rows lock them in the same order.
         words.sort_by(|one, other| one.visitor.worker.cmp(&other.visitor.worker));
         (words, mem::take(&mut self.asking))
@@ -254,9 +288,6 @@ impl State {
                 visit.told_until = Some(word.ends_at);
             }
         }
-        // Those that are over and told begin anew when they come again.
-        let now = Instant::now();
-        self.visits.retain(|_, visit| visit.is_untold || visit.told_until.is_none_or(|until| until > now));
     }
 }
 
