@@ -254,27 +254,23 @@ impl State {
     fn take_words(&mut self, extent: Extent) -> (Vec<Word>, Vec<oneshot::Sender<Result<(), StoreError>>>) {
         let now = Instant::now();
         let mut visitors = mem::take(&mut self.unknown);
-        if extent == Extent::Asked {
-            for visitor in &visitors {
-                self.untold.remove(visitor);
-            }
-        } else {
-            visitors.extend(mem::take(&mut self.untold));
+        for visitor in &visitors {
+            self.untold.remove(visitor);
+        }
+        if extent != Extent::Asked {
             // Those that are over and told begin anew when they come again.
-            let is_told = |visit: &Visit| visit.told_until.is_some_and(|until| until <= now);
-            self.visits.retain(|visitor, visit| !is_told(visit) || visitors.contains(visitor));
+            let is_over = |visit: &Visit| visit.told_until.is_some_and(|until| until <= now);
+            self.visits.retain(|visitor, visit| !is_over(visit) || self.untold.contains(visitor));
+            let is_sure = |visit: &Visit| visit.ends_at() > now || visit.left_at + PAUSE <= now;
+            let is_news = |visitor: &Arc<Visitor>| self.visits.get(visitor).is_none_or(is_sure);
+            visitors.extend(self.untold.extract_if(|visitor| extent == Extent::All || is_news(visitor)));
         }
-        let mut words = Vec::with_capacity(visitors.len());
-        for visitor in visitors {
-            let Some(visit) = self.visits.get(&visitor) else { continue };
-            let may_come_back = visit.ends_at() <= now && now < visit.left_at + PAUSE;
-            if may_come_back && extent != Extent::All {
-                self.untold.insert(visitor);
-            } else {
-                let (id, came_at, ends_at) = (visit.id, visit.came_at, visit.ends_at());
-                words.push(Word { visitor, visit: id, came_at, ends_at });
-            }
-        }
+        let word = |visitor: Arc<Visitor>| {
+            let visit = self.visits.get(&visitor)?;
+            let (id, came_at, ends_at) = (visit.id, visit.came_at, visit.ends_at());
+            Some(Word { visitor, visit: id, came_at, ends_at })
+        };
+        let mut words: Vec<Word> = visitors.into_iter().filter_map(word).collect();
         // Servers that sweep the same rows lock them in the same order.
         words.sort_by(|one, other| one.visitor.worker.cmp(&other.visitor.worker));
         (words, mem::take(&mut self.asking))
