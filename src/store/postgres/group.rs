@@ -6,12 +6,12 @@
 //!                        └ no ──▶ goes with the next transaction of a lane
 //! ```
 //!
-//! Nobody waits for a lock in here: a project that another server has locked is left out, and goes alone. A transaction
-//! that takes long is left to itself, and the lane goes on. What the database refuses together is tried one by one, so
+//! Nobody waits for a lock in here: a project that another server has locked is left out, and goes alone; so is a claim whose
+//! worker makes another one. A transaction that takes long is left to itself, and the lane goes on. What the database refuses together is tried one by one, so
 //! nobody answers for another's mistake.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -101,13 +101,13 @@ impl Drop for Lane {
     }
 }
 
-/// What of each job could be loaded; none for a project that is not locked.
+/// What of each job could be loaded; none for one that would have to wait for a lock.
 type LoadedJobs = Vec<Option<Result<(Loaded, Sighted), Fault>>>;
 
 impl Job {
     /// Whether others may be made to wait for it.
     pub(super) fn may_share(&self) -> bool {
-        self.wish.load.held_by.is_none() && matches!(self.wish.load.line, LineLoad::None | LineLoad::Head)
+        matches!(self.wish.load.line, LineLoad::None | LineLoad::Head)
     }
 }
 
@@ -219,8 +219,29 @@ async fn begin_together(session: &mut Session, wishes: &[Wish]) -> Result<Option
     let counts: Vec<usize> = loads.iter().map(Vec::len).collect();
     let mut calls = vec![call!(Sql::Begin), call!(Sql::LockFree, all), call!(Sql::Heads, with_head)];
     calls.extend(loads.into_iter().flatten());
+    let holders: BTreeSet<String> =
+        wishes.iter().filter_map(|wish| wish.load.held_by.as_deref()).map(rows::escaped).collect();
+    let has_holders = !holders.is_empty();
+    if has_holders {
+        // After the projects' locks, as where one goes alone.
+        let holders: Vec<_> = holders.into_iter().collect();
+        calls.extend([call!(Sql::FreeHolderTurns, holders.clone()), call!(Sql::HeldByThese, holders)]);
+    }
 
-    let mut answers = session::rows(session.begin(&calls).await?)?.into_iter().skip(1);
+    let mut answers = session::rows(session.begin(&calls).await?)?;
+    let mut held = HashMap::new();
+    if has_holders {
+        let (found, free) = (answers.pop().unwrap_or_default(), answers.pop().unwrap_or_default());
+        for row in free {
+            held.insert(rows::get::<String>(&row, 0)?, Vec::new());
+        }
+        for row in found {
+            if let Some(rows) = held.get_mut(rows::get::<&str>(&row, 1)?) {
+                rows.push(row);
+            }
+        }
+    }
+    let mut answers = answers.into_iter().skip(1);
     let mut locked = HashMap::new();
     let mut number = None;
     for row in answers.next().unwrap_or_default() {
@@ -237,7 +258,14 @@ async fn begin_together(session: &mut Session, wishes: &[Wish]) -> Result<Option
     }
     let loaded = wishes.iter().zip(counts).map(|(Wish { project: name, load }, count)| {
         let mut answers: Vec<_> = answers.by_ref().take(count).collect();
-        answers.push(heads.remove(name).unwrap_or_default());
+        if load.line == LineLoad::Head {
+            answers.push(heads.remove(name).unwrap_or_default());
+        }
+        if let Some(holder) = &load.held_by {
+            // Of several claims of one holder the first goes; the others have to see what it took.
+            let held = held.remove(&rows::escaped(holder))?;
+            answers.extend([Vec::new(), held]);
+        }
         let project = locked.remove(name)?;
         Some(project.and_then(|project| record::loaded(name, load, Some(project), answers)))
     });

@@ -132,6 +132,11 @@ statements! {
 
     /// Has others wait that decide for the same holder, each on another project.
     HolderTurn(TEXT) = "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))";
+    /// Those of these holders for whom nobody else decides; others that want to have to wait from now on.
+    FreeHolderTurns(TEXT_ARRAY) = "SELECT h.holder FROM unnest($1::text[]) AS h (holder) \
+        WHERE pg_try_advisory_xact_lock(hashtextextended(h.holder, 1))";
+    /// The holder stands behind what it holds.
+    HeldByThese(TEXT_ARRAY) = "SELECT d.id, d.worker FROM deployments AS d WHERE d.state = 'running' AND d.worker = ANY ($1)";
     /// The name of the project stands behind the deployment's columns.
     Held(TEXT) = concat!(
         "SELECT ", deployment!(), ", p.name FROM deployments AS d JOIN projects AS p ON p.number = d.project \
