@@ -38,11 +38,11 @@ impl Queue {
     /// The store did not do it.
     pub async fn claim_any(&self, holder: &str, offers: &Offers) -> Result<Option<Claimed>, WorkerError> {
         let offers = Arc::new(offers.clone());
-        let first = self.store.offered(offers.clone(), FIRST_LOOK_LIMIT).await?;
+        let first = self.store.claimable(offers.clone(), FIRST_LOOK_LIMIT).await?;
         let is_all = first.len() < FIRST_LOOK_LIMIT;
         match self.claim_first(holder, first).await? {
             None if !is_all => {
-                let all = self.store.offered(offers, usize::MAX).await?;
+                let all = self.store.claimable(offers, usize::MAX).await?;
                 self.claim_first(holder, all).await
             }
             claimed => Ok(claimed),

@@ -11,8 +11,8 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, OnCommit, Placed,
-    ProjectState, Store, StoreError, Watched, agents::Presence,
+    AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit,
+    Placed, ProjectState, Store, StoreError, Watched, agents::Presence,
 };
 use crate::clock::Now;
 use crate::model::{
@@ -314,10 +314,13 @@ impl Store for MemoryStore {
         })
     }
 
-    fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
+    fn claimable(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
         now(move || {
             let kept = self.kept();
-            let oldest = kept.claimable.values().take(limit).map(|id| kept.get(*id));
+            let is_offered = |it: &&Deployment| {
+                offers.get(&it.project).is_some_and(|pipelines| pipelines.contains(&it.spec.pipeline))
+            };
+            let oldest = kept.claimable.values().map(|id| kept.get(*id)).filter(is_offered).take(limit);
             oldest.map(|it| Claimable { project: it.project.clone(), id: it.id, spec: it.spec.clone() }).collect()
         })
     }

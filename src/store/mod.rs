@@ -121,9 +121,6 @@ pub struct Claimable {
 /// The pipelines that somebody can run, by project.
 pub type Offers = BTreeMap<ProjectName, Vec<String>>;
 
-/// How many claimable deployments are looked at: one a project, so this is the number of projects with work.
-const CLAIMABLE_LIMIT: usize = 4096;
-
 /// What tells whether something was committed to a deployment since it was last looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -196,18 +193,9 @@ pub trait Store: Send + Sync + 'static {
     /// slots.
     fn watched(&self) -> BoxFuture<'_, Result<Vec<Watched>, StoreError>>;
 
-    /// Deployments that hold their slot and wait for a worker of the server, oldest first.
-    fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>>;
-
-    /// The oldest of them for which one of these pipelines is offered, at most `limit`.
-    fn offered(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
-        Box::pin(async move {
-            let mut claimable = self.claimable(CLAIMABLE_LIMIT).await?;
-            claimable.retain(|it| offers.get(&it.project).is_some_and(|offer| offer.contains(&it.spec.pipeline)));
-            claimable.truncate(limit);
-            Ok(claimable)
-        })
-    }
+    /// Deployments that hold their slot, wait for a worker of the server, and want a pipeline that is offered: the oldest
+    /// ones, at most `limit`.
+    fn claimable(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>>;
 
     /// The marks of those of these deployments that exist.
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>>;

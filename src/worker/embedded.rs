@@ -31,7 +31,7 @@ use crate::{
     model::{Deployment, DeploymentId, Lapse, Limits, ProjectName, State},
     notifier::Notifier,
     queue::Queue,
-    store::{Claimable, StoreError},
+    store::{Claimable, Offers, StoreError},
 };
 
 /// How many claimable deployments are looked at together; what is beyond comes with the next look, which follows at once.
@@ -47,6 +47,8 @@ pub struct Embedded {
     queue: Queue,
     notifier: Arc<Notifier>,
     projects: BTreeMap<String, Project>,
+    /// What it can run of them: all that is not left to agents.
+    offers: Arc<Offers>,
     runs_dir: PathBuf,
     depot: Depot,
     unpack_limits: UnpackLimits,
@@ -79,6 +81,7 @@ impl Embedded {
             queue,
             notifier,
             projects: config.projects.clone(),
+            offers: Arc::new(offers(&config.projects)),
             runs_dir,
             depot,
             unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
@@ -130,7 +133,10 @@ impl Embedded {
 
     /// Starts what can be claimed. Answers whether there may be more.
     async fn take_work(self: &Arc<Self>, runs: &TaskTracker) -> Result<bool, StoreError> {
-        let page = self.queue.store().claimable(CLAIM_PAGE_LIMIT).await?;
+        if self.offers.is_empty() {
+            return Ok(false);
+        }
+        let page = self.queue.store().claimable(self.offers.clone(), CLAIM_PAGE_LIMIT).await?;
         let is_full = page.len() == CLAIM_PAGE_LIMIT;
         let mut took = false;
         for claimable in page {
@@ -144,11 +150,7 @@ impl Embedded {
     }
 
     fn pipeline(&self, claimable: &Claimable) -> Option<Pipeline> {
-        let project = self.projects.get(claimable.project.as_str())?;
-        if project.agents.is_some() {
-            return None;
-        }
-        project.pipelines.get(&claimable.spec.pipeline).cloned()
+        self.projects.get(claimable.project.as_str())?.pipelines.get(&claimable.spec.pipeline).cloned()
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, HashSet<DeploymentId>> {
@@ -251,4 +253,11 @@ impl Embedded {
             }
         }
     }
+}
+
+/// The pipelines that are not left to agents.
+fn offers(projects: &BTreeMap<String, Project>) -> Offers {
+    let own = projects.iter().filter(|(_, project)| project.agents.is_none() && !project.pipelines.is_empty());
+    // Their names were looked at when they were read.
+    own.filter_map(|(name, project)| Some((name.parse().ok()?, project.pipelines.keys().cloned().collect()))).collect()
 }

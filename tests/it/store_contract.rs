@@ -529,27 +529,27 @@ async fn what_waits_for_a_worker_is_claimable_in_the_order_of_arrival(trial: Tri
     let by_client = Spec { executor: Executor::Client, ..spec() };
     trial.submit_spec("client", 4, OnConflict::Refuse, by_client).await;
     trial.submit("c", 5, OnConflict::Refuse).await;
-    let claimable = async |limit| {
-        let claimable = trial.store.claimable(limit).await.unwrap();
+    let claimable = async |offers: &[(&str, &str)], limit| {
+        let offers = offers.iter().map(|(project, pipeline)| (name(project), vec![(*pipeline).to_owned()]));
+        let claimable = trial.store.claimable(Arc::new(offers.collect()), limit).await.unwrap();
         assert!(claimable.iter().all(|it| it.spec == spec()));
         claimable.into_iter().map(|it| (it.project.to_string(), it.id)).collect::<Vec<_>>()
     };
     let at = |project: &str, number| (project.to_owned(), id(number));
-    assert_eq!(claimable(9).await, [at("b", 1), at("a", 2), at("c", 5)]);
-    assert_eq!(claimable(1).await, [at("b", 1)]);
-    let offered = async |offers: &[(&str, &str)], limit| {
-        let offers = offers.iter().map(|(project, pipeline)| (name(project), vec![(*pipeline).to_owned()]));
-        let offered = trial.store.offered(Arc::new(offers.collect()), limit).await.unwrap();
-        offered.into_iter().map(|it| (it.project.to_string(), it.id)).collect::<Vec<_>>()
-    };
     let pipeline = spec().pipeline;
-    assert_eq!(offered(&[("c", &pipeline), ("a", &pipeline)], 9).await, [at("a", 2), at("c", 5)]);
-    assert_eq!(offered(&[("c", &pipeline), ("a", &pipeline)], 1).await, [at("a", 2)]);
-    assert_eq!(offered(&[("b", "another"), ("client", &pipeline)], 9).await, []);
+    let all = ["a", "b", "c", "client", "unknown"].map(|project| (project, &*pipeline));
+    assert_eq!(claimable(&all, 9).await, [at("b", 1), at("a", 2), at("c", 5)]);
+    assert_eq!(claimable(&all, 1).await, [at("b", 1)]);
+    assert_eq!(claimable(&[], 9).await, []);
+    assert_eq!(claimable(&[("c", &pipeline), ("a", &pipeline)], 9).await, [at("a", 2), at("c", 5)]);
+    assert_eq!(claimable(&[("c", &pipeline), ("a", &pipeline)], 1).await, [at("a", 2)]);
+    // Whoever wants another pipeline is in nobody's way.
+    assert_eq!(claimable(&[("b", "another"), ("c", &pipeline), ("a", &pipeline)], 1).await, [at("a", 2)]);
+    assert_eq!(claimable(&[("b", "another"), ("client", &pipeline)], 9).await, []);
     let secret = trial.claim("a", 2).await;
-    assert_eq!(claimable(9).await, [at("b", 1), at("c", 5)]);
+    assert_eq!(claimable(&all, 9).await, [at("b", 1), at("c", 5)]);
     trial.finish("a", 2, secret).await;
-    assert_eq!(claimable(9).await, [at("b", 1), at("a", 3), at("c", 5)]);
+    assert_eq!(claimable(&all, 9).await, [at("b", 1), at("a", 3), at("c", 5)]);
 }
 
 async fn events_resume_after_any_of_them(trial: Trial) {
@@ -739,7 +739,8 @@ async fn a_claim_that_is_made_twice_takes_one_deployment(trial: Trial) {
     let claimed: Vec<_> = join_all(claims).await.into_iter().map(Result::unwrap).collect();
     let first = &claimed[0].deployment;
     assert!(claimed.iter().all(|claimed| claimed.deployment.id == first.id), "{claimed:#?}");
-    assert_eq!(trial.store.claimable(100).await.unwrap().len(), projects.len() - 1);
+    let offers = projects.iter().map(|project| (name(project), vec!["deploy".to_owned()])).collect();
+    assert_eq!(trial.store.claimable(Arc::new(offers), 100).await.unwrap().len(), projects.len() - 1);
     let held = trial.store.held(holder.to_owned()).await.unwrap().expect("it runs");
     assert_eq!((held.id, &held.project), (first.id, &first.project));
     let secret = claimed[0].secret.hash();

@@ -18,7 +18,7 @@ use singletrack::{
     },
     notifier::Notifier,
     queue::{Queue, WorkerError},
-    store::{ListQuery, StoreError, postgres::PostgresStore},
+    store::{ListQuery, Offers, StoreError, postgres::PostgresStore},
     watch::{Waited, Watch},
 };
 use tokio::task::JoinSet;
@@ -239,8 +239,9 @@ async fn a_database_of_the_first_version_is_brought_up_to_date_by_servers_that_s
     let url = cluster.url(&old);
     let (one, other) = tokio::join!(server(&url), server(&url));
     // What there was is there, and what is new works.
-    let [waiting] = one.store().claimable(9).await.unwrap().try_into().expect("one deployment");
-    let offers = [(name("web"), vec!["deploy".to_owned()])].into();
+    let offers: Offers = [(name("web"), vec!["deploy".to_owned()])].into();
+    let waiting = one.store().claimable(Arc::new(offers.clone()), 9).await.unwrap();
+    let [waiting] = waiting.try_into().expect("one deployment");
     let claimed = other.claim_any("agent", &offers).await.unwrap().expect("there is work");
     assert_eq!(claimed.deployment.id, waiting.id);
     assert_eq!(one.store().held("agent".to_owned()).await.unwrap().expect("it runs").id, waiting.id);

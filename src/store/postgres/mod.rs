@@ -33,8 +33,8 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, OnCommit, OnHint,
-    Placed, ProjectState, SharedArtifacts, Store, StoreError, Watched,
+    AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit,
+    OnHint, Placed, ProjectState, SharedArtifacts, Store, StoreError, Watched,
 };
 use crate::{
     clock::Now,
@@ -198,8 +198,8 @@ impl Store for PostgresStore {
         read!(self, session => reads::watched(&mut session))
     }
 
-    fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
-        read!(self, session => reads::claimable(&mut session, limit))
+    fn claimable(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
+        read!(self, session => reads::claimable(&mut session, &offers, limit))
     }
 
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {

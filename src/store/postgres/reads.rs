@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     model::{Deployment, DeploymentId, Event, ProjectName, Revision, Status},
-    store::{Claimable, ListQuery, Mark, Placed, ProjectState, Watched},
+    store::{Claimable, ListQuery, Mark, Offers, Placed, ProjectState, Watched},
 };
 
 pub(super) async fn deployment(
@@ -138,11 +138,23 @@ pub(super) async fn watched(session: &mut Session) -> Result<Vec<Watched>, Fault
     found.iter().map(watched).collect()
 }
 
-pub(super) async fn claimable(session: &mut Session, limit: usize) -> Result<Vec<Claimable>, Fault> {
-    let found = session.ask(call!(Sql::Claimable, bound(limit))).await?;
+pub(super) async fn claimable(session: &mut Session, offers: &Offers, limit: usize) -> Result<Vec<Claimable>, Fault> {
     let claimable =
         |row: &Row| Ok(Claimable { project: rows::name(row, 0)?, id: rows::id(row, 1)?, spec: rows::json(row, 2)? });
-    found.iter().map(claimable).collect()
+    let projects: Vec<_> = offers.keys().map(text).collect();
+    let mut count = limit;
+    loop {
+        let found = session.ask(call!(Sql::Claimable, projects.clone(), bound(count))).await?;
+        let is_all = found.len() < count;
+        let mut wanted = found.iter().map(claimable).collect::<Result<Vec<_>, Fault>>()?;
+        wanted.retain(|it| offers.get(&it.project).is_some_and(|pipelines| pipelines.contains(&it.spec.pipeline)));
+        if is_all || wanted.len() == limit {
+            wanted.truncate(limit);
+            return Ok(wanted);
+        }
+        // Some want another pipeline of these projects, which is rare; there is one for each project at most.
+        count = usize::MAX;
+    }
 }
 
 /// What runs under a lease of this holder.

@@ -292,9 +292,9 @@ statements! {
          FROM deployments AS d JOIN projects AS p ON p.number = d.project \
          WHERE d.state = 'waiting' AND (d.window_ms IS NOT NULL OR d.deadline_seconds IS NOT NULL)"
     );
-    Claimable(INT8) =
+    Claimable(TEXT_ARRAY, INT8) =
         "SELECT p.name, d.id, d.spec FROM deployments AS d JOIN projects AS p ON p.number = d.project \
-         WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number LIMIT $1";
+         WHERE d.state = 'ready' AND d.executor = 'server' AND p.name = ANY ($1) ORDER BY d.number LIMIT $2";
     /// Tells whether one of these agents was never seen before for one of these projects, and whether one was not there.
     TellVisits(TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8) = "WITH \
         seen AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[], $5::bigint[], $6::bigint[]) \

@@ -128,12 +128,8 @@ impl Store for SqliteStore {
         Box::pin(self.readers.read(reads::watched))
     }
 
-    fn claimable(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
-        Box::pin(self.readers.read(move |db| reads::claimable(db, limit)))
-    }
-
-    fn offered(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
-        Box::pin(self.readers.read(move |db| reads::offered(db, &offers, limit)))
+    fn claimable(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::claimable(db, &offers, limit)))
     }
 
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {

@@ -81,7 +81,7 @@ pub(super) const ALL_WAITING: &str = concat!(
 
 pub(super) const CLAIMABLE: &str = "SELECT p.name, d.id, d.spec FROM deployments AS d \
      JOIN projects AS p ON p.number = d.project \
-     WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number LIMIT ?1";
+     WHERE d.state = 'ready' AND d.executor = 'server' ORDER BY d.number";
 
 pub(super) const HELD: &str = concat!(
     "SELECT ",
@@ -198,22 +198,10 @@ pub(super) fn watched(db: &Connection) -> Read<Vec<Watched>> {
     Ok(watched)
 }
 
-pub(super) fn claimable(db: &Connection, limit: usize) -> Read<Vec<Claimable>> {
-    db.prepare_cached(CLAIMABLE)?
-        .query_map([bound(limit)], |row| {
-            Ok(Claimable {
-                project: rows::name_at(row, 0)?,
-                id: rows::required_id_at(row, 1)?,
-                spec: rows::json_at(row, 2)?,
-            })
-        })?
-        .collect()
-}
-
 /// Of what can be claimed the first so many that are offered; of the others no more than the name of the project is read.
-pub(super) fn offered(db: &Connection, offers: &Offers, limit: usize) -> Read<Vec<Claimable>> {
+pub(super) fn claimable(db: &Connection, offers: &Offers, limit: usize) -> Read<Vec<Claimable>> {
     let mut statement = db.prepare_cached(CLAIMABLE)?;
-    let mut rows = statement.query([i64::MAX])?;
+    let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let project = rows::name_at(row, 0)?;

@@ -1,7 +1,7 @@
 //! Every statement finds its rows by an index, in tables that are large enough for that to matter: by the plans that the
 //! database tells of what it really ran.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 use singletrack::{
@@ -101,7 +101,9 @@ async fn everything(trial: &Trial) {
     let events: Vec<Event> = store.events(id(1), 3, 100).await.unwrap();
     assert!(!events.is_empty());
     assert!(!store.watched().await.unwrap().is_empty());
-    assert!(!store.claimable(10).await.unwrap().is_empty());
+    let projects = (1..100).map(|number| format!("p{number}")).chain(["web".to_owned(), "api".to_owned()]);
+    let offers = projects.map(|project| (name(&project), vec![spec().pipeline])).collect();
+    assert!(!store.claimable(Arc::new(offers), 10).await.unwrap().is_empty());
     assert_eq!(store.marks((1..=12).map(id).collect()).await.unwrap().len(), 12);
     store.ready().await.unwrap();
     agents_and_artifacts(trial).await;

@@ -481,8 +481,9 @@ impl Walk {
             _ => !it.is_final(),
         });
         assert!(watched.iter().eq(expected), "watched: {watched:?}");
-        let claimable = store.claimable(usize::MAX).await.unwrap();
-        let claimable: Vec<_> = claimable.into_iter().filter(|it| it.project == *name).map(|it| it.id).collect();
+        let offers = [(name.clone(), all.iter().map(|it| it.spec.pipeline.clone()).collect())].into();
+        let claimable = store.claimable(Arc::new(offers), usize::MAX).await.unwrap();
+        let claimable: Vec<_> = claimable.into_iter().map(|it| it.id).collect();
         let expected = all.iter().filter(|it| it.state == State::Ready && it.spec.executor == Executor::Server);
         assert!(claimable.into_iter().eq(expected.map(|it| it.id)), "claimable");
     }
