@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::{
     fault::Fault,
-    rows::{self, Admissions, Events, Seen, SeenProject},
+    rows::{self, Admissions, Amendments, Events, Seen, SeenProject},
     session::{Call, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
 };
@@ -142,6 +142,8 @@ pub(super) fn loaded(
 pub(super) struct Records {
     /// Submits, which are the most frequent.
     admissions: Admissions,
+    /// Claims, ends, and whatever else changes only what there is.
+    amendments: Amendments,
     /// Counters and deployments of everything else.
     rows: Vec<Call>,
     /// Of everything else, too.
@@ -152,7 +154,13 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn new() -> Self {
-        Records { admissions: Admissions::new(), rows: Vec::new(), events: Events::default(), rest: Vec::new() }
+        Records {
+            admissions: Admissions::new(),
+            amendments: Amendments::default(),
+            rows: Vec::new(),
+            events: Events::default(),
+            rest: Vec::new(),
+        }
     }
 
     /// Adds what was decided: all of it, or, where it cannot be written, nothing.
@@ -195,7 +203,9 @@ impl Records {
             let (at, name) = (at.as_millisecond(), name.as_str().to_owned());
             rest.push(call!(Sql::InsertAudit, at, name, *action, deployment.map(rows::uuid), rows::escaped(detail)));
         }
-        self.rows.append(&mut rows);
+        if let Err(mut rows) = self.amendments.add(rows) {
+            self.rows.append(&mut rows);
+        }
         self.events.append(events);
         self.rest.append(&mut rest);
         Ok(())
@@ -203,7 +213,8 @@ impl Records {
 
     /// The calls that write them.
     pub(super) fn into_calls(self) -> Vec<Call> {
-        let Records { admissions, rows, events, rest } = self;
-        admissions.insert().into_iter().chain(rows).chain(events.insert()).chain(rest).collect()
+        let Records { admissions, amendments, rows, events, rest } = self;
+        let inserted = admissions.insert().into_iter().chain(amendments.update());
+        inserted.chain(rows).chain(events.insert()).chain(rest).collect()
     }
 }

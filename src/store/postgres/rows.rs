@@ -172,6 +172,8 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
 const PROJECT_WIDTH: usize = 9;
 const DEPLOYMENT_WIDTH: usize = 34;
 const KEY_WIDTH: usize = 3;
+/// How many columns of [`Sql::Amend`] are a deployment's.
+const AMENDMENT_WIDTH: usize = 31;
 
 /// What submits write, by the columns of [`Sql::Admit`], each submit's to another project.
 #[derive(Debug)]
@@ -225,6 +227,52 @@ impl Admissions {
         params.extend(events.into_params());
         params.extend(keys.into_params());
         Some(Call { sql: Sql::Admit, params })
+    }
+}
+
+/// What decisions on different projects change of rows that exist, by the columns of [`Sql::Amend`].
+#[derive(Default)]
+pub(super) struct Amendments {
+    /// Those of each decision, in their order: [`Sql::UpdateProject`], then [`Sql::UpdateDeployment`] for each that changes.
+    decisions: Vec<Vec<Call>>,
+}
+
+impl Amendments {
+    /// Adds what a decision changes, unless it is more than these two statements can write.
+    pub(super) fn add(&mut self, calls: Vec<Call>) -> Result<(), Vec<Call>> {
+        let is_amendment = |call: &Call| matches!(call.sql, Sql::UpdateProject | Sql::UpdateDeployment);
+        if !calls.iter().all(is_amendment) {
+            return Err(calls);
+        }
+        self.decisions.push(calls);
+        Ok(())
+    }
+
+    /// Writes them. What a decision changes first is written first, since a slot must be free before another one has it.
+    pub(super) fn update(self) -> Vec<Call> {
+        if self.decisions.len() < 2 {
+            return self.decisions.into_iter().flatten().collect();
+        }
+        let mut projects = Table::new(PROJECT_WIDTH);
+        // The first one takes the projects along, even if there is nothing else.
+        let mut rounds = vec![Table::new(AMENDMENT_WIDTH)];
+        for calls in self.decisions {
+            let (counters, deployments): (Vec<_>, Vec<_>) =
+                calls.into_iter().partition(|call| call.sql == Sql::UpdateProject);
+            counters.into_iter().for_each(|call| projects.add(call.params));
+            for (round, call) in deployments.into_iter().enumerate() {
+                if round == rounds.len() {
+                    rounds.push(Table::new(AMENDMENT_WIDTH));
+                }
+                rounds[round].add(call.params);
+            }
+        }
+        let mut projects = Some(projects);
+        let amend = |deployments: Table| {
+            let projects = projects.take().unwrap_or_else(|| Table::new(PROJECT_WIDTH));
+            Call { sql: Sql::Amend, params: projects.into_params().chain(deployments.into_params()).collect() }
+        };
+        rounds.into_iter().map(amend).collect()
     }
 }
 

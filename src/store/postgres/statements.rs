@@ -68,6 +68,20 @@ macro_rules! holding {
     };
 }
 
+/// Writes the counters of the projects in the first nine parameters, where they are still as they were seen.
+macro_rules! projects_as_decided {
+    () => {
+        "UPDATE projects AS p SET revision = w.revision, waiting_count = w.waiting_count, \
+            last_started_order = w.last_started_order, last_started = w.last_started, \
+            preempted_count = w.preempted_count, recent_runs = w.recent_runs, last_outcome = w.last_outcome \
+         FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[], $7::bigint[], \
+                $8::text[], $9::uuid[]) \
+            AS w (name, seen, revision, waiting_count, last_started_order, last_started, preempted_count, \
+                recent_runs, last_outcome) \
+         WHERE p.name = w.name AND p.revision = w.seen RETURNING 1"
+    };
+}
+
 statements! {
     /// Whatever the database's defaults are: each statement sees what was committed before it began.
     Begin() = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -200,15 +214,7 @@ statements! {
         UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY,
         UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY,
         UUID_ARRAY, TEXT_ARRAY, BYTEA_ARRAY
-    ) = "WITH project AS (\
-            UPDATE projects AS p SET revision = w.revision, waiting_count = w.waiting_count, \
-                last_started_order = w.last_started_order, last_started = w.last_started, \
-                preempted_count = w.preempted_count, recent_runs = w.recent_runs, last_outcome = w.last_outcome \
-            FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[], $7::bigint[], \
-                    $8::text[], $9::uuid[]) \
-                AS w (name, seen, revision, waiting_count, last_started_order, last_started, preempted_count, \
-                    recent_runs, last_outcome) \
-            WHERE p.name = w.name AND p.revision = w.seen RETURNING 1), \
+    ) = concat!("WITH project AS (", projects_as_decided!(), "), \
         deployment AS (\
             INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
                 cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, \
@@ -243,7 +249,42 @@ statements! {
             SELECT d.project, k.key, k.fingerprint, d.number \
             FROM unnest($50::uuid[], $51::text[], $52::bytea[]) AS k (id, key, fingerprint) \
                 JOIN deployment AS d ON d.id = k.id) \
-        SELECT require_one(CASE count(*) WHEN cardinality($1) THEN 1 ELSE 0 END) FROM project";
+        SELECT require_one(CASE count(*) WHEN cardinality($1) THEN 1 ELSE 0 END) FROM project");
+    /// What several decisions change, each of another project: the projects' counters, and one deployment of each, still as they
+    /// were seen.
+    Amend(
+        TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY,
+        INT8_ARRAY, INT8_ARRAY, INT2_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY, INT8_ARRAY,
+        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY,
+        INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
+        TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY,
+        UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY
+    ) = concat!("WITH project AS (", projects_as_decided!(), "), \
+        deployment AS (\
+            UPDATE deployments AS d SET window_ms = w.window_ms, pulse = w.pulse, progress = w.progress, \
+                event_count = w.event_count, last_heartbeat_at = w.last_heartbeat_at, \
+                cancel_requested_at = w.cancel_requested_at, cancel_reason = w.cancel_reason, \
+                cancel_superseded_by = w.cancel_superseded_by, log_total_bytes = w.log_total_bytes, \
+                log_head_end_seq = w.log_head_end_seq, log_trimmed_at_bytes = w.log_trimmed_at_bytes, \
+                message = w.message, phase = w.phase, outputs = w.outputs, report_count = w.report_count, \
+                revision = w.revision, state = w.state, started_at = w.started_at, ended_at = w.ended_at, \
+                lease_secret = w.lease_secret, fencing_token = w.fencing_token, lease_ttl_ms = w.lease_ttl_ms, \
+                worker = w.worker, cause = w.cause, cause_message = w.cause_message, cause_phase = w.cause_phase, \
+                superseded_by = w.superseded_by \
+            FROM unnest($10::bigint[], $11::bigint[], $12::smallint[], $13::bigint[], $14::bigint[], $15::bigint[], \
+                    $16::text[], $17::uuid[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[], $22::text[], \
+                    $23::text[], $24::bigint[], $25::bigint[], $26::text[], $27::bigint[], $28::bigint[], $29::bytea[], \
+                    $30::bigint[], $31::bigint[], $32::text[], $33::text[], $34::text[], $35::text[], $36::uuid[], \
+                    $37::uuid[], $38::bigint[], $39::bigint[], $40::bigint[]) \
+                AS w (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, cancel_reason, \
+                    cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
+                    outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, \
+                    lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, seen_revision, \
+                    seen_pulse, seen_event_count) \
+            WHERE d.id = w.id AND d.revision = w.seen_revision AND d.pulse = w.seen_pulse \
+                AND d.event_count = w.seen_event_count RETURNING 1) \
+        SELECT require_one(CASE WHEN (SELECT count(*) FROM project) = cardinality($1) \
+            AND (SELECT count(*) FROM deployment) = cardinality($10) THEN 1 ELSE 0 END)");
     InsertKey(TEXT, TEXT, BYTEA, UUID) =
         "INSERT INTO idempotency_keys (project, key, fingerprint, deployment) VALUES \
          ((SELECT number FROM projects WHERE name = $1), $2, $3, (SELECT number FROM deployments WHERE id = $4))";

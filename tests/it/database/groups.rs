@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use singletrack::{
-    model::admission::{Admission, OnConflict, Submission},
+    model::{
+        Outcome, State, Verdict,
+        admission::{Admission, OnConflict, Submission},
+    },
     store::StoreError,
 };
 use tokio::task::JoinSet;
@@ -75,13 +78,13 @@ async fn waiting(other: &Client, count: i64) {
     }
 }
 
-/// Has all submits wait for the whole table, so that they go on together.
-async fn together(trial: &Trial, other: &Client) -> Vec<Result<Admission, StoreError>> {
+/// Has all of these wait for the whole table, so that they go on together; answers by the project's number.
+async fn together<T: 'static>(other: &Client, begin: impl FnOnce() -> JoinSet<(u64, T)>) -> Vec<T> {
     other.batch_execute("BEGIN; LOCK TABLE projects IN EXCLUSIVE MODE").await.unwrap();
-    let submits = submit_all(trial);
+    let tasks = begin();
     waiting(other, 1).await;
     other.batch_execute("COMMIT").await.unwrap();
-    let mut answers = submits.join_all().await;
+    let mut answers = tasks.join_all().await;
     answers.sort_by_key(|(number, _)| *number);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
@@ -90,7 +93,7 @@ async fn together(trial: &Trial, other: &Client) -> Vec<Result<Admission, StoreE
 async fn many_share_a_commit() {
     let (trial, other) = trial().await;
     let before = trial.store.commits();
-    for answer in together(&trial, &other).await {
+    for answer in together(&other, || submit_all(&trial)).await {
         assert!(matches!(answer, Ok(Admission::Accepted(_))), "{answer:?}");
     }
     let after = trial.store.commits();
@@ -104,6 +107,60 @@ async fn many_share_a_commit() {
     }
     let told: usize = trial.heard().iter().map(|(_, told)| told.len()).sum();
     assert_eq!(told as u64, 2 * COUNT, "each commit is told once");
+}
+
+#[tokio::test]
+async fn claims_and_ends_share_a_commit_too() {
+    let (trial, other) = trial().await;
+    for answer in submit_all(&trial).join_all().await {
+        assert!(matches!(answer, (_, Ok(Admission::Accepted(_)))), "{answer:?}");
+    }
+    let before = trial.store.commits();
+    // Every worker asks for two projects, by one call that came twice.
+    let claim_all = || {
+        let mut claims = JoinSet::new();
+        for number in 0..COUNT {
+            let (queue, worker) = (trial.queue.clone(), format!("worker-{}", number / 2));
+            let offers = [(name(&project(number)), vec![spec().pipeline])].into();
+            claims.spawn(async move {
+                (number, queue.claim_any(&worker, &offers).await.unwrap().expect("there is work").deployment)
+            });
+        }
+        claims
+    };
+    let claimed = together(&other, claim_all).await;
+    for pair in claimed.chunks(2) {
+        assert_eq!(pair[0].id, pair[1].id, "a worker that asks twice has one");
+    }
+    let ended: Vec<_> = claimed.into_iter().step_by(2).collect();
+    let between = trial.store.commits();
+    assert_eq!(between.transaction_count - before.transaction_count, COUNT / 2);
+    assert!(between.commit_count - before.commit_count < COUNT * 3 / 8, "{before:?}, {between:?}");
+
+    // Each end is two rows in their order: a slot must be free before the next one has it.
+    let end_all = || {
+        let mut ends = JoinSet::new();
+        for deployment in ended.clone() {
+            let queue = trial.queue.clone();
+            let secret = deployment.lease().expect("it runs").secret;
+            let verdict = Verdict::Succeeded { outputs: Default::default() };
+            ends.spawn(async move { (0, queue.finish(deployment.project, deployment.id, secret, verdict).await) });
+        }
+        ends
+    };
+    for end in together(&other, end_all).await {
+        assert!(end.is_ok(), "{end:?}");
+    }
+    let after = trial.store.commits();
+    assert_eq!(after.transaction_count - between.transaction_count, COUNT / 2);
+    assert!(after.commit_count - between.commit_count < COUNT * 3 / 8, "{between:?}, {after:?}");
+    for deployment in ended {
+        let number = u64::from_be_bytes(deployment.id.as_bytes()[8..].try_into().unwrap());
+        let ended = trial.deployment(deployment.project.as_str(), number).await;
+        assert!(matches!(ended.state, State::Finished { outcome: Outcome::Succeeded, .. }), "{ended:?}");
+        assert_eq!(trial.deployment(deployment.project.as_str(), COUNT + number).await.state, State::Ready);
+        assert_eq!(trial.events(number).await.len() as u64, ended.event_count);
+    }
 }
 
 #[tokio::test]
@@ -162,7 +219,7 @@ async fn nobody_answers_for_anothers_trouble() {
         .await
         .unwrap();
     let before = trial.store.commits().transaction_count;
-    for (number, answer) in together(&trial, &other).await.into_iter().enumerate() {
+    for (number, answer) in together(&other, || submit_all(&trial)).await.into_iter().enumerate() {
         match number {
             3 => assert!(matches!(answer, Err(StoreError::Unusable(_))), "p{number}: {answer:?}"),
             5 => assert!(matches!(answer, Err(StoreError::Unavailable(_))), "p{number}: {answer:?}"),
