@@ -88,7 +88,7 @@ impl Reaper {
         for deployment in watched.into_iter().map(|watched| watched.deployment) {
             if deployment.state == State::Ready && deployment.spec.executor == Executor::Server {
                 // Its wake-up may have been lost on the way from another server.
-                self.notifier.hear(Hint::Work);
+                self.notifier.hear(Hint::Work(deployment.project.clone()));
             }
             let seen = self.observe(&deployment, now);
             if let Some(cause) = self.lapse(&deployment, seen, now) {

@@ -16,7 +16,7 @@ pub use follow::Follow;
 
 use crate::{
     model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State},
-    notifier::{Notifier, SharedRead, Topic},
+    notifier::{Notifier, Seeker, SharedRead, Topic},
     store::{Mark, Placed, Store, StoreError},
 };
 use shift::Shifts;
@@ -81,9 +81,9 @@ impl Watch {
         self.shutdown.cancelled().await;
     }
 
-    /// Hears of deployments that became ready for a worker of the server.
-    pub fn work(&self) -> tokio::sync::watch::Receiver<()> {
-        self.notifier.work()
+    /// Hears of deployments of these projects that became ready for a worker of the server.
+    pub fn work<'a>(&self, projects: impl IntoIterator<Item = &'a ProjectName>) -> Seeker {
+        self.notifier.work(projects)
     }
 
     /// Waits until the deployment is final, at most for `window`.

@@ -2,12 +2,12 @@
 
 use super::{
     deployment::{Executor, State},
-    ids::DeploymentId,
+    ids::{DeploymentId, ProjectName},
     slot::Changes,
 };
 
 /// Something that was committed, or may have been. The store tells the truth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Hint {
     /// A deployment's slot changed, or a cancel was asked for.
     State(DeploymentId),
@@ -15,8 +15,8 @@ pub enum Hint {
     History(DeploymentId),
     /// A deployment has new output.
     Output(DeploymentId),
-    /// A deployment became ready for a worker of the servers.
-    Work,
+    /// A deployment of this project became ready for a worker of the servers.
+    Work(ProjectName),
     /// An agent came that was not there before.
     Agents,
     /// Hints were lost: anything may have happened.
@@ -33,7 +33,7 @@ impl Changes {
             let is_output = step.events().iter().all(|event| event.body.is_log());
             [
                 step.is_state_change().then_some(Hint::State(after.id)),
-                (step.is_state_change() && is_work).then_some(Hint::Work),
+                (step.is_state_change() && is_work).then(|| Hint::Work(after.project.clone())),
                 (is_told && !is_output).then_some(Hint::History(after.id)),
                 (is_told && is_output).then_some(Hint::Output(after.id)),
             ]

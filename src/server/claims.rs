@@ -40,7 +40,7 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let ends_at = Instant::now() + window;
     let _present = app.agents.arrive(&wish, window).await?;
     let _parked = app.metrics.park();
-    let mut work = app.watch.work();
+    let mut work = app.watch.work(wish.projects.keys());
     // An earlier call of this claim may have taken something already. What another one takes from now on, the decision
     // itself finds, should there be anything to take here.
     let mut claimed = app.queue.claimed_by(&holder).await?;

@@ -99,7 +99,7 @@ impl Embedded {
         let this = Arc::new(self);
         let runs = TaskTracker::new();
         runs.spawn(this.clone().end_former_runs());
-        let mut work = this.notifier.work();
+        let mut work = this.notifier.work(this.offers.keys());
         loop {
             work.mark_unchanged();
             let took = this.take_work(&runs).await;

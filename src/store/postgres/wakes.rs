@@ -285,7 +285,7 @@ fn word(hint: Hint) -> String {
         Hint::State(id) => named('s', id),
         Hint::History(id) => named('h', id),
         Hint::Output(id) => named('o', id),
-        Hint::Work => "w".to_owned(),
+        Hint::Work(project) => format!("w{project}"),
         Hint::Agents => "g".to_owned(),
         Hint::Anything => "a".to_owned(),
     }
@@ -297,7 +297,7 @@ fn parse(word: &str) -> Option<Hint> {
         b's' => id().map(Hint::State),
         b'h' => id().map(Hint::History),
         b'o' => id().map(Hint::Output),
-        b'w' => Some(Hint::Work),
+        b'w' => word.get(1..)?.parse().ok().map(Hint::Work),
         b'g' => Some(Hint::Agents),
         _ => Some(Hint::Anything),
     }
@@ -322,7 +322,8 @@ mod tests {
         let ids = (0..1000_u128).map(|number| DeploymentId::from_bytes(number.to_be_bytes()));
         let mut hints: HashSet<Hint> =
             ids.flat_map(|id| [Hint::State(id), Hint::History(id), Hint::Output(id)]).collect();
-        hints.extend([Hint::Work, Hint::Agents, Hint::Anything]);
+        let project = |name: &str| name.parse().map(Hint::Work).unwrap();
+        hints.extend([project("web"), project(&"x".repeat(255)), Hint::Agents, Hint::Anything]);
         let sent = payloads("0123456789abcdef0123456789abcdef", 7, hints.clone());
         assert!(sent.iter().all(|payload| payload.len() < 8000));
         let heard: Vec<Hint> =
@@ -335,5 +336,6 @@ mod tests {
     fn what_is_not_understood_may_be_anything() {
         assert_eq!(parse("z17"), Some(Hint::Anything));
         assert_eq!(parse("snonsense"), None);
+        assert_eq!(parse("w"), None);
     }
 }

@@ -7,6 +7,8 @@
 //! Every wake-up of a topic brings a fresh cell that all who were woken share: the first of them reads the store into it,
 //! so that ten thousand polls on one deployment, or a thousand streams of it, cost one read.
 
+mod work;
+
 use std::{
     collections::{HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
@@ -19,7 +21,10 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell, watch};
 
-use crate::model::{Changes, Deployment, DeploymentId, Event, Hint, Step};
+use crate::model::{Changes, Deployment, DeploymentId, Event, Hint, ProjectName, Step};
+
+pub use work::Seeker;
+use work::Seekers;
 
 /// Locks of the topic table: enough that ten thousand polls that park at once seldom meet.
 const SHARD_COUNT: usize = 32;
@@ -142,7 +147,7 @@ type Topics = HashMap<Topic, watch::Sender<SharedRead>>;
 pub struct Notifier {
     shards: [Mutex<Topics>; SHARD_COUNT],
     hasher: RandomState,
-    work: watch::Sender<()>,
+    seekers: Arc<Seekers>,
     agents: watch::Sender<()>,
     /// Whether somebody wants to hear of anything at all, once.
     is_anything_awaited: AtomicBool,
@@ -154,7 +159,7 @@ impl Default for Notifier {
         Notifier {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
-            work: watch::Sender::new(()),
+            seekers: Arc::default(),
             agents: watch::Sender::new(()),
             is_anything_awaited: AtomicBool::new(false),
             anything: Notify::new(),
@@ -169,9 +174,9 @@ impl Notifier {
         Subscription { receiver: Some(receiver), topic, notifier: self.clone() }
     }
 
-    /// Hears of deployments that became ready for a worker of the server.
-    pub fn work(&self) -> watch::Receiver<()> {
-        self.work.subscribe()
+    /// Hears of deployments of these projects that became ready for a worker of the server.
+    pub fn work<'a>(&self, projects: impl IntoIterator<Item = &'a ProjectName>) -> Seeker {
+        self.seekers.add(projects)
     }
 
     /// Hears of agents that come.
@@ -190,7 +195,7 @@ impl Notifier {
                         stir(sender, committed(changes, id));
                     }
                 }
-                Hint::History(_) | Hint::Output(_) | Hint::Work | Hint::Agents | Hint::Anything => self.hear(hint),
+                Hint::History(_) | Hint::Output(_) | Hint::Work(_) | Hint::Agents | Hint::Anything => self.hear(hint),
             }
         }
     }
@@ -215,9 +220,7 @@ impl Notifier {
             Hint::State(id) => self.wake(Topic::State(id)),
             Hint::History(id) => self.wake(Topic::History(id)),
             Hint::Output(id) => self.wake(Topic::Output(id)),
-            Hint::Work => {
-                self.work.send_replace(());
-            }
+            Hint::Work(project) => self.seekers.wake(&project),
             Hint::Agents => {
                 self.agents.send_replace(());
             }
@@ -226,7 +229,7 @@ impl Notifier {
                     let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
                     shard.values().for_each(|sender| stir(sender, None));
                 }
-                self.work.send_replace(());
+                self.seekers.wake_all();
                 self.agents.send_replace(());
             }
         }
