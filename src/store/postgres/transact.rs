@@ -209,6 +209,7 @@ impl Engine {
     }
 
     async fn record_alone(&self, mut session: Object<Sessions>, number: Option<i64>, decided: Decided) {
+        let expected = self.wakes.expect();
         let name = &decided.project;
         let prepared = async {
             let number = match number {
@@ -223,6 +224,7 @@ impl Engine {
         let refused = match prepared.await {
             Ok((number, records)) => match self.commit(session, number, records).await {
                 Ok(()) => {
+                    drop(expected);
                     self.commits.count(1);
                     return self.tell_of(decided);
                 }

@@ -5,13 +5,17 @@
 //! ```
 //!
 //! They are sent after the commit and never within it: a transaction that notifies takes a lock of the whole database
-//! when it commits. What stirs while some are under way goes together with the next ones. A server hears its own, too,
+//! when it commits. What stirs while some are under way goes together with the next ones, and so do those of decisions that
+//! are just being made: each word costs the database a transaction, and all servers a look. A server hears its own, too,
 //! by which it knows that they come through. While they do not, the slow poll stands behind them; and whoever comes back
 //! looks at everything again.
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,6 +41,9 @@ const PAYLOAD_LIMIT: usize = 7_900;
 const PENDING_LIMIT: usize = 10_000;
 /// How long output may wait for more of it: people do not read faster, and a flood costs five words a second.
 const OUTPUT_PAUSE: Duration = Duration::from_millis(200);
+/// How long hints wait for those of decisions that are being made at the same time. One that is alone does not wait, so this
+/// delays nobody where a slot goes from hand to hand, and makes one word of ten where many projects are busy.
+const GATHER_LIMIT: Duration = Duration::from_millis(2);
 /// How often it is tried whether hints come through while there are none to tell.
 const TRIAL_PAUSE: Duration = Duration::from_secs(15);
 /// How long one's own hint may take to come back.
@@ -52,8 +59,19 @@ pub(super) struct Wakes {
     /// What a server holds as long as it serves this database, so that nobody fills it meanwhile.
     served_key: String,
     pending: Mutex<Pending>,
+    /// How many transactions are under way that may bring more.
+    expected_count: AtomicUsize,
     stirred: Notify,
     on_hint: OnHint,
+}
+
+/// A transaction is under way that may bring more hints, until this is dropped: before it tells them.
+pub(super) struct Expected<'a>(&'a Wakes);
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.0.expected_count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What is to be told to the other servers.
@@ -73,9 +91,16 @@ impl Wakes {
             channel: format!("singletrack_{}", channel_of(schema)),
             served_key: served_key(schema),
             pending: Mutex::default(),
+            expected_count: AtomicUsize::new(0),
             stirred: Notify::new(),
             on_hint,
         })
+    }
+
+    /// Has hints wait a little for those of a transaction that is under way.
+    pub(super) fn expect(&self) -> Expected<'_> {
+        self.expected_count.fetch_add(1, Ordering::Relaxed);
+        Expected(self)
     }
 
     /// Has the other servers told of what was committed.
@@ -196,11 +221,13 @@ impl Wakes {
         loop {
             {
                 let mut pending = self.pending();
-                if pending.is_urgent || (!pending.hints.is_empty() && Instant::now() >= wanted) {
+                let now = Instant::now();
+                let is_due = now >= wanted || (pending.is_urgent && self.expected_count.load(Ordering::Relaxed) == 0);
+                if !pending.hints.is_empty() && is_due {
                     return Ok(std::mem::take(&mut *pending).hints);
                 }
-                if !pending.hints.is_empty() && wanted == trial {
-                    wanted = Instant::now() + OUTPUT_PAUSE;
+                if !pending.hints.is_empty() {
+                    wanted = wanted.min(now + if pending.is_urgent { GATHER_LIMIT } else { OUTPUT_PAUSE });
                 }
             }
             tokio::select! {
@@ -315,6 +342,8 @@ fn pauses() -> impl Iterator<Item = Duration> + Send {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -330,6 +359,27 @@ mod tests {
             sent.iter().flat_map(|payload| payload.split(' ').skip(2)).map(|word| parse(word).unwrap()).collect();
         assert_eq!(heard.len(), hints.len());
         assert_eq!(heard.into_iter().collect::<HashSet<_>>(), hints);
+    }
+
+    #[tokio::test]
+    async fn hints_wait_a_little_for_those_of_decisions_that_are_being_made() {
+        let wakes = Wakes::new("public", Arc::new(|_| {}));
+        let (_heard, mut echo) = watch::channel(0);
+        let work = |name: &str| Hint::Work(name.parse().unwrap());
+        wakes.tell_hints([work("web")]);
+        assert_eq!(wakes.next(&mut echo).now_or_never().unwrap().unwrap(), HashSet::from([work("web")]));
+
+        let expected = wakes.expect();
+        wakes.tell_hints([work("web")]);
+        assert!(wakes.next(&mut echo).now_or_never().is_none(), "more are expected");
+        drop(expected);
+        wakes.tell_hints([work("api")]);
+        let both = HashSet::from([work("web"), work("api")]);
+        assert_eq!(wakes.next(&mut echo).now_or_never().unwrap().unwrap(), both);
+
+        let _slow = wakes.expect();
+        wakes.tell_hints([work("web")]);
+        assert_eq!(wakes.next(&mut echo).await.unwrap(), HashSet::from([work("web")]), "but not for ever");
     }
 
     #[test]
