@@ -135,7 +135,6 @@ impl Engine {
     }
 
     async fn together(self: &Arc<Self>, group: Vec<Job>) {
-        let expected = self.wakes.expect();
         let wishes: Vec<Wish> = group.iter().map(|job| job.wish.clone()).collect();
         let (mut session, begun) = match self.begin(&wishes).await {
             Ok(begun) => begun,
@@ -180,9 +179,7 @@ impl Engine {
         if recorded.is_empty() {
             return roll_back(&mut session).await;
         }
-        let committed = self.commit(session, number, records).await;
-        drop(expected);
-        match committed {
+        match self.commit(session, number, records).await {
             Ok(()) => {
                 self.commits.count(recorded.len());
                 recorded.into_iter().for_each(|decided| self.tell_of(decided));

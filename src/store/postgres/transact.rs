@@ -209,7 +209,6 @@ impl Engine {
     }
 
     async fn record_alone(&self, mut session: Object<Sessions>, number: Option<i64>, decided: Decided) {
-        let expected = self.wakes.expect();
         let name = &decided.project;
         let prepared = async {
             let number = match number {
@@ -224,7 +223,6 @@ impl Engine {
         let refused = match prepared.await {
             Ok((number, records)) => match self.commit(session, number, records).await {
                 Ok(()) => {
-                    drop(expected);
                     self.commits.count(1);
                     return self.tell_of(decided);
                 }
@@ -249,7 +247,11 @@ impl Engine {
     ) -> Result<(), Denied> {
         let mut calls = records.into_calls();
         calls.push(call!(Sql::Commit));
-        let lost = match session.end(&calls).await {
+        let expected = self.wakes.expect();
+        let answered = session.end(&calls).await;
+        // What it brings is told next; and nobody waits for a look at what became of it.
+        drop(expected);
+        let lost = match answered {
             Ok(answers) => match committed(answers) {
                 Ok(()) => return Ok(()),
                 // The COMMIT behind it took everything back.

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! They are sent after the commit and never within it: a transaction that notifies takes a lock of the whole database
-//! when it commits. What stirs while some are under way goes together with the next ones, and so do those of decisions that
-//! are just being made: each word costs the database a transaction, and all servers a look. A server hears its own, too,
+//! when it commits. What stirs while some are under way goes together with the next ones, and so do those of commits that
+//! are under way: each word costs the database a transaction, and all servers a look. A server hears its own, too,
 //! by which it knows that they come through. While they do not, the slow poll stands behind them; and whoever comes back
 //! looks at everything again.
 
@@ -41,8 +41,9 @@ const PAYLOAD_LIMIT: usize = 7_900;
 const PENDING_LIMIT: usize = 10_000;
 /// How long output may wait for more of it: people do not read faster, and a flood costs five words a second.
 const OUTPUT_PAUSE: Duration = Duration::from_millis(200);
-/// How long hints wait for those of decisions that are being made at the same time. One that is alone does not wait, so this
-/// delays nobody where a slot goes from hand to hand, and makes one word of ten where many projects are busy.
+/// How long hints wait for those of commits that are under way. Those of one that is alone do not wait, so this delays nobody
+/// where a slot goes from hand to hand; where many projects are busy less than half of
+/// the words are left.
 const GATHER_LIMIT: Duration = Duration::from_millis(2);
 /// How often it is tried whether hints come through while there are none to tell.
 const TRIAL_PAUSE: Duration = Duration::from_secs(15);
@@ -59,13 +60,13 @@ pub(super) struct Wakes {
     /// What a server holds as long as it serves this database, so that nobody fills it meanwhile.
     served_key: String,
     pending: Mutex<Pending>,
-    /// How many transactions are under way that may bring more.
+    /// How many commits are under way that bring more.
     expected_count: AtomicUsize,
     stirred: Notify,
     on_hint: OnHint,
 }
 
-/// A transaction is under way that may bring more hints, until this is dropped: before it tells them.
+/// A commit is under way that brings more hints, until this is dropped: before it tells them.
 pub(super) struct Expected<'a>(&'a Wakes);
 
 impl Drop for Expected<'_> {
@@ -97,7 +98,7 @@ impl Wakes {
         })
     }
 
-    /// Has hints wait a little for those of a transaction that is under way.
+    /// Has hints wait a little for those of a commit that is under way.
     pub(super) fn expect(&self) -> Expected<'_> {
         self.expected_count.fetch_add(1, Ordering::Relaxed);
         Expected(self)
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hints_wait_a_little_for_those_of_decisions_that_are_being_made() {
+    async fn hints_wait_a_little_for_those_of_commits_that_are_under_way() {
         let wakes = Wakes::new("public", Arc::new(|_| {}));
         let (_heard, mut echo) = watch::channel(0);
         let work = |name: &str| Hint::Work(name.parse().unwrap());
