@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 
 use crate::{postgres::free_port, process::Process};
 
-/// How long a server may take until it accepts connections.
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a server may take until it accepts connections, or a program until it says that it is ready.
+pub const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often one that does not accept them yet is tried; none of them tells when it is ready in a way of its own.
 const START_PAUSE: Duration = Duration::from_millis(10);
 /// Where Debian keeps programs that are not for everyone's path.

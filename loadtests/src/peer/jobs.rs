@@ -25,7 +25,7 @@ use crate::{
 };
 
 use super::{
-    daemon::{INSTALL, bound, spawn},
+    daemon::{INSTALL, START_LIMIT, bound, spawn},
     postgres::cluster,
     redis::RedisServer,
 };
@@ -148,7 +148,8 @@ impl Program {
         let process = Process::of(child);
         let output = BufReader::new(ChildStdout::from_std(output)?).lines();
         let mut talk = Talk { input: ChildStdin::from_std(input)?, output };
-        let Some(hello) = talk.output.next_line().await? else {
+        let hello = timeout(START_LIMIT, talk.output.next_line()).await;
+        let Some(hello) = hello.context("the job queue does not get ready")?? else {
             bail!("the job queue did not start: {}", end_of(log)?);
         };
         let Hello { about } = serde_json::from_str(&hello).with_context(|| format!("it begins with {hello:?}"))?;
