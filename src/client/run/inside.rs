@@ -39,6 +39,8 @@ const LINE_LIMIT: u64 = 64;
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// The longest path that a socket's address holds, with some room.
 const PATH_LIMIT: usize = 100;
+/// Where Linux keeps files in memory: to make and remove a few there waits for no disk, as it may in `/tmp`.
+const IN_MEMORY: &str = "/dev/shm";
 
 /// Whether a run still holds its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +67,8 @@ impl PrivateFolder {
         let failed = |why: String| Failure::new(Exit::Fault, format!("no folder for this run can be made: {why}"));
         getrandom::fill(&mut bytes).map_err(|error| failed(error.to_string()))?;
         let name = format!("singletrack-run-{}", hex(&bytes));
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
-        let bases = [runtime, Some(std::env::temp_dir()), Some(PathBuf::from("/tmp"))];
+        let named = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_dir());
+        let bases = [named("XDG_RUNTIME_DIR"), named("TMPDIR"), Some(IN_MEMORY.into()), Some("/tmp".into())];
         let mut why = "every path is too long".to_owned();
         for path in bases.into_iter().flatten().map(|base| base.join(&name)) {
             if path.as_os_str().len() > PATH_LIMIT {
