@@ -1,20 +1,65 @@
-//! Links the unwinder into the program where a C compiler has it as an archive, so that no `libgcc_s.so.1` need be there, be
-//! found and be loaded at each start.
+//! Links what is released without shared libraries, where the C compiler has all of them as archives: the program then runs
+//! on any Linux of its architecture, and a third of what it took to start it is gone.
 
-use std::{env, path::Path, process::Command};
+use std::{
+    env, fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What the compiler hands to the linker as `-l…`, and the archive of it.
+const LIBRARIES: [(&str, &str); 7] =
+    [("gcc_s", "gcc_eh"), ("util", "util"), ("rt", "rt"), ("pthread", "pthread"), ("m", "m"), ("dl", "dl"), ("c", "c")];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    let target = |part| env::var(format!("CARGO_CFG_TARGET_{part}")).unwrap_or_default();
-    // Another machine's compiler has another machine's archive.
-    let is_ours = env::var("TARGET").is_ok_and(|target| env::var("HOST").is_ok_and(|host| target == host));
-    if is_ours && target("OS") == "linux" && target("ENV") == "gnu" && has_archive() {
-        println!("cargo::rustc-link-lib=dylib:+verbatim=libgcc_eh.a");
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
+    println!("cargo::rustc-check-cfg=cfg(static_libc)");
+    if !is_wanted() {
+        return;
+    }
+    let Some(folder) = archives().expect("the archives of the C library can be linked to in OUT_DIR") else { return };
+    println!("cargo::rustc-cfg=static_libc");
+    for argument in [
+        // The last of several kinds counts, and the first folder of several that have a library.
+        "-static-pie".to_owned(),
+        format!("-L{}", folder.display()),
+        // The archives need each other, and some linkers look into each but once.
+        "-Wl,--start-group,-lc,-lgcc,-lgcc_s,--end-group".to_owned(),
+    ] {
+        println!("cargo::rustc-link-arg-bin=singletrack={argument}");
     }
 }
 
-fn has_archive() -> bool {
-    let answer = Command::new("cc").arg("-print-file-name=libgcc_eh.a").output();
+/// Only what is released: a test's program must load a library that fakes the clock. Another machine's compiler has another
+/// machine's archives, and another linker than the usual one may know the arguments by other names.
+fn is_wanted() -> bool {
+    let get = |name: &str| env::var(name).unwrap_or_default();
+    get("PROFILE") == "release"
+        && get("CARGO_CFG_TARGET_OS") == "linux"
+        && get("CARGO_CFG_TARGET_ENV") == "gnu"
+        && get("TARGET") == get("HOST")
+        && env::var_os("RUSTC_LINKER").is_none()
+}
+
+/// A folder with all archives, by the names of the shared libraries; `None` where one is missing.
+fn archives() -> io::Result<Option<PathBuf>> {
+    let folder = Path::new(&env::var_os("OUT_DIR").unwrap_or_default()).join("archives");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    for (library, archive) in LIBRARIES {
+        let Some(path) = find(archive) else { return Ok(None) };
+        symlink(path, folder.join(format!("lib{library}.a")))?;
+    }
+    Ok(Some(folder))
+}
+
+fn find(archive: &str) -> Option<PathBuf> {
+    let answer = Command::new("cc").arg(format!("-print-file-name=lib{archive}.a")).output().ok()?;
+    let path = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
     // It answers with the bare name where it knows of none.
-    answer.is_ok_and(|answer| Path::new(String::from_utf8_lossy(&answer.stdout).trim()).is_absolute())
+    path.is_absolute().then_some(path)
 }

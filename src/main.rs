@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use singletrack::{
     cli::{Cli, Command},
-    client, commands, worker,
+    client, commands, names, worker,
 };
 
 fn main() -> ExitCode {
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     if let Some(code) = worker::shim::entry(std::env::args_os()) {
         std::process::exit(code);
     }
+    names::look_inside();
     if let Some(code) = client::execute_will(std::env::args_os()) {
         return code;
     }

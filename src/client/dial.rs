@@ -30,9 +30,15 @@ pub(super) fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest:
         (_, Some(path)) => builder.tls_certs_merge(certificates(path)?),
         (_, None) => builder,
     };
-    builder
-        .build()
-        .map_err(|error| Failure::new(Exit::Fault, format!("the HTTP client does not start: {}", root_cause(&error))))
+    builder.build().map_err(|error| {
+        let failure = Failure::new(Exit::Fault, format!("the HTTP client does not start: {}", root_cause(&error)));
+        // An image with nothing else in it has no authorities either.
+        if base.scheme() == "https" {
+            failure.hint("install the system's certificates (ca-certificates), or name an authority with --ca-cert")
+        } else {
+            failure
+        }
+    })
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate>, Failure> {

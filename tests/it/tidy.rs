@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// is decided and not found out.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("names", &[]),
     ("clock", &[]),
     ("api", &["model"]),
     ("artifact", &["model"]),
