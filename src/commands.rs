@@ -68,7 +68,7 @@ async fn serve_until_told(config: Config) -> ExitCode {
     print(&format!("listening on http://{}", node.address()));
     tracing::info!(address = %node.address(), %store, project_count, "ready");
     if project_count == 0 {
-        tracing::warn!("no project is configured, so nothing can be deployed; is this the right --config?");
+        tracing::info!("no project has pipelines: `run` works for any, `deploy` for those that --config FILE names");
     }
     stop.received().await;
     tracing::info!("stopping; a second signal stops at once");
