@@ -9,6 +9,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
+    task::yield_now,
     time::timeout,
 };
 
@@ -378,6 +379,12 @@ impl Work<'_> {
                     output.note("asked to stop: that waits until the protected section is over");
                     wait_was_told = true;
                 } else if let Some(why) = wanted.filter(|_| !waits) {
+                    // Who was stopped for longer than the lease lasts finds both, the command's end only by asking the kernel.
+                    tokio::select! {
+                        biased;
+                        exit = process.wait() => return (exit, cause),
+                        () = yield_now() => {}
+                    }
                     self.door.stop();
                     self.tell_stop(why, keeper);
                     process.terminate(self.kill_at(why, asked));

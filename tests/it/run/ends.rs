@@ -2,6 +2,8 @@
 
 use std::{
     fs::{self, File},
+    io::BufReader,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -184,6 +186,26 @@ async fn a_stopped_run_never_overlaps_with_the_next() {
     assert!(!overlapped(&server));
     stopped.signal(Signal::CONT);
     assert_eq!(stopped.end().0, 123);
+}
+
+#[tokio::test]
+async fn a_stopped_run_whose_command_ended_by_itself_says_so() {
+    let server = TestServer::start(QUICK);
+    let mut command = run(&server, &["--lease", "2s"], "echo $$; read line");
+    let (told, telling) = std::io::pipe().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stderr(telling).spawn().unwrap();
+    drop(command);
+    let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+    let mut stopped = Running { child, stdin, stdout };
+    let pid = process(&stopped.line());
+    stopped.signal(Signal::STOP);
+    stopped.go_on();
+    assert!(processes::gone(pid));
+    assert_eq!(ended(run(&server, &[], "true")).status.code(), Some(0));
+    stopped.signal(Signal::CONT);
+    assert_eq!(stopped.end().0, 123);
+    let told = std::io::read_to_string(told).unwrap();
+    assert!(told.contains("the command has ended, but the lease"), "{told}");
 }
 
 /// Ignores SIGTERM, as does what it starts in a session of its own; prints both pids.
