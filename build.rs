@@ -12,14 +12,14 @@ use std::{
 const LIBRARIES: [(&str, &str); 7] =
     [("gcc_s", "gcc_eh"), ("util", "util"), ("rt", "rt"), ("pthread", "pthread"), ("m", "m"), ("dl", "dl"), ("c", "c")];
 
-fn main() {
+fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
     println!("cargo::rustc-check-cfg=cfg(static_libc)");
     if !is_wanted() {
-        return;
+        return Ok(());
     }
-    let Some(folder) = archives().expect("the archives of the C library can be linked to in OUT_DIR") else { return };
+    let Some(folder) = archives()? else { return Ok(()) };
     println!("cargo::rustc-cfg=static_libc");
     for argument in [
         // The last of several kinds counts, and the first folder of several that have a library.
@@ -30,6 +30,7 @@ fn main() {
     ] {
         println!("cargo::rustc-link-arg-bin=singletrack={argument}");
     }
+    Ok(())
 }
 
 /// Only what is released: a test's program must load a library that fakes the clock. Another machine's compiler has another
@@ -52,6 +53,8 @@ fn archives() -> io::Result<Option<PathBuf>> {
     fs::create_dir_all(&folder)?;
     for (library, archive) in LIBRARIES {
         let Some(path) = find(archive) else { return Ok(None) };
+        // Another version of the compiler has its own elsewhere, and without its archive a library would be shared after all.
+        println!("cargo::rerun-if-changed={}", path.display());
         symlink(path, folder.join(format!("lib{library}.a")))?;
     }
     Ok(Some(folder))
