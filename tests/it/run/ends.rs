@@ -2,8 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::BufReader,
-    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -193,10 +191,8 @@ async fn a_stopped_run_whose_command_ended_by_itself_says_so() {
     let server = TestServer::start(QUICK);
     let mut command = run(&server, &["--lease", "2s"], "echo $$; read line");
     let (told, telling) = std::io::pipe().unwrap();
-    let mut child = command.stdin(Stdio::piped()).stderr(telling).spawn().unwrap();
-    drop(command);
-    let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-    let mut stopped = Running { child, stdin, stdout };
+    command.stderr(telling);
+    let mut stopped = Running::spawn(command);
     let pid = process(&stopped.line());
     stopped.signal(Signal::STOP);
     stopped.go_on();

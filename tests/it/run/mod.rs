@@ -66,7 +66,13 @@ impl Running {
     }
 
     fn from(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        command.stderr(Stdio::inherit());
+        Self::spawn(command)
+    }
+
+    /// The same with the command's own standard error.
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         Running { child, stdin, stdout }
     }
