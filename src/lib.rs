@@ -23,6 +23,7 @@ pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod depot;
+pub mod health;
 pub mod model;
 pub mod names;
 pub mod node;

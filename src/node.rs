@@ -10,14 +10,15 @@ use crate::{
     clock::SystemClock,
     config::{Config, StoreLocation},
     depot::Depot,
+    health::Health,
     model::{Policy, ProjectName},
     notifier::Notifier,
     queue::Queue,
-    reaper::Reaper,
-    retention::Retention,
+    reaper::{self, Reaper},
+    retention::{self, Retention},
     server::{Metrics, ServeError, Server, serve},
     store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
-    watch::Watch,
+    watch::{self, Watch},
     worker::{Embedded, ShimProgram},
 };
 
@@ -58,7 +59,8 @@ impl Node {
     pub async fn start(config: Config, shim: ShimProgram) -> Result<Node, StartError> {
         let notifier = Arc::new(Notifier::default());
         let metrics = Arc::new(Metrics::default());
-        let store = open_store(&config, &notifier, on_commit(&notifier, &metrics)).await?;
+        let health = Health::default();
+        let store = open_store(&config, &notifier, on_commit(&notifier, &metrics), &health).await?;
         let policies = policies(&config)?;
         let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
         let http_shutdown = CancellationToken::new();
@@ -68,13 +70,10 @@ impl Node {
         let worker = Embedded::new(&config, queue.clone(), notifier.clone(), depot.clone(), shim)
             .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
         let artifacts = Retention::new(depot, queue.store().clone(), config.artifacts);
-        let server =
-            serve(&config, queue.clone(), watch.clone(), metrics, artifacts.clone(), http_shutdown.clone()).await?;
-        let worker = tokio::spawn(worker.run(http_shutdown.clone()));
-        let reaper = tokio::spawn(Reaper::new(queue.clone(), notifier.clone()).run(background_shutdown.clone()));
-        let fallback = tokio::spawn(watch.fallback(config.limits.fallback_poll, background_shutdown.clone()));
-        let retention = tokio::spawn(artifacts.run(background_shutdown.clone()));
-        let background = vec![reaper, fallback, retention];
+        let (seen, ending) = (health.clone(), http_shutdown.clone());
+        let server = serve(&config, queue.clone(), watch.clone(), metrics, seen, artifacts.clone(), ending).await?;
+        let worker = tokio::spawn(worker.run(health.clone(), http_shutdown.clone()));
+        let background = supervise(&config, &health, &queue, &notifier, watch, artifacts, &background_shutdown);
         Ok(Node { server, queue, worker, background, http_shutdown, background_shutdown })
     }
 
@@ -103,6 +102,30 @@ impl Node {
     }
 }
 
+/// Starts what goes on beside requests and pipelines, each under supervision.
+fn supervise(
+    config: &Config,
+    health: &Health,
+    queue: &Queue,
+    notifier: &Arc<Notifier>,
+    watch: Watch,
+    artifacts: Retention,
+    shutdown: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let (queue, notifier, ending) = (queue.clone(), notifier.clone(), shutdown.clone());
+    let reaper = health.supervise(reaper::TASK, shutdown.clone(), move |pulse| {
+        Reaper::new(queue.clone(), notifier.clone()).run(pulse, ending.clone())
+    });
+    let (period, ending) = (config.limits.fallback_poll, shutdown.clone());
+    let fallback = health.supervise(watch::fallback_task(period), shutdown.clone(), move |pulse| {
+        watch.clone().fallback(period, pulse, ending.clone())
+    });
+    let ending = shutdown.clone();
+    let retention =
+        health.supervise(retention::TASK, shutdown.clone(), move |pulse| artifacts.clone().run(pulse, ending.clone()));
+    vec![reaper, fallback, retention]
+}
+
 fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
     let (notifier, metrics) = (notifier.clone(), metrics.clone());
     Arc::new(move |_, changes| {
@@ -115,13 +138,14 @@ async fn open_store(
     config: &Config,
     notifier: &Arc<Notifier>,
     on_commit: OnCommit,
+    health: &Health,
 ) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match &config.store {
         StoreLocation::Sqlite(path) => Arc::new(SqliteStore::open(path, on_commit)?),
         StoreLocation::Postgres(url) => {
             let notifier = notifier.clone();
             let on_hint: OnHint = Arc::new(move |hint| notifier.hear(hint));
-            Arc::new(PostgresStore::open(url, config.postgres.connections, on_commit, on_hint).await?)
+            Arc::new(PostgresStore::open(url, config.postgres.connections, on_commit, on_hint, health).await?)
         }
         StoreLocation::Memory => Arc::new(MemoryStore::new(on_commit)),
     })

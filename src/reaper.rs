@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{BootInstant, Clock},
+    health::{Pulse, Task},
     model::{Deployment, DeploymentId, Executor, Hint, Lapse, Refusal, State, Vital},
     notifier::Notifier,
     queue::Queue,
@@ -24,6 +25,9 @@ pub const TICK: Duration = Duration::from_secs(1);
 const IDLE_TICK: Duration = Duration::from_secs(3);
 /// A reaper that did not look for this long was stopped or starved, and its workers' heartbeats may lie unread.
 const ASLEEP_LIMIT: Duration = Duration::from_secs(5);
+
+/// How it is supervised. A look that does not come to its end for so long is stuck.
+pub const TASK: Task = Task::new("reaper", Duration::from_secs(60)).with_round_limit(Duration::from_secs(15));
 
 /// What was seen of one deployment.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +56,7 @@ impl Reaper {
     }
 
     /// Ticks until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(mut self, pulse: Pulse, shutdown: CancellationToken) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -62,9 +66,13 @@ impl Reaper {
                 _ = ticks.tick() => {}
             }
             self.notifier.await_anything();
+            pulse.beat();
             if let Err(error) = self.tick().await {
                 tracing::warn!(%error, "the reaper could not look");
-            } else if self.seen.is_empty() && self.queue.store().is_shared() {
+                continue;
+            }
+            pulse.done();
+            if self.seen.is_empty() && self.queue.store().is_shared() {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     _ = timeout(IDLE_TICK, self.notifier.anything()) => {}

@@ -9,12 +9,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Artifacts,
     depot::{Depot, DepotError, Kept},
+    health::{Pulse, Task},
     model::{ProjectName, Status},
     store::{ListQuery, Store, StoreError},
 };
 
 /// How often it looks.
 const TICK: Duration = Duration::from_secs(10 * 60);
+/// How it is supervised: a look may have many files to remove.
+pub const TASK: Task = Task::new("retention", Duration::from_secs(10 * 60));
 /// Of servers that share their artifacts, the next one to look does so this long after the last one.
 const SHARED_PAUSE: Duration = Duration::from_secs(9 * 60);
 /// How long a copy of what the store has stays: a pipeline that runs often needs it often.
@@ -53,15 +56,16 @@ impl Retention {
     }
 
     /// Looks now and then until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(self, pulse: Pulse, shutdown: CancellationToken) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                _ = ticks.tick() => {}
+                _ = pulse.resting(ticks.tick()) => {}
             }
+            pulse.beat();
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "unneeded artifacts could not be removed");
             }

@@ -15,6 +15,7 @@ pub use crate::notifier::{Page, Seen};
 pub use follow::Follow;
 
 use crate::{
+    health::{Pulse, Task},
     model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State},
     notifier::{Notifier, Seeker, SharedRead, Topic},
     store::{Mark, Placed, Store, StoreError},
@@ -23,6 +24,11 @@ use shift::Shifts;
 
 /// How many events one read brings: a screenful of a flood, and little memory for a slow reader.
 pub const EVENT_PAGE_LIMIT: usize = 256;
+
+/// How the slow poll is supervised, that looks once in each `period`.
+pub fn fallback_task(period: Duration) -> Task {
+    Task::new("watch", period + Duration::from_secs(60)).with_round_limit(period + Duration::from_secs(15))
+}
 
 /// Waits on behalf of clients.
 #[derive(Clone)]
@@ -123,8 +129,10 @@ impl Watch {
 
     /// The slow poll that stands behind the wake-ups: looks at all awaited deployments together, every `period`, and wakes
     /// who waits for one that changed. Ends at `shutdown`.
-    pub async fn fallback(self, period: Duration, shutdown: CancellationToken) {
+    pub async fn fallback(self, period: Duration, pulse: Pulse, shutdown: CancellationToken) {
         let mut known: HashMap<DeploymentId, Mark> = HashMap::new();
+        // It may have been started again, and know nothing of what happened meanwhile.
+        let mut is_first = true;
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -133,8 +141,10 @@ impl Watch {
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            pulse.beat();
             let awaited = self.notifier.awaited();
             if awaited.is_empty() {
+                pulse.done();
                 known.clear();
                 continue;
             }
@@ -143,7 +153,8 @@ impl Watch {
                     for (id, mark) in &marks {
                         // Whoever began to wait since the last look may have been passed by another server's change before
                         // this one, so where there are other servers, a newcomer looks once more.
-                        let before = known.get(id).copied().or((!self.store.is_shared()).then_some(*mark));
+                        let sees_all = !self.store.is_shared() && !is_first;
+                        let before = known.get(id).copied().or(sees_all.then_some(*mark));
                         if before.is_none_or(|before| before.revision != mark.revision) {
                             self.notifier.wake(Topic::State(*id));
                             self.notifier.wake(Topic::History(*id));
@@ -154,6 +165,8 @@ impl Watch {
                         }
                     }
                     known = marks.into_iter().collect();
+                    is_first = false;
+                    pulse.done();
                 }
                 Err(error) => tracing::debug!(%error, "the slow poll could not look"),
             }

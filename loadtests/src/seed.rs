@@ -44,7 +44,16 @@ pub async fn fill(url: &str, folder: &Path, seed: Seed, progress: impl Fn(usize)
         Some(file) => Arc::new(SqliteStore::open(&folder.join(file), Arc::new(|_, _| {}))?),
         None => {
             let url = url.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
-            Arc::new(PostgresStore::open(&url, 16, Arc::new(|_, _| {}), Arc::new(|_| {})).await?)
+            Arc::new(
+                PostgresStore::open(
+                    &url,
+                    16,
+                    Arc::new(|_, _| {}),
+                    Arc::new(|_| {}),
+                    &singletrack::health::Health::default(),
+                )
+                .await?,
+            )
         }
     };
     let filled = fill_store(&store, seed, progress).await;

@@ -10,7 +10,7 @@ use axum::{
 use serde_json::json;
 
 use super::{App, answer, error::Failure, params::Query};
-use crate::api::ErrorCode;
+use crate::{health::Status, store::StoreError};
 
 /// The process lives.
 pub async fn healthz(uri: Uri) -> Result<Response, Failure> {
@@ -18,14 +18,32 @@ pub async fn healthz(uri: Uri) -> Result<Response, Failure> {
     Ok(answer::json(StatusCode::OK, &json!({ "status": "ok" })))
 }
 
-/// It can do its work: the store answers, and it is not about to end.
+/// It can do its work: every check is right, and it is not about to end.
 pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
     Query::of(&uri, &[])?;
     if app.watch.is_shutting_down() {
-        return Err(Failure::new(ErrorCode::ShuttingDown, "the server is shutting down"));
+        app.health.drain();
+    } else {
+        app.health.set("store", app.queue.store().ready().await.map_err(why_not_ready));
     }
-    app.queue.store().ready().await?;
-    Ok(answer::json(StatusCode::OK, &json!({ "status": "ok" })))
+    let report = app.health.report();
+    if report.status == Status::Ok {
+        return Ok(answer::json(StatusCode::OK, &report));
+    }
+    let mut response = answer::json(StatusCode::SERVICE_UNAVAILABLE, &report);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    Ok(response)
+}
+
+/// What strangers may know of it; the log has the rest.
+fn why_not_ready(error: StoreError) -> String {
+    tracing::debug!(%error, "the store is not ready");
+    match error {
+        StoreError::Full => "the disk is full",
+        StoreError::Unavailable(_) | StoreError::Unknown(_) => "the store does not answer, or takes no writes",
+        StoreError::Unusable(_) => "the store cannot be used; see the server's log",
+    }
+    .to_owned()
 }
 
 /// What this server speaks, exactly.

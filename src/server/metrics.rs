@@ -16,6 +16,7 @@ use prometheus_client::{
 use super::{App, error::Failure, params::Query};
 use crate::{
     api::ErrorCode,
+    health,
     model::{Changes, State as Standing},
     store::Commits,
 };
@@ -33,6 +34,11 @@ struct OutcomeLabels {
     code: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CheckLabels {
+    name: &'static str,
+}
+
 /// One server's figures.
 #[derive(Debug)]
 pub struct Metrics {
@@ -42,6 +48,9 @@ pub struct Metrics {
     parked: Gauge,
     commits: Counter,
     transactions: Counter,
+    checks: Family<CheckLabels, Gauge>,
+    check_ages: Family<CheckLabels, Gauge>,
+    restarts: Family<CheckLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -58,7 +67,19 @@ impl Default for Metrics {
             "Transactions that changed something; several share a commit",
             transactions.clone(),
         );
-        Metrics { registry, requests, outcomes, parked, commits, transactions }
+        let (checks, check_ages, restarts) = (Family::default(), Family::default(), Family::default());
+        registry.register("check_ok", "1 where this check of /readyz is right, else 0", checks.clone());
+        registry.register(
+            "check_seconds_since",
+            "Seconds since this check was found right last; for a task, since its last completed round",
+            check_ages.clone(),
+        );
+        registry.register(
+            "task_restarts",
+            "How often a background task ended, panicked or stood still, and was started again",
+            restarts.clone(),
+        );
+        Metrics { registry, requests, outcomes, parked, commits, transactions, checks, check_ages, restarts }
     }
 }
 
@@ -96,6 +117,16 @@ impl Metrics {
         self.transactions.inner().store(commits.transaction_count, Ordering::Relaxed);
     }
 
+    /// Takes over what is known of the process's own state.
+    fn note_health(&self, report: &health::Report) {
+        for check in &report.checks {
+            let labels = CheckLabels { name: check.name };
+            self.checks.get_or_create(&labels).set(i64::from(check.ok));
+            self.check_ages.get_or_create(&labels).set(check.seconds_since.cast_signed());
+            self.restarts.get_or_create(&labels).inner().store(check.restart_count, Ordering::Relaxed);
+        }
+    }
+
     /// Counts what a commit ended.
     pub fn note(&self, changes: &Changes) {
         for step in changes.steps.iter().filter(|step| step.is_state_change()) {
@@ -112,6 +143,7 @@ impl Metrics {
 pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
     Query::of(&uri, &[])?;
     app.metrics.note_commits(app.queue.store().commits());
+    app.metrics.note_health(&app.health.report());
     let mut text = String::new();
     encode(&mut text, &app.metrics.registry)
         .map_err(|_| Failure::new(ErrorCode::Internal, "the figures cannot be written"))?;

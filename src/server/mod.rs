@@ -38,6 +38,7 @@ pub use tokens::{NewToken, new_token};
 use crate::{
     api::ErrorCode,
     config::{ByAgents, Pipeline, Project},
+    health::Health,
     model::{ProjectName, lease::hex},
     queue::Queue,
     retention::Retention,
@@ -54,6 +55,7 @@ pub struct App {
     access: Access,
     agents: Agents,
     metrics: Arc<Metrics>,
+    health: Health,
     artifacts: Retention,
     /// What need not be finished ends with it.
     shutdown: CancellationToken,

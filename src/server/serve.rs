@@ -16,10 +16,19 @@ use super::{
     connection::{self, Shared},
     router::router,
 };
-use crate::{config::Config, model::ProjectName, queue::Queue, retention::Retention, watch::Watch};
+use crate::{
+    config::Config,
+    health::{Health, Pulse, Task},
+    model::ProjectName,
+    queue::Queue,
+    retention::Retention,
+    watch::Watch,
+};
 
 /// How long connections may take to end after their last answer.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How the accept loop is supervised.
+const ACCEPT_LOOP: Task = Task::new("accept", Duration::from_secs(30));
 /// After the system had no more file descriptors: waiting lets others close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -73,6 +82,7 @@ pub async fn serve(
     queue: Queue,
     watch: Watch,
     metrics: Arc<Metrics>,
+    health: Health,
     artifacts: Retention,
     shutdown: CancellationToken,
 ) -> Result<Server, ServeError> {
@@ -90,27 +100,23 @@ pub async fn serve(
     let access = Access::new(&config.tokens, config.allowed_hosts.clone());
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
     let (projects, clock, ending) = (Arc::new(projects), queue.clock().clone(), shutdown.clone());
-    let router = router(Arc::new(App { queue, watch, projects, access, agents, metrics, artifacts, shutdown: ending }));
-    let accepting = tokio::spawn(accept(listener, Arc::new(Shared { router, clock, shutdown })));
+    let app =
+        App { queue, watch, projects, access, agents, metrics, health: health.clone(), artifacts, shutdown: ending };
+    let router = router(Arc::new(app));
+    let shared = Arc::new(Shared { router, clock, shutdown });
+    let accepting = tokio::spawn(accept_until_told(listener, shared, health));
     Ok(Server { address, accepting })
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let connections = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shared.shutdown.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => _ = connections.spawn(connection::serve(stream, shared.clone())),
-            Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
+/// Accepts until shutdown, and then ends in order.
+async fn accept_until_told(listener: TcpListener, shared: Arc<Shared>, health: Health) {
+    let (listener, connections) = (Arc::new(listener), TaskTracker::new());
+    let (listening, serving, serve) = (listener.clone(), shared.clone(), connections.clone());
+    let accepting = health.supervise(ACCEPT_LOOP, shared.shutdown.clone(), move |pulse| {
+        accept(listening.clone(), serving.clone(), serve.clone(), pulse)
+    });
+    // It does not fail; and if it did, what follows is the same.
+    let _ = accepting.await;
     for stream in take_waiting(listener) {
         connections.spawn(connection::serve(stream, shared.clone()));
     }
@@ -120,9 +126,26 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
+async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>, connections: TaskTracker, pulse: Pulse) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.shutdown.cancelled() => return,
+            accepted = pulse.resting(listener.accept()) => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => _ = connections.spawn(connection::serve(stream, shared.clone())),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
 /// The connections that the system has made and nobody has accepted yet: they would be reset with the listener.
-fn take_waiting(listener: TcpListener) -> Vec<TcpStream> {
-    let Ok(listener) = listener.into_std() else { return Vec::new() };
+fn take_waiting(listener: Arc<TcpListener>) -> Vec<TcpStream> {
+    let Some(Ok(listener)) = Arc::into_inner(listener).map(TcpListener::into_std) else { return Vec::new() };
     let accepted = std::iter::from_fn(|| listener.accept().ok());
     accepted
         .filter_map(|(stream, _)| {

@@ -28,6 +28,7 @@ use crate::{
     artifact::{UnpackLimits, unpacking_path},
     config::{Config, Pipeline, Project},
     depot::Depot,
+    health::{Health, Pulse, Task},
     model::{Deployment, DeploymentId, Lapse, Limits, ProjectName, State},
     notifier::Notifier,
     queue::Queue,
@@ -38,6 +39,8 @@ use crate::{
 const CLAIM_PAGE_LIMIT: usize = 4096;
 /// How long to rely on wake-ups before looking at the store all the same.
 const LOOK_PAUSE: Duration = Duration::from_secs(10);
+/// How the loop that claims is supervised.
+const CLAIMS: Task = Task::new("worker", Duration::from_secs(60)).with_round_limit(Duration::from_secs(30));
 /// How much longer than grace and kill budget a stopped pipeline may take, for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -95,30 +98,16 @@ impl Embedded {
     }
 
     /// Claims and runs until `shutdown`, then waits for what runs, and stops it when the grace is over.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(self, health: Health, shutdown: CancellationToken) {
         let this = Arc::new(self);
         let runs = TaskTracker::new();
         runs.spawn(this.clone().end_former_runs());
-        let mut work = this.notifier.work(this.offers.keys());
-        loop {
-            work.mark_unchanged();
-            let took = this.take_work(&runs).await;
-            if let Err(error) = &took {
-                tracing::warn!(%error, "the worker could not look for work");
-            }
-            let pause = match took {
-                Ok(true) => continue,
-                // The reaper looks at every holder of a slot once a second, and wakes us for one that waits; this is for
-                // what escapes it.
-                Ok(false) => LOOK_PAUSE,
-                Err(_) => this.limits.fallback_poll,
-            };
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                _ = timeout(pause, work.changed()) => {}
-            }
-        }
+        let (claiming, claimed, ending) = (this.clone(), runs.clone(), shutdown.clone());
+        let claims = health.supervise(CLAIMS, shutdown, move |pulse| {
+            claiming.clone().claim_until(claimed.clone(), pulse, ending.clone())
+        });
+        // It does not fail; and if it did, what follows is the same.
+        let _ = claims.await;
         runs.close();
         if timeout(this.shutdown_grace, runs.wait()).await.is_ok() {
             return;
@@ -128,6 +117,31 @@ impl Embedded {
         let patience = this.limits.cancel_grace + this.limits.kill_budget + LAST_WORDS;
         if timeout(patience, runs.wait()).await.is_err() {
             tracing::error!(run_count = runs.len(), "pipelines did not stop; their shims end them with this process");
+        }
+    }
+
+    async fn claim_until(self: Arc<Self>, runs: TaskTracker, pulse: Pulse, shutdown: CancellationToken) {
+        let mut work = self.notifier.work(self.offers.keys());
+        loop {
+            work.mark_unchanged();
+            pulse.beat();
+            let took = self.take_work(&runs).await;
+            match &took {
+                Ok(_) => pulse.done(),
+                Err(error) => tracing::warn!(%error, "the worker could not look for work"),
+            }
+            let pause = match took {
+                Ok(true) => continue,
+                // The reaper looks at every holder of a slot once a second, and wakes us for one that waits; this is for
+                // what escapes it.
+                Ok(false) => LOOK_PAUSE,
+                Err(_) => self.limits.fallback_poll,
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = timeout(pause, work.changed()) => {}
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 use sha2::Digest as _;
 use singletrack::{
     clock::SystemClock,
+    health::Pulse,
     model::{
         Deployment, Limits, ProjectName, Spec, Status, Verdict,
         admission::{Admission, OnConflict, Submission},
@@ -19,7 +20,7 @@ use singletrack::{
     notifier::Notifier,
     queue::{Queue, WorkerError},
     store::{ListQuery, Offers, StoreError, postgres::PostgresStore},
-    watch::{Waited, Watch},
+    watch::{Waited, Watch, fallback_task},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,15 @@ const RESTART_COUNT: usize = 6;
 
 /// One of the servers of this database.
 async fn server(url: &str) -> Queue {
-    let store = PostgresStore::open(&url.parse().unwrap(), 6, deaf(), Arc::new(|_| {})).await.unwrap();
+    let store = PostgresStore::open(
+        &url.parse().unwrap(),
+        6,
+        deaf(),
+        Arc::new(|_| {}),
+        &singletrack::health::Health::default(),
+    )
+    .await
+    .unwrap();
     Queue::new(Arc::new(store), Arc::new(SystemClock), HashMap::new(), Limits::default())
 }
 
@@ -262,7 +271,7 @@ async fn who_does_not_know_the_schema_writes_nothing() {
     assert!(matches!(trial.store.ready().await, Err(StoreError::Unusable(_))));
     assert_eq!(trial.deployment("web", 1).await.status(), Status::Pending);
     let url = cluster.url(&database).parse().unwrap();
-    let opened = PostgresStore::open(&url, 2, deaf(), Arc::new(|_| {})).await;
+    let opened = PostgresStore::open(&url, 2, deaf(), Arc::new(|_| {}), &singletrack::health::Health::default()).await;
     assert!(matches!(opened, Err(StoreError::Unusable(why)) if why.contains("version 99")));
 }
 
@@ -275,7 +284,8 @@ async fn who_waits_is_told_by_the_slow_poll_when_every_wake_up_is_lost() {
     let (notifier, shutdown) = (Arc::new(Notifier::default()), CancellationToken::new());
     let watch = Watch::new(other.store().clone(), notifier.clone(), shutdown.clone());
     let period = Duration::from_secs(1);
-    let polling = tokio::spawn(watch.clone().fallback(period, shutdown.clone()));
+    let pulse = Pulse::new(fallback_task(period));
+    let polling = tokio::spawn(watch.clone().fallback(period, pulse, shutdown.clone()));
     for number in 1..=3 {
         let wish = Submission {
             id: id(number),

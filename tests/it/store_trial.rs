@@ -96,7 +96,15 @@ impl Trial {
     /// One of the servers of a PostgreSQL database.
     pub async fn postgres_at(url: &str) -> Trial {
         let (heard, on_commit) = ear();
-        let store = PostgresStore::open(&url.parse().unwrap(), 8, on_commit, Arc::new(|_| {})).await.unwrap();
+        let store = PostgresStore::open(
+            &url.parse().unwrap(),
+            8,
+            on_commit,
+            Arc::new(|_| {}),
+            &singletrack::health::Health::default(),
+        )
+        .await
+        .unwrap();
         Trial::of(Arc::new(store), heard, None, HashMap::new())
     }
 

@@ -12,19 +12,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("names", &[]),
     ("clock", &[]),
+    ("health", &[]),
     ("api", &["model"]),
     ("artifact", &["model"]),
     ("config", &["model"]),
     ("cli", &["model", "config"]),
     ("notifier", &["model"]),
     // An engine is told where its database is in the words of the configuration, which knows no engine.
-    ("store", &["model", "artifact", "clock", "config"]),
+    ("store", &["model", "artifact", "clock", "config", "health"]),
     ("depot", &["model", "artifact", "store"]),
-    ("watch", &["model", "store", "notifier", "clock", "config"]),
+    ("watch", &["model", "store", "notifier", "clock", "config", "health"]),
     ("queue", &["model", "store", "notifier", "clock", "config"]),
-    ("worker", &["model", "artifact", "depot", "queue", "watch", "store", "clock", "config", "notifier"]),
-    ("reaper", &["model", "queue", "watch", "store", "clock", "config", "notifier"]),
-    ("retention", &["model", "depot", "store", "config"]),
+    ("worker", &["model", "artifact", "depot", "queue", "watch", "store", "clock", "config", "health", "notifier"]),
+    ("reaper", &["model", "queue", "watch", "store", "clock", "config", "health", "notifier"]),
+    ("retention", &["model", "depot", "store", "config", "health"]),
     (
         "server",
         &[
@@ -40,6 +41,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "store",
             "clock",
             "config",
+            "health",
             "notifier",
             "cli",
         ],
@@ -47,7 +49,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // `run` owns a command as the executor does: of the worker it takes the shim and what reads output, never the queue.
     ("client", &["api", "artifact", "cli", "model", "clock", "config", "worker"]),
     // A client that runs pipelines: of the worker it takes the executor, never the queue.
-    ("agent", &["api", "artifact", "cli", "client", "model", "clock", "config", "worker"]),
+    ("agent", &["api", "artifact", "cli", "client", "model", "clock", "config", "health", "worker"]),
     // Those that put all the others together.
     ("node", &["*"]),
     ("demo", &["*"]),

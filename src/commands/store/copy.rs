@@ -95,7 +95,9 @@ async fn copy_artifacts(to: &PostgresUrl, work_dir: &Path) -> Result<(usize, u64
     if kept.is_empty() {
         return Ok((0, 0));
     }
-    let store = PostgresStore::open(to, CONNECTIONS, Arc::new(|_, _| {}), Arc::new(|_| {})).await?;
+    let store =
+        PostgresStore::open(to, CONNECTIONS, Arc::new(|_, _| {}), Arc::new(|_| {}), &crate::health::Health::default())
+            .await?;
     let store: Arc<dyn Store> = Arc::new(store);
     let progress = bar("copying artifacts", "{bytes}/{total_bytes}");
     progress.set_length(total);

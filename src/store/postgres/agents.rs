@@ -34,6 +34,7 @@ use super::{
     transact::Engine,
 };
 use crate::{
+    health::{Pulse, Task},
     model::{Hint, ProjectName},
     store::{
         AgentCall, BoxFuture, KnownAgent, StoreError,
@@ -45,6 +46,8 @@ use crate::{
 /// How far apart what nobody waits for is told, so that much of it is told at once; and how long an agent must be gone for
 /// that to be news, since most come back with the next call.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How the task that tells is supervised: the database's own time-outs bound each of its rounds.
+pub(super) const TASK: Task = Task::new("agents", Duration::from_secs(90));
 /// A visit that the others expect to last for so much longer need not be told anew at once: before that is over the task
 /// will have told it.
 const ENOUGH: Duration = Duration::from_secs(3);
@@ -180,13 +183,14 @@ impl Visits {
     }
 
     /// Tells the database until `shutdown`, and what is left then.
-    pub(super) async fn run(self: Arc<Self>, engine: Arc<Engine>, shutdown: CancellationToken) {
+    pub(super) async fn run(self: Arc<Self>, engine: Arc<Engine>, pulse: Pulse, shutdown: CancellationToken) {
         let mut due = Instant::now() + PAUSE;
         loop {
             let extent = tokio::select! {
-                extent = self.wanted(due) => extent,
+                extent = pulse.resting(self.wanted(due)) => extent,
                 () = shutdown.cancelled() => Extent::All,
             };
+            pulse.beat();
             self.tell(&engine, extent).await;
             match extent {
                 Extent::Asked => {}

@@ -39,6 +39,7 @@ use super::{
 use crate::{
     clock::Now,
     config::PostgresUrl,
+    health::Health,
     model::{Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
 };
 
@@ -70,7 +71,8 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// Connects to the database, and brings it to the schema of this version; `connection_limit` is how many connections
-    /// it is given at most, besides the one for the wake-ups between servers, of which `on_hint` hears.
+    /// it is given at most, besides the one for the wake-ups between servers, of which `on_hint` hears. Its tasks are
+    /// supervised by `health`.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] with what to do about it; [`StoreError::Unavailable`] where the database does not answer,
@@ -80,6 +82,7 @@ impl PostgresStore {
         connection_limit: usize,
         on_commit: OnCommit,
         on_hint: OnHint,
+        health: &Health,
     ) -> Result<PostgresStore, StoreError> {
         let connector = Arc::new(Connector::new(url)?);
         let pepper = prepare(&connector).await.map_err(Fault::into_store_error)?;
@@ -102,9 +105,16 @@ impl PostgresStore {
             wakes: wakes.clone(),
         });
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(wakes.run(connector.clone(), shutdown.clone()));
+        let (through, ending, mut is_first) = (connector.clone(), shutdown.clone(), true);
+        tasks.spawn(health.supervise(wakes::TASK, shutdown.clone(), move |pulse| {
+            let is_first = std::mem::take(&mut is_first);
+            wakes.clone().run(through.clone(), is_first, pulse, ending.clone())
+        }));
         let visits = Arc::new(Visits::default());
-        tasks.spawn(visits.clone().run(engine.clone(), shutdown.clone()));
+        let (telling, through, ending) = (visits.clone(), engine.clone(), shutdown.clone());
+        tasks.spawn(health.supervise(agents::TASK, shutdown.clone(), move |pulse| {
+            telling.clone().run(through.clone(), pulse, ending.clone())
+        }));
         Ok(PostgresStore { engine, connector, visits, under_way, tasks, shutdown, pepper })
     }
 }

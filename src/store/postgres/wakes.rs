@@ -31,6 +31,7 @@ use uuid::Uuid;
 
 use super::{connect::Connector, fault::Fault};
 use crate::{
+    health::{Pulse, Task},
     model::{Changes, DeploymentId, Hint},
     store::OnHint,
 };
@@ -51,6 +52,9 @@ const TRIAL_PAUSE: Duration = Duration::from_secs(15);
 const ECHO_LIMIT: Duration = Duration::from_secs(5);
 /// How long a word to the database may take.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// How it is supervised: each of its steps is bounded, and none takes so long.
+pub(super) const TASK: Task = Task::new("wake-ups", Duration::from_secs(90));
 
 /// The hints of one server.
 pub(super) struct Wakes {
@@ -126,20 +130,26 @@ impl Wakes {
     }
 
     /// Sends and hears until `shutdown`; connects again whenever it must.
-    pub(super) async fn run(self: Arc<Self>, connector: Arc<Connector>, shutdown: CancellationToken) {
-        let mut is_first = true;
+    pub(super) async fn run(
+        self: Arc<Self>,
+        connector: Arc<Connector>,
+        mut is_first: bool,
+        pulse: Pulse,
+        shutdown: CancellationToken,
+    ) {
         let mut pauses = pauses();
         loop {
+            pulse.beat();
             let began = Instant::now();
             let ended = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                ended = self.serve(&connector, is_first) => ended,
+                ended = self.serve(&connector, is_first, &pulse) => ended,
             };
             is_first = false;
             if connector.shares_sessions() {
                 // Nobody hears of anything behind a pooler; it has said so.
-                return self.forget(&shutdown).await;
+                return pulse.resting(self.forget(&shutdown)).await;
             }
             tracing::warn!(fault = ?ended, "wake-ups between servers are interrupted; the slow poll stands in");
             if began.elapsed() > TRIAL_PAUSE {
@@ -166,7 +176,7 @@ impl Wakes {
         }
     }
 
-    async fn serve(self: &Arc<Self>, connector: &Connector, is_first: bool) -> Fault {
+    async fn serve(self: &Arc<Self>, connector: &Connector, is_first: bool, pulse: &Pulse) -> Fault {
         if connector.shares_sessions() {
             return Fault::Silent;
         }
@@ -182,7 +192,7 @@ impl Wakes {
             Ok((client, _)) => client,
             Err(fault) => return fault,
         };
-        match self.listen(&client, is_first, &mut echo).await {
+        match self.listen(&client, is_first, &mut echo, pulse).await {
             Ok(never) => match never {},
             Err(fault) => fault,
         }
@@ -193,6 +203,7 @@ impl Wakes {
         client: &Client,
         is_first: bool,
         echo: &mut watch::Receiver<u64>,
+        pulse: &Pulse,
     ) -> Result<std::convert::Infallible, Fault> {
         let listen = format!("LISTEN {}; SELECT pg_advisory_lock_shared({})", self.channel, self.served_key);
         timeout(SEND_LIMIT, client.batch_execute(&listen)).await.map_err(|_| Fault::Silent)??;
@@ -201,6 +212,7 @@ impl Wakes {
         let mut hints = if is_first { HashSet::new() } else { HashSet::from([Hint::Anything]) };
         let mut number = 0;
         loop {
+            pulse.beat();
             number += 1;
             self.send(client, hints, number).await?;
             // Until our own word is back, what stirs waits for the next one: many commits share it.

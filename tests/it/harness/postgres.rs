@@ -228,7 +228,15 @@ impl Cluster {
             let admin = self.client("postgres").await;
             admin.batch_execute("CREATE DATABASE template_singletrack").await.unwrap();
             let url = self.url("template_singletrack").parse().unwrap();
-            let store = PostgresStore::open(&url, 2, deaf(), std::sync::Arc::new(|_| {})).await.unwrap();
+            let store = PostgresStore::open(
+                &url,
+                2,
+                deaf(),
+                std::sync::Arc::new(|_| {}),
+                &singletrack::health::Health::default(),
+            )
+            .await
+            .unwrap();
             std::sync::Arc::new(store).shut_down().await;
             // Nobody may be connected to what is copied.
             admin.batch_execute("ALTER DATABASE template_singletrack ALLOW_CONNECTIONS false").await.unwrap();

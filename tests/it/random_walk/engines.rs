@@ -63,7 +63,9 @@ impl Engines {
         let postgres = runtime.block_on(async {
             let cluster = postgres::shared();
             let url = cluster.url(&cluster.database().await).parse().unwrap();
-            PostgresStore::open(&url, 4, deaf(), Arc::new(|_| {})).await.unwrap()
+            PostgresStore::open(&url, 4, deaf(), Arc::new(|_| {}), &singletrack::health::Health::default())
+                .await
+                .unwrap()
         });
         Engines {
             runtime,

@@ -1,0 +1,197 @@
+//! What the process knows of its own state: one registry that `/readyz` and `/metrics` read.
+//!
+//! Two kinds of checks. A *fact* is set by whoever finds it out: [`Health::set`]. A *task* is run by
+//! [`Health::supervise`]: its end, its panic and its standstill make its check fail, are logged and counted, and it is
+//! started again. Where nothing can be started again, [`end_process`] ends the process, so that its supervisor starts it
+//! anew.
+//!
+//! ```text
+//! health.set("store", Err("the last write failed".to_owned()));      // /readyz: 503, one log line
+//! health.set("store", Ok(()));                                       // /readyz: 200, one log line
+//! health.supervise(Task::new("sweeper", limit), shutdown, |pulse| sweep(pulse));   // sweep() calls pulse.done()
+//! ```
+
+mod supervise;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+pub use supervise::{Pulse, Task};
+
+/// `sysexits.h`: an internal fault. A supervisor starts the process again.
+const EX_SOFTWARE: i32 = 70;
+
+/// The registry. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_draining: AtomicBool,
+    checks: Mutex<BTreeMap<&'static str, Check>>,
+}
+
+#[derive(Debug)]
+struct Check {
+    /// Why it fails, for people. It must tell nothing of any project, because `/readyz` needs no token.
+    failure: Option<String>,
+    /// When it was found right last; when it was registered, before that.
+    right_at: Instant,
+    /// For a task: the limits of its silence, and its signs of life.
+    task: Option<supervise::Watched>,
+    restart_count: u64,
+}
+
+/// What `/readyz` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// In one word.
+    pub status: Status,
+    /// Each check, by its name.
+    pub checks: Vec<CheckReport>,
+}
+
+/// The state of the process in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It does its work.
+    Ok,
+    /// It is about to end, and takes no new work.
+    Draining,
+    /// At least one check fails.
+    Failing,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckReport {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it is right.
+    pub ok: bool,
+    /// Why it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// How long ago it was found right last.
+    pub seconds_since: u64,
+    /// How often the task was started again.
+    #[serde(skip)]
+    pub restart_count: u64,
+}
+
+impl Health {
+    /// Notes what was found out: `Err` with the reason where it is not right. The reason must tell nothing of any
+    /// project. A change is logged.
+    pub fn set(&self, name: &'static str, found: Result<(), String>) {
+        let mut checks = self.checks();
+        let check = checks.entry(name).or_insert_with(Check::new);
+        let was_failing = check.failure.is_some();
+        match found {
+            Ok(()) => {
+                check.failure = None;
+                check.right_at = Instant::now();
+                if was_failing {
+                    tracing::info!(check = name, "the check is right again");
+                }
+            }
+            Err(why) => {
+                if !was_failing {
+                    tracing::error!(check = name, %why, "the check fails: this process is not ready");
+                }
+                check.failure = Some(why);
+            }
+        }
+    }
+
+    /// From now on the process takes no new work: `/readyz` says `draining`.
+    pub fn drain(&self) {
+        self.0.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this check fails now. One that is not known does not.
+    pub fn is_failing(&self, name: &str) -> bool {
+        self.checks().get(name).is_some_and(|check| check.why_failing().is_some())
+    }
+
+    /// Everything, as it is now.
+    pub fn report(&self) -> Report {
+        let checks: Vec<CheckReport> = self.checks().iter().map(|(name, check)| check.report(name)).collect();
+        let status = if self.0.is_draining.load(Ordering::Relaxed) {
+            Status::Draining
+        } else if checks.iter().all(|check| check.ok) {
+            Status::Ok
+        } else {
+            Status::Failing
+        };
+        Report { status, checks }
+    }
+
+    fn checks(&self) -> MutexGuard<'_, BTreeMap<&'static str, Check>> {
+        // Every change of it is one assignment, so a panic leaves it whole.
+        self.0.checks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Check {
+    fn new() -> Self {
+        Check { failure: None, right_at: Instant::now(), task: None, restart_count: 0 }
+    }
+
+    fn why_failing(&self) -> Option<String> {
+        self.failure.clone().or_else(|| self.task.as_ref().and_then(supervise::Watched::why_failing))
+    }
+
+    fn report(&self, name: &'static str) -> CheckReport {
+        let detail = self.why_failing();
+        let since: Duration = match &self.task {
+            Some(task) => task.since_done(),
+            None => self.right_at.elapsed(),
+        };
+        let restart_count = self.restart_count;
+        CheckReport { name, ok: detail.is_none(), detail, seconds_since: since.as_secs(), restart_count }
+    }
+}
+
+/// Ends the process at once, because a part of it is gone that cannot be started again. Its supervisor starts it anew.
+pub fn end_process(why: &str) -> ! {
+    tracing::error!(%why, "the process ends at once");
+    std::process::exit(EX_SOFTWARE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failing_check_makes_the_whole_failing_until_it_is_right_again() {
+        let health = Health::default();
+        assert_eq!(health.report().status, Status::Ok, "nothing is known to fail");
+        health.set("store", Ok(()));
+        health.set("clock", Err("it jumps".to_owned()));
+        let report = health.report();
+        assert_eq!(report.status, Status::Failing);
+        let told: Vec<_> = report.checks.iter().map(|check| (check.name, check.ok, check.detail.as_deref())).collect();
+        assert_eq!(told, [("clock", false, Some("it jumps")), ("store", true, None)]);
+        assert!(health.is_failing("clock") && !health.is_failing("store") && !health.is_failing("unknown"));
+        health.set("clock", Ok(()));
+        assert_eq!(health.report().status, Status::Ok);
+    }
+
+    #[test]
+    fn one_that_drains_says_so_whatever_else_there_is_to_say() {
+        let health = Health::default();
+        health.set("store", Err("full".to_owned()));
+        health.drain();
+        assert_eq!(health.report().status, Status::Draining);
+    }
+}
