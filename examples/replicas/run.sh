@@ -62,10 +62,15 @@ as_owner "$postgres/pg_ctl" -D "$dir/database/data" -s -w -l "$dir/database/log"
     -o "-k '$dir/database' -c listen_addresses=" start
 store="postgres://singletrack@/postgres?host=$dir/database"
 
+# A proxy needs tokens: it calls from this machine, for everybody whom it serves.
+SINGLETRACK_TOKEN=$("$SINGLETRACK" token new --name pipelines 2>"$dir/token.toml")
+export SINGLETRACK_TOKEN
+{ cat "$here/singletrack.toml"; sed -n '/^\[\[tokens\]\]/,$p' "$dir/token.toml"; } >"$dir/singletrack.toml"
+
 # Starts a server and waits until it listens; where, is in $address and its pid is the last of $pids.
 serve() {
     mkfifo "$dir/$1.said"
-    "$SINGLETRACK" serve --config "$here/singletrack.toml" --store "$store" --work-dir "$dir/$1" --listen 127.0.0.1:0 \
+    "$SINGLETRACK" serve --config "$dir/singletrack.toml" --store "$store" --work-dir "$dir/$1" --listen 127.0.0.1:0 \
         >"$dir/$1.said" 2>"$dir/$1.log" &
     pids+=($!)
     # Its end is no news to the shell.

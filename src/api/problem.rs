@@ -18,6 +18,7 @@ pub enum ErrorCode {
     UnknownPipeline,
     Unauthorized,
     HostNotAllowed,
+    ProxyNeedsTokens,
     ForbiddenOrigin,
     NotFound,
     MethodNotAllowed,
@@ -55,7 +56,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 41] = [
+    pub const ALL: [ErrorCode; 42] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -64,6 +65,7 @@ impl ErrorCode {
         ErrorCode::UnknownPipeline,
         ErrorCode::Unauthorized,
         ErrorCode::HostNotAllowed,
+        ErrorCode::ProxyNeedsTokens,
         ErrorCode::ForbiddenOrigin,
         ErrorCode::NotFound,
         ErrorCode::MethodNotAllowed,
@@ -109,7 +111,7 @@ impl ErrorCode {
             | ErrorCode::InvalidProject
             | ErrorCode::UnknownPipeline => 400,
             ErrorCode::Unauthorized => 401,
-            ErrorCode::HostNotAllowed | ErrorCode::ForbiddenOrigin => 403,
+            ErrorCode::HostNotAllowed | ErrorCode::ProxyNeedsTokens | ErrorCode::ForbiddenOrigin => 403,
             ErrorCode::NotFound => 404,
             ErrorCode::MethodNotAllowed => 405,
             ErrorCode::NotAcceptable => 406,
@@ -151,6 +153,7 @@ impl ErrorCode {
             ErrorCode::UnknownPipeline => "The project has no such pipeline",
             ErrorCode::Unauthorized => "A valid token is needed",
             ErrorCode::HostNotAllowed => "This server does not answer under that host name",
+            ErrorCode::ProxyNeedsTokens => "A server without tokens takes nothing from a proxy",
             ErrorCode::ForbiddenOrigin => "Pages of other sites may not call this server",
             ErrorCode::NotFound => "There is nothing here",
             ErrorCode::MethodNotAllowed => "The route does not take this method",
@@ -210,6 +213,7 @@ impl ErrorCode {
             | ErrorCode::UnknownPipeline
             | ErrorCode::Unauthorized
             | ErrorCode::HostNotAllowed
+            | ErrorCode::ProxyNeedsTokens
             | ErrorCode::ForbiddenOrigin
             | ErrorCode::NotFound
             | ErrorCode::MethodNotAllowed

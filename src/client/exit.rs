@@ -183,6 +183,7 @@ fn exit_of(refusal: &Refusal) -> Exit {
         Some(
             ErrorCode::Unauthorized
             | ErrorCode::HostNotAllowed
+            | ErrorCode::ProxyNeedsTokens
             | ErrorCode::ForbiddenOrigin
             | ErrorCode::MethodNotAllowed
             | ErrorCode::NotAcceptable
@@ -227,6 +228,7 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::InvalidParameter
         | ErrorCode::InvalidBody
         | ErrorCode::InvalidProject
+        | ErrorCode::ProxyNeedsTokens
         | ErrorCode::ForbiddenOrigin
         | ErrorCode::MethodNotAllowed
         | ErrorCode::NotAcceptable

@@ -44,7 +44,7 @@ pub struct Config {
     pub postgres: Postgres,
     /// Where workspaces are made; see [`Config::work_dir`].
     pub work_dir: Option<PathBuf>,
-    /// Names besides the loopback ones that a request's `Host` may carry, in lower case.
+    /// Beside tokens, the only names that a request's `Host` may carry besides the loopback ones, in lower case.
     pub allowed_hosts: Vec<String>,
     /// How long running pipelines may go on after the server was told to stop.
     pub shutdown_grace: Duration,
@@ -168,6 +168,13 @@ fn read_config(mut root: Section<'_>) -> Config {
         tokens: read_tokens(&mut root),
         projects: project::read_all(&mut root),
     };
+    if !config.allowed_hosts.is_empty() && !root.has("tokens") {
+        root.document.problem(
+            root.span_of("allowed_hosts"),
+            "`allowed_hosts` lets a proxy in, and with it everybody whom the proxy serves: it needs `[[tokens]]`; make one \
+             with `singletrack token new`",
+        );
+    }
     root.finish();
     config
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use axum::http::{Extensions, HeaderMap, Uri, header};
+use axum::http::{Extensions, HeaderMap, Uri, Version, header};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
@@ -15,12 +15,18 @@ const URI_LIMIT: usize = 8 << 10;
 /// The largest headers that are looked at.
 const HEADERS_LIMIT: usize = 16 << 10;
 
+/// Headers that proxies add. `X-Forwarded-Host` and all others that begin like it count, too.
+const FORWARDING: [&str; 7] =
+    ["forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"];
+/// What the names of most of them begin with.
+const FORWARDING_PREFIX: &str = "x-forwarded";
+
 /// What a request must show.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// The SHA-256 of each token, and what its holder sees; empty where no token is needed.
     tokens: Vec<([u8; 32], Scope)>,
-    /// Names besides the loopback ones that `Host` may carry; in lower case.
+    /// Beside tokens, the only names that `Host` may carry besides the loopback ones; in lower case. Any, if empty.
     allowed_hosts: Vec<String>,
 }
 
@@ -64,7 +70,7 @@ impl Access {
     ///
     /// # Errors
     /// Who may not, and why.
-    pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<Scope, Failure> {
+    pub fn check(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Scope, Failure> {
         if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
             return Err(Failure::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
         }
@@ -73,14 +79,17 @@ impl Access {
             return Err(Failure::new(ErrorCode::HeadersTooLarge, "the headers are larger than 16 KiB"));
         }
         let host = host(uri, headers)?;
+        let name = without_port(&host).0;
         let mut scope = Scope::default();
         if self.tokens.is_empty() {
-            // Without tokens only this machine may call. A page of another site reaches us through a browser here, be it
-            // by a name that it made point to this machine, which then stands in `Host`, or directly, with its `Origin`.
-            if !is_loopback_name(&host) && !self.allowed_hosts.contains(&host) {
-                return Err(Failure::new(
-                    ErrorCode::HostNotAllowed,
-                    format!("this server does not answer under the host name '{}'; see allowed_hosts", echo(&host)),
+            // Without tokens only this machine may call, and a proxy on this machine calls for others. A page of another
+            // site reaches us through a browser here, be it by a name that it made point to this machine, which then stands
+            // in `Host`, or directly, with its `Origin`.
+            refuse_forwarded(version, headers)?;
+            if !is_loopback_name(name) {
+                return Err(host_not_allowed(
+                    name,
+                    "without tokens this server answers only under names of this machine",
                 ));
             }
         } else if uri.path().starts_with("/v1") {
@@ -92,6 +101,10 @@ impl Access {
                 };
                 Failure::new(ErrorCode::Unauthorized, detail)
             })?;
+            let is_named = self.allowed_hosts.is_empty() || self.allowed_hosts.iter().any(|allowed| allowed == name);
+            if !is_named && !is_loopback_name(name) {
+                return Err(host_not_allowed(name, "it is not in allowed_hosts"));
+            }
         }
         if is_foreign(headers, &host) {
             return Err(Failure::new(ErrorCode::ForbiddenOrigin, "pages of other sites may not call this server"));
@@ -116,23 +129,53 @@ impl Access {
     }
 }
 
-/// The host's name without its port, in lower case.
+/// Fails for a request that came through a proxy, as far as that can be seen: by what the proxy adds, or by HTTP/1.0, which
+/// nginx speaks unless it is told otherwise, and adds nothing.
+fn refuse_forwarded(version: Version, headers: &HeaderMap) -> Result<(), Failure> {
+    let is_forwarding = |name: &&str| name.starts_with(FORWARDING_PREFIX) || FORWARDING.contains(name);
+    let sign = match headers.keys().map(header::HeaderName::as_str).find(is_forwarding) {
+        Some(name) => format!("it carries the header '{}'", echo(name)),
+        None if version < Version::HTTP_11 => "it is HTTP/1.0, which proxies speak".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Failure::new(
+        ErrorCode::ProxyNeedsTokens,
+        format!(
+            "this request came through a proxy ({sign}), and a server without tokens answers only programs of its own \
+             machine; make a token with `singletrack token new` and put it into the server's configuration"
+        ),
+    ))
+}
+
+fn host_not_allowed(name: &str, why: &str) -> Failure {
+    Failure::new(
+        ErrorCode::HostNotAllowed,
+        format!(
+            "this server does not answer under the host name '{}': {why}; behind a proxy, let it pass on the name that \
+             was asked for (nginx: proxy_set_header Host $http_host)",
+            echo(name)
+        ),
+    )
+}
+
+/// The host and its port, in lower case.
 fn host(uri: &Uri, headers: &HeaderMap) -> Result<String, Failure> {
     let mut hosts = headers.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next(), uri.host()) {
+    let host = match (hosts.next(), hosts.next(), uri.authority()) {
         (Some(host), None, _) => host.to_str().unwrap_or_default(),
-        (None, _, Some(host)) => host,
+        (None, _, Some(authority)) => authority.as_str(),
         (None, _, None) => return Err(Failure::new(ErrorCode::BadRequest, "the request names no Host")),
         (Some(_), Some(_), _) => return Err(Failure::new(ErrorCode::BadRequest, "the request names two Hosts")),
     };
-    Ok(without_port(host).to_ascii_lowercase())
+    Ok(host.to_ascii_lowercase())
 }
 
-fn without_port(host: &str) -> &str {
+/// The name and the port, where there is one.
+fn without_port(host: &str) -> (&str, Option<u16>) {
     match host.rsplit_once(':') {
         // The colons inside [::1] are none of a port.
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => name,
-        Some(_) | None => host,
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => (name, port.parse().ok()),
+        Some(_) | None => (host, None),
     }
 }
 
@@ -150,10 +193,17 @@ fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
     if matches!(value("sec-fetch-site"), Some("cross-site" | "same-site" | "?")) {
         return true;
     }
-    match value("origin") {
-        None => false,
-        Some(origin) => {
-            origin.split_once("://").is_none_or(|(_, authority)| !without_port(authority).eq_ignore_ascii_case(host))
-        }
-    }
+    value("origin").is_some_and(|origin| !is_own_origin(origin, host))
+}
+
+/// Whether a page of this origin came from this host: another port is another program. A host without a port has been
+/// asked at that of its scheme, which only a proxy in between knows.
+fn is_own_origin(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let (origin_name, origin_port) = without_port(authority);
+    let (host_name, host_port) = without_port(host);
+    let default_port = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+    let origin_port = origin_port.unwrap_or(default_port);
+    origin_name.eq_ignore_ascii_case(host_name)
+        && host_port.map_or(matches!(origin_port, 80 | 443), |host_port| host_port == origin_port)
 }

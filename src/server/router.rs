@@ -70,7 +70,7 @@ async fn front(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = match app.access.check(request.uri(), request.headers()) {
+    let response = match app.access.check(request.version(), request.uri(), request.headers()) {
         Ok(scope) => {
             scope.attach(request.extensions_mut());
             next.run(request).await

@@ -147,6 +147,7 @@ fn what_contradicts_or_cannot_be_is_refused_with_a_sentence() {
         ("store = \"postgres://h/d?sslmode=perhaps\"".to_owned(), "sslmode"),
         ("shutdown_grace = \"0s\"".to_owned(), "must be longer than zero"),
         ("allowed_hosts = [\"http://x\"]".to_owned(), "bare host names"),
+        ("allowed_hosts = [\"x\"]".to_owned(), "needs `[[tokens]]`"),
         ("allowed_hosts = \"x\"".to_owned(), "must be an array of strings"),
         ("[limits]\nheartbeat = \"30s\"".to_owned(), "must fit three times into the lease (1m)"),
         ("[limits]\nkill_budget = \"60s\"".to_owned(), "must be shorter than the lease (1m)"),

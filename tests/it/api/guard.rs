@@ -6,23 +6,14 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::harness::{TestServer, gated_config, raw::read_to_end, send};
+use crate::harness::{TestServer, gated_config, nginx::Nginx, raw::read_to_end, send};
 
 #[tokio::test]
 async fn without_tokens_only_loopback_names_are_answered() {
-    let server = TestServer::gated_with("allowed_hosts = [\"deploys.example.com\"]");
+    let server = TestServer::gated();
     let port = server.authority().rsplit_once(':').unwrap().1.to_owned();
     let under = async |host: &str, path: &str| send(server.request(Method::GET, path).header("Host", host)).await;
-    for host in [
-        "localhost",
-        "LocalHost",
-        "localhost.",
-        "app.localhost",
-        "127.0.0.1",
-        "127.8.9.10",
-        "[::1]",
-        "deploys.example.com",
-    ] {
+    for host in ["localhost", "LocalHost", "localhost.", "app.localhost", "127.0.0.1", "127.8.9.10", "[::1]"] {
         for host in [host.to_owned(), format!("{host}:{port}")] {
             for path in ["/v1/projects", "/healthz"] {
                 assert_eq!(under(&host, path).await.status, 200, "{host} {path}");
@@ -43,12 +34,12 @@ async fn without_tokens_only_loopback_names_are_answered() {
         for path in ["/v1/projects", "/healthz", "/metrics", "/openapi.yaml", "/v1/nothing"] {
             let refused = under(host, path).await;
             assert_eq!(refused.refusal(), (403, "HOST_NOT_ALLOWED"), "{host} {path}: {}", refused.text);
-            assert!(refused.body["message"].as_str().unwrap().contains("allowed_hosts"));
+            assert!(refused.body["message"].as_str().unwrap().contains("proxy_set_header Host"));
             assert!(!refused.text.contains(&long[..65]), "{}", refused.text);
         }
     }
     for (what, head) in [
-        ("none", "GET /v1/projects HTTP/1.0\r\n\r\n".to_owned()),
+        ("none", "GET /v1/projects HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned()),
         (
             "two",
             format!(
@@ -64,12 +55,101 @@ async fn without_tokens_only_loopback_names_are_answered() {
 }
 
 #[tokio::test]
+async fn without_tokens_what_came_through_a_proxy_is_refused() {
+    let server = TestServer::gated();
+    for name in [
+        "X-Forwarded-For",
+        "x-forwarded-host",
+        "X-Forwarded-Proto",
+        "X-Forwarded",
+        "X-Real-IP",
+        "Forwarded",
+        "Via",
+        "CF-Connecting-IP",
+        "True-Client-IP",
+    ] {
+        // That it is there is enough: whoever is behind the proxy may have chosen the value.
+        for value in ["", "127.0.0.1", "for=127.0.0.1", "1.1 localhost"] {
+            for path in ["/v1/projects", "/healthz", "/metrics", "/v1/nothing"] {
+                let refused = send(server.request(Method::GET, path).header(name, value)).await;
+                assert_eq!(refused.refusal(), (403, "PROXY_NEEDS_TOKENS"), "{name}: {value} {path}: {}", refused.text);
+                let told = refused.body["message"].as_str().unwrap();
+                assert!(told.contains("singletrack token new"), "{told}");
+            }
+        }
+    }
+    let old = format!("POST /v1/projects/web/deployments HTTP/1.0\r\nHost: {}\r\n\r\n", server.authority());
+    let mut connection = server.connect().await;
+    connection.write_all(old.as_bytes()).await.unwrap();
+    assert_eq!(read_to_end(&mut connection).await.refusal(), (403, "PROXY_NEEDS_TOKENS"));
+    assert_eq!(server.project().await["revision"], 0, "nothing was made of any of them");
+}
+
+#[tokio::test]
+async fn a_stock_nginx_opens_a_server_without_tokens_to_nobody_and_one_with_tokens_to_who_has_one() {
+    let mut server = TestServer::gated();
+    let naming = "location /named/ { proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; \
+                  proxy_http_version 1.1; rewrite ^/named(.*)$ $1 break; proxy_pass http://HERE; }";
+    let nginx = Nginx::before(&server.base, &naming.replace("HERE", server.authority()));
+    let submit = async |below: &str, token: Option<&str>| {
+        let request = Nginx::client().post(format!("{}{below}/v1/projects/web/deployments", nginx.base));
+        let request = token.iter().fold(request, |request, token| request.bearer_auth(token));
+        let wish = json!({ "pipeline": "quick", "onConflict": "queue" });
+        let answer = request.json(&wish).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    for below in ["", "/named"] {
+        let (status, text) = submit(below, None).await;
+        assert!(status == 403 && text.contains("PROXY_NEEDS_TOKENS"), "{below}: {status} {text}");
+    }
+    assert_eq!(server.project().await["revision"], 0, "{}", nginx.complaints());
+    let (token, table) = token(&server);
+    assert!(server.terminate().success());
+    server.configure(&gated_config(&table));
+    server.boot();
+    for below in ["", "/named"] {
+        assert_eq!(submit(below, None).await.0, 401, "{below}");
+        assert_eq!(submit(below, Some(&token)).await.0, 202, "{below}");
+    }
+}
+
+#[tokio::test]
+async fn allowed_hosts_goes_with_tokens_only_and_narrows_the_names_under_which_they_count() {
+    let mut server = TestServer::gated();
+    assert!(server.terminate().success());
+    let hosts = "allowed_hosts = [\"deploys.example.com\"]";
+    server.configure(&gated_config(hosts));
+    let refused = server.command().args(["--listen", "127.0.0.1:0"]).output().unwrap();
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(78), "{told}");
+    assert!(told.contains("`allowed_hosts`") && told.contains("singletrack token new"), "{told}");
+    let (token, table) = token(&server);
+    server.configure(&gated_config(&format!("{hosts}\n{table}")));
+    server.boot();
+    for (host, status) in
+        [("deploys.example.com", 200), ("Deploys.Example.com:443", 200), ("localhost", 200), ("upstream", 403)]
+    {
+        let request = server.request(Method::GET, "/v1/projects").bearer_auth(&token).header("Host", host);
+        let answer = send(request).await;
+        assert_eq!(answer.status, status, "{host}: {}", answer.text);
+        if status == 403 {
+            assert_eq!(answer.refusal().1, "HOST_NOT_ALLOWED");
+            assert!(answer.body["message"].as_str().unwrap().contains("proxy_set_header Host"), "{}", answer.text);
+        }
+    }
+}
+
+#[tokio::test]
 async fn pages_of_other_sites_are_refused() {
     let server = TestServer::gated();
     let port = server.authority().rsplit_once(':').unwrap().1.to_owned();
     let own = format!("http://127.0.0.1:{port}");
+    let other_port = format!("http://127.0.0.1:{}", port.parse::<u16>().unwrap() ^ 1);
     for (name, value, is_allowed) in [
         ("Origin", own.as_str(), true),
+        // Another program of the same machine.
+        ("Origin", other_port.as_str(), false),
+        ("Origin", "http://127.0.0.1", false),
         ("Origin", "https://evil.example", false),
         ("Origin", "http://127.0.0.1.evil.example", false),
         ("Origin", "http://localhost", false),
