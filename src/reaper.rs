@@ -119,6 +119,7 @@ impl Reaper {
                     | Refusal::LeaseLost
                     | Refusal::WrongState
                     | Refusal::Taken
+                    | Refusal::OutputsFull
                     | Refusal::ReportGap { .. },
                 ) => {}
             }

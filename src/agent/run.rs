@@ -24,7 +24,7 @@ use crate::{
     },
     clock::BootInstant,
     config::Pipeline,
-    model::{self, FailureCause, Status},
+    model::{self, FailureCause, Status, bounds},
     worker::{self, Job, Report, Stop, Verdict, artifact::Artifact},
 };
 
@@ -34,8 +34,6 @@ const REPORT_QUEUE_LIMIT: usize = 64;
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How often an artifact is asked for.
 const DOWNLOAD_ATTEMPTS: usize = 8;
-/// The longest message that the server takes.
-const MESSAGE_LIMIT: usize = 8 << 10;
 
 impl Agent {
     /// Runs a deployment to its end, and tells it.
@@ -224,10 +222,7 @@ fn finish_request(verdict: Verdict, was_shut_down: bool) -> FinishRequest {
     match verdict {
         Verdict::Succeeded { outputs } => FinishRequest { status: Status::Succeeded, outputs, error: None },
         Verdict::Cancelled => FinishRequest { status: Status::Cancelled, outputs: BTreeMap::new(), error: None },
-        Verdict::Failed { code, mut message, phase } => {
-            message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
-            failed(code, message, phase)
-        }
+        Verdict::Failed { code, message, phase } => failed(code, bounds::cut(message, bounds::REPORT_TEXT), phase),
         Verdict::Abandoned => {
             let why = if was_shut_down {
                 "the agent was shut down while it ran"

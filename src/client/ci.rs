@@ -5,7 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::model::lease::hex;
+use crate::model::{bounds, lease::hex};
 
 /// A run of a CI job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,23 @@ pub struct CiRun {
     pub order: Option<u64>,
     /// What tells this attempt of this job from every other; empty when the system does not say enough.
     pub identity: Vec<String>,
+}
+
+impl CiRun {
+    /// Within the server's limits: nobody typed these texts, so nobody could mend one that is refused.
+    fn fitted(mut self) -> Self {
+        let fit = |text: &mut Option<String>, limit| {
+            let Some(long) = text.take() else { return };
+            *text = Some(bounds::cut(long.chars().filter(|c| !c.is_control()).collect(), limit));
+        };
+        fit(&mut self.ref_name, bounds::REF);
+        fit(&mut self.commit, bounds::COMMIT);
+        fit(&mut self.message, bounds::MESSAGE);
+        fit(&mut self.actor, bounds::ACTOR);
+        // A part of an address leads nowhere.
+        self.url = self.url.filter(|url| bounds::fits(url, bounds::URL) && !url.chars().any(char::is_control));
+        self
+    }
 }
 
 /// An environment: a variable's value by its name; empty ones count as not set.
@@ -93,7 +110,7 @@ impl<'a> Environment<'a> {
         } else {
             return None;
         };
-        Some(run)
+        Some(run.fitted())
     }
 
     fn github(&self) -> CiRun {

@@ -223,10 +223,13 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::ArtifactMissing => Some("pass --artifact DIR, which uploads it"),
         ErrorCode::KeyReused => Some("pass another --idempotency-key, or the same request"),
+        ErrorCode::InvalidBody => Some("change the flag of that name; docs/limits.md lists what the server takes"),
+        ErrorCode::BodyTooLarge => {
+            Some("send less: what is large is uploaded with --artifact, up to the server's max_bytes (docs/limits.md)")
+        }
         ErrorCode::BadRequest
         | ErrorCode::UnknownParameter
         | ErrorCode::InvalidParameter
-        | ErrorCode::InvalidBody
         | ErrorCode::InvalidProject
         | ErrorCode::ProxyNeedsTokens
         | ErrorCode::ForbiddenOrigin
@@ -245,7 +248,6 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::UploadInProgress
         | ErrorCode::ArtifactMismatch
         | ErrorCode::ReportGap
-        | ErrorCode::BodyTooLarge
         | ErrorCode::UriTooLong
         | ErrorCode::UnsupportedMediaType
         | ErrorCode::HeadersTooLarge

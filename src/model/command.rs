@@ -182,6 +182,9 @@ pub enum Refusal {
     /// Who was thought silent was heard of.
     #[error("it was heard of in between")]
     Alive,
+    /// Its outputs would be too many, or too large together.
+    #[error("its outputs would be too many, or too large together")]
+    OutputsFull,
     /// Reports before these are missing.
     #[error("reports are missing: the last one that is recorded is number {last}")]
     ReportGap {

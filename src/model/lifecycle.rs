@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 
 use super::{
+    bounds,
     command::{Command, Lapse, Refusal, Report, Verdict, Vital},
     deployment::{
         CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
@@ -167,12 +168,14 @@ impl Deployment {
                 draft.require_lease(secret)?;
                 let known_count = draft.known_reports(first)?;
                 reports.into_iter().skip(known_count).for_each(|report| draft.report(report));
+                draft.require_outputs(&self.outputs)?;
                 draft.trim_logs();
             }
             Command::Cancel { reason, superseded_by } => draft.cancel(reason, superseded_by)?,
             Command::Finish { secret, verdict } => {
                 draft.require_lease(secret)?;
                 draft.finish(verdict);
+                draft.require_outputs(&self.outputs)?;
             }
             Command::Lapse { seen, cause } => draft.lapse(seen, cause)?,
             Command::Release { reason } => draft.release(&reason)?,
@@ -281,6 +284,13 @@ impl Draft {
         }
     }
 
+    /// Fails where the outputs outgrew their limit. Those of an older version may be beyond it, but do not grow.
+    fn require_outputs(&self, before: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        let after = &self.after.outputs;
+        let has_grown = after.len() > before.len() || bounds::size(after) > bounds::size(before);
+        if has_grown && !bounds::outputs_fit(after) { Err(Refusal::OutputsFull) } else { Ok(()) }
+    }
+
     fn report(&mut self, report: Report) {
         self.after.report_count += 1;
         match report {
@@ -303,6 +313,8 @@ impl Draft {
             Report::Output { name, value } => {
                 self.after.outputs.insert(name, value);
             }
+            // An event without a line would never be cut, however many there are.
+            Report::Log { lines, .. } if lines.is_empty() => {}
             Report::Log { stream, phase, lines } => {
                 let output = EventBody::Log { stream, phase, lines };
                 self.after.logs.total_bytes += output.log_bytes();

@@ -2,6 +2,7 @@
 //! a clock.
 
 pub mod admission;
+pub mod bounds;
 pub mod command;
 pub mod deployment;
 pub mod event;

@@ -60,6 +60,7 @@ impl Queue {
                     | Refusal::Final
                     | Refusal::LeaseLost
                     | Refusal::Alive
+                    | Refusal::OutputsFull
                     | Refusal::ReportGap { .. },
                 ) => {}
             }

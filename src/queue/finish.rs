@@ -4,9 +4,13 @@ use super::{Queue, WorkerError};
 use crate::{
     model::{
         Command, Deployment, DeploymentId, LineLoad, Load, ProjectName, Refusal, SecretHash, Slot, State, Verdict,
+        bounds,
     },
     store::transact,
 };
+
+/// So much of a result that comes too late is kept in the audit log.
+const LATE_RESULT_LIMIT: usize = 4096;
 
 impl Queue {
     /// Ends a deployment. The same verdict again is answered as the first was; one that comes too late changes nothing
@@ -29,12 +33,13 @@ impl Queue {
                 Ok(deployment) => Ok(deployment.clone()),
                 Err(refusal) => repeated(&slot, id, secret, &verdict).ok_or(refusal),
             };
-            let finished = finished.map_err(|_: Refusal| match slot.deployment(id) {
-                Some(_) => {
-                    slot.audit("late_result", Some(id), format!("{verdict:?}"));
+            let finished = finished.map_err(|refusal: Refusal| match (slot.deployment(id), refusal) {
+                (Some(_), Refusal::OutputsFull) => WorkerError::OutputsFull,
+                (Some(_), _) => {
+                    slot.audit("late_result", Some(id), bounds::cut(format!("{verdict:?}"), LATE_RESULT_LIMIT));
                     WorkerError::LeaseLost
                 }
-                None => WorkerError::NotFound,
+                (None, _) => WorkerError::NotFound,
             });
             (slot.into_changes(), finished)
         })

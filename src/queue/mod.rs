@@ -41,6 +41,9 @@ pub enum WorkerError {
     /// The lease is not, or no longer, this deployment's.
     #[error("the lease is not, or no longer, this deployment's")]
     LeaseLost,
+    /// The deployment's outputs would be too many, or too large together.
+    #[error("the deployment's outputs would be too many, or too large together")]
+    OutputsFull,
     /// Reports before these are missing.
     #[error("reports are missing: the last one that is recorded is number {last}")]
     ReportGap {

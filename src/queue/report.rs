@@ -28,6 +28,7 @@ impl Queue {
             let reported = slot.step(id, Command::Report { secret, first, reports }).map(|told| told.report_count);
             let reported = reported.map_err(|refusal| match refusal {
                 Refusal::ReportGap { last } => WorkerError::ReportGap { last },
+                Refusal::OutputsFull => WorkerError::OutputsFull,
                 Refusal::LeaseLost | Refusal::Final | Refusal::WrongState | Refusal::Taken | Refusal::Alive => {
                     if is_there {
                         WorkerError::LeaseLost

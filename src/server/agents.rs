@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::some_of;
 use crate::{
     api::{AgentView, ClaimRequest},
     clock::{BootInstant, Clock},
@@ -103,7 +104,7 @@ impl Known {
             return "none was ever seen".to_owned();
         }
         let each = self.0.iter().take(5).map(|agent| {
-            let (worker, pipelines) = (&agent.worker, agent.pipelines.join(", "));
+            let (worker, pipelines) = (&agent.worker, some_of(agent.pipelines.iter().map(String::as_str)));
             if agent.is_parked {
                 format!("{worker} is connected, for {pipelines}")
             } else {

@@ -15,11 +15,8 @@ use super::{
 };
 use crate::{
     api::{CancelBody, ErrorCode},
-    model::admission::Cancellation,
+    model::{admission::Cancellation, bounds},
 };
-
-/// The longest reason that is recorded.
-const REASON_LIMIT: usize = 1 << 10;
 
 /// Asks for a deployment to be stopped.
 pub async fn cancel(State(app): State<Arc<App>>, target: Target, request: Request) -> Result<Response, Failure> {
@@ -46,10 +43,10 @@ pub async fn cancel(State(app): State<Arc<App>>, target: Target, request: Reques
 /// It is empty, too long, or holds control characters.
 pub fn reason_text(reason: &str) -> Result<String, Failure> {
     let reason = reason.trim();
-    if reason.is_empty() || reason.len() > REASON_LIMIT || reason.chars().any(char::is_control) {
+    if reason.is_empty() || !bounds::fits(reason, bounds::REASON) || reason.chars().any(char::is_control) {
         return Err(Failure::new(
             ErrorCode::InvalidBody,
-            format!("a reason is one line of 1 to {REASON_LIMIT} bytes without control characters"),
+            format!("a reason is one line of 1 to {} characters without control characters", bounds::REASON),
         ));
     }
     Ok(reason.to_owned())

@@ -18,18 +18,10 @@ use super::{
 use crate::{
     api::{self, ClaimRequest, ErrorCode},
     config::is_project_name,
-    model::Lease,
+    model::{Lease, bounds},
     queue::claim::Claimed,
 };
 
-/// The longest name of an agent.
-const WORKER_LIMIT: usize = 100;
-/// The longest name of a call.
-const CLAIM_ID_LIMIT: usize = 64;
-/// How many projects one agent may run: each is looked at with every call.
-const PROJECTS_LIMIT: usize = 100;
-/// How many pipelines of one project.
-const PIPELINES_LIMIT: usize = 100;
 /// The longest name of a pipeline.
 const PIPELINE_NAME_LIMIT: usize = 63;
 
@@ -88,17 +80,22 @@ async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), F
 
 fn check(wish: &ClaimRequest) -> Result<(), Failure> {
     let invalid = |why: String| Failure::new(ErrorCode::InvalidBody, why);
-    for (name, text, limit) in [("worker", &wish.worker, WORKER_LIMIT), ("claimId", &wish.claim_id, CLAIM_ID_LIMIT)] {
+    for (name, text, limit) in
+        [("worker", &wish.worker, bounds::AGENT_NAME), ("claimId", &wish.claim_id, bounds::CLAIM_ID)]
+    {
         if text.is_empty() || text.len() > limit || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(invalid(format!("{name} is 1 to {limit} visible ASCII characters, not '{}'", echo(text))));
         }
     }
-    if wish.projects.is_empty() || wish.projects.len() > PROJECTS_LIMIT {
-        return Err(invalid(format!("projects names 1 to {PROJECTS_LIMIT} projects")));
+    if wish.projects.is_empty() || wish.projects.len() > bounds::AGENT_PROJECTS {
+        return Err(invalid(format!("projects names 1 to {} projects", bounds::AGENT_PROJECTS)));
+    }
+    if wish.projects.values().map(Vec::len).sum::<usize>() > bounds::AGENT_PIPELINES_IN_ALL {
+        return Err(invalid(format!("projects names at most {} pipelines in all", bounds::AGENT_PIPELINES_IN_ALL)));
     }
     for (project, pipelines) in &wish.projects {
-        if pipelines.is_empty() || pipelines.len() > PIPELINES_LIMIT {
-            return Err(invalid(format!("projects.{project} names 1 to {PIPELINES_LIMIT} pipelines")));
+        if pipelines.is_empty() || pipelines.len() > bounds::AGENT_PIPELINES {
+            return Err(invalid(format!("projects.{project} names 1 to {} pipelines", bounds::AGENT_PIPELINES)));
         }
         let bad = |name: &&String| !is_project_name(name) || name.len() > PIPELINE_NAME_LIMIT;
         if let Some(name) = pipelines.iter().find(bad) {

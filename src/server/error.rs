@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     api::{ErrorCode, Problem},
-    model::admission::Rejection,
+    model::{admission::Rejection, bounds},
     queue::WorkerError,
     store::StoreError,
     watch::WatchError,
@@ -158,6 +158,16 @@ impl From<WorkerError> for Failure {
                 ErrorCode::LeaseLost,
                 "the lease is not, or no longer, this deployment's; stop what runs under it",
             ),
+            WorkerError::OutputsFull => {
+                let (count, bytes) = (bounds::OUTPUTS, bounds::OUTPUTS_BYTES);
+                Failure::new(
+                    ErrorCode::InvalidBody,
+                    format!(
+                        "a deployment has at most {count} outputs, whose names and values are {bytes} bytes together; \
+                         keep what is larger elsewhere, and its address as an output"
+                    ),
+                )
+            }
             WorkerError::ReportGap { last } => Failure::new(
                 ErrorCode::ReportGap,
                 format!("the last report that is recorded is number {last}; send from the next one on"),

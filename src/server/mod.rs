@@ -117,8 +117,21 @@ impl App {
     }
 }
 
+/// How many names an error tells: what is longer is looked up.
+const NAMES_TOLD_LIMIT: usize = 20;
+
+/// Names in a row, as many as are read.
+fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    let told = names.iter().take(NAMES_TOLD_LIMIT).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMES_TOLD_LIMIT) {
+        0 => told,
+        more => format!("{told} and {more} more"),
+    }
+}
+
 fn unknown_pipeline<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Failure {
-    let known = known.map(String::as_str).collect::<Vec<_>>().join(", ");
+    let known = some_of(known.map(String::as_str));
     let name = echo(name);
     Failure::new(ErrorCode::UnknownPipeline, format!("there is no pipeline '{name}' here; there are: {known}"))
 }

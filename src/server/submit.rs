@@ -1,6 +1,6 @@
 //! `POST …/deployments`: take the slot, a place in line, or learn who holds it.
 
-use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -22,6 +22,7 @@ use crate::{
     model::{
         DeploymentId, Executor, IdempotencyKey, ProjectName, Spec, State,
         admission::{self, Admission, ClaimTerms, Rejection, Submission},
+        bounds,
     },
     queue::Submitted,
     store::Placed,
@@ -33,12 +34,6 @@ const EARLY_CHECK_LIMIT: u64 = 64 << 10;
 const DEADLINE_LIMIT_SECONDS: u64 = 24 * 60 * 60;
 /// How long a client may ask its lease to last.
 const LEASE_SECONDS: RangeInclusive<u64> = 2..=3600;
-/// Texts about a deployment: a commit's whole message fits.
-const TEXT_LIMIT: usize = 4 << 10;
-/// Values for a pipeline.
-const INPUTS_LIMIT: usize = 100;
-/// One value for a pipeline; the kernel takes no larger one in a process's environment.
-const INPUT_VALUE_LIMIT: usize = 64 << 10;
 
 /// Decides a submit.
 pub async fn submit(
@@ -189,17 +184,17 @@ fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
         return Err(invalid(format!("deadlineSeconds is from 1 to {DEADLINE_LIMIT_SECONDS}, not {seconds}")));
     }
     let texts = [
-        ("pipeline", &wish.pipeline),
-        ("ref", &wish.ref_name),
-        ("commit", &wish.commit),
-        ("message", &wish.message),
-        ("actor", &wish.actor),
-        ("url", &wish.url),
+        ("pipeline", &wish.pipeline, bounds::NAME),
+        ("ref", &wish.ref_name, bounds::REF),
+        ("commit", &wish.commit, bounds::COMMIT),
+        ("message", &wish.message, bounds::MESSAGE),
+        ("actor", &wish.actor, bounds::ACTOR),
+        ("url", &wish.url, bounds::URL),
     ];
-    for (name, text) in texts {
+    for (name, text, limit) in texts {
         let Some(text) = text else { continue };
-        if text.len() > TEXT_LIMIT {
-            return Err(invalid(format!("{name} is longer than {TEXT_LIMIT} bytes")));
+        if !bounds::fits(text, limit) {
+            return Err(invalid(format!("{name} is longer than {limit} characters")));
         }
         if text.chars().any(|c| c.is_control() && !(name == "message" && matches!(c, '\n' | '\t' | '\r'))) {
             return Err(invalid(format!("{name} holds a control character")));
@@ -234,20 +229,34 @@ fn check_claim(wish: &SubmitRequest) -> Result<(), Failure> {
 }
 
 fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
-    if wish.inputs.len() > INPUTS_LIMIT {
-        return Err(invalid(format!("there are more than {INPUTS_LIMIT} inputs")));
+    if wish.inputs.len() > bounds::INPUTS {
+        return Err(invalid(format!("there are more than {} inputs", bounds::INPUTS)));
     }
+    let mut variables = BTreeMap::new();
     for (name, value) in &wish.inputs {
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
-        if !plain || !(1..=64).contains(&name.len()) {
+        if !plain || !(1..=bounds::INPUT_NAME).contains(&name.len()) {
             return Err(invalid(format!(
-                "an input's name is 1 to 64 letters, digits, '_', '-' or '.', not '{}'",
+                "an input's name is 1 to {} letters, digits, '_', '-' or '.', not '{}'",
+                bounds::INPUT_NAME,
                 echo(name)
             )));
         }
-        if value.len() > INPUT_VALUE_LIMIT || value.contains('\0') {
-            return Err(invalid(format!("input {name} is longer than {INPUT_VALUE_LIMIT} bytes, or holds a NUL")));
+        if value.contains('\0') {
+            return Err(invalid(format!("input {name} holds a NUL, which no variable of a process can")));
         }
+        let variable = bounds::input_variable(name);
+        if let Some(other) = variables.insert(variable.clone(), name) {
+            return Err(invalid(format!(
+                "inputs {other} and {name} would both be the variable {variable}; give one of them another name"
+            )));
+        }
+    }
+    if bounds::size(&wish.inputs) > bounds::INPUTS_BYTES {
+        return Err(invalid(format!(
+            "the inputs' names and values are more than {} bytes together; upload what is larger as an artifact",
+            bounds::INPUTS_BYTES
+        )));
     }
     Ok(())
 }

@@ -18,18 +18,10 @@ use crate::{
         DeploymentError, ErrorCode, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS,
         ReportsAnswer, ReportsRequest, worker::Report as WireReport,
     },
-    model::{self, FailureCause, LeaseSecret, Report, SecretHash, Status, Verdict},
+    model::{self, FailureCause, LeaseSecret, Report, SecretHash, Status, Verdict, bounds},
     queue::WorkerError,
+    worker::lines::{clean_line, clean_text},
 };
-
-/// How many reports a call may carry: a second of a busy pipeline.
-const REPORTS_LIMIT: usize = 256;
-/// The longest line of output that is kept whole; longer ones are split.
-const LINE_LIMIT: usize = 64 << 10;
-/// The longest name of a phase or an output.
-const NAME_LIMIT: usize = 128;
-/// The longest message, and the longest value of an output.
-const TEXT_LIMIT: usize = 8 << 10;
 
 /// The lease under which a worker calls.
 pub struct UnderLease(SecretHash);
@@ -97,9 +89,10 @@ pub async fn reports(
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     let ReportsRequest { first, reports } = body::read_json(&parts.headers, body).await?;
-    if first == 0 || reports.len() > REPORTS_LIMIT {
-        return Err(invalid(format!("reports are numbered from 1, and at most {REPORTS_LIMIT} come together")));
+    if first == 0 || reports.len() > bounds::REPORTS {
+        return Err(invalid(format!("reports are numbered from 1, and at most {} come together", bounds::REPORTS)));
     }
+    check_logs(&reports)?;
     let reports = reports.into_iter().map(report).collect::<Result<Vec<_>, _>>()?;
     let Target { project, id } = target;
     let last = app.queue.report(project, id, secret, Some(first), reports).await?;
@@ -138,65 +131,90 @@ fn invalid(detail: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::InvalidBody, detail)
 }
 
+/// How much output comes with one call, before any of it is taken.
+fn check_logs(reports: &[WireReport]) -> Result<(), Failure> {
+    let mut all_bytes = 0;
+    for report in reports {
+        let WireReport::Log { lines, .. } = report else { continue };
+        let bytes: usize = lines.iter().map(String::len).sum();
+        if lines.len() > bounds::LOG_LINES || bytes > bounds::LOG_BYTES {
+            let (lines, bytes) = (bounds::LOG_LINES, bounds::LOG_BYTES);
+            return Err(invalid(format!("a log report has at most {lines} lines and {bytes} bytes; send several")));
+        }
+        all_bytes += bytes;
+    }
+    if all_bytes > bounds::CALL_LOG_BYTES {
+        let limit = bounds::CALL_LOG_BYTES;
+        return Err(invalid(format!("the log reports of one call have at most {limit} bytes together; call again")));
+    }
+    Ok(())
+}
+
 fn report(report: WireReport) -> Result<Report, Failure> {
-    let name_fits = |what: &str, name: &str| {
-        if (1..=NAME_LIMIT).contains(&name.len()) && !name.chars().any(char::is_control) {
-            return Ok(());
-        }
-        Err(invalid(format!("the name of {what} is 1 to {NAME_LIMIT} bytes without control characters")))
-    };
-    let text_fits = |what: &str, text: &str| {
-        if text.len() <= TEXT_LIMIT {
-            Ok(())
-        } else {
-            Err(invalid(format!("{what} is longer than {TEXT_LIMIT} bytes")))
-        }
-    };
     Ok(match report {
         WireReport::Phase { name, state, message } => {
-            name_fits("a phase", &name)?;
-            text_fits("a message", message.as_deref().unwrap_or_default())?;
-            Report::Phase { name, state, message }
+            Report::Phase { name: named("a phase", name)?, state, message: text_if_any("message", message)? }
         }
         WireReport::Progress { progress, message } => {
             if progress.is_some_and(|progress| progress > 100) {
                 return Err(invalid("progress is from 0 to 100"));
             }
-            text_fits("a message", message.as_deref().unwrap_or_default())?;
-            Report::Progress { progress, message }
+            Report::Progress { progress, message: text_if_any("message", message)? }
         }
         WireReport::Output { name, value } => {
-            name_fits("an output", &name)?;
-            text_fits("an output", &value)?;
+            let (name, value) = output(name, value)?;
             Report::Output { name, value }
         }
         WireReport::Log { stream, phase, lines } => {
-            name_fits("a phase", phase.as_deref().unwrap_or("none"))?;
-            Report::Log { stream, phase, lines: lines.into_iter().flat_map(split).collect() }
+            let phase = phase.map(|phase| named("a phase", phase)).transpose()?;
+            Report::Log { stream, phase, lines: lines.into_iter().flat_map(clean_line).collect() }
         }
     })
 }
 
-/// A line, in pieces that are short enough; all but the last are marked.
-fn split(line: String) -> Vec<String> {
-    if line.len() <= LINE_LIMIT {
-        return vec![line];
+/// The name of a phase or an output.
+fn named(what: &str, name: String) -> Result<String, Failure> {
+    if bounds::is_name(&name) {
+        return Ok(name);
     }
-    let mut pieces = Vec::new();
-    let mut rest = line.as_str();
-    while rest.len() > LINE_LIMIT {
-        let (piece, tail) = rest.split_at(rest.floor_char_boundary(LINE_LIMIT));
-        pieces.push(format!("{piece}…"));
-        rest = tail;
+    let limit = bounds::NAME;
+    Err(invalid(format!("the name of {what} is 1 to {limit} characters without control characters")))
+}
+
+/// What a worker tells in words: without what would move a terminal.
+fn text(field: &str, text: String) -> Result<String, Failure> {
+    if bounds::fits(&text, bounds::REPORT_TEXT) {
+        return Ok(clean_text(text));
     }
-    pieces.push(rest.to_owned());
-    pieces
+    Err(invalid(format!("{field} is longer than {} characters", bounds::REPORT_TEXT)))
+}
+
+fn text_if_any(field: &str, words: Option<String>) -> Result<Option<String>, Failure> {
+    words.map(|words| text(field, words)).transpose()
+}
+
+/// An output. Its value is data, so it is taken as it is or not at all.
+fn output(name: String, value: String) -> Result<(String, String), Failure> {
+    let name = named("an output", name)?;
+    if !bounds::fits(&value, bounds::OUTPUT_VALUE) || !bounds::is_text(&value) {
+        let (name, limit) = (echo(&name), bounds::OUTPUT_VALUE);
+        return Err(invalid(format!(
+            "output '{name}' is longer than {limit} characters, or holds a control character that is no tab or line end"
+        )));
+    }
+    Ok((name, value))
 }
 
 fn verdict(finish: FinishRequest) -> Result<Verdict, Failure> {
     let FinishRequest { status, outputs, error } = finish;
     match (status, error) {
-        (Status::Succeeded, None) => Ok(Verdict::Succeeded { outputs }),
+        (Status::Succeeded, None) => {
+            if !bounds::outputs_fit(&outputs) {
+                return Err(WorkerError::OutputsFull.into());
+            }
+            let outputs = outputs.into_iter().map(|(name, value)| output(name, value)).collect::<Result<_, _>>()?;
+            Ok(Verdict::Succeeded { outputs })
+        }
         (Status::Cancelled, None) => Ok(Verdict::Stopped),
         (Status::Failed, Some(DeploymentError { code, message, phase })) => {
             const TOLD_BY_WORKERS: [FailureCause; 6] = [
@@ -211,9 +229,8 @@ fn verdict(finish: FinishRequest) -> Result<Verdict, Failure> {
                 let known = TOLD_BY_WORKERS.map(model::FailureCause::code).join(", ");
                 invalid(format!("error.code is one of {known}, not '{}'", echo(&code)))
             })?;
-            if message.len() > TEXT_LIMIT {
-                return Err(invalid(format!("error.message is longer than {TEXT_LIMIT} bytes")));
-            }
+            let message = text("error.message", message)?;
+            let phase = phase.map(|phase| named("a phase", phase)).transpose()?;
             Ok(Verdict::Failed { cause, message, phase })
         }
         (Status::Failed, None) => Err(invalid("FAILED goes with an error")),

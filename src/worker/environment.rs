@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 
 use super::pipeline::Job;
+use crate::model::bounds::input_variable;
 
 /// The whole environment of a phase's command: what the server has, without anything of Singletrack's own (so never
 /// a token), and what the deployment says.
@@ -36,16 +37,6 @@ pub(super) fn environment(
         set(input_variable(name), value);
     }
     environment
-}
-
-/// The variable that carries an input.
-fn input_variable(name: &str) -> String {
-    let fitting = |character: char| match character {
-        letter if letter.is_ascii_alphanumeric() => letter.to_ascii_uppercase(),
-        _ => '_',
-    };
-    let name: String = name.chars().map(fitting).collect();
-    format!("INPUT_{name}")
 }
 
 #[cfg(test)]

@@ -94,7 +94,12 @@ impl Leased {
                     }
                     limits.heartbeat
                 }
-                Ok(Err(WorkerError::NotFound | WorkerError::LeaseLost | WorkerError::ReportGap { .. })) => {
+                Ok(Err(
+                    WorkerError::NotFound
+                    | WorkerError::LeaseLost
+                    | WorkerError::OutputsFull
+                    | WorkerError::ReportGap { .. },
+                )) => {
                     Stop::LeaseLost { deadline: self.queue.clock().boot().after(limits.kill_budget) }.ask(stop);
                     std::future::pending().await
                 }
@@ -117,7 +122,13 @@ impl Leased {
                 let sent = self.queue.report(self.project.clone(), self.id, self.secret, None, reports.clone()).await;
                 match sent {
                     // The heartbeat learns of a lost lease, too, and stops the pipeline; what it still tells is dropped.
-                    Ok(_) | Err(WorkerError::NotFound | WorkerError::LeaseLost | WorkerError::ReportGap { .. }) => {
+                    Ok(_)
+                    | Err(
+                        WorkerError::NotFound
+                        | WorkerError::LeaseLost
+                        | WorkerError::OutputsFull
+                        | WorkerError::ReportGap { .. },
+                    ) => {
                         break;
                     }
                     Err(WorkerError::Store(StoreError::Full)) => {
@@ -142,7 +153,12 @@ impl Leased {
                     tracing::info!(%project, deployment.id = %self.id, deployment.status = status, "finished");
                     return;
                 }
-                Err(WorkerError::NotFound | WorkerError::LeaseLost | WorkerError::ReportGap { .. }) => {
+                Err(
+                    WorkerError::NotFound
+                    | WorkerError::LeaseLost
+                    | WorkerError::OutputsFull
+                    | WorkerError::ReportGap { .. },
+                ) => {
                     tracing::warn!(deployment.id = %self.id, ?verdict, "finished too late: the lease was lost");
                     return;
                 }

@@ -5,8 +5,10 @@
 
 use std::io::BufRead;
 
+use crate::model::bounds;
+
 /// How long a line may be, in bytes of its text.
-pub const LINE_LIMIT: usize = 64 * 1024;
+pub const LINE_LIMIT: usize = bounds::LINE_BYTES;
 
 /// What marks the two sides of a cut.
 const MARK: char = '…';
@@ -24,6 +26,23 @@ pub struct Line {
     pub text: String,
     /// Whether it is a whole line; only such a one can be a command to us.
     pub whole: bool,
+}
+
+/// A line that somebody else sent, as safe as those that are read here: mostly itself, else in pieces.
+pub fn clean_line(line: String) -> Vec<String> {
+    if line.len() <= LINE_LIMIT && !line.chars().any(|c| c.is_control() && c != '\t') {
+        return vec![line];
+    }
+    let mut splitter = LineSplitter::default();
+    let mut lines = Vec::new();
+    splitter.push(line.as_bytes(), |line| lines.push(line.text));
+    splitter.finish(|line| lines.push(line.text));
+    lines
+}
+
+/// A text of some lines that somebody else sent, without what would move a terminal.
+pub fn clean_text(text: String) -> String {
+    if text.chars().any(|c| c.is_control() && c != '\t') { clean_line(text).join("\n") } else { text }
 }
 
 /// Collects bytes until they make a line.
@@ -255,6 +274,16 @@ mod tests {
             assert_eq!(split(&[bytes]), [wanted], "{bytes:?}");
         }
         assert_eq!(split(&[b"\x1b]0;no end\nnext"]), ["", "next"]);
+    }
+
+    #[test]
+    fn what_others_send_is_cleaned_as_what_is_read_here() {
+        let clean = |line: &str| clean_line(line.to_owned());
+        assert_eq!(clean("plain\tline"), ["plain\tline"]);
+        assert_eq!(clean(""), [""]);
+        assert_eq!(clean("\u{1b}[2Jone\0\u{9b}1mtwo\n10 %\r50 %"), ["onetwo", "50 %"]);
+        assert_eq!(clean(&"é".repeat(LINE_LIMIT)).concat().replace(MARK, ""), "é".repeat(LINE_LIMIT));
+        assert_eq!(clean_text("first\n\u{1b}[31msecond\0".to_owned()), "first\nsecond");
     }
 
     #[test]

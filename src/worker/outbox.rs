@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::lines::LINE_LIMIT;
 use super::report::{PhaseState, Report, Stream};
+use crate::model::bounds;
 
 /// How much log text may wait: enough to ride out a slow commit at any sane rate, and small beside a server's memory.
 pub const PENDING_LIMIT: usize = 1024 * 1024;
@@ -25,9 +26,6 @@ const BATCH_LIMIT: usize = 16;
 
 /// How long lines, or values, are collected after the last of their kind have left.
 const BATCH_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How many names of outputs one deployment may have. A deployment's row holds them all.
-pub const OUTPUT_LIMIT: usize = 64;
 
 /// The reports of one deployment that have not been taken yet.
 #[derive(Debug, Default)]
@@ -45,6 +43,9 @@ struct Inner {
     progress: u8,
     progress_told: bool,
     outputs: BTreeMap<String, String>,
+    /// The largest value that each output has had, in bytes: the server may still have that one while another one of them
+    /// has grown already.
+    output_peaks: BTreeMap<String, usize>,
     closed: bool,
 }
 
@@ -120,13 +121,19 @@ impl Outbox {
         }
     }
 
-    /// Makes a value known; refused if there are too many names already.
+    /// Makes a value known; refused if there are too many, or if they are too large together.
     #[must_use]
     pub fn output(&self, name: &str, value: &str) -> bool {
         let mut inner = self.lock();
-        if !inner.outputs.contains_key(name) && inner.outputs.len() >= OUTPUT_LIMIT {
+        let peak = inner.output_peaks.get(name).copied();
+        let others: usize = inner.output_peaks.iter().map(|(name, peak)| name.len() + peak).sum::<usize>()
+            - peak.map_or(0, |peak| name.len() + peak);
+        let peak_now = peak.unwrap_or(0).max(value.len());
+        let is_too_many = peak.is_none() && inner.output_peaks.len() >= bounds::OUTPUTS;
+        if is_too_many || others + name.len() + peak_now > bounds::OUTPUTS_BYTES {
             return false;
         }
+        inner.output_peaks.insert(name.to_owned(), peak_now);
         let before = inner.outputs.insert(name.to_owned(), value.to_owned());
         if before.as_deref() == Some(value) {
             return true;

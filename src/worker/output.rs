@@ -13,12 +13,10 @@ use tokio::time::Instant;
 use super::lines::{COMMAND_PREFIX, Line, LineSplitter};
 use super::outbox::Outbox;
 use super::report::Stream;
+use crate::model::bounds;
 
 /// How long the beginning of a line waits for its end before it is passed on as it is.
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
-
-/// How long a message or a value may be, in bytes: they are kept with the deployment and shown on one line.
-const VALUE_LIMIT: usize = 8 * 1024;
 
 /// A line by which a command speaks to us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +52,8 @@ impl Command {
                 let (name, value) = assignment.trim_start().split_once('=')?;
                 let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
                 let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-                let good = begins && name.len() <= 100 && name.bytes().all(fits) && value.len() <= VALUE_LIMIT;
+                let good =
+                    begins && name.len() <= 100 && name.bytes().all(fits) && bounds::fits(value, bounds::OUTPUT_VALUE);
                 good.then(|| Command::Output { name: name.to_owned(), value: value.to_owned() })
             }
             _ => parse_progress(body),
@@ -72,7 +71,9 @@ fn parse_progress(body: &str) -> Option<Command> {
     };
     let message = match rest {
         "" => None,
-        rest => Some(rest.strip_prefix("message=").filter(|message| message.len() <= VALUE_LIMIT)?.to_owned()),
+        rest => {
+            Some(rest.strip_prefix("message=").filter(|message| bounds::fits(message, bounds::REPORT_TEXT))?.to_owned())
+        }
     };
     (progress.is_some() || message.is_some()).then_some(Command::Progress { progress, message })
 }

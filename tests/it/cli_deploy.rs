@@ -194,6 +194,8 @@ fn each_end_has_its_exit_code() {
 fn a_refusal_is_never_tried_again() {
     for (status, error_code, code, says) in [
         (400, "UNKNOWN_PIPELINE", 2, "singletrack why"),
+        (400, "INVALID_BODY", 2, "docs/limits.md"),
+        (413, "BODY_TOO_LARGE", 2, "--artifact"),
         (401, "UNAUTHORIZED", 125, "SINGLETRACK_TOKEN"),
         (404, "NOT_FOUND", 2, "singletrack list"),
         (409, "OUTDATED", 122, "--rollback"),

@@ -201,3 +201,15 @@ fn a_key_is_the_attempts_own() {
         assert_ne!(first, other);
     }
 }
+
+#[test]
+fn what_a_ci_says_is_fitted_into_the_servers_limits() {
+    let (title, actor) = (format!("Make it\u{1b}[31m {}", "blue ".repeat(1000)), "ä".repeat(300));
+    let url = format!("https://gitlab.example/{}", "x".repeat(2048));
+    let mut variables = GITLAB.to_vec();
+    variables.extend([("CI_COMMIT_TITLE", &*title), ("GITLAB_USER_LOGIN", &*actor), ("CI_JOB_URL", &*url)]);
+    let run = detect(&variables).unwrap();
+    let message = run.message.unwrap();
+    assert!(message.starts_with("Make it[31m blue") && message.len() == 4096, "{message}");
+    assert_eq!((run.actor.unwrap(), run.url), ("ä".repeat(256), None));
+}

@@ -372,7 +372,7 @@ async fn a_submit_that_is_not_right_is_refused_and_leaves_no_trace() {
         (b"{\"inputs\":{\"a\":\"v\\u0000\"}}", "INVALID_BODY", "NUL"),
         (b"{\"inputs\":{\"a\":1}}", "INVALID_BODY", "inputs"),
         (b"{\"inputs\":null}", "INVALID_BODY", "inputs"),
-        (huge_input.as_bytes(), "INVALID_BODY", "longer than 65536"),
+        (huge_input.as_bytes(), "INVALID_BODY", "more than 65536 bytes together"),
     ];
     for (body, code, says) in cases {
         let what = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();

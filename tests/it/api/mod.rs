@@ -5,6 +5,7 @@ mod early;
 mod events;
 mod guard;
 mod lifecycle;
+mod limits;
 mod openapi;
 mod plan;
 mod slot;

@@ -564,6 +564,7 @@ fn lost(error: &WorkerError) -> String {
     match error {
         WorkerError::NotFound => "not found".to_owned(),
         WorkerError::LeaseLost => "lease lost".to_owned(),
+        WorkerError::OutputsFull => "outputs full".to_owned(),
         WorkerError::ReportGap { last } => format!("gap after {last}"),
         WorkerError::Store(error) => format!("the store failed: {error}"),
     }
