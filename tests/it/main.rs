@@ -28,6 +28,7 @@ mod run;
 mod store_backup;
 mod store_contract;
 mod store_copy;
+mod store_place;
 mod store_postgres;
 mod store_sqlite;
 mod store_trial;

@@ -18,6 +18,7 @@ use rusqlite::{
 use super::{
     lock::Lock,
     open::{beside, connect, locate, reader_connection},
+    place::{require_fit_file_system, require_one_name},
     schema,
 };
 use crate::store::{StoreError, copy::REVISION_LEAP};
@@ -34,6 +35,8 @@ pub use crate::store::copy::Progress;
 /// [`StoreError`] with what to do about it; then there is no file `to`.
 pub fn backup(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, StoreError> {
     let from = existing(from)?;
+    // Under another name of the file, the newest of it would not be found.
+    require_one_name(&from)?;
     let to = absent(to)?;
     let source = reader_connection(&from)?;
     let copied = in_place(&to, |partial| {
@@ -55,6 +58,7 @@ pub fn backup(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, Sto
 pub fn restore(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, StoreError> {
     let from = existing(from)?;
     let to = locate(to)?;
+    require_fit_file_system(to.parent().unwrap_or(Path::new("/")))?;
     // Before the look whether it is there: a server may be making it.
     let _lock = Lock::take(&to)?;
     let to = absent(&to)?;

@@ -23,6 +23,7 @@ use rusqlite::{Connection, hooks::Wal, wal::CheckpointMode};
 use super::{
     fault::{abort_on_failed_sync, reach},
     open::{self, WAL_BYTES},
+    place::OwnFile,
 };
 use crate::store::StoreError;
 
@@ -62,7 +63,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// There is no connection or no thread to be had.
-    pub(super) fn start(writer: &mut Connection, path: &Path, file: Arc<File>) -> Result<Self, StoreError> {
+    pub(super) fn start(writer: &mut Connection, path: &Path, file: Arc<OwnFile>) -> Result<Self, StoreError> {
         let log_pages = Arc::new(AtomicU32::new(0));
         let hooked = Arc::clone(&log_pages);
         let failed = |error: rusqlite::Error| StoreError::Unavailable(error.to_string());
@@ -79,7 +80,7 @@ impl Checkpoints {
             .name("store-mover".to_owned())
             .spawn(move || {
                 while ordered.recv().is_ok() {
-                    move_beside(&db, &file, &counted);
+                    move_beside(&db, file.file(), &counted);
                     if tell_done.send(()).is_err() {
                         break;
                     }
@@ -118,6 +119,13 @@ impl Checkpoints {
             Ok(()) => self.is_under_way = true,
             // The thread is gone, which is no reason for the log to grow.
             Err(_) => drop(move_log(writer)),
+        }
+    }
+
+    /// Moves what is in the log, before the process ends without it.
+    pub(super) fn save(&self, writer: &Connection, file: &OwnFile) {
+        if move_log(writer).is_some() && file.file().sync_all().is_err() {
+            abort_on_failed_sync();
         }
     }
 

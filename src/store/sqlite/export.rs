@@ -9,6 +9,7 @@ use super::{
     backup::{check, existing},
     lock::Lock,
     open::reader_connection,
+    place::OwnFile,
     schema,
 };
 use crate::store::{
@@ -25,6 +26,8 @@ const BYTES_LIMIT: usize = 1 << 20;
 pub struct Export {
     path: PathBuf,
     db: Connection,
+    // Closed after the connection.
+    _file: OwnFile,
     _lock: Lock,
 }
 
@@ -36,10 +39,11 @@ impl Export {
     pub fn open(path: &Path) -> Result<Export, StoreError> {
         let path = existing(path)?;
         let lock = Lock::take(&path)?;
+        let file = OwnFile::take(&path)?;
         check(&path)?;
         let db = reader_connection(&path)?;
         schema::require_newest(&db, &path.display().to_string())?;
-        Ok(Export { path, db, _lock: lock })
+        Ok(Export { path, db, _file: file, _lock: lock })
     }
 
     /// How many rows there are.

@@ -1,8 +1,13 @@
 //! What SQLite's errors mean for us.
 
+use std::path::Path;
+
 use rusqlite::{Error, ErrorCode, ffi};
 
 use crate::store::StoreError;
+
+/// `sysexits.h`: an internal fault. A supervisor starts the process again.
+const EX_SOFTWARE: i32 = 70;
 
 /// How far a failure reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,4 +65,14 @@ pub(super) fn store_error(error: &Error) -> StoreError {
 pub(super) fn abort_on_failed_sync() -> ! {
     tracing::error!("the disk did not keep what was written to it (fsync failed): the server ends at once");
     std::process::abort()
+}
+
+/// Ends the process, since what it would acknowledge is lost at its next start.
+pub(super) fn end_displaced(what: &Path) -> ! {
+    tracing::error!(
+        path = %what.display(),
+        "a file of the store was removed, replaced or renamed while it was in use: the server ends at once, since what it \
+         commits would be lost"
+    );
+    std::process::exit(EX_SOFTWARE)
 }

@@ -5,6 +5,8 @@ use std::{
     io::{Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -14,6 +16,10 @@ use rustix::{
 
 use super::open::beside;
 use crate::store::StoreError;
+
+/// How often a lock is tried, and the pause in between: a quarter of a second in all.
+const LOCK_TRIES: u32 = 6;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The lock, held until this is dropped or the process ends, however it ends. The file itself stays, since removing it
 /// would let two servers lock two files of one name.
@@ -40,7 +46,7 @@ impl Lock {
             .mode(0o600)
             .open(&lock_path)
             .map_err(unusable)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock_soon(&file) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(in_use(path, &mut file)),
             Err(errno) => return Err(unusable(errno.into())),
@@ -56,6 +62,20 @@ impl Lock {
         }
         Ok(Lock { _file: file })
     }
+}
+
+/// Locks the file, if it is free now or in a moment.
+///
+/// A process that has just been forked has a copy of each lock of its parent until it becomes another program, so a lock can
+/// outlive its holder by a moment.
+pub(super) fn lock_soon(file: &File) -> Result<(), Errno> {
+    for _ in 1..LOCK_TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            done => return done,
+        }
+    }
+    flock(file, FlockOperation::NonBlockingLockExclusive)
 }
 
 fn in_use(path: &Path, file: &mut File) -> StoreError {

@@ -17,6 +17,7 @@ mod export;
 mod fault;
 mod lock;
 mod open;
+mod place;
 mod queue;
 mod readers;
 mod reads;
@@ -25,7 +26,7 @@ mod rows;
 mod schema;
 mod writer;
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use super::{
     AgentCall, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed,
@@ -40,6 +41,7 @@ pub use backup::{Progress, backup, restore};
 pub use export::Export;
 
 use lock::Lock;
+use place::OwnFile;
 use readers::Readers;
 use writer::Writer;
 
@@ -50,8 +52,8 @@ pub struct SqliteStore {
     pepper: Pepper,
     /// Not in the file: agents ask again within seconds of a server's start.
     presence: Presence,
-    // Closed after all connections: to close any handle of a file takes away the locks that this process has on it.
-    _file: Arc<File>,
+    // Closed after all connections.
+    _file: Arc<OwnFile>,
     // Last, so that the file is free for another server only when nothing of this one touches it any more.
     _lock: Lock,
 }
@@ -63,10 +65,12 @@ impl SqliteStore {
     /// [`StoreError::Unusable`] with what to do about it; then nothing in the file was changed.
     pub fn open(path: &Path, on_commit: OnCommit) -> Result<SqliteStore, StoreError> {
         let path = open::locate(path)?;
+        place::require_fit_file_system(path.parent().unwrap_or(Path::new("/")))?;
         let lock = Lock::take(&path)?;
+        open::make(&path)?;
+        let file = Arc::new(OwnFile::take(&path)?);
         let connection = open::writer_connection(&path)?;
         let pepper = open::pepper(&connection, &path)?;
-        let file = Arc::new(open::plain_file(&path)?);
         let writer = Writer::start(connection, &path, Arc::clone(&file), on_commit)?;
         let readers = Readers::start(&path)?;
         Ok(SqliteStore { writer, readers, pepper, presence: Presence::default(), _file: file, _lock: lock })

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::{self, ErrorKind, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -60,9 +60,8 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The one connection that writes, to a file that is made where it does not exist and brought to the newest schema.
+/// The one connection that writes, to a file that is there and is brought to the newest schema.
 pub(super) fn writer_connection(path: &Path) -> Result<Connection, StoreError> {
-    make(path)?;
     let shown = path.display().to_string();
     let failed = |error: rusqlite::Error| schema::unreadable(&error, &shown);
     let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
@@ -123,11 +122,6 @@ pub(super) fn mover_connection(path: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
-/// The file by itself, to sync it.
-pub(super) fn plain_file(path: &Path) -> Result<File, StoreError> {
-    File::open(path).map_err(|error| StoreError::Unusable(format!("cannot open {}: {error}", path.display())))
-}
-
 /// A connection as every one is made.
 pub(super) fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     // Each connection stays on its thread, so SQLite needs no mutex of its own.
@@ -140,7 +134,7 @@ pub(super) fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connec
 
 /// Makes an empty file that only its owner may read: it holds what tells who deployed what. SQLite gives the files
 /// beside it the same mode.
-fn make(path: &Path) -> Result<(), StoreError> {
+pub(super) fn make(path: &Path) -> Result<(), StoreError> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

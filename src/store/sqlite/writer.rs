@@ -6,7 +6,6 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -20,7 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     ballast::Ballast,
     checkpoints::Checkpoints,
-    fault::{Reach, reach, store_error},
+    fault::{Reach, end_displaced, reach, store_error},
+    place::OwnFile,
     queue::{closed, send_blocking},
     record::Recorder,
 };
@@ -66,18 +66,19 @@ impl Writer {
     pub(super) fn start(
         mut db: Connection,
         path: &Path,
-        file: Arc<File>,
+        file: Arc<OwnFile>,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel(QUEUE_LIMIT);
         let ballast = Ballast::take(path);
-        let checkpoints = Checkpoints::start(&mut db, path, file)?;
+        let checkpoints = Checkpoints::start(&mut db, path, Arc::clone(&file))?;
+        file.watch_beside()?;
         let commits = Arc::new(CommitCounter::default());
         let counted = commits.clone();
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                if let Err(error) = run(&db, ballast, checkpoints, requests, on_commit, &counted) {
+                if let Err(error) = run(&db, &file, ballast, checkpoints, requests, on_commit, &counted) {
                     tracing::error!(%error, "the store's writer ended");
                 }
             })
@@ -147,6 +148,7 @@ enum Made {
 /// What the writer's thread works with.
 struct Batches<'c> {
     db: &'c Connection,
+    file: &'c OwnFile,
     recorder: Recorder<'c>,
     begin: Statement<'c>,
     commit: Statement<'c>,
@@ -162,6 +164,7 @@ struct Batches<'c> {
 
 fn run(
     db: &Connection,
+    file: &OwnFile,
     ballast: Ballast,
     checkpoints: Checkpoints,
     requests: mpsc::Receiver<Request>,
@@ -170,6 +173,7 @@ fn run(
 ) -> rusqlite::Result<()> {
     let mut batches = Batches {
         db,
+        file,
         recorder: Recorder::prepare(db)?,
         begin: db.prepare("BEGIN IMMEDIATE")?,
         commit: db.prepare("COMMIT")?,
@@ -287,8 +291,11 @@ impl Batches<'_> {
         }
     }
 
-    /// Wakes whoever waits for these projects, then answers.
+    /// Wakes whoever waits for these projects, then answers. Where it would be lost at the next start, nobody is answered.
     fn publish(&self, decided: Vec<Decided>) {
+        if decided.iter().any(|decided| !decided.changes.is_empty()) {
+            self.require_in_place();
+        }
         self.commits.count(decided.iter().filter(|decided| !decided.changes.is_empty()).count());
         for Decided { project, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
             // It is durable, so nothing that happens in there may keep the answers back.
@@ -297,6 +304,16 @@ impl Batches<'_> {
             }
         }
         decided.into_iter().for_each(|decided| tell(decided.answer, Ok(())));
+    }
+
+    /// Ends the process where the store's files are not in their places any more.
+    fn require_in_place(&self) {
+        let Err(displaced) = self.file.require_in_place() else { return };
+        if displaced.is_the_log {
+            // The file itself is still ours, so what was committed can be saved.
+            self.checkpoints.save(self.db, self.file);
+        }
+        end_displaced(&displaced.what)
     }
 
     /// After a batch that cannot be committed, because of `failed` or all of it.

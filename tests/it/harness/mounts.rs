@@ -1,0 +1,54 @@
+//! Tests that mount something: run again in a mount namespace of their own, from which nothing is left when they end.
+
+use std::{env, path::Path, process::Command};
+
+/// Runs the ignored test `name` in a mount namespace of its own.
+///
+/// It fails where there is none to be had: what is not tested must not look as if it were.
+pub fn in_a_mount_namespace(name: &str) {
+    run_in_namespace(name, &["--mount", "--map-root-user"]);
+}
+
+/// The same as the machine's root, for file systems that only that may mount.
+pub fn in_a_mount_namespace_of_root(name: &str) {
+    assert!(rustix::process::geteuid().is_root(), "{name} mounts a file system from a file, so it must be run as root");
+    run_in_namespace(name, &["--mount"]);
+}
+
+fn run_in_namespace(name: &str, namespaces: &[&str]) {
+    let ran = Command::new("unshare")
+        .args(namespaces)
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--nocapture"])
+        .env(MARK, "1")
+        .output();
+    let ran = ran.unwrap_or_else(|error| {
+        panic!("cannot run unshare ({error}): install util-linux, as scripts/prerequisites does")
+    });
+    let [stdout, stderr] = [&ran.stdout, &ran.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(
+        stdout.contains("running 1 test"),
+        "no mount namespace is to be had, which needs root or user namespaces (in a container: --privileged): {stderr}"
+    );
+    assert!(ran.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
+}
+
+/// Whether this process is the one in the namespace; whoever runs all ignored tests must not mount anything over its own
+/// directories.
+pub fn is_inside() -> bool {
+    env::var_os(MARK).is_some()
+}
+
+const MARK: &str = "SINGLETRACK_IN_A_MOUNT_NAMESPACE";
+
+/// `mount` with these arguments.
+pub fn mount(args: &[&str]) {
+    let done = Command::new("mount").args(args).output().unwrap();
+    assert!(done.status.success(), "mount {args:?}: {done:?}");
+}
+
+/// `umount`, whoever still uses what is there.
+pub fn unmount(path: &Path) {
+    let done = Command::new("umount").arg("--lazy").arg(path).output().unwrap();
+    assert!(done.status.success(), "umount {}: {done:?}", path.display());
+}
