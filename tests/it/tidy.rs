@@ -128,9 +128,12 @@ fn every_decision_is_listed() {
     let listed: BTreeSet<String> = listed.into_iter().filter(|link| !link.contains("://")).collect();
 
     assert_eq!(notes, listed, "the notes in docs/decisions and the links of its README.md differ");
-    for (index, name) in notes.iter().enumerate() {
-        let number = format!("{:04}-", index + 1);
-        assert!(name.starts_with(&number), "{name}: notes are numbered without a gap, this one begins with {number}");
+    let mut numbers = BTreeSet::new();
+    for name in &notes {
+        let number = name.split_once('-').map(|(number, _)| number).filter(|number| number.len() == 4);
+        let number = number.and_then(|number| number.parse::<u32>().ok());
+        let number = number.unwrap_or_else(|| panic!("{name}: a note's name begins with its number, such as 0007-"));
+        assert!(numbers.insert(number), "{name}: another note has this number");
     }
 }
 
