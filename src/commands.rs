@@ -1,7 +1,7 @@
 //! What the commands of the server's side do: `serve`, `check-config`, `token`, `store` and `demo`. The client's are in
 //! `client`.
 
-use std::{io::IsTerminal as _, path::Path, process::ExitCode};
+use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ pub use store::store;
 const EX_UNAVAILABLE: u8 = 69;
 /// As a shell says it of a program that SIGINT ended.
 const EXIT_INTERRUPTED: u8 = 130;
+/// How long after a stop signal another one is taken for the same.
+const SIGNAL_ECHO: Duration = Duration::from_secs(1);
 /// `sysexits.h`: the configuration is wrong.
 const EX_CONFIG: u8 = 78;
 
@@ -71,18 +73,30 @@ async fn serve_until_told(config: Config) -> ExitCode {
         tracing::info!("no project has pipelines: `run` works for any, `deploy` for those that --config FILE names");
     }
     stop.received().await;
-    tracing::info!("stopping; a second signal stops at once");
+    stop_node(node, &mut stop).await
+}
+
+/// The first signal has come: drains. The second one stops the pipelines that still run, and the third one ends the process.
+async fn stop_node(node: Node, stop: &mut StopSignals) -> ExitCode {
+    let hurry = node.hurry();
+    let mut stopping = std::pin::pin!(node.stop());
     tokio::select! {
-        () = node.stop() => {
-            tracing::info!("stopped");
-            ExitCode::SUCCESS
-        }
-        () = stop.received() => {
-            tracing::warn!("stopped at once; shims end what still runs");
-            // The runtime would wait for blocking threads, and nothing is left that must be waited for.
-            std::process::exit(i32::from(EXIT_INTERRUPTED))
+        () = &mut stopping => {}
+        () = stop.received_again() => {
+            tracing::warn!("stopping the pipelines that still run; a third signal ends the process at once");
+            hurry.cancel();
+            tokio::select! {
+                () = stopping => {}
+                () = stop.received_again() => {
+                    tracing::warn!("ended at once; shims end what still runs");
+                    // The runtime would wait for blocking threads, and nothing is left that must be waited for.
+                    std::process::exit(i32::from(EXIT_INTERRUPTED))
+                }
+            }
         }
     }
+    tracing::info!("stopped");
+    ExitCode::SUCCESS
 }
 
 /// Runs an agent until it is told to stop.
@@ -117,7 +131,7 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
             drain.cancel();
             tokio::select! {
                 ended = running => ended,
-                () = stop.received() => {
+                () = stop.received_again() => {
                     tracing::warn!("stopped at once; shims end what still runs");
                     std::process::exit(130)
                 }
@@ -234,6 +248,18 @@ impl StopSignals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+
+    /// The next signal. What comes right after the last one is the same one: process supervisors and terminals signal a
+    /// whole group of processes, and a process in it may pass the signal on to us.
+    async fn received_again(&mut self) {
+        let _ = tokio::time::timeout(SIGNAL_ECHO, async {
+            loop {
+                self.received().await;
+            }
+        })
+        .await;
+        self.received().await;
     }
 }
 

@@ -46,9 +46,25 @@ pub struct Node {
     server: Server,
     queue: Queue,
     worker: JoinHandle<()>,
+    reaper: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
-    http_shutdown: CancellationToken,
-    background_shutdown: CancellationToken,
+    health: Health,
+    end: End,
+}
+
+/// What ends the parts of a server, in this order.
+#[derive(Default)]
+struct End {
+    /// From then on nothing new is taken.
+    drain: CancellationToken,
+    /// Pipelines that still run are stopped, whatever is left of their grace.
+    hurry: CancellationToken,
+    /// The reaper judges nobody any more.
+    reaper: CancellationToken,
+    /// HTTP ends.
+    http: CancellationToken,
+    /// All else ends.
+    background: CancellationToken,
 }
 
 impl Node {
@@ -63,18 +79,18 @@ impl Node {
         let store = open_store(&config, &notifier, on_commit(&notifier, &metrics), &health).await?;
         let policies = policies(&config)?;
         let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
-        let http_shutdown = CancellationToken::new();
-        let background_shutdown = CancellationToken::new();
-        let watch = Watch::new(store, notifier.clone(), http_shutdown.clone());
+        let end = End::default();
+        let watch = Watch::new(store, notifier.clone(), end.drain.clone(), end.http.clone());
         let depot = Depot::new(queue.store().clone(), &config.work_dir());
         let worker = Embedded::new(&config, queue.clone(), notifier.clone(), depot.clone(), shim)
             .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
         let artifacts = Retention::new(depot, queue.store().clone(), config.artifacts);
-        let (seen, ending) = (health.clone(), http_shutdown.clone());
+        let (seen, ending) = (health.clone(), end.http.clone());
         let server = serve(&config, queue.clone(), watch.clone(), metrics, seen, artifacts.clone(), ending).await?;
-        let worker = tokio::spawn(worker.run(health.clone(), http_shutdown.clone()));
-        let background = supervise(&config, &health, &queue, &notifier, watch, artifacts, &background_shutdown);
-        Ok(Node { server, queue, worker, background, http_shutdown, background_shutdown })
+        let worker = tokio::spawn(worker.run(health.clone(), end.drain.clone(), end.hurry.clone()));
+        let reaper = supervise_reaper(&health, &queue, &notifier, &end);
+        let background = supervise(&config, &health, watch, artifacts, &end.background);
+        Ok(Node { server, queue, worker, reaper, background, health, end })
     }
 
     /// Where it listens.
@@ -87,14 +103,24 @@ impl Node {
         &self.queue
     }
 
-    /// Stops: parked polls are answered and no new connection is taken; running pipelines go on for as long as the
-    /// configuration gives them, and are stopped then; the store is closed last.
+    /// Once cancelled, [`Node::stop`] gives running pipelines no more time.
+    pub fn hurry(&self) -> CancellationToken {
+        self.end.hurry.clone()
+    }
+
+    /// Stops. New work is refused at once. Pipelines that run here go on for as long as the configuration gives them, and
+    /// are stopped then; as long as one runs, every client is served. HTTP ends after the last pipeline, and the reaper
+    /// before HTTP: a server that cannot be heard must not judge silence. The store is closed last.
     pub async fn stop(self) {
-        self.http_shutdown.cancel();
-        self.server.stopped().await;
+        self.health.drain();
+        self.end.drain.cancel();
         // Panics of these tasks have been reported already.
         let _ = self.worker.await;
-        self.background_shutdown.cancel();
+        self.end.reaper.cancel();
+        let _ = self.reaper.await;
+        self.end.http.cancel();
+        self.server.stopped().await;
+        self.end.background.cancel();
         for task in self.background {
             let _ = task.await;
         }
@@ -106,16 +132,10 @@ impl Node {
 fn supervise(
     config: &Config,
     health: &Health,
-    queue: &Queue,
-    notifier: &Arc<Notifier>,
     watch: Watch,
     artifacts: Retention,
     shutdown: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
-    let (queue, notifier, ending) = (queue.clone(), notifier.clone(), shutdown.clone());
-    let reaper = health.supervise(reaper::TASK, shutdown.clone(), move |pulse| {
-        Reaper::new(queue.clone(), notifier.clone()).run(pulse, ending.clone())
-    });
     let (period, ending) = (config.limits.fallback_poll, shutdown.clone());
     let fallback = health.supervise(watch::fallback_task(period), shutdown.clone(), move |pulse| {
         watch.clone().fallback(period, pulse, ending.clone())
@@ -123,7 +143,15 @@ fn supervise(
     let ending = shutdown.clone();
     let retention =
         health.supervise(retention::TASK, shutdown.clone(), move |pulse| artifacts.clone().run(pulse, ending.clone()));
-    vec![reaper, fallback, retention]
+    vec![fallback, retention]
+}
+
+/// Starts the reaper, which ends before HTTP does.
+fn supervise_reaper(health: &Health, queue: &Queue, notifier: &Arc<Notifier>, end: &End) -> JoinHandle<()> {
+    let (queue, notifier, drain, ending) = (queue.clone(), notifier.clone(), end.drain.clone(), end.reaper.clone());
+    health.supervise(reaper::TASK, end.reaper.clone(), move |pulse| {
+        Reaper::new(queue.clone(), notifier.clone(), drain.clone()).run(pulse, ending.clone())
+    })
 }
 
 fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {

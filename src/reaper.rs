@@ -46,13 +46,14 @@ pub struct Reaper {
     clock: Arc<dyn Clock>,
     seen: HashMap<DeploymentId, Observation>,
     last_tick: Option<BootInstant>,
+    drain: CancellationToken,
 }
 
 impl Reaper {
-    /// A reaper that has seen nothing yet.
-    pub fn new(queue: Queue, notifier: Arc<Notifier>) -> Self {
+    /// A reaper that has seen nothing yet. From `drain` on its server takes no claims.
+    pub fn new(queue: Queue, notifier: Arc<Notifier>, drain: CancellationToken) -> Self {
         let clock = queue.clock().clone();
-        Reaper { queue, notifier, clock, seen: HashMap::new(), last_tick: None }
+        Reaper { queue, notifier, clock, seen: HashMap::new(), last_tick: None, drain }
     }
 
     /// Ticks until `shutdown`.
@@ -67,7 +68,13 @@ impl Reaper {
             }
             self.notifier.await_anything();
             pulse.beat();
-            if let Err(error) = self.tick().await {
+            // Nobody may be judged once HTTP ends, however long this look takes.
+            let looked = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                looked = self.tick() => looked,
+            };
+            if let Err(error) = looked {
                 tracing::warn!(%error, "the reaper could not look");
                 continue;
             }
@@ -142,6 +149,11 @@ impl Reaper {
             && now.since(seen.known_since) >= Duration::from_secs(seconds)
         {
             return Some(Lapse::Deadline);
+        }
+        // A claim is the sign of life that is missing, and this server itself claims nothing and refuses agents by now. Another
+        // server takes it, or this one when it has started again.
+        if deployment.state == State::Ready && self.drain.is_cancelled() {
+            return None;
         }
         let patience = deployment.patience(self.queue.limits())?;
         (now.since(seen.same_since) >= patience).then_some(Lapse::Silence)

@@ -35,6 +35,7 @@ pub fn fallback_task(period: Duration) -> Task {
 pub struct Watch {
     store: Arc<dyn Store>,
     notifier: Arc<Notifier>,
+    drain: CancellationToken,
     shutdown: CancellationToken,
     shifts: Arc<Shifts>,
 }
@@ -44,7 +45,7 @@ pub struct Watch {
 pub enum Waited {
     /// What was waited for is true.
     Reached(Arc<Seen>),
-    /// It is not, and the window has ended, or the server shuts down.
+    /// It is not, and the window has ended, or the server drains or shuts down.
     NotYet(Box<Placed>),
 }
 
@@ -72,19 +73,25 @@ pub enum WatchError {
 }
 
 impl Watch {
-    /// Waits on `store`'s deployments until `shutdown`.
-    pub fn new(store: Arc<dyn Store>, notifier: Arc<Notifier>, shutdown: CancellationToken) -> Self {
-        Watch { store, notifier, shutdown, shifts: Arc::default() }
+    /// Waits on `store`'s deployments until `shutdown`. At `drain` what waits then is answered, once.
+    pub fn new(
+        store: Arc<dyn Store>,
+        notifier: Arc<Notifier>,
+        drain: CancellationToken,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Watch { store, notifier, drain, shutdown, shifts: Arc::default() }
     }
 
-    /// Whether the server shuts down: waits end at once.
-    pub fn is_shutting_down(&self) -> bool {
-        self.shutdown.is_cancelled()
+    /// Whether the server drains: it serves existing work, and takes nothing new.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
     }
 
-    /// Resolves when the server shuts down.
-    pub async fn shut_down(&self) {
-        self.shutdown.cancelled().await;
+    /// What ends a wait that begins now, before its window does. A wait that began before the drain ends with its begin, so
+    /// that a load balancer can send the client to another server; one that begins later lasts until the server's end.
+    pub fn wait_end(&self) -> &CancellationToken {
+        if self.drain.is_cancelled() { &self.shutdown } else { &self.drain }
     }
 
     /// Hears of deployments of these projects that became ready for a worker of the server.
@@ -197,7 +204,7 @@ impl Watch {
         window: Duration,
         reached: fn(&Deployment) -> bool,
     ) -> Result<Waited, WatchError> {
-        let ends = Instant::now() + window;
+        let (ends, wait_end) = (Instant::now() + window, self.wait_end());
         let mut subscription = self.notifier.subscribe(Topic::State(id));
         let placed = self.read(project, id).await?;
         if reached(&placed.deployment) {
@@ -208,7 +215,7 @@ impl Watch {
         loop {
             let woken = tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => None,
+                () = wait_end.cancelled() => None,
                 woken = timeout_at(ends, subscription.changed()) => woken.ok(),
             };
             let Some(shared) = woken else { break };

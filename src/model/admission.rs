@@ -118,6 +118,9 @@ pub enum Rejection {
         /// Which agents are known, for people.
         known: String,
     },
+    /// The server that was asked is about to end.
+    #[error("the server is about to end and takes no new work")]
+    Draining,
     /// What is to be deployed is not there.
     #[error("artifact {digest} is not on this server")]
     ArtifactMissing {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     App, answer, body,
-    error::{Failure, echo},
+    error::{Failure, draining, echo},
     guard::Scope,
     params::Query,
 };
@@ -29,7 +29,12 @@ const PIPELINE_NAME_LIMIT: usize = 63;
 pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
     let (window, wish) = read(&app, request).await?;
     let holder = Lease::holder(&wish.worker, &wish.claim_id);
-    let ends_at = Instant::now() + window;
+    if app.watch.is_draining() {
+        // What an earlier call of this claim has taken is told all the same: the agent may not have got that answer.
+        let taken = app.queue.claimed_by(&holder).await?;
+        return visible(taken, &wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed))).ok_or_else(draining);
+    }
+    let (ends_at, wait_end) = (Instant::now() + window, app.watch.wait_end());
     let _present = app.agents.arrive(&wish, window).await?;
     let _parked = app.metrics.park();
     let mut work = app.watch.work(wish.projects.keys());
@@ -41,20 +46,23 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
         if claimed.is_none() && wish.capacity > 0 {
             claimed = app.queue.claim_any(&holder, &wish.projects).await?;
         }
-        // Nobody is handed a lease of a project that he may not see, whatever he calls himself.
-        if let Some(claimed) = claimed.take().filter(|claimed| wish.projects.contains_key(&claimed.deployment.project))
-        {
+        if let Some(claimed) = visible(claimed.take(), &wish) {
             return Ok(answer::json(StatusCode::OK, &wire(claimed)));
         }
         let woken = tokio::select! {
             biased;
-            () = app.watch.shut_down() => false,
+            () = wait_end.cancelled() => false,
             woken = timeout_at(ends_at, work.changed()) => woken.is_ok(),
         };
         if !woken {
             return Err(Failure::new(ErrorCode::NothingToDo, "there is no work for this agent yet; ask again"));
         }
     }
+}
+
+/// What was claimed, if the caller may see its project: an agent that calls itself by another one's name gets no lease.
+fn visible(claimed: Option<Claimed>, wish: &ClaimRequest) -> Option<Claimed> {
+    claimed.filter(|claimed| wish.projects.contains_key(&claimed.deployment.project))
 }
 
 /// Reads what the agent wants, and lets go of the request.

@@ -22,7 +22,7 @@ use axum::{
     Router,
     body::Body,
     extract::{FromRequestParts, Request},
-    http::{HeaderMap, Method, Version, header, request::Parts, response},
+    http::{HeaderMap, HeaderName, Method, Version, header, request::Parts, response},
     response::Response,
 };
 use bytes::{Buf as _, Bytes};
@@ -70,7 +70,8 @@ pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     while let Some((mut left, waiting)) = Box::pin(serve_until_standby(socket, shared.clone())).await {
         let Some(answer) = stand_by(&left, waiting.answering).await else { return };
         // A client that must go on elsewhere does not send its next request here.
-        let closes = waiting.closes || shared.shutdown.is_cancelled();
+        let closes =
+            waiting.closes || answer.headers().contains_key(header::CONNECTION) || shared.shutdown.is_cancelled();
         match left.tell(answer, closes, shared.clock.wall()).await {
             Ok(()) if !closes && left.is_asked_more(&shared.shutdown).await => socket = left,
             Ok(()) => return,
@@ -323,7 +324,8 @@ fn head(parts: &response::Parts, length: usize, closes: bool, now: Timestamp) ->
     let mut head = Vec::with_capacity(ANSWER_HEAD_BYTES);
     let (status, reason) = (parts.status.as_str(), parts.status.canonical_reason().unwrap_or_default());
     write!(head, "HTTP/1.1 {status} {reason}\r\n")?;
-    for (name, value) in parts.headers.iter().filter(|(name, _)| *name != header::CONTENT_LENGTH) {
+    let is_ours = |name: &HeaderName| *name == header::CONTENT_LENGTH || *name == header::CONNECTION;
+    for (name, value) in parts.headers.iter().filter(|(name, _)| !is_ours(name)) {
         head.extend_from_slice(name.as_ref());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value.as_bytes());

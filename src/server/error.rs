@@ -67,6 +67,11 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Nothing new is taken here any more.
+pub fn draining() -> Failure {
+    Rejection::Draining.into()
+}
+
 /// Gives a [`Failure`] its body.
 pub fn render(path: String, mut response: Response) -> Response {
     let Some(failure) = response.extensions_mut().remove::<Failure>() else { return response };
@@ -190,6 +195,7 @@ impl From<Rejection> for Failure {
             Rejection::PreemptionRefused => "; wait for your turn",
             Rejection::NoAgent { .. } => "; start it, or submit again when it is back",
             Rejection::NotOlder | Rejection::SuccessorGone => "; ask for your own place in line",
+            Rejection::Draining => "; ask again: another server answers, or this one when it has started again",
         };
         let code = match &rejection {
             Rejection::Outdated { .. } => ErrorCode::Outdated,
@@ -202,6 +208,7 @@ impl From<Rejection> for Failure {
             Rejection::ArtifactMissing { .. } => ErrorCode::ArtifactMissing,
             Rejection::NotOlder => ErrorCode::NotOlder,
             Rejection::SuccessorGone => ErrorCode::SuccessorGone,
+            Rejection::Draining => ErrorCode::ShuttingDown,
         };
         Failure::new(code, format!("{rejection}{hint}"))
     }

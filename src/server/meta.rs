@@ -21,9 +21,7 @@ pub async fn healthz(uri: Uri) -> Result<Response, Failure> {
 /// It can do its work: every check is right, and it is not about to end.
 pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
     Query::of(&uri, &[])?;
-    if app.watch.is_shutting_down() {
-        app.health.drain();
-    } else {
+    if !app.watch.is_draining() {
         app.health.set("store", app.queue.store().ready().await.map_err(why_not_ready));
     }
     let report = app.health.report();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
+    http::{HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{MethodRouter, get, post},
@@ -77,7 +78,11 @@ async fn front(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
         }
         Err(failure) => failure.into_response(),
     };
-    let response = error::render(path, response);
+    let mut response = error::render(path, response);
+    if app.watch.is_draining() {
+        // So that the client's next request opens a connection, which a load balancer leads to another server.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     app.metrics.count(&method, route.as_ref().map_or("none", MatchedPath::as_str), response.status());
     response
 }

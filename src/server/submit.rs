@@ -62,11 +62,20 @@ pub async fn submit(
     if dry_run {
         return plan::plan(&app, submission).await;
     }
-    submission.refusal = match without_artifact(&app, &submission).await? {
-        Some(missing) => Some(missing),
-        None => without_agent(&app, &submission).await?,
-    };
+    submission.refusal = refusal(&app, &submission).await?;
     decide(&app, submission).await
+}
+
+/// Why nothing new can be made of it now. What was made under its key before is served all the same: a ticket whose turn
+/// comes must not lose the slot because this server drains.
+async fn refusal(app: &App, submission: &Submission) -> Result<Option<Rejection>, Failure> {
+    if app.watch.is_draining() {
+        return Ok(Some(Rejection::Draining));
+    }
+    match without_artifact(app, submission).await? {
+        Some(missing) => Ok(Some(missing)),
+        None => without_agent(app, submission).await,
+    }
 }
 
 /// Why nothing can be made of it, where it names what is not there. What was made under its key already is answered all

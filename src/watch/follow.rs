@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::{EVENT_PAGE_LIMIT, Watch, WatchError, shift::Shift};
 use crate::{
@@ -31,6 +32,8 @@ pub struct Follow {
     /// Whether we have heard of output that is looked for after the rest: what others have read meanwhile, woken by something
     /// else, may be older than it.
     has_output: bool,
+    /// What ends the wait for more.
+    wait_end: CancellationToken,
 }
 
 impl Follow {
@@ -40,6 +43,7 @@ impl Follow {
             history: watch.notifier.subscribe(Topic::History(id)),
             output: watch.notifier.subscribe(Topic::Output(id)),
             shift: watch.shifts.next(),
+            wait_end: watch.wait_end().clone(),
             watch,
             project,
             id,
@@ -51,7 +55,7 @@ impl Follow {
         }
     }
 
-    /// The next events, at least one; waits for it. At shutdown the page is empty. A call that is dropped halfway loses
+    /// The next events, at least one; waits for it. When the server drains or ends the page is empty. A call that is dropped halfway loses
     /// nothing: the next one begins where the last that answered ended.
     ///
     /// # Errors
@@ -64,7 +68,7 @@ impl Follow {
             let is_resting = self.rests_until.is_some();
             tokio::select! {
                 biased;
-                () = self.watch.shutdown.cancelled() => return Ok(Arc::new(Page::empty(self.cursor))),
+                () = self.wait_end.cancelled() => return Ok(Arc::new(Page::empty(self.cursor))),
                 shared = self.history.changed() => self.woken_by(shared),
                 () = sleep_until(self.rests_until.unwrap_or_else(Instant::now)), if is_resting => self.rested(),
                 shared = self.output.changed(), if !is_resting => self.hear_output(shared),

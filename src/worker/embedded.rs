@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -26,7 +29,7 @@ use super::{
 };
 use crate::{
     artifact::{UnpackLimits, unpacking_path},
-    config::{Config, Pipeline, Project},
+    config::{Config, Pipeline, Project, format_duration},
     depot::Depot,
     health::{Health, Pulse, Task},
     model::{Deployment, DeploymentId, Lapse, Limits, ProjectName, State},
@@ -97,20 +100,27 @@ impl Embedded {
         })
     }
 
-    /// Claims and runs until `shutdown`, then waits for what runs, and stops it when the grace is over.
-    pub async fn run(self, health: Health, shutdown: CancellationToken) {
+    /// Claims and runs until `drain`, then waits for what runs, and stops it when the grace is over, or at `hurry`.
+    pub async fn run(self, health: Health, drain: CancellationToken, hurry: CancellationToken) {
         let this = Arc::new(self);
         let runs = TaskTracker::new();
         runs.spawn(this.clone().end_former_runs());
-        let (claiming, claimed, ending) = (this.clone(), runs.clone(), shutdown.clone());
-        let claims = health.supervise(CLAIMS, shutdown, move |pulse| {
+        let (claiming, claimed, ending) = (this.clone(), runs.clone(), drain.clone());
+        let claims = health.supervise(CLAIMS, drain, move |pulse| {
             claiming.clone().claim_until(claimed.clone(), pulse, ending.clone())
         });
         // It does not fail; and if it did, what follows is the same.
         let _ = claims.await;
         runs.close();
-        if timeout(this.shutdown_grace, runs.wait()).await.is_ok() {
-            return;
+        if !runs.is_empty() {
+            let grace = format_duration(this.shutdown_grace);
+            tracing::info!(run_count = runs.len(), %grace, "pipelines still run and may go on until their grace is over");
+        }
+        tokio::select! {
+            biased;
+            () = runs.wait() => return,
+            () = hurry.cancelled() => {}
+            () = sleep(this.shutdown_grace) => {}
         }
         tracing::warn!(run_count = runs.len(), "pipelines still run and are stopped, since the server shuts down");
         this.stop.send_replace(Stop::Shutdown);

@@ -14,6 +14,7 @@ mod clocks;
 mod config;
 mod database;
 mod docs;
+mod drain;
 mod durability;
 mod example_release_dir;
 mod example_replicas;

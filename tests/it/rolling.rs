@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::{
     process::Command,
@@ -16,6 +17,19 @@ use tokio::{
 
 use crate::harness::{SINGLETRACK, TestServer, balancer::Balancer, gated_config, postgres};
 
+/// A project whose pipeline runs for as long as the gate of its server is closed, and whose other one ends at once.
+const LONG: &str = r#"
+[[projects.long.pipelines.deploy.phases]]
+name = "gate"
+run = '''
+echo "at the gate"
+flock --shared "$TEST_DIR/gate" true
+'''
+[[projects.long.pipelines.quick.phases]]
+name = "only"
+run = "echo done"
+"#;
+
 /// Three servers behind a balancer, and clients that never stop asking.
 struct Load {
     servers: Vec<TestServer>,
@@ -23,6 +37,7 @@ struct Load {
     done: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
     database: String,
+    balancer: Arc<Balancer>,
 }
 
 impl Load {
@@ -30,9 +45,11 @@ impl Load {
         let cluster = postgres::shared();
         let database = cluster.database().await;
         let store = cluster.url(&database);
-        let servers: Vec<TestServer> = (0..3).map(|_| TestServer::start_on(&store, &gated_config(""))).collect();
+        let config = format!("{}{LONG}", gated_config("shutdown_grace = \"10m\"\n[limits]\nattendance = \"3s\""));
+        let servers: Vec<TestServer> = (0..3).map(|_| TestServer::start_on(&store, &config)).collect();
         let balancer = Arc::new(Balancer::of(&servers.iter().map(|it| it.base.clone()).collect::<Vec<_>>()));
-        let mut load = Load { servers, clients: JoinSet::new(), done: Arc::default(), over: Arc::default(), database };
+        let mut load =
+            Load { servers, clients: JoinSet::new(), done: Arc::default(), over: Arc::default(), database, balancer };
         let commands: [&[&str]; 4] = [
             &["deploy", "--project", "web", "--pipeline", "quick"],
             &["deploy", "--project", "web", "--pipeline", "quick", "--on-conflict", "queue"],
@@ -40,11 +57,13 @@ impl Load {
             &["run", "--project", "job", "--", "true"],
         ];
         for arguments in commands {
-            load.clients.spawn(commands_one_by_one(arguments, balancer.clone(), load.done.clone(), load.over.clone()));
+            let (balancer, done, over) = (load.balancer.clone(), load.done.clone(), load.over.clone());
+            load.clients.spawn(commands_one_by_one(arguments, balancer, done, over));
         }
         for number in 0..3 {
             let project = format!("direct-{number}");
-            load.clients.spawn(requests_one_by_one(project, balancer.clone(), load.done.clone(), load.over.clone()));
+            let (balancer, done, over) = (load.balancer.clone(), load.done.clone(), load.over.clone());
+            load.clients.spawn(requests_one_by_one(project, balancer, done, over));
         }
         load
     }
@@ -74,12 +93,16 @@ async fn commands_one_by_one(
     over: Arc<AtomicBool>,
 ) {
     while !over.load(Ordering::Relaxed) {
-        let mut command = Command::new(SINGLETRACK);
-        command.args(arguments).env("SINGLETRACK_URL", &balancer.base).env("USER", "tester").stdin(Stdio::null());
-        let ended = command.kill_on_drop(true).output().await.unwrap();
-        assert!(ended.status.success(), "{arguments:?}: {} {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+        succeeds(arguments, &balancer).await;
         done.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+async fn succeeds(arguments: &[&str], balancer: &Balancer) {
+    let mut command = Command::new(SINGLETRACK);
+    command.args(arguments).env("SINGLETRACK_URL", &balancer.base).env("USER", "tester").stdin(Stdio::null());
+    let ended = command.kill_on_drop(true).output().await.unwrap();
+    assert!(ended.status.success(), "{arguments:?}: {} {}", ended.status, String::from_utf8_lossy(&ended.stderr));
 }
 
 /// Requests without any patience: each must be answered, though perhaps with the request to try again.
@@ -126,6 +149,60 @@ async fn servers_that_are_restarted_one_by_one_lose_no_request() {
         }
     }
     load.ends().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_pipeline_outlives_the_restart_of_its_server_and_nobody_else_notices() {
+    let mut load = Load::start().await;
+    for server in &load.servers {
+        server.close_gate();
+    }
+    let balancer = load.balancer.clone();
+    let mut long = JoinSet::new();
+    for arguments in [
+        &["deploy", "--project", "long"][..],
+        &["deploy", "--project", "long", "--pipeline", "quick"],
+        &["deploy", "--project", "long", "--pipeline", "quick", "--on-conflict", "queue"],
+    ] {
+        let balancer = balancer.clone();
+        let client = async move { succeeds(arguments, &balancer).await };
+        long.spawn(client);
+        let length = long.len() as u64 - 1;
+        while !is_line_of(&load.servers[0], length).await {
+            assert!(long.try_join_next().is_none(), "it ended too early");
+        }
+    }
+    let mut was_waited_for = false;
+    for number in 0..3 {
+        load.servers[number].signal(Signal::TERM);
+        // Far more is done than could be while everybody waits for the pipeline.
+        load.gets_on(15).await;
+        // Wherever it runs, it is the last of that server.
+        let server = &mut load.servers[number];
+        let is_draining = server.client.get(format!("{}/readyz", server.base)).send().await.is_ok();
+        if is_draining {
+            assert!(long.try_join_next().is_none(), "its server did not wait for it");
+            load.gets_on(15).await;
+            load.servers[number].open_gate();
+            was_waited_for = true;
+        }
+        let server = &mut load.servers[number];
+        let ended = block_in_place(|| server.exited());
+        assert!(ended.success(), "{ended}: {}", server.log());
+        block_in_place(|| server.boot());
+        load.gets_on(15).await;
+    }
+    assert!(was_waited_for, "the pipeline ran on none of them");
+    while let Some(ended) = long.join_next().await {
+        ended.unwrap();
+    }
+    load.ends().await;
+}
+
+/// Whether the long pipeline's project has a running holder and so many in line.
+async fn is_line_of(server: &TestServer, length: u64) -> bool {
+    let view = server.get("/v1/projects/long").await.body;
+    view["holder"]["status"] == "RUNNING" && view["lineLength"] == length
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

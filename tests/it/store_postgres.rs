@@ -282,7 +282,7 @@ async fn who_waits_is_told_by_the_slow_poll_when_every_wake_up_is_lost() {
     // Neither of them listens to what the other tells.
     let (one, other) = (server(&url).await, server(&url).await);
     let (notifier, shutdown) = (Arc::new(Notifier::default()), CancellationToken::new());
-    let watch = Watch::new(other.store().clone(), notifier.clone(), shutdown.clone());
+    let watch = Watch::new(other.store().clone(), notifier.clone(), shutdown.clone(), shutdown.clone());
     let period = Duration::from_secs(1);
     let pulse = Pulse::new(fallback_task(period));
     let polling = tokio::spawn(watch.clone().fallback(period, pulse, shutdown.clone()));
