@@ -116,6 +116,9 @@ pub struct Blocking {
     pub status: Status,
     /// The phase that runs.
     pub phase: Option<String>,
+    /// What it does, or waits for, in its own words. Of an older server: none.
+    #[serde(default)]
+    pub message: Option<String>,
     /// 0 to 100.
     pub progress: u8,
     /// When a worker took it.

@@ -48,6 +48,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// How long running pipelines may go on after the server was told to stop.
     pub shutdown_grace: Duration,
+    /// How many pipelines the server itself runs at once.
+    pub max_running: usize,
     /// The limits of leases and hand-offs.
     pub limits: Limits,
     /// How artifacts are kept.
@@ -99,6 +101,7 @@ impl Default for Config {
             work_dir: None,
             allowed_hosts: Vec::new(),
             shutdown_grace: Duration::from_secs(30),
+            max_running: default_max_running(),
             limits: Limits::default(),
             artifacts: Artifacts::default(),
             tokens: Vec::new(),
@@ -163,6 +166,7 @@ fn read_config(mut root: Section<'_>) -> Config {
         work_dir: root.parsed("work_dir", parse_path),
         allowed_hosts: read_hosts(&mut root),
         shutdown_grace: root.duration("shutdown_grace").unwrap_or(default.shutdown_grace),
+        max_running: read_max_running(&mut root).unwrap_or(default.max_running),
         limits: root.section("limits").map_or(default.limits, limits::read),
         artifacts: root.section("artifacts").map_or(default.artifacts, artifacts::read),
         tokens: read_tokens(&mut root),
@@ -177,6 +181,16 @@ fn read_config(mut root: Section<'_>) -> Config {
     }
     root.finish();
     config
+}
+
+/// Pipelines mostly wait for the network, so a core has room for some of them. A machine whose cores are not known counts
+/// as one of two.
+fn default_max_running() -> usize {
+    4 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}
+
+fn read_max_running(root: &mut Section<'_>) -> Option<usize> {
+    root.number("max_running", 1..=10_000).and_then(|count| usize::try_from(count).ok())
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {

@@ -32,6 +32,11 @@ pub enum Command {
         /// The worker's name.
         worker: String,
     },
+    /// A worker that will take it lives, and has no free place yet.
+    Postpone {
+        /// What people are told.
+        why: String,
+    },
     /// Its worker lives.
     Heartbeat {
         /// The worker's proof.

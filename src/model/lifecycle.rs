@@ -160,6 +160,7 @@ impl Deployment {
                 State::Waiting(_) | State::Ready | State::Running(_) => return Err(Refusal::WrongState),
             },
             Command::Claim { secret, ttl, worker } => draft.claim(secret, ttl, worker)?,
+            Command::Postpone { why } => draft.postpone(why)?,
             Command::Heartbeat { secret } => {
                 draft.require_lease(secret)?;
                 draft.heard();
@@ -217,6 +218,9 @@ impl Draft {
     fn end(&mut self, outcome: Outcome) {
         let lease = self.after.lease().cloned();
         let status = outcome.status();
+        if self.after.started_at.is_none() {
+            self.after.message = None;
+        }
         self.enter(State::Finished { outcome, at: self.at.now, lease });
         self.tell(EventBody::Status { status });
         self.tell(EventBody::Complete);
@@ -255,8 +259,27 @@ impl Draft {
         }
         self.enter(State::Running(Lease { secret, fencing_token: self.at.revision, ttl, worker }));
         self.after.started_at = Some(self.at.now);
+        // What it waited for has come.
+        self.after.message = None;
         self.heard();
         self.tell(EventBody::Status { status: Status::Running });
+        Ok(())
+    }
+
+    /// A sign of life, by which it is not taken for unclaimed. Of several workers that have no place the first one's word
+    /// stands: it is told once.
+    fn postpone(&mut self, why: String) -> Result<(), Refusal> {
+        match self.after.state {
+            State::Ready => {}
+            State::Finished { .. } => return Err(Refusal::Final),
+            State::Waiting(_) | State::Reserved | State::Running(_) => return Err(Refusal::WrongState),
+        }
+        self.after.pulse += 1;
+        if self.after.message.is_none() {
+            self.after.message = Some(why);
+            let message = self.after.message.clone();
+            self.tell(EventBody::Progress { status: Status::Pending, progress: self.after.progress, message });
+        }
         Ok(())
     }
 

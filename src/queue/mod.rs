@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod claim;
 pub mod finish;
 pub mod heartbeat;
+pub mod postpone;
 pub mod reap;
 pub mod release;
 pub mod report;

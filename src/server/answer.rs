@@ -87,6 +87,7 @@ pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, o
             pipeline: spec.pipeline.clone(),
             status: blocker.status(),
             phase: blocker.phase.clone(),
+            message: blocker.message.clone(),
             progress: blocker.progress,
             started_at: blocker.started_at,
             last_heartbeat_at: blocker.last_heartbeat_at,

@@ -4,17 +4,12 @@
 //! starts again ends what its predecessor ran, once the predecessor's shims have ended their children. What other servers
 //! of the store run is none of its business.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    io,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -24,6 +19,7 @@ use super::{
     leased::Leased,
     leftovers::leftovers_gone,
     pipeline::{Job, lock_path},
+    places::{Places, Postponed, TakenPlace},
     process::ShimProgram,
     report::Stop,
 };
@@ -38,8 +34,8 @@ use crate::{
     store::{Claimable, Offers, StoreError},
 };
 
-/// How many claimable deployments are looked at together; what is beyond comes with the next look, which follows at once.
-const CLAIM_PAGE_LIMIT: usize = 4096;
+/// How many of those that wait for a place are told so at the same time, so that they share commits.
+const POSTPONED_AT_ONCE: usize = 16;
 /// How long to rely on wake-ups before looking at the store all the same.
 const LOOK_PAUSE: Duration = Duration::from_secs(10);
 /// How the loop that claims is supervised.
@@ -62,7 +58,7 @@ pub struct Embedded {
     limits: Limits,
     shutdown_grace: Duration,
     server_url: String,
-    running: Arc<Mutex<HashSet<DeploymentId>>>,
+    places: Places,
     stop: watch::Sender<Stop>,
 }
 
@@ -95,7 +91,7 @@ impl Embedded {
             limits: config.limits,
             shutdown_grace: config.shutdown_grace,
             server_url: format!("http://{}", config.listen),
-            running: Arc::default(),
+            places: Places::new(config.max_running),
             stop: watch::Sender::new(Stop::None),
         })
     }
@@ -132,56 +128,99 @@ impl Embedded {
 
     async fn claim_until(self: Arc<Self>, runs: TaskTracker, pulse: Pulse, shutdown: CancellationToken) {
         let mut work = self.notifier.work(self.offers.keys());
+        let mut postponed = Postponed::new(self.limits.unclaimed);
         loop {
             work.mark_unchanged();
             pulse.beat();
             let took = self.take_work(&runs).await;
             match &took {
-                Ok(_) => pulse.done(),
+                Ok(()) => pulse.done(),
                 Err(error) => tracing::warn!(%error, "the worker could not look for work"),
             }
             let pause = match took {
-                Ok(true) => continue,
+                Ok(()) if self.places.free() == 0 => match postponed.rest() {
+                    Duration::ZERO => {
+                        tokio::select! {
+                            biased;
+                            () = shutdown.cancelled() => return,
+                            () = self.places.freed.notified() => {}
+                            () = self.postpone(&mut postponed) => {}
+                        }
+                        continue;
+                    }
+                    rest => rest,
+                },
                 // The reaper looks at every holder of a slot once a second, and wakes us for one that waits; this is for
                 // what escapes it.
-                Ok(false) => LOOK_PAUSE,
+                Ok(()) => LOOK_PAUSE,
                 Err(_) => self.limits.fallback_poll,
             };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
+                () = self.places.freed.notified() => {}
                 _ = timeout(pause, work.changed()) => {}
             }
         }
     }
 
-    /// Starts what can be claimed. Answers whether there may be more.
-    async fn take_work(self: &Arc<Self>, runs: &TaskTracker) -> Result<bool, StoreError> {
-        if self.offers.is_empty() {
-            return Ok(false);
-        }
-        let page = self.queue.store().claimable(self.offers.clone(), CLAIM_PAGE_LIMIT).await?;
-        let is_full = page.len() == CLAIM_PAGE_LIMIT;
-        let mut took = false;
-        for claimable in page {
-            let Some(pipeline) = self.pipeline(&claimable) else { continue };
-            if self.running().insert(claimable.id) {
-                took = true;
-                runs.spawn(self.clone().run_one(claimable, pipeline));
+    /// Starts what can be claimed, the oldest first, for as long as there are places.
+    async fn take_work(self: &Arc<Self>, runs: &TaskTracker) -> Result<(), StoreError> {
+        while !self.offers.is_empty() && self.places.free() > 0 {
+            // What is being claimed at this moment may still be seen as claimable, so it is not enough to ask for as many as
+            // there are free places.
+            let page = self.queue.store().claimable(self.offers.clone(), self.places.limit).await?;
+            let mut took = false;
+            for claimable in page {
+                let Some(pipeline) = self.pipeline(&claimable) else { continue };
+                if let Some(place) = self.places.take(claimable.id) {
+                    took = true;
+                    runs.spawn(self.clone().run_one(claimable, pipeline, place));
+                }
+            }
+            if !took {
+                break;
             }
         }
-        Ok(is_full && took)
+        Ok(())
+    }
+
+    /// Tells those for which there is no place that they wait for one, each so often that nobody takes it for unclaimed.
+    async fn postpone(&self, postponed: &mut Postponed) {
+        postponed.looked_at = Some(Instant::now());
+        let waiting = match self.queue.store().claimable(self.offers.clone(), usize::MAX).await {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                tracing::warn!(%error, "the worker could not look for those that wait for a place");
+                return;
+            }
+        };
+        postponed.told.retain(|id, _| waiting.iter().any(|it| it.id == *id));
+        let limit = self.places.limit;
+        let why = format!("waits for a free place on the server: {limit} of {limit} pipelines run");
+        let due = waiting.into_iter().filter(|it| postponed.is_due(it.id) && !self.places.has(it.id));
+        let due: Vec<_> = due.collect();
+        let mut telling = stream::iter(due)
+            .map(|Claimable { project, id, spec: _ }| {
+                let told = self.queue.postpone(project, id, why.clone());
+                async move { (id, told.await) }
+            })
+            .buffer_unordered(POSTPONED_AT_ONCE);
+        while let Some((id, told)) = telling.next().await {
+            match told {
+                Ok(_) => _ = postponed.told.insert(id, Instant::now()),
+                Err(error) => {
+                    tracing::warn!(deployment.id = %id, %error, "it could not be told that it waits for a place")
+                }
+            }
+        }
     }
 
     fn pipeline(&self, claimable: &Claimable) -> Option<Pipeline> {
         self.projects.get(claimable.project.as_str())?.pipelines.get(&claimable.spec.pipeline).cloned()
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, HashSet<DeploymentId>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn run_one(self: Arc<Self>, claimable: Claimable, pipeline: Pipeline) {
+    async fn run_one(self: Arc<Self>, claimable: Claimable, pipeline: Pipeline, place: TakenPlace) {
         let Claimable { project, id, spec: _ } = claimable;
         let sent_at = self.queue.clock().boot();
         match self.queue.claim(project.clone(), id, self.identity.worker_name.clone()).await {
@@ -201,7 +240,7 @@ impl Embedded {
             Ok(None) => {}
             Err(error) => tracing::warn!(deployment.id = %id, %error, "a deployment could not be claimed"),
         }
-        self.running().remove(&id);
+        drop(place);
     }
 
     fn job(&self, deployment: &Deployment, pipeline: Pipeline) -> Job {
@@ -246,7 +285,7 @@ impl Embedded {
         };
         let former = watched.into_iter().map(|watched| watched.deployment).filter(|deployment| {
             let ours = matches!(&deployment.state, State::Running(lease) if lease.worker == self.identity.worker_name);
-            ours && !self.running().contains(&deployment.id)
+            ours && !self.places.has(deployment.id)
         });
         let ends = TaskTracker::new();
         for deployment in former {

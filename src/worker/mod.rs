@@ -22,6 +22,7 @@ pub mod lines;
 pub mod outbox;
 pub mod output;
 pub mod pipeline;
+mod places;
 pub mod process;
 pub mod report;
 pub mod shim;

@@ -177,7 +177,7 @@ pub fn conflict() -> Value {
     body["relation"] = json!("other");
     body["blocking"] = json!({
         "actor": "alice", "ref": "main", "commit": null, "url": "https://ci.example/17", "pipeline": "deploy",
-        "status": "RUNNING", "phase": "migrate", "progress": 40, "startedAt": "2026-03-01T12:00:00.000Z",
+        "status": "RUNNING", "phase": "migrate", "message": null, "progress": 40, "startedAt": "2026-03-01T12:00:00.000Z",
         "lastHeartbeatAt": null, "cancelRequestedAt": null, "liveness": "alive",
         "eta": {"p50Seconds": 60, "p90Seconds": 90},
     });

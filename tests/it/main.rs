@@ -22,6 +22,7 @@ mod executor;
 mod fake;
 mod faults;
 mod harness;
+mod places;
 mod random_walk;
 mod replicas;
 mod rolling;

@@ -64,6 +64,7 @@ const COMMANDS: &[(&str, Make)] = &[
     ("attend", |_| Command::Attend { window: Duration::from_secs(5) }),
     ("take up", |_| Command::TakeUp),
     ("claim", |_| Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), worker: "w".to_owned() }),
+    ("postpone", |_| Command::Postpone { why: "no free place".to_owned() }),
     ("heartbeat", |_| Command::Heartbeat { secret: SECRET }),
     ("heartbeat, stale lease", |_| Command::Heartbeat { secret: STALE }),
     ("report a phase", |_| report(Report::Phase { name: "p".to_owned(), state: PhaseState::Started, message: None })),

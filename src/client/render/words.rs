@@ -117,6 +117,8 @@ impl Ahead {
             pipeline: holder.pipeline.clone(),
             status: holder.status,
             phase: holder.phase.clone(),
+            // Beside it, whoever asks for the whole of it sees that.
+            message: None,
             progress: holder.progress,
             started_at: holder.started_at,
             last_heartbeat_at: holder.last_heartbeat_at,
@@ -143,7 +145,7 @@ impl Ahead {
             }
             (Status::Running, None) => parts.push("running".to_owned()),
             (Status::Pending | Status::Succeeded | Status::Failed | Status::Cancelled, _) => {
-                parts.push("about to start".to_owned());
+                parts.push(blocking.message.as_deref().map_or_else(|| "not started yet".to_owned(), clean));
             }
         }
         if let Some(phase) = &blocking.phase {
@@ -205,6 +207,7 @@ mod tests {
             pipeline: "deploy".to_owned(),
             status: Status::Running,
             phase: Some("migrate".to_owned()),
+            message: None,
             progress: 40,
             started_at: Some(at("2026-03-01T12:03:11Z")),
             last_heartbeat_at: None,

@@ -1,0 +1,29 @@
+//! Postpone: a worker that will take a deployment says that it has no free place yet.
+
+use super::Queue;
+use crate::{
+    model::{Command, Deployment, DeploymentId, Load, ProjectName, Refusal, Slot},
+    store::{StoreError, transact},
+};
+
+impl Queue {
+    /// Keeps a deployment that holds its slot from being taken for unclaimed; whoever looks at it is told `why`.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn postpone(
+        &self,
+        project: ProjectName,
+        id: DeploymentId,
+        why: String,
+    ) -> Result<Result<Deployment, Refusal>, StoreError> {
+        let now = self.clock.wall();
+        let load = Load { deployments: vec![id], ..Load::default() };
+        transact(&*self.store, project, load, move |loaded| {
+            let mut slot = Slot::of(loaded, now);
+            let postponed = slot.step(id, Command::Postpone { why }).cloned();
+            (slot.into_changes(), postponed)
+        })
+        .await
+    }
+}

@@ -1,0 +1,100 @@
+//! The places in which the server's worker runs pipelines: so many at once, whatever is submitted.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use crate::model::DeploymentId;
+
+/// The pause between two looks at those that wait for a place, which the wake-ups of many newcomers share.
+const LOOK_REST: Duration = Duration::from_secs(1);
+
+/// All places.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// How many there are.
+    pub(super) limit: usize,
+    taken: Arc<Mutex<HashSet<DeploymentId>>>,
+    /// A place became free.
+    pub(super) freed: Arc<Notify>,
+}
+
+impl Places {
+    pub(super) fn new(limit: usize) -> Self {
+        Places { limit, taken: Arc::default(), freed: Arc::default() }
+    }
+
+    /// How many are free.
+    pub(super) fn free(&self) -> usize {
+        self.limit.saturating_sub(taken(&self.taken).len())
+    }
+
+    /// Whether this deployment has one.
+    pub(super) fn has(&self, id: DeploymentId) -> bool {
+        taken(&self.taken).contains(&id)
+    }
+
+    /// A place for this deployment, which has none yet.
+    pub(super) fn take(&self, id: DeploymentId) -> Option<TakenPlace> {
+        let mut all = taken(&self.taken);
+        let is_taken = all.len() < self.limit && all.insert(id);
+        is_taken.then(|| TakenPlace { id, limit: self.limit, taken: self.taken.clone(), freed: self.freed.clone() })
+    }
+}
+
+fn taken(all: &Mutex<HashSet<DeploymentId>>) -> MutexGuard<'_, HashSet<DeploymentId>> {
+    // Nothing in here panics half-way.
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub(super) struct TakenPlace {
+    id: DeploymentId,
+    limit: usize,
+    taken: Arc<Mutex<HashSet<DeploymentId>>>,
+    freed: Arc<Notify>,
+}
+
+impl Drop for TakenPlace {
+    fn drop(&mut self) {
+        let mut all = taken(&self.taken);
+        let was_full = all.len() >= self.limit;
+        all.remove(&self.id);
+        drop(all);
+        // Nobody waits for one of several free places.
+        if was_full {
+            self.freed.notify_one();
+        }
+    }
+}
+
+/// Which of those that wait for a place were told so, and when.
+#[derive(Debug)]
+pub(super) struct Postponed {
+    pub(super) told: HashMap<DeploymentId, Instant>,
+    pub(super) looked_at: Option<Instant>,
+    /// How often each is told.
+    period: Duration,
+}
+
+impl Postponed {
+    /// So often that two times may be missed before `unclaimed` is over.
+    pub(super) fn new(unclaimed: Duration) -> Self {
+        Postponed { told: HashMap::new(), looked_at: None, period: unclaimed / 3 }
+    }
+
+    /// How long there is nothing to look for.
+    pub(super) fn rest(&self) -> Duration {
+        self.looked_at.map_or(Duration::ZERO, |at| LOOK_REST.min(self.period).saturating_sub(at.elapsed()))
+    }
+
+    /// Whether it is to be told now.
+    pub(super) fn is_due(&self, id: DeploymentId) -> bool {
+        self.told.get(&id).is_none_or(|at| at.elapsed() >= self.period)
+    }
+}
