@@ -10,7 +10,10 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     agent::{Agent, Settings},
     cli::{self, CheckConfig, Demo, Serve, Token},
-    client,
+    client::{
+        self,
+        signals::{Asked, Signals},
+    },
     config::{Config, ConfigError},
     demo::{self, DemoError},
     node::{Node, StartError},
@@ -113,10 +116,12 @@ pub fn agent(args: cli::Agent) -> ExitCode {
 }
 
 async fn agent_until_told(settings: Settings) -> ExitCode {
-    let mut stop = match stop_signals() {
-        Ok(stop) => stop,
-        Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(failure) => return client::end(Err(failure), false),
     };
+    // It has commands to be ended first.
+    signals.own_command();
     let drain = CancellationToken::new();
     let agent = match Agent::new(settings) {
         Ok(agent) => agent,
@@ -126,14 +131,14 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
     tokio::pin!(running);
     let ended = tokio::select! {
         ended = &mut running => ended,
-        () = stop.received() => {
-            tracing::info!("taking no more work; a second signal stops at once");
+        () = signals.first() => {
+            tracing::info!("taking no more work; a second SIGINT stops at once");
             drain.cancel();
             tokio::select! {
                 ended = running => ended,
-                () = stop.received_again() => {
+                _ = signals.more_than(Asked::Stop) => {
                     tracing::warn!("stopped at once; shims end what still runs");
-                    std::process::exit(130)
+                    std::process::exit(i32::from(EXIT_INTERRUPTED))
                 }
             }
         }

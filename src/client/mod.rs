@@ -20,7 +20,7 @@ pub mod resolve;
 mod result;
 mod run;
 pub mod session;
-mod signals;
+pub mod signals;
 mod status;
 mod transport;
 mod upload;

@@ -1,20 +1,68 @@
-//! SIGINT, SIGTERM and SIGHUP: the first one ends what is under way in good order, the second one at once.
+//! SIGINT, SIGTERM and SIGHUP: the first one ends what is under way in good order. A second SIGINT, which is a person's,
+//! ends it at once.
+//!
+//! A second SIGTERM or SIGHUP, and either of them beside a SIGINT, says nothing new: CI systems send several at once, and a
+//! shell sends SIGHUP again when its terminal is closed.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
 use super::exit::{Exit, Failure};
 
-/// Hears of the first signals.
+/// What the signals so far ask for, in rising order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asked {
+    /// None came.
+    #[default]
+    Nothing,
+    /// To end in good order.
+    Stop,
+    /// To end at once.
+    StopNow,
+}
+
+/// Hears of one kind of signal, unless it was ignored when this process was started: by `nohup`, `trap ''`, or a shell
+/// that keeps Ctrl-C from its background jobs. Then it stays ignored.
+struct Listener(Option<Signal>);
+
+impl Listener {
+    fn new(kind: SignalKind) -> io::Result<Self> {
+        if is_ignored(kind) { Ok(Listener(None)) } else { signal(kind).map(Some).map(Listener) }
+    }
+
+    async fn heard(&mut self) {
+        if let Some(signal) = &mut self.0
+            && signal.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
+
+#[expect(unsafe_code, reason = "the standard library does not tell")]
+fn is_ignored(kind: SignalKind) -> bool {
+    // SAFETY: all zero is a valid value of this struct of numbers, and the call writes to nothing else.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(kind.as_raw_value(), std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Hears of signals.
 pub struct Signals {
-    count: watch::Receiver<u32>,
+    asked: watch::Receiver<Asked>,
     owns_command: Arc<AtomicBool>,
 }
 
@@ -24,44 +72,48 @@ impl Signals {
     /// # Errors
     /// The system does not let us listen.
     pub fn listen() -> Result<Self, Failure> {
-        let failed = |error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}"));
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
-        let (sender, count) = watch::channel(0);
+        let failed = |error: io::Error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}"));
+        let mut interrupt = Listener::new(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = Listener::new(SignalKind::terminate()).map_err(failed)?;
+        let mut hang_up = Listener::new(SignalKind::hangup()).map_err(failed)?;
+        let (sender, asked) = watch::channel(Asked::Nothing);
         let owns_command = Arc::new(AtomicBool::new(false));
         let owned = Arc::clone(&owns_command);
         tokio::spawn(async move {
+            let mut was_interrupted = false;
             loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    _ = hang_up.recv() => {}
-                }
-                sender.send_modify(|count| *count += 1);
-                if *sender.borrow() > 1 && !owned.load(Ordering::Relaxed) {
+                let is_interrupt = tokio::select! {
+                    () = interrupt.heard() => true,
+                    () = terminate.heard() => false,
+                    () = hang_up.heard() => false,
+                };
+                let asked = if is_interrupt && was_interrupted { Asked::StopNow } else { Asked::Stop };
+                was_interrupted |= is_interrupt;
+                sender.send_modify(|before| *before = asked.max(*before));
+                if asked == Asked::StopNow && !owned.load(Ordering::Relaxed) {
                     std::process::exit(i32::from(Exit::Interrupted.code()));
                 }
             }
         });
-        Ok(Signals { count, owns_command })
+        Ok(Signals { asked, owns_command })
     }
 
-    /// From now on a second signal does not end the process either: there is a command of ours to be ended first.
+    /// From now on a second SIGINT does not end the process either: there is a command of ours to be ended first.
     pub fn own_command(&self) {
         self.owns_command.store(true, Ordering::Relaxed);
     }
 
     /// Resolves at the first signal.
     pub async fn first(&mut self) {
-        self.nth(1).await;
+        self.more_than(Asked::Nothing).await;
     }
 
-    /// Resolves once so many signals have come.
-    pub async fn nth(&mut self, number: u32) {
-        if self.count.wait_for(|count| *count >= number).await.is_err() {
+    /// Resolves once more is asked for than this, with what that is.
+    pub async fn more_than(&mut self, known: Asked) -> Asked {
+        match self.asked.wait_for(|asked| *asked > known).await {
+            Ok(asked) => *asked,
             // The listening task lives as long as the runtime: without it there are no signals to come.
-            std::future::pending::<()>().await;
+            Err(_) => std::future::pending().await,
         }
     }
 }

@@ -2,19 +2,33 @@
 //! handed to their subreaper. Where even that is gone, its commands are known by what stands in their environment.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
+
+/// The name that a shim's process has. The kernel keeps 15 bytes of it.
+pub(super) const SHIM_NAME: &CStr = c"singletrack-shi";
 
 /// A process that still runs, or a child that ended and waits to be collected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Descendant {
     pub(super) pid: Pid,
+    pub(super) parent: i32,
     pub(super) group: i32,
-    /// When it started, in clock ticks: together with the pid this names a process for ever.
+    /// Whether it is the shim of a run inside the command, or below one: that shim tells its processes when to stop.
+    pub(super) has_own_shim: bool,
+    /// When it started, in clock ticks.
     started_ticks: u64,
 }
 
-/// Every descendant of a process that runs, in no order, and its own children even when they have ended: those are
+impl Descendant {
+    /// Names this process for ever: another one may get its pid, but started later.
+    pub(super) fn identity(&self) -> (Pid, u64) {
+        (self.pid, self.started_ticks)
+    }
+}
+
+/// Every descendant of a process that runs, parents before their children, and its own children even when they have ended: those are
 /// for it to collect. Other zombies are their parents' business, and waiting for them would wait for nothing.
 pub(super) fn descendants_of(root: Pid) -> Vec<Descendant> {
     let mut children: HashMap<i32, Vec<Stat>> = HashMap::new();
@@ -22,14 +36,16 @@ pub(super) fn descendants_of(root: Pid) -> Vec<Descendant> {
         children.entry(stat.parent).or_default().push(stat);
     }
     let mut found = Vec::new();
-    let mut parents = vec![root.as_raw_nonzero().get()];
-    while let Some(parent) = parents.pop() {
+    let mut parents = vec![(root.as_raw_nonzero().get(), false)];
+    while let Some((parent, parent_has_own_shim)) = parents.pop() {
         // Taken out, so that a pid that was reused while we read cannot make us walk in a circle.
         for stat in children.remove(&parent).unwrap_or_default() {
-            parents.push(stat.pid);
+            let has_own_shim = parent_has_own_shim || stat.is_shim;
+            parents.push((stat.pid, has_own_shim));
             let own_child = parent == root.as_raw_nonzero().get();
             if let (true, Some(pid)) = (stat.runs || own_child, Pid::from_raw(stat.pid)) {
-                found.push(Descendant { pid, group: stat.group, started_ticks: stat.started_ticks });
+                let Stat { parent, group, started_ticks, .. } = stat;
+                found.push(Descendant { pid, parent, group, has_own_shim, started_ticks });
             }
         }
     }
@@ -54,6 +70,38 @@ pub(super) fn marked_with(assignment: &str) -> Vec<Pid> {
     marked.filter_map(Pid::from_raw).filter(|pid| *pid != own).collect()
 }
 
+/// Whether a process has a way of its own to deal with SIGTERM: a handler, or waiting for it as a blocked signal. Any
+/// other process is ended by its first SIGTERM, or ignores all of them.
+pub(super) fn deals_with_sigterm(pid: Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+    signals(&status, &["SigBlk:", "SigCgt:"]) & TERM_BIT != 0
+}
+
+/// Whether a process is about to do something about a SIGTERM that it was sent: it has not taken it yet, or runs.
+pub(super) fn is_at_work_on_sigterm(pid: Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+    let runs = status.lines().any(|line| line.starts_with("State:\tR"));
+    runs || signals(&status, &["SigPnd:", "ShdPnd:"]) & TERM_BIT != 0
+}
+
+/// Whether every thread of a process is stopped, or it is gone.
+pub(super) fn is_stopped(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    let mut states = threads.filter_map(|thread| {
+        let text = std::fs::read(thread.path().join("stat")).ok()?;
+        text.get(text.iter().rposition(|byte| *byte == b')')? + 2).copied()
+    });
+    states.all(|state| b"TtZX".contains(&state))
+}
+
+const TERM_BIT: u64 = 1 << (Signal::TERM.as_raw() - 1);
+
+/// The signals in these sets of a `/proc/PID/status`, where proc_pid_status(5) shows each as a hexadecimal mask.
+fn signals(status: &str, sets: &[&str]) -> u64 {
+    let masks = status.lines().filter_map(|line| sets.iter().find_map(|set| line.strip_prefix(set)));
+    masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).fold(0, |all, mask| all | mask)
+}
+
 fn all_pids() -> impl Iterator<Item = i32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -64,6 +112,7 @@ struct Stat {
     runs: bool,
     parent: i32,
     group: i32,
+    is_shim: bool,
     started_ticks: u64,
 }
 
@@ -72,12 +121,28 @@ fn read_stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The name in brackets may itself hold brackets and spaces, so the fields are counted from its end.
     let name_end = text.iter().rposition(|byte| *byte == b')')?;
+    let name_start = text.iter().position(|byte| *byte == b'(')? + 1;
     let fields: Vec<&str> = std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace().collect();
     Some(Stat {
         pid,
         runs: !matches!(*fields.first()?, "Z" | "X"),
         parent: fields.get(1)?.parse().ok()?,
         group: fields.get(2)?.parse().ok()?,
+        is_shim: text.get(name_start..name_end)? == SHIM_NAME.to_bytes(),
         started_ticks: fields.get(19)?.parse().ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_of_signals_are_read_as_proc_shows_them() {
+        let status = "Name:\tx\nSigBlk:\t0000000000004000\nSigIgn:\t0000000000000001\nSigCgt:\t0000000000008002\n";
+        assert_eq!(signals(status, &["SigBlk:"]), TERM_BIT);
+        assert_eq!(signals(status, &["SigBlk:", "SigCgt:"]), TERM_BIT | 0x8002);
+        assert_eq!(signals(status, &["SigIgn:"]), 1);
+        assert_eq!(signals("", &["SigIgn:"]), 0, "the process is gone");
+    }
 }

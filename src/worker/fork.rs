@@ -19,6 +19,7 @@ use std::time::Duration;
 use rustix::io::{FdFlags, fcntl_getfd};
 use rustix::process::Pid;
 
+use super::hide::{finds_processes, hide};
 use super::process::{Prepared, ShimProcess, ShimProgram};
 use super::shim::{self, Done, Duty};
 
@@ -30,7 +31,7 @@ pub const WILL_ARGUMENT: &str = "__will";
 pub struct Here<'a> {
     /// The program and its arguments.
     pub command: &'a [OsString],
-    /// Variables that it must not see.
+    /// Variables that neither it nor its shim must show, besides those by which a CI system finds a job's processes.
     pub hidden: &'a [&'a str],
     /// The file that the shim keeps locked until nothing of the command is left.
     pub lock: &'a Path,
@@ -76,7 +77,9 @@ pub fn fork(here: Here<'_>) -> io::Result<Prepared> {
 
 fn go_on_as_shim(here: Here<'_>, control: UnixStream, terminal: Option<OwnedFd>) -> io::Result<i32> {
     let Here { command, hidden, lock, folder, kill_budget, terminal: _, stdin, stdout, stderr } = here;
-    let _ = rustix::thread::set_name(c"singletrack-shim");
+    #[expect(unsafe_code, reason = "variables are taken away in no safe way")]
+    // SAFETY: this process has one thread, and nothing refers to its environment.
+    let _ = unsafe { hide(|name| finds_processes(name) || hidden.iter().any(|hidden| name == *hidden)) };
     stdin.map(rustix::stdio::dup2_stdin).transpose()?;
     stdout.map(rustix::stdio::dup2_stdout).transpose()?;
     stderr.map(rustix::stdio::dup2_stderr).transpose()?;
@@ -85,7 +88,6 @@ fn go_on_as_shim(here: Here<'_>, control: UnixStream, terminal: Option<OwnedFd>)
         control,
         command_stdin: Stdio::inherit(),
         command,
-        hidden,
         lock,
         folder: Some(folder),
         kill_budget,

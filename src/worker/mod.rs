@@ -3,18 +3,20 @@
 //! The executor knows nothing of the server, the queue or the store: a `Job` goes in, `Report`s and at last a `Verdict`
 //! come out, and a `Stop` may arrive at any time. `pipeline` walks the phases and rolls back, `command` runs one
 //! script of a phase, `check` asks a URL; `process` starts the `shim` (`fork` forks one), which owns the command's whole
-//! process tree and ends it even when this process cannot; `gate` holds the command back until it may start; `leftovers` ends it when the shim cannot; `output` reads what commands
+//! process tree and ends it even when this process cannot; `gate` holds the command back until it may start; `terms` says who gets SIGTERM and when; `leftovers` ends it when the shim cannot; `output` reads what commands
 //! print without ever making them wait.
 
 pub mod artifact;
 mod cgroup;
 mod check;
 mod command;
+mod control;
 mod descendants;
 pub mod embedded;
 mod environment;
 pub mod fork;
 mod gate;
+mod hide;
 mod identity;
 pub mod leased;
 mod leftovers;
@@ -26,6 +28,7 @@ mod places;
 pub mod process;
 pub mod report;
 pub mod shim;
+mod terms;
 
 pub use embedded::Embedded;
 pub use leftovers::leftovers_gone;

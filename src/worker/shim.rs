@@ -11,19 +11,18 @@
 //! | `env NAME=VALUE` | before `start`: one more variable for the command |
 //! | `will TEXT` | before `start`: what is to be told should the worker be gone by the time that everything has ended |
 //! | `start` | start the command; without it nothing is ever started |
-//! | `term MS` | SIGTERM to everything now, SIGKILL at that instant of the boot clock, in milliseconds |
+//! | `term MS` | SIGTERM as `terms` says, SIGKILL to all at that instant of the boot clock, in milliseconds |
 //! | `kill` | SIGKILL to everything now |
-//! | `deadline MS` | unless renewed: SIGTERM one kill budget before that instant, SIGKILL at it |
+//! | `deadline MS` | unless renewed: the same one kill budget before that instant, with SIGKILL at it |
 //! | `done` | it knows that everything has ended |
-//! | end of file | the worker is gone: SIGTERM now, SIGKILL after the kill budget |
+//! | end of file | the worker is gone: the same, with SIGKILL after the kill budget |
 //!
 //! It answers `ready` when it holds its lock file, `started PID` or `failed WHY`, and at last `ended …` when not one
 //! descendant is left. Whoever can lock that file knows the same: see `leftovers::leftovers_gone`.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -39,9 +38,11 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use tokio::signal::unix::SignalKind;
 
 use super::cgroup::Cgroup;
-use super::descendants::{Descendant, descendants_of};
+use super::control::{Control, Orders};
+use super::descendants::{Descendant, SHIM_NAME, descendants_of};
 use super::gate::Gate;
 use super::process::{ExitKind, StoppedBy};
+use super::terms::Terms;
 use crate::clock::{BootInstant, Clock, SystemClock};
 
 /// The hidden first argument under which this program is the shim.
@@ -53,6 +54,9 @@ const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 /// How long killed processes may take to vanish. Longer means stuck in the kernel or another user's, and waiting on
 /// would hold the slot for ever; the count is told instead.
 pub(super) const VANISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// A time shorter than that is not cut in half: reading the process table takes some, too.
+const SHORTEST_HALF: Duration = Duration::from_millis(20);
 
 /// How often the process table is read again while leftovers end: one that forks just then can be missed once.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -87,7 +91,6 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
         // The socket is ours, so the command gets nothing.
         command_stdin: Stdio::null(),
         command,
-        hidden: &[],
         lock: lock.as_ref(),
         folder: None,
         kill_budget: Duration::from_millis(kill_budget_ms),
@@ -104,8 +107,6 @@ pub(super) struct Duty<'a> {
     pub(super) command_stdin: Stdio,
     /// The program and its arguments.
     pub(super) command: &'a [OsString],
-    /// Variables of ours that the command must not see.
-    pub(super) hidden: &'a [&'a str],
     /// The file that is kept locked until nothing of the command is left.
     pub(super) lock: &'a Path,
     /// The folder that goes with us.
@@ -132,8 +133,9 @@ impl Done {
 
 /// Does it to the end.
 pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
-    let Duty { control, command_stdin, command, hidden, lock, folder, kill_budget, terminal } = duty;
-    let mut control = Control { stream: control, buffer: Vec::new(), open: true };
+    let Duty { control, command_stdin, command, lock, folder, kill_budget, terminal } = duty;
+    let mut control = Control::new(control);
+    let _ = rustix::thread::set_name(SHIM_NAME);
     let real_terminal = terminal.map(RealTerminal::new).transpose()?;
 
     // A terminal's Ctrl-C, and a service manager that signals all of a server's processes, must not end the one
@@ -151,9 +153,6 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     let cgroup = Cgroup::make();
     let mut command = as_command(command, real_terminal.is_some())?;
     command.stdin(command_stdin);
-    for name in hidden {
-        command.env_remove(name);
-    }
     let gate = Gate::prepare(command, cgroup.as_ref());
     control.say("ready");
     let Ok(Orders { variables, deadline, will }) = control.wait_for_start() else { return Ok(Done::with(0)) };
@@ -255,107 +254,28 @@ fn as_command(command: &[OsString], owns_terminal: bool) -> io::Result<Command> 
     Ok(command)
 }
 
-/// What the worker says before the command starts.
-#[derive(Default)]
-struct Orders {
-    variables: Vec<(String, String)>,
-    deadline: Option<BootInstant>,
-    will: Option<String>,
-}
-
-/// The socket to the worker.
-struct Control {
-    stream: UnixStream,
-    buffer: Vec<u8>,
-    open: bool,
-}
-
-impl Control {
-    /// Tells the worker; if it is gone, the end of file says so soon enough.
-    fn say(&mut self, line: &str) {
-        let _ = self.stream.write_all(format!("{line}\n").as_bytes());
-    }
-
-    /// Blocks until the worker says `start`; answers what it said before. The lock is held by
-    /// then: so a restarted server, which finds it free, can be sure that nothing will be started late.
-    fn wait_for_start(&mut self) -> io::Result<Orders> {
-        let mut orders = Orders::default();
-        loop {
-            let order = self.wait_for_line()?;
-            match order.split_once(' ').unwrap_or((&order, "")) {
-                ("start", "") => break,
-                ("env", assignment) => {
-                    let assignment = assignment.split_once('=');
-                    orders.variables.extend(assignment.map(|(name, value)| (name.to_owned(), value.to_owned())));
-                }
-                ("deadline", at) => {
-                    orders.deadline = at.parse().map(Duration::from_millis).map(BootInstant::from_start).ok();
-                }
-                ("will", text) => orders.will = Some(text.to_owned()),
-                _ => return Err(io::ErrorKind::InvalidData.into()),
-            }
-        }
-        self.stream.set_nonblocking(true)?;
-        Ok(orders)
-    }
-
-    /// Blocks until the worker knows that the command has ended, or is gone. Whether it knows.
-    fn is_told_done(&mut self) -> bool {
-        if self.stream.set_nonblocking(false).is_err() {
-            return false;
-        }
-        loop {
-            match self.wait_for_line() {
-                Ok(line) if line == "done" => return true,
-                Ok(_) => {}
-                Err(_) => return false,
-            }
-        }
-    }
-
-    /// The next line, as soon as it is there to its end. What came behind it stays for the next call, or for `take`.
-    fn wait_for_line(&mut self) -> io::Result<String> {
-        let mut chunk = [0; 4096];
-        loop {
-            if let Some(line) = self.next_line() {
-                return Ok(line);
-            }
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Takes the commands that have arrived, without waiting.
-    fn take(&mut self) -> Vec<String> {
-        let mut chunk = [0; 512];
-        while self.open {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => self.open = false,
-                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => self.open = false,
-            }
-        }
-        std::iter::from_fn(|| self.next_line()).collect()
-    }
-
-    /// The next line of what has arrived.
-    fn next_line(&mut self) -> Option<String> {
-        let newline = self.buffer.iter().position(|byte| *byte == b'\n')?;
-        let line: Vec<u8> = self.buffer.drain(..=newline).take(newline).collect();
-        Some(String::from_utf8_lossy(&line).into_owned())
-    }
-}
-
 /// Why and until when everything is being ended.
 struct Ending {
     by: StoppedBy,
     kill_at: BootInstant,
+    /// When the next level of the process tree is told to stop, since half of the time is over.
+    next_level_at: BootInstant,
+    terms: Terms,
+}
+
+impl Ending {
+    fn bring_forward(&mut self, kill_at: BootInstant, now: BootInstant) {
+        if kill_at < self.kill_at {
+            self.kill_at = kill_at;
+            self.next_level_at = self.next_level_at.min(half_way(now, kill_at));
+        }
+    }
+}
+
+/// Half of the time between two instants, or all of a short one.
+fn half_way(from: BootInstant, to: BootInstant) -> BootInstant {
+    let half = to.since(from) / 2;
+    if half < SHORTEST_HALF { to } else { from.after(half) }
 }
 
 struct Shim {
@@ -369,8 +289,6 @@ struct Shim {
     deadline: Option<BootInstant>,
     will: Option<String>,
     ending: Option<Ending>,
-    /// Who has had its SIGTERM: a second one makes many programs give up their orderly end.
-    terminated: HashSet<Descendant>,
 }
 
 impl Shim {
@@ -385,7 +303,6 @@ impl Shim {
             deadline: None,
             will: None,
             ending: None,
-            terminated: HashSet::new(),
         }
     }
 
@@ -396,23 +313,31 @@ impl Shim {
             self.obey();
             let now = SystemClock.boot();
             self.decide(now);
-            let Some(kill_at) = self.ending.as_ref().map(|ending| ending.kill_at) else {
+            let has_ended = self.child_status.is_some();
+            let Some(ending) = &mut self.ending else {
                 let wake_at = self.deadline.map(|deadline| before(deadline, self.kill_budget));
                 self.wait(&timer, wake_at, &[self.child])?;
                 continue;
             };
             let running = descendants_of(rustix::process::getpid());
+            let kill_at = ending.kill_at;
+            if now < kill_at {
+                let is_half_over = now >= ending.next_level_at;
+                if is_half_over {
+                    ending.next_level_at = half_way(now, kill_at);
+                }
+                ending.terms.go_on(&running, has_ended, is_half_over);
+            }
+            let next_level_at = ending.next_level_at;
             if now >= kill_at {
                 self.kill(&running);
                 if now >= kill_at.after(VANISH_LIMIT) {
                     left_count = running.len().max(1);
                     break;
                 }
-            } else if self.child_status.is_some() {
-                self.terminate_the_rest(&running);
             }
-            let look_again = now >= kill_at || self.child_status.is_some();
-            let wake_at = if look_again { now.after(LOOK_AGAIN) } else { kill_at };
+            let look_again = now >= kill_at || has_ended;
+            let wake_at = if look_again { now.after(LOOK_AGAIN) } else { next_level_at.min(kill_at) };
             let watched: Vec<Pid> = running.iter().take(WATCH_LIMIT).map(|descendant| descendant.pid).collect();
             self.wait(&timer, Some(wake_at), &watched)?;
         }
@@ -473,41 +398,30 @@ impl Shim {
         }
         if self.child_status.is_some() && self.ending.is_none() {
             // The command itself is done, so nobody stopped it; what it left behind goes.
-            self.ending = Some(Ending { by: StoppedBy::Nobody, kill_at: now.after(LEFTOVER_GRACE) });
+            let kill_at = now.after(LEFTOVER_GRACE);
+            self.ending = Some(Ending {
+                by: StoppedBy::Nobody,
+                kill_at,
+                next_level_at: half_way(now, kill_at),
+                terms: Terms::new(),
+            });
         }
     }
 
-    /// Sends SIGTERM to all, the first time; later calls can only bring the SIGKILL forward.
+    /// Begins the end, the first time; later calls can only bring the SIGKILL forward.
     fn end(&mut self, by: StoppedBy, kill_at: BootInstant) {
+        let now = SystemClock.boot();
         if let Some(ending) = &mut self.ending {
-            ending.kill_at = ending.kill_at.min(kill_at);
+            ending.bring_forward(kill_at, now);
             return;
         }
-        self.ending = Some(Ending { by, kill_at });
         // With nobody to hear it, or no time to act on it, a SIGTERM is left out.
-        if self.child_status.is_some() || kill_at <= SystemClock.boot() {
-            return;
-        }
-        let running = descendants_of(rustix::process::getpid());
-        let in_group = |descendant: &&Descendant| descendant.group == self.child.as_raw_nonzero().get();
-        for descendant in running.iter().filter(|descendant| !in_group(descendant)) {
-            send_term(descendant.pid);
-        }
-        // One signal for the whole group: nobody forks out from under it. A stopped process hears it only when it
-        // goes on.
-        let _ = rustix::process::kill_process_group(self.child, Signal::TERM);
-        let _ = rustix::process::kill_process_group(self.child, Signal::CONT);
-        self.terminated.extend(running);
-    }
-
-    /// Once the command is gone, whatever it left behind and has not been told yet gets its SIGTERM. Not earlier:
-    /// a command that cleans up on SIGTERM starts new processes for it.
-    fn terminate_the_rest(&mut self, running: &[Descendant]) {
-        for descendant in running {
-            if self.terminated.insert(*descendant) {
-                send_term(descendant.pid);
-            }
-        }
+        let terms = if self.child_status.is_some() || kill_at <= now {
+            Terms::new()
+        } else {
+            Terms::begin(self.child, &descendants_of(rustix::process::getpid()))
+        };
+        self.ending = Some(Ending { by, kill_at, next_level_at: half_way(now, kill_at), terms });
     }
 
     fn kill(&self, running: &[Descendant]) {
@@ -552,11 +466,6 @@ impl Shim {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-fn send_term(pid: Pid) {
-    let _ = rustix::process::kill_process(pid, Signal::TERM);
-    let _ = rustix::process::kill_process(pid, Signal::CONT);
 }
 
 /// The instant `by` earlier.

@@ -49,8 +49,11 @@ impl Deploy {
     }
 
     fn interrupt(&self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::INT).unwrap();
+        self.signal(Signal::INT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 }
 
@@ -173,4 +176,24 @@ fn the_output_can_be_read_afterwards_and_while_it_runs() {
     server.open_gate();
     assert_eq!(deploy.ended().0, Some(0));
     assert_eq!(following.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_deploy_that_gets_two_signals_at_once_still_cancels_its_deployment() {
+    let server = TestServer::gated();
+    for [first, second] in [
+        [Signal::HUP, Signal::HUP],
+        [Signal::INT, Signal::TERM],
+        [Signal::TERM, Signal::HUP],
+        [Signal::TERM, Signal::INT],
+    ] {
+        let mut deploy = Deploy::start(&server, "a", &[]);
+        deploy.hears("at the gate");
+        deploy.signal(first);
+        deploy.signal(second);
+        let (code, told, heard) = deploy.ended();
+        assert_eq!(code, Some(130), "{first:?}, {second:?}: {heard}");
+        assert_eq!(told["status"], "CANCELLED", "{first:?}, {second:?}: {heard}");
+        assert_eq!(server.deployments().await[0]["status"], "CANCELLED");
+    }
 }

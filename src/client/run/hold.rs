@@ -35,7 +35,7 @@ use crate::{
         resolve::{Verdict, Wish},
         result,
         session::Session,
-        signals::Signals,
+        signals::{Asked, Signals},
     },
     clock::{BootInstant, Clock as _, SystemClock},
     model::{Executor, FailureCause},
@@ -356,7 +356,7 @@ impl Work<'_> {
         let mut cause: Option<Cause> = None;
         let mut was_protected = false;
         let mut wait_was_told = false;
-        let mut signal_count = 0;
+        let mut signalled = Asked::Nothing;
         loop {
             let asked = *stop.borrow_and_update();
             let is_protected = *protected_lines.borrow_and_update() || *protected_count.borrow_and_update() > 0;
@@ -370,7 +370,7 @@ impl Work<'_> {
             }
             // A key that was kept from the command asks as a signal does; the next one the command gets itself.
             let by_key = withheld.as_mut().is_some_and(|withheld| *withheld.borrow_and_update());
-            let wanted = wanted(asked, signal_count.max(u32::from(by_key)));
+            let wanted = wanted(asked, if by_key { signalled.max(Asked::Stop) } else { signalled });
             if wanted > cause {
                 let waits = is_protected && matches!(wanted, Some(Cause::Cancelled | Cause::Interrupted));
                 if waits && !wait_was_told {
@@ -398,7 +398,7 @@ impl Work<'_> {
                 Ok(()) = protected_count.changed() => {}
                 () = changed(withheld.as_mut()) => {}
                 Ok(()) = deadline.changed() => process.renew_deadline(*deadline.borrow_and_update()),
-                () = signals.nth(signal_count + 1) => signal_count += 1,
+                asked = signals.more_than(signalled) => signalled = asked,
             }
         }
     }
@@ -416,7 +416,7 @@ impl Work<'_> {
         let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
         let text = match why {
             Cause::Cancelled => format!("cancelled{reason}; stopping the command"),
-            Cause::Interrupted => "interrupted; stopping the command (once more to kill it)".to_owned(),
+            Cause::Interrupted => "interrupted; stopping the command (a second Ctrl-C or SIGINT kills it)".to_owned(),
             Cause::InterruptedAgain => "killing the command".to_owned(),
             Cause::LeaseLost => "the lease is lost; stopping the command".to_owned(),
         };
@@ -441,13 +441,13 @@ async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
 }
 
 /// What there is to stop the command for.
-fn wanted(asked: Stop, signal_count: u32) -> Option<Cause> {
-    match (asked, signal_count) {
+fn wanted(asked: Stop, signalled: Asked) -> Option<Cause> {
+    match (asked, signalled) {
         (Stop::LeaseLost { .. }, _) => Some(Cause::LeaseLost),
-        (_, 2..) => Some(Cause::InterruptedAgain),
-        (_, 1) => Some(Cause::Interrupted),
-        (Stop::Cancel | Stop::Shutdown, 0) => Some(Cause::Cancelled),
-        (Stop::None, 0) => None,
+        (_, Asked::StopNow) => Some(Cause::InterruptedAgain),
+        (_, Asked::Stop) => Some(Cause::Interrupted),
+        (Stop::Cancel | Stop::Shutdown, Asked::Nothing) => Some(Cause::Cancelled),
+        (Stop::None, Asked::Nothing) => None,
     }
 }
 

@@ -52,6 +52,31 @@ async fn a_command_may_clean_up_within_its_grace() {
 }
 
 #[tokio::test]
+async fn each_process_of_a_phase_hears_one_sigterm_whoever_passes_it_on() {
+    let counter = r#"trap "echo heard; n=x" TERM; echo ready; while [ -z "$n" ]; do sleep 0.05; done; sleep 0.3; :"#;
+    for passed_on_by in ["exec timeout 600", "timeout 600", "exec tini -s --", "dumb-init"] {
+        let script = format!("{passed_on_by} sh -c '{counter}'; true");
+        let mut running = Trial::new().phase("one", &script).start();
+        running.line("ready").await;
+        running.stop(Stop::Cancel);
+        let ended = running.end().await;
+        let heard_count = ended.lines().iter().filter(|line| *line == "heard").count();
+        assert_eq!(heard_count, 1, "{passed_on_by}: {:?}", ended.lines());
+    }
+}
+
+#[tokio::test]
+async fn what_a_command_waits_for_without_telling_it_hears_of_a_cancel_within_half_of_the_grace() {
+    let script = "trap 'echo after' TERM; sh -c 'trap \"echo heard; exit\" TERM; echo ready; while :; do sleep 0.05; done'; exit 5";
+    let mut running = Trial::new().grace(Duration::from_secs(2)).phase("one", script).start();
+    running.line("ready").await;
+    running.stop(Stop::Cancel);
+    let ended = running.end().await;
+    assert_eq!(ended.lines(), ["ready", "heard", "after"]);
+    assert_eq!(ended.verdict, Verdict::Cancelled);
+}
+
+#[tokio::test]
 async fn a_stopped_command_hears_its_cancel_too() {
     let mut running = Trial::new().phase("one", "trap 'exit 5' TERM; echo pid $$; kill -STOP $$; :").start();
     let _ = running.line("pid ").await;

@@ -74,6 +74,41 @@ async fn a_signal_to_the_run_stops_the_command_and_cancels_the_deployment() {
     }
 }
 
+/// Says so at SIGTERM, and ends at the next line of its input.
+const ORDERLY: &str = "trap 'echo heard; read line; echo done; exit 3' TERM; echo up; while :; do sleep 0.1; done";
+
+#[tokio::test]
+async fn a_second_signal_takes_nothing_of_the_grace() {
+    let server = TestServer::start("");
+    for [first, second] in [
+        [Signal::HUP, Signal::HUP],
+        [Signal::INT, Signal::TERM],
+        [Signal::TERM, Signal::HUP],
+        [Signal::TERM, Signal::TERM],
+        [Signal::TERM, Signal::INT],
+    ] {
+        let mut running = Running::start(&server, &[], ORDERLY);
+        running.says("up");
+        running.signal(first);
+        running.says("heard");
+        running.signal(second);
+        running.go_on();
+        assert_eq!(running.end(), (130, "done\n".to_owned()), "{first:?}, {second:?}");
+        assert_eq!(server.deployments().await[0]["status"], "CANCELLED");
+    }
+}
+
+#[tokio::test]
+async fn a_second_interrupt_ends_the_grace() {
+    let server = TestServer::start("");
+    let mut running = Running::start(&server, &[], ORDERLY);
+    running.says("up");
+    running.signal(Signal::INT);
+    running.says("heard");
+    running.signal(Signal::INT);
+    assert_eq!(running.end(), (130, String::new()));
+}
+
 #[tokio::test]
 async fn a_signal_in_line_leaves_the_line() {
     let server = TestServer::start("");

@@ -1,0 +1,108 @@
+//! The shim's end of the socket to its worker: a line is an order, or an answer. Which ones there are is listed in `shim`.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::clock::BootInstant;
+
+/// What the worker says before the command starts.
+#[derive(Default)]
+pub(super) struct Orders {
+    pub(super) variables: Vec<(String, String)>,
+    pub(super) deadline: Option<BootInstant>,
+    pub(super) will: Option<String>,
+}
+
+/// The socket to the worker.
+pub(super) struct Control {
+    pub(super) stream: UnixStream,
+    buffer: Vec<u8>,
+    pub(super) open: bool,
+}
+
+impl Control {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Control { stream, buffer: Vec::new(), open: true }
+    }
+
+    /// Tells the worker; if it is gone, the end of file says so soon enough.
+    pub(super) fn say(&mut self, line: &str) {
+        let _ = self.stream.write_all(format!("{line}\n").as_bytes());
+    }
+
+    /// Blocks until the worker says `start`; answers what it said before. The lock is held by
+    /// then: so a restarted server, which finds it free, can be sure that nothing will be started late.
+    pub(super) fn wait_for_start(&mut self) -> io::Result<Orders> {
+        let mut orders = Orders::default();
+        loop {
+            let order = self.wait_for_line()?;
+            match order.split_once(' ').unwrap_or((&order, "")) {
+                ("start", "") => break,
+                ("env", assignment) => {
+                    let assignment = assignment.split_once('=');
+                    orders.variables.extend(assignment.map(|(name, value)| (name.to_owned(), value.to_owned())));
+                }
+                ("deadline", at) => {
+                    orders.deadline = at.parse().map(Duration::from_millis).map(BootInstant::from_start).ok();
+                }
+                ("will", text) => orders.will = Some(text.to_owned()),
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        self.stream.set_nonblocking(true)?;
+        Ok(orders)
+    }
+
+    /// Blocks until the worker knows that the command has ended, or is gone. Whether it knows.
+    pub(super) fn is_told_done(&mut self) -> bool {
+        if self.stream.set_nonblocking(false).is_err() {
+            return false;
+        }
+        loop {
+            match self.wait_for_line() {
+                Ok(line) if line == "done" => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// The next line, as soon as it is there to its end. What came behind it stays for the next call, or for `take`.
+    fn wait_for_line(&mut self) -> io::Result<String> {
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(line) = self.next_line() {
+                return Ok(line);
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes the commands that have arrived, without waiting.
+    pub(super) fn take(&mut self) -> Vec<String> {
+        let mut chunk = [0; 512];
+        while self.open {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => self.open = false,
+                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => self.open = false,
+            }
+        }
+        std::iter::from_fn(|| self.next_line()).collect()
+    }
+
+    /// The next line of what has arrived.
+    fn next_line(&mut self) -> Option<String> {
+        let newline = self.buffer.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.buffer.drain(..=newline).take(newline).collect();
+        Some(String::from_utf8_lossy(&line).into_owned())
+    }
+}
