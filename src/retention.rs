@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,6 +28,8 @@ const REDEPLOY_COUNT: usize = 10;
 const PARTIAL_KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 /// What was wanted within this time is not removed: a submit may be on its way.
 const FRESH: Duration = Duration::from_secs(10 * 60);
+/// How long what deployments need is known for uploads: shorter than [`FRESH`] by far.
+const NEEDED_KEEP: Duration = Duration::from_secs(60);
 /// Projects and deployments are read in pages of so many.
 const PAGE_LIMIT: usize = 100;
 
@@ -37,12 +39,14 @@ pub struct Retention {
     depot: Depot,
     store: Arc<dyn Store>,
     rules: Artifacts,
+    /// What deployments needed when that was looked for last.
+    last_needed: Arc<tokio::sync::Mutex<Option<(Instant, Arc<HashSet<String>>)>>>,
 }
 
 impl Retention {
     /// The rules for a depot and the deployments that use it.
     pub fn new(depot: Depot, store: Arc<dyn Store>, rules: Artifacts) -> Self {
-        Retention { depot, store, rules }
+        Retention { depot, store, rules, last_needed: Arc::default() }
     }
 
     /// The depot.
@@ -75,7 +79,7 @@ impl Retention {
     async fn look(&self) -> Result<(), DepotError> {
         self.remove_copies().await?;
         if self.depot.is_retention_due(SHARED_PAUSE).await? {
-            self.tick(0).await?;
+            self.remove_unneeded().await?;
             self.depot.sweep().await?;
         }
         Ok(())
@@ -96,35 +100,81 @@ impl Retention {
         Ok(())
     }
 
-    /// Removes what may go, and more of it until there is `room` for so many bytes. Answers whether there is.
+    /// Removes what is old, and the oldest where there is too much.
+    async fn remove_unneeded(&self) -> Result<(), DepotError> {
+        let kept = self.depot.kept().await?;
+        let total = kept.iter().map(|kept| kept.bytes).sum::<u64>();
+        if total <= self.rules.max_total_bytes && !kept.iter().any(|kept| self.is_old(kept)) {
+            return Ok(());
+        }
+        let needed = self.needed(Duration::ZERO).await?;
+        self.remove(kept, total, 0, &needed).await?;
+        Ok(())
+    }
+
+    /// Removes what may go until there is `room` for so many bytes. Answers whether there is.
+    ///
+    /// Each upload asks for it, so it costs little: nothing is looked for where there is room, nor where all that may go
+    /// would not be enough, and what deployments need is looked for once a minute at most.
     ///
     /// # Errors
     /// The store or the disk; then nothing more is removed.
-    pub async fn tick(&self, room: u64) -> Result<bool, DepotError> {
-        let mut kept = self.depot.kept().await?;
-        let mut total = kept.iter().map(|kept| kept.bytes).sum::<u64>();
-        let fits = |total: u64| total.saturating_add(room) <= self.rules.max_total_bytes;
-        let is_old = |kept: &Kept| {
-            let keep = if kept.is_whole { self.rules.keep } else { PARTIAL_KEEP.min(self.rules.keep) };
-            kept.unwanted_for > keep.max(FRESH)
-        };
-        if fits(total) && !kept.iter().any(is_old) {
+    pub async fn make_room(&self, room: u64) -> Result<bool, DepotError> {
+        let kept = self.depot.kept().await?;
+        let total = kept.iter().map(|kept| kept.bytes).sum::<u64>();
+        if total.saturating_add(room) <= self.rules.max_total_bytes {
             return Ok(true);
         }
-        let needed = self.needed().await?;
+        let stays = kept.iter().filter(|kept| kept.unwanted_for <= FRESH).map(|kept| kept.bytes).sum::<u64>();
+        if stays.saturating_add(room) > self.rules.max_total_bytes {
+            return Ok(false);
+        }
+        let needed = self.needed(NEEDED_KEEP).await?;
+        let total = self.remove(kept, total, room, &needed).await?;
+        Ok(total.saturating_add(room) <= self.rules.max_total_bytes)
+    }
+
+    fn is_old(&self, kept: &Kept) -> bool {
+        let keep = if kept.is_whole { self.rules.keep } else { PARTIAL_KEEP.min(self.rules.keep) };
+        kept.unwanted_for > keep.max(FRESH)
+    }
+
+    /// Removes what is old, and more until there is `room`. Answers how much there is then.
+    async fn remove(
+        &self,
+        mut kept: Vec<Kept>,
+        mut total: u64,
+        room: u64,
+        needed: &HashSet<String>,
+    ) -> Result<u64, DepotError> {
+        let fits = |total: u64| total.saturating_add(room) <= self.rules.max_total_bytes;
         kept.sort_by_key(|kept| std::cmp::Reverse(kept.unwanted_for));
         for kept in kept {
-            let may_go = is_old(&kept) || (!fits(total) && kept.unwanted_for > FRESH);
+            let may_go = self.is_old(&kept) || (!fits(total) && kept.unwanted_for > FRESH);
             if may_go && !needed.contains(kept.digest.as_str()) && self.depot.remove(kept.clone()).await? {
                 tracing::info!(artifact = %kept.digest, bytes = kept.bytes, "removed an artifact");
                 total -= kept.bytes;
             }
         }
-        Ok(fits(total))
+        Ok(total)
     }
 
-    /// What deployments need.
-    async fn needed(&self) -> Result<HashSet<String>, StoreError> {
+    /// What deployments need, or needed at most so long ago. A deployment that came since has wanted its artifact since,
+    /// which is too fresh to be removed then.
+    async fn needed(&self, at_most_ago: Duration) -> Result<Arc<HashSet<String>>, StoreError> {
+        let mut last = self.last_needed.lock().await;
+        if let Some((at, needed)) = &*last
+            && at.elapsed() < at_most_ago
+        {
+            return Ok(needed.clone());
+        }
+        let at = Instant::now();
+        let needed = Arc::new(self.look_for_needed().await?);
+        *last = Some((at, needed.clone()));
+        Ok(needed)
+    }
+
+    async fn look_for_needed(&self) -> Result<HashSet<String>, StoreError> {
         let mut needed = HashSet::new();
         let mut after = None;
         loop {

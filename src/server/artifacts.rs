@@ -86,7 +86,7 @@ async fn take(
         Begun::Upload(upload) => upload,
     };
     let room = range.total.unwrap_or(max_bytes) - upload.length().min(range.total.unwrap_or(max_bytes));
-    if !app.artifacts.tick(room).await? {
+    if !app.artifacts.make_room(room).await? {
         return Err(Failure::new(
             ErrorCode::DiskFull,
             "the server has no room for more artifacts; see max_total_bytes",

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use reqwest::header::HeaderMap;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
@@ -77,4 +78,34 @@ async fn room_is_made_for_new_artifacts() {
     make_old(&server, &old);
     let new = server.uploaded(&vec![7; 512 << 10]).await;
     assert!(!server.kept(&old).exists() && server.kept(&new).exists());
+}
+
+#[tokio::test]
+async fn an_upload_for_which_there_is_room_looks_at_no_project() {
+    let server = TestServer::start(CONFIG);
+    let old = server.uploaded(&super::noise(1 << 10)).await;
+    let id = server.accepted(json!({ "artifact": { "sha256": old } })).await;
+    server.finished(&id).await;
+    make_old(&server, &old);
+    // Whoever looked at this project now would fail.
+    let store = rusqlite::Connection::open(server.path("test.db")).unwrap();
+    store.execute("UPDATE projects SET recent_runs = 'unreadable'", []).unwrap();
+    let new = server.uploaded(&super::noise(2 << 10)).await;
+    assert!(server.kept(&old).exists() && server.kept(&new).exists());
+}
+
+#[tokio::test]
+async fn what_is_deployed_stays_though_room_is_wanted_and_the_upload_is_told_that_there_is_none() {
+    let config = format!("[artifacts]\nmax_bytes = \"1MiB\"\nmax_total_bytes = \"1100KiB\"\n{CONFIG}");
+    let server = TestServer::start(&config);
+    let deployed = server.uploaded(&super::noise(1 << 20)).await;
+    let id = server.accepted(json!({ "artifact": { "sha256": deployed } })).await;
+    server.finished(&id).await;
+    make_old(&server, &deployed);
+    let bytes = vec![7; 512 << 10];
+    for _ in 0..2 {
+        let refused = server.put(&super::sha256(&bytes), HeaderMap::new(), bytes.clone()).await;
+        assert_eq!(refused.refusal(), (503, "DISK_FULL"), "{}", refused.text);
+    }
+    assert!(server.kept(&deployed).exists());
 }
