@@ -16,7 +16,7 @@ pub use follow::Follow;
 
 use crate::{
     health::{Pulse, Task},
-    model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State},
+    model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State, bounds},
     notifier::{Notifier, Seeker, SharedRead, Topic},
     store::{Mark, Placed, Store, StoreError},
 };
@@ -29,6 +29,9 @@ pub const EVENT_PAGE_LIMIT: usize = 256;
 pub fn fallback_task(period: Duration) -> Task {
     Task::new("watch", period + Duration::from_secs(60)).with_round_limit(period + Duration::from_secs(15))
 }
+
+/// How many events are read first, before it is known how large they are.
+const EVENT_PART: usize = 8;
 
 /// Waits on behalf of clients.
 #[derive(Clone)]
@@ -303,7 +306,7 @@ impl Watch {
 impl Watch {
     /// The events after `cursor` as they are now.
     async fn read_page(&self, project: &ProjectName, id: DeploymentId, mut cursor: u64) -> Result<Page, WatchError> {
-        let read = self.store.events(id, cursor, EVENT_PAGE_LIMIT).await?;
+        let (read, goes_on) = self.read_events(id, cursor).await?;
         let mut events = Vec::with_capacity(read.len());
         let mut complete = None;
         for event in read {
@@ -318,6 +321,25 @@ impl Watch {
             }
             events.push(event);
         }
-        Ok(Page { events, complete, ..Page::empty(cursor) })
+        Ok(Page { events, complete, goes_on, ..Page::empty(cursor) })
+    }
+
+    /// A page of events, and whether there may be more. They are read in parts, since one of them may be as large as a
+    /// thousand others.
+    async fn read_events(&self, id: DeploymentId, mut after: u64) -> Result<(Vec<Event>, bool), StoreError> {
+        let (mut events, mut bytes, mut part) = (Vec::new(), 0, EVENT_PART);
+        loop {
+            let limit = part.min(EVENT_PAGE_LIMIT - events.len());
+            let read = self.store.events(id, after, limit).await?;
+            let is_last = read.len() < limit;
+            after = read.last().map_or(after, |event| event.seq);
+            bytes += read.iter().map(|event| event.body.size()).sum::<usize>();
+            events.extend(read);
+            if is_last || events.len() >= EVENT_PAGE_LIMIT || bytes >= bounds::PAGE_BYTES {
+                return Ok((events, !is_last));
+            }
+            // As many as would fill the page, if they are like those before them.
+            part = ((bounds::PAGE_BYTES - bytes) / (bytes / events.len())).max(1);
+        }
     }
 }

@@ -101,6 +101,22 @@ impl EventBody {
         matches!(self, EventBody::Log { .. })
     }
 
+    /// About how much there is of it, in bytes.
+    pub fn size(&self) -> usize {
+        let text = match self {
+            EventBody::Log { lines, .. } => lines.iter().map(|line| line.len() + 3).sum(),
+            EventBody::Phase { message, .. } | EventBody::Progress { message, .. } => {
+                message.as_ref().map_or(0, String::len)
+            }
+            EventBody::Queue { .. }
+            | EventBody::Status { .. }
+            | EventBody::Cancel { .. }
+            | EventBody::Gap { .. }
+            | EventBody::Complete => 0,
+        };
+        text + 128
+    }
+
     /// How many bytes of output it holds: the text of its lines and their ends; 0 for anything else.
     pub fn log_bytes(&self) -> u64 {
         match self {

@@ -57,6 +57,8 @@ pub struct Page {
     pub last: u64,
     /// The final deployment, when the last of them is `complete`, or was seen before.
     pub complete: Option<Arc<Deployment>>,
+    /// Whether more may follow that is there already.
+    pub goes_on: bool,
     /// How they are sent, once somebody has put them into that form: the same for all who read the page.
     pub encoded: OnceLock<Bytes>,
 }

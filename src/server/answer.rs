@@ -40,6 +40,24 @@ pub fn seen(seen: &Seen) -> Result<Response, Failure> {
     Ok(whole(StatusCode::OK, bytes))
 }
 
+/// How large something is on the wire.
+pub fn size(body: &impl Serialize) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // What has no form is told so where it is answered.
+    let _ = serde_json::to_writer(&mut count, body);
+    count.0
+}
+
 fn whole(status: StatusCode, bytes: Bytes) -> Response {
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;

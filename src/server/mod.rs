@@ -12,6 +12,7 @@ mod events;
 mod guard;
 mod meta;
 mod metrics;
+mod page;
 mod params;
 mod plan;
 mod projects;
@@ -23,7 +24,7 @@ mod tokens;
 mod waits;
 mod workers;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -70,8 +71,10 @@ impl App {
         self.projects.contains_key(project)
     }
 
-    fn project_names(&self) -> impl Iterator<Item = ProjectName> {
-        self.projects.keys().cloned()
+    /// The configured projects that follow this one, by name.
+    fn project_names_after(&self, after: Option<&ProjectName>) -> impl Iterator<Item = ProjectName> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.projects.range::<ProjectName, _>((from, Bound::Unbounded)).map(|(name, _)| name.clone())
     }
 
     /// What holds for the project, if agents run it.

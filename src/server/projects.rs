@@ -12,12 +12,14 @@ use super::{
     App, answer, body,
     cancel::reason_text,
     error::{Failure, echo},
+    guard::Scope,
+    page::{Filled, Page},
     params::{InProject, Query, Seen},
     read::page_limit,
 };
 use crate::{
     api::{ErrorCode, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest},
-    model::{Project, ProjectName},
+    model::{Project, ProjectName, bounds},
     queue::release::Released,
     store::{Placed, ProjectState},
 };
@@ -29,41 +31,58 @@ const LINE_SHOWN_LIMIT: usize = 100;
 pub async fn list(State(app): State<Arc<App>>, Seen(scope): Seen, uri: Uri) -> Result<Response, Failure> {
     let query = Query::of(&uri, &["limit", "cursor"])?;
     let limit = page_limit(&query)?;
-    let after = query.get("cursor").map(cursor).transpose()?;
-    let is_next = |name: &ProjectName| after.as_ref().is_none_or(|after| name > after);
-    let mut page: BTreeMap<ProjectName, ProjectState> = BTreeMap::new();
+    let mut after = query.get("cursor").map(cursor).transpose()?;
+    let mut page = Page::of(limit);
+    let filled = loop {
+        let read = following(&app, &scope, after.clone(), page.wanted()).await?;
+        match page.fill(read) {
+            Filled::NotYet => after = page.last().map(|last: &ProjectSummary| last.project.clone()),
+            filled @ (Filled::All | Filled::Full) => break filled,
+        }
+    };
+    let projects = page.into_entries();
+    let next_cursor = projects.last().filter(|_| filled == Filled::Full).map(|last| last.project.to_string());
+    Ok(answer::json(StatusCode::OK, &ProjectList { projects, next_cursor }))
+}
+
+/// So many of the projects that the caller may see, by name.
+async fn following(
+    app: &App,
+    scope: &Scope,
+    after: Option<ProjectName>,
+    count: usize,
+) -> Result<Vec<ProjectSummary>, Failure> {
+    let mut found: BTreeMap<ProjectName, ProjectState> = BTreeMap::new();
     match scope.only() {
         // Not even the cursor may tell of others.
         Some(visible) => {
-            for name in visible.filter(is_next).take(limit + 1) {
+            let is_next = |name: &ProjectName| after.as_ref().is_none_or(|after| name > after);
+            for name in visible.filter(is_next) {
                 match app.queue.store().project(name.clone(), 0).await? {
-                    Some(state) => _ = page.insert(name, state),
-                    None if app.is_configured(&name) => _ = page.insert(name.clone(), idle(name)),
+                    Some(state) => _ = found.insert(name, state),
+                    None if app.is_configured(&name) => _ = found.insert(name.clone(), idle(name)),
                     None => {}
+                }
+                if found.len() == count {
+                    break;
                 }
             }
         }
         None => {
-            let known = app.queue.store().projects(after.clone(), limit + 1).await?;
-            page.extend(known.into_iter().map(|state| (state.project.name.clone(), state)));
-            for name in app.project_names().filter(is_next) {
-                page.entry(name.clone()).or_insert_with(|| idle(name));
+            let known = app.queue.store().projects(after.clone(), count).await?;
+            found.extend(known.into_iter().map(|state| (state.project.name.clone(), state)));
+            for name in app.project_names_after(after.as_ref()).take(count) {
+                found.entry(name.clone()).or_insert_with(|| idle(name));
             }
         }
     }
-    let has_more = page.len() > limit;
-    let projects: Vec<_> = page
-        .into_iter()
-        .take(limit)
-        .map(|(project, state)| ProjectSummary {
-            project,
-            holder: state.holder.as_ref().map(answer::unplaced),
-            line_length: state.project.waiting_count,
-            last_outcome: state.last_outcome.as_ref().map(answer::unplaced),
-        })
-        .collect();
-    let next_cursor = projects.last().filter(|_| has_more).map(|last| last.project.to_string());
-    Ok(answer::json(StatusCode::OK, &ProjectList { projects, next_cursor }))
+    let summary = |(project, state): (ProjectName, ProjectState)| ProjectSummary {
+        project,
+        holder: state.holder.as_ref().map(answer::unplaced),
+        line_length: state.project.waiting_count,
+        last_outcome: state.last_outcome.as_ref().map(answer::unplaced),
+    };
+    Ok(found.into_iter().take(count).map(summary).collect())
 }
 
 /// One project, with all that `why` shows.
@@ -78,7 +97,12 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
     let ProjectState { project, holder, line, last_outcome } = state;
     let known = app.agents.of(&name).await?;
     let now = app.now();
+    let mut bytes = 0;
     let line = (1..).zip(line).map(|(position, deployment)| answer::deployment(&Placed { deployment, position }));
+    let line = line.take_while(|waiting| {
+        bytes += answer::size(waiting);
+        bytes <= bounds::PAGE_BYTES
+    });
     let view = ProjectView {
         liveness: holder.as_ref().map(|holder| answer::liveness(holder, now)),
         eta: holder.as_ref().and_then(|holder| answer::eta(holder, &project, now)),

@@ -7,15 +7,17 @@ use axum::{
     http::{StatusCode, Uri},
     response::Response,
 };
+use serde::Serialize;
 
 use super::{
     App, answer,
     error::{Failure, echo},
+    page::{Filled, Page},
     params::{InProject, Query, Target},
 };
 use crate::{
-    api::{DeploymentList, ErrorCode},
-    model::{Revision, Status},
+    api::{self, DeploymentList, ErrorCode},
+    model::{Deployment, ProjectName, Revision, Status},
     store::ListQuery,
 };
 
@@ -37,26 +39,45 @@ pub async fn list(State(app): State<Arc<App>>, InProject(project): InProject, ur
     let status = query.get("status").map(status).transpose()?;
     let limit = page_limit(&query)?;
     let before = query.number("cursor", 1..=u64::MAX)?.map(Revision);
-    // One more than asked for tells whether there is a next page.
-    let wanted = ListQuery { status, before, limit: limit + 1 };
-    let mut deployments = app.queue.store().list(project.clone(), wanted).await?;
+    let mut page = Page::of(limit);
+    let mut next = before;
+    let filled = loop {
+        let wanted = ListQuery { status, before: next, limit: page.wanted() };
+        let read = app.queue.store().list(project.clone(), wanted).await?;
+        let mut shown = Vec::with_capacity(read.len());
+        for deployment in &read {
+            shown.push(Listed { ticket: deployment.ticket, deployment: placed(&app, &project, deployment).await? });
+        }
+        match page.fill(shown) {
+            Filled::NotYet => next = page.last().map(|last| last.ticket),
+            filled @ (Filled::All | Filled::Full) => break filled,
+        }
+    };
+    let next_cursor = page.last().filter(|_| filled == Filled::Full).map(|last| last.ticket.to_string());
+    let deployments: Vec<_> = page.into_entries().into_iter().map(|listed| listed.deployment).collect();
     if deployments.is_empty() && before.is_none() {
         app.require_project(&project).await?;
     }
-    let has_more = deployments.len() > limit;
-    deployments.truncate(limit);
-    let next_cursor = deployments.last().filter(|_| has_more).map(|last| last.ticket.to_string());
-    let mut shown = Vec::with_capacity(deployments.len());
-    for deployment in &deployments {
-        // Only who waits has a place, and that must be counted.
-        let placed = if deployment.is_waiting() {
-            app.queue.store().deployment(project.clone(), deployment.id).await?
-        } else {
-            None
-        };
-        shown.push(placed.as_ref().map_or_else(|| answer::unplaced(deployment), answer::deployment));
-    }
-    Ok(answer::json(StatusCode::OK, &DeploymentList { deployments: shown, next_cursor }))
+    Ok(answer::json(StatusCode::OK, &DeploymentList { deployments, next_cursor }))
+}
+
+/// A deployment of a list, and its place in the order of arrival.
+#[derive(Serialize)]
+struct Listed {
+    #[serde(skip)]
+    ticket: Revision,
+    #[serde(flatten)]
+    deployment: api::Deployment,
+}
+
+/// A deployment with its place in line. Only one that waits has a place, and that must be counted.
+async fn placed(app: &App, project: &ProjectName, deployment: &Deployment) -> Result<api::Deployment, Failure> {
+    let placed = if deployment.is_waiting() {
+        app.queue.store().deployment(project.clone(), deployment.id).await?
+    } else {
+        None
+    };
+    Ok(placed.as_ref().map_or_else(|| answer::unplaced(deployment), answer::deployment))
 }
 
 /// How many a page shall have.

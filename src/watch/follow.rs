@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{EVENT_PAGE_LIMIT, Watch, WatchError, shift::Shift};
+use super::{Watch, WatchError, shift::Shift};
 use crate::{
     model::{DeploymentId, ProjectName},
     notifier::{Page, SharedRead, Subscription, Topic},
@@ -109,7 +109,7 @@ impl Follow {
             Some(shared) => shared.page(self.cursor, read).await?,
             None => Arc::new(read.await?),
         };
-        self.is_drained = page.events.len() < EVENT_PAGE_LIMIT;
+        self.is_drained = !page.goes_on;
         if page.events.is_empty() {
             return Ok(None);
         }

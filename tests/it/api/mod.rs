@@ -7,6 +7,7 @@ mod guard;
 mod lifecycle;
 mod limits;
 mod openapi;
+mod pages;
 mod plan;
 mod slot;
 mod waits;
