@@ -12,7 +12,7 @@ say() { printf '%6.1f s  %s\n' "$(bc <<<"$(date +%s.%N) - $began")" "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 began=$(date +%s.%N)
 
-for program in nginx curl bc setpriv flock; do
+for program in nginx perl curl bc setpriv flock; do
     command -v "$program" >/dev/null || fail "$program is missing: run scripts/prerequisites"
 done
 postgres=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort --version-sort | tail -n 1)
@@ -85,22 +85,35 @@ for name in one two three; do
     servers+="        server $address max_fails=1 fail_timeout=10s;"$'\n'
 done
 
-# Any port that is free; nginx says so if another program was faster, and the next one is tried.
-for attempt in 1 2 3 4 5; do
-    port=$(shuf -i 20000-32000 -n 1)
-    template=$(<"$here/nginx.conf")
-    template=${template//@DIR@/$dir} template=${template//@PORT@/$port}
-    printf '%s\n' "${template//@SERVERS@/$servers}" >"$dir/nginx.conf"
-    nginx -p "$dir" -c "$dir/nginx.conf" 2>>"$dir/nginx.log" &
-    nginx=$!
-    # It is there once it answers; nothing else listens where it could not.
-    until curl --silent --fail --output /dev/null "http://127.0.0.1:$port/healthz"; do
-        kill -0 "$nginx" 2>/dev/null || continue 2
-    done
-    break
-done
-[ -f "$dir/nginx.pid" ] || fail "nginx did not start: $(cat "$dir/nginx.log")"
+# Listens on a free port, says which, waits for a line, and becomes the command, which inherits the listening socket by nginx's
+# own variable for that. nginx cannot take a free port itself, and a port that is only looked up beforehand may be another
+# program's by the time nginx wants it.
+on_free_port() {
+    exec perl -MSocket -MFcntl -e '
+        my $listener;
+        socket($listener, PF_INET, SOCK_STREAM, 0) && bind($listener, pack_sockaddr_in(0, INADDR_LOOPBACK))
+            && listen($listener, SOMAXCONN) && fcntl($listener, F_SETFD, 0) or die "no port: $!";
+        my ($port) = unpack_sockaddr_in(getsockname($listener));
+        $| = 1;
+        print "$port\n";
+        $ENV{NGINX} = fileno($listener) . ";";
+        <STDIN>;
+        exec @ARGV or die "cannot run $ARGV[0]: $!";
+    ' "$@"
+}
+mkfifo "$dir/port" "$dir/configured"
+on_free_port nginx -p "$dir" -c "$dir/nginx.conf" <"$dir/configured" >"$dir/port" 2>>"$dir/nginx.log" &
+disown
+exec 8>"$dir/configured"
+read -r port <"$dir/port" || fail "there is no port for nginx: $(cat "$dir/nginx.log")"
+template=$(<"$here/nginx.conf")
+template=${template//@DIR@/$dir} template=${template//@PORT@/$port}
+printf '%s\n' "${template//@SERVERS@/$servers}" >"$dir/nginx.conf"
+echo >&8
+exec 8>&-
 export SINGLETRACK_URL=http://127.0.0.1:$port
+# The socket listens already, so the first request waits for nginx; if nginx does not start, it fails.
+curl --silent --fail --output /dev/null "$SINGLETRACK_URL/healthz" || fail "nginx did not start: $(cat "$dir/nginx.log")"
 say "nginx is in front of them at $SINGLETRACK_URL"
 
 # What each pipeline does while it has the slot. The lock tells whether another one does so at the same time.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    net::TcpListener,
+    net::SocketAddr,
     os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 use crate::process::Process;
 
@@ -19,7 +20,7 @@ const USER: &str = "load";
 
 /// A running cluster; it ends when it is dropped.
 pub struct Cluster {
-    port: u16,
+    port: Port,
     pub version: String,
     // Before its folder: it must be over when that goes.
     process: Process,
@@ -52,14 +53,14 @@ impl Cluster {
         if !made.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&made.stderr).trim());
         }
-        let port = free_port()?;
+        let port = Port::reserve()?;
         let mut child = program("postgres")
             .arg("-D")
             .arg(dir.path().join("data"))
             .arg("-k")
             .arg(dir.path())
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=400"])
-            .args(["-p", &port.to_string()])
+            .args(["-p", &port.number().to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -81,7 +82,7 @@ impl Cluster {
 
     /// The URL of its one database, over TCP; no password is asked for.
     pub fn url(&self) -> String {
-        format!("postgres://{USER}@127.0.0.1:{}/postgres?sslmode=disable", self.port)
+        format!("postgres://{USER}@127.0.0.1:{}/postgres?sslmode=disable", self.port.number())
     }
 
     pub fn process(&self) -> &Process {
@@ -89,9 +90,26 @@ impl Cluster {
     }
 }
 
-/// A port that nobody listens on right now.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// A port of the loopback that is reserved for one server, for as long as this lives: nobody who takes any free port gets it.
+/// The server binds it, too, which the kernel allows where both say SO_REUSEADDR, as servers do, and only one of them listens.
+pub struct Port {
+    number: u16,
+    _bound: TcpSocket,
+}
+
+impl Port {
+    /// Takes a free one.
+    pub fn reserve() -> Result<Port> {
+        let bound = TcpSocket::new_v4()?;
+        bound.set_reuseaddr(true)?;
+        bound.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        Ok(Port { number: bound.local_addr()?.port(), _bound: bound })
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
 }
 
 /// Where the newest installed version's programs are; Debian keeps them out of the path.

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::{postgres::free_port, process::Process};
+use crate::{postgres::Port, process::Process};
 
 /// How long a server may take until it accepts connections, or a program until it says that it is ready.
 pub const START_LIMIT: Duration = Duration::from_secs(20);
@@ -32,23 +32,34 @@ pub struct Daemon {
     // Fields end in this order: the process before its data.
     process: Process,
     _dir: TempDir,
+    _ports: [Port; 2],
     pub address: SocketAddr,
 }
 
 impl Daemon {
-    /// Starts a server. `command` makes it from a directory of its own and the free port that it shall listen on.
+    /// Starts a server. `command` makes it from a directory of its own and the port that it shall listen on.
     pub async fn start(name: &str, command: impl FnOnce(&Path, u16) -> Result<Command>) -> Result<Daemon> {
+        Daemon::start_with_two_ports(name, |dir, port, _| command(dir, port)).await
+    }
+
+    /// The same for a server that listens on a second port for its own kind.
+    pub async fn start_with_two_ports(
+        name: &str,
+        command: impl FnOnce(&Path, u16, u16) -> Result<Command>,
+    ) -> Result<Daemon> {
         let dir = tempfile::Builder::new().prefix(&format!("loadtests-{name}-")).tempdir()?;
-        let port = free_port()?;
+        let ports = [Port::reserve()?, Port::reserve()?];
+        let [port, second] = [ports[0].number(), ports[1].number()];
         let log = dir.path().join("log");
-        let mut command = bound(&command(dir.path(), port)?)?;
+        let mut command = bound(&command(dir.path(), port, second)?)?;
         command
             .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(File::create(&log)?)
             .stderr(File::options().append(true).open(&log)?);
         let process = Process::of(spawn(command).with_context(|| format!("cannot start {name}"))?);
-        let mut daemon = Daemon { process, _dir: dir, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let mut daemon =
+            Daemon { process, _dir: dir, _ports: ports, address: SocketAddr::from(([127, 0, 0, 1], port)) };
         let begun = Instant::now();
         while TcpStream::connect(daemon.address).await.is_err() {
             if daemon.process.is_over() || begun.elapsed() > START_LIMIT {

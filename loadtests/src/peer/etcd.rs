@@ -6,10 +6,7 @@ use std::{process::Command, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::task::JoinHandle;
 
-use crate::{
-    postgres::free_port,
-    subject::{Ability, Locker, Peer, Subject, Work},
-};
+use crate::subject::{Ability, Locker, Peer, Subject, Work};
 
 use super::{
     daemon::{Daemon, program, version},
@@ -52,8 +49,8 @@ struct Etcd {
 impl Etcd {
     async fn start() -> Result<Etcd> {
         let etcd = program("etcd")?;
-        let daemon = Daemon::start("etcd", |dir, port| {
-            let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", free_port()?));
+        let daemon = Daemon::start_with_two_ports("etcd", |dir, port, peer| {
+            let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
             let mut command = Command::new(&etcd);
             command.arg("--data-dir").arg(dir.join("data")).args(["--name", "load", "--log-level", "error"]);
             command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
