@@ -1,34 +1,30 @@
 //! A restart under a pipeline that takes its time, as the clients of other projects see it: not at all.
 
-use std::{
-    fs::File,
-    process::{Child, Stdio},
-};
+use std::{fs::File, process::Stdio};
 
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
-use tokio::task::spawn_blocking;
 
 use super::{PATIENT, Work, drain, end_of};
 use crate::harness::{TestServer, gated_config};
 
-/// A client of the server, whose end is waited for.
+/// A client of the server, whose end is waited for. It is killed with a test that fails.
 struct Client {
     what: String,
-    child: Child,
+    child: tokio::process::Child,
 }
 
 impl Client {
     fn start(server: &TestServer, args: &[&str]) -> Self {
-        let mut command = server.tool(args);
+        let mut command = tokio::process::Command::from(server.tool(args));
         command.env("SINGLETRACK_URL", &server.base).env("USER", "tester");
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         Client { what: args.join(" "), child }
     }
 
     async fn ends(self, code: i32) {
         let Client { what, child } = self;
-        let ended = spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+        let ended = child.wait_with_output().await.unwrap();
         let [told, errors] = [&ended.stdout, &ended.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
         assert_eq!(ended.status.code(), Some(code), "{what}: {told}\n{errors}");
     }
