@@ -14,9 +14,9 @@ use crate::{
         self,
         signals::{Asked, Signals},
     },
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, format_duration},
     demo::{self, DemoError},
-    node::{Node, StartError},
+    node::{Node, StartError, stop_limit},
     server::{ServeError, new_token},
     store::StoreError,
     worker::ShimProgram,
@@ -55,6 +55,7 @@ async fn serve_until_told(config: Config) -> ExitCode {
         (Err(error), _) | (_, Err(error)) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
     };
     let (store, project_count) = (config.store.to_string(), config.projects.len());
+    let stop_limit = stop_limit(&config);
     let node = match Node::start(config, shim).await {
         Ok(node) => node,
         Err(error) => {
@@ -72,6 +73,10 @@ async fn serve_until_told(config: Config) -> ExitCode {
     // The one line on standard output: scripts wait for it.
     print(&format!("listening on http://{}", node.address()));
     tracing::info!(address = %node.address(), %store, project_count, "ready");
+    if let Some(limit) = stop_limit {
+        let limit = format_duration(limit);
+        tracing::info!(%limit, "after SIGTERM it ends within this limit; whatever supervises it must not kill it before");
+    }
     if project_count == 0 {
         tracing::info!("no project has pipelines: `run` works for any, `deploy` for those that --config FILE names");
     }

@@ -1,10 +1,14 @@
 //! One server, whole: store, queue, reaper, worker and HTTP, started and stopped in a stated order.
 
+mod restart;
+
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+pub use restart::stop_limit;
 
 use crate::{
     clock::SystemClock,
@@ -73,6 +77,7 @@ impl Node {
     /// # Errors
     /// The store cannot be opened, or the address cannot be had.
     pub async fn start(config: Config, shim: ShimProgram) -> Result<Node, StartError> {
+        restart::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
         let notifier = Arc::new(Notifier::default());
         let metrics = Arc::new(Metrics::default());
         let health = Health::default();

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub use guard::Access;
 pub use metrics::Metrics;
 pub use router::route_table;
-pub use serve::{ServeError, Server, serve};
+pub use serve::{END_LIMIT, ServeError, Server, serve};
 pub use tokens::{NewToken, new_token};
 
 use crate::{

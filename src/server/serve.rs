@@ -25,8 +25,8 @@ use crate::{
     watch::Watch,
 };
 
-/// How long connections may take to end after their last answer.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long connections may take to end once HTTP ends.
+pub const END_LIMIT: Duration = Duration::from_secs(10);
 /// How the accept loop is supervised.
 const ACCEPT_LOOP: Task = Task::new("accept", Duration::from_secs(30));
 /// After the system had no more file descriptors: waiting lets others close.
@@ -121,7 +121,7 @@ async fn accept_until_told(listener: TcpListener, shared: Arc<Shared>, health: H
         connections.spawn(connection::serve(stream, shared.clone()));
     }
     connections.close();
-    if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
+    if timeout(END_LIMIT, connections.wait()).await.is_err() {
         tracing::warn!(connection_count = connections.len(), "connections did not end in time and are cut");
     }
 }

@@ -41,7 +41,7 @@ const LOOK_PAUSE: Duration = Duration::from_secs(10);
 /// How the loop that claims is supervised.
 const CLAIMS: Task = Task::new("worker", Duration::from_secs(60)).with_round_limit(Duration::from_secs(30));
 /// How much longer than grace and kill budget a stopped pipeline may take, for its last words.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub const STOP_LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The server's own worker.
 pub struct Embedded {
@@ -120,7 +120,7 @@ impl Embedded {
         }
         tracing::warn!(run_count = runs.len(), "pipelines still run and are stopped, since the server shuts down");
         this.stop.send_replace(Stop::Shutdown);
-        let patience = this.limits.cancel_grace + this.limits.kill_budget + LAST_WORDS;
+        let patience = this.limits.cancel_grace + this.limits.kill_budget + STOP_LAST_WORDS;
         if timeout(patience, runs.wait()).await.is_err() {
             tracing::error!(run_count = runs.len(), "pipelines did not stop; their shims end them with this process");
         }

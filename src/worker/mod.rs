@@ -30,7 +30,7 @@ pub mod report;
 pub mod shim;
 mod terms;
 
-pub use embedded::Embedded;
+pub use embedded::{Embedded, STOP_LAST_WORDS};
 pub use leftovers::leftovers_gone;
 pub use pipeline::{Job, lock_path, run};
 pub use process::ShimProgram;
