@@ -34,7 +34,7 @@ use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -45,8 +45,7 @@ use crate::clock::Clock;
 const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
 /// The largest head of a request that is read at all; the guard's limits are below it, so that they can be told properly.
 const HEAD_LIMIT: usize = 64 << 10;
-/// How long a connection that has just been made may keep its first request back when the server ends: it is most likely on
-/// its way.
+/// How long after a connection was made its first request is waited for when the server ends: it is most likely on its way.
 const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(1);
 
 static DATES: DateTimePrinter = DateTimePrinter::new();
@@ -87,6 +86,7 @@ pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 async fn serve_until_standby(socket: Socket, shared: Arc<Shared>) -> Option<(Socket, Waiting)> {
     let desk = socket.desk.clone();
     desk.has_asked.store(false, Ordering::Relaxed);
+    let begun_at = Instant::now();
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_LIMIT)
@@ -101,7 +101,7 @@ async fn serve_until_standby(socket: Socket, shared: Arc<Shared>) -> Option<(Soc
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(served) => Poll::Ready(Some(served)),
             });
-            match timeout(FIRST_REQUEST_LIMIT, first).await {
+            match timeout_at(begun_at + FIRST_REQUEST_LIMIT, first).await {
                 Ok(Some(served)) => served,
                 Ok(None) | Err(_) => {
                     Pin::new(&mut connection).graceful_shutdown();
