@@ -1,13 +1,13 @@
 //! The command line: clap types only, and what turns a word into a value. Names and exit codes are a contract.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use reqwest::Url;
 
 use crate::{
     config::parse_duration,
-    model::{DeploymentId, IdempotencyKey, ProjectName, Status},
+    model::{DeploymentId, IdempotencyKey, ORDER_LIMIT, ProjectName, Status},
 };
 
 mod run;
@@ -49,8 +49,21 @@ impl Cli {
     pub fn read() -> Self {
         let run =
             Run::read_alone(std::env::args_os()).map(|run| Cli { command: Command::Client(ClientCommand::Run(run)) });
-        run.unwrap_or_else(Self::parse)
+        run.unwrap_or_else(|| read(std::env::args_os()).unwrap_or_else(|error| error.exit()))
     }
+}
+
+/// Reads arguments and variables. A variable that is set to nothing counts as not set: CI systems set it so where the value
+/// that is to stand in it does not exist.
+fn read<T: CommandFactory + FromArgMatches>(args: impl IntoIterator<Item = OsString>) -> Result<T, clap::Error> {
+    let matches = without_empty_variables(T::command()).try_get_matches_from(args)?;
+    T::from_arg_matches(&matches)
+}
+
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
+    command.mut_subcommands(without_empty_variables)
 }
 
 /// What to do.
@@ -163,7 +176,7 @@ pub struct Deploy {
     #[arg(long, value_parser = parse_text)]
     pub url: Option<String>,
     /// The build number: a lower one is refused once a higher one has started [default: from the CI]
-    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true, value_parser = parse_order)]
     pub order: Option<u64>,
     /// Take no build number from the CI; for projects that several workflows deploy, each with its own count
     #[arg(long, conflicts_with = "order")]
@@ -511,6 +524,11 @@ fn parse_key(text: &str) -> Result<IdempotencyKey, String> {
 
 fn parse_text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it is empty; leave the flag out".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn parse_order(text: &str) -> Result<u64, String> {
+    let order = text.trim().parse().ok().filter(|order| *order <= ORDER_LIMIT);
+    order.ok_or_else(|| format!("it is a whole number from 0 to {ORDER_LIMIT}, such as the CI's build number"))
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {

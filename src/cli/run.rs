@@ -4,7 +4,7 @@ use std::{ffi::OsString, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{Target, parse_duration, parse_text, parse_timeout};
+use super::{Target, parse_duration, parse_order, parse_text, parse_timeout, read};
 
 const RUN_HELP: &str = "\
 Exit codes:
@@ -58,7 +58,7 @@ pub struct Run {
     #[arg(long, value_parser = parse_text)]
     pub url: Option<String>,
     /// The build number: a lower one is refused once a higher one has started [default: from the CI]
-    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true, value_parser = parse_order)]
     pub order: Option<u64>,
     /// Take no build number from the CI; for projects that several workflows deploy, each with its own count
     #[arg(long, conflicts_with = "order")]
@@ -149,7 +149,7 @@ impl Run {
     pub(super) fn read_alone(args: impl IntoIterator<Item = OsString>) -> Option<Box<Run>> {
         let mut args = args.into_iter().skip(1).peekable();
         args.peek().filter(|verb| *verb == "run")?;
-        Alone::try_parse_from(args).ok().map(|alone| alone.run)
+        read::<Alone>(args).ok().map(|alone| alone.run)
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Submitted {
         deployment: Box<Deployment>,
         /// Whether an earlier request with the same key made it.
         replayed: bool,
+        /// Whether this client may have made it, by an earlier attempt that was not answered.
+        was_in_doubt: bool,
         /// The lease, where the submit claimed it.
         lease: Option<Lease>,
     },
@@ -148,10 +150,10 @@ impl Connection {
         let call = Call { key: Some(key), body: Some(body.to_vec()), ..Call::new(Method::POST, url) };
         let answer = self.transport.send(&call).await?;
         if answer.status.is_success() {
-            let replayed = answer.replayed;
+            let (replayed, was_in_doubt) = (answer.replayed, answer.was_in_doubt);
             let accepted = self.transport.read::<Accepted>(answer)?;
             let Accepted { deployment, lease } = *accepted;
-            return Ok(Submitted::Accepted { deployment: Box::new(deployment), replayed, lease });
+            return Ok(Submitted::Accepted { deployment: Box::new(deployment), replayed, was_in_doubt, lease });
         }
         if answer.status == StatusCode::CONFLICT && answer.body.get("deploymentId").is_some() {
             let problem = answer.body.clone();

@@ -10,6 +10,7 @@ use super::{
     deadline::Deadline,
     exit::{Exit, Failure},
     follow::{FollowLimits, Follower, How},
+    key::Key,
     plan,
     render::words::Ahead,
     resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
@@ -19,10 +20,10 @@ use super::{
     upload,
 };
 use crate::{
-    api::{ArtifactRef, CancelBody, Conflict, Deployment, Lease, OnConflict, SubmitRequest},
+    api::{ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest},
     cli::{Deploy, FollowMode, WhenHeld},
     clock::BootInstant,
-    model::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, lease::hex},
+    model::{DeploymentId, ProjectName},
 };
 
 /// How long the answer to a submit is waited for once it is time to stop, so that what it made can be cancelled.
@@ -74,8 +75,8 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
         return plan::run(&session, &args.target.project, &body, &deadline).await;
     }
     let key = match &args.idempotency_key {
-        Some(key) => key.clone(),
-        None => key(session.ci.as_ref(), &args.target.project, &body)?,
+        Some(key) => Key::given(key.clone()),
+        None => Key::made(session.ci.as_ref(), &args.target.project, &body)?,
     };
     let mut run = Run {
         session: &session,
@@ -97,7 +98,7 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
 pub(super) struct Run<'a> {
     pub(super) session: &'a Session,
     pub(super) args: &'a Deploy,
-    pub(super) key: IdempotencyKey,
+    pub(super) key: Key,
     pub(super) body: Vec<u8>,
     pub(super) deadline: Deadline,
     pub(super) wish: Wish,
@@ -179,8 +180,8 @@ impl Run<'_> {
     async fn submit(&mut self) -> Observation {
         let session = self.session;
         let sent_at = session.clock.boot();
-        match session.connection.submit(self.project(), &self.key, &self.body).await {
-            Ok(Submitted::Accepted { deployment, replayed, lease }) => {
+        match self.submit_anew().await {
+            Ok(Submitted::Accepted { deployment, replayed, lease, .. }) => {
                 match lease {
                     Some(lease) if self.claims => {
                         self.grant = Some(Grant { deployment: deployment.clone(), lease, sent_at });
@@ -198,6 +199,33 @@ impl Run<'_> {
             }
             Ok(Submitted::Refused(refusal)) => Observation::Refused(refusal),
             Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    /// Submits. What is over under a key that we made up is history, of an earlier attempt at the same step: then the key that
+    /// follows from it is taken.
+    async fn submit_anew(&mut self) -> Result<Submitted, Fault> {
+        loop {
+            let submitted = self.session.connection.submit(self.project(), self.key.get(), &self.body).await?;
+            let ticket = self.held.as_ref().and_then(|held| held.ticket);
+            let over = match &submitted {
+                // Where an earlier attempt of ours may have arrived, what it made may be over by now.
+                Submitted::Accepted { deployment, replayed: true, was_in_doubt: false, .. }
+                    if deployment.status.is_final() && ticket != Some(deployment.id) =>
+                {
+                    deployment.id.to_string()
+                }
+                Submitted::Refused(refusal) if refusal.code == Some(ErrorCode::DeadlinePassed) && ticket.is_none() => {
+                    "expired".to_owned()
+                }
+                Submitted::Accepted { .. } | Submitted::Conflict { .. } | Submitted::Refused(_) => {
+                    return Ok(submitted);
+                }
+            };
+            match self.key.after(&over) {
+                Some(next) => self.key = next,
+                None => return Ok(submitted),
+            }
         }
     }
 
@@ -437,18 +465,4 @@ fn actor(args: &Deploy, ci: Option<&CiRun>) -> Option<String> {
         Some(ci) => ci.actor.clone(),
         None => user(),
     })
-}
-
-/// The CI job's own name for this request, else one like no other.
-pub(super) fn key(ci: Option<&CiRun>, project: &ProjectName, body: &[u8]) -> Result<IdempotencyKey, Failure> {
-    let text = match ci.and_then(|ci| ci.key(project.as_str(), body)) {
-        Some(text) => text,
-        None => {
-            let mut bytes = [0; 16];
-            getrandom::fill(&mut bytes)
-                .map_err(|error| Failure::new(Exit::Fault, format!("the system has no randomness to give: {error}")))?;
-            format!("cli-{}", hex(&bytes))
-        }
-    };
-    text.parse().map_err(|error: InvalidId| Failure::new(Exit::Fault, error.to_string()))
 }

@@ -9,6 +9,7 @@ mod dial;
 mod download;
 pub mod exit;
 pub mod follow;
+mod key;
 pub mod lease;
 mod list;
 mod logs;

@@ -183,6 +183,8 @@ pub(super) struct Call<'a> {
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) replayed: bool,
+    /// Whether an earlier attempt at the same submit may have reached the server.
+    pub(super) was_in_doubt: bool,
     pub(super) with_token: bool,
     pub(super) body: Value,
 }
@@ -331,9 +333,16 @@ impl Transport {
         }
         match self.authorized(request).send().await {
             Ok(response) => {
-                let attempt = self.judge(response).await;
-                if was_in_doubt.is_some() && !matches!(attempt, Attempt::Again { .. }) {
-                    self.in_doubt.store(false, Ordering::Relaxed);
+                let mut attempt = self.judge(response).await;
+                if let Some(was_in_doubt) = was_in_doubt {
+                    match &mut attempt {
+                        Attempt::Answered(answer) => {
+                            self.in_doubt.store(false, Ordering::Relaxed);
+                            answer.was_in_doubt = was_in_doubt;
+                        }
+                        Attempt::Hopeless(_) => self.in_doubt.store(false, Ordering::Relaxed),
+                        Attempt::Again { .. } => {}
+                    }
                 }
                 attempt
             }
@@ -397,7 +406,7 @@ impl Transport {
         match body {
             Some(body) if status.is_success() || is_problem => {
                 let with_token = self.token.is_some();
-                Attempt::Answered(Answer { status, replayed, with_token, body })
+                Attempt::Answered(Answer { status, replayed, was_in_doubt: false, with_token, body })
             }
             Some(_) | None => {
                 Attempt::Hopeless(self.foreign(format!("HTTP {status} without an answer that can be read")))

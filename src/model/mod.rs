@@ -24,5 +24,5 @@ pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseSecret, Pepper, SecretHash};
 pub use lifecycle::Step;
 pub use policy::{Limits, LinePolicy, Policy, Preempt};
-pub use project::{Eta, Project, RecentRun, StartedOrder};
+pub use project::{Eta, ORDER_LIMIT, Project, RecentRun, StartedOrder};
 pub use slot::{Changes, LineLoad, Load, Loaded, Slot};

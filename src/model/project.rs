@@ -10,6 +10,9 @@ use super::ids::{DeploymentId, ProjectName, Revision};
 /// How many durations of past runs are remembered: enough for a steady p90, little enough to load with every decision.
 pub const RECENT_RUNS_LIMIT: usize = 20;
 
+/// The highest build number: every JSON reader reads it exactly.
+pub const ORDER_LIMIT: u64 = (1 << 53) - 1;
+
 /// A project's counters. They change only together with its slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {

@@ -460,17 +460,19 @@ fn json_is_the_final_deployment_and_nothing_else() {
 }
 
 #[test]
-fn a_step_that_is_repeated_in_its_job_finds_its_deployment_again() {
+fn a_step_that_is_repeated_in_its_job_finds_its_running_deployment_again() {
     let run = |attempt: &str| {
         let fake = Fake::start(|request, _| match request.route().as_str() {
-            SUBMIT => Reply::With(202, &[("idempotency-replayed", "true")], ended("FAILED", "PHASE_FAILED", None)),
+            SUBMIT => Reply::With(202, &[("idempotency-replayed", "true")], deployment(OURS, "RUNNING")),
+            EVENTS => stream_to(&ended("FAILED", "PHASE_FAILED", None)),
             other => panic!("unexpected: {other}"),
         });
         let mut command = singletrack(&fake, &["deploy", "--project", "web"]);
         command.envs([("GITHUB_ACTIONS", "true"), ("GITHUB_RUN_ID", "7"), ("GITHUB_JOB", "deploy")]);
         command.envs([("GITHUB_RUN_ATTEMPT", attempt), ("GITHUB_RUN_NUMBER", "12"), ("GITHUB_SHA", "abc")]);
         let ended = Ended::of(command.output().expect("it runs"));
-        ended.expect(1).says("--idempotency-key");
+        ended.expect(1).says("from an earlier run of this job");
+        assert_eq!(fake.of(SUBMIT).len(), 1);
         let submit = fake.of(SUBMIT).remove(0);
         assert_eq!(submit.json()["order"], 12);
         assert_eq!(submit.json()["commit"], "abc");
@@ -478,6 +480,49 @@ fn a_step_that_is_repeated_in_its_job_finds_its_deployment_again() {
     };
     assert_eq!(run("1"), run("1"));
     assert_ne!(run("1"), run("2"));
+}
+
+#[test]
+fn a_key_that_was_given_is_strict_and_one_that_was_made_up_goes_on_from_what_is_over() {
+    let over = || Reply::With(202, &[("idempotency-replayed", "true")], ended("FAILED", "PHASE_FAILED", None));
+    let job = [("GITHUB_ACTIONS", "true"), ("GITHUB_RUN_ID", "7"), ("GITHUB_RUN_ATTEMPT", "1")];
+    let fake = Fake::start(move |request, _| match request.route().as_str() {
+        SUBMIT => over(),
+        other => panic!("unexpected: {other}"),
+    });
+    let mut given = singletrack(&fake, &["deploy", "--project", "web", "--idempotency-key", "mine"]);
+    Ended::of(given.envs(job).output().expect("it runs")).expect(1).says("--idempotency-key");
+    assert_eq!(fake.of(SUBMIT).len(), 1);
+
+    let keys = || {
+        let fake = Fake::start(move |request, nth| match (request.route().as_str(), nth) {
+            (SUBMIT, 0) => over(),
+            (SUBMIT, 1) => Reply::Json(409, problem(409, "DEADLINE_PASSED")),
+            (SUBMIT, 2) => Reply::Json(202, deployment(OURS, "PENDING")),
+            (EVENTS, _) => stream_to(&deployment(OURS, "SUCCEEDED")),
+            other => panic!("unexpected: {other:?}"),
+        });
+        let mut made = singletrack(&fake, &["deploy", "--project", "web"]);
+        Ended::of(made.envs(job).output().expect("it runs")).expect(0);
+        let submits = fake.of(SUBMIT);
+        assert!(submits.iter().all(|submit| submit.body == submits[0].body), "another body is another request");
+        submits.iter().map(|submit| submit.header("idempotency-key").expect("a key").to_owned()).collect::<Vec<_>>()
+    };
+    let (one, other) = (keys(), keys());
+    assert_eq!(one, other, "two racing repetitions make one deployment");
+    assert_eq!(one.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{one:?}");
+}
+
+#[test]
+fn what_this_very_process_may_have_made_is_not_deployed_a_second_time() {
+    // The first attempt is read and not answered; the second finds what it made, which is over by now.
+    let fake = Fake::start(|request, nth| match (request.route().as_str(), nth) {
+        (SUBMIT, 0) => Reply::Drop,
+        (SUBMIT, 1) => Reply::With(202, &[("idempotency-replayed", "true")], deployment(OURS, "SUCCEEDED")),
+        other => panic!("unexpected: {other:?}"),
+    });
+    deploy(&fake, &[]).expect(0);
+    assert_eq!(fake.of(SUBMIT).len(), 2);
 }
 
 #[test]

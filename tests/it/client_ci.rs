@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use singletrack::client::ci::{CiRun, Environment};
+use singletrack::client::ci::{CiRun, Environment, System};
 
 fn detect(variables: &[(&str, &str)]) -> Option<CiRun> {
     let map: BTreeMap<String, String> =
@@ -85,6 +85,7 @@ const BITBUCKET: &[(&str, &str)] = &[
     ("BITBUCKET_COMMIT", "3f2a1b"),
     ("BITBUCKET_STEP_TRIGGERER_UUID", "alice"),
     ("BITBUCKET_STEP_UUID", "{s-1}"),
+    ("BITBUCKET_STEP_RUN_NUMBER", "1"),
 ];
 const WOODPECKER: &[(&str, &str)] = &[
     ("CI", "woodpecker"),
@@ -97,30 +98,214 @@ const WOODPECKER: &[(&str, &str)] = &[
     ("CI_WORKFLOW_NUMBER", "1"),
 ];
 
-const EVERY: [&[(&str, &str)]; 8] = [GITHUB, GITLAB, BUILDKITE, CIRCLECI, JENKINS, AZURE, BITBUCKET, WOODPECKER];
+const GITEA: &[(&str, &str)] = &[
+    ("CI", "true"),
+    ("GITEA_ACTIONS", "true"),
+    ("GITHUB_ACTIONS", "true"),
+    ("GITHUB_SERVER_URL", "https://gitea.example"),
+    ("GITHUB_REPOSITORY", "acme/web"),
+    ("GITHUB_REF_NAME", "main"),
+    ("GITHUB_SHA", "3f2a1b"),
+    ("GITHUB_ACTOR", "alice"),
+    ("GITHUB_RUN_ID", "1"),
+    ("GITHUB_RUN_NUMBER", "12"),
+    ("GITHUB_RUN_ATTEMPT", "1"),
+    ("GITHUB_JOB", "deploy"),
+];
+const FORGEJO: &[(&str, &str)] = &[
+    ("FORGEJO_ACTIONS", "true"),
+    ("GITEA_ACTIONS", "true"),
+    ("GITHUB_ACTIONS", "true"),
+    ("GITHUB_SERVER_URL", "https://forgejo.example"),
+    ("GITHUB_REPOSITORY", "acme/web"),
+    ("GITHUB_REF_NAME", "main"),
+    ("GITHUB_SHA", "3f2a1b"),
+    ("GITHUB_ACTOR", "alice"),
+    ("GITHUB_RUN_NUMBER", "12"),
+    ("GITHUB_RUN_ATTEMPT", "1"),
+];
+const DRONE: &[(&str, &str)] = &[
+    ("CI", "true"),
+    ("DRONE", "true"),
+    ("DRONE_SYSTEM_HOST", "drone.example"),
+    ("DRONE_REPO", "acme/web"),
+    ("DRONE_BRANCH", "main"),
+    ("DRONE_COMMIT_SHA", "3f2a1b"),
+    ("DRONE_COMMIT_MESSAGE", "Make it blue\n"),
+    ("DRONE_BUILD_TRIGGER", "@hook"),
+    ("DRONE_COMMIT_AUTHOR", "alice"),
+    ("DRONE_BUILD_LINK", "https://drone.example/acme/web/12"),
+    ("DRONE_BUILD_EVENT", "push"),
+    ("DRONE_BUILD_NUMBER", "12"),
+];
+const TEAMCITY: &[(&str, &str)] = &[
+    ("TEAMCITY_VERSION", "2025.07"),
+    ("BUILD_NUMBER", "1.0.12"),
+    ("BUILD_VCS_NUMBER", "3f2a1b"),
+    ("BUILD_URL", "https://teamcity.example/build/12"),
+];
+const SEMAPHORE: &[(&str, &str)] = &[
+    ("CI", "true"),
+    ("SEMAPHORE", "true"),
+    ("SEMAPHORE_ORGANIZATION_URL", "https://acme.semaphoreci.com"),
+    ("SEMAPHORE_WORKFLOW_ID", "w-1"),
+    ("SEMAPHORE_WORKFLOW_NUMBER", "12"),
+    ("SEMAPHORE_WORKFLOW_RERUN", "false"),
+    ("SEMAPHORE_JOB_ID", "j-1"),
+    ("SEMAPHORE_GIT_REF_TYPE", "branch"),
+    ("SEMAPHORE_GIT_REF", "refs/heads/main"),
+    ("SEMAPHORE_GIT_BRANCH", "main"),
+    ("SEMAPHORE_GIT_SHA", "3f2a1b"),
+    ("SEMAPHORE_GIT_COMMITTER", "alice"),
+];
+const CODEBUILD: &[(&str, &str)] = &[
+    ("CI", "true"),
+    ("CODEBUILD_BUILD_ID", "web:b1"),
+    ("CODEBUILD_BUILD_ARN", "arn:aws:codebuild:eu-west-1:1:build/web:b1"),
+    ("CODEBUILD_BUILD_NUMBER", "12"),
+    ("CODEBUILD_BUILD_URL", "https://console.aws.amazon.com/codebuild/web:b1"),
+    ("CODEBUILD_WEBHOOK_TRIGGER", "branch/main"),
+    ("CODEBUILD_RESOLVED_SOURCE_VERSION", "3f2a1b"),
+    ("CODEBUILD_INITIATOR", "alice"),
+];
+const TRAVIS: &[(&str, &str)] = &[
+    ("CI", "true"),
+    ("TRAVIS", "true"),
+    ("TRAVIS_BRANCH", "main"),
+    ("TRAVIS_PULL_REQUEST", "false"),
+    ("TRAVIS_EVENT_TYPE", "push"),
+    ("TRAVIS_COMMIT", "3f2a1b"),
+    ("TRAVIS_COMMIT_MESSAGE", "Make it blue"),
+    ("TRAVIS_JOB_ID", "77"),
+    ("TRAVIS_BUILD_NUMBER", "12"),
+    ("TRAVIS_JOB_WEB_URL", "https://travis.example/acme/web/jobs/77"),
+];
+
+const EVERY: [&[(&str, &str)]; 15] = [
+    GITHUB, GITLAB, BUILDKITE, CIRCLECI, JENKINS, AZURE, BITBUCKET, WOODPECKER, GITEA, FORGEJO, DRONE, TEAMCITY,
+    SEMAPHORE, CODEBUILD, TRAVIS,
+];
+
+/// The same variables, some of them changed or added.
+fn with(base: &[(&'static str, &'static str)], changes: &[(&'static str, &'static str)]) -> CiRun {
+    let kept = base.iter().copied().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
+    let variables: Vec<_> = kept.chain(changes.iter().copied()).collect();
+    detect(&variables).unwrap()
+}
 
 #[test]
 fn each_system_tells_who_deploys_what() {
     for (variables, system, url) in [
-        (GITHUB, "GitHub Actions", "https://github.com/acme/web/actions/runs/4711"),
-        (GITLAB, "GitLab CI", "https://gitlab.example/acme/web/-/jobs/77"),
-        (BUILDKITE, "Buildkite", "https://buildkite.com/acme/web/builds/12#j-1"),
-        (CIRCLECI, "CircleCI", "https://circleci.com/gh/acme/web/12"),
-        (JENKINS, "Jenkins", "https://jenkins.example/job/web/12/"),
-        (AZURE, "Azure Pipelines", "https://dev.azure.com/acme/web%20site/_build/results?buildId=12"),
-        (BITBUCKET, "Bitbucket Pipelines", "https://bitbucket.org/acme/web/pipelines/results/12"),
-        (WOODPECKER, "Woodpecker", "https://ci.example/repos/1/pipeline/12"),
+        (GITHUB, System::GitHub, "https://github.com/acme/web/actions/runs/4711"),
+        (GITLAB, System::GitLab, "https://gitlab.example/acme/web/-/jobs/77"),
+        (BUILDKITE, System::Buildkite, "https://buildkite.com/acme/web/builds/12#j-1"),
+        (CIRCLECI, System::CircleCi, "https://circleci.com/gh/acme/web/12"),
+        (JENKINS, System::Jenkins, "https://jenkins.example/job/web/12/"),
+        (AZURE, System::Azure, "https://dev.azure.com/acme/web%20site/_build/results?buildId=12"),
+        (BITBUCKET, System::Bitbucket, "https://bitbucket.org/acme/web/pipelines/results/12"),
+        (WOODPECKER, System::Woodpecker, "https://ci.example/repos/1/pipeline/12"),
+        (GITEA, System::Gitea, "https://gitea.example/acme/web/actions/runs/12"),
+        (FORGEJO, System::Forgejo, "https://forgejo.example/acme/web/actions/runs/12"),
+        (DRONE, System::Drone, "https://drone.example/acme/web/12"),
+        (SEMAPHORE, System::Semaphore, "https://acme.semaphoreci.com/workflows/w-1"),
+        (CODEBUILD, System::CodeBuild, "https://console.aws.amazon.com/codebuild/web:b1"),
+        (TRAVIS, System::Travis, "https://travis.example/acme/web/jobs/77"),
+        (TEAMCITY, System::TeamCity, "https://teamcity.example/build/12"),
     ] {
-        let run = detect(variables).unwrap_or_else(|| panic!("{system} is not recognised"));
+        let run = detect(variables).unwrap_or_else(|| panic!("{system:?} is not recognised"));
         assert_eq!(run.system, system);
-        assert_eq!(run.ref_name.as_deref(), Some("main"), "{system}");
-        assert_eq!(run.commit.as_deref(), Some("3f2a1b"), "{system}");
-        assert_eq!(run.actor.as_deref(), Some("alice"), "{system}");
-        assert_eq!(run.url.as_deref(), Some(url), "{system}");
-        assert_eq!(run.order, Some(12), "{system}");
-        assert!(run.key("web", b"{}").is_some(), "{system}");
+        assert_eq!(run.commit.as_deref(), Some("3f2a1b"), "{system:?}");
+        assert_eq!(run.url.as_deref(), Some(url), "{system:?}");
+        // TeamCity's variables tell neither branch nor user.
+        let (name, actor) = if system == System::TeamCity { (None, None) } else { (Some("main"), Some("alice")) };
+        assert_eq!(run.ref_name.as_deref(), name, "{system:?}");
+        let actor = if system == System::Travis { None } else { actor };
+        assert_eq!(run.actor.as_deref(), actor, "{system:?}");
     }
-    assert_eq!(detect(BUILDKITE).unwrap().message.as_deref(), Some("Make it blue"));
+    for variables in [BUILDKITE, DRONE, TRAVIS, GITLAB] {
+        assert_eq!(detect(variables).unwrap().message.as_deref(), Some("Make it blue"));
+    }
+}
+
+#[test]
+fn a_build_number_is_taken_only_where_it_tells_the_age_of_the_commit() {
+    for variables in [GITHUB, GITLAB, BUILDKITE, AZURE, BITBUCKET, WOODPECKER, GITEA, FORGEJO, DRONE, SEMAPHORE, TRAVIS]
+    {
+        assert_eq!(detect(variables).unwrap().order, Some(12), "{variables:?}");
+    }
+    assert_eq!(with(GITHUB, &[("GITHUB_EVENT_NAME", "push")]).order, Some(12));
+    assert_eq!(with(JENKINS, &[("BRANCH_NAME", "main")]).order, Some(12), "a multibranch project builds each push");
+    for run in [
+        // Given when a job or a build starts.
+        detect(CIRCLECI).unwrap(),
+        detect(CODEBUILD).unwrap(),
+        detect(TEAMCITY).unwrap(),
+        detect(JENKINS).unwrap(),
+        // Given when another run ends.
+        with(GITHUB, &[("GITHUB_EVENT_NAME", "workflow_run")]),
+        with(GITHUB, &[("GITHUB_EVENT_NAME", "deployment_status")]),
+        with(GITLAB, &[("CI_PIPELINE_SOURCE", "pipeline")]),
+        with(GITLAB, &[("CI_PIPELINE_SOURCE", "parent_pipeline")]),
+        with(BUILDKITE, &[("BUILDKITE_SOURCE", "trigger_job")]),
+        with(AZURE, &[("BUILD_REASON", "BuildCompletion")]),
+        with(AZURE, &[("BUILD_REASON", "ResourceTrigger")]),
+        // Given anew for an old commit.
+        with(BUILDKITE, &[("BUILDKITE_REBUILT_FROM_BUILD_ID", "b-0")]),
+        with(WOODPECKER, &[("CI_PIPELINE_PARENT", "9")]),
+        with(DRONE, &[("DRONE_BUILD_PARENT", "9")]),
+        with(DRONE, &[("DRONE_BUILD_EVENT", "promote")]),
+        with(SEMAPHORE, &[("SEMAPHORE_WORKFLOW_RERUN", "true")]),
+        with(TRAVIS, &[("TRAVIS_EVENT_TYPE", "api")]),
+        // More than the wire takes.
+        with(GITHUB, &[("GITHUB_RUN_NUMBER", "9007199254740992")]),
+    ] {
+        assert_eq!(run.order, None, "{run:?}");
+    }
+}
+
+#[test]
+fn no_key_is_made_from_a_system_that_does_not_tell_its_attempts_apart() {
+    for variables in
+        [GITHUB, GITLAB, BUILDKITE, CIRCLECI, JENKINS, AZURE, BITBUCKET, WOODPECKER, DRONE, SEMAPHORE, CODEBUILD]
+    {
+        assert!(detect(variables).unwrap().key("web", b"{}").is_some(), "{variables:?}");
+    }
+    for run in [
+        detect(GITEA).unwrap(),
+        detect(FORGEJO).unwrap(),
+        detect(TRAVIS).unwrap(),
+        detect(TEAMCITY).unwrap(),
+        with(GITHUB, &[("GITHUB_RUN_ATTEMPT", "")]),
+        with(GITHUB, &[("ACT", "true")]),
+        with(AZURE, &[("SYSTEM_JOBATTEMPT", "")]),
+        with(BITBUCKET, &[("BITBUCKET_STEP_RUN_NUMBER", "")]),
+        with(JENKINS, &[("JENKINS_URL", ""), ("BUILD_TAG", "jenkins-web-12")]),
+    ] {
+        assert_eq!(run.key("web", b"{}"), None, "{run:?}");
+    }
+}
+
+#[test]
+fn what_is_detected_is_cleaned_and_cut_and_never_refused() {
+    let run =
+        with(GITLAB, &[("CI_COMMIT_TITLE", "fix \u{1b}[31mred\u{1b}[0m\u{85}x"), ("GITLAB_USER_LOGIN", "al\u{7}ice")]);
+    assert_eq!(run.message.as_deref(), Some("fix red\u{fffd}x"));
+    assert_eq!(run.actor.as_deref(), Some("al\u{fffd}ice"));
+    let long: &'static str = Box::leak("é".repeat(5000).into_boxed_str());
+    let run = with(GITLAB, &[("CI_COMMIT_TITLE", long), ("CI_COMMIT_REF_NAME", long)]);
+    for text in [run.message.unwrap(), run.ref_name.unwrap()] {
+        assert!(text.len() <= 500 && text.ends_with("é…"), "{text}");
+    }
+    assert_eq!(with(GITLAB, &[("CI_JOB_URL", "ftp://x")]).url, None, "what is no page is left out");
+    assert_eq!(with(GITLAB, &[("CI_COMMIT_TITLE", "\n\u{1b}[0m\n")]).message, None);
+}
+
+#[test]
+fn a_system_is_not_taken_for_another_one_whose_variables_it_sets() {
+    assert_eq!(with(WOODPECKER, &[("DRONE", "true"), ("DRONE_BUILD_NUMBER", "12")]).system, System::Woodpecker);
+    assert_eq!(with(TEAMCITY, &[("JENKINS_HOME", "/var/jenkins")]).system, System::TeamCity);
+    let unnamed = [("BUILD_NUMBER", "12"), ("BUILD_TAG", "jenkins-web-12"), ("JOB_NAME", "web")];
+    assert_eq!(detect(&unnamed).unwrap().system, System::Jenkins, "a server that does not know its own address");
 }
 
 #[test]
@@ -160,20 +345,140 @@ fn what_a_system_does_not_say_is_left_out() {
 }
 
 #[test]
-fn pull_requests_and_tags_are_named_as_people_do() {
-    let with = |base: &[(&'static str, &'static str)], more: (&'static str, &'static str)| {
-        let mut variables = base.to_vec();
-        variables.push(more);
-        detect(&variables).unwrap().ref_name.unwrap()
-    };
-    assert_eq!(with(GITHUB, ("GITHUB_HEAD_REF", "feature")), "feature");
-    assert_eq!(with(GITLAB, ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "feature")), "feature");
-    assert_eq!(with(BUILDKITE, ("BUILDKITE_TAG", "v1")), "v1");
-    assert_eq!(with(CIRCLECI, ("CIRCLE_TAG", "v1")), "v1");
-    assert_eq!(with(JENKINS, ("TAG_NAME", "v1")), "v1");
-    assert_eq!(with(AZURE, ("SYSTEM_PULLREQUEST_SOURCEBRANCH", "refs/heads/feature")), "feature");
-    assert_eq!(with(BITBUCKET, ("BITBUCKET_TAG", "v1")), "v1");
-    assert_eq!(with(WOODPECKER, ("CI_COMMIT_TAG", "v1")), "v1");
+fn tags_are_named_as_people_do_and_a_request_by_the_ref_to_which_its_commit_belongs() {
+    let name = |base, changes: &[(&'static str, &'static str)]| with(base, changes).ref_name.unwrap();
+    assert_eq!(name(BUILDKITE, &[("BUILDKITE_TAG", "v1")]), "v1");
+    assert_eq!(name(CIRCLECI, &[("CIRCLE_TAG", "v1")]), "v1");
+    assert_eq!(name(JENKINS, &[("TAG_NAME", "v1")]), "v1");
+    assert_eq!(name(BITBUCKET, &[("BITBUCKET_TAG", "v1")]), "v1");
+    assert_eq!(name(WOODPECKER, &[("CI_COMMIT_TAG", "v1")]), "v1");
+    assert_eq!(name(DRONE, &[("DRONE_TAG", "v1")]), "v1");
+    assert_eq!(name(SEMAPHORE, &[("SEMAPHORE_GIT_TAG_NAME", "v1")]), "v1");
+    assert_eq!(name(CODEBUILD, &[("CODEBUILD_WEBHOOK_TRIGGER", "tag/v1")]), "v1");
+    assert_eq!(name(TRAVIS, &[("TRAVIS_TAG", "v1")]), "v1");
+    assert_eq!(name(AZURE, &[("BUILD_SOURCEBRANCH", "refs/tags/v1")]), "v1");
+    assert_eq!(
+        name(
+            GITLAB,
+            &[
+                ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "feature"),
+                ("CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", "acme/web"),
+                ("CI_MERGE_REQUEST_PROJECT_PATH", "acme/web"),
+            ]
+        ),
+        "feature"
+    );
+}
+
+#[test]
+fn a_forks_branch_never_stands_as_a_branch_of_ours() {
+    let name = |base, changes: &[(&'static str, &'static str)]| with(base, changes).ref_name;
+    // Somebody's fork, in which the branch is called `main`, as ours is.
+    for (found, wanted) in [
+        (
+            name(
+                GITHUB,
+                &[
+                    ("GITHUB_EVENT_NAME", "pull_request"),
+                    ("GITHUB_HEAD_REF", "main"),
+                    ("GITHUB_REF", "refs/pull/17/merge"),
+                    ("GITHUB_REF_NAME", "17/merge"),
+                ],
+            ),
+            "refs/pull/17/merge",
+        ),
+        (name(GITHUB, &[("GITHUB_HEAD_REF", "main"), ("GITHUB_REF_NAME", "17/merge")]), "refs/pull/17/merge"),
+        (
+            name(
+                GITLAB,
+                &[
+                    ("CI_COMMIT_REF_NAME", "main"),
+                    ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "main"),
+                    ("CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", "mallory/web"),
+                    ("CI_MERGE_REQUEST_PROJECT_PATH", "acme/web"),
+                ],
+            ),
+            "mallory:main",
+        ),
+        (
+            name(
+                GITLAB,
+                &[
+                    ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "main"),
+                    ("CI_MERGE_REQUEST_EVENT_TYPE", "merged_result"),
+                    ("CI_MERGE_REQUEST_REF_PATH", "refs/merge-requests/1/merge"),
+                ],
+            ),
+            "refs/merge-requests/1/merge",
+        ),
+        (
+            name(
+                BUILDKITE,
+                &[
+                    ("BUILDKITE_PULL_REQUEST", "17"),
+                    ("BUILDKITE_PULL_REQUEST_REPO", "https://github.com/mallory/web.git"),
+                    ("BUILDKITE_REPO", "git@github.com:acme/web.git"),
+                ],
+            ),
+            "mallory:main",
+        ),
+        (
+            name(
+                BUILDKITE,
+                &[
+                    ("BUILDKITE_PULL_REQUEST", "17"),
+                    ("BUILDKITE_PULL_REQUEST_REPO", "https://github.com/Acme/web"),
+                    ("BUILDKITE_REPO", "git@github.com:acme/web.git"),
+                ],
+            ),
+            "main",
+        ),
+        (
+            name(
+                AZURE,
+                &[("SYSTEM_PULLREQUEST_SOURCEBRANCH", "refs/heads/main"), ("BUILD_SOURCEBRANCH", "refs/pull/17/merge")],
+            ),
+            "refs/pull/17/merge",
+        ),
+        (name(JENKINS, &[("CHANGE_BRANCH", "main"), ("BRANCH_NAME", "PR-17")]), "PR-17"),
+        (
+            name(
+                WOODPECKER,
+                &[
+                    ("CI_PIPELINE_EVENT", "pull_request"),
+                    ("CI_COMMIT_SOURCE_BRANCH", "main"),
+                    ("CI_COMMIT_REF", "refs/pull/17/head"),
+                ],
+            ),
+            "refs/pull/17/head",
+        ),
+        (
+            name(
+                DRONE,
+                &[
+                    ("DRONE_PULL_REQUEST", "17"),
+                    ("DRONE_SOURCE_BRANCH", "main"),
+                    ("DRONE_COMMIT_REF", "refs/pull/17/head"),
+                ],
+            ),
+            "refs/pull/17/head",
+        ),
+        (
+            name(
+                SEMAPHORE,
+                &[
+                    ("SEMAPHORE_GIT_REF_TYPE", "pull-request"),
+                    ("SEMAPHORE_GIT_REF", "refs/semaphoreci/abc"),
+                    ("SEMAPHORE_GIT_PR_BRANCH", "main"),
+                ],
+            ),
+            "refs/semaphoreci/abc",
+        ),
+        (name(CODEBUILD, &[("CODEBUILD_WEBHOOK_TRIGGER", "pr/17")]), "pr/17"),
+        (name(TRAVIS, &[("TRAVIS_PULL_REQUEST", "17"), ("TRAVIS_PULL_REQUEST_BRANCH", "main")]), "refs/pull/17/merge"),
+    ] {
+        assert_eq!(found.as_deref(), Some(wanted));
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod artifact;
 mod cli_demo;
 mod cli_deploy;
 mod cli_live;
+mod cli_retries;
 mod cli_usage;
 mod client_ci;
 mod client_follow;

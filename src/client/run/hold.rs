@@ -30,6 +30,7 @@ use crate::{
         deadline::Deadline,
         deploy::{self, Grant},
         exit::{Exit, Failure},
+        key::Key,
         lease::{Keeper, Outcome, REPORT_QUEUE_LIMIT, Told},
         on_runtime,
         resolve::{Verdict, Wish},
@@ -157,7 +158,7 @@ async fn take_slot(
 ) -> Result<Result<Box<Grant>, Exit>, Failure> {
     let body = serde_json::to_vec(request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
     // Not the CI job's own name: this process is the worker, and another one cannot take part in its lease.
-    let key = deploy::key(None, &args.target.project, &body)?;
+    let key = Key::made(None, &args.target.project, &body)?;
     let deadline = Deadline::after(session.clock.clone(), args.timeout);
     let mut way =
         deploy::Run { session, args, key, body, deadline, wish, claims: true, grant: None, held: None, problem: None };

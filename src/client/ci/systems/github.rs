@@ -1,0 +1,56 @@
+//! GitHub Actions, and what Gitea and Forgejo have of it.
+
+use super::super::{
+    environment::Environment,
+    run::{CiRun, System},
+};
+
+/// The events whose runs are numbered when their commit is pushed, or when somebody asks for a run of the newest commit.
+/// A `workflow_run`, for one, is numbered in the order in which other workflows end.
+const NUMBERED_BY_AGE: &[&str] =
+    &["push", "pull_request", "pull_request_target", "merge_group", "workflow_dispatch", "schedule"];
+
+pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
+    if !environment.is("GITHUB_ACTIONS", "true") {
+        return None;
+    }
+    let run = ["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"].map(|name| environment.get(name));
+    let url = match run {
+        [Some(server), Some(repository), Some(run)] => {
+            let attempt = environment.get("GITHUB_RUN_ATTEMPT").filter(|attempt| attempt != "1");
+            let attempt = attempt.map(|attempt| format!("/attempts/{attempt}")).unwrap_or_default();
+            Some(format!("{server}/{repository}/actions/runs/{run}{attempt}"))
+        }
+        _ => None,
+    };
+    // GITHUB_JOB is the same for every job of a matrix. The runner's tracking id is each job's own, but does not
+    // reach containers; there the runner's name stands in, which no two jobs share at one time.
+    let runner = if environment.has("RUNNER_TRACKING_ID") { "RUNNER_TRACKING_ID" } else { "RUNNER_NAME" };
+    let identity = environment.identity(
+        System::GitHub,
+        &["GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT"],
+        &["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_JOB", runner],
+    );
+    // `act` runs workflows on a developer's machine, and calls each run run 1, attempt 1.
+    let identity = if environment.is("ACT", "true") { Vec::new() } else { identity };
+    Some(CiRun { url, identity, ..common(environment, System::GitHub) })
+}
+
+/// What the three have in common: everything but the page's address and the identity.
+pub(super) fn common(environment: &Environment<'_>, system: System) -> CiRun {
+    // On pull requests GITHUB_SHA is the commit that merges it, GITHUB_REF its ref, and GITHUB_REF_NAME `17/merge`. GITHUB_HEAD_REF
+    // is the branch's bare name, in whichever fork it is.
+    let request = environment.get("GITHUB_REF").filter(|name| name.starts_with("refs/pull/"));
+    let name = environment.get("GITHUB_REF_NAME").map(|name| {
+        let is_request = name.strip_suffix("/merge").is_some_and(|number| number.parse::<u64>().is_ok());
+        if is_request { format!("refs/pull/{name}") } else { name }
+    });
+    let number = environment.number("GITHUB_RUN_NUMBER");
+    CiRun {
+        ref_name: request.or(name),
+        commit: environment.get("GITHUB_SHA"),
+        actor: environment.first(&["GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR"]),
+        order: number.filter(|_| environment.is_unset_or("GITHUB_EVENT_NAME", NUMBERED_BY_AGE)),
+        ..CiRun::of(system)
+    }
+}
