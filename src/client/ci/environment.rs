@@ -4,6 +4,7 @@ use super::{
     run::{CiRun, System, line},
     systems,
 };
+use crate::model::bounds;
 
 /// An environment: a variable's value by its name; empty ones count as not set.
 pub struct Environment<'a>(&'a dyn Fn(&str) -> Option<String>);
@@ -26,7 +27,7 @@ impl<'a> Environment<'a> {
 
     /// Who uses this machine.
     pub fn user(&self) -> Option<String> {
-        self.first(&["USER", "LOGNAME"]).and_then(line)
+        self.first(&["USER", "LOGNAME"]).and_then(|user| line(user, bounds::ACTOR))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<String> {

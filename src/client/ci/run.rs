@@ -7,13 +7,11 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     client::render::clean::clean,
-    model::{ORDER_LIMIT, lease::hex},
+    model::{ORDER_LIMIT, bounds, lease::hex},
 };
 
-/// The longest text that is taken from a CI, in bytes: a title that is longer is no title any more.
-const TEXT_LIMIT: usize = 500;
-/// The longest address that is taken from a CI, in bytes. A longer one is left out: the part of an address leads nowhere.
-const URL_LIMIT: usize = 2000;
+/// How many characters of a commit's message are shown: its title.
+const TITLE_LIMIT: usize = 500;
 
 /// The CI systems that are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,14 +99,14 @@ impl CiRun {
     pub(super) fn cleaned(self) -> Self {
         let is_address = |url: &String| {
             (url.starts_with("https://") || url.starts_with("http://"))
-                && url.len() <= URL_LIMIT
+                && bounds::fits(url, bounds::URL)
                 && !url.chars().any(char::is_control)
         };
         CiRun {
-            ref_name: self.ref_name.and_then(line),
-            commit: self.commit.and_then(line),
-            message: self.message.and_then(line),
-            actor: self.actor.and_then(line),
+            ref_name: self.ref_name.and_then(|text| line(text, bounds::REF)),
+            commit: self.commit.and_then(|text| line(text, bounds::COMMIT)),
+            message: self.message.and_then(|text| line(text, TITLE_LIMIT)),
+            actor: self.actor.and_then(|text| line(text, bounds::ACTOR)),
             url: self.url.filter(is_address),
             order: self.order.filter(|order| *order <= ORDER_LIMIT),
             ..self
@@ -132,14 +130,12 @@ impl CiRun {
     }
 }
 
-/// The first line of a text, cleaned and cut; `None` where nothing is left.
-pub(super) fn line(text: String) -> Option<String> {
+/// The first line of a text that is not empty, cleaned, and cut to so many characters.
+pub(super) fn line(text: String, limit: usize) -> Option<String> {
     let first = text.lines().map(str::trim).find(|line| !line.is_empty())?;
-    let cleaned = clean(first).replace('\t', " ");
-    let cleaned = cleaned.trim();
-    if cleaned.len() <= TEXT_LIMIT {
-        return (!cleaned.is_empty()).then(|| cleaned.to_owned());
+    let cleaned = clean(first).replace('\t', " ").trim().to_owned();
+    if cleaned.is_empty() {
+        return None;
     }
-    let end = (0..=TEXT_LIMIT - '…'.len_utf8()).rev().find(|at| cleaned.is_char_boundary(*at)).unwrap_or(0);
-    Some(format!("{}…", &cleaned[..end]))
+    Some(if bounds::fits(&cleaned, limit) { cleaned } else { bounds::cut(cleaned, limit - 1) + "…" })
 }
