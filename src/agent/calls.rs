@@ -74,6 +74,6 @@ fn judge<T>(answer: Result<T, Fault>) -> Told<T> {
             (_, 401 | 403 | 408 | 429 | 500..) => Told::Unknown,
             (_, _) => Told::Refused(refusal.message),
         },
-        Err(Fault::Unreachable { .. } | Fault::Foreign { .. }) => Told::Unknown,
+        Err(Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. }) => Told::Unknown,
     }
 }

@@ -1,5 +1,6 @@
 //! The wire: what server and client say to each other. JSON in camelCase, times in RFC 3339 UTC with milliseconds.
 
+pub mod ascii;
 pub mod deployment;
 pub mod event;
 pub mod problem;

@@ -7,10 +7,13 @@ use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
 
-pub use super::transport::{Fault, Notice, Patience, Refusal, Token, pauses};
 use super::{
     exit::Failure,
     transport::{Answer, Call, Transport, WAIT_PARAMETER, code_of, refusal, refused},
+};
+pub use super::{
+    token::Token,
+    transport::{Fault, Notice, Patience, Refusal, pauses},
 };
 use crate::{
     api::{
@@ -206,7 +209,7 @@ impl Connection {
     }
 
     /// The events after `after`, as JSON; parks at the server for up to `window`. Each event is left as it came, so that
-    /// one of a kind that is not known here costs no more than itself.
+    /// one of a kind that is not known here costs no more than itself. What does not come from a server is not waited out.
     ///
     /// # Errors
     /// There is no answer to go by, or the server refuses.
@@ -221,15 +224,21 @@ impl Connection {
         url.query_pairs_mut()
             .append_pair("after", &after.to_string())
             .append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
-        let answer = self.succeed(&Call { window, ..Call::new(Method::GET, url) }).await?;
+        let answer = self.succeed(&Call { window, is_optional: true, ..Call::new(Method::GET, url) }).await?;
         self.transport.read(answer).map(|page| *page)
     }
 
-    /// Opens the event stream after `after`: one attempt, since whoever reads it must be ready for its end anyway.
+    /// Opens the event stream after `after`: one attempt, since whoever reads it must be ready for its end anyway. `None`:
+    /// it has ended, and all of it was read.
     ///
     /// # Errors
     /// There is no stream.
-    pub async fn event_stream(&self, project: &ProjectName, id: DeploymentId, after: u64) -> Result<Response, Fault> {
+    pub async fn event_stream(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        after: u64,
+    ) -> Result<Option<Response>, Fault> {
         self.transport.open_stream(self.deployment_url(project, id, &["events"]), after).await
     }
 

@@ -1,6 +1,10 @@
 //! How a server is reached: connections, proxies, and whom to trust.
 
-use std::{path::Path, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use reqwest::{Certificate, Url};
 
@@ -23,6 +27,11 @@ pub(super) fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest:
     if is_loopback(base) {
         // A proxy that is set for the outside cannot reach this machine's own servers.
         builder = builder.no_proxy();
+        // Whatever this machine's files say of `localhost`, it is both of these, and the server listens at one.
+        if let Some(name) = base.domain() {
+            let [v4, v6] = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+            builder = builder.resolve_to_addrs(name, &[SocketAddr::new(v4, 0), SocketAddr::new(v6, 0)]);
+        }
     }
     builder = match (base.scheme(), ca_cert) {
         // Reading the system's certificates is most of the start-up time, and plain HTTP needs none.

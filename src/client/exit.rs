@@ -112,6 +112,9 @@ impl From<Fault> for Failure {
             Fault::Foreign { server, .. } => Failure::new(Exit::Fault, message).hint(format!(
                 "check --server (or SINGLETRACK_URL), and what stands in front of it: `curl -i {server}healthz`"
             )),
+            Fault::Proxy { .. } => Failure::new(Exit::Fault, message).hint(
+                "raise the largest body that the proxy takes (nginx: client_max_body_size 0), or name the server itself with --server",
+            ),
             Fault::Refused(refusal) => Failure::from(*refusal),
         }
     }
@@ -139,7 +142,9 @@ pub fn about_project(connection: &Connection, project: &ProjectName, fault: Faul
             ..Failure::from(*refusal)
         }
         .hint("`singletrack list` without a project shows the projects"),
-        fault @ (Fault::Refused(_) | Fault::Unreachable { .. } | Fault::Foreign { .. }) => fault.into(),
+        fault @ (Fault::Refused(_) | Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. }) => {
+            fault.into()
+        }
     }
 }
 
@@ -209,7 +214,9 @@ fn exit_of(refusal: &Refusal) -> Exit {
 fn hint_of(code: ErrorCode) -> Option<&'static str> {
     match code {
         ErrorCode::Unauthorized => Some("no token was sent: set SINGLETRACK_TOKEN, or pass --token-file FILE"),
-        ErrorCode::HostNotAllowed => Some("name the server as it knows itself, such as http://127.0.0.1:7878"),
+        ErrorCode::HostNotAllowed => Some(
+            "name the server as it knows itself, such as http://127.0.0.1:7878; a proxy passes the name on (nginx: proxy_set_header Host $http_host)",
+        ),
         ErrorCode::NotFound => Some("`singletrack list` shows what there is"),
         ErrorCode::UnknownPipeline => Some("`singletrack why` shows the project's pipelines"),
         ErrorCode::Outdated => {

@@ -104,8 +104,8 @@ enum StreamEnd {
     Complete(Box<Deployment>),
     Broken,
     Mute,
-    /// It told of an end that cannot be read.
-    Unreadable,
+    /// It is over, and how it ended must be asked.
+    Over,
 }
 
 /// What to do with an event.
@@ -171,7 +171,7 @@ impl Follower<'_> {
             strikes += 1;
             match end {
                 StreamEnd::Complete(deployment) => return Ok(Some(*deployment)),
-                StreamEnd::Unreadable => return self.end().await.map(Some),
+                StreamEnd::Over => return self.end().await.map(Some),
                 StreamEnd::Mute if strikes_limit.is_some() => {
                     show(Update::Switched("the event stream is mute; going on by polls".to_owned()));
                     return Ok(None);
@@ -192,9 +192,10 @@ impl Follower<'_> {
     async fn one_stream(&mut self, strikes: u32, show: &mut (dyn FnMut(Update) + Send)) -> Result<StreamEnd, Fault> {
         let opening = self.connection.event_stream(self.project, self.id, self.after);
         let response = match tokio::time::timeout(self.limits.first_byte, opening).await {
-            Ok(Ok(response)) => response,
+            Ok(Ok(Some(response))) => response,
+            Ok(Ok(None)) => return Ok(StreamEnd::Over),
             Ok(Err(Fault::Refused(refusal))) if refusal.status != 406 => return Err(Fault::Refused(refusal)),
-            Ok(Err(Fault::Refused(_) | Fault::Foreign { .. } | Fault::Unreachable { .. })) => {
+            Ok(Err(Fault::Refused(_) | Fault::Foreign { .. } | Fault::Proxy { .. } | Fault::Unreachable { .. })) => {
                 return Ok(StreamEnd::Broken);
             }
             Err(_) => return Ok(StreamEnd::Mute),
@@ -244,7 +245,7 @@ impl Follower<'_> {
                 return Some(StreamEnd::Complete(deployment));
             }
             Ok(event) => show(Update::Event(event)),
-            Err(_) if is_complete => return Some(StreamEnd::Unreadable),
+            Err(_) if is_complete => return Some(StreamEnd::Over),
             // An event of a newer server: nothing that we could show.
             Err(_) => {}
         }
@@ -265,23 +266,32 @@ impl Follower<'_> {
     }
 
     async fn by_polls(&mut self, show: &mut (dyn FnMut(Update) + Send)) -> Result<Deployment, Fault> {
+        let (mut strikes, mut pause) = (0, pauses());
         loop {
             let page = match self.connection.events(self.project, self.id, self.after, self.limits.window).await {
                 Ok(page) => page,
                 Err(Fault::Refused(refusal)) if refusal.code == Some(ErrorCode::NotFound) => {
                     return Err(Fault::Refused(refusal));
                 }
-                Err(Fault::Refused(_) | Fault::Foreign { .. }) => {
+                // Something stands in for a server that is restarted, most likely: this waits for it.
+                Err(Fault::Foreign { .. }) if strikes < STRIKES_LIMIT => {
+                    strikes += 1;
+                    self.connection.deployment(self.project, self.id).await?;
+                    tokio::time::sleep(pause.next().unwrap_or(EMPTY_PAUSE)).await;
+                    continue;
+                }
+                Err(Fault::Refused(_) | Fault::Foreign { .. } | Fault::Proxy { .. }) => {
                     show(Update::Switched("the events cannot be read; waiting for the end without them".to_owned()));
                     return self.end().await;
                 }
                 Err(fault @ Fault::Unreachable { .. }) => return Err(fault),
             };
+            strikes = 0;
             let is_empty = page.events.is_empty();
             for value in page.events {
                 match self.take(value, true, show) {
                     Some(StreamEnd::Complete(deployment)) => return Ok(*deployment),
-                    Some(StreamEnd::Unreadable) => return self.end().await,
+                    Some(StreamEnd::Over) => return self.end().await,
                     Some(StreamEnd::Broken | StreamEnd::Mute) | None => {}
                 }
             }

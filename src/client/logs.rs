@@ -33,7 +33,7 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
     let mut written = Ok(());
     let mut show = |update: Update| {
         let shown = match &update {
-            Update::Event(event) if json => print::result(&serde_json::to_string(event).unwrap_or_default()),
+            Update::Event(event) if json => print::result(&crate::api::ascii::to_string(event).unwrap_or_default()),
             Update::Event(Event { data: EventData::Other(EventBody::Log { lines, .. }), .. }) => {
                 let lines: Vec<_> = lines.iter().map(|line| clean_log(line, session.ci.is_some())).collect();
                 screen.over(|| print::result(&lines.join("\n")))

@@ -23,6 +23,7 @@ mod run;
 pub mod session;
 pub mod signals;
 mod status;
+mod token;
 mod transport;
 mod upload;
 mod why;
@@ -95,7 +96,7 @@ fn tell(failure: &Failure, json: bool) {
     }
     if json {
         // The exit code tells already that this did not go well.
-        let _ = print::result(&serde_json::to_string_pretty(&failure.to_json()).unwrap_or_default());
+        let _ = print::result(&crate::api::ascii::to_string_pretty(&failure.to_json()).unwrap_or_default());
     }
 }
 

@@ -1,6 +1,7 @@
 //! One call after another over HTTP, each with its own time limit, and repeated while the fault is one that passes.
 //!
-//! What passes: a broken connection, 502, 503, 504, 429, and a 408 that no Singletrack wrote. Whoever calls sees to it
+//! What passes: a broken connection, 502, 503, 504, 429, 520 and beyond, a 408 that no Singletrack wrote, and once a Singletrack
+//! has answered, whatever did not come from one. Whoever calls sees to it
 //! that a repeated call does no harm, and drops the call when the overall deadline has passed.
 
 use std::{
@@ -26,6 +27,7 @@ use super::{
     dial::{http_client, is_loopback, root_cause},
     exit::{Exit, Failure},
     render::words::span,
+    token::Token,
 };
 use crate::{
     api::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
@@ -44,8 +46,6 @@ const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const LAST_ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 /// The largest answer that is read: a page of events is at most a few MiB, so more is no answer of ours.
 const BODY_LIMIT: usize = 32 << 20;
-/// What comes before a token in its header.
-const BEARER: &str = "Bearer ";
 /// How long a call is parked, in a URL.
 pub(super) const WAIT_PARAMETER: &str = "maxWaitSeconds";
 /// How long a server may ask us to stay away; more would eat the deadline of whoever waits.
@@ -94,6 +94,12 @@ pub enum Fault {
         /// What is wrong with it.
         why: String,
     },
+    /// What stands before the server takes no body of that size.
+    #[error("a proxy in front of {server} refuses so large a request (HTTP 413)")]
+    Proxy {
+        /// Where it was asked.
+        server: String,
+    },
     /// The server said no.
     #[error("{0}")]
     Refused(Box<Refusal>),
@@ -117,36 +123,6 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
-    }
-}
-
-/// A bearer token. It is never printed.
-#[derive(Clone)]
-pub struct Token(HeaderValue);
-
-impl Token {
-    /// The token in this text; `None` when there is nothing but white space.
-    ///
-    /// # Errors
-    /// It holds what no header can carry.
-    pub fn parse(text: &str) -> Result<Option<Self>, Failure> {
-        let text = text.trim();
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let invalid = |_| Failure::new(Exit::Usage, "the token has characters that no token has");
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Failure::new(Exit::Usage, "the token has characters that no token has"));
-        }
-        let mut header = HeaderValue::from_str(&format!("{BEARER}{text}")).map_err(invalid)?;
-        header.set_sensitive(true);
-        Ok(Some(Token(header)))
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
     }
 }
 
@@ -177,6 +153,8 @@ pub(super) struct Call<'a> {
     pub(super) lease: Option<&'a str>,
     /// How long the answer may take beyond the window.
     pub(super) limit: Duration,
+    /// Whether whoever calls can do without: then an answer of something in between is not waited out.
+    pub(super) is_optional: bool,
 }
 
 /// An answer that is one.
@@ -197,6 +175,11 @@ pub(super) enum Attempt {
         after: Option<Duration>,
         /// Whether nothing came at all, in all that time.
         is_silent: bool,
+    },
+    /// An answer that is not Singletrack's, though one has answered before.
+    Strange {
+        why: String,
+        after: Option<Duration>,
     },
     Hopeless(Fault),
 }
@@ -234,7 +217,7 @@ impl Transport {
 
     /// The token that is shown to the server.
     pub fn token(&self) -> Option<&str> {
-        self.token.as_ref().and_then(|Token(header)| header.to_str().ok()?.strip_prefix(BEARER))
+        self.token.as_ref().and_then(Token::shown)
     }
 
     /// Whether a token is sent over an unencrypted connection to another machine.
@@ -267,6 +250,8 @@ impl Transport {
                     return Ok(answer);
                 }
                 Attempt::Hopeless(fault) => return Err(fault),
+                Attempt::Strange { why, .. } if call.is_optional => return Err(self.foreign(why)),
+                Attempt::Strange { why, after } => (why, after, false),
                 Attempt::Again { why, after, is_silent } => (why, after, is_silent),
             };
             let left = retry.pause(why, after).await?;
@@ -292,6 +277,7 @@ impl Transport {
         match self.attempt(call, &call.url, call.window + call.limit).await {
             Attempt::Answered(answer) => Ok(answer),
             Attempt::Again { why, .. } => Err(self.unreachable(why)),
+            Attempt::Strange { why, .. } => Err(self.foreign(why)),
             Attempt::Hopeless(fault) => Err(fault),
         }
     }
@@ -341,7 +327,7 @@ impl Transport {
                             answer.was_in_doubt = was_in_doubt;
                         }
                         Attempt::Hopeless(_) => self.in_doubt.store(false, Ordering::Relaxed),
-                        Attempt::Again { .. } => {}
+                        Attempt::Again { .. } | Attempt::Strange { .. } => {}
                     }
                 }
                 attempt
@@ -378,7 +364,7 @@ impl Transport {
         if status.is_redirection() {
             let to = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("nowhere");
             let to: String = to.chars().filter(|c| !c.is_control()).take(200).collect();
-            return Attempt::Hopeless(self.foreign(format!("it sends us on to {to}, and we do not follow")));
+            return self.not_ours(status, after, format!("it sends us on to {to}, and we do not follow"));
         }
         let bytes = match read_limited(response).await {
             Ok(bytes) => bytes,
@@ -387,7 +373,8 @@ impl Transport {
         let body = serde_json::from_slice::<Value>(&bytes).ok();
         let is_problem = body.as_ref().is_some_and(|body| body.get("errorCode").is_some_and(Value::is_string));
         let passes = match status.as_u16() {
-            429 | 502 | 503 | 504 => true,
+            // What is from 520 on is a proxy's of its own, about a server that it does not reach.
+            429 | 502 | 503 | 504 | 520..=530 => true,
             // Ours always carries a code; a proxy's does not. Ours for a request that came in too slowly passes, too.
             408 => !matches!(
                 body.as_ref().and_then(code_of),
@@ -395,7 +382,8 @@ impl Transport {
             ),
             _ => false,
         };
-        if is_problem || status.is_success() {
+        let is_ours = is_problem || (status.is_success() && body.is_some());
+        if is_ours {
             self.contacted.store(true, Ordering::Relaxed);
         }
         if passes {
@@ -404,18 +392,28 @@ impl Transport {
             return Attempt::Again { why, after, is_silent: false };
         }
         match body {
-            Some(body) if status.is_success() || is_problem => {
+            Some(body) if is_ours => {
                 let with_token = self.token.is_some();
                 Attempt::Answered(Answer { status, replayed, was_in_doubt: false, with_token, body })
             }
-            Some(_) | None => {
-                Attempt::Hopeless(self.foreign(format!("HTTP {status} without an answer that can be read")))
-            }
+            Some(_) | None => self.not_ours(status, after, format!("HTTP {status} without an answer that can be read")),
         }
     }
 
-    /// Opens an event stream; one attempt.
-    pub(super) async fn open_stream(&self, url: Url, after: u64) -> Result<Response, Fault> {
+    /// What to do about an answer that no Singletrack gave. Where one has answered before, something stands in for it
+    /// while it is being restarted; where none ever has, the address is most likely wrong.
+    fn not_ours(&self, status: StatusCode, after: Option<Duration>, why: String) -> Attempt {
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Attempt::Hopeless(Fault::Proxy { server: self.server().to_owned() });
+        }
+        if self.contacted.load(Ordering::Relaxed) {
+            return Attempt::Strange { why, after };
+        }
+        Attempt::Hopeless(self.foreign(why))
+    }
+
+    /// Opens an event stream; one attempt. `None`: there is nothing more to come.
+    pub(super) async fn open_stream(&self, url: Url, after: u64) -> Result<Option<Response>, Fault> {
         let request = self.http.get(url).header(ACCEPT, "text/event-stream");
         let request = if after > 0 { request.header("Last-Event-ID", after.to_string()) } else { request };
         let response = self.authorized(request).send().await.map_err(|error| self.unreachable(why(&error)))?;
@@ -427,19 +425,24 @@ impl Transport {
             .is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
         if status.is_success() && is_stream {
             self.contacted.store(true, Ordering::Relaxed);
-            return Ok(response);
+            return Ok(Some(response));
+        }
+        // Only after the last event, which is never the first thing that is asked for.
+        if status == StatusCode::NO_CONTENT && after > 0 {
+            return Ok(None);
         }
         match self.judge(response).await {
             Attempt::Answered(answer) if answer.status.is_success() => Err(self.foreign("no event stream".to_owned())),
             Attempt::Answered(answer) => Err(refused(answer)),
             Attempt::Again { why, .. } => Err(self.unreachable(why)),
+            Attempt::Strange { why, .. } => Err(self.foreign(why)),
             Attempt::Hopeless(fault) => Err(fault),
         }
     }
 
     fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.token {
-            Some(Token(header)) => request.header(AUTHORIZATION, header.clone()),
+            Some(token) => request.header(AUTHORIZATION, token.header()),
             None => request,
         }
     }
@@ -505,7 +508,16 @@ impl Retry<'_> {
 
 impl Call<'_> {
     pub(super) fn new(method: Method, url: Url) -> Self {
-        Call { method, url, window: Duration::ZERO, key: None, body: None, lease: None, limit: ANSWER_LIMIT }
+        Call {
+            method,
+            url,
+            window: Duration::ZERO,
+            key: None,
+            body: None,
+            lease: None,
+            limit: ANSWER_LIMIT,
+            is_optional: false,
+        }
     }
 
     /// Where the same is asked without parking.

@@ -246,14 +246,14 @@ impl Uploading<'_> {
                 Some(ErrorCode::ArtifactMismatch) => Step::Mismatch(refused(answer)),
                 Some(_) | None => Step::Hopeless(refused(answer)),
             },
-            Attempt::Again { why, after, .. } => Step::Again { why, after },
+            Attempt::Again { why, after, .. } | Attempt::Strange { why, after } => Step::Again { why, after },
             Attempt::Hopeless(fault) => Step::Hopeless(fault),
         }
     }
 
     fn failed(&self, error: &reqwest::Error) -> Step {
         match self.transport.failed(error) {
-            Attempt::Again { why, after, .. } => Step::Again { why, after },
+            Attempt::Again { why, after, .. } | Attempt::Strange { why, after } => Step::Again { why, after },
             Attempt::Hopeless(fault) => Step::Hopeless(fault),
             Attempt::Answered(_) => Step::Busy,
         }

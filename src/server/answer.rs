@@ -18,7 +18,7 @@ use crate::{
 
 /// An answer with this body.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    match serde_json::to_vec(body) {
+    match api::ascii::to_vec(body) {
         Ok(bytes) => whole(status, bytes.into()),
         Err(error) => axum::response::IntoResponse::into_response(formless(&error)),
     }
@@ -33,7 +33,7 @@ pub fn seen(seen: &Seen) -> Result<Response, Failure> {
         Some(bytes) => bytes.clone(),
         None => {
             let body = api::Deployment::of(&seen.deployment, seen.position);
-            let bytes = Bytes::from(serde_json::to_vec(&body).map_err(|error| formless(&error))?);
+            let bytes = Bytes::from(api::ascii::to_vec(&body).map_err(|error| formless(&error))?);
             seen.encoded.get_or_init(|| bytes).clone()
         }
     };

@@ -24,8 +24,6 @@ use crate::{
 
 /// So much is collected before it is written: a write for each piece that the network has would keep the disk busy.
 const WRITE_BYTES: usize = 1 << 20;
-/// How long what is still being sent is read once the server shuts down.
-const LAST_DRAIN: Duration = Duration::from_millis(500);
 /// How often an upload shows that it goes on, though nothing may have come.
 const HOLD_PAUSE: Duration = Duration::from_secs(5);
 
@@ -58,13 +56,7 @@ pub async fn get(State(app): State<Arc<App>>, path: RawPathParams, request: Requ
 /// Takes it, or the rest of it.
 pub async fn put(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, Failure> {
     let (parts, mut body) = request.into_parts();
-    let answer = take(&app, &path, &parts, &mut body).await;
-    // Who is still sending shall see the answer and not a reset; at a shutdown there is little time for that.
-    tokio::select! {
-        () = body::drain(body) => {}
-        () = async { app.shutdown.cancelled().await; tokio::time::sleep(LAST_DRAIN).await } => {}
-    }
-    answer
+    take(&app, &path, &parts, &mut body).await
 }
 
 async fn take(

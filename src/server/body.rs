@@ -1,6 +1,6 @@
-//! Reading bodies: bounded in size, in time and in what gzip may make of them; and JSON, more strictly than serde alone.
+//! Reading bodies: bounded in size and in what gzip may make of them; and JSON, more strictly than serde alone.
 
-use std::{fmt, io::Write as _, time::Duration};
+use std::{fmt, io::Write as _};
 
 use axum::{
     body::Body,
@@ -14,9 +14,11 @@ use serde::{
     de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
-use tokio::time::timeout;
 
-use super::error::{Failure, echo};
+use super::{
+    error::{Failure, echo},
+    intake,
+};
 use crate::api::ErrorCode;
 
 /// The largest body on the wire. A submit is a few KiB; a deploy tool that sends its whole plan as inputs, a few MiB.
@@ -25,10 +27,6 @@ const WIRE_LIMIT: usize = 8 << 20;
 const INFLATED_LIMIT: usize = 32 << 20;
 /// Past its first MiB a body may be at most so many times larger than what was sent: text seldom passes 20.
 const INFLATION_RATIO_LIMIT: usize = 100;
-/// A body that trickles slower than one piece in this time is given up.
-const IDLE_LIMIT: Duration = Duration::from_secs(30);
-/// What is read and thrown away, so that a client that is still sending sees the answer and not a reset.
-const DRAIN_LIMIT: usize = 32 << 20;
 /// JSON may nest so deep.
 const DEPTH_LIMIT: usize = 64;
 /// Numbers beyond this lose digits in many clients.
@@ -44,28 +42,12 @@ pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
     let mut received = 0;
     while let Some(piece) = next_piece(&mut body).await? {
         received += piece.len();
-        let fits = if received > WIRE_LIMIT {
-            Err(Failure::new(ErrorCode::BodyTooLarge, format!("the body is larger than {WIRE_LIMIT} bytes")))
-        } else {
-            sink.take(&piece, received)
-        };
-        if let Err(failure) = fits {
-            drain(body).await;
-            return Err(failure);
+        if received > WIRE_LIMIT {
+            return Err(Failure::new(ErrorCode::BodyTooLarge, format!("the body is larger than {WIRE_LIMIT} bytes")));
         }
+        sink.take(&piece, received)?;
     }
     sink.finish()
-}
-
-/// Reads a body to its end, within bounds, and forgets it.
-pub async fn drain(mut body: Body) {
-    let mut left = DRAIN_LIMIT;
-    while let Ok(Some(piece)) = next_piece(&mut body).await {
-        match left.checked_sub(piece.len()) {
-            Some(rest) => left = rest,
-            None => return,
-        }
-    }
 }
 
 /// The next piece of a body, or nothing at its end.
@@ -74,11 +56,11 @@ pub async fn drain(mut body: Body) {
 /// Too slow, or cut off.
 pub async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Failure> {
     loop {
-        let frame = timeout(IDLE_LIMIT, body.frame())
-            .await
-            .map_err(|_| Failure::new(ErrorCode::RequestTimeout, "the body did not arrive in time"))?;
-        match frame {
+        match body.frame().await {
             None => return Ok(None),
+            Some(Err(error)) if intake::is_too_slow(&error) => {
+                return Err(Failure::new(ErrorCode::RequestTimeout, "the body did not arrive in time"));
+            }
             Some(Err(_)) => return Err(Failure::new(ErrorCode::BadRequest, "the body was cut off")),
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {

@@ -7,8 +7,7 @@
 
 use std::{
     convert::Infallible,
-    future::{pending, poll_fn},
-    io::{self, IoSlice, Write as _},
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -22,36 +21,29 @@ use axum::{
     Router,
     body::Body,
     extract::{FromRequestParts, Request},
-    http::{HeaderMap, HeaderName, Method, Version, header, request::Parts, response},
+    http::{HeaderMap, Method, Version, header, request::Parts},
     response::Response,
 };
-use bytes::{Buf as _, Bytes};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
+use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::socket::{HEAD_LIMIT, HeadTimer, Signs, Socket};
 use crate::clock::Clock;
 
-/// Headers that trickle slower than this are given up.
-const HEADER_READ_LIMIT: Duration = Duration::from_secs(10);
 /// The largest head of a request that is read at all; the guard's limits are below it, so that they can be told properly.
-const HEAD_LIMIT: usize = 64 << 10;
+const HEAD_BYTES: usize = 64 << 10;
 /// How long after a connection was made its first request is waited for when the server ends: it is most likely on its way.
 const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(1);
 
-static DATES: DateTimePrinter = DateTimePrinter::new();
-
-/// Room for the head of an answer.
-const ANSWER_HEAD_BYTES: usize = 256;
+/// How long a client that does not read is waited for when the server ends.
+const LAST_WRITE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What all connections share.
 pub struct Shared {
@@ -62,9 +54,7 @@ pub struct Shared {
 
 /// Serves a connection to its end.
 pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
-    // Answers are small and somebody waits for each.
-    let _ = stream.set_nodelay(true);
-    let mut socket = Socket { stream, ahead: Bytes::new(), desk: Arc::default() };
+    let mut socket = Socket::new(stream);
     // Boxed, so that a connection that stands by is rid of it.
     while let Some((mut left, waiting)) = Box::pin(serve_until_standby(socket, shared.clone())).await {
         let Some(answer) = stand_by(&left, waiting.answering).await else { return };
@@ -84,13 +74,12 @@ pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 
 /// Serves a connection until it has ended, or until its request stands by.
 async fn serve_until_standby(socket: Socket, shared: Arc<Shared>) -> Option<(Socket, Waiting)> {
-    let desk = socket.desk.clone();
-    desk.has_asked.store(false, Ordering::Relaxed);
+    let desk = Desk::of(&socket);
     let begun_at = Instant::now();
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_LIMIT)
-        .max_buf_size(HEAD_LIMIT)
+        .timer(HeadTimer(socket.signs.clone()))
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(socket), Service { shared: shared.clone(), desk: desk.clone() });
     let served = tokio::select! {
         served = poll_fn(|context| poll_served(&mut connection, &desk, context)) => served,
@@ -105,7 +94,7 @@ async fn serve_until_standby(socket: Socket, shared: Arc<Shared>) -> Option<(Soc
                 Ok(Some(served)) => served,
                 Ok(None) | Err(_) => {
                     Pin::new(&mut connection).graceful_shutdown();
-                    poll_fn(|context| poll_served(&mut connection, &desk, context)).await
+                    last_answers(&mut connection, &desk).await
                 }
             }
         }
@@ -114,14 +103,25 @@ async fn serve_until_standby(socket: Socket, shared: Arc<Shared>) -> Option<(Soc
         Served::StandsBy(waiting) => {
             let parts = connection.into_parts();
             let mut socket = parts.io.into_inner();
-            // Copied, since what is left of hyper's buffer would keep all of it.
-            socket.ahead = Bytes::copy_from_slice(&parts.read_buf);
+            socket.put_back(&parts.read_buf);
             Some((socket, waiting))
         }
         Served::Ended(Ok(())) => None,
         Served::Ended(Err(error)) => {
             tracing::debug!(%error, "a connection ended early");
             None
+        }
+    }
+}
+
+/// Serves a connection that ends with what it has been asked. A client that does not read any more is not waited for.
+async fn last_answers(connection: &mut Connection, desk: &Desk) -> Served {
+    loop {
+        let served = poll_fn(|context| poll_served(connection, desk, context));
+        match timeout(LAST_WRITE_LIMIT, served).await {
+            Ok(served) => return served,
+            Err(_) if desk.signs.is_stuck() => return Served::Ended(Ok(())),
+            Err(_) => {}
         }
     }
 }
@@ -165,19 +165,22 @@ struct Waiting {
 }
 
 /// Where a connection and the request that it carries leave each other word. One request is answered after the other.
-#[derive(Default)]
 struct Desk {
+    signs: Arc<Signs>,
     /// Whether there was a request since hyper began to serve the connection.
     has_asked: AtomicBool,
     /// Whether the request is to stand by.
     stands_by: AtomicBool,
-    /// Whether something has been written that the socket did not take yet: as long as that is so, only hyper knows it.
-    is_write_pending: AtomicBool,
     /// The request, on its way off hyper.
     waiting: Mutex<Option<Waiting>>,
 }
 
 impl Desk {
+    fn of(socket: &Socket) -> Arc<Desk> {
+        let signs = socket.signs.clone();
+        Arc::new(Desk { signs, has_asked: false.into(), stands_by: false.into(), waiting: Mutex::default() })
+    }
+
     fn leave(&self, waiting: Waiting) {
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
     }
@@ -237,6 +240,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, mut request: Request<Incoming>) -> Call {
         self.desk.has_asked.store(true, Ordering::Relaxed);
+        self.desk.signs.note_request();
         self.desk.stands_by.store(false, Ordering::Relaxed);
         let closes = closes_behind(&request);
         if closes.is_some() {
@@ -263,116 +267,12 @@ impl Future for Call {
             return Poll::Ready(answer);
         }
         let desk = &self.desk;
-        if desk.stands_by.load(Ordering::Relaxed) && !desk.is_write_pending.load(Ordering::Relaxed) {
+        if desk.stands_by.load(Ordering::Relaxed) && !desk.signs.is_write_pending() {
             let closes = self.closes;
             if let Some(answering) = self.answering.take() {
                 self.desk.leave(Waiting { answering, closes });
             }
         }
         Poll::Pending
-    }
-}
-
-/// A socket, and what is to be read before it.
-struct Socket {
-    stream: TcpStream,
-    ahead: Bytes,
-    desk: Arc<Desk>,
-}
-
-impl Socket {
-    /// Resolves when the client hangs up. One who has sent more already is not seen to do so, as with hyper.
-    async fn hung_up(&self) {
-        if !self.ahead.is_empty() {
-            return pending().await;
-        }
-        match self.stream.peek(&mut [0]).await {
-            Ok(0) | Err(_) => {}
-            Ok(_) => pending().await,
-        }
-    }
-
-    /// Writes an answer that is there as a whole.
-    async fn tell(&mut self, answer: Response, closes: bool, now: Timestamp) -> io::Result<()> {
-        let (parts, body) = answer.into_parts();
-        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let head = head(&parts, body.len(), closes, now)?;
-        self.stream.write_all_buf(&mut head.as_slice().chain(body)).await
-    }
-
-    /// Whether the client sends something else, before it has been idle for too long.
-    async fn is_asked_more(&self, shutdown: &CancellationToken) -> bool {
-        if !self.ahead.is_empty() {
-            return true;
-        }
-        let mut byte = [0];
-        tokio::select! {
-            biased;
-            sent = timeout(HEADER_READ_LIMIT, self.stream.peek(&mut byte)) => matches!(sent, Ok(Ok(1..))),
-            () = shutdown.cancelled() => false,
-        }
-    }
-
-    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
-        self.desk.is_write_pending.store(written.is_pending(), Ordering::Relaxed);
-        written
-    }
-}
-
-/// The head of an answer with a body of this length.
-fn head(parts: &response::Parts, length: usize, closes: bool, now: Timestamp) -> io::Result<Vec<u8>> {
-    let mut head = Vec::with_capacity(ANSWER_HEAD_BYTES);
-    let (status, reason) = (parts.status.as_str(), parts.status.canonical_reason().unwrap_or_default());
-    write!(head, "HTTP/1.1 {status} {reason}\r\n")?;
-    let is_ours = |name: &HeaderName| *name == header::CONTENT_LENGTH || *name == header::CONNECTION;
-    for (name, value) in parts.headers.iter().filter(|(name, _)| !is_ours(name)) {
-        head.extend_from_slice(name.as_ref());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    let date = DATES.timestamp_to_rfc9110_string(&now).map_err(io::Error::other)?;
-    let connection = if closes { "connection: close\r\n" } else { "" };
-    write!(head, "content-length: {length}\r\ndate: {date}\r\n{connection}\r\n")?;
-    Ok(head)
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, into);
-        }
-        let length = self.ahead.len().min(into.remaining());
-        into.put_slice(&self.ahead[..length]);
-        self.ahead.advance(length);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.note(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

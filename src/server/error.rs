@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    api::{ErrorCode, Problem},
+    api::{ErrorCode, Problem, ascii},
     model::{admission::Rejection, bounds},
     queue::WorkerError,
     store::StoreError,
@@ -80,7 +80,7 @@ pub fn render(path: String, mut response: Response) -> Response {
     let instance = if matches!(code.status(), 400..=404 | 414 | 431) { echo(&path) } else { path };
     let mut problem = Problem::new(code, detail, instance);
     problem.extra = extra;
-    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let body = ascii::to_vec(&problem).unwrap_or_default();
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

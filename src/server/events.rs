@@ -6,12 +6,11 @@ use axum::{
     body::Body,
     extract::State,
     http::{HeaderValue, StatusCode, header},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Serialize;
-use serde_json::ser::{CompactFormatter, Formatter};
 use tokio::time::timeout;
 
 use super::{
@@ -22,7 +21,7 @@ use super::{
     params::{Reading, Target},
 };
 use crate::{
-    api::{Event, EventsPage},
+    api::{Event, EventsPage, ascii},
     model::{self, Deployment, EventBody},
     watch::{Follow, Page},
 };
@@ -42,7 +41,11 @@ pub async fn events(
     match reading {
         Reading::Stream { after } => {
             let (follow, now) = app.watch.follow(&target.project, target.id, after).await?;
-            Ok(stream_of(follow, &now, after, app.metrics.park()))
+            // A browser opens a stream again when it has ended, for ever, unless it is told that there is nothing more.
+            if now.is_final() && after >= now.event_count {
+                return Ok(StatusCode::NO_CONTENT.into_response());
+            }
+            Ok(stream_of(follow, &now, app.metrics.park()))
         }
         Reading::Poll { after, window } => {
             standby.begin();
@@ -69,14 +72,13 @@ struct Streaming {
     _parked: Parked,
 }
 
-fn stream_of(follow: Follow, now: &Deployment, after: u64, parked: Parked) -> Response {
+fn stream_of(follow: Follow, now: &Deployment, parked: Parked) -> Response {
     // The state as it is now comes first and at once, so that who connects has something to show.
     let state = EventBody::Progress { status: now.status(), progress: now.progress, message: now.message.clone() };
     let mut first = Vec::with_capacity(FRAME_BYTES);
     frame(&mut first, None, "progress", &state);
     let ready = Some(Bytes::from(first));
-    let is_over = now.is_final() && after >= now.event_count;
-    let streaming = Streaming { follow, ready, is_over, _parked: parked };
+    let streaming = Streaming { follow, ready, is_over: false, _parked: parked };
     let frames = stream::unfold(streaming, |mut streaming| async move {
         let bytes = streaming.next().await?;
         Some((Ok::<_, io::Error>(bytes), streaming))
@@ -129,30 +131,8 @@ fn frame(bytes: &mut Vec<u8>, seq: Option<u64>, name: &str, data: &impl Serializ
         bytes.extend_from_slice(format!("id: {seq}\n").as_bytes());
     }
     bytes.extend_from_slice(format!("event: {name}\ndata: ").as_bytes());
-    let mut serializer = serde_json::Serializer::with_formatter(&mut *bytes, Ascii);
-    if let Err(error) = data.serialize(&mut serializer) {
+    if let Err(error) = ascii::write(bytes, data) {
         tracing::error!(%error, "an event has no JSON form");
     }
     bytes.extend_from_slice(b"\n\n");
-}
-
-/// JSON in plain ASCII: nothing in it can be taken for the end of a line, whatever a client thinks a line ends with.
-struct Ascii;
-
-impl Formatter for Ascii {
-    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(|c: char| !c.is_ascii() || c == '\u{7f}') {
-            let (plain, tail) = rest.split_at(at);
-            CompactFormatter.write_string_fragment(writer, plain)?;
-            let mut chars = tail.chars();
-            if let Some(c) = chars.next() {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
-            }
-            rest = chars.as_str();
-        }
-        CompactFormatter.write_string_fragment(writer, rest)
-    }
 }

@@ -209,6 +209,8 @@ fn cursor(headers: &HeaderMap, query: &Query<'_>) -> Result<u64, Failure> {
     let mut ids = headers.get_all("last-event-id").iter();
     match (ids.next(), ids.next()) {
         (None, _) => Ok(query.number("after", 0..=u64::MAX)?.unwrap_or(0)),
+        // A browser sends an empty one where the stream gave it none.
+        (Some(id), None) if id.is_empty() => Ok(query.number("after", 0..=u64::MAX)?.unwrap_or(0)),
         (Some(id), None) => id.to_str().ok().and_then(decimal).ok_or_else(|| {
             Failure::new(ErrorCode::InvalidParameter, "Last-Event-ID is the number of an event of this deployment")
         }),

@@ -11,7 +11,9 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 
-use super::{App, artifacts, cancel, claims, error, events, meta, metrics, projects, read, submit, waits, workers};
+use super::{
+    App, artifacts, cancel, claims, error, events, intake, meta, metrics, projects, read, submit, waits, workers,
+};
 use crate::api::ErrorCode;
 
 type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<App>>);
@@ -65,23 +67,31 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// What every request passes: the guard, and on the way back the error's body and the count. It is one layer, since each
-/// costs a parked poll another half KiB.
+/// What every request passes: the guard, and on the way back the rest of its body, the error's body and the count. It is one
+/// layer, since each costs a parked poll another half KiB.
 async fn front(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let rest = intake::watch(&mut request);
     let response = match app.access.check(request.version(), request.uri(), request.headers()) {
         Ok(scope) => {
             scope.attach(request.extensions_mut());
             next.run(request).await
         }
-        Err(failure) => failure.into_response(),
+        Err(failure) => {
+            drop(request);
+            failure.into_response()
+        }
     };
     let mut response = error::render(path, response);
     if app.watch.is_draining() {
         // So that the client's next request opens a connection, which a load balancer leads to another server.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(rest) = rest {
+        // Boxed, since it is needed for few.
+        Box::pin(rest.settle(&app.shutdown, &mut response)).await;
     }
     app.metrics.count(&method, route.as_ref().map_or("none", MatchedPath::as_str), response.status());
     response

@@ -2,11 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use rustix::process::{Resource, getrlimit};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -31,6 +32,11 @@ pub const END_LIMIT: Duration = Duration::from_secs(10);
 const ACCEPT_LOOP: Task = Task::new("accept", Duration::from_secs(30));
 /// After the system had no more file descriptors: waiting lets others close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many descriptors no connection may take, where there are twice as many.
+const RESERVED_DESCRIPTORS: usize = 512;
+/// How often it is told that connections are closed.
+const EXCESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the server does not start.
 #[derive(Debug, Error)]
@@ -126,7 +132,16 @@ async fn accept_until_told(listener: TcpListener, shared: Arc<Shared>, health: H
     }
 }
 
+/// How many connections there may be: the other descriptors are left for the store, for uploads and for the worker's commands.
+fn connection_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    limit - RESERVED_DESCRIPTORS.min(limit / 2)
+}
+
 async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>, connections: TaskTracker, pulse: Pulse) {
+    let limit = connection_limit();
+    let mut excess = Excess::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -134,11 +149,37 @@ async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>, connections: Ta
             accepted = pulse.resting(listener.accept()) => accepted,
         };
         match accepted {
+            // Closed at once: whoever holds so many must not cost the worker its pipes and the store its files.
+            Ok((stream, _)) if connections.len() >= limit => {
+                drop(stream);
+                excess.note(limit);
+            }
             Ok((stream, _)) => _ = connections.spawn(connection::serve(stream, shared.clone())),
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+}
+
+/// The connections that were closed since there are too many; told once a second.
+#[derive(Default)]
+struct Excess {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Excess {
+    fn note(&mut self, limit: usize) {
+        self.count += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= EXCESS_PAUSE) {
+            tracing::warn!(
+                limit,
+                closed_count = self.count,
+                "too many connections; new ones are closed (raise LimitNOFILE)"
+            );
+            *self = Excess { count: 0, told: Some(Instant::now()) };
         }
     }
 }

@@ -418,6 +418,53 @@ fn what_is_not_singletrack_is_no_success() {
 }
 
 #[test]
+fn once_the_server_has_answered_what_is_not_its_own_is_waited_out() {
+    // What stands in for a container that is restarted, for a server that is not reached, for one that wants a login.
+    let strange = [
+        (404, "text/plain", "404 page not found\n"),
+        (521, "text/html", "<h1>Web server is down</h1>"),
+        (200, "text/html", "<h1>Welcome</h1>"),
+        (403, "text/html", "<h1>Forbidden</h1>"),
+        (301, "text/html", "moved"),
+        (404, "application/json", "{\"message\": \"no Route matched with those values\"}"),
+    ];
+    let end = || {
+        let mut last = complete(&deployment(OURS, "SUCCEEDED"));
+        last["seq"] = json!(1);
+        last["at"] = json!("2026-03-01T12:00:00.000Z");
+        Reply::Json(200, json!({ "events": [last], "last": 1, "final": true }))
+    };
+    let route = format!("GET {OURS}");
+    let fake = Fake::start(move |request, nth| match (request.route(), nth, strange.get(nth)) {
+        (asked, _, _) if asked == SUBMIT => Reply::Json(202, deployment(OURS, "RUNNING")),
+        // Here it is seen first, and there it is waited out.
+        (asked, 0, _) if asked == EVENTS => Reply::Raw(404, "text/plain", "404 page not found\n"),
+        (asked, _, Some(reply)) if asked == route => Reply::Raw(reply.0, reply.1, reply.2),
+        (asked, _, _) if asked == route => Reply::Json(200, deployment(OURS, "RUNNING")),
+        _ => end(),
+    });
+    deploy(&fake, &["--follow", "poll"]).expect(0);
+    assert_eq!((fake.of(EVENTS).len(), fake.of(&format!("GET {OURS}")).len()), (2, strange.len() + 1));
+}
+
+#[test]
+fn a_proxy_that_refuses_a_large_body_is_named_with_what_to_do() {
+    for is_known in [false, true] {
+        let fake = Fake::start(move |request, _| match request.method.as_str() {
+            "HEAD" | "GET" if is_known => Reply::With(404, &[("singletrack-upload-offset", "0")], json!(null)),
+            "HEAD" => Reply::With(404, &[("singletrack-upload-offset", "0")], problem(404, "NOT_FOUND")),
+            _ => Reply::Raw(413, "text/html", "<h1>413 Request Entity Too Large</h1>"),
+        });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "content").unwrap();
+        let ended = deploy(&fake, &["--artifact", file.path().to_str().unwrap()]);
+        ended.expect(125).says("HTTP 413").says("client_max_body_size");
+        assert!(!ended.stderr.contains("is not Singletrack"), "{}", ended.stderr);
+        assert_eq!(fake.requests().iter().filter(|request| request.method == "PUT").count(), 1, "it does not pass");
+    }
+}
+
+#[test]
 fn the_token_goes_to_the_server_and_nowhere_else() {
     let fake = free_until(deployment(OURS, "SUCCEEDED"));
     let mut command = singletrack(&fake, &["deploy", "--project", "web"]);

@@ -339,3 +339,15 @@ async fn bytes_that_are_no_text_do_not_stop_it() {
     let fake = streaming(|_, _| Reply::Stream(vec![Part::Bytes(b"data: \xff\xfe\n\n".to_vec()), Part::Text(rest(0))]));
     follow(&fake, How::Auto).await.expect(&["one", "two"]);
 }
+
+#[tokio::test]
+async fn a_stream_that_says_that_nothing_more_comes_is_the_end() {
+    let fake = Fake::start(|request, nth| match (request.route().as_str(), nth) {
+        // The connection ends just before the last event, and the deployment by the time that it is asked again.
+        (EVENTS, 0) => Reply::Stream(vec![Part::Text(frame(1, &log("one"))), Part::Break]),
+        (EVENTS, _) => Reply::Raw(204, "text/plain", ""),
+        _ => Reply::Json(200, deployment(OURS, "SUCCEEDED")),
+    });
+    assert!(follow(&fake, How::Auto).await.expect(&["one"]).switches.is_empty());
+    assert_eq!(fake.of(EVENTS).len(), 2, "it is not asked for ever");
+}

@@ -15,7 +15,7 @@ use super::{
     words::{Ahead, size},
 };
 use crate::{
-    api::{Event, EventData},
+    api::{Event, EventData, ascii},
     client::follow::Update,
     clock::{BootInstant, Clock},
     model::{EventBody, PhaseState, Status},
@@ -212,7 +212,7 @@ impl Screen {
     pub fn json(&self, value: &Value) -> std::io::Result<()> {
         self.clear();
         // A value read from JSON can be written as JSON.
-        print::result(&serde_json::to_string_pretty(value).unwrap_or_default())
+        print::result(&ascii::to_string_pretty(value).unwrap_or_default())
     }
 }
 

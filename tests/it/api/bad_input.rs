@@ -167,7 +167,7 @@ async fn cursors_are_numbers_within_the_history() {
             let request = server.request(Method::GET, &path).header("Accept", accept);
             send(request.header("Last-Event-ID", cursor.to_owned()))
         };
-        for cursor in ["abc", "", "-1", "1.0", "+1", "99999999999999999999"] {
+        for cursor in ["abc", "-1", "1.0", "+1", "99999999999999999999"] {
             assert_refused(cursor, &follow(cursor).await, 400, "INVALID_PARAMETER", "Last-Event-ID is the number");
         }
         for cursor in [last + 1, 1 << 62, u64::MAX] {

@@ -1,9 +1,10 @@
 //! Events: each exactly once and in order, by stream and by long-poll, whatever a pipeline prints.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::harness::{TestServer, gated_config, stream::Frame};
+use crate::harness::{TestServer, gated_config, send, stream::Frame};
 
 /// All of a deployment's events by long-poll, a page at a time.
 async fn polled(server: &TestServer, id: &str) -> Vec<Value> {
@@ -92,8 +93,11 @@ async fn a_resumed_stream_neither_loses_nor_doubles_an_event() {
     // Afterwards: from every place, by header and by parameter, the rest and nothing else.
     for (index, event) in all.iter().enumerate() {
         let after = event["seq"].as_u64().unwrap();
-        let streamed = events(&server.stream(&id, Some(after)).await.rest().await);
-        assert_eq!(streamed, all[index + 1..], "after {after}");
+        // Behind the last one there is no stream any more.
+        if index + 1 < all.len() {
+            let streamed = events(&server.stream(&id, Some(after)).await.rest().await);
+            assert_eq!(streamed, all[index + 1..], "after {after}");
+        }
         let page = server.deployment(&id, &format!("/events?after={after}&maxWaitSeconds=0")).await.body;
         assert_eq!(page["events"].as_array().unwrap()[..], all[index + 1..], "after {after}");
         assert_eq!((&page["final"], &page["last"]), (&json!(true), &all.last().unwrap()["seq"]));
@@ -230,4 +234,30 @@ run = "echo the end"
         .map(|data| serde_json::from_str(data).unwrap())
         .collect();
     assert_whole(&read[1..], 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_resumed_at_the_end_of_a_final_deployment_is_told_that_nothing_more_comes() {
+    let server = TestServer::gated();
+    let id = server.accepted(json!({ "pipeline": "quick" })).await;
+    server.finished(&id).await;
+    let path = format!("/v1/projects/web/deployments/{id}/events");
+    let last = server.get(&path).await.body["last"].as_u64().unwrap();
+    let open = |last_id: &str, query: &str| {
+        let request = server.request(Method::GET, &format!("{path}{query}"));
+        request.header("Accept", "text/event-stream").header("Last-Event-ID", last_id.to_owned())
+    };
+    let ended = send(open(&last.to_string(), "")).await;
+    assert_eq!((ended.status, ended.text.as_str()), (204, ""));
+    let after =
+        send(server.request(Method::GET, &format!("{path}?after={last}")).header("Accept", "text/event-stream"));
+    assert_eq!(after.await.status, 204);
+    // What is not the end is a stream, and an empty id is none.
+    for (last_id, query, count) in [(&*(last - 1).to_string(), "", 2), ("", "", last + 1), ("", "?after=1", last)] {
+        let answer = send(open(last_id, query)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(answer.text.matches("\nevent: ").count() as u64 + 1, count, "{last_id:?} {query}: {}", answer.text);
+    }
+    // A page is a page however late it is asked for.
+    assert_eq!(server.get(&format!("{path}?after={last}")).await.status, 200);
 }

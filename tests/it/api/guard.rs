@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::harness::{TestServer, gated_config, nginx::Nginx, raw::read_to_end, send};
+use crate::harness::{TestServer, a_token, gated_config, nginx::Nginx, raw::read_to_end, send};
 
 #[tokio::test]
 async fn without_tokens_only_loopback_names_are_answered() {
@@ -103,7 +103,7 @@ async fn a_stock_nginx_opens_a_server_without_tokens_to_nobody_and_one_with_toke
         assert!(status == 403 && text.contains("PROXY_NEEDS_TOKENS"), "{below}: {status} {text}");
     }
     assert_eq!(server.project().await["revision"], 0, "{}", nginx.complaints());
-    let (token, table) = token(&server);
+    let (token, table) = a_token();
     assert!(server.terminate().success());
     server.configure(&gated_config(&table));
     server.boot();
@@ -123,7 +123,7 @@ async fn allowed_hosts_goes_with_tokens_only_and_narrows_the_names_under_which_t
     let told = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(78), "{told}");
     assert!(told.contains("`allowed_hosts`") && told.contains("singletrack token new"), "{told}");
-    let (token, table) = token(&server);
+    let (token, table) = a_token();
     server.configure(&gated_config(&format!("{hosts}\n{table}")));
     server.boot();
     for (host, status) in
@@ -181,19 +181,11 @@ async fn pages_of_other_sites_are_refused() {
     assert_eq!(server.project().await["revision"], 0);
 }
 
-/// A new token, and the table that makes a server know it.
-fn token(server: &TestServer) -> (String, String) {
-    let made = server.tool(&["token", "new", "--name", "ci"]).output().unwrap();
-    assert!(made.status.success());
-    let (token, told) = (String::from_utf8(made.stdout).unwrap(), String::from_utf8(made.stderr).unwrap());
-    (token.trim().to_owned(), told[told.find("[[tokens]]").unwrap()..].to_owned())
-}
-
 #[tokio::test]
 async fn with_tokens_only_who_has_one_is_answered_and_it_is_never_written_down() {
     let mut server = TestServer::gated();
-    let (token, table) = token(&server);
-    let (other, _) = self::token(&server);
+    let (token, table) = a_token();
+    let (other, _) = a_token();
     assert!(token.starts_with("st_") && token.len() > 60 && token != other);
     assert!(server.terminate().success());
     server.configure(&gated_config(&table));
@@ -260,7 +252,7 @@ async fn other_machines_are_served_only_with_tokens() {
         assert!(told.contains("without tokens") && told.contains("singletrack token new"), "{told}");
         assert_eq!(refused.stdout, b"");
     }
-    server.configure(&gated_config(&token(&server).1));
+    server.configure(&gated_config(&a_token().1));
     let mut child = server.command().args(["--listen", "0.0.0.0:0"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();

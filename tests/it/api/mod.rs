@@ -10,5 +10,6 @@ mod openapi;
 mod pages;
 mod plan;
 mod slot;
+mod strangers;
 mod waits;
 mod workers;

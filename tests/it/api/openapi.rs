@@ -226,6 +226,9 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     driven.post(&format!("{one}/cancel"), json!({})).await;
     driven.post(&format!("{one}/cancel"), json!({})).await;
     driven.get(&format!("{one}/completion")).await;
+    let last = driven.get(&format!("{one}/events")).await["last"].clone();
+    let resumed = server.request(Method::GET, &format!("{one}/events?after={last}"));
+    driven.see(resumed.header("Accept", "text/event-stream")).await;
     driven.post("/v1/projects/web/release", json!({ "reason": "why" })).await;
     leased(&mut driven).await;
     claimed(&mut driven).await;

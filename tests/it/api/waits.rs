@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, task::JoinSet};
 
 use crate::harness::{
-    TestServer,
+    TestServer, a_token, client_with,
     raw::{read_one, read_to_end},
 };
 
@@ -160,14 +160,18 @@ async fn a_connection_goes_on_behind_a_parked_poll() {
 
 #[tokio::test]
 async fn a_parked_poll_of_an_older_client_is_answered_as_it_asks() {
-    let server = TestServer::gated();
+    // Without tokens HTTP/1.0 is not answered: proxies speak it.
+    let (token, table) = a_token();
+    let mut server = TestServer::gated_with(&table);
+    server.client = client_with(&token);
     let id = server.at_the_gate().await;
     let path = format!("/v1/projects/web/deployments/{id}/completion?maxWaitSeconds=60");
     let mut connection = server.connect().await;
-    let head = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", server.authority());
+    let shown = format!("Host: {}\r\nAuthorization: Bearer {token}", server.authority());
+    let head = format!("GET {path} HTTP/1.0\r\n{shown}\r\n\r\n");
     connection.write_all(head.as_bytes()).await.unwrap();
     let mut other = server.connect().await;
-    let head = format!("HEAD {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.authority());
+    let head = format!("HEAD {path} HTTP/1.1\r\n{shown}\r\nConnection: close\r\n\r\n");
     other.write_all(head.as_bytes()).await.unwrap();
     server.parked(2).await;
     server.open_gate();

@@ -123,10 +123,30 @@ impl TestServer {
 
     /// Starts it, again if need be, on the same store. A restart keeps the port, as a supervised server does.
     pub fn boot(&mut self) {
+        let command = self.command();
+        self.boot_by(command);
+    }
+
+    /// The same with so many file descriptors.
+    pub fn boot_with_descriptors(&mut self, count: u32) {
+        let command = self.command();
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--nofile={count}:{count}")).arg(command.get_program()).args(command.get_args());
+        limited.current_dir(command.get_current_dir().unwrap()).stdin(Stdio::null());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        self.boot_by(limited);
+    }
+
+    fn boot_by(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "it runs already");
         let listen = self.base.strip_prefix("http://").unwrap_or(&self.place.listen).to_owned();
         let log = OpenOptions::new().create(true).append(true).open(self.path("server.log")).unwrap();
-        let mut child = self.command().args(["--listen", &listen]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command.args(["--listen", &listen]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
@@ -381,6 +401,21 @@ name = "only"
 run = "echo 'it is broken' >&2; exit 3"
 "#
     )
+}
+
+/// A new token, and the table that makes a server know it.
+pub fn a_token() -> (String, String) {
+    let made = Command::new(SINGLETRACK).args(["token", "new", "--name", "ci"]).output().unwrap();
+    assert!(made.status.success());
+    let (token, told) = (String::from_utf8(made.stdout).unwrap(), String::from_utf8(made.stderr).unwrap());
+    (token.trim().to_owned(), told[told.find("[[tokens]]").unwrap()..].to_owned())
+}
+
+/// A client that shows this token, with a connection for each request.
+pub fn client_with(token: &str) -> Client {
+    let shown = [(reqwest::header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())];
+    let headers = shown.into_iter().collect();
+    Client::builder().no_proxy().pool_max_idle_per_host(0).default_headers(headers).build().unwrap()
 }
 
 /// Sends a request and holds the answer against the API description.

@@ -1,0 +1,245 @@
+//! A connection's socket, and what bounds it in time: a head that trickles, an idle client, a client that does not read.
+
+use std::{
+    future::pending,
+    io::{self, IoSlice, Write as _},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    http::{HeaderName, header, response},
+    response::Response,
+};
+use bytes::{Buf as _, Bytes};
+use http_body_util::BodyExt as _;
+use hyper::rt::{Sleep as HyperSleep, Timer};
+use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long the head of a request may take. A new connection has as long for its first byte.
+pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client that was answered may keep its connection without asking for more. Balancers keep theirs for 60 s, and
+/// must not be the last to learn that one is closed.
+const IDLE_LIMIT: Duration = Duration::from_secs(75);
+/// How long a client may take nothing of what is written to it.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+static DATES: DateTimePrinter = DateTimePrinter::new();
+
+/// Room for the head of an answer.
+const ANSWER_HEAD_BYTES: usize = 256;
+
+/// What is seen at a socket.
+#[derive(Default)]
+pub struct Signs {
+    /// Whether something has been written that the socket did not take yet: as long as that is so, only hyper knows it.
+    is_write_pending: AtomicBool,
+    /// Whether something has been written since the last look.
+    has_written: AtomicBool,
+    /// Whether something has come since the next head is waited for.
+    has_head_begun: AtomicBool,
+    /// Whether the client has ever sent a request.
+    has_ever_asked: AtomicBool,
+}
+
+impl Signs {
+    pub fn is_write_pending(&self) -> bool {
+        self.is_write_pending.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing of what is to be written was taken since the last look.
+    pub fn is_stuck(&self) -> bool {
+        !self.has_written.swap(false, Ordering::Relaxed) && self.is_write_pending()
+    }
+
+    /// A request has come.
+    pub fn note_request(&self) {
+        self.has_ever_asked.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The clock by which hyper waits for heads: an idle client may take longer than one that has begun.
+pub struct HeadTimer(pub Arc<Signs>);
+
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn HyperSleep>> {
+        self.sleep_until(Instant::now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn HyperSleep>> {
+        let signs = self.0.clone();
+        signs.has_head_begun.store(false, Ordering::Relaxed);
+        let is_known = signs.has_ever_asked.load(Ordering::Relaxed);
+        let idle_until = if is_known { deadline + (IDLE_LIMIT - HEAD_LIMIT) } else { deadline };
+        Box::pin(HeadSleep { signs, sleep: Box::pin(sleep_until(idle_until.into())), has_begun: false })
+    }
+}
+
+struct HeadSleep {
+    signs: Arc<Signs>,
+    sleep: Pin<Box<Sleep>>,
+    has_begun: bool,
+}
+
+impl HyperSleep for HeadSleep {}
+
+impl Future for HeadSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if !self.has_begun && self.signs.has_head_begun.load(Ordering::Relaxed) {
+            self.has_begun = true;
+            let until = (Instant::now() + HEAD_LIMIT).into();
+            if until < self.sleep.deadline() {
+                self.sleep.as_mut().reset(until);
+            }
+        }
+        self.sleep.as_mut().poll(context)
+    }
+}
+
+/// A socket, and what is to be read before it.
+pub struct Socket {
+    stream: TcpStream,
+    ahead: Bytes,
+    pub signs: Arc<Signs>,
+    /// Ends the wait of a write that is stuck.
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl Socket {
+    pub fn new(stream: TcpStream) -> Self {
+        // Answers are small and somebody waits for each.
+        let _ = stream.set_nodelay(true);
+        Socket { stream, ahead: Bytes::new(), signs: Arc::default(), stuck: None }
+    }
+
+    /// Puts what was read already before what comes.
+    pub fn put_back(&mut self, ahead: &[u8]) {
+        // Copied, since what is left of hyper's buffer would keep all of it.
+        self.ahead = Bytes::copy_from_slice(ahead);
+    }
+
+    /// Resolves when the client hangs up. One who has sent more already is not seen to do so, as with hyper.
+    pub async fn hung_up(&self) {
+        if !self.ahead.is_empty() {
+            return pending().await;
+        }
+        match self.stream.peek(&mut [0]).await {
+            Ok(0) | Err(_) => {}
+            Ok(_) => pending().await,
+        }
+    }
+
+    /// Writes an answer that is there as a whole.
+    pub async fn tell(&mut self, answer: Response, closes: bool, now: Timestamp) -> io::Result<()> {
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let head = head(&parts, body.len(), closes, now)?;
+        let mut answer = head.as_slice().chain(body);
+        while answer.has_remaining() {
+            timeout(WRITE_LIMIT, self.stream.write_buf(&mut answer)).await??;
+        }
+        Ok(())
+    }
+
+    /// Whether the client sends something else, before it has been idle for too long.
+    pub async fn is_asked_more(&self, shutdown: &CancellationToken) -> bool {
+        if !self.ahead.is_empty() {
+            return true;
+        }
+        let mut byte = [0];
+        tokio::select! {
+            biased;
+            sent = timeout(IDLE_LIMIT, self.stream.peek(&mut byte)) => matches!(sent, Ok(Ok(1..))),
+            () = shutdown.cancelled() => false,
+        }
+    }
+
+    /// Gives up on a client that takes nothing.
+    fn watch(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.signs.is_write_pending.store(written.is_pending(), Ordering::Relaxed);
+        if written.is_ready() {
+            self.signs.has_written.store(true, Ordering::Relaxed);
+            self.stuck = None;
+            return written;
+        }
+        ready!(self.stuck.get_or_insert_with(|| Box::pin(sleep(WRITE_LIMIT))).as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// The head of an answer with a body of this length.
+fn head(parts: &response::Parts, length: usize, closes: bool, now: Timestamp) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(ANSWER_HEAD_BYTES);
+    let (status, reason) = (parts.status.as_str(), parts.status.canonical_reason().unwrap_or_default());
+    write!(head, "HTTP/1.1 {status} {reason}\r\n")?;
+    let is_ours = |name: &HeaderName| *name == header::CONTENT_LENGTH || *name == header::CONNECTION;
+    for (name, value) in parts.headers.iter().filter(|(name, _)| !is_ours(name)) {
+        head.extend_from_slice(name.as_ref());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    let date = DATES.timestamp_to_rfc9110_string(&now).map_err(io::Error::other)?;
+    let connection = if closes { "connection: close\r\n" } else { "" };
+    write!(head, "content-length: {length}\r\ndate: {date}\r\n{connection}\r\n")?;
+    Ok(head)
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            let before = into.filled().len();
+            let read = Pin::new(&mut self.stream).poll_read(context, into);
+            if into.filled().len() > before {
+                self.signs.has_head_begun.store(true, Ordering::Relaxed);
+            }
+            return read;
+        }
+        self.signs.has_head_begun.store(true, Ordering::Relaxed);
+        let length = self.ahead.len().min(into.remaining());
+        into.put_slice(&self.ahead[..length]);
+        self.ahead.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(written, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.watch(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
