@@ -1,11 +1,10 @@
 //! What the commands of the server's side do: `serve`, `check-config`, `token`, `store` and `demo`. The client's are in
 //! `client`.
 
-use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     agent::{Agent, Settings},
@@ -16,6 +15,7 @@ use crate::{
     },
     config::{Config, ConfigError, format_duration},
     demo::{self, DemoError},
+    log,
     node::{Node, StartError, stop_limit},
     server::{ServeError, new_token},
     store::StoreError,
@@ -37,7 +37,7 @@ const EX_CONFIG: u8 = 78;
 
 /// Runs the server until it is told to stop.
 pub fn serve(args: Serve) -> ExitCode {
-    log_to_stderr("info");
+    log::start("info");
     let config = match configured(args) {
         Ok(config) => config,
         Err(message) => return fail(EX_CONFIG, &message),
@@ -97,6 +97,7 @@ async fn stop_node(node: Node, stop: &mut StopSignals) -> ExitCode {
                 () = stopping => {}
                 () = stop.received_again() => {
                     tracing::warn!("ended at once; shims end what still runs");
+                    log::flush();
                     // The runtime would wait for blocking threads, and nothing is left that must be waited for.
                     std::process::exit(i32::from(EXIT_INTERRUPTED))
                 }
@@ -109,7 +110,7 @@ async fn stop_node(node: Node, stop: &mut StopSignals) -> ExitCode {
 
 /// Runs an agent until it is told to stop.
 pub fn agent(args: cli::Agent) -> ExitCode {
-    log_to_stderr("info");
+    log::start("info");
     let settings = match shim().map_err(|error| error.to_string()).and_then(|shim| Settings::read(args, shim)) {
         Ok(settings) => settings,
         Err(message) => return fail(EX_CONFIG, &message),
@@ -143,6 +144,7 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
                 ended = running => ended,
                 _ = signals.more_than(Asked::Stop) => {
                     tracing::warn!("stopped at once; shims end what still runs");
+                    log::flush();
                     std::process::exit(i32::from(EXIT_INTERRUPTED))
                 }
             }
@@ -184,7 +186,7 @@ pub fn token(args: &Token) -> ExitCode {
 
 /// Shows what it is all about.
 pub fn demo(args: &Demo) -> ExitCode {
-    log_to_stderr("warn");
+    log::start("warn");
     let shown = runtime().map_err(DemoError::Io).and_then(|runtime| {
         let program = std::env::current_exe()?;
         runtime.block_on(async {
@@ -221,16 +223,6 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 fn shim() -> std::io::Result<ShimProgram> {
     // The file itself and not its name: it may be replaced while the server runs.
     std::env::current_exe().map(ShimProgram)
-}
-
-fn log_to_stderr(default: &str) {
-    let filter = EnvFilter::try_from_env("SINGLETRACK_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(false)
-        .init();
 }
 
 /// Each parked poll is a connection, and the usual soft limit of 1,024 is none for a server.
@@ -286,5 +278,5 @@ fn print(text: &str) {
 }
 
 fn warn(text: &str) {
-    anstream::eprintln!("{text}");
+    log::say(text);
 }

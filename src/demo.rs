@@ -2,7 +2,7 @@
 //! store in a temporary directory, and the `singletrack deploy` processes.
 
 use std::{
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     pin::pin,
     process::Stdio,
@@ -192,7 +192,8 @@ fn temporary_dir() -> io::Result<PathBuf> {
 }
 
 fn say(text: &str) {
-    anstream::println!("{text}");
+    // Who reads it may be gone, which is no reason to fail.
+    let _ = writeln!(anstream::stdout(), "{text}");
 }
 
 fn tell(name: &str, color: AnsiColor, line: &str) {

@@ -26,6 +26,8 @@ use serde::Serialize;
 
 pub use supervise::{Pulse, Task};
 
+use crate::log;
+
 /// `sysexits.h`: an internal fault. A supervisor starts the process again.
 const EX_SOFTWARE: i32 = 70;
 
@@ -165,6 +167,7 @@ impl Check {
 /// Ends the process at once, because a part of it is gone that cannot be started again. Its supervisor starts it anew.
 pub fn end_process(why: &str) -> ! {
     tracing::error!(%why, "the process ends at once");
+    log::flush();
     std::process::exit(EX_SOFTWARE)
 }
 

@@ -24,6 +24,7 @@ pub mod config;
 pub mod demo;
 pub mod depot;
 pub mod health;
+pub mod log;
 pub mod model;
 pub mod names;
 pub mod node;

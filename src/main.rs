@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use singletrack::{
     cli::{Cli, Command},
-    client, commands, names, worker,
+    client, commands, log, names, worker,
 };
 
 fn main() -> ExitCode {
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     if let Some(code) = client::execute_will(std::env::args_os()) {
         return code;
     }
-    match Cli::read().command {
+    let code = match Cli::read().command {
         Command::Client(command) => client::run(&command),
         Command::Serve(args) => commands::serve(args),
         Command::Agent(args) => commands::agent(args),
@@ -26,5 +26,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => commands::demo(&args),
         Command::Completions(args) => client::end(client::manual::completions(&args), false),
         Command::Man(args) => client::end(client::manual::man(&args), false),
-    }
+    };
+    log::flush();
+    code
 }

@@ -16,7 +16,7 @@ use prometheus_client::{
 use super::{App, error::Failure, params::Query};
 use crate::{
     api::ErrorCode,
-    health,
+    health, log,
     model::{Changes, State as Standing},
     store::Commits,
 };
@@ -51,6 +51,7 @@ pub struct Metrics {
     checks: Family<CheckLabels, Gauge>,
     check_ages: Family<CheckLabels, Gauge>,
     restarts: Family<CheckLabels, Counter>,
+    log_drops: Counter,
 }
 
 impl Default for Metrics {
@@ -79,7 +80,9 @@ impl Default for Metrics {
             "How often a background task ended, panicked or stood still, and was started again",
             restarts.clone(),
         );
-        Metrics { registry, requests, outcomes, parked, commits, transactions, checks, check_ages, restarts }
+        let log_drops = Counter::default();
+        registry.register("log_lines_dropped", "Lines of the log that could not be written", log_drops.clone());
+        Metrics { registry, requests, outcomes, parked, commits, transactions, checks, check_ages, restarts, log_drops }
     }
 }
 
@@ -143,6 +146,7 @@ impl Metrics {
 pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
     Query::of(&uri, &[])?;
     app.metrics.note_commits(app.queue.store().commits());
+    app.metrics.log_drops.inner().store(log::dropped_count(), Ordering::Relaxed);
     app.metrics.note_health(&app.health.report());
     let mut text = String::new();
     encode(&mut text, &app.metrics.registry)

@@ -35,5 +35,6 @@ mod store_place;
 mod store_postgres;
 mod store_sqlite;
 mod store_trial;
+mod supervision;
 mod tidy;
 mod transitions;

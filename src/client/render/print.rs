@@ -6,6 +6,8 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
+use crate::log;
+
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
@@ -38,8 +40,7 @@ pub fn raw_result(bytes: &[u8]) -> io::Result<()> {
 
 /// A line of progress, on standard error.
 pub fn progress(text: &str) {
-    // Where progress cannot be shown there is nobody to tell that either.
-    let _ = writeln!(anstream::stderr().lock(), "{text}");
+    log::say(text);
 }
 
 /// `error: …`, on standard error.

@@ -64,6 +64,7 @@ pub(super) fn store_error(error: &Error) -> StoreError {
 /// Ends the process, since nobody knows any more what is on the disk.
 pub(super) fn abort_on_failed_sync() -> ! {
     tracing::error!("the disk did not keep what was written to it (fsync failed): the server ends at once");
+    crate::log::flush();
     std::process::abort()
 }
 

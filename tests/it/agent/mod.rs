@@ -136,7 +136,12 @@ impl TestAgent {
     /// Starts it, again if need be, in the same folder.
     pub fn boot(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
-        let mut child = self.command().stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        self.boot_logging_to(log.into());
+    }
+
+    /// The same with something else than `agent.log` as its standard error.
+    pub fn boot_logging_to(&mut self, stderr: Stdio) {
+        let mut child = self.command().stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();

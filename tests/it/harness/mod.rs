@@ -124,7 +124,17 @@ impl TestServer {
     /// Starts it, again if need be, on the same store. A restart keeps the port, as a supervised server does.
     pub fn boot(&mut self) {
         let command = self.command();
-        self.boot_by(command);
+        self.boot_by(command, self.log_file());
+    }
+
+    /// The same with something else than `server.log` as its standard error.
+    pub fn boot_logging_to(&mut self, stderr: Stdio) {
+        let command = self.command();
+        self.boot_by(command, stderr);
+    }
+
+    fn log_file(&self) -> Stdio {
+        OpenOptions::new().create(true).append(true).open(self.path("server.log")).unwrap().into()
     }
 
     /// The same with so many file descriptors.
@@ -139,14 +149,13 @@ impl TestServer {
                 None => limited.env_remove(name),
             };
         }
-        self.boot_by(limited);
+        self.boot_by(limited, self.log_file());
     }
 
-    fn boot_by(&mut self, mut command: Command) {
+    fn boot_by(&mut self, mut command: Command, stderr: Stdio) {
         assert!(self.child.is_none(), "it runs already");
         let listen = self.base.strip_prefix("http://").unwrap_or(&self.place.listen).to_owned();
-        let log = OpenOptions::new().create(true).append(true).open(self.path("server.log")).unwrap();
-        let mut child = command.args(["--listen", &listen]).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command.args(["--listen", &listen]).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();

@@ -1,0 +1,195 @@
+//! Where log lines and other words on standard error go. A line that cannot be written is dropped and counted: it neither
+//! ends nor blocks whoever has something to say.
+//!
+//! A server and an agent log through a thread of their own, so that a pipe that nobody empties holds up that thread alone.
+//! Their queue is bounded. Commands for people write by themselves, because the order of what they print matters; they wait
+//! only for a terminal, which a person has paused.
+
+use std::{
+    io::{self, IsTerminal as _, Write},
+    os::fd::AsFd,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use tracing_subscriber::EnvFilter;
+
+/// How many lines may wait to be written: a burst of them, and 1 MiB at most where lines are of the usual length.
+const QUEUE_LIMIT: usize = 4096;
+/// How long the end of the process waits for what is to be written.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// How long a word waits for room in a pipe. After one that was dropped, the next ones do not wait.
+const ROOM_LIMIT: Duration = Duration::from_secs(1);
+/// So much goes into a pipe that is said to have room without waiting: `PIPE_BUF`.
+const CHUNK_BYTES: usize = 4096;
+
+static QUEUE: OnceLock<SyncSender<Entry>> = OnceLock::new();
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+static IS_STUCK: AtomicBool = AtomicBool::new(false);
+
+enum Entry {
+    Line(Vec<u8>),
+    /// Answered when all lines before it are written or dropped.
+    Flush(SyncSender<()>),
+}
+
+/// Logs to standard error from now on, what `SINGLETRACK_LOG` or else `default` lets through. A panic is logged, too.
+pub fn start(default: &str) {
+    let (queue, entries) = sync_channel(QUEUE_LIMIT);
+    // Without a thread, lines are written by whoever has them.
+    if thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&entries)).is_ok() {
+        let _ = QUEUE.set(queue);
+    }
+    let filter = EnvFilter::try_from_env("SINGLETRACK_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| Line)
+        // It would print them, and panic where that fails.
+        .log_internal_errors(false)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .init();
+    std::panic::set_hook(Box::new(|panic| {
+        let name = thread::current().name().unwrap_or("unnamed").to_owned();
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(thread = %name, "{panic}");
+        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+            tracing::error!("{backtrace}");
+        }
+        if name == "main" {
+            flush();
+        }
+    }));
+}
+
+/// How many lines could not be written since the start of the process.
+pub fn dropped_count() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Waits until what was logged is written, but not for long: before the process ends.
+pub fn flush() {
+    let Some(queue) = QUEUE.get() else { return };
+    let deadline = Instant::now() + FLUSH_LIMIT;
+    let (done, is_done) = sync_channel(1);
+    let mut entry = Entry::Flush(done);
+    while let Err(TrySendError::Full(back)) = queue.try_send(entry) {
+        if Instant::now() >= deadline {
+            return;
+        }
+        entry = back;
+        thread::sleep(Duration::from_millis(10));
+    }
+    let _ = is_done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+}
+
+/// Writes a line for people on standard error. It is dropped where it cannot be written soon.
+pub fn say(line: &str) {
+    let is_written = {
+        // Colours are taken out where nobody sees them.
+        let mut text = anstream::AutoStream::new(Vec::new(), anstream::AutoStream::choice(&io::stderr()));
+        writeln!(text, "{line}").is_ok() && write_soon(&text.into_inner()).is_ok()
+    };
+    if !is_written {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Takes one event of the log, which is written at once.
+struct Line;
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let is_taken = match QUEUE.get() {
+            Some(queue) => queue.try_send(Entry::Line(bytes.to_vec())).is_ok(),
+            None => write_soon(bytes).is_ok(),
+        };
+        if !is_taken {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The thread: writes what comes, and says how much is missing once it can write again.
+fn write_all(entries: &Receiver<Entry>) {
+    let mut told_count = 0;
+    while let Ok(entry) = entries.recv() {
+        match entry {
+            Entry::Line(line) => {
+                let lost_count = dropped_count() - told_count;
+                if lost_count > 0 {
+                    let notice =
+                        format!("singletrack: {lost_count} lines of the log could not be written before this one\n");
+                    if write_whole(notice.as_bytes()).is_ok() {
+                        told_count += lost_count;
+                    }
+                }
+                if write_whole(&line).is_err() {
+                    DROPPED.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Entry::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// Writes all of it, however long that takes.
+fn write_whole(mut bytes: &[u8]) -> Result<(), Errno> {
+    let stderr = io::stderr();
+    while !bytes.is_empty() {
+        match rustix::io::write(&stderr, bytes) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            // Whoever shares it has made it so.
+            Err(Errno::AGAIN) => _ = wait_for_room(&stderr, None)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Writes all of it, but does not wait for long for a pipe that nobody empties.
+fn write_soon(bytes: &[u8]) -> Result<(), Errno> {
+    let stderr = io::stderr();
+    if stderr.is_terminal() {
+        return write_whole(bytes);
+    }
+    let patience = if IS_STUCK.load(Ordering::Relaxed) { Duration::ZERO } else { ROOM_LIMIT };
+    for chunk in bytes.chunks(CHUNK_BYTES) {
+        let has_room = wait_for_room(&stderr, Some(patience))?;
+        IS_STUCK.store(!has_room, Ordering::Relaxed);
+        if !has_room {
+            return Err(Errno::AGAIN);
+        }
+        write_whole(chunk)?;
+    }
+    Ok(())
+}
+
+/// Whether there is room within so long.
+fn wait_for_room(file: &impl AsFd, patience: Option<Duration>) -> Result<bool, Errno> {
+    let patience = patience.map(Timespec::try_from).transpose().map_err(|_| Errno::INVAL)?;
+    let mut polled = [PollFd::new(file, PollFlags::OUT)];
+    loop {
+        match poll(&mut polled, patience.as_ref()) {
+            Ok(count) => return Ok(count > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
