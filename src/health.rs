@@ -15,6 +15,7 @@ mod supervise;
 
 use std::{
     collections::BTreeMap,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -171,9 +172,29 @@ pub fn end_process(why: &str) -> ! {
     std::process::exit(EX_SOFTWARE)
 }
 
+/// Runs the body of a thread that cannot be started again. Its panic ends the process.
+pub fn or_end_process<T>(thread: &str, body: impl FnOnce() -> T) -> T {
+    std::panic::catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|_| end_process(&format!("the thread {thread} panicked, and cannot be started again")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_panic_of_a_thread_that_cannot_be_started_again_ends_the_process() {
+        const CHILD: &str = "SINGLETRACK_TEST_PANICKING_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            // Without this the process would live on, and its test be green.
+            let _ = std::thread::spawn(|| or_end_process("writer", || panic!("on purpose"))).join();
+            return;
+        }
+        let name = "the_panic_of_a_thread_that_cannot_be_started_again_ends_the_process";
+        let this = std::env::current_exe().unwrap();
+        let child = std::process::Command::new(this).arg(name).env(CHILD, "1").output().unwrap();
+        assert_eq!(child.status.code(), Some(EX_SOFTWARE), "{child:?}");
+    }
 
     #[test]
     fn one_failing_check_makes_the_whole_failing_until_it_is_right_again() {

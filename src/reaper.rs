@@ -3,37 +3,51 @@
 //! The reaper believes no clock but its own: a deployment is reaped when *this* process has seen the same vital signs for
 //! as long as its state allows. The store compares them once more as it ends it, so a sign of life that comes in between
 //! wins, and of two reapers one.
+//!
+//! A judge must not be the cause of the silence that it judges. So silence does not count while signs of life could not be
+//! heard: while the process was stopped, while the store took no writes or no reads, and, for one deployment, while its own
+//! signs of life could not be recorded. Everybody whose silence did not count has all the patience anew.
+//!
+//! ```text
+//! once a second: look at all ─▶ who has lapsed? ─▶ end them, each project by itself (`ends`)
+//! ```
+
+mod ends;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{BootInstant, Clock},
     health::{Pulse, Task},
-    model::{Deployment, DeploymentId, Executor, Hint, Lapse, Refusal, State, Vital},
+    model::{DeploymentId, Executor, Hint, Lapse, State, Vital},
     notifier::Notifier,
-    queue::Queue,
-    store::StoreError,
+    queue::{Hearing, Queue},
+    store::{StoreError, Watched},
 };
+use ends::{Ends, Lapsed};
 
 /// How often it looks: a slot is freed at most so much later than it could be.
 pub const TICK: Duration = Duration::from_secs(1);
 /// How often it looks at a database that others use, too, while nothing in it needs watching: the first hint of something
 /// has it look at once, and a lost one delays it by this.
 const IDLE_TICK: Duration = Duration::from_secs(3);
-/// A reaper that did not look for this long was stopped or starved, and its workers' heartbeats may lie unread.
-const ASLEEP_LIMIT: Duration = Duration::from_secs(5);
+/// A process that did not run for this long was stopped or starved, and its workers' heartbeats may lie unread. A store
+/// that did not answer for this long could not note them either.
+const DEAF_LIMIT: Duration = Duration::from_secs(5);
+/// How long a look may take. One that is cut has seen nothing.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
-/// How it is supervised. A look that does not come to its end for so long is stuck.
+/// How it is supervised: it shows signs of life while it looks, too.
 pub const TASK: Task = Task::new("reaper", Duration::from_secs(60)).with_round_limit(Duration::from_secs(15));
 
 /// What was seen of one deployment.
 #[derive(Clone, Copy, Debug)]
 struct Observation {
     vital: Vital,
-    /// Since when the signs are these.
+    /// Since when the signs are these, and could have been others.
     same_since: BootInstant,
     /// Since when it is known, for its deadline in the line.
     known_since: BootInstant,
@@ -45,15 +59,32 @@ pub struct Reaper {
     notifier: Arc<Notifier>,
     clock: Arc<dyn Clock>,
     seen: HashMap<DeploymentId, Observation>,
-    last_tick: Option<BootInstant>,
     drain: CancellationToken,
+    ends: Ends,
+    /// When this process is known to have run last.
+    ran_at: BootInstant,
+    /// Since when the store has not answered.
+    unanswered_since: Option<BootInstant>,
+    /// Until when nobody could be heard.
+    deaf_until: Option<BootInstant>,
 }
 
 impl Reaper {
     /// A reaper that has seen nothing yet. From `drain` on its server takes no claims.
     pub fn new(queue: Queue, notifier: Arc<Notifier>, drain: CancellationToken) -> Self {
         let clock = queue.clock().clone();
-        Reaper { queue, notifier, clock, seen: HashMap::new(), last_tick: None, drain }
+        let (ends, ran_at) = (Ends::new(queue.clone()), clock.boot());
+        Reaper {
+            queue,
+            notifier,
+            clock,
+            seen: HashMap::new(),
+            ends,
+            ran_at,
+            unanswered_since: None,
+            deaf_until: None,
+            drain,
+        }
     }
 
     /// Ticks until `shutdown`.
@@ -66,19 +97,24 @@ impl Reaper {
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            self.notifier.await_anything();
             pulse.beat();
+            self.notifier.await_anything();
             // Nobody may be judged once HTTP ends, however long this look takes.
             let looked = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                looked = self.tick() => looked,
+                looked = self.look() => looked,
             };
-            if let Err(error) = looked {
-                tracing::warn!(%error, "the reaper could not look");
-                continue;
+            match looked {
+                Ok(lapsed) => {
+                    pulse.done();
+                    self.ends.begin(lapsed, &shutdown);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the reaper could not look");
+                    continue;
+                }
             }
-            pulse.done();
             if self.seen.is_empty() && self.queue.store().is_shared() {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
@@ -88,74 +124,109 @@ impl Reaper {
         }
     }
 
-    /// Looks once at everything, and ends what has lapsed. Answers how many were ended.
-    ///
-    /// # Errors
-    /// The store did not answer; nothing is forgotten.
-    pub async fn tick(&mut self) -> Result<usize, StoreError> {
-        let watched = self.queue.store().watched().await?;
+    /// Looks once at everything. Answers what has lapsed.
+    async fn look(&mut self) -> Result<Vec<Lapsed>, StoreError> {
+        let watched = self.read().await?;
         let now = self.clock.boot();
-        if self.last_tick.replace(now).is_some_and(|last| now.since(last) > ASLEEP_LIMIT) {
+        if self.deaf_until.take().is_some() {
             self.seen.values_mut().for_each(|seen| seen.same_since = now);
         }
+        let unheard = self.queue.unheard().clone();
         let mut lapsed = Vec::new();
         let mut still = HashMap::with_capacity(watched.len());
-        for deployment in watched.into_iter().map(|watched| watched.deployment) {
-            if deployment.state == State::Ready && deployment.spec.executor == Executor::Server {
+        for one in watched {
+            if one.state == State::Ready && one.executor == Executor::Server {
                 // Its wake-up may have been lost on the way from another server.
-                self.notifier.hear(Hint::Work(deployment.project.clone()));
+                self.notifier.hear(Hint::Work(one.project.clone()));
             }
-            let seen = self.observe(&deployment, now);
-            if let Some(cause) = self.lapse(&deployment, seen, now) {
-                lapsed.push((deployment.project.clone(), deployment.id, seen.vital, cause));
+            let mut seen = self.observe(&one, now);
+            match unheard.of(one.id) {
+                Hearing::Clear => {}
+                Hearing::FailedAt(failed_at) => seen.same_since = seen.same_since.max(failed_at),
+                Hearing::Stuck => seen.same_since = now,
             }
-            still.insert(deployment.id, seen);
+            still.insert(one.id, seen);
+            if let Some(cause) = self.lapse(&one, seen, now) {
+                lapsed.push(Lapsed { project: one.project, id: one.id, vital: seen.vital, cause });
+            }
         }
+        unheard.forget_others(|id| still.contains_key(&id));
         self.seen = still;
-        let mut ended_count = 0;
-        for (project, id, vital, cause) in lapsed {
-            match self.queue.reap(project.clone(), id, vital, cause).await? {
-                Ok(ended) => {
-                    ended_count += 1;
-                    let code = ended.status().as_str();
-                    tracing::info!(%project, deployment.id = %id, deployment.status = code, ?cause, "reaped");
-                }
-                Err(
-                    Refusal::Alive
-                    | Refusal::Final
-                    | Refusal::LeaseLost
-                    | Refusal::WrongState
-                    | Refusal::Taken
-                    | Refusal::OutputsFull
-                    | Refusal::ReportGap { .. },
-                ) => {}
-            }
-        }
-        Ok(ended_count)
+        Ok(lapsed)
     }
 
-    fn observe(&self, deployment: &Deployment, now: BootInstant) -> Observation {
-        let vital = deployment.vital();
-        match self.seen.get(&deployment.id) {
+    /// Reads what is to be judged, and finds out whether signs of life could be recorded until now.
+    async fn read(&mut self) -> Result<Vec<Watched>, StoreError> {
+        let began = self.clock.boot();
+        self.note_running(began);
+        let store = self.queue.store().clone();
+        let has_seen = !self.seen.is_empty();
+        let reading = async move {
+            // Nobody is judged whom the store could not have heard; on a full disk it hears signs of life all the same.
+            let writes = async { if has_seen { store.ready().await } else { Ok(()) } };
+            let (watched, writes) = tokio::join!(store.watched(), writes);
+            Ok((watched?, !matches!(writes, Ok(()) | Err(StoreError::Full))))
+        };
+        let answered = self.while_running(timeout(LOOK_LIMIT, reading)).await;
+        let answered = answered.unwrap_or_else(|_| Err(StoreError::Unavailable("it took too long".to_owned())));
+        let now = self.clock.boot();
+        match &answered {
+            Ok((_, takes_no_writes)) => {
+                let was_deaf = self.unanswered_since.take().is_some_and(|since| now.since(since) > DEAF_LIMIT);
+                if was_deaf || *takes_no_writes {
+                    self.deaf_until = Some(now);
+                }
+            }
+            Err(_) => _ = self.unanswered_since.get_or_insert(began),
+        }
+        answered.map(|(watched, _)| watched)
+    }
+
+    /// Waits for something, and notices whether the process was stopped meanwhile. How long it takes does not matter.
+    async fn while_running<T>(&mut self, waiting: impl Future<Output = T>) -> T {
+        let mut waiting = std::pin::pin!(waiting);
+        let mut ticks: Interval = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => self.note_running(self.clock.boot()),
+                done = &mut waiting => {
+                    self.note_running(self.clock.boot());
+                    return done;
+                }
+            }
+        }
+    }
+
+    fn note_running(&mut self, now: BootInstant) {
+        if now.since(std::mem::replace(&mut self.ran_at, now)) > DEAF_LIMIT {
+            self.deaf_until = Some(now);
+        }
+    }
+
+    fn observe(&self, watched: &Watched, now: BootInstant) -> Observation {
+        let vital = watched.vital;
+        match self.seen.get(&watched.id) {
             Some(seen) if seen.vital == vital => *seen,
             Some(seen) => Observation { vital, same_since: now, known_since: seen.known_since },
             None => Observation { vital, same_since: now, known_since: now },
         }
     }
 
-    fn lapse(&self, deployment: &Deployment, seen: Observation, now: BootInstant) -> Option<Lapse> {
-        if let Some(seconds) = deployment.spec.deadline_seconds
-            && deployment.is_waiting()
-            && now.since(seen.known_since) >= Duration::from_secs(seconds)
+    fn lapse(&self, watched: &Watched, seen: Observation, now: BootInstant) -> Option<Lapse> {
+        if let Some(deadline) = watched.deadline
+            && matches!(watched.state, State::Waiting(_))
+            && now.since(seen.known_since) >= deadline
         {
             return Some(Lapse::Deadline);
         }
         // A claim is the sign of life that is missing, and this server itself claims nothing and refuses agents by now. Another
         // server takes it, or this one when it has started again.
-        if deployment.state == State::Ready && self.drain.is_cancelled() {
+        if watched.state == State::Ready && self.drain.is_cancelled() {
             return None;
         }
-        let patience = deployment.patience(self.queue.limits())?;
+        let patience = watched.patience(self.queue.limits())?;
         (now.since(seen.same_since) >= patience).then_some(Lapse::Silence)
     }
 }

@@ -10,8 +10,7 @@ use crate::{
     config::Artifacts,
     depot::{Depot, DepotError, Kept},
     health::{Pulse, Task},
-    model::{ProjectName, Status},
-    store::{ListQuery, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 /// How often it looks.
@@ -30,7 +29,7 @@ const PARTIAL_KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 const FRESH: Duration = Duration::from_secs(10 * 60);
 /// How long what deployments need is known for uploads: shorter than [`FRESH`] by far.
 const NEEDED_KEEP: Duration = Duration::from_secs(60);
-/// Projects and deployments are read in pages of so many.
+/// Projects are read in pages of so many.
 const PAGE_LIMIT: usize = 100;
 
 /// Decides which artifacts stay.
@@ -180,38 +179,12 @@ impl Retention {
         loop {
             let page = self.store.projects(after, PAGE_LIMIT).await?;
             let is_last = page.len() < PAGE_LIMIT;
-            after = page.last().map(|state| state.project.name.clone());
-            for state in page {
-                let project = state.project.name;
-                self.add(&mut needed, &project, None, REDEPLOY_COUNT).await?;
-                for status in [Status::Pending, Status::Running] {
-                    self.add(&mut needed, &project, Some(status), usize::MAX).await?;
-                }
+            after = page.last().map(|(name, _)| name.clone());
+            for (project, _) in page {
+                needed.extend(self.store.artifacts_of(project, REDEPLOY_COUNT).await?);
             }
             if is_last {
                 return Ok(needed);
-            }
-        }
-    }
-
-    /// Adds the artifacts of a project's newest deployments.
-    async fn add(
-        &self,
-        needed: &mut HashSet<String>,
-        project: &ProjectName,
-        status: Option<Status>,
-        mut left: usize,
-    ) -> Result<(), StoreError> {
-        let mut before = None;
-        loop {
-            let limit = left.min(PAGE_LIMIT);
-            let page = self.store.list(project.clone(), ListQuery { status, before, limit }).await?;
-            left -= page.len();
-            before = page.last().map(|deployment| deployment.ticket);
-            let is_last = page.len() < limit || left == 0;
-            needed.extend(page.into_iter().filter_map(|deployment| deployment.spec.artifact));
-            if is_last {
-                return Ok(());
             }
         }
     }

@@ -37,6 +37,7 @@ use crate::{
     },
     clock::{Clock, SystemClock},
     config::{Config, Pipeline, Project},
+    health::{Health, Pulse, Task},
     model::{DeploymentId, Limits, ProjectName},
     worker::{ShimProgram, Stop},
 };
@@ -46,6 +47,8 @@ use journal::Journal;
 const WINDOW: Duration = Duration::from_secs(30);
 /// The longest pause between two attempts, should the server not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How the loop that takes work is supervised: no call takes so long.
+const CLAIMS: Task = Task::new("claims", Duration::from_secs(180));
 /// Where an agent works, if nobody says.
 const DEFAULT_WORK_DIR: &str = "singletrack-agent";
 /// The longest name.
@@ -153,7 +156,15 @@ impl Agent {
         let ended = match self.introduce(&drain).await {
             Ok(true) => {
                 ready(&self.introduction());
-                self.take_work(&runs, &drain).await;
+                let free = Arc::new(Semaphore::new(usize::try_from(self.settings.max_concurrent).unwrap_or(1)));
+                let (this, taken, ending) = (self.clone(), runs.clone(), drain.clone());
+                let health = Health::default();
+                let taking = health.supervise(CLAIMS, drain.clone(), move |pulse| {
+                    let (this, taken, free, ending) = (this.clone(), taken.clone(), free.clone(), ending.clone());
+                    async move { this.take_work(&taken, &free, &ending, &pulse).await }
+                });
+                // It does not fail; and if it did, what follows is the same.
+                let _ = taking.await;
                 Ok(())
             }
             Ok(false) => Ok(()),
@@ -208,12 +219,18 @@ impl Agent {
     }
 
     /// Takes and runs what there is, until `drain`.
-    async fn take_work(self: &Arc<Self>, runs: &TaskTracker, drain: &CancellationToken) {
-        let free = Arc::new(Semaphore::new(usize::try_from(self.settings.max_concurrent).unwrap_or(1)));
+    async fn take_work(
+        self: &Arc<Self>,
+        runs: &TaskTracker,
+        free: &Arc<Semaphore>,
+        drain: &CancellationToken,
+        pulse: &Pulse,
+    ) {
         let mut pauses = pauses();
         let mut is_well = true;
         let mut wish = self.wish(0);
         while !drain.is_cancelled() {
+            pulse.beat();
             let capacity = u32::try_from(free.available_permits()).unwrap_or(u32::MAX);
             wish.capacity = capacity;
             let answer = tokio::select! {
@@ -229,7 +246,7 @@ impl Agent {
                 Ok(claimed) => {
                     (pauses, is_well) = (crate::client::connection::pauses(), true);
                     if let Some(claimed) = claimed {
-                        self.take(claimed, runs, &free).await;
+                        self.take(claimed, runs, free).await;
                     }
                     wish = self.wish(0);
                 }

@@ -303,25 +303,28 @@ impl Deployment {
         }
     }
 
-    /// How long whoever must attend to it may be silent; `None` where nobody must. Counted by each observer on its own
-    /// clock, from when it first saw the deployment's vital signs as they are.
-    pub fn patience(&self, limits: &Limits) -> Option<Duration> {
-        match &self.state {
-            State::Waiting(Place::Ticket { window }) => Some(*window + limits.attendance),
-            State::Waiting(Place::Queued) | State::Finished { .. } => None,
-            State::Reserved => Some(limits.reserve),
-            State::Ready => Some(self.spec.claim_within_seconds.map_or(limits.unclaimed, Duration::from_secs)),
-            // The lock delay gives a worker that cannot reach us the time to stop its child first.
-            State::Running(lease) => Some(lease.ttl + limits.lock_delay),
-        }
-    }
-
     /// The lease under which it runs or ran.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.state {
             State::Running(lease) => Some(lease),
             State::Finished { lease, .. } => lease.as_ref(),
             State::Waiting(_) | State::Reserved | State::Ready => None,
+        }
+    }
+}
+
+impl State {
+    /// How long whoever must attend to a deployment in this state may be silent; `None` where nobody must. `claim_within` is
+    /// how long it may wait for a worker, where it says so itself. Each observer counts on its own clock, from when it first
+    /// saw the deployment's vital signs as they are.
+    pub fn patience(&self, claim_within: Option<Duration>, limits: &Limits) -> Option<Duration> {
+        match self {
+            State::Waiting(Place::Ticket { window }) => Some(*window + limits.attendance),
+            State::Waiting(Place::Queued) | State::Finished { .. } => None,
+            State::Reserved => Some(limits.reserve),
+            State::Ready => Some(claim_within.unwrap_or(limits.unclaimed)),
+            // The lock delay gives a worker that cannot reach us the time to stop its child first.
+            State::Running(lease) => Some(lease.ttl + limits.lock_delay),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Claim: a worker takes a deployment that holds its slot.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use super::{Queue, WorkerError};
 use crate::{
     model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot, admission},
-    store::{Claimable, Offers, transact},
+    store::{Claimable, Offers, StoreError, transact},
 };
 
 /// A deployment and the proof that it is the worker's.
@@ -20,6 +22,9 @@ pub struct Claimed {
 /// How many claimable deployments are looked at first: mostly the oldest can be had. Only where somebody else has taken all
 /// of these meanwhile, all are looked at.
 const FIRST_LOOK_LIMIT: usize = 4;
+
+/// How long one of several that can be claimed is tried to be had.
+const TAKE_LIMIT: Duration = Duration::from_secs(2);
 
 impl Queue {
     /// What `holder` took before and still runs: the answer that told him was lost.
@@ -49,23 +54,33 @@ impl Queue {
         }
     }
 
+    /// One that cannot be taken soon, since its project is locked or cannot be read, costs the others nothing: it is passed
+    /// over. Where nothing else can be had, the answer is what was in the way.
     async fn claim_first(&self, holder: &str, claimable: Vec<Claimable>) -> Result<Option<Claimed>, WorkerError> {
+        let mut in_the_way = None;
         for Claimable { project, id, spec: _ } in claimable {
-            match self.take(project, id, holder.to_owned(), Some(holder.to_owned())).await? {
-                Ok(claimed) => return Ok(Some(claimed)),
-                Err(Refusal::Taken) => return self.claimed_by(holder).await,
+            let taking = self.take(project, id, holder.to_owned(), Some(holder.to_owned()));
+            let Ok(taken) = timeout(TAKE_LIMIT, taking).await else {
+                in_the_way
+                    .get_or_insert(StoreError::Unknown("a deployment could not be taken in time".to_owned()).into());
+                continue;
+            };
+            match taken {
+                Ok(Ok(claimed)) => return Ok(Some(claimed)),
+                Ok(Err(Refusal::Taken)) => return self.claimed_by(holder).await,
                 // Somebody else has it, or it is final by now.
-                Err(
+                Ok(Err(
                     Refusal::WrongState
                     | Refusal::Final
                     | Refusal::LeaseLost
                     | Refusal::Alive
                     | Refusal::OutputsFull
                     | Refusal::ReportGap { .. },
-                ) => {}
+                )) => {}
+                Err(error) => _ = in_the_way.get_or_insert(error),
             }
         }
-        Ok(None)
+        in_the_way.map_or(Ok(None), Err)
     }
 
     /// Takes a deployment for `worker`; `None` where somebody else has it, or it is final by now.
@@ -92,12 +107,17 @@ impl Queue {
         let secret = self.lease_secret(id);
         let (hash, ttl, now) = (secret.hash(), self.limits.lease, self.clock.wall());
         let load = Load { deployments: vec![id], line: LineLoad::Head, held_by, ..Load::default() };
-        let claimed = transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
-            let claimed = admission::claim(&mut slot, id, hash, ttl, worker);
-            (slot.into_changes(), claimed)
-        })
-        .await?;
+        let claimed = self
+            .unheard
+            .note(
+                id,
+                transact(&*self.store, project, load, move |loaded| {
+                    let mut slot = Slot::of(loaded, now);
+                    let claimed = admission::claim(&mut slot, id, hash, ttl, worker);
+                    (slot.into_changes(), claimed)
+                }),
+            )
+            .await?;
         Ok(claimed.map(|deployment| Claimed { deployment, secret }))
     }
 }

@@ -27,7 +27,7 @@ impl Queue {
     ) -> Result<Deployment, WorkerError> {
         let now = self.clock.wall();
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
-        transact(&*self.store, project, load, move |loaded| {
+        let call = transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             let finished = match slot.step(id, Command::Finish { secret, verdict: verdict.clone() }) {
                 Ok(deployment) => Ok(deployment.clone()),
@@ -42,8 +42,8 @@ impl Queue {
                 (None, _) => WorkerError::NotFound,
             });
             (slot.into_changes(), finished)
-        })
-        .await?
+        });
+        self.unheard.note(id, call).await?
     }
 }
 

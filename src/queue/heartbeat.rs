@@ -19,12 +19,18 @@ impl Queue {
     ) -> Result<Option<CancelRequest>, WorkerError> {
         let now = self.clock.wall();
         let load = Load { deployments: vec![id], ..Load::default() };
-        transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
-            let lost = if slot.deployment(id).is_some() { WorkerError::LeaseLost } else { WorkerError::NotFound };
-            let beaten = slot.step(id, Command::Heartbeat { secret }).map(|deployment| deployment.cancel.clone());
-            (slot.into_changes(), beaten.map_err(|_| lost))
-        })
-        .await?
+        self.unheard
+            .note(
+                id,
+                transact(&*self.store, project, load, move |loaded| {
+                    let mut slot = Slot::of(loaded, now);
+                    let lost =
+                        if slot.deployment(id).is_some() { WorkerError::LeaseLost } else { WorkerError::NotFound };
+                    let beaten =
+                        slot.step(id, Command::Heartbeat { secret }).map(|deployment| deployment.cancel.clone());
+                    (slot.into_changes(), beaten.map_err(|_| lost))
+                }),
+            )
+            .await?
     }
 }

@@ -11,12 +11,14 @@ pub mod release;
 pub mod report;
 pub mod submit;
 pub mod turn;
+mod unheard;
 
 use std::{collections::HashMap, sync::Arc};
 
 use thiserror::Error;
 
 pub use submit::Submitted;
+pub use unheard::{Hearing, Unheard};
 
 use crate::{
     clock::Clock,
@@ -31,6 +33,7 @@ pub struct Queue {
     clock: Arc<dyn Clock>,
     policies: Arc<HashMap<ProjectName, Policy>>,
     limits: Limits,
+    unheard: Unheard,
 }
 
 /// Why a worker's call changes nothing.
@@ -64,7 +67,8 @@ impl Queue {
         policies: HashMap<ProjectName, Policy>,
         limits: Limits,
     ) -> Self {
-        Queue { store, clock, policies: Arc::new(policies), limits }
+        let unheard = Unheard::new(clock.clone());
+        Queue { store, clock, policies: Arc::new(policies), limits, unheard }
     }
 
     /// The store, for reading.
@@ -75,6 +79,11 @@ impl Queue {
     /// The clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// The signs of life that could not be recorded.
+    pub fn unheard(&self) -> &Unheard {
+        &self.unheard
     }
 
     /// The time limits.

@@ -20,11 +20,15 @@ impl Queue {
     ) -> Result<Result<Deployment, Refusal>, StoreError> {
         let now = self.clock.wall();
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
-        transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
-            let reaped = slot.step(id, Command::Lapse { seen, cause }).cloned();
-            (slot.into_changes(), reaped)
-        })
-        .await
+        self.unheard
+            .note(
+                id,
+                transact(&*self.store, project, load, move |loaded| {
+                    let mut slot = Slot::of(loaded, now);
+                    let reaped = slot.step(id, Command::Lapse { seen, cause }).cloned();
+                    (slot.into_changes(), reaped)
+                }),
+            )
+            .await
     }
 }

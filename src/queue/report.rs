@@ -22,7 +22,7 @@ impl Queue {
     ) -> Result<u64, WorkerError> {
         let now = self.clock.wall();
         let load = Load { deployments: vec![id], ..Load::default() };
-        transact(&*self.store, project, load, move |loaded| {
+        let call = transact(&*self.store, project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now);
             let is_there = slot.deployment(id).is_some();
             let reported = slot.step(id, Command::Report { secret, first, reports }).map(|told| told.report_count);
@@ -38,7 +38,7 @@ impl Queue {
                 }
             });
             (slot.into_changes(), reported)
-        })
-        .await?
+        });
+        self.unheard.note(id, call).await?
     }
 }

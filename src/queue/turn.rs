@@ -17,12 +17,16 @@ impl Queue {
     pub async fn attend(&self, project: ProjectName, id: DeploymentId, window: Duration) -> Result<(), StoreError> {
         let now = self.clock.wall();
         let load = Load { deployments: vec![id], ..Load::default() };
-        transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
-            // A refusal says that it left the line: who polls reads that for itself.
-            let _ = slot.step(id, Command::Attend { window });
-            (slot.into_changes(), ())
-        })
-        .await
+        self.unheard
+            .note(
+                id,
+                transact(&*self.store, project, load, move |loaded| {
+                    let mut slot = Slot::of(loaded, now);
+                    // A refusal says that it left the line: who polls reads that for itself.
+                    let _ = slot.step(id, Command::Attend { window });
+                    (slot.into_changes(), ())
+                }),
+            )
+            .await
     }
 }

@@ -52,6 +52,7 @@ pub struct Metrics {
     check_ages: Family<CheckLabels, Gauge>,
     restarts: Family<CheckLabels, Counter>,
     log_drops: Counter,
+    unreadable: Counter,
 }
 
 impl Default for Metrics {
@@ -82,7 +83,25 @@ impl Default for Metrics {
         );
         let log_drops = Counter::default();
         registry.register("log_lines_dropped", "Lines of the log that could not be written", log_drops.clone());
-        Metrics { registry, requests, outcomes, parked, commits, transactions, checks, check_ages, restarts, log_drops }
+        let unreadable = Counter::default();
+        registry.register(
+            "unreadable_rows",
+            "Rows of the store that this version cannot read; they are skipped where they stand between others",
+            unreadable.clone(),
+        );
+        Metrics {
+            unreadable,
+            registry,
+            requests,
+            outcomes,
+            parked,
+            commits,
+            transactions,
+            checks,
+            check_ages,
+            restarts,
+            log_drops,
+        }
     }
 }
 
@@ -146,6 +165,7 @@ impl Metrics {
 pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
     Query::of(&uri, &[])?;
     app.metrics.note_commits(app.queue.store().commits());
+    app.metrics.unreadable.inner().store(app.queue.store().unreadable_count(), Ordering::Relaxed);
     app.metrics.log_drops.inner().store(log::dropped_count(), Ordering::Relaxed);
     app.metrics.note_health(&app.health.report());
     let mut text = String::new();

@@ -21,7 +21,7 @@ use crate::{
     api::{ErrorCode, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest},
     model::{Project, ProjectName, bounds},
     queue::release::Released,
-    store::{Placed, ProjectState},
+    store::{Placed, ProjectState, StoreError},
 };
 
 /// How much of a line is shown.
@@ -36,32 +36,32 @@ pub async fn list(State(app): State<Arc<App>>, Seen(scope): Seen, uri: Uri) -> R
     let filled = loop {
         let read = following(&app, &scope, after.clone(), page.wanted()).await?;
         match page.fill(read) {
-            Filled::NotYet => after = page.last().map(|last: &ProjectSummary| last.project.clone()),
+            Filled::NotYet => after = page.last().map(|(last, _): &Listed| last.clone()),
             filled @ (Filled::All | Filled::Full) => break filled,
         }
     };
-    let projects = page.into_entries();
-    let next_cursor = projects.last().filter(|_| filled == Filled::Full).map(|last| last.project.to_string());
+    let next_cursor = page.last().filter(|_| filled == Filled::Full).map(|(last, _)| last.to_string());
+    let projects = page.into_entries().into_iter().filter_map(|(_, summary)| summary).collect();
     Ok(answer::json(StatusCode::OK, &ProjectList { projects, next_cursor }))
 }
 
+/// A project, by its name. Of one that cannot be read there is nothing to show, and the log says why.
+type Listed = (ProjectName, Option<ProjectSummary>);
+
 /// So many of the projects that the caller may see, by name.
-async fn following(
-    app: &App,
-    scope: &Scope,
-    after: Option<ProjectName>,
-    count: usize,
-) -> Result<Vec<ProjectSummary>, Failure> {
-    let mut found: BTreeMap<ProjectName, ProjectState> = BTreeMap::new();
+async fn following(app: &App, scope: &Scope, after: Option<ProjectName>, count: usize) -> Result<Vec<Listed>, Failure> {
+    let mut found: BTreeMap<ProjectName, Option<ProjectState>> = BTreeMap::new();
     match scope.only() {
         // Not even the cursor may tell of others.
         Some(visible) => {
             let is_next = |name: &ProjectName| after.as_ref().is_none_or(|after| name > after);
             for name in visible.filter(is_next) {
-                match app.queue.store().project(name.clone(), 0).await? {
-                    Some(state) => _ = found.insert(name, state),
-                    None if app.is_configured(&name) => _ = found.insert(name.clone(), idle(name)),
-                    None => {}
+                match app.queue.store().project(name.clone(), 0).await {
+                    Ok(Some(state)) => _ = found.insert(name, Some(state)),
+                    Ok(None) if app.is_configured(&name) => _ = found.insert(name.clone(), Some(idle(name))),
+                    Ok(None) => {}
+                    Err(StoreError::Unusable(_)) => _ = found.insert(name, None),
+                    Err(error) => return Err(error.into()),
                 }
                 if found.len() == count {
                     break;
@@ -69,20 +69,22 @@ async fn following(
             }
         }
         None => {
-            let known = app.queue.store().projects(after.clone(), count).await?;
-            found.extend(known.into_iter().map(|state| (state.project.name.clone(), state)));
+            found.extend(app.queue.store().projects(after.clone(), count).await?);
             for name in app.project_names_after(after.as_ref()).take(count) {
-                found.entry(name.clone()).or_insert_with(|| idle(name));
+                found.entry(name.clone()).or_insert_with(|| Some(idle(name)));
             }
         }
     }
-    let summary = |(project, state): (ProjectName, ProjectState)| ProjectSummary {
+    let summary = |project, state: ProjectState| ProjectSummary {
         project,
         holder: state.holder.as_ref().map(answer::unplaced),
         line_length: state.project.waiting_count,
         last_outcome: state.last_outcome.as_ref().map(answer::unplaced),
     };
-    Ok(found.into_iter().take(count).map(summary).collect())
+    let listed = |(project, state): (ProjectName, Option<ProjectState>)| {
+        (project.clone(), state.map(|state| summary(project, state)))
+    };
+    Ok(found.into_iter().take(count).map(listed).collect())
 }
 
 /// One project, with all that `why` shows.

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use crate::model::{
     CancelCause, Deployment, DeploymentId, Executor, FailureCause, Lease, Outcome, Place, RecentRun, State, Step,
@@ -137,4 +138,29 @@ pub(super) fn recent_runs_from_json(text: &str) -> Result<Vec<RecentRun>, String
 
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What tasks that serve all projects read of a spec. Whatever else it holds is passed over, so that it may be unknown, or
+/// large.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct JudgedSpec {
+    pub(super) artifact: Option<String>,
+    deadline_seconds: Option<u64>,
+    claim_within_seconds: Option<u64>,
+}
+
+impl JudgedSpec {
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.deadline_seconds.map(Duration::from_secs)
+    }
+
+    pub(super) fn claim_within(&self) -> Option<Duration> {
+        self.claim_within_seconds.map(Duration::from_secs)
+    }
+}
+
+/// The word for who runs a deployment, read.
+pub(super) fn executor(word: &str) -> Option<Executor> {
+    [Executor::Server, Executor::Client].into_iter().find(|executor| executor_word(*executor) == word)
 }

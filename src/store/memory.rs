@@ -6,13 +6,14 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
 
 use super::{
     AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit,
-    Placed, ProjectState, Store, StoreError, Watched, agents::Presence,
+    Placed, ProjectPage, ProjectState, Store, StoreError, Watched, agents::Presence,
 };
 use crate::clock::Now;
 use crate::model::{
@@ -286,18 +287,24 @@ impl Store for MemoryStore {
         })
     }
 
-    fn projects(
-        &self,
-        after: Option<ProjectName>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<ProjectState>, StoreError>> {
+    fn projects(&self, after: Option<ProjectName>, limit: usize) -> BoxFuture<'_, Result<ProjectPage, StoreError>> {
         now(move || {
             let kept = self.kept();
             let later = kept
                 .projects
                 .iter()
                 .filter(|(name, found)| !found.history.is_empty() && after.as_ref().is_none_or(|after| *name > after));
-            later.take(limit).map(|(_, found)| kept.state(found, 0)).collect()
+            later.take(limit).map(|(name, found)| (name.clone(), Some(kept.state(found, 0)))).collect()
+        })
+    }
+
+    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let Some(found) = kept.projects.get(&project) else { return Vec::new() };
+            let newest = found.history.values().rev().map(|id| kept.get(*id)).enumerate();
+            let needed = newest.filter(|(at, deployment)| *at < recent || !deployment.is_final());
+            needed.filter_map(|(_, deployment)| deployment.spec.artifact.clone()).collect()
         })
     }
 
@@ -310,7 +317,7 @@ impl Store for MemoryStore {
                 State::Waiting(Place::Ticket { .. }) | State::Reserved | State::Ready | State::Running(_) => true,
                 State::Finished { .. } => false,
             });
-            attended.map(|it| Watched { project: it.project.clone(), deployment: it.clone() }).collect()
+            attended.map(watched).collect()
         })
     }
 
@@ -359,5 +366,18 @@ impl Store for MemoryStore {
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async {})
+    }
+}
+
+fn watched(deployment: &Deployment) -> Watched {
+    let Deployment { id, project, spec, state, .. } = deployment;
+    Watched {
+        project: project.clone(),
+        id: *id,
+        vital: deployment.vital(),
+        state: state.clone(),
+        executor: spec.executor,
+        deadline: spec.deadline_seconds.filter(|_| deployment.is_waiting()).map(Duration::from_secs),
+        claim_within: spec.claim_within_seconds.filter(|_| *state == State::Ready).map(Duration::from_secs),
     }
 }

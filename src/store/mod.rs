@@ -12,6 +12,7 @@ mod copy;
 pub mod memory;
 pub mod postgres;
 pub mod sqlite;
+mod unreadable;
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -31,8 +33,8 @@ pub use copy::Progress;
 use crate::{
     clock::Now,
     model::{
-        Changes, Deployment, DeploymentId, Event, Hint, Load, Loaded, Pepper, Project, ProjectName, Revision, Spec,
-        Status,
+        Changes, Deployment, DeploymentId, Event, Executor, Hint, Limits, Load, Loaded, Pepper, Project, ProjectName,
+        Revision, Spec, State, Status, Vital,
     },
 };
 
@@ -87,6 +89,9 @@ pub struct ProjectState {
     pub last_outcome: Option<Deployment>,
 }
 
+/// Projects by name. Of one that cannot be read there is the name alone.
+pub type ProjectPage = Vec<(ProjectName, Option<ProjectState>)>;
+
 /// Which deployments of a project to list, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListQuery {
@@ -98,13 +103,31 @@ pub struct ListQuery {
     pub limit: usize,
 }
 
-/// A deployment that somebody must attend to, as the reaper needs it.
+/// A deployment that somebody must attend to: what the reaper judges by, and nothing else of it. Its inputs and outputs may
+/// be large, and it is read once a second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
     /// Its project.
     pub project: ProjectName,
-    /// The deployment.
-    pub deployment: Deployment,
+    /// Its id.
+    pub id: DeploymentId,
+    /// What changes with each sign of life.
+    pub vital: Vital,
+    /// Where it stands.
+    pub state: State,
+    /// Who runs it.
+    pub executor: Executor,
+    /// How long it may wait in line; read only while it waits.
+    pub deadline: Option<Duration>,
+    /// How long it may hold the slot without a worker, where that is not the usual time; read only while it is ready.
+    pub claim_within: Option<Duration>,
+}
+
+impl Watched {
+    /// How long whoever must attend to it may be silent; `None` where nobody must.
+    pub fn patience(&self, limits: &Limits) -> Option<Duration> {
+        self.state.patience(self.claim_within, limits)
+    }
 }
 
 /// A deployment that waits for a worker of the server.
@@ -182,15 +205,15 @@ pub trait Store: Send + Sync + 'static {
     /// A project that has ever been deployed.
     fn project(&self, name: ProjectName, line: usize) -> BoxFuture<'_, Result<Option<ProjectState>, StoreError>>;
 
-    /// Projects by name, after `after`, at most `limit`; their lines are left out.
-    fn projects(
-        &self,
-        after: Option<ProjectName>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<ProjectState>, StoreError>>;
+    /// Projects by name, after `after`, at most `limit`; their lines are left out. One that cannot be read is named all the
+    /// same.
+    fn projects(&self, after: Option<ProjectName>, limit: usize) -> BoxFuture<'_, Result<ProjectPage, StoreError>>;
+
+    /// The artifacts of a project's `recent` newest deployments, and of all that are not final. Nothing else of them is read.
+    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
 
     /// Everything that can fall silent or miss a deadline: tickets, waiting deployments with a deadline, and holders of
-    /// slots.
+    /// slots. A row that cannot be read is left out.
     fn watched(&self) -> BoxFuture<'_, Result<Vec<Watched>, StoreError>>;
 
     /// Deployments that hold their slot, wait for a worker of the server, and want a pipeline that is offered: the oldest
@@ -217,6 +240,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// How much it has committed since it was opened.
     fn commits(&self) -> Commits;
+
+    /// How many rows could not be read since it was opened, and were left out where they stood between others.
+    fn unreadable_count(&self) -> u64 {
+        0
+    }
 
     /// Whether it can be written to.
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -28,10 +28,10 @@ use crate::{
     config::{Config, Pipeline, Project, format_duration},
     depot::Depot,
     health::{Health, Pulse, Task},
-    model::{Deployment, DeploymentId, Lapse, Limits, ProjectName, State},
+    model::{Deployment, DeploymentId, Lapse, Limits, State},
     notifier::Notifier,
     queue::Queue,
-    store::{Claimable, Offers, StoreError},
+    store::{Claimable, Offers, StoreError, Watched},
 };
 
 /// How many of those that wait for a place are told so at the same time, so that they share commits.
@@ -100,7 +100,7 @@ impl Embedded {
     pub async fn run(self, health: Health, drain: CancellationToken, hurry: CancellationToken) {
         let this = Arc::new(self);
         let runs = TaskTracker::new();
-        runs.spawn(this.clone().end_former_runs());
+        runs.spawn(this.clone().end_former_runs(drain.clone()));
         let (claiming, claimed, ending) = (this.clone(), runs.clone(), drain.clone());
         let claims = health.supervise(CLAIMS, drain, move |pulse| {
             claiming.clone().claim_until(claimed.clone(), pulse, ending.clone())
@@ -275,35 +275,37 @@ impl Embedded {
 
     /// Ends what an earlier server on this store was running when it died. Its shims have seen it die and end their
     /// children; only when they are done is the slot free.
-    async fn end_former_runs(self: Arc<Self>) {
-        let watched = match self.queue.store().watched().await {
-            Ok(watched) => watched,
-            Err(error) => {
-                tracing::warn!(%error, "could not look for what a former server ran; its leases run out by themselves");
-                return;
+    async fn end_former_runs(self: Arc<Self>, shutdown: CancellationToken) {
+        let watched = loop {
+            match self.queue.store().watched().await {
+                Ok(watched) => break watched,
+                Err(error) => tracing::warn!(%error, "could not look for what a former server ran; trying again"),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(self.limits.fallback_poll) => {}
             }
         };
-        let former = watched.into_iter().map(|watched| watched.deployment).filter(|deployment| {
-            let ours = matches!(&deployment.state, State::Running(lease) if lease.worker == self.identity.worker_name);
-            ours && !self.places.has(deployment.id)
+        let former = watched.into_iter().filter(|watched| {
+            let ours = matches!(&watched.state, State::Running(lease) if lease.worker == self.identity.worker_name);
+            ours && !self.places.has(watched.id)
         });
         let ends = TaskTracker::new();
-        for deployment in former {
-            ends.spawn(self.clone().end_former_run(deployment.project.clone(), deployment));
+        for watched in former {
+            ends.spawn(self.clone().end_former_run(watched));
         }
         ends.close();
         ends.wait().await;
     }
 
-    async fn end_former_run(self: Arc<Self>, project: ProjectName, deployment: Deployment) {
-        let id = deployment.id;
+    async fn end_former_run(self: Arc<Self>, Watched { project, id, vital, .. }: Watched) {
         let workspace = self.workspace(id);
         let patience = self.limits.kill_budget + self.limits.lock_delay;
         if !leftovers_gone(&lock_path(&workspace), &id.to_string(), patience).await {
             tracing::error!(deployment.id = %id, "a former server's child does not end; its lease must run out first");
             return;
         }
-        match self.queue.reap(project, id, deployment.vital(), Lapse::WorkerGone).await {
+        match self.queue.reap(project, id, vital, Lapse::WorkerGone).await {
             Ok(Ok(_)) => tracing::warn!(deployment.id = %id, "ended a deployment that a former server was running"),
             Ok(Err(refusal)) => tracing::debug!(deployment.id = %id, %refusal, "it was ended already"),
             Err(error) => tracing::warn!(deployment.id = %id, %error, "could not end what a former server ran"),

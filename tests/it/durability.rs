@@ -74,8 +74,8 @@ impl Memory {
 
 /// What must hold whenever a store is opened, whatever became of who used it before.
 async fn check_whole(store: &dyn Store) {
-    for state in store.projects(None, usize::MAX).await.unwrap() {
-        let name = state.project.name.clone();
+    for (name, state) in store.projects(None, usize::MAX).await.unwrap() {
+        let state = state.unwrap();
         let query = ListQuery { limit: usize::MAX, ..ListQuery::default() };
         let all = store.list(name.clone(), query).await.unwrap();
         let holders = all.iter().filter(|it| it.holds_slot()).count() as u64;

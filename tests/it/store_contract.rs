@@ -12,7 +12,7 @@ use singletrack::{
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
     },
-    store::{AgentCall, KnownAgent, ListQuery, Mark, StoreError},
+    store::{AgentCall, KnownAgent, ListQuery, Mark, ProjectState, StoreError, Watched},
 };
 
 use crate::store_trial::{Trial, id, name, spec};
@@ -363,9 +363,10 @@ async fn concurrent_work_on_many_projects_all_lands(trial: Trial) {
     .await;
     let states = trial.store.projects(None, 100).await.unwrap();
     assert_eq!(states.len(), 50);
-    for state in states {
+    for (name, state) in states {
+        let state = state.unwrap();
         assert_eq!((state.project.revision, state.holder), (Revision(12), None));
-        let done = trial.store.list(state.project.name, ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap();
+        let done = trial.store.list(name, ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap();
         assert_eq!(done.iter().filter(|it| it.status() == Status::Succeeded).count(), 4);
     }
 }
@@ -466,8 +467,9 @@ async fn projects_page_by_name(trial: Trial) {
     }
     let page = async |after: Option<&str>, limit| {
         let states = trial.store.projects(after.map(name), limit).await.unwrap();
-        assert!(states.iter().all(|state| state.holder.is_some() && state.line.is_empty()));
-        states.iter().map(|state| state.project.name.to_string()).collect::<Vec<_>>()
+        let is_whole = |state: &ProjectState| state.holder.is_some() && state.line.is_empty();
+        assert!(states.iter().all(|(_, state)| state.as_ref().is_some_and(is_whole)));
+        states.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(page(None, 3).await, ["0", "Web", "api"]);
     assert_eq!(page(Some("api"), 3).await, ["api-2", "web"]);
@@ -491,6 +493,21 @@ async fn a_project_shows_its_slot_line_and_last_outcome(trial: Trial) {
     assert_eq!(state.last_outcome, Some(done));
 }
 
+/// Fails unless what is watched of a deployment is what is stored of it.
+pub fn assert_watches(watched: &Watched, stored: &Deployment) {
+    let spec = &stored.spec;
+    let expected = Watched {
+        project: stored.project.clone(),
+        id: stored.id,
+        vital: stored.vital(),
+        state: stored.state.clone(),
+        executor: spec.executor,
+        deadline: spec.deadline_seconds.filter(|_| stored.is_waiting()).map(Duration::from_secs),
+        claim_within: spec.claim_within_seconds.filter(|_| stored.state == State::Ready).map(Duration::from_secs),
+    };
+    assert_eq!(*watched, expected);
+}
+
 async fn whoever_can_fall_silent_is_watched(trial: Trial) {
     trial.submit("web", 1, OnConflict::Refuse).await;
     trial.submit("web", 2, OnConflict::Wait).await;
@@ -507,10 +524,9 @@ async fn whoever_can_fall_silent_is_watched(trial: Trial) {
         let watched = trial.store.watched().await.unwrap();
         let mut numbers = Vec::new();
         for it in watched {
-            assert_eq!(it.project, it.deployment.project);
-            let stored = trial.store.deployment(it.project, it.deployment.id).await.unwrap();
-            assert_eq!(stored.map(|it| it.deployment).as_ref(), Some(&it.deployment));
-            numbers.push(u64::from_be_bytes(it.deployment.id.as_bytes()[8..].try_into().unwrap()));
+            let stored = trial.store.deployment(it.project.clone(), it.id).await.unwrap().unwrap().deployment;
+            assert_watches(&it, &stored);
+            numbers.push(u64::from_be_bytes(it.id.as_bytes()[8..].try_into().unwrap()));
         }
         numbers.sort_unstable();
         numbers

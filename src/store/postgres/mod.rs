@@ -34,7 +34,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit,
-    OnHint, Placed, ProjectState, SharedArtifacts, Store, StoreError, Watched,
+    OnHint, Placed, ProjectPage, ProjectState, SharedArtifacts, Store, StoreError, Watched, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -67,6 +67,7 @@ pub struct PostgresStore {
     tasks: TaskTracker,
     shutdown: CancellationToken,
     pepper: Pepper,
+    unreadable: Unreadable,
 }
 
 impl PostgresStore {
@@ -115,7 +116,16 @@ impl PostgresStore {
         tasks.spawn(health.supervise(agents::TASK, shutdown.clone(), move |pulse| {
             telling.clone().run(through.clone(), pulse, ending.clone())
         }));
-        Ok(PostgresStore { engine, connector, visits, under_way, tasks, shutdown, pepper })
+        Ok(PostgresStore {
+            engine,
+            connector,
+            visits,
+            under_way,
+            tasks,
+            shutdown,
+            pepper,
+            unreadable: Unreadable::default(),
+        })
     }
 }
 
@@ -196,20 +206,20 @@ impl Store for PostgresStore {
         read!(self, session => reads::project(&mut session, &name, line))
     }
 
-    fn projects(
-        &self,
-        after: Option<ProjectName>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<ProjectState>, StoreError>> {
-        read!(self, session => reads::projects(&mut session, after.as_ref(), limit))
+    fn projects(&self, after: Option<ProjectName>, limit: usize) -> BoxFuture<'_, Result<ProjectPage, StoreError>> {
+        read!(self, session => reads::projects(&mut session, after.as_ref(), limit, &self.unreadable))
+    }
+
+    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        read!(self, session => reads::artifacts_of(&mut session, &project, recent, &self.unreadable))
     }
 
     fn watched(&self) -> BoxFuture<'_, Result<Vec<Watched>, StoreError>> {
-        read!(self, session => reads::watched(&mut session))
+        read!(self, session => reads::watched(&mut session, &self.unreadable))
     }
 
     fn claimable(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
-        read!(self, session => reads::claimable(&mut session, &offers, limit))
+        read!(self, session => reads::claimable(&mut session, &offers, limit, &self.unreadable))
     }
 
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {
@@ -230,6 +240,10 @@ impl Store for PostgresStore {
 
     fn agents(&self, project: ProjectName, _: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>> {
         read!(self, session => agents::of(&mut session, &project))
+    }
+
+    fn unreadable_count(&self) -> u64 {
+        self.unreadable.count()
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {

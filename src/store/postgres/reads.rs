@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     model::{Deployment, DeploymentId, Event, ProjectName, Revision, Status},
-    store::{Claimable, ListQuery, Mark, Offers, Placed, ProjectState, Watched},
+    store::{
+        Claimable, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, columns::JudgedSpec,
+        unreadable::Unreadable,
+    },
 };
 
 pub(super) async fn deployment(
@@ -98,17 +101,20 @@ pub(super) async fn projects(
     session: &mut Session,
     after: Option<&ProjectName>,
     limit: usize,
-) -> Result<Vec<ProjectState>, Fault> {
+    unreadable: &Unreadable,
+) -> Result<ProjectPage, Fault> {
     // No name is empty, so every name follows the empty one.
     let after = after.map_or("", ProjectName::as_str).to_owned();
     let found = session.ask(call!(Sql::Projects, after, bound(limit))).await?;
-    let mut page = Vec::with_capacity(found.len());
+    let mut page: ProjectPage = Vec::with_capacity(found.len());
     let mut places: HashMap<i64, usize> = HashMap::with_capacity(found.len());
     for row in &found {
         let name = rows::name(row, PROJECT_COLUMN_COUNT)?;
         places.insert(rows::get(row, 0)?, page.len());
-        let project = rows::project(row, &name)?;
-        page.push(ProjectState { project, holder: None, line: Vec::new(), last_outcome: None });
+        let project = rows::project(row, &name).map_err(Fault::into_store_error);
+        let project = unreadable.skip(project, || format!("project {name}"));
+        let state = project.map(|project| ProjectState { project, holder: None, line: Vec::new(), last_outcome: None });
+        page.push((name, state));
     }
     // What changed since is shown as it is now: each of these is true, and a page is only a look.
     let numbers: Vec<i64> = places.keys().copied().collect();
@@ -117,8 +123,14 @@ pub(super) async fn projects(
     for (rows_of, is_holder) in found.iter().zip([true, false]) {
         for row in rows_of {
             let Some(place) = places.get(&rows::get(row, DEPLOYMENT_COLUMN_COUNT)?) else { continue };
-            let state = &mut page[*place];
-            let deployment = rows::deployment(row, &state.project.name)?;
+            let (name, state) = &mut page[*place];
+            let deployment = rows::deployment(row, name).map_err(Fault::into_store_error);
+            let Some(deployment) = unreadable.skip(deployment, || rows::row_of(row, 0)) else {
+                // Without it, the project would seem to be free.
+                *state = None;
+                continue;
+            };
+            let Some(state) = state else { continue };
             if is_holder {
                 state.holder = Some(deployment);
             } else {
@@ -129,24 +141,44 @@ pub(super) async fn projects(
     Ok(page)
 }
 
-pub(super) async fn watched(session: &mut Session) -> Result<Vec<Watched>, Fault> {
-    let found = session.ask(call!(Sql::Watched)).await?;
-    let watched = |row: &Row| {
-        let project = rows::name(row, DEPLOYMENT_COLUMN_COUNT)?;
-        Ok(Watched { deployment: rows::deployment(row, &project)?, project })
+/// The artifacts of the newest deployments, and of those that are not final.
+pub(super) async fn artifacts_of(
+    session: &mut Session,
+    project: &ProjectName,
+    recent: usize,
+    unreadable: &Unreadable,
+) -> Result<Vec<String>, Fault> {
+    let found = session.ask(call!(Sql::Specs, text(project), bound(recent))).await?;
+    let artifact = |row: &Row| {
+        let spec = rows::json::<JudgedSpec>(row, 1).map_err(Fault::into_store_error);
+        unreadable.skip(spec, || rows::row_of(row, 0))?.artifact
     };
-    found.iter().map(watched).collect()
+    Ok(found.iter().filter_map(artifact).collect())
 }
 
-pub(super) async fn claimable(session: &mut Session, offers: &Offers, limit: usize) -> Result<Vec<Claimable>, Fault> {
+pub(super) async fn watched(session: &mut Session, unreadable: &Unreadable) -> Result<Vec<Watched>, Fault> {
+    let found = session.ask(call!(Sql::Watched)).await?;
+    let readable =
+        |row: &Row| unreadable.skip(rows::watched(row).map_err(Fault::into_store_error), || rows::row_of(row, 1));
+    Ok(found.iter().filter_map(readable).collect())
+}
+
+pub(super) async fn claimable(
+    session: &mut Session,
+    offers: &Offers,
+    limit: usize,
+    unreadable: &Unreadable,
+) -> Result<Vec<Claimable>, Fault> {
     let claimable =
         |row: &Row| Ok(Claimable { project: rows::name(row, 0)?, id: rows::id(row, 1)?, spec: rows::json(row, 2)? });
+    let readable =
+        |row: &Row| unreadable.skip(claimable(row).map_err(Fault::into_store_error), || rows::row_of(row, 1));
     let projects: Vec<_> = offers.keys().map(text).collect();
     let mut count = limit;
     loop {
         let found = session.ask(call!(Sql::Claimable, projects.clone(), bound(count))).await?;
         let is_all = found.len() < count;
-        let mut wanted = found.iter().map(claimable).collect::<Result<Vec<_>, Fault>>()?;
+        let mut wanted: Vec<_> = found.iter().filter_map(readable).collect();
         wanted.retain(|it| offers.get(&it.project).is_some_and(|pipelines| pipelines.contains(&it.spec.pipeline)));
         if is_all || wanted.len() == limit {
             wanted.truncate(limit);

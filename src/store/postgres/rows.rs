@@ -17,9 +17,12 @@ use super::{
 use crate::{
     model::{
         CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Outcome, Place, Project, ProjectName,
-        Revision, SecretHash, Spec, StartedOrder, State, Step, slot::KeyRecord,
+        Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, slot::KeyRecord,
     },
-    store::columns::{self, Written, millis},
+    store::{
+        Watched,
+        columns::{self, JudgedSpec, Written, millis},
+    },
 };
 
 /// Stands before what is told of NUL and of itself, since PostgreSQL's text cannot hold NUL.
@@ -132,6 +135,47 @@ fn lease(row: &Row) -> Result<Option<Lease>, Fault> {
         ttl: Duration::from_millis(number(row, 24)?),
         worker: text(row, 25)?,
     }))
+}
+
+/// Reads what the reaper judges by.
+pub(super) fn watched(row: &Row) -> Result<Watched, Fault> {
+    let spec = match get::<Option<&str>>(row, 12)? {
+        None => JudgedSpec::default(),
+        Some(_) => json(row, 12)?,
+    };
+    let executor = get(row, 6)?;
+    let state = match get::<&str>(row, 4)? {
+        "waiting" => State::Waiting(match number_or_none(row, 5)? {
+            Some(window_ms) => Place::Ticket { window: Duration::from_millis(window_ms) },
+            None => Place::Queued,
+        }),
+        "reserved" => State::Reserved,
+        "ready" => State::Ready,
+        "running" => State::Running(Lease {
+            secret: SecretHash(get::<&[u8]>(row, 7)?.try_into().map_err(|error| broken(7, error))?),
+            fencing_token: Revision(number(row, 8)?),
+            ttl: Duration::from_millis(number(row, 9)?),
+            worker: text(row, 10)?,
+        }),
+        unknown => return Err(broken(4, format!("unknown state {unknown:?}"))),
+    };
+    Ok(Watched {
+        project: name(row, 0)?,
+        id: id(row, 1)?,
+        vital: Vital { revision: Revision(number(row, 2)?), pulse: number(row, 3)? },
+        state,
+        executor: columns::executor(executor).ok_or_else(|| broken(6, format!("unknown executor {executor:?}")))?,
+        deadline: number_or_none(row, 11)?.map(Duration::from_secs),
+        claim_within: spec.claim_within(),
+    })
+}
+
+/// What a row is called that cannot be read, by the id in this column.
+pub(super) fn row_of(row: &Row, id_column: usize) -> String {
+    match id(row, id_column) {
+        Ok(id) => format!("deployment {id}"),
+        Err(_) => "a deployment without an id".to_owned(),
+    }
 }
 
 /// Makes a deployment's row.

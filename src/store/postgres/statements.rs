@@ -36,6 +36,15 @@ macro_rules! deployment {
     };
 }
 
+/// What the reaper judges by. Of the columns that may be large, the spec is read only while something in it matters.
+macro_rules! watched {
+    () => {
+        "p.name, d.id, d.revision, d.pulse, d.state, d.window_ms, d.executor, d.lease_secret, d.fencing_token, \
+         d.lease_ttl_ms, d.worker, CASE d.state WHEN 'waiting' THEN d.deadline_seconds END, \
+         CASE d.state WHEN 'ready' THEN d.spec END"
+    };
+}
+
 /// How many columns that is: what a query adds stands behind them.
 pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 31;
 
@@ -57,6 +66,17 @@ macro_rules! of_project {
             "SELECT ", deployment!(),
             " FROM deployments AS d WHERE d.project = (SELECT number FROM projects WHERE name = $1) AND ",
             $($rest),*
+        )
+    };
+}
+
+/// The specs of deployments of the project whose name is the first parameter.
+macro_rules! specs {
+    ($condition:expr) => {
+        concat!(
+            "SELECT d.id, d.spec FROM deployments AS d \
+             WHERE d.project = (SELECT number FROM projects WHERE name = $1) AND ",
+            $condition
         )
     };
 }
@@ -325,11 +345,16 @@ statements! {
         "SELECT ", deployment!(), ", d.project FROM projects AS p JOIN deployments AS d ON d.id = p.last_outcome \
          WHERE p.number = ANY ($1)"
     );
+    /// The specs of the newest deployments, and of those that are not final.
+    Specs(TEXT, INT8) = concat!(
+        "(", specs!("d.ticket > 0 ORDER BY d.ticket DESC LIMIT $2"), ") UNION ALL (", specs!("d.state = 'waiting'"),
+        ") UNION ALL (", specs!(holding!()), ")"
+    );
     /// Every holder of a slot, and everyone in line whose client must be watched or who has a deadline.
     Watched() = concat!(
-        "SELECT ", deployment!(), ", p.name FROM deployments AS d JOIN projects AS p ON p.number = d.project WHERE ",
+        "SELECT ", watched!(), " FROM deployments AS d JOIN projects AS p ON p.number = d.project WHERE ",
         holding!(),
-        " UNION ALL SELECT ", deployment!(), ", p.name \
+        " UNION ALL SELECT ", watched!(), " \
          FROM deployments AS d JOIN projects AS p ON p.number = d.project \
          WHERE d.state = 'waiting' AND (d.window_ms IS NOT NULL OR d.deadline_seconds IS NOT NULL)"
     );

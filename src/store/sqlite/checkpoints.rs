@@ -25,7 +25,7 @@ use super::{
     open::{self, WAL_BYTES},
     place::OwnFile,
 };
-use crate::store::StoreError;
+use crate::{health::or_end_process, store::StoreError};
 
 /// How many pages the log may hold: what was taken for it beforehand. A longer one would need more room than is kept back for a
 /// full disk, both in the log and in the file to which it is moved.
@@ -79,12 +79,14 @@ impl Checkpoints {
         let thread = thread::Builder::new()
             .name("store-mover".to_owned())
             .spawn(move || {
-                while ordered.recv().is_ok() {
-                    move_beside(&db, file.file(), &counted);
-                    if tell_done.send(()).is_err() {
-                        break;
+                or_end_process("store-mover", || {
+                    while ordered.recv().is_ok() {
+                        move_beside(&db, file.file(), &counted);
+                        if tell_done.send(()).is_err() {
+                            break;
+                        }
                     }
-                }
+                });
             })
             .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
         Ok(Checkpoints { log_pages, due_at: DUE_PAGES, is_under_way: false, orders, done, thread })

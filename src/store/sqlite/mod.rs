@@ -30,7 +30,7 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     AgentCall, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed,
-    ProjectState, Store, StoreError, Watched, agents::Presence,
+    ProjectPage, ProjectState, Store, StoreError, Watched, agents::Presence, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -52,6 +52,7 @@ pub struct SqliteStore {
     pepper: Pepper,
     /// Not in the file: agents ask again within seconds of a server's start.
     presence: Presence,
+    unreadable: Arc<Unreadable>,
     // Closed after all connections.
     _file: Arc<OwnFile>,
     // Last, so that the file is free for another server only when nothing of this one touches it any more.
@@ -73,7 +74,15 @@ impl SqliteStore {
         let pepper = open::pepper(&connection, &path)?;
         let writer = Writer::start(connection, &path, Arc::clone(&file), on_commit)?;
         let readers = Readers::start(&path)?;
-        Ok(SqliteStore { writer, readers, pepper, presence: Presence::default(), _file: file, _lock: lock })
+        Ok(SqliteStore {
+            writer,
+            readers,
+            pepper,
+            presence: Presence::default(),
+            unreadable: Arc::default(),
+            _file: file,
+            _lock: lock,
+        })
     }
 
     /// Finishes what is queued, moves everything into the one file and waits for the threads. Whoever asks afterwards
@@ -120,20 +129,24 @@ impl Store for SqliteStore {
         Box::pin(self.readers.read(move |db| reads::project(db, &name, line)))
     }
 
-    fn projects(
-        &self,
-        after: Option<ProjectName>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<ProjectState>, StoreError>> {
-        Box::pin(self.readers.read(move |db| reads::projects(db, after.as_ref(), limit)))
+    fn projects(&self, after: Option<ProjectName>, limit: usize) -> BoxFuture<'_, Result<ProjectPage, StoreError>> {
+        let unreadable = self.unreadable.clone();
+        Box::pin(self.readers.read(move |db| reads::projects(db, after.as_ref(), limit, &unreadable)))
+    }
+
+    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        let unreadable = self.unreadable.clone();
+        Box::pin(self.readers.read(move |db| reads::artifacts_of(db, &project, recent, &unreadable)))
     }
 
     fn watched(&self) -> BoxFuture<'_, Result<Vec<Watched>, StoreError>> {
-        Box::pin(self.readers.read(reads::watched))
+        let unreadable = self.unreadable.clone();
+        Box::pin(self.readers.read(move |db| reads::watched(db, &unreadable)))
     }
 
     fn claimable(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>> {
-        Box::pin(self.readers.read(move |db| reads::claimable(db, &offers, limit)))
+        let unreadable = self.unreadable.clone();
+        Box::pin(self.readers.read(move |db| reads::claimable(db, &offers, limit, &unreadable)))
     }
 
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>> {
@@ -157,6 +170,10 @@ impl Store for SqliteStore {
 
     fn agents(&self, project: ProjectName, now: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>> {
         Box::pin(async move { Ok(self.presence.of(&project, now)) })
+    }
+
+    fn unreadable_count(&self) -> u64 {
+        self.unreadable.count()
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -1,6 +1,7 @@
 //! The threads that read, each with a connection of its own.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -14,7 +15,7 @@ use super::{
     open,
     queue::{closed, send_blocking},
 };
-use crate::store::StoreError;
+use crate::{health::or_end_process, store::StoreError};
 
 /// How many threads read: one that answers while another walks a long answer. More would only compete for the cores.
 const READER_COUNT: usize = 2;
@@ -40,8 +41,9 @@ impl Readers {
         for number in 1..=READER_COUNT {
             let db = open::reader_connection(path)?;
             let questions = Arc::clone(&questions);
-            let thread =
-                thread::Builder::new().name(format!("store-reader-{number}")).spawn(move || answer(&db, &questions));
+            let thread = thread::Builder::new()
+                .name(format!("store-reader-{number}"))
+                .spawn(move || or_end_process("store-reader", || answer(&db, &questions)));
             threads.push(thread.map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?);
         }
         Ok(Readers { queue: Mutex::new(Some(queue)), threads: Mutex::new(threads) })
@@ -61,7 +63,8 @@ impl Readers {
         }));
         async move {
             queue.ok_or_else(closed)?.send(question).await.map_err(|_| closed())?;
-            answered.await.map_err(|_| closed())?.map_err(|error| store_error(&error))
+            let unanswered = |_| StoreError::Unavailable("the store could not answer".to_owned());
+            answered.await.map_err(unanswered)?.map_err(|error| store_error(&error))
         }
     }
 
@@ -84,8 +87,33 @@ fn answer(db: &Connection, questions: &Mutex<mpsc::Receiver<Question>>) {
         // One reader waits in the queue, the others for their turn to do so.
         let question = questions.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         match question {
-            Some(Some(question)) => question(db),
+            // Whoever asked is told that there is no answer; the others are answered all the same.
+            Some(Some(question)) => {
+                if catch_unwind(AssertUnwindSafe(|| question(db))).is_err() {
+                    tracing::error!("a question to the store panicked");
+                }
+            }
             Some(None) | None => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn questions_that_panic_cost_only_whoever_asks_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("readers.db");
+        let _writer = open::writer_connection(&path).unwrap();
+        let readers = Readers::start(&path).unwrap();
+        for _ in 0..=READER_COUNT {
+            let failed = readers.read(|_| -> rusqlite::Result<()> { panic!("on purpose") }).await;
+            assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
+        }
+        let one: i64 = readers.read(|db| db.query_row("SELECT 1", [], |row| row.get(0))).await.unwrap();
+        assert_eq!(one, 1);
+        readers.stop();
     }
 }

@@ -5,8 +5,11 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::rows::{self, DEPLOYMENT_COLUMN_COUNT, deployment_columns, project_columns};
 use crate::{
-    model::{Deployment, DeploymentId, Event, ProjectName, Revision, Spec, Status},
-    store::{Claimable, ListQuery, Mark, Offers, Placed, ProjectState, Watched},
+    model::{Deployment, DeploymentId, Event, Place, ProjectName, Revision, Spec, State, Status},
+    store::{
+        Claimable, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, columns::JudgedSpec,
+        unreadable::Unreadable,
+    },
 };
 
 /// The condition of the index `deployments_holding`, to the letter, so that SQLite recognises it.
@@ -64,20 +67,36 @@ pub(super) const PROJECT: &str = concat!("SELECT ", project_columns!(), " FROM p
 pub(super) const PROJECTS: &str =
     concat!("SELECT ", project_columns!(), ", p.name FROM projects AS p WHERE p.name > ?1 ORDER BY p.name LIMIT ?2");
 
+/// What the reaper judges by. Of the columns that may be large, the spec is read only while something in it matters.
+macro_rules! watched_columns {
+    () => {
+        "p.name, d.id, d.revision, d.pulse, d.state, d.window_ms, d.executor, d.lease_secret, d.fencing_token, \
+         d.lease_ttl_ms, d.worker, CASE WHEN d.state = 'waiting' OR d.state = 'ready' THEN d.spec END"
+    };
+}
+
 pub(super) const ALL_HOLDERS: &str = concat!(
     "SELECT ",
-    deployment_columns!(),
-    ", p.name FROM deployments AS d INDEXED BY deployments_holding JOIN projects AS p ON p.number = d.project WHERE ",
+    watched_columns!(),
+    " FROM deployments AS d INDEXED BY deployments_holding JOIN projects AS p ON p.number = d.project WHERE ",
     holding!()
 );
 
-// Walks everyone in line, whose clients mostly have to be watched; a few that are queued without a deadline are skipped.
 pub(super) const ALL_WAITING: &str = concat!(
     "SELECT ",
-    deployment_columns!(),
-    ", p.name FROM deployments AS d INDEXED BY deployments_waiting JOIN projects AS p ON p.number = d.project \
-     WHERE d.state = 'waiting' AND (d.window_ms IS NOT NULL OR d.spec ->> '$.deadlineSeconds' IS NOT NULL)"
+    watched_columns!(),
+    " FROM deployments AS d INDEXED BY deployments_waiting JOIN projects AS p ON p.number = d.project \
+     WHERE d.state = 'waiting'"
 );
+
+pub(super) const RECENT_SPECS: &str =
+    "SELECT d.id, d.spec FROM deployments AS d WHERE d.project = ?1 ORDER BY d.ticket DESC LIMIT ?2";
+
+pub(super) const WAITING_SPECS: &str =
+    "SELECT d.id, d.spec FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting'";
+
+pub(super) const HOLDER_SPEC: &str =
+    concat!("SELECT d.id, d.spec FROM deployments AS d WHERE d.project = ?1 AND ", holding!());
 
 pub(super) const CLAIMABLE: &str = "SELECT p.name, d.id, d.spec FROM deployments AS d \
      JOIN projects AS p ON p.number = d.project \
@@ -163,52 +182,101 @@ pub(super) fn project(db: &Connection, name: &ProjectName, line: usize) -> Read<
     Ok(Some(state))
 }
 
-pub(super) fn projects(db: &Connection, after: Option<&ProjectName>, limit: usize) -> Read<Vec<ProjectState>> {
+pub(super) fn projects(
+    db: &Connection,
+    after: Option<&ProjectName>,
+    limit: usize,
+    unreadable: &Unreadable,
+) -> Read<ProjectPage> {
     let snapshot = db.unchecked_transaction()?;
     // No name is empty, so every name follows the empty one.
     let after = after.map_or("", ProjectName::as_str);
     let mut statement: CachedStatement<'_> = db.prepare_cached(PROJECTS)?;
-    let page = statement.query_map(params![after, bound(limit)], |row| {
+    let mut rows = statement.query(params![after, bound(limit)])?;
+    let mut page = Vec::new();
+    while let Some(row) = rows.next()? {
         let name = rows::name_at(row, 8)?;
-        let number: i64 = row.get(0)?;
-        let project = rows::project(row, &name)?;
-        Ok(ProjectState {
-            holder: holder(db, number, &name)?,
-            line: Vec::new(),
-            last_outcome: project.last_outcome.map(|id| by_id(db, number, &name, id)).transpose()?.flatten(),
-            project,
-        })
-    })?;
-    let page = page.collect::<Read<_>>()?;
+        let state = match project_state(db, row, &name) {
+            // The file itself is in trouble, and not what one row of it holds.
+            Err(error @ rusqlite::Error::SqliteFailure(..)) => return Err(error),
+            read => unreadable.skip(read, || format!("project {name}")),
+        };
+        page.push((name, state));
+    }
+    drop(rows);
     drop(statement);
     snapshot.commit()?;
     Ok(page)
 }
 
-pub(super) fn watched(db: &Connection) -> Read<Vec<Watched>> {
+fn project_state(db: &Connection, row: &Row<'_>, name: &ProjectName) -> Read<ProjectState> {
+    let number: i64 = row.get(0)?;
+    let project = rows::project(row, name)?;
+    Ok(ProjectState {
+        holder: holder(db, number, name)?,
+        line: Vec::new(),
+        last_outcome: project.last_outcome.map(|id| by_id(db, number, name, id)).transpose()?.flatten(),
+        project,
+    })
+}
+
+/// The artifacts of the newest deployments, and of those that are not final.
+pub(super) fn artifacts_of(
+    db: &Connection,
+    project: &ProjectName,
+    recent: usize,
+    unreadable: &Unreadable,
+) -> Read<Vec<String>> {
     let snapshot = db.unchecked_transaction()?;
-    let read = |row: &Row<'_>| {
-        let project = rows::name_at(row, DEPLOYMENT_COLUMN_COUNT)?;
-        Ok(Watched { deployment: rows::deployment(row, &project)?, project })
+    let Some(number) = number_of(db, project)? else { return Ok(Vec::new()) };
+    let mut artifacts = Vec::new();
+    let mut add = |row: &Row<'_>| {
+        let spec = unreadable.skip(rows::json_at::<JudgedSpec>(row, 1), || rows::row_of(row, 0));
+        artifacts.extend(spec.and_then(|spec| spec.artifact));
+        Ok(())
     };
-    let mut watched: Vec<Watched> = db.prepare_cached(ALL_HOLDERS)?.query_map([], read)?.collect::<Read<_>>()?;
-    let waiting: Vec<Watched> = db.prepare_cached(ALL_WAITING)?.query_map([], read)?.collect::<Read<_>>()?;
-    watched.extend(waiting);
+    db.prepare_cached(RECENT_SPECS)?.query_map(params![number, bound(recent)], &mut add)?.collect::<Read<()>>()?;
+    for sql in [WAITING_SPECS, HOLDER_SPEC] {
+        db.prepare_cached(sql)?.query_map([number], &mut add)?.collect::<Read<()>>()?;
+    }
+    snapshot.commit()?;
+    Ok(artifacts)
+}
+
+pub(super) fn watched(db: &Connection, unreadable: &Unreadable) -> Read<Vec<Watched>> {
+    let snapshot = db.unchecked_transaction()?;
+    let mut watched = Vec::new();
+    for sql in [ALL_HOLDERS, ALL_WAITING] {
+        let mut statement = db.prepare_cached(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            watched.extend(unreadable.skip(rows::watched(row), || rows::row_of(row, 1)));
+        }
+    }
+    // Those that are queued without a deadline wait for nobody.
+    watched.retain(|it| it.state != State::Waiting(Place::Queued) || it.deadline.is_some());
     snapshot.commit()?;
     Ok(watched)
 }
 
 /// Of what can be claimed the first so many that are offered; of the others no more than the name of the project is read.
-pub(super) fn claimable(db: &Connection, offers: &Offers, limit: usize) -> Read<Vec<Claimable>> {
+pub(super) fn claimable(
+    db: &Connection,
+    offers: &Offers,
+    limit: usize,
+    unreadable: &Unreadable,
+) -> Read<Vec<Claimable>> {
     let mut statement = db.prepare_cached(CLAIMABLE)?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let project = rows::name_at(row, 0)?;
+        let project = rows::name_at(row, 0);
+        let Some(project) = unreadable.skip(project, || rows::row_of(row, 1)) else { continue };
         let Some(pipelines) = offers.get(&project) else { continue };
-        let spec: Spec = rows::json_at(row, 2)?;
+        let read = rows::json_at::<Spec>(row, 2).and_then(|spec| Ok((rows::required_id_at(row, 1)?, spec)));
+        let Some((id, spec)) = unreadable.skip(read, || rows::row_of(row, 1)) else { continue };
         if pipelines.contains(&spec.pipeline) {
-            found.push(Claimable { project, id: rows::required_id_at(row, 1)?, spec });
+            found.push(Claimable { project, id, spec });
         }
         if found.len() >= limit {
             break;
@@ -292,6 +360,9 @@ mod tests {
             ("projects", PROJECTS, "SEARCH p USING INDEX sqlite_autoindex_projects_1 (name>?)"),
             ("holders", ALL_HOLDERS, "SCAN d USING INDEX deployments_holding"),
             ("waiting", ALL_WAITING, "SCAN d USING INDEX deployments_waiting"),
+            ("recent specs", RECENT_SPECS, "SEARCH d USING INDEX deployments_by_ticket (project=?)"),
+            ("waiting specs", WAITING_SPECS, "SEARCH d USING INDEX deployments_waiting (project=?)"),
+            ("holder's spec", HOLDER_SPEC, "SEARCH d USING INDEX deployments_holding (project=?)"),
             ("claimable", CLAIMABLE, "SEARCH d USING INDEX deployments_claimable (state=?)"),
             ("held", HELD, "SEARCH d USING INDEX deployments_by_worker (worker=?)"),
             ("mark", MARK, "SEARCH deployments USING INDEX sqlite_autoindex_deployments_1 (id=?)"),

@@ -6,16 +6,19 @@ use std::{collections::BTreeMap, error::Error, time::Duration};
 use jiff::Timestamp;
 use rusqlite::{
     Row, Statement, ToSql, params,
-    types::{FromSql, Type},
+    types::{FromSql, Type, ValueRef},
 };
 use serde::de::DeserializeOwned;
 
 use crate::{
     model::{
         CancelCause, CancelRequest, Deployment, DeploymentId, Event, FailureCause, Lease, LogAccount, Outcome, Place,
-        Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State,
+        Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State, Vital,
     },
-    store::columns::{self, Written, millis},
+    store::{
+        Watched,
+        columns::{self, JudgedSpec, Written, millis},
+    },
 };
 
 /// A deployment's columns, in the order that [`deployment`] reads them.
@@ -314,6 +317,47 @@ pub(super) fn insert_event(
     let kind = body.kind();
     statement.execute(params![deployment, seq, at.as_millisecond(), kind, log_end_bytes, to_json(body)?])?;
     Ok(())
+}
+
+/// Reads what the reaper judges by.
+pub(super) fn watched(row: &Row<'_>) -> rusqlite::Result<Watched> {
+    let spec = match row.get_ref(11)? {
+        ValueRef::Null => JudgedSpec::default(),
+        _ => json_at(row, 11)?,
+    };
+    let executor: String = row.get(6)?;
+    let state = match row.get_ref(4)?.as_str().map_err(|error| broken(4, error))? {
+        "waiting" => State::Waiting(match row.get(5)? {
+            Some(window_ms) => Place::Ticket { window: Duration::from_millis(window_ms) },
+            None => Place::Queued,
+        }),
+        "reserved" => State::Reserved,
+        "ready" => State::Ready,
+        "running" => State::Running(Lease {
+            secret: SecretHash(row.get(7)?),
+            fencing_token: Revision(row.get(8)?),
+            ttl: Duration::from_millis(row.get(9)?),
+            worker: row.get(10)?,
+        }),
+        unknown => return Err(broken(4, format!("unknown state {unknown:?}"))),
+    };
+    Ok(Watched {
+        project: name_at(row, 0)?,
+        id: required_id_at(row, 1)?,
+        vital: Vital { revision: Revision(row.get(2)?), pulse: row.get(3)? },
+        state,
+        executor: columns::executor(&executor).ok_or_else(|| broken(6, format!("unknown executor {executor:?}")))?,
+        deadline: spec.deadline(),
+        claim_within: spec.claim_within(),
+    })
+}
+
+/// What a row is called that cannot be read, by the id in this column.
+pub(super) fn row_of(row: &Row<'_>, id_column: usize) -> String {
+    match required_id_at(row, id_column) {
+        Ok(id) => format!("deployment {id}"),
+        Err(_) => "a deployment without an id".to_owned(),
+    }
 }
 
 /// Reads `seq, at, body`.

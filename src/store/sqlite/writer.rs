@@ -25,6 +25,7 @@ use super::{
     record::Recorder,
 };
 use crate::{
+    health::{end_process, or_end_process},
     model::{Changes, Load, ProjectName, Step},
     store::{CommitCounter, Commits, Decide, OnCommit, StoreError},
 };
@@ -78,8 +79,9 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                if let Err(error) = run(&db, &file, ballast, checkpoints, requests, on_commit, &counted) {
-                    tracing::error!(%error, "the store's writer ended");
+                let body = || run(&db, &file, ballast, checkpoints, requests, on_commit, &counted);
+                if let Err(error) = or_end_process("store-writer", body) {
+                    tracing::error!(%error, "the store's log could not be moved into its file");
                 }
             })
             .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
@@ -171,12 +173,19 @@ fn run(
     on_commit: OnCommit,
     commits: &CommitCounter,
 ) -> rusqlite::Result<()> {
+    let prepared =
+        || Ok::<_, rusqlite::Error>((Recorder::prepare(db)?, db.prepare("BEGIN IMMEDIATE")?, db.prepare("COMMIT")?));
+    let (recorder, begin, commit) = match prepared() {
+        Ok(prepared) => prepared,
+        // Nobody else writes: without it, every change would be refused for ever.
+        Err(error) => end_process(&format!("the store's writer cannot begin: {error}")),
+    };
     let mut batches = Batches {
         db,
         file,
-        recorder: Recorder::prepare(db)?,
-        begin: db.prepare("BEGIN IMMEDIATE")?,
-        commit: db.prepare("COMMIT")?,
+        recorder,
+        begin,
+        commit,
         requests,
         on_commit,
         commits,

@@ -25,6 +25,7 @@ use tokio::runtime::Runtime;
 use super::reference::{Act, Cause, Conflict, Dep, End, Line, Proof, Seen, Stage, Told, Wish, World};
 use crate::{
     harness::postgres,
+    store_contract::assert_watches,
     store_trial::{HandClock, deaf, id, name},
 };
 
@@ -475,14 +476,19 @@ impl Walk {
     /// Who is watched, and what can be claimed.
     async fn check_attention(&self, store: &Arc<dyn Store>, name: &ProjectName, all: &[Deployment]) {
         let watched = store.watched().await.unwrap();
-        let mut watched: Vec<_> =
-            watched.into_iter().filter(|it| it.project == *name).map(|it| it.deployment).collect();
-        watched.sort_by_key(|it| it.ticket);
-        let expected = all.iter().filter(|it| match it.state {
-            State::Waiting(Place::Queued) => it.spec.deadline_seconds.is_some(),
-            _ => !it.is_final(),
-        });
-        assert!(watched.iter().eq(expected), "watched: {watched:?}");
+        let mut watched: Vec<_> = watched.into_iter().filter(|it| it.project == *name).collect();
+        let ticket = |id| all.iter().find(|it| it.id == id).map(|it| it.ticket);
+        watched.sort_by_key(|it| ticket(it.id));
+        let mut expected: Vec<_> = all
+            .iter()
+            .filter(|it| match it.state {
+                State::Waiting(Place::Queued) => it.spec.deadline_seconds.is_some(),
+                _ => !it.is_final(),
+            })
+            .collect();
+        expected.sort_by_key(|it| it.ticket);
+        assert_eq!(watched.len(), expected.len(), "watched: {watched:?}");
+        watched.iter().zip(expected).for_each(|(watched, stored)| assert_watches(watched, stored));
         let offers = [(name.clone(), all.iter().map(|it| it.spec.pipeline.clone()).collect())].into();
         let claimable = store.claimable(Arc::new(offers), usize::MAX).await.unwrap();
         let claimable: Vec<_> = claimable.into_iter().map(|it| it.id).collect();

@@ -1,10 +1,13 @@
 //! What goes on beside the requests: nobody's trouble, and no lost line of the log, may stop it for the others.
 
 mod log;
+mod others;
+mod outage;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, TestServer};
+use crate::harness::{Answer, TestServer, send};
 
 /// Limits so short that what falls silent is soon known to have.
 const SHORT: &str = r#"
@@ -17,10 +20,35 @@ lock_delay = "1s"
 
 /// Takes the slot of a project for a worker that is never heard of again.
 async fn lost_worker(server: &TestServer, project: &str) -> String {
-    let wish = json!({ "executor": "client", "claim": true, "leaseSeconds": 2 });
-    let taken = server.post(&format!("/v1/projects/{project}/deployments"), wish).await;
-    assert_eq!(taken.status, 202, "{}", taken.text);
-    taken.id()
+    Worker::start(server, project, 2).await.id
+}
+
+/// Somebody who holds the slot of a project, under a lease.
+struct Worker {
+    project: String,
+    id: String,
+    secret: String,
+}
+
+impl Worker {
+    async fn start(server: &TestServer, project: &str, lease_seconds: u64) -> Self {
+        let wish = json!({ "executor": "client", "claim": true, "leaseSeconds": lease_seconds });
+        let taken = server.post(&format!("/v1/projects/{project}/deployments"), wish).await;
+        assert_eq!(taken.status, 202, "{}", taken.text);
+        let secret = taken.body["lease"]["secret"].as_str().unwrap().to_owned();
+        Worker { project: project.to_owned(), id: taken.id(), secret }
+    }
+
+    /// A sign of life.
+    async fn heartbeat(&self, server: &TestServer) -> Answer {
+        let path = format!("/v1/projects/{}/deployments/{}/heartbeat", self.project, self.id);
+        send(server.request(Method::POST, &path).header("Singletrack-Lease", &self.secret).json(&json!({}))).await
+    }
+}
+
+/// How it stands with a deployment.
+async fn status(server: &TestServer, project: &str, id: &str) -> Value {
+    server.get(&format!("/v1/projects/{project}/deployments/{id}")).await.body["status"].clone()
 }
 
 /// The end of a deployment, which must come within a minute.

@@ -1,0 +1,116 @@
+//! Signs of life that came and could not be recorded: whoever sent them was not silent.
+
+use std::{
+    collections::HashMap,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use crate::{
+    clock::{BootInstant, Clock},
+    model::DeploymentId,
+    store::StoreError,
+};
+
+/// A call that takes longer than this is stuck: it may be noted when it is too late.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+/// The deployments whose signs of life could not be recorded. Clones share it.
+#[derive(Clone)]
+pub struct Unheard {
+    clock: Arc<dyn Clock>,
+    troubles: Arc<Mutex<HashMap<DeploymentId, Trouble>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Trouble {
+    stuck_count: usize,
+    failed_at: BootInstant,
+}
+
+/// Whether a deployment could be heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// Nothing is known against it.
+    Clear,
+    /// A sign of life could not be recorded; the last time, at this instant.
+    FailedAt(BootInstant),
+    /// A sign of life is waiting to be recorded, and has been for long.
+    Stuck,
+}
+
+impl Unheard {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Unheard { clock, troubles: Arc::default() }
+    }
+
+    /// Makes a call that is a sign of life of a deployment, and notes where it fails or is stuck.
+    pub(super) async fn note<T>(
+        &self,
+        id: DeploymentId,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let mut call = pin!(call);
+        let answer = match timeout(STUCK_AFTER, &mut call).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // It is dropped when the caller goes away, too.
+                let _stuck = Stuck::begin(self, id);
+                call.await
+            }
+        };
+        if answer.is_err() {
+            self.change(id, |trouble| trouble);
+        }
+        answer
+    }
+
+    /// Whether this deployment could be heard.
+    pub fn of(&self, id: DeploymentId) -> Hearing {
+        match self.troubles().get(&id) {
+            None => Hearing::Clear,
+            Some(Trouble { stuck_count: 0, failed_at }) => Hearing::FailedAt(*failed_at),
+            Some(_) => Hearing::Stuck,
+        }
+    }
+
+    /// Forgets the deployments that nobody watches.
+    pub fn forget_others(&self, is_watched: impl Fn(DeploymentId) -> bool) {
+        self.troubles().retain(|id, trouble| trouble.stuck_count > 0 || is_watched(*id));
+    }
+
+    fn change(&self, id: DeploymentId, change: impl FnOnce(Trouble) -> Trouble) {
+        let failed_at = self.clock.boot();
+        let mut troubles = self.troubles();
+        let before = troubles.get(&id).copied().unwrap_or(Trouble { stuck_count: 0, failed_at });
+        troubles.insert(id, Trouble { failed_at, ..change(before) });
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, HashMap<DeploymentId, Trouble>> {
+        // Every change of it is one call, so a panic leaves it whole.
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that is stuck, until this is dropped.
+struct Stuck<'a> {
+    unheard: &'a Unheard,
+    id: DeploymentId,
+}
+
+impl<'a> Stuck<'a> {
+    fn begin(unheard: &'a Unheard, id: DeploymentId) -> Self {
+        unheard.change(id, |trouble| Trouble { stuck_count: trouble.stuck_count + 1, ..trouble });
+        Stuck { unheard, id }
+    }
+}
+
+impl Drop for Stuck<'_> {
+    fn drop(&mut self) {
+        self.unheard
+            .change(self.id, |trouble| Trouble { stuck_count: trouble.stuck_count.saturating_sub(1), ..trouble });
+    }
+}

@@ -1,0 +1,89 @@
+//! A project that is locked, or that cannot be read, costs the others nothing.
+
+use serde_json::{Value, json};
+
+use super::{SHORT, check, end_of, lost_worker, metric, status};
+use crate::harness::{TestServer, gated_config, postgres};
+
+#[tokio::test]
+async fn lost_slots_are_freed_while_the_rows_of_other_projects_are_locked() {
+    let cluster = postgres::shared();
+    let database = cluster.database().await;
+    let server = TestServer::start_on(&cluster.url(&database), &gated_config(SHORT));
+    let mut locked = Vec::new();
+    // Before and behind the other one, whatever the order.
+    for project in ["a-locked", "b-locked", "y-locked", "z-locked"] {
+        locked.push((project, lost_worker(&server, project).await));
+    }
+    let operator = cluster.client(&database).await;
+    operator
+        .batch_execute("BEGIN; SELECT 1 FROM singletrack.projects WHERE name LIKE '%-locked' FOR UPDATE")
+        .await
+        .unwrap();
+    for project in ["m-first", "m-second"] {
+        let lost = lost_worker(&server, project).await;
+        assert_eq!(end_of(&server, project, &lost).await["error"]["code"], "WORKER_LOST");
+    }
+    for (project, id) in &locked {
+        assert_eq!(status(&server, project, id).await, "RUNNING", "they are locked still");
+    }
+    let ready = server.get("/readyz").await;
+    assert_eq!((ready.status, &check(&ready, "reaper")["ok"]), (200, &json!(true)), "{}", ready.text);
+    operator.batch_execute("ROLLBACK").await.unwrap();
+    for (project, id) in &locked {
+        assert_eq!(end_of(&server, project, id).await["error"]["code"], "WORKER_LOST");
+    }
+}
+
+/// What a newer version might write, in the words of both engines.
+const NEWER: [&str; 2] = [
+    "DROP TRIGGER deployments_keep_their_identity; \
+     UPDATE deployments SET spec = json_set(spec, '$.fromTheFuture', 1) \
+     WHERE project = (SELECT number FROM projects WHERE name = 'newer')",
+    "DROP TRIGGER deployments_keep_their_identity ON singletrack.deployments; \
+     UPDATE singletrack.deployments SET spec = jsonb_set(spec::jsonb, '{fromTheFuture}', '1')::text \
+     WHERE project = (SELECT number FROM singletrack.projects WHERE name = 'newer')",
+];
+
+async fn others_are_served_beside_a_row_that_cannot_be_read(server: &TestServer) {
+    // It cannot be ended by this version, and the others' ends do not wait for that.
+    for project in ["a-other", "web", "z-other"] {
+        let lost = lost_worker(server, project).await;
+        assert_eq!(end_of(server, project, &lost).await["error"]["code"], "WORKER_LOST");
+    }
+    let id = server.accepted(json!({ "pipeline": "quick" })).await;
+    assert_eq!(server.finished(&id).await["status"], "SUCCEEDED", "the server's own worker goes on");
+    let listed = server.get("/v1/projects").await;
+    assert_eq!(listed.status, 200, "{}", listed.text);
+    let names: Vec<_> = listed.body["projects"].as_array().unwrap().iter().map(|it| it["project"].clone()).collect();
+    assert_eq!(names, ["a-other", "web", "z-other"], "what cannot be read is not told to be free");
+    let page = server.get("/v1/projects?limit=2").await;
+    assert_eq!(page.body["nextCursor"], json!("newer"), "pages go on behind it: {}", page.text);
+    let rest = server.get("/v1/projects?limit=2&cursor=newer").await;
+    assert_eq!((rest.body["projects"].as_array().unwrap().len(), &rest.body["nextCursor"]), (2, &Value::Null));
+    assert!(metric(server, "singletrack_unreadable_rows_total").await > 0);
+    assert_eq!(server.get("/readyz").await.status, 200);
+    let log = server.log();
+    for row in ["project newer", "deployment 0"] {
+        let told = log.lines().filter(|line| line.contains("cannot be read by this version") && line.contains(row));
+        assert!(told.count() <= 1, "a row is logged once:\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_costs_the_others_nothing_on_sqlite() {
+    let server = TestServer::start(&gated_config(SHORT));
+    lost_worker(&server, "newer").await;
+    rusqlite::Connection::open(server.path("test.db")).unwrap().execute_batch(NEWER[0]).unwrap();
+    others_are_served_beside_a_row_that_cannot_be_read(&server).await;
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_costs_the_others_nothing_on_postgres() {
+    let cluster = postgres::shared();
+    let database = cluster.database().await;
+    let server = TestServer::start_on(&cluster.url(&database), &gated_config(SHORT));
+    lost_worker(&server, "newer").await;
+    cluster.client(&database).await.batch_execute(NEWER[1]).await.unwrap();
+    others_are_served_beside_a_row_that_cannot_be_read(&server).await;
+}
