@@ -32,6 +32,12 @@ const NEEDED_KEEP: Duration = Duration::from_secs(60);
 /// Projects are read in pages of so many.
 const PAGE_LIMIT: usize = 100;
 
+/// What deployments needed at a moment.
+struct Needed {
+    at: Instant,
+    digests: Arc<HashSet<String>>,
+}
+
 /// Decides which artifacts stay.
 #[derive(Clone)]
 pub struct Retention {
@@ -39,7 +45,7 @@ pub struct Retention {
     store: Arc<dyn Store>,
     rules: Artifacts,
     /// What deployments needed when that was looked for last.
-    last_needed: Arc<tokio::sync::Mutex<Option<(Instant, Arc<HashSet<String>>)>>>,
+    last_needed: Arc<tokio::sync::Mutex<Option<Needed>>>,
 }
 
 impl Retention {
@@ -162,15 +168,15 @@ impl Retention {
     /// which is too fresh to be removed then.
     async fn needed(&self, at_most_ago: Duration) -> Result<Arc<HashSet<String>>, StoreError> {
         let mut last = self.last_needed.lock().await;
-        if let Some((at, needed)) = &*last
-            && at.elapsed() < at_most_ago
+        if let Some(needed) = &*last
+            && needed.at.elapsed() < at_most_ago
         {
-            return Ok(needed.clone());
+            return Ok(needed.digests.clone());
         }
         let at = Instant::now();
-        let needed = Arc::new(self.look_for_needed().await?);
-        *last = Some((at, needed.clone()));
-        Ok(needed)
+        let digests = Arc::new(self.look_for_needed().await?);
+        *last = Some(Needed { at, digests: digests.clone() });
+        Ok(digests)
     }
 
     async fn look_for_needed(&self) -> Result<HashSet<String>, StoreError> {

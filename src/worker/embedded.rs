@@ -170,6 +170,7 @@ impl Embedded {
             // What is being claimed at this moment may still be seen as claimable, so it is not enough to ask for as many as
             // there are free places.
             let page = self.queue.store().claimable(self.offers.clone(), self.places.limit).await?;
+            let is_all = page.len() < self.places.limit;
             let mut took = false;
             for claimable in page {
                 let Some(pipeline) = self.pipeline(&claimable) else { continue };
@@ -178,7 +179,7 @@ impl Embedded {
                     runs.spawn(self.clone().run_one(claimable, pipeline, place));
                 }
             }
-            if !took {
+            if is_all || !took {
                 break;
             }
         }
