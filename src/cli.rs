@@ -191,9 +191,12 @@ pub struct Deploy {
     /// What to do when another deployment holds the slot
     #[arg(long, value_enum, default_value_t = WhenHeld::Wait)]
     pub on_conflict: WhenHeld,
-    /// Cancel the deployment that holds the slot, and those in line before this one
+    /// Cancel the deployment that holds the slot, if this one is newer, and go before the older ones in line
     #[arg(long)]
     pub cancel_in_progress_deployment: bool,
+    /// Leave the line as soon as a newer deployment is there that will supersede this one when it starts
+    #[arg(long, conflicts_with = "detach")]
+    pub leave_when_overtaken: bool,
     /// How long all of it may take
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
     pub timeout: Duration,
@@ -239,9 +242,12 @@ pub struct Redeploy {
     /// What to do when another deployment holds the slot
     #[arg(long, value_enum, default_value_t = WhenHeld::Wait)]
     pub on_conflict: WhenHeld,
-    /// Cancel the deployment that holds the slot, and those in line before this one
+    /// Cancel the deployment that holds the slot, if this one is newer, and go before the older ones in line
     #[arg(long)]
     pub cancel_in_progress_deployment: bool,
+    /// Leave the line as soon as a newer deployment is there that will supersede this one when it starts
+    #[arg(long, conflicts_with = "detach")]
+    pub leave_when_overtaken: bool,
     /// How long all of it may take
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
     pub timeout: Duration,
@@ -464,6 +470,7 @@ impl Redeploy {
             artifact: None,
             on_conflict: self.on_conflict,
             cancel_in_progress_deployment: self.cancel_in_progress_deployment,
+            leave_when_overtaken: self.leave_when_overtaken,
             timeout: self.timeout,
             follow: self.follow,
             detach: self.detach,

@@ -105,7 +105,8 @@ async fn line_up(store: &dyn Store, name: ProjectName, count: usize) -> Result<(
         };
         let refused = slot.step(holder, claim).err();
         for number in 1..=count {
-            let entry = Entry::Waiting { place: Place::Queued, position: number as u64, blocker: holder };
+            let position = number as u64;
+            let entry = Entry::Waiting { place: Place::Queued, position, blocker: holder, rank: None, overtaker: None };
             slot.admit(DeploymentId::generate(), name.clone(), spec(number), entry);
         }
         (slot.into_changes(), refused)

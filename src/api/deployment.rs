@@ -49,6 +49,9 @@ pub struct Deployment {
     pub error: Option<DeploymentError>,
     /// The newer deployment that took its place.
     pub superseded_by: Option<DeploymentId>,
+    /// The newer deployment that supersedes it when that starts, if it still waits then; where that was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub will_be_superseded_by: Option<DeploymentId>,
     /// The deployment that it runs again.
     pub retry_of: Option<DeploymentId>,
     /// When it was submitted.
@@ -132,6 +135,7 @@ impl Deployment {
             result,
             error,
             superseded_by,
+            will_be_superseded_by: None,
             retry_of: spec.retry_of,
             created_at: deployment.created_at,
             started_at: deployment.started_at,

@@ -93,6 +93,9 @@ pub struct Conflict {
     /// How many are served before you, yourself included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_position: Option<u64>,
+    /// The newer deployment that supersedes yours when that starts, if yours still waits then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub will_be_superseded_by: Option<DeploymentId>,
     /// Whether the blocking deployment is of the same CI run.
     pub relation: Relation,
 }

@@ -66,9 +66,12 @@ pub struct Run {
     /// What to do when another deployment holds the slot
     #[arg(long, value_enum, default_value_t = RunWhenHeld::Wait)]
     pub on_conflict: RunWhenHeld,
-    /// Cancel the deployment that holds the slot, and those in line before this one
+    /// Cancel the deployment that holds the slot, if this one is newer, and go before the older ones in line
     #[arg(long)]
     pub cancel_in_progress_deployment: bool,
+    /// Leave the line as soon as a newer deployment is there that will supersede this one when it starts
+    #[arg(long)]
+    pub leave_when_overtaken: bool,
     /// How long to wait for the slot; the command itself may take as long as it likes
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
     pub timeout: Duration,

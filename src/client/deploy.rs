@@ -1,6 +1,6 @@
 //! `deploy`: submit, resolve a conflict, follow the deployment to its end.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{cell::Cell, ops::RangeInclusive, time::Duration};
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use super::{
     follow::{FollowLimits, Follower, How},
     key::Key,
     plan,
-    render::words::Ahead,
+    render::words::{Ahead, Place},
     resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
     result,
     session::Session,
@@ -89,6 +89,7 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
         grant: None,
         held: None,
         problem: None,
+        seen_event: Cell::new(0),
     };
     let verdict = run.drive(&mut signals).await?;
     result::tell(&session, &args.target.project, verdict, run.problem)
@@ -110,6 +111,8 @@ pub(super) struct Run<'a> {
     pub(super) held: Option<Box<Conflict>>,
     /// The last conflict as the server told it, for `--json`.
     pub(super) problem: Option<Value>,
+    /// Up to which event it was looked whether a newer deployment is before ours.
+    pub(super) seen_event: Cell<u64>,
 }
 
 /// A slot that is this process's own.
@@ -171,7 +174,15 @@ impl Run<'_> {
             Action::Preempt { target, ticket } => self.preempt(*target, *ticket).await,
             Action::AwaitTurn(ticket) => self.await_turn(*ticket).await,
             Action::Follow(id) => self.follow(*id).await,
-            Action::Leave { id, until_final } => self.leave(*id, *until_final, stopped).await,
+            Action::Leave { id, until_final, overtaker } => {
+                let reason = match (stopped, overtaker) {
+                    (Some(Stop::Deadline), _) => "its client's deadline passed".to_owned(),
+                    (Some(Stop::Signal), _) => "its client was interrupted".to_owned(),
+                    (None, Some(by)) => format!("its client left the line, which {by} would have superseded it in"),
+                    (None, None) => "its client is a command of the deployment that holds the slot".to_owned(),
+                };
+                self.leave(*id, *until_final, reason, stopped).await
+            }
             // The caller has taken it.
             Action::Finish(_) => Observation::Left(None),
         }
@@ -249,7 +260,8 @@ impl Run<'_> {
     fn tell_waiting(&self) {
         if let (Some(conflict), Wish::Wait { .. }) = (&self.held, self.wish) {
             let ahead = Ahead { id: conflict.deployment_id, blocking: conflict.blocking.clone() };
-            self.session.screen.waiting(&ahead, conflict.queue_position);
+            let place = Place { position: conflict.queue_position, overtaker: conflict.will_be_superseded_by };
+            self.session.screen.waiting(&ahead, place);
         }
     }
 
@@ -278,6 +290,7 @@ impl Run<'_> {
         let session = self.session;
         let turn = tokio::select! {
             turn = session.connection.turn(self.project(), ticket, window) => turn,
+            by = self.overtaken(ticket) => return Observation::Overtaken { id: ticket, by },
             never = self.watch_line(ticket, session.screen.is_live()) => match never {},
         };
         match turn {
@@ -305,12 +318,41 @@ impl Run<'_> {
         let mut show = |update| session.screen.update(&update);
         let ended = tokio::select! {
             ended = follower.follow(how(self.args.follow), &mut show) => ended,
+            by = self.overtaken(id) => return Observation::Overtaken { id, by },
             never = self.watch_line(id, self.wish == Wish::Queue) => match never {},
         };
         match ended {
             Ok(deployment) => Observation::Ended(Box::new(deployment)),
             Err(Fault::Refused(refusal)) => Observation::Refused(refusal),
             Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    /// The newer deployment that supersedes ours when it starts, as soon as there is one; waits for ever where nobody leaves
+    /// for that.
+    async fn overtaken(&self, id: DeploymentId) -> DeploymentId {
+        if !self.args.leave_when_overtaken {
+            return std::future::pending().await;
+        }
+        let connection = &self.session.connection;
+        loop {
+            // A question that fails is asked again; what must be known is asked elsewhere.
+            if let Ok(page) = connection.events(self.project(), id, self.seen_event.get(), END_WINDOW).await {
+                self.seen_event.set(page.last);
+                if page.r#final {
+                    // Whoever waits for its turn hears of its end.
+                    return std::future::pending().await;
+                }
+                let is_told = page.events.iter().any(|event| event.get("willBeSupersededBy").is_some());
+                // The newer one may have left the line since that was told.
+                if is_told
+                    && let Ok(ours) = connection.deployment(self.project(), id).await
+                    && let Some(by) = ours.will_be_superseded_by
+                {
+                    return by;
+                }
+            }
+            tokio::time::sleep(TURN_PAUSE).await;
         }
     }
 
@@ -334,7 +376,8 @@ impl Run<'_> {
         match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
             (Some(holder), Some(own)) => {
                 let ahead = Ahead::of(holder, view.liveness, view.eta);
-                session.screen.waiting(&ahead, Some(own.queue_position));
+                let place = Place { position: Some(own.queue_position), overtaker: own.will_be_superseded_by };
+                session.screen.waiting(&ahead, place);
                 true
             }
             (None, Some(_)) => true,
@@ -344,21 +387,16 @@ impl Run<'_> {
     }
 
     /// Cancels what is ours, within a few seconds.
-    async fn leave(&self, id: DeploymentId, until_final: bool, stopped: Option<Stop>) -> Observation {
+    async fn leave(&self, id: DeploymentId, until_final: bool, reason: String, stopped: Option<Stop>) -> Observation {
         let session = self.session;
         if self.grant.is_some() {
             // Its worker is this process, which ends it by itself.
             return Observation::Left(None);
         }
-        let reason = match stopped {
-            Some(Stop::Deadline) => "its client's deadline passed",
-            Some(Stop::Signal) => "its client was interrupted",
-            None => "its client is a command of the deployment that holds the slot",
-        };
         if until_final {
             session.screen.line(&format!("cancelling deployment {id}: {reason}"));
         }
-        let body = CancelBody { superseded_by: None, reason: Some(reason.to_owned()) };
+        let body = CancelBody { superseded_by: None, reason: Some(reason) };
         let cancelled = tokio::time::timeout(LEAVE_LIMIT, session.connection.cancel(self.project(), id, &body)).await;
         let deployment = match cancelled {
             Ok(Ok((deployment, _))) => deployment,
@@ -429,6 +467,10 @@ pub(super) fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<S
     let inputs = args.inputs().map_err(|name| Failure::new(Exit::Usage, format!("--input {name} stands twice")))?;
     if args.cancel_in_progress_deployment && args.on_conflict != WhenHeld::Wait {
         return Err(Failure::new(Exit::Usage, "--cancel-in-progress-deployment waits for the slot")
+            .hint("leave --on-conflict out, or the other flag"));
+    }
+    if args.leave_when_overtaken && args.on_conflict == WhenHeld::Fail {
+        return Err(Failure::new(Exit::Usage, "--leave-when-overtaken is for who waits in line")
             .hint("leave --on-conflict out, or the other flag"));
     }
     // A former deployment says what it was itself; of this job only who runs it and where is of interest.

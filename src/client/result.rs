@@ -45,6 +45,12 @@ pub fn tell(
             hint: Some("waiting for it would be waiting for oneself: deploy another project, or after it".to_owned()),
             problem,
         }),
+        Verdict::Overtaken { id, by, deployment } => Err(Failure {
+            exit: Exit::Cancelled,
+            message: format!("deployment {id} left the line: {by} is newer, and supersedes it when it starts"),
+            hint: Some(format!("`singletrack status --project {project} {by}` shows what is deployed instead")),
+            problem: deployment.as_deref().and_then(to_value).or(problem),
+        }),
         Verdict::Refused(refusal) => Err(Failure::from(*refusal)),
         Verdict::Faulted(fault) => Err(Failure::from(fault)),
         Verdict::Stopped { why, reached, deployment } => {

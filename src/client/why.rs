@@ -7,7 +7,7 @@ use super::{
     exit::{Exit, Failure, about_project},
     render::{
         clean::clean,
-        words::{Ahead, between, span, time, who_deploys},
+        words::{Ahead, between, overtaken, span, time, who_deploys},
     },
     session::Session,
 };
@@ -71,7 +71,8 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
         lines.extend(view.line.iter().take(LINE_LIMIT).map(|waiting| {
             let waited = span(between(waiting.created_at, now));
             let position = waiting.queue_position;
-            format!("  {position}. {} ({}), for {waited}", who_deploys(waiting), waiting.id)
+            let fate = waiting.will_be_superseded_by.map(|by| format!("; {}", overtaken(by))).unwrap_or_default();
+            format!("  {position}. {} ({}), for {waited}{fate}", who_deploys(waiting), waiting.id)
         }));
         let shown = view.line.len().min(LINE_LIMIT) as u64;
         if view.line_length > shown {
@@ -123,7 +124,10 @@ fn rules(view: &ProjectView) -> String {
     let policy = &view.policy;
     let line = match policy.line {
         LinePolicy::All => format!("everyone is served in order, at most {} wait", policy.line_limit),
-        LinePolicy::Latest => "only the newest waits".to_owned(),
+        LinePolicy::Latest => format!(
+            "the newest is served first and supersedes the older ones as it starts, at most {} wait",
+            policy.line_limit
+        ),
     };
     let preempt = match policy.preempt {
         Preempt::Allow => "newcomers may cancel what runs".to_owned(),

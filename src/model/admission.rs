@@ -11,9 +11,10 @@ use super::{
     ids::{DeploymentId, IdempotencyKey, ProjectName},
     lease::{LeaseSecret, Pepper, SecretHash},
     lifecycle::Entry,
+    order::{self, Age, outdated_by},
     policy::{LinePolicy, Policy, Preempt},
     project::StartedOrder,
-    slot::{KeyRecord, Keyed, Slot, outdated_by},
+    slot::{KeyRecord, Keyed, Slot},
 };
 
 /// A client's wish to deploy.
@@ -86,6 +87,20 @@ pub enum Rejection {
         /// The newer one.
         newer: StartedOrder,
     },
+    /// Another deployment, which has the slot or waits, is newer than the one that wants to take over, or as new.
+    #[error("deployment {successor}{} is not newer than {}{}, which {}", build(*order), newer, build(*newer_order), standing(*newer_waits))]
+    NotTheNewest {
+        /// The one that wants to take over.
+        successor: DeploymentId,
+        /// Its build number.
+        order: Option<u64>,
+        /// The one that is not older.
+        newer: DeploymentId,
+        /// The build number of that.
+        newer_order: Option<u64>,
+        /// Whether that waits in line.
+        newer_waits: bool,
+    },
     /// The place in line was lost to its deadline.
     #[error("its deadline passed while it waited in line")]
     DeadlinePassed,
@@ -104,8 +119,8 @@ pub enum Rejection {
     /// The project does not let newcomers cancel what runs.
     #[error("the project's policy lets the running deployment finish")]
     PreemptionRefused,
-    /// The successor is not younger than what it wants to supersede.
-    #[error("a deployment can only supersede older ones")]
+    /// The successor is what it wants to supersede.
+    #[error("a deployment can only supersede older ones, not itself")]
     NotOlder,
     /// The successor is not there, or final.
     #[error("the superseding deployment is not in line")]
@@ -129,8 +144,28 @@ pub enum Rejection {
     },
 }
 
-/// Decides a submit. Needs the key's deployment and [`super::LineLoad::Head`], or `All` where the line keeps the latest
-/// only.
+impl Rejection {
+    fn not_the_newest(successor: &Deployment, newer: &Deployment) -> Self {
+        Rejection::NotTheNewest {
+            successor: successor.id,
+            order: successor.spec.order,
+            newer: newer.id,
+            newer_order: newer.spec.order,
+            newer_waits: newer.is_waiting(),
+        }
+    }
+}
+
+fn build(order: Option<u64>) -> String {
+    order.map(|order| format!(" (build {order})")).unwrap_or_default()
+}
+
+fn standing(waits: bool) -> &'static str {
+    if waits { "waits in line" } else { "has the slot" }
+}
+
+/// Decides a submit. Needs the key's deployment, and of the line its [`super::Edges`], or all of it where the line keeps the
+/// latest only.
 pub fn submit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Policy) -> Admission {
     let terms = wish.claim.clone();
     let admission = admit(slot, keyed, wish, policy);
@@ -168,23 +203,56 @@ fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Polic
         OnConflict::Wait => Place::Ticket { window: Duration::ZERO },
         OnConflict::Queue => Place::Queued,
     };
-    let id = wish.id;
-    match policy.line {
-        LinePolicy::Latest => supersede_waiting(slot, id, None, |_| true),
-        LinePolicy::All if slot.project().waiting_count >= u64::from(policy.line_limit) => {
-            return Admission::Rejected(Rejection::LineFull { limit: policy.line_limit });
-        }
-        LinePolicy::All => {}
+    if slot.project().waiting_count >= u64::from(policy.line_limit) {
+        return Admission::Rejected(Rejection::LineFull { limit: policy.line_limit });
     }
-    let position = slot.project().waiting_count + 1;
-    enter(slot, id, wish, Entry::Waiting { place, position, blocker: holder.id });
+    let id = wish.id;
+    join(slot, wish, place, holder.id, policy.line);
     match place {
         Place::Ticket { .. } => Admission::Conflict { blocker: Box::new(holder), ticket: Some(id) },
         Place::Queued => Admission::Accepted(id),
     }
 }
 
-/// Decides a worker's claim. Needs the deployment and [`super::LineLoad::Head`].
+/// Lets a newcomer into the line: at its end, or, where the newest is served first, before those that are older.
+fn join(slot: &mut Slot, wish: Submission, place: Place, blocker: DeploymentId, line: LinePolicy) {
+    let age = slot.age_of_newcomer(&wish.spec);
+    let ahead = match line {
+        LinePolicy::All => None,
+        LinePolicy::Latest => order::place_before_older(age, &slot.line()),
+    };
+    let (position, rank) = match ahead {
+        Some((at, rank)) => (at as u64 + 1, Some(rank)),
+        None => (slot.project().waiting_count + 1, None),
+    };
+    let overtaker = slot.overtaker(age, rank.unwrap_or(i64::MAX));
+    let overtaken = rank.map_or_else(Vec::new, |rank| not_yet_overtaken(slot, age, rank));
+    let id = wish.id;
+    enter(slot, id, wish, Entry::Waiting { place, position, blocker, rank, overtaker });
+    tell_overtaken(slot, &overtaken, id);
+}
+
+/// Those in line who are superseded by one that is put at `rank` when it starts, and by nobody else until then: whoever
+/// was told already is not told again.
+fn not_yet_overtaken(slot: &Slot, newcomer: Age<'_>, rank: i64) -> Vec<DeploymentId> {
+    let line = slot.line();
+    let behind = line.iter().filter(|waiting| waiting.rank() > rank && waiting.ticket != newcomer.ticket);
+    let older = behind.filter(|waiting| order::supersedes(newcomer, waiting.age()));
+    older.filter(|older| slot.overtaker(older.age(), older.rank()).is_none()).map(|older| older.id).collect()
+}
+
+fn tell_overtaken(slot: &mut Slot, overtaken: &[DeploymentId], by: DeploymentId) {
+    let blocker = slot.holder().map(|holder| holder.id);
+    let line: Vec<_> = slot.line().into_iter().map(|waiting| waiting.id).collect();
+    for (position, id) in (1..).zip(line) {
+        if overtaken.contains(&id) {
+            // It waits, so this cannot be refused.
+            let _ = slot.step(id, Command::Overtaken { position, blocker, by });
+        }
+    }
+}
+
+/// Decides a worker's claim. Needs the deployment, and whoever its start may end: [`super::Edges::is_start`].
 ///
 /// # Errors
 /// The build number was overtaken, in which case the deployment is ended, or it is not there to be claimed; or the call
@@ -223,11 +291,11 @@ pub enum Cancellation {
     Rejected(Rejection),
 }
 
-/// Decides a cancel. Needs the deployment, and with a successor also that one and [`super::LineLoad::UpTo`] it; else
-/// [`super::LineLoad::Head`].
+/// Decides a cancel. Needs the deployment and [`super::LineLoad::Head`]; with a successor also that one, and the whole line.
 ///
-/// With a successor, everything older than it goes: what is in line, and whoever holds the slot. A target that became
-/// final a moment ago does not change that, since the next in line may hold the slot by now.
+/// With a successor, whoever holds the slot is cancelled, and the successor is put before the older ones in line, which end
+/// when it starts, and go on if it leaves. The successor must be newer than the target, than whoever holds the slot by now,
+/// and than everyone who waits.
 pub fn cancel(
     slot: &mut Slot,
     id: DeploymentId,
@@ -236,29 +304,73 @@ pub fn cancel(
     policy: &Policy,
 ) -> Cancellation {
     let Some(target) = slot.deployment(id).cloned() else { return Cancellation::NotFound };
-    let mut ends = vec![id];
-    if let Some(successor) = successor {
-        let ticket = match slot.deployment(successor) {
-            Some(newer) if !newer.is_final() => newer.ticket,
-            Some(_) | None => return Cancellation::Rejected(Rejection::SuccessorGone),
-        };
-        if target.ticket >= ticket {
-            return Cancellation::Rejected(Rejection::NotOlder);
-        }
-        let holder = slot.holder().filter(|holder| holder.ticket < ticket).cloned();
-        if holder.as_ref().is_some_and(|holder| !may_preempt(holder, slot, policy)) {
-            return Cancellation::Rejected(Rejection::PreemptionRefused);
-        }
-        supersede_waiting(slot, successor, reason.as_ref(), |older| older.ticket < ticket);
-        // Last of all the holder, so that its promotion finds the successor at the head.
-        ends.extend(holder.map(|holder| holder.id).filter(|holder| *holder != id));
-    }
-    for end in ends {
+    let changed = match successor {
         // A refusal means that it is final or was asked before: both are what was wished for.
-        let _ = slot.step(end, Command::Cancel { reason: reason.clone(), superseded_by: successor });
+        None => slot.step(id, Command::Cancel { reason, superseded_by: None }).is_ok(),
+        Some(successor) => match preempt(slot, &target, reason, successor, policy) {
+            Ok(changed) => changed,
+            Err(rejection) => return Cancellation::Rejected(rejection),
+        },
+    };
+    let after = Box::new(slot.deployment(id).cloned().unwrap_or(target));
+    if changed { Cancellation::Requested(after) } else { Cancellation::Unchanged(after) }
+}
+
+/// Makes way for `successor`. Answers whether that changed anything.
+fn preempt(
+    slot: &mut Slot,
+    target: &Deployment,
+    reason: Option<String>,
+    successor: DeploymentId,
+    policy: &Policy,
+) -> Result<bool, Rejection> {
+    let newcomer = slot.deployment(successor).filter(|newcomer| !newcomer.is_final()).cloned();
+    let newcomer = newcomer.ok_or(Rejection::SuccessorGone)?;
+    if target.id == successor {
+        return Err(Rejection::NotOlder);
     }
-    let after = slot.deployment(id).cloned().unwrap_or_else(|| target.clone());
-    if after == target { Cancellation::Unchanged(Box::new(after)) } else { Cancellation::Requested(Box::new(after)) }
+    let holder = slot.holder().filter(|holder| holder.id != successor).cloned();
+    let newer = slot.line().into_iter().rfind(|waiting| order::is_newer(waiting.age(), newcomer.age())).cloned();
+    let in_the_way = [Some(target).filter(|target| !target.is_final()), holder.as_ref()];
+    let not_older = in_the_way.into_iter().flatten().find(|it| !order::is_newer(newcomer.age(), it.age()));
+    if let Some(newer) = newer.as_ref().or(not_older) {
+        return Err(Rejection::not_the_newest(&newcomer, newer));
+    }
+    if holder.as_ref().is_some_and(|holder| !may_preempt(holder, slot, policy)) {
+        return Err(Rejection::PreemptionRefused);
+    }
+    let mut changed = put_ahead(slot, &newcomer);
+    // Last of all the holder, so that its end finds the line as it is to be.
+    if let Some(holder) = holder {
+        changed |= slot.step(holder.id, Command::Cancel { reason, superseded_by: Some(successor) }).is_ok();
+    }
+    Ok(changed)
+}
+
+/// Puts a newcomer before the older ones in line, and tells those of them who were not told yet that it will end them.
+fn put_ahead(slot: &mut Slot, newcomer: &Deployment) -> bool {
+    if newcomer.started_at.is_some() {
+        // It has started, so there is nothing to wait for.
+        let before = Deployment { started_at: None, line_rank: Some(newcomer.rank()), ..newcomer.clone() };
+        let waited = slot.project().waiting_count;
+        slot.supersede_older(&before);
+        return slot.project().waiting_count < waited;
+    }
+    let others: Vec<_> = slot.line().into_iter().filter(|waiting| waiting.id != newcomer.id).collect();
+    let Some((at, rank)) = order::place_before_older(newcomer.age(), &others) else { return false };
+    // Who holds the slot, or stands before all of them already, stays there.
+    let is_there = others.get(at).is_some_and(|older| !newcomer.is_waiting() || newcomer.rank() < older.rank());
+    if is_there && newcomer.line_rank.is_some() {
+        return false;
+    }
+    let rank = if is_there { newcomer.rank() } else { rank };
+    let ahead = others.iter().take_while(|other| other.rank() < rank).count() as u64;
+    let position = if newcomer.is_waiting() { ahead + 1 } else { 0 };
+    let blocker = slot.holder().map(|holder| holder.id).filter(|holder| *holder != newcomer.id);
+    let overtaken = not_yet_overtaken(slot, newcomer.age(), rank);
+    let changed = slot.step(newcomer.id, Command::PutAhead { rank, position, blocker }).is_ok();
+    tell_overtaken(slot, &overtaken, newcomer.id);
+    changed
 }
 
 /// The same request again: what it made, or the slot that was kept for it.
@@ -301,19 +413,6 @@ fn enter(slot: &mut Slot, id: DeploymentId, wish: Submission, entry: Entry) {
 fn outdated(spec: &Spec, slot: &Slot) -> Option<Rejection> {
     let newer = outdated_by(spec, slot.project())?;
     Some(Rejection::Outdated { order: spec.order.unwrap_or_default(), newer })
-}
-
-fn supersede_waiting(
-    slot: &mut Slot,
-    successor: DeploymentId,
-    reason: Option<&String>,
-    goes: impl Fn(&Deployment) -> bool,
-) {
-    let older: Vec<_> = slot.line().into_iter().filter(|d| d.id != successor && goes(d)).map(|d| d.id).collect();
-    for id in older {
-        // They wait, so the cancel cannot be refused.
-        let _ = slot.step(id, Command::Cancel { reason: reason.cloned(), superseded_by: Some(successor) });
-    }
 }
 
 fn may_preempt(holder: &Deployment, slot: &Slot, policy: &Policy) -> bool {

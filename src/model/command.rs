@@ -16,6 +16,24 @@ use super::{
 pub enum Command {
     /// Its turn has come: the slot is its own.
     Promote,
+    /// It is put before older ones in line, which end when it starts.
+    PutAhead {
+        /// Its new rank.
+        rank: i64,
+        /// How many are served before it then, itself included; 0 when it has the slot.
+        position: u64,
+        /// Who holds the slot.
+        blocker: Option<DeploymentId>,
+    },
+    /// A newer one was put before it.
+    Overtaken {
+        /// How many are served before it then, itself included.
+        position: u64,
+        /// Who holds the slot.
+        blocker: Option<DeploymentId>,
+        /// The newer one.
+        by: DeploymentId,
+    },
     /// Its ticket's client polls, and will be parked for `window` at most.
     Attend {
         /// How long.

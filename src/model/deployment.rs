@@ -82,6 +82,8 @@ pub struct Deployment {
     pub state: State,
     /// Its place in the order of arrival: the revision at which it was admitted.
     pub ticket: Revision,
+    /// Its place in the order in which the line is served, where it was put before older ones; those end when it starts.
+    pub line_rank: Option<i64>,
     /// The project's revision at its last slot change.
     pub revision: Revision,
     /// Counts the signs of life of whoever attends to it: a ticket's polls, a worker's heartbeats. Who watches for

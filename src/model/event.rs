@@ -20,13 +20,16 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum EventBody {
-    /// It entered the line, or moved to its end: position 0 holds the slot.
+    /// Its place in line: as it entered, moved, was overtaken by a newer one, or got the slot, which is position 0.
     Queue {
         /// How many are served before it, itself included; 0 when the slot is its own.
         position: u64,
         /// Who held the slot at that moment.
         #[serde(skip_serializing_if = "Option::is_none")]
         blocker: Option<DeploymentId>,
+        /// The newer deployment that supersedes it when that starts, if it still waits then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        will_be_superseded_by: Option<DeploymentId>,
     },
     /// Its status changed.
     Status {

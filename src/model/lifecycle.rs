@@ -31,6 +31,7 @@ pub struct Step {
     events: Vec<Event>,
     created: bool,
     stirs: bool,
+    is_put_ahead: bool,
     trim: Option<LogTrim>,
 }
 
@@ -68,6 +69,11 @@ impl Step {
         })
     }
 
+    /// Whether its place in line was set.
+    pub fn is_put_ahead(&self) -> bool {
+        self.is_put_ahead
+    }
+
     /// Output to cut.
     pub fn trim(&self) -> Option<LogTrim> {
         self.trim
@@ -102,16 +108,22 @@ pub enum Entry {
         position: u64,
         /// Who holds the slot.
         blocker: DeploymentId,
+        /// Its rank, where it is put before older ones.
+        rank: Option<i64>,
+        /// The newer one ahead of it that supersedes it when that starts.
+        overtaker: Option<DeploymentId>,
     },
 }
 
 /// The first step of a deployment.
 pub(super) fn create(id: DeploymentId, project: ProjectName, spec: Spec, entry: Entry, at: Moment) -> Step {
-    let (state, queue) = match entry {
-        Entry::Ready => (State::Ready, EventBody::Queue { position: 0, blocker: None }),
-        Entry::Waiting { place, position, blocker } => {
-            (State::Waiting(place), EventBody::Queue { position, blocker: Some(blocker) })
-        }
+    let (state, line_rank, queue) = match entry {
+        Entry::Ready => (State::Ready, None, at_the_slot()),
+        Entry::Waiting { place, position, blocker, rank, overtaker } => (
+            State::Waiting(place),
+            rank,
+            EventBody::Queue { position, blocker: Some(blocker), will_be_superseded_by: overtaker },
+        ),
     };
     let after = Deployment {
         id,
@@ -119,6 +131,7 @@ pub(super) fn create(id: DeploymentId, project: ProjectName, spec: Spec, entry: 
         spec,
         state,
         ticket: at.revision,
+        line_rank,
         revision: at.revision,
         pulse: 0,
         progress: 0,
@@ -136,7 +149,12 @@ pub(super) fn create(id: DeploymentId, project: ProjectName, spec: Spec, entry: 
     let mut draft = Draft::of(after, at);
     draft.tell(EventBody::Status { status: Status::Pending });
     draft.tell(queue);
-    Step { created: true, stirs: true, ..draft.step() }
+    Step { created: true, stirs: true, is_put_ahead: line_rank.is_some(), ..draft.step() }
+}
+
+/// What is told of one that holds the slot.
+fn at_the_slot() -> EventBody {
+    EventBody::Queue { position: 0, blocker: None, will_be_superseded_by: None }
 }
 
 impl Deployment {
@@ -153,6 +171,8 @@ impl Deployment {
         let mut draft = Draft::of(self.clone(), at);
         match command {
             Command::Promote => draft.promote()?,
+            Command::PutAhead { rank, position, blocker } => draft.put_ahead(rank, position, blocker)?,
+            Command::Overtaken { position, blocker, by } => draft.overtaken(position, blocker, by)?,
             Command::Attend { window } => draft.attend(window)?,
             Command::TakeUp => match self.state {
                 State::Reserved => draft.enter(State::Ready),
@@ -191,16 +211,18 @@ struct Draft {
     at: Moment,
     events: Vec<Event>,
     stirs: bool,
+    is_put_ahead: bool,
     trim: Option<LogTrim>,
 }
 
 impl Draft {
     fn of(after: Deployment, at: Moment) -> Self {
-        Draft { after, at, events: Vec::new(), stirs: false, trim: None }
+        Draft { after, at, events: Vec::new(), stirs: false, is_put_ahead: false, trim: None }
     }
 
     fn step(self) -> Step {
-        Step { after: self.after, events: self.events, created: false, stirs: self.stirs, trim: self.trim }
+        let Draft { after, at: _, events, stirs, is_put_ahead, trim } = self;
+        Step { after, events, created: false, stirs, is_put_ahead, trim }
     }
 
     fn tell(&mut self, body: EventBody) {
@@ -234,7 +256,31 @@ impl Draft {
             State::Reserved | State::Ready | State::Running(_) => return Err(Refusal::WrongState),
         };
         self.enter(state);
-        self.tell(EventBody::Queue { position: 0, blocker: None });
+        self.tell(at_the_slot());
+        Ok(())
+    }
+
+    fn put_ahead(&mut self, rank: i64, position: u64, blocker: Option<DeploymentId>) -> Result<(), Refusal> {
+        match self.after.state {
+            State::Waiting(_) | State::Reserved | State::Ready => {}
+            State::Finished { .. } => return Err(Refusal::Final),
+            State::Running(_) => return Err(Refusal::WrongState),
+        }
+        self.after.line_rank = Some(rank);
+        self.after.revision = self.at.revision;
+        self.stirs = true;
+        self.is_put_ahead = true;
+        self.tell(EventBody::Queue { position, blocker, will_be_superseded_by: None });
+        Ok(())
+    }
+
+    fn overtaken(&mut self, position: u64, blocker: Option<DeploymentId>, by: DeploymentId) -> Result<(), Refusal> {
+        match self.after.state {
+            State::Waiting(_) => {}
+            State::Finished { .. } => return Err(Refusal::Final),
+            State::Reserved | State::Ready | State::Running(_) => return Err(Refusal::WrongState),
+        }
+        self.tell(EventBody::Queue { position, blocker, will_be_superseded_by: Some(by) });
         Ok(())
     }
 

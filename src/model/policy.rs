@@ -14,7 +14,7 @@ pub enum LinePolicy {
     /// Everyone, served in the order of arrival.
     #[default]
     All,
-    /// Only the newest: one that arrives supersedes every older one that still waits.
+    /// Everyone, the newest first: when it starts it supersedes every older one that still waits.
     Latest,
 }
 

@@ -12,6 +12,7 @@ use super::{
     deployment::{CancelCause, Deployment, Outcome, Spec, State},
     ids::{DeploymentId, IdempotencyKey, ProjectName},
     lifecycle::{Entry, Moment, Step, create},
+    order::{self, Age},
     project::{Project, StartedOrder},
 };
 
@@ -37,20 +38,30 @@ pub enum LineLoad {
     None,
     /// The holder of the slot and the head of the line.
     Head,
-    /// The holder, and everyone in line who came before this ticket's deployment, itself included.
-    UpTo(DeploymentId),
+    /// The same, and whoever in line concerns somebody who starts, or joins the line's end.
+    Edges(Edges),
     /// The holder and the whole line.
     All,
 }
 
-/// What a store loaded. `line` is in the order of tickets, from the head on, without holes.
+/// Which part of the line a decision needs beside its head. A store may bring more of the line than that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Edges {
+    /// Whoever may end when the holder starts: those with a lower `order` than the holder's, and everyone where the holder
+    /// was put before others. Nobody where it has started already.
+    pub is_start: bool,
+    /// The one with the highest `order`, if that is higher than this.
+    pub above: Option<u64>,
+}
+
+/// What a store loaded. `line` is in no certain order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
     /// The project's counters; those of a new project where it is not known yet.
     pub project: Project,
     /// Who holds the slot.
     pub holder: Option<Deployment>,
-    /// The front part of the line that was asked for.
+    /// The part of the line that was asked for; its head is always there.
     pub line: Vec<Deployment>,
     /// The deployments that were asked for by id and exist in this project.
     pub deployments: Vec<Deployment>,
@@ -175,11 +186,22 @@ impl Slot {
         self.known.get(&id)
     }
 
-    /// The loaded part of the line, in the order of tickets.
+    /// The loaded part of the line, in the order in which it is served.
     pub fn line(&self) -> Vec<&Deployment> {
         let mut line: Vec<_> = self.known.values().filter(|deployment| deployment.is_waiting()).collect();
-        line.sort_by_key(|deployment| deployment.ticket);
+        line.sort_by_key(|deployment| deployment.rank());
         line
+    }
+
+    /// What tells how new a deployment is that is admitted next.
+    pub fn age_of_newcomer<'a>(&self, spec: &'a Spec) -> Age<'a> {
+        Age { spec, ticket: self.project.revision.next() }
+    }
+
+    /// The newer deployment that supersedes `waiting` when that starts: of those who are served before `rank`.
+    pub fn overtaker(&self, waiting: Age<'_>, rank: i64) -> Option<DeploymentId> {
+        let line = self.line().into_iter().take_while(|ahead| ahead.rank() < rank);
+        order::overtaker(waiting, self.holder().into_iter().chain(line))
     }
 
     /// Lets a new deployment in.
@@ -197,12 +219,27 @@ impl Slot {
         let before = self.known.get(&id).ok_or(Refusal::WrongState)?;
         let step = before.step(command, self.moment())?;
         let was_held = self.holder.is_some();
+        let is_start = before.started_at.is_none() && step.deployment().started_at.is_some();
+        let starting = is_start.then(|| before.clone());
         self.record(step);
+        if let Some(starting) = starting {
+            self.supersede_older(&starting);
+        }
         // Only then: where the line was not loaded, the slot looks free and is not.
         if was_held && self.holder.is_none() {
             self.promote_head();
         }
         Ok(&self.known[&id])
+    }
+
+    /// Ends whoever waits and is older than the one that starts, which is given as it stood before.
+    pub(super) fn supersede_older(&mut self, starting: &Deployment) {
+        let older: Vec<_> =
+            self.line().into_iter().filter(|waiting| starting.will_supersede(waiting.age())).map(|it| it.id).collect();
+        for id in older {
+            // They wait, so the cancel cannot be refused.
+            let _ = self.step(id, Command::Cancel { reason: None, superseded_by: Some(starting.id) });
+        }
     }
 
     /// Records an idempotency key.
@@ -255,8 +292,8 @@ impl Slot {
     }
 
     fn note_start(&mut self, started: &Deployment) {
-        let Some(order) = started.spec.order else { return };
         // A declared rollback leaves the mark: what it went back behind stays the newest that was started.
+        let Some(order) = order::ordinary_order(&started.spec) else { return };
         if self.project.last_started.is_none_or(|last| last.order <= order) {
             self.project.last_started = Some(StartedOrder { order, deployment: started.id });
         }
@@ -285,11 +322,4 @@ impl Slot {
             self.record(step);
         }
     }
-}
-
-/// Whether `spec` would go backwards: its build number is lower than the last one that was started, and it is no
-/// declared rollback. Answers the deployment that was started.
-pub fn outdated_by(spec: &Spec, project: &Project) -> Option<StartedOrder> {
-    let order = spec.order?;
-    project.last_started.filter(|last| order < last.order && !spec.rollback)
 }

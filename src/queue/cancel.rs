@@ -25,7 +25,7 @@ impl Queue {
         let now = self.clock.wall();
         let load = Load {
             deployments: [id].into_iter().chain(successor).collect(),
-            line: successor.map_or(LineLoad::Head, LineLoad::UpTo),
+            line: if successor.is_some() { LineLoad::All } else { LineLoad::Head },
             ..Load::default()
         };
         transact(&*self.store, project, load, move |loaded| {

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::{Queue, WorkerError};
 use crate::{
-    model::{Deployment, DeploymentId, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot, admission},
+    model::{Deployment, DeploymentId, Edges, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot, admission},
     store::{Claimable, Offers, StoreError, transact},
 };
 
@@ -106,7 +106,8 @@ impl Queue {
     ) -> Result<Result<Claimed, Refusal>, WorkerError> {
         let secret = self.lease_secret(id);
         let (hash, ttl, now) = (secret.hash(), self.limits.lease, self.clock.wall());
-        let load = Load { deployments: vec![id], line: LineLoad::Head, held_by, ..Load::default() };
+        let line = LineLoad::Edges(Edges { is_start: true, above: None });
+        let load = Load { deployments: vec![id], line, held_by, ..Load::default() };
         let claimed = self
             .unheard
             .note(

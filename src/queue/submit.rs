@@ -3,8 +3,9 @@
 use super::Queue;
 use crate::{
     model::{
-        DeploymentId, LineLoad, LinePolicy, Load, Project, Slot,
+        DeploymentId, Edges, LineLoad, LinePolicy, Load, Project, Slot,
         admission::{self, Admission, OnConflict, Submission},
+        order,
     },
     store::{Placed, StoreError, transact},
 };
@@ -16,6 +17,8 @@ pub struct Submitted {
     pub admission: Admission,
     /// The deployment that was made, found again, or waits.
     pub own: Option<Placed>,
+    /// The newer deployment that supersedes that one when it starts.
+    pub overtaker: Option<DeploymentId>,
     /// The project's counters at that moment.
     pub project: Project,
 }
@@ -27,10 +30,18 @@ impl Queue {
     /// The store did not do it.
     pub async fn submit(&self, wish: Submission) -> Result<Submitted, StoreError> {
         let policy = self.policy(&wish.project);
-        let keeps_latest = policy.line == LinePolicy::Latest && wish.on_conflict != OnConflict::Refuse;
+        let may_join = wish.on_conflict != OnConflict::Refuse;
+        let edges = Edges {
+            is_start: wish.claim.is_some() && wish.key.is_some(),
+            above: order::ordinary_order(&wish.spec).filter(|_| may_join),
+        };
         let load = Load {
             key: wish.key.as_ref().map(|(key, _)| key.clone()),
-            line: if keeps_latest { LineLoad::All } else { LineLoad::Head },
+            line: match policy.line {
+                LinePolicy::Latest if may_join => LineLoad::All,
+                LinePolicy::Latest | LinePolicy::All if edges == Edges::default() => LineLoad::Head,
+                LinePolicy::Latest | LinePolicy::All => LineLoad::Edges(edges),
+            },
             ..Load::default()
         };
         let now = self.clock.wall();
@@ -42,12 +53,19 @@ impl Queue {
             let admission = admission::submit(&mut slot, keyed, wish, &policy);
             let own = own_deployment(&admission).and_then(|id| slot.deployment(id)).cloned();
             let project = slot.project().clone();
+            let waiting = own.as_ref().filter(|own| own.is_waiting());
+            let overtaker = waiting.and_then(|own| slot.overtaker(own.age(), own.rank()));
             let own = own.map(|deployment| {
-                // Whoever has just joined the line stands at its end.
-                let position = if deployment.is_waiting() { project.waiting_count } else { 0 };
+                let line = slot.line();
+                let position = match (deployment.is_waiting(), deployment.line_rank) {
+                    (false, _) => 0,
+                    // One that joins stands at the end, or before older ones: then the whole line was loaded.
+                    (true, None) => project.waiting_count,
+                    (true, Some(_)) => line.iter().take_while(|it| it.rank() <= deployment.rank()).count() as u64,
+                };
                 Placed { deployment, position }
             });
-            (slot.into_changes(), Submitted { admission, own, project })
+            (slot.into_changes(), Submitted { admission, own, overtaker, project })
         })
         .await?;
         if let Some(own) = &mut submitted.own

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::error::Failure;
 use crate::{
     api::{self, Blocking, Conflict, ErrorCode, Liveness, Relation},
-    model::{Deployment, DeploymentId, Eta, Lease, LeaseSecret, Project, State},
+    model::{Deployment, DeploymentId, Eta, Lease, LeaseSecret, Project, State, order::is_same_run},
     store::Placed,
     watch::Seen,
 };
@@ -91,10 +91,7 @@ pub fn lease(lease: &Lease, secret: &LeaseSecret) -> api::Lease {
 pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, own_url: Option<&str>) -> Conflict {
     let spec = &blocker.spec;
     // A job that waits for a deployment of its own run waits for itself.
-    let relation = match (own_url, spec.url.as_deref()) {
-        (Some(own), Some(other)) if own == other => Relation::Own,
-        (_, _) => Relation::Other,
-    };
+    let relation = if is_same_run(own_url, spec.url.as_deref()) { Relation::Own } else { Relation::Other };
     Conflict {
         deployment_id: blocker.id,
         blocking: Blocking {
@@ -115,15 +112,27 @@ pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, o
         },
         ticket: None,
         queue_position: None,
+        will_be_superseded_by: None,
         relation,
     }
 }
 
-/// Adds one's own place to a conflict.
-pub fn with_place(mut conflict: Conflict, ticket: DeploymentId, position: u64) -> Conflict {
+/// Adds one's own place to a conflict, and who ends it there.
+pub fn with_place(
+    mut conflict: Conflict,
+    ticket: DeploymentId,
+    position: u64,
+    overtaker: Option<DeploymentId>,
+) -> Conflict {
     conflict.ticket = Some(ticket);
     conflict.queue_position = Some(position);
+    conflict.will_be_superseded_by = overtaker;
     conflict
+}
+
+/// A deployment on the wire, with the newer one that will supersede it.
+pub fn overtaken(placed: &Placed, overtaker: Option<DeploymentId>) -> api::Deployment {
+    api::Deployment { will_be_superseded_by: overtaker, ..deployment(placed) }
 }
 
 /// Whether the holder's worker lives, as far as its last heartbeat tells. For display: the reaper decides by observation.

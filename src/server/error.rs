@@ -188,6 +188,7 @@ impl From<Rejection> for Failure {
         let hint = match &rejection {
             Rejection::ArtifactMissing { digest } => &format!("; upload it first: PUT /v1/artifacts/{digest}"),
             Rejection::Outdated { .. } => "; deploy a newer build, or declare a rollback",
+            Rejection::NotTheNewest { .. } => "; wait for your turn",
             Rejection::DeadlinePassed => "; submit again with a new key and a longer deadline",
             Rejection::Paused => "; ask whoever paused it",
             Rejection::LineFull { .. } => "; try again later",
@@ -198,7 +199,7 @@ impl From<Rejection> for Failure {
             Rejection::Draining => "; ask again: another server answers, or this one when it has started again",
         };
         let code = match &rejection {
-            Rejection::Outdated { .. } => ErrorCode::Outdated,
+            Rejection::Outdated { .. } | Rejection::NotTheNewest { .. } => ErrorCode::Outdated,
             Rejection::DeadlinePassed => ErrorCode::DeadlinePassed,
             Rejection::Paused => ErrorCode::ProjectPaused,
             Rejection::LineFull { .. } => ErrorCode::LineFull,

@@ -8,7 +8,11 @@ use super::{App, answer, error::Failure};
 use crate::{
     api::{Plan, PlanChange, PlanPhase},
     config::PhaseAction,
-    model::{Eta, Spec, Status, admission::Submission},
+    model::{
+        Eta, LinePolicy, Spec, Status,
+        admission::Submission,
+        order::{self, Age},
+    },
     store::{ListQuery, ProjectState},
 };
 
@@ -20,7 +24,12 @@ pub async fn plan(app: &App, submission: Submission) -> Result<Response, Failure
         Some(_) => &[],
         None => app.pipeline(&project, &spec.pipeline)?.phases.as_slice(),
     };
-    let state = app.queue.store().project(project.clone(), 0).await?;
+    let latest = app.queue.policy(&project).line == LinePolicy::Latest;
+    let state = app.queue.store().project(project.clone(), if latest { usize::MAX } else { 0 }).await?;
+    let ahead_count = state.as_ref().map_or(0, |state| match latest {
+        true => served_before(&spec, state),
+        false => state.project.waiting_count,
+    });
     let query = ListQuery { status: Some(Status::Succeeded), before: None, limit: 1 };
     let last = app.queue.store().list(project.clone(), query).await?.into_iter().next();
     let phases = configured.iter().map(|phase| PlanPhase {
@@ -39,19 +48,25 @@ pub async fn plan(app: &App, submission: Submission) -> Result<Response, Failure
         phases: phases.collect(),
         changes: changes(last.as_ref().map(|last| &last.spec), &spec),
         holder: holder.map(answer::unplaced),
-        queue_position: holder.and(state.as_ref()).map_or(0, |state| state.project.waiting_count + 1),
-        expected_wait: expected_wait(app, state.as_ref(), &spec),
+        queue_position: holder.and(state.as_ref()).map_or(0, |_| ahead_count + 1),
+        expected_wait: expected_wait(app, state.as_ref(), ahead_count, &spec),
         project,
     };
     Ok(answer::json(StatusCode::OK, &plan))
 }
 
-/// How long until the slot would be one's own: the rest of the holder's run, and a whole run of each in line.
-fn expected_wait(app: &App, state: Option<&ProjectState>, spec: &Spec) -> Option<Eta> {
+/// How many of those in line would be served before one, where the newest is served first.
+fn served_before(spec: &Spec, state: &ProjectState) -> u64 {
+    let age = Age { spec, ticket: state.project.revision.next() };
+    let line: Vec<_> = state.line.iter().collect();
+    order::place_before_older(age, &line).map_or(line.len(), |(at, _)| at) as u64
+}
+
+/// How long until the slot would be one's own: the rest of the holder's run, and a whole run of each that is served before.
+fn expected_wait(app: &App, state: Option<&ProjectState>, waiting: u64, spec: &Spec) -> Option<Eta> {
     let Some(state) = state else { return Some(Eta { p50_seconds: 0, p90_seconds: 0 }) };
     let Some(holder) = &state.holder else { return Some(Eta { p50_seconds: 0, p90_seconds: 0 }) };
     let rest = answer::eta(holder, &state.project, app.now())?;
-    let waiting = state.project.waiting_count;
     if waiting == 0 {
         return Some(rest);
     }

@@ -14,6 +14,7 @@ use super::{
     error::{Failure, echo},
     page::{Filled, Page},
     params::{InProject, Query, Target},
+    waits::{OVERTAKER_LOOK_LIMIT, overtaker},
 };
 use crate::{
     api::{self, DeploymentList, ErrorCode},
@@ -30,7 +31,12 @@ const PAGE_LIMIT: u64 = 100;
 pub async fn one(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Result<Response, Failure> {
     Query::of(&uri, &[])?;
     let placed = app.watch.read(&target.project, target.id).await?;
-    Ok(answer::json(StatusCode::OK, &answer::deployment(&placed)))
+    let state = match placed.deployment.is_waiting() {
+        true => app.queue.store().project(target.project, OVERTAKER_LOOK_LIMIT).await?,
+        false => None,
+    };
+    let overtaker = state.and_then(|state| overtaker(&placed.deployment, &state));
+    Ok(answer::json(StatusCode::OK, &answer::overtaken(&placed, overtaker)))
 }
 
 /// A project's deployments, newest first.

@@ -111,14 +111,14 @@ async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Fai
 
 async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> {
     let url = submission.spec.url.clone();
-    let Submitted { admission, own, project } = app.queue.submit(submission).await?;
+    let Submitted { admission, own, overtaker, project } = app.queue.submit(submission).await?;
     match (admission, own) {
-        (Admission::Accepted(_), Some(own)) => Ok(accepted(app, &own, false)),
-        (Admission::Replayed(_), Some(own)) => Ok(accepted(app, &own, true)),
+        (Admission::Accepted(_), Some(own)) => Ok(accepted(app, &own, overtaker, false)),
+        (Admission::Replayed(_), Some(own)) => Ok(accepted(app, &own, overtaker, true)),
         (Admission::Conflict { blocker, .. }, own) => {
             let conflict = answer::conflict(&blocker, &project, app.now(), url.as_deref());
             let conflict = match own {
-                Some(own) => answer::with_place(conflict, own.deployment.id, own.position),
+                Some(own) => answer::with_place(conflict, own.deployment.id, own.position, overtaker),
                 None => conflict,
             };
             Err(in_progress(blocker.id).with_all(conflict))
@@ -130,8 +130,8 @@ async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> 
     }
 }
 
-fn accepted(app: &App, own: &Placed, replayed: bool) -> Response {
-    let deployment = answer::deployment(own);
+fn accepted(app: &App, own: &Placed, overtaker: Option<DeploymentId>, replayed: bool) -> Response {
+    let deployment = answer::overtaken(own, overtaker);
     // The lease of one who runs it himself; told again to who asks again with the same key.
     let lease = match &own.deployment.state {
         State::Running(lease) if own.deployment.spec.executor == Executor::Client => {

@@ -12,10 +12,24 @@ use super::{
 };
 use crate::{
     api::ErrorCode,
-    model::{DeploymentId, ProjectName},
+    model::{Deployment, DeploymentId, ProjectName, order},
     queue::Queue,
+    store::ProjectState,
     watch::Waited,
 };
+
+/// So much of a line's front is looked at for who supersedes one that waits further back: whoever is put before others
+/// stands there.
+pub const OVERTAKER_LOOK_LIMIT: usize = 20;
+
+/// The newer deployment that supersedes one that waits, when it starts.
+pub fn overtaker(waiting: &Deployment, state: &ProjectState) -> Option<DeploymentId> {
+    if !waiting.is_waiting() {
+        return None;
+    }
+    let ahead = state.line.iter().take_while(|ahead| ahead.rank() < waiting.rank());
+    order::overtaker(waiting.age(), state.holder.iter().chain(ahead))
+}
 
 /// Waits for the deployment's end.
 pub async fn completion(
@@ -57,13 +71,14 @@ pub async fn turn(
     match waited {
         Waited::Reached(seen) => answer::seen(&seen),
         Waited::NotYet(placed) => {
-            let state = app.queue.store().project(project, 0).await?;
+            let state = app.queue.store().project(project, OVERTAKER_LOOK_LIMIT).await?;
             let failure = Failure::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")
                 .with("deployment", answer::deployment(&placed));
             Err(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
                 Some((holder, counters)) => {
                     let conflict = answer::conflict(holder, counters, app.now(), placed.deployment.spec.url.as_deref());
-                    failure.with_all(answer::with_place(conflict, id, placed.position))
+                    let overtaker = state.as_ref().and_then(|state| overtaker(&placed.deployment, state));
+                    failure.with_all(answer::with_place(conflict, id, placed.position, overtaker))
                 }
                 None => failure,
             })

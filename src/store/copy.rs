@@ -93,7 +93,8 @@ pub(super) const TABLES: &[Table] = &[
         name: "deployments",
         columns: columns![
             Integer number, Id id, Integer project, Integer ticket, Integer revision, Text state, Integer window_ms,
-            Text executor, Integer deadline_seconds = "spec ->> '$.deadlineSeconds'", Integer pulse, Small progress,
+            Text executor, Integer deadline_seconds = "spec ->> '$.deadlineSeconds'",
+            Integer build_order = "iif(spec ->> '$.rollback', NULL, spec ->> '$.order')", Integer line_place, Integer pulse, Small progress,
             Integer event_count, Integer report_count, Integer created_at, Integer started_at,
             Integer last_heartbeat_at, Integer ended_at, Bytes lease_secret, Integer fencing_token,
             Integer lease_ttl_ms, FreeText worker, Text cause, FreeText cause_message, FreeText cause_phase,

@@ -17,8 +17,9 @@ use super::{
 };
 use crate::clock::Now;
 use crate::model::{
-    Changes, Deployment, DeploymentId, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place, Project,
-    ProjectName, Revision, State, Step,
+    Changes, Deployment, DeploymentId, Edges, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place,
+    Project, ProjectName, Revision, State, Step,
+    order::ordinary_order,
     slot::{KeyRecord, Keyed},
 };
 
@@ -44,7 +45,8 @@ struct Kept {
 struct KeptProject {
     project: Project,
     holder: Option<DeploymentId>,
-    line: BTreeMap<Revision, DeploymentId>,
+    /// By rank.
+    line: BTreeMap<i64, DeploymentId>,
     history: BTreeMap<Revision, DeploymentId>,
     keys: HashMap<IdempotencyKey, ([u8; 32], DeploymentId)>,
 }
@@ -102,18 +104,28 @@ impl Kept {
         let line: Vec<DeploymentId> = match load.line {
             LineLoad::None => return loaded,
             LineLoad::Head => kept.line.values().take(1).copied().collect(),
-            LineLoad::UpTo(id) => {
-                let ticket = self.find(name, id).map_or(Revision(0), |last| last.ticket);
-                let ahead = kept.line.range(..=ticket).count();
-                // The head is always there, for whoever frees the slot must find it.
-                kept.line.values().take(ahead.max(1)).copied().collect()
-            }
+            LineLoad::Edges(edges) => self.edges(kept, edges),
             LineLoad::All => kept.line.values().copied().collect(),
         };
         loaded.line = line.into_iter().map(|id| self.get(id).clone()).collect();
         loaded.holder = kept.holder.map(|id| self.get(id).clone());
         loaded.project = kept.project.clone();
         loaded
+    }
+
+    /// The head of the line, and whoever concerns somebody who starts or joins its end.
+    fn edges(&self, kept: &KeptProject, Edges { is_start, above }: Edges) -> Vec<DeploymentId> {
+        let starting = kept.holder.map(|id| self.get(id)).filter(|holder| is_start && holder.started_at.is_none());
+        if starting.is_some_and(|starting| starting.line_rank.is_some()) {
+            return kept.line.values().copied().collect();
+        }
+        let mut line: Vec<_> = kept.line.values().take(1).copied().collect();
+        let waiting = || kept.line.values().map(|id| self.get(*id));
+        let starting_order = starting.and_then(|starting| starting.spec.order);
+        line.extend(waiting().filter(|it| it.spec.order < starting_order && it.spec.order.is_some()).map(|it| it.id));
+        let ordinary = waiting().filter(|it| above.is_some() && ordinary_order(&it.spec) > above);
+        line.extend(ordinary.max_by_key(|it| it.spec.order).map(|it| it.id));
+        line
     }
 
     /// Refuses what the schema of the other engines refuses, and what is a mistake in the program.
@@ -169,6 +181,7 @@ impl Kept {
             arrival: arrived,
             events: BTreeMap::new(),
         });
+        let rank_before = kept.deployment.is_waiting().then(|| kept.deployment.rank());
         kept.deployment = after.clone();
         kept.events.extend(step.events_with_log_end().map(|(event, log_end)| (event.seq, (event.clone(), log_end))));
         if let Some(trim) = step.trim() {
@@ -183,10 +196,11 @@ impl Kept {
         }
         let project = self.project_mut(name);
         project.history.insert(after.ticket, after.id);
+        if let Some(rank) = rank_before {
+            project.line.remove(&rank);
+        }
         if after.is_waiting() {
-            project.line.insert(after.ticket, after.id);
-        } else {
-            project.line.remove(&after.ticket);
+            project.line.insert(after.rank(), after.id);
         }
         if after.holds_slot() {
             project.holder = Some(after.id);
@@ -254,7 +268,7 @@ impl Store for MemoryStore {
         now(move || {
             let kept = self.kept();
             let deployment = kept.find(&project, id)?.clone();
-            let ahead = || kept.projects[&project].line.range(..=deployment.ticket).count() as u64;
+            let ahead = || kept.projects[&project].line.range(..=deployment.rank()).count() as u64;
             let position = if deployment.is_waiting() { ahead() } else { 0 };
             Some(Placed { deployment, position })
         })

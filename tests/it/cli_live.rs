@@ -103,6 +103,30 @@ fn a_sixth_takes_over_and_the_jobs_of_the_rest_end_with_122_and_name_it() {
 }
 
 #[tokio::test]
+async fn one_that_would_rather_leave_ends_with_122_as_soon_as_a_newer_one_is_before_it() {
+    let server = TestServer::gated_with("[projects.web]\nline = \"latest\"");
+    let mut deploys = line(&server, &["a"]);
+    let holder = deploys.pop().unwrap();
+    let mut hasty = Deploy::start(&server, "hasty", &["--leave-when-overtaken"]);
+    hasty.hears("you are next");
+    let patient = Deploy::start(&server, "patient", &[]);
+    let (code, told, heard) = hasty.ended();
+    assert_eq!(code, Some(122), "{heard}");
+    assert!(heard.contains("is newer, and supersedes it when it starts"), "{heard}");
+    assert_eq!(told["status"], "CANCELLED");
+    let view = server.get("/v1/projects/web").await.body;
+    assert_eq!(
+        (&view["holder"]["actor"], &view["lineLength"]),
+        (&Value::from("a"), &Value::from(1)),
+        "the others stay"
+    );
+    server.open_gate();
+    assert_eq!(holder.ended().0, Some(0));
+    let (code, _, heard) = patient.ended();
+    assert_eq!(code, Some(0), "{heard}");
+}
+
+#[tokio::test]
 async fn an_interrupt_leaves_neither_a_held_slot_nor_a_place_in_line() {
     let server = TestServer::gated();
     let mut deploys = line(&server, &["a", "b"]);

@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use singletrack::{
     clock::Clock as _,
     model::{
-        Changes, Command, Deployment, Executor, FailureCause, IdempotencyKey, Lapse, LineLoad, Load, PhaseState, Place,
-        Project, Report, Revision, Slot, Spec, State, Status, Stream, Verdict,
-        admission::{Admission, OnConflict, Submission},
+        Changes, Command, Deployment, Edges, Executor, FailureCause, IdempotencyKey, Lapse, LineLoad, LinePolicy, Load,
+        PhaseState, Place, Policy, Project, Report, Revision, Slot, Spec, State, Status, Stream, Verdict,
+        admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
     },
@@ -55,6 +55,8 @@ contract! {
     concurrent_work_on_many_projects_all_lands,
     commits_are_counted_with_what_shared_them,
     positions_count_who_is_served_before,
+    whoever_leaves_the_line_leaves_all_others_as_they_were,
+    a_build_that_waits_for_a_worker_is_not_taken_over_by_an_older_one,
     a_list_pages_newest_first,
     a_list_filters_by_status,
     projects_page_by_name,
@@ -243,17 +245,45 @@ async fn a_load_brings_what_it_asks_for_and_nothing_else(trial: Trial) {
     assert_eq!(numbers(&head.line), [2]);
     assert_eq!((head.project.revision, head.project.waiting_count), (Revision(5), 4));
 
-    let line = |id| loaded(&trial, "web", Load { line: LineLoad::UpTo(id), ..Load::default() });
-    assert_eq!(numbers(&line(id(4)).await.line), [2, 3, 4]);
-    assert_eq!(numbers(&line(id(1)).await.line), [2], "the head is always there, to be promoted");
-    assert_eq!(numbers(&line(id(11)).await.line), [2], "another project's deployment is none");
-    assert_eq!(line(id(99)).await.holder.map(|it| it.id), Some(id(1)));
-
     let all = loaded(&trial, "web", Load { line: LineLoad::All, ..Load::default() }).await;
     assert_eq!(numbers(&all.line), [2, 3, 4, 5]);
+    the_edges_of_a_line_are_loaded(&trial).await;
 
     let unknown = loaded(&trial, "unknown", Load { line: LineLoad::All, ..Load::default() }).await;
     assert_eq!((unknown.project.revision, unknown.holder, unknown.line), (Revision(0), None, vec![]));
+}
+
+/// The head, and whoever concerns somebody who starts or joins.
+async fn the_edges_of_a_line_are_loaded(trial: &Trial) {
+    let build = |order, rollback| Spec { order, rollback, ..spec() };
+    // The holder goes forwards with 12.
+    for (number, order, rollback) in [
+        (20, Some(12), false),
+        (21, None, false),
+        (22, Some(11), false),
+        (23, Some(15), false),
+        (24, Some(14), false),
+        (25, Some(99), true),
+        (26, Some(10), false),
+    ] {
+        trial.submit_spec("built", number, OnConflict::Queue, build(order, rollback)).await;
+    }
+    let edges = async |is_start, above| {
+        let load = Load { line: LineLoad::Edges(Edges { is_start, above }), ..Load::default() };
+        let loaded = loaded(trial, "built", load).await;
+        assert_eq!(loaded.holder.map(|it| it.id), Some(id(20)));
+        let mut line: Vec<_> = loaded.line.iter().map(|it| it.ticket.0).collect();
+        line.sort_unstable();
+        line.dedup();
+        line
+    };
+    assert_eq!(edges(false, None).await, [2]);
+    assert_eq!(edges(true, None).await, [2, 3, 7], "what goes forwards with a lower order than the holder");
+    assert_eq!(edges(false, Some(13)).await, [2, 4], "the highest one, declared rollbacks aside");
+    assert_eq!(edges(false, Some(15)).await, [2], "none is higher");
+    assert_eq!(edges(true, Some(13)).await, [2, 3, 4, 7]);
+    trial.claim("built", 20).await;
+    assert_eq!(edges(true, None).await, [2], "it has started, so it ends nobody any more");
 }
 
 async fn a_deployment_is_found_in_its_own_project_only(trial: Trial) {
@@ -402,6 +432,66 @@ async fn positions_count_who_is_served_before(trial: Trial) {
     assert_eq!(positions(&trial).await, [0, 1, 0, 2, 3]);
     trial.queue.cancel(name("web"), id(1), None, None).await.unwrap();
     assert_eq!(positions(&trial).await, [0, 0, 0, 1, 2]);
+}
+
+async fn whoever_leaves_the_line_leaves_all_others_as_they_were(trial: Trial) {
+    let latest = Policy { line: LinePolicy::Latest, ..Policy::default() };
+    let mut first = 1000;
+    for (kind, policy) in [("all", Policy::default()), ("latest", latest), ("takeover", Policy::default())] {
+        for (at, way) in (0..5).flat_map(|at| ["cancelled", "expired", "abandoned"].map(|way| (at, way))) {
+            let project = format!("{kind}-{at}-{way}");
+            let queue = trial.queue_with(&project, policy);
+            for number in 0..=5 {
+                let wish = Submission {
+                    id: id(first + number),
+                    project: name(&project),
+                    spec: Spec { deadline_seconds: Some(60), order: (number % 2 == 0).then_some(number + 1), ..spec() },
+                    key: None,
+                    on_conflict: OnConflict::Wait,
+                    refusal: None,
+                    claim: None,
+                };
+                queue.submit(wish).await.unwrap();
+            }
+            if kind == "takeover" {
+                // The last one goes before all others.
+                let asked = queue.cancel(name(&project), id(first), None, Some(id(first + 5))).await.unwrap();
+                assert!(matches!(asked, Cancellation::Requested(_)), "{asked:?}");
+            }
+            let line = async || trial.store.project(name(&project), 9).await.unwrap().expect("it is there");
+            let mut before = line().await;
+            let leaver = before.line.remove(at.min(before.line.len() - 1));
+            let (target, seen) = (leaver.id, leaver.vital());
+            match way {
+                "cancelled" => drop(queue.cancel(name(&project), target, None, None).await.unwrap()),
+                "expired" => drop(queue.reap(name(&project), target, seen, Lapse::Deadline).await.unwrap().unwrap()),
+                _ => drop(queue.reap(name(&project), target, seen, Lapse::Silence).await.unwrap().unwrap()),
+            }
+            let after = line().await;
+            assert_eq!((after.line, after.holder), (before.line, before.holder), "{project}");
+            first += 10;
+        }
+    }
+}
+
+async fn a_build_that_waits_for_a_worker_is_not_taken_over_by_an_older_one(trial: Trial) {
+    let build = |order| Spec { order: Some(order), ..spec() };
+    trial.submit_spec("web", 12, OnConflict::Queue, build(12)).await;
+    trial.submit_spec("web", 11, OnConflict::Queue, build(11)).await;
+    let told = trial.events(11).await;
+    let fate = EventBody::Queue { position: 1, blocker: Some(id(12)), will_be_superseded_by: Some(id(12)) };
+    assert_eq!(told[1].body, fate, "it is told from the first on");
+    let refused = trial.queue.cancel(name("web"), id(12), None, Some(id(11))).await.unwrap();
+    let Cancellation::Rejected(rejection) = refused else { panic!("{refused:?}") };
+    assert!(rejection.to_string().contains("(build 12), which has the slot"), "{rejection}");
+    assert_eq!(trial.deployment("web", 12).await.state, State::Ready);
+    trial.heard();
+    trial.claim("web", 12).await;
+    let heard = trial.heard();
+    let [(_, changed)] = heard.as_slice() else { panic!("one commit: {heard:?}") };
+    assert_eq!(changed.iter().map(|(id, ..)| *id).collect::<Vec<_>>(), [id(12), id(11)]);
+    let State::Finished { outcome, .. } = trial.deployment("web", 11).await.state else { panic!("it goes on") };
+    assert_eq!(outcome.error_code(), Some("SUPERSEDED"));
 }
 
 async fn a_list_pages_newest_first(trial: Trial) {

@@ -285,7 +285,7 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         (
             "INSERT INTO deployments SELECT 99, randomblob(16), project, ticket, revision, 'waiting', NULL, executor, 0, 0, \
              1, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, \
-             NULL, spec, outputs FROM deployments WHERE number = 4",
+             NULL, spec, outputs, 1 FROM deployments WHERE number = 4",
             "UNIQUE constraint failed: deployments.project, deployments.ticket",
         ),
         ("INSERT INTO idempotency_keys VALUES (1, 'key', zeroblob(32), 1)", "UNIQUE constraint failed"),

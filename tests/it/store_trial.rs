@@ -129,6 +129,12 @@ impl Trial {
         Trial { store, queue, clock, heard, place }
     }
 
+    /// The same verbs under a project's own rules.
+    pub fn queue_with(&self, project: &str, policy: Policy) -> Queue {
+        let policies = HashMap::from([(name(project), policy)]);
+        Queue::new(self.store.clone(), self.clock.clone(), policies, Limits::default())
+    }
+
     /// The database file of an engine that has one.
     pub fn path(&self) -> PathBuf {
         self.place.as_ref().expect("an engine with a file").directory.path().join("singletrack.db")

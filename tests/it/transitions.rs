@@ -36,7 +36,8 @@ fn the_transition_table_is_as_reviewed() {
 
 /// A deployment in every state there is, made as production makes them.
 fn states() -> Vec<(&'static str, Deployment)> {
-    let waiting = |place| made(Entry::Waiting { place, position: 1, blocker: id(9) }, vec![]);
+    let waiting =
+        |place| made(Entry::Waiting { place, position: 1, blocker: id(9), rank: None, overtaker: None }, vec![]);
     let ticket = || waiting(Place::Ticket { window: Duration::from_secs(30) });
     let with = |commands| made(Entry::Ready, commands);
     let claim = || Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), worker: "w".to_owned() };
@@ -61,6 +62,8 @@ type Make = fn(&Deployment) -> Command;
 
 const COMMANDS: &[(&str, Make)] = &[
     ("promote", |_| Command::Promote),
+    ("put ahead", |_| Command::PutAhead { rank: 5, position: 1, blocker: Some(id(9)) }),
+    ("overtaken", |_| Command::Overtaken { position: 2, blocker: Some(id(9)), by: id(8) }),
     ("attend", |_| Command::Attend { window: Duration::from_secs(5) }),
     ("take up", |_| Command::TakeUp),
     ("claim", |_| Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), worker: "w".to_owned() }),
@@ -128,6 +131,9 @@ fn told(before: &Deployment, command: Command) -> Result<String, Refusal> {
     if after.revision != before.revision {
         line += ", next revision";
     }
+    if after.rank() != before.rank() {
+        line += ", put ahead";
+    }
     if after.pulse != before.pulse {
         line += ", alive";
     }
@@ -158,6 +164,7 @@ fn state(deployment: &Deployment) -> String {
 
 fn event(event: &Event) -> String {
     match &event.body {
+        EventBody::Queue { position, will_be_superseded_by: Some(_), .. } => format!("queue {position}, overtaken"),
         EventBody::Queue { position, .. } => format!("queue {position}"),
         EventBody::Status { status } => format!("status {}", Status::as_str(*status)),
         EventBody::Phase { .. } => "phase".to_owned(),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     clean::{clean, clean_log},
     print::{self, HEADING},
-    words::{Ahead, size},
+    words::{Ahead, Place, overtaken, size},
 };
 use crate::{
     api::{Event, EventData, ascii},
@@ -87,9 +87,9 @@ impl Screen {
     }
 
     /// For whom one waits.
-    pub fn waiting(&self, ahead: &Ahead, position: Option<u64>) {
-        let text = ahead.wait_line(position, self.clock.wall());
-        let news = ahead.news(position);
+    pub fn waiting(&self, ahead: &Ahead, place: Place) {
+        let text = ahead.wait_line(place, self.clock.wall());
+        let news = ahead.news(place);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.boot();
         let is_news = told.wait.as_ref().is_none_or(|(last, _)| *last != news);
@@ -152,6 +152,7 @@ impl Screen {
                 self.line(&format!("it is asked to stop{by}{reason}"));
             }
             EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
+            EventBody::Queue { will_be_superseded_by: Some(by), .. } => self.line(&overtaken(*by)),
             EventBody::Status { .. } | EventBody::Queue { .. } | EventBody::Complete => {}
         }
     }

@@ -86,6 +86,11 @@ pub fn who_deploys(deployment: &Deployment) -> String {
     who(deployment.actor.as_deref(), &deployment.pipeline, deployment.ref_name.as_deref(), deployment.commit.as_deref())
 }
 
+/// What awaits one that a newer deployment was put before.
+pub fn overtaken(by: DeploymentId) -> String {
+    format!("will be superseded by {by} when that starts")
+}
+
 /// `about 2m00s left (9 in 10: 3m10s)`.
 pub fn eta(eta: Eta) -> String {
     let [half, most] = [eta.p50_seconds, eta.p90_seconds].map(Duration::from_secs);
@@ -95,6 +100,15 @@ pub fn eta(eta: Eta) -> String {
         (false, false) if half == most => format!("about {} left", span(half)),
         (false, false) => format!("about {} left (9 in 10: {})", span(half), span(most)),
     }
+}
+
+/// Where one stands in line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// How many are served before one, oneself included; 1 is next.
+    pub position: Option<u64>,
+    /// The newer deployment that supersedes one when it starts.
+    pub overtaker: Option<DeploymentId>,
 }
 
 /// Who is in the way, and how far that is.
@@ -165,22 +179,24 @@ impl Ahead {
         parts.join(", ")
     }
 
-    /// The line that tells for whom one waits. `position` counts from 1, which is next.
-    pub fn wait_line(&self, position: Option<u64>, now: Timestamp) -> String {
+    /// The line that tells for whom one waits.
+    pub fn wait_line(&self, place: Place, now: Timestamp) -> String {
+        let Place { position, overtaker } = place;
+        let overtaken = overtaker.map(|by| format!(", {}", overtaken(by))).unwrap_or_default();
         let place = match position {
             Some(1) => "; you are next".to_owned(),
             Some(position) if position > 1 => format!("; you are number {position} in line"),
             Some(_) | None => String::new(),
         };
         let url = self.blocking.url.as_deref().map(|url| format!(" - {}", clean(url))).unwrap_or_default();
-        format!("waiting for {}: {}{place}{url}", self.who(), self.how_far(now))
+        format!("waiting for {}: {}{place}{overtaken}{url}", self.who(), self.how_far(now))
     }
 
     /// What must differ for the line to be worth another one in a log.
-    pub fn news(&self, position: Option<u64>) -> String {
+    pub fn news(&self, place: Place) -> String {
         let blocking = &self.blocking;
         format!(
-            "{} {position:?} {:?} {:?} {} {:?}",
+            "{} {place:?} {:?} {:?} {} {:?}",
             self.id,
             blocking.status,
             blocking.phase,
@@ -196,6 +212,19 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("a test's time")
+    }
+
+    fn at_place(position: u64) -> Place {
+        Place { position: Some(position), overtaker: None }
+    }
+
+    #[test]
+    fn the_wait_line_tells_who_will_supersede_one() {
+        let by = DeploymentId::from_bytes([9; 16]);
+        let line = ahead().wait_line(Place { overtaker: Some(by), ..at_place(2) }, at("2026-03-01T12:07:31Z"));
+        let told = format!("; you are number 2 in line, will be superseded by {by} when that starts - https");
+        assert!(line.contains(&told), "{line}");
+        assert_ne!(ahead().news(at_place(2)), ahead().news(Place { overtaker: Some(by), ..at_place(2) }));
     }
 
     fn ahead() -> Ahead {
@@ -222,7 +251,7 @@ mod tests {
     fn the_wait_line_tells_whom_since_when_how_far_and_the_place() {
         let now = at("2026-03-01T12:07:31Z");
         assert_eq!(
-            ahead().wait_line(Some(2), now),
+            ahead().wait_line(at_place(2), now),
             "waiting for alice's deploy of main@3f2a1b2c4d: running since 12:03:11 UTC (4m20s), phase migrate, 40 %, \
              about 2m00s left (9 in 10: 3m10s); you are number 2 in line - https://ci.example/run/17"
         );
@@ -231,7 +260,7 @@ mod tests {
         silent.blocking.url = None;
         silent.blocking.cancel_requested_at = Some(now);
         assert_eq!(
-            silent.wait_line(Some(1), at("2026-03-02T12:07:31Z")),
+            silent.wait_line(at_place(1), at("2026-03-02T12:07:31Z")),
             "waiting for alice's deploy of main@3f2a1b2c4d: running since 2026-03-01 12:03:11 UTC (1d00h), phase \
              migrate, 40 %, being cancelled, its worker is silent; you are next"
         );
@@ -241,17 +270,17 @@ mod tests {
     fn progress_alone_is_no_news_and_a_phase_is() {
         let mut other = ahead();
         other.blocking.progress = 41;
-        assert_eq!(ahead().news(Some(1)), other.news(Some(1)));
+        assert_eq!(ahead().news(at_place(1)), other.news(at_place(1)));
         other.blocking.phase = Some("verify".to_owned());
-        assert_ne!(ahead().news(Some(1)), other.news(Some(1)));
-        assert_ne!(ahead().news(Some(1)), ahead().news(Some(2)));
+        assert_ne!(ahead().news(at_place(1)), other.news(at_place(1)));
+        assert_ne!(ahead().news(at_place(1)), ahead().news(at_place(2)));
     }
 
     #[test]
     fn words_of_others_cannot_steer_the_terminal() {
         let mut hostile = ahead();
         hostile.blocking.actor = Some("\u{1b}[2Jmallory\n::error::x".to_owned());
-        let line = hostile.wait_line(None, at("2026-03-01T12:07:31Z"));
+        let line = hostile.wait_line(Place::default(), at("2026-03-01T12:07:31Z"));
         assert!(line.starts_with("waiting for mallory ::error::x's deploy"), "{line}");
     }
 

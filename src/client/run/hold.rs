@@ -123,6 +123,7 @@ fn as_deploy(args: &cli::Run) -> Deploy {
             RunWhenHeld::Fail => WhenHeld::Fail,
         },
         cancel_in_progress_deployment: args.cancel_in_progress_deployment,
+        leave_when_overtaken: args.leave_when_overtaken,
         timeout: args.timeout,
         follow: FollowMode::None,
         detach: false,
@@ -160,8 +161,19 @@ async fn take_slot(
     // Not the CI job's own name: this process is the worker, and another one cannot take part in its lease.
     let key = Key::made(None, &args.target.project, &body)?;
     let deadline = Deadline::after(session.clock.clone(), args.timeout);
-    let mut way =
-        deploy::Run { session, args, key, body, deadline, wish, claims: true, grant: None, held: None, problem: None };
+    let mut way = deploy::Run {
+        session,
+        args,
+        key,
+        body,
+        deadline,
+        wish,
+        claims: true,
+        grant: None,
+        held: None,
+        problem: None,
+        seen_event: Cell::new(0),
+    };
     let verdict = way.drive(signals).await?;
     session.screen.clear();
     match (way.grant, verdict) {

@@ -107,7 +107,7 @@ type LoadedJobs = Vec<Option<Result<(Loaded, Sighted), Fault>>>;
 impl Job {
     /// Whether others may be made to wait for it.
     pub(super) fn may_share(&self) -> bool {
-        matches!(self.wish.load.line, LineLoad::None | LineLoad::Head)
+        matches!(self.wish.load.line, LineLoad::None | LineLoad::Head | LineLoad::Edges(_))
     }
 }
 
@@ -215,9 +215,16 @@ async fn begin_together(session: &mut Session, wishes: &[Wish]) -> Result<Option
     let text = |wish: &Wish| wish.project.as_str().to_owned();
     let all: Vec<_> = wishes.iter().map(text).collect();
     let with_head: Vec<_> = wishes.iter().filter(|wish| wish.load.line == LineLoad::Head).map(text).collect();
+    let with_edges = wishes.iter().filter_map(|wish| match wish.load.line {
+        LineLoad::Edges(edges) => Some((&wish.project, edges)),
+        LineLoad::None | LineLoad::Head | LineLoad::All => None,
+    });
+    let edges = record::edges_of(&with_edges.collect::<Vec<_>>())?;
+    let has_edges = edges.is_some();
     let loads: Vec<_> = wishes.iter().map(|Wish { project, load }| record::load_named(project, load)).collect();
     let counts: Vec<usize> = loads.iter().map(Vec::len).collect();
     let mut calls = vec![call!(Sql::Begin), call!(Sql::LockFree, all), call!(Sql::Heads, with_head)];
+    calls.extend(edges);
     calls.extend(loads.into_iter().flatten());
     let holders: BTreeSet<String> =
         wishes.iter().filter_map(|wish| wish.load.held_by.as_deref()).map(rows::escaped).collect();
@@ -253,12 +260,13 @@ async fn begin_together(session: &mut Session, wishes: &[Wish]) -> Result<Option
     }
     let Some(number) = number else { return Ok(None) };
     let mut heads: HashMap<ProjectName, Vec<Row>> = HashMap::new();
-    for row in answers.next().unwrap_or_default() {
+    let lines = answers.by_ref().take(1 + usize::from(has_edges)).flatten().collect::<Vec<_>>();
+    for row in lines {
         heads.entry(rows::name(&row, DEPLOYMENT_COLUMN_COUNT)?).or_default().push(row);
     }
     let loaded = wishes.iter().zip(counts).map(|(Wish { project: name, load }, count)| {
         let mut answers: Vec<_> = answers.by_ref().take(count).collect();
-        if load.line == LineLoad::Head {
+        if load.line != LineLoad::None {
             answers.push(heads.remove(name).unwrap_or_default());
         }
         if let Some(holder) = &load.held_by {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     model::{
-        Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Project, ProjectName,
+        Changes, Deployment, DeploymentId, Edges, LineLoad, Load, Loaded, Project, ProjectName, Step,
         slot::{AuditEntry, KeyRecord, Keyed},
     },
     store::columns::written_rows,
@@ -35,15 +35,13 @@ pub(super) fn load_named(name: &ProjectName, load: &Load) -> Vec<Call> {
 }
 
 /// The calls of a load, without the lock that goes before them.
-pub(super) fn load(name: &ProjectName, load: &Load) -> Vec<Call> {
+pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<Call>, Fault> {
     let text = || name.as_str().to_owned();
     let mut calls = load_named(name, load);
     match load.line {
         LineLoad::None => {}
-        LineLoad::Head => calls.push(call!(Sql::Head, text())),
-        LineLoad::UpTo(id) => {
-            calls.extend([call!(Sql::LineUpTo, text(), rows::uuid(id)), call!(Sql::Holder, text())]);
-        }
+        LineLoad::Head => calls.push(call!(Sql::Heads, vec![text()])),
+        LineLoad::Edges(edges) => calls.extend(edges_of(&[(name, edges)])?),
         LineLoad::All => calls.extend([call!(Sql::Line, text(), i64::MAX), call!(Sql::Holder, text())]),
     }
     if let Some(holder) = &load.held_by {
@@ -51,7 +49,19 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Vec<Call> {
         let holder = rows::escaped(holder);
         calls.extend([call!(Sql::HolderTurn, holder.clone()), call!(Sql::Held, holder)]);
     }
-    calls
+    Ok(calls)
+}
+
+/// Asks for the edges of the lines of these projects; not at all for none.
+pub(super) fn edges_of(wanted: &[(&ProjectName, Edges)]) -> Result<Option<Call>, Fault> {
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let names: Vec<_> = wanted.iter().map(|(name, _)| name.as_str().to_owned()).collect();
+    let starts: Vec<_> = wanted.iter().map(|(_, edges)| edges.is_start).collect();
+    let above = wanted.iter().map(|(_, edges)| edges.above.map(rows::signed).transpose());
+    let above: Vec<Option<i64>> = above.collect::<Result<_, _>>()?;
+    Ok(Some(call!(Sql::Edges, names, starts, above)))
 }
 
 /// What the row that is locked tells.
@@ -114,7 +124,7 @@ pub(super) fn loaded(
     }
     if load.line != LineLoad::None {
         let mut found = next();
-        if load.line != LineLoad::Head {
+        if load.line == LineLoad::All {
             found.extend(next());
         }
         for row in &found {
@@ -194,6 +204,9 @@ impl Records {
         for (step, trim) in steps.iter().filter_map(|step| step.trim().map(|trim| (step, trim))) {
             let (after, up_to) = (rows::signed(trim.after_seq)?, rows::signed(trim.up_to_bytes)?);
             rest.push(call!(Sql::Trim, rows::uuid(step.deployment().id), after, up_to));
+        }
+        for after in steps.iter().filter(|step| step.is_put_ahead() && !step.is_creation()).map(Step::deployment) {
+            rest.push(call!(Sql::PutAhead, rows::uuid(after.id), after.rank()));
         }
         if let Some(KeyRecord { key, fingerprint, deployment }) = key {
             let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());

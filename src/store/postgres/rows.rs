@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{
         CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Outcome, Place, Project, ProjectName,
-        Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, slot::KeyRecord,
+        Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, order::ordinary_order, slot::KeyRecord,
     },
     store::{
         Watched,
@@ -78,6 +78,7 @@ pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment,
         spec: json::<Spec>(row, 3)?,
         state: state(row)?,
         ticket: Revision(number(row, 1)?),
+        line_rank: get(row, 31)?,
         revision: Revision(number(row, 18)?),
         pulse: number(row, 5)?,
         progress: narrow(get::<i16>(row, 6)?, 6)?,
@@ -182,7 +183,7 @@ pub(super) fn row_of(row: &Row, id_column: usize) -> String {
 pub(super) fn insert_deployment(deployment: &Deployment) -> Result<Call, Fault> {
     let mut params = deployment_params(deployment)?;
     // The project goes by its name here, behind the id.
-    params.insert(params.len() - 5, Box::new(deployment.project.as_str().to_owned()));
+    params.insert(params.len() - 7, Box::new(deployment.project.as_str().to_owned()));
     Ok(Call { sql: Sql::InsertDeployment, params })
 }
 
@@ -197,16 +198,20 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
         // These are written by the two functions below.
         state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, cancel: _, event_count: _,
         report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
+        // This is its place in line.
+        line_rank: _,
     } = deployment;
     let mut params = signs_of_life(&written)?;
     params.extend(slot(&written)?);
-    let identity: [Param; 6] = [
+    let identity: [Param; 8] = [
         Box::new(uuid(*id)),
         Box::new(signed(ticket.0)?),
         Box::new(columns::executor_word(spec.executor)),
         Box::new(created_at.as_millisecond()),
         Box::new(serde_json::to_string(spec).map_err(unwritable)?),
         Box::new(spec.deadline_seconds.map(signed).transpose()?),
+        Box::new(ordinary_order(spec).map(signed).transpose()?),
+        Box::new(deployment.rank()),
     ];
     params.extend(identity);
     Ok(params)
@@ -214,7 +219,7 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
 
 /// How many columns of [`Sql::Admit`] are a project's, a deployment's, and a key's.
 const PROJECT_WIDTH: usize = 9;
-const DEPLOYMENT_WIDTH: usize = 34;
+const DEPLOYMENT_WIDTH: usize = 36;
 const KEY_WIDTH: usize = 3;
 /// How many columns of [`Sql::Amend`] are a deployment's.
 const AMENDMENT_WIDTH: usize = 31;

@@ -32,7 +32,8 @@ macro_rules! deployment {
          d.cancel_requested_at, d.cancel_reason, d.cancel_superseded_by, d.log_total_bytes, d.log_head_end_seq, \
          d.log_trimmed_at_bytes, d.message, d.phase, d.outputs, d.revision, d.state, d.started_at, d.ended_at, \
          d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, d.cause, d.cause_message, d.cause_phase, \
-         d.superseded_by, d.report_count"
+         d.superseded_by, d.report_count, \
+         nullif(d.line_place, d.ticket * 1048576)"
     };
 }
 
@@ -46,7 +47,7 @@ macro_rules! watched {
 }
 
 /// How many columns that is: what a query adds stands behind them.
-pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 31;
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 32;
 
 /// A project's columns, in the order that `rows::project` reads them.
 macro_rules! project {
@@ -85,6 +86,19 @@ macro_rules! specs {
 macro_rules! holding {
     () => {
         "d.state IN ('reserved', 'ready', 'running')"
+    };
+}
+
+/// The holder of the slot of project `p`, and the head of its line.
+macro_rules! head {
+    () => {
+        concat!(
+            "SELECT d.* FROM deployments AS d WHERE d.project = p.number AND ",
+            holding!(),
+            " \
+            UNION ALL (SELECT d.* FROM deployments AS d WHERE d.project = p.number AND d.state = 'waiting' \
+                ORDER BY d.line_place LIMIT 1)"
+        )
     };
 }
 
@@ -132,29 +146,26 @@ statements! {
             || coalesce(extract(epoch FROM (SELECT stats_reset FROM pg_stat_bgwriter))::text, '')";
 
     Holder(TEXT) = of_project!(holding!());
-    /// The holder, and whoever is next in line.
-    Head(TEXT) = concat!(
-        of_project!(holding!()),
-        " UNION ALL (", of_project!("d.state = 'waiting' ORDER BY d.ticket LIMIT 1"), ")"
-    );
-    /// The same of several projects, whose names stand behind the deployments' columns.
+    /// The holders and the heads of the lines of several projects, whose names stand behind the deployments' columns.
     Heads(TEXT_ARRAY) = concat!(
-        "SELECT ", deployment!(), ", p.name FROM projects AS p CROSS JOIN LATERAL (\
-            SELECT d.* FROM deployments AS d WHERE d.project = p.number AND ", holding!(), " \
-            UNION ALL (SELECT d.* FROM deployments AS d WHERE d.project = p.number AND d.state = 'waiting' \
-                ORDER BY d.ticket LIMIT 1)) AS d \
+        "SELECT ", deployment!(), ", p.name FROM projects AS p CROSS JOIN LATERAL (", head!(), ") AS d \
          WHERE p.name = ANY ($1)"
     );
-    Line(TEXT, INT8) = of_project!("d.state = 'waiting' ORDER BY d.ticket LIMIT $2");
-    /// The line up to a deployment's ticket. Its head is always there, for whoever frees the slot must find it.
-    LineUpTo(TEXT, UUID) = of_project!(
-        "d.state = 'waiting' AND d.ticket <= greatest(\
-            (SELECT o.ticket FROM deployments AS o WHERE o.id = $2 \
-                AND o.project = (SELECT number FROM projects WHERE name = $1)), \
-            (SELECT min(o.ticket) FROM deployments AS o WHERE o.state = 'waiting' \
-                AND o.project = (SELECT number FROM projects WHERE name = $1))) \
-         ORDER BY d.ticket"
+    /// The same, and whoever in line concerns somebody who starts, where the second parameter says so, or joins the end with
+    /// an order of the third. One may be told more than once.
+    Edges(TEXT_ARRAY, BOOL_ARRAY, INT8_ARRAY) = concat!(
+        "SELECT ", deployment!(), ", p.name FROM unnest($1::text[], $2::boolean[], $3::bigint[]) AS w (name, starts, above) \
+         JOIN projects AS p ON p.name = w.name CROSS JOIN LATERAL (", head!(), " \
+            UNION ALL (SELECT d.* FROM deployments AS d WHERE d.project = p.number AND d.state = 'waiting' \
+                AND d.build_order > w.above ORDER BY d.build_order DESC LIMIT 1) \
+            UNION ALL SELECT o.* FROM deployments AS d JOIN deployments AS o ON o.project = d.project \
+                WHERE w.starts AND d.project = p.number AND d.state IN ('reserved', 'ready') \
+                AND o.state = 'waiting' AND o.build_order < d.build_order \
+            UNION ALL SELECT o.* FROM deployments AS d JOIN deployments AS o ON o.project = d.project \
+                WHERE w.starts AND d.project = p.number AND d.state IN ('reserved', 'ready') \
+                AND d.line_place <> d.ticket * 1048576 AND o.state = 'waiting') AS d"
     );
+    Line(TEXT, INT8) = of_project!("d.state = 'waiting' ORDER BY d.line_place LIMIT $2");
     ById(TEXT, UUID) = of_project!("d.id = $2");
     ByIds(TEXT, UUID_ARRAY) = of_project!("d.id = ANY ($2)");
     /// The columns of the key stand behind the deployment's.
@@ -184,14 +195,14 @@ statements! {
     InsertDeployment(
         INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8,
         INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID,
-        UUID, TEXT, INT8, TEXT, INT8, TEXT, INT8
+        UUID, TEXT, INT8, TEXT, INT8, TEXT, INT8, INT8, INT8
     ) = "INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
         cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
         outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, lease_ttl_ms, \
         worker, cause, cause_message, cause_phase, superseded_by, id, project, ticket, executor, created_at, spec, \
-        deadline_seconds) \
+        deadline_seconds, build_order, line_place) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
-        $23, $24, $25, $26, $27, $28, (SELECT number FROM projects WHERE name = $29), $30, $31, $32, $33, $34)";
+        $23, $24, $25, $26, $27, $28, (SELECT number FROM projects WHERE name = $29), $30, $31, $32, $33, $34, $35, $36)";
     /// Everything that may change, of one that is still as it was seen.
     UpdateDeployment(
         INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8,
@@ -231,7 +242,7 @@ statements! {
         INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY,
         INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
         TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY,
-        UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY,
+        UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY,
         UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY,
         UUID_ARRAY, TEXT_ARRAY, BYTEA_ARRAY
     ) = concat!("WITH project AS (", projects_as_decided!(), "), \
@@ -240,34 +251,35 @@ statements! {
                 cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, \
                 phase, outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, \
                 lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
-                created_at, spec, deadline_seconds, project) \
+                created_at, spec, deadline_seconds, build_order, line_place, project) \
             SELECT w.window_ms, w.pulse, w.progress, w.event_count, w.last_heartbeat_at, w.cancel_requested_at, \
                 w.cancel_reason, w.cancel_superseded_by, w.log_total_bytes, w.log_head_end_seq, \
                 w.log_trimmed_at_bytes, w.message, w.phase, w.outputs, w.report_count, w.revision, w.state, \
                 w.started_at, w.ended_at, w.lease_secret, w.fencing_token, w.lease_ttl_ms, w.worker, w.cause, \
                 w.cause_message, w.cause_phase, w.superseded_by, w.id, w.ticket, w.executor, w.created_at, w.spec, \
-                w.deadline_seconds, w.project \
+                w.deadline_seconds, w.build_order, w.line_place, w.project \
             FROM unnest($10::bigint[], $11::bigint[], $12::smallint[], $13::bigint[], $14::bigint[], $15::bigint[], \
                     $16::text[], $17::uuid[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[], $22::text[], \
                     $23::text[], $24::bigint[], $25::bigint[], $26::text[], $27::bigint[], $28::bigint[], $29::bytea[], \
                     $30::bigint[], $31::bigint[], $32::text[], $33::text[], $34::text[], $35::text[], $36::uuid[], \
-                    $37::uuid[], $38::bigint[], $39::text[], $40::bigint[], $41::text[], $42::bigint[], $43::bigint[]) \
+                    $37::uuid[], $38::bigint[], $39::text[], $40::bigint[], $41::text[], $42::bigint[], $43::bigint[], \
+                    $44::bigint[], $45::bigint[]) \
                 AS w (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, cancel_reason, \
                     cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
                     outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, \
                     lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
-                    created_at, spec, deadline_seconds, project) \
+                    created_at, spec, deadline_seconds, build_order, line_place, project) \
             RETURNING id, number, project), \
         happened AS (\
             INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) \
             SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body \
-            FROM unnest($44::uuid[], $45::bigint[], $46::bigint[], $47::text[], $48::bigint[], $49::text[]) \
+            FROM unnest($46::uuid[], $47::bigint[], $48::bigint[], $49::text[], $50::bigint[], $51::text[]) \
                     AS e (id, seq, at, type, log_end_bytes, body) \
                 JOIN deployment AS d ON d.id = e.id ORDER BY e.seq), \
         known AS (\
             INSERT INTO idempotency_keys (project, key, fingerprint, deployment) \
             SELECT d.project, k.key, k.fingerprint, d.number \
-            FROM unnest($50::uuid[], $51::text[], $52::bytea[]) AS k (id, key, fingerprint) \
+            FROM unnest($52::uuid[], $53::text[], $54::bytea[]) AS k (id, key, fingerprint) \
                 JOIN deployment AS d ON d.id = k.id) \
         SELECT require_one(CASE count(*) WHEN cardinality($1) THEN 1 ELSE 0 END) FROM project");
     /// What several decisions change, each of another project: the projects' counters, and one deployment of each, still as they
@@ -305,6 +317,8 @@ statements! {
                 AND d.event_count = w.seen_event_count RETURNING 1) \
         SELECT require_one(CASE WHEN (SELECT count(*) FROM project) = cardinality($1) \
             AND (SELECT count(*) FROM deployment) = cardinality($10) THEN 1 ELSE 0 END)");
+    /// Sets a deployment's place in line.
+    PutAhead(UUID, INT8) = "UPDATE deployments SET line_place = $2 WHERE id = $1";
     InsertKey(TEXT, TEXT, BYTEA, UUID) =
         "INSERT INTO idempotency_keys (project, key, fingerprint, deployment) VALUES \
          ((SELECT number FROM projects WHERE name = $1), $2, $3, (SELECT number FROM deployments WHERE id = $4))";
@@ -316,7 +330,7 @@ statements! {
 
     Placed(UUID, TEXT) = concat!(
         "SELECT ", deployment!(), ", CASE d.state WHEN 'waiting' THEN (SELECT count(*) FROM deployments AS o \
-            WHERE o.project = d.project AND o.state = 'waiting' AND o.ticket <= d.ticket) ELSE 0 END \
+            WHERE o.project = d.project AND o.state = 'waiting' AND o.line_place <= d.line_place) ELSE 0 END \
          FROM deployments AS d WHERE d.id = $1 AND d.project = (SELECT number FROM projects WHERE name = $2)"
     );
     Events(UUID, INT8, INT8) =

@@ -329,13 +329,13 @@ impl Begin for Wish {
 async fn begin_alone(session: &mut Session, Wish { project: name, load }: &Wish) -> Result<Begun, Fault> {
     let text = || name.as_str().to_owned();
     let mut calls = vec![call!(Sql::Begin), call!(Sql::Lock, text())];
-    calls.extend(record::load(name, load));
+    calls.extend(record::load(name, load)?);
     let mut answers = session::rows(session.begin(&calls).await?)?.split_off(1);
     let mut locked = answers.remove(0);
     if locked.is_empty() && load.line != LineLoad::None {
         let no_runs = crate::store::columns::recent_runs_to_json(&[]).unwrap_or_default();
         let mut calls = vec![call!(Sql::NewProject, text(), no_runs), call!(Sql::Lock, text())];
-        calls.extend(record::load(name, load));
+        calls.extend(record::load(name, load)?);
         answers = session::rows(session.go_on(&calls).await?)?.split_off(1);
         locked = answers.remove(0);
     }

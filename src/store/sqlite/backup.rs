@@ -142,7 +142,11 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     let db = reader_connection(path)?;
     schema::require_known(&db, &shown)?;
     let verdict: String = db.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(failed)?;
-    if verdict == "ok" { Ok(()) } else { Err(StoreError::Unusable(format!("{shown} is damaged: {verdict}"))) }
+    if verdict == "ok" {
+        return Ok(());
+    }
+    let verdict: Vec<_> = verdict.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Err(StoreError::Unusable(format!("{shown} is damaged: {}", verdict.join("; "))))
 }
 
 fn size(path: &Path) -> Result<u64, StoreError> {

@@ -23,7 +23,7 @@ pub(super) const PLACED: &str = concat!(
     "SELECT ",
     deployment_columns!(),
     ", CASE d.state WHEN 'waiting' THEN (SELECT count(*) FROM deployments AS o \
-     WHERE o.project = d.project AND o.state = 'waiting' AND o.ticket <= d.ticket) ELSE 0 END \
+     WHERE o.project = d.project AND o.state = 'waiting' AND o.line_place <= d.line_place) ELSE 0 END \
      FROM deployments AS d WHERE d.id = ?1 AND d.project = (SELECT number FROM projects WHERE name = ?2)"
 );
 
@@ -53,7 +53,7 @@ pub(super) const LIST_ENDED: &str = concat!(
 pub(super) const LINE: &str = concat!(
     "SELECT ",
     deployment_columns!(),
-    " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' ORDER BY d.ticket LIMIT ?2"
+    " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' ORDER BY d.line_place LIMIT ?2"
 );
 
 pub(super) const HOLDER: &str =
@@ -346,13 +346,22 @@ mod tests {
         let db = open::writer_connection(&directory.path().join("plans.db")).unwrap();
         let expected: &[(&str, &str, &str)] = &[
             ("a deployment", PLACED, "SEARCH d USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
-            ("its position", PLACED, "SEARCH o USING COVERING INDEX deployments_waiting (project=? AND ticket<?)"),
+            ("its position", PLACED, "SEARCH o USING COVERING INDEX deployments_served (project=? AND line_place<?)"),
             ("events", EVENTS, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
             ("list", LIST_ALL, "SEARCH d USING INDEX deployments_by_ticket (project=? AND ticket<?)"),
             ("list waiting", LIST_WAITING, "SEARCH d USING INDEX deployments_waiting (project=? AND ticket<?)"),
             ("list ended", LIST_ENDED, "SEARCH d USING INDEX deployments_ended (project=? AND state=? AND ticket<?)"),
-            ("line", LINE, "SEARCH d USING INDEX deployments_waiting (project=?)"),
-            ("line up to", record::LINE_UP_TO, "SEARCH d USING INDEX deployments_waiting (project=? AND ticket<?)"),
+            ("line", LINE, "SEARCH d USING INDEX deployments_served (project=?)"),
+            (
+                "line below",
+                record::LINE_BELOW,
+                "SEARCH d USING INDEX deployments_waiting_by_order (project=? AND <expr><?)",
+            ),
+            (
+                "line above",
+                record::LINE_ABOVE,
+                "SEARCH d USING INDEX deployments_waiting_by_order (project=? AND <expr>>?)",
+            ),
             ("holder", HOLDER, "SEARCH d USING INDEX deployments_holding (project=?)"),
             ("by id", BY_ID, "SEARCH d USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
             ("keyed", record::KEYED, "SEARCH k USING PRIMARY KEY (project=? AND key=?)"),

@@ -7,19 +7,27 @@ use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 use super::{reads, rows, rows::deployment_columns};
 use crate::{
     model::{
-        Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Project, ProjectName, RecentRun, Revision, Step,
+        Changes, Deployment, DeploymentId, Edges, LineLoad, Load, Loaded, Project, ProjectName, RecentRun, Revision,
+        Step,
         slot::{AuditEntry, KeyRecord, Keyed},
     },
     store::columns::written_rows,
 };
 
-pub(super) const LINE_UP_TO: &str = concat!(
+/// Those with a lower `order` than this.
+pub(super) const LINE_BELOW: &str = concat!(
     "SELECT ",
     deployment_columns!(),
-    " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' AND d.ticket <= ?2 ORDER BY d.ticket"
+    " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' AND d.spec ->> '$.order' < ?2"
 );
 
-const TICKET: &str = "SELECT ticket FROM deployments WHERE id = ?1 AND project = ?2";
+/// The one with the highest `order`, if that is higher than this. A declared rollback is not judged by its own.
+pub(super) const LINE_ABOVE: &str = concat!(
+    "SELECT ",
+    deployment_columns!(),
+    " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' AND d.spec ->> '$.order' > ?2 \
+     AND d.spec ->> '$.rollback' = 0 ORDER BY d.spec ->> '$.order' DESC LIMIT 1"
+);
 
 // The columns of the key stand behind the deployment's.
 pub(super) const KEYED: &str = concat!(
@@ -42,8 +50,8 @@ pub(super) struct Recorder<'c> {
     project: Statement<'c>,
     holder: Statement<'c>,
     line: Statement<'c>,
-    line_up_to: Statement<'c>,
-    ticket: Statement<'c>,
+    line_below: Statement<'c>,
+    line_above: Statement<'c>,
     by_id: Statement<'c>,
     keyed: Statement<'c>,
     held: Statement<'c>,
@@ -53,6 +61,7 @@ pub(super) struct Recorder<'c> {
     insert_deployment: Statement<'c>,
     update_deployment: Statement<'c>,
     update_signs_of_life: Statement<'c>,
+    put_ahead: Statement<'c>,
     insert_event: Statement<'c>,
     insert_key: Statement<'c>,
     insert_audit: Statement<'c>,
@@ -84,8 +93,8 @@ impl<'c> Recorder<'c> {
             project: db.prepare(reads::PROJECT)?,
             holder: db.prepare(reads::HOLDER)?,
             line: db.prepare(reads::LINE)?,
-            line_up_to: db.prepare(LINE_UP_TO)?,
-            ticket: db.prepare(TICKET)?,
+            line_below: db.prepare(LINE_BELOW)?,
+            line_above: db.prepare(LINE_ABOVE)?,
             by_id: db.prepare(reads::BY_ID)?,
             keyed: db.prepare(KEYED)?,
             held: db.prepare(reads::HELD)?,
@@ -95,6 +104,7 @@ impl<'c> Recorder<'c> {
             insert_deployment: db.prepare(rows::INSERT_DEPLOYMENT)?,
             update_deployment: db.prepare(rows::UPDATE_DEPLOYMENT)?,
             update_signs_of_life: db.prepare(rows::UPDATE_SIGNS_OF_LIFE)?,
+            put_ahead: db.prepare(rows::PUT_AHEAD)?,
             insert_event: db.prepare(rows::INSERT_EVENT)?,
             insert_key: db.prepare(INSERT_KEY)?,
             insert_audit: db.prepare(INSERT_AUDIT)?,
@@ -140,12 +150,15 @@ impl<'c> Recorder<'c> {
             };
             loaded.keyed = self.keyed.query_row(params![project, key.as_str()], read).optional()?;
         }
-        loaded.line = match load.line {
-            LineLoad::None => return Ok((loaded, located)),
-            LineLoad::Head => self.line(project, 1, name, &mut located)?,
-            LineLoad::UpTo(id) => self.line_up_to(project, id, name, &mut located)?,
-            LineLoad::All => self.line(project, i64::MAX, name, &mut located)?,
-        };
+        // Mostly nobody waits, as the counters tell.
+        if loaded.project.waiting_count > 0 {
+            loaded.line = match load.line {
+                LineLoad::None => Vec::new(),
+                LineLoad::Head => self.line(project, 1, name, &mut located)?,
+                LineLoad::Edges(edges) => self.edges(project, edges, name, loaded.holder.as_ref(), &mut located)?,
+                LineLoad::All => self.line(project, i64::MAX, name, &mut located)?,
+            };
+        }
         Ok((loaded, located))
     }
 
@@ -159,21 +172,30 @@ impl<'c> Recorder<'c> {
         self.line.query_map([project, limit], |row| located.note(row, name))?.collect()
     }
 
-    /// The line up to a deployment's ticket. Its head is always there, for whoever frees the slot must find it.
-    fn line_up_to(
+    /// The head of the line, and whoever concerns somebody who starts or joins its end.
+    fn edges(
         &mut self,
         project: i64,
-        last: DeploymentId,
+        Edges { is_start, above }: Edges,
         name: &ProjectName,
+        holder: Option<&Deployment>,
         located: &mut Located,
     ) -> rusqlite::Result<Vec<Deployment>> {
-        let ticket: Option<i64> =
-            self.ticket.query_row(params![last.as_bytes(), project], |row| row.get(0)).optional()?;
-        let line: Vec<_> = self
-            .line_up_to
-            .query_map([project, ticket.unwrap_or(0)], |row| located.note(row, name))?
-            .collect::<rusqlite::Result<_>>()?;
-        if line.is_empty() { self.line(project, 1, name, located) } else { Ok(line) }
+        let starting = holder.filter(|holder| is_start && holder.started_at.is_none());
+        if starting.is_some_and(|starting| starting.line_rank.is_some()) {
+            return self.line(project, i64::MAX, name, located);
+        }
+        let mut line = self.line(project, 1, name, located)?;
+        let read = |row: &Row<'_>| located.note(row, name);
+        if let Some(order) = starting.and_then(|starting| starting.spec.order) {
+            let below = self.line_below.query_map(params![project, order], read)?;
+            line.extend(below.collect::<rusqlite::Result<Vec<_>>>()?);
+        }
+        if let Some(order) = above {
+            let read = |row: &Row<'_>| located.note(row, name);
+            line.extend(self.line_above.query_row(params![project, order], read).optional()?);
+        }
+        Ok(line)
     }
 
     /// Writes what was decided.
@@ -204,6 +226,10 @@ impl<'c> Recorder<'c> {
             self.write_deployment(db, located, after, created)?;
         }
         for step in steps {
+            if step.is_put_ahead() && !step.is_creation() {
+                let after = step.deployment();
+                self.put_ahead.execute(params![after.rank(), located.number(after.id)?])?;
+            }
             self.write_events(located.number(step.deployment().id)?, step)?;
         }
         if let Some(KeyRecord { key, fingerprint, deployment }) = key {

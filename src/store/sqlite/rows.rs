@@ -29,13 +29,14 @@ macro_rules! deployment_columns {
          d.cancel_reason, d.cancel_superseded_by, d.log_total_bytes, d.log_head_end_seq, d.log_trimmed_at_bytes, \
          d.message, d.phase, d.outputs, \
          d.revision, d.state, d.started_at, d.ended_at, d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, \
-         d.cause, d.cause_message, d.cause_phase, d.superseded_by, d.report_count"
+         d.cause, d.cause_message, d.cause_phase, d.superseded_by, d.report_count, \
+         nullif(d.line_place, d.ticket * 1048576)"
     };
 }
 pub(super) use deployment_columns;
 
 /// How many columns that is: what a query adds stands behind them.
-pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 32;
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 33;
 
 /// A project's columns, in the order that [`project`] reads them.
 macro_rules! project_columns {
@@ -61,8 +62,8 @@ pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, 
      last_heartbeat_at, cancel_requested_at, cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, \
      log_trimmed_at_bytes, message, phase, outputs, report_count, revision, state, started_at, ended_at, lease_secret, \
      fencing_token, lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, \
-     id, project, ticket, executor, created_at, spec) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33)";
+     id, project, ticket, executor, created_at, spec, line_place) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
+     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34)";
 
 /// Everything that may change.
 pub(super) const UPDATE_DEPLOYMENT: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
@@ -77,6 +78,9 @@ pub(super) const UPDATE_SIGNS_OF_LIFE: &str = "UPDATE deployments SET window_ms 
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
      message = ?12, phase = ?13, outputs = ?14, report_count = ?15 WHERE number = ?16";
+
+/// Sets a deployment's place in line.
+pub(super) const PUT_AHEAD: &str = "UPDATE deployments SET line_place = ?1 WHERE number = ?2";
 
 pub(super) const INSERT_EVENT: &str =
     "INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -156,6 +160,7 @@ pub(super) fn deployment(row: &Row<'_>, project: &ProjectName) -> rusqlite::Resu
         spec: json_at::<Spec>(row, 4)?,
         state: state(row)?,
         ticket: Revision(row.get(2)?),
+        line_rank: row.get(32)?,
         revision: Revision(row.get(19)?),
         pulse: row.get(6)?,
         progress: row.get(7)?,
@@ -269,6 +274,8 @@ pub(super) fn insert_deployment(
         // These are bound by `Written`.
         state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, cancel: _, event_count: _,
         report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
+        // This is bound by its rank.
+        line_rank: _,
     } = deployment;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
@@ -278,6 +285,7 @@ pub(super) fn insert_deployment(
     statement.raw_bind_parameter(31, columns::executor_word(spec.executor))?;
     statement.raw_bind_parameter(32, created_at.as_millisecond())?;
     statement.raw_bind_parameter(33, to_json(spec)?)?;
+    statement.raw_bind_parameter(34, deployment.rank())?;
     statement.raw_execute().map(|_| ())
 }
 

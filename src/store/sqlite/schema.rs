@@ -14,6 +14,7 @@ const APPLICATION_ID: i64 = 0x5374_726b;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_projects_deployments_events.sql"),
     include_str!("migrations/0002_agents_leases.sql"),
+    include_str!("migrations/0003_the_line_by_rank_and_order.sql"),
 ];
 
 const CHECKSUMS: &str =

@@ -6,6 +6,7 @@ mod events;
 mod guard;
 mod lifecycle;
 mod limits;
+mod newer;
 mod openapi;
 mod pages;
 mod plan;

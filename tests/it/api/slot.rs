@@ -185,7 +185,7 @@ async fn a_lower_order_never_starts_after_a_higher_one_but_as_a_rollback() {
     }
     assert_eq!(build(6, false).await.refusal(), (409, "OUTDATED"), "a rollback leaves the mark");
 
-    // In line, too: what a newer one overtook ends at its turn.
+    // In line, too: what a newer one overtook ends when that starts.
     let holder = server.at_the_gate().await;
     let newer = server.accepted(json!({ "pipeline": "quick", "order": 9, "onConflict": "queue" })).await;
     let older = server.accepted(json!({ "pipeline": "quick", "order": 8, "onConflict": "queue" })).await;
@@ -204,59 +204,54 @@ async fn a_ticket_supersedes_all_that_is_older_and_nothing_else() {
     let older = server.ticket("older").await;
     let queued = server.accepted(json!({ "pipeline": "quick", "onConflict": "queue" })).await;
     let successor = server.ticket("successor").await;
-    let younger = server.ticket("younger").await;
-
     for (target, by, code) in [
-        (&younger, &successor, "NOT_OLDER"),
         (&successor, &successor, "NOT_OLDER"),
-        (&successor, &queued, "NOT_OLDER"),
+        (&successor, &queued, "OUTDATED"),
+        (&holder, &queued, "OUTDATED"),
         (&holder, &"0199ffff-0000-7000-8000-000000000000".to_owned(), "SUCCESSOR_GONE"),
     ] {
         let refused = server.cancel(target, json!({ "supersededBy": by })).await;
         assert_eq!(refused.refusal(), (409, code), "{}", refused.text);
     }
-    assert_eq!(server.project().await["lineLength"], 4, "a refusal changes nothing");
+    assert_eq!(server.project().await["lineLength"], 3, "a refusal changes nothing");
 
-    let parked = server.deployment(&older, "/turn?maxWaitSeconds=60");
-    let (told, requested) = tokio::join!(parked, async {
-        server.parked(1).await;
-        server.cancel(&holder, json!({ "supersededBy": successor, "reason": "a newer commit" })).await
-    });
+    let requested = server.cancel(&holder, json!({ "supersededBy": successor, "reason": "a newer commit" })).await;
     assert_eq!(requested.status, 202, "{}", requested.text);
+    let again = server.cancel(&holder, json!({ "supersededBy": successor })).await;
+    assert_eq!(again.status, 200, "{}", again.text);
+    let younger = server.ticket("younger").await;
+    let ended = server.finished(&holder).await;
+    assert_eq!((&ended["error"]["code"], &ended["supersededBy"]), (&json!("SUPERSEDED"), &json!(successor)), "{ended}");
+    let turn = server.deployment(&successor, "/turn?maxWaitSeconds=60").await;
+    assert_eq!((turn.status, &turn.body["status"]), (200, &json!("PENDING")));
+    let parked = server.deployment(&older, "/turn?maxWaitSeconds=60");
+    let (told, taken) = tokio::join!(parked, async {
+        server.parked(1).await;
+        server.submit_keyed("successor", json!({ "onConflict": "wait", "pipeline": "quick" })).await
+    });
+    assert_eq!((taken.status, taken.id()), (202, successor.clone()), "its one re-submit wins");
     assert_eq!((told.status, &told.body["supersededBy"]), (200, &json!(successor)), "whoever waited is told by whom");
-    for id in [&holder, &older, &queued] {
+    for id in [&older, &queued] {
         let ended = server.finished(id).await;
         assert_eq!((&ended["status"], &ended["error"]["code"]), (&json!("CANCELLED"), &json!("SUPERSEDED")), "{ended}");
         assert_eq!(ended["supersededBy"], *successor);
     }
-    let turn = server.deployment(&successor, "/turn?maxWaitSeconds=60").await;
-    assert_eq!((turn.status, &turn.body["status"]), (200, &json!("PENDING")));
-    let gone = server.cancel(&successor, json!({ "supersededBy": older })).await;
+    let gone = server.cancel(&younger, json!({ "supersededBy": older })).await;
     assert_eq!(gone.refusal(), (409, "SUCCESSOR_GONE"), "who is final supersedes nobody");
-    let taken = server.submit_keyed("successor", json!({ "onConflict": "wait", "pipeline": "quick" })).await;
-    assert_eq!((taken.status, taken.id()), (202, successor.clone()), "its one re-submit wins");
     assert_eq!(server.finished(&successor).await["status"], "SUCCEEDED");
     let next = server.deployment(&younger, "/turn?maxWaitSeconds=60").await;
     assert_eq!((next.status, &next.body["status"]), (200, &json!("PENDING")), "the younger one was left alone");
 }
 
 #[tokio::test]
-async fn a_line_of_the_latest_keeps_only_the_newest() {
+async fn who_only_asks_supersedes_nobody() {
     let server = TestServer::gated_with("[projects.web]\nline = \"latest\"");
     let holder = server.at_the_gate().await;
-    let first = server.ticket("first").await;
-    let second = server.accepted(json!({ "pipeline": "quick", "onConflict": "queue" })).await;
-    let third = server.ticket("third").await;
-    for (id, by) in [(&first, &second), (&second, &third)] {
-        let ended = server.finished(id).await;
-        assert_eq!((&ended["error"]["code"], &ended["supersededBy"]), (&json!("SUPERSEDED"), &json!(by)), "{ended}");
-    }
+    server.ticket("first").await;
+    assert_eq!(server.submit(json!({})).await.refusal(), (409, "DEPLOYMENT_IN_PROGRESS"));
     let project = server.project().await;
     assert_eq!((&project["lineLength"], &project["policy"]["line"]), (&json!(1), &json!("latest")));
     assert_eq!(project["holder"]["id"], *holder, "who runs is left alone");
-    // Who only asks supersedes nobody.
-    assert_eq!(server.submit(json!({})).await.refusal(), (409, "DEPLOYMENT_IN_PROGRESS"));
-    assert_eq!(server.project().await["lineLength"], 1);
 }
 
 #[tokio::test]

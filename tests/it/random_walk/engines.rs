@@ -96,6 +96,7 @@ impl Engines {
             "rejected DeadlinePassed",
             "rejected SuccessorGone",
             "rejected NotOlder",
+            "rejected NotTheNewest",
             "rejected PreemptionRefused",
             "claimed",
             "nothing",
@@ -241,7 +242,11 @@ impl Walk {
             }
             Act::Cancel(project, number, successor) => {
                 let successor = successor.map(|successor| self.id(successor));
-                match queue.cancel(self.project(project), self.id(number), None, successor).await.unwrap() {
+                match queue
+                    .cancel(self.project(project), self.id(number), Some("because".to_owned()), successor)
+                    .await
+                    .unwrap()
+                {
                     Cancellation::Requested(_) => "requested".to_owned(),
                     Cancellation::Unchanged(_) => "unchanged".to_owned(),
                     Cancellation::NotFound => "not found".to_owned(),
@@ -384,14 +389,14 @@ impl Walk {
         let holders: Vec<_> = all.iter().filter(|it| it.holds_slot()).collect();
         assert!(holders.len() <= 1, "I1: {holders:?}");
         assert_eq!(state.holder.as_ref(), holders.first().copied());
-        let waiting: Vec<_> = all.iter().filter(|it| it.is_waiting()).collect();
-        assert_eq!(state.line.iter().collect::<Vec<_>>(), waiting);
+        let waiting: Vec<_> = line.line.iter().map(|at| &all[*at]).collect();
+        assert_eq!(state.line.iter().collect::<Vec<_>>(), waiting, "the line is served in this order");
+        assert_eq!(all.iter().filter(|it| it.is_waiting()).count(), waiting.len());
         assert_eq!(project.waiting_count, waiting.len() as u64);
         assert!(state.holder.is_some() || waiting.is_empty(), "a free slot before a line");
-        // I8: who is served came before everyone who waits.
-        if let (Some(holder), Some(head)) = (&state.holder, waiting.first()) {
-            assert!(holder.ticket < head.ticket, "I8: {holder:?} before {head:?}");
-        }
+        // I8: those that are put before nobody are served as they arrived.
+        let arrivals: Vec<_> = waiting.iter().filter(|it| it.line_rank.is_none()).map(|it| it.ticket).collect();
+        assert!(arrivals.is_sorted(), "I8: {arrivals:?}");
         for (position, deployment) in (1..).zip(&waiting) {
             let placed = store.deployment(name.clone(), deployment.id).await.unwrap().expect("it is there");
             assert_eq!((placed.position, &placed.deployment), (position, *deployment));
@@ -438,11 +443,12 @@ impl Walk {
             }
             if let State::Finished { outcome: Outcome::Cancelled { cause, .. }, .. } = &deployment.state
                 && let CancelCause::Superseded { by } = cause
-                && let Some(by) = all.iter().find(|it| it.id == *by)
-                // A newer build that ran supersedes also who came after it.
-                && by.spec.order.is_none()
+                && let Some(by) = all.iter().position(|it| it.id == *by)
             {
-                assert!(by.ticket > deployment.ticket, "I10: superseded by an older one");
+                let ended = all.iter().position(|it| it.id == deployment.id).expect("it is there");
+                assert!(line.is_newer(by, ended), "I10: {deployment:?} is superseded by one that is not newer");
+                let waited = deployment.cancel.as_ref().is_some_and(|cancel| cancel.reason.is_none());
+                assert!(!waited || all[by].started_at.is_some(), "superseded by what did not start");
             }
         }
         let mut revisions: Vec<_> = all.iter().map(|it| it.revision).collect();
@@ -523,6 +529,7 @@ impl Walk {
             events: deployment.event_count,
             cancel: deployment.cancel.as_ref().map(|cancel| cancel.superseded_by.map(|by| self.number(by))),
             started: deployment.started_at.is_some(),
+            put_ahead: deployment.line_rank.is_some(),
         }
     }
 }
@@ -551,6 +558,7 @@ fn spec(wish: &Wish) -> Spec {
         pipeline: "deploy".to_owned(),
         order: wish.order,
         rollback: wish.rollback,
+        url: wish.run.map(|run| format!("https://ci.example/run/{run}")),
         deadline_seconds: wish.deadline.then_some(60),
         executor: if wish.client { Executor::Client } else { Executor::Server },
         ..Spec::default()

@@ -179,7 +179,7 @@ impl World {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    let line = prop_oneof![3 => Just(LinePolicy::All), 1 => Just(LinePolicy::Latest)];
+    let line = prop_oneof![1 => Just(LinePolicy::All), 1 => Just(LinePolicy::Latest)];
     let preempt = prop_oneof![
         2 => Just(Preempt::Allow),
         1 => Just(Preempt::Never),
@@ -196,12 +196,15 @@ fn policy() -> impl Strategy<Value = Policy> {
 fn wish() -> impl Strategy<Value = Wish> {
     let on_conflict = prop_oneof![1 => Just(Conflict::Refuse), 3 => Just(Conflict::Wait), 2 => Just(Conflict::Queue)];
     let key = prop::option::weighted(0.7, (0_u8..20, prop::bool::weighted(0.2).prop_map(u8::from)));
-    (on_conflict, key, prop::option::of(1_u64..8), prop::bool::weighted(0.2), any::<bool>(), any::<bool>()).prop_map(
-        |(on_conflict, key, order, rollback, deadline, client)| Wish {
+    let order = prop::option::of(1_u64..8);
+    let run = prop::option::weighted(0.4, 0_u8..3);
+    (on_conflict, key, order, prop::bool::weighted(0.2), run, any::<bool>(), any::<bool>()).prop_map(
+        |(on_conflict, key, order, rollback, run, deadline, client)| Wish {
             on_conflict,
             key,
             order,
             rollback,
+            run,
             deadline,
             client,
         },

@@ -23,6 +23,8 @@ pub struct Line {
     pub preempted: u32,
     pub last_outcome: Option<u64>,
     pub all: Vec<Dep>,
+    /// Who waits, the next one first.
+    pub line: Vec<usize>,
 }
 
 /// A deployment.
@@ -39,6 +41,8 @@ pub struct Dep {
     /// Asked to stop, and for whom.
     pub cancel: Option<Option<u64>>,
     pub started: bool,
+    /// Was put before older ones in line.
+    pub put_ahead: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,8 @@ pub struct Wish {
     pub key: Option<(u8, u8)>,
     pub order: Option<u64>,
     pub rollback: bool,
+    /// The CI run.
+    pub run: Option<u8>,
     pub deadline: bool,
     pub client: bool,
 }
@@ -128,8 +134,15 @@ pub enum Seen {
 
 impl World {
     pub fn new(policies: [Policy; 2]) -> Self {
-        let line =
-            |policy| Line { policy, revision: 0, started: None, preempted: 0, last_outcome: None, all: Vec::new() };
+        let line = |policy| Line {
+            policy,
+            revision: 0,
+            started: None,
+            preempted: 0,
+            last_outcome: None,
+            all: Vec::new(),
+            line: Vec::new(),
+        };
         World { projects: policies.map(line), count: 0, last: None }
     }
 
@@ -163,7 +176,56 @@ impl Line {
     }
 
     pub fn waiting(&self) -> Vec<usize> {
-        (0..self.all.len()).filter(|at| matches!(self.all[*at].stage, Stage::Ticket | Stage::Queued)).collect()
+        self.line.clone()
+    }
+
+    /// Whether one is newer than the other. Their places in the list are the order of their arrival.
+    pub fn is_newer(&self, b: usize, a: usize) -> bool {
+        let (new, old) = (&self.all[b].wish, &self.all[a].wish);
+        match (new.order, old.order) {
+            (Some(new_order), Some(old_order)) if !new.rollback && !old.rollback => new_order > old_order,
+            _ if new.run.is_some() && new.run == old.run => false,
+            _ => b > a,
+        }
+    }
+
+    /// Whether it would end the other one, which waits, if it were put before it.
+    fn supersedes(&self, b: usize, a: usize) -> bool {
+        self.is_newer(b, a) && (self.all[b].wish.rollback || !self.all[a].wish.rollback)
+    }
+
+    /// Whether it ends the other one, which waits behind it, when it starts.
+    fn will_supersede(&self, b: usize, a: usize) -> bool {
+        let goes_forwards = |at: usize| self.all[at].wish.order.is_some() && !self.all[at].wish.rollback;
+        let by_order = goes_forwards(b) && goes_forwards(a);
+        !self.all[b].started && self.supersedes(b, a) && (self.all[b].put_ahead || by_order)
+    }
+
+    /// Whether it was told, or should have been, that somebody before it ends it.
+    fn is_overtaken(&self, at: usize) -> bool {
+        let ahead = self.line.iter().take_while(|ahead| **ahead != at).copied();
+        self.holder().into_iter().chain(ahead).any(|ahead| self.will_supersede(ahead, at))
+    }
+
+    /// Stands before the first older one behind the last newer one. Whoever is overtaken by that for the first time is told.
+    fn put_ahead(&mut self, at: usize) -> bool {
+        let others: Vec<_> = self.line.iter().copied().filter(|other| *other != at).collect();
+        let behind_newer = others.iter().rposition(|other| self.is_newer(*other, at)).map_or(0, |newer| newer + 1);
+        let first_older = (behind_newer..others.len()).find(|place| self.supersedes(at, others[*place]));
+        let Some(place) = first_older else { return false };
+        let was_told: Vec<_> = self.all.iter().enumerate().map(|(other, _)| self.is_overtaken(other)).collect();
+        for other in &others[place..] {
+            if self.supersedes(at, *other) && !was_told[*other] {
+                self.all[*other].events += 1;
+            }
+        }
+        let stands = |one: usize| self.line.iter().position(|other| *other == one);
+        if stands(at) > stands(others[place]) {
+            self.line.retain(|other| *other != at);
+            self.line.insert(place, at);
+        }
+        self.all[at].put_ahead = true;
+        true
     }
 
     fn find(&self, number: u64) -> Option<usize> {
@@ -179,6 +241,7 @@ impl Line {
     }
 
     fn enter(&mut self, at: usize, stage: Stage) {
+        self.line.retain(|waiting| *waiting != at);
         self.revision += 1;
         self.all[at].revision = self.revision;
         self.all[at].stage = stage;
@@ -247,18 +310,8 @@ impl Line {
             (Some(holder), Conflict::Wait) => (Stage::Ticket, format!("conflict {holder} ticket {:?}", Some(number))),
             (Some(_), Conflict::Queue) => (Stage::Queued, format!("accepted {number}")),
         };
-        if holder.is_some() {
-            match self.policy.line {
-                LinePolicy::Latest => {
-                    for older in self.waiting() {
-                        self.stop(older, Some(number));
-                    }
-                }
-                LinePolicy::All if self.waiting().len() >= self.policy.line_limit as usize => {
-                    return "rejected LineFull".to_owned();
-                }
-                LinePolicy::All => {}
-            }
+        if holder.is_some() && self.line.len() >= self.policy.line_limit as usize {
+            return "rejected LineFull".to_owned();
         }
         self.revision += 1;
         self.all.push(Dep {
@@ -272,7 +325,15 @@ impl Line {
             events: 2,
             cancel: None,
             started: false,
+            put_ahead: false,
         });
+        if holder.is_some() {
+            let at = self.all.len() - 1;
+            self.line.push(at);
+            if self.policy.line == LinePolicy::Latest {
+                self.put_ahead(at);
+            }
+        }
         answer
     }
 
@@ -316,15 +377,26 @@ impl Line {
             return "nothing".to_owned();
         }
         self.enter(at, Stage::Running);
+        let token = self.revision;
         self.all[at].pulse += 1;
         self.all[at].events += 1;
         self.all[at].started = true;
+        for older in self.line.clone() {
+            // As it stood before it started.
+            self.all[at].started = false;
+            if self.will_supersede(at, older) {
+                self.all[at].started = true;
+                self.stop(older, Some(number));
+            }
+        }
+        self.all[at].started = true;
         if let Some(order) = self.all[at].wish.order
+            && !self.all[at].wish.rollback
             && self.started.is_none_or(|(newest, _)| newest <= order)
         {
             self.started = Some((order, number));
         }
-        format!("claimed {}", self.revision)
+        format!("claimed {token}")
     }
 
     /// The deployment, if it runs and the proof is its worker's.
@@ -390,38 +462,55 @@ impl Line {
 
     fn cancel(&mut self, number: u64, successor: Option<u64>) -> String {
         let Some(target) = self.find(number) else { return "not found".to_owned() };
-        let before = (self.all[target].stage, self.all[target].events);
-        let mut ends = vec![target];
-        if let Some(successor) = successor {
-            let Some(newer) = self.find(successor).filter(|at| !matches!(self.all[*at].stage, Stage::Done(..))) else {
-                return "rejected SuccessorGone".to_owned();
+        let before = self.all.clone();
+        let Some(successor) = successor else {
+            self.stop(target, None);
+            return if before == self.all { "unchanged" } else { "requested" }.to_owned();
+        };
+        let Some(newcomer) = self.find(successor).filter(|at| !matches!(self.all[*at].stage, Stage::Done(..))) else {
+            return "rejected SuccessorGone".to_owned();
+        };
+        if target == newcomer {
+            return "rejected NotOlder".to_owned();
+        }
+        let holder = self.holder().filter(|holder| *holder != newcomer);
+        let is_done = matches!(self.all[target].stage, Stage::Done(..));
+        let older = Some(target).filter(|_| !is_done).into_iter().chain(holder);
+        if self.line.iter().any(|waiting| self.is_newer(*waiting, newcomer))
+            || older.into_iter().any(|older| !self.is_newer(newcomer, older))
+        {
+            return "rejected NotTheNewest".to_owned();
+        }
+        if let Some(holder) = holder
+            && self.all[holder].stage == Stage::Running
+        {
+            let refused = match self.policy.preempt {
+                Preempt::Allow => false,
+                Preempt::Never => true,
+                Preempt::Times { times } => self.all[holder].cancel.is_none() && self.preempted >= times,
             };
-            if target >= newer {
-                return "rejected NotOlder".to_owned();
+            if refused {
+                return "rejected PreemptionRefused".to_owned();
             }
-            let holder = self.holder().filter(|holder| *holder < newer);
-            if let Some(holder) = holder
-                && self.all[holder].stage == Stage::Running
-            {
-                let refused = match self.policy.preempt {
-                    Preempt::Allow => false,
-                    Preempt::Never => true,
-                    Preempt::Times { times } => self.all[holder].cancel.is_none() && self.preempted >= times,
-                };
-                if refused {
-                    return "rejected PreemptionRefused".to_owned();
+        }
+        if self.all[newcomer].started {
+            for older in self.line.clone() {
+                if self.supersedes(newcomer, older) {
+                    self.stop(older, Some(successor));
                 }
             }
-            for older in self.waiting().into_iter().filter(|at| *at < newer) {
-                self.stop(older, Some(successor));
+        } else {
+            let (line, was_ahead) = (self.line.clone(), self.all[newcomer].put_ahead);
+            if self.put_ahead(newcomer) && !(was_ahead && line == self.line) {
+                self.revision += 1;
+                self.all[newcomer].revision = self.revision;
+                self.all[newcomer].events += 1;
             }
-            ends.extend(holder.filter(|holder| *holder != target));
         }
-        for at in ends {
-            self.stop(at, successor);
+        if let Some(holder) = holder {
+            self.stop(holder, Some(successor));
         }
-        let changed = before != (self.all[target].stage, self.all[target].events);
-        if changed { "requested".to_owned() } else { "unchanged".to_owned() }
+        if before == self.all { "unchanged" } else { "requested" }.to_owned()
     }
 
     fn lapse(&mut self, number: u64, cause: Cause, seen: Seen) -> String {

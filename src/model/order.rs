@@ -1,0 +1,142 @@
+//! Which of two deployments is the newer one, and which of those in line a start ends: the only place that knows.
+
+use std::cmp::Ordering;
+
+use super::{
+    deployment::{Deployment, Spec},
+    ids::{DeploymentId, Revision},
+    project::{Project, StartedOrder},
+};
+
+/// How far two neighbours in line stand apart where nobody was put between them: room for twenty who are.
+const RANK_STEP: i64 = 1 << 20;
+
+/// What tells which of two deployments is newer: what was asked for, and when it arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Age<'a> {
+    /// What was asked for.
+    pub spec: &'a Spec,
+    /// The place in the order of arrival.
+    pub ticket: Revision,
+}
+
+/// Whether `b` is newer than `a`: by `order` where both have one and neither is a declared rollback, else by arrival.
+/// Equal orders are not newer than each other, nor are two of the same CI run.
+pub fn is_newer(b: Age<'_>, a: Age<'_>) -> bool {
+    match by_order(b.spec, a.spec) {
+        Some(ordering) => ordering == Ordering::Greater,
+        None => !is_same_run(b.spec.url.as_deref(), a.spec.url.as_deref()) && b.ticket > a.ticket,
+    }
+}
+
+/// Whether `a`, which waits, ends superseded when `b` starts, should `b` end all that is older. An ordinary deployment
+/// leaves a declared rollback where it is.
+pub fn supersedes(b: Age<'_>, a: Age<'_>) -> bool {
+    is_newer(b, a) && (b.spec.rollback || !a.spec.rollback)
+}
+
+/// Whether both are of the same CI run, by the page of their job.
+pub fn is_same_run(one: Option<&str>, other: Option<&str>) -> bool {
+    one.is_some() && one == other
+}
+
+/// The last ordinary start, where it is newer than `spec`, so that this would go backwards.
+pub fn outdated_by(spec: &Spec, project: &Project) -> Option<StartedOrder> {
+    let order = ordinary_order(spec)?;
+    project.last_started.filter(|last| last.order > order)
+}
+
+/// The build number of a deployment that goes forwards. A declared rollback is not judged by its own.
+pub fn ordinary_order(spec: &Spec) -> Option<u64> {
+    spec.order.filter(|_| !spec.rollback)
+}
+
+fn by_order(b: &Spec, a: &Spec) -> Option<Ordering> {
+    Some(ordinary_order(b)?.cmp(&ordinary_order(a)?))
+}
+
+impl Deployment {
+    /// What tells whether it is newer than another one.
+    pub fn age(&self) -> Age<'_> {
+        Age { spec: &self.spec, ticket: self.ticket }
+    }
+
+    /// Its place in the order in which those in line are served.
+    pub fn rank(&self) -> i64 {
+        self.line_rank.unwrap_or_else(|| rank_of_arrival(self.ticket))
+    }
+
+    /// Whether `waiting`, which is served after it, ends superseded when it starts: whatever is older, if it was put
+    /// before that, else what has a lower `order`.
+    pub fn will_supersede(&self, waiting: Age<'_>) -> bool {
+        let is_put_ahead = self.line_rank.is_some();
+        self.started_at.is_none()
+            && supersedes(self.age(), waiting)
+            && (is_put_ahead || by_order(&self.spec, waiting.spec).is_some())
+    }
+}
+
+/// The deployment that ends `waiting` when it starts: the first one of those `ahead`, which are in the order in which
+/// they are served.
+pub fn overtaker<'a>(waiting: Age<'_>, ahead: impl IntoIterator<Item = &'a Deployment>) -> Option<DeploymentId> {
+    ahead.into_iter().find(|one| one.will_supersede(waiting)).map(|one| one.id)
+}
+
+/// Where a newcomer stands that goes before what it supersedes: its place among those in `line`, and its rank. `None`
+/// where that is the end of the line.
+pub fn place_before_older(newcomer: Age<'_>, line: &[&Deployment]) -> Option<(usize, i64)> {
+    // Nobody is put before one who is newer.
+    let first = line.iter().rposition(|one| is_newer(one.age(), newcomer)).map_or(0, |newer| newer + 1);
+    (first..line.len()).filter(|at| supersedes(newcomer, line[*at].age())).find_map(|at| {
+        let behind = line[at].rank();
+        let before = at.checked_sub(1).map_or(behind - 2 * RANK_STEP, |before| line[before].rank());
+        let rank = before + (behind - before) / 2;
+        // Where there is no room any more, it goes before the next older one.
+        (rank > before && rank < behind).then_some((at, rank))
+    })
+}
+
+fn rank_of_arrival(ticket: Revision) -> i64 {
+    i64::try_from(ticket.0).unwrap_or(i64::MAX / RANK_STEP).saturating_mul(RANK_STEP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(order: Option<u64>, rollback: bool, run: Option<&str>) -> Spec {
+        Spec { order, rollback, url: run.map(str::to_owned), ..Spec::default() }
+    }
+
+    #[test]
+    fn newer_is_by_order_where_both_go_forwards_and_else_by_arrival() {
+        let (low, high) = (spec(Some(11), false, None), spec(Some(12), false, None));
+        let (back, plain) = (spec(Some(11), true, None), spec(None, false, None));
+        let cell = spec(None, false, Some("https://ci.example/run/7"));
+        for (b, a, expected, why) in [
+            (&high, &low, (true, false), "the higher one, though it arrived last"),
+            (&low, &high, (false, true), "the higher one, though it arrived first"),
+            (&high, &high, (false, false), "equal orders are not newer than each other"),
+            (&plain, &high, (true, false), "one has no order"),
+            (&back, &high, (true, false), "one is a declared rollback"),
+            (&high, &back, (true, false), "one is a declared rollback"),
+            (&plain, &plain, (true, false), "by arrival"),
+            (&cell, &cell, (false, false), "the same run is not newer than itself"),
+            (&cell, &plain, (true, false), "another run"),
+        ] {
+            // `a` arrived first.
+            let (b, a) = (Age { spec: b, ticket: Revision(2) }, Age { spec: a, ticket: Revision(1) });
+            assert_eq!((is_newer(b, a), is_newer(a, b)), expected, "{why}: {b:?} {a:?}");
+        }
+    }
+
+    #[test]
+    fn an_ordinary_deployment_never_supersedes_a_declared_rollback() {
+        let (plain, back) = (spec(Some(12), false, None), spec(Some(3), true, None));
+        let at = |spec, ticket| Age { spec, ticket: Revision(ticket) };
+        assert!(!supersedes(at(&plain, 2), at(&back, 1)));
+        assert!(supersedes(at(&back, 2), at(&plain, 1)), "a rollback supersedes what arrived before it");
+        assert!(!supersedes(at(&back, 1), at(&plain, 2)));
+        assert!(supersedes(at(&back, 2), at(&back, 1)), "also an earlier rollback");
+    }
+}
