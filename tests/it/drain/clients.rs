@@ -65,7 +65,9 @@ async fn nobody_notices_a_restart_under_a_long_pipeline() {
         Client::start(&server, &["deploy", "--project", "web", "--pipeline", "quick", "--on-conflict", "queue"]);
     line(&server, "web", 2).await;
     let watcher = Client::start(&server, &["logs", "--project", "web", "--follow"]);
-    let (other, next) = (Client::start(&server, HOLD), Client::start(&server, FOLLOW));
+    let other = Client::start(&server, HOLD);
+    line(&server, "other", 0).await;
+    let next = Client::start(&server, FOLLOW);
     line(&server, "other", 1).await;
     let (lost, ticket) = silent(&server).await;
     drain(&server).await;
@@ -122,7 +124,9 @@ flock --shared "$TEST_DIR/gate" true
     line(&server, "web", 0).await;
     let waiting = Client::start(&server, &["deploy", "--project", "web", "--pipeline", "quick"]);
     line(&server, "web", 1).await;
-    let (other, next) = (Client::start(&server, HOLD), Client::start(&server, FOLLOW));
+    let other = Client::start(&server, HOLD);
+    line(&server, "other", 0).await;
+    let next = Client::start(&server, FOLLOW);
     line(&server, "other", 1).await;
     drain(&server).await;
     assert!(server.exited().success());
