@@ -1,10 +1,15 @@
 //! Reap: end a deployment to which nobody attended, as an observer saw it.
 
+use std::time::Duration;
+
 use super::Queue;
 use crate::{
     model::{Command, Deployment, DeploymentId, Lapse, LineLoad, Load, ProjectName, Refusal, Slot, Vital},
     store::{StoreError, transact},
 };
+
+/// A judgement of silence counts for so long. What was locked for longer is judged anew.
+const JUDGEMENT_LIMIT: Duration = Duration::from_secs(2);
 
 impl Queue {
     /// Ends a deployment whose vital signs are still those that were `seen`; else it is refused as alive.
@@ -19,13 +24,20 @@ impl Queue {
         cause: Lapse,
     ) -> Result<Result<Deployment, Refusal>, StoreError> {
         let now = self.clock.wall();
+        let (clock, judged_at) = (self.clock.clone(), self.clock.boot());
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
         self.unheard
             .note(
                 id,
                 transact(&*self.store, project, load, move |loaded| {
                     let mut slot = Slot::of(loaded, now);
-                    let reaped = slot.step(id, Command::Lapse { seen, cause }).cloned();
+                    // It waited for its turn, and so did the signs of life behind it, which were heard of later.
+                    let is_stale = cause == Lapse::Silence && clock.boot().since(judged_at) > JUDGEMENT_LIMIT;
+                    let reaped = if is_stale {
+                        Err(Refusal::Alive)
+                    } else {
+                        slot.step(id, Command::Lapse { seen, cause }).cloned()
+                    };
                     (slot.into_changes(), reaped)
                 }),
             )

@@ -353,10 +353,10 @@ pub(super) fn watched(row: &Row<'_>) -> rusqlite::Result<Watched> {
         project: name_at(row, 0)?,
         id: required_id_at(row, 1)?,
         vital: Vital { revision: Revision(row.get(2)?), pulse: row.get(3)? },
-        state,
         executor: columns::executor(&executor).ok_or_else(|| broken(6, format!("unknown executor {executor:?}")))?,
-        deadline: spec.deadline(),
-        claim_within: spec.claim_within(),
+        deadline: spec.deadline().filter(|_| matches!(state, State::Waiting(_))),
+        claim_within: spec.claim_within().filter(|_| state == State::Ready),
+        state,
     })
 }
 

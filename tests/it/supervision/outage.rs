@@ -71,12 +71,12 @@ async fn nobody_is_reaped_for_an_outage_of_writes_on_sqlite() {
     nobody_is_reaped_for_an_outage(&server, &mut Locked(other)).await;
 }
 
-/// Somebody holds a lock on the tables that lets them be read only.
-struct Shared(tokio_postgres::Client);
+/// Somebody holds a lock on all projects' rows: they can be read, and nothing of them can be changed.
+struct RowsLocked(tokio_postgres::Client);
 
-impl Outage for Shared {
+impl Outage for RowsLocked {
     async fn begin(&mut self) {
-        let lock = "BEGIN; LOCK TABLE singletrack.deployments IN SHARE MODE";
+        let lock = "BEGIN; SELECT 1 FROM singletrack.projects FOR UPDATE";
         self.0.batch_execute(lock).await.unwrap();
     }
 
@@ -93,5 +93,5 @@ async fn nobody_is_reaped_for_an_outage_of_writes_on_postgres() {
     // It judges, too, and hears nothing of those who speak to the other one.
     let _second = TestServer::start_on(&cluster.url(&database), &gated_config(LIMITS));
     let admin = cluster.client(&database).await;
-    nobody_is_reaped_for_an_outage(&server, &mut Shared(admin)).await;
+    nobody_is_reaped_for_an_outage(&server, &mut RowsLocked(admin)).await;
 }
