@@ -19,7 +19,7 @@ use crate::{
     node::{Node, StartError, stop_limit},
     server::{ServeError, new_token},
     store::StoreError,
-    worker::ShimProgram,
+    worker::{ShimProgram, allow_many_open_files},
 };
 
 mod store;
@@ -42,7 +42,9 @@ pub fn serve(args: Serve) -> ExitCode {
         Ok(config) => config,
         Err(message) => return fail(EX_CONFIG, &message),
     };
-    allow_many_connections();
+    if let Err(error) = allow_many_open_files() {
+        tracing::debug!(%error, "the limit of open files could not be raised");
+    }
     match runtime() {
         Ok(runtime) => runtime.block_on(serve_until_told(config)),
         Err(error) => fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
@@ -223,16 +225,6 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 fn shim() -> std::io::Result<ShimProgram> {
     // The file itself and not its name: it may be replaced while the server runs.
     std::env::current_exe().map(ShimProgram)
-}
-
-/// Each parked poll is a connection, and the usual soft limit of 1,024 is none for a server.
-fn allow_many_connections() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    if let Err(error) = raised {
-        tracing::debug!(%error, "the limit of open files could not be raised");
-    }
 }
 
 struct StopSignals {

@@ -153,6 +153,7 @@ impl Agent {
 
     fn job(&self, claimed: &Claimed, pipeline: Pipeline, artifact: Option<PathBuf>, keeper: &Keeper<'_>) -> Job {
         let deployment = &claimed.deployment;
+        let project = self.settings.projects.get(&deployment.project);
         Job {
             deployment_id: deployment.id.to_string(),
             project: deployment.project.to_string(),
@@ -161,6 +162,7 @@ impl Agent {
             ref_name: deployment.ref_name.clone(),
             commit: deployment.commit.clone(),
             fencing_token: claimed.lease.fencing_token.0,
+            pass_env: project.map(|project| project.pass_env.clone()).unwrap_or_default(),
             inputs: claimed.inputs.clone(),
             workspace: self.workspace(deployment.id),
             artifact: artifact.map(Artifact::File),

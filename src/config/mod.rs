@@ -8,6 +8,7 @@ mod artifacts;
 mod duration;
 mod limits;
 mod location;
+mod pass_env;
 mod postgres;
 mod project;
 mod reader;
@@ -23,6 +24,7 @@ use toml::de::DeTable;
 pub use artifacts::Artifacts;
 pub use duration::{format_duration, parse_duration};
 pub use location::StoreLocation;
+pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, Project, WithoutAgent, is_project_name};
 pub use reader::Problem;
@@ -50,6 +52,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// How many pipelines the server itself runs at once.
     pub max_running: usize,
+    /// Which variables phases get of the server's own environment, besides those that they always get.
+    pub pass_env: PassEnv,
     /// The limits of leases and hand-offs.
     pub limits: Limits,
     /// How artifacts are kept.
@@ -102,6 +106,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             shutdown_grace: Duration::from_secs(30),
             max_running: default_max_running(),
+            pass_env: PassEnv::default(),
             limits: Limits::default(),
             artifacts: Artifacts::default(),
             tokens: Vec::new(),
@@ -159,6 +164,7 @@ impl Config {
 
 fn read_config(mut root: Section<'_>) -> Config {
     let default = Config::default();
+    let pass_env = pass_env::read(&mut root);
     let config = Config {
         listen: root.parsed("listen", parse_listen).unwrap_or(default.listen),
         store: root.parsed("store", str::parse).unwrap_or(default.store),
@@ -170,7 +176,8 @@ fn read_config(mut root: Section<'_>) -> Config {
         limits: root.section("limits").map_or(default.limits, limits::read),
         artifacts: root.section("artifacts").map_or(default.artifacts, artifacts::read),
         tokens: read_tokens(&mut root),
-        projects: project::read_all(&mut root),
+        projects: project::read_all(&mut root, &pass_env),
+        pass_env,
     };
     if !config.allowed_hosts.is_empty() && !root.has("tokens") {
         root.document.problem(

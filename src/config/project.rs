@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use toml::Spanned;
 
 use super::duration::format_duration;
+use super::pass_env::{self, PassEnv};
 use super::reader::Section;
 use super::{first_repeated, require};
 use crate::model::{LinePolicy, Policy, Preempt};
@@ -23,6 +24,8 @@ pub struct Project {
     pub policy: Policy,
     /// Set where agents run its deployments with pipelines of their own, and not this server.
     pub agents: Option<ByAgents>,
+    /// Which variables phases get of the server's or agent's own environment, besides those that they always get.
+    pub pass_env: PassEnv,
     /// What can be run, by name. All of a project's pipelines share its one slot.
     pub pipelines: BTreeMap<String, Pipeline>,
 }
@@ -115,11 +118,11 @@ fn is_name(name: &str, length_limit: usize) -> bool {
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-pub(super) fn read_all(root: &mut Section<'_>) -> BTreeMap<String, Project> {
+pub(super) fn read_all(root: &mut Section<'_>, pass_env: &PassEnv) -> BTreeMap<String, Project> {
     let mut projects = BTreeMap::new();
     for (name, section) in root.named_sections("projects") {
         check_name("project", &name, 255, &section);
-        projects.insert(name.into_inner(), read_project(section));
+        projects.insert(name.into_inner(), read_project(section, pass_env));
     }
     projects
 }
@@ -135,7 +138,7 @@ fn check_name(what: &str, name: &Spanned<String>, length_limit: usize, section: 
     }
 }
 
-fn read_project(mut section: Section<'_>) -> Project {
+fn read_project(mut section: Section<'_>, pass_env: &PassEnv) -> Project {
     let default = Policy::default();
     let policy = Policy {
         line: section.parsed("line", parse_line).unwrap_or(default.line),
@@ -144,13 +147,14 @@ fn read_project(mut section: Section<'_>) -> Project {
         paused: section.boolean("paused").unwrap_or(default.paused),
     };
     let agents = read_agents(&mut section);
+    let pass_env = pass_env.with(pass_env::read(&mut section));
     let mut pipelines = BTreeMap::new();
     for (name, pipeline) in section.named_sections("pipelines") {
         check_name("pipeline", &name, 63, &pipeline);
         pipelines.insert(name.into_inner(), read_pipeline(pipeline));
     }
     section.finish();
-    Project { policy, agents, pipelines }
+    Project { policy, agents, pass_env, pipelines }
 }
 
 fn read_agents(section: &mut Section<'_>) -> Option<ByAgents> {

@@ -12,6 +12,7 @@ pub(super) struct Orders {
     pub(super) variables: Vec<(String, String)>,
     pub(super) deadline: Option<BootInstant>,
     pub(super) will: Option<String>,
+    pub(super) open_files: Option<u64>,
 }
 
 /// The socket to the worker.
@@ -46,6 +47,7 @@ impl Control {
                 ("deadline", at) => {
                     orders.deadline = at.parse().map(Duration::from_millis).map(BootInstant::from_start).ok();
                 }
+                ("open-files", count) => orders.open_files = count.parse().ok(),
                 ("will", text) => orders.will = Some(text.to_owned()),
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             }

@@ -246,6 +246,7 @@ impl Embedded {
 
     fn job(&self, deployment: &Deployment, pipeline: Pipeline) -> Job {
         let spec = &deployment.spec;
+        let project = self.projects.get(deployment.project.as_str());
         Job {
             deployment_id: deployment.id.to_string(),
             project: deployment.project.to_string(),
@@ -254,6 +255,7 @@ impl Embedded {
             ref_name: spec.ref_name.clone(),
             commit: spec.commit.clone(),
             fencing_token: deployment.lease().map_or(0, |lease| lease.fencing_token.0),
+            pass_env: project.map(|project| project.pass_env.clone()).unwrap_or_default(),
             inputs: spec.inputs.clone(),
             workspace: self.workspace(deployment.id),
             // Its name was looked at when it was submitted.

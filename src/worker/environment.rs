@@ -5,22 +5,18 @@ use std::ffi::{OsStr, OsString};
 use super::pipeline::Job;
 use crate::model::bounds::input_variable;
 
-/// The whole environment of a phase's command: what the server has, without anything of Singletrack's own (so never
-/// a token), and what the deployment says.
+/// The whole environment of a phase's command: what `pass_env` lets through of the server's or agent's own, so never what
+/// those are configured by, and what the deployment says.
 ///
 /// Each input `name` becomes `INPUT_NAME`, upper case with `_` for what is no letter or digit: GitHub's convention, by
-/// which no input can shadow `PATH` or `LD_PRELOAD`. The server's own `INPUT_*` are left out, or an input that was
-/// not given would seem to be.
+/// which no input can shadow `PATH` or `LD_PRELOAD`.
 pub(super) fn environment(
     inherited: impl IntoIterator<Item = (OsString, OsString)>,
     job: &Job,
     phase: &str,
 ) -> Vec<(OsString, OsString)> {
-    let ours = |name: &OsStr| {
-        let name = name.as_encoded_bytes();
-        name.starts_with(b"SINGLETRACK_") || name.starts_with(b"INPUT_")
-    };
-    let mut environment: Vec<_> = inherited.into_iter().filter(|(name, _)| !ours(name)).collect();
+    let passes = |name: &OsStr| name.to_str().is_some_and(|name| job.pass_env.passes(name));
+    let mut environment: Vec<_> = inherited.into_iter().filter(|(name, _)| passes(name)).collect();
     let mut set = |name: String, value: &str| environment.push((name.into(), value.into()));
     set("SINGLETRACK_FENCING_TOKEN".into(), &job.fencing_token.to_string());
     set("SINGLETRACK_DEPLOYMENT_ID".into(), &job.deployment_id);
@@ -45,7 +41,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Pipeline;
+    use crate::config::{PassEnv, Pipeline};
     use crate::worker::ShimProgram;
 
     #[test]
@@ -58,6 +54,7 @@ mod tests {
             ref_name: None,
             commit: None,
             fencing_token: 3,
+            pass_env: PassEnv::default(),
             inputs: BTreeMap::from([("ld-preload".into(), "x".into())]),
             workspace: "/w".into(),
             artifact: None,
@@ -68,15 +65,20 @@ mod tests {
             shim: ShimProgram::default(),
             lease_deadline: None,
         };
-        let inherited =
-            [("PATH", "/bin"), ("SINGLETRACK_TOKEN", "secret"), ("SINGLETRACK_URL", "u"), ("INPUT_OLD", "o")];
+        let inherited = [
+            ("PATH", "/bin"),
+            ("SINGLETRACK_TOKEN", "secret"),
+            ("SINGLETRACK_URL", "u"),
+            ("INPUT_OLD", "o"),
+            ("X", "x"),
+        ];
         let inherited = inherited.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let environment: BTreeMap<_, _> = environment(inherited, &job, "one").into_iter().collect();
         let get = |name: &str| environment.get(OsStr::new(name)).and_then(|value| value.to_str());
         assert_eq!(get("PATH"), Some("/bin"));
         assert_eq!(get("INPUT_LD_PRELOAD"), Some("x"));
         assert_eq!(get("SINGLETRACK_REF"), Some(""));
-        for absent in ["SINGLETRACK_TOKEN", "SINGLETRACK_URL", "INPUT_OLD", "LD_PRELOAD"] {
+        for absent in ["SINGLETRACK_TOKEN", "SINGLETRACK_URL", "INPUT_OLD", "LD_PRELOAD", "X"] {
             assert_eq!(get(absent), None, "{absent}");
         }
     }

@@ -56,6 +56,11 @@ impl Gate {
         }
     }
 
+    /// The process that waits.
+    pub(super) fn pid(&self) -> Option<Pid> {
+        self.child
+    }
+
     /// Gives the word: the process becomes the command, with these variables besides its own.
     pub(super) fn open(mut self, variables: &[(String, String)]) -> io::Result<Pid> {
         let mut text = Vec::new();

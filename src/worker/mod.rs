@@ -18,6 +18,7 @@ pub mod fork;
 mod gate;
 mod hide;
 mod identity;
+mod inherited;
 pub mod leased;
 mod leftovers;
 pub mod lines;
@@ -31,6 +32,7 @@ pub mod shim;
 mod terms;
 
 pub use embedded::{Embedded, STOP_LAST_WORDS};
+pub use inherited::allow_many_open_files;
 pub use leftovers::leftovers_gone;
 pub use pipeline::{Job, lock_path, run};
 pub use process::ShimProgram;

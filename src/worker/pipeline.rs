@@ -20,7 +20,7 @@ use super::process::ShimProgram;
 use super::report::{FailureCode, PROTECTED_MESSAGE, PhaseState, ROLLBACK_MESSAGE, Report, Stop, Verdict};
 use crate::artifact::UnpackLimits;
 use crate::clock::BootInstant;
-use crate::config::{Check, Phase, PhaseAction, Pipeline};
+use crate::config::{Check, PassEnv, Phase, PhaseAction, Pipeline};
 
 /// How long a rollback may take when its phase has no limit.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
@@ -42,6 +42,8 @@ pub struct Job {
     pub commit: Option<String>,
     /// Grows with every claim in the project: what commands write can be fenced with it.
     pub fencing_token: u64,
+    /// Which variables of this process's environment the commands get.
+    pub pass_env: PassEnv,
     /// The deployment's inputs.
     pub inputs: BTreeMap<String, String>,
     /// A directory that does not exist yet; made for the phases and removed at the end. Beside it stands a lock file,

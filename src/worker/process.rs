@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::time::Instant;
 
+use super::inherited::open_files_before;
 use super::leftovers::{MARK_VARIABLE, end_below, end_marked, mark};
 use super::shim::ARGUMENT;
 use crate::clock::{BootInstant, Clock, SystemClock};
@@ -179,7 +180,8 @@ impl Prepared {
         // All at once, since each write would wake the shim; and before it says that it is ready, so that it finds them
         // then. These few bytes have room in a socket that is still empty. If it is gone, there is no answer.
         let will = will.map(|text| format!("will {text}\n"));
-        let orders = [Some(variables_said), deadline, will, Some("start\n".to_owned())];
+        let open_files = open_files_before().map(|count| format!("open-files {count}\n"));
+        let orders = [Some(variables_said), deadline, will, open_files, Some("start\n".to_owned())];
         let orders: String = orders.into_iter().flatten().collect();
         let _ = (&self.control).write_all(orders.as_bytes());
         self.control.set_nonblocking(true)?;

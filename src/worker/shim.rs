@@ -8,6 +8,7 @@
 //! | from the worker | |
 //! |---|---|
 //! | `deadline MS` | before `start`: as below, and past it nothing is started |
+//! | `open-files N` | before `start`: the command's soft limit of open files |
 //! | `env NAME=VALUE` | before `start`: one more variable for the command |
 //! | `will TEXT` | before `start`: what is to be told should the worker be gone by the time that everything has ended |
 //! | `start` | start the command; without it nothing is ever started |
@@ -41,6 +42,7 @@ use super::cgroup::Cgroup;
 use super::control::{Control, Orders};
 use super::descendants::{Descendant, SHIM_NAME, descendants_of};
 use super::gate::Gate;
+use super::inherited::{favour_no_more, limit_open_files, start_afresh};
 use super::process::{ExitKind, StoppedBy};
 use super::terms::Terms;
 use crate::clock::{BootInstant, Clock, SystemClock};
@@ -83,6 +85,7 @@ pub fn entry(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
 }
 
 fn main(args: Vec<OsString>) -> io::Result<i32> {
+    start_afresh();
     let usage = || io::Error::new(io::ErrorKind::InvalidInput, "expected LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…");
     let [lock, kill_budget, command @ ..] = args.as_slice() else { return Err(usage()) };
     let kill_budget_ms = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
@@ -134,6 +137,8 @@ impl Done {
 /// Does it to the end.
 pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     let Duty { control, command_stdin, command, lock, folder, kill_budget, terminal } = duty;
+    // A run's folder goes with its shim; a phase has a workspace.
+    let serves_phase = folder.is_none();
     let mut control = Control::new(control);
     let _ = rustix::thread::set_name(SHIM_NAME);
     let real_terminal = terminal.map(RealTerminal::new).transpose()?;
@@ -154,12 +159,20 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     let mut command = as_command(command, real_terminal.is_some())?;
     command.stdin(command_stdin);
     let gate = Gate::prepare(command, cgroup.as_ref());
+    if let (Ok(gate), true) = (&gate, serves_phase) {
+        gate.pid().map(favour_no_more);
+    }
     control.say("ready");
-    let Ok(Orders { variables, deadline, will }) = control.wait_for_start() else { return Ok(Done::with(0)) };
+    let Ok(Orders { variables, deadline, will, open_files }) = control.wait_for_start() else {
+        return Ok(Done::with(0));
+    };
     if deadline.is_some_and(|deadline| before(deadline, kill_budget) <= SystemClock.boot()) {
         // The worker was stopped meanwhile, and the slot may be another's.
         control.say("failed its lease was over before it was started");
         return Ok(Done::with(127));
+    }
+    if let (Ok(gate), Some(count)) = (&gate, open_files) {
+        gate.pid().map(|pid| limit_open_files(pid, count));
     }
     match gate.and_then(|gate| gate.open(&variables)) {
         Ok(child) => {

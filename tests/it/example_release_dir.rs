@@ -72,6 +72,7 @@ impl Machine {
             ref_name: None,
             commit: None,
             fencing_token: 1,
+            pass_env: singletrack::config::PassEnv::default(),
             inputs,
             workspace: self.root.path().join("work").join(id),
             artifact: artifact.map(singletrack::worker::artifact::Artifact::File),

@@ -23,6 +23,7 @@ mod executor;
 mod fake;
 mod faults;
 mod harness;
+mod inherited;
 mod places;
 mod random_walk;
 mod replicas;

@@ -112,7 +112,8 @@ impl TestAgent {
 
     fn prepare(server: &TestServer, more: &str, args: &[&'static str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("agent.toml"), format!("{more}\n{}", pipelines())).unwrap();
+        fs::write(dir.path().join("agent.toml"), format!("pass_env = [\"AGENT_DIR\"]\n{more}\n{}", pipelines()))
+            .unwrap();
         let mut agent = TestAgent { dir, server: server.base.clone(), child: None, gate: None, args: args.to_vec() };
         let gate = File::create(agent.path("gate")).unwrap();
         flock(&gate, FlockOperation::LockExclusive).unwrap();

@@ -60,6 +60,7 @@ impl Trial {
             ref_name: Some("main".into()),
             commit: Some("3f2a".into()),
             fencing_token: 7,
+            pass_env: singletrack::config::PassEnv::default(),
             inputs: BTreeMap::from([("dir".into(), directory.path().display().to_string())]),
             artifact: None,
             unpack_limits: singletrack::artifact::UnpackLimits::default(),

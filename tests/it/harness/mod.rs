@@ -83,7 +83,7 @@ impl TestServer {
     /// The same, at some other place.
     pub fn start_at(place: Place, store: &str, config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("singletrack.toml"), config).unwrap();
+        fs::write(dir.path().join("singletrack.toml"), with_test_dir(config)).unwrap();
         // A connection for each request: none is stale after a restart.
         let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let mut server = TestServer {
@@ -133,6 +133,13 @@ impl TestServer {
         self.boot_by(command, stderr);
     }
 
+    /// The same with changes to the command that starts it.
+    pub fn boot_with(&mut self, change: impl FnOnce(&mut Command)) {
+        let mut command = self.command();
+        change(&mut command);
+        self.boot_by(command, self.log_file());
+    }
+
     fn log_file(&self) -> Stdio {
         OpenOptions::new().create(true).append(true).open(self.path("server.log")).unwrap().into()
     }
@@ -176,7 +183,7 @@ impl TestServer {
 
     /// Gives it another configuration, for its next start.
     pub fn configure(&self, config: &str) {
-        fs::write(self.path("singletrack.toml"), config).unwrap();
+        fs::write(self.path("singletrack.toml"), with_test_dir(config)).unwrap();
     }
 
     /// The command that starts it, for tests of how it does not start.
@@ -383,6 +390,12 @@ impl Drop for TestServer {
         let mark = format!("TEST_DIR={}", self.dir.path().display());
         assert!(processes::all_gone(&mark), "processes outlived their server:\n{log}");
     }
+}
+
+/// The configuration, with the folder in which the server runs passed on to phases. On the first line, so that no line
+/// that a problem names moves.
+fn with_test_dir(config: &str) -> String {
+    format!("pass_env = [\"TEST_DIR\"]{}{config}", if config.starts_with('\n') { "" } else { "\n" })
 }
 
 /// A configuration with a project `web`, whose `deploy` waits at a gate and whose `quick` ends at once, and with `more`
