@@ -107,6 +107,9 @@ pub enum Rejection {
     /// The project takes no new deployments.
     #[error("the project is paused")]
     Paused,
+    /// The request itself cannot be granted, whatever the slot's state.
+    #[error("nothing can be made of the request")]
+    Unmade,
     /// The line is as long as it may get.
     #[error("{limit} deployments wait in line already, which is the project's limit")]
     LineFull {

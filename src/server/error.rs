@@ -190,6 +190,7 @@ impl From<Rejection> for Failure {
             Rejection::Outdated { .. } => "; deploy a newer build, or declare a rollback",
             Rejection::NotTheNewest { .. } => "; wait for your turn",
             Rejection::DeadlinePassed => "; submit again with a new key and a longer deadline",
+            Rejection::Unmade => "; correct it",
             Rejection::Paused => "; ask whoever paused it",
             Rejection::LineFull { .. } => "; try again later",
             Rejection::KeyReused => "; use a new key for a new request",
@@ -201,6 +202,7 @@ impl From<Rejection> for Failure {
         let code = match &rejection {
             Rejection::Outdated { .. } | Rejection::NotTheNewest { .. } => ErrorCode::Outdated,
             Rejection::DeadlinePassed => ErrorCode::DeadlinePassed,
+            Rejection::Unmade => ErrorCode::InvalidBody,
             Rejection::Paused => ErrorCode::ProjectPaused,
             Rejection::LineFull { .. } => ErrorCode::LineFull,
             Rejection::KeyReused => ErrorCode::KeyReused,

@@ -54,16 +54,58 @@ pub async fn submit(
         (_, Some(conflict)) => return Err(conflict),
         (wish, None) => wish?,
     };
-    // A plan keeps no place, so it needs no key to find one again.
-    check(&wish, key.is_some() || dry_run)?;
-    let former = former(&app, &project, &wish).await?;
-    let mut submission = submission(&app, project, wish, key, former).await?;
-    // A plan starts nothing, so nothing need be there for it.
-    if dry_run {
-        return plan::plan(&app, submission).await;
+    let key = key.map(|key| (key, fingerprint(&wish)));
+    match (prepare(&app, &project, &wish, key.clone(), dry_run).await, key) {
+        // A plan starts nothing, so nothing need be there for it.
+        (Ok(submission), _) if dry_run => plan::plan(&app, submission).await,
+        (Ok(mut submission), _) => {
+            submission.refusal = refusal(&app, &submission).await?;
+            decide(&app, submission, None).await
+        }
+        // The key comes first: what was granted before is answered, though the same would not be granted now.
+        (Err(failure), Some(key)) if !dry_run => decide(&app, repeated(&app, project, &wish, key), Some(failure)).await,
+        (Err(failure), _) => Err(failure),
     }
-    submission.refusal = refusal(&app, &submission).await?;
-    decide(&app, submission).await
+}
+
+/// What a submit comes down to, if it can be granted as it stands.
+async fn prepare(
+    app: &App,
+    project: &ProjectName,
+    wish: &SubmitRequest,
+    key: Option<(IdempotencyKey, [u8; 32])>,
+    dry_run: bool,
+) -> Result<Submission, Failure> {
+    // A plan keeps no place, so it needs no key to find one again.
+    check(wish, key.is_some() || dry_run)?;
+    let former = former(app, project, wish).await?;
+    submission(app, project.clone(), wish.clone(), key, former).await
+}
+
+/// What only finds again what was made under its key, and makes nothing.
+fn repeated(app: &App, project: ProjectName, wish: &SubmitRequest, key: (IdempotencyKey, [u8; 32])) -> Submission {
+    Submission {
+        id: DeploymentId::generate(),
+        project,
+        spec: Spec { url: wish.url.clone(), ..Spec::default() },
+        key: Some(key),
+        on_conflict: admission::OnConflict::Refuse,
+        refusal: Some(Rejection::Unmade),
+        claim: claim_terms(app, wish),
+    }
+}
+
+/// The fields stand in one order always, so equal requests have equal texts.
+fn fingerprint(wish: &SubmitRequest) -> [u8; 32] {
+    Sha256::digest(serde_json::to_vec(wish).unwrap_or_default()).into()
+}
+
+fn claim_terms(app: &App, wish: &SubmitRequest) -> Option<ClaimTerms> {
+    wish.claim.then(|| ClaimTerms {
+        pepper: app.queue.store().pepper(),
+        ttl: wish.lease_seconds.map_or(app.queue.limits().lease, Duration::from_secs),
+        worker: wish.actor.clone().map_or_else(|| "client".to_owned(), |actor| format!("{actor}'s client")),
+    })
 }
 
 /// Why nothing new can be made of it now. What was made under its key before is served all the same: a ticket whose turn
@@ -109,7 +151,8 @@ async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Fai
     body::parse(&bytes)
 }
 
-async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> {
+/// Decides it. Where nothing can be made of it anew, `otherwise` tells why.
+async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -> Result<Response, Failure> {
     let url = submission.spec.url.clone();
     let Submitted { admission, own, overtaker, project } = app.queue.submit(submission).await?;
     match (admission, own) {
@@ -123,7 +166,10 @@ async fn decide(app: &App, submission: Submission) -> Result<Response, Failure> 
             };
             Err(in_progress(blocker.id).with_all(conflict))
         }
-        (Admission::Rejected(rejection), _) => Err(rejection.into()),
+        (Admission::Rejected(rejection @ (Rejection::DeadlinePassed | Rejection::Outdated { .. })), _) => {
+            Err(rejection.into())
+        }
+        (Admission::Rejected(rejection), _) => Err(otherwise.unwrap_or_else(|| rejection.into())),
         (Admission::Accepted(_) | Admission::Replayed(_), None) => {
             Err(Failure::new(ErrorCode::Internal, "the deployment that was made cannot be found"))
         }
@@ -291,7 +337,7 @@ async fn submission(
     app: &App,
     project: ProjectName,
     wish: SubmitRequest,
-    key: Option<IdempotencyKey>,
+    key: Option<(IdempotencyKey, [u8; 32])>,
     former: Former,
 ) -> Result<Submission, Failure> {
     let on_conflict = match wish.on_conflict {
@@ -299,8 +345,7 @@ async fn submission(
         OnConflict::Wait => admission::OnConflict::Wait,
         OnConflict::Queue => admission::OnConflict::Queue,
     };
-    // The fields stand in one order always, so equal requests have equal texts.
-    let key = key.map(|key| (key, Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into()));
+    let claim = claim_terms(app, &wish);
     let pipeline = wish.pipeline.or(former.pipeline).unwrap_or_else(|| match wish.executor {
         Executor::Server => "deploy".to_owned(),
         Executor::Client => "run".to_owned(),
@@ -314,11 +359,6 @@ async fn submission(
         }
         (Executor::Server, None) => (Some(app.pipeline_digest(&project, &pipeline)?), None),
     };
-    let claim = wish.claim.then(|| ClaimTerms {
-        pepper: app.queue.store().pepper(),
-        ttl: wish.lease_seconds.map_or(app.queue.limits().lease, Duration::from_secs),
-        worker: wish.actor.clone().map_or_else(|| "client".to_owned(), |actor| format!("{actor}'s client")),
-    });
     let former = former.spec;
     let spec = Spec {
         pipeline,

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{extract::State, response::Response};
+use tokio::time::{Instant, timeout};
 
 use super::{
     App, answer,
@@ -18,6 +19,8 @@ use crate::{
     watch::Waited,
 };
 
+/// How often within the attendance limit a parked poll shows again that its client is there.
+const ATTENDED_AGAIN: u32 = 3;
 /// So much of a line's front is looked at for who supersedes one that waits further back: whoever is put before others
 /// stands there.
 pub const OVERTAKER_LOOK_LIMIT: usize = 20;
@@ -66,7 +69,23 @@ pub async fn turn(
     if waits {
         app.queue.attend(project.clone(), id, window).await?;
     }
-    let waited = app.watch.turn(&project, id, window).await?;
+    let waited = {
+        let ends = Instant::now() + window;
+        let mut turn = std::pin::pin!(app.watch.turn(&project, id, window));
+        loop {
+            match timeout(app.queue.limits().attendance / ATTENDED_AGAIN, &mut turn).await {
+                Ok(waited) => break waited?,
+                // Another poll of this ticket may have said less meanwhile, at whichever server, or have hung up.
+                Err(_) if waits => {
+                    let left = ends.saturating_duration_since(Instant::now());
+                    if let Err(error) = app.queue.attend(project.clone(), id, left).await {
+                        tracing::debug!(deployment.id = %id, %error, "a parked poll was not noted again");
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    };
     attendance.end();
     match waited {
         Waited::Reached(seen) => answer::seen(&seen),

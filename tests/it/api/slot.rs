@@ -244,6 +244,29 @@ async fn a_ticket_supersedes_all_that_is_older_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_submit_repeated_with_its_key_is_found_though_it_would_not_be_granted_now() {
+    let mut server = TestServer::gated();
+    let wish = json!({ "pipeline": "quick", "onConflict": "wait" });
+    let made = server.submit_keyed("done", wish.clone()).await.id();
+    server.finished(&made).await;
+    let holder = server.at_the_gate().await;
+    let ticket = server.ticket("waits").await;
+    server.configure(&gated_config("").replace("pipelines.quick", "pipelines.brisk"));
+    server.kill();
+    server.boot();
+    server.finished(&holder).await;
+    let again = server.submit_keyed("done", wish.clone()).await;
+    assert_eq!((again.status, again.id()), (202, made), "{}", again.text);
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    let again = server.submit_keyed("waits", wish.clone()).await;
+    assert_eq!((again.status, again.id()), (202, ticket), "the slot that was kept is taken up: {}", again.text);
+    for (key, wish) in [("new", wish.clone()), ("done", json!({ "pipeline": "quick", "actor": "other" }))] {
+        let refused = server.submit_keyed(key, wish).await;
+        assert_eq!(refused.refusal(), (400, "UNKNOWN_PIPELINE"), "{}", refused.text);
+    }
+}
+
+#[tokio::test]
 async fn who_only_asks_supersedes_nobody() {
     let server = TestServer::gated_with("[projects.web]\nline = \"latest\"");
     let holder = server.at_the_gate().await;

@@ -265,3 +265,17 @@ fn allow_many_files() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
 }
+
+#[tokio::test]
+async fn a_ticket_lives_as_long_as_any_poll_of_it_is_parked() {
+    let server = TestServer::gated_with("[limits]\nattendance = \"2s\"");
+    server.at_the_gate().await;
+    let ticket = server.ticket("key").await;
+    let parked = server.deployment(&ticket, "/turn?maxWaitSeconds=9");
+    let (parked, ()) = tokio::join!(parked, async {
+        server.parked(1).await;
+        let short = server.deployment(&ticket, "/turn?maxWaitSeconds=0").await;
+        assert_eq!(short.refusal(), (408, "STILL_WAITING"));
+    });
+    assert_eq!(parked.refusal(), (408, "STILL_WAITING"), "{}", parked.text);
+}
