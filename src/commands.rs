@@ -18,7 +18,7 @@ use crate::{
     log,
     node::{Node, StartError, stop_limit},
     server::{ServeError, new_token},
-    store::StoreError,
+    store::{StoreError, sqlite::survive_full_disks},
     worker::{ShimProgram, allow_many_open_files},
 };
 
@@ -45,6 +45,7 @@ pub fn serve(args: Serve) -> ExitCode {
     if let Err(error) = allow_many_open_files() {
         tracing::debug!(%error, "the limit of open files could not be raised");
     }
+    survive_full_disks();
     match runtime() {
         Ok(runtime) => runtime.block_on(serve_until_told(config)),
         Err(error) => fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),

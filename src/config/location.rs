@@ -26,6 +26,10 @@ impl FromStr for StoreLocation {
         match scheme {
             "sqlite" => match &text["sqlite:".len()..] {
                 "" => Err("names no file; write for example sqlite:singletrack.db".to_owned()),
+                ":memory:" => {
+                    Err("names no file; a store in memory is memory:, and a file of that name sqlite:./:memory:"
+                        .to_owned())
+                }
                 file if file.contains('\0') => Err("the file's name holds a NUL".to_owned()),
                 file => Ok(StoreLocation::Sqlite(PathBuf::from(file.strip_prefix("//").unwrap_or(file)))),
             },
@@ -56,7 +60,7 @@ mod tests {
         assert_eq!("sqlite:a/b.db".parse(), Ok(StoreLocation::Sqlite("a/b.db".into())));
         assert_eq!("sqlite:///var/lib/s.db".parse(), Ok(StoreLocation::Sqlite("/var/lib/s.db".into())));
         assert_eq!("memory:".parse(), Ok(StoreLocation::Memory));
-        for text in ["", "s.db", "sqlite:", "memory:x", "mysql://h/d"] {
+        for text in ["", "s.db", "sqlite:", "memory:x", "mysql://h/d", "sqlite::memory:"] {
             assert!(text.parse::<StoreLocation>().is_err(), "{text:?} was taken");
         }
     }

@@ -48,6 +48,7 @@ pub struct Metrics {
     parked: Gauge,
     commits: Counter,
     transactions: Counter,
+    log_bytes: Gauge,
     checks: Family<CheckLabels, Gauge>,
     check_ages: Family<CheckLabels, Gauge>,
     restarts: Family<CheckLabels, Counter>,
@@ -68,6 +69,12 @@ impl Default for Metrics {
             "store_transactions",
             "Transactions that changed something; several share a commit",
             transactions.clone(),
+        );
+        let log_bytes = Gauge::default();
+        registry.register(
+            "store_log_bytes",
+            "Commits of a SQLite store that are not in its file yet; above 16 MiB another program reads it for long",
+            log_bytes.clone(),
         );
         let (checks, check_ages, restarts) = (Family::default(), Family::default(), Family::default());
         registry.register("check_ok", "1 where this check of /readyz is right, else 0", checks.clone());
@@ -97,6 +104,7 @@ impl Default for Metrics {
             parked,
             commits,
             transactions,
+            log_bytes,
             checks,
             check_ages,
             restarts,
@@ -167,6 +175,7 @@ pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, 
     app.metrics.note_commits(app.queue.store().commits());
     app.metrics.unreadable.inner().store(app.queue.store().unreadable_count(), Ordering::Relaxed);
     app.metrics.log_drops.inner().store(log::dropped_count(), Ordering::Relaxed);
+    app.metrics.log_bytes.set(app.queue.store().log_bytes().unwrap_or(0).cast_signed());
     app.metrics.note_health(&app.health.report());
     let mut text = String::new();
     encode(&mut text, &app.metrics.registry)

@@ -11,6 +11,7 @@ mod columns;
 mod copy;
 pub mod memory;
 pub mod postgres;
+mod ready;
 pub mod sqlite;
 mod unreadable;
 
@@ -29,6 +30,7 @@ use thiserror::Error;
 pub use agents::{ABSENCE_LIMIT, AgentCall, KnownAgent};
 pub use artifacts::SharedArtifacts;
 pub use copy::Progress;
+use ready::Readiness;
 
 use crate::{
     clock::Now,
@@ -246,7 +248,12 @@ pub trait Store: Send + Sync + 'static {
         0
     }
 
-    /// Whether it can be written to.
+    /// How long its log of commits is that are not in its file yet, in bytes, where it keeps one itself.
+    fn log_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether it can be written to: it was, a moment ago.
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Whether other servers may work on it at the same time.

@@ -32,6 +32,7 @@ mod run;
 mod store_backup;
 mod store_contract;
 mod store_copy;
+mod store_full;
 mod store_place;
 mod store_postgres;
 mod store_sqlite;

@@ -2,10 +2,9 @@
 //! is full.
 
 use std::{
-    env, fs,
+    fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use futures_util::future::join_all;
@@ -20,7 +19,10 @@ use singletrack::{
     store::{ListQuery, Store, StoreError},
 };
 
-use crate::store_trial::{Trial, id, name, open};
+use crate::{
+    harness::mounts::{in_a_mount_namespace, is_inside, mount, unmount},
+    store_trial::{Trial, id, name, open},
+};
 
 fn refusal(path: &Path) -> String {
     match open(path) {
@@ -313,40 +315,25 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
     assert_eq!(cut, 1);
 }
 
-/// Runs `the_disk_fills_up` on a disk of 48 MiB of its own, where the system lets us make one.
+/// Runs `the_disk_fills_up` on a disk of 48 MiB of its own.
 #[test]
 fn a_full_disk_costs_output_and_nothing_else() {
-    let directory = tempfile::tempdir().unwrap();
-    let script = r#"mount -t tmpfs -o size=48m tmpfs "$SMALL_DISK" || exit 77; exec "$@""#;
-    let ran = Command::new("unshare")
-        .args(["--mount", "--map-root-user", "sh", "-c", script, "sh"])
-        .arg(env::current_exe().unwrap())
-        .args(["--exact", "store_sqlite::the_disk_fills_up", "--ignored", "--nocapture"])
-        .env("SMALL_DISK", directory.path())
-        .output();
-    match ran {
-        Ok(ran) if ran.status.success() => {
-            let told = String::from_utf8_lossy(&ran.stdout);
-            assert!(told.contains("test result: ok. 1 passed"), "{told}");
-        }
-        Ok(ran) if ran.status.code() == Some(101) => {
-            panic!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr))
-        }
-        // No namespaces here, or no `unshare`.
-        other if env::var_os("CI").is_none() => eprintln!("SKIPPED: no small disk can be mounted here: {other:?}"),
-        other => panic!("no small disk can be mounted here: {other:?}"),
-    }
+    in_a_mount_namespace("store_sqlite::the_disk_fills_up");
 }
 
 #[tokio::test]
 #[ignore = "it is run by the test above, on a small disk"]
 async fn the_disk_fills_up() {
-    let Some(disk) = env::var_os("SMALL_DISK") else { return };
-    let disk = PathBuf::from(disk);
+    if !is_inside() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let disk = directory.path();
+    mount(&["-t", "tmpfs", "-o", "size=48m", "tmpfs", disk.to_str().unwrap()]);
     let [ballast, filler] = ["singletrack.db.ballast", "filler"].map(|name| disk.join(name));
     // Something else on the disk grows.
     fs::write(&filler, vec![1; 24 << 20]).unwrap();
-    let trial = Trial::sqlite_at(&disk);
+    let trial = Trial::sqlite_at(disk);
     assert!(fs::metadata(&ballast).unwrap().blocks() * 512 >= 8 << 20, "the room is really taken");
 
     trial.submit("web", 1, OnConflict::Refuse).await;
@@ -395,4 +382,6 @@ async fn the_disk_fills_up() {
     let last = trial.store.events(id(1), done.event_count - 3, 9).await.unwrap();
     assert!(last[0].body.is_log(), "{last:?}");
     assert_eq!(last.last().map(|event| (event.seq, &event.body)), Some((done.event_count, &EventBody::Complete)));
+    drop(trial);
+    unmount(disk);
 }

@@ -1,90 +1,153 @@
 //! Room kept back for bad days: a file that is given up when the disk is full, so that slots can still be freed.
+//!
+//! The room must hold all of the log: what is in the log needs as much room in the store's file, and only a log that was moved there
+//! starts anew. So it grows with a log that a long reader keeps from being moved.
 
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::open::beside;
+use super::{emergency, fault::is_full, open::beside};
 
-/// Room for some 400 lone commits of five pages of 4 KiB, or far more that share one: enough to land what runs.
+/// Room for some 400 lone commits of five pages of 4 KiB, or far more that share one: enough to land what runs. It grows by as
+/// much.
 const BALLAST_BYTES: u64 = 8 << 20;
+
+/// Without so much room beside the ballast, a store can not even be opened: the index of its log is made anew then.
+const START_BYTES: usize = 256 << 10;
 
 /// The file, whether it is there or not.
 pub(super) struct Ballast {
     path: PathBuf,
-    held: bool,
+    held_bytes: u64,
+    /// Whether it was given up so that the store could be opened.
+    is_spent: bool,
 }
 
 impl Ballast {
-    /// Takes the room beside the store at `path`, if there is any.
-    pub(super) fn take(path: &Path) -> Self {
-        let mut ballast = Ballast { path: beside(path, ".ballast"), held: false };
-        ballast.held = match allocate(&ballast.path) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, path = %ballast.path.display(), "the disk is almost full: no room to keep back");
-                // What there is of it would only be in the way.
-                let _ = fs::remove_file(&ballast.path);
-                false
+    /// What a former server left beside the store at `path`. It is given up at once where the disk is so full that the store
+    /// could not be opened.
+    pub(super) fn found(path: &Path) -> Self {
+        let ballast_path = beside(path, ".ballast");
+        let held_bytes = ballast_path.metadata().map_or(0, |found| found.blocks() * 512);
+        let mut ballast = Ballast { path: ballast_path, held_bytes, is_spent: false };
+        if ballast.is_held() {
+            emergency::remember(&ballast.path);
+            if let Err(error) = try_room(&beside(path, ".room"))
+                && is_full(&error)
+            {
+                ballast.is_spent = ballast.release();
             }
-        };
+        }
         ballast
+    }
+
+    /// Takes the room, if there is any.
+    pub(super) fn take(&mut self) {
+        // Less of it is there where a former server was stopped as it took it. What was only given up now is not taken again.
+        if self.held_bytes >= BALLAST_BYTES || self.is_spent {
+            return;
+        }
+        if let Err(error) = self.allocate(BALLAST_BYTES) {
+            tracing::warn!(%error, path = %self.path.display(), "the disk is almost full: no room to keep back");
+        }
     }
 
     /// Whether the room is there to be given up.
     pub(super) fn is_held(&self) -> bool {
-        self.held
+        self.held_bytes > 0
     }
 
     /// Gives the room up. False if there was none.
     pub(super) fn release(&mut self) -> bool {
-        let released = self.held && fs::remove_file(&self.path).is_ok();
+        emergency::forget();
+        let released = self.is_held() && fs::remove_file(&self.path).is_ok();
         if released {
             tracing::error!("the disk is full: output is no longer kept until there is room again");
         }
-        self.held = false;
+        self.held_bytes = 0;
         released
     }
 
-    /// Takes the room again once there is plenty: twice what it takes, so that it is not given up again at once.
-    pub(super) fn retake(&mut self) {
-        if self.held {
+    /// Takes the room again once there is plenty: twice what it takes, so that it is not given up again at once. Takes more of it
+    /// for a log of so many bytes.
+    pub(super) fn retake(&mut self, log_bytes: u64) {
+        if emergency::was_given_up() {
+            self.held_bytes = 0;
+        }
+        let wanted = log_bytes.next_multiple_of(BALLAST_BYTES).max(BALLAST_BYTES);
+        if wanted <= self.held_bytes || self.free_bytes() < 2 * (wanted - self.held_bytes) {
             return;
         }
+        let is_new = !self.is_held();
+        if self.allocate(wanted).is_ok() && is_new {
+            tracing::info!("the disk has room again");
+        }
+    }
+
+    /// Gives back what it took for a log that was long. The log is short again.
+    pub(super) fn shrink(&mut self) {
+        if self.held_bytes <= BALLAST_BYTES {
+            return;
+        }
+        let shrunk = OpenOptions::new().write(true).open(&self.path).and_then(|file| file.set_len(BALLAST_BYTES));
+        if shrunk.is_ok() {
+            self.held_bytes = BALLAST_BYTES;
+        }
+    }
+
+    fn free_bytes(&self) -> u64 {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
-        let free = statvfs(directory).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
-        if free < 2 * BALLAST_BYTES {
-            return;
-        }
-        match allocate(&self.path) {
+        statvfs(directory).map_or(0, |disk| disk.f_bavail * disk.f_frsize)
+    }
+
+    /// Has it hold so many bytes. What it held is left where there is no room for more.
+    fn allocate(&mut self, bytes: u64) -> io::Result<()> {
+        match allocate(&self.path, bytes) {
             Ok(()) => {
-                self.held = true;
-                tracing::info!("the disk has room again");
+                self.held_bytes = bytes;
+                emergency::remember(&self.path);
+                Ok(())
             }
-            Err(_) => {
-                let _ = fs::remove_file(&self.path);
+            Err(error) => {
+                if self.is_held() {
+                    let kept = OpenOptions::new().write(true).open(&self.path);
+                    let _ = kept.and_then(|file| file.set_len(self.held_bytes));
+                } else {
+                    // What there is of it would only be in the way.
+                    let _ = fs::remove_file(&self.path);
+                }
+                Err(error)
             }
         }
     }
 }
 
-fn allocate(path: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if file.metadata()?.len() >= BALLAST_BYTES {
-        return Ok(());
-    }
+fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     // A sparse file would hold nothing back. Where the file system cannot allocate, zeros do.
-    if fallocate(&file, FallocateFlags::empty(), 0, BALLAST_BYTES).is_err() {
+    if fallocate(&file, FallocateFlags::empty(), 0, bytes).is_err() {
         let zeros = [0; 64 << 10];
-        for _ in 0..BALLAST_BYTES / zeros.len() as u64 {
+        while file.metadata()?.len() < bytes {
             file.write_all(&zeros)?;
         }
         file.sync_all()?;
     }
     Ok(())
+}
+
+/// Whether something can be written at all. It is written, since a quota is told in no other way.
+fn try_room(path: &Path) -> io::Result<()> {
+    let tried = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(&[0x5a; START_BYTES])?;
+        file.sync_all()
+    })();
+    let _ = fs::remove_file(path);
+    tried
 }

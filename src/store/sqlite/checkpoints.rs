@@ -11,7 +11,7 @@ use std::{
     os::fd::AsRawFd as _,
     path::Path,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
@@ -21,7 +21,7 @@ use std::{
 use rusqlite::{Connection, hooks::Wal, wal::CheckpointMode};
 
 use super::{
-    fault::{abort_on_failed_sync, reach},
+    fault::{Reach, abort_on_failed_sync, reach},
     open::{self, WAL_BYTES},
     place::OwnFile,
 };
@@ -29,7 +29,10 @@ use crate::{health::or_end_process, store::StoreError};
 
 /// How many pages the log may hold: what was taken for it beforehand. A longer one would need more room than is kept back for a
 /// full disk, both in the log and in the file to which it is moved.
-const FULL_PAGES: u32 = (WAL_BYTES / 4096) as u32;
+const FULL_PAGES: u32 = (WAL_BYTES / PAGE_BYTES) as u32;
+
+/// The size of a page of a new store, for which the limits are meant.
+pub(super) const PAGE_BYTES: u64 = 4096;
 
 /// How many pages it holds before it is moved: the rest is for what comes meanwhile.
 const DUE_PAGES: u32 = FULL_PAGES / 4 * 3;
@@ -47,12 +50,28 @@ const SYNC_PARTS_MAX: u64 = 4096;
 const WRITE_AND_WAIT: libc::c_uint =
     libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
 
+/// From how many pages on a log is one that grows: our own readers cannot make it so long.
+const TOLD_PAGES: u32 = FULL_PAGES * 2;
+
+/// What a look at the log came to.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// There is nothing more to do now.
+    Done,
+    /// The log cannot be moved, because the disk is full.
+    Full,
+}
+
 /// When the log is moved, and who does it.
 pub(super) struct Checkpoints {
     /// How many pages the log holds.
     log_pages: Arc<AtomicU32>,
     due_at: u32,
+    /// From how many pages on it is said that the log grows.
+    told_at: u32,
     is_under_way: bool,
+    readers: Arc<RwLock<()>>,
     orders: SyncSender<()>,
     done: Receiver<()>,
     thread: JoinHandle<()>,
@@ -63,7 +82,12 @@ impl Checkpoints {
     ///
     /// # Errors
     /// There is no connection or no thread to be had.
-    pub(super) fn start(writer: &mut Connection, path: &Path, file: Arc<OwnFile>) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        writer: &mut Connection,
+        path: &Path,
+        file: Arc<OwnFile>,
+        readers: Arc<RwLock<()>>,
+    ) -> Result<Self, StoreError> {
         let log_pages = Arc::new(AtomicU32::new(0));
         let hooked = Arc::clone(&log_pages);
         let failed = |error: rusqlite::Error| StoreError::Unavailable(error.to_string());
@@ -89,44 +113,88 @@ impl Checkpoints {
                 });
             })
             .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
-        Ok(Checkpoints { log_pages, due_at: DUE_PAGES, is_under_way: false, orders, done, thread })
+        let (due_at, told_at, is_under_way) = (DUE_PAGES, TOLD_PAGES, false);
+        Ok(Checkpoints { log_pages, due_at, told_at, is_under_way, readers, orders, done, thread })
+    }
+
+    /// How many bytes the log holds.
+    pub(super) fn log_bytes(&self) -> u64 {
+        u64::from(self.log_pages.load(Ordering::Relaxed)) * PAGE_BYTES
+    }
+
+    /// Whether the log is so short that it covers nothing but itself.
+    pub(super) fn is_short(&self) -> bool {
+        self.log_pages.load(Ordering::Relaxed) < DUE_PAGES
+    }
+
+    /// Where to read how many pages the log holds.
+    pub(super) fn log_pages(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.log_pages)
     }
 
     /// Between two commits: has the log moved, if it is long, and moves the rest once that is done. Waits for it where the log
     /// is full.
     ///
-    /// A reader that still reads from the end of the log keeps it from starting anew; then this is tried again a little later.
-    pub(super) fn look(&mut self, writer: &Connection) {
+    /// A reader that still reads from the end of the log keeps it from starting anew. Our own are kept out of a full log for a
+    /// moment; for another program's, this is tried again a little later.
+    pub(super) fn look(&mut self, writer: &Connection) -> Look {
         let pages = self.log_pages.load(Ordering::Relaxed);
         if self.is_under_way {
             if matches!(self.done.try_recv(), Err(TryRecvError::Empty)) {
                 if pages < FULL_PAGES {
-                    return;
+                    return Look::Done;
                 }
                 // Done, or gone.
                 let _ = self.done.recv();
             }
             self.is_under_way = false;
-            move_log(writer);
-            return;
+            return self.move_rest(writer, pages);
         }
+        self.tell_growth(pages);
         if pages < DUE_PAGES {
             self.due_at = DUE_PAGES;
         }
         if pages < self.due_at {
-            return;
+            return Look::Done;
         }
         self.due_at = pages + DUE_PAGES / 4;
         match self.orders.send(()) {
-            Ok(()) => self.is_under_way = true,
+            Ok(()) => {
+                self.is_under_way = true;
+                Look::Done
+            }
             // The thread is gone, which is no reason for the log to grow.
-            Err(_) => drop(move_log(writer)),
+            Err(_) => self.move_rest(writer, pages),
+        }
+    }
+
+    /// Moves what is in the log, as the writer. Whoever begins to read when all of it is moved reads from the file alone.
+    fn move_rest(&self, writer: &Connection, pages: u32) -> Look {
+        let _pause = (pages >= FULL_PAGES).then(|| self.readers.write().unwrap_or_else(PoisonError::into_inner));
+        match move_log(writer) {
+            Moved::Full => Look::Full,
+            Moved::Pages(_) | Moved::Failed => Look::Done,
+        }
+    }
+
+    /// Says that the log grows, and each time that it is twice as long.
+    fn tell_growth(&mut self, pages: u32) {
+        if pages < DUE_PAGES && self.told_at > TOLD_PAGES {
+            self.told_at = TOLD_PAGES;
+            tracing::info!("the store's log has started anew");
+        }
+        if pages >= self.told_at {
+            self.told_at = pages.saturating_mul(2);
+            tracing::warn!(
+                log_mib = u64::from(pages) * PAGE_BYTES >> 20,
+                "the store's log grows, because another program reads the store's file for long (a backup, a database browser)"
+            );
         }
     }
 
     /// Moves what is in the log, before the process ends without it.
     pub(super) fn save(&self, writer: &Connection, file: &OwnFile) {
-        if move_log(writer).is_some() && file.file().sync_all().is_err() {
+        if matches!(move_log(writer), Moved::Pages(_)) && file.file().sync_all().is_err() {
             abort_on_failed_sync();
         }
     }
@@ -143,7 +211,7 @@ impl Checkpoints {
 /// Moves the log until little of it is left.
 fn move_beside(db: &Connection, file: &File, log_pages: &AtomicU32) {
     for _ in 0..PASSES_MAX {
-        let Some(moved) = move_log(db) else { return };
+        let Moved::Pages(moved) = move_log(db) else { return };
         if sync(file).is_err() {
             abort_on_failed_sync();
         }
@@ -177,14 +245,23 @@ fn sync(file: &File) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Moves what no reader needs to find in the log; how many of its pages are moved now.
-fn move_log(db: &Connection) -> Option<u32> {
+/// What became of moving the log.
+enum Moved {
+    /// So many of its pages are moved now.
+    Pages(u32),
+    /// There is no room for them in the file.
+    Full,
+    /// It cannot be done yet.
+    Failed,
+}
+
+/// Moves what no reader needs to find in the log.
+fn move_log(db: &Connection) -> Moved {
     match db.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
-        Ok((_, moved)) => Some(u32::try_from(moved).unwrap_or(0)),
+        Ok((_, moved)) => Moved::Pages(u32::try_from(moved).unwrap_or(0)),
         Err(error) => {
-            reach(&error);
             tracing::warn!(%error, "the store cannot move its log into the file yet");
-            None
+            if reach(db, &error) == Reach::Full { Moved::Full } else { Moved::Failed }
         }
     }
 }

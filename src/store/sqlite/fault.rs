@@ -1,9 +1,10 @@
 //! What SQLite's errors mean for us.
 
-use std::path::Path;
+use std::{io, path::Path};
 
-use rusqlite::{Error, ErrorCode, ffi};
+use rusqlite::{Connection, Error, ErrorCode, ffi};
 
+use super::emergency;
 use crate::store::StoreError;
 
 /// `sysexits.h`: an internal fault. A supervisor starts the process again.
@@ -20,18 +21,21 @@ pub(super) enum Reach {
     File,
 }
 
-/// How far `error` reaches.
+/// How far `error` reaches, which `db` has just told.
 ///
 /// A failed fsync reaches furthest: the kernel may have dropped what it could not write, so that a second fsync would
 /// answer well for data that is lost. The process ends at once, and starts again from what is on the disk.
-pub(super) fn reach(error: &Error) -> Reach {
+pub(super) fn reach(db: &Connection, error: &Error) -> Reach {
     let Error::SqliteFailure(failure, _) = error else { return Reach::Request };
     match failure.code {
         ErrorCode::DiskFull => Reach::Full,
         ErrorCode::SystemIoFailure => match failure.extended_code {
             ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => abort_on_failed_sync(),
+            _ if is_full(&system_error(db)) => Reach::Full,
             _ => Reach::File,
         },
+        // Of a file beside the store's that could not be made.
+        ErrorCode::CannotOpen if is_full(&system_error(db)) => Reach::Full,
         ErrorCode::DatabaseCorrupt
         | ErrorCode::NotADatabase
         | ErrorCode::CannotOpen
@@ -44,11 +48,24 @@ pub(super) fn reach(error: &Error) -> Reach {
     }
 }
 
-/// What a caller is told of `error`.
-pub(super) fn store_error(error: &Error) -> StoreError {
+/// Whether there is no room: on the disk, within a quota, or below a limit of file sizes. SQLite knows the first only.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG))
+}
+
+/// What the system said when `db` last failed.
+fn system_error(db: &Connection) -> io::Error {
+    #[expect(unsafe_code, reason = "rusqlite does not tell it")]
+    // SAFETY: the connection is open, and belongs to this thread.
+    let errno = unsafe { ffi::sqlite3_system_errno(db.handle()) };
+    io::Error::from_raw_os_error(errno)
+}
+
+/// What a caller is told of `error`, which `db` has just told.
+pub(super) fn store_error(db: &Connection, error: &Error) -> StoreError {
     match error {
+        Error::SqliteFailure(..) if reach(db, error) == Reach::Full => StoreError::Full,
         Error::SqliteFailure(failure, _) => match failure.code {
-            ErrorCode::DiskFull => StoreError::Full,
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                 StoreError::Unusable(format!("the database is damaged: {error}; restore it from a backup"))
             }
@@ -63,6 +80,8 @@ pub(super) fn store_error(error: &Error) -> StoreError {
 
 /// Ends the process, since nobody knows any more what is on the disk.
 pub(super) fn abort_on_failed_sync() -> ! {
+    // Some file systems find out so late that there is no room. The next start needs some.
+    emergency::give_up();
     tracing::error!("the disk did not keep what was written to it (fsync failed): the server ends at once");
     crate::log::flush();
     std::process::abort()

@@ -13,6 +13,7 @@
 mod backup;
 mod ballast;
 mod checkpoints;
+mod emergency;
 mod export;
 mod fault;
 mod lock;
@@ -30,16 +31,18 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     AgentCall, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed,
-    ProjectPage, ProjectState, Store, StoreError, Watched, agents::Presence, unreadable::Unreadable,
+    ProjectPage, ProjectState, Readiness, Store, StoreError, Watched, agents::Presence, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
-    model::{Changes, Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
+    model::{Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
 };
 
 pub use backup::{Progress, backup, restore};
+pub use emergency::survive_full_disks;
 pub use export::Export;
 
+use ballast::Ballast;
 use lock::Lock;
 use place::OwnFile;
 use readers::Readers;
@@ -50,6 +53,7 @@ pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
     pepper: Pepper,
+    readiness: Readiness,
     /// Not in the file: agents ask again within seconds of a server's start.
     presence: Presence,
     unreadable: Arc<Unreadable>,
@@ -70,19 +74,14 @@ impl SqliteStore {
         let lock = Lock::take(&path)?;
         open::make(&path)?;
         let file = Arc::new(OwnFile::take(&path)?);
+        let ballast = Ballast::found(&path);
         let connection = open::writer_connection(&path)?;
         let pepper = open::pepper(&connection, &path)?;
-        let writer = Writer::start(connection, &path, Arc::clone(&file), on_commit)?;
-        let readers = Readers::start(&path)?;
-        Ok(SqliteStore {
-            writer,
-            readers,
-            pepper,
-            presence: Presence::default(),
-            unreadable: Arc::default(),
-            _file: file,
-            _lock: lock,
-        })
+        let pause = Arc::default();
+        let readers = Readers::start(&path, Arc::clone(&pause))?;
+        let writer = Writer::start(connection, &path, Arc::clone(&file), ballast, pause, on_commit)?;
+        let (readiness, presence, unreadable) = Default::default();
+        Ok(SqliteStore { writer, readers, pepper, readiness, presence, unreadable, _file: file, _lock: lock })
     }
 
     /// Finishes what is queued, moves everything into the one file and waits for the threads. Whoever asks afterwards
@@ -107,6 +106,10 @@ impl Store for SqliteStore {
 
     fn commits(&self) -> Commits {
         self.writer.commits()
+    }
+
+    fn log_bytes(&self) -> Option<u64> {
+        Some(self.writer.log_bytes())
     }
 
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -177,11 +180,7 @@ impl Store for SqliteStore {
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        // A decision without changes is answered after a commit like any other.
-        Box::pin(async {
-            let anywhere = "ready".parse().map_err(|error| StoreError::Unusable(format!("{error}")))?;
-            self.writer.transact(anywhere, Load::default(), Box::new(|_| Changes::default())).await
-        })
+        Box::pin(async { self.readiness.ask(self.writer.try_write()).await })
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

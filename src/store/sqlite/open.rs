@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, config::DbConfig, wal::CheckpointMode};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, wal::CheckpointMode};
 
-use super::schema;
+use super::{fault::reach, schema};
 use crate::{model::Pepper, store::StoreError};
 
 /// How long to wait for another program that has the file locked, such as a backup.
@@ -82,11 +82,33 @@ pub(super) fn writer_connection(path: &Path) -> Result<Connection, StoreError> {
     db.pragma_update(None, "wal_autocheckpoint", 0).map_err(failed)?;
     // A log that readers made grow shrinks again.
     db.pragma_update(None, "journal_size_limit", 8 * WAL_BYTES).map_err(failed)?;
-    db.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE).map_err(failed)?;
+    empty_log(&db);
     if let Err(error) = preallocate_wal(path) {
         tracing::warn!(%error, "no room to take for the write-ahead log: commits will be slower");
     }
     Ok(db)
+}
+
+/// Moves the whole log into the file, if that can be done at once. Whoever still reads from it, such as a backup, keeps it from that, and so
+/// does a full disk: neither is a reason not to start, or to end in disorder. The log is as good a place for what is in it.
+pub(super) fn empty_log(db: &Connection) {
+    let moved = db.busy_timeout(Duration::ZERO).and_then(|()| {
+        let emptied = db.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE);
+        match emptied {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                tracing::info!("another program reads the store's file: its log is emptied later");
+                Ok(())
+            }
+            other => other.map(|_| ()),
+        }
+    });
+    if let Err(error) = moved {
+        reach(db, &error);
+        tracing::warn!(%error, "the store cannot move its log into the file now; it does so later");
+    }
+    if let Err(error) = db.busy_timeout(BUSY_TIMEOUT) {
+        tracing::warn!(%error, "the store cannot set how long it waits for other programs");
+    }
 }
 
 /// What this file's servers share; made with the file.
@@ -146,13 +168,15 @@ pub(super) fn make(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Fills the emptied log with zeros, which SQLite takes for the end of it.
+/// Fills the log with zeros, which SQLite takes for the end of it.
 fn preallocate_wal(path: &Path) -> io::Result<()> {
     let mut wal = OpenOptions::new().append(true).open(beside(path, "-wal"))?;
+    // It may not be empty.
+    let length = wal.metadata()?.len();
     let zeros = [0; 64 << 10];
     while wal.metadata()?.len() < WAL_BYTES {
         if let Err(error) = wal.write_all(&zeros) {
-            wal.set_len(0)?;
+            wal.set_len(length)?;
             return Err(error);
         }
     }

@@ -98,6 +98,9 @@ impl OwnFile {
             }
         }
         require_one_name(path)?;
+        if kind(path).is_some_and(|kind| IN_MEMORY.contains(&kind)) {
+            tracing::warn!(path = %path.display(), "the store is in memory (tmpfs): it is gone when the machine restarts");
+        }
         Ok(OwnFile { path: path.to_owned(), file, beside: OnceLock::new(), has_other_name: AtomicBool::new(false) })
     }
 
@@ -182,30 +185,31 @@ pub(super) fn require_one_name(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Fails where the file system that holds `path` is no place for a store. It says so where it forgets everything.
+/// Fails where the file system that holds `path` is no place for a store.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] with what to do about it.
 pub(super) fn require_fit_file_system(path: &Path) -> Result<(), StoreError> {
-    let kind = match statfs(path) {
-        // The type is a number of 32 bits, whatever C type it has on this machine.
-        Ok(found) => found.f_type as u32,
-        Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "cannot ask what file system holds the store");
-            return Ok(());
-        }
-    };
-    if let Some(name) = unfit(kind) {
+    if let Some(name) = kind(path).and_then(unfit) {
         return Err(StoreError::Unusable(format!(
             "{} is on a file system ({name}) that does not keep two servers from one file; put the store on a local disk, \
              or keep it in PostgreSQL: --store postgres://…",
             path.display()
         )));
     }
-    if IN_MEMORY.contains(&kind) {
-        tracing::warn!(path = %path.display(), "the store is on a file system in memory: it is gone when the machine restarts");
-    }
     Ok(())
+}
+
+/// The number of the file system that holds `path`.
+fn kind(path: &Path) -> Option<u32> {
+    match statfs(path) {
+        // The type is a number of 32 bits, whatever C type it has on this machine.
+        Ok(found) => Some(found.f_type as u32),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "cannot ask what file system holds the store");
+            None
+        }
+    }
 }
 
 fn unfit(kind: u32) -> Option<&'static str> {

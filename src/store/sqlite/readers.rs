@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     thread::{self, JoinHandle},
 };
 
@@ -34,16 +34,17 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn start(path: &Path) -> Result<Self, StoreError> {
+    /// Starts them. Whoever has `pause` to itself, has none of them read meanwhile.
+    pub(super) fn start(path: &Path, pause: Arc<RwLock<()>>) -> Result<Self, StoreError> {
         let (queue, questions) = mpsc::channel::<Question>(QUEUE_LIMIT);
         let questions = Arc::new(Mutex::new(questions));
         let mut threads = Vec::new();
         for number in 1..=READER_COUNT {
             let db = open::reader_connection(path)?;
-            let questions = Arc::clone(&questions);
+            let (questions, pause) = (Arc::clone(&questions), Arc::clone(&pause));
             let thread = thread::Builder::new()
                 .name(format!("store-reader-{number}"))
-                .spawn(move || or_end_process("store-reader", || answer(&db, &questions)));
+                .spawn(move || or_end_process("store-reader", || answer(&db, &questions, &pause)));
             threads.push(thread.map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?);
         }
         Ok(Readers { queue: Mutex::new(Some(queue)), threads: Mutex::new(threads) })
@@ -59,12 +60,12 @@ impl Readers {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let question: Question = Some(Box::new(move |db| {
             // Who asked may be gone.
-            let _ = answer.send(question(db));
+            let _ = answer.send(question(db).map_err(|error| store_error(db, &error)));
         }));
         async move {
             queue.ok_or_else(closed)?.send(question).await.map_err(|_| closed())?;
             let unanswered = |_| StoreError::Unavailable("the store could not answer".to_owned());
-            answered.await.map_err(unanswered)?.map_err(|error| store_error(&error))
+            answered.await.map_err(unanswered)?
         }
     }
 
@@ -82,13 +83,14 @@ impl Readers {
     }
 }
 
-fn answer(db: &Connection, questions: &Mutex<mpsc::Receiver<Question>>) {
+fn answer(db: &Connection, questions: &Mutex<mpsc::Receiver<Question>>, pause: &RwLock<()>) {
     loop {
         // One reader waits in the queue, the others for their turn to do so.
         let question = questions.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         match question {
             // Whoever asked is told that there is no answer; the others are answered all the same.
             Some(Some(question)) => {
+                let _reading = pause.read().unwrap_or_else(PoisonError::into_inner);
                 if catch_unwind(AssertUnwindSafe(|| question(db))).is_err() {
                     tracing::error!("a question to the store panicked");
                 }

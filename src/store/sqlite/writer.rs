@@ -8,18 +8,22 @@ use std::{
     collections::{HashSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, Statement, wal::CheckpointMode};
+use rusqlite::{Connection, Statement};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     ballast::Ballast,
-    checkpoints::Checkpoints,
+    checkpoints::{self, Checkpoints, Look},
     fault::{Reach, end_displaced, reach, store_error},
+    open,
     place::OwnFile,
     queue::{closed, send_blocking},
     record::Recorder,
@@ -53,6 +57,7 @@ type Answer = oneshot::Sender<Result<(), StoreError>>;
 
 enum Request {
     Transact { project: ProjectName, load: Load, decide: Decide, answer: Answer },
+    Try { answer: Answer },
     Close,
 }
 
@@ -61,6 +66,7 @@ pub(super) struct Writer {
     queue: Mutex<Option<mpsc::Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     commits: Arc<CommitCounter>,
+    log_pages: Arc<AtomicU32>,
 }
 
 impl Writer {
@@ -68,11 +74,14 @@ impl Writer {
         mut db: Connection,
         path: &Path,
         file: Arc<OwnFile>,
+        mut ballast: Ballast,
+        readers: Arc<RwLock<()>>,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel(QUEUE_LIMIT);
-        let ballast = Ballast::take(path);
-        let checkpoints = Checkpoints::start(&mut db, path, Arc::clone(&file))?;
+        ballast.take();
+        let checkpoints = Checkpoints::start(&mut db, path, Arc::clone(&file), readers)?;
+        let log_pages = checkpoints.log_pages();
         file.watch_beside()?;
         let commits = Arc::new(CommitCounter::default());
         let counted = commits.clone();
@@ -85,7 +94,7 @@ impl Writer {
                 }
             })
             .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
-        Ok(Writer { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), commits })
+        Ok(Writer { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), commits, log_pages })
     }
 
     pub(super) fn transact(
@@ -101,6 +110,21 @@ impl Writer {
             queue.ok_or_else(closed)?.send(request).await.map_err(|_| closed())?;
             answered.await.map_err(|_| StoreError::Unavailable("the store's writer ended".to_owned()))?
         }
+    }
+
+    /// Writes something, to see whether it becomes durable.
+    pub(super) fn try_write(&self) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (answer, answered) = oneshot::channel();
+        async move {
+            queue.ok_or_else(closed)?.send(Request::Try { answer }).await.map_err(|_| closed())?;
+            answered.await.map_err(|_| StoreError::Unavailable("the store's writer ended".to_owned()))?
+        }
+    }
+
+    /// How long the log is.
+    pub(super) fn log_bytes(&self) -> u64 {
+        u64::from(self.log_pages.load(Ordering::Relaxed)) * checkpoints::PAGE_BYTES
     }
 
     pub(super) fn commits(&self) -> Commits {
@@ -154,6 +178,10 @@ struct Batches<'c> {
     recorder: Recorder<'c>,
     begin: Statement<'c>,
     commit: Statement<'c>,
+    /// Writes what is there already.
+    trial: Statement<'c>,
+    /// Who waits for a trial.
+    trials: Vec<Answer>,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
     commits: &'c CommitCounter,
@@ -173,9 +201,11 @@ fn run(
     on_commit: OnCommit,
     commits: &CommitCounter,
 ) -> rusqlite::Result<()> {
-    let prepared =
-        || Ok::<_, rusqlite::Error>((Recorder::prepare(db)?, db.prepare("BEGIN IMMEDIATE")?, db.prepare("COMMIT")?));
-    let (recorder, begin, commit) = match prepared() {
+    let prepared = || {
+        let trial = db.prepare("UPDATE secrets SET value = value")?;
+        Ok::<_, rusqlite::Error>((Recorder::prepare(db)?, db.prepare("BEGIN IMMEDIATE")?, db.prepare("COMMIT")?, trial))
+    };
+    let (recorder, begin, commit, trial) = match prepared() {
         Ok(prepared) => prepared,
         // Nobody else writes: without it, every change would be refused for ever.
         Err(error) => end_process(&format!("the store's writer cannot begin: {error}")),
@@ -186,6 +216,8 @@ fn run(
         recorder,
         begin,
         commit,
+        trial,
+        trials: Vec::new(),
         requests,
         on_commit,
         commits,
@@ -197,8 +229,9 @@ fn run(
     batches.serve();
     let Batches { checkpoints, .. } = batches;
     checkpoints.stop();
-    // Leaves one file behind, and an empty log.
-    db.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE).map(|_| ())
+    // Leaves one file behind, and an empty log, where that can be done.
+    open::empty_log(db);
+    Ok(())
 }
 
 impl Batches<'_> {
@@ -208,10 +241,43 @@ impl Batches<'_> {
         while !self.is_closing && self.requests.blocking_recv_many(&mut taken, TAKE_LIMIT) > 0 {
             queue.extend(taken.drain(..));
             while !queue.is_empty() {
-                self.ballast.retake();
+                self.ballast.retake(self.checkpoints.log_bytes());
                 self.batch(&mut queue);
-                self.checkpoints.look(self.db);
+                self.answer_trials();
+                self.look_at_log();
             }
+        }
+    }
+
+    /// Has the log moved when it is due. On a full disk that needs the room that was kept back.
+    fn look_at_log(&mut self) {
+        if self.checkpoints.look(self.db) == Look::Full && self.ballast.release() {
+            // What is still left to move is tried again at the next look.
+            let _ = self.checkpoints.look(self.db);
+        }
+        if self.checkpoints.is_short() {
+            self.ballast.shrink();
+        }
+    }
+
+    /// One small commit for all who asked whether there can be one.
+    fn answer_trials(&mut self) {
+        if self.trials.is_empty() {
+            return;
+        }
+        let mut tried = self.trial.raw_execute();
+        if let Err(error) = &tried
+            && reach(self.db, error) == Reach::Full
+            && self.ballast.release()
+        {
+            tried = self.trial.raw_execute();
+        }
+        let told = tried.map(|_| ()).map_err(|error| store_error(self.db, &error));
+        if told.is_ok() {
+            self.require_in_place();
+        }
+        for answer in self.trials.drain(..) {
+            tell(answer, told.clone());
         }
     }
 
@@ -220,10 +286,11 @@ impl Batches<'_> {
     fn batch(&mut self, queue: &mut VecDeque<Request>) {
         if let Err(error) = self.begin.raw_execute() {
             tracing::error!(%error, "the store cannot begin a transaction");
-            reach(&error);
+            reach(self.db, &error);
             for request in queue.drain(..) {
                 match request {
-                    Request::Transact { answer, .. } => tell(answer, Err(store_error(&error))),
+                    Request::Transact { answer, .. } => tell(answer, Err(store_error(self.db, &error))),
+                    Request::Try { answer } => tell(answer, Err(store_error(self.db, &error))),
                     Request::Close => self.is_closing = true,
                 }
             }
@@ -241,6 +308,10 @@ impl Batches<'_> {
             };
             let made = match request {
                 Request::Transact { project, load, decide, answer } => self.make(project, load, decide, answer),
+                Request::Try { answer } => {
+                    self.trials.push(answer);
+                    continue;
+                }
                 Request::Close => {
                     // Nobody else gets in; whoever is in already is served.
                     self.is_closing = true;
@@ -273,8 +344,8 @@ impl Batches<'_> {
             Ok(loaded) => loaded,
             Err(error) => {
                 tracing::error!(%error, project.name = %project, "the store cannot load a project");
-                reach(&error);
-                let told = store_error(&error);
+                reach(self.db, &error);
+                let told = store_error(self.db, &error);
                 if self.db.is_autocommit() {
                     let decided = Decided { project, load, changes: Changes::default(), answer };
                     return Made::Lost(decided, error);
@@ -328,10 +399,10 @@ impl Batches<'_> {
     /// After a batch that cannot be committed, because of `failed` or all of it.
     fn recover(&mut self, mut decided: Vec<Decided>, failed: Option<Decided>, error: &rusqlite::Error) {
         self.roll_back();
-        match (reach(error), failed) {
+        match (reach(self.db, error), failed) {
             (Reach::Request, Some(failed)) => {
                 tracing::error!(%error, project.name = %failed.project, "a decision cannot be recorded");
-                tell(failed.answer, Err(store_error(error)));
+                tell(failed.answer, Err(store_error(self.db, error)));
                 self.record_anew(decided);
             }
             (Reach::Full, failed) => {
@@ -342,7 +413,7 @@ impl Batches<'_> {
             (Reach::Request | Reach::File, failed) => {
                 tracing::error!(%error, "the store cannot commit");
                 decided.extend(failed);
-                decided.into_iter().for_each(|decided| tell(decided.answer, Err(store_error(error))));
+                decided.into_iter().for_each(|decided| tell(decided.answer, Err(store_error(self.db, error))));
             }
         }
     }
@@ -361,8 +432,8 @@ impl Batches<'_> {
             } else {
                 self.retry(&decided).map_err(|error| {
                     self.roll_back();
-                    reach(&error);
-                    store_error(&error)
+                    reach(self.db, &error);
+                    store_error(self.db, &error)
                 })
             };
             match recorded {

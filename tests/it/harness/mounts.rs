@@ -6,18 +6,8 @@ use std::{env, path::Path, process::Command};
 ///
 /// It fails where there is none to be had: what is not tested must not look as if it were.
 pub fn in_a_mount_namespace(name: &str) {
-    run_in_namespace(name, &["--mount", "--map-root-user"]);
-}
-
-/// The same as the machine's root, for file systems that only that may mount.
-pub fn in_a_mount_namespace_of_root(name: &str) {
-    assert!(rustix::process::geteuid().is_root(), "{name} mounts a file system from a file, so it must be run as root");
-    run_in_namespace(name, &["--mount"]);
-}
-
-fn run_in_namespace(name: &str, namespaces: &[&str]) {
     let ran = Command::new("unshare")
-        .args(namespaces)
+        .args(["--mount", "--map-root-user"])
         .arg(env::current_exe().unwrap())
         .args(["--exact", name, "--ignored", "--nocapture"])
         .env(MARK, "1")

@@ -1,0 +1,101 @@
+//! What happens where a full disk is not told by an error, but by a signal.
+//!
+//! SQLite maps the log's index (`-shm`) into memory. A file system that writes each page to a new place, such as btrfs, needs room
+//! for a page that has been there for long, and has no other way to say that there is none than SIGBUS. So the
+//! handler gives up the ballast, and the page is written again. Where that does not help, the process says why it ends.
+//! And a limit of file sizes (`ulimit -f`) ends a process by SIGXFSZ, unless it handles that: then writing fails with EFBIG.
+
+use std::{
+    ffi::{CString, c_char, c_int},
+    mem::MaybeUninit,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    ptr,
+    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
+};
+
+/// The path of the ballast, while it is there. What was once put here is never freed: a handler may be reading it.
+static BALLAST: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+/// Whether it was given up here, of which its owner does not know yet.
+static WAS_GIVEN_UP: AtomicBool = AtomicBool::new(false);
+
+/// `SIGBUS`: the address is right, but there is no page for it.
+const BUS_ADRERR: c_int = 2;
+
+const GIVEN_UP: &[u8] = b"error: the disk is full (SIGBUS): the room that was kept back is given up\n";
+const HOPELESS: &[u8] =
+    b"error: SIGBUS: the disk is full, or a file of the store was made shorter while it was in use: the server ends at once\n";
+
+/// Notes where the ballast is.
+pub(super) fn remember(path: &Path) {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return };
+    BALLAST.store(path.into_raw(), Ordering::Release);
+}
+
+/// Notes that there is none.
+pub(super) fn forget() {
+    BALLAST.store(ptr::null_mut(), Ordering::Release);
+}
+
+/// Whether the ballast was given up since this was last asked.
+pub(super) fn was_given_up() -> bool {
+    WAS_GIVEN_UP.swap(false, Ordering::AcqRel)
+}
+
+/// Gives the ballast up, if there is one. It does only what a signal handler may do.
+pub(super) fn give_up() -> bool {
+    let path = BALLAST.swap(ptr::null_mut(), Ordering::AcqRel);
+    if path.is_null() {
+        return false;
+    }
+    #[expect(unsafe_code, reason = "a signal handler cannot allocate, as the safe calls may")]
+    // SAFETY: it is a C string that is never freed.
+    let removed = unsafe { libc::unlink(path) } == 0;
+    if removed {
+        WAS_GIVEN_UP.store(true, Ordering::Release);
+    }
+    removed
+}
+
+/// Has a full disk and a limit of file sizes end no process by a signal, where that can be helped. For the server's process.
+pub fn survive_full_disks() {
+    handle(libc::SIGBUS, on_bus_error);
+    // Not ignored: what a process ignores, its children ignore, too.
+    handle(libc::SIGXFSZ, on_file_limit);
+}
+
+type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+fn handle(signal: c_int, handler: Handler) {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    #[expect(unsafe_code, reason = "the signal comes in the midst of an instruction, of which no safe interface tells")]
+    // SAFETY: all of the action is set, and the handlers do only what a signal handler may do.
+    let done = unsafe {
+        let action = action.assume_init_mut();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+        libc::sigemptyset(&raw mut action.sa_mask);
+        libc::sigaction(signal, action, ptr::null_mut())
+    };
+    if done != 0 {
+        tracing::warn!(signal, "a signal of a full disk cannot be handled");
+    }
+}
+
+extern "C" fn on_file_limit(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    #[expect(unsafe_code, reason = "a signal handler has nothing but the system's own calls")]
+    // SAFETY: the kernel gives a valid `info`; everything that is called is async-signal-safe.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let helped = (*info).si_code == BUS_ADRERR && give_up();
+        let told = if helped { GIVEN_UP } else { HOPELESS };
+        libc::write(libc::STDERR_FILENO, told.as_ptr().cast(), told.len());
+        if !helped {
+            // The instruction fails again, and ends the process as it would have without us.
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        *libc::__errno_location() = errno;
+    }
+}
