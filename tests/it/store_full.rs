@@ -129,21 +129,27 @@ async fn whoever_reads_the_file_keeps_no_server_from_starting_or_ending() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_of_file_sizes_is_a_full_disk_and_no_end_of_the_server() {
-    let server = TestServer::start_at(Place::by(&["prlimit", "--fsize=10485760"]), "sqlite:test.db", "");
-    let work = claimed(&server, "web").await;
-    let lines = json!([{ "type": "log", "stream": "stdout", "lines": ["x".repeat(60 << 10)] }]);
+    let server = TestServer::start_at(Place::by(&["prlimit", "--fsize=9437184"]), "sqlite:test.db", "");
     let mut sent = 0;
     let refused = loop {
-        let answer = work.call(&server, "reports", json!({ "first": sent + 1, "reports": lines })).await;
-        sent += 1;
+        let path = format!("/v1/projects/project-{sent}/deployments");
+        let answer = server.post(&path, json!({ "executor": "client", "claim": true })).await;
+        if answer.status != 202 {
+            break answer;
+        }
+        let secret = answer.body["lease"]["secret"].as_str().unwrap().to_owned();
+        let work = Claimed { path: format!("{path}/{}", answer.id()), secret };
+        let lines = json!([{ "type": "log", "stream": "stdout", "lines": ["x".repeat(60 << 10)] }]);
+        let answer = work.call(&server, "reports", json!({ "first": 1, "reports": lines })).await;
         if answer.status != 200 {
             break answer;
         }
+        sent += 1;
         assert!(sent < 1000, "the limit is never met");
     };
     assert_eq!(refused.status, 503, "{}", refused.text);
     assert!(refused.body["message"].as_str().unwrap().contains("full"), "{}", refused.text);
-    assert_eq!(work.call(&server, "heartbeat", json!({})).await.status, 200);
+    assert_eq!(server.get("/v1/projects/project-0").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

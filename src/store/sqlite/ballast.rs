@@ -8,6 +8,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -21,12 +22,17 @@ const BALLAST_BYTES: u64 = 8 << 20;
 /// Without so much room beside the ballast, a store can not even be opened: the index of its log is made anew then.
 const START_BYTES: usize = 256 << 10;
 
+/// How long it is not taken again where free space was not what was missing.
+const PAUSE: Duration = Duration::from_secs(30);
+
 /// The file, whether it is there or not.
 pub(super) struct Ballast {
     path: PathBuf,
     held_bytes: u64,
     /// Whether it was given up so that the store could be opened.
     is_spent: bool,
+    /// When it may be taken again at the earliest, where it is not the disk that is full.
+    not_before: Option<Instant>,
 }
 
 impl Ballast {
@@ -35,7 +41,7 @@ impl Ballast {
     pub(super) fn found(path: &Path) -> Self {
         let ballast_path = beside(path, ".ballast");
         let held_bytes = ballast_path.metadata().map_or(0, |found| found.blocks() * 512);
-        let mut ballast = Ballast { path: ballast_path, held_bytes, is_spent: false };
+        let mut ballast = Ballast { path: ballast_path, held_bytes, is_spent: false, not_before: None };
         if ballast.is_held() {
             emergency::remember(&ballast.path);
             if let Err(error) = try_room(&beside(path, ".room"))
@@ -70,6 +76,10 @@ impl Ballast {
         if released {
             tracing::error!("the disk is full: output is no longer kept until there is room again");
         }
+        if released && self.free_bytes() >= 3 * BALLAST_BYTES {
+            // A quota, or a limit of file sizes: free space does not tell when there is room again.
+            self.not_before = Some(Instant::now() + PAUSE);
+        }
         self.held_bytes = 0;
         released
     }
@@ -81,7 +91,8 @@ impl Ballast {
             self.held_bytes = 0;
         }
         let wanted = log_bytes.next_multiple_of(BALLAST_BYTES).max(BALLAST_BYTES);
-        if wanted <= self.held_bytes || self.free_bytes() < 2 * (wanted - self.held_bytes) {
+        let is_early = self.not_before.is_some_and(|at| Instant::now() < at);
+        if wanted <= self.held_bytes || is_early || self.free_bytes() < 2 * (wanted - self.held_bytes) {
             return;
         }
         let is_new = !self.is_held();
