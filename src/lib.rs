@@ -29,6 +29,7 @@ pub mod model;
 pub mod names;
 pub mod node;
 pub mod notifier;
+pub mod private;
 pub mod queue;
 pub mod reaper;
 pub mod retention;

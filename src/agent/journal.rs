@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -127,11 +127,6 @@ impl Journal {
         self.written += line.len() as u64;
         self.file.write_all(&line)
     }
-}
-
-/// Makes the directory for journals, closed to others, unless it is there.
-pub fn make_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Every journal that a former agent left here, with what it says; those that say nothing are removed.

@@ -39,6 +39,7 @@ use crate::{
     config::{Config, Pipeline, Project},
     health::{Health, Pulse, Task},
     model::{DeploymentId, Limits, ProjectName},
+    private,
     worker::{ShimProgram, Stop},
 };
 use journal::Journal;
@@ -308,9 +309,13 @@ impl Agent {
 
 /// Makes the folder this agent's own.
 fn own(dir: &Path) -> Result<File, Failure> {
-    let made = journal::make_dir(&dir.join("journals")).and_then(|()| journal::make_dir(&dir.join("runs")));
+    let made = private::work_dir(dir)
+        .and_then(|()| private::folder_of_files(&dir.join("journals")))
+        .and_then(|()| private::folder(&dir.join("runs")));
     made.map_err(|error| unusable(dir, &error))?;
-    let lock = File::create(dir.join("agent.lock")).map_err(|error| unusable(dir, &error))?;
+    let lock = private::file().write(true).create(true).truncate(false).open(dir.join("agent.lock"));
+    let lock = lock.map_err(|error| unusable(dir, &error))?;
+    private::close_file(&dir.join("agent.lock"));
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         Failure::new(Exit::Fault, format!("another agent works in {}", dir.display()))
             .hint("give each its own --work-dir")

@@ -15,7 +15,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{Begun, UploadError};
-use crate::artifact::Digest;
+use crate::{artifact::Digest, private};
 
 /// The ending of the name of what is not whole yet.
 const PARTIAL: &str = ".part";
@@ -130,7 +130,7 @@ impl Folder {
         if self.want(digest)?.is_some() {
             return Ok(Begun::Whole);
         }
-        fs::create_dir_all(&self.dir)?;
+        private::folder(&self.dir)?;
         let offset = self.offset(digest)?;
         if start.is_some_and(|start| start != offset) {
             return Err(UploadError::Offset { offset });
@@ -139,7 +139,7 @@ impl Folder {
             return Err(UploadError::TooMany);
         }
         let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.partial(digest))?;
+            private::file().read(true).write(true).create(true).truncate(false).open(self.partial(digest))?;
         let (mut hasher, mut length) = (Sha256::new(), 0);
         if start.is_none() {
             file.set_len(0)?;

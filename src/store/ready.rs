@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 
 use super::StoreError;
 
@@ -12,28 +12,77 @@ const FAILURE_AGE: Duration = Duration::from_millis(500);
 /// How long a trial write may take. A balancer waits about as long for an answer.
 const TRIAL_LIMIT: Duration = Duration::from_secs(3);
 
-/// The answer of the last trial.
+type Found = Result<(), StoreError>;
+
+/// What is known of it.
 #[derive(Debug, Default)]
-pub(super) struct Readiness {
-    last: Mutex<Option<(Instant, Result<(), StoreError>)>>,
+pub(super) struct Readiness(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    last: Option<(Instant, Found)>,
+    /// The trial that is under way, should nobody have had the patience to wait for it.
+    trial: Option<JoinHandle<Found>>,
 }
 
 impl Readiness {
-    /// What the last trial found, or `trial` where that was too long ago. All who ask meanwhile wait for the same trial.
+    /// What the last trial found, or `trial` where that was too long ago. All who ask meanwhile wait for the same trial, and there is
+    /// never a second one beside it: where writes hang, each would hold a connection.
     ///
     /// # Errors
     /// What the trial met with; [`StoreError::Unavailable`] where it took too long.
-    pub(super) async fn ask(&self, trial: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
-        let mut last = self.last.lock().await;
-        if let Some((at, found)) = &*last
+    pub(super) async fn ask(&self, trial: impl Future<Output = Found> + Send + 'static) -> Found {
+        let mut known = self.0.lock().await;
+        if let Some((at, found)) = &known.last
             && at.elapsed() < if found.is_ok() { OK_AGE } else { FAILURE_AGE }
         {
             return found.clone();
         }
-        let found = timeout(TRIAL_LIMIT, trial).await.unwrap_or_else(|_| {
-            Err(StoreError::Unavailable(format!("a trial write was not committed within {} s", TRIAL_LIMIT.as_secs())))
-        });
-        *last = Some((Instant::now(), found.clone()));
+        let under_way = known.trial.get_or_insert_with(|| tokio::spawn(trial));
+        let found = match timeout(TRIAL_LIMIT, under_way).await {
+            Ok(ended) => {
+                known.trial = None;
+                ended.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("the trial write failed: {error}"))))
+            }
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "a trial write was not committed within {} s",
+                TRIAL_LIMIT.as_secs()
+            ))),
+        };
+        known.last = Some((Instant::now(), found.clone()));
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_ask_share_one_trial_and_one_that_hangs_is_not_joined_by_another() {
+        let (readiness, count) = (Readiness::default(), Arc::new(AtomicU32::new(0)));
+        let trial = |ends: bool| {
+            let count = count.clone();
+            async move {
+                count.fetch_add(1, Ordering::Relaxed);
+                if ends { Ok(()) } else { std::future::pending().await }
+            }
+        };
+        let (one, other) = tokio::join!(readiness.ask(trial(true)), readiness.ask(trial(true)));
+        assert_eq!((one, other, count.load(Ordering::Relaxed)), (Ok(()), Ok(()), 1));
+        tokio::time::pause();
+        // Real time counts for how long an answer holds.
+        *readiness.0.lock().await = Known::default();
+        for _ in 0..3 {
+            let found = readiness.ask(trial(false)).await;
+            assert!(matches!(found, Err(StoreError::Unavailable(why)) if why.contains("trial write")));
+            readiness.0.lock().await.last = None;
+        }
+        assert_eq!(count.load(Ordering::Relaxed), 2, "the first one that hangs is still under way");
     }
 }

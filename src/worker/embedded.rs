@@ -30,6 +30,7 @@ use crate::{
     health::{Health, Pulse, Task},
     model::{Deployment, DeploymentId, Lapse, Limits, State},
     notifier::Notifier,
+    private,
     queue::Queue,
     store::{Claimable, Offers, StoreError, Watched},
 };
@@ -77,7 +78,14 @@ impl Embedded {
         let work_dir = std::path::absolute(config.work_dir())?;
         let identity = if queue.store().is_shared() { Identity::of(&work_dir)? } else { Identity::only() };
         let runs_dir = work_dir.join("runs");
-        std::fs::create_dir_all(&runs_dir)?;
+        private::work_dir(&work_dir)?;
+        private::folder(&runs_dir)?;
+        for artifacts in ["artifacts", "artifact-copies"].map(|name| work_dir.join(name)) {
+            // Those of a former version were open to others.
+            if artifacts.is_dir() {
+                private::folder_of_files(&artifacts)?;
+            }
+        }
         Ok(Embedded {
             identity,
             queue,

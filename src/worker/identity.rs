@@ -2,9 +2,8 @@
 //! to settle, and nobody else's.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, ErrorKind, Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
@@ -13,6 +12,8 @@ use rustix::{
     io::Errno,
 };
 use uuid::Uuid;
+
+use crate::private;
 
 /// The name under which the one server of a store holds leases.
 const ONLY_SERVER: &str = "server";
@@ -37,14 +38,9 @@ impl Identity {
     /// # Errors
     /// The directory cannot be used, or another server uses it at this moment.
     pub(super) fn of(work_dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(work_dir)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(work_dir.join(FILE_NAME))?;
+        private::work_dir(work_dir)?;
+        let mut file =
+            private::file().read(true).write(true).create(true).truncate(false).open(work_dir.join(FILE_NAME))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -75,6 +71,8 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

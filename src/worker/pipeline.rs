@@ -131,7 +131,7 @@ impl Drop for CloseOnDrop {
 
 async fn make_workspace(workspace: &Path) -> io::Result<()> {
     if let Some(parent) = workspace.parent() {
-        tokio::fs::create_dir_all(parent).await?;
+        tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).await?;
     }
     // Fails if it exists: files of another run must never be deployed. Closed to others, as inputs may be secret.
     tokio::fs::DirBuilder::new().mode(0o700).create(workspace).await

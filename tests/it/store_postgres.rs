@@ -312,3 +312,53 @@ async fn who_waits_is_told_by_the_slow_poll_when_every_wake_up_is_lost() {
     shutdown.cancel();
     polling.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_server_that_lacks_a_right_is_not_ready_and_says_which() {
+    let cluster = postgres::shared();
+    let database = cluster.database().await;
+    let admin = cluster.client(&database).await;
+    let role = format!("limited_{database}");
+    admin
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA singletrack TO {role}; \
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA singletrack TO {role}; \
+             GRANT USAGE ON ALL SEQUENCES IN SCHEMA singletrack TO {role}"
+        ))
+        .await
+        .unwrap();
+    let url = cluster.url(&database);
+    let (_, rest) = url.split_once('@').unwrap();
+    let trial = Trial::postgres_at(&format!("postgres://{role}@{rest}")).await;
+    assert_eq!(trial.store.ready().await, Ok(()));
+    admin.batch_execute(&format!("REVOKE INSERT ON singletrack.events FROM {role}")).await.unwrap();
+    let told = loop {
+        // An answer holds for a moment.
+        if let Err(told) = trial.store.ready().await {
+            break told;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(matches!(&told, StoreError::Unusable(why) if why.contains("lacks rights: INSERT on events")), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_server_whose_commits_hang_is_not_ready_and_takes_one_connection_to_find_out() {
+    let cluster = postgres::shared();
+    let database = cluster.database().await;
+    let trial = Trial::postgres_at(&cluster.url(&database)).await;
+    let admin = cluster.client(&database).await;
+    admin.batch_execute("BEGIN; SELECT * FROM singletrack.chores FOR UPDATE").await.unwrap();
+    for _ in 0..2 {
+        let told = trial.store.ready().await;
+        assert!(matches!(&told, Err(StoreError::Unavailable(why)) if why.contains("not committed within")), "{told:?}");
+    }
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waiting: i64 = admin.query_one(waiting, &[]).await.unwrap().get(0);
+    assert_eq!(waiting, 1, "one trial at a time");
+    admin.batch_execute("ROLLBACK").await.unwrap();
+    while trial.store.ready().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}

@@ -14,17 +14,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("log", &[]),
     ("health", &["log"]),
+    ("private", &[]),
     ("api", &["model"]),
     ("artifact", &["model"]),
     ("config", &["model"]),
     ("cli", &["model", "config"]),
     ("notifier", &["model"]),
     // An engine is told where its database is in the words of the configuration, which knows no engine.
-    ("store", &["model", "artifact", "clock", "config", "health", "log"]),
-    ("depot", &["model", "artifact", "store"]),
+    ("store", &["model", "artifact", "clock", "config", "health", "log", "private"]),
+    ("depot", &["model", "artifact", "private", "store"]),
     ("watch", &["model", "store", "notifier", "clock", "config", "health"]),
     ("queue", &["model", "store", "notifier", "clock", "config"]),
-    ("worker", &["model", "artifact", "depot", "queue", "watch", "store", "clock", "config", "health", "notifier"]),
+    (
+        "worker",
+        &["model", "artifact", "depot", "queue", "watch", "store", "clock", "config", "health", "notifier", "private"],
+    ),
     ("reaper", &["model", "queue", "watch", "store", "clock", "config", "health", "notifier"]),
     ("retention", &["model", "depot", "store", "config", "health"]),
     (
@@ -51,7 +55,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // `run` owns a command as the executor does: of the worker it takes the shim and what reads output, never the queue.
     ("client", &["api", "artifact", "cli", "model", "clock", "config", "log", "worker"]),
     // A client that runs pipelines: of the worker it takes the executor, never the queue.
-    ("agent", &["api", "artifact", "cli", "client", "model", "clock", "config", "health", "worker"]),
+    ("agent", &["api", "artifact", "cli", "client", "model", "clock", "config", "health", "private", "worker"]),
     // Those that put all the others together.
     ("node", &["*"]),
     ("demo", &["*"]),

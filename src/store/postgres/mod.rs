@@ -34,7 +34,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit,
-    OnHint, Placed, ProjectPage, ProjectState, SharedArtifacts, Store, StoreError, Watched, unreadable::Unreadable,
+    OnHint, Placed, ProjectPage, ProjectState, Readiness, SharedArtifacts, Store, StoreError, Watched,
+    unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -68,6 +69,7 @@ pub struct PostgresStore {
     shutdown: CancellationToken,
     pepper: Pepper,
     unreadable: Unreadable,
+    readiness: Readiness,
 }
 
 impl PostgresStore {
@@ -125,6 +127,7 @@ impl PostgresStore {
             shutdown,
             pepper,
             unreadable: Unreadable::default(),
+            readiness: Readiness::default(),
         })
     }
 }
@@ -147,6 +150,31 @@ async fn prepare(connector: &Connector) -> Result<Pepper, Fault> {
     }
     drop(other);
     schema::migrate(&mut client, connector.schema()).await
+}
+
+/// Writes something that is there already, and commits it: with all the rights that work needs, or it says which are missing.
+async fn try_write(engine: Arc<Engine>) -> Result<(), StoreError> {
+    let mut attempt = 1;
+    loop {
+        let written = async {
+            let mut session = engine.session().await?;
+            let rows = session.write(call!(Sql::TryWrite, schema::VERSION)).await?;
+            let row = rows.first().ok_or_else(|| Fault::Row("a trial write answered nothing".to_owned()))?;
+            schema::require_version(rows::get(row, 0)?)?;
+            match rows::get::<Option<String>>(row, 1)? {
+                None => Ok(()),
+                Some(missing) => Err(Fault::Refused(StoreError::Unusable(format!(
+                    "the database's user lacks rights: {missing}; grant them, or let it own the schema"
+                )))),
+            }
+        };
+        match written.await {
+            Ok(()) => return Ok(()),
+            // What was written is what was there, so it may be written twice.
+            Err(fault) if engine.may_retry(&fault, attempt) => attempt += 1,
+            Err(fault) => return Err(Fault::into_store_error(fault)),
+        }
+    }
 }
 
 /// Asks on a connection of the pool; once more on another where it turned out to be broken, so what it does must be the same
@@ -247,15 +275,7 @@ impl Store for PostgresStore {
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        // A number is given only to who may write.
-        read!(self, session => async {
-            let rows = session.begin(&[call!(Sql::Begin), call!(Sql::TransactionNumber)]).await;
-            let ended = session.end(&[call!(Sql::Rollback)]).await;
-            let rows = session::rows(rows?)?;
-            ended?;
-            let version = rows.get(1).and_then(|rows| rows.first()).map(|row| rows::get(row, 0)).transpose()?;
-            schema::require_version(version.flatten())
-        })
+        Box::pin(self.readiness.ask(try_write(self.engine.clone())))
     }
 
     fn is_shared(&self) -> bool {

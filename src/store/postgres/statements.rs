@@ -138,6 +138,18 @@ statements! {
     /// Makes the row that a new project is locked by.
     NewProject(TEXT, TEXT) = "INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs) \
         VALUES ($1, 0, 0, 0, $2) ON CONFLICT (name) DO NOTHING";
+    /// Writes what is there already, unless the schema is not of the version that is asked for; and which rights are missing.
+    TryWrite(INT4) = "WITH written AS (UPDATE chores SET done_at = done_at WHERE name = 'retention' \
+            AND (SELECT max(version) FROM migrations) = $1 RETURNING name) \
+        SELECT (SELECT max(version) FROM migrations), \
+            (SELECT string_agg(needed.\"right\" || ' on ' || needed.name, ', ') FROM (VALUES \
+                ('projects', 'SELECT'), ('projects', 'INSERT'), ('projects', 'UPDATE'), ('deployments', 'SELECT'), \
+                ('deployments', 'INSERT'), ('deployments', 'UPDATE'), ('events', 'SELECT'), ('events', 'INSERT'), \
+                ('events', 'DELETE'), ('idempotency_keys', 'SELECT'), ('idempotency_keys', 'INSERT'), ('audit', 'INSERT'), \
+                ('agent_calls', 'SELECT'), ('agent_calls', 'INSERT'), ('artifacts', 'SELECT'), ('artifacts', 'INSERT'), \
+                ('artifact_pieces', 'SELECT'), ('artifact_pieces', 'INSERT')) AS needed (name, \"right\") \
+                WHERE NOT has_table_privilege(needed.name, needed.\"right\")), \
+            (SELECT count(*) FROM written)";
     /// Of a transaction that locks no project.
     TransactionNumber() = "SELECT (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint";
     /// What became of a transaction, and the timeline and the life of whoever tells it.

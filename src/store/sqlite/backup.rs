@@ -15,6 +15,11 @@ use rusqlite::{
     backup::{Backup, StepResult},
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+
 use super::{
     lock::Lock,
     open::{beside, connect, locate, reader_connection},
@@ -100,15 +105,34 @@ fn in_place(to: &Path, write: impl FnOnce(&Path) -> Result<(), StoreError>) -> R
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(failed)?;
         write(&partial)?;
         File::open(&partial).and_then(|file| file.sync_all()).map_err(failed)?;
-        // Unlike a rename, a link never takes the place of what has come there meanwhile.
-        fs::hard_link(&partial, to).map_err(failed)
+        publish(&partial, to).map_err(failed)
     };
     let written = whole();
-    let removed = fs::remove_file(&partial);
+    if let Err(error) = fs::remove_file(&partial)
+        && error.kind() != io::ErrorKind::NotFound
+        && written.is_ok()
+    {
+        return Err(failed(error));
+    }
     written?;
-    removed.map_err(failed)?;
     let directory = to.parent().unwrap_or(Path::new("/"));
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+/// Gives the file at `partial` the name `to`, unless something has come there meanwhile.
+fn publish(partial: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, partial, CWD, to, RenameFlags::NOREPLACE) {
+        // This file system knows no such rename; perhaps links.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        done => return Ok(done?),
+    }
+    match fs::hard_link(partial, to) {
+        Ok(()) => fs::remove_file(partial),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // Neither, such as FAT or a network share. The place was free a moment ago, and is looked at once more.
+        Err(_) if to.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(partial, to),
+    }
 }
 
 fn copy(source: &Connection, to: &Path, progress: Progress<'_>) -> rusqlite::Result<()> {

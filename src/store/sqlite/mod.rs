@@ -180,7 +180,7 @@ impl Store for SqliteStore {
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async { self.readiness.ask(self.writer.try_write()).await })
+        Box::pin(self.readiness.ask(self.writer.try_write()))
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

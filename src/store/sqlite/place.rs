@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use super::{lock::lock_soon, open::beside};
-use crate::store::StoreError;
+use crate::{private, store::StoreError};
 
 /// What `statfs` tells of file systems on which the lock of one machine, or of one mount, says nothing to another. (Their
 /// numbers are those of `linux/magic.h` and of the file systems' own sources.)
@@ -98,6 +98,9 @@ impl OwnFile {
             }
         }
         require_one_name(path)?;
+        for suffix in ["", "-wal", "-shm", ".lock", ".ballast"] {
+            private::close_file(&beside(path, suffix));
+        }
         if kind(path).is_some_and(|kind| IN_MEMORY.contains(&kind)) {
             tracing::warn!(path = %path.display(), "the store is in memory (tmpfs): it is gone when the machine restarts");
         }

@@ -1,6 +1,6 @@
 //! Uploads: once, gone on with after a cut, and nothing kept that is not what it is called.
 
-use std::time::Duration;
+use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderName};
 use serde_json::{Value, json};
@@ -278,4 +278,54 @@ async fn a_submit_names_only_what_is_there(store: &str) {
     assert!(server.deployments().await.is_empty());
     let plan = server.post("/v1/projects/web/deployments?dryRun=true", json!({ "artifact": { "sha256": name } })).await;
     assert_eq!(plan.status, 200, "{}", plan.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_below_the_work_directory_and_the_store_is_closed_to_others() {
+    let mut server = TestServer::start(CONFIG);
+    let whole = server.uploaded(&noise(10_000)).await;
+    let id = server.accepted(json!({})).await;
+    server.finished(&id).await;
+    let open_ones = |dir: &std::path::Path| -> Vec<String> {
+        let mut folders = vec![dir.join("singletrack-work")];
+        let mut found: Vec<_> = ["test.db", "test.db-wal", "test.db-shm", "test.db.lock", "test.db.ballast"]
+            .iter()
+            .map(|name| dir.join(name))
+            .chain(folders.clone())
+            .collect();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path.clone());
+                }
+                found.push(path);
+            }
+        }
+        let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode();
+        let is_open = |path: &std::path::PathBuf| mode(path) & 0o077 != 0;
+        found.into_iter().filter(is_open).map(|path| path.display().to_string()).collect()
+    };
+    assert_eq!(open_ones(server.dir()), Vec::<String>::new());
+
+    // What a former version left open is closed at the start.
+    server.terminate();
+    for (name, mode) in [
+        ("test.db", 0o644),
+        ("singletrack-work", 0o755),
+        ("singletrack-work/artifacts", 0o755),
+        ("test.db.lock", 0o644),
+    ] {
+        std::fs::set_permissions(server.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::fs::set_permissions(server.kept(&whole), std::fs::Permissions::from_mode(0o644)).unwrap();
+    server.boot();
+    assert_eq!(open_ones(server.dir()), Vec::<String>::new());
+
+    // A directory that holds other things is not ours to close.
+    server.terminate();
+    std::fs::write(server.path("singletrack-work/theirs"), "").unwrap();
+    std::fs::set_permissions(server.path("singletrack-work"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    server.boot();
+    assert_eq!(open_ones(server.dir()).len(), 2, "the directory, and what is theirs: {:?}", open_ones(server.dir()));
 }
