@@ -109,7 +109,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("readers.db");
         let _writer = open::writer_connection(&path).unwrap();
-        let readers = Readers::start(&path).unwrap();
+        let readers = Readers::start(&path, Arc::default()).unwrap();
         for _ in 0..=READER_COUNT {
             let failed = readers.read(|_| -> rusqlite::Result<()> { panic!("on purpose") }).await;
             assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
