@@ -158,8 +158,22 @@ pub struct FinishRequest {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, String>,
     /// Why; with FAILED.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "told_error", skip_serializing_if = "Option::is_none")]
     pub error: Option<DeploymentError>,
+}
+
+/// An error as a worker tells it: unlike one that a newer server tells, it has no members that are not known.
+fn told_error<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DeploymentError>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Told {
+        code: String,
+        message: String,
+        #[serde(default)]
+        phase: Option<String>,
+    }
+    let told: Option<Told> = Deserialize::deserialize(deserializer)?;
+    Ok(told.map(|Told { code, message, phase }| DeploymentError { code, message, phase }))
 }
 
 /// An agent as `why` shows it.

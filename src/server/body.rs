@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, header},
 };
 use bytes::Bytes;
-use flate2::write::GzDecoder;
+use flate2::write::MultiGzDecoder;
 use http_body_util::BodyExt as _;
 use serde::{
     Deserialize,
@@ -73,7 +73,7 @@ pub async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Failure> {
 
 enum Sink {
     Plain(Vec<u8>),
-    Gzip(Box<GzDecoder<Bounded>>),
+    Gzip(Box<MultiGzDecoder<Bounded>>),
 }
 
 impl Sink {
@@ -82,7 +82,7 @@ impl Sink {
         let encoding = encodings.next().map(|value| value.to_str().unwrap_or_default().trim().to_ascii_lowercase());
         match (encoding.as_deref(), encodings.next()) {
             (None | Some("identity"), None) => Ok(Sink::Plain(Vec::new())),
-            (Some("gzip" | "x-gzip"), None) => Ok(Sink::Gzip(Box::new(GzDecoder::new(Bounded::default())))),
+            (Some("gzip" | "x-gzip"), None) => Ok(Sink::Gzip(Box::new(MultiGzDecoder::new(Bounded::default())))),
             (_, _) => Err(Failure::new(
                 ErrorCode::UnsupportedMediaType,
                 "the body may be sent plain or with gzip, no other way",
@@ -180,7 +180,8 @@ pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> 
 /// It says what is wrong and where.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let invalid = |error: serde_json::Error| Failure::new(ErrorCode::InvalidBody, describe(&error));
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    // Some editors and clients put a byte order mark before it.
+    let mut reader = serde_json::Deserializer::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
     let value = Strict { depth: 0 }.deserialize(&mut reader).map_err(invalid)?;
     reader.end().map_err(invalid)?;
     // serde would take an array for a structure, member by member.
@@ -255,7 +256,11 @@ impl<'de> Visitor<'de> for Strict {
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
         let number = Number::from_f64(value).ok_or_else(|| E::custom("a number that is none"))?;
-        if value.abs() > NUMBER_LIMIT as f64 { Err(E::custom("a number beyond 2^53")) } else { Ok(number.into()) }
+        if value.abs() > NUMBER_LIMIT as f64 {
+            return Err(E::custom("a number beyond 2^53"));
+        }
+        // 2151.0 is a whole number in JSON, however it is written.
+        if value.fract() == 0.0 { Ok((value as i64).into()) } else { Ok(number.into()) }
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {

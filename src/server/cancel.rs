@@ -42,8 +42,9 @@ pub async fn cancel(State(app): State<Arc<App>>, target: Target, request: Reques
 /// # Errors
 /// It is empty, too long, or holds control characters.
 pub fn reason_text(reason: &str) -> Result<String, Failure> {
+    let is_line = bounds::fits(reason, bounds::REASON) && !reason.chars().any(char::is_control);
     let reason = reason.trim();
-    if reason.is_empty() || !bounds::fits(reason, bounds::REASON) || reason.chars().any(char::is_control) {
+    if reason.is_empty() || !is_line {
         return Err(Failure::new(
             ErrorCode::InvalidBody,
             format!("a reason is one line of 1 to {} characters without control characters", bounds::REASON),

@@ -76,8 +76,8 @@ pub fn draining() -> Failure {
 pub fn render(path: String, mut response: Response) -> Response {
     let Some(failure) = response.extensions_mut().remove::<Failure>() else { return response };
     let Failure { code, detail, extra } = failure;
-    // Past 400 and 404 the path's parts have been parsed: they are ours by then.
-    let instance = if matches!(code.status(), 400..=404 | 414 | 431) { echo(&path) } else { path };
+    // Past 400 to 405 the path's parts have been parsed: they are ours by then.
+    let instance = if matches!(code.status(), 400..=405 | 414 | 431) { echo(&path) } else { path };
     let mut problem = Problem::new(code, detail, instance);
     problem.extra = extra;
     let body = ascii::to_vec(&problem).unwrap_or_default();

@@ -105,7 +105,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Reading {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
         if wants_event_stream(&parts.headers)? {
-            let query = Query::of(&parts.uri, &["after"])?;
+            // Streams wait by themselves.
+            let query = Query::of(&parts.uri, &["after", "maxWaitSeconds"])?;
+            query.max_wait()?;
             return Ok(Reading::Stream { after: cursor(&parts.headers, &query)? });
         }
         let query = Query::of(&parts.uri, &["after", "maxWaitSeconds"])?;
@@ -235,23 +237,39 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Fa
     }
 }
 
-/// Whether the client takes Server-Sent Events rather than JSON.
+/// Whether the client takes Server-Sent Events rather than JSON. Where it takes both alike, those that it names.
 fn wants_event_stream(headers: &HeaderMap) -> Result<bool, Failure> {
-    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(false) };
-    let kinds: Vec<_> = accept
-        .to_str()
-        .unwrap_or_default()
-        .split(',')
-        .map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
-        .collect();
-    let has = |names: &[&str]| kinds.iter().any(|kind| names.contains(&kind.as_str()));
-    if has(&["text/event-stream"]) {
+    let accepts: Vec<&str> = headers.get_all(header::ACCEPT).iter().map(|value| value.to_str().unwrap_or("")).collect();
+    if accepts.is_empty() {
+        return Ok(false);
+    }
+    let ranges: Vec<_> = accepts.iter().flat_map(|accept| accept.split(',')).map(media_range).collect();
+    let (stream, is_named) = quality(&ranges, "text", "event-stream");
+    let (json, _) = quality(&ranges, "application", "json");
+    if stream > json || (is_named && stream > 0.0 && stream == json) {
         return Ok(true);
     }
-    if has(&["application/json", "application/*", "*/*"]) {
+    if json > 0.0 {
         return Ok(false);
     }
     Err(Failure::new(ErrorCode::NotAcceptable, "events come as text/event-stream or as application/json"))
+}
+
+/// A range of media types in lower case, and how much it is wanted, from 0 to 1.
+fn media_range(text: &str) -> (String, f32) {
+    let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let range = parts.next().unwrap_or_default();
+    let quality = parts.find_map(|part| part.strip_prefix("q=").map(str::to_owned));
+    (range, quality.and_then(|quality| quality.parse().ok()).unwrap_or(1.0))
+}
+
+/// How much a media type is wanted, which the most specific range says, and whether that names it.
+fn quality(ranges: &[(String, f32)], kind: &str, subtype: &str) -> (f32, bool) {
+    let of = |wanted: &str| ranges.iter().find(|(range, _)| range == wanted).map(|(_, quality)| *quality);
+    match of(&format!("{kind}/{subtype}")) {
+        Some(quality) => (quality, true),
+        None => (of(&format!("{kind}/*")).or_else(|| of("*/*")).unwrap_or(0.0), false),
+    }
 }
 
 /// A number in plain digits: no sign, no blank.

@@ -27,6 +27,9 @@ const PAGE_DEFAULT: u64 = 20;
 /// How many a page may have: a few hundred KiB of JSON.
 const PAGE_LIMIT: u64 = 100;
 
+/// Revisions are counted; no project ever has so many.
+const CURSOR_LIMIT: u64 = 1 << 53;
+
 /// One deployment.
 pub async fn one(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Result<Response, Failure> {
     Query::of(&uri, &[])?;
@@ -44,7 +47,7 @@ pub async fn list(State(app): State<Arc<App>>, InProject(project): InProject, ur
     let query = Query::of(&uri, &["status", "limit", "cursor"])?;
     let status = query.get("status").map(status).transpose()?;
     let limit = page_limit(&query)?;
-    let before = query.number("cursor", 1..=u64::MAX)?.map(Revision);
+    let before = query.number("cursor", 1..=CURSOR_LIMIT)?.map(Revision);
     let mut page = Page::of(limit);
     let mut next = before;
     let filled = loop {

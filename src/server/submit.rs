@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     api::{Accepted, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest},
+    artifact,
     config::WithoutAgent,
     model::{
         DeploymentId, Executor, IdempotencyKey, ProjectName, Spec, State,
@@ -259,6 +260,9 @@ fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
         && !(url.starts_with("https://") || url.starts_with("http://"))
     {
         return Err(invalid("url begins with https:// or http://"));
+    }
+    if let Some(artifact) = &wish.artifact {
+        artifact.sha256.parse::<artifact::Digest>().map_err(|error| invalid(error.to_string()))?;
     }
     check_inputs(wish)
 }

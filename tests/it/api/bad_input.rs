@@ -522,3 +522,41 @@ async fn a_client_that_still_uploads_sees_the_conflict_and_not_a_reset() {
     }
     assert_eq!(server.deployments().await.len(), 1);
 }
+
+#[tokio::test]
+async fn what_is_right_is_taken_however_it_is_written() {
+    let server = TestServer::gated();
+    let gzip_twice = [gzip(b"{\"ref\": "), gzip(b"\"main\"}")].concat();
+    for (body, encoding) in [
+        (b"\xef\xbb\xbf{\"ref\": \"main\"}".to_vec(), "identity"),
+        (gzip_twice, "gzip"),
+        (br#"{"ref": "main", "order": 2151.0}"#.to_vec(), "identity"),
+    ] {
+        let request = server.request(Method::POST, &format!("{DEPLOYMENTS}?dryRun=true"));
+        let request = request.header("Content-Type", "application/json").header("Content-Encoding", encoding);
+        let answer = send(request.body(body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert!(answer.text.contains("main"), "{}", answer.text);
+    }
+    let id =
+        server.accepted(json!({ "pipeline": "quick", "message": "\u{9b}2J".replace('\u{9b}', "ü\u{202e}") })).await;
+    server.finished(&id).await;
+    for (accept, status, kind) in [
+        ("text/*", 200, "text/event-stream"),
+        ("text/event-stream;q=0, */*", 200, "application/json"),
+        ("text/event-stream;q=0", 406, "application/problem+json"),
+        ("application/json;q=0.5, text/event-stream", 200, "text/event-stream"),
+        ("text/event-stream;q=0.1, application/json", 200, "application/json"),
+        ("*/*", 200, "application/json"),
+    ] {
+        let path = format!("{DEPLOYMENTS}/{id}/events?maxWaitSeconds=0");
+        let answer = send(server.request(Method::GET, &path).header("Accept", accept)).await;
+        assert_eq!((answer.status, answer.header("content-type")), (status, kind), "{accept}");
+    }
+    // Nothing in an answer moves a terminal or turns its text around, and little of a long path comes back.
+    assert!(server.deployment(&id, "").await.text.is_ascii());
+    let long = format!("/v1/projects/{}/deployments/x/turn", "w".repeat(200));
+    let answer = send(server.request(Method::DELETE, &long)).await;
+    assert_eq!(answer.status, 405);
+    assert!(!answer.text.contains(&"w".repeat(65)), "{}", answer.text);
+}

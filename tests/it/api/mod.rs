@@ -10,6 +10,7 @@ mod newer;
 mod openapi;
 mod pages;
 mod plan;
+mod schema;
 mod slot;
 mod strangers;
 mod waits;
