@@ -9,7 +9,7 @@ use super::{
     command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Place, Spec, State},
     ids::{DeploymentId, IdempotencyKey, ProjectName},
-    lease::{LeaseSecret, Pepper, SecretHash},
+    lease::{LeaseSecret, Pepper},
     lifecycle::Entry,
     order::{self, Age, outdated_by},
     policy::{LinePolicy, Policy, Preempt},
@@ -173,7 +173,7 @@ pub fn submit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &
     let terms = wish.claim.clone();
     let admission = admit(slot, keyed, wish, policy);
     if let (Admission::Accepted(id), Some(ClaimTerms { pepper, ttl, worker })) = (&admission, terms) {
-        let secret = LeaseSecret::derive(&pepper, *id).hash();
+        let secret = LeaseSecret::derive(&pepper, *id, slot.next_revision()).hash();
         // Who is only queued has no slot to work under; every other one that was accepted is ready.
         let _ = slot.step(*id, Command::Claim { secret, ttl, worker });
     }
@@ -260,13 +260,8 @@ fn tell_overtaken(slot: &mut Slot, overtaken: &[DeploymentId], by: DeploymentId)
 /// # Errors
 /// The build number was overtaken, in which case the deployment is ended, or it is not there to be claimed; or the call
 /// that claims it has taken another one.
-pub fn claim(
-    slot: &mut Slot,
-    id: DeploymentId,
-    secret: SecretHash,
-    ttl: Duration,
-    worker: String,
-) -> Result<Deployment, Refusal> {
+pub fn claim(slot: &mut Slot, id: DeploymentId, terms: ClaimTerms) -> Result<Deployment, Refusal> {
+    let ClaimTerms { pepper, ttl, worker } = terms;
     let ready = slot.deployment(id).ok_or(Refusal::WrongState)?;
     // Of a call that is made twice, because an answer was lost, both may be at work at once, each at another server.
     if slot.held().is_some() {
@@ -278,6 +273,7 @@ pub fn claim(
         slot.step(id, Command::Cancel { reason: None, superseded_by: Some(newer.deployment) })?;
         return Err(Refusal::Final);
     }
+    let secret = LeaseSecret::derive(&pepper, id, slot.next_revision()).hash();
     slot.step(id, Command::Claim { secret, ttl, worker }).cloned()
 }
 

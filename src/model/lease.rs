@@ -45,16 +45,30 @@ impl fmt::Debug for Pepper {
 pub struct LeaseSecret([u8; 32]);
 
 impl LeaseSecret {
-    /// The secret of a deployment's lease: an HMAC under the store's own secret. A deployment has one lease in its life,
-    /// so a worker whose answer was lost can be told it again, and still it stands nowhere.
-    pub fn derive(pepper: &Pepper, deployment: DeploymentId) -> Self {
+    /// The secret of a deployment's lease with this fencing token: an HMAC under the store's own secret, so that a worker
+    /// whose answer was lost can be told it again although it stands nowhere. A deployment has one lease in its life, but a
+    /// store that was restored, or a database that was failed over, may have forgotten the claim and grant a second one.
+    /// The second lease has another token, and so another secret: the first worker does not pass for the second.
+    pub fn derive(pepper: &Pepper, deployment: DeploymentId, token: Revision) -> Self {
+        LeaseSecret::hmac(pepper, &[deployment.as_bytes(), &token.0.to_be_bytes()])
+    }
+
+    /// The secret of this lease. Earlier versions made it without the token.
+    pub fn of(pepper: &Pepper, deployment: DeploymentId, lease: &Lease) -> Self {
+        let secret = LeaseSecret::derive(pepper, deployment, lease.fencing_token);
+        let former = LeaseSecret::hmac(pepper, &[deployment.as_bytes()]);
+        if former.hash() == lease.secret { former } else { secret }
+    }
+
+    fn hmac(pepper: &Pepper, message: &[&[u8]]) -> Self {
         // HMAC (RFC 2104) with SHA-256, whose blocks are 64 bytes; the key is shorter.
         let pad = |byte: u8| {
             let mut block = [byte; 64];
             block.iter_mut().zip(pepper.0).for_each(|(block, key)| *block ^= key);
             block
         };
-        let inner = Sha256::new().chain_update(pad(0x36)).chain_update(b"lease").chain_update(deployment.as_bytes());
+        let inner = Sha256::new().chain_update(pad(0x36)).chain_update(b"lease");
+        let inner = message.iter().fold(inner, |inner, part| inner.chain_update(part));
         LeaseSecret(Sha256::new().chain_update(pad(0x5c)).chain_update(inner.finalize()).finalize().into())
     }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{
     command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Spec, State},
-    ids::{DeploymentId, IdempotencyKey, ProjectName},
+    ids::{DeploymentId, IdempotencyKey, ProjectName, Revision},
     lifecycle::{Entry, Moment, Step, create},
     order::{self, Age},
     project::{Project, StartedOrder},
@@ -258,8 +258,13 @@ impl Slot {
         Changes { project, ..self.changes }
     }
 
+    /// The revision of the next slot change. A claim takes it as its fencing token.
+    pub fn next_revision(&self) -> Revision {
+        self.project.revision.next()
+    }
+
     fn moment(&self) -> Moment {
-        Moment { now: self.now, revision: self.project.revision.next() }
+        Moment { now: self.now, revision: self.next_revision() }
     }
 
     fn record(&mut self, step: Step) {

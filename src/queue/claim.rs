@@ -6,7 +6,10 @@ use tokio::time::timeout;
 
 use super::{Queue, WorkerError};
 use crate::{
-    model::{Deployment, DeploymentId, Edges, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot, admission},
+    model::{
+        Deployment, DeploymentId, Edges, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot,
+        admission::{self, ClaimTerms},
+    },
     store::{Claimable, Offers, StoreError, transact},
 };
 
@@ -33,7 +36,7 @@ impl Queue {
     /// The store did not answer.
     pub async fn claimed_by(&self, holder: &str) -> Result<Option<Claimed>, WorkerError> {
         let held = self.store.held(holder.to_owned()).await?;
-        Ok(held.map(|deployment| Claimed { secret: self.lease_secret(deployment.id), deployment }))
+        Ok(held.and_then(|deployment| Some(Claimed { secret: self.lease_secret(&deployment)?, deployment })))
     }
 
     /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`, who holds one at most: what he
@@ -104,8 +107,8 @@ impl Queue {
         worker: String,
         held_by: Option<String>,
     ) -> Result<Result<Claimed, Refusal>, WorkerError> {
-        let secret = self.lease_secret(id);
-        let (hash, ttl, now) = (secret.hash(), self.limits.lease, self.clock.wall());
+        let now = self.clock.wall();
+        let terms = ClaimTerms { pepper: self.store.pepper(), ttl: self.limits.lease, worker };
         let line = LineLoad::Edges(Edges { is_start: true, above: None });
         let load = Load { deployments: vec![id], line, held_by, ..Load::default() };
         let claimed = self
@@ -114,11 +117,14 @@ impl Queue {
                 id,
                 transact(&*self.store, project, load, move |loaded| {
                     let mut slot = Slot::of(loaded, now);
-                    let claimed = admission::claim(&mut slot, id, hash, ttl, worker);
+                    let claimed = admission::claim(&mut slot, id, terms);
                     (slot.into_changes(), claimed)
                 }),
             )
             .await?;
-        Ok(claimed.map(|deployment| Claimed { deployment, secret }))
+        Ok(claimed.and_then(|deployment| {
+            let secret = self.lease_secret(&deployment).ok_or(Refusal::WrongState)?;
+            Ok(Claimed { deployment, secret })
+        }))
     }
 }

@@ -22,7 +22,7 @@ pub use unheard::{Hearing, Unheard};
 
 use crate::{
     clock::Clock,
-    model::{DeploymentId, LeaseSecret, Limits, Policy, ProjectName},
+    model::{Deployment, LeaseSecret, Limits, Policy, ProjectName},
     store::{Store, StoreError},
 };
 
@@ -91,9 +91,9 @@ impl Queue {
         &self.limits
     }
 
-    /// The secret of a deployment's lease, to be told to who holds it.
-    pub fn lease_secret(&self, id: DeploymentId) -> LeaseSecret {
-        LeaseSecret::derive(&self.store.pepper(), id)
+    /// The secret of a deployment's lease, to be told to who holds it; `None` for one that was never claimed.
+    pub fn lease_secret(&self, deployment: &Deployment) -> Option<LeaseSecret> {
+        Some(LeaseSecret::of(&self.store.pepper(), deployment.id, deployment.lease()?))
     }
 
     /// A project's rules; the default ones for a project that is not configured.

@@ -182,7 +182,7 @@ fn accepted(app: &App, own: &Placed, overtaker: Option<DeploymentId>, replayed: 
     // The lease of one who runs it himself; told again to who asks again with the same key.
     let lease = match &own.deployment.state {
         State::Running(lease) if own.deployment.spec.executor == Executor::Client => {
-            Some(answer::lease(lease, &app.queue.lease_secret(deployment.id)))
+            app.queue.lease_secret(&own.deployment).map(|secret| answer::lease(lease, &secret))
         }
         State::Running(_) | State::Waiting(_) | State::Reserved | State::Ready | State::Finished { .. } => None,
     };

@@ -93,7 +93,10 @@ async fn call(queue: Queue, caller: u64, over: Arc<AtomicBool>, steps: Arc<Atomi
         {
             let claimed = queue.claim(project.clone(), holder.id, format!("caller-{caller}")).await;
             report.told.extend(claimed.ok().flatten().map(|claimed| claimed.deployment));
-            let secret = queue.lease_secret(holder.id).hash();
+            // Whoever claimed it: what it runs under is read again.
+            let Ok(Some(claimed)) = queue.store().deployment(project.clone(), holder.id).await else { continue };
+            let Some(secret) = queue.lease_secret(&claimed.deployment) else { continue };
+            let secret = secret.hash();
             let verdict = Verdict::Succeeded { outputs: Default::default() };
             match queue.finish(project.clone(), holder.id, secret, verdict).await {
                 Ok(ended) => report.told.push(ended),

@@ -1,36 +1,36 @@
-//! Getting a connection: where to, protected how, and whether the database is one that we can work with.
+//! Getting a connection: to which host, and whether the database there is one that we can work with, and the newest.
 
 use std::{
-    env, fs,
-    path::{Path, PathBuf},
+    fmt::Write as _,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+use futures_util::future::join_all;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, timeout},
 };
-use tokio::time::timeout;
 use tokio_postgres::{
-    AsyncMessage, Client, Connection, SimpleQueryMessage,
+    AsyncMessage, Client, Config, Connection,
     config::{Host, TargetSessionAttrs},
+    error::{DbError, Severity, SqlState},
     tls::TlsStream,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
+use uuid::Uuid;
 
 use super::{
+    facts::{self, Facts, Refusals},
     fault::{Fault, told},
+    lineage::{self, Branch, Kinship},
+    password,
     session::{Origin, Session},
+    tls,
 };
 use crate::{
     config::{PostgresUrl, TlsMode},
@@ -45,49 +45,84 @@ const SETUP_LIMIT: Duration = Duration::from_secs(15);
 const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(10);
 /// When a silent connection is asked whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
-/// The oldest PostgreSQL that is good enough: `pg_xact_status` and all our statements are older, but nobody mends those
-/// before it.
-const OLDEST_VERSION: u32 = 140_000;
+/// How long to wait until a connection that is being closed is gone.
+const ROOM_LIMIT: Duration = Duration::from_secs(5);
+/// How often the same refusal is logged.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(30);
+
+/// Is told of what a connection brings unasked.
+pub(super) type Hear = Arc<dyn Fn(&AsyncMessage) + Send + Sync>;
+
+/// Room for a connection of the pool, until whatever was opened in it is closed.
+type Room = Arc<OwnedSemaphorePermit>;
 
 /// Makes connections.
 pub(super) struct Connector {
     url: PostgresUrl,
-    driver: tokio_postgres::Config,
+    /// One for each host.
+    drivers: Vec<Config>,
     tls: MakeRustlsConnect,
     /// Whether sessions are shared: a pooler in between gives each transaction another one.
     shares_sessions: AtomicBool,
+    refusals: Refusals,
+    /// The newest branch that was seen, and where.
+    known: watch::Sender<Option<Known>>,
+    /// The last refusal of a database that was logged, and when.
+    refused: Mutex<Option<(Uuid, Instant)>>,
+    /// Room for the connections of the pool, those included that are being closed.
+    room: Arc<Semaphore>,
 }
 
-/// How the database presents itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Facts {
-    pub(super) version: u32,
-    pub(super) is_standby: bool,
-    pub(super) backend: i64,
-    pub(super) origin: Origin,
-    pub(super) fsync: String,
-    pub(super) synchronous_commit: String,
-    pub(super) full_page_writes: String,
-    pub(super) synchronous_standbys: String,
-    /// How many standbys stream from it, where we may see that.
-    pub(super) standby_count: i64,
-    pub(super) synchronous_standby_count: i64,
+/// The branch that is worked on.
+#[derive(Clone, Debug)]
+struct Known {
+    branch: Branch,
+    host: usize,
 }
 
-const FACTS: &str = "SELECT current_setting('server_version_num'), pg_is_in_recovery()::int, pg_backend_pid(), \
-    current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes'), \
-    current_setting('synchronous_standby_names'), (SELECT count(*) FROM pg_stat_replication), \
-    (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')), \
-    CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END, \
-    extract(epoch FROM pg_postmaster_start_time()) || ' ' \
-        || coalesce(extract(epoch FROM (SELECT stats_reset FROM pg_stat_bgwriter))::text, '')";
+/// A connection to a database that we can work with.
+pub(super) struct Link {
+    pub(super) client: Client,
+    pub(super) facts: Facts,
+    pub(super) wire: Arc<Wire>,
+}
+
+/// What is known of a connection for as long as it is open, whoever has let go of it.
+pub(super) struct Wire {
+    /// Whether a commit was answered, or is going to be lost, that no standby is known to have.
+    is_warned: AtomicBool,
+    _room: Option<Room>,
+}
+
+impl Wire {
+    /// Whether the database has warned since this was asked last that a commit is not replicated as its settings demand.
+    pub(super) fn take_warning(&self) -> bool {
+        self.is_warned.swap(false, Ordering::Relaxed)
+    }
+
+    fn hear(&self, message: &AsyncMessage) {
+        if let AsyncMessage::Notice(notice) = message
+            && is_unreplicated(notice)
+        {
+            self.is_warned.store(true, Ordering::Relaxed);
+            tracing::warn!(notice = notice.message(), "a commit did not wait for its synchronous standby");
+        }
+    }
+}
+
+/// Whether a commit that waits for its standby was told to wait no longer. The words are the database's language, the codes
+/// are not; no statement of ours brings a warning of these codes otherwise.
+fn is_unreplicated(notice: &DbError) -> bool {
+    let codes = [SqlState::WARNING, SqlState::ADMIN_SHUTDOWN];
+    notice.parsed_severity() == Some(Severity::Warning) && codes.contains(notice.code())
+}
 
 impl Connector {
-    /// Reads what is needed of files and the environment.
-    pub(super) fn new(url: &PostgresUrl) -> Result<Self, StoreError> {
+    /// Reads what is needed of files and the environment. The pool has at most `connection_limit` connections.
+    pub(super) fn new(url: &PostgresUrl, connection_limit: usize) -> Result<Self, StoreError> {
         let mut driver = url.driver().clone();
         if driver.get_password().is_none()
-            && let Some(password) = password_from_environment(&driver)
+            && let Some(password) = password::from_environment(&driver)
         {
             driver.password(password);
         }
@@ -98,17 +133,28 @@ impl Connector {
             driver.tcp_user_timeout(UNCONFIRMED_LIMIT);
         }
         driver.keepalives_idle(KEEPALIVE_AFTER).keepalives_interval(KEEPALIVE_AFTER / 2).keepalives_retries(3);
-        if driver.get_hosts().len() > 1 {
-            // Of several the one that can be written to is meant.
-            driver.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
-        let tls = MakeRustlsConnect::new(tls_config(url)?);
-        Ok(Connector { url: url.clone(), driver, tls, shares_sessions: AtomicBool::new(false) })
+        let tls = MakeRustlsConnect::new(tls::config(url)?);
+        let host_count = driver.get_hosts().len().max(driver.get_hostaddrs().len());
+        Ok(Connector {
+            url: url.clone(),
+            drivers: (0..host_count).map(|at| one_host(&driver, at)).collect(),
+            tls,
+            shares_sessions: AtomicBool::new(false),
+            refusals: Refusals::default(),
+            known: watch::Sender::new(None),
+            refused: Mutex::default(),
+            room: Arc::new(Semaphore::new(connection_limit)),
+        })
     }
 
     /// The schema that our tables live in.
     pub(super) fn schema(&self) -> &str {
         self.url.schema()
+    }
+
+    /// How many hosts the URL names.
+    pub(super) fn host_count(&self) -> usize {
+        self.drivers.len()
     }
 
     /// Says so where passwords or deployments may be read on the way.
@@ -139,35 +185,269 @@ impl Connector {
         }
     }
 
-    /// A bare connection to a database that we can work with.
-    pub(super) async fn connect(&self) -> Result<(Client, Facts), Fault> {
-        self.connect_listening(|_| {}).await
+    /// Whether this is the branch to work on.
+    pub(super) fn is_current(&self, branch: Uuid) -> bool {
+        self.known.borrow().as_ref().is_some_and(|known| known.branch.name == branch)
     }
 
-    /// The same, and `hear` is told of what comes unasked.
-    pub(super) async fn connect_listening(
-        &self,
-        hear: impl FnMut(AsyncMessage) + Send + 'static,
-    ) -> Result<(Client, Facts), Fault> {
+    /// The branch that is worked on.
+    pub(super) fn current_branch(&self) -> Option<Uuid> {
+        self.known.borrow().as_ref().map(|known| known.branch.name)
+    }
+
+    /// The host that is worked with.
+    pub(super) fn current_host(&self) -> Option<usize> {
+        self.known.borrow().as_ref().map(|known| known.host)
+    }
+
+    /// Resolves once another branch than this is the one to work on.
+    pub(super) async fn moved_from(&self, branch: Uuid) {
+        let mut known = self.known.subscribe();
+        // The other end lives as long as this.
+        let _ = known.wait_for(|known| known.as_ref().is_none_or(|known| known.branch.name != branch)).await;
+    }
+
+    /// A connection to whichever host has the newest primary, before anything is known: all of them are asked, since a
+    /// former primary that was started again looks like one.
+    pub(super) async fn first(&self) -> Result<(usize, Link), Fault> {
+        let reached = join_all((0..self.host_count()).map(|host| self.reach(host, None, None))).await;
+        let mut best: Option<(usize, Link, Option<Branch>)> = None;
+        let mut refused = Vec::new();
+        for (host, reached) in reached.into_iter().enumerate() {
+            let mut link = match reached {
+                Ok(link) => link,
+                Err(fault) => {
+                    refused.push(fault);
+                    continue;
+                }
+            };
+            // Tables that are not there, or older than branches, are made or brought up to date by whoever asked.
+            let branch = match link.facts.lineage {
+                Some(_) => Some(self.settle(&mut link).await?),
+                None => None,
+            };
+            let is_better = match (&best, &branch) {
+                (None, _) | (Some((_, _, None)), Some(_)) => true,
+                (Some(_), None) => false,
+                (Some((_, _, Some(known))), Some(branch)) => match known.kinship(branch) {
+                    Kinship::Newer => true,
+                    Kinship::Same | Kinship::Older | Kinship::Stranger => {
+                        tracing::warn!("{}", lineage::refusal(known, branch, known.kinship(branch)));
+                        false
+                    }
+                },
+            };
+            if is_better {
+                best = Some((host, link, branch));
+            }
+        }
+        match best {
+            Some((host, link, _)) => Ok((host, link)),
+            None => Err(most_telling(refused)),
+        }
+    }
+
+    /// Answers the branch that a connection leads to, and works on it from now on, unless a newer one is known.
+    pub(super) async fn admit(&self, host: usize, link: &mut Link) -> Result<Branch, Fault> {
+        let branch = self.settle(link).await?;
+        let kinship = {
+            let known = self.known.borrow();
+            known.as_ref().map(|known| (known.branch.kinship(&branch), known.branch.clone()))
+        };
+        if let Some((kinship @ (Kinship::Older | Kinship::Stranger), known)) = kinship {
+            let refusal = lineage::refusal(&known, &branch, kinship);
+            self.log_refusal(branch.name, host, &refusal);
+            return Err(Fault::Refused(refusal));
+        }
+        self.known.send_if_modified(|known| {
+            // Another connection may have found a newer one meanwhile.
+            let is_news = match known {
+                None => true,
+                Some(known) => match known.branch.kinship(&branch) {
+                    Kinship::Newer => {
+                        tracing::warn!(
+                            before = known.branch.in_words(),
+                            now = branch.in_words(),
+                            host = self.host_name(host),
+                            "the database was failed over; sessions of before are dropped"
+                        );
+                        true
+                    }
+                    Kinship::Same => {
+                        known.host = host;
+                        false
+                    }
+                    Kinship::Older | Kinship::Stranger => false,
+                },
+            };
+            if is_news {
+                *known = Some(Known { branch: branch.clone(), host });
+            }
+            is_news
+        });
+        if self.is_current(branch.name) { Ok(branch) } else { Err(Fault::Moved) }
+    }
+
+    async fn settle(&self, link: &mut Link) -> Result<Branch, Fault> {
+        let settling = lineage::settle(&mut link.client, self.schema(), &mut link.facts);
+        timeout(SETUP_LIMIT, settling).await.map_err(|_| Fault::Silent)?
+    }
+
+    fn log_refusal(&self, branch: Uuid, host: usize, refusal: &StoreError) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = refused.is_none_or(|(before, at)| before != branch || at.elapsed() > REFUSAL_PAUSE);
+        if is_news {
+            *refused = Some((branch, Instant::now()));
+            tracing::error!(host = self.host_name(host), "a database is not worked with: {refusal}");
+        }
+    }
+
+    fn host_name(&self, host: usize) -> String {
+        let Some(driver) = self.drivers.get(host) else { return String::new() };
+        let mut name = match (driver.get_hosts().first(), driver.get_hostaddrs().first()) {
+            (Some(Host::Tcp(name)), _) => name.clone(),
+            (Some(Host::Unix(directory)), _) => directory.display().to_string(),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => String::new(),
+        };
+        if let Some(port) = driver.get_ports().first() {
+            // Writing to a string cannot fail.
+            let _ = write!(name, ":{port}");
+        }
+        name
+    }
+
+    /// A connection to the branch that is worked on, or to a newer one.
+    pub(super) async fn connect(&self, hear: Option<Hear>, room: Option<Room>) -> Result<(Link, Branch), Fault> {
+        let first = self.current_host().unwrap_or(0);
+        let others = (0..self.host_count()).filter(|host| *host != first);
+        let mut refused = Vec::new();
+        for host in [first].into_iter().chain(others) {
+            let admitted = async {
+                let mut link = self.reach(host, hear.clone(), room.clone()).await?;
+                let branch = self.admit(host, &mut link).await?;
+                Ok((link, branch))
+            };
+            match admitted.await {
+                Ok(admitted) => return Ok(admitted),
+                Err(fault) => {
+                    tracing::debug!(host = self.host_name(host), ?fault, "this host is passed over");
+                    refused.push(fault);
+                }
+            }
+        }
+        Err(most_telling(refused))
+    }
+
+    /// Room for one more connection of the pool.
+    async fn take_room(&self) -> Result<Option<Room>, Fault> {
+        let taken = timeout(ROOM_LIMIT, self.room.clone().acquire_owned()).await.map_err(|_| Fault::Exhausted)?;
+        // It is never closed.
+        Ok(taken.ok().map(Arc::new))
+    }
+
+    /// A connection to this host, if the database there is one that we can work with.
+    pub(super) async fn reach(&self, host: usize, hear: Option<Hear>, room: Option<Room>) -> Result<Link, Fault> {
+        let Some(driver) = self.drivers.get(host) else { return Err(Fault::Mistaken("there is no such host")) };
+        let wire = Arc::new(Wire { is_warned: AtomicBool::new(false), _room: room });
         let connecting = async {
-            let (client, connection) = self.driver.connect(self.tls.clone()).await?;
-            drive(connection, hear);
-            let facts = facts(&client).await?;
+            let (client, connection) = driver.connect(self.tls.clone()).await?;
+            drive(connection, hear, wire.clone());
+            let facts = facts::read(&client, self.schema(), &self.refusals).await?;
             Ok::<_, Fault>((client, facts))
         };
         let (client, facts) = timeout(SETUP_LIMIT, connecting).await.map_err(|_| Fault::Silent)??;
-        if facts.version < OLDEST_VERSION {
-            let version = facts.version / 10_000;
-            return refuse(format!("the database is PostgreSQL {version}; singletrack needs version 14 or later"));
-        }
-        if facts.is_standby {
-            // It may be promoted, or the URL name another host, so this is no reason to give up.
-            return Err(Fault::Refused(StoreError::Unavailable(
-                "the database is a standby, which cannot be written to; name the primary, or all hosts".to_owned(),
-            )));
-        }
-        Ok((client, facts))
+        facts.require_fit()?;
+        Ok(Link { client, facts, wire })
     }
+
+    /// A connection to this host, whatever it is.
+    pub(super) async fn bare(&self, host: usize) -> Result<Client, Fault> {
+        let Some(driver) = self.drivers.get(host) else { return Err(Fault::Mistaken("there is no such host")) };
+        let connecting = driver.connect(self.tls.clone());
+        let (client, connection) = timeout(SETUP_LIMIT, connecting).await.map_err(|_| Fault::Silent)??;
+        drive(connection, None, Arc::new(Wire { is_warned: AtomicBool::new(false), _room: None }));
+        Ok(client)
+    }
+
+    /// Looks at a database anew, whose tables were made meanwhile.
+    pub(super) async fn look_again(&self, link: &mut Link) -> Result<(), Fault> {
+        link.facts = facts::read(&link.client, self.schema(), &self.refusals).await?;
+        Ok(())
+    }
+
+    /// Which timeline each transaction of a session that is shared must find, where it can be asked for.
+    fn expected_timeline(&self, facts: &Facts) -> Option<i64> {
+        facts.timeline.filter(|_| self.refusals.tells_timeline())
+    }
+}
+
+/// What the driver is told of one of several hosts.
+fn one_host(driver: &Config, at: usize) -> Config {
+    let mut one = Config::new();
+    if let Some(host) = driver.get_hosts().get(at) {
+        match host {
+            Host::Tcp(name) => one.host(name),
+            Host::Unix(directory) => one.host_path(directory),
+        };
+    }
+    if let Some(address) = driver.get_hostaddrs().get(at) {
+        one.hostaddr(*address);
+    }
+    let ports = driver.get_ports();
+    if let Some(port) = ports.get(at).or(ports.first()) {
+        one.port(*port);
+    }
+    if let Some(user) = driver.get_user() {
+        one.user(user);
+    }
+    if let Some(password) = driver.get_password() {
+        one.password(password);
+    }
+    if let Some(database) = driver.get_dbname() {
+        one.dbname(database);
+    }
+    if let Some(options) = driver.get_options() {
+        one.options(options);
+    }
+    if let Some(name) = driver.get_application_name() {
+        one.application_name(name);
+    }
+    if let Some(limit) = driver.get_connect_timeout() {
+        one.connect_timeout(*limit);
+    }
+    if let Some(limit) = driver.get_tcp_user_timeout() {
+        one.tcp_user_timeout(*limit);
+    }
+    if let Some(interval) = driver.get_keepalives_interval() {
+        one.keepalives_interval(interval);
+    }
+    if let Some(retries) = driver.get_keepalives_retries() {
+        one.keepalives_retries(retries);
+    }
+    one.keepalives(driver.get_keepalives()).keepalives_idle(driver.get_keepalives_idle());
+    one.ssl_mode(driver.get_ssl_mode()).ssl_negotiation(driver.get_ssl_negotiation());
+    one.channel_binding(driver.get_channel_binding());
+    // Which of several is the primary is found out by more than this tells.
+    one.target_session_attrs(match driver.get_hosts().len() {
+        0 | 1 => driver.get_target_session_attrs(),
+        _ => TargetSessionAttrs::Any,
+    });
+    one
+}
+
+/// Of what several hosts were refused for, that which says most: what one of them answered.
+fn most_telling(refused: Vec<Fault>) -> Fault {
+    let weight = |fault: &Fault| match fault {
+        Fault::Refused(StoreError::Unusable(_)) => 4,
+        Fault::Driver(error) if error.as_db_error().is_some() => 3,
+        Fault::Refused(_) | Fault::Row(_) | Fault::Mistaken(_) | Fault::Moved => 2,
+        Fault::Driver(_) => 1,
+        Fault::Silent | Fault::Exhausted => 0,
+    };
+    // Of equals the last; the first host is the one that is mostly meant.
+    let telling = refused.into_iter().rev().max_by_key(weight);
+    telling.unwrap_or(Fault::Mistaken("the database's URL names no host"))
 }
 
 /// Makes the sessions of the pool.
@@ -179,25 +459,42 @@ impl Manager for Sessions {
 
     async fn create(&self) -> Result<Session, Fault> {
         let connector = &self.0;
-        let (client, facts) = connector.connect().await?;
+        let room = connector.take_room().await?;
+        let (link, branch) = connector.connect(None, room.clone()).await?;
+        let origin = Origin { branch: branch.name, life: link.facts.life.clone() };
         if !connector.shares_sessions() {
-            match Session::own(client, connector.schema(), facts.origin).await {
+            match Session::own(link, connector.schema(), origin).await {
                 Err(fault) if fault.is_lost_statement() => connector.share_sessions(),
                 made => return made,
             }
-            let (client, facts) = connector.connect().await?;
-            return Ok(Session::shared(client, connector.schema(), facts.origin));
+            let (link, branch) = connector.connect(None, room).await?;
+            let origin = Origin { branch: branch.name, life: link.facts.life.clone() };
+            return Ok(connector.shared(link, origin));
         }
-        Ok(Session::shared(client, connector.schema(), facts.origin))
+        Ok(connector.shared(link, origin))
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Fault> {
-        if session.is_usable() { Ok(()) } else { Err(RecycleError::message("the connection is broken")) }
+        if !session.is_usable() {
+            return Err(RecycleError::message("the connection is broken"));
+        }
+        if !self.0.is_current(session.origin().branch) {
+            return Err(RecycleError::message("the database was failed over"));
+        }
+        Ok(())
     }
 }
 
-/// Moves a connection's data until it ends.
-fn drive<S, T>(mut connection: Connection<S, T>, mut hear: impl FnMut(AsyncMessage) + Send + 'static)
+impl Connector {
+    fn shared(&self, link: Link, origin: Origin) -> Session {
+        let timeline = self.expected_timeline(&link.facts);
+        Session::shared(link, self.schema(), origin, timeline)
+    }
+}
+
+/// Moves a connection's data until it ends. It ends when nobody has the client any more and the database has answered
+/// everything: a commit that waits for a standby keeps its place until then.
+fn drive<S, T>(mut connection: Connection<S, T>, hear: Option<Hear>, wire: Arc<Wire>)
 where
     Connection<S, T>: Send + 'static,
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -206,7 +503,12 @@ where
     tokio::spawn(async move {
         loop {
             match std::future::poll_fn(|context| connection.poll_message(context)).await {
-                Some(Ok(message)) => hear(message),
+                Some(Ok(message)) => {
+                    wire.hear(&message);
+                    if let Some(hear) = &hear {
+                        hear(&message);
+                    }
+                }
                 Some(Err(error)) => {
                     tracing::debug!(error = %told(&error), "a connection to the database broke");
                     return;
@@ -215,180 +517,4 @@ where
             }
         }
     });
-}
-
-async fn facts(client: &Client) -> Result<Facts, Fault> {
-    let answer = client.simple_query(FACTS).await?;
-    let row = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let row = row.ok_or_else(|| Fault::Row("the database tells nothing of itself".to_owned()))?;
-    let text = |at: usize| row.get(at).unwrap_or_default().to_owned();
-    let number = |at: usize| row.get(at).and_then(|text| text.parse().ok()).unwrap_or(0_i64);
-    Ok(Facts {
-        version: u32::try_from(number(0)).unwrap_or(0),
-        is_standby: number(1) != 0,
-        backend: number(2),
-        fsync: text(3),
-        synchronous_commit: text(4),
-        full_page_writes: text(5),
-        synchronous_standbys: text(6),
-        standby_count: number(7),
-        synchronous_standby_count: number(8),
-        // The second is another one even after a crash that the first process survived: it resets the statistics.
-        origin: Origin { timeline: text(9), life: text(10) },
-    })
-}
-
-fn refuse<T>(why: String) -> Result<T, Fault> {
-    Err(Fault::Refused(StoreError::Unusable(why)))
-}
-
-/// A password that is not in the URL: `PGPASSWORD`, else the first line that fits of `PGPASSFILE` or `~/.pgpass`.
-fn password_from_environment(driver: &tokio_postgres::Config) -> Option<String> {
-    if let Ok(password) = env::var("PGPASSWORD") {
-        return Some(password);
-    }
-    let file = env::var_os("PGPASSFILE")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".pgpass")))?;
-    let lines = fs::read_to_string(file).ok()?;
-    let user = driver.get_user()?;
-    let database = driver.get_dbname().unwrap_or(user);
-    // All hosts get one password, so the first of them that has a line tells.
-    driver.get_hosts().iter().enumerate().find_map(|(at, host)| {
-        let ports = driver.get_ports();
-        let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432).to_string();
-        let host = match host {
-            Host::Tcp(name) => name.clone(),
-            // As libpq has it: a socket is the local host.
-            Host::Unix(_) => "localhost".to_owned(),
-        };
-        let wanted = [host.as_str(), port.as_str(), database, user];
-        lines.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
-            let fields = split_pgpass(line);
-            let [.., password] = fields.as_slice() else { return None };
-            let fits =
-                fields.len() == 5 && fields.iter().zip(wanted).all(|(field, wanted)| field == "*" || field == wanted);
-            fits.then(|| password.clone())
-        })
-    })
-}
-
-/// `host:port:database:user:password`, where a backslash takes the meaning from ':' and '\'.
-fn split_pgpass(line: &str) -> Vec<String> {
-    let (mut fields, mut field) = (Vec::new(), String::new());
-    let mut characters = line.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' => field.extend(characters.next()),
-            ':' if fields.len() < 4 => fields.push(std::mem::take(&mut field)),
-            other => field.push(other),
-        }
-    }
-    fields.push(field);
-    fields
-}
-
-/// The rules of TLS, by `sslmode`.
-fn tls_config(url: &PostgresUrl) -> Result<ClientConfig, StoreError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let unusable = |what: &dyn std::fmt::Display| StoreError::Unusable(format!("cannot set up TLS: {what}"));
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(&error))?;
-    let verifier: Arc<dyn ServerCertVerifier> = match url.tls() {
-        TlsMode::Disable | TlsMode::Prefer => Arc::new(AnyName { strict: None, provider }),
-        TlsMode::VerifyCa | TlsMode::VerifyFull => {
-            let roots = Arc::new(roots(url.root_certificates())?);
-            let strict = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
-            let strict = strict.build().map_err(|error| unusable(&error))?;
-            if url.tls() == TlsMode::VerifyFull { strict } else { Arc::new(AnyName { strict: Some(strict), provider }) }
-        }
-    };
-    // Whom to believe is decided by the verifiers below; each of them says what it leaves out.
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-}
-
-fn roots(file: Option<&Path>) -> Result<RootCertStore, StoreError> {
-    let mut roots = RootCertStore::empty();
-    match file {
-        Some(file) => {
-            let shown = file.display();
-            let unusable = |error: &dyn std::fmt::Display| {
-                StoreError::Unusable(format!("cannot read the certificates in {shown}: {error}"))
-            };
-            let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unusable(&error))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unusable(&error))?;
-                roots.add(certificate).map_err(|error| unusable(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(StoreError::Unusable(format!("there is no certificate in {shown}")));
-            }
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                return Err(StoreError::Unusable(
-                    "this system trusts no certificate authority; name a file of them with sslrootcert=".to_owned(),
-                ));
-            }
-        }
-    }
-    Ok(roots)
-}
-
-/// Believes whom an authority vouches for, whatever the name (`sslmode=verify-ca`); without authorities everyone, which
-/// keeps out who only listens (`sslmode=prefer`).
-#[derive(Debug)]
-struct AnyName {
-    strict: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for AnyName {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(strict) = &self.strict else { return Ok(ServerCertVerified::assertion()) };
-        // The name is looked at last, so this says that all else is well.
-        match strict.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verified => verified,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }

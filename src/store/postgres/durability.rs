@@ -1,6 +1,6 @@
 //! What the database's settings mean for what was answered to clients, said once at start.
 
-use super::connect::Facts;
+use super::facts::Facts;
 
 /// Says how durable the database is set.
 pub(super) fn report(facts: &Facts) {
@@ -23,6 +23,13 @@ pub(super) fn report(facts: &Facts) {
 /// What an operator should know of these settings.
 fn warnings(facts: &Facts) -> Vec<&'static str> {
     let mut warnings = Vec::new();
+    if facts.timeline.is_none() || facts.system.is_none() {
+        warnings.push(
+            "the database does not tell which cluster and timeline it is (pg_control_system(), pg_current_wal_lsn()): a \
+             fail-over or a restore that loses commits may go unnoticed, and fencing tokens be given twice; see the \
+             operator's guide",
+        );
+    }
     if facts.fsync != "on" {
         warnings.push("the database has fsync off: a power cut can lose and damage everything that was answered");
     }
@@ -54,7 +61,6 @@ fn warnings(facts: &Facts) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::postgres::session::Origin;
 
     #[test]
     fn each_setting_that_can_lose_an_answer_is_told() {
@@ -62,7 +68,13 @@ mod tests {
             version: 150_003,
             is_standby: false,
             backend: 1,
-            origin: Origin { timeline: "00000001".to_owned(), life: String::new() },
+            encoding: "UTF8".to_owned(),
+            database: "deploys".to_owned(),
+            system: Some("1".to_owned()),
+            timeline: Some(1),
+            life: String::new(),
+            tables: None,
+            lineage: None,
             fsync: "on".to_owned(),
             synchronous_commit: "on".to_owned(),
             full_page_writes: "on".to_owned(),
@@ -78,6 +90,7 @@ mod tests {
         };
         told(Facts { fsync: off(), ..safe.clone() }, "fsync");
         told(Facts { full_page_writes: off(), ..safe.clone() }, "full_page_writes");
+        told(Facts { timeline: None, ..safe.clone() }, "timeline");
         told(Facts { synchronous_commit: off(), ..safe.clone() }, "synchronous_commit");
         told(Facts { standby_count: 1, ..safe.clone() }, "fail-over");
         let standbys = "FIRST 1 (a)".to_owned();

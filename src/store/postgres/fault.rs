@@ -16,6 +16,8 @@ pub(super) enum Fault {
     Silent,
     /// All connections were busy for as long as anybody may wait for one.
     Exhausted,
+    /// The connection leads to a database that another one has taken the place of.
+    Moved,
     /// It is not one that we can work with.
     Refused(StoreError),
     /// A row does not hold what this version writes there.
@@ -33,7 +35,7 @@ impl Fault {
                 // Anything but an answer of the database: closed, torn, or not to be understood.
                 None => true,
             },
-            Fault::Silent => true,
+            Fault::Silent | Fault::Moved => true,
             Fault::Exhausted | Fault::Refused(_) | Fault::Row(_) | Fault::Mistaken(_) => false,
         }
     }
@@ -58,6 +60,7 @@ impl Fault {
                 Some(_) | None => StoreError::Unavailable(told(&error)),
             },
             Fault::Silent => StoreError::Unavailable("the database did not answer in time".to_owned()),
+            Fault::Moved => StoreError::Unavailable("the database was failed over meanwhile".to_owned()),
             Fault::Exhausted => StoreError::Unavailable("all connections to the database are busy".to_owned()),
             Fault::Refused(error) => error,
             Fault::Row(what) => {

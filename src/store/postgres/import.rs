@@ -16,7 +16,7 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use super::{
-    connect::Connector,
+    connect::{Connector, Link},
     fault::{Fault, told},
     rows, schema,
     wakes::served_key,
@@ -48,8 +48,8 @@ impl Import {
     /// [`StoreError`] with what to do about it.
     pub async fn open(url: &PostgresUrl) -> Result<Import, StoreError> {
         let opened = async {
-            let connector = Arc::new(Connector::new(url)?);
-            let (mut client, _) = connector.connect().await?;
+            let connector = Arc::new(Connector::new(url, 1)?);
+            let (_, Link { mut client, .. }) = connector.first().await?;
             schema::migrate(&mut client, connector.schema()).await?;
             let mut import = Import { client, schema: connector.schema().to_owned() };
             import.lock().await?.rollback().await?;

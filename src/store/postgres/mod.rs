@@ -12,9 +12,13 @@ mod agents;
 mod artifacts;
 mod connect;
 mod durability;
+mod facts;
 mod fault;
 mod group;
 mod import;
+mod lineage;
+mod password;
+mod primaries;
 mod reads;
 mod record;
 mod rows;
@@ -22,6 +26,7 @@ mod schema;
 mod session;
 mod statements;
 mod table;
+mod tls;
 mod transact;
 mod turns;
 mod wakes;
@@ -87,7 +92,7 @@ impl PostgresStore {
         on_hint: OnHint,
         health: &Health,
     ) -> Result<PostgresStore, StoreError> {
-        let connector = Arc::new(Connector::new(url)?);
+        let connector = Arc::new(Connector::new(url, connection_limit)?);
         let pepper = prepare(&connector).await.map_err(Fault::into_store_error)?;
         let pool = Pool::builder(Sessions(connector.clone()))
             .max_size(connection_limit)
@@ -112,6 +117,10 @@ impl PostgresStore {
         tasks.spawn(health.supervise(wakes::TASK, shutdown.clone(), move |pulse| {
             let is_first = std::mem::take(&mut is_first);
             wakes.clone().run(through.clone(), is_first, pulse, ending.clone())
+        }));
+        let (through, pool, ending) = (connector.clone(), engine.pool.clone(), shutdown.clone());
+        tasks.spawn(health.supervise(primaries::TASK, shutdown.clone(), move |pulse| {
+            primaries::watch(through.clone(), pool.clone(), pulse, ending.clone())
         }));
         let visits = Arc::new(Visits::default());
         let (telling, through, ending) = (visits.clone(), engine.clone(), shutdown.clone());
@@ -140,16 +149,19 @@ impl Drop for PostgresStore {
 
 /// Looks at the database, and brings it up to date.
 async fn prepare(connector: &Connector) -> Result<Pepper, Fault> {
-    let (mut client, facts) = connector.connect().await?;
-    durability::report(&facts);
+    let (host, mut link) = connector.first().await?;
+    durability::report(&link.facts);
     connector.warn_of_open_wires();
     // Two connections that lead to one session: somebody in between gives each transaction any session.
-    let (other, other_facts) = connector.connect().await?;
-    if facts.backend == other_facts.backend {
+    let other = connector.reach(host, None, None).await?;
+    if link.facts.backend == other.facts.backend {
         connector.share_sessions();
     }
     drop(other);
-    schema::migrate(&mut client, connector.schema()).await
+    let pepper = schema::migrate(&mut link.client, connector.schema()).await?;
+    connector.look_again(&mut link).await?;
+    connector.admit(host, &mut link).await?;
+    Ok(pepper)
 }
 
 /// Writes something that is there already, and commits it: with all the rights that work needs, or it says which are missing.
@@ -186,7 +198,10 @@ macro_rules! read {
             loop {
                 let answer = async {
                     let mut $session = $store.engine.session().await?;
-                    $read.await
+                    let branch = $session.origin().branch;
+                    let answer: Result<_, Fault> = $read.await;
+                    // What a former primary knows must not be told for the truth.
+                    if $store.engine.connector().is_current(branch) { answer } else { Err(Fault::Moved) }
                 };
                 match answer.await {
                     Ok(answer) => return Ok(answer),

@@ -6,6 +6,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -13,8 +14,14 @@ use std::{
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
+use uuid::Uuid;
 
-use super::{fault::Fault, statements::Sql};
+use super::{
+    connect::{Link, Wire},
+    facts::{self, first_row},
+    fault::Fault,
+    statements::Sql,
+};
 
 /// How long a statement may take. The longest is the load of a line of thousands, some 100 ms; or a wait for the lock.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(12);
@@ -47,7 +54,7 @@ macro_rules! call {
 pub(super) use call;
 
 /// The answers of a flight, in the order of its calls.
-pub(super) type Answers = Vec<Result<Vec<Row>, tokio_postgres::Error>>;
+pub(super) type Answers = Vec<Result<Vec<Row>, Fault>>;
 
 /// What a session is told once, or with each transaction where sessions are shared.
 ///
@@ -57,18 +64,19 @@ pub(super) fn settings(schema: &str, scope: &str) -> String {
     format!(
         "SET {scope} search_path TO {schema}; SET {scope} statement_timeout TO {}; SET {scope} lock_timeout TO {}; \
          SET {scope} idle_in_transaction_session_timeout TO {}; SET {scope} plan_cache_mode TO force_generic_plan; \
-         SET {scope} enable_seqscan TO off; SET {scope} enable_hashjoin TO off; SET {scope} enable_mergejoin TO off",
+         SET {scope} enable_seqscan TO off; SET {scope} enable_hashjoin TO off; SET {scope} enable_mergejoin TO off; \
+         SET {scope} jit TO off; SET {scope} client_min_messages TO warning",
         STATEMENT_LIMIT.as_millis(),
         LOCK_LIMIT.as_millis(),
         IDLE_LIMIT.as_millis(),
     )
 }
 
-/// Which of its lives the database was in when it was connected to.
+/// Which database it was, in which of its lives, when it was connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     /// It changes when a standby is promoted.
-    pub(super) timeline: String,
+    pub(super) branch: Uuid,
     /// It changes when the database starts anew.
     pub(super) life: String,
 }
@@ -79,24 +87,36 @@ pub(super) struct Session {
     /// By the numbers of [`Sql`]; empty where each statement may come to another session.
     prepared: Vec<Statement>,
     /// Where sessions are shared, what a transaction begins with besides.
-    settings: Option<String>,
+    opening: Option<Opening>,
+    wire: Arc<Wire>,
     origin: Origin,
     /// Whether a transaction is, or may be, under way.
     is_dirty: bool,
 }
 
+/// What a transaction begins with in a session that is anybody's.
+struct Opening {
+    settings: String,
+    /// Its timeline must be this one, where the database tells it.
+    timeline: Option<i64>,
+}
+
 impl Session {
     /// A connection whose session is ours alone: it is set up once.
-    pub(super) async fn own(client: Client, schema: &str, origin: Origin) -> Result<Session, Fault> {
+    pub(super) async fn own(link: Link, schema: &str, origin: Origin) -> Result<Session, Fault> {
+        let Link { client, wire, facts: _ } = link;
         client.batch_execute(&settings(schema, "SESSION")).await?;
         let prepares = Sql::ALL.iter().map(|sql| Box::pin(client.prepare_typed(sql.text(), sql.types())));
         let prepared = in_order(prepares.collect()).await.into_iter().collect::<Result<_, _>>()?;
-        Ok(Session { client, prepared, settings: None, origin, is_dirty: false })
+        Ok(Session { client, prepared, opening: None, wire, origin, is_dirty: false })
     }
 
-    /// A connection behind which each transaction may come to another session: nothing is left behind in any.
-    pub(super) fn shared(client: Client, schema: &str, origin: Origin) -> Session {
-        Session { client, prepared: Vec::new(), settings: Some(settings(schema, "LOCAL")), origin, is_dirty: false }
+    /// A connection behind which each transaction may come to another session: nothing is left behind in any, and each
+    /// looks where it came to.
+    pub(super) fn shared(link: Link, schema: &str, origin: Origin, timeline: Option<i64>) -> Session {
+        let Link { client, wire, facts: _ } = link;
+        let opening = Some(Opening { settings: settings(schema, "LOCAL"), timeline });
+        Session { client, prepared: Vec::new(), opening, wire, origin, is_dirty: false }
     }
 
     /// Whether it can be used for something new.
@@ -107,6 +127,11 @@ impl Session {
     /// Which of its lives the database was in when it was connected to.
     pub(super) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// Whether the database has warned since this was asked last that a commit is not replicated as its settings demand.
+    pub(super) fn take_warning(&self) -> bool {
+        self.wire.take_warning()
     }
 
     /// Sends these together; the first of them begins a transaction. Each is answered for itself.
@@ -129,7 +154,7 @@ impl Session {
 
     /// One question that needs no transaction of its own.
     pub(super) async fn ask(&mut self, call: Call) -> Result<Vec<Row>, Fault> {
-        if self.settings.is_none() {
+        if self.opening.is_none() {
             let answers = self.send_all(&[call]).await?;
             return rows(answers).map(|mut answers| answers.pop().unwrap_or_default());
         }
@@ -138,7 +163,7 @@ impl Session {
 
     /// One statement that writes, and is a transaction of its own.
     pub(super) async fn write(&mut self, call: Call) -> Result<Vec<Row>, Fault> {
-        if self.settings.is_none() {
+        if self.opening.is_none() {
             return rows(self.send_all(&[call]).await?).map(|mut answers| answers.pop().unwrap_or_default());
         }
         self.is_dirty = true;
@@ -168,23 +193,34 @@ impl Session {
         timeout(FLIGHT_LIMIT, in_order(sends)).await.map_err(|_| Fault::Silent)
     }
 
-    async fn send(&self, call: &Call) -> Result<Vec<Row>, tokio_postgres::Error> {
-        if let (Some(settings), Sql::Begin | Sql::BeginSnapshot) = (&self.settings, call.sql) {
-            self.client.batch_execute(&format!("{}; {settings}", call.sql.text())).await?;
-            return Ok(Vec::new());
+    async fn send(&self, call: &Call) -> Result<Vec<Row>, Fault> {
+        if let (Some(opening), Sql::Begin | Sql::BeginSnapshot) = (&self.opening, call.sql) {
+            return self.open(call.sql, opening).await.map(|()| Vec::new());
         }
         let params = call.params.iter().map(|param| &**param as &(dyn ToSql + Sync));
         let rows = match self.prepared.get(call.sql as usize) {
             Some(statement) => self.client.query_raw(statement, params).await?,
             None => self.client.query_typed_raw(call.sql.text(), params.zip(call.sql.types().iter().cloned())).await?,
         };
-        rows.try_collect().await
+        Ok(rows.try_collect().await?)
+    }
+
+    /// Begins a transaction in whichever session it came to, and sees to it that this is the database that was connected to.
+    async fn open(&self, begin: Sql, Opening { settings, timeline }: &Opening) -> Result<(), Fault> {
+        let asked = if timeline.is_some() { facts::TIMELINE } else { "NULL" };
+        let opening = format!("{}; {settings}; SELECT branch, {asked} FROM lineage", begin.text());
+        let answer = self.client.simple_query(&opening).await?;
+        let cells = first_row(&answer).unwrap_or_default();
+        let is_same = |at: usize, wanted: Option<String>| cells.get(at).cloned().flatten() == wanted;
+        let is_expected =
+            is_same(0, Some(self.origin.branch.to_string())) && is_same(1, timeline.map(|it| it.to_string()));
+        if is_expected { Ok(()) } else { Err(Fault::Moved) }
     }
 }
 
 /// The rows of each call, or the first error.
 pub(super) fn rows(answers: Answers) -> Result<Vec<Vec<Row>>, Fault> {
-    answers.into_iter().collect::<Result<_, _>>().map_err(Fault::Driver)
+    answers.into_iter().collect()
 }
 
 /// Starts all of them in this order, then waits for each.

@@ -152,10 +152,10 @@ statements! {
             (SELECT count(*) FROM written)";
     /// Of a transaction that locks no project.
     TransactionNumber() = "SELECT (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint";
-    /// What became of a transaction, and the timeline and the life of whoever tells it.
-    Outcome(TEXT) = "SELECT pg_xact_status($1::xid8), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), \
-        extract(epoch FROM pg_postmaster_start_time()) || ' ' \
-            || coalesce(extract(epoch FROM (SELECT stats_reset FROM pg_stat_bgwriter))::text, '')";
+    /// What became of a transaction, and which branch tells it.
+    Outcome(TEXT) = "SELECT pg_xact_status($1::xid8), branch FROM lineage";
+    /// Writes something and nothing: once it is committed, so is everything before it, wherever that must be.
+    Fence() = "UPDATE lineage SET era = era";
 
     Holder(TEXT) = of_project!(holding!());
     /// The holders and the heads of the lines of several projects, whose names stand behind the deployments' columns.

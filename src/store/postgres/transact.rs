@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    connect::Sessions,
+    connect::{Connector, Sessions},
     fault::Fault,
     group::Lanes,
     record::{self, Locked, Records, Sighted},
@@ -132,6 +132,11 @@ impl Asker {
 }
 
 impl Engine {
+    /// Who makes the connections.
+    pub(super) fn connector(&self) -> &Arc<Connector> {
+        &self.pool.manager().0
+    }
+
     /// A connection.
     pub(super) async fn session(&self) -> Result<Object<Sessions>, Fault> {
         Ok(self.pool.get().await?)
@@ -140,7 +145,7 @@ impl Engine {
     /// Whether a question, or a transaction that did nothing yet, may be put again.
     pub(super) fn may_retry(&self, fault: &Fault, attempt: u32) -> bool {
         if fault.is_lost_statement() {
-            self.pool.manager().0.share_sessions();
+            self.connector().share_sessions();
             // The other connections expect prepared statements, too.
             self.pool.retain(|_, _| false);
             return attempt < BEGIN_LIMIT;
@@ -238,32 +243,47 @@ impl Engine {
         decided.asker.tell(Err(refused.into_store_error()));
     }
 
-    /// Writes and commits. A commit that is not answered is looked up.
+    /// Writes and commits. A commit that is not answered, or not replicated as it should be, is looked up.
     pub(super) async fn commit(
         &self,
         mut session: Object<Sessions>,
         number: i64,
         records: Records,
     ) -> Result<(), Denied> {
+        let connector = self.connector().clone();
+        let origin = session.origin().clone();
+        if !connector.is_current(origin.branch) {
+            // Nothing was written yet, and the end of the connection takes the locks back.
+            drop(Object::take(session));
+            return Err(Denied::Lost(Fault::Moved.into_store_error()));
+        }
         let mut calls = records.into_calls();
         calls.push(call!(Sql::Commit));
         let expected = self.wakes.expect();
+        session.take_warning();
         let answered = session.end(&calls).await;
         // What it brings is told next; and nobody waits for a look at what became of it.
         drop(expected);
         let lost = match answered {
             Ok(answers) => match committed(answers) {
-                Ok(()) => return Ok(()),
+                Ok(()) if session.take_warning() => None,
+                Ok(()) if connector.is_current(origin.branch) => return Ok(()),
+                Ok(()) => {
+                    let why = "it was committed to a database that was failed over meanwhile".to_owned();
+                    return Err(Denied::Lost(StoreError::Unknown(why)));
+                }
                 // The COMMIT behind it took everything back.
                 Err(fault) if !fault.breaks_connection() => return Err(Denied::Refused(fault)),
-                Err(fault) => fault,
+                Err(fault) => Some(fault),
             },
-            Err(fault) => fault,
+            Err(fault) => Some(fault),
         };
-        let origin = session.origin().clone();
-        // The connection is broken; its place goes to another one.
+        // The connection is broken, or stuck; its place goes to another one once it is gone.
         drop(Object::take(session));
-        tracing::warn!(fault = ?lost, "a commit was not answered; looking for what became of it");
+        match &lost {
+            Some(fault) => tracing::warn!(?fault, "a commit was not answered; looking for what became of it"),
+            None => tracing::warn!("a commit was answered that its standby may not have; looking whether it has"),
+        }
         Err(Denied::Lost(match self.outcome(number, &origin).await {
             Outcome::Committed => return Ok(()),
             Outcome::Aborted => {
@@ -293,13 +313,22 @@ impl Engine {
                 let mut session = self.session().await?;
                 let rows = session.ask(call!(Sql::Outcome, number.to_string())).await?;
                 let row = rows.first().ok_or(Fault::Mistaken("the database tells no outcome"))?;
-                let now = Origin { timeline: rows::get(row, 1)?, life: rows::get(row, 2)? };
-                Ok::<_, Fault>((rows::get::<Option<String>>(row, 0)?, now))
+                let status = rows::get::<Option<String>>(row, 0)?;
+                let now = Origin { branch: rows::get(row, 1)?, life: session.origin().life.clone() };
+                if status.as_deref() == Some("committed") && now == *origin {
+                    // It is here; whether it is wherever it must be before it is believed, a commit after it shows.
+                    session.take_warning();
+                    session.write(call!(Sql::Fence)).await?;
+                    if session.take_warning() {
+                        return Err(Fault::Mistaken("the database does not wait for its standby"));
+                    }
+                }
+                Ok::<_, Fault>((status, now))
             };
             match asked.await {
                 // Another server was promoted meanwhile. What it had not heard of is lost, and the number may be
                 // somebody else's by now.
-                Ok((_, now)) if now.timeline != origin.timeline => return Outcome::Unknown,
+                Ok((_, now)) if now.branch != origin.branch => return Outcome::Unknown,
                 // After a crash a number whose transaction left no trace on the disk is given out again, so that another's
                 // commit may be told for ours; but none that was committed is ever told as aborted.
                 Ok((Some(status), now)) if status == "committed" && now != *origin => return Outcome::Unknown,

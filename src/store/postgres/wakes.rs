@@ -29,7 +29,10 @@ use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{connect::Connector, fault::Fault};
+use super::{
+    connect::{Connector, Hear, Link},
+    fault::Fault,
+};
 use crate::{
     health::{Pulse, Task},
     model::{Changes, DeploymentId, Hint},
@@ -169,7 +172,7 @@ impl Wakes {
         if hints.is_empty() || connector.shares_sessions() {
             return;
         }
-        if let Ok((client, _)) = connector.connect().await
+        if let Ok((Link { client, .. }, _)) = connector.connect(None, None).await
             && let Err(fault) = self.send(&client, hints, 0).await
         {
             tracing::debug!(?fault, "the last wake-ups were not sent; the others' slow poll finds what they told of");
@@ -183,18 +186,22 @@ impl Wakes {
         // The number of the last of our own words that came back.
         let (heard, mut echo) = watch::channel(0);
         let this = self.clone();
-        let hear = move |message: AsyncMessage| {
+        let hear: Hear = Arc::new(move |message| {
             if let AsyncMessage::Notification(word) = message {
                 this.hear(word.payload(), &heard);
             }
-        };
-        let client = match connector.connect_listening(hear).await {
-            Ok((client, _)) => client,
+        });
+        let (Link { client, .. }, branch) = match connector.connect(Some(hear), None).await {
+            Ok(connected) => connected,
             Err(fault) => return fault,
         };
-        match self.listen(&client, is_first, &mut echo, pulse).await {
-            Ok(never) => match never {},
-            Err(fault) => fault,
+        tokio::select! {
+            listened = self.listen(&client, is_first, &mut echo, pulse) => match listened {
+                Ok(never) => match never {},
+                Err(fault) => fault,
+            },
+            // The others listen there by now.
+            () = connector.moved_from(branch.name) => Fault::Moved,
         }
     }
 

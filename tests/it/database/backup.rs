@@ -36,7 +36,7 @@ async fn finished(server: &TestServer, claimed: &Answer) -> Value {
 }
 
 #[tokio::test]
-async fn a_dump_that_is_restored_as_documented_goes_on_beyond_all_fencing_tokens() {
+async fn a_dump_that_is_restored_goes_on_beyond_all_fencing_tokens_by_itself() {
     let cluster = postgres::shared();
     let (lost, restored) = (cluster.database().await, cluster.empty_database().await);
     let server = TestServer::start_on(&cluster.url(&lost), &gated_config(""));
@@ -52,7 +52,6 @@ async fn a_dump_that_is_restored_as_documented_goes_on_beyond_all_fencing_tokens
     let forgotten = claimed(&server, "api").await;
     drop(server);
     run("psql", &["--quiet", "--set=ON_ERROR_STOP=1", &format!("--file={}", file), &cluster.url(&restored)]);
-    cluster.client(&restored).await.batch_execute(&leap()).await.unwrap();
 
     let server = TestServer::start_on(&cluster.url(&restored), &gated_config(""));
     assert_eq!(server.deployment(before["id"].as_str().unwrap(), "").await.body, before);
@@ -62,4 +61,7 @@ async fn a_dump_that_is_restored_as_documented_goes_on_beyond_all_fencing_tokens
     let next = claimed(&server, "api").await;
     assert!(token(&next) > token(&forgotten), "{} is not above {}", token(&next), token(&forgotten));
     finished(&server, &next).await;
+    // For a copy that cannot be told from the original there is a statement in the operator's guide.
+    cluster.client(&restored).await.batch_execute(&leap()).await.unwrap();
+    assert!(token(&claimed(&server, "api").await) > token(&next) + 1_000_000);
 }

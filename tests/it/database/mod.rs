@@ -4,6 +4,7 @@
 mod agents;
 mod backup;
 mod bouncer;
+mod failover;
 mod groups;
 mod idle;
 mod plans;

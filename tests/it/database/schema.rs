@@ -3,7 +3,8 @@
 use singletrack::model::admission::OnConflict;
 
 use crate::{
-    harness::postgres,
+    database::refused,
+    harness::{TestServer, postgres},
     store_trial::{Trial, id, name},
 };
 
@@ -60,4 +61,23 @@ async fn the_database_refuses_what_must_never_be() {
         id(4)
     );
     assert_eq!(admin.execute(&good, &[]).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_utf_8_is_refused_with_the_reason() {
+    let cluster = postgres::shared();
+    let admin = cluster.client("postgres").await;
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let name = format!("in_{}", encoding.to_lowercase());
+        let make =
+            format!("CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+        admin.batch_execute(&make).await.unwrap();
+        let (code, told) = refused(&cluster.url(&name), &[]);
+        assert_eq!(code, 69, "{told}");
+        assert!(told.contains(encoding) && told.contains("ENCODING 'UTF8'"), "{told}");
+        // What it says to do works.
+        let advice = told.split_once("CREATE DATABASE").expect("a statement").1.lines().next().unwrap();
+        admin.batch_execute(&format!("CREATE DATABASE{advice}")).await.unwrap();
+        drop(TestServer::start_on(&cluster.url(&format!("{name}_utf8")), ""));
+    }
 }

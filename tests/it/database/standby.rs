@@ -41,7 +41,7 @@ async fn a_standby_is_refused_passed_over_and_followed_when_it_is_promoted() {
         tokio::task::yield_now().await;
     }
     let before = one.deployments().await;
-    caught_up(&primary, &standby).await;
+    primary.caught_up(&standby).await;
     drop(primary);
     standby.promote().await;
     std::fs::write(one.path("down"), "").unwrap();
@@ -72,16 +72,6 @@ fn run(balancer: &Balancer, script: &str) -> tokio::process::Child {
 
 async fn until_there(server: &TestServer, file: &str) {
     while !server.path(file).exists() {
-        tokio::task::yield_now().await;
-    }
-}
-
-/// Waits until the standby has all that the primary told anybody: without that an asynchronous one would lose it.
-async fn caught_up(primary: &Cluster, standby: &Cluster) {
-    let (primary, standby) = (primary.client("postgres").await, standby.client("postgres").await);
-    let written: String = primary.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.unwrap().get(0);
-    let has_all = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn");
-    while !standby.query_one(&has_all, &[]).await.unwrap().get::<_, bool>(0) {
         tokio::task::yield_now().await;
     }
 }

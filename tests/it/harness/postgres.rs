@@ -42,10 +42,14 @@ start() { "$bin"/postgres -D "$dir/data" -k "$dir" "$@" 0<&- & server=$!; }
 bin=$1 dir=$2
 shift 3
 start "$@"
-while read -r order; do
-    # What is asked for is a signal to stop it by, before it starts again.
+while read -r order pause; do
+    # What is asked for is a signal to stop it by, before it starts again: at once, or with the next line.
     kill -s "$order" "$server"
     wait "$server"
+    if [ -n "$pause" ]; then
+        echo "keeper: the database system is stopped" >&2
+        read -r pause || break
+    fi
     start "$@"
 done
 kill -QUIT "$server" 2>/dev/null
@@ -154,7 +158,7 @@ impl Cluster {
                     let _ = writeln!(copy, "{line}");
                 }
                 // A standby says "read-only connections", and the other when it is promoted.
-                if line.contains("database system is ready to accept") {
+                if line.contains("database system is ready to accept") || line.starts_with("keeper: ") {
                     let _ = tell.send(());
                 }
             }
@@ -188,10 +192,46 @@ impl Cluster {
     /// Stops it by this signal and starts it again: `QUIT` is an immediate restart, `INT` a fast one. Answers when it
     /// takes connections again.
     pub fn restart(&mut self, signal: &str) {
+        self.order(signal);
+    }
+
+    /// Stops it by this signal until [`Cluster::start_again`].
+    pub fn stop(&mut self, signal: &str) {
+        self.order(&format!("{signal} pause"));
+    }
+
+    /// Starts it after [`Cluster::stop`].
+    pub fn start_again(&mut self) {
+        self.order("go");
+    }
+
+    fn order(&mut self, order: &str) {
         let orders = self.orders.as_mut().expect("it runs");
-        writeln!(orders, "{signal}").unwrap();
+        writeln!(orders, "{order}").unwrap();
         orders.flush().unwrap();
         self.ready();
+    }
+
+    /// Ends the replication to a standby: from now on the standby misses what is committed here.
+    pub async fn lose(&self, standby: &Cluster) {
+        let client = standby.client("postgres").await;
+        client.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        let client = self.client("postgres").await;
+        let streams = "SELECT count(*) FROM pg_stat_replication";
+        while client.query_one(streams, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until the standby has all that is committed here.
+    pub async fn caught_up(&self, standby: &Cluster) {
+        let (primary, standby) = (self.client("postgres").await, standby.client("postgres").await);
+        let written: String = primary.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.unwrap().get(0);
+        let has_all = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn");
+        while !standby.query_one(&has_all, &[]).await.unwrap().get::<_, bool>(0) {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The directory of its socket.

@@ -1,0 +1,252 @@
+//! Which branch of the database's history a session leads to, and which of two branches is the newer one.
+//!
+//! ```text
+//! primary a ──11──12──13┬─(lost)
+//!                       └▶ b is promoted: timeline 2 ▶ the revisions leap, the branch gets a name ──10000013──…
+//! a starts again, as a primary of timeline 1: an older branch, which is refused
+//! ```
+//!
+//! A promotion, a restore and a copy each begin a branch on which the last commits may be missing. The first server that
+//! notices makes the revisions leap, under a lock and before anything is granted, so that no fencing token is given twice.
+//! Each server keeps the newest branch that it has seen in memory, and works on no other.
+
+use tokio_postgres::{Client, types::Type};
+use uuid::Uuid;
+
+use super::{
+    facts::{Facts, first_row},
+    fault::Fault,
+    schema,
+};
+use crate::store::{StoreError, copy::REVISION_LEAP};
+
+/// How long a new branch waits for those that use the tables.
+const PATIENCE_MS: u32 = 10_000;
+/// More promotions than this between two looks are a mistake in what was read.
+const TIMELINE_STEP_LIMIT: i64 = 1_000;
+
+/// A branch of a store's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Branch {
+    /// The same on all branches.
+    store: Uuid,
+    /// Another one on each.
+    pub(super) name: Uuid,
+    era: i64,
+    system: Option<String>,
+    timeline: Option<i64>,
+}
+
+/// How another branch stands to the one that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kinship {
+    Same,
+    /// It holds what was decided last.
+    Newer,
+    /// The known one was made from it, or beside it.
+    Older,
+    /// It is of another store.
+    Stranger,
+}
+
+impl Branch {
+    /// How `other` stands to this one.
+    pub(super) fn kinship(&self, other: &Branch) -> Kinship {
+        if self.name == other.name {
+            return Kinship::Same;
+        }
+        if self.store != other.store {
+            return Kinship::Stranger;
+        }
+        let timelines = match (&self.system, &other.system, self.timeline, other.timeline) {
+            (Some(own), Some(theirs), Some(known), Some(new)) if own == theirs && known != new => Some((known, new)),
+            _ => None,
+        };
+        let (known, new) = timelines.unwrap_or((self.era, other.era));
+        // Of two that were promoted independently, the one that was seen first stays.
+        if new > known { Kinship::Newer } else { Kinship::Older }
+    }
+
+    /// In one phrase.
+    pub(super) fn in_words(&self) -> String {
+        let timeline = self.timeline.map_or_else(|| "unknown".to_owned(), |timeline| timeline.to_string());
+        format!("timeline {timeline}, branch {} ({})", self.era, self.name.simple())
+    }
+}
+
+/// The row in which the tables say which branch they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    branch: Branch,
+    tables: String,
+}
+
+impl Row {
+    /// The columns as text: store, branch, era, system, timeline, tables.
+    pub(super) fn parse(cells: &[Option<String>]) -> Result<Row, Fault> {
+        let broken = || Fault::Row("the row of the lineage cannot be read".to_owned());
+        let [Some(store), Some(name), Some(era), system, timeline, Some(tables)] = cells else { return Err(broken()) };
+        let uuid = |text: &str| Uuid::try_parse(text).map_err(|_| broken());
+        Ok(Row {
+            branch: Branch {
+                store: uuid(store)?,
+                name: uuid(name)?,
+                era: era.parse().map_err(|_| broken())?,
+                system: system.clone(),
+                timeline: timeline.as_deref().map(str::parse).transpose().map_err(|_| broken())?,
+            },
+            tables: tables.clone(),
+        })
+    }
+}
+
+/// What must be written before the tables can be worked with.
+#[derive(Debug, PartialEq, Eq)]
+enum Needed {
+    /// The tables are new.
+    Beginning,
+    /// The database tells more of itself than it did.
+    Detail,
+    /// The row was written elsewhere: commits of before may be missing here.
+    Leap { times: i64, why: String },
+}
+
+/// Holds what the tables say against what the database tells of itself.
+fn needed(facts: &Facts) -> Option<Needed> {
+    let Some(Row { branch, tables }) = &facts.lineage else { return Some(Needed::Beginning) };
+    if facts.tables.as_ref() != Some(tables) {
+        return Some(Needed::Leap { times: 1, why: "the tables were copied or restored".to_owned() });
+    }
+    if let (Some(before), Some(now)) = (&branch.system, &facts.system)
+        && before != now
+    {
+        return Some(Needed::Leap { times: 1, why: "the database is another cluster than before".to_owned() });
+    }
+    match (branch.timeline, facts.timeline) {
+        (Some(before), Some(now)) if before < now => {
+            // Once for each promotion: one whose leap is missing here may have granted tokens too.
+            let times = (now - before).clamp(1, TIMELINE_STEP_LIMIT);
+            let why = format!("a standby of the database was promoted (timeline {before} to {now})");
+            Some(Needed::Leap { times, why })
+        }
+        (None, Some(_)) => Some(Needed::Detail),
+        // The tables know of a promotion that is not told to everybody: it has been.
+        (Some(_) | None, Some(_) | None) => {
+            (branch.system.is_none() && facts.system.is_some()).then_some(Needed::Detail)
+        }
+    }
+}
+
+/// Answers the branch that the connection leads to; where it begins, that is written first, once, by whichever server comes
+/// first. The connection's transaction must not be under way.
+pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts) -> Result<Branch, Fault> {
+    if let (None, Some(row)) = (needed(facts), &facts.lineage) {
+        return Ok(row.branch.clone());
+    }
+    let transaction = client.transaction().await?;
+    let settings = format!(
+        "SET LOCAL search_path TO {schema}; SET LOCAL lock_timeout TO {PATIENCE_MS}; SET LOCAL statement_timeout TO 0; \
+         {}; LOCK TABLE projects IN EXCLUSIVE MODE",
+        schema::lock(schema)
+    );
+    transaction.batch_execute(&settings).await?;
+    // Somebody else may have done it meanwhile.
+    let row = transaction.simple_query("SELECT store, branch, era, system, timeline, tables FROM lineage").await?;
+    facts.lineage = first_row(&row).map(|cells| Row::parse(&cells)).transpose()?;
+    let name = Uuid::now_v7();
+    let step = needed(facts);
+    let branch = match (&step, &facts.lineage) {
+        (None, Some(row)) => return Ok(row.branch.clone()),
+        (Some(Needed::Detail), Some(Row { branch, .. })) => Branch {
+            system: facts.system.clone().or(branch.system.clone()),
+            timeline: facts.timeline.or(branch.timeline),
+            ..branch.clone()
+        },
+        (Some(Needed::Leap { times, why }), Some(Row { branch, .. })) => {
+            let leap = REVISION_LEAP.saturating_mul(*times);
+            let detail = format!(
+                "{why}: what was committed last before may be missing, so the project's revision was raised by {leap}"
+            );
+            transaction.query_typed("UPDATE projects SET revision = revision + $1", &[(&leap, Type::INT8)]).await?;
+            transaction
+                .query_typed(
+                    "INSERT INTO audit (at, project, action, detail) \
+                     SELECT (extract(epoch FROM now()) * 1000)::bigint, name, 'fail_over', $1 FROM projects",
+                    &[(&detail, Type::TEXT)],
+                )
+                .await?;
+            let (system, timeline) = (facts.system.clone(), facts.timeline);
+            Branch { name, era: branch.era + 1, system, timeline, ..branch.clone() }
+        }
+        (Some(_) | None, None) | (Some(Needed::Beginning), Some(_)) => {
+            Branch { store: Uuid::now_v7(), name, era: 1, system: facts.system.clone(), timeline: facts.timeline }
+        }
+    };
+    let tables =
+        facts.tables.clone().ok_or_else(|| Fault::Row("the database does not number its tables".to_owned()))?;
+    transaction
+        .query_typed(
+            "INSERT INTO lineage (store, branch, era, system, timeline, tables) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (is_only) DO UPDATE SET branch = $2, era = $3, system = $4, timeline = $5, tables = $6, \
+                since = now()",
+            &[
+                (&branch.store, Type::UUID),
+                (&branch.name, Type::UUID),
+                (&branch.era, Type::INT8),
+                (&branch.system, Type::TEXT),
+                (&branch.timeline, Type::INT8),
+                (&tables, Type::TEXT),
+            ],
+        )
+        .await?;
+    transaction.commit().await?;
+    if let Some(Needed::Leap { times, why }) = &step {
+        tracing::warn!(
+            branch = branch.in_words(),
+            revision_leap = REVISION_LEAP.saturating_mul(*times),
+            "{why}: what was committed last before may be missing, so all revisions leapt and no fencing token is given \
+             twice; leases that are not known here are lost"
+        );
+    }
+    facts.lineage = Some(Row { branch: branch.clone(), tables });
+    Ok(branch)
+}
+
+/// What an older branch is refused with.
+pub(super) fn refusal(known: &Branch, other: &Branch, kinship: Kinship) -> StoreError {
+    let (known, other) = (known.in_words(), other.in_words());
+    StoreError::Unavailable(match kinship {
+        Kinship::Stranger => format!(
+            "the database holds another store than the one that this server works on ({other}, not {known}); restart the \
+             server if that is meant"
+        ),
+        Kinship::Same | Kinship::Newer | Kinship::Older => format!(
+            "the database is not the newest one: it is at {other}, and this server has worked at {known}. It looks like a \
+             former primary that was started again; stop it, and make it a standby of the present one"
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn branch(number: u128, era: i64, system: &str, timeline: Option<i64>) -> Branch {
+        let (store, name) = (Uuid::from_u128(1), Uuid::from_u128(number));
+        Branch { store, name, era, system: Some(system.to_owned()), timeline }
+    }
+
+    #[test]
+    fn of_two_branches_the_later_promotion_wins_and_where_none_is_told_the_later_leap() {
+        let known = branch(1, 2, "a", Some(2));
+        assert_eq!(known.kinship(&known), Kinship::Same);
+        assert_eq!(known.kinship(&branch(2, 1, "a", Some(1))), Kinship::Older);
+        assert_eq!(known.kinship(&branch(2, 2, "a", Some(2))), Kinship::Older, "two were promoted independently");
+        assert_eq!(known.kinship(&branch(2, 3, "a", Some(2))), Kinship::Newer, "restored on the same timeline");
+        assert_eq!(known.kinship(&branch(2, 2, "a", Some(3))), Kinship::Newer);
+        assert_eq!(known.kinship(&branch(2, 3, "b", Some(1))), Kinship::Newer, "moved to another cluster");
+        assert_eq!(known.kinship(&branch(2, 1, "a", None)), Kinship::Older);
+        let stranger = Branch { store: Uuid::from_u128(9), ..branch(2, 9, "a", Some(9)) };
+        assert_eq!(known.kinship(&stranger), Kinship::Stranger);
+    }
+}

@@ -1,0 +1,54 @@
+//! A password that is not in the URL.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use tokio_postgres::config::Host;
+
+/// `PGPASSWORD`, else the first line that fits of `PGPASSFILE` or `~/.pgpass`.
+pub(super) fn from_environment(driver: &tokio_postgres::Config) -> Option<String> {
+    if let Ok(password) = env::var("PGPASSWORD") {
+        return Some(password);
+    }
+    let file = env::var_os("PGPASSFILE")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".pgpass")))?;
+    let lines = fs::read_to_string(file).ok()?;
+    let user = driver.get_user()?;
+    let database = driver.get_dbname().unwrap_or(user);
+    // All hosts get one password, so the first of them that has a line tells.
+    driver.get_hosts().iter().enumerate().find_map(|(at, host)| {
+        let ports = driver.get_ports();
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432).to_string();
+        let host = match host {
+            Host::Tcp(name) => name.clone(),
+            // As libpq has it: a socket is the local host.
+            Host::Unix(_) => "localhost".to_owned(),
+        };
+        let wanted = [host.as_str(), port.as_str(), database, user];
+        lines.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+            let fields = split_pgpass(line);
+            let [.., password] = fields.as_slice() else { return None };
+            let fits =
+                fields.len() == 5 && fields.iter().zip(wanted).all(|(field, wanted)| field == "*" || field == wanted);
+            fits.then(|| password.clone())
+        })
+    })
+}
+
+/// `host:port:database:user:password`, where a backslash takes the meaning from ':' and '\'.
+fn split_pgpass(line: &str) -> Vec<String> {
+    let (mut fields, mut field) = (Vec::new(), String::new());
+    let mut characters = line.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => field.extend(characters.next()),
+            ':' if fields.len() < 4 => fields.push(std::mem::take(&mut field)),
+            other => field.push(other),
+        }
+    }
+    fields.push(field);
+    fields
+}

@@ -1,0 +1,120 @@
+//! The rules of TLS, by `sslmode`: whom to believe.
+
+use std::{path::Path, sync::Arc};
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+};
+
+use crate::{
+    config::{PostgresUrl, TlsMode},
+    store::StoreError,
+};
+
+/// What a connection to this URL asks of the other side.
+pub(super) fn config(url: &PostgresUrl) -> Result<ClientConfig, StoreError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let unusable = |what: &dyn std::fmt::Display| StoreError::Unusable(format!("cannot set up TLS: {what}"));
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(&error))?;
+    let verifier: Arc<dyn ServerCertVerifier> = match url.tls() {
+        TlsMode::Disable | TlsMode::Prefer => Arc::new(AnyName { strict: None, provider }),
+        TlsMode::VerifyCa | TlsMode::VerifyFull => {
+            let roots = Arc::new(roots(url.root_certificates())?);
+            let strict = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
+            let strict = strict.build().map_err(|error| unusable(&error))?;
+            if url.tls() == TlsMode::VerifyFull { strict } else { Arc::new(AnyName { strict: Some(strict), provider }) }
+        }
+    };
+    // Whom to believe is decided by the verifiers below; each of them says what it leaves out.
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+fn roots(file: Option<&Path>) -> Result<RootCertStore, StoreError> {
+    let mut roots = RootCertStore::empty();
+    match file {
+        Some(file) => {
+            let shown = file.display();
+            let unusable = |error: &dyn std::fmt::Display| {
+                StoreError::Unusable(format!("cannot read the certificates in {shown}: {error}"))
+            };
+            let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unusable(&error))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| unusable(&error))?;
+                roots.add(certificate).map_err(|error| unusable(&error))?;
+            }
+            if roots.is_empty() {
+                return Err(StoreError::Unusable(format!("there is no certificate in {shown}")));
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                return Err(StoreError::Unusable(
+                    "this system trusts no certificate authority; name a file of them with sslrootcert=".to_owned(),
+                ));
+            }
+        }
+    }
+    Ok(roots)
+}
+
+/// Believes whom an authority vouches for, whatever the name (`sslmode=verify-ca`); without authorities everyone, which
+/// keeps out who only listens (`sslmode=prefer`).
+#[derive(Debug)]
+struct AnyName {
+    strict: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(strict) = &self.strict else { return Ok(ServerCertVerified::assertion()) };
+        // The name is looked at last, so this says that all else is well.
+        match strict.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
