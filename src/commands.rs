@@ -59,13 +59,24 @@ async fn serve_until_told(config: Config) -> ExitCode {
     };
     let (store, project_count) = (config.store.to_string(), config.projects.len());
     let stop_limit = stop_limit(&config);
-    let node = match Node::start(config, shim).await {
+    let starting = tokio::select! {
+        started = Node::start(config, shim) => started,
+        () = stop.received() => {
+            tracing::info!("stopped while it waited for its store");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let node = match starting {
         Ok(node) => node,
         Err(error) => {
             let code = match &error {
                 StartError::Serve(ServeError::Unprotected(_) | ServeError::ProjectName(_)) => EX_CONFIG,
                 StartError::Store(
-                    StoreError::Unusable(_) | StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Full,
+                    StoreError::Unusable(_)
+                    | StoreError::Unavailable(_)
+                    | StoreError::Unknown(_)
+                    | StoreError::Refused(_)
+                    | StoreError::Full,
                 )
                 | StartError::Serve(ServeError::Bind { .. })
                 | StartError::WorkDir { .. } => EX_UNAVAILABLE,

@@ -2,10 +2,14 @@
 
 mod restart;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use thiserror::Error;
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 pub use restart::stop_limit;
@@ -20,11 +24,15 @@ use crate::{
     queue::Queue,
     reaper::{self, Reaper},
     retention::{self, Retention},
-    server::{Metrics, ServeError, Server, serve},
+    server::{Early, Metrics, ServeError, Server, serve},
     store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
     watch::{self, Watch},
     worker::{Embedded, ShimProgram},
 };
+
+/// How long to wait between two looks for a database that is not there yet, at first and at most.
+const FIRST_START_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_START_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a server does not start.
 #[derive(Debug, Error)]
@@ -81,7 +89,7 @@ impl Node {
         let notifier = Arc::new(Notifier::default());
         let metrics = Arc::new(Metrics::default());
         let health = Health::default();
-        let store = open_store(&config, &notifier, on_commit(&notifier, &metrics), &health).await?;
+        let store = await_store(&config, &notifier, &on_commit(&notifier, &metrics), &health).await?;
         let policies = policies(&config)?;
         let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
         let end = End::default();
@@ -165,6 +173,44 @@ fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
         notifier.publish(changes);
         metrics.note(changes);
     })
+}
+
+/// Opens the store. A database that is not there yet is waited for, and requests are told so meanwhile.
+async fn await_store(
+    config: &Config,
+    notifier: &Arc<Notifier>,
+    on_commit: &OnCommit,
+    health: &Health,
+) -> Result<Arc<dyn Store>, StartError> {
+    let gives_up_at = Instant::now() + config.postgres.start_timeout;
+    let mut early = None;
+    let pauses = ExponentialBuilder::new().with_min_delay(FIRST_START_PAUSE).with_max_delay(LONGEST_START_PAUSE);
+    let mut pauses = pauses.without_max_times().build();
+    loop {
+        let why = match open_store(config, notifier, on_commit.clone(), health).await {
+            // Another process has a file for as long as it lives; a database comes up.
+            Err(StoreError::Unavailable(why) | StoreError::Unknown(why))
+                if matches!(config.store, StoreLocation::Postgres(_)) && Instant::now() < gives_up_at =>
+            {
+                why
+            }
+            opened => return Ok(opened?),
+        };
+        if early.is_none() {
+            health.set("store", Err("the database does not answer yet".to_owned()));
+            let listening = Early::listen(config, health.clone()).await?;
+            tracing::warn!(
+                address = %listening.address(),
+                error = %why,
+                start_timeout_seconds = config.postgres.start_timeout.as_secs(),
+                "the database is not there yet; waiting for it"
+            );
+            early = Some(listening);
+        }
+        tracing::debug!(error = %why, "the database is not there yet");
+        let left = gives_up_at.saturating_duration_since(Instant::now());
+        sleep(pauses.next().unwrap_or(LONGEST_START_PAUSE).min(left)).await;
+    }
 }
 
 async fn open_store(

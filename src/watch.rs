@@ -152,6 +152,10 @@ impl Watch {
                 _ = ticks.tick() => {}
             }
             pulse.beat();
+            if self.store.is_shared() {
+                // Whoever waits for an agent looks again; there is seldom somebody.
+                self.notifier.hear(Hint::Agents);
+            }
             let awaited = self.notifier.awaited();
             if awaited.is_empty() {
                 pulse.done();
@@ -165,7 +169,10 @@ impl Watch {
                         // this one, so where there are other servers, a newcomer looks once more.
                         let sees_all = !self.store.is_shared() && !is_first;
                         let before = known.get(id).copied().or(sees_all.then_some(*mark));
-                        if before.is_none_or(|before| before.revision != mark.revision) {
+                        let is_same = |before: Mark| {
+                            (before.revision, before.is_cancel_requested) == (mark.revision, mark.is_cancel_requested)
+                        };
+                        if !before.is_some_and(is_same) {
                             self.notifier.wake(Topic::State(*id));
                             self.notifier.wake(Topic::History(*id));
                         }

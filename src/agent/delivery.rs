@@ -126,10 +126,16 @@ impl Delivery {
 
     async fn send_finish(&self, finish: &FinishRequest) -> Result<(), Lost> {
         let mut pauses = pauses();
+        let mut finish = finish.clone();
         loop {
-            match self.calls.finish(finish).await {
+            match self.calls.finish(&finish).await {
                 Told::Yes(()) => return Ok(()),
                 Told::Lost => return Err(Lost),
+                // Nothing that it says may hold up that it is over.
+                Told::Refused(why) if finish != finish.bare() => {
+                    tracing::error!(deployment.id = %self.calls.id(), %why, "the server does not take the end's text");
+                    finish = finish.bare();
+                }
                 Told::Refused(why) => {
                     tracing::error!(deployment.id = %self.calls.id(), %why, "the server does not take the end");
                     return Err(Lost);
@@ -203,7 +209,15 @@ impl Delivery {
         tracing::warn!(deployment.id = %self.calls.id(), %why, "the server does not take a report");
         let mut state = self.state();
         if let Some(first) = state.pending.front_mut() {
-            first.report = Report::Progress { progress: None, message: None };
+            // Something must have its number. A phase's state is told without its message.
+            first.report = match &first.report {
+                Report::Phase { name, state, message: Some(_) } => {
+                    Report::Phase { name: name.clone(), state: *state, message: None }
+                }
+                Report::Phase { .. } | Report::Progress { .. } | Report::Output { .. } | Report::Log { .. } => {
+                    Report::Progress { progress: None, message: None }
+                }
+            };
         }
     }
 

@@ -176,6 +176,19 @@ fn told_error<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Optio
     Ok(told.map(|Told { code, message, phase }| DeploymentError { code, message, phase }))
 }
 
+impl FinishRequest {
+    /// The same end without its text, where the server does not take that.
+    #[must_use]
+    pub fn bare(&self) -> FinishRequest {
+        let error = self.error.as_ref().map(|error| DeploymentError {
+            code: error.code.clone(),
+            message: "the server did not take its message".to_owned(),
+            phase: None,
+        });
+        FinishRequest { status: self.status, outputs: BTreeMap::new(), error }
+    }
+}
+
 /// An agent as `why` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

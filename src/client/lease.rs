@@ -215,8 +215,12 @@ impl<'a> Keeper<'a> {
                     match last {
                         // The server counts otherwise: its count is the one that goes on.
                         Some(last) if last + 1 != request.first => request.first = last + 1,
-                        // What it will not take is dropped, or nothing after it would ever get there.
-                        Some(_) | None => return Some(Some(request.first - 1)),
+                        // What it will not take is dropped, or nothing after it would ever get there: only that one.
+                        Some(_) | None if request.reports.len() == 1 => return Some(Some(request.first - 1)),
+                        Some(_) | None => {
+                            let first = request.first;
+                            return self.send_each(first, request.reports).await;
+                        }
                     }
                 }
                 Err(_) => {
@@ -225,6 +229,21 @@ impl<'a> Keeper<'a> {
                 }
             }
         }
+    }
+
+    /// Sends each of these by itself, since the server does not take one of them.
+    fn send_each(
+        &self,
+        mut first: u64,
+        reports: Vec<WireReport>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Option<Option<u64>>> + Send + '_>> {
+        Box::pin(async move {
+            for report in reports {
+                let last = self.send_reports(ReportsRequest { first, reports: vec![report] }).await?;
+                first = last.unwrap_or(first) + 1;
+            }
+            Some(Some(first - 1))
+        })
     }
 
     /// Tells how the work ended, until the server has it or the lease is over. `last_reports` is what still tells
@@ -244,11 +263,16 @@ impl<'a> Keeper<'a> {
 
     /// Tells how the work ended, as [`Keeper::finish`] does, without renewing the lease meanwhile.
     pub async fn tell_end(&self, outcome: Outcome) -> Told {
-        let request = FinishRequest::from(outcome);
+        let mut request = FinishRequest::from(outcome);
         let mut pause = FIRST_PAUSE;
         loop {
             match self.connection.finish(self.worker(), &request).await {
                 Ok(_) => return Told::Recorded,
+                // Nothing that it says may hold up that it is over.
+                Err(Fault::Refused(refusal)) if !is_lost(refusal.code) && request != request.bare() => {
+                    request = request.bare();
+                    continue;
+                }
                 Err(Fault::Refused(_)) => return Told::TooLate,
                 Err(_) => {}
             }

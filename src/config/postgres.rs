@@ -1,6 +1,6 @@
 //! Where a PostgreSQL database is and how to get there, as one URL. What is secret in it is never shown.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use super::reader::Section;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
@@ -16,30 +16,48 @@ const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 pub struct Postgres {
     /// How many connections are opened at most. Two more serve the wake-ups between replicas.
     pub connections: usize,
+    /// How long the server waits at its start for a database that is not there yet.
+    pub start_timeout: Duration,
 }
 
 impl Default for Postgres {
     fn default() -> Self {
         // Commits share their fsync, so this many keep a usual disk busy; and a database that allows a hundred
         // connections has room for several replicas.
-        Postgres { connections: 16 }
+        Postgres { connections: 16, start_timeout: Duration::from_secs(300) }
     }
 }
 
 pub(super) fn read(mut section: Section<'_>) -> Postgres {
     let default = Postgres::default();
     let connections = section.number("connections", 2..=1000).map_or(default.connections, |number| number as usize);
+    let start_timeout = section.duration("start_timeout").unwrap_or(default.start_timeout);
     section.finish();
-    Postgres { connections }
+    Postgres { connections, start_timeout }
 }
 
 /// A PostgreSQL database: `postgres://user:password@host:5432/database?sslmode=verify-full`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
     driver: tokio_postgres::Config,
-    tls: TlsMode,
-    root_certificates: Option<PathBuf>,
+    tls: Option<TlsMode>,
+    root_certificates: Option<RootCertificates>,
     schema: String,
+}
+
+/// Who vouches for the database: `sslrootcert`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum RootCertificates {
+    /// Whom the system trusts.
+    System,
+    /// The certificates in this file.
+    File(PathBuf),
+}
+
+impl RootCertificates {
+    fn named(value: &str) -> Self {
+        if value == "system" { RootCertificates::System } else { RootCertificates::File(PathBuf::from(value)) }
+    }
 }
 
 /// How a connection is protected: `sslmode`.
@@ -64,12 +82,35 @@ impl PostgresUrl {
 
     /// How a connection is protected.
     pub fn tls(&self) -> TlsMode {
-        self.tls
+        self.tls.unwrap_or(TlsMode::Prefer)
+    }
+
+    /// The same with what `PGSSLMODE` and `PGSSLROOTCERT` say where the URL says nothing. Where the database is and who asks,
+    /// the URL alone says: what a deploy's data goes to must not depend on the shell that the server was started from.
+    ///
+    /// # Errors
+    /// `PGSSLMODE` is none that is known.
+    pub fn with_environment(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        if self.tls.is_none()
+            && let Some(mode) = set("PGSSLMODE")
+        {
+            let tls = parse_tls(&mode).map_err(|why| format!("PGSSLMODE: {why}"))?;
+            self.tls = Some(tls);
+            self.driver.ssl_mode(ssl_mode(tls));
+        }
+        if self.root_certificates.is_none() {
+            self.root_certificates = set("PGSSLROOTCERT").map(|value| RootCertificates::named(&value));
+        }
+        Ok(self)
     }
 
     /// The file of the authorities that are trusted; the system's where it is not named.
     pub fn root_certificates(&self) -> Option<&std::path::Path> {
-        self.root_certificates.as_deref()
+        match self.root_certificates.as_ref()? {
+            RootCertificates::System => None,
+            RootCertificates::File(file) => Some(file),
+        }
     }
 
     /// The schema that our tables live in.
@@ -91,7 +132,7 @@ impl FromStr for PostgresUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (place, query) = text.split_once('?').unwrap_or((text, ""));
-        let mut tls = TlsMode::Prefer;
+        let mut tls = None;
         let mut root_certificates = None;
         let mut schema = DEFAULT_SCHEMA.to_owned();
         // What the driver does not know of is ours, the rest is handed on.
@@ -99,8 +140,8 @@ impl FromStr for PostgresUrl {
         let mut has_rest = false;
         for (key, value) in form_urlencoded::parse(query.replace('+', "%2B").as_bytes()) {
             match &*key {
-                "sslmode" => tls = parse_tls(&value)?,
-                "sslrootcert" => root_certificates = (value != "system").then(|| PathBuf::from(&*value)),
+                "sslmode" => tls = Some(parse_tls(&value)?),
+                "sslrootcert" => root_certificates = Some(RootCertificates::named(&value)),
                 "sslcert" | "sslkey" | "sslcrl" | "service" | "passfile" => {
                     return Err(format!("`{key}` is not supported"));
                 }
@@ -128,15 +169,19 @@ impl FromStr for PostgresUrl {
         if driver.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
             return Err("`target_session_attrs` must be read-write: a standby cannot be written to".to_owned());
         }
-        driver.ssl_mode(match tls {
-            TlsMode::Disable => SslMode::Disable,
-            TlsMode::Prefer => SslMode::Prefer,
-            TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
-        });
+        driver.ssl_mode(ssl_mode(tls.unwrap_or(TlsMode::Prefer)));
         if driver.get_application_name().is_none() {
             driver.application_name("singletrack");
         }
         Ok(PostgresUrl { driver, tls, root_certificates, schema })
+    }
+}
+
+fn ssl_mode(tls: TlsMode) -> SslMode {
+    match tls {
+        TlsMode::Disable => SslMode::Disable,
+        TlsMode::Prefer => SslMode::Prefer,
+        TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
     }
 }
 
@@ -212,6 +257,21 @@ mod tests {
             let error = wrong.parse::<PostgresUrl>().expect_err("it is wrong");
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_the_url_leaves_open_the_environment_says() {
+        let environment = |name: &str| match name {
+            "PGSSLMODE" => Some("verify-ca".to_owned()),
+            "PGSSLROOTCERT" => Some("/etc/authority.pem".to_owned()),
+            _ => None,
+        };
+        let said = url("postgres://h/d").with_environment(environment).unwrap();
+        assert_eq!((said.tls(), said.driver().get_ssl_mode()), (TlsMode::VerifyCa, SslMode::Require));
+        assert_eq!(said.root_certificates(), Some(std::path::Path::new("/etc/authority.pem")));
+        let said = url("postgres://h/d?sslmode=disable&sslrootcert=system").with_environment(environment).unwrap();
+        assert_eq!((said.tls(), said.root_certificates()), (TlsMode::Disable, None));
+        assert!(url("postgres://h/d").with_environment(|_| Some("allow".to_owned())).is_err());
     }
 
     #[test]

@@ -120,6 +120,18 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The same end without its text, where that cannot be kept.
+    #[must_use]
+    pub fn bare(self) -> Verdict {
+        match self {
+            Verdict::Succeeded { outputs: _ } => Verdict::Succeeded { outputs: BTreeMap::new() },
+            Verdict::Failed { cause, message: _, phase: _ } => {
+                Verdict::Failed { cause, message: "its message could not be kept by the store".to_owned(), phase: None }
+            }
+            Verdict::Stopped => Verdict::Stopped,
+        }
+    }
+
     /// Whether a deployment that ended so ended by this verdict.
     pub fn agrees_with(&self, outcome: &Outcome) -> bool {
         match (self, outcome) {
@@ -165,6 +177,26 @@ pub enum Report {
         /// The lines, without their ends.
         lines: Vec<String>,
     },
+}
+
+impl Report {
+    /// What is left to tell of it where its text cannot be kept; `None` where that is nothing.
+    pub fn bare(&self) -> Option<Report> {
+        let bare = match self {
+            Report::Phase { name, state, message: Some(_) } => {
+                Report::Phase { name: name.clone(), state: *state, message: None }
+            }
+            Report::Progress { progress: Some(progress), message: Some(_) } => {
+                Report::Progress { progress: Some(*progress), message: None }
+            }
+            Report::Log { stream, phase, lines } => {
+                let line = format!("[singletrack: {} lines could not be kept by the store]", lines.len());
+                Report::Log { stream: *stream, phase: phase.clone(), lines: vec![line] }
+            }
+            Report::Phase { message: None, .. } | Report::Progress { .. } | Report::Output { .. } => return None,
+        };
+        (bare != *self).then_some(bare)
+    }
 }
 
 /// What an observer compares to tell silence: equal twice means that nothing was heard in between.

@@ -132,6 +132,13 @@ impl From<StoreError> for Failure {
                     "the store did not say whether it was done; try again with the same key, or look",
                 )
             }
+            StoreError::Refused(why) => {
+                tracing::error!(error = %why, "the store cannot keep what a request brings");
+                Failure::new(
+                    ErrorCode::InvalidBody,
+                    "the store cannot keep what this request brings, and would refuse it again; see the server's log",
+                )
+            }
             StoreError::Full => Failure::new(ErrorCode::DiskFull, "the server's disk is full; free some space there"),
             StoreError::Unusable(why) => {
                 tracing::error!(error = %why, "the store cannot be used");

@@ -38,7 +38,9 @@ fn why_not_ready(error: StoreError) -> String {
     tracing::debug!(%error, "the store is not ready");
     match error {
         StoreError::Full => "the disk is full",
-        StoreError::Unavailable(_) | StoreError::Unknown(_) => "the store does not answer, or takes no writes",
+        StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Refused(_) => {
+            "the store does not answer, or takes no writes"
+        }
         StoreError::Unusable(_) => "the store cannot be used; see the server's log",
     }
     .to_owned()

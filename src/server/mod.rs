@@ -7,6 +7,7 @@ mod body;
 mod cancel;
 mod claims;
 mod connection;
+mod early;
 mod error;
 mod events;
 mod guard;
@@ -32,6 +33,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+pub use early::Early;
 pub use guard::Access;
 pub use metrics::Metrics;
 pub use router::route_table;

@@ -93,9 +93,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<Server, ServeError> {
     let address = config.listen;
-    if !address.ip().is_loopback() && config.tokens.is_empty() {
-        return Err(ServeError::Unprotected(address));
-    }
+    require_protection(config)?;
     let mut projects = std::collections::BTreeMap::new();
     for (name, project) in &config.projects {
         let name: ProjectName = name.parse().map_err(|_| ServeError::ProjectName(name.clone()))?;
@@ -112,6 +110,14 @@ pub async fn serve(
     let shared = Arc::new(Shared { router, clock, shutdown });
     let accepting = tokio::spawn(accept_until_told(listener, shared, health));
     Ok(Server { address, accepting })
+}
+
+/// Refuses an address at which everybody on the network could deploy.
+pub(super) fn require_protection(config: &Config) -> Result<(), ServeError> {
+    if !config.listen.ip().is_loopback() && config.tokens.is_empty() {
+        return Err(ServeError::Unprotected(config.listen));
+    }
+    Ok(())
 }
 
 /// Accepts until shutdown, and then ends in order.

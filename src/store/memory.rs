@@ -351,7 +351,11 @@ impl Store for MemoryStore {
             let kept = self.kept();
             let known = ids.into_iter().filter_map(|id| kept.deployments.get(&id));
             let marks = known.map(|KeptDeployment { deployment, .. }| {
-                let mark = Mark { revision: deployment.revision, event_count: deployment.event_count };
+                let mark = Mark {
+                    revision: deployment.revision,
+                    event_count: deployment.event_count,
+                    is_cancel_requested: deployment.cancel.is_some(),
+                };
                 (deployment.id, mark)
             });
             marks.collect()

@@ -61,6 +61,9 @@ pub enum StoreError {
     /// It may have happened or not, and nobody can tell: ask for its trace.
     #[error("the store did not answer: {0}")]
     Unknown(String),
+    /// Nothing happened, and the same call will never work: the store cannot keep what it brings.
+    #[error("the store cannot keep this: {0}")]
+    Refused(String),
     /// Nothing happened: the disk is full.
     #[error("the disk is full")]
     Full,
@@ -153,6 +156,8 @@ pub struct Mark {
     pub revision: Revision,
     /// Its last event.
     pub event_count: u64,
+    /// Whether its worker is asked to stop, which is no slot change.
+    pub is_cancel_requested: bool,
 }
 
 /// How often a store made something durable, and how many transactions that changed something shared these commits.

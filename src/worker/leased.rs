@@ -3,7 +3,7 @@
 //! The lease is trusted until its deadline: boot time when the last heartbeat that was answered was *sent*, plus the
 //! lease's length. The server waits longer than that before it frees the slot.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -113,39 +113,52 @@ impl Leased {
         }
     }
 
-    /// Records what the pipeline tells, as many reports as are there in one commit.
+    /// Records what the pipeline tells, as many reports as are there in one commit. No report holds up the end: one that the
+    /// store refuses for good is told without its text, or not at all.
     async fn tell(&self, reported: &mut mpsc::Receiver<Report>) {
         let mut batch = Vec::with_capacity(REPORT_QUEUE_LIMIT);
         while reported.recv_many(&mut batch, REPORT_QUEUE_LIMIT).await > 0 {
-            let mut reports: Vec<model::Report> = batch.drain(..).map(model::Report::from).collect();
-            loop {
-                let sent = self.queue.report(self.project.clone(), self.id, self.secret, None, reports.clone()).await;
-                match sent {
-                    // The heartbeat learns of a lost lease, too, and stops the pipeline; what it still tells is dropped.
-                    Ok(_)
-                    | Err(
-                        WorkerError::NotFound
-                        | WorkerError::LeaseLost
-                        | WorkerError::OutputsFull
-                        | WorkerError::ReportGap { .. },
-                    ) => {
-                        break;
+            let mut reports: VecDeque<model::Report> = batch.drain(..).map(model::Report::from).collect();
+            let mut count = reports.len();
+            while !reports.is_empty() {
+                let together: Vec<_> = reports.iter().take(count).cloned().collect();
+                let is_alone = together.len() == 1;
+                match self.queue.report(self.project.clone(), self.id, self.secret, None, together).await {
+                    Ok(_) => {
+                        reports.drain(..count.min(reports.len()));
+                        count = reports.len();
                     }
+                    // The heartbeat learns of a lost lease, too, and stops the pipeline; what it still tells is dropped.
+                    Err(WorkerError::NotFound | WorkerError::LeaseLost | WorkerError::ReportGap { .. }) => break,
                     Err(WorkerError::Store(StoreError::Full)) => {
                         // Output gives way to control.
                         reports.retain(|report| !matches!(report, model::Report::Log { .. }));
-                        if reports.is_empty() {
-                            break;
+                        count = reports.len();
+                        if !reports.is_empty() {
+                            sleep(STORE_PAUSE).await;
                         }
+                    }
+                    Err(why @ (WorkerError::OutputsFull | WorkerError::Store(StoreError::Refused(_)))) => {
+                        if is_alone && let Some(report) = reports.pop_front() {
+                            tracing::error!(deployment.id = %self.id, error = %why, "the store refuses a report");
+                            if let Some(bare) = report.bare() {
+                                reports.push_front(bare);
+                            }
+                        }
+                        // Which of them it is, is found out one by one.
+                        count = 1;
+                    }
+                    Err(WorkerError::Store(
+                        StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Unusable(_),
+                    )) => {
                         sleep(STORE_PAUSE).await;
                     }
-                    Err(WorkerError::Store(_)) => sleep(STORE_PAUSE).await,
                 }
             }
         }
     }
 
-    async fn finish(&self, verdict: model::Verdict) {
+    async fn finish(&self, mut verdict: model::Verdict) {
         loop {
             match self.queue.finish(self.project.clone(), self.id, self.secret, verdict.clone()).await {
                 Ok(ended) => {
@@ -153,14 +166,18 @@ impl Leased {
                     tracing::info!(%project, deployment.id = %self.id, deployment.status = status, "finished");
                     return;
                 }
-                Err(
-                    WorkerError::NotFound
-                    | WorkerError::LeaseLost
-                    | WorkerError::OutputsFull
-                    | WorkerError::ReportGap { .. },
-                ) => {
+                Err(WorkerError::NotFound | WorkerError::LeaseLost | WorkerError::ReportGap { .. }) => {
                     tracing::warn!(deployment.id = %self.id, ?verdict, "finished too late: the lease was lost");
                     return;
+                }
+                Err(why @ (WorkerError::OutputsFull | WorkerError::Store(StoreError::Refused(_)))) => {
+                    let bare = verdict.clone().bare();
+                    if bare == verdict {
+                        tracing::error!(deployment.id = %self.id, error = %why, "the store refuses the end; the lease must run out");
+                        return;
+                    }
+                    tracing::error!(deployment.id = %self.id, error = %why, "the store refuses the end; it is told without its text");
+                    verdict = bare;
                 }
                 // The store may come back while the lease lasts; once it is over, this ends with `LeaseLost`.
                 Err(WorkerError::Store(error)) => {

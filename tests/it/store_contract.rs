@@ -714,8 +714,14 @@ async fn marks_tell_the_last_change_of_what_exists(trial: Trial) {
     trial.claim("api", 2).await;
     let mut marks = trial.store.marks(vec![id(2), id(9), id(1)]).await.unwrap();
     marks.sort_by_key(|(id, _)| *id);
-    let mark = |revision, event_count| Mark { revision: Revision(revision), event_count };
-    assert_eq!(marks, [(id(1), mark(1, 2)), (id(2), mark(2, 3))]);
+    let mark = |revision, event_count, is_cancel_requested| Mark {
+        revision: Revision(revision),
+        event_count,
+        is_cancel_requested,
+    };
+    assert_eq!(marks, [(id(1), mark(1, 2, false)), (id(2), mark(2, 3, false))]);
+    trial.queue.cancel(name("api"), id(2), None, None).await.unwrap();
+    assert_eq!(trial.store.marks(vec![id(2)]).await.unwrap(), [(id(2), mark(2, 4, true))], "no slot changed");
     assert_eq!(trial.store.marks(vec![]).await.unwrap(), []);
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -47,6 +47,9 @@ const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(10);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 /// How long to wait until a connection that is being closed is gone.
 const ROOM_LIMIT: Duration = Duration::from_secs(5);
+/// One of so many connections of the pool, and at least one, is left to those who read: commits may hang, and people want to
+/// know why.
+const READ_SHARE: usize = 8;
 /// How often the same refusal is logged.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(30);
 
@@ -71,6 +74,7 @@ pub(super) struct Connector {
     refused: Mutex<Option<(Uuid, Instant)>>,
     /// Room for the connections of the pool, those included that are being closed.
     room: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
 }
 
 /// The branch that is worked on.
@@ -92,12 +96,35 @@ pub(super) struct Wire {
     /// Whether a commit was answered, or is going to be lost, that no standby is known to have.
     is_warned: AtomicBool,
     _room: Option<Room>,
+    /// Of the connections of the pool some are never taken by what writes, and so may wait for a standby.
+    writes: Arc<Semaphore>,
+    writing: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Wire {
     /// Whether the database has warned since this was asked last that a commit is not replicated as its settings demand.
     pub(super) fn take_warning(&self) -> bool {
         self.is_warned.swap(false, Ordering::Relaxed)
+    }
+
+    /// Waits until one more connection may write.
+    pub(super) async fn begin_writing(&self) -> Result<(), Fault> {
+        if self.writing().is_some() {
+            return Ok(());
+        }
+        let taken = timeout(ROOM_LIMIT, self.writes.clone().acquire_owned()).await.map_err(|_| Fault::Exhausted)?;
+        // It is never closed.
+        *self.writing() = taken.ok();
+        Ok(())
+    }
+
+    /// The database has answered: nothing waits for a standby any more.
+    pub(super) fn end_writing(&self) {
+        *self.writing() = None;
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hear(&self, message: &AsyncMessage) {
@@ -120,6 +147,8 @@ fn is_unreplicated(notice: &DbError) -> bool {
 impl Connector {
     /// Reads what is needed of files and the environment. The pool has at most `connection_limit` connections.
     pub(super) fn new(url: &PostgresUrl, connection_limit: usize) -> Result<Self, StoreError> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let url = &url.clone().with_environment(environment).map_err(StoreError::Unusable)?;
         let mut driver = url.driver().clone();
         if driver.get_password().is_none()
             && let Some(password) = password::from_environment(&driver)
@@ -144,6 +173,7 @@ impl Connector {
             known: watch::Sender::new(None),
             refused: Mutex::default(),
             room: Arc::new(Semaphore::new(connection_limit)),
+            writes: Arc::new(Semaphore::new(connection_limit - (connection_limit / READ_SHARE).max(1))),
         })
     }
 
@@ -349,7 +379,7 @@ impl Connector {
     /// A connection to this host, if the database there is one that we can work with.
     pub(super) async fn reach(&self, host: usize, hear: Option<Hear>, room: Option<Room>) -> Result<Link, Fault> {
         let Some(driver) = self.drivers.get(host) else { return Err(Fault::Mistaken("there is no such host")) };
-        let wire = Arc::new(Wire { is_warned: AtomicBool::new(false), _room: room });
+        let wire = self.wire(room);
         let connecting = async {
             let (client, connection) = driver.connect(self.tls.clone()).await?;
             drive(connection, hear, wire.clone());
@@ -361,12 +391,17 @@ impl Connector {
         Ok(Link { client, facts, wire })
     }
 
+    fn wire(&self, room: Option<Room>) -> Arc<Wire> {
+        let (writes, writing) = (self.writes.clone(), Mutex::default());
+        Arc::new(Wire { is_warned: AtomicBool::new(false), _room: room, writes, writing })
+    }
+
     /// A connection to this host, whatever it is.
     pub(super) async fn bare(&self, host: usize) -> Result<Client, Fault> {
         let Some(driver) = self.drivers.get(host) else { return Err(Fault::Mistaken("there is no such host")) };
         let connecting = driver.connect(self.tls.clone());
         let (client, connection) = timeout(SETUP_LIMIT, connecting).await.map_err(|_| Fault::Silent)??;
-        drive(connection, None, Arc::new(Wire { is_warned: AtomicBool::new(false), _room: None }));
+        drive(connection, None, self.wire(None));
         Ok(client)
     }
 

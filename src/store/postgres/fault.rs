@@ -57,6 +57,14 @@ impl Fault {
                     "the database's tables are not those that this version of singletrack knows: {}",
                     told(&error)
                 )),
+                Some(code) if is_locked_out(code) => StoreError::Unusable(format!(
+                    "the database does not let us in: {}; see the user, the password and the database in the URL",
+                    told(&error)
+                )),
+                None if is_mistrusted(&error) => {
+                    StoreError::Unusable(format!("the database's certificate is not trusted: {}", told(&error)))
+                }
+                Some(code) if is_refusal(code) => StoreError::Refused(told(&error)),
                 Some(_) | None => StoreError::Unavailable(told(&error)),
             },
             Fault::Silent => StoreError::Unavailable("the database did not answer in time".to_owned()),
@@ -66,7 +74,7 @@ impl Fault {
             Fault::Row(what) => {
                 StoreError::Unusable(format!("the database holds what this version does not understand: {what}"))
             }
-            Fault::Mistaken(what) => StoreError::Unavailable(what.to_owned()),
+            Fault::Mistaken(what) => StoreError::Refused(what.to_owned()),
         }
     }
 }
@@ -125,6 +133,36 @@ fn ends_session(error: &DbError) -> bool {
     let code = error.code();
     // Class 08 is the connection's, 57P01 to 57P05 are shutdowns.
     code.code().starts_with("08") || code.code().starts_with("57P") || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+}
+
+/// Whether the name, the password or the database is wrong, which waiting does not mend.
+fn is_locked_out(code: &SqlState) -> bool {
+    code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME
+}
+
+/// Whether it proves not who it is, which waiting does not mend either.
+fn is_mistrusted(error: &tokio_postgres::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let inner = next.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let is_tls = |error: &(dyn std::error::Error + 'static)| {
+            matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+        };
+        if is_tls(next) || inner.is_some_and(|inner| is_tls(inner)) {
+            return true;
+        }
+        cause = next.source();
+    }
+    false
+}
+
+/// Whether the same statement would be refused again: a value that the database cannot hold (22), that breaks a rule of the
+/// tables (23), or that is too large (54). What our own functions raise where something has changed meanwhile is a
+/// plain 23000, and what somebody else has written meanwhile a 23505: both are decided anew.
+fn is_refusal(code: &SqlState) -> bool {
+    let is_of = |class: &str| code.code().starts_with(class);
+    let is_changed = [SqlState::INTEGRITY_CONSTRAINT_VIOLATION, SqlState::UNIQUE_VIOLATION].contains(code);
+    is_of("22") || is_of("54") || (is_of("23") && !is_changed)
 }
 
 fn is_foreign_schema(code: &SqlState) -> bool {

@@ -117,6 +117,9 @@ impl Import {
         filling.batch_execute("ALTER TABLE events ENABLE TRIGGER events_are_appended").await?;
         // What the file's server hands out, should somebody start it once more, is not handed out here.
         filling.execute("UPDATE projects SET revision = revision + $1", &[&REVISION_LEAP]).await?;
+        // It is another store from here on. A server behind a pooler in transaction mode holds no lock by which it could be
+        // seen; it is refused by this, and does not go on with a secret that is no longer the store's.
+        filling.execute("DELETE FROM lineage", &[]).await?;
         for table in TABLES.iter().filter(|table| table.is_numbered) {
             let name = table.name;
             let follow = format!(

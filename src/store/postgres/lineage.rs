@@ -175,6 +175,7 @@ pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts)
                     &[(&detail, Type::TEXT)],
                 )
                 .await?;
+            schema::catch_up_sequences(&transaction).await?;
             let (system, timeline) = (facts.system.clone(), facts.timeline);
             Branch { name, era: branch.era + 1, system, timeline, ..branch.clone() }
         }

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +16,12 @@ pub(super) fn from_environment(driver: &tokio_postgres::Config) -> Option<String
     let file = env::var_os("PGPASSFILE")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".pgpass")))?;
+    if fs::metadata(&file).ok()?.permissions().mode() & 0o077 != 0 {
+        // As libpq has it: a password that others can read is none.
+        let file = file.display();
+        tracing::warn!("the password file {file} is not used, because others can read it; chmod 600 {file}");
+        return None;
+    }
     let lines = fs::read_to_string(file).ok()?;
     let user = driver.get_user()?;
     let database = driver.get_dbname().unwrap_or(user);

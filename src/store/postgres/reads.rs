@@ -203,7 +203,11 @@ pub(super) async fn marks(session: &mut Session, ids: Vec<DeploymentId>) -> Resu
     let ids: Vec<_> = ids.into_iter().map(rows::uuid).collect();
     let found = session.ask(call!(Sql::Marks, ids)).await?;
     let mark = |row: &Row| {
-        let mark = Mark { revision: Revision(rows::number(row, 1)?), event_count: rows::number(row, 2)? };
+        let mark = Mark {
+            revision: Revision(rows::number(row, 1)?),
+            event_count: rows::number(row, 2)?,
+            is_cancel_requested: rows::get(row, 3)?,
+        };
         Ok((rows::id(row, 0)?, mark))
     };
     found.iter().map(mark).collect()

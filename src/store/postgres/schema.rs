@@ -6,7 +6,7 @@
 //! version once it has its lock, so no version of this program writes into a schema that it does not know.
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
 use super::fault::{Fault, told};
 use crate::{model::Pepper, store::StoreError};
@@ -123,12 +123,28 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
         .await?;
     let kept = transaction.query_typed_one("SELECT value FROM secrets WHERE name = 'lease'", &[]).await?;
     let kept: Vec<u8> = kept.get(0);
+    catch_up_sequences(&transaction).await?;
     transaction.commit().await?;
     if has_changed {
         tracing::info!(schema, from = newest, to = VERSION, "the database's schema was brought up to date");
     }
     let kept: [u8; 32] = kept.try_into().map_err(|_| Fault::Row("the shared secret has another length".to_owned()))?;
     Ok(Pepper::from_bytes(kept))
+}
+
+/// A logical replica has the rows and not the numbers that were given, so the next one would be given twice.
+pub(super) async fn catch_up_sequences(transaction: &Transaction<'_>) -> Result<(), Fault> {
+    for table in ["projects", "deployments", "audit", "artifacts"] {
+        // The last number is the index's last entry.
+        let catch_up = format!(
+            "SELECT setval('{table}_number_seq', newest.number) FROM (SELECT max(number) AS number FROM {table}) AS newest \
+             WHERE newest.number >= (SELECT last_value + is_called::int FROM {table}_number_seq)"
+        );
+        if !transaction.query_typed(&catch_up, &[]).await?.is_empty() {
+            tracing::warn!(table, "the numbers of this table were behind its rows, as after a logical replication");
+        }
+    }
+    Ok(())
 }
 
 /// Waits for everybody else who makes or fills tables, until the transaction ends.

@@ -136,6 +136,7 @@ impl Session {
 
     /// Sends these together; the first of them begins a transaction. Each is answered for itself.
     pub(super) async fn begin(&mut self, calls: &[Call]) -> Result<Answers, Fault> {
+        self.wire.begin_writing().await?;
         self.is_dirty = true;
         self.send_all(calls).await
     }
@@ -149,6 +150,7 @@ impl Session {
     pub(super) async fn end(&mut self, calls: &[Call]) -> Result<Answers, Fault> {
         let answers = self.send_all(calls).await?;
         self.is_dirty = !matches!(answers.last(), Some(Ok(_)));
+        self.wire.end_writing();
         Ok(answers)
     }
 
@@ -163,13 +165,18 @@ impl Session {
 
     /// One statement that writes, and is a transaction of its own.
     pub(super) async fn write(&mut self, call: Call) -> Result<Vec<Row>, Fault> {
-        if self.opening.is_none() {
-            return rows(self.send_all(&[call]).await?).map(|mut answers| answers.pop().unwrap_or_default());
-        }
+        self.wire.begin_writing().await?;
         self.is_dirty = true;
+        if self.opening.is_none() {
+            let answers = self.send_all(&[call]).await?;
+            self.is_dirty = false;
+            self.wire.end_writing();
+            return rows(answers).map(|mut answers| answers.pop().unwrap_or_default());
+        }
         let answers = self.send_all(&[call!(Sql::Begin), call, call!(Sql::Commit)]).await?;
         // A commit ends a transaction that failed, too.
         self.is_dirty = !matches!(answers.last(), Some(Ok(_)));
+        self.wire.end_writing();
         rows(answers).map(|mut answers| answers.swap_remove(1))
     }
 

@@ -464,5 +464,6 @@ statements! {
             (SELECT p.artifact, p.start FROM artifact_pieces AS p \
                 WHERE NOT EXISTS (SELECT FROM artifacts AS a WHERE a.number = p.artifact) LIMIT 64) \
         RETURNING 1) SELECT count(*) FROM swept";
-    Marks(UUID_ARRAY) = "SELECT id, revision, event_count FROM deployments WHERE id = ANY ($1)";
+    Marks(UUID_ARRAY) = "SELECT id, revision, event_count, cancel_requested_at IS NOT NULL \
+        FROM deployments WHERE id = ANY ($1)";
 }

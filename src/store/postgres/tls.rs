@@ -25,20 +25,25 @@ pub(super) fn config(url: &PostgresUrl) -> Result<ClientConfig, StoreError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable(&error))?;
     let verifier: Arc<dyn ServerCertVerifier> = match url.tls() {
-        TlsMode::Disable | TlsMode::Prefer => Arc::new(AnyName { strict: None, provider }),
+        TlsMode::Disable | TlsMode::Prefer => {
+            Arc::new(Verifier { strict: None, takes_any_name: true, named: Vec::new(), provider })
+        }
         TlsMode::VerifyCa | TlsMode::VerifyFull => {
-            let roots = Arc::new(roots(url.root_certificates())?);
+            let (roots, named) = roots(url.root_certificates())?;
+            let roots = Arc::new(roots);
             let strict = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
             let strict = strict.build().map_err(|error| unusable(&error))?;
-            if url.tls() == TlsMode::VerifyFull { strict } else { Arc::new(AnyName { strict: Some(strict), provider }) }
+            let takes_any_name = url.tls() == TlsMode::VerifyCa;
+            Arc::new(Verifier { strict: Some(strict), takes_any_name, named, provider })
         }
     };
     // Whom to believe is decided by the verifiers below; each of them says what it leaves out.
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-fn roots(file: Option<&Path>) -> Result<RootCertStore, StoreError> {
-    let mut roots = RootCertStore::empty();
+/// The authorities, and the certificates of the file that was named.
+fn roots(file: Option<&Path>) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), StoreError> {
+    let (mut roots, mut named) = (RootCertStore::empty(), Vec::new());
     match file {
         Some(file) => {
             let shown = file.display();
@@ -48,6 +53,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, StoreError> {
             let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unusable(&error))?;
             for certificate in certificates {
                 let certificate = certificate.map_err(|error| unusable(&error))?;
+                named.push(certificate.clone().into_owned());
                 roots.add(certificate).map_err(|error| unusable(&error))?;
             }
             if roots.is_empty() {
@@ -64,18 +70,21 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, StoreError> {
             }
         }
     }
-    Ok(roots)
+    Ok((roots, named))
 }
 
-/// Believes whom an authority vouches for, whatever the name (`sslmode=verify-ca`); without authorities everyone, which
-/// keeps out who only listens (`sslmode=prefer`).
+/// Believes whom an authority vouches for: under the name that was asked for, or under any (`sslmode=verify-ca`). Without
+/// authorities everyone, which keeps out who only listens (`sslmode=prefer`). A certificate that stands itself in
+/// the file of `sslrootcert`, such as the self-signed one of PostgreSQL's manual, is believed as it is: it was named.
 #[derive(Debug)]
-struct AnyName {
+struct Verifier {
     strict: Option<Arc<WebPkiServerVerifier>>,
+    takes_any_name: bool,
+    named: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -85,11 +94,14 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(strict) = &self.strict else { return Ok(ServerCertVerified::assertion()) };
+        if self.named.iter().any(|named| named.as_ref() == certificate.as_ref()) {
+            return Ok(ServerCertVerified::assertion());
+        }
         // The name is looked at last, so this says that all else is well.
         match strict.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if self.takes_any_name => Ok(ServerCertVerified::assertion()),
             verified => verified,
         }
     }

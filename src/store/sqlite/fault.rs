@@ -69,6 +69,11 @@ pub(super) fn store_error(db: &Connection, error: &Error) -> StoreError {
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                 StoreError::Unusable(format!("the database is damaged: {error}; restore it from a backup"))
             }
+            // What our own triggers raise is said of what has changed meanwhile, too.
+            ErrorCode::TooBig | ErrorCode::TypeMismatch => StoreError::Refused(error.to_string()),
+            ErrorCode::ConstraintViolation if failure.extended_code != ffi::SQLITE_CONSTRAINT_TRIGGER => {
+                StoreError::Refused(error.to_string())
+            }
             _ => StoreError::Unavailable(error.to_string()),
         },
         Error::FromSqlConversionFailure(..) | Error::InvalidColumnType(..) | Error::IntegralValueOutOfRange(..) => {

@@ -109,7 +109,8 @@ pub(super) const HELD: &str = concat!(
      WHERE d.state = 'running' AND d.executor = 'server' AND d.worker = ?1"
 );
 
-pub(super) const MARK: &str = "SELECT revision, event_count FROM deployments WHERE id = ?1";
+pub(super) const MARK: &str =
+    "SELECT revision, event_count, cancel_requested_at IS NOT NULL FROM deployments WHERE id = ?1";
 
 type Read<T> = rusqlite::Result<T>;
 
@@ -291,7 +292,10 @@ pub(super) fn marks(db: &Connection, ids: &[DeploymentId]) -> Read<Vec<(Deployme
     let mut marks = Vec::with_capacity(ids.len());
     for id in ids {
         let mark = statement
-            .query_row([id.as_bytes()], |row| Ok(Mark { revision: Revision(row.get(0)?), event_count: row.get(1)? }))
+            .query_row([id.as_bytes()], |row| {
+                let (revision, event_count) = (Revision(row.get(0)?), row.get(1)?);
+                Ok(Mark { revision, event_count, is_cancel_requested: row.get(2)? })
+            })
             .optional()?;
         marks.extend(mark.map(|mark| (*id, mark)));
     }

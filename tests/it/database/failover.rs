@@ -92,7 +92,7 @@ async fn after_a_fail_over_that_loses_commits_no_token_is_given_twice_and_the_fo
     assert_eq!(ready.status, 202, "{}", ready.text);
     ended(&one, "web", &taken(&one, "web").await).await;
     a.caught_up(&b).await;
-    a.lose(&b).await;
+    let _ = a.lose(&b).await;
     // What it has not: a lease in `web`, and the claim of that deployment.
     let lost = taken(&one, "web").await;
     let highest = token(&lost);

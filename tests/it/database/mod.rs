@@ -7,9 +7,12 @@ mod bouncer;
 mod failover;
 mod groups;
 mod idle;
+mod managed;
 mod plans;
+mod refusals;
 mod schema;
 mod standby;
+mod synchronous;
 mod tls;
 
 use std::process::Command;
@@ -19,6 +22,8 @@ use crate::harness::{SINGLETRACK, TestServer};
 /// How `serve` on this store ends that cannot start: its exit code and what it says.
 fn refused(store: &str, environment: &[(&str, &str)]) -> (i32, String) {
     let directory = tempfile::tempdir().unwrap();
+    // What waiting could mend is not waited for long.
+    std::fs::write(directory.path().join("singletrack.toml"), "[postgres]\nstart_timeout = \"1s\"").unwrap();
     let mut serve = Command::new(SINGLETRACK);
     serve.args(["serve", "--listen", "127.0.0.1:0", "--store", store]).current_dir(directory.path());
     serve.env_remove("PGPASSWORD").envs(environment.iter().copied());

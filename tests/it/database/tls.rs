@@ -124,6 +124,10 @@ async fn a_password_comes_from_pgpass() {
     );
     let file = protected.certificates.path().join(".pgpass");
     fs::write(&file, lines).unwrap();
+    // One that others can read is not used.
+    let (code, told) = refused(&url, &[("PGPASSFILE", file.to_str().unwrap())]);
+    assert!(code == 69 && told.contains("chmod 600"), "{told}");
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let named = protected.serve(&url, &format!("PGPASSFILE={}", file.display()));
     let at_home = protected.serve(&url, &format!("HOME={}", protected.certificates.path().display()));
     deploys(&named, &at_home).await;
@@ -131,4 +135,40 @@ async fn a_password_comes_from_pgpass() {
     let both = url.replace("@localhost", "@nowhere.invalid:1,localhost");
     let of_several = protected.serve(&both, &format!("PGPASSFILE={}", file.display()));
     deploys(&of_several, &named).await;
+}
+
+#[tokio::test]
+async fn the_self_signed_certificate_of_postgresqls_manual_is_believed_where_it_is_named() {
+    let directory = postgres::directory();
+    // Word for word, but for the key's kind, which takes less time to make.
+    openssl(
+        &directory,
+        &format!(
+            "req -new -x509 -days 365 {NEW_KEY} -text -out server.crt -keyout server.key -subj /CN=dbhost.yourdomain.com"
+        ),
+    );
+    fs::set_permissions(directory.join("server.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    ["server.key", "server.crt"].iter().for_each(|file| postgres::give(&directory.join(file)));
+    let place = tempfile::tempdir().unwrap();
+    let trusted = place.path().join("root.crt");
+    fs::copy(directory.join("server.crt"), &trusted).unwrap();
+    let shown = directory.display();
+    let (key, certificate) = (format!("ssl_key_file={shown}/server.key"), format!("ssl_cert_file={shown}/server.crt"));
+    let settings = [postgres::UNSAFE, &["ssl=on", &key, &certificate]].concat();
+    let cluster = Cluster::start_on_tcp_in(&directory, &settings, "hostssl all all 127.0.0.1/32 trust");
+    let url = cluster.tcp_url("127.0.0.1", &cluster.database().await);
+    let serve = |mode: &str| {
+        let url = format!("{url}?sslmode={mode}&sslrootcert={}", trusted.display());
+        TestServer::start_on(&url, &gated_config(""))
+    };
+    let (full, authority) = (serve("verify-full"), serve("verify-ca"));
+    deploys(&full, &authority).await;
+    // What the URL leaves open the environment says; and another certificate is not believed.
+    openssl(
+        place.path(),
+        &format!("req -new -x509 -days 365 {NEW_KEY} -out other.crt -keyout other.key -subj /CN=other"),
+    );
+    let other = place.path().join("other.crt").display().to_string();
+    let (code, told) = refused(&url, &[("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", &other)]);
+    assert!(code == 69 && told.contains("certificate is not trusted"), "{told}");
 }

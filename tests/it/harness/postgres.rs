@@ -212,9 +212,10 @@ impl Cluster {
         self.ready();
     }
 
-    /// Ends the replication to a standby: from now on the standby misses what is committed here.
-    pub async fn lose(&self, standby: &Cluster) {
+    /// Ends the replication to a standby: from now on the standby misses what is committed here. Answers how it was connected.
+    pub async fn lose(&self, standby: &Cluster) -> String {
         let client = standby.client("postgres").await;
+        let connected = client.query_one("SHOW primary_conninfo", &[]).await.unwrap().get(0);
         client.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
         client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
         let client = self.client("postgres").await;
@@ -222,6 +223,15 @@ impl Cluster {
         while client.query_one(streams, &[]).await.unwrap().get::<_, i64>(0) > 0 {
             tokio::task::yield_now().await;
         }
+        connected
+    }
+
+    /// Has a standby follow its primary again after [`Cluster::lose`].
+    pub async fn follow_again(&self, connected: &str) {
+        let client = self.client("postgres").await;
+        let connected = connected.replace('\'', "''");
+        client.batch_execute(&format!("ALTER SYSTEM SET primary_conninfo = '{connected}'")).await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     }
 
     /// Waits until the standby has all that is committed here.
