@@ -45,11 +45,15 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// What this process's arguments say. Ends it, with a word about them, where that is nothing that can be done.
-    pub fn read() -> Self {
-        let run =
-            Run::read_alone(std::env::args_os()).map(|run| Cli { command: Command::Client(ClientCommand::Run(run)) });
-        run.unwrap_or_else(|| read(std::env::args_os()).unwrap_or_else(|error| error.exit()))
+    /// What this process's arguments say.
+    ///
+    /// # Errors
+    /// They cannot be understood, or ask for help.
+    pub fn read() -> Result<Self, clap::Error> {
+        match Run::read_alone(std::env::args_os()) {
+            Some(run) => Ok(Cli { command: Command::Client(ClientCommand::Run(run)) }),
+            None => read(std::env::args_os()),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     cli::{self, CheckConfig, Demo, Serve, Token},
     client::{
         self,
+        render::print as screen,
         signals::{Asked, Signals},
     },
     config::{Config, ConfigError, format_duration},
@@ -188,10 +189,12 @@ pub fn token(args: &Token) -> ExitCode {
             let name = name.as_deref().unwrap_or("ci");
             // The token alone goes to standard output, so that it can be piped to where secrets are kept.
             print(&new.token);
-            warn(
+            let config = format!("[[tokens]]\nname = {name:?}\nsha256 = \"{}\"", new.sha256);
+            screen::progress(
                 "This is the token; it is shown once. Give it to clients as SINGLETRACK_TOKEN. For the server's configuration:",
             );
-            warn(&format!("\n[[tokens]]\nname = {name:?}\nsha256 = \"{}\"", new.sha256));
+            screen::progress("");
+            config.lines().for_each(screen::progress);
             ExitCode::SUCCESS
         }
         Err(error) => fail(EX_UNAVAILABLE, &format!("the system has no randomness to give: {error}")),
@@ -269,18 +272,20 @@ impl StopSignals {
     }
 }
 
+/// Tells why it ends. The first line of the message is the error; further ones are hints, or lines that go with it.
 fn fail(code: u8, message: &str) -> ExitCode {
-    warn(&format!("error: {message}"));
+    let mut lines = message.lines();
+    screen::error(lines.next().unwrap_or_default());
+    for line in lines {
+        match line.strip_prefix("hint: ") {
+            Some(hint) => screen::hint(hint),
+            None => screen::progress(line),
+        }
+    }
     ExitCode::from(code)
 }
 
 fn print(text: &str) {
-    use std::io::Write as _;
-    // Who reads it may be gone, which is no reason to fail.
-    let _ = writeln!(anstream::stdout(), "{text}");
-    let _ = anstream::stdout().flush();
-}
-
-fn warn(text: &str) {
-    log::say(text);
+    // Where it cannot be written there is nobody to tell that.
+    let _ = screen::result(text);
 }

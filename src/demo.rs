@@ -2,7 +2,7 @@
 //! store in a temporary directory, and the `singletrack deploy` processes.
 
 use std::{
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     pin::pin,
     process::Stdio,
@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    client::render::print,
     config::Config,
     model::{Deployment, InvalidId},
     node::{Node, StartError},
@@ -192,11 +193,13 @@ fn temporary_dir() -> io::Result<PathBuf> {
 }
 
 fn say(text: &str) {
-    // Who reads it may be gone, which is no reason to fail.
-    let _ = writeln!(anstream::stdout(), "{text}");
+    for line in text.split('\n') {
+        // Where it cannot be written there is nobody to tell that.
+        let _ = print::result(line);
+    }
 }
 
 fn tell(name: &str, color: AnsiColor, line: &str) {
     let style = Style::new().fg_color(Some(color.into()));
-    say(&format!("{style}{name:>7} │{style:#} {line}"));
+    let _ = print::styled_result(style, &format!("{name:>7} │"), &format!(" {line}"));
 }

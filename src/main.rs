@@ -16,7 +16,11 @@ fn main() -> ExitCode {
     if let Some(code) = client::execute_will(std::env::args_os()) {
         return code;
     }
-    let code = match Cli::read().command {
+    let command = match Cli::read() {
+        Ok(cli) => cli.command,
+        Err(error) => return client::refuse(&error),
+    };
+    let code = match command {
         Command::Client(command) => client::run(&command),
         Command::Serve(args) => commands::serve(args),
         Command::Agent(args) => commands::agent(args),

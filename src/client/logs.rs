@@ -6,7 +6,7 @@ use super::{
     connection::Patience,
     exit::{Exit, Failure},
     follow::{FollowLimits, Follower, How, Update},
-    render::{clean::clean_log, print},
+    render::print,
     session::Session,
     signals::Signals,
     status,
@@ -33,10 +33,9 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
     let mut written = Ok(());
     let mut show = |update: Update| {
         let shown = match &update {
-            Update::Event(event) if json => print::result(&crate::api::ascii::to_string(event).unwrap_or_default()),
+            Update::Event(event) if json => print::json_line(event),
             Update::Event(Event { data: EventData::Other(EventBody::Log { lines, .. }), .. }) => {
-                let lines: Vec<_> = lines.iter().map(|line| clean_log(line, session.ci.is_some())).collect();
-                screen.over(|| print::result(&lines.join("\n")))
+                screen.over(|| lines.iter().try_for_each(|line| print::output(line)))
             }
             Update::Event(_) | Update::State { .. } | Update::Switched(_) => {
                 screen.update(&update);

@@ -32,7 +32,7 @@ mod work;
 use std::{ffi::OsString, process::ExitCode};
 
 use exit::{Exit, Failure};
-use render::{clean::clean, print};
+use render::print;
 
 use crate::{
     cli::{ClientCommand, Fence},
@@ -73,6 +73,27 @@ pub fn end(ended: Result<Exit, Failure>, json: bool) -> ExitCode {
     }
 }
 
+/// Tells what is wrong with the command line, or the help that was asked for. What is wrong may have been written by others: a
+/// commit's message, say.
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    let is_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if is_help {
+        // Where it cannot be written there is nobody to tell that.
+        let _ = error.print();
+    } else {
+        let text = error.render().to_string();
+        let mut lines = text.trim_end().lines();
+        let first = lines.next().unwrap_or_default();
+        print::error(first.strip_prefix("error: ").unwrap_or(first));
+        lines.for_each(print::progress);
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
 fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
     match command {
         ClientCommand::Deploy(args) => on_runtime(deploy::run(args)),
@@ -90,13 +111,13 @@ fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
 }
 
 fn tell(failure: &Failure, json: bool) {
-    print::error(&clean(&failure.message));
+    print::error(&failure.message);
     if let Some(hint) = &failure.hint {
-        print::hint(&clean(hint));
+        print::hint(hint);
     }
     if json {
         // The exit code tells already that this did not go well.
-        let _ = print::result(&crate::api::ascii::to_string_pretty(&failure.to_json()).unwrap_or_default());
+        let _ = print::json(&failure.to_json());
     }
 }
 

@@ -6,6 +6,7 @@ mod api;
 mod artifact;
 mod cli_demo;
 mod cli_deploy;
+mod cli_hostile;
 mod cli_live;
 mod cli_retries;
 mod cli_usage;

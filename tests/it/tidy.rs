@@ -109,6 +109,32 @@ fn nothing_is_left_behind_in_src() {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
+/// The files that write to standard output or standard error. All that is printed for people goes through the first of them,
+/// which cleans it; the others are the log beneath it, the shim's last word, and what passes the bytes of somebody's command on.
+const MAY_WRITE: &[&str] = &[
+    "src/client/render/print.rs",
+    "src/log.rs",
+    "src/worker/shim.rs",
+    "src/client/run/ahead.rs",
+    "src/client/run/hold.rs",
+];
+
+#[test]
+fn all_that_is_printed_goes_through_one_door() {
+    let mut wrong = Vec::new();
+    for source in Source::all().into_iter().filter(|source| !MAY_WRITE.contains(&source.path.as_str())) {
+        for (number, line) in source.text.lines().enumerate() {
+            let opens = ["stdout()", "stderr()", "/dev/stdout", "/dev/stderr"].iter().any(|way| line.contains(way));
+            // Whether somebody sits there may be asked anywhere, and a bar needs to know where it is drawn.
+            let only_asks = ["is_terminal()", "DrawTarget::stderr"].iter().any(|asks| line.contains(asks));
+            if opens && !only_asks && !line.trim_start().starts_with("//") {
+                wrong.push(format!("{}:{}: {}", source.path, number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these print beside src/client/render/print.rs:\n{}\n", wrong.join("\n"));
+}
+
 #[test]
 fn files_stay_short() {
     let mut wrong = Vec::new();

@@ -29,22 +29,17 @@ pub fn clean(text: &str) -> String {
     out
 }
 
-/// A line of a deployment's output: cleaned, with what follows the last carriage return only, as a terminal shows it. In
-/// a CI, commands to its runner are broken up by an invisible character: what a deploy prints is no business of the
-/// job that looks on.
-pub fn clean_log(line: &str, in_ci: bool) -> String {
+/// Of a line of output what follows the last carriage return, as a terminal shows it.
+pub fn clean_log(line: &str) -> &str {
     let line = line.trim_end_matches('\r');
-    let line = line.rsplit('\r').next().unwrap_or_default();
-    let text = clean(line);
-    if !in_ci {
-        return text;
-    }
-    // `::warning::` of GitHub, `##[group]` of GitHub and Azure, `##vso[` of Azure, `##teamcity[` of TeamCity.
-    if text.trim_start().starts_with("::") || text.contains("##") {
-        text.replace("::", ":\u{2060}:").replace("##", "#\u{2060}#")
-    } else {
-        text
-    }
+    line.rsplit('\r').next().unwrap_or_default()
+}
+
+/// The text with commands to a CI's runner broken up by an invisible character: `::warning::` at the begin of a line is one of
+/// GitHub's, `##[group]` of GitHub's and Azure's, `##vso[` of Azure's, `##teamcity[` of TeamCity's, wherever they stand.
+pub fn defuse(text: String) -> String {
+    let text = if text.contains("##") { text.replace("##", "#\u{2060}#").replace("##", "#\u{2060}#") } else { text };
+    if text.trim_start().starts_with("::") { text.replacen("::", ":\u{2060}:", 1) } else { text }
 }
 
 fn skip_csi(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
@@ -107,13 +102,21 @@ mod tests {
     }
 
     #[test]
-    fn a_log_line_shows_what_a_terminal_would_and_commands_no_runner() {
-        assert_eq!(clean_log("10 %\r50 %\r100 %\r", true), "100 %");
-        assert_eq!(clean_log("::set-output name=a::b", false), "::set-output name=a::b");
-        assert_eq!(clean_log("  ::error::b", true), "  :\u{2060}:error:\u{2060}:b");
-        assert_eq!(clean_log("std::io::Error", true), "std::io::Error");
-        assert_eq!(clean_log("x ##vso[task.setvariable]y", true), "x #\u{2060}#vso[task.setvariable]y");
+    fn of_a_log_line_the_last_text_is_shown() {
+        assert_eq!(clean_log("10 %\r50 %\r100 %\r"), "100 %");
+        assert_eq!(clean_log("plain"), "plain");
+    }
+
+    #[test]
+    fn a_text_commands_no_runner() {
+        let shown = |text: &str| defuse(clean(text));
+        assert_eq!(shown("  ::error::b"), "  :\u{2060}:error::b");
+        assert_eq!(shown("std::io::Error"), "std::io::Error");
+        assert_eq!(shown("x ##vso[task.setvariable]y"), "x #\u{2060}#vso[task.setvariable]y");
         // A sequence in the middle must not put a command together.
-        assert_eq!(clean_log(":\u{1b}[0m:error::b", true), ":\u{2060}:error:\u{2060}:b");
+        assert_eq!(shown(":\u{1b}[0m:error::b"), ":\u{2060}:error::b");
+        for text in ["###[a]", "####vso[b]", "#\u{0}##x", "#\u{202e}##x"] {
+            assert!(!shown(text).contains("##"), "{text}");
+        }
     }
 }

@@ -10,12 +10,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::{
-    clean::{clean, clean_log},
-    print::{self, HEADING},
+    clean::clean,
+    print::{self, HEADING, shown},
     words::{Ahead, Place, overtaken, size},
 };
 use crate::{
-    api::{Event, EventData, ascii},
+    api::{Event, EventData},
     client::follow::Update,
     clock::{BootInstant, Clock},
     model::{EventBody, PhaseState, Status},
@@ -32,7 +32,6 @@ const RUNNING: &str = "{spinner} [{bar:30}] {percent:>3} % {wide_msg} {elapsed}"
 /// Where progress is shown.
 pub struct Screen {
     bar: Option<ProgressBar>,
-    in_ci: bool,
     clock: Arc<dyn Clock>,
     told: Mutex<Told>,
 }
@@ -59,7 +58,7 @@ impl Screen {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Screen { bar, in_ci, clock, told: Mutex::new(Told::default()) }
+        Screen { bar, clock, told: Mutex::new(Told::default()) }
     }
 
     /// A line.
@@ -82,8 +81,7 @@ impl Screen {
 
     /// A line that the user should not miss.
     pub fn warning(&self, text: &str) {
-        let text = clean(text);
-        self.over(|| print::warning(&text));
+        self.over(|| print::warning(text));
     }
 
     /// For whom one waits.
@@ -95,7 +93,7 @@ impl Screen {
         let is_news = told.wait.as_ref().is_none_or(|(last, _)| *last != news);
         if let Some(bar) = &self.bar {
             bar.set_style(style(WAITING));
-            bar.set_message(text);
+            bar.set_message(shown(&text));
             told.wait = Some((news, now));
         } else if is_news || told.wait.as_ref().is_some_and(|(_, at)| now.since(*at) >= REPEAT) {
             print::progress(&text);
@@ -143,12 +141,11 @@ impl Screen {
             EventBody::Phase { name, state, message } => self.phase(name, *state, message.as_deref()),
             EventBody::Progress { progress, message, .. } => self.progress(*progress, message.as_deref()),
             EventBody::Log { lines, .. } => {
-                let lines: Vec<_> = lines.iter().map(|line| clean_log(line, self.in_ci)).collect();
-                self.line(&lines.join("\n"));
+                self.over(|| lines.iter().for_each(|line| print::progress_output(line)));
             }
             EventBody::Cancel { reason, superseded_by } => {
                 let by = superseded_by.map(|by| format!(", for {by} to take its place")).unwrap_or_default();
-                let reason = reason.as_deref().map(|reason| format!(": {}", clean(reason))).unwrap_or_default();
+                let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 self.line(&format!("it is asked to stop{by}{reason}"));
             }
             EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
@@ -158,7 +155,6 @@ impl Screen {
     }
 
     fn phase(&self, name: &str, state: PhaseState, message: Option<&str>) {
-        let name = clean(name);
         let state = match state {
             PhaseState::Started => "",
             PhaseState::Succeeded => " succeeded",
@@ -166,10 +162,10 @@ impl Screen {
             PhaseState::Skipped => " skipped",
             PhaseState::RolledBack => " rolled back",
         };
-        let message = message.map(|message| format!(": {}", clean(message))).unwrap_or_default();
-        self.line(&format!("{HEADING}==> {name}{state}{HEADING:#}{message}"));
+        let message = message.map(|message| format!(": {message}")).unwrap_or_default();
+        self.over(|| print::styled(HEADING, &format!("==> {name}{state}"), &message));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.phase = Some(name);
+        told.phase = Some(name.to_owned());
         told.is_of_phase = false;
         self.draw(&told);
     }
@@ -196,7 +192,7 @@ impl Screen {
         bar.set_length(100);
         bar.set_position(u64::from(told.percent));
         let parts = [told.phase.as_deref(), told.message.as_deref().filter(|_| told.is_of_phase)];
-        bar.set_message(parts.into_iter().flatten().collect::<Vec<_>>().join(": "));
+        bar.set_message(shown(&parts.into_iter().flatten().collect::<Vec<_>>().join(": ")));
     }
 
     /// Takes the bar away.
@@ -213,7 +209,7 @@ impl Screen {
     pub fn json(&self, value: &Value) -> std::io::Result<()> {
         self.clear();
         // A value read from JSON can be written as JSON.
-        print::result(&ascii::to_string_pretty(value).unwrap_or_default())
+        print::json(value)
     }
 }
 

@@ -1,0 +1,316 @@
+//! What others wrote commands neither a CI's runner nor a terminal: every command, the real binary, against a server whose
+//! every text is hostile.
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::{
+    fake::{Fake, HOLDER, OURS, Part, Reply, complete, conflict, deployment, frame, problem},
+    harness::SINGLETRACK,
+};
+
+/// Texts that do something where they are printed raw.
+const HOSTILE: &[&str] = &[
+    "::add-mask::in",
+    "  ::error file=a::b",
+    "x\n::stop-commands::y",
+    "x\r::set-output name=a::b",
+    "##[group]a",
+    "a ##vso[task.setvariable variable=A]b",
+    "###vso[task.setvariable variable=A]b",
+    "#\u{0}#vso[task.complete]c",
+    "#\u{1b}[0m#[stop-commands]d",
+    "##teamcity[buildStop comment='e']",
+    "\u{1b}]0;title\u{7}f",
+    "\u{1b}[2J\u{1b}[1;1Hg",
+    "\u{9b}2Jh",
+    "\u{9d}0;title\u{9c}i",
+    "\u{1b}Pq#0\u{1b}\\j",
+    "k\u{8}\u{8}\u{8}l",
+    "m\u{202e}n",
+    "\u{1b}[8mhidden",
+];
+
+/// The audiences: what their environment says, and whether they sit at a terminal.
+const AUDIENCES: &[(&str, &[(&str, &str)])] = &[
+    ("pipe", &[]),
+    ("terminal", &[("TERM", "xterm-256color")]),
+    ("github", &[("CI", "true"), ("GITHUB_ACTIONS", "true")]),
+    ("azure", &[("TF_BUILD", "True")]),
+    ("teamcity", &[("TEAMCITY_VERSION", "2025.07")]),
+];
+
+/// A value whose texts are all hostile, but for those on whose form something depends.
+///
+/// Each text gets another one; `next` counts them.
+fn poisoned(value: Value, next: &mut usize) -> Value {
+    const KEPT: &[&str] = &[
+        "id",
+        "project",
+        "logicalId",
+        "status",
+        "deploymentId",
+        "ticket",
+        "relation",
+        "liveness",
+        "errorCode",
+        "type",
+        "state",
+        "stream",
+        "createdAt",
+        "startedAt",
+        "endedAt",
+        "at",
+        "supersededBy",
+        "retryOf",
+        "lastHeartbeatAt",
+        "cancelRequestedAt",
+        "cursor",
+        "nextCursor",
+        "line",
+        "preempt",
+        "kind",
+        "lastCalledAt",
+    ];
+    match value {
+        Value::String(_) => {
+            *next += 1;
+            json!(HOSTILE[*next % HOSTILE.len()])
+        }
+        Value::Array(items) => items.into_iter().map(|item| poisoned(item, next)).collect(),
+        Value::Object(members) => {
+            let poisoned = members.into_iter().map(|(name, value)| {
+                let is_kept = KEPT.contains(&name.as_str()) && !value.is_array();
+                let value = if is_kept { value } else { poisoned(value, next) };
+                (name, value)
+            });
+            Value::Object(poisoned.collect())
+        }
+        other => other,
+    }
+}
+
+/// A deployment that tells everything that one can tell.
+fn told(id: &str, status: &str) -> Value {
+    let mut told = deployment(id, status);
+    for text in ["phase", "message", "ref", "commit", "actor", "url"] {
+        told[text] = json!("text");
+    }
+    if status == "FAILED" {
+        told["error"] = json!({ "code": "PHASE_FAILED", "message": "text", "phase": "text" });
+    }
+    told
+}
+
+/// A server that answers every route, with every text poisoned, from this one of the hostile texts on.
+fn server(first: usize) -> Fake {
+    Fake::start(move |request, _| {
+        let mut next = first;
+        let json = |status: u16, value: Value| Reply::Json(status, poisoned(value, &mut first.clone()));
+        let is_dry_run = request.query.contains("dryRun");
+        match request.route().as_str() {
+            "POST deployments" if is_dry_run => json(
+                200,
+                json!({
+                    "dryRun": true, "project": "web", "pipeline": "text",
+                    "phases": [{ "name": "text", "kind": "run", "protected": true, "rollback": true }],
+                    "changes": [{ "field": "text", "from": "text", "to": "text" }],
+                    "holder": told(HOLDER, "RUNNING"), "queuePosition": 1, "expectedWait": null,
+                }),
+            ),
+            "POST deployments" if request.json()["onConflict"] == "refuse" => json(409, conflict()),
+            "POST deployments" => json(202, told(OURS, "PENDING")),
+            "GET events" => {
+                let events = [
+                    json!({ "type": "queue", "position": 1, "blocker": HOLDER }),
+                    json!({ "type": "phase", "name": "text", "state": "started", "message": "text" }),
+                    json!({ "type": "progress", "status": "RUNNING", "progress": 40, "message": "text" }),
+                    json!({ "type": "log", "stream": "stdout", "phase": "text", "lines": ["text", "text"] }),
+                    json!({ "type": "cancel", "reason": "text", "supersededBy": null }),
+                    json!({ "type": "phase", "name": "text", "state": "failed", "message": "text" }),
+                    complete(&told(OURS, "FAILED")),
+                ];
+                let events = events.into_iter().zip(1..).map(|(event, seq)| (seq, poisoned(event, &mut next)));
+                if request.header("accept").is_some_and(|accept| accept.contains("event-stream")) {
+                    return Reply::Stream(events.map(|(seq, event)| Part::Text(frame(seq, &event))).collect());
+                }
+                let events: Vec<_> = events
+                    .map(|(seq, mut event)| {
+                        event["seq"] = json!(seq);
+                        event["at"] = json!("2026-03-01T12:00:00.000Z");
+                        event
+                    })
+                    .collect();
+                Reply::Json(200, json!({ "last": events.len(), "events": events, "final": true }))
+            }
+            "POST cancel" => json(202, told(OURS, "RUNNING")),
+            "POST release" => json(200, json!({ "released": told(HOLDER, "FAILED") })),
+            "GET deployments" => {
+                json(200, json!({ "deployments": [told(OURS, "FAILED"), told(HOLDER, "RUNNING")], "nextCursor": null }))
+            }
+            _ if request.path.ends_with("/v1/projects") => json(
+                200,
+                json!({
+                    "projects": [{
+                        "project": "web", "holder": told(HOLDER, "RUNNING"), "lineLength": 1,
+                        "lastOutcome": told(OURS, "FAILED"),
+                    }],
+                    "nextCursor": null,
+                }),
+            ),
+            _ if request.path.ends_with("/v1/projects/web") => {
+                let mut waiting = told(OURS, "PENDING");
+                waiting["queuePosition"] = json!(1);
+                json(
+                    200,
+                    json!({
+                        "project": "web", "holder": told(HOLDER, "RUNNING"), "liveness": "alive", "eta": null,
+                        "line": [waiting], "lineLength": 1, "lastOutcome": told(OURS, "FAILED"),
+                        "policy": { "line": "all", "lineLimit": 10, "preempt": "allow", "paused": false },
+                        "pipelines": ["text"], "agents": [], "revision": 3,
+                    }),
+                )
+            }
+            _ if request.method == "GET" => json(200, told(OURS, "FAILED")),
+            _ => json(404, problem(404, "NOT_FOUND")),
+        }
+    })
+}
+
+/// What a command prints, both streams as one.
+fn printed(fake: &Fake, audience: &str, variables: &[(&str, &str)], args: &[&str]) -> String {
+    let mut command = if audience == "terminal" {
+        // util-linux's `script` gives it a terminal.
+        let line: Vec<_> = std::iter::once(SINGLETRACK).chain(args.iter().copied()).map(quoted).collect();
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+        command
+    } else {
+        let mut command = Command::new(SINGLETRACK);
+        command.args(args);
+        command
+    };
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("SINGLETRACK_URL", &fake.url).envs(variables.iter().copied());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// What is wrong with what was printed for this audience.
+fn wrong(audience: &str, text: &str) -> Option<String> {
+    // Colours, and what a bar needs: going to the begin of a line, up, and erasing.
+    let plain = strip_own_sequences(text);
+    let control = plain.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t' | '\r'));
+    if let Some(control) = control {
+        return Some(format!("a control character {control:?}"));
+    }
+    if plain.chars().any(|c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) {
+        return Some("a mark that turns text around".to_owned());
+    }
+    let is_ci = !matches!(audience, "pipe" | "terminal");
+    if is_ci && plain.contains("##") {
+        return Some("a runner's `##` command".to_owned());
+    }
+    if is_ci && plain.lines().any(|line| line.trim_start().starts_with("::")) {
+        return Some("a runner's `::` command".to_owned());
+    }
+    (audience != "terminal" && plain.contains('\r')).then(|| "a carriage return".to_owned())
+}
+
+fn strip_own_sequences(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        let end = after.find(|c: char| !(c.is_ascii_digit() || c == ';' || c == '?')).unwrap_or(after.len());
+        let (parameters, tail) = after.split_at(end);
+        let is_own = match tail.chars().next() {
+            // Colours and weights, but not `conceal`.
+            Some('m') => !parameters.split(';').any(|parameter| parameter == "8"),
+            Some('A' | 'B' | 'G' | 'K') => true,
+            // The cursor, shown and hidden.
+            Some('h' | 'l') => parameters == "?25",
+            _ => false,
+        };
+        if is_own {
+            rest = &tail[1..];
+        } else {
+            plain.push('\u{1b}');
+            rest = after;
+        }
+    }
+    plain.push_str(rest);
+    plain
+}
+
+#[test]
+fn nothing_that_others_wrote_commands_a_runner_or_a_terminal() {
+    const COMMANDS: &[&[&str]] = &[
+        &["deploy", "--project", "web"],
+        &["deploy", "--project", "web", "--on-conflict", "fail"],
+        &["deploy", "--project", "web", "--follow", "poll"],
+        &["deploy", "--project", "web", "--dry-run"],
+        &["why", "--project", "web"],
+        &["status", "--project", "web", OURS],
+        &["logs", "--project", "web", OURS],
+        &["list", "--project", "web"],
+        &["list"],
+        &["cancel", "--project", "web", OURS],
+        &["release", "--project", "web", "--reason", "x"],
+        &["run", "--project", "web", "--on-conflict", "fail", "--", "true"],
+    ];
+    let mut faults = Vec::new();
+    // So that each text of an answer is each of a third of the hostile ones once.
+    for first in (0..HOSTILE.len()).step_by(3) {
+        let fake = server(first);
+        for (audience, variables) in AUDIENCES {
+            for command in COMMANDS {
+                for json in [false, true] {
+                    if json && command[0] == "run" {
+                        continue;
+                    }
+                    let args: Vec<&str> = match json {
+                        false => command.to_vec(),
+                        true => [&command[..1], &["--json"], &command[1..]].concat(),
+                    };
+                    let text = printed(&fake, audience, variables, &args);
+                    assert!(!text.trim().is_empty(), "{args:?} printed nothing");
+                    if let Some(what) = wrong(audience, &text) {
+                        faults.push(format!("{audience}: {args:?} from {first}: {what}:\n{text:?}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{} faults, such as:\n{}", faults.len(), faults[..faults.len().min(3)].join("\n"));
+}
+
+#[test]
+fn a_wrong_argument_that_others_wrote_commands_nobody_either() {
+    let fake = server(0);
+    for poison in HOSTILE.iter().filter(|poison| !poison.contains('\0')) {
+        for (audience, variables) in AUDIENCES {
+            for args in
+                [["deploy", "--project", poison], ["deploy", "--order", poison], ["status", "--nothing", poison]]
+            {
+                let text = printed(&fake, audience, variables, &args);
+                assert_eq!(wrong(audience, &text), None, "{audience}: {args:?}: {text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_is_seen() {
+    for text in ["\u{1b}]0;t\u{7}", "\u{9b}2J", "a\u{8}", "\u{1b}[2J", "\u{1b}[8m", "a\u{202e}"] {
+        assert!(wrong("terminal", text).is_some(), "{text:?}");
+    }
+    for text in ["a ##vso[b]c", "  ::error::a", "a\r"] {
+        assert!(wrong("github", text).is_some(), "{text:?}");
+    }
+    assert_eq!(wrong("terminal", "\u{1b}[1m\u{1b}[31merror:\u{1b}[0m a\r\n\u{1b}[2K\u{1b}[1A"), None);
+}
