@@ -95,11 +95,13 @@ impl Node {
         let end = End::default();
         let watch = Watch::new(store, notifier.clone(), end.drain.clone(), end.http.clone());
         let depot = Depot::new(queue.store().clone(), &config.work_dir());
-        let worker = Embedded::new(&config, queue.clone(), notifier.clone(), depot.clone(), shim)
+        let mut worker = Embedded::new(&config, queue.clone(), notifier.clone(), depot.clone(), shim)
             .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
         let artifacts = Retention::new(depot, queue.store().clone(), config.artifacts);
         let (seen, ending) = (health.clone(), end.http.clone());
         let server = serve(&config, queue.clone(), watch.clone(), metrics, seen, artifacts.clone(), ending).await?;
+        // A port 0 has become a real one by now.
+        worker.listens_on(server.address());
         let worker = tokio::spawn(worker.run(health.clone(), end.drain.clone(), end.hurry.clone()));
         let reaper = supervise_reaper(&health, &queue, &notifier, &end);
         let background = supervise(&config, &health, watch, artifacts, &end.background);

@@ -1,18 +1,18 @@
 //! What a former agent left in this folder: its children are gone before anything else is said of them, and then the
 //! server is told what it did not hear yet.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Agent,
     calls::Calls,
     delivery::{Delivery, Lost},
     journal::{Journal, Record},
-    run::{artifact_path, failed},
+    run::failed,
 };
 use crate::{
     model::FailureCause,
-    worker::{leftovers_gone, lock_path},
+    worker::{leftovers_gone, lock_path, workspaces},
 };
 
 impl Agent {
@@ -27,17 +27,7 @@ impl Agent {
             tracing::error!(deployment.id = %id, "a former agent's child does not end; its lease must run out first");
             return;
         }
-        for removed in [
-            tokio::fs::remove_dir_all(&workspace).await,
-            tokio::fs::remove_file(artifact_path(&workspace)).await,
-            tokio::fs::remove_file(lock_path(&workspace)).await,
-        ] {
-            if let Err(error) = removed
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, path = %workspace.display(), "could not remove a former workspace");
-            }
-        }
+        workspaces::remove(&workspace).await;
         let had_ended = finish.is_some();
         let finish = finish.unwrap_or_else(|| {
             let message = format!("the agent {} ended before it was done", self.settings.name);

@@ -75,7 +75,7 @@ impl Journal {
     /// # Errors
     /// The disk does not take it.
     pub fn begin(dir: &Path, taken: &Taken) -> io::Result<Option<Journal>> {
-        let path = dir.join(format!("{}.{EXTENSION}", taken.deployment));
+        let path = path(dir, taken.deployment);
         // The lease is a secret.
         let made = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
         let file = match made {
@@ -127,6 +127,30 @@ impl Journal {
         self.written += line.len() as u64;
         self.file.write_all(&line)
     }
+}
+
+fn path(dir: &Path, deployment: DeploymentId) -> PathBuf {
+    dir.join(format!("{deployment}.{EXTENSION}"))
+}
+
+/// Whether a deployment has a journal.
+pub fn exists(dir: &Path, deployment: DeploymentId) -> bool {
+    path(dir, deployment).exists()
+}
+
+/// Finds out whether journals can be written: what is taken without one would have to be given up.
+///
+/// # Errors
+/// They cannot.
+pub fn try_to_write(dir: &Path) -> io::Result<()> {
+    let path = dir.join("trial");
+    let tried = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(&[b' '; 4096])?;
+        file.sync_all()
+    })();
+    let removed = fs::remove_file(&path);
+    tried.and(removed)
 }
 
 /// Every journal that a former agent left here, with what it says; those that say nothing are removed.

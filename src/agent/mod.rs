@@ -38,11 +38,12 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{Config, Pipeline, Project},
     health::{Health, Pulse, Task},
-    model::{DeploymentId, Limits, ProjectName},
+    model::{DeploymentId, FailureCause, Limits, ProjectName},
     private,
-    worker::{ShimProgram, Stop},
+    worker::{ShimProgram, Stop, workspaces},
 };
-use journal::Journal;
+use calls::{Calls, Told};
+use journal::{Journal, Taken};
 
 /// How long a call for work is parked at the server.
 const WINDOW: Duration = Duration::from_secs(30);
@@ -154,6 +155,15 @@ impl Agent {
         for (journal, record) in left {
             runs.spawn(self.clone().end_former(journal, record));
         }
+        let (this, swept) = (self.clone(), drain.clone());
+        let sweeping = tokio::spawn(async move {
+            let runs = this.settings.work_dir.join("runs");
+            tokio::select! {
+                () = swept.cancelled() => {}
+                // As long as there is a journal, its workspace is that run's to remove.
+                () = workspaces::keep_swept(runs, |id| journal::exists(&this.journals(), id)) => {}
+            }
+        });
         let ended = match self.introduce(&drain).await {
             Ok(true) => {
                 ready(&self.introduction());
@@ -171,6 +181,7 @@ impl Agent {
             Ok(false) => Ok(()),
             Err(failure) => Err(failure),
         };
+        sweeping.abort();
         runs.close();
         if timeout(self.settings.shutdown_grace, runs.wait()).await.is_err() {
             tracing::warn!(run_count = runs.len(), "pipelines still run and are stopped, since the agent ends");
@@ -230,8 +241,13 @@ impl Agent {
         let mut pauses = pauses();
         let mut is_well = true;
         let mut wish = self.wish(0);
+        let mut journals_are_well = false;
         while !drain.is_cancelled() {
             pulse.beat();
+            if !journals_are_well {
+                journals_are_well = self.journals_can_be_written(drain, pulse).await;
+                continue;
+            }
             let capacity = u32::try_from(free.available_permits()).unwrap_or(u32::MAX);
             wish.capacity = capacity;
             let answer = tokio::select! {
@@ -247,7 +263,7 @@ impl Agent {
                 Ok(claimed) => {
                     (pauses, is_well) = (crate::client::connection::pauses(), true);
                     if let Some(claimed) = claimed {
-                        self.take(claimed, runs, free).await;
+                        journals_are_well = self.take(claimed, runs, free).await;
                     }
                     wish = self.wish(0);
                 }
@@ -265,7 +281,36 @@ impl Agent {
         }
     }
 
-    async fn take(self: &Arc<Self>, claimed: Claimed, runs: &TaskTracker, free: &Arc<Semaphore>) {
+    /// Waits until journals can be written, or for `drain`. Nothing is taken meanwhile: other agents may have it. Answers
+    /// whether they can.
+    async fn journals_can_be_written(&self, drain: &CancellationToken, pulse: &Pulse) -> bool {
+        let mut pauses = pauses();
+        let mut was_told = false;
+        while !drain.is_cancelled() {
+            pulse.beat();
+            match journal::try_to_write(&self.journals()) {
+                Ok(()) if was_told => {
+                    tracing::info!("journals can be written again; taking work");
+                    return true;
+                }
+                Ok(()) => return true,
+                Err(error) => {
+                    if !std::mem::replace(&mut was_told, true) {
+                        let path = self.journals();
+                        tracing::error!(path = %path.display(), %error, "journals cannot be written; taking no work until they can");
+                    }
+                }
+            }
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
+            }
+        }
+        false
+    }
+
+    /// Runs what was handed out. Answers whether its journal could be written.
+    async fn take(self: &Arc<Self>, claimed: Claimed, runs: &TaskTracker, free: &Arc<Semaphore>) -> bool {
         let id = claimed.deployment.id;
         match Journal::begin(&self.journals(), &run::taken(&claimed)) {
             Ok(Some(journal)) => {
@@ -278,8 +323,30 @@ impl Agent {
             }
             // It runs here already, or did: it must not run twice.
             Ok(None) => tracing::warn!(deployment.id = %id, "handed out twice; the first time counts"),
-            // Nothing was started: the lease runs out by itself.
-            Err(error) => tracing::error!(deployment.id = %id, %error, "cannot be journalled and is not started"),
+            Err(error) => {
+                tracing::error!(deployment.id = %id, %error, "cannot be journalled and is not started");
+                let why =
+                    format!("the agent {} cannot write its journal ({error}), and started nothing", self.settings.name);
+                runs.spawn(self.clone().give_up(run::taken(&claimed), why));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Tells the end of what was never started, for as long as its lease may last.
+    async fn give_up(self: Arc<Self>, taken: Taken, why: String) {
+        let (id, ttl) = (taken.deployment, Duration::from_secs(u64::from(taken.lease.ttl_seconds)));
+        let calls = Calls::new(self.connection.clone(), taken);
+        let finish = run::failed(FailureCause::PhaseFailed, why, None);
+        let telling = async {
+            let mut pauses = pauses();
+            while let Told::Unknown = calls.finish(&finish).await {
+                sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            }
+        };
+        if timeout(ttl, telling).await.is_err() {
+            tracing::warn!(deployment.id = %id, "the server did not hear that nothing was started; the lease runs out");
         }
     }
 

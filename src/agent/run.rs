@@ -1,12 +1,6 @@
 //! One deployment that an agent took, from its lease to its end.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
@@ -25,7 +19,7 @@ use crate::{
     clock::BootInstant,
     config::Pipeline,
     model::{self, FailureCause, Status, bounds},
-    worker::{self, Job, Report, Stop, Verdict, artifact::Artifact},
+    worker::{self, Job, Report, Stop, Verdict, artifact::Artifact, workspaces::artifact_path},
 };
 
 /// How many reports may wait to be journalled; that is faster than any command prints.
@@ -174,11 +168,6 @@ impl Agent {
             lease_deadline: Some(keeper.deadline()),
         }
     }
-}
-
-/// Where what is deployed lies until it has been unpacked.
-pub fn artifact_path(workspace: &Path) -> PathBuf {
-    workspace.with_extension("artifact")
 }
 
 /// What is kept of a claim.

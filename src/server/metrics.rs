@@ -19,6 +19,7 @@ use crate::{
     health, log,
     model::{Changes, State as Standing},
     store::Commits,
+    worker::workspaces,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +55,7 @@ pub struct Metrics {
     restarts: Family<CheckLabels, Counter>,
     log_drops: Counter,
     unreadable: Counter,
+    workspaces_left: Gauge,
 }
 
 impl Default for Metrics {
@@ -90,6 +92,8 @@ impl Default for Metrics {
         );
         let log_drops = Counter::default();
         registry.register("log_lines_dropped", "Lines of the log that could not be written", log_drops.clone());
+        let workspaces_left = Gauge::default();
+        registry.register("workspaces_left", "Workspaces that could not be removed", workspaces_left.clone());
         let unreadable = Counter::default();
         registry.register(
             "unreadable_rows",
@@ -98,6 +102,7 @@ impl Default for Metrics {
         );
         Metrics {
             unreadable,
+            workspaces_left,
             registry,
             requests,
             outcomes,
@@ -174,6 +179,7 @@ pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, 
     Query::of(&uri, &[])?;
     app.metrics.note_commits(app.queue.store().commits());
     app.metrics.unreadable.inner().store(app.queue.store().unreadable_count(), Ordering::Relaxed);
+    app.metrics.workspaces_left.set(workspaces::left_count().cast_signed());
     app.metrics.log_drops.inner().store(log::dropped_count(), Ordering::Relaxed);
     app.metrics.log_bytes.set(app.queue.store().log_bytes().unwrap_or(0).cast_signed());
     app.metrics.note_health(&app.health.report());

@@ -4,6 +4,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+
 use crate::clock::BootInstant;
 
 /// What the worker says before the command starts.
@@ -54,6 +57,13 @@ impl Control {
         }
         self.stream.set_nonblocking(true)?;
         Ok(orders)
+    }
+
+    /// Whether the worker is gone, be it that orders of it are still to be read.
+    pub(super) fn is_deserted(&self) -> bool {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP)
     }
 
     /// Blocks until the worker knows that the command has ended, or is gone. Whether it knows.

@@ -4,7 +4,14 @@
 //! starts again ends what its predecessor ran, once the predecessor's shims have ended their children. What other servers
 //! of the store run is none of its business.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use tokio::{
@@ -22,9 +29,10 @@ use super::{
     places::{Places, Postponed, TakenPlace},
     process::ShimProgram,
     report::Stop,
+    workspaces,
 };
 use crate::{
-    artifact::{UnpackLimits, unpacking_path},
+    artifact::UnpackLimits,
     config::{Config, Pipeline, Project, format_duration},
     depot::Depot,
     health::{Health, Pulse, Task},
@@ -98,17 +106,22 @@ impl Embedded {
             shim,
             limits: config.limits,
             shutdown_grace: config.shutdown_grace,
-            server_url: format!("http://{}", config.listen),
+            server_url: reachable_at(config.listen),
             places: Places::new(config.max_running),
             stop: watch::Sender::new(Stop::None),
         })
+    }
+
+    /// Tells commands where the server listens, once that is known.
+    pub fn listens_on(&mut self, address: SocketAddr) {
+        self.server_url = reachable_at(address);
     }
 
     /// Claims and runs until `drain`, then waits for what runs, and stops it when the grace is over, or at `hurry`.
     pub async fn run(self, health: Health, drain: CancellationToken, hurry: CancellationToken) {
         let this = Arc::new(self);
         let runs = TaskTracker::new();
-        runs.spawn(this.clone().end_former_runs(drain.clone()));
+        runs.spawn(this.clone().settle_the_past(drain.clone()));
         let (claiming, claimed, ending) = (this.clone(), runs.clone(), drain.clone());
         let claims = health.supervise(CLAIMS, drain, move |pulse| {
             claiming.clone().claim_until(claimed.clone(), pulse, ending.clone())
@@ -284,6 +297,15 @@ impl Embedded {
         self.runs_dir.join(id.to_string())
     }
 
+    /// Ends what an earlier server was running, and then keeps the folder of workspaces free of what is left in it.
+    async fn settle_the_past(self: Arc<Self>, drain: CancellationToken) {
+        self.clone().end_former_runs(drain.clone()).await;
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = workspaces::keep_swept(self.runs_dir.clone(), |id| self.places.has(id)) => {}
+        }
+    }
+
     /// Ends what an earlier server on this store was running when it died. Its shims have seen it die and end their
     /// children; only when they are done is the slot free.
     async fn end_former_runs(self: Arc<Self>, shutdown: CancellationToken) {
@@ -321,14 +343,18 @@ impl Embedded {
             Ok(Err(refusal)) => tracing::debug!(deployment.id = %id, %refusal, "it was ended already"),
             Err(error) => tracing::warn!(deployment.id = %id, %error, "could not end what a former server ran"),
         }
-        for path in [unpacking_path(&workspace), workspace] {
-            if let Err(error) = tokio::fs::remove_dir_all(&path).await
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, path = %path.display(), "could not remove a former workspace");
-            }
-        }
+        workspaces::remove(&workspace).await;
     }
+}
+
+/// Where commands on this machine reach a server that listens here.
+fn reachable_at(mut address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(ipv4) if ipv4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        SocketAddr::V6(ipv6) if ipv6.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => {}
+    }
+    format!("http://{address}")
 }
 
 /// The pipelines that are not left to agents.

@@ -30,6 +30,7 @@ pub mod process;
 pub mod report;
 pub mod shim;
 mod terms;
+pub mod workspaces;
 
 pub use embedded::{Embedded, STOP_LAST_WORDS};
 pub use inherited::allow_many_open_files;

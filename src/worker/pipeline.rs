@@ -18,6 +18,7 @@ use super::outbox::Outbox;
 use super::output::PhaseOutput;
 use super::process::ShimProgram;
 use super::report::{FailureCode, PROTECTED_MESSAGE, PhaseState, ROLLBACK_MESSAGE, Report, Stop, Verdict};
+use super::workspaces;
 use crate::artifact::UnpackLimits;
 use crate::clock::BootInstant;
 use crate::config::{Check, PassEnv, Phase, PhaseAction, Pipeline};
@@ -96,7 +97,7 @@ pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Re
             let started_at = Instant::now();
             match artifact::fill(&job, stop.clone()).await {
                 Some(verdict) => verdict,
-                None => Runner { job, stop, outbox, lock: lock.clone(), started_at }.run().await,
+                None => Runner { job, stop, outbox, lock, started_at }.run().await,
             }
         }
         Err(error) => Verdict::Failed {
@@ -115,8 +116,8 @@ pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Re
         _ = &mut forwarding => verdict,
     };
     forwarding.abort();
-    if ours && let Err(error) = remove_workspace(&workspace, &lock).await {
-        tracing::warn!(workspace = %workspace.display(), %error, "a workspace could not be removed");
+    if ours {
+        workspaces::remove(&workspace).await;
     }
     verdict
 }
@@ -135,16 +136,6 @@ async fn make_workspace(workspace: &Path) -> io::Result<()> {
     }
     // Fails if it exists: files of another run must never be deployed. Closed to others, as inputs may be secret.
     tokio::fs::DirBuilder::new().mode(0o700).create(workspace).await
-}
-
-async fn remove_workspace(workspace: &Path, lock: &Path) -> io::Result<()> {
-    for removed in [tokio::fs::remove_dir_all(workspace).await, tokio::fs::remove_file(lock).await] {
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    Ok(())
 }
 
 struct Runner {

@@ -171,6 +171,10 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
         control.say("failed its lease was over before it was started");
         return Ok(Done::with(127));
     }
+    if control.is_deserted() {
+        // It was killed before we had the lock. So whoever came after it found that free, and its slot may be another's.
+        return Ok(Done { code: 0, will });
+    }
     if let (Ok(gate), Some(count)) = (&gate, open_files) {
         gate.pid().map(|pid| limit_open_files(pid, count));
     }

@@ -93,6 +93,13 @@ async fn phases_get_neither_the_servers_files_nor_its_limits_nor_what_it_ignores
     assert!(!shown["spared"].starts_with('-'));
 }
 
+#[tokio::test]
+async fn phases_are_told_the_port_that_the_server_really_has() {
+    // It asked for port 0.
+    let server = TestServer::start(SHOWS);
+    assert_eq!(shown(&server).await["SINGLETRACK_URL"], server.base);
+}
+
 #[test]
 fn what_no_phase_gets_cannot_be_listed() {
     let server = TestServer::start("");

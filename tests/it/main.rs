@@ -41,3 +41,4 @@ mod store_trial;
 mod supervision;
 mod tidy;
 mod transitions;
+mod workspaces;

@@ -9,13 +9,15 @@
 use std::{
     cell::Cell,
     convert::Infallible,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use rustix::fs::{FlockOperation, flock};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
@@ -42,6 +44,13 @@ const PATH_LIMIT: usize = 100;
 /// Where Linux keeps files in memory: to make and remove a few there waits for no disk, as it may in `/tmp`.
 const IN_MEMORY: &str = "/dev/shm";
 
+/// How the names of our folders begin.
+const FOLDER_PREFIX: &str = "singletrack-run-";
+/// How old a folder must be to be swept: one that was just made is not locked yet.
+const SWEPT_AFTER: Duration = Duration::from_secs(60);
+/// How many of a base's entries are looked at for folders to sweep. What is left is the next run's to find.
+const SWEEP_LIMIT: usize = 1000;
+
 /// Whether a run still holds its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
@@ -66,7 +75,7 @@ impl PrivateFolder {
         let mut bytes = [0; 8];
         let failed = |why: String| Failure::new(Exit::Fault, format!("no folder for this run can be made: {why}"));
         getrandom::fill(&mut bytes).map_err(|error| failed(error.to_string()))?;
-        let name = format!("singletrack-run-{}", hex(&bytes));
+        let name = format!("{FOLDER_PREFIX}{}", hex(&bytes));
         let named = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_dir());
         let bases = [named("XDG_RUNTIME_DIR"), named("TMPDIR"), Some(IN_MEMORY.into()), Some("/tmp".into())];
         let mut why = "every path is too long".to_owned();
@@ -75,7 +84,10 @@ impl PrivateFolder {
                 continue;
             }
             match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(PrivateFolder(path)),
+                Ok(()) => {
+                    path.parent().into_iter().for_each(sweep);
+                    return Ok(PrivateFolder(path));
+                }
                 Err(error) => why = format!("{}: {error}", path.display()),
             }
         }
@@ -98,6 +110,28 @@ impl PrivateFolder {
 impl Drop for PrivateFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Removes the folders of runs that were killed together with their shims, which would have removed them.
+fn sweep(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten().take(SWEEP_LIMIT) {
+        if entry.file_name().to_string_lossy().starts_with(FOLDER_PREFIX) && is_abandoned(&entry.path()) {
+            // Another user's stays, and so does one that somebody else removes.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Whether the shim of a run's folder, which keeps the lock in it, is gone.
+fn is_abandoned(folder: &Path) -> bool {
+    let modified = fs::symlink_metadata(folder).and_then(|metadata| metadata.modified());
+    if !modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SWEPT_AFTER)) {
+        return false;
+    }
+    match File::open(folder.join("lock")) {
+        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 

@@ -114,3 +114,29 @@ async fn two_agents_in_one_folder_are_one_too_many() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("another agent works in") && said.contains("--work-dir"), "{said}");
 }
+
+#[tokio::test]
+async fn an_agent_that_cannot_write_its_journal_ends_what_it_was_given_and_takes_no_more() {
+    let server = TestServer::start(&by_agents(""));
+    let agent = TestAgent::start(&server);
+    let (journals, aside) = (agent.path("work/journals"), agent.path("aside"));
+    let first = server.accepted(json!({ "pipeline": "quick" })).await;
+    assert_eq!(server.finished(&first).await["status"], "SUCCEEDED");
+    while agent.journals() > 0 {}
+    std::fs::rename(&journals, &aside).unwrap();
+    std::fs::write(&journals, "").unwrap();
+    let second = server.accepted(json!({ "pipeline": "quick" })).await;
+    let ended = server.finished(&second).await;
+    assert_eq!(ended["status"], "FAILED", "{ended}");
+    let message = ended["error"]["message"].as_str().unwrap();
+    assert!(message.contains("the agent builder-1 cannot write its journal"), "{message}");
+    // The next one waits until there is an agent that can run it.
+    while !agent.log().contains("taking no work until they can") {
+        tokio::task::yield_now().await;
+    }
+    let third = server.accepted(json!({ "pipeline": "quick" })).await;
+    assert_eq!(server.deployment(&third, "").await.body["status"], "PENDING");
+    std::fs::remove_file(&journals).unwrap();
+    std::fs::rename(&aside, &journals).unwrap();
+    assert_eq!(server.finished(&third).await["status"], "SUCCEEDED");
+}

@@ -116,6 +116,27 @@ async fn a_worker_that_dies_before_it_said_start_starts_nothing() {
 }
 
 #[tokio::test]
+async fn a_worker_that_died_before_its_shim_had_the_lock_starts_nothing_by_the_start_that_it_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let (lock, started) = (directory.path().join("lock"), directory.path().join("started"));
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(b"start\n").unwrap();
+    // What the kernel does to a worker's socket on kill -9. A restarted server may have found the lock free since.
+    drop(ours);
+    let ended = Command::new(env!("CARGO_BIN_EXE_singletrack"))
+        .arg(singletrack::worker::shim::ARGUMENT)
+        .arg(&lock)
+        .arg(BUDGET.as_millis().to_string())
+        .arg("touch")
+        .arg(&started)
+        .stdin(OwnedFd::from(theirs))
+        .status()
+        .unwrap();
+    assert_eq!(ended.code(), Some(0));
+    assert!(!started.exists());
+}
+
+#[tokio::test]
 async fn the_lock_is_held_as_long_as_the_command_runs() {
     let (mut shim, _) = Shim::started("echo; sleep 600", 1);
     assert!(!leftovers_gone(&shim.lock, NOBODY, Duration::from_millis(50)).await);

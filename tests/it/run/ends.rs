@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::{
@@ -289,4 +289,29 @@ fn shim_of(running: &Running) -> Pid {
     let pid = running.pid().as_raw_nonzero();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     process(children.trim())
+}
+
+#[tokio::test]
+async fn the_folder_of_a_run_that_was_killed_with_its_shim_is_swept_by_the_next_run() {
+    let server = TestServer::start("");
+    let folder = server.path("runs");
+    fs::create_dir(&folder).unwrap();
+    let make = |name: &str| {
+        let own = folder.join(format!("singletrack-run-{name}"));
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("socket"), "").unwrap();
+        let lock = File::create(own.join("lock")).unwrap();
+        File::open(&own).unwrap().set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+        (own, lock)
+    };
+    let (dead, _) = make("dead");
+    let (alive, lock) = make("alive");
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let (young, _) = make("young");
+    File::open(&young).unwrap().set_modified(SystemTime::now()).unwrap();
+    let mut command = run(&server, &[], "true");
+    command.env("XDG_RUNTIME_DIR", &folder);
+    assert_eq!(ended(command).status.code(), Some(0));
+    assert!(!dead.exists());
+    assert!(alive.exists() && young.exists());
 }
