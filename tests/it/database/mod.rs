@@ -6,6 +6,7 @@ mod backup;
 mod bouncer;
 mod failover;
 mod groups;
+mod hints;
 mod idle;
 mod managed;
 mod plans;
