@@ -56,7 +56,7 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
     let wish = wish(args);
     let mut request = request(args, wish, session.ci.as_ref())?;
     let deadline = Deadline::after(session.clock.clone(), args.timeout);
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::of_a_job(session.in_ci)?;
     if let Some(path) = &args.artifact {
         let packed = upload::pack(path.clone(), &deadline, &mut signals).await?;
         // Before the slot is taken: nobody waits for a slow network.

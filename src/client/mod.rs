@@ -14,6 +14,7 @@ pub mod lease;
 mod list;
 mod logs;
 pub mod manual;
+mod parent;
 mod plan;
 mod release;
 pub mod render;

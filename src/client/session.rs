@@ -32,6 +32,8 @@ pub struct Session {
     pub json: bool,
     /// The CI that we run in.
     pub ci: Option<CiRun>,
+    /// Whether it is any CI at all, known or not.
+    pub in_ci: bool,
 }
 
 impl Session {
@@ -43,7 +45,8 @@ impl Session {
         let variable = |name: &str| std::env::var(name).ok();
         let environment = Environment::new(&variable);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let screen = Arc::new(Screen::new(Arc::clone(&clock), environment.is_ci()));
+        let in_ci = environment.is_ci();
+        let screen = Arc::new(Screen::new(Arc::clone(&clock), in_ci));
         let token = token(connect.token_file.as_deref(), variable("SINGLETRACK_TOKEN"))?;
         let heard = Arc::clone(&screen);
         let connection = Connection::new(
@@ -60,7 +63,7 @@ impl Session {
                 connection.server()
             ));
         }
-        Ok(Session { connection, screen, clock, json: connect.json, ci: environment.detect() })
+        Ok(Session { connection, screen, clock, json: connect.json, ci: environment.detect(), in_ci })
     }
 
     /// Prints `lines` as the result, or `value` with `--json`.

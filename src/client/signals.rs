@@ -2,7 +2,8 @@
 //! ends it at once.
 //!
 //! A second SIGTERM or SIGHUP, and either of them beside a SIGINT, says nothing new: CI systems send several at once, and a
-//! shell sends SIGHUP again when its terminal is closed.
+//! shell sends SIGHUP again when its terminal is closed. In a CI the end of the process that started us says the same as a
+//! SIGTERM, unless SIGHUP is ignored, by which `nohup` asks us to outlive it.
 
 use std::{
     io,
@@ -17,7 +18,10 @@ use tokio::{
     sync::watch,
 };
 
-use super::exit::{Exit, Failure};
+use super::{
+    exit::{Exit, Failure},
+    parent::Parent,
+};
 
 /// What the signals so far ask for, in rising order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +76,19 @@ impl Signals {
     /// # Errors
     /// The system does not let us listen.
     pub fn listen() -> Result<Self, Failure> {
+        Signals::and_of(Parent::Unknown)
+    }
+
+    /// The same for what a CI job waits for: in a CI it is over when the process that started us has ended.
+    ///
+    /// # Errors
+    /// The system does not let us listen.
+    pub fn of_a_job(in_ci: bool) -> Result<Self, Failure> {
+        let is_bound = in_ci && !is_ignored(SignalKind::hangup());
+        Signals::and_of(if is_bound { Parent::watch() } else { Parent::Unknown })
+    }
+
+    fn and_of(parent: Parent) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}"));
         let mut interrupt = Listener::new(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = Listener::new(SignalKind::terminate()).map_err(failed)?;
@@ -81,11 +98,16 @@ impl Signals {
         let owned = Arc::clone(&owns_command);
         tokio::spawn(async move {
             let mut was_interrupted = false;
+            let mut has_parent = true;
             loop {
                 let is_interrupt = tokio::select! {
                     () = interrupt.heard() => true,
                     () = terminate.heard() => false,
                     () = hang_up.heard() => false,
+                    () = parent.ended(), if has_parent => {
+                        has_parent = false;
+                        false
+                    }
                 };
                 let asked = if is_interrupt && was_interrupted { Asked::StopNow } else { Asked::Stop };
                 was_interrupted |= is_interrupt;

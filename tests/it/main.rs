@@ -4,6 +4,7 @@
 mod agent;
 mod api;
 mod artifact;
+mod cli_cancelled_job;
 mod cli_demo;
 mod cli_deploy;
 mod cli_hostile;

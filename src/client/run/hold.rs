@@ -93,7 +93,7 @@ async fn take_and_hold(args: &cli::Run, ahead: Ahead) -> Result<Exit, Failure> {
         lease_seconds: Some(args.lease.as_secs()),
         ..deploy::request(&as_deploy, wish, session.ci.as_ref())?
     };
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::of_a_job(session.in_ci)?;
     let Ready { prepared, folder, door, terminal, copied } = ahead.ready(args.no_logs, &secrets)?;
     let grant = match take_slot(&session, &as_deploy, wish, &request, &mut signals).await? {
         Ok(grant) => grant,
