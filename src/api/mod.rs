@@ -13,7 +13,8 @@ pub use deployment::{Deployment, DeploymentError, DeploymentList, DeploymentResu
 pub use event::{Event, EventData, EventsPage};
 pub use problem::{ErrorCode, Problem};
 pub use project::{
-    Plan, PlanChange, PlanPhase, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest,
+    Plan, PlanChange, PlanOutcome, PlanPhase, PlanRefusal, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer,
+    ReleaseRequest,
 };
 pub use submit::{ArtifactRef, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest};
 pub use worker::{

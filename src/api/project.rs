@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{deployment::Deployment, submit::Liveness, worker::AgentView};
+use super::{deployment::Deployment, problem::ErrorCode, submit::Liveness, worker::AgentView};
 use crate::model::{DeploymentId, Eta, Policy, ProjectName, Revision};
 
 /// A project with its slot and line: everything that `why` shows.
@@ -95,10 +95,63 @@ pub struct Plan {
     pub changes: Vec<PlanChange>,
     /// Who holds the slot; null when it is free.
     pub holder: Option<Deployment>,
-    /// The place in line that a submit would get now; 0 when it would start at once.
+    /// The place in line that it would get now, or, where it does not wait, would get if it did; 0 when it would start at
+    /// once, or be refused.
     pub queue_position: u64,
     /// How long the wait for the slot is expected to take; null when that cannot be told.
     pub expected_wait: Option<Eta>,
+    /// What would become of the submit. Of an older server: none.
+    #[serde(default)]
+    pub outcome: Option<PlanOutcome>,
+    /// Why it would be refused; not null exactly where the outcome is `refused`.
+    #[serde(default)]
+    pub refusal: Option<PlanRefusal>,
+    /// What an earlier submit with the same key made; not null exactly where the outcome is `replayed`.
+    #[serde(default)]
+    pub replays: Option<Deployment>,
+    /// Whom it would cancel.
+    #[serde(default)]
+    pub cancels: Option<Deployment>,
+    /// Why it would cancel nobody, though that is wished.
+    #[serde(default)]
+    pub cancel_refusal: Option<PlanRefusal>,
+    /// Those in line that it would supersede when it starts.
+    #[serde(default)]
+    pub supersedes: Vec<Deployment>,
+    /// The newer deployment that would supersede it when that starts.
+    #[serde(default)]
+    pub will_be_superseded_by: Option<DeploymentId>,
+    /// That no agent is connected that could run it, in one sentence.
+    #[serde(default)]
+    pub waits_for_agent: Option<String>,
+}
+
+/// What would become of a submit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlanOutcome {
+    /// It would have the slot at once.
+    Starts,
+    /// It would wait in line.
+    Waits,
+    /// The slot is held, and it does not wait.
+    Blocked,
+    /// It would be refused, and waiting would not help.
+    Refused,
+    /// An earlier submit with the same key made it already.
+    Replayed,
+}
+
+/// Why something would be refused: what the refusal itself would say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanRefusal {
+    /// For programs.
+    pub error_code: ErrorCode,
+    /// For people.
+    pub message: String,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
 }
 
 /// A phase of a plan.

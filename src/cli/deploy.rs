@@ -63,7 +63,7 @@ pub struct Deploy {
     /// Do not wait: hand it to the server and print its id
     #[arg(long, conflicts_with_all = ["cancel_in_progress_deployment"])]
     pub detach: bool,
-    /// Deploy nothing: print what would happen
+    /// Deploy nothing: print what would happen; ends with the code of a deploy that would be refused
     #[arg(long, conflicts_with = "detach")]
     pub dry_run: bool,
     /// Go back on purpose: a lower build number is not refused
@@ -114,7 +114,7 @@ pub struct Redeploy {
     /// Do not wait: hand it to the server and print its id
     #[arg(long, conflicts_with_all = ["cancel_in_progress_deployment"])]
     pub detach: bool,
-    /// Deploy nothing: print what would happen
+    /// Deploy nothing: print what would happen; ends with the code of a deploy that would be refused
     #[arg(long, conflicts_with = "detach")]
     pub dry_run: bool,
     /// The own name of this request: repeated with the same name, it makes one deployment [default: from the CI job]

@@ -165,14 +165,20 @@ impl Connection {
         Ok(Submitted::Refused(Box::new(refusal(answer))))
     }
 
-    /// What a submit would do.
+    /// What a submit would do. `flags` are the query's, of what else the client would do.
     ///
     /// # Errors
     /// There is no answer to go by, or the server refuses.
-    pub async fn plan(&self, project: &ProjectName, body: &[u8]) -> Result<(Plan, Value), Fault> {
+    pub async fn plan(
+        &self,
+        project: &ProjectName,
+        key: Option<&IdempotencyKey>,
+        body: &[u8],
+        flags: &[&str],
+    ) -> Result<(Plan, Value), Fault> {
         let mut url = self.project_url(project, &["deployments"]);
-        url.query_pairs_mut().append_pair("dryRun", "true");
-        let call = Call { body: Some(body.to_vec()), ..Call::new(Method::POST, url) };
+        url.query_pairs_mut().append_pair("dryRun", "true").extend_pairs(flags.iter().map(|flag| (flag, "true")));
+        let call = Call { key, body: Some(body.to_vec()), ..Call::new(Method::POST, url) };
         let answer = self.succeed(&call).await?;
         let whole = answer.body.clone();
         Ok((*self.transport.read(answer)?, whole))

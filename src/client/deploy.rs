@@ -65,14 +65,10 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
         }
         request.artifact = Some(ArtifactRef { sha256: packed.digest.into() });
     }
-    if args.dry_run {
-        // Nothing is kept of it, so there is nothing to find again by a key.
-        request.on_conflict = OnConflict::Refuse;
-    }
     // The same bytes for every submit: with another body the key would name another request.
     let body = serde_json::to_vec(&request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
     if args.dry_run {
-        return plan::run(&session, &args.target.project, &body, &deadline).await;
+        return plan::run(&session, args, &body, &deadline).await;
     }
     let key = match &args.idempotency_key {
         Some(key) => Key::given(key.clone()),

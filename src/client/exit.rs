@@ -130,7 +130,7 @@ impl From<Refusal> for Failure {
             code => code.and_then(hint_of),
         };
         let hint = hint.map(str::to_owned);
-        Failure { exit: exit_of(&refusal), message: refusal.message.clone(), hint, problem: Some(refusal.body) }
+        Failure { exit: exit_of(refusal.code), message: refusal.message.clone(), hint, problem: Some(refusal.body) }
     }
 }
 
@@ -159,8 +159,8 @@ fn unreachable_hint(server: &str, why: &str) -> String {
 }
 
 /// A refusal that waiting cannot change is the caller's to mend; the rest is a fault of the tool's surroundings.
-fn exit_of(refusal: &Refusal) -> Exit {
-    match refusal.code {
+pub fn exit_of(code: Option<ErrorCode>) -> Exit {
+    match code {
         Some(
             ErrorCode::BadRequest
             | ErrorCode::UnknownParameter

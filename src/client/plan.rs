@@ -1,34 +1,84 @@
 //! `deploy --dry-run`: what would happen.
 
+use serde_json::{Value, json};
+
 use super::{
     deadline::Deadline,
-    exit::{Exit, Failure},
+    deploy::inside,
+    exit::{Exit, Failure, exit_of},
     render::{
         clean::clean,
-        words::{eta, who_deploys},
+        words::{eta, overtaken, who_deploys},
     },
     session::Session,
 };
 use crate::{
-    api::{Plan, PlanChange},
-    model::ProjectName,
+    api::{Plan, PlanChange, PlanOutcome},
+    cli::Deploy,
+    model::{DeploymentId, Status},
 };
 
-/// Prints the plan.
+/// Prints the plan. Ends with the code with which the deploy itself would end at once, or with 0 where it would start or wait.
 ///
 /// # Errors
 /// The server has none.
-pub async fn run(session: &Session, project: &ProjectName, body: &[u8], deadline: &Deadline) -> Result<Exit, Failure> {
-    let (plan, whole) = tokio::select! {
-        answer = session.connection.plan(project, body) => answer?,
+pub async fn run(session: &Session, args: &Deploy, body: &[u8], deadline: &Deadline) -> Result<Exit, Failure> {
+    let flags =
+        [(args.cancel_in_progress_deployment, "cancelInProgress"), (args.artifact.is_some(), "artifactFollows")];
+    let flags: Vec<_> = flags.into_iter().filter_map(|(is, flag)| is.then_some(flag)).collect();
+    let project = &args.target.project;
+    // Of the keys that are made up, none names a submit that was made before.
+    let key = args.idempotency_key.as_ref();
+    let (plan, mut whole) = tokio::select! {
+        answer = session.connection.plan(project, key, body, &flags) => answer?,
         () = deadline.passed() => return Err(Failure::new(Exit::Fault, "no answer before the deadline")),
     };
-    session.answer(&whole, &lines(&plan))?;
-    Ok(Exit::Done)
+    let end = end(&plan, args, inside());
+    if let Some(members) = whole.as_object_mut() {
+        // Null where only the run itself can tell.
+        members.insert("exitCode".to_owned(), end.map_or(Value::Null, |exit| json!(exit.code())));
+    }
+    session.answer(&whole, &lines(&plan, end, inside()))?;
+    Ok(end.unwrap_or(Exit::Done))
 }
 
-fn lines(plan: &Plan) -> Vec<String> {
-    let mut lines = vec![format!("{}: {} would run", plan.project, clean(&plan.pipeline))];
+/// How the deploy itself would end at once; `None` where it would start, or wait.
+fn end(plan: &Plan, args: &Deploy, inside: Option<DeploymentId>) -> Option<Exit> {
+    match outcome(plan) {
+        PlanOutcome::Refused => Some(exit_of(plan.refusal.as_ref().map(|refusal| refusal.error_code))),
+        PlanOutcome::Blocked => Some(Exit::Blocked),
+        PlanOutcome::Replayed => match plan.replays.as_ref()?.status {
+            Status::Pending | Status::Running => None,
+            Status::Succeeded => Some(Exit::Done),
+            Status::Failed => Some(Exit::Failed),
+            Status::Cancelled => Some(Exit::Cancelled),
+        },
+        PlanOutcome::Waits if is_inside(plan, inside) => Some(Exit::Blocked),
+        PlanOutcome::Waits if args.leave_when_overtaken && plan.will_be_superseded_by.is_some() => {
+            Some(Exit::Cancelled)
+        }
+        PlanOutcome::Waits | PlanOutcome::Starts => None,
+    }
+}
+
+fn outcome(plan: &Plan) -> PlanOutcome {
+    // An older server tells only who holds the slot.
+    plan.outcome.unwrap_or(if plan.holder.is_some() { PlanOutcome::Waits } else { PlanOutcome::Starts })
+}
+
+/// Whether we are a command of the deployment that holds the slot.
+fn is_inside(plan: &Plan, inside: Option<DeploymentId>) -> bool {
+    plan.holder.as_ref().is_some_and(|holder| Some(holder.id) == inside)
+}
+
+fn lines(plan: &Plan, end: Option<Exit>, inside: Option<DeploymentId>) -> Vec<String> {
+    let outcome = outcome(plan);
+    let would = match (outcome, end) {
+        (PlanOutcome::Replayed, _) => "would not run anew",
+        (_, Some(_)) => "would not run",
+        (_, None) => "would run",
+    };
+    let mut lines = vec![format!("{}: {} {would}", plan.project, clean(&plan.pipeline))];
     lines.extend(plan.phases.iter().map(|phase| {
         let marks = [(phase.protected, "protected"), (phase.rollback, "can be rolled back")];
         let marks: Vec<_> = marks.into_iter().filter_map(|(is, mark)| is.then_some(mark)).collect();
@@ -36,17 +86,42 @@ fn lines(plan: &Plan) -> Vec<String> {
         format!("  {} {}{marks}", clean(&phase.kind), clean(&phase.name))
     }));
     lines.extend(differences(&plan.changes));
-    lines.push(match &plan.holder {
-        None => "the slot is free: it would start at once".to_owned(),
-        Some(holder) => {
+    let holder = plan.holder.as_ref().map_or_else(|| "nobody".to_owned(), who_deploys);
+    lines.push(match outcome {
+        PlanOutcome::Starts if plan.cancels.is_none() => "the slot is free: it would start at once".to_owned(),
+        PlanOutcome::Starts => format!("the slot is held by {holder}; it would start at once"),
+        PlanOutcome::Waits => {
             let wait = plan.expected_wait.map(|wait| format!(", {}", eta(wait))).unwrap_or_default();
-            format!(
-                "the slot is held by {}; it would be number {} in line{wait}",
-                who_deploys(holder),
-                plan.queue_position
-            )
+            format!("the slot is held by {holder}; it would be number {} in line{wait}", plan.queue_position)
+        }
+        PlanOutcome::Blocked => format!("the slot is held by {holder}, and --on-conflict fail does not wait for it"),
+        PlanOutcome::Refused => {
+            let why = plan.refusal.as_ref().map(|refusal| clean(&refusal.message)).unwrap_or_default();
+            format!("it would be refused: {why}")
+        }
+        PlanOutcome::Replayed => {
+            let made =
+                plan.replays.as_ref().map(|made| format!("deployment {}, which is {}", made.id, made.status.as_str()));
+            format!("a submit with the same --idempotency-key made {} already", made.unwrap_or_default())
         }
     });
+    if is_inside(plan, inside) {
+        lines.push("this is a command of the deployment that holds the slot: it would wait for itself".to_owned());
+    }
+    if let Some(cancelled) = &plan.cancels {
+        lines.push(format!("it would cancel {} ({})", who_deploys(cancelled), cancelled.id));
+    }
+    if let Some(refusal) = &plan.cancel_refusal {
+        lines.push(format!("it would cancel nobody: {}", clean(&refusal.message)));
+    }
+    lines.extend(
+        plan.supersedes
+            .iter()
+            .map(|older| format!("when it starts, it would supersede {} ({})", who_deploys(older), older.id)),
+    );
+    lines.extend(plan.will_be_superseded_by.map(|by| format!("it {}", overtaken(by))));
+    lines.extend(plan.waits_for_agent.as_deref().map(|absence| format!("{}: it would wait for one", clean(absence))));
+    lines.extend(end.map(|exit| format!("exit code of the deploy itself: {}", exit.code())));
     lines
 }
 

@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod claim;
 pub mod finish;
 pub mod heartbeat;
+pub mod plan;
 pub mod postpone;
 pub mod reap;
 pub mod release;
@@ -17,6 +18,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use thiserror::Error;
 
+pub use plan::Planned;
 pub use submit::Submitted;
 pub use unheard::{Hearing, Unheard};
 

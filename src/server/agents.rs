@@ -98,6 +98,14 @@ impl Known {
         self.0.iter().any(|agent| agent.is_there() && agent.pipelines.iter().any(|offered| offered == pipeline))
     }
 
+    /// That none of them can run this pipeline now, in one sentence.
+    pub fn absence(&self, project: &ProjectName, pipeline: &str) -> String {
+        if self.0.is_empty() {
+            return format!("no agent for {project} is connected (none was ever seen)");
+        }
+        format!("no agent that runs pipeline {pipeline} of {project} is connected ({})", self.in_words())
+    }
+
     /// In one sentence.
     pub fn in_words(&self) -> String {
         if self.0.is_empty() {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    api::{ErrorCode, Problem, ascii},
+    api::{ErrorCode, PlanRefusal, Problem, ascii},
     model::{admission::Rejection, bounds},
     queue::WorkerError,
     store::StoreError,
@@ -49,6 +49,11 @@ impl Failure {
             self.extra.extend(members);
         }
         self
+    }
+
+    /// What it says, for a plan.
+    pub fn planned(self) -> PlanRefusal {
+        PlanRefusal { error_code: self.code, message: self.detail, retryable: self.code.is_retryable() }
     }
 
     /// Nothing here: the same words whatever is missing, so that no answer tells one project's client of another's.

@@ -4,34 +4,38 @@ use std::collections::BTreeMap;
 
 use axum::{http::StatusCode, response::Response};
 
-use super::{App, answer, error::Failure};
+use super::{
+    App, answer,
+    error::{Failure, echo},
+};
 use crate::{
-    api::{Plan, PlanChange, PlanPhase},
+    api::{self, Plan, PlanChange, PlanOutcome, PlanPhase},
     config::PhaseAction,
     model::{
-        Eta, LinePolicy, Spec, Status,
-        admission::Submission,
-        order::{self, Age},
+        Eta, Spec, Status,
+        admission::{Admission, Rejection, Submission},
     },
-    store::{ListQuery, ProjectState},
+    queue::Planned,
+    store::ListQuery,
 };
 
+/// What a dry run asks beside the submit itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Whether the client would ask the holder to make way.
+    pub cancels: bool,
+    /// Whether the client would upload the artifact before.
+    pub uploads: bool,
+}
+
 /// Answers the plan of a submission.
-pub async fn plan(app: &App, submission: Submission) -> Result<Response, Failure> {
-    let Submission { project, spec, .. } = submission;
+pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Response, Failure> {
+    let Submission { id, project, spec, .. } = submission.clone();
     // What an agent's pipeline does, only the agent knows.
     let configured = match app.by_agents(&project) {
         Some(_) => &[],
         None => app.pipeline(&project, &spec.pipeline)?.phases.as_slice(),
     };
-    let latest = app.queue.policy(&project).line == LinePolicy::Latest;
-    let state = app.queue.store().project(project.clone(), if latest { usize::MAX } else { 0 }).await?;
-    let ahead_count = state.as_ref().map_or(0, |state| match latest {
-        true => served_before(&spec, state),
-        false => state.project.waiting_count,
-    });
-    let query = ListQuery { status: Some(Status::Succeeded), before: None, limit: 1 };
-    let last = app.queue.store().list(project.clone(), query).await?.into_iter().next();
     let phases = configured.iter().map(|phase| PlanPhase {
         name: phase.name.clone(),
         kind: match phase.action {
@@ -41,39 +45,59 @@ pub async fn plan(app: &App, submission: Submission) -> Result<Response, Failure
         protected: phase.protected,
         rollback: phase.rollback.is_some(),
     });
-    let holder = state.as_ref().and_then(|state| state.holder.as_ref());
+    let planned = app.queue.plan(submission, asked.cancels).await?;
+    let query = ListQuery { status: Some(Status::Succeeded), before: None, limit: 1 };
+    let last = app.queue.store().list(project.clone(), query).await?.into_iter().next();
+    // The id of what is never made tells nobody anything.
+    let refusal = |rejection: Rejection| {
+        let mut refusal = Failure::from(rejection).planned();
+        refusal.message = refusal.message.replacen(&format!("deployment {id}"), "it", 1);
+        refusal
+    };
+    let (outcome, refused) = match &planned.admission {
+        Admission::Rejected(rejection) => (PlanOutcome::Refused, Some(refusal(rejection.clone()))),
+        Admission::Replayed(_) => (PlanOutcome::Replayed, None),
+        Admission::Conflict { ticket: None, .. } => (PlanOutcome::Blocked, None),
+        Admission::Accepted(_) | Admission::Conflict { .. } if planned.position > 0 => (PlanOutcome::Waits, None),
+        Admission::Accepted(_) | Admission::Conflict { .. } => (PlanOutcome::Starts, None),
+    };
+    let waits_for_agent = match (outcome, app.by_agents(&project)) {
+        (PlanOutcome::Starts | PlanOutcome::Waits, Some(_)) => {
+            let known = app.agents.of(&project).await?;
+            (!known.can_run(&spec.pipeline)).then(|| known.absence(&project, &echo(&spec.pipeline)))
+        }
+        _ => None,
+    };
+    let replays = planned.own.as_ref().filter(|_| outcome == PlanOutcome::Replayed);
     let plan = Plan {
         dry_run: true,
         pipeline: spec.pipeline.clone(),
         phases: phases.collect(),
         changes: changes(last.as_ref().map(|last| &last.spec), &spec),
-        holder: holder.map(answer::unplaced),
-        queue_position: holder.and(state.as_ref()).map_or(0, |_| ahead_count + 1),
-        expected_wait: expected_wait(app, state.as_ref(), ahead_count, &spec),
+        holder: planned.holder.as_ref().map(answer::unplaced),
+        queue_position: planned.position,
+        expected_wait: expected_wait(app, &planned),
         project,
+        outcome: Some(outcome),
+        refusal: refused,
+        replays: replays.map(|own| api::Deployment::of(own, planned.position)),
+        cancels: planned.cancelled.as_deref().map(answer::unplaced),
+        cancel_refusal: planned.cancel_refusal.clone().map(refusal),
+        supersedes: planned.superseded.iter().map(answer::unplaced).collect(),
+        will_be_superseded_by: planned.overtaker,
+        waits_for_agent,
     };
     Ok(answer::json(StatusCode::OK, &plan))
 }
 
-/// How many of those in line would be served before one, where the newest is served first.
-fn served_before(spec: &Spec, state: &ProjectState) -> u64 {
-    let age = Age { spec, ticket: state.project.revision.next() };
-    let line: Vec<_> = state.line.iter().collect();
-    order::place_before_older(age, &line).map_or(line.len(), |(at, _)| at) as u64
-}
-
 /// How long until the slot would be one's own: the rest of the holder's run, and a whole run of each that is served before.
-fn expected_wait(app: &App, state: Option<&ProjectState>, waiting: u64, spec: &Spec) -> Option<Eta> {
-    let Some(state) = state else { return Some(Eta { p50_seconds: 0, p90_seconds: 0 }) };
-    let Some(holder) = &state.holder else { return Some(Eta { p50_seconds: 0, p90_seconds: 0 }) };
-    let rest = answer::eta(holder, &state.project, app.now())?;
-    if waiting == 0 {
-        return Some(rest);
-    }
-    let each = state.project.eta(&spec.pipeline, std::time::Duration::ZERO)?;
-    Some(Eta {
-        p50_seconds: rest.p50_seconds + waiting * each.p50_seconds,
-        p90_seconds: rest.p90_seconds + waiting * each.p90_seconds,
+fn expected_wait(app: &App, planned: &Planned) -> Option<Eta> {
+    let holder = planned.holder.as_ref().filter(|_| planned.position > 0);
+    let Some(holder) = holder else { return Some(Eta { p50_seconds: 0, p90_seconds: 0 }) };
+    let rest = answer::eta(holder, &planned.project, app.now())?;
+    planned.ahead.iter().try_fold(rest, |sum, ahead| {
+        let each = planned.project.eta(&ahead.spec.pipeline, std::time::Duration::ZERO)?;
+        Some(Eta { p50_seconds: sum.p50_seconds + each.p50_seconds, p90_seconds: sum.p90_seconds + each.p90_seconds })
     })
 }
 

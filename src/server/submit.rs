@@ -43,8 +43,15 @@ pub async fn submit(
     request: Request,
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
-    let query = Query::of(&parts.uri, &["dryRun"])?;
+    let query = Query::of(&parts.uri, &["dryRun", "cancelInProgress", "artifactFollows"])?;
     let dry_run = query.flag("dryRun")?;
+    let asked = plan::Asked { cancels: query.flag("cancelInProgress")?, uploads: query.flag("artifactFollows")? };
+    if !dry_run && (asked.cancels || asked.uploads) {
+        return Err(Failure::new(
+            ErrorCode::InvalidParameter,
+            "cancelInProgress and artifactFollows go with dryRun=true only; to cancel the holder, POST to its cancel route",
+        ));
+    }
     let key = idempotency_key(&parts.headers)?;
     let may_be_held = key.is_none() && !dry_run && is_large(&parts.headers);
     let held = if may_be_held { early_conflict(&app, &project).await? } else { None };
@@ -57,8 +64,14 @@ pub async fn submit(
     };
     let key = key.map(|key| (key, fingerprint(&wish)));
     match (prepare(&app, &project, &wish, key.clone(), dry_run).await, key) {
-        // A plan starts nothing, so nothing need be there for it.
-        (Ok(submission), _) if dry_run => plan::plan(&app, submission).await,
+        (Ok(mut submission), _) if dry_run => {
+            // A server that is about to end plans all the same: the submit itself would be taken by another one.
+            submission.refusal = match without_artifact(&app, &submission).await?.filter(|_| !asked.uploads) {
+                Some(missing) => Some(missing),
+                None => without_agent(&app, &submission).await?,
+            };
+            plan::plan(&app, submission, asked).await
+        }
         (Ok(mut submission), _) => {
             submission.refusal = refusal(&app, &submission).await?;
             decide(&app, submission, None).await

@@ -1,0 +1,102 @@
+//! What a submit would do now: it is decided as a submit is, by the same function on the same data, and nothing of it is
+//! recorded.
+
+use jiff::Timestamp;
+
+use super::Queue;
+use crate::{
+    model::{
+        Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Policy, Project, Slot,
+        admission::{self, Admission, Cancellation, OnConflict, Rejection, Submission},
+    },
+    store::{StoreError, transact},
+};
+
+/// What would become of a submit.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The decision.
+    pub admission: Admission,
+    /// Who holds the slot now.
+    pub holder: Option<Deployment>,
+    /// The deployment that would be made, or was made before under the same key.
+    pub own: Option<Deployment>,
+    /// The place in line of that one; where the submit does not wait, the place that it would get if it did.
+    pub position: u64,
+    /// The holder, as it would stand then, where it would be cancelled.
+    pub cancelled: Option<Box<Deployment>>,
+    /// Why it would not be, though that is wished.
+    pub cancel_refusal: Option<Rejection>,
+    /// Those in line that the deployment would supersede when it starts.
+    pub superseded: Vec<Deployment>,
+    /// The newer deployment that would supersede this one when that starts.
+    pub overtaker: Option<DeploymentId>,
+    /// The project's counters as they stand now.
+    pub project: Project,
+    /// Those in line that would be served before it.
+    pub ahead: Vec<Deployment>,
+}
+
+impl Queue {
+    /// Decides a submit, and with `cancels` the wish to cancel the holder that follows it, and records nothing.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn plan(&self, wish: Submission, cancels: bool) -> Result<Planned, StoreError> {
+        let policy = self.policy(&wish.project);
+        let now = self.clock.wall();
+        let key = wish.key.as_ref().map(|(key, _)| key.clone());
+        let load = Load { key, line: LineLoad::All, ..Load::default() };
+        let project = wish.project.clone();
+        transact(&*self.store, project, load, move |loaded| {
+            (Changes::default(), decide(&loaded, now, &wish, cancels, &policy))
+        })
+        .await
+    }
+}
+
+fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, policy: &Policy) -> Planned {
+    let mut slot = Slot::of(loaded.clone(), now);
+    let admission = admission::submit(&mut slot, loaded.keyed.clone(), wish.clone(), policy);
+    if matches!(admission, Admission::Conflict { ticket: None, .. }) && wish.on_conflict == OnConflict::Refuse {
+        // Whoever is told that the slot is held wants to know how long the line is.
+        let queued = Submission { on_conflict: OnConflict::Queue, ..wish.clone() };
+        let planned = decide(loaded, now, &queued, false, policy);
+        return Planned { admission, own: None, superseded: Vec::new(), ..planned };
+    }
+    let (mut cancelled, mut cancel_refusal) = (None, None);
+    let own = match &admission {
+        Admission::Accepted(id) | Admission::Replayed(id) => Some(*id),
+        Admission::Conflict { ticket, .. } => *ticket,
+        Admission::Rejected(_) => None,
+    };
+    if let (true, Admission::Conflict { blocker, ticket: Some(ticket) }) = (cancels, &admission) {
+        match admission::cancel(&mut slot, blocker.id, None, Some(*ticket), policy) {
+            Cancellation::Requested(deployment) => cancelled = Some(deployment),
+            Cancellation::Rejected(rejection) => cancel_refusal = Some(rejection),
+            Cancellation::Unchanged(_) | Cancellation::NotFound => {}
+        }
+    }
+    let own = own.and_then(|id| slot.deployment(id)).cloned();
+    let waiting = own.as_ref().filter(|own| own.is_waiting());
+    let line = slot.line();
+    let ahead: Vec<_> = waiting.map_or_else(Vec::new, |own| {
+        line.iter().take_while(|other| other.id != own.id).map(|other| (*other).clone()).collect()
+    });
+    let superseded = own.as_ref().map_or_else(Vec::new, |own| {
+        let behind = line.iter().filter(|other| other.id != own.id && other.rank() > own.rank());
+        behind.filter(|other| own.will_supersede(other.age())).map(|other| (*other).clone()).collect()
+    });
+    Planned {
+        holder: loaded.holder.clone(),
+        position: if waiting.is_some() { ahead.len() as u64 + 1 } else { 0 },
+        overtaker: waiting.and_then(|own| slot.overtaker(own.age(), own.rank())),
+        own,
+        cancelled,
+        cancel_refusal,
+        superseded,
+        project: loaded.project.clone(),
+        ahead,
+        admission,
+    }
+}
