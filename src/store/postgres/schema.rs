@@ -135,6 +135,15 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
 /// A logical replica has the rows and not the numbers that were given, so the next one would be given twice.
 pub(super) async fn catch_up_sequences(transaction: &Transaction<'_>) -> Result<(), Fault> {
     for table in ["projects", "deployments", "audit", "artifacts"] {
+        // Who lacks the rights to work is told so by readiness, and not refused here.
+        let rights = format!(
+            "SELECT has_sequence_privilege('{table}_number_seq', 'SELECT') \
+                AND has_sequence_privilege('{table}_number_seq', 'UPDATE')"
+        );
+        let is_allowed: bool = transaction.query_typed_one(&rights, &[]).await?.get(0);
+        if !is_allowed {
+            continue;
+        }
         // The last number is the index's last entry.
         let catch_up = format!(
             "SELECT setval('{table}_number_seq', newest.number) FROM (SELECT max(number) AS number FROM {table}) AS newest \
