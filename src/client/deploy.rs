@@ -316,6 +316,7 @@ impl Run<'_> {
             ended = follower.follow(how(self.args.follow), &mut show) => ended,
             by = self.overtaken(id) => return Observation::Overtaken { id, by },
             never = self.watch_line(id, self.wish == Wish::Queue) => match never {},
+            never = session.screen.break_silence() => match never {},
         };
         match ended {
             Ok(deployment) => Observation::Ended(Box::new(deployment)),

@@ -51,6 +51,7 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
         let ended = tokio::select! {
             () = signals.first() => return Ok(Exit::Interrupted),
             ended = follower.follow(How::Auto, &mut show) => ended?,
+            never = screen.break_silence() => match never {},
         };
         session.screen.clear();
         session.screen.line(&format!("{project}: deployment {id} {}", ended.status.as_str()));

@@ -24,7 +24,7 @@ impl Parent {
         match pidfd_open(parent, PidfdFlags::NONBLOCK) {
             // It may have ended before it was opened, and another process may have its number.
             Ok(_) if getppid() != Some(parent) => Parent::Gone,
-            Ok(handle) => AsyncFd::with_interest(handle, Interest::READABLE).map_or(Parent::Unknown, Parent::Watched),
+            Ok(handle) => registered(handle).map_or(Parent::Unknown, Parent::Watched),
             Err(_) if getppid() != Some(parent) => Parent::Gone,
             Err(_) => Parent::Unknown,
         }
@@ -39,4 +39,13 @@ impl Parent {
             Parent::Watched(_) | Parent::Unknown => std::future::pending().await,
         }
     }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the runtime has to be promised that a descriptor stays the same while it is registered"
+)]
+fn registered(handle: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one open descriptor until it is dropped, and `AsyncFd` keeps it.
+    unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }.ok()
 }

@@ -221,3 +221,16 @@ async fn a_deploy_that_gets_two_signals_at_once_still_cancels_its_deployment() {
         assert_eq!(server.deployments().await[0]["status"], "CANCELLED");
     }
 }
+
+#[test]
+fn a_log_hears_once_a_minute_what_runs_and_for_how_long() {
+    let server = TestServer::gated();
+    let mut deploy = Deploy::start(&server, "alice", &[]);
+    deploy.hears("at the gate");
+    deploy.hears("phase gate: running for 1m");
+    server.open_gate();
+    let (code, _, heard) = deploy.ended();
+    assert_eq!(code, Some(0));
+    assert!(heard.contains("no output for 1m"), "{heard}");
+    assert!(heard.contains("==> gate succeeded in 1m"), "a phase tells how long it took: {heard}");
+}

@@ -3,6 +3,7 @@
 pub mod clean;
 pub mod print;
 mod screen;
+mod silence;
 pub mod table;
 pub mod words;
 

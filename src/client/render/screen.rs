@@ -1,18 +1,21 @@
 //! Progress on standard error: a bar under the lines on a terminal, lines alone in a log.
 
 use std::{
+    convert::Infallible,
     io::{IsTerminal, stderr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
     clean::clean,
     print::{self, HEADING, shown},
-    words::{Ahead, Place, overtaken, size},
+    silence::Silence,
+    words::{Ahead, Place, overtaken, size, span},
 };
 use crate::{
     api::{Event, EventData},
@@ -34,6 +37,7 @@ pub struct Screen {
     bar: Option<ProgressBar>,
     clock: Arc<dyn Clock>,
     told: Mutex<Told>,
+    silence: Mutex<Silence>,
 }
 
 /// What was told last.
@@ -58,7 +62,8 @@ impl Screen {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Screen { bar, clock, told: Mutex::new(Told::default()) }
+        let silence = Mutex::new(Silence::from(clock.boot()));
+        Screen { bar, clock, told: Mutex::new(Told::default()), silence }
     }
 
     /// A line.
@@ -123,6 +128,26 @@ impl Screen {
         }
     }
 
+    /// Breaks a silence in a log once a minute, for as long as it is awaited. At a terminal the bar shows that all is well.
+    pub async fn break_silence(&self) -> Infallible {
+        if self.bar.is_some() {
+            return std::future::pending().await;
+        }
+        self.silence().heard(self.clock.boot());
+        loop {
+            let left = self.silence().left(self.clock.boot());
+            tokio::time::sleep(left).await;
+            let line = self.silence().line(self.clock.now());
+            if let Some(line) = line {
+                print::progress(&line);
+            }
+        }
+    }
+
+    fn silence(&self) -> MutexGuard<'_, Silence> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What following a deployment shows.
     pub fn update(&self, update: &Update) {
         match update {
@@ -131,14 +156,17 @@ impl Screen {
                 self.progress(*progress, message.as_deref())
             }
             Update::State { .. } => {}
-            Update::Event(Event { data: EventData::Other(body), .. }) => self.event(body),
+            Update::Event(Event { at, data: EventData::Other(body), .. }) => {
+                self.silence().heard(self.clock.boot());
+                self.event(body, *at);
+            }
             Update::Event(Event { data: EventData::Complete { .. }, .. }) => {}
         }
     }
 
-    fn event(&self, body: &EventBody) {
+    fn event(&self, body: &EventBody, at: Timestamp) {
         match body {
-            EventBody::Phase { name, state, message } => self.phase(name, *state, message.as_deref()),
+            EventBody::Phase { name, state, message } => self.phase(name, *state, message.as_deref(), at),
             EventBody::Progress { progress, message, .. } => self.progress(*progress, message.as_deref()),
             EventBody::Log { lines, .. } => {
                 self.over(|| lines.iter().for_each(|line| print::progress_output(line)));
@@ -154,7 +182,17 @@ impl Screen {
         }
     }
 
-    fn phase(&self, name: &str, state: PhaseState, message: Option<&str>) {
+    fn phase(&self, name: &str, state: PhaseState, message: Option<&str>, at: Timestamp) {
+        let took = match state {
+            PhaseState::Started => {
+                self.silence().phase_began(name, at);
+                None
+            }
+            PhaseState::Succeeded | PhaseState::Failed | PhaseState::RolledBack => self.silence().phase_ended(name, at),
+            PhaseState::Skipped => None,
+        };
+        // What took no time worth telling tells none.
+        let took = took.filter(|took| took.as_secs() > 0).map(|took| format!(" in {}", span(took))).unwrap_or_default();
         let state = match state {
             PhaseState::Started => "",
             PhaseState::Succeeded => " succeeded",
@@ -163,7 +201,7 @@ impl Screen {
             PhaseState::RolledBack => " rolled back",
         };
         let message = message.map(|message| format!(": {message}")).unwrap_or_default();
-        self.over(|| print::styled(HEADING, &format!("==> {name}{state}"), &message));
+        self.over(|| print::styled(HEADING, &format!("==> {name}{state}"), &format!("{took}{message}")));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.phase = Some(name.to_owned());
         told.is_of_phase = false;
