@@ -123,6 +123,7 @@ pub(super) const TABLES: &[Table] = &[
         order: "number",
         is_numbered: true,
     },
+    Table { name: "revision_floor", columns: columns![Integer number, Integer revision], order: "number", is_numbered: false },
     Table { name: "secrets", columns: columns![Text name, Bytes value], order: "name", is_numbered: false },
 ];
 

@@ -252,7 +252,7 @@ async fn begin_together(session: &mut Session, wishes: &[Wish]) -> Result<Option
     let mut locked = HashMap::new();
     let mut number = None;
     for row in answers.next().unwrap_or_default() {
-        let name = rows::name(&row, PROJECT_COLUMN_COUNT + 2)?;
+        let name = rows::name(&row, PROJECT_COLUMN_COUNT + 3)?;
         let Locked { project, version, transaction } = Locked::of(&row, &name)?;
         require_version(version)?;
         number = Some(transaction);

@@ -91,7 +91,7 @@ impl Import {
     ) -> Result<Vec<(&'static str, u64)>, Fault> {
         let filling = self.lock().await?;
         // Its numbers have gaps where output was cut, which no server would leave.
-        filling.batch_execute("ALTER TABLE events DISABLE TRIGGER events_are_appended; DELETE FROM secrets").await?;
+        filling.batch_execute("ALTER TABLE events DISABLE TRIGGER events_are_appended; DELETE FROM secrets; DELETE FROM revision_floor").await?;
         let (mut done, mut tallies) = (0, Vec::with_capacity(TABLES.len()));
         for table in TABLES {
             require_columns(&filling, table).await?;
@@ -116,7 +116,9 @@ impl Import {
         }
         filling.batch_execute("ALTER TABLE events ENABLE TRIGGER events_are_appended").await?;
         // What the file's server hands out, should somebody start it once more, is not handed out here.
-        filling.execute("UPDATE projects SET revision = revision + $1", &[&REVISION_LEAP]).await?;
+        for table in ["projects", "revision_floor"] {
+            filling.execute(&format!("UPDATE {table} SET revision = revision + $1"), &[&REVISION_LEAP]).await?;
+        }
         // It is another store from here on. A server behind a pooler in transaction mode holds no lock by which it could be
         // seen; it is refused by this, and does not go on with a secret that is no longer the store's.
         filling.execute("DELETE FROM lineage", &[]).await?;

@@ -167,7 +167,16 @@ pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts)
             let detail = format!(
                 "{why}: what was committed last before may be missing, so the project's revision was raised by {leap}"
             );
-            transaction.query_typed("UPDATE projects SET revision = revision + $1", &[(&leap, Type::INT8)]).await?;
+            // A row that never got beyond its lock stays one.
+            let raise = "UPDATE projects SET revision = revision + $1 WHERE revision > 0";
+            transaction.query_typed(raise, &[(&leap, Type::INT8)]).await?;
+            // The tables may not be brought up to date yet; whoever does that finds the floor by the revisions.
+            let has_floor =
+                transaction.query_typed_one("SELECT to_regclass('revision_floor') IS NOT NULL", &[]).await?;
+            if has_floor.get(0) {
+                let raise = "UPDATE revision_floor SET revision = revision + $1";
+                transaction.query_typed(raise, &[(&leap, Type::INT8)]).await?;
+            }
             transaction
                 .query_typed(
                     "INSERT INTO audit (at, project, action, detail) \

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     model::{
-        Changes, Deployment, DeploymentId, Edges, LineLoad, Load, Loaded, Project, ProjectName, Step,
+        Changes, Deployment, DeploymentId, Edges, LineLoad, Load, Loaded, Project, ProjectName, Revision, Step,
         slot::{AuditEntry, KeyRecord, Keyed},
     },
     store::columns::written_rows,
@@ -77,8 +77,12 @@ pub(super) struct Locked {
 impl Locked {
     pub(super) fn of(row: &Row, name: &ProjectName) -> Result<Self, Fault> {
         Ok(Locked {
-            project: rows::project(row, name).and_then(|project| {
+            project: rows::project(row, name).and_then(|mut project| {
                 let seen = SeenProject { number: rows::get(row, 0)?, revision: project.revision };
+                if seen.revision == Revision(0) {
+                    // Its row was made to be locked, and it begins where new projects do.
+                    project.revision = Revision(rows::number(row, PROJECT_COLUMN_COUNT + 2)?);
+                }
                 Ok((project, seen))
             }),
             version: rows::get(row, PROJECT_COLUMN_COUNT)?,

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_one_check_of_a_deployment.sql"),
     include_str!("migrations/0005_the_line_by_rank_and_order.sql"),
     include_str!("migrations/0006_lineage.sql"),
+    include_str!("migrations/0007_revision_floor.sql"),
 ];
 
 /// The schema's version that this program knows.

@@ -124,15 +124,17 @@ statements! {
     Commit() = "COMMIT";
     Rollback() = "ROLLBACK";
 
-    /// Locks a project, and tells its counters, the schema's version and the transaction's number. Whoever migrates keeps
-    /// everyone from locking a row of this table, so the version stays what it is until the transaction ends.
+    /// Locks a project, and tells its counters, the schema's version, the transaction's number and where new projects begin.
+    /// Whoever migrates keeps everyone from locking a row of this table, so the version stays what it is until the transaction ends.
     Lock(TEXT) = concat!(
-        "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint \
+        "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint, \
+            (SELECT revision FROM revision_floor) \
          FROM projects AS p WHERE p.name = $1 FOR NO KEY UPDATE"
     );
     /// The same of several projects, by name behind the rest, those left out that somebody else has locked.
     LockFree(TEXT_ARRAY) = concat!(
-        "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint, p.name \
+        "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint, \
+            (SELECT revision FROM revision_floor), p.name \
          FROM projects AS p WHERE p.name = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED"
     );
     /// Makes the row that a new project is locked by.
@@ -143,7 +145,7 @@ statements! {
             AND (SELECT max(version) FROM migrations) = $1 RETURNING name) \
         SELECT (SELECT max(version) FROM migrations), \
             (SELECT string_agg(needed.\"right\" || ' on ' || needed.name, ', ') FROM (VALUES \
-                ('projects', 'SELECT'), ('projects', 'INSERT'), ('projects', 'UPDATE'), ('deployments', 'SELECT'), \
+                ('projects', 'SELECT'), ('revision_floor', 'SELECT'), ('projects', 'INSERT'), ('projects', 'UPDATE'), ('deployments', 'SELECT'), \
                 ('deployments', 'INSERT'), ('deployments', 'UPDATE'), ('events', 'SELECT'), ('events', 'INSERT'), \
                 ('events', 'DELETE'), ('idempotency_keys', 'SELECT'), ('idempotency_keys', 'INSERT'), ('audit', 'INSERT'), \
                 ('agent_calls', 'SELECT'), ('agent_calls', 'INSERT'), ('artifacts', 'SELECT'), ('artifacts', 'INSERT'), \

@@ -21,12 +21,13 @@ use rustix::{
 };
 
 use super::{
+    lineage,
     lock::Lock,
     open::{beside, connect, locate, reader_connection},
     place::{require_fit_file_system, require_one_name},
     schema,
 };
-use crate::store::{StoreError, copy::REVISION_LEAP};
+use crate::store::StoreError;
 
 /// How many pages are copied between two words of progress: 4 MiB, a few milliseconds.
 const STEP_PAGES: i32 = 1024;
@@ -51,6 +52,9 @@ pub fn backup(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, Sto
         let moment = source.unchecked_transaction().map_err(failed)?;
         schema::require_known(&moment, &shown)?;
         copy(&moment, partial, progress).map_err(|error| cannot_write(&to, &error))?;
+        connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .and_then(|db| lineage::mark_backup(&db))
+            .map_err(|error| cannot_write(&to, &error))?;
         check(partial)
     });
     copied.and_then(|()| size(&to))
@@ -69,14 +73,19 @@ pub fn restore(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, St
     let to = absent(&to)?;
     check(&from)?;
     let source = reader_connection(&from)?;
+    let mut standing = None;
     let restored = in_place(&to, |partial| {
         copy(&source, partial, progress).map_err(|error| cannot_write(&to, &error))?;
-        let db = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| cannot_write(&to, &error))?;
-        db.execute("UPDATE projects SET revision = revision + ?1", [REVISION_LEAP])
-            .and_then(|_| db.close().map_err(|(_, error)| error))
-            .map_err(|error| cannot_write(&to, &error))
+        let mut db = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| cannot_write(&to, &error))?;
+        schema::migrate(&mut db, &to.display().to_string())?;
+        standing = Some(lineage::restore(&mut db, &to).map_err(|error| cannot_write(&to, &error))?);
+        db.close().map_err(|(_, error)| cannot_write(&to, &error))
     });
-    restored.and_then(|()| size(&to))
+    restored?;
+    if let Some(standing) = standing {
+        lineage::write_beside(&to, standing);
+    }
+    size(&to)
 }
 
 pub(super) fn existing(path: &Path) -> Result<PathBuf, StoreError> {

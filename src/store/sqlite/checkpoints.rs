@@ -12,7 +12,7 @@ use std::{
     path::Path,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -67,6 +67,8 @@ pub(super) enum Look {
 pub(super) struct Checkpoints {
     /// How many pages the log holds.
     log_pages: Arc<AtomicU32>,
+    /// Whether all of the log is in the file and nothing was committed since, or another log has begun and nobody has said so yet.
+    begins: Arc<AtomicBool>,
     due_at: u32,
     /// From how many pages on it is said that the log grows.
     told_at: u32,
@@ -89,10 +91,15 @@ impl Checkpoints {
         readers: Arc<RwLock<()>>,
     ) -> Result<Self, StoreError> {
         let log_pages = Arc::new(AtomicU32::new(0));
-        let hooked = Arc::clone(&log_pages);
+        let begins = Arc::new(AtomicBool::new(false));
+        let hooked = (Arc::clone(&log_pages), Arc::clone(&begins));
         let failed = |error: rusqlite::Error| StoreError::Unavailable(error.to_string());
         let count = move |_: &mut Wal, pages: i32| {
-            hooked.store(pages.unsigned_abs(), Ordering::Relaxed);
+            let (log_pages, begins) = &hooked;
+            // A log only grows.
+            if log_pages.swap(pages.unsigned_abs(), Ordering::Relaxed) >= pages.unsigned_abs() {
+                begins.store(true, Ordering::Relaxed);
+            }
             Ok(())
         };
         writer.wal_hook(Some(count)).map_err(failed)?;
@@ -114,7 +121,20 @@ impl Checkpoints {
             })
             .map_err(|error| StoreError::Unavailable(format!("cannot start a thread: {error}")))?;
         let (due_at, told_at, is_under_way) = (DUE_PAGES, TOLD_PAGES, false);
-        Ok(Checkpoints { log_pages, due_at, told_at, is_under_way, readers, orders, done, thread })
+        let checkpoints =
+            Checkpoints { log_pages, begins, due_at, told_at, is_under_way, readers, orders, done, thread };
+        let _ = checkpoints.move_all(writer);
+        Ok(checkpoints)
+    }
+
+    /// Whether what is committed next begins another log, or what was committed last has done so.
+    pub(super) fn begins_log(&self) -> bool {
+        self.begins.load(Ordering::Relaxed)
+    }
+
+    /// The beginning of the log is recorded.
+    pub(super) fn began_log(&self) {
+        self.begins.store(false, Ordering::Relaxed);
     }
 
     /// How many bytes the log holds.
@@ -171,9 +191,18 @@ impl Checkpoints {
     /// Moves what is in the log, as the writer. Whoever begins to read when all of it is moved reads from the file alone.
     fn move_rest(&self, writer: &Connection, pages: u32) -> Look {
         let _pause = (pages >= FULL_PAGES).then(|| self.readers.write().unwrap_or_else(PoisonError::into_inner));
+        self.move_all(writer)
+    }
+
+    fn move_all(&self, writer: &Connection) -> Look {
         match move_log(writer) {
             Moved::Full => Look::Full,
-            Moved::Pages(_) | Moved::Failed => Look::Done,
+            Moved::Pages { is_all, .. } => {
+                // Nobody else commits.
+                self.begins.fetch_or(is_all, Ordering::Relaxed);
+                Look::Done
+            }
+            Moved::Failed => Look::Done,
         }
     }
 
@@ -192,9 +221,19 @@ impl Checkpoints {
         }
     }
 
+    /// Moves everything, since there is nothing else to do.
+    pub(super) fn settle(&mut self, writer: &Connection) {
+        if self.is_under_way {
+            // Done, or gone.
+            let _ = self.done.recv();
+            self.is_under_way = false;
+        }
+        let _ = self.move_rest(writer, FULL_PAGES);
+    }
+
     /// Moves what is in the log, before the process ends without it.
     pub(super) fn save(&self, writer: &Connection, file: &OwnFile) {
-        if matches!(move_log(writer), Moved::Pages(_)) && file.file().sync_all().is_err() {
+        if matches!(move_log(writer), Moved::Pages { .. }) && file.file().sync_all().is_err() {
             abort_on_failed_sync();
         }
     }
@@ -211,7 +250,7 @@ impl Checkpoints {
 /// Moves the log until little of it is left.
 fn move_beside(db: &Connection, file: &File, log_pages: &AtomicU32) {
     for _ in 0..PASSES_MAX {
-        let Moved::Pages(moved) = move_log(db) else { return };
+        let Moved::Pages { moved, .. } = move_log(db) else { return };
         if sync(file).is_err() {
             abort_on_failed_sync();
         }
@@ -247,8 +286,8 @@ fn sync(file: &File) -> io::Result<()> {
 
 /// What became of moving the log.
 enum Moved {
-    /// So many of its pages are moved now.
-    Pages(u32),
+    /// So many of its pages are moved now; and whether that is all of them.
+    Pages { moved: u32, is_all: bool },
     /// There is no room for them in the file.
     Full,
     /// It cannot be done yet.
@@ -258,7 +297,7 @@ enum Moved {
 /// Moves what no reader needs to find in the log.
 fn move_log(db: &Connection) -> Moved {
     match db.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
-        Ok((_, moved)) => Moved::Pages(u32::try_from(moved).unwrap_or(0)),
+        Ok((pages, moved)) => Moved::Pages { moved: u32::try_from(moved).unwrap_or(0), is_all: pages == moved },
         Err(error) => {
             tracing::warn!(%error, "the store cannot move its log into the file yet");
             if reach(db, &error) == Reach::Full { Moved::Full } else { Moved::Failed }

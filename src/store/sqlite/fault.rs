@@ -5,10 +5,7 @@ use std::{io, path::Path};
 use rusqlite::{Connection, Error, ErrorCode, ffi};
 
 use super::emergency;
-use crate::store::StoreError;
-
-/// `sysexits.h`: an internal fault. A supervisor starts the process again.
-const EX_SOFTWARE: i32 = 70;
+use crate::{health::end_process, store::StoreError};
 
 /// How far a failure reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,10 +91,8 @@ pub(super) fn abort_on_failed_sync() -> ! {
 
 /// Ends the process, since what it would acknowledge is lost at its next start.
 pub(super) fn end_displaced(what: &Path) -> ! {
-    tracing::error!(
-        path = %what.display(),
-        "a file of the store was removed, replaced or renamed while it was in use: the server ends at once, since what it \
-         commits would be lost"
-    );
-    std::process::exit(EX_SOFTWARE)
+    end_process(&format!(
+        "{} was removed, replaced or renamed while it was in use: what the store commits would be lost",
+        what.display()
+    ))
 }

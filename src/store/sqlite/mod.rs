@@ -16,6 +16,7 @@ mod checkpoints;
 mod emergency;
 mod export;
 mod fault;
+mod lineage;
 mod lock;
 mod open;
 mod place;
@@ -43,6 +44,7 @@ pub use emergency::survive_full_disks;
 pub use export::Export;
 
 use ballast::Ballast;
+use lineage::Lineage;
 use lock::Lock;
 use place::OwnFile;
 use readers::Readers;
@@ -75,11 +77,13 @@ impl SqliteStore {
         open::make(&path)?;
         let file = Arc::new(OwnFile::take(&path)?);
         let ballast = Ballast::found(&path);
-        let connection = open::writer_connection(&path)?;
+        lineage::require_own_log(&path)?;
+        let mut connection = open::writer_connection(&path)?;
+        let lineage = Lineage::settle(&mut connection, &path)?;
         let pepper = open::pepper(&connection, &path)?;
         let pause = Arc::default();
         let readers = Readers::start(&path, Arc::clone(&pause))?;
-        let writer = Writer::start(connection, &path, Arc::clone(&file), ballast, pause, on_commit)?;
+        let writer = Writer::start(connection, &path, Arc::clone(&file), lineage, ballast, pause, on_commit)?;
         let (readiness, presence, unreadable) = Default::default();
         Ok(SqliteStore { writer, readers, pepper, readiness, presence, unreadable, _file: file, _lock: lock })
     }

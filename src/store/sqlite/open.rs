@@ -111,6 +111,11 @@ pub(super) fn empty_log(db: &Connection) {
     }
 }
 
+/// Moves the log into the file. Answers whether nothing of it is left to move.
+pub(super) fn is_all_moved(db: &Connection) -> rusqlite::Result<bool> {
+    db.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE).map(|(pages, moved)| pages == moved)
+}
+
 /// What this file's servers share; made with the file.
 pub(super) fn pepper(db: &Connection, path: &Path) -> Result<Pepper, StoreError> {
     let failed = |error: rusqlite::Error| schema::unreadable(&error, &path.display().to_string());

@@ -20,7 +20,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{lock::lock_soon, open::beside};
+use super::{lineage, lock::lock_soon, open::beside};
 use crate::{private, store::StoreError};
 
 /// What `statfs` tells of file systems on which the lock of one machine, or of one mount, says nothing to another. (Their
@@ -98,7 +98,7 @@ impl OwnFile {
             }
         }
         require_one_name(path)?;
-        for suffix in ["", "-wal", "-shm", ".lock", ".ballast"] {
+        for suffix in ["", "-wal", "-shm", ".lock", ".ballast", lineage::SUFFIX] {
             private::close_file(&beside(path, suffix));
         }
         if kind(path).is_some_and(|kind| IN_MEMORY.contains(&kind)) {

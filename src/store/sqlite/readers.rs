@@ -108,6 +108,7 @@ mod tests {
     async fn questions_that_panic_cost_only_whoever_asks_them() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("readers.db");
+        open::make(&path).unwrap();
         let _writer = open::writer_connection(&path).unwrap();
         let readers = Readers::start(&path, Arc::default()).unwrap();
         for _ in 0..=READER_COUNT {

@@ -347,7 +347,9 @@ mod tests {
     #[test]
     fn every_search_is_backed_by_an_index_and_nothing_is_sorted() {
         let directory = tempfile::tempdir().unwrap();
-        let db = open::writer_connection(&directory.path().join("plans.db")).unwrap();
+        let path = directory.path().join("plans.db");
+        open::make(&path).unwrap();
+        let db = open::writer_connection(&path).unwrap();
         let expected: &[(&str, &str, &str)] = &[
             ("a deployment", PLACED, "SEARCH d USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
             ("its position", PLACED, "SEARCH o USING COVERING INDEX deployments_served (project=? AND line_place<?)"),

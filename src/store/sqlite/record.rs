@@ -66,6 +66,8 @@ pub(super) struct Recorder<'c> {
     insert_key: Statement<'c>,
     insert_audit: Statement<'c>,
     trim: Statement<'c>,
+    /// New projects begin above it.
+    floor: Revision,
 }
 
 /// Where the loaded rows are, so that recording need not search them again.
@@ -109,6 +111,7 @@ impl<'c> Recorder<'c> {
             insert_key: db.prepare(INSERT_KEY)?,
             insert_audit: db.prepare(INSERT_AUDIT)?,
             trim: db.prepare(TRIM)?,
+            floor: Revision(db.query_row("SELECT revision FROM revision_floor", [], |row| row.get(0))?),
         })
     }
 
@@ -129,7 +132,10 @@ impl<'c> Recorder<'c> {
         } else {
             located.project = self.project_number.query_row([name.as_str()], |row| row.get(0)).optional()?;
         }
-        let Some(project) = located.project else { return Ok((loaded, located)) };
+        let Some(project) = located.project else {
+            loaded.project.revision = self.floor;
+            return Ok((loaded, located));
+        };
 
         if located.counted {
             loaded.holder = self.holder.query_row([project], |row| located.note(row, name)).optional()?;

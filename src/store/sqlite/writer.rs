@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
+    task::{Context, Poll, Wake, Waker},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ use super::{
     ballast::Ballast,
     checkpoints::{self, Checkpoints, Look},
     fault::{Reach, end_displaced, reach, store_error},
+    lineage::Lineage,
     open,
     place::OwnFile,
     queue::{closed, send_blocking},
@@ -53,6 +55,9 @@ const WORK_PER_COMMIT: u32 = 2;
 /// What a commit is taken to cost before there was one: that of a slow disk.
 const FIRST_COMMIT: Duration = Duration::from_millis(4);
 
+/// How long there must be nothing to do before the log is moved.
+const IDLE: Duration = Duration::from_secs(1);
+
 type Answer = oneshot::Sender<Result<(), StoreError>>;
 
 enum Request {
@@ -74,6 +79,7 @@ impl Writer {
         mut db: Connection,
         path: &Path,
         file: Arc<OwnFile>,
+        lineage: Lineage,
         mut ballast: Ballast,
         readers: Arc<RwLock<()>>,
         on_commit: OnCommit,
@@ -88,7 +94,7 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                let body = || run(&db, &file, ballast, checkpoints, requests, on_commit, &counted);
+                let body = || run(&db, &file, lineage, ballast, checkpoints, requests, on_commit, &counted);
                 if let Err(error) = or_end_process("store-writer", body) {
                     tracing::error!(%error, "the store's log could not be moved into its file");
                 }
@@ -178,6 +184,9 @@ struct Batches<'c> {
     recorder: Recorder<'c>,
     begin: Statement<'c>,
     commit: Statement<'c>,
+    lineage: Lineage,
+    /// Says that a log begins.
+    begin_log: Statement<'c>,
     /// Writes what is there already.
     trial: Statement<'c>,
     /// Who waits for a trial.
@@ -190,11 +199,14 @@ struct Batches<'c> {
     /// How long the last commit took.
     commit_took: Duration,
     is_closing: bool,
+    /// Whether nothing was decided since the log was moved for want of other work.
+    is_settled: bool,
 }
 
 fn run(
     db: &Connection,
     file: &OwnFile,
+    lineage: Lineage,
     ballast: Ballast,
     checkpoints: Checkpoints,
     requests: mpsc::Receiver<Request>,
@@ -203,9 +215,11 @@ fn run(
 ) -> rusqlite::Result<()> {
     let prepared = || {
         let trial = db.prepare("UPDATE secrets SET value = value")?;
-        Ok::<_, rusqlite::Error>((Recorder::prepare(db)?, db.prepare("BEGIN IMMEDIATE")?, db.prepare("COMMIT")?, trial))
+        let begin_log = db.prepare("UPDATE lineage SET epoch = ?1")?;
+        let (begin, commit) = (db.prepare("BEGIN IMMEDIATE")?, db.prepare("COMMIT")?);
+        Ok::<_, rusqlite::Error>((Recorder::prepare(db)?, begin, commit, trial, begin_log))
     };
-    let (recorder, begin, commit, trial) = match prepared() {
+    let (recorder, begin, commit, trial, begin_log) = match prepared() {
         Ok(prepared) => prepared,
         // Nobody else writes: without it, every change would be refused for ever.
         Err(error) => end_process(&format!("the store's writer cannot begin: {error}")),
@@ -216,6 +230,8 @@ fn run(
         recorder,
         begin,
         commit,
+        lineage,
+        begin_log,
         trial,
         trials: Vec::new(),
         requests,
@@ -225,10 +241,12 @@ fn run(
         checkpoints,
         commit_took: FIRST_COMMIT,
         is_closing: false,
+        is_settled: false,
     };
     batches.serve();
-    let Batches { checkpoints, .. } = batches;
+    let Batches { checkpoints, lineage, .. } = batches;
     checkpoints.stop();
+    lineage.sync();
     // Leaves one file behind, and an empty log, where that can be done.
     open::empty_log(db);
     Ok(())
@@ -238,7 +256,7 @@ impl Batches<'_> {
     fn serve(&mut self) {
         let mut taken = Vec::with_capacity(TAKE_LIMIT);
         let mut queue = VecDeque::with_capacity(TAKE_LIMIT);
-        while !self.is_closing && self.requests.blocking_recv_many(&mut taken, TAKE_LIMIT) > 0 {
+        while !self.is_closing && self.receive(&mut taken) > 0 {
             queue.extend(taken.drain(..));
             while !queue.is_empty() {
                 self.ballast.retake(self.checkpoints.log_bytes());
@@ -247,6 +265,21 @@ impl Batches<'_> {
                 self.look_at_log();
             }
         }
+    }
+
+    /// Waits for requests. When none has come for a moment, everything is moved into the file, so that a copy of the file holds it.
+    fn receive(&mut self, taken: &mut Vec<Request>) -> usize {
+        if self.is_settled {
+            return self.requests.blocking_recv_many(taken, TAKE_LIMIT);
+        }
+        if let Some(count) = receive_within(&mut self.requests, taken, TAKE_LIMIT, IDLE) {
+            return count;
+        }
+        // Where a reader or a full disk keeps it from that, the next commit has it tried again.
+        self.is_settled = true;
+        self.checkpoints.settle(self.db);
+        self.lineage.sync();
+        self.requests.blocking_recv_many(taken, TAKE_LIMIT)
     }
 
     /// Has the log moved when it is due. On a full disk that needs the room that was kept back.
@@ -326,16 +359,39 @@ impl Batches<'_> {
             }
         }
         let worked = Instant::now();
-        match self.commit.raw_execute() {
-            Ok(_) => {
+        let is_changed = decided.iter().any(|decided| !decided.changes.is_empty());
+        match self.commit(is_changed) {
+            Ok(()) => {
                 // One that wrote nothing synced nothing.
-                if decided.iter().any(|decided| !decided.changes.is_empty()) {
+                if is_changed {
                     self.commit_took = worked.elapsed();
                 }
                 self.publish(decided);
             }
             Err(error) => self.recover(decided, None, &error),
         }
+    }
+
+    /// Commits. Where that begins a log it is said in the same commit, so that a copy of the file from before is told from it.
+    fn commit(&mut self, is_changed: bool) -> rusqlite::Result<()> {
+        let begins = is_changed && self.checkpoints.begins_log();
+        if begins {
+            self.begin_log.execute([self.lineage.next_epoch()])?;
+        }
+        self.commit.raw_execute()?;
+        if !begins && is_changed && self.checkpoints.begins_log() {
+            // All of the former log was moved just before this commit. Nobody is answered yet.
+            if let Err(error) = self.begin_log.execute([self.lineage.next_epoch()]) {
+                tracing::warn!(%error, "the store cannot record that its log began anew; the next commit does");
+                reach(self.db, &error);
+                return Ok(());
+            }
+        } else if !begins {
+            return Ok(());
+        }
+        self.checkpoints.began_log();
+        self.lineage.began();
+        Ok(())
     }
 
     /// Lets one request decide, and writes what it decided.
@@ -372,9 +428,10 @@ impl Batches<'_> {
     }
 
     /// Wakes whoever waits for these projects, then answers. Where it would be lost at the next start, nobody is answered.
-    fn publish(&self, decided: Vec<Decided>) {
+    fn publish(&mut self, decided: Vec<Decided>) {
         if decided.iter().any(|decided| !decided.changes.is_empty()) {
             self.require_in_place();
+            self.is_settled = false;
         }
         self.commits.count(decided.iter().filter(|decided| !decided.changes.is_empty()).count());
         for Decided { project, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
@@ -454,7 +511,7 @@ impl Batches<'_> {
         // The rows may have other numbers this time.
         let (_, mut located) = self.recorder.load(&decided.project, &decided.load)?;
         self.recorder.record(self.db, &decided.project, &mut located, &decided.changes)?;
-        self.commit.raw_execute().map(|_| ())
+        self.commit(true)
     }
 
     fn roll_back(&self) {
@@ -464,6 +521,33 @@ impl Batches<'_> {
         {
             tracing::error!(%error, "the store cannot take back a transaction");
         }
+    }
+}
+
+/// What `blocking_recv_many` does, for so long at most.
+fn receive_within(
+    requests: &mut mpsc::Receiver<Request>,
+    taken: &mut Vec<Request>,
+    limit: usize,
+    patience: Duration,
+) -> Option<usize> {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let until = Instant::now() + patience;
+    loop {
+        if let Poll::Ready(count) = requests.poll_recv_many(&mut Context::from_waker(&waker), taken, limit) {
+            return Some(count);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        thread::park_timeout(left);
     }
 }
 

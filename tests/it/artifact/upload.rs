@@ -288,11 +288,12 @@ async fn what_lies_below_the_work_directory_and_the_store_is_closed_to_others() 
     server.finished(&id).await;
     let open_ones = |dir: &std::path::Path| -> Vec<String> {
         let mut folders = vec![dir.join("singletrack-work")];
-        let mut found: Vec<_> = ["test.db", "test.db-wal", "test.db-shm", "test.db.lock", "test.db.ballast"]
-            .iter()
-            .map(|name| dir.join(name))
-            .chain(folders.clone())
-            .collect();
+        let mut found: Vec<_> =
+            ["test.db", "test.db-wal", "test.db-shm", "test.db.lock", "test.db.lineage", "test.db.ballast"]
+                .iter()
+                .map(|name| dir.join(name))
+                .chain(folders.clone())
+                .collect();
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();

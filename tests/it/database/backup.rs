@@ -50,6 +50,7 @@ async fn a_dump_that_is_restored_goes_on_beyond_all_fencing_tokens_by_itself() {
     // What comes after the backup is forgotten, and its numbers must not be given again.
     finished(&server, &running).await;
     let forgotten = claimed(&server, "api").await;
+    let of_forgotten_project = claimed(&server, "new").await;
     drop(server);
     run("psql", &["--quiet", "--set=ON_ERROR_STOP=1", &format!("--file={}", file), &cluster.url(&restored)]);
 
@@ -61,7 +62,11 @@ async fn a_dump_that_is_restored_goes_on_beyond_all_fencing_tokens_by_itself() {
     let next = claimed(&server, "api").await;
     assert!(token(&next) > token(&forgotten), "{} is not above {}", token(&next), token(&forgotten));
     finished(&server, &next).await;
+    let of_new = claimed(&server, "new").await;
+    let (before, after) = (token(&of_forgotten_project), token(&of_new));
+    assert!(after > before + 1_000_000, "a project that was forgotten began again: {after} after {before}");
     // For a copy that cannot be told from the original there is a statement in the operator's guide.
     cluster.client(&restored).await.batch_execute(&leap()).await.unwrap();
     assert!(token(&claimed(&server, "api").await) > token(&next) + 1_000_000);
+    assert!(token(&claimed(&server, "newest").await) > after + 1_000_000);
 }

@@ -288,6 +288,8 @@ impl Cluster {
             .await
             .unwrap();
             std::sync::Arc::new(store).shut_down().await;
+            // A copy begins as a store of its own: one that knows that it is a copy leaps.
+            self.client("template_singletrack").await.batch_execute("DELETE FROM singletrack.lineage").await.unwrap();
             // Nobody may be connected to what is copied.
             admin.batch_execute("ALTER DATABASE template_singletrack ALLOW_CONNECTIONS false").await.unwrap();
             let end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
