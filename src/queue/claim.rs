@@ -1,13 +1,20 @@
 //! Claim: a worker takes a deployment that holds its slot.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::timeout;
 
 use super::{Queue, WorkerError};
 use crate::{
     model::{
-        Deployment, DeploymentId, Edges, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot,
+        Changes, Deployment, DeploymentId, Edges, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot,
         admission::{self, ClaimTerms},
     },
     store::{Claimable, Offers, StoreError, transact},
@@ -62,11 +69,20 @@ impl Queue {
     async fn claim_first(&self, holder: &str, claimable: Vec<Claimable>) -> Result<Option<Claimed>, WorkerError> {
         let mut in_the_way = None;
         for Claimable { project, id, spec: _ } in claimable {
-            let taking = self.take(project, id, holder.to_owned(), Some(holder.to_owned()));
-            let Ok(taken) = timeout(TAKE_LIMIT, taking).await else {
-                in_the_way
-                    .get_or_insert(StoreError::Unknown("a deployment could not be taken in time".to_owned()).into());
-                continue;
+            // What waits for the project's lock goes on waiting when this gives up, and must not take it then: the holder has
+            // been told something else, and would never hear of it.
+            let wanted = Wanted::default();
+            let mut taking =
+                pin!(self.take(project, id, holder.to_owned(), Some(holder.to_owned()), wanted.decision.clone()));
+            let taken = match timeout(TAKE_LIMIT, &mut taking).await {
+                Ok(taken) => taken,
+                Err(_) if wanted.give_up() => {
+                    let locked = "the project of a deployment that waits for a worker is locked, or slow".to_owned();
+                    in_the_way.get_or_insert(StoreError::Unavailable(locked).into());
+                    continue;
+                }
+                // It is decided and about to be durable, which the store bounds.
+                Err(_) => taking.await,
             };
             match taken {
                 Ok(Ok(claimed)) => return Ok(Some(claimed)),
@@ -96,7 +112,7 @@ impl Queue {
         id: DeploymentId,
         worker: String,
     ) -> Result<Option<Claimed>, WorkerError> {
-        Ok(self.take(project, id, worker, None).await?.ok())
+        Ok(self.take(project, id, worker, None, Decision::default()).await?.ok())
     }
 
     /// Takes it for `worker`, unless something runs already that is held by the same.
@@ -106,6 +122,7 @@ impl Queue {
         id: DeploymentId,
         worker: String,
         held_by: Option<String>,
+        decision: Decision,
     ) -> Result<Result<Claimed, Refusal>, WorkerError> {
         let now = self.clock.wall();
         let terms = ClaimTerms { pepper: self.store.pepper(), ttl: self.limits.lease, worker };
@@ -116,6 +133,9 @@ impl Queue {
             .note(
                 id,
                 transact(&*self.store, project, load, move |loaded| {
+                    if !decision.settle() {
+                        return (Changes::default(), Err(Refusal::WrongState));
+                    }
                     let mut slot = Slot::of(loaded, now);
                     let claimed = admission::claim(&mut slot, id, terms);
                     (slot.into_changes(), claimed)
@@ -126,5 +146,35 @@ impl Queue {
             let secret = self.lease_secret(&deployment).ok_or(Refusal::WrongState)?;
             Ok(Claimed { deployment, secret })
         }))
+    }
+}
+
+/// Whether a claim is decided or given up: the first of the two counts, and the other one does not happen. Clones share it.
+#[derive(Clone, Default)]
+struct Decision(Arc<AtomicBool>);
+
+impl Decision {
+    /// Whether this is the first.
+    fn settle(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// A claim that somebody waits for: it is given up when this is dropped, unless it is decided by then.
+#[derive(Default)]
+struct Wanted {
+    decision: Decision,
+}
+
+impl Wanted {
+    /// Whether it is given up, and will change nothing; else it is decided.
+    fn give_up(&self) -> bool {
+        self.decision.settle()
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{SHORT, check, end_of, lost_worker, metric, status};
-use crate::harness::{TestServer, gated_config, postgres};
+use crate::{
+    agent::{TestAgent, by_agents},
+    harness::{TestServer, gated_config, postgres},
+};
 
 #[tokio::test]
 async fn lost_slots_are_freed_while_the_rows_of_other_projects_are_locked() {
@@ -33,6 +36,24 @@ async fn lost_slots_are_freed_while_the_rows_of_other_projects_are_locked() {
     for (project, id) in &locked {
         assert_eq!(end_of(&server, project, id).await["error"]["code"], "WORKER_LOST");
     }
+}
+
+#[tokio::test]
+async fn agents_get_the_work_of_others_while_the_row_of_a_project_is_locked() {
+    let cluster = postgres::shared();
+    let database = cluster.database().await;
+    let server = TestServer::start_on(&cluster.url(&database), &by_agents(""));
+    let first = server.post("/v1/projects/api/deployments", json!({ "pipeline": "quick" })).await;
+    assert_eq!(first.status, 202, "{}", first.text);
+    let operator = cluster.client(&database).await;
+    operator.batch_execute("BEGIN; SELECT 1 FROM singletrack.projects WHERE name = 'api' FOR UPDATE").await.unwrap();
+    let other = server.accepted(json!({ "pipeline": "quick" })).await;
+    let mut agent = TestAgent::start(&server);
+    assert_eq!(server.finished(&other).await["status"], "SUCCEEDED");
+    assert_eq!(status(&server, "api", &first.id()).await, "PENDING", "it is locked still");
+    operator.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(end_of(&server, "api", &first.id()).await["status"], "SUCCEEDED");
+    agent.open_gate();
 }
 
 /// What a newer version might write, in the words of both engines.
