@@ -5,8 +5,9 @@
 //! wins, and of two reapers one.
 //!
 //! A judge must not be the cause of the silence that it judges. So silence does not count while signs of life could not be
-//! heard: while the process was stopped, while the store took no writes or no reads, and, for one deployment, while its own
-//! signs of life could not be recorded. Everybody whose silence did not count has all the patience anew.
+//! heard: while the process was stopped, while the store took no writes or no reads, while connections were turned away, and,
+//! for one deployment, while its own signs of life could not be recorded. Everybody whose silence did not count has all the
+//! patience anew.
 //!
 //! ```text
 //! once a second: look at all ─▶ who has lapsed? ─▶ end them, each project by itself (`ends`)
@@ -132,6 +133,7 @@ impl Reaper {
             self.seen.values_mut().for_each(|seen| seen.same_since = now);
         }
         let unheard = self.queue.unheard().clone();
+        let turned_away_at = unheard.turned_away_at();
         let mut lapsed = Vec::new();
         let mut still = HashMap::with_capacity(watched.len());
         for one in watched {
@@ -140,6 +142,9 @@ impl Reaper {
                 self.notifier.hear(Hint::Work(one.project.clone()));
             }
             let mut seen = self.observe(&one, now);
+            if let Some(turned_away_at) = turned_away_at {
+                seen.same_since = seen.same_since.max(turned_away_at);
+            }
             match unheard.of(one.id) {
                 Hearing::Clear => {}
                 Hearing::FailedAt(failed_at) => seen.same_since = seen.same_since.max(failed_at),
@@ -228,5 +233,47 @@ impl Reaper {
         }
         let patience = watched.patience(self.queue.limits())?;
         (now.since(seen.same_since) >= patience).then_some(Lapse::Silence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::{clock::SystemClock, model::Limits, store::memory::MemoryStore};
+
+    /// A clock that a test moves on, in seconds.
+    #[derive(Default)]
+    struct HandClock(AtomicU64);
+
+    impl Clock for HandClock {
+        fn wall(&self) -> jiff::Timestamp {
+            SystemClock.wall()
+        }
+
+        fn boot(&self) -> BootInstant {
+            BootInstant::from_start(Duration::from_secs(self.0.load(Ordering::Relaxed)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_that_takes_long_is_no_sleep_of_the_process() {
+        let clock = Arc::new(HandClock::default());
+        let store = Arc::new(MemoryStore::new(Arc::new(|_, _| {})));
+        let queue = Queue::new(store, clock.clone(), HashMap::new(), Limits::default());
+        let mut reaper = Reaper::new(queue, Arc::default(), CancellationToken::new());
+        let long_look = async {
+            for _ in 0..3 {
+                tokio::time::sleep(TICK).await;
+                clock.0.fetch_add(DEAF_LIMIT.as_secs() - 2, Ordering::Relaxed);
+            }
+        };
+        reaper.while_running(long_look).await;
+        reaper.note_running(clock.boot());
+        assert_eq!(reaper.deaf_until, None, "the process ran all the time");
+        let sleep = async { _ = clock.0.fetch_add(20, Ordering::Relaxed) };
+        reaper.while_running(sleep).await;
+        assert_eq!(reaper.deaf_until, Some(clock.boot()), "the process was stopped");
     }
 }

@@ -23,6 +23,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 pub struct Unheard {
     clock: Arc<dyn Clock>,
     troubles: Arc<Mutex<HashMap<DeploymentId, Trouble>>>,
+    /// When a caller could not even be listened to, the last time.
+    turned_away_at: Arc<Mutex<Option<BootInstant>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -44,7 +46,7 @@ pub enum Hearing {
 
 impl Unheard {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Unheard { clock, troubles: Arc::default() }
+        Unheard { clock, troubles: Arc::default(), turned_away_at: Arc::default() }
     }
 
     /// Makes a call that is a sign of life of a deployment, and notes where it fails or is stuck.
@@ -66,6 +68,20 @@ impl Unheard {
             self.change(id, |trouble| trouble);
         }
         answer
+    }
+
+    /// Notes that a caller was turned away before it could say anything: it may have been anybody, with a sign of life.
+    pub fn note_turned_away(&self) {
+        *self.last_turned_away() = Some(self.clock.boot());
+    }
+
+    /// When a caller was turned away last.
+    pub fn turned_away_at(&self) -> Option<BootInstant> {
+        *self.last_turned_away()
+    }
+
+    fn last_turned_away(&self) -> MutexGuard<'_, Option<BootInstant>> {
+        self.turned_away_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this deployment could be heard.

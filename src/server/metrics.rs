@@ -56,6 +56,7 @@ pub struct Metrics {
     log_drops: Counter,
     unreadable: Counter,
     workspaces_left: Gauge,
+    turned_away: Counter,
 }
 
 impl Default for Metrics {
@@ -100,7 +101,14 @@ impl Default for Metrics {
             "Rows of the store that this version cannot read; they are skipped where they stand between others",
             unreadable.clone(),
         );
+        let turned_away = Counter::default();
+        registry.register(
+            "connections_turned_away",
+            "Connections that were closed, or not accepted, since there are too many or no descriptors; nobody's silence counts then",
+            turned_away.clone(),
+        );
         Metrics {
+            turned_away,
             unreadable,
             workspaces_left,
             registry,
@@ -144,6 +152,11 @@ impl Metrics {
     pub fn park(&self) -> Parked {
         self.parked.inc();
         Parked(self.parked.clone())
+    }
+
+    /// Counts a connection that could not come in.
+    pub fn count_turned_away(&self) {
+        self.turned_away.inc();
     }
 
     /// Takes over what the store has counted.

@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     health::{Health, Pulse, Task},
     model::ProjectName,
-    queue::Queue,
+    queue::{Queue, Unheard},
     retention::Retention,
     watch::Watch,
 };
@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How many descriptors no connection may take, where there are twice as many.
 const RESERVED_DESCRIPTORS: usize = 512;
-/// How often it is told that connections are closed.
+/// How often it is told that connections are turned away.
 const EXCESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the server does not start.
@@ -104,11 +104,12 @@ pub async fn serve(
     let access = Access::new(&config.tokens, config.allowed_hosts.clone());
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
     let (projects, clock, ending) = (Arc::new(projects), queue.clock().clone(), shutdown.clone());
+    let door = Door { unheard: queue.unheard().clone(), metrics: metrics.clone(), health: health.clone() };
     let app =
         App { queue, watch, projects, access, agents, metrics, health: health.clone(), artifacts, shutdown: ending };
     let router = router(Arc::new(app));
     let shared = Arc::new(Shared { router, clock, shutdown });
-    let accepting = tokio::spawn(accept_until_told(listener, shared, health));
+    let accepting = tokio::spawn(accept_until_told(listener, shared, door));
     Ok(Server { address, accepting })
 }
 
@@ -121,11 +122,12 @@ pub(super) fn require_protection(config: &Config) -> Result<(), ServeError> {
 }
 
 /// Accepts until shutdown, and then ends in order.
-async fn accept_until_told(listener: TcpListener, shared: Arc<Shared>, health: Health) {
+async fn accept_until_told(listener: TcpListener, shared: Arc<Shared>, door: Door) {
     let (listener, connections) = (Arc::new(listener), TaskTracker::new());
     let (listening, serving, serve) = (listener.clone(), shared.clone(), connections.clone());
+    let health = door.health.clone();
     let accepting = health.supervise(ACCEPT_LOOP, shared.shutdown.clone(), move |pulse| {
-        accept(listening.clone(), serving.clone(), serve.clone(), pulse)
+        accept(listening.clone(), serving.clone(), serve.clone(), door.clone(), pulse)
     });
     // It does not fail; and if it did, what follows is the same.
     let _ = accepting.await;
@@ -145,9 +147,9 @@ fn connection_limit() -> usize {
     limit - RESERVED_DESCRIPTORS.min(limit / 2)
 }
 
-async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>, connections: TaskTracker, pulse: Pulse) {
+async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>, connections: TaskTracker, door: Door, pulse: Pulse) {
     let limit = connection_limit();
-    let mut excess = Excess::default();
+    let (mut excess, mut failures) = (Rarely::default(), Rarely::default());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -158,35 +160,54 @@ async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>, connections: Ta
             // Closed at once: whoever holds so many must not cost the worker its pipes and the store its files.
             Ok((stream, _)) if connections.len() >= limit => {
                 drop(stream);
-                excess.note(limit);
+                door.turned_away();
+                if let Some(count) = excess.note() {
+                    tracing::warn!(limit, count, "too many connections; new ones are closed (raise LimitNOFILE)");
+                }
             }
             Ok((stream, _)) => _ = connections.spawn(connection::serve(stream, shared.clone())),
             Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
+                door.turned_away();
+                if let Some(count) = failures.note() {
+                    tracing::warn!(%error, count, "a connection could not be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// The connections that were closed since there are too many; told once a second.
+/// Who must know of those who could not come in.
+#[derive(Clone)]
+struct Door {
+    unheard: Unheard,
+    metrics: Arc<Metrics>,
+    health: Health,
+}
+
+impl Door {
+    fn turned_away(&self) {
+        self.unheard.note_turned_away();
+        self.metrics.count_turned_away();
+    }
+}
+
+/// What happens often and is told at most once a second.
 #[derive(Default)]
-struct Excess {
+struct Rarely {
     count: u64,
     told: Option<Instant>,
 }
 
-impl Excess {
-    fn note(&mut self, limit: usize) {
+impl Rarely {
+    /// How often it has happened since it was told last, where it is to be told.
+    fn note(&mut self) -> Option<u64> {
         self.count += 1;
-        if self.told.is_none_or(|told| told.elapsed() >= EXCESS_PAUSE) {
-            tracing::warn!(
-                limit,
-                closed_count = self.count,
-                "too many connections; new ones are closed (raise LimitNOFILE)"
-            );
-            *self = Excess { count: 0, told: Some(Instant::now()) };
+        if self.told.is_some_and(|told| told.elapsed() < EXCESS_PAUSE) {
+            return None;
         }
+        self.told = Some(Instant::now());
+        Some(std::mem::take(&mut self.count))
     }
 }
 

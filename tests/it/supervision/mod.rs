@@ -1,5 +1,6 @@
 //! What goes on beside the requests: nobody's trouble, and no lost line of the log, may stop it for the others.
 
+mod deaf;
 mod log;
 mod others;
 mod outage;
