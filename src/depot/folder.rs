@@ -26,10 +26,11 @@ const PARTIAL_LIMIT: usize = 256;
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
     dir: PathBuf,
+    /// The names of the parts that are being written.
     uploading: Arc<Mutex<HashSet<Digest>>>,
 }
 
-/// One artifact on its way in. It is the only one of its name until it is dropped; what it has written stays.
+/// One artifact on its way in. It is the only one of its part's name until it is dropped; what it has written stays.
 #[derive(Debug)]
 pub(super) struct Upload {
     claim: Claim,
@@ -41,7 +42,7 @@ pub(super) struct Upload {
 /// A file of the folder.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
-    /// Which artifact.
+    /// Which artifact; the name of a part, where it is not whole.
     pub(super) digest: Digest,
     /// Whether it is whole.
     pub(super) is_whole: bool,
@@ -62,8 +63,8 @@ impl Folder {
         self.dir.join(digest.as_str())
     }
 
-    fn partial(&self, digest: &Digest) -> PathBuf {
-        self.dir.join(format!("{digest}{PARTIAL}"))
+    fn partial(&self, part: &Digest) -> PathBuf {
+        self.dir.join(format!("{part}{PARTIAL}"))
     }
 
     fn uploading(&self) -> MutexGuard<'_, HashSet<Digest>> {
@@ -86,12 +87,12 @@ impl Folder {
         Ok(Some(file.metadata()?.len()))
     }
 
-    /// How much of an artifact is there that is not whole.
+    /// How much is there under this name of a part.
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn offset(&self, digest: &Digest) -> io::Result<u64> {
-        match fs::metadata(self.partial(digest)) {
+    pub(super) fn offset(&self, part: &Digest) -> io::Result<u64> {
+        match fs::metadata(self.partial(part)) {
             Ok(found) => Ok(found.len()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
@@ -113,33 +114,37 @@ impl Folder {
         }
     }
 
-    /// Begins an upload at `start`, or anew. Blocks while it reads what is there.
+    /// Begins an upload under the name `part` at `start`, or anew. Blocks while it reads what is there.
     ///
     /// # Errors
     /// It may not begin, or not there.
-    pub(super) fn begin(&self, digest: &Digest, start: Option<u64>) -> Result<Begun<Upload>, UploadError> {
+    pub(super) fn begin(
+        &self,
+        digest: &Digest,
+        part: &Digest,
+        start: Option<u64>,
+    ) -> Result<Begun<Upload>, UploadError> {
         if self.want(digest)?.is_some() {
             return Ok(Begun::Whole);
         }
-        if !self.uploading().insert(digest.clone()) {
+        if !self.uploading().insert(part.clone()) {
             return Err(UploadError::Busy);
         }
         // From here on the lock is released however this ends.
-        let claim = Claim { folder: self.clone(), digest: digest.clone() };
+        let claim = Claim { folder: self.clone(), digest: digest.clone(), part: part.clone() };
         // It may have become whole in between.
         if self.want(digest)?.is_some() {
             return Ok(Begun::Whole);
         }
         private::folder(&self.dir)?;
-        let offset = self.offset(digest)?;
+        let offset = self.offset(part)?;
         if start.is_some_and(|start| start != offset) {
             return Err(UploadError::Offset { offset });
         }
         if offset == 0 && self.kept()?.iter().filter(|kept| !kept.is_whole).count() >= PARTIAL_LIMIT {
             return Err(UploadError::TooMany);
         }
-        let mut file =
-            private::file().read(true).write(true).create(true).truncate(false).open(self.partial(digest))?;
+        let mut file = private::file().read(true).write(true).create(true).truncate(false).open(self.partial(part))?;
         let (mut hasher, mut length) = (Sha256::new(), 0);
         if start.is_none() {
             file.set_len(0)?;
@@ -200,16 +205,17 @@ impl Folder {
     }
 }
 
-/// Keeps others from writing an artifact.
+/// Keeps others from writing under the same name.
 #[derive(Debug)]
 struct Claim {
     folder: Folder,
     digest: Digest,
+    part: Digest,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.folder.uploading().remove(&self.digest);
+        self.folder.uploading().remove(&self.part);
     }
 }
 
@@ -250,7 +256,7 @@ impl Upload {
         }
         self.file.sync_all()?;
         self.file.set_modified(SystemTime::now())?;
-        fs::rename(self.claim.folder.partial(&self.claim.digest), self.claim.folder.path(&self.claim.digest))?;
+        fs::rename(self.claim.folder.partial(&self.claim.part), self.claim.folder.path(&self.claim.digest))?;
         File::open(&self.claim.folder.dir)?.sync_all()?;
         Ok(self.length)
     }
@@ -260,6 +266,6 @@ impl Upload {
     /// # Errors
     /// The disk.
     pub(super) fn discard(&self) -> io::Result<()> {
-        fs::remove_file(self.claim.folder.partial(&self.claim.digest))
+        fs::remove_file(self.claim.folder.partial(&self.claim.part))
     }
 }

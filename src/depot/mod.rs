@@ -11,11 +11,13 @@ use std::{fmt, fs::File, io, path::Path, path::PathBuf, sync::Arc, time::Duratio
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use tokio_util::io::ReaderStream;
 
 use crate::{
     artifact::Digest,
+    model::ProjectName,
     store::{Store, StoreError, artifacts::StoredArtifact},
 };
 use folder::Folder;
@@ -73,6 +75,29 @@ pub enum UploadError {
     Store(#[from] StoreError),
 }
 
+/// The name of what is uploaded of an artifact, until it is whole. Callers who see other projects have other names: none of them
+/// is held up by another's upload of the same bytes, or goes on with what another one sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartName(Digest);
+
+impl PartName {
+    /// The name for callers who see all projects.
+    pub fn of_all(digest: &Digest) -> Self {
+        PartName(digest.clone())
+    }
+
+    /// The name for callers who see only these projects, which come in order.
+    pub fn of(digest: &Digest, projects: impl Iterator<Item = ProjectName>) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(digest.as_str());
+        for project in projects {
+            hasher.update([0]);
+            hasher.update(project.as_str());
+        }
+        PartName(Digest::of(hasher))
+    }
+}
+
 /// What is to be read of a whole artifact.
 pub type Content = BoxStream<'static, io::Result<Bytes>>;
 
@@ -109,7 +134,7 @@ enum Place {
     Shared(Shared),
 }
 
-/// One artifact on its way in. It is the only one of its name until it is dropped; what it has written stays.
+/// One artifact on its way in. It is the only one of its [`PartName`] until it is dropped; what it has written stays.
 #[derive(Debug)]
 pub struct Upload(Way);
 
@@ -146,14 +171,14 @@ impl Depot {
         }
     }
 
-    /// How much of an artifact is there that is not whole.
+    /// How much of an upload under this name is there.
     ///
     /// # Errors
     /// The store or the disk.
-    pub async fn offset(&self, digest: &Digest) -> Result<u64, DepotError> {
+    pub async fn offset(&self, part: &PartName) -> Result<u64, DepotError> {
         match &self.place {
-            Place::Folder(folder) => on_disk(folder, digest, Folder::offset).await,
-            Place::Shared(shared) => Ok(shared.table()?.offset(digest.clone()).await?),
+            Place::Folder(folder) => on_disk(folder, &part.0, Folder::offset).await,
+            Place::Shared(shared) => Ok(shared.table()?.offset(part.0.clone()).await?),
         }
     }
 
@@ -190,16 +215,21 @@ impl Depot {
     ///
     /// # Errors
     /// It may not begin, or not there.
-    pub async fn begin(&self, digest: &Digest, start: Option<u64>) -> Result<Begun<Upload>, UploadError> {
+    pub async fn begin(
+        &self,
+        digest: &Digest,
+        part: &PartName,
+        start: Option<u64>,
+    ) -> Result<Begun<Upload>, UploadError> {
         match &self.place {
             Place::Folder(folder) => {
-                let (folder, digest) = (folder.clone(), digest.clone());
-                Ok(match blocking(move || folder.begin(&digest, start)).await? {
+                let (folder, digest, part) = (folder.clone(), digest.clone(), part.0.clone());
+                Ok(match blocking(move || folder.begin(&digest, &part, start)).await? {
                     Begun::Whole => Begun::Whole,
                     Begun::Upload(upload) => Begun::Upload(Upload(Way::File(Box::new(upload)))),
                 })
             }
-            Place::Shared(shared) => Ok(match shared.begin(digest, start).await? {
+            Place::Shared(shared) => Ok(match shared.begin(digest, &part.0, start).await? {
                 Begun::Whole => Begun::Whole,
                 Begun::Upload(upload) => Begun::Upload(Upload(Way::Shared(Box::new(upload)))),
             }),

@@ -73,7 +73,7 @@ impl Shared {
         }
         let Some(bytes) = self.table()?.want(digest.clone()).await? else { return Ok(None) };
         let (folder, wanted) = (self.copies.clone(), digest.clone());
-        let mut copy = match blocking(move || folder.begin(&wanted, None)).await.map_err(unexpected)? {
+        let mut copy = match blocking(move || folder.begin(&wanted, &wanted, None)).await.map_err(unexpected)? {
             Begun::Whole => return Ok(Some(path)),
             Begun::Upload(copy) => copy,
         };
@@ -97,19 +97,25 @@ impl Shared {
         turn
     }
 
-    pub(super) async fn begin(&self, digest: &Digest, start: Option<u64>) -> Result<Begun<Uploading>, UploadError> {
+    pub(super) async fn begin(
+        &self,
+        digest: &Digest,
+        part: &Digest,
+        start: Option<u64>,
+    ) -> Result<Begun<Uploading>, UploadError> {
         let table = self.table()?;
         if table.want(digest.clone()).await?.is_some() {
             return Ok(Begun::Whole);
         }
-        let writing = match table.begin(digest.clone(), Uuid::now_v7(), start).await? {
+        let writing = match table.begin(part.clone(), Uuid::now_v7(), start).await? {
             Begin::Whole => return Ok(Begun::Whole),
             Begin::Busy => return Err(UploadError::Busy),
             Begin::Offset(offset) => return Err(UploadError::Offset { offset }),
             Begin::TooMany => return Err(UploadError::TooMany),
             Begin::Go(writing) => writing,
         };
-        let held = Held { store: self.store.clone(), digest: digest.clone(), writing: Some(writing) };
+        let (store, digest, part) = (self.store.clone(), digest.clone(), part.clone());
+        let held = Held { store, digest, part, writing: Some(writing) };
         let mut uploading = Uploading { held, hasher: Sha256::new() };
         uploading.read_again(writing).await?;
         Ok(Begun::Upload(uploading))
@@ -138,6 +144,7 @@ fn unexpected(error: UploadError) -> DepotError {
 struct Held {
     store: Arc<dyn Store>,
     digest: Digest,
+    part: Digest,
     /// None once it is finished.
     writing: Option<Writing>,
 }
@@ -194,7 +201,13 @@ impl Uploading {
             self.discard().await?;
             return Err(UploadError::Mismatch { found });
         }
-        if !table(&*self.held.store)?.finish(writing).await? {
+        let table = table(&*self.held.store)?;
+        let is_finished = if self.held.part == self.held.digest {
+            table.finish(writing).await?
+        } else {
+            table.finish_as(writing, self.held.digest.clone()).await?
+        };
+        if !is_finished {
             return Err(self.overtaken());
         }
         self.held.writing = None;

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::{RawPathParams, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use serde_json::json;
@@ -14,12 +14,13 @@ use tokio::time::Instant;
 use super::{
     App, answer, body,
     error::{Failure, echo},
+    guard::Scope,
     params::{Query, decimal},
 };
 use crate::{
     api::{ErrorCode, OFFSET_HEADER},
     artifact::Digest,
-    depot::{Begun, DepotError, UploadError},
+    depot::{Begun, DepotError, PartName, UploadError},
 };
 
 /// So much is collected before it is written: a write for each piece that the network has would keep the disk busy.
@@ -37,7 +38,7 @@ pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Req
         describe(response.headers_mut(), bytes);
         return Ok(response);
     }
-    let offset = depot.offset(&digest).await?;
+    let offset = depot.offset(&part_name(&digest, request.extensions())).await?;
     let mut response = missing().into_response();
     response.headers_mut().insert(OFFSET_HEADER, HeaderValue::from(offset));
     Ok(response)
@@ -73,7 +74,8 @@ async fn take(
     if range.total.is_some_and(|total| total > max_bytes) {
         return Err(too_large());
     }
-    let mut upload = match app.artifacts.depot().begin(&digest, range.start).await? {
+    let part = part_name(&digest, &parts.extensions);
+    let mut upload = match app.artifacts.depot().begin(&digest, &part, range.start).await? {
         Begun::Whole => return Ok(answer::json(StatusCode::OK, &json!({ "sha256": digest }))),
         Begun::Upload(upload) => upload,
     };
@@ -128,6 +130,11 @@ async fn take(
     let bytes = upload.finish().await?;
     tracing::info!(artifact = %digest, bytes, "took an artifact");
     Ok(answer::json(StatusCode::CREATED, &json!({ "sha256": digest })))
+}
+
+/// The name of what this caller uploads of an artifact.
+fn part_name(digest: &Digest, caller: &Extensions) -> PartName {
+    Scope::of(caller).only().map_or_else(|| PartName::of_all(digest), |projects| PartName::of(digest, projects))
 }
 
 /// Whether an artifact that a submit names is there; then it stays until the submit is stored.

@@ -59,10 +59,10 @@ pub trait SharedArtifacts: Send + Sync {
     /// How large an artifact is, if it is there whole; it is wanted from now on.
     fn want(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, StoreError>>;
 
-    /// How much of an artifact is there that is not whole.
+    /// How much is there under this name that is not whole.
     fn offset(&self, digest: Digest) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// Begins an upload at `start`, or anew.
+    /// Begins an upload under this name at `start`, or anew.
     fn begin(&self, digest: Digest, writer: Uuid, start: Option<u64>) -> BoxFuture<'_, Result<Begin, StoreError>>;
 
     /// Adds a piece behind what is there. `false`: another one writes it by now.
@@ -76,6 +76,9 @@ pub trait SharedArtifacts: Send + Sync {
 
     /// From here on the artifact is there, for everyone. `false`: another one writes it by now.
     fn finish(&self, writing: Writing) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// The same for one that was begun under another name than its own. What others have of it in part is removed.
+    fn finish_as(&self, writing: Writing, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Removes what was uploaded.
     fn discard(&self, writing: Writing) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -19,7 +19,7 @@ use crate::{
     artifact::Digest,
     cli::StoreCopy,
     config::{Config, PostgresUrl, StoreLocation},
-    depot::{Begun, Depot, DepotError, Kept, UploadError},
+    depot::{Begun, Depot, DepotError, Kept, PartName, UploadError},
     store::{
         Store, StoreError,
         artifacts::WRITER_LEASE,
@@ -150,7 +150,7 @@ async fn copy_artifact(from: &Depot, to: &Depot, digest: &Digest, progress: &Pro
 async fn begin(to: &Depot, digest: &Digest) -> Result<Option<crate::depot::Upload>, Failed> {
     let patience = Instant::now() + 2 * WRITER_LEASE;
     loop {
-        match to.begin(digest, None).await {
+        match to.begin(digest, &PartName::of_all(digest), None).await {
             Ok(Begun::Whole) => return Ok(None),
             Ok(Begun::Upload(upload)) => return Ok(Some(upload)),
             // A copy that was interrupted just now.

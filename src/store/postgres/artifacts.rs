@@ -91,6 +91,18 @@ impl SharedArtifacts for PostgresStore {
         })
     }
 
+    fn finish_as(&self, writing: Writing, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>> {
+        super::read!(self, session => async {
+            let Writing { artifact, writer, length } = writing;
+            session.write(call!(Sql::DropOtherParts, text(&digest), artifact)).await?;
+            let length = rows::signed(length)?;
+            let finish = call!(Sql::FinishArtifactAs, artifact, writer, length, schema::VERSION, text(&digest));
+            session.write(finish).await?;
+            // It is there now, be it by this attempt, by a first one whose answer was lost, or by another's upload.
+            Ok(!session.write(call!(Sql::WantArtifact, text(&digest))).await?.is_empty())
+        })
+    }
+
     fn discard(&self, writing: Writing) -> BoxFuture<'_, Result<(), StoreError>> {
         super::read!(self, session => async {
             session.write(call!(Sql::DiscardArtifact, writing.artifact, writing.writer)).await?;

@@ -444,6 +444,10 @@ statements! {
         SET is_whole = true, wanted_at = now(), writer = NULL, writer_until = NULL \
         WHERE number = $1 AND writer = $2 AND bytes = $3 AND (SELECT max(version) FROM migrations) = $4 \
         RETURNING number";
+    /// The parts that others have of an artifact under its own name.
+    DropOtherParts(TEXT, INT8) = "DELETE FROM artifacts WHERE sha256 = $1 AND NOT is_whole AND number <> $2";
+    /// Its pieces stay, since it keeps its number.
+    FinishArtifactAs(INT8, UUID, INT8, INT4, TEXT) = "WITH own AS (DELETE FROM artifacts         WHERE number = $1 AND writer = $2 AND bytes = $3 AND (SELECT max(version) FROM migrations) = $4         RETURNING number, bytes)         INSERT INTO artifacts (number, sha256, is_whole, bytes, wanted_at) OVERRIDING SYSTEM VALUE         SELECT number, $5, true, bytes, now() FROM own ON CONFLICT (sha256) DO NOTHING RETURNING number";
     ArtifactState(INT8) = "SELECT is_whole, writer, bytes FROM artifacts WHERE number = $1";
     DiscardArtifact(INT8, UUID) = "DELETE FROM artifacts WHERE number = $1 AND writer = $2";
     /// From the piece that holds this byte.

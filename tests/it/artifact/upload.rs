@@ -2,7 +2,10 @@
 
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
-use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderName};
+use reqwest::{
+    Method,
+    header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderName},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -11,7 +14,7 @@ use tokio::{
 };
 
 use super::{CONFIG, noise, sha256};
-use crate::harness::{TestServer, raw::read_to_end};
+use crate::harness::{TestServer, raw::read_to_end, send};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +47,7 @@ promises! {
     uploads_have_limits,
     malformed_uploads_are_refused_and_store_nothing,
     a_submit_names_only_what_is_there,
+    an_upload_for_one_project_neither_holds_up_nor_spoils_anothers,
 }
 
 fn with(name: HeaderName, value: &str) -> HeaderMap {
@@ -278,6 +282,93 @@ async fn a_submit_names_only_what_is_there(store: &str) {
     assert!(server.deployments().await.is_empty());
     let plan = server.post("/v1/projects/web/deployments?dryRun=true", json!({ "artifact": { "sha256": name } })).await;
     assert_eq!(plan.status, 200, "{}", plan.text);
+}
+
+/// Tokens for all projects, and for one each.
+fn tokens() -> String {
+    ["wide", "web", "api"]
+        .map(|name| {
+            let hash = sha256(name.as_bytes());
+            let projects = if name == "wide" { String::new() } else { format!("projects = [\"{name}\"]\n") };
+            format!("[[tokens]]\nname = \"{name}\"\nsha256 = \"{hash}\"\n{projects}")
+        })
+        .concat()
+}
+
+async fn an_upload_for_one_project_neither_holds_up_nor_spoils_anothers(store: &str) {
+    let server = TestServer::start_on(store, &format!("{}{CONFIG}", tokens()));
+    let bytes = noise(3 << 20);
+    let name = sha256(&bytes);
+    let path = format!("/v1/artifacts/{name}");
+    let with = |token: &str, method: Method| server.request(method, &path).bearer_auth(token);
+    let offset = async |token: &str| {
+        let answer = with(token, Method::HEAD).send().await.unwrap();
+        answer
+            .headers()
+            .get("singletrack-upload-offset")
+            .map(|offset| offset.to_str().unwrap().parse::<usize>().unwrap())
+    };
+    // Somebody who sees another project has sent something else under this name, and goes on holding it; one who sees all
+    // has sent a part.
+    let mut open = Vec::new();
+    for (token, sent) in [("api", vec![7; 2 << 20]), ("wide", bytes[..2 << 20].to_vec())] {
+        let mut connection = server.connect().await;
+        let (authority, length) = (server.authority(), bytes.len());
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n",
+        );
+        connection.write_all(head.as_bytes()).await.unwrap();
+        connection.write_all(&sent).await.unwrap();
+        let there = async {
+            while offset(token).await.expect("it is not whole") < 1 << 20 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, there).await.unwrap();
+        open.push(connection);
+    }
+    assert_eq!(offset("web").await, Some(0), "it is told of none of theirs");
+    let (first, rest) = bytes.split_at(1 << 20);
+    let cut = with("web", Method::PUT).header(CONTENT_RANGE, format!("bytes 0-{}/{}", bytes.len() - 1, bytes.len()));
+    let (pieces, body) = (first.to_vec(), futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let body = reqwest::Body::wrap_stream(futures_util::StreamExt::chain(
+        futures_util::stream::once(async move { Ok(pieces) }),
+        body,
+    ));
+    let sending = tokio::spawn(cut.header("Content-Length", bytes.len()).body(body).send());
+    let there = async {
+        while offset("web").await.expect("it is not whole") < first.len() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, there).await.unwrap();
+    sending.abort();
+    // It goes on with its own, once the server has seen that connection end.
+    let range = format!("bytes {}-{}/{}", first.len(), bytes.len() - 1, bytes.len());
+    let gone_on = async {
+        loop {
+            let sent = with("web", Method::PUT).header(CONTENT_RANGE, &range).body(rest.to_vec());
+            let answer = send(sent).await;
+            match answer.refusal() {
+                (409, "UPLOAD_IN_PROGRESS") => sleep(Duration::from_millis(10)).await,
+                (status, _) => break assert_eq!(status, 201, "{}", answer.text),
+            }
+        }
+    };
+    timeout(PATIENCE, gone_on).await.unwrap();
+    let mut wide = open.pop().unwrap();
+    // Where it was told already, it need not read on.
+    let _ = wide.write_all(&bytes[2 << 20..]).await;
+    let wide = read_to_end(&mut wide).await.status;
+    assert!([200, 201, 409].contains(&wide), "it is there already: {wide}");
+    let mut spoilt = open.pop().unwrap();
+    spoilt.write_all(&vec![7; 1 << 20]).await.unwrap();
+    assert_eq!(read_to_end(&mut spoilt).await.status, 422);
+    for token in ["web", "api", "wide"] {
+        let whole = with(token, Method::GET).send().await.unwrap();
+        assert!(whole.bytes().await.unwrap() == bytes, "another content came back to {token}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
