@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use futures_util::future::select_all;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -22,6 +23,7 @@ use super::{
     exit::{Exit, Failure},
     parent::Parent,
 };
+use crate::worker::is_ignored;
 
 /// What the signals so far ask for, in rising order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +43,7 @@ struct Listener(Option<Signal>);
 
 impl Listener {
     fn new(kind: SignalKind) -> io::Result<Self> {
-        if is_ignored(kind) { Ok(Listener(None)) } else { signal(kind).map(Some).map(Listener) }
+        if is_ignored(kind.as_raw_value()) { Ok(Listener(None)) } else { signal(kind).map(Some).map(Listener) }
     }
 
     async fn heard(&mut self) {
@@ -54,19 +56,46 @@ impl Listener {
     }
 }
 
-#[expect(unsafe_code, reason = "the standard library does not tell")]
-fn is_ignored(kind: SignalKind) -> bool {
-    // SAFETY: all zero is a valid value of this struct of numbers, and the call writes to nothing else.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(kind.as_raw_value(), std::ptr::null(), &raw mut action) == 0
-            && action.sa_sigaction == libc::SIG_IGN
+/// Signals that mean nothing to this process, and something to its command.
+pub struct PassedOn(Vec<(rustix::process::Signal, Listener)>);
+
+impl PassedOn {
+    /// What `protect` passes on.
+    pub const BY_PROTECT: [SignalKind; 4] =
+        [SignalKind::terminate(), SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()];
+    /// What `run` passes on.
+    pub const BY_RUN: [SignalKind; 4] =
+        [SignalKind::quit(), SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()];
+
+    /// From now on these do not end the process.
+    ///
+    /// # Errors
+    /// The system does not let us listen.
+    pub fn listen(kinds: &[SignalKind]) -> io::Result<Self> {
+        let listener = |kind: &SignalKind| {
+            let signal =
+                rustix::process::Signal::from_named_raw(kind.as_raw_value()).ok_or(io::ErrorKind::InvalidInput)?;
+            Ok((signal, Listener::new(*kind)?))
+        };
+        kinds.iter().map(listener).collect::<io::Result<_>>().map(PassedOn)
+    }
+
+    /// The next one that came.
+    pub async fn next(&mut self) -> rustix::process::Signal {
+        let heard = self.0.iter_mut().map(|(signal, listener)| {
+            Box::pin(async move {
+                listener.heard().await;
+                *signal
+            })
+        });
+        select_all(heard).await.0
     }
 }
 
 /// Hears of signals.
 pub struct Signals {
     asked: watch::Receiver<Asked>,
+    began_with_interrupt: Arc<AtomicBool>,
     owns_command: Arc<AtomicBool>,
 }
 
@@ -84,7 +113,7 @@ impl Signals {
     /// # Errors
     /// The system does not let us listen.
     pub fn of_a_job(in_ci: bool) -> Result<Self, Failure> {
-        let is_bound = in_ci && !is_ignored(SignalKind::hangup());
+        let is_bound = in_ci && !is_ignored(SignalKind::hangup().as_raw_value());
         Signals::and_of(if is_bound { Parent::watch() } else { Parent::Unknown })
     }
 
@@ -96,6 +125,8 @@ impl Signals {
         let (sender, asked) = watch::channel(Asked::Nothing);
         let owns_command = Arc::new(AtomicBool::new(false));
         let owned = Arc::clone(&owns_command);
+        let began_with_interrupt = Arc::new(AtomicBool::new(false));
+        let began = Arc::clone(&began_with_interrupt);
         tokio::spawn(async move {
             let mut was_interrupted = false;
             let mut has_parent = true;
@@ -111,18 +142,26 @@ impl Signals {
                 };
                 let asked = if is_interrupt && was_interrupted { Asked::StopNow } else { Asked::Stop };
                 was_interrupted |= is_interrupt;
+                if *sender.borrow() == Asked::Nothing {
+                    began.store(is_interrupt, Ordering::Relaxed);
+                }
                 sender.send_modify(|before| *before = asked.max(*before));
                 if asked == Asked::StopNow && !owned.load(Ordering::Relaxed) {
                     std::process::exit(i32::from(Exit::Interrupted.code()));
                 }
             }
         });
-        Ok(Signals { asked, owns_command })
+        Ok(Signals { asked, began_with_interrupt, owns_command })
     }
 
     /// From now on a second SIGINT does not end the process either: there is a command of ours to be ended first.
     pub fn own_command(&self) {
         self.owns_command.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the first signal was a SIGINT.
+    pub fn began_with_interrupt(&self) -> bool {
+        self.began_with_interrupt.load(Ordering::Relaxed)
     }
 
     /// Resolves at the first signal.

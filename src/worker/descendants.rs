@@ -70,18 +70,24 @@ pub(super) fn marked_with(assignment: &str) -> Vec<Pid> {
     marked.filter_map(Pid::from_raw).filter(|pid| *pid != own).collect()
 }
 
-/// Whether a process has a way of its own to deal with SIGTERM: a handler, or waiting for it as a blocked signal. Any
-/// other process is ended by its first SIGTERM, or ignores all of them.
-pub(super) fn deals_with_sigterm(pid: Pid) -> bool {
+/// Whether a process has a way of its own to deal with a signal: a handler, or waiting for it as a blocked signal. Any
+/// other process is ended by the first one, or ignores all of them.
+pub(super) fn deals_with(pid: Pid, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
-    signals(&status, &["SigBlk:", "SigCgt:"]) & TERM_BIT != 0
+    signals(&status, &["SigBlk:", "SigCgt:"]) & bit(signal) != 0
 }
 
-/// Whether a process is about to do something about a SIGTERM that it was sent: it has not taken it yet, or runs.
-pub(super) fn is_at_work_on_sigterm(pid: Pid) -> bool {
+/// Whether a process ignores a signal.
+pub(super) fn ignores(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+    signals(&status, &["SigIgn:"]) & bit(signal) != 0
+}
+
+/// Whether a process is about to do something about a signal that it was sent: it has not taken it yet, or runs.
+pub(super) fn is_at_work_on(pid: Pid, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
     let runs = status.lines().any(|line| line.starts_with("State:\tR"));
-    runs || signals(&status, &["SigPnd:", "ShdPnd:"]) & TERM_BIT != 0
+    runs || signals(&status, &["SigPnd:", "ShdPnd:"]) & bit(signal) != 0
 }
 
 /// Whether every thread of a process is stopped, or it is gone.
@@ -94,7 +100,9 @@ pub(super) fn is_stopped(pid: Pid) -> bool {
     states.all(|state| b"TtZX".contains(&state))
 }
 
-const TERM_BIT: u64 = 1 << (Signal::TERM.as_raw() - 1);
+fn bit(signal: Signal) -> u64 {
+    1 << (signal.as_raw() - 1)
+}
 
 /// The signals in these sets of a `/proc/PID/status`, where proc_pid_status(5) shows each as a hexadecimal mask.
 fn signals(status: &str, sets: &[&str]) -> u64 {
@@ -140,8 +148,8 @@ mod tests {
     #[test]
     fn sets_of_signals_are_read_as_proc_shows_them() {
         let status = "Name:\tx\nSigBlk:\t0000000000004000\nSigIgn:\t0000000000000001\nSigCgt:\t0000000000008002\n";
-        assert_eq!(signals(status, &["SigBlk:"]), TERM_BIT);
-        assert_eq!(signals(status, &["SigBlk:", "SigCgt:"]), TERM_BIT | 0x8002);
+        assert_eq!(signals(status, &["SigBlk:"]), bit(Signal::TERM));
+        assert_eq!(signals(status, &["SigBlk:", "SigCgt:"]), bit(Signal::TERM) | 0x8002);
         assert_eq!(signals(status, &["SigIgn:"]), 1);
         assert_eq!(signals("", &["SigIgn:"]), 0, "the process is gone");
     }

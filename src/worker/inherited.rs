@@ -47,6 +47,16 @@ pub(super) fn favour_no_more(pid: Pid) {
     }
 }
 
+/// Whether this process ignores a signal, as it was started or since.
+#[expect(unsafe_code, reason = "the standard library does not tell")]
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all zero is a valid value of this struct of numbers, and the call writes to nothing else.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Closes every file but the standard ones, and forgets which signals were ignored. For a shim at its very start: the
 /// server may have been started with sockets of a service manager, locks of a script, or under `nohup`.
 pub(super) fn start_afresh() {

@@ -33,7 +33,7 @@ mod terms;
 pub mod workspaces;
 
 pub use embedded::{Embedded, STOP_LAST_WORDS};
-pub use inherited::allow_many_open_files;
+pub use inherited::{allow_many_open_files, is_ignored};
 pub use leftovers::leftovers_gone;
 pub use pipeline::{Job, lock_path, run};
 pub use process::ShimProgram;

@@ -197,7 +197,11 @@ impl Prepared {
                     process.command = pid.parse().ok().and_then(Pid::from_raw);
                     return Ok(process);
                 }
-                ("failed", why) => return Err(io::Error::other(why.to_owned())),
+                ("failed", why) => {
+                    let why = io::Error::other(why.to_owned());
+                    process.collect().await;
+                    return Err(why);
+                }
                 _ => {}
             }
         }
@@ -232,7 +236,7 @@ impl ShimProcess {
         self.gone().await;
     }
 
-    async fn gone(&mut self) {
+    pub(super) async fn gone(&mut self) {
         match self {
             ShimProcess::Program(child) => {
                 let _ = child.wait().await;
@@ -291,12 +295,31 @@ impl Process {
         self.command
     }
 
+    /// Collects a shim that was forked, once its command has ended: nobody else may ever do that.
+    pub async fn collect(mut self) {
+        let _ = tokio::time::timeout(LAST_WORDS_LIMIT, self.shim.gone()).await;
+    }
+
     /// Sends SIGTERM to everything now, and SIGKILL at the given instant to what is left. A later call can only
     /// bring the SIGKILL forward.
     pub fn terminate(&mut self, kill_at: BootInstant) {
+        self.end("term", kill_at);
+    }
+
+    /// The same, as a terminal's Ctrl-C does it: SIGINT to the command's process group, to all others as above.
+    pub fn interrupt(&mut self, kill_at: BootInstant) {
+        self.end("int", kill_at);
+    }
+
+    /// Passes a signal on to the command.
+    pub fn signal(&self, signal: Signal) {
+        self.say(&format!("signal {}", signal.as_raw()));
+    }
+
+    fn end(&mut self, word: &str, kill_at: BootInstant) {
         let overdue_at = Instant::now() + kill_at.since(SystemClock.boot()) + HEED_LIMIT;
         self.overdue_at = Some(self.overdue_at.map_or(overdue_at, |earlier| earlier.min(overdue_at)));
-        self.say(&format!("term {}", in_milliseconds(kill_at)));
+        self.say(&format!("{word} {}", in_milliseconds(kill_at)));
         self.wake_shim();
     }
 

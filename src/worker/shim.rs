@@ -13,6 +13,8 @@
 //! | `will TEXT` | before `start`: what is to be told should the worker be gone by the time that everything has ended |
 //! | `start` | start the command; without it nothing is ever started |
 //! | `term MS` | SIGTERM as `terms` says, SIGKILL to all at that instant of the boot clock, in milliseconds |
+//! | `int MS` | the same, with SIGINT for the command's process group |
+//! | `signal N` | this signal to the command |
 //! | `kill` | SIGKILL to everything now |
 //! | `deadline MS` | unless renewed: the same one kill budget before that instant, with SIGKILL at it |
 //! | `done` | it knows that everything has ended |
@@ -42,7 +44,7 @@ use super::cgroup::Cgroup;
 use super::control::{Control, Orders};
 use super::descendants::{Descendant, SHIM_NAME, descendants_of};
 use super::gate::Gate;
-use super::inherited::{favour_no_more, limit_open_files, start_afresh};
+use super::inherited::{favour_no_more, is_ignored, limit_open_files, start_afresh};
 use super::process::{ExitKind, StoppedBy};
 use super::terms::Terms;
 use crate::clock::{BootInstant, Clock, SystemClock};
@@ -102,6 +104,9 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     Ok(done.code)
 }
 
+/// What would end us and has a handler here.
+const HANDLED: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
 /// What a shim is there for.
 pub(super) struct Duty<'a> {
     /// The socket to the worker.
@@ -148,6 +153,7 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     let _ = rustix::process::setsid();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _entered = runtime.enter();
+    let ignored: Vec<i32> = HANDLED.into_iter().filter(|signal| is_ignored(*signal)).collect();
     let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::child()];
     let _handlers = kinds.map(tokio::signal::unix::signal);
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -156,7 +162,7 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     // Dropped before the lock: once that is free, the folder is gone.
     let _removed_at_the_end = folder.map(Folder);
     let cgroup = Cgroup::make();
-    let mut command = as_command(command, real_terminal.is_some())?;
+    let mut command = as_command(command, real_terminal.is_some(), ignored)?;
     command.stdin(command_stdin);
     let gate = Gate::prepare(command, cgroup.as_ref());
     if let (Ok(gate), true) = (&gate, serves_phase) {
@@ -249,11 +255,20 @@ pub(super) fn lock_exclusively(path: &Path) -> io::Result<File> {
     }
 }
 
-fn as_command(command: &[OsString], owns_terminal: bool) -> io::Result<Command> {
+fn as_command(command: &[OsString], owns_terminal: bool, ignored: Vec<i32>) -> io::Result<Command> {
     let nothing = || io::Error::new(io::ErrorKind::InvalidInput, "there is no command");
     let (program, arguments) = command.split_first().ok_or_else(nothing)?;
     let mut command = Command::new(program);
     command.args(arguments);
+    #[expect(unsafe_code, reason = "the closure makes system calls only, as pre_exec demands")]
+    // SAFETY: signal(2) is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            // What `nohup` or a script had ignored stays so. Our handlers are not inherited.
+            ignored.iter().for_each(|signal| _ = libc::signal(*signal, libc::SIG_IGN));
+            Ok(())
+        });
+    }
     if !owns_terminal {
         command.process_group(0);
         return Ok(command);
@@ -394,8 +409,10 @@ impl Shim {
             let (word, argument) = line.split_once(' ').unwrap_or((&line, ""));
             let at = argument.parse().map(|ms| BootInstant::from_start(Duration::from_millis(ms)));
             match (word, at) {
-                ("term", Ok(kill_at)) => self.end(StoppedBy::Worker, kill_at),
-                ("kill", _) => self.end(StoppedBy::Worker, SystemClock.boot()),
+                ("term", Ok(kill_at)) => self.end(StoppedBy::Worker, kill_at, Signal::TERM),
+                ("int", Ok(kill_at)) => self.end(StoppedBy::Worker, kill_at, Signal::INT),
+                ("kill", _) => self.end(StoppedBy::Worker, SystemClock.boot(), Signal::TERM),
+                ("signal", _) => self.pass_on(argument),
                 ("deadline", Ok(deadline)) => self.deadline = Some(deadline),
                 _ => {}
             }
@@ -408,10 +425,10 @@ impl Shim {
             if let Some(terminal) = self.real_terminal.take() {
                 terminal.set_right();
             }
-            self.end(StoppedBy::WorkerGone, now.after(self.kill_budget));
+            self.end(StoppedBy::WorkerGone, now.after(self.kill_budget), Signal::TERM);
         }
         if let Some(deadline) = self.deadline.filter(|deadline| before(*deadline, self.kill_budget) <= now) {
-            self.end(StoppedBy::Deadline, deadline);
+            self.end(StoppedBy::Deadline, deadline, Signal::TERM);
         }
         if self.child_status.is_some() && self.ending.is_none() {
             // The command itself is done, so nobody stopped it; what it left behind goes.
@@ -426,7 +443,7 @@ impl Shim {
     }
 
     /// Begins the end, the first time; later calls can only bring the SIGKILL forward.
-    fn end(&mut self, by: StoppedBy, kill_at: BootInstant) {
+    fn end(&mut self, by: StoppedBy, kill_at: BootInstant, signal: Signal) {
         let now = SystemClock.boot();
         if let Some(ending) = &mut self.ending {
             ending.bring_forward(kill_at, now);
@@ -436,9 +453,17 @@ impl Shim {
         let terms = if self.child_status.is_some() || kill_at <= now {
             Terms::new()
         } else {
-            Terms::begin(self.child, &descendants_of(rustix::process::getpid()))
+            Terms::begin(self.child, &descendants_of(rustix::process::getpid()), signal)
         };
         self.ending = Some(Ending { by, kill_at, next_level_at: half_way(now, kill_at), terms });
+    }
+
+    /// Passes on a signal that means something to the command, as long as its number is its own.
+    fn pass_on(&self, signal: &str) {
+        let signal = signal.parse().ok().and_then(Signal::from_named_raw);
+        if let Some(signal) = signal.filter(|_| self.child_status.is_none()) {
+            let _ = rustix::process::kill_process(self.child, signal);
+        }
     }
 
     fn kill(&self, running: &[Descendant]) {

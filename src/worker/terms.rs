@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 
-use super::descendants::{Descendant, deals_with_sigterm, is_at_work_on_sigterm, is_stopped};
+use super::descendants::{Descendant, deals_with, ignores, is_at_work_on, is_stopped};
 
 /// How long a process may take to pass a signal on while others are held: on a busy machine it may not run for a while.
 const PASS_ON_LIMIT: Duration = Duration::from_millis(500);
@@ -46,12 +46,13 @@ impl Terms {
         Terms { told: HashSet::new(), may_have_been_told: HashSet::new(), there_at_the_beginning: HashSet::new() }
     }
 
-    /// Tells the command.
-    pub(super) fn begin(command: Pid, running: &[Descendant]) -> Self {
+    /// Tells the command by this signal. A SIGINT goes to its process group, as from a terminal: a shell that waits for its
+    /// child takes note of it only once that has ended.
+    pub(super) fn begin(command: Pid, running: &[Descendant], signal: Signal) -> Self {
         let mut terms = Terms::new();
         terms.there_at_the_beginning = running.iter().map(Descendant::identity).collect();
         if let Some(command) = running.iter().find(|descendant| descendant.pid == command) {
-            terms.tell(command, running);
+            terms.tell(command, running, signal);
         }
         terms
     }
@@ -68,7 +69,9 @@ impl Terms {
             }
             let is_due = match identities.get(&descendant.parent) {
                 None if command_has_ended => {
-                    next_level || !self.may_have_been_told.contains(&identity) || !deals_with_sigterm(descendant.pid)
+                    next_level
+                        || !self.may_have_been_told.contains(&identity)
+                        || !deals_with(descendant.pid, Signal::TERM)
                 }
                 None => next_level && self.there_at_the_beginning.contains(&identity),
                 Some(parent) => {
@@ -77,24 +80,30 @@ impl Terms {
                 }
             };
             if is_due {
-                self.tell(descendant, running);
+                self.tell(descendant, running, Signal::TERM);
             }
         }
     }
 
-    fn tell(&mut self, one: &Descendant, running: &[Descendant]) {
+    fn tell(&mut self, one: &Descendant, running: &[Descendant], signal: Signal) {
         self.told.insert(one.identity());
         let mut held = Vec::new();
-        if deals_with_sigterm(one.pid) {
+        if deals_with(one.pid, signal) {
             let below = below(one.pid, running);
             self.may_have_been_told.extend(below.iter().map(|descendant| descendant.identity()));
-            held = hold(below.into_iter().filter(|descendant| descendant.group == one.group));
+            held = hold(below.into_iter().filter(|descendant| descendant.group == one.group), signal);
         }
-        let _ = kill_process(one.pid, Signal::TERM);
+        if signal == Signal::INT {
+            let is_told = |other: &&Descendant| other.group == one.group && !ignores(other.pid, signal);
+            self.told.extend(running.iter().filter(is_told).map(Descendant::identity));
+            let _ = kill_process_group(one.pid, signal);
+        } else {
+            let _ = kill_process(one.pid, signal);
+        }
         // A stopped process hears it only when it goes on.
         let _ = kill_process(one.pid, Signal::CONT);
         if !held.is_empty() {
-            wait_while(|| is_at_work_on_sigterm(one.pid));
+            wait_while(|| is_at_work_on(one.pid, signal));
         }
         for pid in held {
             let _ = kill_process(pid, Signal::CONT);
@@ -121,10 +130,10 @@ fn below(root: Pid, running: &[Descendant]) -> Vec<&Descendant> {
 }
 
 /// Stops those that a second signal would harm, and answers them. The others it would end, or they ignore it.
-fn hold<'a>(those: impl Iterator<Item = &'a Descendant>) -> Vec<Pid> {
+fn hold<'a>(those: impl Iterator<Item = &'a Descendant>, signal: Signal) -> Vec<Pid> {
     let own = getpid();
     let may_be_held =
-        |one: &&Descendant| !one.has_own_shim && one.pid != own && deals_with_sigterm(one.pid) && !is_stopped(one.pid);
+        |one: &&Descendant| !one.has_own_shim && one.pid != own && deals_with(one.pid, signal) && !is_stopped(one.pid);
     let held: Vec<Pid> = those.filter(may_be_held).map(|one| one.pid).collect();
     for pid in &held {
         let _ = kill_process(*pid, Signal::STOP);

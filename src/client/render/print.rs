@@ -35,6 +35,11 @@ pub fn shown(text: &str) -> String {
     if in_ci() { defuse(text) } else { text }
 }
 
+/// A line on standard error, to a terminal in raw mode: it does not go to the first column by itself.
+pub fn progress_in_raw_mode(text: &str) {
+    log::say(&format!("{}\r", shown(text)));
+}
+
 /// A line of the result, on standard output.
 ///
 /// # Errors

@@ -71,6 +71,11 @@ impl Screen {
         self.over(|| print::progress(text));
     }
 
+    /// The same to a terminal that is as a command wants it.
+    pub fn line_in_raw_mode(&self, text: &str) {
+        self.over(|| print::progress_in_raw_mode(text));
+    }
+
     /// Whether somebody looks on: then it is worth to ask more often how things stand.
     pub fn is_live(&self) -> bool {
         self.bar.is_some()

@@ -1,18 +1,22 @@
 //! What a run does before it asks for the slot: its shim is started, so that the command begins the moment the slot is ours.
 
 use std::{
+    fs::File,
     io::{self, IsTerminal as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    fs::{FileType, fstat},
+    pipe::{PipeFlags, pipe_with},
+};
 
 use super::{
     inside::{Door, PrivateFolder},
     mask::Secrets,
     relay::{self, Relay},
-    terminal::Terminal,
+    terminal::{Terminal, is_in_background},
 };
 use crate::{
     cli,
@@ -76,7 +80,13 @@ impl Ahead {
             }
         };
         let (stdout, their_stdout) = passes(io::stdout().is_terminal())?;
-        let (stderr, their_stderr) = passes(io::stderr().is_terminal())?;
+        // What a command writes to one and then to the other stays in that order only if both are one pipe.
+        let (stderr, their_stderr) = match &their_stdout {
+            Some(their_stdout) if stdout.is_some() && is_one_file(io::stdout().as_fd(), io::stderr().as_fd()) => {
+                (None, Some(their_stdout.try_clone()?))
+            }
+            _ => passes(io::stderr().is_terminal())?,
+        };
         let prepared = fork(Here {
             command: &args.command,
             hidden: &["SINGLETRACK_TOKEN", "SINGLETRACK_PHASE"],
@@ -84,7 +94,13 @@ impl Ahead {
             folder: folder.path(),
             kill_budget: kill_budget(args.lease),
             terminal: terminal.as_ref().map(Terminal::real),
-            stdin: theirs.as_ref().map(OwnedFd::try_clone).transpose()?,
+            stdin: match &theirs {
+                Some(theirs) => Some(theirs.try_clone()?),
+                // What is typed is for the shell, which stops others that read it. The command is in a session of its own,
+                // where nothing would stop it.
+                None if is_in_background() => Some(File::open("/dev/null")?.into()),
+                None => None,
+            },
             stdout: their_stdout,
             stderr: their_stderr,
         })?;
@@ -122,6 +138,23 @@ impl Ahead {
         };
         let relays = start().map_err(|error| failed("the command's output cannot be passed on", &error))?;
         Ok(Ready { prepared, folder, door, terminal, copied: Copied { output, outbox, relays } })
+    }
+}
+
+/// Whether two descriptors are one open file, as after `2>&1`.
+fn is_one_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    const KCMP_FILE: libc::c_int = 0;
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    #[expect(unsafe_code, reason = "there is no safe way to ask")]
+    // SAFETY: the call compares two numbers of this process, and writes nothing.
+    let answer = unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, one.as_raw_fd(), other.as_raw_fd()) };
+    match (answer, fstat(one), fstat(other)) {
+        (-1, Ok(one), Ok(other)) => {
+            // Some profiles forbid the call. A pipe has one end to write to; a file may have been opened twice.
+            (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+                && FileType::from_raw_mode(one.st_mode) == FileType::Fifo
+        }
+        (answer, ..) => answer == 0,
     }
 }
 

@@ -1,6 +1,9 @@
 //! `protect` and `fence check`: what a command inside a run asks of it.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{env, io, path::PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{process::Command, signal::unix::SignalKind};
 
 use super::{
     inside::{Held, SOCKET_VARIABLE, ask, ask_held},
@@ -12,6 +15,7 @@ use crate::{
         connection::{Connection, Fault, Patience},
         exit::{Exit, Failure},
         session::Session,
+        signals::PassedOn,
     },
     model::{DeploymentId, ProjectName, Status},
     worker::process::ExitKind,
@@ -40,11 +44,39 @@ pub async fn protect(args: &Protect) -> Result<Exit, Failure> {
         }
         Err(error) => return Err(Failure::new(Exit::Fault, format!("the run around this does not answer: {error}"))),
     };
-    let status = Command::new(name).args(arguments).status();
-    let status = status.map_err(|error| {
+    let cannot_be_run = |error: io::Error| {
         Failure::new(program::NOT_EXECUTABLE, format!("{} cannot be run: {error}", name.to_string_lossy()))
-    })?;
+    };
+    // Before the command is there: none of them may end this process and leave it without protection.
+    let mut passed_on = PassedOn::listen(&PassedOn::BY_PROTECT).map_err(cannot_be_run)?;
+    let _ignored = PassedOn::listen(&[SignalKind::interrupt(), SignalKind::quit()]).map_err(cannot_be_run)?;
+    let mut command = with_our_end(Command::new(name).args(arguments)).spawn().map_err(cannot_be_run)?;
+    let pid = command.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let status = loop {
+        tokio::select! {
+            // Until it was waited for, its number is no other process's.
+            status = command.wait() => break status.map_err(cannot_be_run)?,
+            signal = passed_on.next() => {
+                let _ = pid.map(|pid| kill_process(pid, signal));
+            }
+        }
+    };
     Ok(Exit::Command(shell_code(ExitKind::from(status))))
+}
+
+/// Has the command killed when this process is, whose protection it has.
+fn with_our_end(command: &mut Command) -> &mut Command {
+    let us = rustix::process::getpid();
+    let dies_with_us = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Had we been killed before that call, the signal would never come.
+        if rustix::process::getppid() == Some(us) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
+    // SAFETY: prctl(2) and getppid(2) are async-signal-safe.
+    unsafe {
+        command.pre_exec(dies_with_us)
+    }
 }
 
 /// Whether the run around us still holds the slot.

@@ -36,7 +36,7 @@ use crate::{
         resolve::{Verdict, Wish},
         result,
         session::Session,
-        signals::{Asked, Signals},
+        signals::{Asked, PassedOn, Signals},
     },
     clock::{BootInstant, Clock as _, SystemClock},
     model::{Executor, FailureCause},
@@ -95,11 +95,15 @@ async fn take_and_hold(args: &cli::Run, ahead: Ahead) -> Result<Exit, Failure> {
     };
     let mut signals = Signals::of_a_job(session.in_ci)?;
     let Ready { prepared, folder, door, terminal, copied } = ahead.ready(args.no_logs, &secrets)?;
-    let grant = match take_slot(&session, &as_deploy, wish, &request, &mut signals).await? {
-        Ok(grant) => grant,
-        Err(exit) => return Ok(exit),
+    let grant = match take_slot(&session, &as_deploy, wish, &request, &mut signals).await {
+        Ok(Ok(grant)) => grant,
+        without => {
+            prepared.abandon().await;
+            return without.map(|slot| slot.err().unwrap_or(Exit::Fault));
+        }
     };
-    let work = Work { session: &session, args, request: &request, folder, door, terminal };
+    let shim = Cell::default();
+    let work = Work { session: &session, args, request: &request, folder, door, terminal, shim };
     work.run(prepared, copied, grant, &mut signals).await
 }
 
@@ -217,6 +221,8 @@ struct Work<'a> {
     door: Door,
     /// The command's own, where somebody sits at ours.
     terminal: Option<Terminal>,
+    /// Of a command that has ended.
+    shim: Cell<Option<Process>>,
 }
 
 impl Work<'_> {
@@ -228,6 +234,8 @@ impl Work<'_> {
         signals: &mut Signals,
     ) -> Result<Exit, Failure> {
         signals.own_command();
+        let passed_on = PassedOn::listen(&PassedOn::BY_RUN)
+            .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
         let project = &self.args.target.project;
         let id = grant.deployment.id;
         let token = grant.lease.fencing_token.to_string();
@@ -249,7 +257,7 @@ impl Work<'_> {
             all_told.set(true);
         });
         let working = async {
-            let ended = self.work(prepared, &keeper, &grant, &output, &outbox, signals).await;
+            let ended = self.work(prepared, &keeper, &grant, (&output, &outbox), signals, passed_on).await;
             for relay in &mut relays {
                 let _ = timeout(DRAIN_LIMIT, &mut relay.copied).await;
             }
@@ -284,11 +292,28 @@ impl Work<'_> {
             None => Told::TooLate,
         };
         // Whoever reads our output slowly has held up nobody else until here.
+        let mut lost = None;
         for relay in relays {
-            let _ = relay.passed_on.await;
+            lost = lost.or(relay.passed_on.await.ok().and_then(Result::err));
+        }
+        // Where nobody collects orphans, it would stay as a zombie.
+        if let Some(shim) = self.shim.take() {
+            shim.collect().await;
         }
         match told {
-            Told::Recorded => exit,
+            Told::Recorded if exit.as_ref().is_ok_and(|exit| *exit == Exit::Command(0)) && lost.is_some() => {
+                let why = lost.map(io::Error::from).map(|error| error.to_string()).unwrap_or_default();
+                let message = format!("the command succeeded, but a part of its output could not be written: {why}");
+                Err(Failure::new(Exit::Fault, message).hint("make room where the output of `run` goes"))
+            }
+            Told::Recorded => {
+                if let Some(error) = lost.map(io::Error::from) {
+                    self.session
+                        .screen
+                        .warning(&format!("a part of the command's output could not be written: {error}"));
+                }
+                exit
+            }
             Told::TooLate if exit.as_ref().is_err_and(|failure| failure.exit == Exit::LeaseLost) => exit,
             Told::TooLate => Err(Failure::new(
                 Exit::LeaseLost,
@@ -304,9 +329,9 @@ impl Work<'_> {
         prepared: Prepared,
         keeper: &Keeper<'_>,
         grant: &Grant,
-        output: &PhaseOutput,
-        outbox: &Outbox,
+        (output, outbox): (&PhaseOutput, &Outbox),
         signals: &mut Signals,
+        mut passed_on: PassedOn,
     ) -> (Option<Outcome>, Result<Exit, Failure>) {
         let deployment = &grant.deployment;
         let socket = self.folder.socket();
@@ -331,11 +356,12 @@ impl Work<'_> {
                 return (Some(outcome), Err(Failure::new(program::NOT_EXECUTABLE, message)));
             }
         };
-        let (exit, cause) = self.watch(&mut process, keeper, output, outbox, signals).await;
+        let (exit, cause) = self.watch(&mut process, keeper, (output, outbox), signals, &mut passed_on).await;
         if exit.left_count > 0 {
             let text = format!("{} of the command's processes could not be killed and may still run", exit.left_count);
             self.session.screen.warning(&text);
         }
+        self.shim.set(Some(process));
         let cause = match (cause, exit.kind) {
             // The same signal may have reached the command first.
             (None, ExitKind::Signal(1 | 2 | 15) | ExitKind::Code(129 | 130 | 143)) => {
@@ -356,9 +382,9 @@ impl Work<'_> {
         &self,
         process: &mut Process,
         keeper: &Keeper<'_>,
-        output: &PhaseOutput,
-        outbox: &Outbox,
+        (output, outbox): (&PhaseOutput, &Outbox),
         signals: &mut Signals,
+        passed_on: &mut PassedOn,
     ) -> (ProcessExit, Option<Cause>) {
         let mut stop = keeper.stop();
         let mut deadline = keeper.deadline();
@@ -400,7 +426,12 @@ impl Work<'_> {
                     }
                     self.door.stop();
                     self.tell_stop(why, keeper);
-                    process.terminate(self.kill_at(why, asked));
+                    let kill_at = self.kill_at(why, asked);
+                    if why == Cause::Interrupted && signals.began_with_interrupt() {
+                        process.interrupt(kill_at);
+                    } else {
+                        process.terminate(kill_at);
+                    }
                     cause = wanted;
                 }
             }
@@ -411,6 +442,7 @@ impl Work<'_> {
                 Ok(()) = protected_count.changed() => {}
                 () = changed(withheld.as_mut()) => {}
                 Ok(()) = deadline.changed() => process.renew_deadline(*deadline.borrow_and_update()),
+                signal = passed_on.next() => process.signal(signal),
                 asked = signals.more_than(signalled) => signalled = asked,
             }
         }
@@ -438,8 +470,11 @@ impl Work<'_> {
 
     /// Says it on a line of its own, also where the terminal is as the command wants it.
     fn say(&self, text: &str) {
-        let end = if self.terminal.is_some() && io::stderr().is_terminal() { "\r" } else { "" };
-        self.session.screen.line(&format!("{text}{end}"));
+        if self.terminal.is_some() && io::stderr().is_terminal() {
+            self.session.screen.line_in_raw_mode(text);
+        } else {
+            self.session.screen.line(text);
+        }
     }
 }
 

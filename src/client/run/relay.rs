@@ -82,8 +82,8 @@ pub(super) struct Copy {
 pub(super) struct Relay {
     /// Resolves when all of it is in the log.
     pub(super) copied: oneshot::Receiver<()>,
-    /// Resolves when all of it is passed on.
-    pub(super) passed_on: oneshot::Receiver<()>,
+    /// Resolves when all of it is passed on, or told why a part is lost.
+    pub(super) passed_on: oneshot::Receiver<Result<(), Errno>>,
 }
 
 /// Passes on what comes from `from`, with a copy if one is wanted.
@@ -127,7 +127,7 @@ async fn has_output(from: &pipe::Receiver) -> bool {
 /// Tell how far the threads are, at the latest by being dropped.
 struct Tellers {
     copied: oneshot::Sender<()>,
-    passed_on: oneshot::Sender<()>,
+    passed_on: oneshot::Sender<Result<(), Errno>>,
 }
 
 impl Tellers {
@@ -154,7 +154,7 @@ fn start_threads(from: OwnedFd, to: OwnedFd, copy: Option<Copy>, tellers: Teller
         })?;
     }
     thread::Builder::new().name("relay".to_owned()).spawn(move || {
-        pass_on(&from, &to, |piece| {
+        let ended = pass_on(&from, &to, |piece| {
             if let Some(tap) = &mut tap {
                 tap.copy(piece, Instant::now());
             }
@@ -162,46 +162,50 @@ fn start_threads(from: OwnedFd, to: OwnedFd, copy: Option<Copy>, tellers: Teller
         if let Some(tap) = tap {
             tap.finish();
         }
-        let _ = passed_on.send(());
+        let _ = passed_on.send(ended);
     })?;
     Ok(())
 }
 
-fn pass_on(from: &OwnedFd, to: &OwnedFd, mut tap: impl FnMut(&[u8])) {
+/// Passes on all that comes. Where it cannot be written, as on a full disk, the command goes on all the same: only a reader
+/// that is gone makes us stop reading, and the command's next write tells it so, as it would without us.
+fn pass_on(from: &OwnedFd, to: &OwnedFd, mut tap: impl FnMut(&[u8])) -> Result<(), Errno> {
     let mut buffer = vec![0; PIECE_LIMIT];
     // From pipe to pipe the bytes themselves are moved, and what is looked at is a duplicate.
     let mut lane = Lane::new().ok();
+    let mut ended = Ok(());
     loop {
         let arrived = match &lane {
             Some(lane) => lane.peek(from, &mut buffer),
             None => rustix::io::read(from, &mut buffer),
         };
         let piece = match arrived {
-            Ok(0) => return,
+            Ok(0) => return ended,
             Ok(count) => &buffer[..count],
             Err(Errno::INTR) => continue,
-            Err(Errno::INVAL) if lane.is_some() => {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) if lane.is_some() => {
                 lane = None;
                 continue;
             }
             // A terminal whose other side is closed says so with an error.
-            Err(_) => return,
+            Err(_) => return ended,
         };
         // The copy first: whoever reads our output may take it as a sign to ask the server.
         tap(piece);
-        let passed = match &lane {
-            Some(_) => move_all(from, to, piece.len()).and_then(|count| {
-                if count < piece.len() {
-                    lane = None;
-                    take(from, piece.len() - count)?;
-                }
-                write_all(to, &piece[count..])
-            }),
-            None => write_all(to, piece),
+        let passed = if lane.is_some() {
+            let (moved, result) = move_all(from, to, piece.len());
+            if moved < piece.len() {
+                lane = None;
+                take(from, piece.len() - moved)?;
+            }
+            result.and_then(|()| write_all(to, &piece[moved..]))
+        } else {
+            write_all(to, piece)
         };
-        // With nobody left to read, the command's next write tells it so, as it would without us.
-        if passed.is_err() {
-            return;
+        match passed {
+            Ok(()) => {}
+            Err(Errno::PIPE) => return ended,
+            Err(error) => ended = Err(error),
         }
     }
 }
@@ -234,20 +238,20 @@ impl Lane {
     }
 }
 
-/// Moves so many bytes from one pipe to another. Answers how many: none or fewer where the other end is no pipe, nor
-/// anything else that takes them so.
-fn move_all(from: &OwnedFd, to: &OwnedFd, count: usize) -> rustix::io::Result<usize> {
+/// Moves so many bytes from one pipe to another. Answers how many, and why no more: nothing is wrong where the other end is
+/// no pipe, nor anything else that takes them so.
+fn move_all(from: &OwnedFd, to: &OwnedFd, count: usize) -> (usize, Result<(), Errno>) {
     let mut moved = 0;
     while moved < count {
         match splice(from, None, to, None, count - moved, SpliceFlags::MOVE) {
             Ok(count) => moved += count,
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => wait_for_room(to),
-            Err(Errno::INVAL) => break,
-            Err(error) => return Err(error),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => break,
+            Err(error) => return (moved, Err(error)),
         }
     }
-    Ok(moved)
+    (moved, Ok(()))
 }
 
 /// Takes so many bytes out of a pipe that holds them.

@@ -141,6 +141,12 @@ fn is_in_foreground(terminal: BorrowedFd<'_>) -> bool {
     tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
 }
 
+/// Whether standard input is a terminal in whose background this process is.
+pub(super) fn is_in_background() -> bool {
+    let stdin = io::stdin();
+    stdin.is_terminal() && !is_in_foreground(stdin.as_fd())
+}
+
 fn pass_keys_on(real: &OwnedFd, ours: &OwnedFd, ended: &OwnedFd, interrupt: &Interrupt) {
     let mut keys = vec![0; INPUT_LIMIT];
     loop {

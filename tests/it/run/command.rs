@@ -217,3 +217,29 @@ async fn who_does_not_want_to_wait_is_told_who_holds_the_slot() {
     holder.go_on();
     assert_eq!(holder.end().0, 0);
 }
+
+#[tokio::test]
+async fn a_full_disk_under_the_output_does_not_kill_the_command_and_is_told_at_the_end() {
+    let server = TestServer::start("");
+    let mut command =
+        run(&server, &[], "for n in 1 2 3 4 5; do echo $n; sleep 0.02; done; touch \"$TEST_DIR/finished\"");
+    command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let output = ended(command);
+    assert!(server.path("finished").exists(), "the command was killed halfway");
+    assert_eq!(output.status.code(), Some(125));
+    let told = text(&output.stderr);
+    assert!(told.contains("could not be written: No space left on device"), "{told}");
+    assert_eq!(server.deployments().await[0]["status"], "SUCCEEDED");
+}
+
+#[tokio::test]
+async fn lines_of_both_streams_that_go_to_one_file_stay_in_order() {
+    let server = TestServer::start("");
+    let script = "for n in $(seq 200); do echo out $n; echo err $n >&2; done";
+    let file = std::fs::File::create(server.path("log")).unwrap();
+    let mut command = run(&server, &[], script);
+    command.stdout(file.try_clone().unwrap()).stderr(file);
+    assert_eq!(ended(command).status.code(), Some(0));
+    let wanted: String = (1..=200).map(|n| format!("out {n}\nerr {n}\n")).collect();
+    assert_eq!(std::fs::read_to_string(server.path("log")).unwrap(), wanted);
+}

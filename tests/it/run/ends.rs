@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    process::{Command, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -66,7 +67,7 @@ async fn a_signal_to_the_run_stops_the_command_and_cancels_the_deployment() {
     let server = TestServer::start("");
     for signal in [Signal::INT, Signal::TERM] {
         let mut running =
-            Running::start(&server, &[], "trap 'echo heard; exit 3' TERM; echo up; while :; do sleep 0.1; done");
+            Running::start(&server, &[], "trap 'echo heard; exit 3' TERM INT; echo up; while :; do sleep 0.1; done");
         running.says("up");
         running.signal(signal);
         assert_eq!(running.end(), (130, "heard\n".to_owned()));
@@ -75,7 +76,7 @@ async fn a_signal_to_the_run_stops_the_command_and_cancels_the_deployment() {
 }
 
 /// Says so at SIGTERM, and ends at the next line of its input.
-const ORDERLY: &str = "trap 'echo heard; read line; echo done; exit 3' TERM; echo up; while :; do sleep 0.1; done";
+const ORDERLY: &str = "trap 'echo heard; read line; echo done; exit 3' TERM INT; echo up; while :; do sleep 0.1; done";
 
 #[tokio::test]
 async fn a_second_signal_takes_nothing_of_the_grace() {
@@ -314,4 +315,62 @@ async fn the_folder_of_a_run_that_was_killed_with_its_shim_is_swept_by_the_next_
     assert_eq!(ended(command).status.code(), Some(0));
     assert!(!dead.exists());
     assert!(alive.exists() && young.exists());
+}
+
+#[tokio::test]
+async fn signals_that_mean_nothing_to_the_run_reach_its_command() {
+    let server = TestServer::start("");
+    let script = "for n in QUIT USR1 USR2 ALRM; do trap \"echo $n\" $n; done; trap 'exit 0' TERM
+        echo up; while :; do sleep 0.05; done";
+    let mut running = Running::start(&server, &[], script);
+    running.says("up");
+    for (signal, name) in
+        [(Signal::QUIT, "QUIT"), (Signal::USR1, "USR1"), (Signal::USR2, "USR2"), (Signal::ALARM, "ALRM")]
+    {
+        running.signal(signal);
+        running.says(name);
+    }
+    running.signal(Signal::TERM);
+    assert_eq!(running.end().0, 130);
+}
+
+#[tokio::test]
+async fn an_interrupt_arrives_as_one_in_the_whole_process_group() {
+    let server = TestServer::start("");
+    // A shell takes note of it once the child for which it waits has ended.
+    let script =
+        "trap 'echo outer' INT; sh -c 'trap \"echo inner; exit\" INT; echo up; while :; do sleep 0.05; done'; exit 7";
+    let mut running = Running::start(&server, &[], script);
+    running.says("up");
+    let asked_at = Instant::now();
+    running.signal(Signal::INT);
+    assert_eq!(running.end(), (130, "inner\nouter\n".to_owned()));
+    assert!(asked_at.elapsed() < Duration::from_secs(12), "it waited for half of the grace: {:?}", asked_at.elapsed());
+}
+
+#[tokio::test]
+async fn a_run_leaves_no_zombie_where_nobody_collects_orphans() {
+    let server = TestServer::start("");
+    // The outer run's shim adopts what the inner one leaves, and collects it at its own end only.
+    let script = "\"$SINGLETRACK\" run --project inner -- true; echo $$ : $(cat /proc/$PPID/task/$PPID/children)";
+    let output = ended(run(&server, &[], script));
+    let told = super::text(&output.stdout);
+    let (own, children) = told.trim().split_once(" : ").unwrap();
+    assert_eq!(children, own);
+}
+
+#[tokio::test]
+async fn what_was_ignored_at_the_start_stays_ignored_for_run_and_command() {
+    let server = TestServer::start("");
+    let mut command = Command::new("sh");
+    let script = "trap '' HUP; exec \"$SINGLETRACK\" run -- sh -c 'echo up; kill -HUP $$; read line; echo alive'";
+    let like = run(&server, &[], "");
+    command.args(["-c", script]).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut running = Running::from(command);
+    running.says("up");
+    running.signal(Signal::HUP);
+    running.go_on();
+    assert_eq!(running.end(), (0, "alive\n".to_owned()));
+    assert_eq!(server.deployments().await[0]["status"], "SUCCEEDED");
 }

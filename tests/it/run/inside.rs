@@ -1,9 +1,10 @@
 //! What a command asks of the run around it: `fence check`, `protect`, and a run within a run.
 
+use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{Running, ended, run, text};
-use crate::harness::TestServer;
+use super::{Running, ended, process, run, text};
+use crate::harness::{TestServer, processes};
 
 #[tokio::test]
 async fn a_script_can_ask_whether_it_still_holds_the_slot() {
@@ -112,4 +113,35 @@ async fn a_run_within_a_run_takes_part_in_its_slot() {
     let output = ended(stale);
     assert_eq!(output.status.code(), Some(0));
     assert_ne!(text(&output.stdout).trim(), id);
+}
+
+/// A protected command that tells its parent's pid and what it hears.
+const PROTECTED: &str = r#""$SINGLETRACK" protect -- sh -c '
+    trap "echo heard; exit 4" TERM HUP USR1 USR2; trap "echo no" INT QUIT
+    echo $PPID; while :; do sleep 0.05; done'; echo code $?"#;
+
+#[tokio::test]
+async fn protect_passes_signals_on_and_lasts_as_long_as_its_command() {
+    let server = TestServer::start("");
+    for signal in [Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2] {
+        let mut running = Running::start(&server, &[], PROTECTED);
+        let protect = process(&running.line());
+        // A terminal sends these to the command by itself.
+        kill_process(protect, Signal::INT).unwrap();
+        kill_process(protect, Signal::QUIT).unwrap();
+        kill_process(protect, signal).unwrap();
+        assert_eq!(running.end(), (0, "heard\ncode 4\n".to_owned()), "{signal:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_protect_that_is_killed_takes_its_command_along() {
+    let server = TestServer::start("");
+    let script = "\"$SINGLETRACK\" protect -- sh -c 'echo $$ $PPID; exec sleep 600'; echo code $?";
+    let mut running = Running::start(&server, &[], script);
+    let pids = running.line();
+    let (command, protect) = pids.split_once(' ').unwrap();
+    kill_process(process(protect), Signal::KILL).unwrap();
+    assert!(processes::gone(process(command)));
+    assert_eq!(running.end().1, "code 137\n");
 }
