@@ -117,9 +117,9 @@ async fn a_store_with_history_and_work_in_flight_goes_on_as_a_database() {
     let behind = old.post(others, json!({ "onConflict": "queue", "executor": "server" })).await;
     assert!(running.status == 202 && matches!(behind.status, 202 | 404), "{} {}", running.text, behind.text);
     // More output than is kept, so that its numbers have a gap.
-    for first in 1..=12 {
+    for first in 1..=60 {
         let lines: Vec<Value> =
-            (0..20).map(|line| json!(format!("{first} {line} \u{0} {}", "x".repeat(60_000)))).collect();
+            (0..4).map(|line| json!(format!("{first} {line} \u{0} {}", "x".repeat(60_000)))).collect();
         let report = old
             .request(Method::POST, &format!("{others}/{}/reports", running.id()))
             .header("Singletrack-Lease", secret(&running))

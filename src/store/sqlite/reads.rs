@@ -376,7 +376,7 @@ mod tests {
             ("holders", ALL_HOLDERS, "SCAN d USING INDEX deployments_holding"),
             ("waiting", ALL_WAITING, "SCAN d USING INDEX deployments_waiting"),
             ("recent specs", RECENT_SPECS, "SEARCH d USING INDEX deployments_by_ticket (project=?)"),
-            ("waiting specs", WAITING_SPECS, "SEARCH d USING INDEX deployments_waiting (project=?)"),
+            ("waiting specs", WAITING_SPECS, "SEARCH d USING INDEX deployments_waiting_by_order (project=?)"),
             ("holder's spec", HOLDER_SPEC, "SEARCH d USING INDEX deployments_holding (project=?)"),
             ("claimable", CLAIMABLE, "SEARCH d USING INDEX deployments_claimable (state=?)"),
             ("held", HELD, "SEARCH d USING INDEX deployments_by_worker (worker=?)"),

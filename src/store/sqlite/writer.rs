@@ -94,7 +94,8 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                let body = || run(&db, &file, lineage, ballast, checkpoints, requests, on_commit, &counted);
+                let upkeep = Upkeep { lineage, ballast, checkpoints };
+                let body = || run(&db, &file, upkeep, requests, on_commit, &counted);
                 if let Err(error) = or_end_process("store-writer", body) {
                     tracing::error!(%error, "the store's log could not be moved into its file");
                 }
@@ -203,12 +204,17 @@ struct Batches<'c> {
     is_settled: bool,
 }
 
-fn run(
-    db: &Connection,
-    file: &OwnFile,
+/// What keeps the file and its log in order.
+struct Upkeep {
     lineage: Lineage,
     ballast: Ballast,
     checkpoints: Checkpoints,
+}
+
+fn run(
+    db: &Connection,
+    file: &OwnFile,
+    Upkeep { lineage, ballast, checkpoints }: Upkeep,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
     commits: &CommitCounter,
