@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::time;
-use crate::model::{self, CancelCause, DeploymentId, Outcome, ProjectName, Revision, State, Status};
+use crate::model::{self, CANCEL_WAITS, CancelCause, DeploymentId, Outcome, ProjectName, Revision, State, Status};
 
 /// A deployment, whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Deployment {
     pub progress: u8,
     /// What it does; while it is not final, in its own words.
     pub message: Option<String>,
+    /// What it waits for: a worker that has a place, an agent that is not there, or the end of what a cancel may not interrupt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// The branch or tag.
     #[serde(rename = "ref")]
     pub ref_name: Option<String>,
@@ -43,6 +46,9 @@ pub struct Deployment {
     pub order: Option<u64>,
     /// Always false: a dry run makes no deployment.
     pub dry_run: bool,
+    /// What it produced so far, by name. Of an older server: nothing.
+    #[serde(default)]
+    pub outputs: BTreeMap<String, String>,
     /// What it produced; not null exactly when it succeeded.
     pub result: Option<DeploymentResult>,
     /// Why it did not succeed; not null exactly when it failed or was cancelled.
@@ -126,12 +132,14 @@ impl Deployment {
             phase: deployment.phase.clone(),
             progress: deployment.progress,
             message: deployment.message.clone().or_else(|| spec.message.clone()),
+            waits_for: waits_for(deployment),
             ref_name: spec.ref_name.clone(),
             commit: spec.commit.clone(),
             actor: spec.actor.clone(),
             url: spec.url.clone(),
             order: spec.order,
             dry_run: false,
+            outputs: deployment.outputs.clone(),
             result,
             error,
             superseded_by,
@@ -145,6 +153,16 @@ impl Deployment {
             revision: deployment.revision,
         }
     }
+}
+
+fn waits_for(deployment: &model::Deployment) -> Option<String> {
+    let message = deployment.message.as_ref();
+    let told = match &deployment.state {
+        State::Ready => message,
+        State::Running(_) if deployment.cancel.is_some() => message.filter(|text| text.starts_with(CANCEL_WAITS)),
+        State::Waiting(_) | State::Reserved | State::Running(_) | State::Finished { .. } => None,
+    };
+    told.cloned()
 }
 
 fn ends(outcome: &Outcome, deployment: &model::Deployment) -> (Option<DeploymentResult>, Option<DeploymentError>) {

@@ -12,7 +12,10 @@ use super::{
     follow::{FollowLimits, Follower, How},
     key::Key,
     plan,
-    render::words::{Ahead, Place},
+    render::{
+        clean::clean,
+        words::{Ahead, Place},
+    },
     resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
     result,
     session::Session,
@@ -23,7 +26,7 @@ use crate::{
     api::{ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest},
     cli::{Deploy, FollowMode, WhenHeld},
     clock::BootInstant,
-    model::{DeploymentId, ProjectName},
+    model::{DeploymentId, ProjectName, Status},
 };
 
 /// How long the answer to a submit is waited for once it is time to stop, so that what it made can be cancelled.
@@ -247,7 +250,13 @@ impl Run<'_> {
             (false, _) => "waits in line",
         };
         let place = match deployment.queue_position {
-            0 => String::new(),
+            // What it waits for, such as an agent.
+            0 => deployment
+                .waits_for
+                .as_deref()
+                .filter(|_| deployment.status == Status::Pending)
+                .map(|why| format!("; {}", clean(why)))
+                .unwrap_or_default(),
             position => format!(", number {position}"),
         };
         self.session.screen.line(&format!("{}: deployment {} {what}{place}", deployment.project, deployment.id));

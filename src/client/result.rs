@@ -170,6 +170,13 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
             format!("still waiting for the slot at the deadline{trouble}"),
             Some("pass a longer --timeout; `singletrack why` shows who holds the slot".to_owned()),
         ),
+        (Stop::Deadline, Reached::Slot(id)) if deployment.as_ref().is_some_and(|it| it.started_at.is_none()) => (
+            Exit::TimedOut,
+            format!("the deadline passed before a worker took deployment {id}; {became}{trouble}"),
+            Some(format!(
+                "`singletrack why --project {project}` shows which agents are there; or pass a longer --timeout"
+            )),
+        ),
         (Stop::Deadline, Reached::Slot(id)) => (
             Exit::TimedOut,
             format!("the deadline passed while deployment {id} ran; {became}{trouble}"),

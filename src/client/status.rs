@@ -66,6 +66,7 @@ fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
         add("progress", Some(format!("{} %", deployment.progress)));
     }
     add("message", deployment.message.as_deref().map(clean));
+    add("waits", deployment.waits_for.clone().filter(|waits| deployment.message.as_ref() != Some(waits)));
     add("source", source(deployment.ref_name.as_deref(), deployment.commit.as_deref()));
     add("actor", deployment.actor.as_deref().map(clean));
     add("order", deployment.order.map(|order| order.to_string()));
@@ -81,7 +82,9 @@ fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
     }
     add("error", deployment.error.as_ref().map(|error| format!("{}: {}", clean(&error.code), clean(&error.message))));
     add("superseded", deployment.superseded_by.map(|by| format!("by {by}")));
-    for (name, value) in deployment.result.iter().flat_map(|result| &result.outputs) {
+    // An older server tells them with the result alone.
+    let outputs = deployment.result.as_ref().map(|result| &result.outputs).filter(|_| deployment.outputs.is_empty());
+    for (name, value) in outputs.unwrap_or(&deployment.outputs) {
         add("output", Some(format!("{}={}", clean(name), clean(value))));
     }
     lines

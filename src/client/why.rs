@@ -43,7 +43,8 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
             lines.push(format!("{project}: the slot is held by {}", ahead.who()));
             lines.push(format!("  deployment {}", holder.id));
             lines.push(format!("  {}", ahead.how_far(now)));
-            if let Some(message) = &holder.message {
+            if let Some(message) = holder.message.as_ref().filter(|message| holder.waits_for.as_ref() != Some(message))
+            {
                 lines.push(format!("  {}", clean(message)));
             }
             if let Some(at) = holder.last_heartbeat_at {

@@ -91,6 +91,13 @@ pub enum Command {
         /// What has run out.
         cause: Lapse,
     },
+    /// No worker took it in time, and none is there that could.
+    Unclaimed {
+        /// What was observed.
+        seen: Vital,
+        /// Who is missing, for people.
+        absence: String,
+    },
     /// An operator forces the slot free.
     Release {
         /// Why.

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{deployment::Status, ids::DeploymentId};
 
+/// A deployment's message that begins so says for what a cancel of it waits.
+pub const CANCEL_WAITS: &str = "the cancel waits until";
+
 /// One entry of a deployment's history. `seq` counts 1, 2, 3 … without a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -55,6 +58,13 @@ pub enum EventBody {
         /// What it does.
         message: Option<String>,
     },
+    /// It produced something.
+    Output {
+        /// The name.
+        name: String,
+        /// The value.
+        value: String,
+    },
     /// Lines of output.
     Log {
         /// Where they were written to.
@@ -92,6 +102,7 @@ impl EventBody {
             EventBody::Status { .. } => "status",
             EventBody::Phase { .. } => "phase",
             EventBody::Progress { .. } => "progress",
+            EventBody::Output { .. } => "output",
             EventBody::Log { .. } => "log",
             EventBody::Cancel { .. } => "cancel",
             EventBody::Gap { .. } => "gap",
@@ -108,6 +119,7 @@ impl EventBody {
     pub fn size(&self) -> usize {
         let text = match self {
             EventBody::Log { lines, .. } => lines.iter().map(|line| line.len() + 3).sum(),
+            EventBody::Output { name, value } => name.len() + value.len(),
             EventBody::Phase { message, .. } | EventBody::Progress { message, .. } => {
                 message.as_ref().map_or(0, String::len)
             }
@@ -128,6 +140,7 @@ impl EventBody {
             | EventBody::Status { .. }
             | EventBody::Phase { .. }
             | EventBody::Progress { .. }
+            | EventBody::Output { .. }
             | EventBody::Cancel { .. }
             | EventBody::Gap { .. }
             | EventBody::Complete => 0,

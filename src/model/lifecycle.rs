@@ -199,6 +199,7 @@ impl Deployment {
                 draft.require_outputs(&self.outputs)?;
             }
             Command::Lapse { seen, cause } => draft.lapse(seen, cause)?,
+            Command::Unclaimed { seen, absence } => draft.unclaimed(seen, &absence)?,
             Command::Release { reason } => draft.release(&reason)?,
         }
         Ok(draft.step())
@@ -379,9 +380,7 @@ impl Draft {
                 let (progress, message) = (self.after.progress, self.after.message.clone());
                 self.tell(EventBody::Progress { status: Status::Running, progress, message });
             }
-            Report::Output { name, value } => {
-                self.after.outputs.insert(name, value);
-            }
+            Report::Output { name, value } => self.output(name, value),
             // An event without a line would never be cut, however many there are.
             Report::Log { lines, .. } if lines.is_empty() => {}
             Report::Log { stream, phase, lines } => {
@@ -392,6 +391,14 @@ impl Draft {
                     self.after.logs.head_end_seq = self.after.event_count;
                 }
             }
+        }
+    }
+
+    /// Told at once, where it is news: a deployment that fails later has produced it all the same.
+    fn output(&mut self, name: String, value: String) {
+        if self.after.outputs.get(&name) != Some(&value) {
+            self.after.outputs.insert(name.clone(), value.clone());
+            self.tell(EventBody::Output { name, value });
         }
     }
 
@@ -450,7 +457,7 @@ impl Draft {
     fn finish(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Succeeded { outputs } => {
-                self.after.outputs.extend(outputs);
+                outputs.into_iter().for_each(|(name, value)| self.output(name, value));
                 self.after.progress = 100;
                 self.end(Outcome::Succeeded);
             }
@@ -494,6 +501,18 @@ impl Draft {
             }
         };
         self.end(outcome);
+        Ok(())
+    }
+
+    fn unclaimed(&mut self, seen: Vital, absence: &str) -> Result<(), Refusal> {
+        match self.after.state {
+            State::Ready if self.after.vital() == seen => {}
+            State::Finished { .. } => return Err(Refusal::Final),
+            // A worker took it since, or said that it will.
+            State::Ready | State::Waiting(_) | State::Reserved | State::Running(_) => return Err(Refusal::Alive),
+        }
+        let message = format!("no worker took it: {absence}");
+        self.end(Outcome::Failed { cause: FailureCause::Unclaimed, message, phase: None });
         Ok(())
     }
 

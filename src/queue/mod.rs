@@ -1,6 +1,7 @@
 //! What can be done to a project's slot and line: one verb, one file. Each loads under the project's lock, lets the
 //! model decide, and records; the store wakes whoever waits.
 
+pub mod absence;
 pub mod cancel;
 pub mod claim;
 pub mod finish;

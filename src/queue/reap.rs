@@ -23,6 +23,8 @@ impl Queue {
         seen: Vital,
         cause: Lapse,
     ) -> Result<Result<Deployment, Refusal>, StoreError> {
+        // It is told to people, so what cannot be read now keeps nothing from being ended.
+        let absence = if cause == Lapse::Silence { self.absence(&project, id).await.ok().flatten() } else { None };
         let now = self.clock.wall();
         let (clock, judged_at) = (self.clock.clone(), self.clock.boot());
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
@@ -36,7 +38,11 @@ impl Queue {
                     let reaped = if is_stale {
                         Err(Refusal::Alive)
                     } else {
-                        slot.step(id, Command::Lapse { seen, cause }).cloned()
+                        let command = match absence {
+                            Some(absence) => Command::Unclaimed { seen, absence },
+                            None => Command::Lapse { seen, cause },
+                        };
+                        slot.step(id, command).cloned()
                     };
                     (slot.into_changes(), reaped)
                 }),

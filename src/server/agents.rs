@@ -6,11 +6,11 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::some_of;
 use crate::{
     api::{AgentView, ClaimRequest},
     clock::{BootInstant, Clock},
     model::ProjectName,
+    queue::absence,
     store::{ABSENCE_LIMIT, AgentCall, KnownAgent, Store, StoreError},
     watch::Watch,
 };
@@ -95,31 +95,17 @@ impl Known {
 
     /// Whether an agent is there for this pipeline.
     pub fn can_run(&self, pipeline: &str) -> bool {
-        self.0.iter().any(|agent| agent.is_there() && agent.pipelines.iter().any(|offered| offered == pipeline))
+        absence::can_run(pipeline, &self.0)
     }
 
-    /// That none of them can run this pipeline now, in one sentence.
-    pub fn absence(&self, project: &ProjectName, pipeline: &str) -> String {
-        if self.0.is_empty() {
-            return format!("no agent for {project} is connected (none was ever seen)");
-        }
-        format!("no agent that runs pipeline {pipeline} of {project} is connected ({})", self.in_words())
+    /// That none of them can run this pipeline now, in one sentence; `None` where one can.
+    pub fn absence(&self, project: &ProjectName, pipeline: &str) -> Option<String> {
+        absence::absence(project, pipeline, &self.0)
     }
 
     /// In one sentence.
     pub fn in_words(&self) -> String {
-        if self.0.is_empty() {
-            return "none was ever seen".to_owned();
-        }
-        let each = self.0.iter().take(5).map(|agent| {
-            let (worker, pipelines) = (&agent.worker, some_of(agent.pipelines.iter().map(String::as_str)));
-            if agent.is_parked {
-                format!("{worker} is connected, for {pipelines}")
-            } else {
-                format!("{worker} ({pipelines}) was last seen at {:.0}", agent.last_seen_at)
-            }
-        });
-        each.collect::<Vec<_>>().join("; ")
+        absence::in_words(&self.0)
     }
 }
 

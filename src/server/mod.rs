@@ -27,7 +27,7 @@ mod tokens;
 mod waits;
 mod workers;
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -41,16 +41,19 @@ pub use serve::{END_LIMIT, ServeError, Server, serve};
 pub use tokens::{NewToken, new_token};
 
 use crate::{
-    api::ErrorCode,
+    api::{self, ErrorCode},
     config::{ByAgents, Pipeline, Project},
     health::Health,
-    model::{ProjectName, lease::hex},
-    queue::Queue,
+    model::{self, EventBody, Executor, ProjectName, State, lease::hex},
+    queue::{Queue, absence::some_of},
     retention::Retention,
     watch::Watch,
 };
 use agents::{Agents, Known};
 use error::{Failure, echo};
+
+/// So many of the last events of a deployment that waits for an agent are looked at for when it got the slot.
+const SLOT_LOOK_LIMIT: usize = 50;
 
 /// What handlers need.
 pub struct App {
@@ -109,6 +112,53 @@ impl App {
         Err(unknown_pipeline(pipeline, offered.into_iter()))
     }
 
+    /// That a deployment which holds its slot waits for an agent, that none is there, and until when it waits; `None` where
+    /// that is not so.
+    async fn agent_absence(&self, holder: &model::Deployment) -> Result<Option<String>, Failure> {
+        let is_by_agents = self.by_agents(&holder.project).is_some() && holder.spec.executor == Executor::Server;
+        if holder.state != State::Ready || !is_by_agents || holder.message.is_some() {
+            return Ok(None);
+        }
+        let known = self.agents.of(&holder.project).await?;
+        let Some(absence) = known.absence(&holder.project, &holder.spec.pipeline) else { return Ok(None) };
+        let after = holder.event_count.saturating_sub(SLOT_LOOK_LIMIT as u64);
+        let events = self.queue.store().events(holder.id, after, SLOT_LOOK_LIMIT).await?;
+        let has_slot = |event: &&model::Event| matches!(event.body, EventBody::Queue { position: 0, .. });
+        let since = events.iter().find(has_slot).map_or(holder.created_at, |event| event.at);
+        let patience = Duration::from_secs(holder.spec.claim_within_seconds.unwrap_or_default());
+        let until = since.checked_add(patience).unwrap_or(since);
+        // The date only where it is needed.
+        let format =
+            if patience < Duration::from_secs(12 * 60 * 60) { "%H:%M:%S UTC" } else { "%Y-%m-%d %H:%M:%S UTC" };
+        Ok(Some(format!("{absence}; waits until {}", until.strftime(format))))
+    }
+
+    /// A deployment for the wire, which says so where it waits for an agent that is not there.
+    async fn with_absence(
+        &self,
+        holder: &model::Deployment,
+        mut told: api::Deployment,
+    ) -> Result<api::Deployment, Failure> {
+        if let Some(absence) = self.agent_absence(holder).await? {
+            told.waits_for = Some(absence);
+        }
+        Ok(told)
+    }
+
+    /// Who holds the slot, for one who is in its way; the same.
+    async fn conflict(
+        &self,
+        blocker: &model::Deployment,
+        counters: &model::Project,
+        own_url: Option<&str>,
+    ) -> Result<api::Conflict, Failure> {
+        let mut conflict = answer::conflict(blocker, counters, self.now(), own_url);
+        if let Some(absence) = self.agent_absence(blocker).await? {
+            conflict.blocking.message = Some(absence);
+        }
+        Ok(conflict)
+    }
+
     /// Tells one definition of a pipeline from another.
     fn pipeline_digest(&self, project: &ProjectName, name: &str) -> Result<String, Failure> {
         let definition = serde_json::to_vec(self.pipeline(project, name)?).unwrap_or_default();
@@ -121,19 +171,6 @@ impl App {
             return Ok(());
         }
         Err(Failure::not_found())
-    }
-}
-
-/// How many names an error tells: what is longer is looked up.
-const NAMES_TOLD_LIMIT: usize = 20;
-
-/// Names in a row, as many as are read.
-fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<_> = names.collect();
-    let told = names.iter().take(NAMES_TOLD_LIMIT).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMES_TOLD_LIMIT) {
-        0 => told,
-        more => format!("{told} and {more} more"),
     }
 }
 

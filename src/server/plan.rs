@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{http::StatusCode, response::Response};
 
-use super::{
-    App, answer,
-    error::{Failure, echo},
-};
+use super::{App, answer, error::Failure};
 use crate::{
     api::{self, Plan, PlanChange, PlanOutcome, PlanPhase},
     config::PhaseAction,
@@ -64,7 +61,7 @@ pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Res
     let waits_for_agent = match (outcome, app.by_agents(&project)) {
         (PlanOutcome::Starts | PlanOutcome::Waits, Some(_)) => {
             let known = app.agents.of(&project).await?;
-            (!known.can_run(&spec.pipeline)).then(|| known.absence(&project, &echo(&spec.pipeline)))
+            known.absence(&project, &spec.pipeline)
         }
         _ => None,
     };

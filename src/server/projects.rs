@@ -108,10 +108,14 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
         bytes += answer::size(waiting);
         bytes <= bounds::PAGE_BYTES
     });
+    let told_holder = match &holder {
+        Some(holder) => Some(app.with_absence(holder, answer::unplaced(holder)).await?),
+        None => None,
+    };
     let view = ProjectView {
         liveness: holder.as_ref().map(|holder| answer::liveness(holder, now)),
         eta: holder.as_ref().and_then(|holder| answer::eta(holder, &project, now)),
-        holder: holder.as_ref().map(answer::unplaced),
+        holder: told_holder,
         line: line.collect(),
         line_length: project.waiting_count,
         last_outcome: last_outcome.as_ref().map(answer::unplaced),

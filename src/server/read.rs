@@ -39,7 +39,8 @@ pub async fn one(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Resul
         false => None,
     };
     let overtaker = state.and_then(|state| overtaker(&placed.deployment, &state));
-    Ok(answer::json(StatusCode::OK, &answer::overtaken(&placed, overtaker)))
+    let told = app.with_absence(&placed.deployment, answer::overtaken(&placed, overtaker)).await?;
+    Ok(answer::json(StatusCode::OK, &told))
 }
 
 /// A project's deployments, newest first.

@@ -170,10 +170,10 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
     let url = submission.spec.url.clone();
     let Submitted { admission, own, overtaker, project } = app.queue.submit(submission).await?;
     match (admission, own) {
-        (Admission::Accepted(_), Some(own)) => Ok(accepted(app, &own, overtaker, false)),
-        (Admission::Replayed(_), Some(own)) => Ok(accepted(app, &own, overtaker, true)),
+        (Admission::Accepted(_), Some(own)) => accepted(app, &own, overtaker, false).await,
+        (Admission::Replayed(_), Some(own)) => accepted(app, &own, overtaker, true).await,
         (Admission::Conflict { blocker, .. }, own) => {
-            let conflict = answer::conflict(&blocker, &project, app.now(), url.as_deref());
+            let conflict = app.conflict(&blocker, &project, url.as_deref()).await?;
             let conflict = match own {
                 Some(own) => answer::with_place(conflict, own.deployment.id, own.position, overtaker),
                 None => conflict,
@@ -190,8 +190,13 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
     }
 }
 
-fn accepted(app: &App, own: &Placed, overtaker: Option<DeploymentId>, replayed: bool) -> Response {
-    let deployment = answer::overtaken(own, overtaker);
+async fn accepted(
+    app: &App,
+    own: &Placed,
+    overtaker: Option<DeploymentId>,
+    replayed: bool,
+) -> Result<Response, Failure> {
+    let deployment = app.with_absence(&own.deployment, answer::overtaken(own, overtaker)).await?;
     // The lease of one who runs it himself; told again to who asks again with the same key.
     let lease = match &own.deployment.state {
         State::Running(lease) if own.deployment.spec.executor == Executor::Client => {
@@ -210,7 +215,7 @@ fn accepted(app: &App, own: &Placed, overtaker: Option<DeploymentId>, replayed: 
     if replayed {
         response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
     }
-    response
+    Ok(response)
 }
 
 fn in_progress(holder: DeploymentId) -> Failure {

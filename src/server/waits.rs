@@ -47,8 +47,9 @@ pub async fn completion(
         // Ten thousand who waited together are told the same bytes.
         Waited::Reached(seen) => answer::seen(&seen),
         Waited::NotYet(placed) => {
+            let told = app.with_absence(&placed.deployment, answer::deployment(&placed)).await?;
             Err(Failure::new(ErrorCode::StillRunning, "the deployment is not final yet; ask again")
-                .with("deployment", answer::deployment(&placed)))
+                .with("deployment", told))
         }
     }
 }
@@ -95,7 +96,7 @@ pub async fn turn(
                 .with("deployment", answer::deployment(&placed));
             Err(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
                 Some((holder, counters)) => {
-                    let conflict = answer::conflict(holder, counters, app.now(), placed.deployment.spec.url.as_deref());
+                    let conflict = app.conflict(holder, counters, placed.deployment.spec.url.as_deref()).await?;
                     let overtaker = state.as_ref().and_then(|state| overtaker(&placed.deployment, state));
                     failure.with_all(answer::with_place(conflict, id, placed.position, overtaker))
                 }

@@ -16,6 +16,7 @@ use super::process::{Exit, ExitKind, Process, Script, StoppedBy};
 use super::report::{FailureCode, Stop, Stream};
 use crate::clock::{BootInstant, Clock, SystemClock};
 use crate::config::format_duration;
+use crate::model::CANCEL_WAITS;
 
 /// How long the last output may take to be read after everything has ended. It is there already, unless a process
 /// that could not be killed holds the pipe open.
@@ -151,6 +152,7 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
             }
         } else if asked == Stop::Cancel && order.interruptible == Interruptible::ByAll && !wait_was_noted {
             output.note(format!("a cancel waits for the end of {}, which is protected", order.subject));
+            output.say(format!("{CANCEL_WAITS} {} is over", order.subject));
             wait_was_noted = true;
         }
         let limit = match cause {

@@ -113,6 +113,11 @@ impl PhaseOutput {
         self.outbox.line(Stream::Stderr, &self.phase, format!("singletrack: {}", text.into()));
     }
 
+    /// Tells what the deployment does, in its record.
+    pub fn say(&self, message: String) {
+        self.outbox.progress(None, Some(message));
+    }
+
     /// Reads one stream to its end.
     pub async fn read(self, stream: Stream, mut pipe: impl AsyncRead + Unpin) {
         let mut splitter = LineSplitter::default();

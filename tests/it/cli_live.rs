@@ -234,3 +234,68 @@ fn a_log_hears_once_a_minute_what_runs_and_for_how_long() {
     assert!(heard.contains("no output for 1m"), "{heard}");
     assert!(heard.contains("==> gate succeeded in 1m"), "a phase tells how long it took: {heard}");
 }
+
+#[tokio::test]
+async fn a_cancel_that_waits_for_a_protected_phase_says_for_which() {
+    let server = TestServer::gated_with(
+        r#"
+[[projects.web.pipelines.guarded.phases]]
+name = "migrate"
+protected = true
+run = 'echo "at the gate"; flock --shared "$TEST_DIR/gate" true'
+[[projects.web.pipelines.guarded.phases]]
+name = "next"
+run = "true"
+"#,
+    );
+    let id = server.accepted(serde_json::json!({ "pipeline": "guarded" })).await;
+    server.event(&id, |event| event["lines"][0] == "at the gate").await;
+    let mut waiting = Deploy::start(&server, "b", &[]);
+    waiting.hears("you are next");
+    server.cancel(&id, serde_json::json!({})).await;
+    let says = "the cancel waits until phase \"migrate\" is over";
+    server.event(&id, |event| event["message"] == says).await;
+    for command in ["why", "status"] {
+        let args = [command, "--project", "web"];
+        let told = Command::new(SINGLETRACK).env_clear().args(args).args(["--server", &server.base]).output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        assert_eq!(told.matches(says).count(), 1, "{told}");
+        assert!(!told.contains("being cancelled"), "{told}");
+    }
+    waiting.hears(says);
+    server.open_gate();
+    assert_eq!(server.finished(&id).await["status"], "CANCELLED");
+    assert_eq!(waiting.ended().0, Some(0));
+}
+
+#[tokio::test]
+async fn an_output_is_shown_at_once_and_stays_whatever_becomes_of_the_deployment() {
+    let server = TestServer::gated_with(
+        r#"
+[[projects.web.pipelines.early.phases]]
+name = "publish"
+run = '''
+echo "::singletrack output url=https://early.example::"
+echo "at the gate"
+flock --shared "$TEST_DIR/gate" true
+exit 3
+'''
+"#,
+    );
+    let mut deploy = Deploy::start(&server, "a", &["--pipeline", "early"]);
+    deploy.hears("output url=https://early.example");
+    let status = || {
+        let args = ["status", "--project", "web", "--server", &server.base];
+        let told = Command::new(SINGLETRACK).env_clear().args(args).output().unwrap();
+        String::from_utf8(told.stdout).unwrap()
+    };
+    let running = server.project().await["holder"].clone();
+    assert_eq!((&running["status"], &running["outputs"]["url"]), (&"RUNNING".into(), &"https://early.example".into()));
+    assert!(status().contains("url=https://early.example"), "{}", status());
+    server.open_gate();
+    let (code, told, heard) = deploy.ended();
+    assert_eq!((code, &told["status"]), (Some(1), &Value::from("FAILED")), "{heard}");
+    assert_eq!((&told["outputs"]["url"], &told["result"]), (&Value::from("https://early.example"), &Value::Null));
+    assert!(status().contains("url=https://early.example"), "{}", status());
+    assert_eq!(heard.matches("output url=").count(), 1, "{heard}");
+}

@@ -179,18 +179,19 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
     let back = trial.deployment("web", 1).await;
     assert_eq!(back, told);
     assert_eq!(back.spec, full);
-    assert_eq!((back.ticket, back.revision, back.pulse, back.event_count), (Revision(1), Revision(2), 2, 8));
+    assert_eq!((back.ticket, back.revision, back.pulse, back.event_count), (Revision(1), Revision(2), 2, 9));
     assert_eq!((back.progress, back.message.as_deref(), back.phase.as_deref()), (40, Some("half"), Some("migrate")));
     assert_eq!(back.outputs["url"], "https://x");
-    assert_eq!((back.logs.total_bytes, back.logs.head_end_seq), (11, 6));
+    assert_eq!((back.logs.total_bytes, back.logs.head_end_seq), (11, 7));
     assert_eq!(back.last_heartbeat_at, back.started_at.map(|at| at + Duration::from_millis(1)));
     let cancel = back.cancel.expect("it was asked to stop");
     assert_eq!((cancel.reason.as_deref(), cancel.superseded_by), (Some("stop it"), Some(id(2))));
     let events = trial.events(1).await;
-    assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
-    assert!(matches!(&events[5].body, EventBody::Log { lines, .. } if lines[1] == "\u{1b}[31mred\0"));
-    assert_eq!(events[6].body, EventBody::Cancel { reason: Some("stop it".to_owned()), superseded_by: None });
-    assert_eq!(events[7].at, trial.queue.clock().wall());
+    assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
+    assert!(matches!(&events[5].body, EventBody::Output { name, .. } if name == "url"));
+    assert!(matches!(&events[6].body, EventBody::Log { lines, .. } if lines[1] == "\u{1b}[31mred\0"));
+    assert_eq!(events[7].body, EventBody::Cancel { reason: Some("stop it".to_owned()), superseded_by: None });
+    assert_eq!(events[8].at, trial.queue.clock().wall());
 }
 
 async fn the_counters_of_a_project_come_back(trial: Trial) {

@@ -169,6 +169,7 @@ fn event(event: &Event) -> String {
         EventBody::Status { status } => format!("status {}", Status::as_str(*status)),
         EventBody::Phase { .. } => "phase".to_owned(),
         EventBody::Progress { progress, .. } => format!("progress {progress}"),
+        EventBody::Output { .. } => "output".to_owned(),
         EventBody::Log { .. } => "log".to_owned(),
         EventBody::Cancel { .. } => "cancel".to_owned(),
         EventBody::Gap { .. } => "gap".to_owned(),

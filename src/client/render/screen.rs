@@ -173,6 +173,7 @@ impl Screen {
         match body {
             EventBody::Phase { name, state, message } => self.phase(name, *state, message.as_deref(), at),
             EventBody::Progress { progress, message, .. } => self.progress(*progress, message.as_deref()),
+            EventBody::Output { name, value } => self.line(&format!("    output {name}={value}")),
             EventBody::Log { lines, .. } => {
                 self.over(|| lines.iter().for_each(|line| print::progress_output(line)));
             }

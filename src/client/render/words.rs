@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::clean::clean;
 use crate::{
     api::{Blocking, Deployment, Liveness},
-    model::{DeploymentId, Eta, Status},
+    model::{CANCEL_WAITS, DeploymentId, Eta, Status},
 };
 
 /// A size for people.
@@ -131,8 +131,7 @@ impl Ahead {
             pipeline: holder.pipeline.clone(),
             status: holder.status,
             phase: holder.phase.clone(),
-            // Beside it, whoever asks for the whole of it sees that.
-            message: None,
+            message: holder.waits_for.clone(),
             progress: holder.progress,
             started_at: holder.started_at,
             last_heartbeat_at: holder.last_heartbeat_at,
@@ -169,7 +168,9 @@ impl Ahead {
             parts.push(format!("{} %", blocking.progress));
         }
         if blocking.cancel_requested_at.is_some() {
-            parts.push("being cancelled".to_owned());
+            // A protected phase is not interrupted.
+            let waits = blocking.message.as_deref().filter(|message| message.starts_with(CANCEL_WAITS));
+            parts.push(waits.map_or_else(|| "being cancelled".to_owned(), clean));
         }
         match blocking.liveness {
             Liveness::Alive => parts.extend(blocking.eta.map(eta)),
@@ -177,6 +178,13 @@ impl Ahead {
             Liveness::Lost => parts.push("its worker is lost, and the slot will be freed".to_owned()),
         }
         parts.join(", ")
+    }
+
+    /// Whether [`Ahead::how_far`] has this message of the deployment in it.
+    pub fn says(&self, message: &str) -> bool {
+        let blocking = &self.blocking;
+        blocking.status == Status::Pending
+            || (blocking.cancel_requested_at.is_some() && message.starts_with(CANCEL_WAITS))
     }
 
     /// The line that tells for whom one waits.
@@ -196,12 +204,13 @@ impl Ahead {
     pub fn news(&self, place: Place) -> String {
         let blocking = &self.blocking;
         format!(
-            "{} {place:?} {:?} {:?} {} {:?}",
+            "{} {place:?} {:?} {:?} {} {:?} {:?}",
             self.id,
             blocking.status,
             blocking.phase,
             blocking.cancel_requested_at.is_some(),
-            blocking.liveness
+            blocking.liveness,
+            blocking.message.as_deref().filter(|message| self.says(message))
         )
     }
 }

@@ -39,7 +39,7 @@ use crate::{
         signals::{Asked, PassedOn, Signals},
     },
     clock::{BootInstant, Clock as _, SystemClock},
-    model::{Executor, FailureCause},
+    model::{CANCEL_WAITS, Executor, FailureCause},
     worker::{
         PhaseState, Stop,
         outbox::Outbox,
@@ -416,6 +416,7 @@ impl Work<'_> {
                     let how = if by_key { " (Ctrl-C again to interrupt it)" } else { "" };
                     self.say(&format!("stopping once the protected section is over{how}"));
                     output.note("asked to stop: that waits until the protected section is over");
+                    output.say(format!("{CANCEL_WAITS} the protected section is over"));
                     wait_was_told = true;
                 } else if let Some(why) = wanted.filter(|_| !waits) {
                     // Who was stopped for longer than the lease lasts finds both, the command's end only by asking the kernel.

@@ -1,12 +1,15 @@
 //! `POST /v1/claims`, and what tokens let agents do.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::by_agents;
-use crate::harness::{Answer, TestServer, send};
+use crate::harness::{Answer, SINGLETRACK, TestServer, send};
 
 fn wish(worker: &str, claim: &str) -> Value {
     json!({ "worker": worker, "claimId": claim, "projects": { "web": ["deploy", "quick"] } })
@@ -224,4 +227,44 @@ async fn what_no_agent_takes_within_the_projects_time_ends_unclaimed() {
     let path = format!("/v1/projects/impatient/deployments/{id}/completion?maxWaitSeconds=30");
     let ended = server.get(&path).await;
     assert_eq!(ended.body["error"]["code"], "UNCLAIMED", "{}", ended.text);
+    let says = "no worker took it: no agent for impatient is connected (none was ever seen)";
+    assert_eq!(ended.body["error"]["message"], says, "{}", ended.text);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_an_agent_is_told_that_none_is_there_and_until_when_it_waits() {
+    let server = TestServer::start(&by_agents(""));
+    let command = |args: &[&str]| {
+        let mut command = Command::new(SINGLETRACK);
+        command.env_clear().env("USER", "alice").env("SINGLETRACK_URL", &server.base).args(args);
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        (output.status.code(), text)
+    };
+    let says = "no agent for web is connected (none was ever seen); waits until ";
+    let (code, told) = command(&["deploy", "--project", "web", "--timeout", "1s"]);
+    assert_eq!(code, Some(124), "{told}");
+    assert!(told.contains(&format!("has the slot; {says}")), "{told}");
+    assert!(told.contains("the deadline passed before a worker took deployment"), "{told}");
+
+    let accepted = server.submit(json!({})).await;
+    let told = |deployment: &Value| deployment["waitsFor"].as_str().is_some_and(|waits| waits.starts_with(says));
+    assert!(told(&accepted.body), "{}", accepted.text);
+    let id = accepted.id();
+    assert!(told(&server.deployment(&id, "").await.body));
+    assert!(told(&server.project().await["holder"]));
+    let still = server.deployment(&id, "/completion?maxWaitSeconds=0").await;
+    assert!(told(&still.body["deployment"]), "{}", still.text);
+    let held = server.submit(json!({})).await;
+    assert!(held.body["blocking"]["message"].as_str().is_some_and(|text| text.starts_with(says)), "{}", held.text);
+    for args in [&["why", "--project", "web"][..], &["status", "--project", "web"]] {
+        let (_, text) = command(args);
+        assert_eq!(text.matches(says).count(), 1, "{text}");
+    }
+    let (_, text) = command(&["deploy", "--project", "web", "--on-conflict", "fail"]);
+    assert!(text.contains(says), "{text}");
+    // It is there for `web`, and so there is nothing to tell any more.
+    let taken = claim(&server, &wish("a", "1"), 5).await;
+    assert_eq!((taken.status, &taken.body["deployment"]["id"]), (200, &json!(id)), "{}", taken.text);
+    assert_eq!(server.deployment(&id, "").await.body["waitsFor"], Value::Null);
 }

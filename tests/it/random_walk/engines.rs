@@ -527,6 +527,7 @@ impl Walk {
             pulse: deployment.pulse,
             progress: deployment.progress,
             events: deployment.event_count,
+            has_output: !deployment.outputs.is_empty(),
             cancel: deployment.cancel.as_ref().map(|cancel| cancel.superseded_by.map(|by| self.number(by))),
             started: deployment.started_at.is_some(),
             put_ahead: deployment.line_rank.is_some(),

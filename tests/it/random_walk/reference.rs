@@ -38,6 +38,8 @@ pub struct Dep {
     pub pulse: u64,
     pub progress: u8,
     pub events: u64,
+    /// Whether its worker told of the one output that it has.
+    pub has_output: bool,
     /// Asked to stop, and for whom.
     pub cancel: Option<Option<u64>>,
     pub started: bool,
@@ -323,6 +325,7 @@ impl Line {
             pulse: 0,
             progress: 0,
             events: 2,
+            has_output: false,
             cancel: None,
             started: false,
             put_ahead: false,
@@ -424,7 +427,11 @@ impl Line {
                 dep.events += 1;
                 dep.progress = dep.progress.max(progress);
             }
-            Told::Output => {}
+            Told::Output => {
+                // Told once: the value is always the same.
+                dep.events += u64::from(!dep.has_output);
+                dep.has_output = true;
+            }
         }
         "done".to_owned()
     }

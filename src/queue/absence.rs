@@ -1,0 +1,68 @@
+//! That no agent is there which could run a deployment, in words: for whoever waits for one, and for whom none came.
+
+use crate::{
+    model::{DeploymentId, ProjectName, State},
+    queue::Queue,
+    store::{KnownAgent, StoreError},
+};
+
+/// How many agents a sentence tells of.
+const TOLD_LIMIT: usize = 5;
+/// How many names of pipelines are told of an agent: what is longer is looked up.
+const NAMES_TOLD_LIMIT: usize = 20;
+
+impl Queue {
+    /// That no agent is there for one that holds its slot and waits for one; `None` where it does not, or where one is there.
+    pub(super) async fn absence(&self, project: &ProjectName, id: DeploymentId) -> Result<Option<String>, StoreError> {
+        let placed = self.store.deployment(project.clone(), id).await?;
+        // Only what agents run says by itself how long it may wait for one.
+        let waiting = placed.filter(|placed| {
+            placed.deployment.state == State::Ready && placed.deployment.spec.claim_within_seconds.is_some()
+        });
+        let Some(waiting) = waiting else { return Ok(None) };
+        let known = self.store.agents(project.clone(), self.clock.now()).await?;
+        Ok(absence(project, &waiting.deployment.spec.pipeline, &known))
+    }
+}
+
+/// That none of a project's agents can run this pipeline now, in one sentence; `None` where one can.
+pub fn absence(project: &ProjectName, pipeline: &str, known: &[KnownAgent]) -> Option<String> {
+    if can_run(pipeline, known) {
+        return None;
+    }
+    Some(match known {
+        [] => format!("no agent for {project} is connected (none was ever seen)"),
+        known => format!("no agent that runs pipeline {pipeline} of {project} is connected ({})", in_words(known)),
+    })
+}
+
+/// Whether an agent is there for this pipeline.
+pub fn can_run(pipeline: &str, known: &[KnownAgent]) -> bool {
+    known.iter().any(|agent| agent.is_there() && agent.pipelines.iter().any(|offered| offered == pipeline))
+}
+
+/// Which agents are known.
+pub fn in_words(known: &[KnownAgent]) -> String {
+    if known.is_empty() {
+        return "none was ever seen".to_owned();
+    }
+    let each = known.iter().take(TOLD_LIMIT).map(|agent| {
+        let (worker, pipelines) = (&agent.worker, some_of(agent.pipelines.iter().map(String::as_str)));
+        if agent.is_parked {
+            format!("{worker} is connected, for {pipelines}")
+        } else {
+            format!("{worker} ({pipelines}) was last seen at {:.0}", agent.last_seen_at)
+        }
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// Names in a row, as many as are read.
+pub fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    let told = names.iter().take(NAMES_TOLD_LIMIT).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMES_TOLD_LIMIT) {
+        0 => told,
+        more => format!("{told} and {more} more"),
+    }
+}
