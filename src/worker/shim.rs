@@ -165,8 +165,9 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     let mut command = as_command(command, real_terminal.is_some(), ignored)?;
     command.stdin(command_stdin);
     let gate = Gate::prepare(command, cgroup.as_ref());
-    if let (Ok(gate), true) = (&gate, serves_phase) {
-        gate.pid().map(favour_no_more);
+    let gated = gate.as_ref().ok().and_then(Gate::pid);
+    if let (Some(pid), true) = (gated, serves_phase) {
+        favour_no_more(pid);
     }
     control.say("ready");
     let Ok(Orders { variables, deadline, will, open_files }) = control.wait_for_start() else {
@@ -181,8 +182,8 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
         // It was killed before we had the lock. So whoever came after it found that free, and its slot may be another's.
         return Ok(Done { code: 0, will });
     }
-    if let (Ok(gate), Some(count)) = (&gate, open_files) {
-        gate.pid().map(|pid| limit_open_files(pid, count));
+    if let (Some(pid), Some(count)) = (gated, open_files) {
+        limit_open_files(pid, count);
     }
     match gate.and_then(|gate| gate.open(&variables)) {
         Ok(child) => {

@@ -215,7 +215,7 @@ impl Checkpoints {
         if pages >= self.told_at {
             self.told_at = pages.saturating_mul(2);
             tracing::warn!(
-                log_mib = u64::from(pages) * PAGE_BYTES >> 20,
+                log_mib = (u64::from(pages) * PAGE_BYTES) >> 20,
                 "the store's log grows, because another program reads the store's file for long (a backup, a database browser)"
             );
         }
