@@ -183,7 +183,7 @@ impl Racer {
         self.tallied.count(|tally| tally.submits += 1);
         let sent_at = self.clock.boot();
         match self.connection.submit(project, key, body).await {
-            Ok(Submitted::Accepted { deployment, replayed, lease }) => {
+            Ok(Submitted::Accepted { deployment, replayed, lease, .. }) => {
                 *grant = lease.map(|lease| Grant { project: project.clone(), id: deployment.id, lease, sent_at });
                 Observation::Accepted { deployment, replayed }
             }

@@ -26,8 +26,10 @@ const BODY_BYTES: usize = 60_000;
 /// Far more than a connection lives that is closed at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+type Headers = Vec<(&'static str, &'static str)>;
+
 /// Requests that are refused before anybody looks at their bodies: the method, the path, headers, the status.
-fn early_refusals() -> Vec<(Method, &'static str, Vec<(&'static str, &'static str)>, u16)> {
+fn early_refusals() -> Vec<(Method, &'static str, Headers, u16)> {
     let submit = "/v1/projects/web/deployments";
     vec![
         (Method::POST, submit, vec![("Origin", "https://evil.example")], 403),
