@@ -133,7 +133,9 @@ impl Kept {
         let refuse = |why: &str| Err(StoreError::Unavailable(why.to_owned()));
         if let Some(project) = &changes.project {
             if load.line == LineLoad::None {
-                return refuse("a decision changed the counters of a project that it did not load");
+                return Err(StoreError::Refused(
+                    "a decision changed the counters of a project that it did not load".to_owned(),
+                ));
             }
             if self.projects.get(name).is_some_and(|kept| kept.project.revision > project.revision) {
                 return refuse("a project's revision never falls");

@@ -219,8 +219,10 @@ async fn an_upgrade_of_the_schema_has_clients_wait_and_loses_nothing() {
     let revisions = "SELECT coalesce(sum(revision), 0)::bigint FROM singletrack.projects";
     let before: i64 = admin.query_one(revisions, &[]).await.unwrap().get(0);
     for server in &load.servers {
-        let ready = server.get("/readyz").await;
-        assert_eq!(ready.status, 503, "{}", ready.text);
+        // What was found right holds for a moment.
+        while server.get("/readyz").await.status != 503 {
+            tokio::task::yield_now().await;
+        }
         let refused = server.submit(json!({ "onConflict": "queue" })).await;
         assert_eq!(refused.refusal(), (503, "UNAVAILABLE"), "{}", refused.text);
         assert_eq!(server.get("/healthz").await.status, 200);

@@ -58,6 +58,10 @@ fn system_error(db: &Connection) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 
+/// What our own triggers and unique indexes find is said of what has changed meanwhile, too.
+const IS_CHANGED: [i32; 3] =
+    [ffi::SQLITE_CONSTRAINT_TRIGGER, ffi::SQLITE_CONSTRAINT_UNIQUE, ffi::SQLITE_CONSTRAINT_PRIMARYKEY];
+
 /// What a caller is told of `error`, which `db` has just told.
 pub(super) fn store_error(db: &Connection, error: &Error) -> StoreError {
     match error {
@@ -66,9 +70,8 @@ pub(super) fn store_error(db: &Connection, error: &Error) -> StoreError {
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                 StoreError::Unusable(format!("the database is damaged: {error}; restore it from a backup"))
             }
-            // What our own triggers raise is said of what has changed meanwhile, too.
             ErrorCode::TooBig | ErrorCode::TypeMismatch => StoreError::Refused(error.to_string()),
-            ErrorCode::ConstraintViolation if failure.extended_code != ffi::SQLITE_CONSTRAINT_TRIGGER => {
+            ErrorCode::ConstraintViolation if !IS_CHANGED.contains(&failure.extended_code) => {
                 StoreError::Refused(error.to_string())
             }
             _ => StoreError::Unavailable(error.to_string()),
@@ -76,6 +79,8 @@ pub(super) fn store_error(db: &Connection, error: &Error) -> StoreError {
         Error::FromSqlConversionFailure(..) | Error::InvalidColumnType(..) | Error::IntegralValueOutOfRange(..) => {
             StoreError::Unusable(format!("the database holds what this version does not understand: {error}"))
         }
+        // A decision that cannot be recorded as it is.
+        Error::ToSqlConversionFailure(_) => StoreError::Refused(error.to_string()),
         _ => StoreError::Unavailable(error.to_string()),
     }
 }

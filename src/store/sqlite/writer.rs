@@ -204,6 +204,10 @@ struct Batches<'c> {
     is_settled: bool,
 }
 
+/// Writes what is there already, and fails where a table is gone that every call needs.
+const TRIAL: &str = "UPDATE secrets SET value = value \
+    WHERE (SELECT count(*) FROM (SELECT 1 FROM deployments JOIN projects LIMIT 1)) >= 0";
+
 /// What keeps the file and its log in order.
 struct Upkeep {
     lineage: Lineage,
@@ -220,7 +224,7 @@ fn run(
     commits: &CommitCounter,
 ) -> rusqlite::Result<()> {
     let prepared = || {
-        let trial = db.prepare("UPDATE secrets SET value = value")?;
+        let trial = db.prepare(TRIAL)?;
         let begin_log = db.prepare("UPDATE lineage SET epoch = ?1")?;
         let (begin, commit) = (db.prepare("BEGIN IMMEDIATE")?, db.prepare("COMMIT")?);
         Ok::<_, rusqlite::Error>((Recorder::prepare(db)?, begin, commit, trial, begin_log))
