@@ -357,12 +357,10 @@ fn put_ahead(slot: &mut Slot, newcomer: &Deployment) -> bool {
     }
     let others: Vec<_> = slot.line().into_iter().filter(|waiting| waiting.id != newcomer.id).collect();
     let Some((at, rank)) = order::place_before_older(newcomer.age(), &others) else { return false };
-    // Who holds the slot, or stands before all of them already, stays there.
-    let is_there = others.get(at).is_some_and(|older| !newcomer.is_waiting() || newcomer.rank() < older.rank());
-    if is_there && newcomer.line_rank.is_some() {
+    // Who holds the slot, or stands before all of them already, stays there: it ends them by its rank or by its `order`.
+    if others.get(at).is_some_and(|older| !newcomer.is_waiting() || newcomer.rank() < older.rank()) {
         return false;
     }
-    let rank = if is_there { newcomer.rank() } else { rank };
     let ahead = others.iter().take_while(|other| other.rank() < rank).count() as u64;
     let position = if newcomer.is_waiting() { ahead + 1 } else { 0 };
     let blocker = slot.holder().map(|holder| holder.id).filter(|holder| *holder != newcomer.id);

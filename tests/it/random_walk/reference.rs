@@ -215,17 +215,18 @@ impl Line {
         let behind_newer = others.iter().rposition(|other| self.is_newer(*other, at)).map_or(0, |newer| newer + 1);
         let first_older = (behind_newer..others.len()).find(|place| self.supersedes(at, others[*place]));
         let Some(place) = first_older else { return false };
+        let stands = |one: usize| self.line.iter().position(|other| *other == one);
+        if stands(at) < stands(others[place]) {
+            return false;
+        }
         let was_told: Vec<_> = self.all.iter().enumerate().map(|(other, _)| self.is_overtaken(other)).collect();
         for other in &others[place..] {
             if self.supersedes(at, *other) && !was_told[*other] {
                 self.all[*other].events += 1;
             }
         }
-        let stands = |one: usize| self.line.iter().position(|other| *other == one);
-        if stands(at) > stands(others[place]) {
-            self.line.retain(|other| *other != at);
-            self.line.insert(place, at);
-        }
+        self.line.retain(|other| *other != at);
+        self.line.insert(place, at);
         self.all[at].put_ahead = true;
         true
     }
@@ -507,8 +508,7 @@ impl Line {
                 }
             }
         } else {
-            let (line, was_ahead) = (self.line.clone(), self.all[newcomer].put_ahead);
-            if self.put_ahead(newcomer) && !(was_ahead && line == self.line) {
+            if self.put_ahead(newcomer) {
                 self.revision += 1;
                 self.all[newcomer].revision = self.revision;
                 self.all[newcomer].events += 1;
