@@ -85,6 +85,8 @@ async fn serve_until_told(config: Config) -> ExitCode {
             return fail(code, &error.to_string());
         }
     };
+    // What was logged so far stands in the log when whoever waits for the next line reads on.
+    log::flush();
     // The one line on standard output: scripts wait for it.
     print(&format!("listening on http://{}", node.address()));
     tracing::info!(address = %node.address(), %store, project_count, "ready");
