@@ -336,7 +336,7 @@ impl Agent {
 
     /// Tells the end of what was never started, for as long as its lease may last.
     async fn give_up(self: Arc<Self>, taken: Taken, why: String) {
-        let (id, ttl) = (taken.deployment, Duration::from_secs(u64::from(taken.lease.ttl_seconds)));
+        let (id, ttl) = (taken.deployment, Duration::from_secs(taken.lease.ttl_seconds));
         let calls = Calls::new(self.connection.clone(), taken);
         let finish = run::failed(FailureCause::PhaseFailed, why, None);
         let telling = async {
