@@ -8,7 +8,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{SINGLETRACK, TestServer};
+use crate::harness::{Place, SINGLETRACK, TestServer, gated_config};
 
 /// A `deploy` under way, whose progress is read line by line.
 struct Deploy {
@@ -298,4 +298,15 @@ exit 3
     assert_eq!((&told["outputs"]["url"], &told["result"]), (&Value::from("https://early.example"), &Value::Null));
     assert!(status().contains("url=https://early.example"), "{}", status());
     assert_eq!(heard.matches("output url=").count(), 1, "{heard}");
+}
+
+#[test]
+fn localhost_finds_a_server_that_listens_on_the_address_of_ipv6_alone() {
+    let server = TestServer::start_at(Place::at("[::1]"), "sqlite:test.db", &gated_config(""));
+    let port = server.base.rsplit(':').next().unwrap();
+    let mut command = Command::new(SINGLETRACK);
+    command.env_clear().env("SINGLETRACK_URL", format!("http://localhost:{port}"));
+    let output =
+        command.args(["deploy", "--project", "web", "--pipeline", "quick"]).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }

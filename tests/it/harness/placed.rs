@@ -23,6 +23,11 @@ impl Place {
         Place { wrap: wrap.iter().map(|word| (*word).to_owned()).collect(), ..Place::default() }
     }
 
+    /// On this machine, at this address of it.
+    pub fn at(address: &str) -> Self {
+        Place { listen: format!("{address}:0"), ..Place::default() }
+    }
+
     /// In a network namespace, at this address of it.
     pub fn in_namespace(name: &str, address: &str) -> Self {
         Place { listen: format!("{address}:0"), ..Place::by(&["ip", "netns", "exec", name]) }
