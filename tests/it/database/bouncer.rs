@@ -121,3 +121,24 @@ async fn deploys_elsewhere(one: &TestServer, other: &TestServer) {
     assert!(matches!(made.status, 202 | 409), "{}", made.text);
     assert_eq!(other.get("/v1/projects/other").await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_a_copy_cannot_see_behind_a_pooler_gives_nothing_beside_the_copied_store() {
+    let bouncer = Bouncer::start("transaction").await;
+    let unseen = TestServer::start_on(&bouncer.url, &gated_config(""));
+    let mut old = TestServer::gated();
+    let kept = old.accepted(json!({ "pipeline": "quick" })).await;
+    old.finished(&kept).await;
+    old.terminate();
+    let database = bouncer.url.split(['@', '?']).nth(1).unwrap().trim_start_matches('/');
+    let url = postgres::shared().url(database);
+    let done = old.tool(&["store", "copy", "--from", "sqlite:test.db", "--to", &url]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    // It would derive other secrets and revisions than the store that was copied.
+    let refused = unseen.submit(json!({ "pipeline": "quick" })).await;
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    let new = TestServer::start_on(&url, &gated_config(""));
+    assert_eq!(new.deployment(&kept, "").await.status, 200);
+    let more = new.accepted(json!({ "pipeline": "quick" })).await;
+    assert_eq!(new.finished(&more).await["status"], "SUCCEEDED");
+}
