@@ -1,6 +1,9 @@
 //! Several servers on one PostgreSQL database: what one commits the others tell, whoever dies.
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    process::{Command, Output},
+};
 
 use serde_json::{Value, json};
 
@@ -156,6 +159,8 @@ async fn a_database_that_cannot_be_used_is_refused_with_what_to_do() {
         ("postgres://h/d?sslmode=perhaps", 78, "sslmode"),
     ] {
         let directory = tempfile::tempdir().unwrap();
+        // One that refuses connections may come up yet, and is waited for.
+        fs::write(directory.path().join("singletrack.toml"), "[postgres]\nstart_timeout = \"1s\"\n").unwrap();
         let mut serve = Command::new(SINGLETRACK);
         serve.args(["serve", "--listen", "127.0.0.1:0", "--store", store]).current_dir(directory.path());
         let done = serve.output().unwrap();
