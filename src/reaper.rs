@@ -5,9 +5,9 @@
 //! wins, and of two reapers one.
 //!
 //! A judge must not be the cause of the silence that it judges. So silence does not count while signs of life could not be
-//! heard: while the process was stopped, while the store took no writes or no reads, while connections were turned away, and,
-//! for one deployment, while its own signs of life could not be recorded. Everybody whose silence did not count has all the
-//! patience anew.
+//! heard: while the process was stopped, while the store took no writes or no reads, while connections were turned away, for
+//! one deployment, while its own signs of life could not be recorded, and, for a project, while this server could not write
+//! to it either. Everybody whose silence did not count has all the patience anew.
 //!
 //! ```text
 //! once a second: look at all ─▶ who has lapsed? ─▶ end them, each project by itself (`ends`)
@@ -15,7 +15,11 @@
 
 mod ends;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::{BootInstant, Clock},
     health::{Pulse, Task},
-    model::{DeploymentId, Executor, Hint, Lapse, State, Vital},
+    model::{DeploymentId, Executor, Hint, Lapse, ProjectName, State, Vital},
     notifier::Notifier,
     queue::{Hearing, Queue},
     store::{StoreError, Watched},
@@ -136,14 +140,15 @@ impl Reaper {
         let turned_away_at = unheard.turned_away_at();
         let mut lapsed = Vec::new();
         let mut still = HashMap::with_capacity(watched.len());
+        let projects: HashSet<ProjectName> = watched.iter().map(|one| one.project.clone()).collect();
         for one in watched {
             if one.state == State::Ready && one.executor == Executor::Server {
                 // Its wake-up may have been lost on the way from another server.
                 self.notifier.hear(Hint::Work(one.project.clone()));
             }
             let mut seen = self.observe(&one, now);
-            if let Some(turned_away_at) = turned_away_at {
-                seen.same_since = seen.same_since.max(turned_away_at);
+            for unheard_at in turned_away_at.into_iter().chain(unheard.failed_at(&one.project)) {
+                seen.same_since = seen.same_since.max(unheard_at);
             }
             match unheard.of(one.id) {
                 Hearing::Clear => {}
@@ -152,10 +157,10 @@ impl Reaper {
             }
             still.insert(one.id, seen);
             if let Some(cause) = self.lapse(&one, seen, now) {
-                lapsed.push(Lapsed { project: one.project, id: one.id, vital: seen.vital, cause });
+                lapsed.push(Lapsed { project: one.project, id: one.id, vital: seen.vital, judged_at: now, cause });
             }
         }
-        unheard.forget_others(|id| still.contains_key(&id));
+        unheard.forget_others(|id| still.contains_key(&id), |project| projects.contains(project));
         self.seen = still;
         Ok(lapsed)
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Queue;
 use crate::{
+    clock::BootInstant,
     model::{Command, Deployment, DeploymentId, Lapse, LineLoad, Load, ProjectName, Refusal, Slot, Vital},
     store::{StoreError, transact},
 };
@@ -12,7 +13,7 @@ use crate::{
 const JUDGEMENT_LIMIT: Duration = Duration::from_secs(2);
 
 impl Queue {
-    /// Ends a deployment whose vital signs are still those that were `seen`; else it is refused as alive.
+    /// Ends a deployment whose vital signs are still those that were `seen` at `judged_at`; else it is refused as alive.
     ///
     /// # Errors
     /// The store did not do it.
@@ -22,11 +23,12 @@ impl Queue {
         id: DeploymentId,
         seen: Vital,
         cause: Lapse,
+        judged_at: BootInstant,
     ) -> Result<Result<Deployment, Refusal>, StoreError> {
         // It is told to people, so what cannot be read now keeps nothing from being ended.
         let absence = if cause == Lapse::Silence { self.absence(&project, id).await.ok().flatten() } else { None };
         let now = self.clock.wall();
-        let (clock, judged_at) = (self.clock.clone(), self.clock.boot());
+        let clock = self.clock.clone();
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
         self.unheard
             .note(

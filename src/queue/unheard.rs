@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::{
     clock::{BootInstant, Clock},
-    model::DeploymentId,
+    model::{DeploymentId, ProjectName},
     store::StoreError,
 };
 
@@ -23,6 +23,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 pub struct Unheard {
     clock: Arc<dyn Clock>,
     troubles: Arc<Mutex<HashMap<DeploymentId, Trouble>>>,
+    /// When this server itself could not write to a project, the last time.
+    projects: Arc<Mutex<HashMap<ProjectName, BootInstant>>>,
     /// When a caller could not even be listened to, the last time.
     turned_away_at: Arc<Mutex<Option<BootInstant>>>,
 }
@@ -46,7 +48,7 @@ pub enum Hearing {
 
 impl Unheard {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Unheard { clock, troubles: Arc::default(), turned_away_at: Arc::default() }
+        Unheard { clock, troubles: Arc::default(), projects: Arc::default(), turned_away_at: Arc::default() }
     }
 
     /// Makes a call that is a sign of life of a deployment, and notes where it fails or is stuck.
@@ -68,6 +70,22 @@ impl Unheard {
             self.change(id, |trouble| trouble);
         }
         answer
+    }
+
+    /// Notes that this server could not write to a project: another server could not record anybody's signs of life in it
+    /// either, and cannot tell this one.
+    pub fn note_failed(&self, project: ProjectName) {
+        let failed_at = self.clock.boot();
+        self.failed_projects().insert(project, failed_at);
+    }
+
+    /// When this server could not write to a project, the last time.
+    pub fn failed_at(&self, project: &ProjectName) -> Option<BootInstant> {
+        self.failed_projects().get(project).copied()
+    }
+
+    fn failed_projects(&self) -> MutexGuard<'_, HashMap<ProjectName, BootInstant>> {
+        self.projects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a caller was turned away before it could say anything: it may have been anybody, with a sign of life.
@@ -93,8 +111,9 @@ impl Unheard {
         }
     }
 
-    /// Forgets the deployments that nobody watches.
-    pub fn forget_others(&self, is_watched: impl Fn(DeploymentId) -> bool) {
+    /// Forgets the deployments that nobody watches, and the projects without any.
+    pub fn forget_others(&self, is_watched: impl Fn(DeploymentId) -> bool, has_watched: impl Fn(&ProjectName) -> bool) {
+        self.failed_projects().retain(|project, _| has_watched(project));
         self.troubles().retain(|id, trouble| trouble.stuck_count > 0 || is_watched(*id));
     }
 

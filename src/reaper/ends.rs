@@ -31,6 +31,7 @@ pub(super) struct Lapsed {
     pub(super) id: DeploymentId,
     /// Its vital signs when it was judged.
     pub(super) vital: Vital,
+    pub(super) judged_at: BootInstant,
     pub(super) cause: Lapse,
 }
 
@@ -89,8 +90,8 @@ impl Ends {
 
 /// Ends what has lapsed in one project.
 async fn end(queue: &Queue, lapsed: Vec<Lapsed>, mut turn: Turn) {
-    for Lapsed { project, id, vital, cause } in lapsed {
-        let ended = timeout(END_LIMIT, queue.reap(project.clone(), id, vital, cause)).await;
+    for Lapsed { project, id, vital, judged_at, cause } in lapsed {
+        let ended = timeout(END_LIMIT, queue.reap(project.clone(), id, vital, cause, judged_at)).await;
         match ended.unwrap_or_else(|_| Err(StoreError::Unavailable("it took too long".to_owned()))) {
             Ok(Ok(ended)) => {
                 let code = ended.status().as_str();
@@ -110,6 +111,7 @@ async fn end(queue: &Queue, lapsed: Vec<Lapsed>, mut turn: Turn) {
                 if turn.is_first_failure() {
                     tracing::warn!(%project, deployment.id = %id, %error, "a lapsed deployment could not be ended; it is tried again");
                 }
+                queue.unheard().note_failed(project);
                 return turn.failed(queue.clock().boot());
             }
         }

@@ -338,7 +338,7 @@ impl Embedded {
             tracing::error!(deployment.id = %id, "a former server's child does not end; its lease must run out first");
             return;
         }
-        match self.queue.reap(project, id, vital, Lapse::WorkerGone).await {
+        match self.queue.reap(project, id, vital, Lapse::WorkerGone, self.queue.clock().boot()).await {
             Ok(Ok(_)) => tracing::warn!(deployment.id = %id, "ended a deployment that a former server was running"),
             Ok(Err(refusal)) => tracing::debug!(deployment.id = %id, %refusal, "it was ended already"),
             Err(error) => tracing::warn!(deployment.id = %id, %error, "could not end what a former server ran"),

@@ -211,7 +211,10 @@ async fn work(queue: &Queue, project: &ProjectName, turn: u64) {
         }
         // What an earlier victim had claimed; its worker is gone with it.
         None => {
-            let reaped = queue.reap(project.clone(), holder.id, holder.vital(), Lapse::WorkerGone).await.unwrap();
+            let reaped = queue
+                .reap(project.clone(), holder.id, holder.vital(), Lapse::WorkerGone, queue.clock().boot())
+                .await
+                .unwrap();
             if let Ok(ended) = reaped {
                 tell(&ended);
             }

@@ -274,7 +274,11 @@ impl Walk {
                     Cause::Deadline => Lapse::Deadline,
                     Cause::WorkerGone => Lapse::WorkerGone,
                 };
-                match queue.reap(self.project(project), self.id(number), vital, cause).await.unwrap() {
+                match queue
+                    .reap(self.project(project), self.id(number), vital, cause, queue.clock().boot())
+                    .await
+                    .unwrap()
+                {
                     Ok(deployment) => match self.seen(&deployment).stage {
                         Stage::Done(code, _) => format!("lapsed {code}"),
                         stage => format!("lapsed, and is {stage:?}"),

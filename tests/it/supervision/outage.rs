@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Worker, end_of, lost_worker};
-use crate::harness::{TestServer, gated_config, postgres};
+use crate::harness::{Answer, TestServer, gated_config, postgres};
 
 /// A place in line lives for 12 s without a poll, a lease for 9 s.
 const LIMITS: &str = r#"
@@ -30,13 +30,15 @@ async fn nobody_is_reaped_for_an_outage(server: &TestServer, outage: &mut impl O
     let holder = Worker::start(server, "web", 8).await;
     let waiting = server.ticket("waiting").await;
     outage.begin().await;
-    let began = Instant::now();
-    while began.elapsed() < OUTAGE {
-        let poll = format!("/v1/projects/web/deployments/{waiting}/turn?maxWaitSeconds=1");
-        let (beat, turn) = tokio::join!(holder.heartbeat(server), server.get(&poll));
-        assert_eq!((beat.refusal(), turn.refusal()), ((503, "UNAVAILABLE"), (503, "UNAVAILABLE")));
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    // Each by itself: a project's calls are answered one after the other, and nobody waits for the other's answer.
+    let (beats, polls) = (
+        refused_for(OUTAGE, || holder.heartbeat(server)),
+        refused_for(OUTAGE, || async {
+            let poll = format!("/v1/projects/web/deployments/{waiting}/turn?maxWaitSeconds=1");
+            server.get(&poll).await
+        }),
+    );
+    tokio::join!(beats, polls);
     outage.end().await;
     // The reaper looks several times before they come again.
     let lost = lost_worker(server, "other").await;
@@ -48,6 +50,15 @@ async fn nobody_is_reaped_for_an_outage(server: &TestServer, outage: &mut impl O
     // Whoever falls silent from now on is judged as ever.
     assert_eq!(end_of(server, "web", &holder.id).await["error"]["code"], "WORKER_LOST");
     assert_eq!(end_of(server, "web", &waiting).await["error"]["code"], json!("ABANDONED"));
+}
+
+/// Calls again and again, for so long, and is told each time to come again.
+async fn refused_for<Called: Future<Output = Answer>>(span: Duration, call: impl Fn() -> Called) {
+    let began = Instant::now();
+    while began.elapsed() < span {
+        assert_eq!(call().await.refusal(), (503, "UNAVAILABLE"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// Another program holds the file's write lock.
