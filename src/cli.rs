@@ -11,11 +11,13 @@ use crate::{
 };
 
 mod deploy;
+mod groups;
 mod look;
 mod run;
 mod store;
 
-pub use deploy::{Deploy, FollowMode, Redeploy, WhenHeld};
+pub use deploy::{Deploy, FollowMode, Redeploy, Submit, WhenHeld};
+pub use groups::{Connect, Line, Origin, Server, Source, Target};
 pub use look::{Cancel, List, Logs, Release, StatusArgs, Why};
 pub use run::{Fence, FenceCheck, Protect, Run, RunWhenHeld};
 pub use store::{Backup, Restore, Store, StoreCopy};
@@ -128,36 +130,6 @@ pub enum ClientCommand {
     Release(Release),
 }
 
-/// Which server, who asks, and how the answer is printed.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Server")]
-pub struct Connect {
-    /// The server
-    #[arg(long, value_name = "URL", env = "SINGLETRACK_URL", default_value = "http://127.0.0.1:7878")]
-    #[arg(value_parser = parse_server)]
-    pub server: Url,
-    /// A file with the token ('-' is standard input), instead of SINGLETRACK_TOKEN
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// A file with the certificate authority (PEM) to trust beside the system's
-    #[arg(long, value_name = "FILE")]
-    pub ca_cert: Option<PathBuf>,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Which project of which server.
-#[derive(Args, Clone, Debug)]
-pub struct Target {
-    /// The project
-    #[arg(long, short, value_name = "NAME", env = "SINGLETRACK_PROJECT", value_parser = parse_project)]
-    pub project: ProjectName,
-    /// The server.
-    #[command(flatten)]
-    pub connect: Connect,
-}
-
 /// `serve`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Serve {
@@ -190,16 +162,9 @@ pub struct Agent {
     /// The folder in which pipelines run and journals are kept [default: singletrack-agent]
     #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
-    /// The server
-    #[arg(long, value_name = "URL", env = "SINGLETRACK_URL", default_value = "http://127.0.0.1:7878")]
-    #[arg(value_parser = parse_server)]
-    pub server: Url,
-    /// A file with the token ('-' is standard input), instead of SINGLETRACK_TOKEN
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// A file with the certificate authority (PEM) to trust beside the system's
-    #[arg(long, value_name = "FILE")]
-    pub ca_cert: Option<PathBuf>,
+    /// The server.
+    #[command(flatten)]
+    pub server: Server,
 }
 
 /// `check-config`.

@@ -131,12 +131,12 @@ impl Agent {
     pub fn new(settings: Settings) -> Result<Arc<Agent>, Failure> {
         let lock = own(&settings.work_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let cli::Agent { server, token_file, ca_cert, .. } = &settings.args;
+        let cli::Server { url, token_file, ca_cert } = &settings.args.server;
         let token = session::token(token_file.as_deref(), std::env::var("SINGLETRACK_TOKEN").ok())?;
         // Every call here is made once: whoever makes it knows how long it may be tried again.
         let notice = Box::new(|text: &str| tracing::warn!("{text}"));
         let connection =
-            Connection::new(server.clone(), token, ca_cert.as_deref(), Patience::DEADLINE, notice, Arc::clone(&clock))?;
+            Connection::new(url.clone(), token, ca_cert.as_deref(), Patience::DEADLINE, notice, Arc::clone(&clock))?;
         if connection.exposes_token() {
             tracing::warn!(server = connection.server(), "the token goes unencrypted; use https://");
         }

@@ -4,7 +4,11 @@ use std::{ffi::OsString, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{Target, parse_duration, parse_order, parse_text, parse_timeout, read};
+use super::{
+    Target,
+    groups::{Line, Source},
+    parse_duration, read,
+};
 
 const RUN_HELP: &str = "\
 Exit codes:
@@ -35,49 +39,17 @@ A run inside a run of the same project takes part in its parent's slot.";
 /// `run`.
 #[derive(Args, Debug)]
 #[command(after_long_help = RUN_HELP)]
+#[command(mut_arg("actor", |arg| arg.help("Who runs it [default: from the CI, else the user]")))]
+#[command(mut_arg("timeout", |arg| {
+    arg.help("How long to wait for the slot; the command itself may take as long as it likes")
+}))]
 pub struct Run {
-    /// Where.
-    #[command(flatten)]
-    pub target: Target,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, last = true)]
+    pub command: Vec<OsString>,
     /// What it is called among the project's deployments
     #[arg(long, value_name = "NAME", default_value = "run")]
     pub pipeline: String,
-    /// The branch or tag [default: from the CI]
-    #[arg(long = "ref", value_name = "REF", value_parser = parse_text)]
-    pub ref_name: Option<String>,
-    /// The commit [default: from the CI]
-    #[arg(long, value_parser = parse_text)]
-    pub commit: Option<String>,
-    /// A line about it [default: from the CI]
-    #[arg(long, short)]
-    pub message: Option<String>,
-    /// Who runs it [default: from the CI, else the user]
-    #[arg(long, value_parser = parse_text)]
-    pub actor: Option<String>,
-    /// Where to read more [default: the CI job's page]
-    #[arg(long, value_parser = parse_text)]
-    pub url: Option<String>,
-    /// The build number: a lower one is refused once a higher one has started [default: from the CI]
-    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true, value_parser = parse_order)]
-    pub order: Option<u64>,
-    /// Take no build number from the CI; for projects that several workflows deploy, each with its own count
-    #[arg(long, conflicts_with = "order")]
-    pub no_order: bool,
-    /// What to do when another deployment holds the slot
-    #[arg(long, value_enum, default_value_t = RunWhenHeld::Wait)]
-    pub on_conflict: RunWhenHeld,
-    /// Cancel the deployment that holds the slot, if this one is newer, and go before the older ones in line
-    #[arg(long)]
-    pub cancel_in_progress_deployment: bool,
-    /// Leave the line as soon as a newer deployment is there that will supersede this one when it starts
-    #[arg(long)]
-    pub leave_when_overtaken: bool,
-    /// How long to wait for the slot; the command itself may take as long as it likes
-    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout)]
-    pub timeout: Duration,
-    /// Go back on purpose: a lower build number is not refused
-    #[arg(long)]
-    pub rollback: bool,
     /// How long the slot is kept when the server hears nothing of this process; the command is ended by then
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_lease)]
     pub lease: Duration,
@@ -90,9 +62,21 @@ pub struct Run {
     /// The names of environment variables whose values are masked in what the server gets
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub mask: Vec<String>,
-    /// The command and its arguments
-    #[arg(value_name = "CMD", required = true, last = true)]
-    pub command: Vec<OsString>,
+    /// Go back on purpose: a lower build number is not refused
+    #[arg(long)]
+    pub rollback: bool,
+    /// What is deployed, and who deploys it.
+    #[command(flatten)]
+    pub source: Source,
+    /// What to do when another deployment holds the slot
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = RunWhenHeld::Wait, help_heading = "Waiting")]
+    pub on_conflict: RunWhenHeld,
+    /// How it waits in line.
+    #[command(flatten)]
+    pub line: Line,
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
 }
 
 /// What `run` does when another deployment holds the slot.

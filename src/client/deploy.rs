@@ -55,25 +55,25 @@ const LIVE_LINE_PAUSE: Duration = Duration::from_secs(3);
 /// # Errors
 /// Whatever kept it from succeeding, with its exit code.
 pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
-    let session = Session::open(&args.target.connect, Patience::DEADLINE.within(args.timeout))?;
+    let session = Session::open(&args.target.connect, Patience::DEADLINE.within(args.submit.line.timeout))?;
     let wish = wish(args);
     let mut request = request(args, wish, session.ci.as_ref())?;
-    let deadline = Deadline::after(session.clock.clone(), args.timeout);
+    let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
     let mut signals = Signals::of_a_job(session.in_ci)?;
     if let Some(path) = &args.artifact {
         let packed = upload::pack(path.clone(), &deadline, &mut signals).await?;
         // Before the slot is taken: nobody waits for a slow network.
-        if !args.dry_run {
+        if !args.submit.dry_run {
             upload::upload(&session, &packed, &deadline, &mut signals).await?;
         }
         request.artifact = Some(ArtifactRef { sha256: packed.digest.into() });
     }
     // The same bytes for every submit: with another body the key would name another request.
     let body = serde_json::to_vec(&request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
-    if args.dry_run {
+    if args.submit.dry_run {
         return plan::run(&session, args, &body, &deadline).await;
     }
-    let key = match &args.idempotency_key {
+    let key = match &args.submit.idempotency_key {
         Some(key) => Key::given(key.clone()),
         None => Key::made(session.ci.as_ref(), &args.target.project, &body)?,
     };
@@ -322,7 +322,7 @@ impl Run<'_> {
             Follower { connection: &session.connection, project, id, limits: FollowLimits::default(), after: 0 };
         let mut show = |update| session.screen.update(&update);
         let ended = tokio::select! {
-            ended = follower.follow(how(self.args.follow), &mut show) => ended,
+            ended = follower.follow(how(self.args.submit.follow), &mut show) => ended,
             by = self.overtaken(id) => return Observation::Overtaken { id, by },
             never = self.watch_line(id, self.wish == Wish::Queue) => match never {},
             never = session.screen.break_silence() => match never {},
@@ -337,7 +337,7 @@ impl Run<'_> {
     /// The newer deployment that supersedes ours when it starts, as soon as there is one; waits for ever where nobody leaves
     /// for that.
     async fn overtaken(&self, id: DeploymentId) -> DeploymentId {
-        if !self.args.leave_when_overtaken {
+        if !self.args.submit.line.leave_when_overtaken {
             return std::future::pending().await;
         }
         let connection = &self.session.connection;
@@ -446,10 +446,10 @@ impl Run<'_> {
 }
 
 pub(super) fn wish(args: &Deploy) -> Wish {
-    match args.on_conflict {
-        WhenHeld::Fail => Wish::Fail { detach: args.detach },
-        WhenHeld::Wait | WhenHeld::Queue if args.detach => Wish::Detach,
-        WhenHeld::Wait => Wish::Wait { preempt: args.cancel_in_progress_deployment },
+    match args.submit.on_conflict {
+        WhenHeld::Fail => Wish::Fail { detach: args.submit.detach },
+        WhenHeld::Wait | WhenHeld::Queue if args.submit.detach => Wish::Detach,
+        WhenHeld::Wait => Wish::Wait { preempt: args.submit.line.cancel_in_progress_deployment },
         WhenHeld::Queue => Wish::Queue,
     }
 }
@@ -471,27 +471,28 @@ fn how(mode: FollowMode) -> How {
 /// What is asked for: flags first, then what the CI says.
 pub(super) fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRequest, Failure> {
     let inputs = args.inputs().map_err(|name| Failure::new(Exit::Usage, format!("--input {name} stands twice")))?;
-    if args.cancel_in_progress_deployment && args.on_conflict != WhenHeld::Wait {
+    if args.submit.line.cancel_in_progress_deployment && args.submit.on_conflict != WhenHeld::Wait {
         return Err(Failure::new(Exit::Usage, "--cancel-in-progress-deployment waits for the slot")
             .hint("leave --on-conflict out, or the other flag"));
     }
-    if args.leave_when_overtaken && args.on_conflict == WhenHeld::Fail {
+    if args.submit.line.leave_when_overtaken && args.submit.on_conflict == WhenHeld::Fail {
         return Err(Failure::new(Exit::Usage, "--leave-when-overtaken is for who waits in line")
             .hint("leave --on-conflict out, or the other flag"));
     }
+    let source = &args.source;
     // A former deployment says what it was itself; of this job only who runs it and where is of interest.
     let source_ci = if args.retry_of.is_some() { None } else { ci };
     let from_ci = |ci: Option<&CiRun>, flag: &Option<String>, ci_says: fn(&CiRun) -> &Option<String>| {
         flag.clone().or_else(|| ci.and_then(|ci| ci_says(ci).clone()))
     };
-    let order = if args.no_order { None } else { args.order.or(source_ci.and_then(|ci| ci.order)) };
+    let order = if source.no_order { None } else { source.order.or(source_ci.and_then(|ci| ci.order)) };
     Ok(SubmitRequest {
         pipeline: args.pipeline.clone(),
-        ref_name: from_ci(source_ci, &args.ref_name, |ci| &ci.ref_name),
-        commit: from_ci(source_ci, &args.commit, |ci| &ci.commit),
-        message: from_ci(source_ci, &args.message, |ci| &ci.message),
+        ref_name: from_ci(source_ci, &source.ref_name, |ci| &ci.ref_name),
+        commit: from_ci(source_ci, &source.commit, |ci| &ci.commit),
+        message: from_ci(source_ci, &source.origin.message, |ci| &ci.message),
         actor: actor(args, ci),
-        url: from_ci(ci, &args.url, |ci| &ci.url),
+        url: from_ci(ci, &source.origin.url, |ci| &ci.url),
         order,
         inputs,
         on_conflict: match wish {
@@ -500,7 +501,7 @@ pub(super) fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<S
             Wish::Fail { .. } => OnConflict::Refuse,
         },
         // The whole time-out, not what is left of it: the request must read the same when a step is repeated.
-        deadline_seconds: Some(args.timeout.as_secs()),
+        deadline_seconds: Some(args.submit.line.timeout.as_secs()),
         rollback: args.rollback,
         retry_of: args.retry_of,
         ..SubmitRequest::default()
@@ -509,7 +510,7 @@ pub(super) fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<S
 
 fn actor(args: &Deploy, ci: Option<&CiRun>) -> Option<String> {
     let user = || Environment::new(&|name| std::env::var(name).ok()).user();
-    args.actor.clone().or_else(|| match ci {
+    args.source.origin.actor.clone().or_else(|| match ci {
         Some(ci) => ci.actor.clone(),
         None => user(),
     })

@@ -23,12 +23,14 @@ use crate::{
 /// # Errors
 /// The server has none.
 pub async fn run(session: &Session, args: &Deploy, body: &[u8], deadline: &Deadline) -> Result<Exit, Failure> {
-    let flags =
-        [(args.cancel_in_progress_deployment, "cancelInProgress"), (args.artifact.is_some(), "artifactFollows")];
+    let flags = [
+        (args.submit.line.cancel_in_progress_deployment, "cancelInProgress"),
+        (args.artifact.is_some(), "artifactFollows"),
+    ];
     let flags: Vec<_> = flags.into_iter().filter_map(|(is, flag)| is.then_some(flag)).collect();
     let project = &args.target.project;
     // Of the keys that are made up, none names a submit that was made before.
-    let key = args.idempotency_key.as_ref();
+    let key = args.submit.idempotency_key.as_ref();
     let (plan, mut whole) = tokio::select! {
         answer = session.connection.plan(project, key, body, &flags) => answer?,
         () = deadline.passed() => return Err(Failure::new(Exit::Fault, "no answer before the deadline")),
@@ -54,7 +56,7 @@ fn end(plan: &Plan, args: &Deploy, inside: Option<DeploymentId>) -> Option<Exit>
             Status::Cancelled => Some(Exit::Cancelled),
         },
         PlanOutcome::Waits if is_inside(plan, inside) => Some(Exit::Blocked),
-        PlanOutcome::Waits if args.leave_when_overtaken && plan.will_be_superseded_by.is_some() => {
+        PlanOutcome::Waits if args.submit.line.leave_when_overtaken && plan.will_be_superseded_by.is_some() => {
             Some(Exit::Cancelled)
         }
         PlanOutcome::Waits | PlanOutcome::Starts => None,

@@ -47,12 +47,12 @@ impl Session {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let in_ci = environment.is_ci();
         let screen = Arc::new(Screen::new(Arc::clone(&clock), in_ci));
-        let token = token(connect.token_file.as_deref(), variable("SINGLETRACK_TOKEN"))?;
+        let token = token(connect.server.token_file.as_deref(), variable("SINGLETRACK_TOKEN"))?;
         let heard = Arc::clone(&screen);
         let connection = Connection::new(
-            connect.server.clone(),
+            connect.server.url.clone(),
             token,
-            connect.ca_cert.as_deref(),
+            connect.server.ca_cert.as_deref(),
             patience,
             Box::new(move |text| heard.warning(text)),
             Arc::clone(&clock),

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     api::SubmitRequest,
-    cli::{self, Deploy, FollowMode, RunWhenHeld, WhenHeld},
+    cli::{self, Deploy, FollowMode, RunWhenHeld, Submit, WhenHeld},
     client::{
         connection::Patience,
         deadline::Deadline,
@@ -112,28 +112,22 @@ fn as_deploy(args: &cli::Run) -> Deploy {
     Deploy {
         target: args.target.clone(),
         pipeline: Some(args.pipeline.clone()),
-        ref_name: args.ref_name.clone(),
-        commit: args.commit.clone(),
-        message: args.message.clone(),
-        actor: args.actor.clone(),
-        url: args.url.clone(),
-        order: args.order,
-        no_order: args.no_order,
+        source: args.source.clone(),
         inputs: Vec::new(),
         artifact: None,
         retry_of: None,
-        on_conflict: match args.on_conflict {
-            RunWhenHeld::Wait => WhenHeld::Wait,
-            RunWhenHeld::Fail => WhenHeld::Fail,
-        },
-        cancel_in_progress_deployment: args.cancel_in_progress_deployment,
-        leave_when_overtaken: args.leave_when_overtaken,
-        timeout: args.timeout,
-        follow: FollowMode::None,
-        detach: false,
-        dry_run: false,
         rollback: args.rollback,
-        idempotency_key: None,
+        submit: Submit {
+            on_conflict: match args.on_conflict {
+                RunWhenHeld::Wait => WhenHeld::Wait,
+                RunWhenHeld::Fail => WhenHeld::Fail,
+            },
+            line: args.line.clone(),
+            follow: FollowMode::None,
+            detach: false,
+            dry_run: false,
+            idempotency_key: None,
+        },
     }
 }
 
@@ -164,7 +158,7 @@ async fn take_slot(
     let body = serde_json::to_vec(request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
     // Not the CI job's own name: this process is the worker, and another one cannot take part in its lease.
     let key = Key::made(None, &args.target.project, &body)?;
-    let deadline = Deadline::after(session.clock.clone(), args.timeout);
+    let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
     let mut way = deploy::Run {
         session,
         args,

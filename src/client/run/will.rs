@@ -41,7 +41,7 @@ impl Will {
         Will {
             server: session.connection.server().to_owned(),
             token: session.connection.token().map(str::to_owned),
-            ca_cert: target.connect.ca_cert.clone(),
+            ca_cert: target.connect.server.ca_cert.clone(),
             project: target.project.clone(),
             id: grant.deployment.id,
             lease: grant.lease.clone(),

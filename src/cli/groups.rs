@@ -1,0 +1,97 @@
+//! Flags that several commands share. Each names its heading of the help itself: a heading that were set for a whole group
+//! would go on to the flags that come after it.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use reqwest::Url;
+
+use super::{parse_order, parse_project, parse_server, parse_text, parse_timeout};
+use crate::model::ProjectName;
+
+/// Which server, who asks, and how the answer is printed.
+#[derive(Args, Clone, Debug)]
+pub struct Connect {
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The server.
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Which server, and who asks.
+#[derive(Args, Clone, Debug)]
+pub struct Server {
+    /// The server
+    #[arg(id = "server", long, value_name = "URL", env = "SINGLETRACK_URL", default_value = "http://127.0.0.1:7878")]
+    #[arg(value_parser = parse_server, help_heading = "Server")]
+    pub url: Url,
+    /// A file with the token ('-' is standard input), instead of SINGLETRACK_TOKEN
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub token_file: Option<PathBuf>,
+    /// A file with the certificate authority (PEM) to trust beside the system's
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub ca_cert: Option<PathBuf>,
+}
+
+/// Which project of which server.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// The project
+    #[arg(long, short, value_name = "NAME", env = "SINGLETRACK_PROJECT", value_parser = parse_project)]
+    #[arg(display_order = 0)]
+    pub project: ProjectName,
+    /// The server.
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+/// What is deployed, and who deploys it.
+#[derive(Args, Clone, Debug)]
+pub struct Source {
+    /// The branch or tag [default: from the CI]
+    #[arg(long = "ref", value_name = "REF", value_parser = parse_text, help_heading = "Source")]
+    pub ref_name: Option<String>,
+    /// The commit [default: from the CI]
+    #[arg(long, value_parser = parse_text, help_heading = "Source")]
+    pub commit: Option<String>,
+    /// Who deploys it.
+    #[command(flatten)]
+    pub origin: Origin,
+    /// The build number: a lower one is refused once a higher one has started [default: from the CI]
+    #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true, value_parser = parse_order)]
+    #[arg(help_heading = "Source")]
+    pub order: Option<u64>,
+    /// Take no build number from the CI; for projects that several workflows deploy, each with its own count
+    #[arg(long, conflicts_with = "order", help_heading = "Source")]
+    pub no_order: bool,
+}
+
+/// Who deploys, and where to read more.
+#[derive(Args, Clone, Debug)]
+pub struct Origin {
+    /// A line about it [default: from the CI]
+    #[arg(long, short, value_name = "TEXT", help_heading = "Source")]
+    pub message: Option<String>,
+    /// Who deploys [default: from the CI, else the user]
+    #[arg(long, value_name = "NAME", value_parser = parse_text, help_heading = "Source")]
+    pub actor: Option<String>,
+    /// Where to read more [default: the CI job's page]
+    #[arg(long, value_parser = parse_text, help_heading = "Source")]
+    pub url: Option<String>,
+}
+
+/// How to wait for the slot.
+#[derive(Args, Clone, Debug)]
+pub struct Line {
+    /// Cancel the deployment that holds the slot, if this one is newer, and go before the older ones in line
+    #[arg(long, help_heading = "Waiting")]
+    pub cancel_in_progress_deployment: bool,
+    /// Leave the line as soon as a newer deployment is there that will supersede this one when it starts
+    #[arg(long, help_heading = "Waiting")]
+    pub leave_when_overtaken: bool,
+    /// How long all of it may take
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout, help_heading = "Waiting")]
+    pub timeout: Duration,
+}
