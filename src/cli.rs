@@ -96,6 +96,8 @@ pub enum Command {
     Store(Store),
     /// Watch a server and three racing pipelines on this machine
     Demo(Demo),
+    /// Say what an error code or an exit code means, and what to do
+    Explain(Explain),
     /// Print the completion script of a shell
     Completions(Completions),
     /// Print the manual page, or write one for each command
@@ -192,6 +194,13 @@ pub struct Demo {
     /// Keep the demo's folder and say where it is
     #[arg(long)]
     pub keep: bool,
+}
+
+/// `explain`.
+#[derive(Args, Clone, Debug)]
+pub struct Explain {
+    /// The code, such as PHASE_FAILED or 121; without one, all are listed
+    pub code: Option<String>,
 }
 
 /// `completions`.

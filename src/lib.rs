@@ -23,6 +23,7 @@ pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod depot;
+pub mod explain;
 pub mod health;
 pub mod log;
 pub mod model;

@@ -5,7 +5,11 @@ use std::{fmt, process::ExitCode};
 use serde_json::{Value, json};
 
 use super::connection::{Connection, Fault, Refusal};
-use crate::{api::ErrorCode, model::ProjectName};
+use crate::{
+    api::ErrorCode,
+    explain,
+    model::{ProjectName, Status},
+};
 
 /// The documented exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +37,19 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Every code of the program's own.
+    pub const ALL: [Exit; 9] = [
+        Exit::Done,
+        Exit::Failed,
+        Exit::Usage,
+        Exit::Blocked,
+        Exit::Cancelled,
+        Exit::LeaseLost,
+        Exit::TimedOut,
+        Exit::Fault,
+        Exit::Interrupted,
+    ];
+
     /// The number that the shell sees.
     pub fn code(self) -> u8 {
         match self {
@@ -80,6 +97,28 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The code whose page tells more: the server's own where the failure is what that code says, else the exit code.
+    pub fn topic(&self) -> Option<&'static str> {
+        let told = self.problem.as_ref().and_then(|problem| {
+            let refused = &problem["errorCode"];
+            let ended = &problem["error"]["code"];
+            let status = serde_json::from_value(problem["status"].clone()).ok();
+            let exit = match (ended.as_str(), status) {
+                (Some(code), Some(status)) => exit_of_end(status, code),
+                _ => exit_of(serde_json::from_value(refused.clone()).ok()),
+            };
+            (exit == self.exit).then(|| ended.as_str().or(refused.as_str())).flatten()
+        });
+        let page = told.and_then(explain::find).or_else(|| match self.exit {
+            Exit::Blocked | Exit::Cancelled | Exit::LeaseLost | Exit::TimedOut | Exit::Fault => {
+                explain::find(&self.exit.code().to_string())
+            }
+            // The message and the hint say it all.
+            Exit::Done | Exit::Failed | Exit::Usage | Exit::Interrupted | Exit::Command(_) => None,
+        });
+        page.map(|page| page.code)
     }
 
     /// What `--json` prints on standard output: the server's problem, or one of our own making in the same form.
@@ -155,6 +194,16 @@ fn unreachable_hint(server: &str, why: &str) -> String {
         "start a server with `singletrack serve`, or name one with --server URL (or SINGLETRACK_URL)".to_owned()
     } else {
         "check --server (or SINGLETRACK_URL), and that this machine can reach it".to_owned()
+    }
+}
+
+/// The exit code for a deployment that ended so.
+pub fn exit_of_end(status: Status, code: &str) -> Exit {
+    match (status, code) {
+        (Status::Succeeded, _) => Exit::Done,
+        (Status::Cancelled, "ABANDONED" | "EXPIRED") => Exit::Blocked,
+        (Status::Cancelled, _) => Exit::Cancelled,
+        (Status::Failed | Status::Pending | Status::Running, _) => Exit::Failed,
     }
 }
 

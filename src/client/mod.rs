@@ -8,6 +8,7 @@ mod deploy;
 mod dial;
 mod download;
 pub mod exit;
+pub mod explain;
 pub mod follow;
 mod key;
 pub mod lease;
@@ -115,6 +116,9 @@ fn tell(failure: &Failure, json: bool) {
     print::error(&failure.message);
     if let Some(hint) = &failure.hint {
         print::hint(hint);
+    }
+    if let Some(code) = failure.topic() {
+        print::more(&format!("singletrack explain {code}"));
     }
     if json {
         // The exit code tells already that this did not go well.

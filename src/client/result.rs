@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::{
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, exit_of_end},
     render::{
         clean::clean,
         words::{Ahead, between, span},
@@ -79,25 +79,23 @@ fn ended(session: &Session, deployment: &Deployment, replayed: bool) -> Result<E
     let code = clean(&error.code);
     let phase = error.phase.as_deref().map(|phase| format!(" in phase {}", clean(phase))).unwrap_or_default();
     let logs = format!("`singletrack logs --project {project} {id}` shows its output");
-    let (exit, message, hint) = match (deployment.status, error.code.as_str(), deployment.superseded_by) {
+    let exit = exit_of_end(deployment.status, &error.code);
+    let (message, hint) = match (deployment.status, error.code.as_str(), deployment.superseded_by) {
         (Status::Cancelled, _, Some(by)) => (
-            Exit::Cancelled,
             format!("deployment {id} was superseded by {by}"),
             format!("`singletrack status --project {project} {by}` shows what took its place"),
         ),
         (Status::Cancelled, "ABANDONED", None) => (
-            Exit::Blocked,
             format!("deployment {id} lost its place in line: the server had not heard of this client for too long"),
             "check the network between this job and the server, then deploy again".to_owned(),
         ),
         (Status::Cancelled, "EXPIRED", None) => (
-            Exit::Blocked,
             format!("deployment {id} was still waiting for the slot at its deadline"),
             "pass a longer --timeout; `singletrack why` shows who holds the slot".to_owned(),
         ),
-        (Status::Cancelled, ..) => (Exit::Cancelled, format!("deployment {id} was cancelled ({code}): {reason}"), logs),
+        (Status::Cancelled, ..) => (format!("deployment {id} was cancelled ({code}): {reason}"), logs),
         (Status::Failed | Status::Pending | Status::Running | Status::Succeeded, ..) => {
-            (Exit::Failed, format!("deployment {id} failed{phase} ({code}): {reason}"), logs)
+            (format!("deployment {id} failed{phase} ({code}): {reason}"), logs)
         }
     };
     let hint = if replayed {

@@ -7,6 +7,7 @@ mod artifact;
 mod cli_cancelled_job;
 mod cli_demo;
 mod cli_deploy;
+mod cli_explain;
 mod cli_help;
 mod cli_hostile;
 mod cli_live;

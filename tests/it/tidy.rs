@@ -12,6 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("names", &[]),
     ("clock", &[]),
+    ("explain", &[]),
     ("log", &[]),
     ("health", &["log"]),
     ("private", &[]),
@@ -53,7 +54,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     // `run` owns a command as the executor does: of the worker it takes the shim and what reads output, never the queue.
-    ("client", &["api", "artifact", "cli", "model", "clock", "config", "log", "worker"]),
+    ("client", &["api", "artifact", "cli", "model", "clock", "config", "explain", "log", "worker"]),
     // A client that runs pipelines: of the worker it takes the executor, never the queue.
     ("agent", &["api", "artifact", "cli", "client", "model", "clock", "config", "health", "private", "worker"]),
     // Those that put all the others together.

@@ -134,3 +134,8 @@ pub fn warning(text: &str) {
 pub fn hint(text: &str) {
     styled(HINT, "hint:", &format!(" {text}"));
 }
+
+/// `more: …`, on standard error: where more about an error stands.
+pub fn more(text: &str) {
+    styled(HINT, "more:", &format!(" {text}"));
+}
