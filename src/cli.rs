@@ -18,7 +18,7 @@ mod store;
 
 pub use deploy::{Deploy, FollowMode, Redeploy, Submit, WhenHeld};
 pub use groups::{Connect, Line, Origin, Server, Source, Target};
-pub use look::{Cancel, List, Logs, Release, StatusArgs, Why};
+pub use look::{Cancel, List, Logs, Release, StatusArgs, Wait, Why};
 pub use run::{Fence, FenceCheck, Protect, Run, RunWhenHeld};
 pub use store::{Backup, Restore, Store, StoreCopy};
 
@@ -30,7 +30,7 @@ Exit codes:
   121  still blocked at the deadline
   122  cancelled or superseded
   123  lease lost
-  124  own time-out
+  124  --timeout passed
   125  no server, or a fault of something in between
   130  interrupted; the own deployment was cancelled first
 
@@ -120,13 +120,15 @@ pub enum ClientCommand {
     Redeploy(Box<Redeploy>),
     /// Show one deployment; without an ID, the one that holds the slot, else the latest
     Status(StatusArgs),
+    /// Wait until a deployment is final, and end with its exit code; the deployment goes on whatever ends the wait
+    Wait(Wait),
     /// Say who holds the slot, who waits, for how long, and what to do about it
     Why(Why),
     /// Print a deployment's output; without an ID, of the one that holds the slot, else of the latest
     Logs(Logs),
     /// List a project's deployments, newest first; without a project, list the projects
     List(List),
-    /// Cancel a deployment
+    /// Cancel a deployment: ask it to stop
     Cancel(Cancel),
     /// Force a project's slot free, whatever its holder does; it is recorded
     Release(Release),

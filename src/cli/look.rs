@@ -1,9 +1,22 @@
 //! What the commands that look at deployments, and intervene, can be asked for.
 
+use std::time::Duration;
+
 use clap::Args;
 
-use super::{Connect, Target, parse_id, parse_project, parse_status};
+use super::{Connect, Target, parse_id, parse_project, parse_status, parse_timeout};
 use crate::model::{DeploymentId, ProjectName, Status};
+
+const WAIT_HELP: &str = "\
+Exit codes:
+  0    the deployment SUCCEEDED
+  1    it FAILED
+  2    usage, or there is no such deployment
+  121  it was still blocked at its deadline, or its client was gone
+  122  it was cancelled or superseded
+  124  --timeout passed; the deployment goes on
+  125  no server, or a fault of something in between
+  130  interrupted; the deployment goes on";
 
 /// `status`.
 #[derive(Args, Debug)]
@@ -11,6 +24,24 @@ pub struct StatusArgs {
     /// The deployment
     #[arg(value_parser = parse_id)]
     pub id: Option<DeploymentId>,
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `wait`.
+#[derive(Args, Debug)]
+#[command(after_long_help = WAIT_HELP)]
+pub struct Wait {
+    /// The deployment
+    #[arg(value_parser = parse_id)]
+    pub id: DeploymentId,
+    /// How long to wait; the deployment goes on after that [default: until it is final]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub timeout: Option<Duration>,
+    /// Show what happens until then, as `deploy` does; without it, only the end is told
+    #[arg(long)]
+    pub progress: bool,
     /// Where.
     #[command(flatten)]
     pub target: Target,
@@ -33,6 +64,9 @@ pub struct Logs {
     /// Go on until the deployment is final
     #[arg(long, short)]
     pub follow: bool,
+    /// End with the deployment's exit code, as `wait` does
+    #[arg(long, requires = "follow")]
+    pub exit_code: bool,
     /// Where.
     #[command(flatten)]
     pub target: Target,
@@ -64,6 +98,12 @@ pub struct Cancel {
     /// Why; it is shown to those who watch the deployment
     #[arg(long, short)]
     pub reason: Option<String>,
+    /// Wait until it is final; ends with 0 if it was cancelled, and with 1 if it succeeded or failed all the same
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait; the cancel stays asked for after that
+    #[arg(long, value_name = "DURATION", requires = "wait", value_parser = parse_timeout)]
+    pub timeout: Option<Duration>,
     /// Where.
     #[command(flatten)]
     pub target: Target,

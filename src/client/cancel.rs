@@ -3,20 +3,44 @@
 use super::{
     connection::Patience,
     exit::{Exit, Failure},
+    follow::How,
+    render::words::{between, span},
     session::Session,
+    signals::Signals,
+    wait::{self, Onlooker},
 };
-use crate::{api::CancelBody, cli::Cancel, model::Status};
+use crate::{
+    api::{CancelBody, Deployment},
+    cli::Cancel,
+    model::Status,
+};
 
 /// Cancels.
 ///
 /// # Errors
 /// There is no such deployment, or no answer.
 pub async fn run(args: &Cancel) -> Result<Exit, Failure> {
-    let session = Session::open(&args.target.connect, Patience::QUESTION)?;
+    let patience = if args.wait { wait::patience(args.timeout) } else { Patience::QUESTION };
+    let session = Session::open(&args.target.connect, patience)?;
     let project = &args.target.project;
+    // Before anything is asked for: whoever stops the wait hears that the cancel stands.
+    let signals = if args.wait { Some(Signals::of_a_job(session.in_ci)?) } else { None };
     let body = CancelBody { superseded_by: None, reason: args.reason.clone() };
     let (deployment, changed) = session.connection.cancel(project, args.id, &body).await?;
     let id = deployment.id;
+    if let Some(mut signals) = signals
+        && !deployment.status.is_final()
+    {
+        let what = if changed { "is asked to stop" } else { "was asked to stop already" };
+        session.screen.line(&format!("{project}: deployment {id} {what}; waiting until it is final"));
+        let meanwhile = "the deployment stays asked to stop";
+        let onlooker = Onlooker { session: &session, project, id, timeout: args.timeout, meanwhile };
+        let deployment = onlooker.until_final(How::EndOnly, &mut signals).await?;
+        return tell_end(&session, &deployment);
+    }
+    if args.wait {
+        return tell_end(&session, &deployment);
+    }
     let line = match (deployment.status, changed) {
         (Status::Pending | Status::Running, true) => {
             format!(
@@ -31,4 +55,28 @@ pub async fn run(args: &Cancel) -> Result<Exit, Failure> {
     };
     session.answer(&deployment, &[line])?;
     Ok(Exit::Done)
+}
+
+/// Whether the cancel came to what it was for.
+fn tell_end(session: &Session, deployment: &Deployment) -> Result<Exit, Failure> {
+    let (project, id) = (&deployment.project, deployment.id);
+    let what = match deployment.status {
+        Status::Cancelled => {
+            let took = match (deployment.cancel_requested_at, deployment.ended_at) {
+                (Some(asked), Some(ended)) => format!(", {} after it was asked to stop", span(between(asked, ended))),
+                _ => String::new(),
+            };
+            session.answer(deployment, &[format!("{project}: deployment {id} is cancelled{took}")])?;
+            return Ok(Exit::Done);
+        }
+        Status::Succeeded => "it succeeded before it could stop",
+        Status::Failed => "it failed",
+        Status::Pending | Status::Running => "it is not final",
+    };
+    Err(Failure {
+        exit: Exit::Failed,
+        message: format!("deployment {id} was not cancelled: {what}"),
+        hint: Some(format!("`singletrack status --project {project} {id}` shows how it ended")),
+        problem: serde_json::to_value(deployment).ok(),
+    })
 }

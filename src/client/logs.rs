@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     connection::Patience,
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, exit_of_end},
     follow::{FollowLimits, Follower, How, Update},
     render::print,
     session::Session,
@@ -46,6 +46,7 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
             written = Err(error);
         }
     };
+    let mut exit = Exit::Done;
     if args.follow {
         let mut signals = Signals::listen()?;
         let ended = tokio::select! {
@@ -55,10 +56,14 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
         };
         session.screen.clear();
         session.screen.line(&format!("{project}: deployment {id} {}", ended.status.as_str()));
+        if args.exit_code {
+            let code = ended.error.as_ref().map_or("", |error| error.code.as_str());
+            exit = exit_of_end(ended.status, code);
+        }
     } else {
         follower.read_so_far(&mut show).await?;
         session.screen.clear();
     }
     written.map_err(|error| Failure::new(Exit::Fault, format!("the output could not be written: {error}")))?;
-    Ok(Exit::Done)
+    Ok(exit)
 }

@@ -28,6 +28,7 @@ mod status;
 mod token;
 mod transport;
 mod upload;
+mod wait;
 mod why;
 mod work;
 
@@ -104,6 +105,7 @@ fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
         ClientCommand::Fence(Fence::Check(args)) => on_runtime(run::check_fence(args)),
         ClientCommand::Redeploy(args) => on_runtime(deploy::run(&args.deploy())),
         ClientCommand::Status(args) => on_runtime(status::run(args)),
+        ClientCommand::Wait(args) => on_runtime(wait::run(args)),
         ClientCommand::Why(args) => on_runtime(why::run(args)),
         ClientCommand::Logs(args) => on_runtime(logs::run(args)),
         ClientCommand::List(args) => on_runtime(list::run(args)),
@@ -134,6 +136,7 @@ fn wants_json(command: &ClientCommand) -> bool {
         ClientCommand::Fence(Fence::Check(args)) => args.target.connect.json,
         ClientCommand::Redeploy(args) => args.target.connect.json,
         ClientCommand::Status(args) => args.target.connect.json,
+        ClientCommand::Wait(args) => args.target.connect.json,
         ClientCommand::Why(args) => args.target.connect.json,
         ClientCommand::Logs(args) => args.target.connect.json,
         ClientCommand::List(args) => args.connect.json,

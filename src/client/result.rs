@@ -28,7 +28,9 @@ pub fn tell(
     problem: Option<Value>,
 ) -> Result<Exit, Failure> {
     match verdict {
-        Verdict::Ended { deployment, replayed } => ended(session, &deployment, replayed),
+        Verdict::Ended { deployment, replayed } => {
+            ended(session, &deployment, if replayed { Told::Repeater } else { Told::Owner })
+        }
         Verdict::Detached(deployment) => {
             let place = match deployment.queue_position {
                 0 => "has the slot".to_owned(),
@@ -59,7 +61,26 @@ pub fn tell(
     }
 }
 
-fn ended(session: &Session, deployment: &Deployment, replayed: bool) -> Result<Exit, Failure> {
+/// To whom an end is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// To the client that made the deployment.
+    Owner,
+    /// To another attempt of the CI job that made it.
+    Repeater,
+    /// To somebody who looks on.
+    Onlooker,
+}
+
+/// Tells an onlooker how a deployment has ended.
+///
+/// # Errors
+/// Whatever is not a success, to be told by the caller.
+pub fn tell_onlooker(session: &Session, deployment: &Deployment) -> Result<Exit, Failure> {
+    ended(session, deployment, Told::Onlooker)
+}
+
+fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit, Failure> {
     let id = deployment.id;
     let project = &deployment.project;
     let Some(error) = &deployment.error else {
@@ -67,7 +88,7 @@ fn ended(session: &Session, deployment: &Deployment, replayed: bool) -> Result<E
             (Some(begin), Some(end)) => format!(" in {}", span(between(begin, end))),
             _ => String::new(),
         };
-        let earlier = if replayed { ", in an earlier run of this job" } else { "" };
+        let earlier = if told == Told::Repeater { ", in an earlier run of this job" } else { "" };
         session.screen.clear();
         session.screen.line(&format!("{project}: deployment {id} succeeded{took}{earlier}"));
         let outputs = deployment.result.iter().flat_map(|result| &result.outputs);
@@ -85,6 +106,14 @@ fn ended(session: &Session, deployment: &Deployment, replayed: bool) -> Result<E
             format!("deployment {id} was superseded by {by}"),
             format!("`singletrack status --project {project} {by}` shows what took its place"),
         ),
+        (Status::Cancelled, "ABANDONED", None) if told == Told::Onlooker => (
+            format!("deployment {id} lost its place in line: the server had not heard of its client for too long"),
+            format!("`singletrack status --project {project} {id}` shows whose it was"),
+        ),
+        (Status::Cancelled, "EXPIRED", None) if told == Told::Onlooker => (
+            format!("deployment {id} was still waiting for the slot at its deadline"),
+            "`singletrack why` shows who holds the slot".to_owned(),
+        ),
         (Status::Cancelled, "ABANDONED", None) => (
             format!("deployment {id} lost its place in line: the server had not heard of this client for too long"),
             "check the network between this job and the server, then deploy again".to_owned(),
@@ -98,7 +127,7 @@ fn ended(session: &Session, deployment: &Deployment, replayed: bool) -> Result<E
             (format!("deployment {id} failed{phase} ({code}): {reason}"), logs)
         }
     };
-    let hint = if replayed {
+    let hint = if told == Told::Repeater {
         "this is how an earlier run of the same job attempt ended; start the job anew, or pass another \
          --idempotency-key, to deploy again"
             .to_owned()
@@ -132,7 +161,7 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
     // A deployment that finished anyway stays what it became.
     let succeeded = deployment.as_ref().filter(|deployment| deployment.status == Status::Succeeded);
     if let (Stop::Deadline, Some(deployment)) = (why, succeeded) {
-        return ended(session, deployment, false);
+        return ended(session, deployment, Told::Owner);
     }
     let trouble = session.connection.trouble().map(|trouble| format!("; the server does not answer: {trouble}"));
     let is_down = trouble.is_some();

@@ -13,6 +13,7 @@ mod cli_hostile;
 mod cli_live;
 mod cli_retries;
 mod cli_usage;
+mod cli_wait;
 mod client_ci;
 mod client_follow;
 mod clocks;

@@ -94,6 +94,14 @@ impl Screen {
         self.over(|| print::warning(text));
     }
 
+    /// What is waited for, where a bar can show it.
+    pub fn note(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_style(style(WAITING));
+            bar.set_message(shown(text));
+        }
+    }
+
     /// For whom one waits.
     pub fn waiting(&self, ahead: &Ahead, place: Place) {
         let text = ahead.wait_line(place, self.clock.wall());

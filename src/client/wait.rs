@@ -1,0 +1,104 @@
+//! `wait`: looks on until a deployment is final. Whatever stops the wait, the deployment goes on.
+
+use std::{future::pending, time::Duration};
+
+use super::{
+    connection::{Fault, Patience},
+    deadline::Deadline,
+    exit::{Exit, Failure},
+    follow::{FollowLimits, Follower, How, Update},
+    result,
+    session::Session,
+    signals::Signals,
+};
+use crate::{
+    api::Deployment,
+    cli::Wait,
+    model::{DeploymentId, ProjectName},
+};
+
+/// Waits for the end of a deployment, and ends as the deployment did.
+///
+/// # Errors
+/// Whatever is not a success of the deployment, with its exit code.
+pub async fn run(args: &Wait) -> Result<Exit, Failure> {
+    let session = Session::open(&args.target.connect, patience(args.timeout))?;
+    let how = if args.progress { How::Auto } else { How::EndOnly };
+    let mut signals = Signals::of_a_job(session.in_ci)?;
+    let onlooker = Onlooker {
+        session: &session,
+        project: &args.target.project,
+        id: args.id,
+        timeout: args.timeout,
+        meanwhile: "the deployment goes on",
+    };
+    let deployment = onlooker.until_final(how, &mut signals).await?;
+    session.screen.clear();
+    result::tell_onlooker(&session, &deployment)
+}
+
+/// How long an onlooker puts up with a server that does not answer.
+pub(super) fn patience(timeout: Option<Duration>) -> Patience {
+    match timeout {
+        Some(timeout) => Patience::DEADLINE.within(timeout),
+        None => Patience::WATCH,
+    }
+}
+
+/// Somebody who waits for the end of a deployment, and changes nothing.
+pub(super) struct Onlooker<'a> {
+    pub(super) session: &'a Session,
+    pub(super) project: &'a ProjectName,
+    pub(super) id: DeploymentId,
+    pub(super) timeout: Option<Duration>,
+    /// What is true when the wait ends before the deployment does.
+    pub(super) meanwhile: &'static str,
+}
+
+impl Onlooker<'_> {
+    /// The deployment as it ended. A signal and the time-out end the wait alone.
+    ///
+    /// # Errors
+    /// It is not final yet, or there is no answer to go by.
+    pub(super) async fn until_final(&self, how: How, signals: &mut Signals) -> Result<Deployment, Failure> {
+        let Onlooker { session, project, id, .. } = *self;
+        let deadline = self.timeout.map(|timeout| Deadline::after(session.clock.clone(), timeout));
+        let passed = async {
+            match &deadline {
+                Some(deadline) => deadline.passed().await,
+                None => pending().await,
+            }
+        };
+        let limits = FollowLimits::default();
+        let mut follower = Follower { connection: &session.connection, project, id, limits, after: 0 };
+        session.screen.note(&format!("waiting for the end of deployment {id}"));
+        let mut show = |update: Update| session.screen.update(&update);
+        let is_told = how != How::EndOnly;
+        tokio::select! {
+            ended = follower.follow(how, &mut show) => Ok(ended.map_err(|fault| lost(id, fault))?),
+            () = signals.first() => Err(self.left(Exit::Interrupted, "interrupted")),
+            () = passed => Err(self.left(Exit::TimedOut, "the --timeout passed")),
+            never = session.screen.break_silence(), if is_told => match never {},
+        }
+    }
+
+    fn left(&self, exit: Exit, why: &str) -> Failure {
+        let Onlooker { session, project, id, meanwhile, .. } = self;
+        session.screen.clear();
+        let trouble = session.connection.trouble().map(|trouble| format!("; the server does not answer: {trouble}"));
+        let trouble = trouble.unwrap_or_default();
+        Failure::new(exit, format!("{why} before deployment {id} had ended; {meanwhile}{trouble}"))
+            .hint(format!("`singletrack wait --project {project} {id}` waits again"))
+    }
+}
+
+/// Why nothing more is heard of it, which says nothing about what becomes of it.
+fn lost(id: DeploymentId, fault: Fault) -> Failure {
+    match fault {
+        Fault::Refused(_) => fault.into(),
+        Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. } => {
+            let failure = Failure::from(fault);
+            Failure { message: format!("{}; the outcome of deployment {id} is unknown", failure.message), ..failure }
+        }
+    }
+}
