@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::time;
-use crate::model::{self, CANCEL_WAITS, CancelCause, DeploymentId, Outcome, ProjectName, Revision, State, Status};
+use crate::model::{self, CANCEL_WAITS, CancelCause, DeploymentId, Eta, Outcome, ProjectName, Revision, State, Status};
 
 /// A deployment, whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,12 @@ pub struct Deployment {
     /// The newer deployment that supersedes it when that starts, if it still waits then; where that was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by: Option<DeploymentId>,
+    /// How long until it is expected to have the slot; null where nobody can tell, left out where it does not wait in line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_start: Option<Option<Eta>>,
+    /// Why nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_unknown: Option<String>,
     /// The deployment that it runs again.
     pub retry_of: Option<DeploymentId>,
     /// When it was submitted.
@@ -144,6 +150,8 @@ impl Deployment {
             error,
             superseded_by,
             will_be_superseded_by: None,
+            expected_start: None,
+            start_unknown: None,
             retry_of: spec.retry_of,
             created_at: deployment.created_at,
             started_at: deployment.started_at,

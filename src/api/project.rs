@@ -100,6 +100,9 @@ pub struct Plan {
     pub queue_position: u64,
     /// How long the wait for the slot is expected to take; null when that cannot be told.
     pub expected_wait: Option<Eta>,
+    /// Why nobody can tell how long; not null exactly where `expected_wait` is null. Of an older server: none.
+    #[serde(default)]
+    pub start_unknown: Option<String>,
     /// What would become of the submit. Of an older server: none.
     #[serde(default)]
     pub outcome: Option<PlanOutcome>,

@@ -96,6 +96,12 @@ pub struct Conflict {
     /// The newer deployment that supersedes yours when that starts, if yours still waits then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by: Option<DeploymentId>,
+    /// How long until yours is expected to have the slot; null where nobody can tell, left out where no place is kept for you.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_start: Option<Option<Eta>>,
+    /// Why nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_unknown: Option<String>,
     /// Whether the blocking deployment is of the same CI run.
     pub relation: Relation,
 }

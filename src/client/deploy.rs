@@ -265,8 +265,7 @@ impl Run<'_> {
     fn tell_waiting(&self) {
         if let (Some(conflict), Wish::Wait { .. }) = (&self.held, self.wish) {
             let ahead = Ahead { id: conflict.deployment_id, blocking: conflict.blocking.clone() };
-            let place = Place { position: conflict.queue_position, overtaker: conflict.will_be_superseded_by };
-            self.session.screen.waiting(&ahead, place);
+            self.session.screen.waiting(&ahead, &Place::behind(conflict));
         }
     }
 
@@ -305,6 +304,8 @@ impl Run<'_> {
                 self.held = conflict.or_else(|| self.held.take());
                 if let Some(held) = &mut self.held {
                     held.queue_position = Some(deployment.queue_position);
+                    held.expected_start = deployment.expected_start;
+                    held.start_unknown.clone_from(&deployment.start_unknown);
                 }
                 self.tell_waiting();
                 tokio::time::sleep(TURN_PAUSE).await;
@@ -382,8 +383,7 @@ impl Run<'_> {
         match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
             (Some(holder), Some(own)) => {
                 let ahead = Ahead::of(holder, view.liveness, view.eta);
-                let place = Place { position: Some(own.queue_position), overtaker: own.will_be_superseded_by };
-                session.screen.waiting(&ahead, place);
+                session.screen.waiting(&ahead, &Place::of(own));
                 true
             }
             (None, Some(_)) => true,

@@ -8,7 +8,7 @@ use super::{
     exit::{Exit, Failure, exit_of},
     render::{
         clean::clean,
-        words::{eta, overtaken, who_deploys},
+        words::{overtaken, start, who_deploys},
     },
     session::Session,
 };
@@ -93,7 +93,9 @@ fn lines(plan: &Plan, end: Option<Exit>, inside: Option<DeploymentId>) -> Vec<St
         PlanOutcome::Starts if plan.cancels.is_none() => "the slot is free: it would start at once".to_owned(),
         PlanOutcome::Starts => format!("the slot is held by {holder}; it would start at once"),
         PlanOutcome::Waits => {
-            let wait = plan.expected_wait.map(|wait| format!(", {}", eta(wait))).unwrap_or_default();
+            let wait = start(plan.expected_wait, plan.start_unknown.as_deref());
+            let wait = wait.filter(|_| plan.will_be_superseded_by.is_none()).map(|wait| format!(", {wait}"));
+            let wait = wait.unwrap_or_default();
             format!("the slot is held by {holder}; it would be number {} in line{wait}", plan.queue_position)
         }
         PlanOutcome::Blocked => format!("the slot is held by {holder}, and --on-conflict fail does not wait for it"),

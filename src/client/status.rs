@@ -7,7 +7,7 @@ use super::{
     exit::{Exit, Failure, about_project},
     render::{
         clean::clean,
-        words::{between, source, span, time},
+        words::{between, source, span, start, time},
     },
     session::Session,
 };
@@ -66,6 +66,7 @@ fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
         add("progress", Some(format!("{} %", deployment.progress)));
     }
     add("message", deployment.message.as_deref().map(clean));
+    add("starts", start(deployment.expected_start.flatten(), deployment.start_unknown.as_deref()));
     add("waits", deployment.waits_for.clone().filter(|waits| deployment.message.as_ref() != Some(waits)));
     add("source", source(deployment.ref_name.as_deref(), deployment.commit.as_deref()));
     add("actor", deployment.actor.as_deref().map(clean));

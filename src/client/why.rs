@@ -7,7 +7,7 @@ use super::{
     exit::{Exit, Failure, about_project},
     render::{
         clean::clean,
-        words::{Ahead, between, overtaken, span, time, who_deploys},
+        words::{Ahead, between, overtaken, span, start, time, who_deploys},
     },
     session::Session,
 };
@@ -72,7 +72,11 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
         lines.extend(view.line.iter().take(LINE_LIMIT).map(|waiting| {
             let waited = span(between(waiting.created_at, now));
             let position = waiting.queue_position;
-            let fate = waiting.will_be_superseded_by.map(|by| format!("; {}", overtaken(by))).unwrap_or_default();
+            let fate = match waiting.will_be_superseded_by {
+                Some(by) => Some(overtaken(by)),
+                None => start(waiting.expected_start.flatten(), waiting.start_unknown.as_deref()),
+            };
+            let fate = fate.map(|fate| format!("; {fate}")).unwrap_or_default();
             format!("  {position}. {} ({}), for {waited}{fate}", who_deploys(waiting), waiting.id)
         }));
         let shown = view.line.len().min(LINE_LIMIT) as u64;

@@ -6,6 +6,7 @@ pub mod bounds;
 pub mod command;
 pub mod deployment;
 pub mod event;
+pub mod forecast;
 pub mod hint;
 pub mod ids;
 pub mod lease;

@@ -1,6 +1,6 @@
 //! What is kept of a project beside its deployments: the counters that every decision about its slot needs.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -51,13 +51,13 @@ pub struct RecentRun {
     pub duration_ms: u64,
 }
 
-/// How long it may still take, from the durations of past successes.
+/// How long something may still take, from the durations of past successes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Eta {
-    /// Half of the past runs took no longer.
+    /// As likely as not it takes no longer.
     pub p50_seconds: u64,
-    /// Nine in ten of the past runs took no longer.
+    /// Nine times in ten it takes no longer.
     pub p90_seconds: u64,
 }
 
@@ -73,20 +73,6 @@ impl Project {
             recent_runs: Arc::default(),
             last_outcome: None,
         }
-    }
-
-    /// How much longer a run of `pipeline` that has taken `elapsed` is expected to take; `None` without a past success.
-    pub fn eta(&self, pipeline: &str, elapsed: Duration) -> Option<Eta> {
-        let mut past: Vec<u64> =
-            self.recent_runs.iter().filter(|run| *run.pipeline == *pipeline).map(|run| run.duration_ms).collect();
-        past.sort_unstable();
-        let elapsed = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        // The nearest-rank percentile, in whole seconds rounded up: never "0 s" while something still runs.
-        let at = |percent: usize| {
-            let rank = (past.len() * percent).div_ceil(100).max(1) - 1;
-            past.get(rank).map(|ms| ms.saturating_sub(elapsed).div_ceil(1000))
-        };
-        Some(Eta { p50_seconds: at(50)?, p90_seconds: at(90)? })
     }
 
     pub(super) fn remember_success(&mut self, pipeline: &str, started: Timestamp, ended: Timestamp) {

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use super::Queue;
 use crate::{
     model::{
-        Changes, Deployment, DeploymentId, LineLoad, Load, Loaded, Policy, Project, Slot,
+        Changes, Deployment, DeploymentId, Eta, LineLoad, Load, Loaded, Policy, Slot,
         admission::{self, Admission, Cancellation, OnConflict, Rejection, Submission},
+        forecast::{Forecast, StartUnknown},
     },
     store::{StoreError, transact},
 };
@@ -31,10 +32,8 @@ pub struct Planned {
     pub superseded: Vec<Deployment>,
     /// The newer deployment that would supersede this one when that starts.
     pub overtaker: Option<DeploymentId>,
-    /// The project's counters as they stand now.
-    pub project: Project,
-    /// Those in line that would be served before it.
-    pub ahead: Vec<Deployment>,
+    /// How long until it would have the slot; `None` where it would not wait.
+    pub start: Option<Result<Eta, StartUnknown>>,
 }
 
 impl Queue {
@@ -80,8 +79,9 @@ fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, pol
     let own = own.and_then(|id| slot.deployment(id)).cloned();
     let waiting = own.as_ref().filter(|own| own.is_waiting());
     let line = slot.line();
-    let ahead: Vec<_> = waiting.map_or_else(Vec::new, |own| {
-        line.iter().take_while(|other| other.id != own.id).map(|other| (*other).clone()).collect()
+    let position = waiting.map_or(0, |own| line.iter().take_while(|other| other.id != own.id).count() as u64 + 1);
+    let start = slot.holder().zip(waiting).map(|(holder, own)| {
+        Forecast { project: slot.project(), holder, now }.start(own, position, line.iter().copied())
     });
     let superseded = own.as_ref().map_or_else(Vec::new, |own| {
         let behind = line.iter().filter(|other| other.id != own.id && other.rank() > own.rank());
@@ -89,14 +89,13 @@ fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, pol
     });
     Planned {
         holder: loaded.holder.clone(),
-        position: if waiting.is_some() { ahead.len() as u64 + 1 } else { 0 },
+        position,
+        start,
         overtaker: waiting.and_then(|own| slot.overtaker(own.age(), own.rank())),
         own,
         cancelled,
         cancel_refusal,
         superseded,
-        project: loaded.project.clone(),
-        ahead,
         admission,
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::error::Failure;
 use crate::{
     api::{self, Blocking, Conflict, ErrorCode, Liveness, Relation},
-    model::{Deployment, DeploymentId, Eta, Lease, LeaseSecret, Project, State, order::is_same_run},
+    model::{Deployment, Eta, Lease, LeaseSecret, Project, State, forecast::Forecast, order::is_same_run},
     store::Placed,
     watch::Seen,
 };
@@ -113,26 +113,10 @@ pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, o
         ticket: None,
         queue_position: None,
         will_be_superseded_by: None,
+        expected_start: None,
+        start_unknown: None,
         relation,
     }
-}
-
-/// Adds one's own place to a conflict, and who ends it there.
-pub fn with_place(
-    mut conflict: Conflict,
-    ticket: DeploymentId,
-    position: u64,
-    overtaker: Option<DeploymentId>,
-) -> Conflict {
-    conflict.ticket = Some(ticket);
-    conflict.queue_position = Some(position);
-    conflict.will_be_superseded_by = overtaker;
-    conflict
-}
-
-/// A deployment on the wire, with the newer one that will supersede it.
-pub fn overtaken(placed: &Placed, overtaker: Option<DeploymentId>) -> api::Deployment {
-    api::Deployment { will_be_superseded_by: overtaker, ..deployment(placed) }
 }
 
 /// Whether the holder's worker lives, as far as its last heartbeat tells. For display: the reaper decides by observation.
@@ -152,6 +136,5 @@ pub fn liveness(holder: &Deployment, now: jiff::Timestamp) -> Liveness {
 
 /// How much longer the holder is expected to take.
 pub fn eta(holder: &Deployment, project: &Project, now: jiff::Timestamp) -> Option<Eta> {
-    let elapsed_ms = holder.started_at.map_or(0, |at| now.as_millisecond() - at.as_millisecond());
-    project.eta(&holder.spec.pipeline, std::time::Duration::from_millis(u64::try_from(elapsed_ms).unwrap_or(0)))
+    Forecast { project, holder, now }.holder_rest()
 }

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod guard;
 mod intake;
+mod line;
 mod meta;
 mod metrics;
 mod page;

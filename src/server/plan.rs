@@ -11,6 +11,7 @@ use crate::{
     model::{
         Eta, Spec, Status,
         admission::{Admission, Rejection, Submission},
+        forecast::StartUnknown,
     },
     queue::Planned,
     store::ListQuery,
@@ -65,6 +66,10 @@ pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Res
         }
         _ => None,
     };
+    let (expected_wait, start_unknown) = match start(app, &planned).await? {
+        Ok(wait) => (Some(wait), None),
+        Err(unknown) => (None, Some(unknown.to_string())),
+    };
     let replays = planned.own.as_ref().filter(|_| outcome == PlanOutcome::Replayed);
     let plan = Plan {
         dry_run: true,
@@ -73,7 +78,8 @@ pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Res
         changes: changes(last.as_ref().map(|last| &last.spec), &spec),
         holder: planned.holder.as_ref().map(answer::unplaced),
         queue_position: planned.position,
-        expected_wait: expected_wait(app, &planned),
+        expected_wait,
+        start_unknown,
         project,
         outcome: Some(outcome),
         refusal: refused,
@@ -87,15 +93,13 @@ pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Res
     Ok(answer::json(StatusCode::OK, &plan))
 }
 
-/// How long until the slot would be one's own: the rest of the holder's run, and a whole run of each that is served before.
-fn expected_wait(app: &App, planned: &Planned) -> Option<Eta> {
-    let holder = planned.holder.as_ref().filter(|_| planned.position > 0);
-    let Some(holder) = holder else { return Some(Eta { p50_seconds: 0, p90_seconds: 0 }) };
-    let rest = answer::eta(holder, &planned.project, app.now())?;
-    planned.ahead.iter().try_fold(rest, |sum, ahead| {
-        let each = planned.project.eta(&ahead.spec.pipeline, std::time::Duration::ZERO)?;
-        Some(Eta { p50_seconds: sum.p50_seconds + each.p50_seconds, p90_seconds: sum.p90_seconds + each.p90_seconds })
-    })
+/// How long until the slot would be one's own, or why nobody can tell.
+async fn start(app: &App, planned: &Planned) -> Result<Result<Eta, StartUnknown>, Failure> {
+    let Some(start) = &planned.start else { return Ok(Ok(Eta { p50_seconds: 0, p90_seconds: 0 })) };
+    match &planned.holder {
+        Some(holder) if app.agent_absence(holder).await?.is_some() => Ok(Err(StartUnknown::NoAgent)),
+        Some(_) | None => Ok(start.clone()),
+    }
 }
 
 fn changes(last: Option<&Spec>, next: &Spec) -> Vec<PlanChange> {

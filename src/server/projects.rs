@@ -16,7 +16,6 @@ use super::{
     page::{Filled, Page},
     params::{InProject, Query, Seen},
     read::page_limit,
-    waits::overtaker,
 };
 use crate::{
     api::{ErrorCode, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest},
@@ -97,14 +96,19 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
         None if app.is_configured(&name) => idle(name.clone()),
         None => return Err(Failure::not_found()),
     };
-    let overtakers: Vec<_> = state.line.iter().map(|waiting| overtaker(waiting, &state)).collect();
-    let ProjectState { project, holder, line, last_outcome } = state;
+    let in_line = app.line(&state).await?;
+    let line: Vec<_> = (1..)
+        .zip(&state.line)
+        .map(|(position, waiting)| {
+            let placed = Placed { deployment: waiting.clone(), position };
+            in_line.standing(&placed).in_deployment(answer::deployment(&placed))
+        })
+        .collect();
+    let ProjectState { project, holder, last_outcome, .. } = state;
     let known = app.agents.of(&name).await?;
     let now = app.now();
     let mut bytes = 0;
-    let line = (1..).zip(line).zip(overtakers);
-    let line = line.map(|((position, deployment), by)| answer::overtaken(&Placed { deployment, position }, by));
-    let line = line.take_while(|waiting| {
+    let line = line.into_iter().take_while(|waiting| {
         bytes += answer::size(waiting);
         bytes <= bounds::PAGE_BYTES
     });

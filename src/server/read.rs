@@ -14,7 +14,6 @@ use super::{
     error::{Failure, echo},
     page::{Filled, Page},
     params::{InProject, Query, Target},
-    waits::{OVERTAKER_LOOK_LIMIT, overtaker},
 };
 use crate::{
     api::{self, DeploymentList, ErrorCode},
@@ -34,13 +33,7 @@ const CURSOR_LIMIT: u64 = 1 << 53;
 pub async fn one(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Result<Response, Failure> {
     Query::of(&uri, &[])?;
     let placed = app.watch.read(&target.project, target.id).await?;
-    let state = match placed.deployment.is_waiting() {
-        true => app.queue.store().project(target.project, OVERTAKER_LOOK_LIMIT).await?,
-        false => None,
-    };
-    let overtaker = state.and_then(|state| overtaker(&placed.deployment, &state));
-    let told = app.with_absence(&placed.deployment, answer::overtaken(&placed, overtaker)).await?;
-    Ok(answer::json(StatusCode::OK, &told))
+    Ok(answer::json(StatusCode::OK, &app.told(&placed).await?))
 }
 
 /// A project's deployments, newest first.

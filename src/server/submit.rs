@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{
     App, answer, artifacts, body,
     error::{Failure, echo},
+    line::{LOOK_LIMIT, Standing},
     params::{InProject, Query, idempotency_key},
     plan,
 };
@@ -26,7 +27,7 @@ use crate::{
         bounds,
     },
     queue::Submitted,
-    store::Placed,
+    store::{Placed, ProjectState},
 };
 
 /// A body larger than this is not read before the slot was looked at, and not decided upon if that is held.
@@ -173,12 +174,21 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
         (Admission::Accepted(_), Some(own)) => accepted(app, &own, overtaker, false).await,
         (Admission::Replayed(_), Some(own)) => accepted(app, &own, overtaker, true).await,
         (Admission::Conflict { blocker, .. }, own) => {
+            let blocker = *blocker;
             let conflict = app.conflict(&blocker, &project, url.as_deref()).await?;
-            let conflict = match own {
-                Some(own) => answer::with_place(conflict, own.deployment.id, own.position, overtaker),
-                None => conflict,
+            let failure = in_progress(blocker.id);
+            let Some(own) = own else { return Err(failure.with_all(conflict)) };
+            let line = match own.position {
+                // Whoever is next needs to know of nobody but the holder.
+                0 | 1 => Vec::new(),
+                _ => {
+                    let state = app.queue.store().project(project.name.clone(), LOOK_LIMIT).await?;
+                    state.map(|state| state.line).unwrap_or_default()
+                }
             };
-            Err(in_progress(blocker.id).with_all(conflict))
+            let state = ProjectState { project, holder: Some(blocker), line, last_outcome: None };
+            let standing = Standing { overtaker, ..app.line(&state).await?.standing(&own) };
+            Err(failure.with_all(standing.in_conflict(conflict, own.deployment.id, own.position)))
         }
         (Admission::Rejected(rejection @ (Rejection::DeadlinePassed | Rejection::Outdated { .. })), _) => {
             Err(rejection.into())
@@ -196,7 +206,9 @@ async fn accepted(
     overtaker: Option<DeploymentId>,
     replayed: bool,
 ) -> Result<Response, Failure> {
-    let deployment = app.with_absence(&own.deployment, answer::overtaken(own, overtaker)).await?;
+    let standing = Standing { overtaker, ..app.standing(own).await? };
+    let told = standing.in_deployment(answer::deployment(own));
+    let deployment = app.with_absence(&own.deployment, told).await?;
     // The lease of one who runs it himself; told again to who asks again with the same key.
     let lease = match &own.deployment.state {
         State::Running(lease) if own.deployment.spec.executor == Executor::Client => {

@@ -9,30 +9,18 @@ use super::{
     App, answer,
     connection::Standby,
     error::Failure,
+    line::{LOOK_LIMIT, Standing},
     params::{MaxWait, Target},
 };
 use crate::{
     api::ErrorCode,
-    model::{Deployment, DeploymentId, ProjectName, order},
+    model::{DeploymentId, ProjectName},
     queue::Queue,
-    store::ProjectState,
     watch::Waited,
 };
 
 /// How often within the attendance limit a parked poll shows again that its client is there.
 const ATTENDED_AGAIN: u32 = 3;
-/// So much of a line's front is looked at for who supersedes one that waits further back: whoever is put before others
-/// stands there.
-pub const OVERTAKER_LOOK_LIMIT: usize = 20;
-
-/// The newer deployment that supersedes one that waits, when it starts.
-pub fn overtaker(waiting: &Deployment, state: &ProjectState) -> Option<DeploymentId> {
-    if !waiting.is_waiting() {
-        return None;
-    }
-    let ahead = state.line.iter().take_while(|ahead| ahead.rank() < waiting.rank());
-    order::overtaker(waiting.age(), state.holder.iter().chain(ahead))
-}
 
 /// Waits for the deployment's end.
 pub async fn completion(
@@ -47,7 +35,7 @@ pub async fn completion(
         // Ten thousand who waited together are told the same bytes.
         Waited::Reached(seen) => answer::seen(&seen),
         Waited::NotYet(placed) => {
-            let told = app.with_absence(&placed.deployment, answer::deployment(&placed)).await?;
+            let told = app.told(&placed).await?;
             Err(Failure::new(ErrorCode::StillRunning, "the deployment is not final yet; ask again")
                 .with("deployment", told))
         }
@@ -91,14 +79,17 @@ pub async fn turn(
     match waited {
         Waited::Reached(seen) => answer::seen(&seen),
         Waited::NotYet(placed) => {
-            let state = app.queue.store().project(project, OVERTAKER_LOOK_LIMIT).await?;
+            let state = app.queue.store().project(project, LOOK_LIMIT).await?;
+            let standing = match &state {
+                Some(state) => app.line(state).await?.standing(&placed),
+                None => Standing::default(),
+            };
             let failure = Failure::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")
-                .with("deployment", answer::deployment(&placed));
+                .with("deployment", standing.in_deployment(answer::deployment(&placed)));
             Err(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
                 Some((holder, counters)) => {
                     let conflict = app.conflict(holder, counters, placed.deployment.spec.url.as_deref()).await?;
-                    let overtaker = state.as_ref().and_then(|state| overtaker(&placed.deployment, state));
-                    failure.with_all(answer::with_place(conflict, id, placed.position, overtaker))
+                    failure.with_all(standing.in_conflict(conflict, id, placed.position))
                 }
                 None => failure,
             })

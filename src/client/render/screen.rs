@@ -103,7 +103,7 @@ impl Screen {
     }
 
     /// For whom one waits.
-    pub fn waiting(&self, ahead: &Ahead, place: Place) {
+    pub fn waiting(&self, ahead: &Ahead, place: &Place) {
         let text = ahead.wait_line(place, self.clock.wall());
         let news = ahead.news(place);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::clean::clean;
 use crate::{
-    api::{Blocking, Deployment, Liveness},
+    api::{Blocking, Conflict, Deployment, Liveness},
     model::{CANCEL_WAITS, DeploymentId, Eta, Status},
 };
 
@@ -102,13 +102,61 @@ pub fn eta(eta: Eta) -> String {
     }
 }
 
+/// `expected to start in about 24s (9 in 10: 40s)`.
+pub fn starts(eta: Eta) -> String {
+    let [half, most] = [eta.p50_seconds, eta.p90_seconds].map(Duration::from_secs);
+    let at_most = if half == most { String::new() } else { format!(" (9 in 10: {})", span(most)) };
+    match half <= ANY_MOMENT {
+        true => format!("expected to start any moment{at_most}"),
+        false => format!("expected to start in about {}{at_most}", span(half)),
+    }
+}
+
+/// When one that waits starts, or why nobody can tell; nothing where the server does not say.
+pub fn start(expected: Option<Eta>, unknown: Option<&str>) -> Option<String> {
+    match (expected, unknown) {
+        (Some(eta), _) => Some(starts(eta)),
+        (None, Some(unknown)) => Some(format!("its start is not known: {}", clean(unknown))),
+        (None, None) => None,
+    }
+}
+
+/// A start that is no further away than this is told as "any moment": until that is read, it has come.
+const ANY_MOMENT: Duration = Duration::from_secs(1);
+
 /// Where one stands in line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// How many are served before one, oneself included; 1 is next.
     pub position: Option<u64>,
     /// The newer deployment that supersedes one when it starts.
     pub overtaker: Option<DeploymentId>,
+    /// How long until one has the slot.
+    pub expected: Option<Eta>,
+    /// Why nobody can tell.
+    pub unknown: Option<String>,
+}
+
+impl Place {
+    /// Of one that waits.
+    pub fn of(waiting: &Deployment) -> Self {
+        Place {
+            position: Some(waiting.queue_position),
+            overtaker: waiting.will_be_superseded_by,
+            expected: waiting.expected_start.flatten(),
+            unknown: waiting.start_unknown.clone(),
+        }
+    }
+
+    /// Of one whose way is barred.
+    pub fn behind(conflict: &Conflict) -> Self {
+        Place {
+            position: conflict.queue_position,
+            overtaker: conflict.will_be_superseded_by,
+            expected: conflict.expected_start.flatten(),
+            unknown: conflict.start_unknown.clone(),
+        }
+    }
 }
 
 /// Who is in the way, and how far that is.
@@ -188,24 +236,42 @@ impl Ahead {
     }
 
     /// The line that tells for whom one waits.
-    pub fn wait_line(&self, place: Place, now: Timestamp) -> String {
-        let Place { position, overtaker } = place;
-        let overtaken = overtaker.map(|by| format!(", {}", overtaken(by))).unwrap_or_default();
+    pub fn wait_line(&self, place: &Place, now: Timestamp) -> String {
+        let Place { position, overtaker, expected, unknown } = place;
+        let fate = match overtaker {
+            Some(by) => Some(overtaken(*by)),
+            None if self.tells_start(place) => None,
+            None => start(*expected, unknown.as_deref()),
+        };
+        let fate = fate.map(|fate| format!(", {fate}")).unwrap_or_default();
         let place = match position {
             Some(1) => "; you are next".to_owned(),
-            Some(position) if position > 1 => format!("; you are number {position} in line"),
+            Some(position) if *position > 1 => format!("; you are number {position} in line"),
             Some(_) | None => String::new(),
         };
         let url = self.blocking.url.as_deref().map(|url| format!(" - {}", clean(url))).unwrap_or_default();
-        format!("waiting for {}: {}{place}{overtaken}{url}", self.who(), self.how_far(now))
+        format!("waiting for {}: {}{place}{fate}{url}", self.who(), self.how_far(now))
+    }
+
+    /// Whether [`Ahead::how_far`] tells when one that is next starts.
+    fn tells_start(&self, place: &Place) -> bool {
+        let blocking = &self.blocking;
+        let is_told = blocking.cancel_requested_at.is_some()
+            || blocking.status == Status::Pending && blocking.message.is_some()
+            || blocking.liveness == Liveness::Alive && blocking.eta.is_some_and(|eta| eta.p90_seconds > 0);
+        place.position == Some(1) && is_told
     }
 
     /// What must differ for the line to be worth another one in a log.
-    pub fn news(&self, place: Place) -> String {
+    pub fn news(&self, place: &Place) -> String {
         let blocking = &self.blocking;
         format!(
-            "{} {place:?} {:?} {:?} {} {:?} {:?}",
+            "{} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?}",
             self.id,
+            place.position,
+            place.overtaker,
+            // The time moves with every look, and alone is no news.
+            place.unknown,
             blocking.status,
             blocking.phase,
             blocking.cancel_requested_at.is_some(),
@@ -224,16 +290,40 @@ mod tests {
     }
 
     fn at_place(position: u64) -> Place {
-        Place { position: Some(position), overtaker: None }
+        Place { position: Some(position), ..Place::default() }
     }
 
     #[test]
     fn the_wait_line_tells_who_will_supersede_one() {
         let by = DeploymentId::from_bytes([9; 16]);
-        let line = ahead().wait_line(Place { overtaker: Some(by), ..at_place(2) }, at("2026-03-01T12:07:31Z"));
+        let line = ahead().wait_line(&Place { overtaker: Some(by), ..at_place(2) }, at("2026-03-01T12:07:31Z"));
         let told = format!("; you are number 2 in line, will be superseded by {by} when that starts - https");
         assert!(line.contains(&told), "{line}");
-        assert_ne!(ahead().news(at_place(2)), ahead().news(Place { overtaker: Some(by), ..at_place(2) }));
+        assert_ne!(ahead().news(&at_place(2)), ahead().news(&Place { overtaker: Some(by), ..at_place(2) }));
+    }
+
+    #[test]
+    fn the_wait_line_tells_when_ones_own_start_is_expected_and_its_moving_is_no_news() {
+        let now = at("2026-03-01T12:07:31Z");
+        let eta = |p50_seconds, p90_seconds| Some(Eta { p50_seconds, p90_seconds });
+        let third = Place { expected: eta(24, 40), ..at_place(3) };
+        let line = ahead().wait_line(&third, now);
+        assert!(
+            line.contains("; you are number 3 in line, expected to start in about 24s (9 in 10: 40s) - h"),
+            "{line}"
+        );
+        assert_eq!(ahead().news(&third), ahead().news(&Place { expected: eta(23, 39), ..third.clone() }));
+        // Of whoever is next, the holder's rest tells it already; unless that is over.
+        let next = Place { expected: eta(1, 30), ..at_place(1) };
+        let mut other = ahead();
+        assert!(other.wait_line(&next, now).contains("; you are next - h"));
+        other.blocking.eta = eta(0, 0);
+        let line = other.wait_line(&next, now);
+        let told = "longer than usual already; you are next, expected to start any moment (9 in 10: 30s) - h";
+        assert!(line.contains(told), "{line}");
+        let unknown = Place { unknown: Some("nobody knows why".to_owned()), ..at_place(2) };
+        let line = ahead().wait_line(&unknown, now);
+        assert!(line.contains("; you are number 2 in line, its start is not known: nobody knows why - h"), "{line}");
     }
 
     fn ahead() -> Ahead {
@@ -260,7 +350,7 @@ mod tests {
     fn the_wait_line_tells_whom_since_when_how_far_and_the_place() {
         let now = at("2026-03-01T12:07:31Z");
         assert_eq!(
-            ahead().wait_line(at_place(2), now),
+            ahead().wait_line(&at_place(2), now),
             "waiting for alice's deploy of main@3f2a1b2c4d: running since 12:03:11 UTC (4m20s), phase migrate, 40 %, \
              about 2m00s left (9 in 10: 3m10s); you are number 2 in line - https://ci.example/run/17"
         );
@@ -269,7 +359,7 @@ mod tests {
         silent.blocking.url = None;
         silent.blocking.cancel_requested_at = Some(now);
         assert_eq!(
-            silent.wait_line(at_place(1), at("2026-03-02T12:07:31Z")),
+            silent.wait_line(&at_place(1), at("2026-03-02T12:07:31Z")),
             "waiting for alice's deploy of main@3f2a1b2c4d: running since 2026-03-01 12:03:11 UTC (1d00h), phase \
              migrate, 40 %, being cancelled, its worker is silent; you are next"
         );
@@ -279,17 +369,17 @@ mod tests {
     fn progress_alone_is_no_news_and_a_phase_is() {
         let mut other = ahead();
         other.blocking.progress = 41;
-        assert_eq!(ahead().news(at_place(1)), other.news(at_place(1)));
+        assert_eq!(ahead().news(&at_place(1)), other.news(&at_place(1)));
         other.blocking.phase = Some("verify".to_owned());
-        assert_ne!(ahead().news(at_place(1)), other.news(at_place(1)));
-        assert_ne!(ahead().news(at_place(1)), ahead().news(at_place(2)));
+        assert_ne!(ahead().news(&at_place(1)), other.news(&at_place(1)));
+        assert_ne!(ahead().news(&at_place(1)), ahead().news(&at_place(2)));
     }
 
     #[test]
     fn words_of_others_cannot_steer_the_terminal() {
         let mut hostile = ahead();
         hostile.blocking.actor = Some("\u{1b}[2Jmallory\n::error::x".to_owned());
-        let line = hostile.wait_line(Place::default(), at("2026-03-01T12:07:31Z"));
+        let line = hostile.wait_line(&Place::default(), at("2026-03-01T12:07:31Z"));
         assert!(line.starts_with("waiting for mallory ::error::x's deploy"), "{line}");
     }
 

@@ -12,6 +12,7 @@ mod pages;
 mod plan;
 mod schema;
 mod slot;
+mod start;
 mod strangers;
 mod waits;
 mod workers;

@@ -1,0 +1,247 @@
+//! When a run is expected to end, and when one that waits is expected to start: from the durations of past successes.
+//!
+//! Durations of deploys are no bell curve: a run that has to build takes far longer than one that finds all in a cache. So what
+//! is told of one run are quantiles of the past runs themselves: of those that took longer than this one has taken already. Of
+//! several runs in a row the means add up, and the variances do.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use super::{
+    deployment::Deployment,
+    order::outdated_by,
+    project::{Eta, Project},
+};
+
+/// So many standard deviations above the mean nine in ten of a sum stay below: it is close to a bell curve.
+const NINE_IN_TEN: f64 = 1.2816;
+/// How far runs lie apart as long as too few are known to tell, as a part of their mean.
+const USUAL_SPREAD: f64 = 0.25;
+/// How much longer a run takes that has outlasted all known ones, as a part of what it has taken: nobody knows, and what has
+/// lasted for hours does not end within a second.
+const OVERTIME: f64 = 0.25;
+
+/// Why nobody can tell when one that waits starts.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StartUnknown {
+    /// One of those before it has a pipeline that never succeeded.
+    #[error("pipeline {pipeline} has not succeeded yet, so nobody knows how long it takes")]
+    NeverSucceeded {
+        /// The pipeline.
+        pipeline: String,
+    },
+    /// The holder ends before its run is over.
+    #[error("nobody knows how long the cancel of the deployment that has the slot takes")]
+    HolderCancelled,
+    /// The holder has not started, since no agent is there.
+    #[error("the deployment that has the slot waits for an agent")]
+    NoAgent,
+    /// It does not start, as things stand.
+    #[error("a newer deployment that is before it in line will supersede it")]
+    Superseded,
+}
+
+/// How long runs of one pipeline take from a moment on: what is left of each past run that took longer than until then.
+struct Runs {
+    /// In milliseconds, in ascending order. None where all past runs were shorter.
+    rests: Vec<f64>,
+    elapsed: f64,
+}
+
+impl Runs {
+    /// `None` without a past success.
+    fn of(project: &Project, pipeline: &str, elapsed: Duration) -> Option<Self> {
+        let elapsed = elapsed.as_secs_f64() * 1e3;
+        let past = project.recent_runs.iter().filter(|run| *run.pipeline == *pipeline);
+        let mut past: Vec<_> = past.map(|run| run.duration_ms as f64).collect();
+        if past.is_empty() {
+            return None;
+        }
+        past.sort_by(f64::total_cmp);
+        let rests = past.into_iter().map(|duration| duration - elapsed).filter(|rest| *rest > 0.0).collect();
+        Some(Runs { rests, elapsed })
+    }
+
+    fn count(&self) -> f64 {
+        self.rests.len().max(1) as f64
+    }
+
+    fn mean(&self) -> f64 {
+        if self.rests.is_empty() {
+            return self.elapsed * OVERTIME / 2.0;
+        }
+        self.rests.iter().sum::<f64>() / self.count()
+    }
+
+    /// Of the runs themselves, with the usual spread counted as one more run: few runs that happen to be equal prove nothing.
+    fn variance(&self) -> f64 {
+        let mean = self.mean();
+        let apart: f64 = self.rests.iter().map(|rest| (rest - mean).powi(2)).sum();
+        (apart + (mean * USUAL_SPREAD).powi(2)) / self.count()
+    }
+
+    /// What of `count` runs in a row lies apart. Their mean is known from so many runs only, and is wrong for all in the same way.
+    fn variance_of(&self, count: f64) -> f64 {
+        self.variance() * (count + count * count / self.count())
+    }
+
+    /// The rest that is exceeded by as many of those to come as the percentage leaves: the next run is as likely to fall between
+    /// any two of the past ones, or beyond the last.
+    fn at(&self, percent: usize) -> f64 {
+        let rank = (percent * (self.rests.len() + 1)).div_ceil(100);
+        match (self.rests.get(rank.saturating_sub(1)), self.rests.last()) {
+            (Some(rest), _) => *rest,
+            (None, Some(longest)) => longest.max(self.mean() + NINE_IN_TEN * self.variance_of(1.0).sqrt()),
+            (None, None) => self.elapsed * OVERTIME,
+        }
+    }
+
+    fn eta(&self) -> Eta {
+        match self.rests.is_empty() {
+            // It may end at any moment.
+            true => Eta { p50_seconds: 1, p90_seconds: seconds(self.at(90)) },
+            false => Eta { p50_seconds: seconds(self.at(50)), p90_seconds: seconds(self.at(90)) },
+        }
+    }
+}
+
+/// Whole seconds, rounded up: never "0 s" while something still runs.
+fn seconds(ms: f64) -> u64 {
+    // A float of that size becomes the largest number, which is what is wanted.
+    ((ms / 1e3).ceil() as u64).max(1)
+}
+
+impl Project {
+    /// How much longer a run of `pipeline` that has taken `elapsed` is expected to take; `None` without a past success, and
+    /// nothing but zeros where it has taken longer than all past ones.
+    pub fn eta(&self, pipeline: &str, elapsed: Duration) -> Option<Eta> {
+        let runs = Runs::of(self, pipeline, elapsed)?;
+        Some(if runs.rests.is_empty() { Eta { p50_seconds: 0, p90_seconds: 0 } } else { runs.eta() })
+    }
+}
+
+/// Tells when those in line behind `holder` start.
+#[derive(Clone, Copy, Debug)]
+pub struct Forecast<'a> {
+    /// The project's counters.
+    pub project: &'a Project,
+    /// Who holds the slot.
+    pub holder: &'a Deployment,
+    /// The moment from which it is counted.
+    pub now: Timestamp,
+}
+
+impl Forecast<'_> {
+    /// How long until `waiting`, which is number `position` in line, has the slot. `front` is the begin of the line, in the order
+    /// in which it is served; those further back are taken to run what `waiting` runs.
+    ///
+    /// # Errors
+    /// Nobody can tell, and why.
+    pub fn start<'a>(
+        &'a self,
+        waiting: &'a Deployment,
+        position: u64,
+        front: impl IntoIterator<Item = &'a Deployment>,
+    ) -> Result<Eta, StartUnknown> {
+        let holder = self.holder;
+        let ahead: Vec<_> = front.into_iter().take_while(|one| one.rank() < waiting.rank()).collect();
+        let unseen_count = position.saturating_sub(1).saturating_sub(ahead.len() as u64);
+        let mut served = vec![holder];
+        for one in ahead {
+            // Whoever ends before its turn takes no time.
+            let is_served = !served.iter().any(|before| before.will_supersede(one.age()));
+            if is_served && outdated_by(&one.spec, self.project).is_none() {
+                served.push(one);
+            }
+        }
+        if served.iter().any(|before| before.will_supersede(waiting.age())) {
+            return Err(StartUnknown::Superseded);
+        }
+        if holder.cancel.is_some() {
+            return Err(StartUnknown::HolderCancelled);
+        }
+        let rest = self.runs(&holder.spec.pipeline, self.elapsed())?;
+        let mut counts: Vec<(&str, f64)> = Vec::new();
+        let unseen = (unseen_count > 0).then_some((&*waiting.spec.pipeline, unseen_count as f64));
+        for (pipeline, count) in served[1..].iter().map(|one| (&*one.spec.pipeline, 1.0)).chain(unseen) {
+            match counts.iter_mut().find(|(known, _)| *known == pipeline) {
+                Some((_, known)) => *known += count,
+                None => counts.push((pipeline, count)),
+            }
+        }
+        if counts.is_empty() {
+            return Ok(rest.eta());
+        }
+        let (mut mean, mut variance) = (rest.mean(), rest.variance_of(1.0));
+        for (pipeline, count) in counts {
+            let runs = self.runs(pipeline, Duration::ZERO)?;
+            mean += runs.mean() * count;
+            variance += runs.variance_of(count);
+        }
+        Ok(Eta { p50_seconds: seconds(mean), p90_seconds: seconds(mean + NINE_IN_TEN * variance.sqrt()) })
+    }
+
+    /// How much longer the holder is expected to take.
+    pub fn holder_rest(&self) -> Option<Eta> {
+        self.project.eta(&self.holder.spec.pipeline, self.elapsed())
+    }
+
+    fn elapsed(&self) -> Duration {
+        let elapsed_ms = self.holder.started_at.map_or(0, |at| self.now.as_millisecond() - at.as_millisecond());
+        Duration::from_millis(u64::try_from(elapsed_ms).unwrap_or(0))
+    }
+
+    fn runs(&self, pipeline: &str, elapsed: Duration) -> Result<Runs, StartUnknown> {
+        let unknown = || StartUnknown::NeverSucceeded { pipeline: pipeline.to_owned() };
+        Runs::of(self.project, pipeline, elapsed).ok_or_else(unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::project::RecentRun;
+
+    fn after(durations: &[u64], elapsed_seconds: u64) -> Eta {
+        let run = |seconds: &u64| RecentRun { pipeline: "deploy".into(), duration_ms: seconds * 1000 };
+        let name = "web".parse().expect("a test's name");
+        let project = Project { recent_runs: Arc::new(durations.iter().map(run).collect()), ..Project::new(name) };
+        project.eta("deploy", Duration::from_secs(elapsed_seconds)).expect("there are runs")
+    }
+
+    fn eta(p50_seconds: u64, p90_seconds: u64) -> Eta {
+        Eta { p50_seconds, p90_seconds }
+    }
+
+    #[test]
+    fn the_rest_is_that_of_the_runs_which_took_longer() {
+        let runs: Vec<_> = (1..=19).map(|tens| tens * 10).collect();
+        assert_eq!(after(&runs, 0), eta(100, 180));
+        // Nine runs took longer, by 10 s to 90 s.
+        assert_eq!(after(&runs, 100), eta(50, 90));
+        assert_eq!(after(&runs, 189).p50_seconds, 1, "the longest ends in a second");
+    }
+
+    #[test]
+    fn few_runs_prove_little() {
+        let one = after(&[100], 0);
+        assert!(one.p50_seconds == 100 && one.p90_seconds > 130, "{one:?}");
+        let many = after(&[100; 20], 0);
+        assert_eq!(many, eta(100, 100));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_run_that_outlasts_all() {
+        assert_eq!(after(&[10, 20], 21), eta(0, 0));
+    }
+
+    #[test]
+    fn what_has_run_for_long_over_its_time_may_end_in_a_second_or_take_long_again() {
+        let runs = Runs { rests: Vec::new(), elapsed: 400_000.0 };
+        assert_eq!(runs.eta(), eta(1, 100));
+    }
+}
