@@ -277,7 +277,7 @@ impl StopSignals {
 /// Tells why it ends. The first line of the message is the error; further ones are hints, or lines that go with it.
 fn fail(code: u8, message: &str) -> ExitCode {
     let mut lines = message.lines();
-    screen::error(lines.next().unwrap_or_default());
+    screen::error(&format!("singletrack: exit code {code}"), lines.next().unwrap_or_default());
     for line in lines {
         match line.strip_prefix("hint: ") {
             Some(hint) => screen::hint(hint),

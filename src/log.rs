@@ -104,6 +104,13 @@ pub fn say(line: &str) {
     }
 }
 
+/// The same with control sequences that are meant for whatever reads the log, such as those of a CI's sections.
+pub fn say_whole(line: &str) {
+    if write_soon(format!("{line}\n").as_bytes()).is_err() {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Takes one event of the log, which is written at once.
 struct Line;
 

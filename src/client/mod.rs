@@ -91,7 +91,7 @@ pub fn refuse(error: &clap::Error) -> ExitCode {
         let text = error.render().to_string();
         let mut lines = text.trim_end().lines();
         let first = lines.next().unwrap_or_default();
-        print::error(first.strip_prefix("error: ").unwrap_or(first));
+        print::error("singletrack: exit code 2", first.strip_prefix("error: ").unwrap_or(first));
         lines.for_each(print::progress);
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
@@ -115,11 +115,19 @@ fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
 }
 
 fn tell(failure: &Failure, json: bool) {
-    print::error(&failure.message);
+    let topic = failure.topic();
+    let title = topic.map_or_else(
+        || format!("exit code {}", failure.exit.code()),
+        |code| match code.parse::<u8>() {
+            Ok(code) => format!("exit code {code}"),
+            Err(_) => code.to_owned(),
+        },
+    );
+    print::error(&format!("singletrack: {title}"), &failure.message);
     if let Some(hint) = &failure.hint {
         print::hint(hint);
     }
-    if let Some(code) = failure.topic() {
+    if let Some(code) = topic {
         print::more(&format!("singletrack explain {code}"));
     }
     if json {

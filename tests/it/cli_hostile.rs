@@ -14,6 +14,12 @@ use crate::{
 const HOSTILE: &[&str] = &[
     "::add-mask::in",
     "  ::error file=a::b",
+    "::group::evil",
+    "::endgroup::evil",
+    "::error title=singletrack::evil",
+    "x\n--- evil",
+    "--- evil",
+    "x\r\u{1b}[0Ksection_start:1:evil\r\u{1b}[0Kevil",
     "x\n::stop-commands::y",
     "x\r::set-output name=a::b",
     "##[group]a",
@@ -39,6 +45,8 @@ const AUDIENCES: &[(&str, &[(&str, &str)])] = &[
     ("github", &[("CI", "true"), ("GITHUB_ACTIONS", "true")]),
     ("azure", &[("TF_BUILD", "True")]),
     ("teamcity", &[("TEAMCITY_VERSION", "2025.07")]),
+    ("gitlab", &[("CI", "true"), ("GITLAB_CI", "true")]),
+    ("buildkite", &[("CI", "true"), ("BUILDKITE", "true")]),
 ];
 
 /// A value whose texts are all hostile, but for those on whose form something depends.
@@ -212,6 +220,10 @@ fn wrong(audience: &str, text: &str) -> Option<String> {
         return Some("a mark that turns text around".to_owned());
     }
     let is_ci = !matches!(audience, "pipe" | "terminal");
+    let plain = match without_own_words(audience, &plain) {
+        Ok(plain) => plain,
+        Err(fault) => return Some(fault),
+    };
     if is_ci && plain.contains("##") {
         return Some("a runner's `##` command".to_owned());
     }
@@ -219,6 +231,44 @@ fn wrong(audience: &str, text: &str) -> Option<String> {
         return Some("a runner's `::` command".to_owned());
     }
     (audience != "terminal" && plain.contains('\r')).then(|| "a carriage return".to_owned())
+}
+
+/// The text without the words by which we speak to a runner ourselves, each once, at the begin of a line. What follows such a
+/// word is somebody's text, and must not be such a word itself.
+fn without_own_words(audience: &str, text: &str) -> Result<String, String> {
+    let own: &[&str] = match audience {
+        "github" => &["::group::", "::endgroup::", "::error title="],
+        "azure" => &["##[group]", "##[endgroup]", "##vso[task.logissue type=error]"],
+        "gitlab" => &["section_start:", "section_end:"],
+        "buildkite" => &["--- ", "^^^ +++"],
+        _ => &[],
+    };
+    let mut plain = String::new();
+    for line in text.split_inclusive('\n') {
+        let rest = own.iter().find_map(|word| line.strip_prefix(word)).unwrap_or(line);
+        let is_own = rest.len() < line.len();
+        if is_own && rest.starts_with("evil") {
+            return Err(format!("a runner's command that others wrote: {line:?}"));
+        }
+        // The title of an error is ours but for a code, and cannot end early.
+        let rest = match (is_own, rest.split_once("::")) {
+            (true, Some((title, message))) if line.starts_with("::error title=") => {
+                if title.contains(',') || title.contains(':') {
+                    return Err(format!("a property that others wrote: {line:?}"));
+                }
+                message
+            }
+            _ => rest,
+        };
+        // After a section's name, GitLab wants a carriage return.
+        let rest = match (is_own && audience == "gitlab").then(|| rest.split_once('\r')) {
+            Some(Some((name, title))) if !name.contains("evil") || name.contains(":singletrack_") => title,
+            Some(_) => return Err(format!("a section that others wrote: {line:?}")),
+            None => rest,
+        };
+        plain.push_str(rest);
+    }
+    Ok(plain)
 }
 
 fn strip_own_sequences(text: &str) -> String {

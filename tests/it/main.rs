@@ -12,6 +12,7 @@ mod cli_help;
 mod cli_hostile;
 mod cli_live;
 mod cli_retries;
+mod cli_sections;
 mod cli_usage;
 mod cli_wait;
 mod client_ci;

@@ -8,31 +8,84 @@
 
 use std::{
     io::{self, Write},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::clean::{clean, clean_log, defuse};
-use crate::{api::ascii, client::ci::Environment, log};
+use crate::{
+    api::ascii,
+    client::ci::{Environment, LogWords, Section},
+    clock::{Clock as _, SystemClock},
+    log,
+};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
 /// For what a deployment is doing, between its output.
-pub const HEADING: Style = AnsiColor::Blue.on_default().bold();
+const HEADING: Style = AnsiColor::Blue.on_default().bold();
 
-/// Whether a CI's runner reads what we print.
+/// Who reads what we print.
+struct Reader {
+    /// A CI's runner, known or not.
+    is_ci: bool,
+    /// What the runner reads of its own in a log.
+    words: Option<&'static dyn LogWords>,
+}
+
+fn reader() -> &'static Reader {
+    static READER: OnceLock<Reader> = OnceLock::new();
+    READER.get_or_init(|| {
+        let get = |name: &str| std::env::var(name).ok();
+        let environment = Environment::new(&get);
+        let words = environment.detect().and_then(|run| run.system.log_words());
+        Reader { is_ci: environment.is_ci(), words }
+    })
+}
+
 fn in_ci() -> bool {
-    static IN_CI: OnceLock<bool> = OnceLock::new();
-    *IN_CI.get_or_init(|| Environment::new(&|name| std::env::var(name).ok()).is_ci())
+    reader().is_ci
+}
+
+/// The sections of the log: how many there were, and the one that is open.
+static SECTIONS: Mutex<(u32, Option<Section>)> = Mutex::new((0, None));
+
+/// A heading of what a deployment does. Where a CI's log has sections, a heading that `begins` something begins a section, and
+/// any other heading ends it.
+pub fn heading(begins: bool, head: &str, text: &str, at: Timestamp) {
+    let Some(words) = reader().words else {
+        return styled(HEADING, &format!("==> {head}"), text);
+    };
+    end_section(at);
+    if !begins {
+        return styled(HEADING, &format!("==> {head}"), text);
+    }
+    let mut sections = SECTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (count, open) = &mut *sections;
+    *count += 1;
+    let section = Section { number: *count, title: shown(&format!("{head}{text}")), began_at: at };
+    log::say_whole(&words.begin(&section));
+    *open = Some(section);
+}
+
+/// Ends the section that is open, if one is.
+pub fn end_section(at: Timestamp) {
+    let Some(words) = reader().words else { return };
+    let open = SECTIONS.lock().unwrap_or_else(PoisonError::into_inner).1.take();
+    if let Some(line) = open.and_then(|section| words.end(&section, at)) {
+        log::say_whole(&line);
+    }
 }
 
 /// A text as it may be shown: one line, without control characters, and in a CI without commands to its runner.
 pub fn shown(text: &str) -> String {
     let text = clean(text);
-    if in_ci() { defuse(text) } else { text }
+    let text = if in_ci() { defuse(text) } else { text };
+    if reader().words.is_some_and(|words| words.is_word(&text)) { format!("\u{2060}{text}") } else { text }
 }
 
 /// A line on standard error, to a terminal in raw mode: it does not go to the first column by itself.
@@ -120,9 +173,29 @@ pub fn styled(style: Style, head: &str, text: &str) {
     log::say(&format!("{style}{}{style:#}{}", shown(head), shown(text)));
 }
 
-/// `error: …`, on standard error.
-pub fn error(text: &str) {
-    styled(ERROR, "error:", &format!(" {text}"));
+/// `error: …`, on standard error. A CI that lists errors beside the job lists it, under this title.
+pub fn error(title: &str, text: &str) {
+    let (title, text) = (shown(title), shown(text));
+    end_section(SystemClock.wall());
+    let words = reader().words;
+    let had_sections = SECTIONS.lock().unwrap_or_else(PoisonError::into_inner).0 > 0;
+    if let Some(line) = words.filter(|_| had_sections).and_then(|words| words.unfold()) {
+        log::say_whole(&line);
+    }
+    match words.and_then(|words| words.error(&title, &text)) {
+        Some(line) => log::say_whole(&line),
+        None => styled(ERROR, "error:", &format!(" {text}")),
+    }
+}
+
+/// `notice: …`, on standard error: what is no error, and should not be missed.
+pub fn notice(title: &str, text: &str) {
+    let (title, text) = (shown(title), shown(text));
+    end_section(SystemClock.wall());
+    match reader().words.and_then(|words| words.notice(&title, &text)) {
+        Some(line) => log::say_whole(&line),
+        None => styled(HINT, "notice:", &format!(" {text}")),
+    }
 }
 
 /// `warning: …`, on standard error.

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     clean::clean,
-    print::{self, HEADING, shown},
+    print::{self, shown},
     silence::Silence,
     words::{Ahead, Place, overtaken, size, span},
 };
@@ -207,6 +207,7 @@ impl Screen {
         };
         // What took no time worth telling tells none.
         let took = took.filter(|took| took.as_secs() > 0).map(|took| format!(" in {}", span(took))).unwrap_or_default();
+        let begins = state == PhaseState::Started;
         let state = match state {
             PhaseState::Started => "",
             PhaseState::Succeeded => " succeeded",
@@ -215,7 +216,7 @@ impl Screen {
             PhaseState::RolledBack => " rolled back",
         };
         let message = message.map(|message| format!(": {message}")).unwrap_or_default();
-        self.over(|| print::styled(HEADING, &format!("==> {name}{state}"), &format!("{took}{message}")));
+        self.over(|| print::heading(begins, &format!("{name}{state}"), &format!("{took}{message}"), at));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.phase = Some(name.to_owned());
         told.is_of_phase = false;
@@ -247,8 +248,9 @@ impl Screen {
         bar.set_message(shown(&parts.into_iter().flatten().collect::<Vec<_>>().join(": ")));
     }
 
-    /// Takes the bar away.
+    /// Takes the bar away, and ends a section of a CI's log.
     pub fn clear(&self) {
+        print::end_section(self.clock.wall());
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

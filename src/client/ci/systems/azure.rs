@@ -1,8 +1,11 @@
 //! Azure Pipelines.
 
+use jiff::Timestamp;
+
 use super::{
     super::{
         environment::Environment,
+        log::{LogWords, Section},
         run::{CiRun, System},
     },
     short_ref,
@@ -41,4 +44,27 @@ pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
         ),
         ..CiRun::of(System::Azure)
     })
+}
+
+/// Logging and formatting commands.
+pub(in super::super) struct Words;
+
+impl LogWords for Words {
+    fn begin(&self, section: &Section) -> String {
+        format!("##[group]{}", section.title)
+    }
+
+    fn end(&self, _section: &Section, _at: Timestamp) -> Option<String> {
+        Some("##[endgroup]".to_owned())
+    }
+
+    fn error(&self, title: &str, message: &str) -> Option<String> {
+        // An issue has no title of its own.
+        Some(format!("##vso[task.logissue type=error]{} ({})", data(message), data(title)))
+    }
+}
+
+/// The message of a command.
+fn data(text: &str) -> String {
+    text.replace('%', "%AZP25").replace('\r', "%0D").replace('\n', "%0A")
 }

@@ -1,8 +1,11 @@
 //! Buildkite.
 
+use jiff::Timestamp;
+
 use super::{
     super::{
         environment::Environment,
+        log::{LogWords, Section},
         run::{CiRun, System},
     },
     foreign_branch, repository,
@@ -49,5 +52,26 @@ fn branch(environment: &Environment<'_>) -> Option<String> {
     match fork {
         Some(fork) if !branch.contains(':') => Some(foreign_branch(&fork, &branch)),
         Some(_) | None => Some(branch),
+    }
+}
+
+/// Groups of the log: `---` begins one that is folded, `^^^ +++` opens the last one.
+pub(in super::super) struct Words;
+
+impl LogWords for Words {
+    fn begin(&self, section: &Section) -> String {
+        format!("--- {}", section.title)
+    }
+
+    fn end(&self, _section: &Section, _at: Timestamp) -> Option<String> {
+        None
+    }
+
+    fn is_word(&self, line: &str) -> bool {
+        ["---", "+++", "~~~", "^^^"].iter().any(|word| line.trim_start().starts_with(word))
+    }
+
+    fn unfold(&self) -> Option<String> {
+        Some("^^^ +++".to_owned())
     }
 }

@@ -1,7 +1,10 @@
 //! GitHub Actions, and what Gitea and Forgejo have of it.
 
+use jiff::Timestamp;
+
 use super::super::{
     environment::Environment,
+    log::{LogWords, Section},
     run::{CiRun, System},
 };
 
@@ -53,4 +56,35 @@ pub(super) fn common(environment: &Environment<'_>, system: System) -> CiRun {
         order: number.filter(|_| environment.is_unset_or("GITHUB_EVENT_NAME", NUMBERED_BY_AGE)),
         ..CiRun::of(system)
     }
+}
+
+/// Workflow commands, as the runner documents them: one a line, on either stream.
+pub(in super::super) struct Words;
+
+impl LogWords for Words {
+    fn begin(&self, section: &Section) -> String {
+        format!("::group::{}", data(&section.title))
+    }
+
+    fn end(&self, _section: &Section, _at: Timestamp) -> Option<String> {
+        Some("::endgroup::".to_owned())
+    }
+
+    fn error(&self, title: &str, message: &str) -> Option<String> {
+        Some(format!("::error title={}::{}", property(title), data(message)))
+    }
+
+    fn notice(&self, title: &str, message: &str) -> Option<String> {
+        Some(format!("::notice title={}::{}", property(title), data(message)))
+    }
+}
+
+/// What follows the second `::` of a command.
+fn data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// The value of a property of a command.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
 }

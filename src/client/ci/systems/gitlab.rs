@@ -1,8 +1,11 @@
 //! GitLab CI.
 
+use jiff::Timestamp;
+
 use super::{
     super::{
         environment::Environment,
+        log::{LogWords, Section},
         run::{CiRun, System},
     },
     foreign_branch,
@@ -46,4 +49,27 @@ fn ref_name(environment: &Environment<'_>) -> Option<String> {
         [Some(source), _] => Some(foreign_branch(&source, &branch)),
         [None, _] => merge,
     }
+}
+
+/// Collapsible sections. A section's name has letters, digits, `_`, `.` and `-`, and no other section of the job has it.
+pub(in super::super) struct Words;
+
+impl LogWords for Words {
+    fn begin(&self, section: &Section) -> String {
+        let at = section.began_at.as_second();
+        format!("\u{1b}[0Ksection_start:{at}:{}\r\u{1b}[0K{}", section_name(section), section.title)
+    }
+
+    fn end(&self, section: &Section, at: Timestamp) -> Option<String> {
+        Some(format!("\u{1b}[0Ksection_end:{}:{}\r\u{1b}[0K", at.as_second(), section_name(section)))
+    }
+}
+
+fn section_name(section: &Section) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    let mut name: String = section.title.chars().take(40).map(|c| if is_plain(c) { c } else { '_' }).collect();
+    while let Some(shorter) = name.contains("__").then(|| name.replace("__", "_")) {
+        name = shorter;
+    }
+    format!("singletrack_{}_{name}", section.number)
 }

@@ -1,14 +1,14 @@
 //! The CI systems, one file each. A new system is a file and a line in `detect`.
 
-mod azure;
+pub(super) mod azure;
 mod bitbucket;
-mod buildkite;
+pub(super) mod buildkite;
 mod circleci;
 mod codebuild;
 mod drone;
 mod gitea;
-mod github;
-mod gitlab;
+pub(super) mod github;
+pub(super) mod gitlab;
 mod jenkins;
 mod semaphore;
 mod teamcity;
