@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     report::{Missing, Summary, table::number},
-    scenario::{contention, end_to_end, fan_out, growth, logs, small, throughput, wrapper},
+    scenario::{contention, end_to_end, fan_out, growth, logs, small, starts, throughput, wrapper},
 };
 
 /// One line of the table.
@@ -197,6 +197,9 @@ pub fn of(measured: &Measured<'_>) -> Vec<Goal> {
         m.of("P8", "idle memory", (small::NAME, "singletrack", "idle memory"), " MiB", AtMost(20.0)),
         m.computed("P8", "ready on 10^6 deployments", m.largest_ready(), " ms", AtMost(200.0)),
     ]);
+    for bound in [AtLeast(85.0), AtMost(95.0)] {
+        goals.push(m.own("P9", "starts before the p90 that was told", (starts::NAME, starts::BEFORE_P90), " %", bound));
+    }
     // A run of one scenario tells of its own goals alone.
     goals.retain(|goal| goal.verdict != Verdict::NotRun);
     goals

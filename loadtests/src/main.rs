@@ -87,6 +87,7 @@ enum Scenario {
     Growth,
     Restart,
     DeadWaiters,
+    Starts,
     /// Instructions of the hot paths, compared with those in loadtests/counts.txt; not part of all.
     Counts,
 }
@@ -121,6 +122,7 @@ impl Scenario {
             Scenario::Growth => scenario::growth::run(run).await,
             Scenario::Restart => scenario::restart::run(run).await,
             Scenario::DeadWaiters => scenario::dead_waiters::run(run).await,
+            Scenario::Starts => scenario::starts::run(run).await,
         }
     }
 }

@@ -15,7 +15,7 @@ use singletrack::{
         resolve::{Action, Observation, Resolver, Verdict, Wish},
     },
     clock::{BootInstant, Clock, SystemClock},
-    model::{DeploymentId, Executor, IdempotencyKey, ProjectName, Revision, Status},
+    model::{DeploymentId, Eta, Executor, IdempotencyKey, ProjectName, Revision, Status},
     worker::Stop,
 };
 
@@ -38,6 +38,8 @@ pub struct Tally {
     /// Calls that had to be tried again, with the reason of the last one.
     pub retries: u64,
     pub last_trouble: Option<String>,
+    /// When its own start was expected, as it was told: at which moment, and how long from then.
+    pub starts: Vec<(Instant, Eta)>,
 }
 
 /// What a client did so far, to be read by others.
@@ -61,6 +63,7 @@ pub struct Racer {
     actor: String,
     held: Option<Grant>,
     tallied: Tallied,
+    turn_window: Duration,
 }
 
 /// A slot that is this client's own.
@@ -125,7 +128,13 @@ impl Racer {
         });
         let connection = Connection::new(server.url().parse()?, None, None, Patience::DEADLINE, notice, clock.clone())
             .map_err(|failure| anyhow::anyhow!("{}", failure.message))?;
-        Ok(Racer { connection, clock, actor: format!("racer-{number}"), held: None, tallied })
+        Ok(Racer { connection, clock, actor: format!("racer-{number}"), held: None, tallied, turn_window: TURN_WINDOW })
+    }
+
+    /// The same, which asks for its turn as often as this.
+    #[must_use]
+    pub fn asking_every(self, turn_window: Duration) -> Racer {
+        Racer { turn_window, ..self }
     }
 
     /// What it does, while it does it.
@@ -188,7 +197,11 @@ impl Racer {
                 Observation::Accepted { deployment, replayed }
             }
             Ok(Submitted::Conflict { conflict, .. }) => {
-                self.tallied.count(|tally| tally.conflicts += 1);
+                let told = conflict.expected_start.flatten().map(|start| (Instant::now(), start));
+                self.tallied.count(|tally| {
+                    tally.conflicts += 1;
+                    tally.starts.extend(told);
+                });
                 Observation::Held(conflict)
             }
             Ok(Submitted::Refused(refusal)) => Observation::Refused(refusal),
@@ -208,9 +221,11 @@ impl Racer {
 
     async fn await_turn(&self, project: &ProjectName, ticket: DeploymentId) -> Observation {
         self.tallied.count(|tally| tally.polls += 1);
-        match self.connection.turn(project, ticket, TURN_WINDOW).await {
+        match self.connection.turn(project, ticket, self.turn_window).await {
             Ok(Turn::Come(deployment)) => Observation::TurnCame(deployment),
-            Ok(Turn::Still { conflict, .. }) => {
+            Ok(Turn::Still { conflict, deployment }) => {
+                let told = deployment.expected_start.flatten().map(|start| (Instant::now(), start));
+                self.tallied.count(|tally| tally.starts.extend(told));
                 Observation::StillWaiting { ticket, holder: conflict.map(|conflict| conflict.deployment_id) }
             }
             Err(Fault::Refused(refusal)) => Observation::Refused(refusal),

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use singletrack::{
     model::{
-        Command, DeploymentId, LineLoad, Load, ProjectName, SecretHash, Slot, Verdict,
+        Changes, Command, DeploymentId, LineLoad, Load, Project, ProjectName, RecentRun, SecretHash, Slot, Verdict,
         deployment::{Executor, Place, Spec},
         lifecycle::Entry,
     },
@@ -40,7 +40,37 @@ pub fn project(number: usize) -> String {
 
 /// Fills the store at this URL; a SQLite file is found in `folder`.
 pub async fn fill(url: &str, folder: &Path, seed: Seed, progress: impl Fn(usize)) -> Result<()> {
-    let store: Arc<dyn Store> = match url.strip_prefix("sqlite:") {
+    let store = open(url, folder).await?;
+    let filled = fill_store(&store, seed, progress).await;
+    store.shut_down().await;
+    filled
+}
+
+/// Lets projects remember that their runs of this pipeline took so long, in milliseconds.
+pub async fn remember(url: &str, folder: &Path, pipeline: &str, runs: Vec<(ProjectName, Vec<u64>)>) -> Result<()> {
+    let store = open(url, folder).await?;
+    let mut writing = JoinSet::new();
+    for (name, durations) in runs {
+        let (store, pipeline): (_, Arc<str>) = (store.clone(), pipeline.into());
+        writing.spawn(async move {
+            let load = Load { line: LineLoad::Head, ..Load::default() };
+            let run = move |duration_ms| RecentRun { pipeline: pipeline.clone(), duration_ms };
+            transact(&*store, name, load, move |loaded| {
+                let recent_runs = Arc::new(durations.into_iter().map(run).collect());
+                (Changes { project: Some(Project { recent_runs, ..loaded.project }), ..Changes::default() }, ())
+            })
+            .await
+        });
+    }
+    while let Some(written) = writing.join_next().await {
+        written??;
+    }
+    store.shut_down().await;
+    Ok(())
+}
+
+async fn open(url: &str, folder: &Path) -> Result<Arc<dyn Store>> {
+    Ok(match url.strip_prefix("sqlite:") {
         Some(file) => Arc::new(SqliteStore::open(&folder.join(file), Arc::new(|_, _| {}))?),
         None => {
             let url = url.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -55,10 +85,7 @@ pub async fn fill(url: &str, folder: &Path, seed: Seed, progress: impl Fn(usize)
                 .await?,
             )
         }
-    };
-    let filled = fill_store(&store, seed, progress).await;
-    store.shut_down().await;
-    filled
+    })
 }
 
 async fn fill_store(store: &Arc<dyn Store>, seed: Seed, progress: impl Fn(usize)) -> Result<()> {

@@ -9,5 +9,6 @@ pub mod growth;
 pub mod logs;
 pub mod restart;
 pub mod small;
+pub mod starts;
 pub mod throughput;
 pub mod wrapper;
