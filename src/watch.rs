@@ -2,6 +2,7 @@
 //!
 //! Everywhere the same order: subscribe, read, wait, read again. A wake-up is only a hint; the store tells the truth.
 
+mod begin;
 mod follow;
 mod shift;
 
@@ -12,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::notifier::{Page, Seen};
+pub use begin::{Begin, Wanted};
 pub use follow::Follow;
 
 use crate::{

@@ -5,7 +5,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Connect, Target, parse_id, parse_project, parse_status, parse_timeout};
-use crate::model::{DeploymentId, ProjectName, Status};
+use crate::{
+    config::Since,
+    model::{DeploymentId, ProjectName, Status, bounds::TAIL_LINES},
+};
 
 const WAIT_HELP: &str = "\
 Exit codes:
@@ -64,6 +67,15 @@ pub struct Logs {
     /// Go on until the deployment is final
     #[arg(long, short)]
     pub follow: bool,
+    /// Only the last N lines of what is there already
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(0..=TAIL_LINES as u64))]
+    pub tail: Option<u64>,
+    /// Only what happened since then: so long ago, such as 10m, or a time, such as 2026-03-01T12:00:00Z
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<Since>,
+    /// Print the time before each line
+    #[arg(long, short)]
+    pub timestamps: bool,
     /// End with the deployment's exit code, as `wait` does
     #[arg(long, requires = "follow")]
     pub exit_code: bool,

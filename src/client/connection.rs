@@ -21,6 +21,7 @@ use crate::{
         Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReportsAnswer, ReportsRequest,
     },
     clock::Clock,
+    config::Since,
     model::{DeploymentId, IdempotencyKey, ProjectName, Status},
 };
 
@@ -226,10 +227,36 @@ impl Connection {
         after: u64,
         window: Duration,
     ) -> Result<RawPage, Fault> {
+        self.events_from(project, id, &[("after", after.to_string())], window).await
+    }
+
+    /// The last of the events that are there, without waiting for more: from the first of the last `tail` lines of output on, or
+    /// from that moment on.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn last_events(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        tail: Option<u64>,
+        since: Option<Since>,
+    ) -> Result<RawPage, Fault> {
+        let tail = tail.map(|tail| ("tail", tail.to_string()));
+        let since = since.map(|since| ("since", since.to_string()));
+        let start: Vec<_> = tail.into_iter().chain(since).collect();
+        self.events_from(project, id, &start, Duration::ZERO).await
+    }
+
+    async fn events_from(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        start: &[(&str, String)],
+        window: Duration,
+    ) -> Result<RawPage, Fault> {
         let mut url = self.deployment_url(project, id, &["events"]);
-        url.query_pairs_mut()
-            .append_pair("after", &after.to_string())
-            .append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
+        url.query_pairs_mut().extend_pairs(start).append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
         let answer = self.succeed(&Call { window, is_optional: true, ..Call::new(Method::GET, url) }).await?;
         self.transport.read(answer).map(|page| *page)
     }

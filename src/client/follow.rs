@@ -19,6 +19,7 @@ use sse_stream::{Error as SseError, Sse, SseByteStream};
 use super::connection::{Completion, Connection, Fault, pauses};
 use crate::{
     api::{Deployment, ErrorCode, Event, EventData},
+    config::Since,
     model::{DeploymentId, EventBody, ProjectName, Status},
 };
 
@@ -136,6 +137,30 @@ impl Follower<'_> {
             How::Polls => self.by_polls(show).await,
             How::EndOnly => self.end().await,
         }
+    }
+
+    /// Begins with the last of what is there: from the first of the last `tail` lines of output on, or from that moment on.
+    /// The deployment as it ended, if its end is among that.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or no such deployment.
+    pub async fn begin(
+        &mut self,
+        tail: Option<u64>,
+        since: Option<Since>,
+        show: &mut (dyn FnMut(Update) + Send),
+    ) -> Result<Option<Deployment>, Fault> {
+        let page = self.connection.last_events(self.project, self.id, tail, since).await?;
+        let first = page.events.first().and_then(|event| event["seq"].as_u64());
+        self.after = first.map_or(page.last, |first| first.saturating_sub(1));
+        for value in page.events {
+            match self.take(value, true, show) {
+                Some(StreamEnd::Complete(deployment)) => return Ok(Some(*deployment)),
+                Some(StreamEnd::Over) => return self.end().await.map(Some),
+                Some(StreamEnd::Broken | StreamEnd::Mute) | None => {}
+            }
+        }
+        Ok(None)
     }
 
     /// What has happened until now, without waiting for more.

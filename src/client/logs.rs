@@ -12,7 +12,7 @@ use super::{
     status,
 };
 use crate::{
-    api::{Event, EventData},
+    api::{Event, EventData, time},
     cli::Logs,
     model::EventBody,
 };
@@ -34,8 +34,9 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
     let mut show = |update: Update| {
         let shown = match &update {
             Update::Event(event) if json => print::json_line(event),
-            Update::Event(Event { data: EventData::Other(EventBody::Log { lines, .. }), .. }) => {
-                screen.over(|| lines.iter().try_for_each(|line| print::output(line)))
+            Update::Event(Event { data: EventData::Other(EventBody::Log { lines, .. }), at, .. }) => {
+                let at = if args.timestamps { format!("{} ", time::format(*at)) } else { String::new() };
+                screen.over(|| lines.iter().try_for_each(|line| print::output_after(&at, line)))
             }
             Update::Event(_) | Update::State { .. } | Update::Switched(_) => {
                 screen.update(&update);
@@ -46,13 +47,23 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
             written = Err(error);
         }
     };
+    let mut signals = if args.follow { Some(Signals::listen()?) } else { None };
+    let begun = match (args.tail, args.since) {
+        (None, None) => None,
+        (tail, since) => follower.begin(tail, since, &mut show).await?,
+    };
     let mut exit = Exit::Done;
-    if args.follow {
-        let mut signals = Signals::listen()?;
+    if let Some(signals) = &mut signals {
+        let follow = async {
+            match begun {
+                Some(ended) => Ok(ended),
+                None => follower.follow(How::Auto, &mut show).await,
+            }
+        };
         let ended = tokio::select! {
             () = signals.first() => return Ok(Exit::Interrupted),
-            ended = follower.follow(How::Auto, &mut show) => ended?,
-            never = screen.break_silence() => match never {},
+            ended = follow => ended?,
+            never = session.screen.break_silence() => match never {},
         };
         session.screen.clear();
         session.screen.line(&format!("{project}: deployment {id} {}", ended.status.as_str()));
@@ -61,7 +72,9 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
             exit = exit_of_end(ended.status, code);
         }
     } else {
-        follower.read_so_far(&mut show).await?;
+        if begun.is_none() {
+            follower.read_so_far(&mut show).await?;
+        }
         session.screen.clear();
     }
     written.map_err(|error| Failure::new(Exit::Fault, format!("the output could not be written: {error}")))?;

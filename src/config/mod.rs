@@ -12,6 +12,7 @@ mod pass_env;
 mod postgres;
 mod project;
 mod reader;
+mod since;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, Project, WithoutAgent, is_project_name};
 pub use reader::Problem;
+pub use since::Since;
 
 use crate::model::Limits;
 use reader::{Document, Section};

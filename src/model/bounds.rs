@@ -57,6 +57,8 @@ pub const AGENT_PROJECTS: usize = 100;
 pub const AGENT_PIPELINES: usize = 100;
 /// How many pipelines an agent runs in all.
 pub const AGENT_PIPELINES_IN_ALL: usize = 1000;
+/// How many of the last lines of output can be asked for: more than are kept of most deployments.
+pub const TAIL_LINES: usize = 100_000;
 /// A page of a list ends before it is larger than this, one entry aside; the next page begins there.
 pub const PAGE_BYTES: usize = 1 << 20;
 

@@ -18,12 +18,12 @@ use super::{
     connection::Standby,
     error::Failure,
     metrics::Parked,
-    params::{Reading, Target},
+    params::{Reading, Start, Target},
 };
 use crate::{
-    api::{Event, EventsPage, ascii},
+    api::{Event, EventData, EventsPage, ascii},
     model::{self, Deployment, EventBody},
-    watch::{Follow, Page},
+    watch::{Begin, Follow, Page, Wanted},
 };
 
 /// Proxies cut streams that are mute for a minute or less.
@@ -39,46 +39,68 @@ pub async fn events(
     standby: Standby,
 ) -> Result<Response, Failure> {
     match reading {
-        Reading::Stream { after } => {
+        Reading::Stream { start } => {
+            let Begin { after, skipped_lines } = begin(&app, &target, start).await?;
             let (follow, now) = app.watch.follow(&target.project, target.id, after).await?;
             // A browser opens a stream again when it has ended, for ever, unless it is told that there is nothing more.
             if now.is_final() && after >= now.event_count {
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }
-            Ok(stream_of(follow, &now, app.metrics.park()))
+            Ok(stream_of(follow, &now, skipped_lines, app.metrics.park()))
         }
-        Reading::Poll { after, window } => {
+        Reading::Poll { start, window } => {
             standby.begin();
+            let Begin { after, skipped_lines } = begin(&app, &target, start).await?;
             let _parked = app.metrics.park();
             let page = app.watch.events(&target.project, target.id, after, window).await?;
             let (last, is_final) = (page.last, page.complete.is_some());
-            Ok(answer::json(StatusCode::OK, &EventsPage { events: wire(&page), last, r#final: is_final }))
+            Ok(answer::json(
+                StatusCode::OK,
+                &EventsPage { events: wire(&page, skipped_lines), last, r#final: is_final },
+            ))
         }
     }
 }
 
-fn wire(page: &Page) -> Vec<Event> {
+async fn begin(app: &App, target: &Target, start: Start) -> Result<Begin, Failure> {
+    match start {
+        Start::After(after) => Ok(Begin { after, skipped_lines: 0 }),
+        Start::End { tail, since } => {
+            let wanted = Wanted { tail, since: since.map(|since| since.moment(app.now())) };
+            Ok(app.watch.begin(&target.project, target.id, wanted).await?)
+        }
+    }
+}
+
+/// The events of a page, the first of them without so many of its lines.
+fn wire(page: &Page, skipped_lines: usize) -> Vec<Event> {
     let ended = |event: &model::Event| match event.body {
         EventBody::Complete => page.complete.as_deref().map(answer::unplaced),
         _ => None,
     };
-    page.events.iter().filter_map(|event| Event::of(event.clone(), ended(event))).collect()
+    let mut events: Vec<_> = page.events.iter().filter_map(|event| Event::of(event.clone(), ended(event))).collect();
+    if let Some(Event { data: EventData::Other(EventBody::Log { lines, .. }), .. }) = events.first_mut() {
+        lines.drain(..skipped_lines.min(lines.len()));
+    }
+    events
 }
 
 struct Streaming {
     follow: Follow,
     ready: Option<Bytes>,
     is_over: bool,
+    /// How many lines of the first event are not wanted.
+    skipped_lines: usize,
     _parked: Parked,
 }
 
-fn stream_of(follow: Follow, now: &Deployment, parked: Parked) -> Response {
+fn stream_of(follow: Follow, now: &Deployment, skipped_lines: usize, parked: Parked) -> Response {
     // The state as it is now comes first and at once, so that who connects has something to show.
     let state = EventBody::Progress { status: now.status(), progress: now.progress, message: now.message.clone() };
     let mut first = Vec::with_capacity(FRAME_BYTES);
     frame(&mut first, None, "progress", &state);
     let ready = Some(Bytes::from(first));
-    let streaming = Streaming { follow, ready, is_over: false, _parked: parked };
+    let streaming = Streaming { follow, ready, is_over: false, skipped_lines, _parked: parked };
     let frames = stream::unfold(streaming, |mut streaming| async move {
         let bytes = streaming.next().await?;
         Some((Ok::<_, io::Error>(bytes), streaming))
@@ -111,8 +133,11 @@ impl Streaming {
                     // An empty page says that the server shuts down.
                     self.is_over = page.events.is_empty() || page.complete.is_some();
                     // A thousand who watch the same deployment send the same bytes.
-                    let encoded = page.encoded.get_or_init(|| frames(&page));
-                    self.ready = Some(encoded.clone()).filter(|frames| !frames.is_empty());
+                    let encoded = match std::mem::take(&mut self.skipped_lines) {
+                        0 => page.encoded.get_or_init(|| frames(&page, 0)).clone(),
+                        skipped_lines => frames(&page, skipped_lines),
+                    };
+                    self.ready = Some(encoded).filter(|frames| !frames.is_empty());
                 }
             }
         }
@@ -120,9 +145,9 @@ impl Streaming {
 }
 
 /// All events of a page.
-fn frames(page: &Page) -> Bytes {
+fn frames(page: &Page, skipped_lines: usize) -> Bytes {
     let mut bytes = Vec::with_capacity(FRAME_BYTES * page.events.len());
-    wire(page).iter().for_each(|event| frame(&mut bytes, Some(event.seq), event.name(), event));
+    wire(page, skipped_lines).iter().for_each(|event| frame(&mut bytes, Some(event.seq), event.name(), event));
     bytes.into()
 }
 

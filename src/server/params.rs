@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     api::{ErrorCode, IDEMPOTENCY_HEADER, MAX_WAIT_DEFAULT_SECONDS, MAX_WAIT_LIMIT_SECONDS},
-    model::{DeploymentId, IdempotencyKey, ProjectName},
+    config::Since,
+    model::{DeploymentId, IdempotencyKey, ProjectName, bounds::TAIL_LINES},
 };
 
 /// The `{project}` of a path.
@@ -84,17 +85,31 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
     }
 }
 
+/// After which events a client wants to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// After the last `seq` that it has.
+    After(u64),
+    /// The end of what is there.
+    End {
+        /// The last so many lines of output.
+        tail: Option<usize>,
+        /// What happened since then.
+        since: Option<Since>,
+    },
+}
+
 /// How a client wants to read events, and after which.
 pub enum Reading {
     /// As a stream.
     Stream {
-        /// The last `seq` that it has.
-        after: u64,
+        /// Where it begins.
+        start: Start,
     },
     /// By long-poll.
     Poll {
-        /// The last `seq` that it has.
-        after: u64,
+        /// Where it begins.
+        start: Start,
         /// How long it waits.
         window: Duration,
     },
@@ -104,14 +119,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Reading {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        if wants_event_stream(&parts.headers)? {
-            // Streams wait by themselves.
-            let query = Query::of(&parts.uri, &["after", "maxWaitSeconds"])?;
-            query.max_wait()?;
-            return Ok(Reading::Stream { after: cursor(&parts.headers, &query)? });
-        }
-        let query = Query::of(&parts.uri, &["after", "maxWaitSeconds"])?;
-        Ok(Reading::Poll { after: cursor(&parts.headers, &query)?, window: query.max_wait()? })
+        let is_stream = wants_event_stream(&parts.headers)?;
+        let query = Query::of(&parts.uri, &["after", "tail", "since", "maxWaitSeconds"])?;
+        let (start, window) = (start(&parts.headers, &query)?, query.max_wait()?);
+        // Streams wait by themselves.
+        Ok(if is_stream { Reading::Stream { start } } else { Reading::Poll { start, window } })
     }
 }
 
@@ -196,6 +208,16 @@ impl<'a> Query<'a> {
         }
     }
 
+    /// The value of `since`.
+    ///
+    /// # Errors
+    /// It is neither a duration nor a time.
+    pub fn since(&self) -> Result<Option<Since>, Failure> {
+        let Some(text) = self.get("since") else { return Ok(None) };
+        let refused = |why| Failure::new(ErrorCode::InvalidParameter, format!("since is '{}': {why}", echo(text)));
+        text.parse().map(Some).map_err(refused)
+    }
+
     /// The window of a long-poll.
     ///
     /// # Errors
@@ -206,14 +228,27 @@ impl<'a> Query<'a> {
     }
 }
 
-/// The cursor of a stream: `Last-Event-ID`, which a browser sends by itself, or else `after`.
-fn cursor(headers: &HeaderMap, query: &Query<'_>) -> Result<u64, Failure> {
+/// Where to begin: after `Last-Event-ID`, which a browser sends by itself when it goes on, or else as the query says.
+fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, Failure> {
+    let tail = query.number("tail", 0..=TAIL_LINES as u64)?.map(|tail| usize::try_from(tail).unwrap_or(usize::MAX));
+    let since = query.since()?;
+    let after = query.number("after", 0..=u64::MAX)?;
+    let begin = match (after, tail, since) {
+        (after, None, None) => Start::After(after.unwrap_or(0)),
+        (None, tail, since) => Start::End { tail, since },
+        (Some(_), _, _) => {
+            return Err(Failure::new(
+                ErrorCode::InvalidParameter,
+                "after says where to begin, and so do tail and since: leave one or the other out",
+            ));
+        }
+    };
     let mut ids = headers.get_all("last-event-id").iter();
     match (ids.next(), ids.next()) {
-        (None, _) => Ok(query.number("after", 0..=u64::MAX)?.unwrap_or(0)),
+        (None, _) => Ok(begin),
         // A browser sends an empty one where the stream gave it none.
-        (Some(id), None) if id.is_empty() => Ok(query.number("after", 0..=u64::MAX)?.unwrap_or(0)),
-        (Some(id), None) => id.to_str().ok().and_then(decimal).ok_or_else(|| {
+        (Some(id), None) if id.is_empty() => Ok(begin),
+        (Some(id), None) => id.to_str().ok().and_then(decimal).map(Start::After).ok_or_else(|| {
             Failure::new(ErrorCode::InvalidParameter, "Last-Event-ID is the number of an event of this deployment")
         }),
         (Some(_), Some(_)) => Err(Failure::new(ErrorCode::InvalidParameter, "Last-Event-ID is given twice")),

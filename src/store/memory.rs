@@ -285,6 +285,20 @@ impl Store for MemoryStore {
         })
     }
 
+    fn events_before(
+        &self,
+        id: DeploymentId,
+        before: u64,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let events = kept.deployments.get(&id).map(|kept| &kept.events);
+            let earlier = events.into_iter().flat_map(|events| events.range(..before).rev());
+            earlier.take(limit).map(|(_, (event, _))| event.clone()).collect()
+        })
+    }
+
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
         now(move || {
             let kept = self.kept();

@@ -206,6 +206,14 @@ pub trait Store: Send + Sync + 'static {
     /// A deployment's events after `after`, at most `limit`, in order. Holes are what retention cut.
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
 
+    /// A deployment's events before `before`, at most `limit`, the last one first.
+    fn events_before(
+        &self,
+        id: DeploymentId,
+        before: u64,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+
     /// Deployments of a project, newest first.
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>>;
 

@@ -11,6 +11,7 @@ mod cli_explain;
 mod cli_help;
 mod cli_hostile;
 mod cli_live;
+mod cli_logs;
 mod cli_retries;
 mod cli_sections;
 mod cli_usage;

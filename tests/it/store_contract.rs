@@ -685,6 +685,16 @@ async fn events_resume_after_any_of_them(trial: Trial) {
     assert_eq!(seqs(5, 99).await, [0; 0]);
     assert_eq!(seqs(u64::MAX, usize::MAX).await, [0; 0]);
     assert_eq!(trial.events(1).await[4].body, EventBody::Complete);
+    let backwards = async |before, limit| {
+        let events = trial.store.events_before(id(1), before, limit).await.unwrap();
+        events.iter().map(|event| event.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(backwards(6, 99).await, [5, 4, 3, 2, 1]);
+    assert_eq!(backwards(u64::MAX, 2).await, [5, 4]);
+    assert_eq!(backwards(4, 2).await, [3, 2]);
+    assert_eq!(backwards(1, 99).await, [0; 0]);
+    assert_eq!(backwards(0, usize::MAX).await, [0; 0]);
+    assert_eq!(trial.store.events_before(id(2), 9, 9).await.unwrap(), []);
     assert_eq!(trial.store.events(id(2), 0, 9).await.unwrap(), []);
 }
 

@@ -109,12 +109,13 @@ pub fn styled_result(style: Style, head: &str, text: &str) -> io::Result<()> {
     to_stdout(&format!("{style}{}{style:#}{}", shown(head), shown(text)))
 }
 
-/// A line of a deployment's output, on standard output: of a line that a carriage return wrote over, the last text.
+/// A line of a deployment's output, on standard output, after something of our own, such as its time. Of a line that a carriage
+/// return wrote over, the last text.
 ///
 /// # Errors
 /// It could not be written, other than because nobody reads it.
-pub fn output(line: &str) -> io::Result<()> {
-    result(clean_log(line))
+pub fn output_after(head: &str, line: &str) -> io::Result<()> {
+    result(&format!("{head}{}", clean_log(line)))
 }
 
 /// A value as JSON for people, on standard output.

@@ -241,6 +241,15 @@ impl Store for PostgresStore {
         read!(self, session => reads::events(&mut session, id, after, limit))
     }
 
+    fn events_before(
+        &self,
+        id: DeploymentId,
+        before: u64,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        read!(self, session => reads::events_before(&mut session, id, before, limit))
+    }
+
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
         read!(self, session => reads::list(&mut session, &project, &query))
     }

@@ -44,6 +44,17 @@ pub(super) async fn events(
     found.iter().map(rows::event).collect()
 }
 
+pub(super) async fn events_before(
+    session: &mut Session,
+    id: DeploymentId,
+    before: u64,
+    limit: usize,
+) -> Result<Vec<Event>, Fault> {
+    let before = i64::try_from(before).unwrap_or(i64::MAX);
+    let found = session.ask(call!(Sql::EventsBefore, rows::uuid(id), before, bound(limit))).await?;
+    found.iter().map(rows::event).collect()
+}
+
 pub(super) async fn list(
     session: &mut Session,
     project: &ProjectName,

@@ -350,6 +350,9 @@ statements! {
     Events(UUID, INT8, INT8) =
         "SELECT seq, at, body FROM events WHERE deployment = (SELECT number FROM deployments WHERE id = $1) \
          AND seq > $2 ORDER BY seq LIMIT $3";
+    EventsBefore(UUID, INT8, INT8) =
+        "SELECT seq, at, body FROM events WHERE deployment = (SELECT number FROM deployments WHERE id = $1) \
+         AND seq < $2 ORDER BY seq DESC LIMIT $3";
     ListAll(TEXT, INT8, INT8) = of_project!("d.ticket < $2 ORDER BY d.ticket DESC LIMIT $3");
     ListWaiting(TEXT, INT8, INT8) =
         of_project!("d.state = 'waiting' AND d.ticket < $2 ORDER BY d.ticket DESC LIMIT $3");

@@ -128,6 +128,15 @@ impl Store for SqliteStore {
         Box::pin(self.readers.read(move |db| reads::events(db, id, after, limit)))
     }
 
+    fn events_before(
+        &self,
+        id: DeploymentId,
+        before: u64,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::events_before(db, id, before, limit)))
+    }
+
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
         Box::pin(self.readers.read(move |db| reads::list(db, &project, &query)))
     }

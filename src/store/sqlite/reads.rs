@@ -30,6 +30,9 @@ pub(super) const PLACED: &str = concat!(
 pub(super) const EVENTS: &str = "SELECT seq, at, body FROM events \
      WHERE deployment = (SELECT number FROM deployments WHERE id = ?1) AND seq > ?2 ORDER BY seq LIMIT ?3";
 
+pub(super) const EVENTS_BEFORE: &str = "SELECT seq, at, body FROM events \
+     WHERE deployment = (SELECT number FROM deployments WHERE id = ?1) AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
+
 pub(super) const LIST_ALL: &str = concat!(
     "SELECT ",
     deployment_columns!(),
@@ -127,6 +130,11 @@ pub(super) fn events(db: &Connection, id: DeploymentId, after: u64, limit: usize
     // Whoever asks past the largest number that a row can have asks past the end.
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     db.prepare_cached(EVENTS)?.query_map(params![id.as_bytes(), after, bound(limit)], rows::event)?.collect()
+}
+
+pub(super) fn events_before(db: &Connection, id: DeploymentId, before: u64, limit: usize) -> Read<Vec<Event>> {
+    let before = i64::try_from(before).unwrap_or(i64::MAX);
+    db.prepare_cached(EVENTS_BEFORE)?.query_map(params![id.as_bytes(), before, bound(limit)], rows::event)?.collect()
 }
 
 pub(super) fn list(db: &Connection, project: &ProjectName, query: &ListQuery) -> Read<Vec<Deployment>> {
@@ -354,6 +362,7 @@ mod tests {
             ("a deployment", PLACED, "SEARCH d USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
             ("its position", PLACED, "SEARCH o USING COVERING INDEX deployments_served (project=? AND line_place<?)"),
             ("events", EVENTS, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
+            ("events before", EVENTS_BEFORE, "SEARCH events USING PRIMARY KEY (deployment=? AND seq<?)"),
             ("list", LIST_ALL, "SEARCH d USING INDEX deployments_by_ticket (project=? AND ticket<?)"),
             ("list waiting", LIST_WAITING, "SEARCH d USING INDEX deployments_waiting (project=? AND ticket<?)"),
             ("list ended", LIST_ENDED, "SEARCH d USING INDEX deployments_ended (project=? AND state=? AND ticket<?)"),

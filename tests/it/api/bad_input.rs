@@ -147,6 +147,21 @@ async fn parameters_take_only_the_values_that_they_can_have() {
         let path = format!("{DEPLOYMENTS}{path}");
         assert_refused(&path, &server.get(&path).await, 400, "INVALID_PARAMETER", says);
     }
+    for (query, says) in [
+        ("tail=-1", "tail is a whole number from 0 to 100000"),
+        ("tail=100001", "tail is a whole number from 0 to 100000"),
+        ("since=yesterday", "write how long ago, such as 10m"),
+        ("since=", "write how long ago"),
+        ("since=2026-03-01T12:00:00", "a time in UTC"),
+        ("after=1&tail=1", "leave one or the other out"),
+        ("after=0&since=1h", "leave one or the other out"),
+    ] {
+        for accept in ["application/json", "text/event-stream"] {
+            let path = format!("{DEPLOYMENTS}/{id}/events?{query}");
+            let answer = send(server.request(Method::GET, &path).header("Accept", accept)).await;
+            assert_refused(&path, &answer, 400, "INVALID_PARAMETER", says);
+        }
+    }
     for path in ["/v1/projects?limit=0", "/v1/projects?limit=1000", "/v1/projects?cursor=-x", "/v1/projects?cursor="] {
         assert_eq!(server.get(path).await.refusal(), (400, "INVALID_PARAMETER"), "{path}");
     }

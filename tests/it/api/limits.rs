@@ -251,6 +251,8 @@ fn the_table_of_limits_and_the_description_say_what_the_code_does() {
     says("pipelines of an agent in one project", bounds::AGENT_PIPELINES);
     says("pipelines of an agent in all", bounds::AGENT_PIPELINES_IN_ALL);
 
+    says("lines of `tail`", bounds::TAIL_LINES);
+
     let states = |pointer: &str, limit: usize| {
         let found = openapi::description().pointer(&format!("/components/schemas/{pointer}"));
         assert_eq!(found, Some(&json!(limit)), "{pointer} in openapi.yaml");

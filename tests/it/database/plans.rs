@@ -101,6 +101,7 @@ async fn everything(trial: &Trial) {
     assert_eq!(store.projects(Some(name("p5")), 20).await.unwrap().len(), 20);
     let events: Vec<Event> = store.events(id(1), 3, 100).await.unwrap();
     assert!(!events.is_empty());
+    assert_eq!(store.events_before(id(1), 3, 100).await.unwrap().len(), 2);
     assert!(!store.watched().await.unwrap().is_empty());
     let projects = (1..100).map(|number| format!("p{number}")).chain(["web".to_owned(), "api".to_owned()]);
     let offers = projects.map(|project| (name(&project), vec![spec().pipeline])).collect();
