@@ -1,4 +1,5 @@
-//! `pass_env`: which variables of the server's or the agent's own environment phases get.
+//! `pass_env`: which variables of the server's or the agent's own environment phases get; `mask_env`: which variables of
+//! phases are secrets.
 //!
 //! What configures a service is no business of what the service runs: its environment holds database passwords, tokens and
 //! cloud credentials. So phases get what programs need to work at all, and what is listed.
@@ -63,6 +64,8 @@ const NEVER: &[(&str, &str)] = &[
 pub struct PassEnv {
     /// A name, or the beginning of names and `*`.
     patterns: Vec<String>,
+    /// Those of the variables whose values are masked in what phases print; inputs may be among them.
+    masked: Vec<String>,
 }
 
 impl PassEnv {
@@ -73,10 +76,18 @@ impl PassEnv {
         is_listed && !NEVER.iter().any(|(never, _)| fits(never, name))
     }
 
+    /// Whether the value of this variable is masked in what phases print.
+    pub fn masks(&self, name: &str) -> bool {
+        self.masked.iter().any(|pattern| fits(pattern, name))
+    }
+
     /// These, and those of a part of what they are for.
     #[must_use]
     pub fn with(&self, more: PassEnv) -> PassEnv {
-        PassEnv { patterns: self.patterns.iter().cloned().chain(more.patterns).collect() }
+        PassEnv {
+            patterns: self.patterns.iter().cloned().chain(more.patterns).collect(),
+            masked: self.masked.iter().cloned().chain(more.masked).collect(),
+        }
     }
 }
 
@@ -99,18 +110,35 @@ pub(super) fn read(section: &mut Section<'_>) -> PassEnv {
             None => patterns.push(pattern.into_inner()),
         }
     }
-    PassEnv { patterns }
+    let mut masked = Vec::new();
+    for pattern in section.strings("mask_env") {
+        match no_name(pattern.get_ref()) {
+            Some(why) => {
+                let message = format!("`{}` {why}", section.path_of("mask_env"));
+                section.document.problem(pattern.span(), message);
+            }
+            None => masked.push(pattern.into_inner()),
+        }
+    }
+    PassEnv { patterns, masked }
+}
+
+/// Why a pattern stands for no names.
+fn no_name(pattern: &str) -> Option<String> {
+    let begin = pattern.strip_suffix('*').unwrap_or(pattern);
+    let is_name = begin.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_wrong = !is_name || begin.is_empty() || begin.starts_with(|first: char| first.is_ascii_digit());
+    is_wrong.then(|| {
+        format!("takes names of variables and beginnings of names such as \"AWS_*\", which {pattern:?} is not")
+    })
 }
 
 /// Why a pattern may not be listed.
 fn refusal(pattern: &str) -> Option<String> {
-    let begin = pattern.strip_suffix('*').unwrap_or(pattern);
-    let is_name = begin.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if !is_name || begin.is_empty() || begin.starts_with(|first: char| first.is_ascii_digit()) {
-        return Some(format!(
-            "takes names of variables and beginnings of names such as \"AWS_*\", which {pattern:?} is not"
-        ));
+    if let Some(why) = no_name(pattern) {
+        return Some(why);
     }
+    let begin = pattern.strip_suffix('*').unwrap_or(pattern);
     // Two beginnings have names in common if one of them begins with the other.
     let meets = |never: &str| {
         let never_begin = never.split('*').next().unwrap_or(never);
@@ -133,7 +161,7 @@ mod tests {
 
     #[test]
     fn phases_get_what_programs_need_and_what_is_listed() {
-        let listed = PassEnv { patterns: vec!["KUBECONFIG".into(), "AWS_*".into()] };
+        let listed = PassEnv { patterns: vec!["KUBECONFIG".into(), "AWS_*".into()], masked: Vec::new() };
         for name in ["PATH", "HOME", "LC_ALL", "https_proxy", "NO_PROXY", "SSL_CERT_FILE", "KUBECONFIG", "AWS_REGION"] {
             assert!(listed.passes(name), "{name}");
         }
@@ -172,7 +200,7 @@ mod tests {
         for pattern in ["AWS_*", "PATH_TO_X", "JENKINS_URL", "BUILD_NUMBER", "_X", "SSH_AUTH_SOCK", "GOOGLE_*"] {
             assert_eq!(refusal(pattern), None, "{pattern}");
         }
-        let everything = PassEnv { patterns: vec!["P*".into(), "SINGLETRACK_*".into()] };
+        let everything = PassEnv { patterns: vec!["P*".into(), "SINGLETRACK_*".into()], masked: Vec::new() };
         for name in ["PGPASSWORD", "SINGLETRACK_TOKEN"] {
             assert!(!everything.passes(name), "{name}");
         }

@@ -3,7 +3,7 @@
 //! A line holds no control character but tabs, so that no log can move a terminal or end a stream; it is valid UTF-8
 //! and 64 KiB long at most. Longer ones are split, and `…` marks both sides of the cut.
 
-use std::io::BufRead;
+use std::{borrow::Cow, io::BufRead};
 
 use crate::model::bounds;
 
@@ -19,13 +19,14 @@ const PIECE_LIMIT: usize = LINE_LIMIT - 2 * MARK.len_utf8();
 /// The beginning of a line that speaks to us. Such a line is not passed on before it is whole.
 pub const COMMAND_PREFIX: &str = "::singletrack ";
 
-/// A line, or a piece of one.
+/// A part of a line, clean.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// Its safe text.
-    pub text: String,
-    /// Whether it is a whole line; only such a one can be a command to us.
-    pub whole: bool,
+pub(super) struct Part {
+    pub(super) text: String,
+    /// Whether the line begins with it; only a line that is one part can be a command to us.
+    pub(super) begins: bool,
+    /// Whether the line ends with it.
+    pub(super) ends: bool,
 }
 
 /// A line that somebody else sent, as safe as those that are read here: mostly itself, else in pieces.
@@ -34,9 +35,11 @@ pub fn clean_line(line: String) -> Vec<String> {
         return vec![line];
     }
     let mut splitter = LineSplitter::default();
+    let mut cutter = Cutter::default();
     let mut lines = Vec::new();
-    splitter.push(line.as_bytes(), |line| lines.push(line.text));
-    splitter.finish(|line| lines.push(line.text));
+    let mut take = |part: Part| cutter.push(part.text.into(), part.ends, &mut |line| lines.push(line));
+    splitter.push(line.as_bytes(), &mut take);
+    splitter.finish(&mut take);
     lines
 }
 
@@ -45,9 +48,9 @@ pub fn clean_text(text: String) -> String {
     if text.chars().any(|c| c.is_control() && c != '\t') { clean_line(text).join("\n") } else { text }
 }
 
-/// Collects bytes until they make a line.
+/// Collects bytes until they make a line, and cleans it.
 #[derive(Debug, Default)]
-pub struct LineSplitter {
+pub(super) struct LineSplitter {
     pending: Vec<u8>,
     /// Whether the line's beginning has been passed on already.
     continued: bool,
@@ -56,20 +59,12 @@ pub struct LineSplitter {
 
 impl LineSplitter {
     /// Begins in the middle of a line whose beginning is missing.
-    pub fn within_line() -> Self {
+    pub(super) fn within_line() -> Self {
         LineSplitter { continued: true, ..LineSplitter::default() }
     }
 
-    /// Passes on what there is of a line whose end is missing.
-    pub fn break_off(&mut self, mut emit: impl FnMut(Line)) {
-        let piece = std::mem::take(&mut self.pending);
-        if !piece.is_empty() {
-            self.pass_on(&piece, true, &mut emit);
-        }
-    }
-
     /// Takes what was read and passes on each line that it completes.
-    pub fn push(&mut self, mut bytes: &[u8], mut emit: impl FnMut(Line)) {
+    pub(super) fn push(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(Part)) {
         while !bytes.is_empty() {
             // Reading from a slice into memory cannot fail.
             let _ = bytes.read_until(b'\n', &mut self.pending);
@@ -80,70 +75,114 @@ impl LineSplitter {
             while self.pending.len() > PIECE_LIMIT {
                 let rest = self.pending.split_off(whole_characters(&self.pending[..PIECE_LIMIT]));
                 let piece = std::mem::replace(&mut self.pending, rest);
-                self.pass_on(&piece, true, &mut emit);
+                self.pass_on(&piece, false, emit);
             }
             if ended {
-                self.end_line(&mut emit);
+                self.end_line(emit);
             }
         }
     }
 
-    /// Whether there is the beginning of a line that somebody may be waiting to see.
-    pub fn is_waiting(&self) -> bool {
-        let command = COMMAND_PREFIX.as_bytes();
-        let length = self.pending.len().min(command.len());
-        let may_be_command = !self.continued && self.pending[..length] == command[..length];
-        !self.pending.is_empty() && !may_be_command
+    /// Whether there is the beginning of a line that somebody may be waiting to see, and that is none of those that are for us
+    /// if `is_for_us` says so of it.
+    pub(super) fn is_waiting(&self, is_for_us: impl Fn(&[u8]) -> bool) -> bool {
+        whole_characters(&self.pending) > 0 && (self.continued || !is_for_us(&self.pending))
     }
 
     /// Passes on the beginning of a line whose end has not come, such as a prompt.
-    pub fn flush(&mut self, mut emit: impl FnMut(Line)) {
+    pub(super) fn flush(&mut self, emit: &mut impl FnMut(Part)) {
         let rest = self.pending.split_off(whole_characters(&self.pending));
         let piece = std::mem::replace(&mut self.pending, rest);
         if !piece.is_empty() {
-            self.pass_on(&piece, false, &mut emit);
-        }
-    }
-
-    /// Passes on what is left when the output has ended.
-    pub fn finish(&mut self, mut emit: impl FnMut(Line)) {
-        if !self.pending.is_empty() {
-            self.end_line(&mut emit);
-        }
-    }
-
-    fn end_line(&mut self, emit: &mut impl FnMut(Line)) {
-        let piece = std::mem::take(&mut self.pending);
-        if !(piece.is_empty() && self.continued) {
             self.pass_on(&piece, false, emit);
         }
-        self.continued = false;
+    }
+
+    /// Passes on what is left when the output has ended, or a part of it is missing.
+    pub(super) fn finish(&mut self, emit: &mut impl FnMut(Part)) {
+        if !self.pending.is_empty() {
+            self.end_line(emit);
+        }
+    }
+
+    fn end_line(&mut self, emit: &mut impl FnMut(Part)) {
+        let piece = std::mem::take(&mut self.pending);
+        self.pass_on(&piece, true, emit);
         // An escape sequence without an end must not swallow the lines after it.
         self.cleaner = Cleaner::default();
         self.pending = piece;
         self.pending.clear();
     }
 
-    /// Passes on a piece; `cut` says that its line goes on because it was too long.
-    fn pass_on(&mut self, piece: &[u8], cut: bool, emit: &mut impl FnMut(Line)) {
-        let text = self.cleaner.clean(piece);
-        // Each invalid byte became a character of three, so the text may be too long again.
-        let mut rest = text.as_str();
-        loop {
-            let (part, after) = rest.split_at(rest.floor_char_boundary(PIECE_LIMIT.min(rest.len())));
-            let goes_on = cut || !after.is_empty();
-            let whole = !self.continued && !goes_on;
-            let mut text = String::with_capacity(part.len());
-            text.extend(self.continued.then_some(MARK));
-            text.push_str(part);
-            text.extend(goes_on.then_some(MARK));
-            emit(Line { text, whole });
-            self.continued = true;
-            rest = after;
-            if rest.is_empty() {
-                return;
-            }
+    fn pass_on(&mut self, piece: &[u8], ends: bool, emit: &mut impl FnMut(Part)) {
+        emit(Part { text: self.cleaner.clean(piece), begins: !self.continued, ends });
+        self.continued = !ends;
+    }
+}
+
+/// Makes lines of clean parts, none longer than a line may be.
+#[derive(Debug, Default)]
+pub(super) struct Cutter {
+    pending: String,
+    /// Whether the line's beginning has been passed on already.
+    continued: bool,
+}
+
+impl Cutter {
+    /// Begins in the middle of a line whose beginning is missing.
+    pub(super) fn within_line() -> Self {
+        Cutter { continued: true, ..Cutter::default() }
+    }
+
+    /// Takes a part of a line; passes the line on if that `ends` with it.
+    pub(super) fn push(&mut self, text: Cow<'_, str>, ends: bool, emit: &mut impl FnMut(String)) {
+        if self.pending.is_empty() && !self.continued && ends && text.len() <= PIECE_LIMIT {
+            return emit(text.into_owned());
         }
+        self.pending.push_str(&text);
+        // Each invalid byte became a character of three, so the text may be too long again.
+        while self.pending.len() > PIECE_LIMIT {
+            let rest = self.pending.split_off(self.pending.floor_char_boundary(PIECE_LIMIT));
+            self.pass_on(true, emit);
+            self.pending = rest;
+        }
+        if ends {
+            if !(self.pending.is_empty() && self.continued) {
+                self.pass_on(false, emit);
+            }
+            self.continued = false;
+        }
+    }
+
+    /// Whether there is the beginning of a line.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Passes on the beginning of a line whose end has not come.
+    pub(super) fn flush(&mut self, emit: &mut impl FnMut(String)) {
+        if !self.pending.is_empty() {
+            self.pass_on(false, emit);
+        }
+    }
+
+    /// Passes on what there is of a line whose end is missing.
+    pub(super) fn break_off(&mut self, emit: &mut impl FnMut(String)) {
+        if !self.pending.is_empty() {
+            self.pass_on(true, emit);
+        }
+        self.continued = false;
+    }
+
+    /// `cut` says that the line goes on because it was too long, or that the rest of it is missing.
+    fn pass_on(&mut self, cut: bool, emit: &mut impl FnMut(String)) {
+        let text = std::mem::take(&mut self.pending);
+        let mut line = String::with_capacity(text.len() + 2 * MARK.len_utf8());
+        line.extend(self.continued.then_some(MARK));
+        line.push_str(&text);
+        line.extend(cut.then_some(MARK));
+        emit(line);
+        self.continued = true;
     }
 }
 
@@ -160,11 +199,7 @@ fn whole_characters(bytes: &[u8]) -> usize {
         };
         tail.len() - at < needed
     });
-    // A lone lead byte must still get through one day, or the buffer would never empty.
-    match incomplete {
-        Some(at) if tail_start + at > 0 => tail_start + at,
-        _ => bytes.len(),
-    }
+    incomplete.map_or(bytes.len(), |at| tail_start + at)
 }
 
 /// Takes out what would move a terminal. It remembers an escape sequence that began in an earlier piece of a line.
@@ -241,11 +276,13 @@ mod tests {
 
     fn split(chunks: &[&[u8]]) -> Vec<String> {
         let mut splitter = LineSplitter::default();
+        let mut cutter = Cutter::default();
         let mut lines = Vec::new();
+        let mut take = |part: Part| cutter.push(part.text.into(), part.ends, &mut |line| lines.push(line));
         for chunk in chunks {
-            splitter.push(chunk, |line| lines.push(line.text));
+            splitter.push(chunk, &mut take);
         }
-        splitter.finish(|line| lines.push(line.text));
+        splitter.finish(&mut take);
         lines
     }
 
@@ -298,19 +335,5 @@ mod tests {
         let invalid = split(&[&[0xFF; LINE_LIMIT]]);
         assert!(invalid.len() > 1 && invalid.iter().all(|line| line.len() <= LINE_LIMIT));
         assert_eq!(invalid.concat().replace(MARK, "").chars().count(), LINE_LIMIT);
-    }
-
-    #[test]
-    fn a_prompt_can_be_passed_on_early_and_a_command_cannot() {
-        let mut splitter = LineSplitter::default();
-        let mut lines = Vec::new();
-        splitter.push(b"Password: \xC3", |line| lines.push(line));
-        assert!(splitter.is_waiting());
-        splitter.flush(|line| lines.push(line));
-        splitter.push(b"\xA9\n::singletrack pro", |line| lines.push(line));
-        assert!(!splitter.is_waiting());
-        let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
-        assert_eq!(texts, ["Password: ", "…é"]);
-        assert!(!lines[1].whole, "what follows a prompt is no whole line");
     }
 }

@@ -1,6 +1,7 @@
 //! Holds reports between the commands that make them and whoever takes them.
 //!
-//! Commands never wait for it: log lines beyond a limit are dropped and counted. Phases, outputs and progress are never
+//! Commands never wait for it: log lines beyond a limit are dropped and counted, but for the last ones of them, which often say
+//! why a command fails. Phases, outputs and progress are never
 //! lost, and the latter two overtake the lines (I16). Lines leave in batches, so that a flood makes few events, but a
 //! line that comes alone leaves at once; the same holds for progress and outputs.
 
@@ -17,6 +18,9 @@ use crate::model::bounds;
 
 /// How much log text may wait: enough to ride out a slow commit at any sane rate, and small beside a server's memory.
 pub const PENDING_LIMIT: usize = 1024 * 1024;
+
+/// How much of what is cut is kept: its end.
+const TAIL_LIMIT: usize = 64 * 1024;
 
 /// What a line costs besides its text.
 const LINE_OVERHEAD: usize = 32;
@@ -71,9 +75,44 @@ struct Cut {
     stream: Stream,
     phase: String,
     line_count: u64,
+    /// The last lines, which are not counted as cut.
+    tail: VecDeque<String>,
+    tail_bytes: usize,
+}
+
+impl Cut {
+    fn new(stream: Stream, phase: &str) -> Self {
+        Cut { stream, phase: phase.to_owned(), line_count: 0, tail: VecDeque::new(), tail_bytes: 0 }
+    }
+
+    fn add(&mut self, line: String) {
+        self.tail_bytes += line.len() + LINE_OVERHEAD;
+        self.tail.push_back(line);
+        while self.tail_bytes > TAIL_LIMIT
+            && let Some(line) = self.tail.pop_front()
+        {
+            self.tail_bytes -= line.len() + LINE_OVERHEAD;
+            self.line_count += 1;
+        }
+    }
 }
 
 impl Segment {
+    fn add(&mut self, stream: Stream, phase: &str, text: String) {
+        let bytes = text.len() + LINE_OVERHEAD;
+        let same = |batch: &&mut Batch| batch.stream == stream && batch.phase == phase;
+        let depth = if self.batches.len() >= BATCH_LIMIT { usize::MAX } else { 1 };
+        // Only the stream's last batch will do, or its lines would change places.
+        let last = self.batches.iter_mut().rev().take(depth).find(same);
+        match last.filter(|batch| batch.bytes + bytes <= LINE_LIMIT) {
+            Some(batch) => {
+                batch.lines.push(text);
+                batch.bytes += bytes;
+            }
+            None => self.batches.push_back(Batch { stream, phase: phase.to_owned(), lines: vec![text], bytes }),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.progress.is_none() && self.outputs.is_empty() && self.batches.is_empty() && self.cuts.is_empty()
     }
@@ -159,22 +198,14 @@ impl Outbox {
         let segment = &mut inner.filling;
         // Once lines were cut, none is taken until the cut has been told: so its place in the log is right.
         match segment.cuts.iter_mut().find(|cut| cut.stream == stream && cut.phase == phase) {
-            Some(cut) => cut.line_count += 1,
-            None if full => segment.cuts.push_back(Cut { stream, phase: phase.to_owned(), line_count: 1 }),
+            Some(cut) => cut.add(text),
+            None if full => {
+                let mut cut = Cut::new(stream, phase);
+                cut.add(text);
+                segment.cuts.push_back(cut);
+            }
             None => {
-                let same = |batch: &&mut Batch| batch.stream == stream && batch.phase == phase;
-                let depth = if segment.batches.len() >= BATCH_LIMIT { usize::MAX } else { 1 };
-                // Only the stream's last batch will do, or its lines would change places.
-                let last = segment.batches.iter_mut().rev().take(depth).find(same);
-                match last.filter(|batch| batch.bytes + bytes <= LINE_LIMIT) {
-                    Some(batch) => {
-                        batch.lines.push(text);
-                        batch.bytes += bytes;
-                    }
-                    None => {
-                        segment.batches.push_back(Batch { stream, phase: phase.to_owned(), lines: vec![text], bytes })
-                    }
-                }
+                segment.add(stream, phase, text);
                 inner.pending_bytes += bytes;
             }
         }
@@ -252,7 +283,9 @@ impl Outbox {
                 inner.pending_bytes -= bytes;
                 return Taken::Report(Report::Log { stream, phase, lines });
             }
-            if let Some(Cut { stream, phase, line_count }) = segment.cuts.pop_front() {
+            if let Some(Cut { stream, phase, line_count, tail, tail_bytes }) = segment.cuts.pop_front() {
+                tail.into_iter().for_each(|line| segment.add(stream, &phase, line));
+                inner.pending_bytes += tail_bytes;
                 return Taken::Report(Report::Cut { stream, phase, line_count });
             }
         }

@@ -10,9 +10,11 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::lines::{COMMAND_PREFIX, Line, LineSplitter};
+use super::lines::COMMAND_PREFIX;
+use super::mask::Secrets;
 use super::outbox::Outbox;
 use super::report::Stream;
+use super::stream_log::StreamLog;
 use crate::model::bounds;
 
 /// How long the beginning of a line waits for its end before it is passed on as it is.
@@ -85,13 +87,15 @@ pub struct PhaseOutput {
     phase: Arc<str>,
     heard_at: Arc<Mutex<Instant>>,
     protected: watch::Sender<bool>,
+    secrets: Arc<Secrets>,
 }
 
 impl PhaseOutput {
-    /// For a phase that is now starting.
-    pub fn new(outbox: Arc<Outbox>, phase: &str, protected: bool) -> Self {
+    /// For a phase that is now starting. Nothing of the secrets gets into the outbox.
+    pub fn new(outbox: Arc<Outbox>, phase: &str, protected: bool, secrets: Arc<Secrets>) -> Self {
         PhaseOutput {
             outbox,
+            secrets,
             phase: phase.into(),
             heard_at: Arc::new(Mutex::new(Instant::now())),
             protected: watch::Sender::new(protected),
@@ -108,19 +112,26 @@ impl PhaseOutput {
         self.protected.subscribe()
     }
 
+    /// What is masked.
+    pub fn secrets(&self) -> &Arc<Secrets> {
+        &self.secrets
+    }
+
     /// Adds a line of the executor's own to the phase's log.
     pub fn note(&self, text: impl Into<String>) {
-        self.outbox.line(Stream::Stderr, &self.phase, format!("singletrack: {}", text.into()));
+        let text = format!("singletrack: {}", text.into());
+        self.outbox.line(Stream::Stderr, &self.phase, self.secrets.mask(&text).into_owned());
     }
 
     /// Tells what the deployment does, in its record.
     pub fn say(&self, message: String) {
-        self.outbox.progress(None, Some(message));
+        self.outbox.progress(None, Some(self.secrets.mask(&message).into_owned()));
     }
 
     /// Reads one stream to its end.
     pub async fn read(self, stream: Stream, mut pipe: impl AsyncRead + Unpin) {
-        let mut splitter = LineSplitter::default();
+        let heard_at = Arc::clone(&self.heard_at);
+        let mut log = StreamLog::new(self, stream);
         // As much as a pipe holds, so a flood is taken in few calls.
         let mut chunk = vec![0; 64 * 1024];
         let mut flush_at = None;
@@ -136,46 +147,41 @@ impl PhaseOutput {
                 biased;
                 read = pipe.read(&mut chunk) => read,
                 () = due => {
-                    splitter.flush(|line| self.take(stream, line));
+                    log.flush();
                     flush_at = None;
                     continue;
                 }
             };
             let Ok(count @ 1..) = count else { break };
-            *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            let mut line_ended = false;
-            splitter.push(&chunk[..count], |line| {
-                line_ended = true;
-                self.take(stream, line);
-            });
+            *heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            let line_ended = log.push(&chunk[..count]);
             let waits_since_before = flush_at.filter(|_| !line_ended);
-            flush_at = splitter.is_waiting().then(|| waits_since_before.unwrap_or(Instant::now() + FLUSH_AFTER));
+            flush_at = log.is_waiting().then(|| waits_since_before.unwrap_or(Instant::now() + FLUSH_AFTER));
         }
-        splitter.finish(|line| self.take(stream, line));
+        log.finish();
     }
 
-    /// Takes a line: what speaks to us is understood, the rest goes into the log.
-    pub fn take(&self, stream: Stream, line: Line) {
-        let command = if line.whole { Command::parse(&line.text) } else { None };
-        let understood = match command {
-            Some(Command::Progress { progress, message }) => {
-                self.outbox.progress(progress, message);
+    /// Takes a line for the log.
+    pub(super) fn line(&self, stream: Stream, line: String) {
+        self.outbox.line(stream, &self.phase, line);
+    }
+
+    /// Does what a command says; whether that was possible.
+    pub(super) fn obey(&self, command: Command) -> bool {
+        match command {
+            Command::Progress { progress, message } => {
+                self.outbox.progress(progress, message.map(|message| self.secrets.mask(&message).into_owned()));
                 true
             }
-            Some(Command::Output { name, value }) => self.outbox.output(&name, &value),
-            Some(Command::Protect) => {
+            Command::Output { name, value } => self.outbox.output(&name, &self.secrets.mask(&value)),
+            Command::Protect => {
                 self.protected.send_replace(true);
                 true
             }
-            Some(Command::Unprotect) => {
+            Command::Unprotect => {
                 self.protected.send_replace(false);
                 true
             }
-            None => false,
-        };
-        // What was not understood is shown, so that its author can see why nothing happened.
-        if !understood {
-            self.outbox.line(stream, &self.phase, line.text);
         }
     }
 }

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use super::artifact::{self, Artifact};
 use super::check;
 use super::command::{self, End, Halt, Interruptible, Order, TimeLimits, changed, halt_wanted, reached};
+use super::environment::environment;
+use super::mask::Secrets;
 use super::outbox::Outbox;
 use super::output::PhaseOutput;
 use super::process::ShimProgram;
@@ -79,6 +81,7 @@ pub fn lock_path(workspace: &Path) -> PathBuf {
 /// nobody listen any more, the pipeline goes on all the same.
 pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Report>) -> Verdict {
     let outbox = Arc::new(Outbox::default());
+    let secrets = Arc::new(secrets(&job));
     // Closes the box even when this future is dropped, so that the forwarding ends.
     let closing = CloseOnDrop(Arc::clone(&outbox));
     let mut forwarding = tokio::spawn({
@@ -97,7 +100,7 @@ pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Re
             let started_at = Instant::now();
             match artifact::fill(&job, stop.clone()).await {
                 Some(verdict) => verdict,
-                None => Runner { job, stop, outbox, lock, started_at }.run().await,
+                None => Runner { job, stop, outbox, lock, started_at, secrets: Arc::clone(&secrets) }.run().await,
             }
         }
         Err(error) => Verdict::Failed {
@@ -105,6 +108,12 @@ pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Re
             message: format!("the workspace {} could not be made: {error}", workspace.display()),
             phase: None,
         },
+    };
+    let verdict = match verdict {
+        Verdict::Failed { code, message, phase } => {
+            Verdict::Failed { code, message: secrets.mask(&message).into_owned(), phase }
+        }
+        verdict => verdict,
     };
     drop(closing);
     let lease_lost = lost.wait_for(|stop| matches!(stop, Stop::LeaseLost { .. }));
@@ -120,6 +129,21 @@ pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Re
         workspaces::remove(&workspace).await;
     }
     verdict
+}
+
+/// What is masked in what phases print.
+fn secrets(job: &Job) -> Secrets {
+    let secrets = Secrets::default();
+    for (name, value) in environment(std::env::vars_os(), job, "") {
+        let name = name.to_string_lossy();
+        if job.pass_env.masks(&name)
+            && !value.is_empty()
+            && let Err(why) = secrets.add(&value.to_string_lossy())
+        {
+            tracing::warn!(deployment.id = job.deployment_id, variable = %name, %why, "a variable of `mask_env` is not masked");
+        }
+    }
+    secrets
 }
 
 struct CloseOnDrop(Arc<Outbox>);
@@ -144,6 +168,7 @@ struct Runner {
     outbox: Arc<Outbox>,
     lock: PathBuf,
     started_at: Instant,
+    secrets: Arc<Secrets>,
 }
 
 impl Runner {
@@ -197,8 +222,12 @@ impl Runner {
         }
     }
 
+    fn output(&self, phase: &Phase, protected: bool) -> PhaseOutput {
+        PhaseOutput::new(Arc::clone(&self.outbox), &phase.name, protected, Arc::clone(&self.secrets))
+    }
+
     async fn run_phase(&self, phase: &Phase) -> End {
-        let output = PhaseOutput::new(Arc::clone(&self.outbox), &phase.name, phase.protected);
+        let output = self.output(phase, phase.protected);
         let subject = format!("phase {:?}", phase.name);
         let pipeline = &self.job.pipeline;
         let limits = TimeLimits {
@@ -261,7 +290,7 @@ impl Runner {
             let Some(script) = &phase.rollback else { continue };
             // A cancel waits for a rollback as it does for a protected phase.
             self.outbox.phase(&phase.name, PhaseState::Started, Some(ROLLBACK_MESSAGE));
-            let output = PhaseOutput::new(Arc::clone(&self.outbox), &phase.name, true);
+            let output = self.output(phase, true);
             let timeout = phase.timeout.unwrap_or(ROLLBACK_TIMEOUT);
             let limits = TimeLimits { total: None, phase: Some((Instant::now() + timeout, timeout)), stall: None };
             let subject = format!("the rollback of phase {:?}", phase.name);

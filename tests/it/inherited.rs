@@ -35,6 +35,41 @@ async fn shown(server: &TestServer) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
+async fn secrets_of_phases_are_masked_in_whatever_they_tell() {
+    let mut server = TestServer::start(
+        r#"
+[projects.web]
+pass_env = ["API_TOKEN"]
+mask_env = ["API_*", "INPUT_KEY"]
+[[projects.web.pipelines.deploy.phases]]
+name = "show"
+run = """
+echo "token $API_TOKEN, key $INPUT_KEY"; printf %s "x$API_TOKEN" | base64; printf %s "$API_TOKEN" | od -An -tx1 | tr -d ' \\n'
+echo "::singletrack message=with $API_TOKEN::"; echo "::singletrack output url=https://$INPUT_KEY@host::"
+echo "::add-mask::made here"; echo made here
+"""
+[[projects.web.pipelines.deploy.phases]]
+name = "later"
+run = "echo later: made here >&2; exit 1"
+"#,
+    );
+    server.terminate();
+    server.boot_with(|command| _ = command.env("API_TOKEN", "tok3n-of/old"));
+    let id = server.accepted(json!({ "onConflict": "queue", "inputs": { "key": "correct horse" } })).await;
+    let deployment = server.finished(&id).await;
+    let events = server.deployment(&id, "/events").await.body;
+    let lines = events["events"].as_array().unwrap().iter().filter_map(|event| event["lines"].as_array());
+    let lines: Vec<&str> = lines.flatten().filter_map(Value::as_str).collect();
+    assert_eq!(lines[0], "token ***, key ***");
+    assert_eq!(lines[lines.len() - 2..], ["***", "later: ***"]);
+    // The record of the deployment holds its inputs, which is no output.
+    let told = format!("{events}{}", deployment["result"]);
+    for shown in ["tok3n", "correct horse", "746f6b336e", "made here", "b2szbi1vZi9vb"] {
+        assert!(!told.contains(shown), "{shown} is in {told}");
+    }
+}
+
+#[tokio::test]
 async fn phases_get_what_is_listed_and_nothing_that_configures_the_server() {
     let mut server = TestServer::start(&format!("[projects.web]\npass_env = [\"AWS_*\"]\n{SHOWS}"));
     server.terminate();

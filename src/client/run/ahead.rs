@@ -14,8 +14,8 @@ use rustix::{
 
 use super::{
     inside::{Door, PrivateFolder},
-    mask::Secrets,
     relay::{self, Relay},
+    tap::Copy,
     terminal::{Terminal, is_in_background},
 };
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
     worker::{
         Stream,
         fork::{Here, fork},
+        mask::Secrets,
         outbox::Outbox,
         output::PhaseOutput,
         process::Prepared,
@@ -117,8 +118,8 @@ impl Ahead {
         let Ahead { folder, prepared, terminal, stdout, stderr } = self;
         let door = Door::open(&folder.socket()).map_err(|error| failed("the run's socket cannot be opened", &error))?;
         let outbox = Arc::new(Outbox::default());
-        let output = PhaseOutput::new(Arc::clone(&outbox), PHASE, false);
-        let copy = |stream| relay::Copy { stream, output: output.clone(), secrets: Arc::clone(secrets) };
+        let output = PhaseOutput::new(Arc::clone(&outbox), PHASE, false, Arc::clone(secrets));
+        let copy = |stream| Copy { stream, output: output.clone() };
         let start = || -> io::Result<Vec<Relay>> {
             let mut relays = Vec::new();
             if let Some(terminal) = &terminal {

@@ -17,7 +17,6 @@ use super::{
     ahead::{Ahead, Copied, Ready},
     guard::{ask_server, held, shell_code},
     inside::{Door, Held, PrivateFolder, SOCKET_VARIABLE},
-    mask::{LENGTH_MIN, Secrets},
     program,
     terminal::Terminal,
     will::Will,
@@ -42,6 +41,7 @@ use crate::{
     model::{CANCEL_WAITS, Executor, FailureCause},
     worker::{
         PhaseState, Stop,
+        mask::{NotMasked, Secrets},
         outbox::Outbox,
         output::PhaseOutput,
         process::{Exit as ProcessExit, ExitKind, Prepared, Process, StoppedBy},
@@ -132,19 +132,22 @@ fn as_deploy(args: &cli::Run) -> Deploy {
 }
 
 fn secrets(session: &Session, names: &[String]) -> Result<Secrets, Failure> {
-    let mut values = Vec::new();
+    let secrets = Secrets::default();
     for name in names {
-        match std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()) {
-            Some(value) if value.len() >= LENGTH_MIN => values.push(value),
-            Some(value) if value.is_empty() => session.screen.warning(&format!("--mask {name}: it is empty")),
-            None => session.screen.warning(&format!("--mask {name}: there is no such variable")),
-            Some(_) => {
-                let message = format!("--mask {name}: its value is too short to be found without masking half the log");
-                return Err(Failure::new(Exit::Usage, message).hint("pass --no-logs to send no output at all"));
-            }
+        let Some(value) = std::env::var_os(name) else {
+            session.screen.warning(&format!("--mask {name}: there is no such variable"));
+            continue;
+        };
+        if value.is_empty() {
+            session.screen.warning(&format!("--mask {name}: it is empty"));
+            continue;
         }
+        secrets.add(&value.to_string_lossy()).map_err(|why: NotMasked| {
+            Failure::new(Exit::Usage, format!("--mask {name}: its value cannot be masked: {why}"))
+                .hint("pass --no-logs to send no output at all")
+        })?;
     }
-    Ok(Secrets::new(values))
+    Ok(secrets)
 }
 
 /// Takes the slot, as `deploy` does; the exit code, where it ends without one.
@@ -274,6 +277,12 @@ impl Work<'_> {
             never = self.door.serve(check) => match never {},
         };
         let (outcome, exit) = ended;
+        let outcome = outcome.map(|outcome| match outcome {
+            Outcome::Failed { code, message, phase } => {
+                Outcome::Failed { code, message: output.secrets().mask(&message).into_owned(), phase }
+            }
+            outcome => outcome,
+        });
         let told = match outcome {
             Some(outcome) => {
                 let last_reports = async {

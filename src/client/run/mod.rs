@@ -1,7 +1,7 @@
 //! `run`: this process is the deployment's worker. It takes the project's slot as `deploy` does, runs a command here while
 //! it keeps the lease, and gives the slot back.
 //!
-//! `ahead` is what comes before the slot is asked for, `hold` goes from there to the end; `relay` passes output on and copies it, `mask` takes secrets out of the copy;
+//! `ahead` is what comes before the slot is asked for, `hold` goes from there to the end; `relay` passes output on and `tap` copies it;
 //! `terminal` is the command's own where somebody sits at ours;
 //! `will` is what is told of it should it be killed;
 //! `inside` is how the command's own `protect`, `fence check` and `run` speak to the `run` around them.
@@ -10,9 +10,9 @@ mod ahead;
 mod guard;
 mod hold;
 mod inside;
-mod mask;
 mod program;
 mod relay;
+mod tap;
 mod terminal;
 mod will;
 

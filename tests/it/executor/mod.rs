@@ -1,6 +1,7 @@
 //! The executor with real processes. Tests wait for what commands print or do, never for time to pass.
 
 mod checks;
+mod masks;
 mod output;
 mod phases;
 mod shim;

@@ -102,7 +102,10 @@ async fn a_flood_never_blocks_the_command_and_what_is_cut_is_counted() {
     const COUNT: u64 = 1_000_000;
     let mut running = Trial::new()
         .with_fifo("done")
-        .phase("flood", &format!("seq {COUNT}; echo ::singletrack progress=77::; echo over >$INPUT_DIR/done"))
+        .phase(
+            "flood",
+            &format!("seq {COUNT}; echo FATAL; echo ::singletrack progress=77::; echo over >$INPUT_DIR/done"),
+        )
         .phase("after", "echo heard")
         .start_with_room_for(1);
     // Nobody takes a report until the command has printed everything.
@@ -122,7 +125,9 @@ async fn a_flood_never_blocks_the_command_and_what_is_cut_is_counted() {
         .sum();
     let kept = ended.lines();
     assert!(cut > 0, "a million lines fit into the outbox?");
-    assert_eq!(kept.len() as u64 + cut, COUNT + 1, "each line is either told or counted");
+    assert_eq!(kept.len() as u64 + cut, COUNT + 2, "each line is either told or counted");
+    let told_before_the_end = kept.iter().rev().skip(1).map(String::as_str).take(2).collect::<Vec<_>>();
+    assert_eq!(told_before_the_end, ["FATAL", "1000000"], "the end of the flood, where it says why it fails");
     assert_eq!((kept[0].as_str(), kept[kept.len() - 1].as_str()), ("1", "heard"));
     assert!(ended.percents().contains(&77), "progress got lost in the flood");
     assert!(ended.reports.len() < 200, "a flood made {} reports", ended.reports.len());

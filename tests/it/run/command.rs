@@ -196,6 +196,39 @@ async fn secrets_are_masked_at_the_server_and_nowhere_else() {
 }
 
 #[tokio::test]
+async fn what_the_command_announces_as_a_secret_is_masked_at_the_server_and_the_runner_hears_of_it() {
+    let server = TestServer::start("");
+    let script = "echo '::add-mask::hunter2/x!'; echo '##vso[task.setvariable variable=k;issecret=true]top secret'
+        echo 'pass=hunter2/x!'; printf '%s' 'a:hunter2/x! and quite a lot more that makes it long enough for two lines' | base64 -w 76
+        printf 'hun\\033[1mter2/x!\\n'; echo 'TOP SECRET'; echo '::singletrack output key=hunter2/x!::'
+        echo '::singletrack message=with top secret::'";
+    let output = ended(run(&server, &[], script));
+    assert!(text(&output.stdout).starts_with("::add-mask::hunter2/x!\n##vso[task."), "{}", text(&output.stdout));
+    let (deployment, lines) = logged(&server).await;
+    let whole = format!("{lines:?}{deployment}");
+    let lower = whole.to_lowercase();
+    assert!(!lower.contains("hunter2") && !lower.contains("top secret") && !whole.contains("odW50ZXIyL3gh"), "{whole}");
+    assert!(!whole.contains("add-mask") && !whole.contains("##vso"), "{whole}");
+    assert!(lines.contains(&"pass=***".to_owned()), "{lines:?}");
+    assert_eq!(deployment["result"]["outputs"]["key"], "***");
+}
+
+#[tokio::test]
+async fn the_last_lines_of_a_flood_say_why_the_command_failed() {
+    let server = TestServer::start("");
+    let script =
+        "seq 1 200000 | sed 's/^/a line that is long enough to be a flood, number /'; echo 'FATAL: no more'; exit 1";
+    let output = ended(run(&server, &[], script));
+    assert_eq!(output.status.code(), Some(1));
+    let lines = logged(&server).await.1;
+    assert_eq!(lines.last().map(String::as_str), Some("FATAL: no more"));
+    assert!(
+        lines.iter().any(|line| line.contains("came too fast and were cut here")),
+        "nothing says that lines are missing"
+    );
+}
+
+#[tokio::test]
 async fn a_command_whose_reader_goes_away_hears_of_it() {
     let server = TestServer::start("");
     let mut child =
