@@ -17,7 +17,7 @@ mod run;
 mod store;
 
 pub use deploy::{Deploy, FollowMode, Redeploy, Submit, WhenHeld};
-pub use groups::{Connect, Line, Origin, Server, Source, Target};
+pub use groups::{Connect, JobEnd, Line, Origin, Server, Source, Target};
 pub use look::{Cancel, List, Logs, Release, StatusArgs, Wait, Why};
 pub use run::{Fence, FenceCheck, Protect, Run, RunWhenHeld};
 pub use store::{Backup, Restore, Store, StoreCopy};

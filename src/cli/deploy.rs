@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     EXIT_CODES, Target,
-    groups::{Line, Origin, Source},
+    groups::{JobEnd, Line, Origin, Source},
     parse_id, parse_input, parse_key,
 };
 use crate::model::{DeploymentId, IdempotencyKey};
@@ -74,7 +74,7 @@ pub struct Submit {
     #[arg(long, value_enum, value_name = "HOW", default_value_t = FollowMode::Auto, help_heading = "Waiting")]
     pub follow: FollowMode,
     /// Do not wait: hand it to the server and print its id
-    #[arg(long, conflicts_with_all = ["cancel_in_progress_deployment", "leave_when_overtaken"])]
+    #[arg(long, conflicts_with_all = ["cancel_in_progress_deployment", "leave_when_overtaken", "follow_successor"])]
     #[arg(help_heading = "Waiting")]
     pub detach: bool,
     /// Deploy nothing: print what would happen; ends with the code of a deploy that would be refused
@@ -83,6 +83,9 @@ pub struct Submit {
     /// The key of this request: repeated with the same key, it makes one deployment [default: from the CI job]
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     pub idempotency_key: Option<IdempotencyKey>,
+    /// How the job ends.
+    #[command(flatten)]
+    pub end: JobEnd,
 }
 
 /// What to do when another deployment holds the slot.

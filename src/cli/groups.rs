@@ -82,6 +82,21 @@ pub struct Origin {
     pub url: Option<String>,
 }
 
+/// How the job ends, and what it leaves to later ones.
+#[derive(Args, Clone, Debug)]
+pub struct JobEnd {
+    /// End with 0 where a newer deployment superseded this one, or was deployed before it
+    #[arg(long, conflicts_with = "follow_successor", help_heading = "End")]
+    pub superseded_ok: bool,
+    /// Where a newer deployment superseded this one, follow that one and end as it ends: with 0 only if it succeeded and
+    /// its build number is not lower
+    #[arg(long, help_heading = "End")]
+    pub follow_successor: bool,
+    /// Write what became of it to this file, a variable a line, as a dotenv report of GitLab
+    #[arg(long, value_name = "FILE", help_heading = "End")]
+    pub dotenv: Option<PathBuf>,
+}
+
 /// How to wait for the slot.
 #[derive(Args, Clone, Debug)]
 pub struct Line {

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     Target,
-    groups::{Line, Source},
+    groups::{JobEnd, Line, Source},
     parse_duration, read,
 };
 
@@ -74,6 +74,9 @@ pub struct Run {
     /// How it waits in line.
     #[command(flatten)]
     pub line: Line,
+    /// How the job ends.
+    #[command(flatten)]
+    pub end: JobEnd,
     /// Where.
     #[command(flatten)]
     pub target: Target,

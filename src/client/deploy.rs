@@ -10,6 +10,7 @@ use super::{
     deadline::Deadline,
     exit::{Exit, Failure},
     follow::{FollowLimits, Follower, How},
+    job::Job,
     key::Key,
     plan,
     render::{
@@ -17,7 +18,6 @@ use super::{
         words::{Ahead, Place},
     },
     resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
-    result,
     session::Session,
     signals::Signals,
     upload,
@@ -91,7 +91,12 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
         seen_event: Cell::new(0),
     };
     let verdict = run.drive(&mut signals).await?;
-    result::tell(&session, &args.target.project, verdict, run.problem)
+    job(&session, args, &run.deadline).conclude(verdict, run.problem, &mut signals).await
+}
+
+/// The job that wants this.
+pub(super) fn job<'a>(session: &'a Session, args: &'a Deploy, deadline: &'a Deadline) -> Job<'a> {
+    Job { session, project: &args.target.project, end: &args.submit.end, how: how(args.submit.follow), deadline }
 }
 
 /// One `deploy`, or the way of a `run` to its slot, under way.
@@ -240,6 +245,9 @@ impl Run<'_> {
     }
 
     fn tell_accepted(&self, deployment: &Deployment, replayed: bool) {
+        if deployment.queue_position == 0 {
+            self.session.screen.waited();
+        }
         let what = match (replayed, deployment.queue_position) {
             _ if self.wish == Wish::Detach || deployment.status.is_final() => return,
             // A command that did not have to wait says what it says, and nothing else.
@@ -298,7 +306,10 @@ impl Run<'_> {
             never = self.watch_line(ticket, session.screen.is_live()) => match never {},
         };
         match turn {
-            Ok(Turn::Come(deployment)) => Observation::TurnCame(deployment),
+            Ok(Turn::Come(deployment)) => {
+                session.screen.waited();
+                Observation::TurnCame(deployment)
+            }
             Ok(Turn::Still { deployment, conflict }) => {
                 // Who holds the slot may have changed since the conflict.
                 self.held = conflict.or_else(|| self.held.take());

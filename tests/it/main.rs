@@ -10,6 +10,7 @@ mod cli_deploy;
 mod cli_explain;
 mod cli_help;
 mod cli_hostile;
+mod cli_job;
 mod cli_live;
 mod cli_logs;
 mod cli_retries;

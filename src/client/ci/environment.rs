@@ -1,6 +1,7 @@
 //! Variables of the environment, read by name.
 
 use super::{
+    files::Files,
     run::{CiRun, System, line},
     systems,
 };
@@ -23,6 +24,11 @@ impl<'a> Environment<'a> {
     /// Whether this looks like any CI at all: somebody reads the output later, and no person is at the keyboard.
     pub fn is_ci(&self) -> bool {
         self.get("CI").is_some_and(|value| !value.eq_ignore_ascii_case("false")) || self.detect().is_some()
+    }
+
+    /// The files in which the CI wants to be told something.
+    pub fn files(&self) -> Files {
+        systems::github::files(self)
     }
 
     /// Who uses this machine.

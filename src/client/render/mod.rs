@@ -4,7 +4,9 @@ pub mod clean;
 pub mod print;
 mod screen;
 mod silence;
+mod story;
 pub mod table;
 pub mod words;
 
 pub use screen::Screen;
+pub use story::Story;

@@ -15,6 +15,7 @@ use super::{
     clean::clean,
     print::{self, shown},
     silence::Silence,
+    story::Story,
     words::{Ahead, Place, overtaken, size, span},
 };
 use crate::{
@@ -38,6 +39,7 @@ pub struct Screen {
     clock: Arc<dyn Clock>,
     told: Mutex<Told>,
     silence: Mutex<Silence>,
+    story: Mutex<Story>,
 }
 
 /// What was told last.
@@ -63,7 +65,7 @@ impl Screen {
             bar
         });
         let silence = Mutex::new(Silence::from(clock.boot()));
-        Screen { bar, clock, told: Mutex::new(Told::default()), silence }
+        Screen { bar, clock, told: Mutex::new(Told::default()), silence, story: Mutex::default() }
     }
 
     /// A line.
@@ -108,6 +110,7 @@ impl Screen {
         let news = ahead.news(place);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.boot();
+        self.story_lock().waiting(ahead, now);
         let is_news = told.wait.as_ref().is_none_or(|(last, _)| *last != news);
         if let Some(bar) = &self.bar {
             bar.set_style(style(WAITING));
@@ -117,6 +120,20 @@ impl Screen {
             print::progress(&text);
             told.wait = Some((news, now));
         }
+    }
+
+    /// It waits no more.
+    pub fn waited(&self) {
+        self.story_lock().waited(self.clock.boot());
+    }
+
+    /// What happened until now.
+    pub fn story(&self) -> Story {
+        self.story_lock().clone()
+    }
+
+    fn story_lock(&self) -> MutexGuard<'_, Story> {
+        self.story.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How far an upload is, in bytes.
@@ -192,11 +209,13 @@ impl Screen {
             }
             EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
             EventBody::Queue { will_be_superseded_by: Some(by), .. } => self.line(&overtaken(*by)),
+            EventBody::Status { status: Status::Running } => self.waited(),
             EventBody::Status { .. } | EventBody::Queue { .. } | EventBody::Complete => {}
         }
     }
 
     fn phase(&self, name: &str, state: PhaseState, message: Option<&str>, at: Timestamp) {
+        self.story_lock().phase(name, state, at);
         let took = match state {
             PhaseState::Started => {
                 self.silence().phase_began(name, at);

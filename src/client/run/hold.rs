@@ -32,13 +32,13 @@ use crate::{
         key::Key,
         lease::{Keeper, Outcome, REPORT_QUEUE_LIMIT, Told},
         on_runtime,
+        report::Reports,
         resolve::{Verdict, Wish},
-        result,
         session::Session,
         signals::{Asked, PassedOn, Signals},
     },
     clock::{BootInstant, Clock as _, SystemClock},
-    model::{CANCEL_WAITS, Executor, FailureCause},
+    model::{CANCEL_WAITS, DeploymentId, Executor, FailureCause},
     worker::{
         PhaseState, Stop,
         mask::{NotMasked, Secrets},
@@ -53,6 +53,8 @@ use crate::{
 const PROTECTED_PHASE: &str = "protected";
 /// How long the last output may take to be logged once everything has ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to look what the server has recorded of the deployment, for whoever wants to be told.
+const LOOK_LIMIT: Duration = Duration::from_secs(3);
 /// How long a signal that has ended the command may take to reach us, too: CI systems send it to all.
 const SIGNAL_SKEW: Duration = Duration::from_millis(50);
 
@@ -104,7 +106,32 @@ async fn take_and_hold(args: &cli::Run, ahead: Ahead) -> Result<Exit, Failure> {
     };
     let shim = Cell::default();
     let work = Work { session: &session, args, request: &request, folder, door, terminal, shim };
-    work.run(prepared, copied, grant, &mut signals).await
+    let id = grant.deployment.id;
+    let ended = work.run(prepared, copied, grant, &mut signals).await;
+    finish(&session, &as_deploy, id, ended, &mut signals).await
+}
+
+/// Ends as the job is to end, whose command has run in the slot.
+async fn finish(
+    session: &Session,
+    args: &Deploy,
+    id: DeploymentId,
+    ended: Result<Exit, Failure>,
+    signals: &mut Signals,
+) -> Result<Exit, Failure> {
+    let end = &args.submit.end;
+    let is_cancelled = ended.as_ref().is_err_and(|failure| failure.exit == Exit::Cancelled);
+    let is_of_interest = (is_cancelled && (end.superseded_ok || end.follow_successor))
+        || !Reports::wanted(end.dotenv.as_deref()).is_empty();
+    if !is_of_interest {
+        return ended;
+    }
+    let asked = timeout(LOOK_LIMIT, session.connection.deployment(&args.target.project, id)).await;
+    let ours = asked.ok().and_then(Result::ok);
+    // What came before has had its own time.
+    let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
+    let by = ours.as_ref().and_then(|ours| ours.superseded_by);
+    deploy::job(session, args, &deadline).finish(ours.as_ref(), by, ended, signals).await
 }
 
 /// What `deploy` would be asked for the same slot.
@@ -127,6 +154,7 @@ fn as_deploy(args: &cli::Run) -> Deploy {
             detach: false,
             dry_run: false,
             idempotency_key: None,
+            end: args.end.clone(),
         },
     }
 }
@@ -188,9 +216,11 @@ async fn take_slot(
             // It was time to stop just when the slot became ours.
             let keeper = keeper(session, args, &grant);
             keeper.finish(std::future::ready(()), Outcome::Cancelled).await;
-            result::tell(session, &args.target.project, verdict, way.problem).map(Err)
+            deploy::job(session, args, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
         }
-        (None, verdict) => result::tell(session, &args.target.project, verdict, way.problem).map(Err),
+        (None, verdict) => {
+            deploy::job(session, args, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
+        }
     }
 }
 

@@ -1,9 +1,13 @@
 //! GitHub Actions, and what Gitea and Forgejo have of it.
 
+use std::{collections::BTreeSet, path::PathBuf};
+
 use jiff::Timestamp;
 
 use super::super::{
     environment::Environment,
+    facts::Facts,
+    files::Files,
     log::{LogWords, Section},
     run::{CiRun, System},
 };
@@ -87,4 +91,62 @@ fn data(text: &str) -> String {
 /// The value of a property of a command.
 fn property(text: &str) -> String {
     data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+/// The largest summary of a step that is shown, in bytes.
+pub(in super::super) const SUMMARY_LIMIT: u64 = 1024 * 1024;
+/// The largest file of outputs that is read, in bytes.
+pub(in super::super) const OUTPUTS_LIMIT: u64 = 1024 * 1024;
+
+/// Where a step's outputs and summary are written.
+pub(in super::super) fn files(environment: &Environment<'_>) -> Files {
+    let path = |name: &str| environment.get(name).map(PathBuf::from);
+    if !environment.is("GITHUB_ACTIONS", "true") {
+        return Files::default();
+    }
+    Files { outputs: path("GITHUB_OUTPUT"), summary: path("GITHUB_STEP_SUMMARY") }
+}
+
+/// Outputs of a step, and the names of those that there is no place for. `delimiter` must be unknown to whoever wrote a value:
+/// with it, a value could end early and go on with outputs of its own.
+pub(in super::super) fn outputs(facts: &Facts, delimiter: &str) -> (String, Vec<String>) {
+    let (mut text, mut left_out) = (String::new(), Vec::new());
+    // Names are the same in any case.
+    let mut taken = BTreeSet::new();
+    let own = facts.own.iter().map(|(name, value)| (*name, value));
+    for (name, value) in own.chain(facts.outputs.iter().map(|(name, value)| (name.as_str(), value))) {
+        let cleaned = output_name(name);
+        if value.contains(delimiter) || !taken.insert(cleaned.to_lowercase()) {
+            left_out.push(name.to_owned());
+            continue;
+        }
+        text.push_str(&format!("{cleaned}<<{delimiter}\n{value}\n{delimiter}\n"));
+    }
+    (text, left_out)
+}
+
+/// A name that an output can have: letters, digits, `-` and `_`, and no digit or `-` in front.
+fn output_name(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let cleaned: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    if cleaned.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') { cleaned } else { format!("_{cleaned}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_can_neither_end_early_nor_take_another_name() {
+        let outputs_of = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            outputs(&Facts { own: vec![("id", "1".to_owned())], outputs: pairs.collect() }, "END")
+        };
+        let (text, left_out) = outputs_of(&[("a b", "two\nlines"), ("9=x", "y\nid=2")]);
+        assert_eq!(text, "id<<END\n1\nEND\n_9_x<<END\ny\nid=2\nEND\na_b<<END\ntwo\nlines\nEND\n");
+        assert!(left_out.is_empty());
+        let (text, left_out) = outputs_of(&[("ID", "2"), ("x", "a\nEND\nid<<b")]);
+        assert_eq!(text, "id<<END\n1\nEND\n");
+        assert_eq!(left_out, ["ID", "x"]);
+    }
 }

@@ -1,10 +1,13 @@
 //! GitLab CI.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::{
     super::{
         environment::Environment,
+        facts::Facts,
         log::{LogWords, Section},
         run::{CiRun, System},
     },
@@ -72,4 +75,72 @@ fn section_name(section: &Section) -> String {
         name = shorter;
     }
     format!("singletrack_{}_{name}", section.number)
+}
+
+/// The largest dotenv report that GitLab takes, in bytes, unless its administrator changed that.
+const DOTENV_BYTES_LIMIT: usize = 5 * 1024;
+/// The most variables of a dotenv report, likewise.
+const DOTENV_COUNT_LIMIT: usize = 20;
+
+/// A dotenv report, and the names of those that there is no place for. Its variables become those of later jobs, so none has a
+/// name that others chose whole. A value is what stands behind `=`, without quotes: it has no blanks and no line ends.
+pub(in super::super) fn dotenv(facts: &Facts) -> (String, Vec<String>) {
+    let (mut text, mut left_out) = (String::new(), Vec::new());
+    let mut taken = BTreeSet::new();
+    let own = facts.own.iter().map(|(name, value)| (*name, variable_name("DEPLOYMENT", name), value));
+    let outputs =
+        facts.outputs.iter().map(|(name, value)| (name.as_str(), variable_name("DEPLOYMENT_OUTPUT", name), value));
+    for (name, variable, value) in own.chain(outputs) {
+        let line = format!("{variable}={value}\n");
+        let fits = taken.len() < DOTENV_COUNT_LIMIT && text.len() + line.len() <= DOTENV_BYTES_LIMIT;
+        if !fits || value.contains(char::is_whitespace) || taken.contains(&variable) {
+            left_out.push(name.to_owned());
+            continue;
+        }
+        taken.insert(variable);
+        text.push_str(&line);
+    }
+    (text, left_out)
+}
+
+/// `DEPLOYMENT_OUTPUT_MY_URL`: letters, digits and `_`.
+fn variable_name(prefix: &str, name: &str) -> String {
+    let cleaned: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+    format!("{prefix}_{cleaned}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(outputs: &[(&str, &str)]) -> Facts {
+        let outputs = outputs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Facts { own: vec![("superseded-by", "1".to_owned())], outputs: outputs.collect() }
+    }
+
+    #[test]
+    fn a_report_has_what_gitlab_takes_and_no_variable_that_others_chose() {
+        let (text, left_out) =
+            dotenv(&facts(&[("my.url", "https://a?b=c#d"), ("PATH", "/evil"), ("a b", "x y"), ("c", "1\nd=2")]));
+        assert_eq!(
+            text,
+            "DEPLOYMENT_SUPERSEDED_BY=1\nDEPLOYMENT_OUTPUT_PATH=/evil\nDEPLOYMENT_OUTPUT_MY_URL=https://a?b=c#d\n"
+        );
+        assert_eq!(left_out, ["a b", "c"]);
+        let (text, left_out) = dotenv(&facts(&[("a.b", "1"), ("a-b", "2")]));
+        assert_eq!((text.lines().count(), left_out.len()), (2, 1), "no variable stands there twice");
+    }
+
+    #[test]
+    fn a_report_is_never_larger_than_gitlab_takes() {
+        let names: Vec<_> = (0..30).map(|number| format!("n{number}")).collect();
+        let many: Vec<_> = names.iter().map(|name| (name.as_str(), "x")).collect();
+        let (text, left_out) = dotenv(&facts(&many));
+        assert_eq!((text.lines().count(), left_out.len()), (DOTENV_COUNT_LIMIT, 11));
+        let long = "x".repeat(4_000);
+        let (text, left_out) = dotenv(&facts(&[("a", &long), ("b", &long), ("c", "short")]));
+        assert!(text.len() <= DOTENV_BYTES_LIMIT && text.ends_with("DEPLOYMENT_OUTPUT_C=short\n"));
+        assert_eq!(left_out, ["b"]);
+    }
 }

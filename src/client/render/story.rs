@@ -1,0 +1,106 @@
+//! What happened on the way of a deployment as its client saw it: for whom it waited and for how long, and its phases. A CI's
+//! summary is made of it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::words::{Ahead, between};
+use crate::{
+    clock::BootInstant,
+    model::{DeploymentId, PhaseState},
+};
+
+/// So many waits and phases are kept: more than any summary shows.
+const ENTRIES_LIMIT: usize = 200;
+
+/// What happened.
+#[derive(Clone, Debug, Default)]
+pub struct Story {
+    waits: Vec<Wait>,
+    /// Whether the last wait goes on.
+    is_waiting: bool,
+    phases: Vec<Phase>,
+}
+
+/// A wait for another deployment.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// For which one.
+    id: DeploymentId,
+    /// Whose it is.
+    pub who: String,
+    /// Where to read more about it.
+    pub url: Option<String>,
+    since: BootInstant,
+    until: BootInstant,
+}
+
+impl Wait {
+    /// For how long.
+    pub fn length(&self) -> Duration {
+        self.until.since(self.since)
+    }
+}
+
+/// A phase, or its rollback.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    /// Its name.
+    pub name: String,
+    /// How it stands.
+    pub state: PhaseState,
+    began_at: Option<Timestamp>,
+    /// How long it took, where its begin and its end were heard.
+    pub took: Option<Duration>,
+}
+
+impl Story {
+    /// The deployment waits for this one.
+    pub fn waiting(&mut self, ahead: &Ahead, now: BootInstant) {
+        self.stay(now);
+        let is_same = self.is_waiting && self.waits.last().is_some_and(|wait| wait.id == ahead.id);
+        if !is_same && self.waits.len() < ENTRIES_LIMIT {
+            let url = ahead.blocking.url.clone();
+            self.waits.push(Wait { id: ahead.id, who: ahead.who(), url, since: now, until: now });
+            self.is_waiting = true;
+        }
+    }
+
+    /// It waits no more.
+    pub fn waited(&mut self, now: BootInstant) {
+        self.stay(now);
+        self.is_waiting = false;
+    }
+
+    fn stay(&mut self, now: BootInstant) {
+        if let Some(last) = self.waits.last_mut().filter(|_| self.is_waiting) {
+            last.until = now;
+        }
+    }
+
+    /// A phase has changed.
+    pub fn phase(&mut self, name: &str, state: PhaseState, at: Timestamp) {
+        let began = match state {
+            PhaseState::Started => None,
+            _ => self.phases.last_mut().filter(|phase| phase.name == name && phase.state == PhaseState::Started),
+        };
+        if let Some(phase) = began {
+            phase.state = state;
+            phase.took = phase.began_at.map(|began| between(began, at));
+        } else if self.phases.len() < ENTRIES_LIMIT {
+            let began_at = (state == PhaseState::Started).then_some(at);
+            self.phases.push(Phase { name: name.to_owned(), state, began_at, took: None });
+        }
+    }
+
+    /// The waits, the first one first.
+    pub fn waits(&self) -> &[Wait] {
+        &self.waits
+    }
+
+    /// The phases, in the order in which they began.
+    pub fn phases(&self) -> &[Phase] {
+        &self.phases
+    }
+}

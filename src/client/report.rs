@@ -1,0 +1,177 @@
+//! What a job is told besides its log: a step's outputs and summary, and a file of variables. A file that cannot be written
+//! costs a warning, and never the deployment.
+
+use std::{io, path::Path};
+
+use super::{
+    ci::{self, Environment, Facts, Files, markdown},
+    exit::{Exit, Failure},
+    render::{
+        Story,
+        words::{between, source, span},
+    },
+    session::Session,
+};
+use crate::{
+    api::Deployment,
+    model::{PhaseState, ProjectName, Status, lease::hex},
+};
+
+/// Where it is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reports<'a> {
+    files: Files,
+    dotenv: Option<&'a Path>,
+}
+
+/// What is told.
+pub struct Outcome<'a> {
+    /// The project.
+    pub project: &'a ProjectName,
+    /// The deployment as it stood last; `None` where none was made, or nothing is known of it.
+    pub deployment: Option<&'a Deployment>,
+    /// The one that superseded it and was followed to its end.
+    pub successor: Option<&'a Deployment>,
+    /// How the command ends.
+    pub ended: &'a Result<Exit, Failure>,
+}
+
+impl<'a> Reports<'a> {
+    /// Those that the CI and the command line ask for.
+    pub fn wanted(dotenv: Option<&'a Path>) -> Self {
+        let get = |name: &str| std::env::var(name).ok();
+        Reports { files: Environment::new(&get).files(), dotenv }
+    }
+
+    /// Whether nobody asks for any.
+    pub fn is_empty(&self) -> bool {
+        *self == Reports::default()
+    }
+
+    /// Writes them.
+    pub fn write(&self, session: &Session, outcome: &Outcome<'_>) {
+        let facts = outcome.deployment.map(|deployment| Facts::of(deployment, outcome.produced(deployment)));
+        let facts = facts.unwrap_or_default();
+        if let Some(path) = self.dotenv {
+            let (text, left_out) = ci::dotenv(&facts);
+            told(session, path, ci::write(path, &text), &left_out);
+        }
+        if let Some(path) = self.files.outputs.as_deref().filter(|_| outcome.deployment.is_some()) {
+            let mut bytes = [0; 16];
+            let written = getrandom::fill(&mut bytes)
+                .map_err(io::Error::other)
+                .map(|()| ci::outputs(&facts, &format!("singletrack_{}", hex(&bytes))));
+            match written {
+                Ok((text, left_out)) => told(session, path, ci::append(path, &text, ci::OUTPUTS_LIMIT), &left_out),
+                Err(error) => told(session, path, Err(error), &[]),
+            }
+        }
+        if let Some(path) = &self.files.summary {
+            let text = outcome.summary(&session.screen.story());
+            told(session, path, ci::append(path, &text, ci::SUMMARY_LIMIT), &[]);
+        }
+    }
+}
+
+fn told(session: &Session, path: &Path, written: io::Result<()>, left_out: &[String]) {
+    if let Err(error) = written {
+        session.screen.warning(&format!("{} was not written: {error}", path.display()));
+    } else if !left_out.is_empty() {
+        let names = left_out.join(", ");
+        session.screen.warning(&format!("{} has no place for: {names}", path.display()));
+    }
+}
+
+impl Outcome<'_> {
+    /// The deployment whose outputs count.
+    fn produced<'d>(&'d self, deployment: &'d Deployment) -> &'d Deployment {
+        match (self.ended, self.successor) {
+            (Ok(_), Some(successor)) => successor,
+            (Ok(_) | Err(_), _) => deployment,
+        }
+    }
+
+    fn title(&self) -> String {
+        let pipeline = self.deployment.map_or("deploy", |deployment| deployment.pipeline.as_str());
+        let became = match (self.deployment.map(|deployment| deployment.status), self.ended) {
+            (_, Ok(_)) if self.successor.is_some() => "superseded by a deployment that succeeded",
+            (Some(Status::Cancelled), _) if self.is_superseded() => "superseded",
+            (Some(Status::Succeeded), _) => "succeeded",
+            (Some(Status::Failed), _) => "failed",
+            (Some(Status::Cancelled), _) => "cancelled",
+            (Some(Status::Running), _) => "still running",
+            (Some(Status::Pending), _) => "still waiting",
+            (None, Ok(_)) => "done",
+            (None, Err(_)) => "not deployed",
+        };
+        format!("{}: {} {became}", markdown::text(self.project.as_str()), markdown::text(pipeline))
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.deployment.is_some_and(|deployment| deployment.superseded_by.is_some())
+    }
+
+    /// The summary, in Markdown.
+    fn summary(&self, story: &Story) -> String {
+        let mut text = format!("### {}\n\n{}", self.title(), markdown::head(&["", ""]));
+        let mut add = |name: &str, value: Option<String>| {
+            text.extend(value.map(|value| markdown::row(&[name, &value])));
+        };
+        let own = |text: &str| markdown::text(text);
+        if let Some(deployment) = self.deployment {
+            add("deployment", Some(own(&deployment.id.to_string())));
+            let what = source(deployment.ref_name.as_deref(), deployment.commit.as_deref());
+            add("source", what.as_deref().map(own));
+            add("actor", deployment.actor.as_deref().map(own));
+            add("job", deployment.url.as_deref().map(markdown::address));
+        }
+        for wait in story.waits() {
+            let url = wait.url.as_deref().map(|url| format!(" {}", markdown::address(url))).unwrap_or_default();
+            add("waited", Some(format!("{} for {}{url}", span(wait.length()), own(&wait.who))));
+        }
+        if let Some(deployment) = self.deployment {
+            let ran = deployment.started_at.zip(deployment.ended_at).map(|(begin, end)| span(between(begin, end)));
+            add("ran", ran);
+            if let Some(error) = &deployment.error {
+                let phase = error.phase.as_deref().map(|phase| format!(" in phase {}", own(phase))).unwrap_or_default();
+                add("reason", Some(format!("{}{phase}: {}", own(&error.code), own(&error.message))));
+            }
+            add("superseded by", deployment.superseded_by.map(|by| own(&by.to_string())));
+        }
+        if let Some(successor) = self.successor {
+            let became = own(successor.status.as_str());
+            let error = successor.error.as_ref().map(|error| format!(": {}", own(&error.message))).unwrap_or_default();
+            add("followed", Some(format!("{} {became}{error}", own(&successor.id.to_string()))));
+        }
+        if let Err(failure) = self.ended {
+            add("exit code", Some(format!("{}: {}", failure.exit.code(), own(&failure.message))));
+            add("what to do", failure.hint.as_deref().map(own));
+        }
+        if !story.phases().is_empty() {
+            text.push_str(&format!("\n{}", markdown::head(&["phase", "", "took"])));
+            for phase in story.phases() {
+                let took = phase.took.map(span).unwrap_or_default();
+                text.push_str(&markdown::row(&[&own(&phase.name), state(phase.state), &took]));
+            }
+        }
+        let produced = self.deployment.map(|deployment| Facts::of(deployment, self.produced(deployment)).outputs);
+        let produced = produced.unwrap_or_default();
+        if !produced.is_empty() {
+            text.push_str(&format!("\n{}", markdown::head(&["output", "value"])));
+            for (name, value) in &produced {
+                text.push_str(&markdown::row(&[&own(name), &markdown::address(value)]));
+            }
+        }
+        text
+    }
+}
+
+fn state(state: PhaseState) -> &'static str {
+    match state {
+        PhaseState::Started => "not ended",
+        PhaseState::Succeeded => "succeeded",
+        PhaseState::Failed => "failed",
+        PhaseState::Skipped => "skipped",
+        PhaseState::RolledBack => "rolled back",
+    }
+}
