@@ -102,7 +102,7 @@ impl Job<'_> {
         let screen = &self.session.screen;
         screen.clear();
         let title = format!("singletrack: {}", failure.topic().unwrap_or("SUPERSEDED"));
-        screen.over(|| print::notice(&title, &format!("{}; with --superseded-ok that is no failure", failure.message)));
+        screen.over(|| print::notice(&title, &format!("{} (no failure with --superseded-ok)", failure.message)));
         self.session.answer(&failure.to_json(), &[])?;
         Ok(Exit::Done)
     }

@@ -47,5 +47,6 @@ mod store_sqlite;
 mod store_trial;
 mod supervision;
 mod tidy;
+mod transcripts;
 mod transitions;
 mod workspaces;
