@@ -6,7 +6,7 @@
 //! anew.
 //!
 //! ```text
-//! health.set("store", Err("the last write failed".to_owned()));      // /readyz: 503, one log line
+//! health.set("store", Err("the last write failed".into()));      // /readyz: 503, one log line
 //! health.set("store", Ok(()));                                       // /readyz: 200, one log line
 //! health.supervise(Task::new("sweeper", limit), shutdown, |pulse| sweep(pulse));   // sweep() calls pulse.done()
 //! ```
@@ -45,7 +45,7 @@ struct Shared {
 #[derive(Debug)]
 struct Check {
     /// Why it fails, for people. It must tell nothing of any project, because `/readyz` needs no token.
-    failure: Option<String>,
+    failure: Option<Failing>,
     /// When it was found right last; when it was registered, before that.
     right_at: Instant,
     /// For a task: the limits of its silence, and its signs of life.
@@ -92,10 +92,24 @@ pub struct CheckReport {
     pub restart_count: u64,
 }
 
+/// Why a check fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// What anybody may know. It must tell nothing of any project, nor where anything is.
+    pub told: String,
+    /// What the log says.
+    pub why: String,
+}
+
+impl From<&str> for Failing {
+    fn from(why: &str) -> Self {
+        Failing { told: why.to_owned(), why: why.to_owned() }
+    }
+}
+
 impl Health {
-    /// Notes what was found out: `Err` with the reason where it is not right. The reason must tell nothing of any
-    /// project. A change is logged.
-    pub fn set(&self, name: &'static str, found: Result<(), String>) {
+    /// Notes what was found out: `Err` with the reason where it is not right. A change is logged.
+    pub fn set(&self, name: &'static str, found: Result<(), Failing>) {
         let mut checks = self.checks();
         let check = checks.entry(name).or_insert_with(Check::new);
         let was_failing = check.failure.is_some();
@@ -107,11 +121,11 @@ impl Health {
                     tracing::info!(check = name, "the check is right again");
                 }
             }
-            Err(why) => {
-                if !was_failing {
-                    tracing::error!(check = name, %why, "the check fails: this process is not ready");
+            Err(failing) => {
+                if check.failure.as_ref().map(|before| &before.told) != Some(&failing.told) {
+                    tracing::error!(check = name, why = failing.why, "the check fails: this process is not ready");
                 }
-                check.failure = Some(why);
+                check.failure = Some(failing);
             }
         }
     }
@@ -151,7 +165,10 @@ impl Check {
     }
 
     fn why_failing(&self) -> Option<String> {
-        self.failure.clone().or_else(|| self.task.as_ref().and_then(supervise::Watched::why_failing))
+        self.failure
+            .as_ref()
+            .map(|failing| failing.told.clone())
+            .or_else(|| self.task.as_ref().and_then(supervise::Watched::why_failing))
     }
 
     fn report(&self, name: &'static str) -> CheckReport {
@@ -201,7 +218,7 @@ mod tests {
         let health = Health::default();
         assert_eq!(health.report().status, Status::Ok, "nothing is known to fail");
         health.set("store", Ok(()));
-        health.set("clock", Err("it jumps".to_owned()));
+        health.set("clock", Err("it jumps".into()));
         let report = health.report();
         assert_eq!(report.status, Status::Failing);
         let told: Vec<_> = report.checks.iter().map(|check| (check.name, check.ok, check.detail.as_deref())).collect();
@@ -214,7 +231,7 @@ mod tests {
     #[test]
     fn one_that_drains_says_so_whatever_else_there_is_to_say() {
         let health = Health::default();
-        health.set("store", Err("full".to_owned()));
+        health.set("store", Err("full".into()));
         health.drain();
         assert_eq!(health.report().status, Status::Draining);
     }

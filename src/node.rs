@@ -199,7 +199,7 @@ async fn await_store(
             opened => return Ok(opened?),
         };
         if early.is_none() {
-            health.set("store", Err("the database does not answer yet".to_owned()));
+            health.set("store", Err("the database does not answer yet".into()));
             let listening = Early::listen(config, health.clone()).await?;
             tracing::warn!(
                 address = %listening.address(),

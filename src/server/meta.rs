@@ -10,7 +10,10 @@ use axum::{
 use serde_json::json;
 
 use super::{App, answer, error::Failure, params::Query};
-use crate::{health::Status, store::StoreError};
+use crate::{
+    health::{Failing, Status},
+    store::StoreError,
+};
 
 /// The process lives.
 pub async fn healthz(uri: Uri) -> Result<Response, Failure> {
@@ -33,17 +36,16 @@ pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, F
     Ok(response)
 }
 
-/// What strangers may know of it; the log has the rest.
-fn why_not_ready(error: StoreError) -> String {
-    tracing::debug!(%error, "the store is not ready");
-    match error {
+/// What strangers may know of it, and what the log says.
+fn why_not_ready(error: StoreError) -> Failing {
+    let told = match error {
         StoreError::Full => "the disk is full",
         StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Refused(_) => {
             "the store does not answer, or takes no writes"
         }
         StoreError::Unusable(_) => "the store cannot be used; see the server's log",
-    }
-    .to_owned()
+    };
+    Failing { told: told.to_owned(), why: error.to_string() }
 }
 
 /// What this server speaks, exactly.

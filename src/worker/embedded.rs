@@ -120,8 +120,9 @@ impl Embedded {
     /// Claims and runs until `drain`, then waits for what runs, and stops it when the grace is over, or at `hurry`.
     pub async fn run(self, health: Health, drain: CancellationToken, hurry: CancellationToken) {
         let this = Arc::new(self);
-        let runs = TaskTracker::new();
-        runs.spawn(this.clone().settle_the_past(drain.clone()));
+        let (runs, past) = (TaskTracker::new(), TaskTracker::new());
+        past.spawn(this.clone().settle_the_past(drain.clone()));
+        past.close();
         let (claiming, claimed, ending) = (this.clone(), runs.clone(), drain.clone());
         let claims = health.supervise(CLAIMS, drain, move |pulse| {
             claiming.clone().claim_until(claimed.clone(), pulse, ending.clone())
@@ -135,7 +136,7 @@ impl Embedded {
         }
         tokio::select! {
             biased;
-            () = runs.wait() => return,
+            ((), ()) = async { tokio::join!(runs.wait(), past.wait()) } => return,
             () = hurry.cancelled() => {}
             () = sleep(this.shutdown_grace) => {}
         }

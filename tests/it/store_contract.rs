@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use singletrack::{
-    clock::{Clock as _, SystemClock},
+    clock::Clock as _,
     model::{
         Changes, Command, Deployment, Edges, Executor, FailureCause, IdempotencyKey, Lapse, LineLoad, LinePolicy, Load,
         PhaseState, Place, Policy, Project, Report, Revision, Slot, Spec, State, Status, Stream, Verdict,
@@ -209,7 +209,12 @@ async fn the_counters_of_a_project_come_back(trial: Trial) {
     trial.queue.cancel(name("web"), id(30), None, Some(id(31))).await.unwrap();
     let (seen, told) = (trial.clock.clone(), trial.deployment("web", 30).await);
     seen.advance(Duration::from_secs(75));
-    trial.queue.reap(name("web"), id(30), told.vital(), Lapse::WorkerGone, SystemClock.boot()).await.unwrap().unwrap();
+    trial
+        .queue
+        .reap(name("web"), id(30), told.vital(), Lapse::WorkerGone, trial.queue.clock().boot())
+        .await
+        .unwrap()
+        .unwrap();
 
     let project = trial.store.project(name("web"), 0).await.unwrap().expect("it is there").project;
     assert_eq!(project.name, name("web"));
@@ -467,14 +472,14 @@ async fn whoever_leaves_the_line_leaves_all_others_as_they_were(trial: Trial) {
                 "cancelled" => drop(queue.cancel(name(&project), target, None, None).await.unwrap()),
                 "expired" => drop(
                     queue
-                        .reap(name(&project), target, seen, Lapse::Deadline, SystemClock.boot())
+                        .reap(name(&project), target, seen, Lapse::Deadline, queue.clock().boot())
                         .await
                         .unwrap()
                         .unwrap(),
                 ),
                 _ => drop(
                     queue
-                        .reap(name(&project), target, seen, Lapse::Silence, SystemClock.boot())
+                        .reap(name(&project), target, seen, Lapse::Silence, queue.clock().boot())
                         .await
                         .unwrap()
                         .unwrap(),

@@ -1,10 +1,6 @@
 //! What a SQLite store does when there is no room, or when somebody else reads its file: at work, at its end, and at its start.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    path::Path,
-};
+use std::fs;
 
 use reqwest::Method;
 use rusqlite::Connection;
@@ -17,7 +13,7 @@ use singletrack::{
 use crate::{
     harness::{
         Answer, Place, TestServer,
-        mounts::{in_a_mount_namespace, is_inside, mount, unmount},
+        mounts::{fill, in_a_mount_namespace, is_inside, mount, unmount},
         send,
     },
     store_trial::{Trial, id, name},
@@ -42,15 +38,6 @@ impl Claimed {
         let request = server.request(Method::POST, &format!("{}/{below}", self.path));
         send(request.header("Singletrack-Lease", &self.secret).json(&body)).await
     }
-}
-
-/// Takes all the room that is left.
-fn fill(disk: &Path) {
-    let mut filler = File::create(disk.join("filler")).unwrap();
-    for size in [64 << 10, 4096, 1] {
-        while filler.write_all(&vec![1; size]).is_ok() {}
-    }
-    filler.sync_all().unwrap();
 }
 
 #[test]

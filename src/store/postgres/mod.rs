@@ -31,7 +31,13 @@ mod transact;
 mod turns;
 mod wakes;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use deadpool::{Runtime, managed::Pool};
 use tokio::{sync::oneshot, time::timeout};
@@ -75,6 +81,8 @@ pub struct PostgresStore {
     pepper: Pepper,
     unreadable: Unreadable,
     readiness: Readiness,
+    /// Whether the disk was full when something was to be recorded, and nobody has found room since.
+    was_full: Arc<AtomicBool>,
 }
 
 impl PostgresStore {
@@ -137,6 +145,7 @@ impl PostgresStore {
             pepper,
             unreadable: Unreadable::default(),
             readiness: Readiness::default(),
+            was_full: Arc::default(),
         })
     }
 }
@@ -165,7 +174,8 @@ async fn prepare(connector: &Connector) -> Result<Pepper, Fault> {
 }
 
 /// Writes something that is there already, and commits it: with all the rights that work needs, or it says which are missing.
-async fn try_write(engine: Arc<Engine>) -> Result<(), StoreError> {
+/// That needs no room, so where there was none for something, room is looked for as well.
+async fn try_write(engine: Arc<Engine>, was_full: Arc<AtomicBool>) -> Result<(), StoreError> {
     let mut attempt = 1;
     loop {
         let written = async {
@@ -174,6 +184,11 @@ async fn try_write(engine: Arc<Engine>) -> Result<(), StoreError> {
             let row = rows.first().ok_or_else(|| Fault::Row("a trial write answered nothing".to_owned()))?;
             schema::require_version(rows::get(row, 0)?)?;
             match rows::get::<Option<String>>(row, 1)? {
+                None if was_full.load(Ordering::Relaxed) => {
+                    session.write(call!(Sql::TakeRoom)).await?;
+                    was_full.store(false, Ordering::Relaxed);
+                    Ok(())
+                }
                 None => Ok(()),
                 Some(missing) => Err(Fault::Refused(StoreError::Unusable(format!(
                     "the database's user lacks rights: {missing}; grant them, or let it own the schema"
@@ -229,7 +244,12 @@ impl Store for PostgresStore {
             let (answer, answered) = oneshot::channel();
             // Detached: a client that hangs up cannot stop it between commit and wake.
             self.under_way.spawn(self.engine.clone().transact(project, load, decide, answer));
-            answered.await.map_err(|_| StoreError::Unknown("the store was closed meanwhile".to_owned()))?
+            let answer =
+                answered.await.map_err(|_| StoreError::Unknown("the store was closed meanwhile".to_owned()))?;
+            if answer == Err(StoreError::Full) {
+                self.was_full.store(true, Ordering::Relaxed);
+            }
+            answer
         })
     }
 
@@ -299,7 +319,7 @@ impl Store for PostgresStore {
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.readiness.ask(try_write(self.engine.clone())))
+        Box::pin(self.readiness.ask(try_write(self.engine.clone(), self.was_full.clone())))
     }
 
     fn is_shared(&self) -> bool {

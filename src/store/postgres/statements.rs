@@ -152,6 +152,8 @@ statements! {
                 ('artifact_pieces', 'SELECT'), ('artifact_pieces', 'INSERT')) AS needed (name, \"right\") \
                 WHERE NOT has_table_privilege(needed.name, needed.\"right\")), \
             (SELECT count(*) FROM written)";
+    /// Has the database take a new page, which it gives back at the end of the transaction.
+    TakeRoom() = "CREATE TEMPORARY TABLE singletrack_room ON COMMIT DROP AS SELECT 1 AS taken";
     /// Of a transaction that locks no project.
     TransactionNumber() = "SELECT (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint";
     /// What became of a transaction, and which branch tells it.

@@ -1,13 +1,16 @@
 //! Tests that mount something: run again in a mount namespace of their own, from which nothing is left when they end.
 
-use std::{env, path::Path, process::Command};
+use std::{env, fs::File, io::Write as _, path::Path, process::Command};
 
 /// Runs the ignored test `name` in a mount namespace of its own.
 ///
 /// It fails where there is none to be had: what is not tested must not look as if it were.
 pub fn in_a_mount_namespace(name: &str) {
+    // Root needs none of its rights' likes, and goes on to know other users.
+    let is_root = rustix::process::geteuid().is_root();
     let ran = Command::new("unshare")
-        .args(["--mount", "--map-root-user"])
+        .arg("--mount")
+        .args((!is_root).then_some("--map-root-user"))
         .arg(env::current_exe().unwrap())
         .args(["--exact", name, "--ignored", "--nocapture"])
         .env(MARK, "1")
@@ -41,4 +44,13 @@ pub fn mount(args: &[&str]) {
 pub fn unmount(path: &Path) {
     let done = Command::new("umount").arg("--lazy").arg(path).output().unwrap();
     assert!(done.status.success(), "umount {}: {done:?}", path.display());
+}
+
+/// Takes all the room that is left.
+pub fn fill(disk: &Path) {
+    let mut filler = File::create(disk.join("filler")).unwrap();
+    for size in [64 << 10, 4096, 1] {
+        while filler.write_all(&vec![1; size]).is_ok() {}
+    }
+    filler.sync_all().unwrap();
 }

@@ -4,6 +4,7 @@ mod deaf;
 mod log;
 mod others;
 mod outage;
+mod store;
 
 use reqwest::Method;
 use serde_json::{Value, json};
