@@ -1,6 +1,6 @@
 //! The command line: clap types only, and what turns a word into a value. Names and exit codes are a contract.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use reqwest::Url;
@@ -141,7 +141,7 @@ pub struct Serve {
     #[arg(long, short, value_name = "FILE", env = "SINGLETRACK_CONFIG")]
     pub config: Option<PathBuf>,
     /// The address to listen on [default: 127.0.0.1:7878]
-    #[arg(long, value_name = "ADDRESS", env = "SINGLETRACK_LISTEN")]
+    #[arg(long, value_name = "ADDRESS", env = "SINGLETRACK_LISTEN", value_parser = parse_listen)]
     pub listen: Option<SocketAddr>,
     /// Where everything is kept: sqlite:FILE, postgres://HOST/DATABASE or memory: [default: sqlite:singletrack.db]
     #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE")]
@@ -161,7 +161,7 @@ pub struct Agent {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// How many deployments it runs at once
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_count::<u32>(1..=1000))]
     pub max_concurrent: u32,
     /// The folder in which pipelines run and journals are kept [default: singletrack-agent]
     #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
@@ -269,6 +269,19 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     Ok(timeout)
 }
 
+/// A number of things.
+fn parse_count<T: TryFrom<u64>>(limits: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let count =
+            text.trim().parse().ok().filter(|count| limits.contains(count)).and_then(|count| T::try_from(count).ok());
+        count.ok_or_else(|| format!("it is a whole number from {} to {}", limits.start(), limits.end()))
+    }
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write it as IP:PORT, such as 127.0.0.1:7878, 0.0.0.0:7878 or [::1]:7878".to_owned())
+}
+
 fn parse_input(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -292,6 +305,40 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// What stands in a terminal when nobody wrote words for it.
+    const WORDS_OF_THE_LIBRARY: [&str; 6] =
+        ["invalid digit", "digit found", "invalid socket", "is not in ", "number too large", "empty string"];
+
+    #[test]
+    fn whatever_a_flag_does_not_take_is_refused_in_words_that_say_what_it_takes() {
+        let mut refused = Vec::new();
+        each_flag(Cli::command(), &["singletrack".to_owned()], &mut |path, flag| {
+            for value in ["x", "-1", "99999999999999999999", "1.5", ""] {
+                let args = path.iter().cloned().chain([format!("--{flag}={value}")]);
+                let Err(error) = Cli::command().try_get_matches_from(args) else { continue };
+                let text = error.to_string();
+                if text.contains(&format!("for '--{flag}")) {
+                    refused.push(flag.to_owned());
+                    let library = WORDS_OF_THE_LIBRARY.iter().find(|words| text.contains(**words));
+                    assert_eq!(library, None, "{path:?} --{flag}={value}: {text}");
+                }
+            }
+        });
+        for flag in ["limit", "max-concurrent", "listen", "order", "timeout", "lease", "grace"] {
+            assert!(refused.iter().any(|refused| refused == flag), "--{flag} takes anything: {refused:?}");
+        }
+    }
+
+    fn each_flag(command: clap::Command, path: &[String], hear: &mut dyn FnMut(&[String], &str)) {
+        for arg in command.get_arguments().filter(|arg| arg.get_action().takes_values()) {
+            arg.get_long().into_iter().for_each(|flag| hear(path, flag));
+        }
+        for below in command.get_subcommands().cloned().collect::<Vec<_>>() {
+            let path: Vec<_> = path.iter().cloned().chain([below.get_name().to_owned()]).collect();
+            each_flag(below, &path, hear);
+        }
     }
 
     #[test]

@@ -67,6 +67,9 @@ pub struct ProjectSummary {
     pub line_length: u64,
     /// The deployment that ran last and is final.
     pub last_outcome: Option<Deployment>,
+    /// Whether new deployments are refused. Of an older server: not told.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// A page of projects, by name.

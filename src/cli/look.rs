@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Connect, Target, parse_id, parse_project, parse_status, parse_timeout};
+use super::{Connect, Target, parse_count, parse_id, parse_project, parse_status, parse_timeout};
 use crate::{
     config::Since,
     model::{DeploymentId, ProjectName, Status, bounds::TAIL_LINES},
@@ -94,7 +94,7 @@ pub struct List {
     #[arg(long, value_parser = parse_status, value_name = "STATUS")]
     pub status: Option<Status>,
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = parse_count::<u16>(1..=1000))]
     pub limit: u16,
     /// The server.
     #[command(flatten)]

@@ -127,10 +127,16 @@ fn project_lines(list: &ProjectList) -> Vec<String> {
         return vec!["no projects yet: the first deploy makes one".to_owned()];
     }
     let mut rows = vec![["PROJECT", "SLOT", "LINE", "LAST"].map(str::to_owned).to_vec()];
-    rows.extend(list.projects.iter().map(|ProjectSummary { project, holder, line_length, last_outcome }| {
+    rows.extend(list.projects.iter().map(|ProjectSummary { project, holder, line_length, last_outcome, paused }| {
+        let slot =
+            holder.as_ref().map_or_else(|| "free".to_owned(), |holder| format!("held by {}", who_deploys(holder)));
         vec![
             project.to_string(),
-            holder.as_ref().map_or_else(|| "free".to_owned(), |holder| format!("held by {}", who_deploys(holder))),
+            match (paused, holder) {
+                (false, _) => slot,
+                (true, None) => "paused".to_owned(),
+                (true, Some(_)) => format!("{slot}; paused"),
+            },
             line_length.to_string(),
             last_outcome.as_ref().map_or_else(|| "-".to_owned(), status_and_more),
         ]

@@ -29,6 +29,7 @@ pub mod signals;
 mod status;
 mod token;
 mod transport;
+mod trouble;
 mod upload;
 mod wait;
 mod why;

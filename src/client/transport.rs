@@ -28,6 +28,7 @@ use super::{
     exit::{Exit, Failure},
     render::words::span,
     token::Token,
+    trouble::{Kind, Trouble},
 };
 use crate::{
     api::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
@@ -139,7 +140,14 @@ pub(super) struct Transport {
     clock: Arc<dyn Clock>,
     contacted: AtomicBool,
     in_doubt: AtomicBool,
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<Told>>,
+}
+
+/// A fault that is being tried again.
+struct Told {
+    why: String,
+    /// Whether it is worth no further word.
+    is_told: bool,
 }
 
 /// One call, ready to be sent any number of times.
@@ -171,10 +179,8 @@ pub(super) struct Answer {
 pub(super) enum Attempt {
     Answered(Answer),
     Again {
-        why: String,
+        trouble: Trouble,
         after: Option<Duration>,
-        /// Whether nothing came at all, in all that time.
-        is_silent: bool,
     },
     /// An answer that is not Singletrack's, though one has answered before.
     Strange {
@@ -227,7 +233,7 @@ impl Transport {
 
     /// The fault that is being tried again at this moment, if any.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|told| told.why.clone())
     }
 
     /// Whether the last submit may have reached the server without our having its answer. While every attempt was
@@ -244,17 +250,18 @@ impl Transport {
         let mut limit = FIRST_ANSWER_LIMIT.min(call.limit);
         let mut is_first = true;
         loop {
-            let (why, after, is_silent) = match self.attempt(call, url, window + limit).await {
+            let (trouble, after) = match self.attempt(call, url, window + limit).await {
                 Attempt::Answered(answer) => {
-                    self.set_trouble(None);
+                    self.end_trouble();
                     return Ok(answer);
                 }
                 Attempt::Hopeless(fault) => return Err(fault),
                 Attempt::Strange { why, .. } if call.is_optional => return Err(self.foreign(why)),
-                Attempt::Strange { why, after } => (why, after, false),
-                Attempt::Again { why, after, is_silent } => (why, after, is_silent),
+                Attempt::Strange { why, after } => (Trouble::broken(why), after),
+                Attempt::Again { trouble, after } => (trouble, after),
             };
-            let left = retry.pause(why, after).await?;
+            let is_silent = trouble.is_silent();
+            let left = retry.pause(trouble, after).await?;
             if is_silent {
                 // What it was parked for may have come meanwhile.
                 (url, window) = (&look, Duration::ZERO);
@@ -276,7 +283,7 @@ impl Transport {
     pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         match self.attempt(call, &call.url, call.window + call.limit).await {
             Attempt::Answered(answer) => Ok(answer),
-            Attempt::Again { why, .. } => Err(self.unreachable(why)),
+            Attempt::Again { trouble, .. } => Err(self.unreachable(trouble.why)),
             Attempt::Strange { why, .. } => Err(self.foreign(why)),
             Attempt::Hopeless(fault) => Err(fault),
         }
@@ -292,13 +299,25 @@ impl Transport {
         self.authorized(self.http.request(method, url))
     }
 
-    fn tell_trouble(&self, why: &str, contacted: bool, left: Option<Duration>) {
-        let what = if contacted { "does not answer as it should" } else { "does not answer" };
-        let limit = match left {
-            Some(left) => format!("for up to {}", span(left + HALF_A_SECOND)),
-            None => "until the deadline".to_owned(),
-        };
-        (self.notice)(&format!("{} {what} ({why}); trying again {limit}", self.server()));
+    /// Remembers what is wrong, and tells it once.
+    fn note_trouble(&self, trouble: &Trouble, contacted: bool, tried_for: Duration, left: Option<Duration>) {
+        let mut noted = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_told = noted.as_ref().is_some_and(|noted| noted.is_told);
+        let is_told = was_told || trouble.is_worth_telling(tried_for);
+        *noted = Some(Told { why: trouble.why.clone(), is_told });
+        drop(noted);
+        if is_told && !was_told {
+            let limit = match left {
+                Some(left) => format!("for up to {}", span(left + HALF_A_SECOND)),
+                None => "until the deadline".to_owned(),
+            };
+            (self.notice)(&trouble.sentence(self.server(), contacted, tried_for, &limit));
+        }
+    }
+
+    /// All is well.
+    pub(super) fn end_trouble(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     async fn attempt(&self, call: &Call<'_>, url: &Url, limit: Duration) -> Attempt {
@@ -343,12 +362,13 @@ impl Transport {
 
     /// What an attempt without an answer comes to.
     pub(super) fn failed(&self, error: &reqwest::Error) -> Attempt {
-        let (why, is_silent) = (why(error), error.is_timeout());
+        let why = why(error);
         // Another attempt meets the same certificate.
         if why.contains("certificate") {
             return Attempt::Hopeless(self.unreachable(why));
         }
-        Attempt::Again { why, after: None, is_silent }
+        let kind = if error.is_timeout() { Kind::Silent } else { Kind::Broken };
+        Attempt::Again { trouble: Trouble { why, kind }, after: None }
     }
 
     /// Tells an answer from a fault of something in between.
@@ -368,7 +388,7 @@ impl Transport {
         }
         let bytes = match read_limited(response).await {
             Ok(bytes) => bytes,
-            Err(why) => return Attempt::Again { why, after, is_silent: false },
+            Err(why) => return Attempt::Again { trouble: Trouble::broken(why), after },
         };
         let body = serde_json::from_slice::<Value>(&bytes).ok();
         let is_problem = body.as_ref().is_some_and(|body| body.get("errorCode").is_some_and(Value::is_string));
@@ -387,9 +407,11 @@ impl Transport {
             self.contacted.store(true, Ordering::Relaxed);
         }
         if passes {
-            let words = if is_problem { body.as_ref().map(message_of) } else { None };
-            let why = words.unwrap_or_else(|| format!("HTTP {status}"));
-            return Attempt::Again { why, after, is_silent: false };
+            let trouble = match body.as_ref().filter(|_| is_problem) {
+                Some(body) => Trouble { why: message_of(body), kind: Kind::Said(code_of(body)) },
+                None => Trouble::broken(format!("HTTP {status}")),
+            };
+            return Attempt::Again { trouble, after };
         }
         match body {
             Some(body) if is_ours => {
@@ -434,7 +456,7 @@ impl Transport {
         match self.judge(response).await {
             Attempt::Answered(answer) if answer.status.is_success() => Err(self.foreign("no event stream".to_owned())),
             Attempt::Answered(answer) => Err(refused(answer)),
-            Attempt::Again { why, .. } => Err(self.unreachable(why)),
+            Attempt::Again { trouble, .. } => Err(self.unreachable(trouble.why)),
             Attempt::Strange { why, .. } => Err(self.foreign(why)),
             Attempt::Hopeless(fault) => Err(fault),
         }
@@ -465,14 +487,6 @@ impl Transport {
     fn foreign(&self, why: String) -> Fault {
         Fault::Foreign { server: self.server().to_owned(), why }
     }
-
-    /// Remembers what is wrong; whether it was well before.
-    pub(super) fn set_trouble(&self, why: Option<&str>) -> bool {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_well = trouble.is_none();
-        *trouble = why.map(str::to_owned);
-        was_well
-    }
 }
 
 /// The pauses between attempts, and the end of patience.
@@ -487,20 +501,19 @@ impl Retry<'_> {
     ///
     /// # Errors
     /// It was tried for long enough.
-    pub(super) async fn pause(&mut self, why: String, after: Option<Duration>) -> Result<Option<Duration>, Fault> {
+    pub(super) async fn pause(&mut self, trouble: Trouble, after: Option<Duration>) -> Result<Option<Duration>, Fault> {
         let Retry { transport, pauses, begun } = self;
         let contacted = transport.contacted.load(Ordering::Relaxed);
         let patience = if contacted { transport.patience.later } else { Some(transport.patience.first) };
         // The last attempt is made when patience ends, not up to a pause earlier.
-        let left = patience.map(|patience| patience.saturating_sub(transport.clock.boot().since(*begun)));
+        let tried_for = transport.clock.boot().since(*begun);
+        let left = patience.map(|patience| patience.saturating_sub(tried_for));
         if left.is_some_and(|left| left.is_zero()) {
-            return Err(transport.unreachable(why));
+            return Err(transport.unreachable(trouble.why));
         }
         let pause = pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
         let pause = pause.min(left.unwrap_or(pause));
-        if transport.set_trouble(Some(&why)) {
-            transport.tell_trouble(&why, contacted, left);
-        }
+        transport.note_trouble(&trouble, contacted, tried_for, left);
         tokio::time::sleep(pause).await;
         Ok(left.map(|left| left - pause))
     }

@@ -24,6 +24,7 @@ use super::{
     session::Session,
     signals::Signals,
     transport::{Attempt, Transport, code_of, refused},
+    trouble::Trouble,
 };
 use crate::{
     api::{ErrorCode, OFFSET_HEADER},
@@ -108,7 +109,7 @@ enum Step {
     /// What arrived was something else.
     Mismatch(Fault),
     Again {
-        why: String,
+        trouble: Trouble,
         after: Option<Duration>,
     },
     Hopeless(Fault),
@@ -125,13 +126,13 @@ impl Uploading<'_> {
         loop {
             step = match step {
                 Step::Done => {
-                    self.transport.set_trouble(None);
+                    self.transport.end_trouble();
                     let already = if is_told { "is uploaded" } else { "is on the server already" };
                     screen.line(&format!("artifact {} {already}: {}", short(digest), size(*bytes)));
                     return Ok(());
                 }
                 Step::At(offset) => {
-                    self.transport.set_trouble(None);
+                    self.transport.end_trouble();
                     let from = if offset > 0 { format!(", going on at {}", size(offset)) } else { String::new() };
                     if !is_told || offset > 0 {
                         let (name, all) = (short(digest), size(*bytes));
@@ -156,8 +157,8 @@ impl Uploading<'_> {
                     }
                     self.look(&url).await
                 }
-                Step::Again { why, after } => {
-                    retry.pause(why, after).await?;
+                Step::Again { trouble, after } => {
+                    retry.pause(trouble, after).await?;
                     self.look(&url).await
                 }
                 Step::Hopeless(fault) => return Err(fault),
@@ -202,7 +203,7 @@ impl Uploading<'_> {
             Ok(body) => body,
             Err(error) => {
                 let failure = format!("the packed artifact cannot be read: {error}");
-                return Step::Again { why: failure, after: None };
+                return Step::Again { trouble: Trouble::broken(failure), after: None };
             }
         };
         let mut request = self.transport.request(Method::PUT, url.clone()).header(ACCEPT, "application/json");
@@ -218,7 +219,7 @@ impl Uploading<'_> {
         };
         tokio::select! {
             step = sending => step,
-            () = self.watch(&sent) => Step::Again { why: "the upload does not move".to_owned(), after: None },
+            () = self.watch(&sent) => Step::Again { trouble: Trouble::broken("the upload does not move"), after: None },
         }
     }
 
@@ -246,14 +247,16 @@ impl Uploading<'_> {
                 Some(ErrorCode::ArtifactMismatch) => Step::Mismatch(refused(answer)),
                 Some(_) | None => Step::Hopeless(refused(answer)),
             },
-            Attempt::Again { why, after, .. } | Attempt::Strange { why, after } => Step::Again { why, after },
+            Attempt::Again { trouble, after } => Step::Again { trouble, after },
+            Attempt::Strange { why, after } => Step::Again { trouble: Trouble::broken(why), after },
             Attempt::Hopeless(fault) => Step::Hopeless(fault),
         }
     }
 
     fn failed(&self, error: &reqwest::Error) -> Step {
         match self.transport.failed(error) {
-            Attempt::Again { why, after, .. } | Attempt::Strange { why, after } => Step::Again { why, after },
+            Attempt::Again { trouble, after } => Step::Again { trouble, after },
+            Attempt::Strange { why, after } => Step::Again { trouble: Trouble::broken(why), after },
             Attempt::Hopeless(fault) => Step::Hopeless(fault),
             Attempt::Answered(_) => Step::Busy,
         }

@@ -99,13 +99,23 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
     }
     lines.extend(agents(view, now));
     if view.holder.is_none() && !view.policy.paused {
-        next.push(("deploy", format!("singletrack deploy --project {project}")));
+        next.push(("deploy", deploy_command(view)));
     }
     if !next.is_empty() {
         lines.push("next:".to_owned());
         lines.extend(next.into_iter().map(|(what, command)| format!("  {what}: {command}")));
     }
     lines
+}
+
+/// How the project is deployed: by a pipeline that is there, or, where the server knows none, by the job itself.
+fn deploy_command(view: &ProjectView) -> String {
+    let (project, pipelines) = (&view.project, &view.pipelines);
+    match pipelines.first() {
+        None => format!("singletrack run --project {project} -- COMMAND"),
+        Some(_) if pipelines.iter().any(|name| name == "deploy") => format!("singletrack deploy --project {project}"),
+        Some(first) => format!("singletrack deploy --project {project} --pipeline {}", clean(first)),
+    }
 }
 
 fn agents(view: &ProjectView, now: Timestamp) -> Vec<String> {

@@ -75,7 +75,8 @@ async fn following(app: &App, scope: &Scope, after: Option<ProjectName>, count: 
             }
         }
     }
-    let summary = |project, state: ProjectState| ProjectSummary {
+    let summary = |project: ProjectName, state: ProjectState| ProjectSummary {
+        paused: app.queue.policy(&project).paused,
         project,
         holder: state.holder.as_ref().map(answer::unplaced),
         line_length: state.project.waiting_count,

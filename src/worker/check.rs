@@ -11,16 +11,25 @@ use crate::config::{Check, format_duration};
 /// How long one try may take: a server that accepts and never answers must not use up the whole check.
 const TRY_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long before its end a check asks for the last time: an answer that comes at all comes within this.
+const LAST_TRY: Duration = Duration::from_millis(500);
+
+/// So much sooner it gives up than its phase may: what is wrong with the URL is told, and not that the time is up.
+const AHEAD: Duration = Duration::from_millis(10);
+
 /// Asks until the first good answer. Each problem that differs from the one before goes to `note`; when the time is
 /// up, the last one is in the error. May be dropped at any time.
 pub async fn poll(check: &Check, mut note: impl FnMut(String)) -> Result<(), String> {
     let url = Url::parse(&check.url).map_err(|error| format!("{}: {error}", check.url))?;
     let client = client_for(&url, check.expect_status.is_some())
         .map_err(|error| format!("cannot ask {}: {}", shown(&url), innermost(&error)))?;
-    let give_up_at = Instant::now() + check.timeout;
+    let give_up_at = Instant::now() + check.timeout - AHEAD.min(check.timeout / 10);
+    // Where the next try would come too late, it comes a little sooner: all of the time is used.
+    let last_try_at = give_up_at - LAST_TRY.min(check.timeout / 2);
     let mut last_problem: Option<String> = None;
     loop {
-        let try_limit = TRY_LIMIT.min(give_up_at - Instant::now());
+        let begun = Instant::now();
+        let try_limit = TRY_LIMIT.min(give_up_at.saturating_duration_since(begun));
         let answer = client.get(url.clone()).timeout(try_limit).send().await;
         let problem = match answer.map(|answer| answer.status().as_u16()) {
             Ok(status) if is_good(status, check.expect_status) => return Ok(()),
@@ -35,16 +44,17 @@ pub async fn poll(check: &Check, mut note: impl FnMut(String)) -> Result<(), Str
             },
             Err(error) => innermost(&error),
         };
-        let next_at = Instant::now() + check.interval;
         if last_problem.as_ref() != Some(&problem) {
             note(format!("{} is not well yet: {problem}", shown(&url)));
         }
-        if next_at >= give_up_at {
+        if begun >= last_try_at {
+            // Not before the time that is told.
+            tokio::time::sleep_until(give_up_at).await;
             let waited = format_duration(check.timeout);
             return Err(format!("{} was not well within {waited}: {problem}", shown(&url)));
         }
         last_problem = Some(problem);
-        tokio::time::sleep_until(next_at).await;
+        tokio::time::sleep_until((Instant::now() + check.interval).min(last_try_at)).await;
     }
 }
 

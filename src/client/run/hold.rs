@@ -352,7 +352,7 @@ impl Work<'_> {
                 Exit::LeaseLost,
                 format!("the command has ended, but the lease of deployment {id} was over before the server knew it"),
             )
-            .hint(format!("`singletrack status {id}` tells what it is taken for"))),
+            .hint(format!("`singletrack status --project {project} {id}` shows what the server takes it for"))),
         }
     }
 

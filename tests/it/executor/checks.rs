@@ -49,6 +49,25 @@ async fn a_url_that_never_answers_well_fails_with_its_last_problem() {
 }
 
 #[tokio::test]
+async fn a_check_uses_all_of_its_time_also_where_its_interval_is_no_part_of_it() {
+    let url = server(&[503, 204]).await;
+    let keys = format!("check = {{ url = \"{url}\", interval = \"1s\", timeout = \"1s\" }}");
+    let ended = Trial::new().phase_with("verify", &keys).run().await;
+    assert!(matches!(ended.verdict, Verdict::Succeeded { .. }), "{:?}", ended.verdict);
+}
+
+#[tokio::test]
+async fn a_check_does_not_give_up_before_the_time_that_it_tells() {
+    let url = server(&[503]).await;
+    let keys = check(&url, "").replace("10ms", "400ms").replace("20s", "700ms");
+    let begun = std::time::Instant::now();
+    let ended = Trial::new().phase_with("verify", &keys).run().await;
+    let wanted = format!("phase \"verify\": {url} was not well within 700ms: it answered 503");
+    assert_eq!(failure(&ended.verdict), (FailureCode::VerifyFailed, wanted.as_str()));
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(690 - 10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_port_that_nobody_listens_on_is_named_as_such_and_rolls_back() {
     let deaf = DeafPort::take();
     let keys = check(&format!("http://user:secret@127.0.0.1:{}/", deaf.port), "").replace("20s", "30ms");

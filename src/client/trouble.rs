@@ -1,0 +1,60 @@
+//! What is wrong while a call is tried again, and how that is said.
+
+use std::time::Duration;
+
+use super::render::words::span;
+use crate::api::ErrorCode;
+
+/// How long nothing may come before that is told. A server under load, or one that waits for its database, answers within it.
+const SILENCE_LIMIT: Duration = Duration::from_secs(6);
+
+/// Why there is no answer to go by, this time.
+pub(super) struct Trouble {
+    /// For people.
+    pub why: String,
+    pub kind: Kind,
+}
+
+/// Who is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing came at all.
+    Silent,
+    /// The server answered that it cannot now, and said why.
+    Said(Option<ErrorCode>),
+    /// Anything else: a connection that breaks, an answer of something in between.
+    Broken,
+}
+
+impl Trouble {
+    pub fn broken(why: impl Into<String>) -> Self {
+        Trouble { why: why.into(), kind: Kind::Broken }
+    }
+
+    pub fn is_silent(&self) -> bool {
+        self.kind == Kind::Silent
+    }
+
+    /// Whether it is told, once it was tried for so long.
+    pub fn is_worth_telling(&self, tried_for: Duration) -> bool {
+        !self.is_silent() || tried_for >= SILENCE_LIMIT
+    }
+
+    /// What is told of it. `contacted`: whether the server has answered before. `limit`: how long it is tried again.
+    pub fn sentence(&self, server: &str, contacted: bool, tried_for: Duration, limit: &str) -> String {
+        let why = &self.why;
+        match self.kind {
+            Kind::Silent => {
+                format!("{server} does not answer (nothing came for {}); trying again {limit}", span(tried_for))
+            }
+            Kind::Said(Some(ErrorCode::ShuttingDown)) => {
+                format!("{server} is being stopped or restarted; waiting for it {limit}")
+            }
+            Kind::Said(_) => format!("{server} cannot do it now ({why}); trying again {limit}"),
+            Kind::Broken if contacted => {
+                format!("{server} does not answer as it should ({why}); trying again {limit}")
+            }
+            Kind::Broken => format!("{server} does not answer ({why}); trying again {limit}"),
+        }
+    }
+}
