@@ -68,7 +68,7 @@ pub struct Logs {
     #[arg(long, short)]
     pub follow: bool,
     /// Only the last N lines of what is there already
-    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(0..=TAIL_LINES as u64))]
+    #[arg(long, short = 'n', value_name = "N", value_parser = parse_count::<u64>(0..=TAIL_LINES as u64))]
     pub tail: Option<u64>,
     /// Only what happened since then: so long ago, such as 10m, or a time, such as 2026-03-01T12:00:00Z
     #[arg(long, value_name = "WHEN")]
