@@ -340,7 +340,8 @@ fn a_dotenv_report_is_written_in_every_ci_and_by_every_end() {
 
 #[test]
 fn a_file_that_cannot_be_written_costs_a_warning_and_never_the_deployment() {
-    let wrong: [(&str, fn(&Path)); 4] = [
+    type Make = fn(&Path);
+    let wrong: [(&str, Make); 4] = [
         ("there is no such folder", |path| _ = fs::remove_file(path)),
         ("a folder", |path| fs::create_dir(path).unwrap()),
         // A pipe that nobody reads: to open it would be to wait for ever.

@@ -24,6 +24,7 @@ mod clocks;
 mod config;
 mod database;
 mod docs;
+mod docs_ci;
 mod drain;
 mod durability;
 mod example_release_dir;
