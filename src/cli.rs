@@ -18,7 +18,7 @@ mod store;
 
 pub use deploy::{Deploy, FollowMode, Redeploy, Submit, WhenHeld};
 pub use groups::{Connect, JobEnd, Line, Origin, Server, Source, Target};
-pub use look::{Cancel, List, Logs, Release, StatusArgs, Wait, Why};
+pub use look::{Cancel, List, Logs, Release, StatusArgs, Wait, Wanted, Why};
 pub use run::{Fence, FenceCheck, Protect, Run, RunWhenHeld};
 pub use store::{Backup, Restore, Store, StoreCopy};
 

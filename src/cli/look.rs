@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Connect, Target, parse_count, parse_id, parse_project, parse_status, parse_timeout};
+use super::{Connect, Target, parse_count, parse_id, parse_project, parse_status, parse_text, parse_timeout};
 use crate::{
     config::Since,
     model::{DeploymentId, ProjectName, Status, bounds::TAIL_LINES},
@@ -89,16 +89,37 @@ pub struct Logs {
 pub struct List {
     /// The project
     #[arg(long, short, value_name = "NAME", env = "SINGLETRACK_PROJECT", value_parser = parse_project)]
+    #[arg(display_order = 0)]
     pub project: Option<ProjectName>,
-    /// Only those that stand so
-    #[arg(long, value_parser = parse_status, value_name = "STATUS")]
-    pub status: Option<Status>,
-    /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = parse_count::<u16>(1..=1000))]
+    /// Which of the project's deployments.
+    #[command(flatten)]
+    pub wanted: Wanted,
+    /// How many at most
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = parse_count::<u16>(1..=1000))]
     pub limit: u16,
+    /// Go on where a list ended: the nextCursor that it told
+    #[arg(long, value_parser = parse_text)]
+    pub cursor: Option<String>,
     /// The server.
     #[command(flatten)]
     pub connect: Connect,
+}
+
+/// Which of a project's deployments.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Only deployments with this status
+    #[arg(long, value_parser = parse_status, value_name = "STATUS", help_heading = "Filter")]
+    pub status: Option<Status>,
+    /// Only deployments of this actor
+    #[arg(long, value_name = "NAME", value_parser = parse_text, help_heading = "Filter")]
+    pub actor: Option<String>,
+    /// Only deployments of this branch or tag
+    #[arg(long = "ref", value_name = "REF", value_parser = parse_text, help_heading = "Filter")]
+    pub ref_name: Option<String>,
+    /// Only deployments submitted since then: so long ago, such as 24h, or a time, such as 2026-03-01T12:00:00Z
+    #[arg(long, value_name = "WHEN", help_heading = "Filter")]
+    pub since: Option<Since>,
 }
 
 /// `cancel`.

@@ -20,9 +20,10 @@ use crate::{
         Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
         Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReportsAnswer, ReportsRequest,
     },
+    cli::Wanted,
     clock::Clock,
     config::Since,
-    model::{DeploymentId, IdempotencyKey, ProjectName, Status},
+    model::{DeploymentId, IdempotencyKey, ProjectName},
 };
 
 /// What became of a submit.
@@ -301,25 +302,27 @@ impl Connection {
         self.transport.read(answer).map(|deployment| *deployment)
     }
 
-    /// A page of deployments, newest first.
+    /// A page of the deployments that are wanted, newest first.
     ///
     /// # Errors
     /// There is no answer to go by, or the server refuses.
     pub async fn deployments(
         &self,
         project: &ProjectName,
-        status: Option<Status>,
+        wanted: &Wanted,
         limit: u64,
         cursor: Option<&str>,
     ) -> Result<DeploymentList, Fault> {
         let mut url = self.project_url(project, &["deployments"]);
-        url.query_pairs_mut().append_pair("limit", &limit.to_string());
-        if let Some(status) = status {
-            url.query_pairs_mut().append_pair("status", status.as_str());
-        }
-        if let Some(cursor) = cursor {
-            url.query_pairs_mut().append_pair("cursor", cursor);
-        }
+        let wanted = [
+            ("status", wanted.status.map(|status| status.as_str().to_owned())),
+            ("actor", wanted.actor.clone()),
+            ("ref", wanted.ref_name.clone()),
+            ("since", wanted.since.map(|since| since.to_string())),
+            ("cursor", cursor.map(str::to_owned)),
+        ];
+        let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        url.query_pairs_mut().append_pair("limit", &limit.to_string()).extend_pairs(wanted);
         let answer = self.succeed(&Call::new(Method::GET, url)).await?;
         self.transport.read(answer).map(|list| *list)
     }

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     api::{Deployment, DeploymentList, ProjectList, ProjectSummary},
-    cli::List,
-    model::{ProjectName, Status},
+    cli::{List, Wanted},
+    model::ProjectName,
 };
 
 /// The largest page that the server gives.
@@ -31,45 +31,41 @@ pub async fn run(args: &List) -> Result<Exit, Failure> {
     let now = session.clock.wall();
     match &args.project {
         Some(project) => {
-            let list = deployments(&session.connection, project, args.status, limit).await?;
+            let list = deployments(&session.connection, project, args).await?;
             session.answer(&list, &deployment_lines(project, &list, now))?;
         }
-        None if args.status.is_some() => {
-            return Err(
-                Failure::new(Exit::Usage, "--status is about deployments").hint("name their project: --project NAME")
-            );
+        None if args.wanted != Wanted::default() => {
+            let message = "--status, --actor, --ref and --since are about deployments";
+            return Err(Failure::new(Exit::Usage, message).hint("name their project: --project NAME"));
         }
         None => {
-            let list = projects(&session.connection, limit).await?;
+            let list = projects(&session.connection, limit, args.cursor.clone()).await?;
             session.answer(&list, &project_lines(&list))?;
         }
     }
     Ok(Exit::Done)
 }
 
-async fn deployments(
-    connection: &Connection,
-    project: &ProjectName,
-    status: Option<Status>,
-    limit: u64,
-) -> Result<DeploymentList, Failure> {
-    let mut all = DeploymentList { deployments: Vec::new(), next_cursor: None };
+async fn deployments(connection: &Connection, project: &ProjectName, args: &List) -> Result<DeploymentList, Failure> {
+    let limit = u64::from(args.limit);
+    let mut all = DeploymentList { deployments: Vec::new(), next_cursor: args.cursor.clone() };
     loop {
-        let wanted = limit - all.deployments.len() as u64;
+        let count = limit - all.deployments.len() as u64;
         let cursor = all.next_cursor.as_deref();
-        let page = connection.deployments(project, status, wanted.min(PAGE_LIMIT), cursor).await;
+        let page = connection.deployments(project, &args.wanted, count.min(PAGE_LIMIT), cursor).await;
         let page = page.map_err(|fault| about_project(connection, project, fault))?;
-        let is_empty = page.deployments.is_empty();
+        // A page without entries is one that has found none yet: the next one goes on.
+        let is_stuck = page.next_cursor == all.next_cursor;
         all.deployments.extend(page.deployments);
         all.next_cursor = page.next_cursor;
-        if all.next_cursor.is_none() || is_empty || all.deployments.len() as u64 >= limit {
+        if all.next_cursor.is_none() || is_stuck || all.deployments.len() as u64 >= limit {
             return Ok(all);
         }
     }
 }
 
-async fn projects(connection: &Connection, limit: u64) -> Result<ProjectList, Failure> {
-    let mut all = ProjectList { projects: Vec::new(), next_cursor: None };
+async fn projects(connection: &Connection, limit: u64, cursor: Option<String>) -> Result<ProjectList, Failure> {
+    let mut all = ProjectList { projects: Vec::new(), next_cursor: cursor };
     loop {
         let wanted = limit - all.projects.len() as u64;
         let page = connection.projects(wanted.min(PAGE_LIMIT), all.next_cursor.as_deref()).await?;
@@ -90,10 +86,13 @@ fn deployment_lines(project: &ProjectName, list: &DeploymentList, now: Timestamp
         vec![["ID", "STATUS", "PIPELINE", "SOURCE", "ACTOR", "SUBMITTED", "TOOK"].map(str::to_owned).to_vec()];
     rows.extend(list.deployments.iter().map(|deployment| row(deployment, now)));
     let mut lines = table::lines(&rows);
-    if list.next_cursor.is_some() {
-        lines.push("(there are more: raise --limit)".to_owned());
-    }
+    lines.extend(list.next_cursor.as_deref().map(more));
     lines
+}
+
+/// How to see what stands behind a list.
+fn more(cursor: &str) -> String {
+    format!("(there are more: raise --limit, or go on with --cursor {})", clean(cursor))
 }
 
 fn row(deployment: &Deployment, now: Timestamp) -> Vec<String> {
@@ -141,5 +140,7 @@ fn project_lines(list: &ProjectList) -> Vec<String> {
             last_outcome.as_ref().map_or_else(|| "-".to_owned(), status_and_more),
         ]
     }));
-    table::lines(&rows)
+    let mut lines = table::lines(&rows);
+    lines.extend(list.next_cursor.as_deref().map(more));
+    lines
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::Deployment,
-    cli::StatusArgs,
+    cli::{StatusArgs, Wanted},
     model::{DeploymentId, ProjectName},
 };
 
@@ -44,7 +44,13 @@ pub async fn find(
     let view = connection.project(project).await.map_err(|fault| about_project(connection, project, fault))?;
     match view.holder {
         Some(holder) => Ok(holder),
-        None => connection.deployments(project, None, 1, None).await?.deployments.into_iter().next().ok_or_else(none),
+        None => connection
+            .deployments(project, &Wanted::default(), 1, None)
+            .await?
+            .deployments
+            .into_iter()
+            .next()
+            .ok_or_else(none),
     }
 }
 

@@ -21,6 +21,7 @@ mod plan;
 mod projects;
 mod read;
 mod router;
+mod scan;
 mod serve;
 mod socket;
 mod submit;

@@ -14,11 +14,11 @@ use super::{
     error::{Failure, echo},
     page::{Filled, Page},
     params::{InProject, Query, Target},
+    scan::{Filter, Scan},
 };
 use crate::{
     api::{self, DeploymentList, ErrorCode},
-    model::{Deployment, ProjectName, Revision, Status},
-    store::ListQuery,
+    model::{Deployment, ProjectName, Revision},
 };
 
 /// How many a page has, if the client does not say.
@@ -27,7 +27,7 @@ const PAGE_DEFAULT: u64 = 20;
 const PAGE_LIMIT: u64 = 100;
 
 /// Revisions are counted; no project ever has so many.
-const CURSOR_LIMIT: u64 = 1 << 53;
+const CURSOR_DIGITS: usize = 14;
 
 /// One deployment.
 pub async fn one(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Result<Response, Failure> {
@@ -38,30 +38,44 @@ pub async fn one(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Resul
 
 /// A project's deployments, newest first.
 pub async fn list(State(app): State<Arc<App>>, InProject(project): InProject, uri: Uri) -> Result<Response, Failure> {
-    let query = Query::of(&uri, &["status", "limit", "cursor"])?;
-    let status = query.get("status").map(status).transpose()?;
+    let query = Query::of(&uri, &[&Filter::PARAMETERS[..], &["limit", "cursor"]].concat())?;
+    let filter = Filter::of(&query, app.now())?;
     let limit = page_limit(&query)?;
-    let before = query.number("cursor", 1..=CURSOR_LIMIT)?.map(Revision);
+    let before = query.get("cursor").map(from_cursor).transpose()?;
     let mut page = Page::of(limit);
+    let mut scan = Scan::of(&app, &project, filter);
     let mut next = before;
-    let filled = loop {
-        let wanted = ListQuery { status, before: next, limit: page.wanted() };
-        let read = app.queue.store().list(project.clone(), wanted).await?;
-        let mut shown = Vec::with_capacity(read.len());
-        for deployment in &read {
+    let next = loop {
+        let found = scan.next(next, page.wanted()).await?;
+        let mut shown = Vec::with_capacity(found.deployments.len());
+        for deployment in &found.deployments {
             shown.push(Listed { ticket: deployment.ticket, deployment: placed(&app, &project, deployment).await? });
         }
         match page.fill(shown) {
             Filled::NotYet => next = page.last().map(|last| last.ticket),
-            filled @ (Filled::All | Filled::Full) => break filled,
+            Filled::Full => break page.last().map(|last| last.ticket),
+            Filled::All => break found.goes_on,
         }
     };
-    let next_cursor = page.last().filter(|_| filled == Filled::Full).map(|last| last.ticket.to_string());
     let deployments: Vec<_> = page.into_entries().into_iter().map(|listed| listed.deployment).collect();
     if deployments.is_empty() && before.is_none() {
         app.require_project(&project).await?;
     }
-    Ok(answer::json(StatusCode::OK, &DeploymentList { deployments, next_cursor }))
+    Ok(answer::json(StatusCode::OK, &DeploymentList { deployments, next_cursor: next.map(to_cursor) }))
+}
+
+/// A cursor, which only this server must understand: the ticket of the last deployment that was looked at. Whatever arrives later
+/// has a higher one, so a cursor stands where it stood.
+fn to_cursor(ticket: Revision) -> String {
+    format!("t{:x}", ticket.0)
+}
+
+fn from_cursor(text: &str) -> Result<Revision, Failure> {
+    let is_hex = |hex: &&str| hex.len() <= CURSOR_DIGITS && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let ticket = text.strip_prefix('t').filter(is_hex).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    ticket.map(Revision).ok_or_else(|| {
+        Failure::new(ErrorCode::InvalidParameter, format!("cursor is one that a page gave, not '{}'", echo(text)))
+    })
 }
 
 /// A deployment of a list, and its place in the order of arrival.
@@ -90,12 +104,4 @@ async fn placed(app: &App, project: &ProjectName, deployment: &Deployment) -> Re
 pub fn page_limit(query: &Query<'_>) -> Result<usize, Failure> {
     let limit = query.number("limit", 1..=PAGE_LIMIT)?.unwrap_or(PAGE_DEFAULT);
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
-}
-
-fn status(text: &str) -> Result<Status, Failure> {
-    const ALL: [Status; 5] = [Status::Pending, Status::Running, Status::Succeeded, Status::Failed, Status::Cancelled];
-    ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| {
-        let known = ALL.map(Status::as_str).join(", ");
-        Failure::new(ErrorCode::InvalidParameter, format!("status is one of {known}, not '{}'", echo(text)))
-    })
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod early;
 mod events;
 mod guard;
+mod history;
 mod lifecycle;
 mod limits;
 mod newer;
