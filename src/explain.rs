@@ -44,6 +44,7 @@ pub const PAGES: &[Page] = pages![
     "EXPIRED",
     "FORBIDDEN_ORIGIN",
     "HEADERS_TOO_LARGE",
+    "HOLDER_ALIVE",
     "HOLDER_CHANGED",
     "HOST_NOT_ALLOWED",
     "INTERNAL",

@@ -36,6 +36,7 @@ pub enum ErrorCode {
     NotOlder,
     SuccessorGone,
     HolderChanged,
+    HolderAlive,
     NoAgent,
     LeaseLost,
     UploadOffset,
@@ -56,7 +57,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 42] = [
+    pub const ALL: [ErrorCode; 43] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -83,6 +84,7 @@ impl ErrorCode {
         ErrorCode::NotOlder,
         ErrorCode::SuccessorGone,
         ErrorCode::HolderChanged,
+        ErrorCode::HolderAlive,
         ErrorCode::NoAgent,
         ErrorCode::LeaseLost,
         ErrorCode::UploadOffset,
@@ -127,6 +129,7 @@ impl ErrorCode {
             | ErrorCode::NotOlder
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
+            | ErrorCode::HolderAlive
             | ErrorCode::NoAgent
             | ErrorCode::LeaseLost
             | ErrorCode::UploadOffset
@@ -171,6 +174,7 @@ impl ErrorCode {
             ErrorCode::NotOlder => "A deployment can only supersede older ones",
             ErrorCode::SuccessorGone => "The superseding deployment is not in line",
             ErrorCode::HolderChanged => "Another deployment holds the slot by now",
+            ErrorCode::HolderAlive => "The worker that holds the slot is alive",
             ErrorCode::NoAgent => "No agent is connected that could run it",
             ErrorCode::LeaseLost => "The lease is not, or no longer, this deployment's",
             ErrorCode::UploadOffset => "The upload goes on elsewhere",
@@ -224,6 +228,7 @@ impl ErrorCode {
             | ErrorCode::NotOlder
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
+            | ErrorCode::HolderAlive
             | ErrorCode::LeaseLost
             | ErrorCode::UploadOffset
             | ErrorCode::ReportGap

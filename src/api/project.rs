@@ -195,6 +195,9 @@ pub struct ReleaseRequest {
     /// Only if this deployment holds the slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment_id: Option<DeploymentId>,
+    /// Also from a worker that was heard of within its lease, and may still be at work.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub even_if_alive: bool,
 }
 
 /// The answer to a release.

@@ -151,6 +151,9 @@ pub struct Release {
     /// Only if this deployment holds the slot
     #[arg(long, value_name = "ID", value_parser = parse_id)]
     pub deployment: Option<DeploymentId>,
+    /// Also from a worker that is alive: what it runs may go on for a while beside the next deployment
+    #[arg(long)]
+    pub even_if_alive: bool,
     /// Where.
     #[command(flatten)]
     pub target: Target,

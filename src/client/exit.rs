@@ -231,6 +231,7 @@ pub fn exit_of(code: Option<ErrorCode>) -> Exit {
             | ErrorCode::PreemptionRefused
             | ErrorCode::NotOlder
             | ErrorCode::HolderChanged
+            | ErrorCode::HolderAlive
             | ErrorCode::NoAgent,
         ) => Exit::Blocked,
         Some(ErrorCode::LeaseLost | ErrorCode::ReportGap) => Exit::LeaseLost,
@@ -274,6 +275,9 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::DeadlinePassed => Some("pass a longer --timeout; `singletrack why` shows who holds the slot"),
         ErrorCode::ProjectPaused => Some("the project's configuration has paused = true; `singletrack why` shows it"),
         ErrorCode::NoAgent => Some("start one with `singletrack agent`; `singletrack why` shows which were seen when"),
+        ErrorCode::HolderAlive => Some(
+            "`singletrack cancel` asks it to stop, and the slot moves on when it has; --even-if-alive frees the slot all the same",
+        ),
         ErrorCode::LineFull | ErrorCode::HolderChanged => {
             Some("`singletrack why` shows who holds the slot and who waits")
         }

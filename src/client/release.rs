@@ -1,13 +1,18 @@
 //! `release`: an operator forces the slot free.
 
+use jiff::Timestamp;
+
 use super::{
     connection::Patience,
     exit::{Exit, Failure},
-    render::words::who_deploys,
+    render::{
+        clean::clean,
+        words::{between, span, who_deploys},
+    },
     session::Session,
 };
 use crate::{
-    api::{ReleaseAnswer, ReleaseRequest},
+    api::{Deployment, ReleaseAnswer, ReleaseRequest},
     cli::Release,
 };
 
@@ -27,17 +32,34 @@ pub async fn run(args: &Release) -> Result<Exit, Failure> {
         session.answer(&ReleaseAnswer { released: None }, &[format!("{project}: the slot is free already")])?;
         return Ok(Exit::Done);
     };
-    let body = ReleaseRequest { reason: args.reason.clone(), deployment_id: Some(holder) };
+    let body =
+        ReleaseRequest { reason: args.reason.clone(), deployment_id: Some(holder), even_if_alive: args.even_if_alive };
     let answer = session.connection.release(project, &body).await?;
-    let line = match &answer.released {
-        Some(released) => format!(
-            "{project}: the slot is taken from {} ({}), which ends {}",
-            who_deploys(released),
-            released.id,
-            released.status.as_str()
-        ),
-        None => format!("{project}: the slot is free already"),
+    let lines = match &answer.released {
+        Some(released) => {
+            let taken = format!(
+                "{project}: the slot is taken from {} ({}), which ends {}",
+                who_deploys(released),
+                released.id,
+                released.status.as_str()
+            );
+            [taken].into_iter().chain(may_still_run(released, session.clock.wall())).collect()
+        }
+        None => vec![format!("{project}: the slot is free already")],
     };
-    session.answer(&answer, &[line])?;
+    session.answer(&answer, &lines)?;
     Ok(Exit::Done)
+}
+
+/// What may go on although the slot is another's; nothing of one that had not started.
+fn may_still_run(released: &Deployment, now: Timestamp) -> Option<String> {
+    released.started_at?;
+    let what =
+        released.phase.as_deref().map_or_else(|| "its command".to_owned(), |phase| format!("phase {}", clean(phase)));
+    let heard = released.last_heartbeat_at.map(|at| format!(", which was heard of {} ago,", span(between(at, now))));
+    let heard = heard.unwrap_or_default();
+    Some(format!(
+        "{what} may still run: its worker{heard} stops it as soon as it hears of the release, and cannot hear of it while it \
+         is cut off from the server"
+    ))
 }

@@ -60,9 +60,10 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
             let is_stuck =
                 holder.status == Status::Running && matches!(view.liveness, Some(Liveness::Silent | Liveness::Lost));
             if is_stuck {
+                let flag = if view.liveness == Some(Liveness::Lost) { "" } else { " --even-if-alive" };
                 next.push((
                     "force the slot free, if its worker is gone for good",
-                    format!("singletrack release --project {project} --deployment {} --reason '...'", holder.id),
+                    format!("singletrack release --project {project} --deployment {}{flag} --reason '...'", holder.id),
                 ));
             }
         }

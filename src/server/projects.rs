@@ -141,10 +141,10 @@ pub async fn release(
 ) -> Result<Response, Failure> {
     let (parts, body) = request.into_parts();
     Query::of(&parts.uri, &[])?;
-    let ReleaseRequest { reason, deployment_id } = body::read_json(&parts.headers, body).await?;
+    let ReleaseRequest { reason, deployment_id, even_if_alive } = body::read_json(&parts.headers, body).await?;
     let reason = reason_text(&reason)?;
     app.require_project(&project).await?;
-    let released = match app.queue.release(project.clone(), reason.clone(), deployment_id).await? {
+    let released = match app.queue.release_if(project.clone(), reason.clone(), deployment_id, even_if_alive).await? {
         Released::Ended(deployment) => {
             tracing::warn!(%project, deployment.id = %deployment.id, %reason, "an operator forced the slot free");
             Some(answer::unplaced(&deployment))
@@ -154,6 +154,17 @@ pub async fn release(
             return Err(Failure::new(
                 ErrorCode::HolderChanged,
                 format!("deployment {} holds the slot by now; look again before you release it", holder.id),
+            ));
+        }
+        Released::Alive(holder) => {
+            let phase = holder.phase.as_ref().map(|phase| format!(", phase {phase}")).unwrap_or_default();
+            return Err(Failure::new(
+                ErrorCode::HolderAlive,
+                format!(
+                    "deployment {} runs{phase}, and its worker was heard of within its lease: what it runs may go on beside \
+                     the next deployment. Cancel it, or release it with evenIfAlive",
+                    holder.id
+                ),
             ));
         }
     };

@@ -230,6 +230,7 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     let resumed = server.request(Method::GET, &format!("{one}/events?after={last}"));
     driven.see(resumed.header("Accept", "text/event-stream")).await;
     driven.post("/v1/projects/web/release", json!({ "reason": "why" })).await;
+    driven.post("/v1/projects/web/release", json!({ "reason": "why", "evenIfAlive": true })).await;
     leased(&mut driven).await;
     claimed(&mut driven).await;
     artifacts(&mut driven).await;

@@ -397,7 +397,14 @@ flock --shared "$TEST_DIR/gate" true
     assert!(changed.body["message"].as_str().unwrap().contains(&holder), "{}", changed.text);
     assert_eq!(server.deployment(&holder, "").await.body["status"], "RUNNING");
 
-    let freed = server.post("/v1/projects/web/release", json!({ "reason": "stuck", "deploymentId": holder })).await;
+    let alive = server.post("/v1/projects/web/release", json!({ "reason": "stuck", "deploymentId": holder })).await;
+    assert_eq!(alive.refusal(), (409, "HOLDER_ALIVE"), "{}", alive.text);
+    assert!(alive.body["message"].as_str().unwrap().contains("phase pid"), "{}", alive.text);
+    assert_eq!(server.deployment(&holder, "").await.body["status"], "RUNNING");
+    assert_eq!(server.audit(&holder), [], "nothing was done");
+
+    let body = json!({ "reason": "stuck", "deploymentId": holder, "evenIfAlive": true });
+    let freed = server.post("/v1/projects/web/release", body).await;
     assert_eq!((freed.status, &freed.body["released"]["id"]), (200, &json!(holder)), "{}", freed.text);
     let error = &freed.body["released"]["error"];
     assert_eq!((&error["code"], &freed.body["released"]["status"]), (&json!("RELEASED"), &json!("FAILED")));

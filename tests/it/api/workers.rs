@@ -87,7 +87,8 @@ async fn a_parked_heartbeat_hears_a_cancel_and_a_lost_lease_at_once() {
     assert_eq!(ended.body["error"], json!({ "code": "CANCELLED", "message": "cancelled: wrong branch" }));
     let other = Claimed::take(&server, "other").await;
     let parked = other.call("heartbeat?maxWaitSeconds=60", json!({}));
-    let release = async { server.post("/v1/projects/web/release", json!({ "reason": "stuck" })).await };
+    let release =
+        async { server.post("/v1/projects/web/release", json!({ "reason": "stuck", "evenIfAlive": true })).await };
     let (parked, released) = tokio::join!(parked, release);
     assert_eq!((parked.status, &parked.body["errorCode"]), (409, &json!("LEASE_LOST")));
     assert_eq!(released.body["released"]["error"]["code"], "RELEASED");
@@ -171,7 +172,7 @@ async fn a_release_and_the_result_that_comes_after_it_are_on_the_record() {
     let refused = server.post("/v1/projects/web/release", json!({})).await;
     assert_eq!(refused.status, 400, "a release without a reason: {}", refused.text);
     assert_eq!(server.audit(&claimed.id), []);
-    server.post("/v1/projects/web/release", json!({ "reason": "the runner burned down" })).await;
+    server.post("/v1/projects/web/release", json!({ "reason": "the runner burned down", "evenIfAlive": true })).await;
     let released = claimed.now().await;
     let late = claimed.call("finish", json!({ "status": "SUCCEEDED", "outputs": { "version": "7" } })).await;
     assert_eq!((late.status, &late.body["errorCode"]), (409, &json!("LEASE_LOST")));

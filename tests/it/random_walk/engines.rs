@@ -291,6 +291,7 @@ impl Walk {
                 match queue.release(self.project(project), "stuck".to_owned(), only).await.unwrap() {
                     Released::Ended(deployment) => format!("released {}", self.number(deployment.id)),
                     Released::WasFree => "was free".to_owned(),
+                    Released::Alive(holder) => panic!("{} was not to be spared", self.number(holder.id)),
                     Released::HolderChanged(holder) => format!("held by {}", self.number(holder.id)),
                 }
             }

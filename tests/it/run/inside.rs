@@ -33,7 +33,7 @@ async fn after_a_release_the_fence_is_gone() {
     let script = "trap '' TERM; echo up; read line; \"$SINGLETRACK\" fence check; echo $?";
     let mut running = Running::start(&server, &["--lease", "60s"], script);
     running.says("up");
-    let released = server.post("/v1/projects/web/release", json!({ "reason": "a test" })).await;
+    let released = server.post("/v1/projects/web/release", json!({ "reason": "a test", "evenIfAlive": true })).await;
     assert_eq!(released.status, 200, "{}", released.text);
     running.go_on();
     let (code, printed) = running.end();
