@@ -25,6 +25,8 @@ const AT_ONCE: usize = 10;
 const BODY_BYTES: usize = 60_000;
 /// Far more than a connection lives that is closed at once.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a balancer keeps a connection for the next request, by default.
+const BALANCERS_HOLD: Duration = Duration::from_secs(61);
 
 type Headers = Vec<(&'static str, &'static str)>;
 
@@ -206,4 +208,16 @@ async fn clients_that_do_not_read_are_let_go_and_do_not_hold_up_an_end() {
     let begun = std::time::Instant::now();
     assert!(server.terminate().success());
     assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?} to end", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_that_idles_as_long_as_balancers_hold_theirs_is_answered_again() {
+    let server = TestServer::gated();
+    let mut connection = server.connect().await;
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", server.authority());
+    for idle in [Duration::ZERO, BALANCERS_HOLD] {
+        tokio::time::sleep(idle).await;
+        connection.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(read_one(&mut connection).await.status, 200);
+    }
 }
