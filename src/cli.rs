@@ -66,8 +66,19 @@ impl Cli {
 /// Reads arguments and variables. A variable that is set to nothing counts as not set: CI systems set it so where the value
 /// that is to stand in it does not exist.
 fn read<T: CommandFactory + FromArgMatches>(args: impl IntoIterator<Item = OsString>) -> Result<T, clap::Error> {
-    let matches = without_empty_variables(T::command()).try_get_matches_from(args)?;
+    let args: Vec<_> = args.into_iter().collect();
+    let mut command = without_empty_variables(T::command());
+    // A flag wins over a variable, also one that says that what the variable holds is not wanted.
+    if args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--no-order") {
+        command = without_variable(command, "order");
+    }
+    let matches = command.try_get_matches_from(args)?;
     T::from_arg_matches(&matches)
+}
+
+fn without_variable(command: clap::Command, id: &'static str) -> clap::Command {
+    let command = command.mut_args(|arg| if arg.get_id() == id { arg.env(None::<&'static str>) } else { arg });
+    command.mut_subcommands(|command| without_variable(command, id))
 }
 
 fn without_empty_variables(command: clap::Command) -> clap::Command {

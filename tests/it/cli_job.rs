@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     fake::{Fake, OURS, Part, Reply, SUCCESSOR, complete, conflict, deployment, ended, frame, problem, stream_to},
-    harness::SINGLETRACK,
+    harness::{SINGLETRACK, TestServer},
 };
 
 const LAST: &str = "01998c6e-0000-7000-8000-00000000000d";
@@ -369,4 +369,61 @@ fn a_file_that_cannot_be_written_costs_a_warning_and_never_the_deployment() {
             assert_eq!(fs::metadata(&path).unwrap().len(), 1024 * 1024, "what is there is as it was");
         }
     }
+}
+
+/// A `run` in a job of its own folder, against a real server.
+fn real_run(server: &TestServer, folder: &Path, args: &[&str], command: &str) -> Command {
+    let mut run = Command::new(SINGLETRACK);
+    run.env_clear().env("PATH", "/usr/bin:/bin").env("SINGLETRACK_URL", &server.base).current_dir(folder);
+    run.args(["run", "--project", "web"]).args(args).args(["--", "sh", "-c", command]);
+    run.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    run
+}
+
+#[tokio::test]
+async fn a_run_that_is_superseded_while_it_runs_ends_as_its_job_wants() {
+    for (flag, newer, code, says) in [
+        ("--superseded-ok", "true", 0, "no failure with --superseded-ok"),
+        ("--follow-successor", "true", 0, "following that one"),
+        ("--follow-successor", "exit 7", 1, "PHASE_FAILED"),
+        // What it does without such a flag.
+        ("--no-logs", "true", 122, "cancelled"),
+    ] {
+        let server = TestServer::start("");
+        let folder = tempfile::tempdir().unwrap();
+        let command = "echo '::singletrack output url=https://web.example::'; touch begun; exec sleep 600";
+        let first = real_run(&server, folder.path(), &[flag, "--dotenv", "run.env"], command).spawn().unwrap();
+        while !folder.path().join("begun").exists() {
+            tokio::task::yield_now().await;
+        }
+        let second = real_run(&server, folder.path(), &["--cancel-in-progress-deployment"], newer).spawn().unwrap();
+        Ended::of(first).expect(code, says);
+        Ended::of(second);
+        let text = fs::read_to_string(folder.path().join("run.env")).unwrap();
+        let names: Vec<_> = text.lines().map(|line| line.split_once('=').unwrap().0).collect();
+        let expected: &[&str] = match (flag, code) {
+            // The outputs are those of the one that counts, and the newer one has none; nor has what is not copied.
+            ("--follow-successor", 0) | ("--no-logs", _) => {
+                &["DEPLOYMENT_ID", "DEPLOYMENT_STATUS", "DEPLOYMENT_SUPERSEDED_BY"]
+            }
+            _ => &["DEPLOYMENT_ID", "DEPLOYMENT_STATUS", "DEPLOYMENT_SUPERSEDED_BY", "DEPLOYMENT_OUTPUT_URL"],
+        };
+        assert_eq!(names, expected, "{flag}");
+    }
+}
+
+#[test]
+fn no_order_wins_over_a_variable_that_has_one() {
+    let job = Job::with(eventful(json!({})));
+    let mut command = job.command(&["deploy", "--project", "web", "--no-order"]);
+    command.env("SINGLETRACK_ORDER", "9").stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ended::of(command.spawn().unwrap()).expect(0, "succeeded");
+    assert_eq!(job.fake.of(SUBMIT)[0].json()["order"], Value::Null);
+    job.deploy(&["--no-order", "--order", "9"]).expect(2, "cannot be used with");
+    // What a command of a run is told is its own.
+    let job = Job::with(Fake::start(|_, _| Reply::Json(409, problem(409, "OUTDATED"))));
+    let mut command = job.command(&["run", "--project", "web", "--", "true", "--no-order"]);
+    command.env("SINGLETRACK_ORDER", "9").stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ended::of(command.spawn().unwrap()).expect(122, "OUTDATED");
+    assert_eq!(job.fake.of(SUBMIT).last().unwrap().json()["order"], 9);
 }
