@@ -16,7 +16,7 @@ pub use project::{
     Plan, PlanChange, PlanOutcome, PlanPhase, PlanRefusal, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer,
     ReleaseRequest,
 };
-pub use submit::{ArtifactRef, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest};
+pub use submit::{ArtifactRef, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
 pub use worker::{
     Accepted, AgentView, ClaimRequest, Claimed, FinishRequest, HeartbeatAnswer, LEASE_HEADER, Lease, ReportsAnswer,
     ReportsRequest,

@@ -130,6 +130,9 @@ pub struct Plan {
     /// That no agent is connected that could run it, in one sentence.
     #[serde(default)]
     pub waits_for_agent: Option<String>,
+    /// How long its run would take.
+    #[serde(flatten)]
+    pub takes: super::submit::Takes,
 }
 
 /// What would become of a submit.

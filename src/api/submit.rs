@@ -104,6 +104,21 @@ pub struct Conflict {
     pub start_unknown: Option<String>,
     /// Whether the blocking deployment is of the same CI run.
     pub relation: Relation,
+    /// How long yours takes, where a place in line is kept for you.
+    #[serde(flatten)]
+    pub takes: Takes,
+}
+
+/// How long a deployment's run takes once it has the slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Takes {
+    /// The pipeline's own time-out, where the server's configuration sets one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline_timeout_seconds: Option<u64>,
+    /// How long runs of the pipeline took so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usual_duration: Option<Eta>,
 }
 
 /// Who is in the way: who, what, how far, how long yet.

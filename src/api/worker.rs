@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use super::submit::Takes;
 use super::{
     deployment::{Deployment, DeploymentError},
     submit::ArtifactRef,
@@ -40,6 +41,9 @@ pub struct Accepted {
     /// The lease, with `claim: true`, once the slot is its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// How long it takes.
+    #[serde(flatten)]
+    pub takes: Takes,
 }
 
 /// An agent asks for work.

@@ -4,6 +4,7 @@ use super::{
     connection::Patience,
     exit::{Exit, Failure},
     follow::How,
+    reason::Reason,
     render::words::{between, span},
     session::Session,
     signals::Signals,
@@ -77,6 +78,7 @@ fn tell_end(session: &Session, deployment: &Deployment) -> Result<Exit, Failure>
         exit: Exit::Failed,
         message: format!("deployment {id} was not cancelled: {what}"),
         hint: Some(format!("`singletrack status --project {project} {id}` shows how it ended")),
+        reason: Some(Reason::NotCancelled),
         problem: serde_json::to_value(deployment).ok(),
     })
 }

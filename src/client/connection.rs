@@ -18,7 +18,7 @@ pub use super::{
 use crate::{
     api::{
         Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
-        Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReportsAnswer, ReportsRequest,
+        Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReportsAnswer, ReportsRequest, Takes,
     },
     cli::Wanted,
     clock::Clock,
@@ -39,6 +39,8 @@ pub enum Submitted {
         was_in_doubt: bool,
         /// The lease, where the submit claimed it.
         lease: Option<Lease>,
+        /// How long its run takes.
+        takes: Takes,
     },
     /// 409: another holds the slot.
     Conflict {
@@ -157,8 +159,9 @@ impl Connection {
         if answer.status.is_success() {
             let (replayed, was_in_doubt) = (answer.replayed, answer.was_in_doubt);
             let accepted = self.transport.read::<Accepted>(answer)?;
-            let Accepted { deployment, lease } = *accepted;
-            return Ok(Submitted::Accepted { deployment: Box::new(deployment), replayed, was_in_doubt, lease });
+            let Accepted { deployment, lease, takes } = *accepted;
+            let deployment = Box::new(deployment);
+            return Ok(Submitted::Accepted { deployment, replayed, was_in_doubt, lease, takes });
         }
         if answer.status == StatusCode::CONFLICT && answer.body.get("deploymentId").is_some() {
             let problem = answer.body.clone();

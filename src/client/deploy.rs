@@ -9,6 +9,7 @@ use super::{
     connection::{Completion, Fault, Patience, Submitted, Turn},
     deadline::Deadline,
     exit::{Exit, Failure},
+    fits::{Expected, too_short},
     follow::{FollowLimits, Follower, How},
     job::Job,
     key::Key,
@@ -23,10 +24,10 @@ use super::{
     upload,
 };
 use crate::{
-    api::{ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest},
+    api::{ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest, Takes},
     cli::{Deploy, FollowMode, WhenHeld},
     clock::BootInstant,
-    model::{DeploymentId, ProjectName, Status},
+    model::{DeploymentId, Eta, ProjectName, Status},
 };
 
 /// How long the answer to a submit is waited for once it is time to stop, so that what it made can be cancelled.
@@ -196,7 +197,10 @@ impl Run<'_> {
         let session = self.session;
         let sent_at = session.clock.boot();
         match self.submit_anew().await {
-            Ok(Submitted::Accepted { deployment, replayed, lease, .. }) => {
+            Ok(Submitted::Accepted { deployment, replayed, lease, takes, .. }) => {
+                if !deployment.status.is_final() {
+                    self.tell_fit(deployment.expected_start.flatten(), &takes);
+                }
                 match lease {
                     Some(lease) if self.claims => {
                         self.grant = Some(Grant { deployment: deployment.clone(), lease, sent_at });
@@ -207,6 +211,7 @@ impl Run<'_> {
                 Observation::Accepted { deployment, replayed }
             }
             Ok(Submitted::Conflict { conflict, problem }) => {
+                self.tell_fit(conflict.expected_start.flatten(), &conflict.takes);
                 self.problem = Some(problem);
                 self.held = Some(conflict.clone());
                 self.tell_waiting();
@@ -268,6 +273,18 @@ impl Run<'_> {
             position => format!(", number {position}"),
         };
         self.session.screen.line(&format!("{}: deployment {} {what}{place}", deployment.project, deployment.id));
+    }
+
+    /// Says at the first submit that the time-out is too short, rather than when it is over.
+    fn tell_fit(&self, start: Option<Eta>, takes: &Takes) {
+        if self.held.is_some() {
+            return;
+        }
+        let is_run_counted = !self.claims && !self.args.submit.detach;
+        let expected = Expected { start, run: is_run_counted.then_some(takes) };
+        if let Some(text) = too_short(expected, self.args.submit.line.timeout, self.deadline.remaining()) {
+            self.session.screen.warning(&text);
+        }
     }
 
     fn tell_waiting(&self) {

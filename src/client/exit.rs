@@ -4,7 +4,10 @@ use std::{fmt, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use super::connection::{Connection, Fault, Refusal};
+use super::{
+    connection::{Connection, Fault, Refusal},
+    reason::{Reason, told_by},
+};
 use crate::{
     api::ErrorCode,
     explain,
@@ -82,6 +85,8 @@ pub struct Failure {
     pub message: String,
     /// Reads after "hint: ".
     pub hint: Option<String>,
+    /// Why, where neither the exit code nor what the server said tells it.
+    pub reason: Option<Reason>,
     /// What the server said, for `--json`.
     pub problem: Option<Value>,
 }
@@ -89,7 +94,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without a hint.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Failure { exit, message: message.into(), hint: None, problem: None }
+        Failure { exit, message: message.into(), hint: None, reason: None, problem: None }
     }
 
     /// Adds the next thing to do.
@@ -99,18 +104,21 @@ impl Failure {
         self
     }
 
+    /// Says why.
+    #[must_use]
+    pub fn because(self, reason: Reason) -> Self {
+        Failure { reason: Some(reason), ..self }
+    }
+
+    /// Why, for programs.
+    pub fn reason(&self) -> Option<&str> {
+        let told = || self.problem.as_ref().and_then(|problem| told_by(problem, self.exit));
+        self.reason.map(Reason::as_str).or_else(told).or_else(|| Reason::of(self.exit).map(Reason::as_str))
+    }
+
     /// The code whose page tells more: the server's own where the failure is what that code says, else the exit code.
     pub fn topic(&self) -> Option<&'static str> {
-        let told = self.problem.as_ref().and_then(|problem| {
-            let refused = &problem["errorCode"];
-            let ended = &problem["error"]["code"];
-            let status = serde_json::from_value(problem["status"].clone()).ok();
-            let exit = match (ended.as_str(), status) {
-                (Some(code), Some(status)) => exit_of_end(status, code),
-                _ => exit_of(serde_json::from_value(refused.clone()).ok()),
-            };
-            (exit == self.exit).then(|| ended.as_str().or(refused.as_str())).flatten()
-        });
+        let told = self.problem.as_ref().and_then(|problem| told_by(problem, self.exit));
         let page = told.and_then(explain::find).or_else(|| match self.exit {
             Exit::Blocked | Exit::Cancelled | Exit::LeaseLost | Exit::TimedOut | Exit::Fault => {
                 explain::find(&self.exit.code().to_string())
@@ -121,17 +129,22 @@ impl Failure {
         page.map(|page| page.code)
     }
 
-    /// What `--json` prints on standard output: the server's problem, or one of our own making in the same form.
+    /// What `--json` prints on standard output: the server's problem, or one of our own making in the same form; and why the
+    /// command ended so.
     pub fn to_json(&self) -> Value {
-        self.problem.clone().unwrap_or_else(|| {
+        let mut told = self.problem.clone().unwrap_or_else(|| {
             json!({
                 "type": "urn:singletrack:problem:client",
                 "title": "The client ended without an answer",
                 "detail": self.message,
                 "message": self.message,
-                "exitCode": self.exit.code(),
             })
-        })
+        });
+        if let Some(members) = told.as_object_mut() {
+            members.insert("exitCode".to_owned(), json!(self.exit.code()));
+            members.insert("reason".to_owned(), json!(self.reason()));
+        }
+        told
     }
 }
 
@@ -146,12 +159,12 @@ impl From<Fault> for Failure {
         let message = fault.to_string();
         match fault {
             Fault::Unreachable { server, why } => {
-                Failure::new(Exit::Fault, message).hint(unreachable_hint(&server, &why))
+                Failure::new(Exit::Fault, message).hint(unreachable_hint(&server, &why)).because(Reason::Unreachable)
             }
-            Fault::Foreign { server, .. } => Failure::new(Exit::Fault, message).hint(format!(
+            Fault::Foreign { server, .. } => Failure::new(Exit::Fault, message).because(Reason::NotSingletrack).hint(format!(
                 "check --server (or SINGLETRACK_URL), and what stands in front of it: `curl -i {server}healthz`"
             )),
-            Fault::Proxy { .. } => Failure::new(Exit::Fault, message).hint(
+            Fault::Proxy { .. } => Failure::new(Exit::Fault, message).because(Reason::ProxyLimit).hint(
                 "raise the largest body that the proxy takes (nginx: client_max_body_size 0), or name the server itself with --server",
             ),
             Fault::Refused(refusal) => Failure::from(*refusal),
@@ -169,7 +182,13 @@ impl From<Refusal> for Failure {
             code => code.and_then(hint_of),
         };
         let hint = hint.map(str::to_owned);
-        Failure { exit: exit_of(refusal.code), message: refusal.message.clone(), hint, problem: Some(refusal.body) }
+        Failure {
+            exit: exit_of(refusal.code),
+            message: refusal.message.clone(),
+            hint,
+            reason: None,
+            problem: Some(refusal.body),
+        }
     }
 }
 

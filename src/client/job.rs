@@ -176,6 +176,7 @@ impl Job<'_> {
                     ours.id, successor.id
                 ),
                 hint: Some("deploy again, if it is still wanted".to_owned()),
+                reason: None,
                 problem: serde_json::to_value(ours).ok(),
             });
         }

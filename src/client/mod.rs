@@ -9,6 +9,7 @@ mod dial;
 mod download;
 pub mod exit;
 pub mod explain;
+mod fits;
 pub mod follow;
 mod job;
 mod key;
@@ -18,6 +19,7 @@ mod logs;
 pub mod manual;
 mod parent;
 mod plan;
+pub mod reason;
 mod release;
 pub mod render;
 mod report;
@@ -96,6 +98,11 @@ pub fn refuse(error: &clap::Error) -> ExitCode {
         let first = lines.next().unwrap_or_default();
         print::error("singletrack: exit code 2", first.strip_prefix("error: ").unwrap_or(first));
         lines.for_each(print::progress);
+        let wants_json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
+        if wants_json {
+            // The exit code tells already that this did not go well.
+            let _ = print::json(&Failure::new(Exit::Usage, first.strip_prefix("error: ").unwrap_or(first)).to_json());
+        }
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

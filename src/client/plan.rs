@@ -6,6 +6,8 @@ use super::{
     deadline::Deadline,
     deploy::inside,
     exit::{Exit, Failure, exit_of},
+    fits::{Expected, too_short},
+    reason::{Reason, told_by},
     render::{
         clean::clean,
         words::{overtaken, start, who_deploys},
@@ -39,6 +41,12 @@ pub async fn run(session: &Session, args: &Deploy, body: &[u8], deadline: &Deadl
     if let Some(members) = whole.as_object_mut() {
         // Null where only the run itself can tell.
         members.insert("exitCode".to_owned(), end.map_or(Value::Null, |exit| json!(exit.code())));
+        members.insert("reason".to_owned(), json!(end.and_then(|exit| reason(&plan, exit))));
+    }
+    let start = plan.expected_wait.filter(|_| plan.queue_position > 0);
+    let expected = Expected { start, run: (!args.submit.detach).then_some(&plan.takes) };
+    if let (None, Some(text)) = (end, too_short(expected, args.submit.line.timeout, args.submit.line.timeout)) {
+        session.screen.warning(&text);
     }
     session.answer(&whole, &lines(&plan, end, inside()))?;
     Ok(end.unwrap_or(Exit::Done))
@@ -60,6 +68,19 @@ fn end(plan: &Plan, args: &Deploy, inside: Option<DeploymentId>) -> Option<Exit>
             Some(Exit::Cancelled)
         }
         PlanOutcome::Waits | PlanOutcome::Starts => None,
+    }
+}
+
+/// Why it would end so, as the deploy itself would say it.
+fn reason(plan: &Plan, end: Exit) -> Option<String> {
+    let own = |reason: Reason| Some(reason.as_str().to_owned());
+    match outcome(plan) {
+        PlanOutcome::Refused => told_by(&json!(plan.refusal), end).map(str::to_owned),
+        PlanOutcome::Replayed => plan.replays.as_ref()?.error.as_ref().map(|error| error.code.clone()),
+        PlanOutcome::Blocked => own(Reason::DeploymentInProgress),
+        PlanOutcome::Waits if end == Exit::Blocked => own(Reason::InsideHolder),
+        PlanOutcome::Waits => own(Reason::Overtaken),
+        PlanOutcome::Starts => None,
     }
 }
 

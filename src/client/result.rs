@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{
     exit::{Exit, Failure, exit_of_end},
+    reason::Reason,
     render::{
         clean::clean,
         words::{Ahead, between, span},
@@ -45,12 +46,14 @@ pub fn tell(
             exit: Exit::Blocked,
             message: format!("this is a command of deployment {}, which holds the slot", conflict.deployment_id),
             hint: Some("waiting for it would be waiting for oneself: deploy another project, or after it".to_owned()),
+            reason: Some(Reason::InsideHolder),
             problem,
         }),
         Verdict::Overtaken { id, by, deployment } => Err(Failure {
             exit: Exit::Cancelled,
             message: format!("deployment {id} left the line: {by} is newer, and supersedes it when it starts"),
             hint: Some(format!("`singletrack status --project {project} {by}` shows what is deployed instead")),
+            reason: Some(Reason::Overtaken),
             problem: deployment.as_deref().and_then(to_value).or(problem),
         }),
         Verdict::Refused(refusal) => Err(Failure::from(*refusal)),
@@ -134,7 +137,7 @@ fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit,
     } else {
         hint
     };
-    Err(Failure { exit, message, hint: Some(hint), problem: to_value(deployment) })
+    Err(Failure { exit, message, hint: Some(hint), reason: None, problem: to_value(deployment) })
 }
 
 fn blocked(session: &Session, conflict: &Conflict, problem: Option<Value>) -> Failure {
@@ -144,6 +147,7 @@ fn blocked(session: &Session, conflict: &Conflict, problem: Option<Value>) -> Fa
         exit: Exit::Blocked,
         message: format!("the slot is held by {} ({}): {far}", ahead.who(), ahead.id),
         hint: Some("leave --on-conflict out to wait for it, or pass --cancel-in-progress-deployment".to_owned()),
+        reason: Some(Reason::DeploymentInProgress),
         problem,
     }
 }
@@ -177,28 +181,34 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
     );
     let is_open = deployment.as_ref().is_none_or(|deployment| !deployment.status.is_final());
     let look = |id| format!("`singletrack status --project {project} {id}` shows how it stands");
-    let (exit, message, hint) = match (why, reached) {
+    let (exit, reason, message, hint) = match (why, reached) {
         (Stop::Signal, Reached::Nothing) => {
-            (Exit::Interrupted, format!("interrupted before the server answered{trouble}"), None)
+            (Exit::Interrupted, Reason::Interrupted, format!("interrupted before the server answered{trouble}"), None)
         }
         (Stop::Signal, Reached::Line(id)) => {
-            (Exit::Interrupted, format!("interrupted in line; deployment {id}: {became}"), None)
+            (Exit::Interrupted, Reason::Interrupted, format!("interrupted in line; deployment {id}: {became}"), None)
         }
-        (Stop::Signal, Reached::Slot(id)) => {
-            (Exit::Interrupted, format!("interrupted; deployment {id}: {became}"), is_open.then(|| look(id)))
-        }
+        (Stop::Signal, Reached::Slot(id)) => (
+            Exit::Interrupted,
+            Reason::Interrupted,
+            format!("interrupted; deployment {id}: {became}"),
+            is_open.then(|| look(id)),
+        ),
         (Stop::Deadline, Reached::Nothing) => (
             if is_down { Exit::Fault } else { Exit::TimedOut },
+            if is_down { Reason::Unreachable } else { Reason::ClientTimeout },
             format!("no answer to the submit before the deadline{trouble}"),
             Some("check --server (or SINGLETRACK_URL)".to_owned()),
         ),
         (Stop::Deadline, Reached::Line(_)) => (
             Exit::Blocked,
+            Reason::DeadlinePassed,
             format!("still waiting for the slot at the deadline{trouble}"),
             Some("pass a longer --timeout; `singletrack why` shows who holds the slot".to_owned()),
         ),
         (Stop::Deadline, Reached::Slot(id)) if deployment.as_ref().is_some_and(|it| it.started_at.is_none()) => (
             Exit::TimedOut,
+            Reason::ClientTimeoutUnclaimed,
             format!("the deadline passed before a worker took deployment {id}; {became}{trouble}"),
             Some(format!(
                 "`singletrack why --project {project}` shows which agents are there; or pass a longer --timeout"
@@ -206,12 +216,13 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
         ),
         (Stop::Deadline, Reached::Slot(id)) => (
             Exit::TimedOut,
+            Reason::ClientTimeoutRunning,
             format!("the deadline passed while deployment {id} ran; {became}{trouble}"),
             Some(format!("pass a longer --timeout; {}", look(id))),
         ),
     };
     let told = deployment.as_deref().and_then(to_value).or(problem);
-    Err(Failure { exit, message, hint, problem: told })
+    Err(Failure { exit, message, hint, reason: Some(reason), problem: told })
 }
 
 fn to_value(deployment: &Deployment) -> Option<Value> {

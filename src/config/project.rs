@@ -55,6 +55,9 @@ pub struct Pipeline {
     /// How long all phases may take together, without rollbacks.
     #[serde(rename = "timeoutSeconds", serialize_with = "seconds")]
     pub timeout: Duration,
+    /// Whether the configuration says so itself.
+    #[serde(skip)]
+    pub is_timeout_given: bool,
     /// How long a command may go without a sign of life, if that is limited.
     #[serde(rename = "stallTimeoutSeconds", serialize_with = "optional_seconds")]
     pub stall_timeout: Option<Duration>,
@@ -210,7 +213,8 @@ fn read_preempt(section: &mut Section<'_>) -> Option<Preempt> {
 }
 
 fn read_pipeline(mut section: Section<'_>) -> Pipeline {
-    let timeout = section.duration("timeout").unwrap_or(DEFAULT_TIMEOUT);
+    let given = section.duration("timeout");
+    let timeout = given.unwrap_or(DEFAULT_TIMEOUT);
     let stall_timeout = section.duration("stall_timeout");
     if stall_timeout.is_some_and(|stall| stall > timeout) {
         let message = format!(
@@ -236,7 +240,7 @@ fn read_pipeline(mut section: Section<'_>) -> Pipeline {
         section.document.problem(section.span_of("phases"), message);
     }
     section.finish();
-    Pipeline { timeout, stall_timeout, phases }
+    Pipeline { timeout, is_timeout_given: given.is_some(), stall_timeout, phases }
 }
 
 fn read_phase(mut section: Section<'_>, pipeline_timeout: Duration) -> Option<Phase> {

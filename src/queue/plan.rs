@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::Queue;
 use crate::{
     model::{
-        Changes, Deployment, DeploymentId, Eta, LineLoad, Load, Loaded, Policy, Slot,
+        Changes, Deployment, DeploymentId, Eta, LineLoad, Load, Loaded, Policy, Project, Slot,
         admission::{self, Admission, Cancellation, OnConflict, Rejection, Submission},
         forecast::{Forecast, StartUnknown},
     },
@@ -28,6 +28,8 @@ pub struct Planned {
     pub cancelled: Option<Box<Deployment>>,
     /// Why it would not be, though that is wished.
     pub cancel_refusal: Option<Rejection>,
+    /// The project's counters as they stand now.
+    pub project: Project,
     /// Those in line that the deployment would supersede when it starts.
     pub superseded: Vec<Deployment>,
     /// The newer deployment that would supersede this one when that starts.
@@ -89,6 +91,7 @@ fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, pol
     });
     Planned {
         holder: loaded.holder.clone(),
+        project: loaded.project.clone(),
         position,
         start,
         overtaker: waiting.and_then(|own| slot.overtaker(own.age(), own.rank())),

@@ -116,6 +116,7 @@ pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, o
         expected_start: None,
         start_unknown: None,
         relation,
+        takes: api::Takes::default(),
     }
 }
 

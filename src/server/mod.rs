@@ -161,6 +161,17 @@ impl App {
         Ok(conflict)
     }
 
+    /// How long a run of this pipeline takes. What an agent's or a client's may take, only these know.
+    fn takes(&self, project: &model::Project, spec: &model::Spec) -> api::Takes {
+        let configured = self.projects.get(&project.name).filter(|configured| configured.agents.is_none());
+        let pipeline = configured.and_then(|configured| configured.pipelines.get(&spec.pipeline));
+        let given = pipeline.filter(|pipeline| spec.executor == Executor::Server && pipeline.is_timeout_given);
+        api::Takes {
+            pipeline_timeout_seconds: given.map(|pipeline| pipeline.timeout.as_secs()),
+            usual_duration: project.eta(&spec.pipeline, Duration::ZERO),
+        }
+    }
+
     /// Tells one definition of a pipeline from another.
     fn pipeline_digest(&self, project: &ProjectName, name: &str) -> Result<String, Failure> {
         let definition = serde_json::to_vec(self.pipeline(project, name)?).unwrap_or_default();

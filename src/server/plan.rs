@@ -89,6 +89,7 @@ pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Res
         supersedes: planned.superseded.iter().map(answer::unplaced).collect(),
         will_be_superseded_by: planned.overtaker,
         waits_for_agent,
+        takes: app.takes(&planned.project, &spec),
     };
     Ok(answer::json(StatusCode::OK, &plan))
 }

@@ -18,11 +18,11 @@ use super::{
     plan,
 };
 use crate::{
-    api::{Accepted, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest},
+    api::{Accepted, Conflict, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest, Takes},
     artifact,
     config::WithoutAgent,
     model::{
-        DeploymentId, Executor, IdempotencyKey, ProjectName, Spec, State,
+        DeploymentId, Executor, IdempotencyKey, Project, ProjectName, Spec, State,
         admission::{self, Admission, ClaimTerms, Rejection, Submission},
         bounds,
     },
@@ -171,8 +171,8 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
     let url = submission.spec.url.clone();
     let Submitted { admission, own, overtaker, project } = app.queue.submit(submission).await?;
     match (admission, own) {
-        (Admission::Accepted(_), Some(own)) => accepted(app, &own, overtaker, false).await,
-        (Admission::Replayed(_), Some(own)) => accepted(app, &own, overtaker, true).await,
+        (Admission::Accepted(_), Some(own)) => accepted(app, &own, overtaker, &project, false).await,
+        (Admission::Replayed(_), Some(own)) => accepted(app, &own, overtaker, &project, true).await,
         (Admission::Conflict { blocker, .. }, own) => {
             let blocker = *blocker;
             let conflict = app.conflict(&blocker, &project, url.as_deref()).await?;
@@ -186,6 +186,7 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
                     state.map(|state| state.line).unwrap_or_default()
                 }
             };
+            let conflict = Conflict { takes: app.takes(&project, &own.deployment.spec), ..conflict };
             let state = ProjectState { project, holder: Some(blocker), line, last_outcome: None };
             let standing = Standing { overtaker, ..app.line(&state).await?.standing(&own) };
             Err(failure.with_all(standing.in_conflict(conflict, own.deployment.id, own.position)))
@@ -204,6 +205,7 @@ async fn accepted(
     app: &App,
     own: &Placed,
     overtaker: Option<DeploymentId>,
+    project: &Project,
     replayed: bool,
 ) -> Result<Response, Failure> {
     let standing = Standing { overtaker, ..app.standing(own).await? };
@@ -216,7 +218,11 @@ async fn accepted(
         }
         State::Running(_) | State::Waiting(_) | State::Reserved | State::Ready | State::Finished { .. } => None,
     };
-    let accepted = Accepted { deployment, lease };
+    let takes = match own.deployment.is_final() {
+        true => Takes::default(),
+        false => app.takes(project, &own.deployment.spec),
+    };
+    let accepted = Accepted { deployment, lease, takes };
     let mut response = answer::json(StatusCode::ACCEPTED, &accepted);
     let deployment = &accepted.deployment;
     let location = format!("/v1/projects/{}/deployments/{}", deployment.project, deployment.id);

@@ -50,7 +50,12 @@ mod tests {
             deployment_id: "id".into(),
             project: "web".into(),
             pipeline_name: "deploy".into(),
-            pipeline: Pipeline { timeout: Duration::ZERO, stall_timeout: None, phases: Vec::new() },
+            pipeline: Pipeline {
+                timeout: Duration::ZERO,
+                is_timeout_given: false,
+                stall_timeout: None,
+                phases: Vec::new(),
+            },
             ref_name: None,
             commit: None,
             fencing_token: 3,

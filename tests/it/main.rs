@@ -13,6 +13,7 @@ mod cli_hostile;
 mod cli_job;
 mod cli_live;
 mod cli_logs;
+mod cli_reasons;
 mod cli_retries;
 mod cli_sections;
 mod cli_usage;

@@ -177,3 +177,36 @@ flock --shared \"$TEST_DIR/gate\" true
     assert!(told["startUnknown"].as_str().unwrap().contains("how long the cancel"), "{told}");
     server.open_gate();
 }
+
+#[tokio::test]
+async fn a_timeout_that_cannot_hold_the_expected_start_the_run_or_the_pipelines_own_is_told_at_the_submit() {
+    let config = "
+[projects.web.pipelines.long]
+timeout = \"50m\"
+[[projects.web.pipelines.long.phases]]
+name = \"only\"
+run = \"true\"
+";
+    let server = with_history(config, &[1_000_000; 3], &[50_000; 3]).await;
+    let warned = |args: &[&str]| {
+        let told = says(&server, &[&["deploy", "--timeout", "40s"], args].concat());
+        assert!(told.matches("--timeout 40s is shorter: pass a longer one").count() <= 1, "{told}");
+        told.lines().find(|line| line.contains("is shorter: pass a longer one")).unwrap_or_default().to_owned()
+    };
+    for more in [&[][..], &["--dry-run"]] {
+        let run = warned(&[&["--pipeline", "quick"], more].concat());
+        assert!(run.contains("a run takes about 50s, and --timeout 40s"), "{run}");
+        let limit = warned(&[&["--pipeline", "long"], more].concat());
+        assert!(
+            limit.contains("the pipeline may run for up to 50m00s by its own timeout, and --timeout 40s"),
+            "{limit}"
+        );
+        assert_eq!(warned(&[&["--pipeline", "broken"], more].concat()), "", "of this nothing is known");
+    }
+    server.at_the_gate().await;
+    for more in [&["--dry-run"][..], &["--detach"]] {
+        let start = warned(&[&["--pipeline", "broken"], more].concat());
+        assert!(start.contains("the slot is expected to be free in about 16m"), "{start}");
+    }
+    server.open_gate();
+}

@@ -57,7 +57,12 @@ impl Trial {
             deployment_id,
             project: "web".into(),
             pipeline_name: "deploy".into(),
-            pipeline: Pipeline { timeout: PATIENCE * 2, stall_timeout: None, phases: Vec::new() },
+            pipeline: Pipeline {
+                timeout: PATIENCE * 2,
+                is_timeout_given: false,
+                stall_timeout: None,
+                phases: Vec::new(),
+            },
             ref_name: Some("main".into()),
             commit: Some("3f2a".into()),
             fencing_token: 7,
