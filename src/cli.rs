@@ -109,6 +109,8 @@ pub enum Command {
     Demo(Demo),
     /// Say what an error code or an exit code means, and what to do
     Explain(Explain),
+    /// Print the version, the commit that it was built from, and when
+    Version(Version),
     /// Print the completion script of a shell
     Completions(Completions),
     /// Print the manual page, or write one for each command
@@ -207,6 +209,14 @@ pub struct Demo {
     /// Keep the demo's folder and say where it is
     #[arg(long)]
     pub keep: bool,
+}
+
+/// `version`.
+#[derive(Args, Clone, Debug)]
+pub struct Version {
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `explain`.

@@ -20,6 +20,7 @@ use crate::{
     node::{Node, StartError, stop_limit},
     server::{ServeError, new_token},
     store::{StoreError, sqlite::survive_full_disks},
+    version::BUILD,
     worker::{ShimProgram, allow_many_open_files},
 };
 
@@ -89,7 +90,7 @@ async fn serve_until_told(config: Config) -> ExitCode {
     log::flush();
     // The one line on standard output: scripts wait for it.
     print(&format!("listening on http://{}", node.address()));
-    tracing::info!(address = %node.address(), %store, project_count, "ready");
+    tracing::info!(address = %node.address(), %store, project_count, version = BUILD.version, commit = BUILD.commit, built_at = BUILD.built_at, "ready");
     if let Some(limit) = stop_limit {
         let limit = format_duration(limit);
         tracing::info!(%limit, "after SIGTERM it ends within this limit; whatever supervises it must not kill it before");

@@ -36,5 +36,6 @@ pub mod reaper;
 pub mod retention;
 pub mod server;
 pub mod store;
+pub mod version;
 pub mod watch;
 pub mod worker;

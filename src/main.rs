@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Token(args) => commands::token(&args),
         Command::Store(args) => commands::store(&args),
         Command::Demo(args) => commands::demo(&args),
+        Command::Version(args) => client::end(client::version::run(&args), false),
         Command::Explain(args) => client::end(client::explain::run(&args), false),
         Command::Completions(args) => client::end(client::manual::completions(&args), false),
         Command::Man(args) => client::end(client::manual::man(&args), false),

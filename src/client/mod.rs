@@ -33,6 +33,7 @@ mod token;
 mod transport;
 mod trouble;
 mod upload;
+pub mod version;
 mod wait;
 mod why;
 mod work;

@@ -7,13 +7,24 @@ use axum::{
     http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use serde_json::json;
 
 use super::{App, answer, error::Failure, params::Query};
 use crate::{
-    health::{Failing, Status},
+    health::{Failing, Report, Status},
     store::StoreError,
+    version::{BUILD, Build},
 };
+
+/// What `/readyz` answers.
+#[derive(Serialize)]
+struct Ready {
+    #[serde(flatten)]
+    report: Report,
+    #[serde(flatten)]
+    build: Build,
+}
 
 /// The process lives.
 pub async fn healthz(uri: Uri) -> Result<Response, Failure> {
@@ -28,7 +39,9 @@ pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, F
         app.health.set("store", app.queue.store().ready().await.map_err(why_not_ready));
     }
     let report = app.health.report();
-    if report.status == Status::Ok {
+    let is_ok = report.status == Status::Ok;
+    let report = Ready { report, build: BUILD };
+    if is_ok {
         return Ok(answer::json(StatusCode::OK, &report));
     }
     let mut response = answer::json(StatusCode::SERVICE_UNAVAILABLE, &report);

@@ -17,6 +17,7 @@ mod cli_reasons;
 mod cli_retries;
 mod cli_sections;
 mod cli_usage;
+mod cli_version;
 mod cli_wait;
 mod cli_words;
 mod client_ci;

@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("clock", &[]),
     ("explain", &[]),
+    ("version", &[]),
     ("log", &[]),
     ("health", &["log"]),
     ("private", &[]),
@@ -50,11 +51,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "health",
             "log",
             "notifier",
+            "version",
             "cli",
         ],
     ),
     // `run` owns a command as the executor does: of the worker it takes the shim and what reads output, never the queue.
-    ("client", &["api", "artifact", "cli", "model", "clock", "config", "explain", "log", "worker"]),
+    ("client", &["api", "artifact", "cli", "model", "clock", "config", "explain", "log", "version", "worker"]),
     // A client that runs pipelines: of the worker it takes the executor, never the queue.
     ("agent", &["api", "artifact", "cli", "client", "model", "clock", "config", "health", "private", "worker"]),
     // Those that put all the others together.
