@@ -367,3 +367,43 @@ fn what_is_wrong_is_seen() {
     }
     assert_eq!(wrong("terminal", "\u{1b}[1m\u{1b}[31merror:\u{1b}[0m a\r\n\u{1b}[2K\u{1b}[1A"), None);
 }
+
+#[test]
+fn nothing_that_others_wrote_is_more_than_text_in_a_summary_or_names_an_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for first in 0..HOSTILE.len() {
+        let fake = server(first);
+        let variables = [
+            ("GITHUB_ACTIONS", "true".to_owned()),
+            ("GITHUB_STEP_SUMMARY", path("summary").display().to_string()),
+            ("GITHUB_OUTPUT", path("output").display().to_string()),
+        ];
+        let mut command = Command::new(SINGLETRACK);
+        command.env_clear().env("SINGLETRACK_URL", &fake.url).envs(variables).stdin(Stdio::null());
+        let output = command.args(["deploy", "--project", "web"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        let summary = std::fs::read_to_string(path("summary")).unwrap();
+        for line in summary.lines() {
+            // A table's row has as many cells as its head, and everything else is our own.
+            let is_own = line.is_empty() || line.starts_with("### web&#58; ") || line.starts_with("### web: ");
+            let cells = line.split('|').count();
+            let is_row = line.starts_with("| ") && line.ends_with(" |") && (4..=5).contains(&cells);
+            assert!(is_own || is_row, "{line:?} in\n{summary}");
+            let plain = line.replace(['|', ' '], "");
+            assert!(
+                !plain.contains(['<', '>', '`', '[', ']', '*', '_', '~', '\\', '\u{1b}']),
+                "{line:?} in\n{summary}"
+            );
+        }
+        let outputs = std::fs::read_to_string(path("output")).unwrap();
+        let mut lines = outputs.lines();
+        while let Some(line) = lines.next() {
+            let (name, delimiter) = line.split_once("<<").unwrap_or_else(|| panic!("{line:?} in\n{outputs}"));
+            assert!(["id", "status", "url", "superseded-by"].contains(&name) || name.starts_with("_"), "{outputs}");
+            assert!(lines.any(|line| line == delimiter), "{outputs}");
+        }
+        std::fs::remove_file(path("summary")).unwrap();
+        std::fs::remove_file(path("output")).unwrap();
+    }
+}
