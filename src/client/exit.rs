@@ -116,17 +116,17 @@ impl Failure {
         self.reason.map(Reason::as_str).or_else(told).or_else(|| Reason::of(self.exit).map(Reason::as_str))
     }
 
-    /// The code whose page tells more: the server's own where the failure is what that code says, else the exit code.
+    /// The code whose page tells more: the reason, or the exit code where a newer server's reason has no page here.
     pub fn topic(&self) -> Option<&'static str> {
-        let told = self.problem.as_ref().and_then(|problem| told_by(problem, self.exit));
-        let page = told.and_then(explain::find).or_else(|| match self.exit {
-            Exit::Blocked | Exit::Cancelled | Exit::LeaseLost | Exit::TimedOut | Exit::Fault => {
-                explain::find(&self.exit.code().to_string())
-            }
+        let is_plain = self.reason().is_none_or(|reason| {
             // The message and the hint say it all.
-            Exit::Done | Exit::Failed | Exit::Usage | Exit::Interrupted | Exit::Command(_) => None,
+            [Reason::Usage, Reason::Interrupted].iter().any(|plain| plain.as_str() == reason)
         });
-        page.map(|page| page.code)
+        if is_plain {
+            return None;
+        }
+        let by_exit = || explain::find(&self.exit.code().to_string());
+        self.reason().and_then(explain::find).or_else(by_exit).map(|page| page.code)
     }
 
     /// What `--json` prints on standard output: the server's problem, or one of our own making in the same form; and why the

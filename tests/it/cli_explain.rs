@@ -11,7 +11,10 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use singletrack::{
     api::ErrorCode,
-    client::exit::{Exit, exit_of, exit_of_end},
+    client::{
+        exit::{Exit, exit_of, exit_of_end},
+        reason::Reason,
+    },
     explain::{PAGES, find},
     model::{CancelCause, DeploymentId, FailureCause, Status},
 };
@@ -54,7 +57,26 @@ fn codes() -> BTreeMap<String, BTreeSet<u8>> {
     for cause in cancel_causes() {
         add(cause.code(), exit_of_end(Status::Cancelled, cause.code()));
     }
+    for (reason, exit) in reasons_of_the_client() {
+        codes.entry(reason).or_default().insert(exit);
+    }
     codes
+}
+
+/// The client's own reasons with their exit codes, as docs/exit-codes.md has them.
+fn reasons_of_the_client() -> Vec<(String, u8)> {
+    let table = fs::read_to_string(folder().join("../exit-codes.md")).unwrap();
+    let rows = table.lines().filter_map(|line| {
+        let [_, exit, _, reasons, _] = line.split('|').collect::<Vec<_>>().try_into().ok()?;
+        Some((exit.trim().parse::<u8>().ok()?, reasons.split('`').skip(1).step_by(2).map(str::to_owned).collect()))
+    });
+    let rows: Vec<(u8, Vec<String>)> = rows.collect();
+    let exit_of = |reason: &str| rows.iter().find(|(_, reasons)| reasons.iter().any(|known| known == reason));
+    let found = Reason::ALL.iter().map(|reason| {
+        let (exit, _) = exit_of(reason.as_str()).unwrap_or_else(|| panic!("{reason:?} is not in docs/exit-codes.md"));
+        (reason.as_str().to_owned(), *exit)
+    });
+    found.collect()
 }
 
 /// The exit codes that have a page: those of the program's own, of `run`, and of `serve`.
@@ -155,7 +177,7 @@ fn the_index_lists_every_page_with_its_title() {
         let row = format!("| [{}]({}.md) | {} |", page.heading(), page.code, page.title());
         assert!(index.contains(&row), "docs/explain/README.md does not have\n{row}");
     }
-    assert_eq!(index.matches(".md)").count(), PAGES.len());
+    assert_eq!(index.matches("\n| [").count(), PAGES.len());
 }
 
 #[test]
