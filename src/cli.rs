@@ -7,7 +7,7 @@ use reqwest::Url;
 
 use crate::{
     config::parse_duration,
-    model::{DeploymentId, IdempotencyKey, ORDER_LIMIT, ProjectName, Status},
+    model::{DeploymentName, IdempotencyKey, ORDER_LIMIT, ProjectName, Status},
 };
 
 mod deploy;
@@ -264,7 +264,7 @@ fn parse_project(text: &str) -> Result<ProjectName, String> {
     text.parse().map_err(|error: crate::model::InvalidId| error.to_string())
 }
 
-fn parse_id(text: &str) -> Result<DeploymentId, String> {
+fn parse_deployment(text: &str) -> Result<DeploymentName, String> {
     text.parse().map_err(|error: crate::model::InvalidId| format!("{error}; `singletrack list` shows them"))
 }
 

@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use singletrack::{
     model::{
-        Changes, Command, DeploymentId, LineLoad, Load, Project, ProjectName, RecentRun, SecretHash, Slot, Verdict,
+        Changes, Command, DeploymentId, LineLoad, Load, Mention, Project, ProjectName, RecentRun, SecretHash, Slot,
+        Verdict,
         deployment::{Executor, Place, Spec},
         lifecycle::Entry,
     },
@@ -133,7 +134,8 @@ async fn line_up(store: &dyn Store, name: ProjectName, count: usize) -> Result<(
         let refused = slot.step(holder, claim).err();
         for number in 1..=count {
             let position = number as u64;
-            let entry = Entry::Waiting { place: Place::Queued, position, blocker: holder, rank: None, overtaker: None };
+            let blocker = Mention::unnamed(name.clone(), holder);
+            let entry = Entry::Waiting { place: Place::Queued, position, blocker, rank: None, overtaker: None };
             slot.admit(DeploymentId::generate(), name.clone(), spec(number), entry);
         }
         (slot.into_changes(), refused)

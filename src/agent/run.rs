@@ -150,6 +150,7 @@ impl Agent {
         let project = self.settings.projects.get(&deployment.project);
         Job {
             deployment_id: deployment.id.to_string(),
+            deployment_number: deployment.number,
             project: deployment.project.to_string(),
             pipeline_name: deployment.pipeline.clone(),
             pipeline,

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::time;
-use crate::model::{self, CANCEL_WAITS, CancelCause, DeploymentId, Eta, Outcome, ProjectName, Revision, State, Status};
+use crate::model::{
+    self, CANCEL_WAITS, CancelCause, DeploymentId, Eta, Mention, Named, Outcome, ProjectName, Revision, State, Status,
+};
 
 /// A deployment, whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +16,9 @@ use crate::model::{self, CANCEL_WAITS, CancelCause, DeploymentId, Eta, Outcome, 
 pub struct Deployment {
     /// Its id.
     pub id: DeploymentId,
+    /// What people call it in its project. Of one that is only planned, and of an older server: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
     /// Its project.
     pub project: ProjectName,
     /// The project again, by the name that the stock client knows.
@@ -55,9 +60,15 @@ pub struct Deployment {
     pub error: Option<DeploymentError>,
     /// The newer deployment that took its place.
     pub superseded_by: Option<DeploymentId>,
+    /// What people know that one by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by_deployment: Option<Named>,
     /// The newer deployment that supersedes it when that starts, if it still waits then; where that was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by: Option<DeploymentId>,
+    /// What people know that one by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub will_be_superseded_by_deployment: Option<Named>,
     /// How long until it is expected to have the slot; null where nobody can tell, left out where it does not wait in line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_start: Option<Option<Eta>>,
@@ -66,6 +77,9 @@ pub struct Deployment {
     pub start_unknown: Option<String>,
     /// The deployment that it runs again.
     pub retry_of: Option<DeploymentId>,
+    /// What people know that one by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of_deployment: Option<Named>,
     /// When it was submitted.
     #[serde(with = "time")]
     pub created_at: Timestamp,
@@ -128,8 +142,11 @@ impl Deployment {
             }
             State::Finished { .. } | State::Waiting(_) | State::Reserved | State::Ready | State::Running(_) => None,
         };
+        let successor = deployment.cancel.as_ref().and_then(|cancel| cancel.superseded_by.as_ref());
+        let superseded_by_deployment = successor.filter(|it| Some(it.id) == superseded_by);
         Deployment {
             id: deployment.id,
+            number: Some(deployment.number).filter(|number| *number > 0),
             project: deployment.project.clone(),
             logical_id: deployment.project.clone(),
             pipeline: spec.pipeline.clone(),
@@ -149,10 +166,13 @@ impl Deployment {
             result,
             error,
             superseded_by,
+            superseded_by_deployment: superseded_by_deployment.and_then(|successor| successor.named.clone()),
             will_be_superseded_by: None,
             expected_start: None,
             start_unknown: None,
+            will_be_superseded_by_deployment: None,
             retry_of: spec.retry_of,
+            retry_of_deployment: spec.retry_of_named.clone(),
             created_at: deployment.created_at,
             started_at: deployment.started_at,
             ended_at: deployment.ended_at(),
@@ -161,6 +181,62 @@ impl Deployment {
             revision: deployment.revision,
         }
     }
+}
+
+impl Deployment {
+    /// How it is named where another one is told of.
+    pub fn mention(&self) -> Mention {
+        let (actor, commit) = (self.actor.clone(), self.commit.clone());
+        let named = self.number.map(|number| Named { number, actor, commit });
+        Mention { project: self.project.clone(), id: self.id, named }
+    }
+
+    /// Its name for people: `web#17`, or its id where the server knows no numbers.
+    pub fn name(&self) -> String {
+        name(&self.project, self.number, self.id)
+    }
+
+    /// How a command names it: by its number, or by its id where the server knows no numbers. `#` begins a comment in a shell.
+    pub fn argument(&self) -> String {
+        self.number.map_or_else(|| self.id.to_string(), |number| number.to_string())
+    }
+
+    /// The newer deployment that took its place.
+    pub fn successor(&self) -> Option<Mention> {
+        mention(&self.project, self.superseded_by, self.superseded_by_deployment.as_ref())
+    }
+
+    /// The newer deployment that supersedes it when that starts.
+    pub fn overtaker(&self) -> Option<Mention> {
+        mention(&self.project, self.will_be_superseded_by, self.will_be_superseded_by_deployment.as_ref())
+    }
+
+    /// The deployment that it runs again.
+    pub fn former(&self) -> Option<Mention> {
+        mention(&self.project, self.retry_of, self.retry_of_deployment.as_ref())
+    }
+
+    /// Tells of the newer deployment that supersedes it when that starts.
+    #[must_use]
+    pub fn overtaken_by(self, overtaker: Option<Mention>) -> Self {
+        let (will_be_superseded_by, will_be_superseded_by_deployment) = parts(overtaker);
+        Deployment { will_be_superseded_by, will_be_superseded_by_deployment, ..self }
+    }
+}
+
+/// A deployment's name for people: `web#17`, or its id where its number is not known.
+pub fn name(project: &ProjectName, number: Option<u64>, id: DeploymentId) -> String {
+    number.map_or_else(|| format!("deployment {id}"), |number| format!("{project}#{number}"))
+}
+
+/// A deployment that is named by an id and what stands beside it.
+pub fn mention(project: &ProjectName, id: Option<DeploymentId>, named: Option<&Named>) -> Option<Mention> {
+    id.map(|id| Mention { project: project.clone(), id, named: named.cloned() })
+}
+
+/// An id, and what stands beside it.
+pub fn parts(mention: Option<Mention>) -> (Option<DeploymentId>, Option<Named>) {
+    mention.map_or((None, None), |Mention { id, named, .. }| (Some(id), named))
 }
 
 fn waits_for(deployment: &model::Deployment) -> Option<String> {

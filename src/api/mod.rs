@@ -9,7 +9,7 @@ pub mod submit;
 pub mod time;
 pub mod worker;
 
-pub use deployment::{Deployment, DeploymentError, DeploymentList, DeploymentResult};
+pub use deployment::{Deployment, DeploymentError, DeploymentList, DeploymentResult, mention, name, parts};
 pub use event::{Event, EventData, EventsPage};
 pub use problem::{ErrorCode, Problem};
 pub use project::{

@@ -2,8 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{deployment::Deployment, problem::ErrorCode, submit::Liveness, worker::AgentView};
-use crate::model::{DeploymentId, Eta, Policy, ProjectName, Revision};
+use super::{
+    deployment::{Deployment, mention},
+    problem::ErrorCode,
+    submit::Liveness,
+    worker::AgentView,
+};
+use crate::model::{DeploymentId, DeploymentName, Eta, Mention, Named, Policy, ProjectName, Revision};
 
 /// A project with its slot and line: everything that `why` shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,12 +132,22 @@ pub struct Plan {
     /// The newer deployment that would supersede it when that starts.
     #[serde(default)]
     pub will_be_superseded_by: Option<DeploymentId>,
+    /// What people know that one by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub will_be_superseded_by_deployment: Option<Named>,
     /// That no agent is connected that could run it, in one sentence.
     #[serde(default)]
     pub waits_for_agent: Option<String>,
     /// How long its run would take.
     #[serde(flatten)]
     pub takes: super::submit::Takes,
+}
+
+impl Plan {
+    /// The newer deployment that would supersede it when that starts.
+    pub fn overtaker(&self) -> Option<Mention> {
+        mention(&self.project, self.will_be_superseded_by, self.will_be_superseded_by_deployment.as_ref())
+    }
 }
 
 /// What would become of a submit.
@@ -197,7 +212,7 @@ pub struct ReleaseRequest {
     pub reason: String,
     /// Only if this deployment holds the slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deployment_id: Option<DeploymentId>,
+    pub deployment_id: Option<DeploymentName>,
     /// Also from a worker that was heard of within its lease, and may still be at work.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub even_if_alive: bool,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::time;
-use crate::model::{DeploymentId, Eta, Executor, Status};
+use super::{deployment::mention, time};
+use crate::model::{DeploymentId, DeploymentName, Eta, Executor, Mention, Named, ProjectName, Status};
 
 /// The body of a submit. Every field may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ pub struct SubmitRequest {
     pub rollback: bool,
     /// A former deployment of the project that is run again: what is left out above is taken from it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_of: Option<DeploymentId>,
+    pub retry_of: Option<DeploymentName>,
 }
 
 /// An uploaded artifact, by its content.
@@ -90,12 +90,18 @@ pub struct Conflict {
     /// The id that your deployment will have, where a place in line is kept for you.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<DeploymentId>,
+    /// What people call that deployment in its project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket_number: Option<u64>,
     /// How many are served before you, yourself included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_position: Option<u64>,
     /// The newer deployment that supersedes yours when that starts, if yours still waits then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by: Option<DeploymentId>,
+    /// What people know that one by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub will_be_superseded_by_deployment: Option<Named>,
     /// How long until yours is expected to have the slot; null where nobody can tell, left out where no place is kept for you.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_start: Option<Option<Eta>>,
@@ -121,10 +127,27 @@ pub struct Takes {
     pub usual_duration: Option<Eta>,
 }
 
+impl Conflict {
+    /// Who holds the slot, as it is named where another one is told of.
+    pub fn holder(&self, project: &ProjectName) -> Mention {
+        let Blocking { number, actor, commit, .. } = &self.blocking;
+        let named = number.map(|number| Named { number, actor: actor.clone(), commit: commit.clone() });
+        Mention { project: project.clone(), id: self.deployment_id, named }
+    }
+
+    /// The newer deployment that supersedes yours when that starts.
+    pub fn overtaker(&self, project: &ProjectName) -> Option<Mention> {
+        mention(project, self.will_be_superseded_by, self.will_be_superseded_by_deployment.as_ref())
+    }
+}
+
 /// Who is in the way: who, what, how far, how long yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blocking {
+    /// What people call it in its project. Of an older server: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
     /// Who started it.
     pub actor: Option<String>,
     /// The branch or tag.
@@ -189,7 +212,7 @@ pub enum Relation {
 pub struct CancelBody {
     /// The newer deployment that takes the place.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub superseded_by: Option<DeploymentId>,
+    pub superseded_by: Option<DeploymentName>,
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

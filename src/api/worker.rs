@@ -9,7 +9,7 @@ use super::{
     deployment::{Deployment, DeploymentError},
     submit::ArtifactRef,
 };
-use crate::model::{DeploymentId, PhaseState, ProjectName, Revision, Status, Stream};
+use crate::model::{DeploymentId, Named, PhaseState, ProjectName, Revision, Status, Stream};
 
 /// The header that carries a lease's secret.
 pub const LEASE_HEADER: &str = "singletrack-lease";
@@ -89,6 +89,9 @@ pub struct HeartbeatAnswer {
     pub reason: Option<String>,
     /// The newer deployment that takes its place.
     pub superseded_by: Option<DeploymentId>,
+    /// What people know that one by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by_deployment: Option<Named>,
     /// How long the lease lasts from when this heartbeat was sent.
     pub ttl_seconds: u64,
 }

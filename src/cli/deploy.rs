@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 use super::{
     EXIT_CODES, Target,
     groups::{JobEnd, Line, Origin, Source},
-    parse_id, parse_input, parse_key,
+    parse_deployment, parse_input, parse_key,
 };
-use crate::model::{DeploymentId, IdempotencyKey};
+use crate::model::{DeploymentName, IdempotencyKey};
 
 /// `deploy`.
 #[derive(Args, Debug)]
@@ -39,7 +39,7 @@ pub struct Deploy {
     pub target: Target,
     /// The former deployment that is run again, with what it was asked for.
     #[arg(skip)]
-    pub retry_of: Option<DeploymentId>,
+    pub retry_of: Option<DeploymentName>,
 }
 
 /// `redeploy`.
@@ -47,9 +47,9 @@ pub struct Deploy {
 #[command(after_long_help = EXIT_CODES)]
 #[command(mut_arg("message", |arg| arg.help("A line about it [default: that of the former deployment]")))]
 pub struct Redeploy {
-    /// The former deployment
-    #[arg(value_parser = parse_id)]
-    pub id: DeploymentId,
+    /// The former deployment: its number, such as 17, or its ID
+    #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
+    pub id: DeploymentName,
     /// Who deploys it.
     #[command(flatten)]
     pub origin: Origin,
@@ -124,7 +124,7 @@ impl Redeploy {
             artifact: None,
             submit: self.submit.clone(),
             rollback: true,
-            retry_of: Some(self.id),
+            retry_of: Some(self.id.clone()),
         }
     }
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Connect, Target, parse_count, parse_id, parse_project, parse_status, parse_text, parse_timeout};
+use super::{Connect, Target, parse_count, parse_deployment, parse_project, parse_status, parse_text, parse_timeout};
 use crate::{
     config::Since,
-    model::{DeploymentId, ProjectName, Status, bounds::TAIL_LINES},
+    model::{DeploymentName, ProjectName, Status, bounds::TAIL_LINES},
 };
 
 const WAIT_HELP: &str = "\
@@ -24,9 +24,9 @@ Exit codes:
 /// `status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// The deployment
-    #[arg(value_parser = parse_id)]
-    pub id: Option<DeploymentId>,
+    /// The deployment: its number, such as 17, or its ID
+    #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
+    pub id: Option<DeploymentName>,
     /// Where.
     #[command(flatten)]
     pub target: Target,
@@ -37,8 +37,8 @@ pub struct StatusArgs {
 #[command(after_long_help = WAIT_HELP)]
 pub struct Wait {
     /// The deployment
-    #[arg(value_parser = parse_id)]
-    pub id: DeploymentId,
+    #[arg(value_parser = parse_deployment)]
+    pub id: DeploymentName,
     /// How long to wait; the deployment goes on after that [default: until it is final]
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
@@ -61,9 +61,9 @@ pub struct Why {
 /// `logs`.
 #[derive(Args, Debug)]
 pub struct Logs {
-    /// The deployment
-    #[arg(value_parser = parse_id)]
-    pub id: Option<DeploymentId>,
+    /// The deployment: its number, such as 17, or its ID
+    #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
+    pub id: Option<DeploymentName>,
     /// Go on until the deployment is final
     #[arg(long, short)]
     pub follow: bool,
@@ -125,9 +125,9 @@ pub struct Wanted {
 /// `cancel`.
 #[derive(Args, Debug)]
 pub struct Cancel {
-    /// The deployment
-    #[arg(value_parser = parse_id)]
-    pub id: DeploymentId,
+    /// The deployment: its number, such as 17, or its ID
+    #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
+    pub id: DeploymentName,
     /// Why; it is shown to those who watch the deployment
     #[arg(long, short)]
     pub reason: Option<String>,
@@ -149,8 +149,8 @@ pub struct Release {
     #[arg(long, short)]
     pub reason: String,
     /// Only if this deployment holds the slot
-    #[arg(long, value_name = "ID", value_parser = parse_id)]
-    pub deployment: Option<DeploymentId>,
+    #[arg(long, value_name = "DEPLOYMENT", value_parser = parse_deployment)]
+    pub deployment: Option<DeploymentName>,
     /// Also from a worker that is alive: what it runs may go on for a while beside the next deployment
     #[arg(long)]
     pub even_if_alive: bool,

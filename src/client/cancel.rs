@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{CancelBody, Deployment},
     cli::Cancel,
-    model::Status,
+    model::{DeploymentName, Status, Which},
 };
 
 /// Cancels.
@@ -27,15 +27,17 @@ pub async fn run(args: &Cancel) -> Result<Exit, Failure> {
     // Before anything is asked for: whoever stops the wait hears that the cancel stands.
     let signals = if args.wait { Some(Signals::of_a_job(session.in_ci)?) } else { None };
     let body = CancelBody { superseded_by: None, reason: args.reason.clone() };
-    let (deployment, changed) = session.connection.cancel(project, args.id, &body).await?;
-    let id = deployment.id;
+    let (deployment, changed) = session.connection.cancel(project, &args.id, &body).await?;
+    let (name, argument) = (deployment.name(), deployment.argument());
     if let Some(mut signals) = signals
         && !deployment.status.is_final()
     {
         let what = if changed { "is asked to stop" } else { "was asked to stop already" };
-        session.screen.line(&format!("{project}: deployment {id} {what}; waiting until it is final"));
+        session.screen.line(&format!("{name} {what}; waiting until it is final"));
         let meanwhile = "the deployment stays asked to stop";
-        let onlooker = Onlooker { session: &session, project, id, timeout: args.timeout, meanwhile };
+        let which = deployment.number.map_or(Which::Id(deployment.id), Which::Number);
+        let named = DeploymentName { project: None, which };
+        let onlooker = Onlooker { session: &session, project, name: named, timeout: args.timeout, meanwhile };
         let deployment = onlooker.until_final(How::EndOnly, &mut signals).await?;
         return tell_end(&session, &deployment);
     }
@@ -44,14 +46,12 @@ pub async fn run(args: &Cancel) -> Result<Exit, Failure> {
     }
     let line = match (deployment.status, changed) {
         (Status::Pending | Status::Running, true) => {
-            format!(
-                "{project}: deployment {id} is asked to stop; `singletrack logs --project {project} {id} --follow` shows how"
-            )
+            format!("{name} is asked to stop; `singletrack logs --project {project} {argument} --follow` shows how")
         }
-        (Status::Pending | Status::Running, false) => format!("{project}: deployment {id} was asked to stop already"),
-        (Status::Cancelled, true) => format!("{project}: deployment {id} is cancelled"),
+        (Status::Pending | Status::Running, false) => format!("{name} was asked to stop already"),
+        (Status::Cancelled, true) => format!("{name} is cancelled"),
         (Status::Cancelled | Status::Succeeded | Status::Failed, _) => {
-            format!("{project}: deployment {id} had ended already: {}", deployment.status.as_str())
+            format!("{name} had ended already: {}", deployment.status.as_str())
         }
     };
     session.answer(&deployment, &[line])?;
@@ -60,14 +60,14 @@ pub async fn run(args: &Cancel) -> Result<Exit, Failure> {
 
 /// Whether the cancel came to what it was for.
 fn tell_end(session: &Session, deployment: &Deployment) -> Result<Exit, Failure> {
-    let (project, id) = (&deployment.project, deployment.id);
+    let (project, name, argument) = (&deployment.project, deployment.name(), deployment.argument());
     let what = match deployment.status {
         Status::Cancelled => {
             let took = match (deployment.cancel_requested_at, deployment.ended_at) {
                 (Some(asked), Some(ended)) => format!(", {} after it was asked to stop", span(between(asked, ended))),
                 _ => String::new(),
             };
-            session.answer(deployment, &[format!("{project}: deployment {id} is cancelled{took}")])?;
+            session.answer(deployment, &[format!("{name} is cancelled{took}")])?;
             return Ok(Exit::Done);
         }
         Status::Succeeded => "it succeeded before it could stop",
@@ -76,8 +76,8 @@ fn tell_end(session: &Session, deployment: &Deployment) -> Result<Exit, Failure>
     };
     Err(Failure {
         exit: Exit::Failed,
-        message: format!("deployment {id} was not cancelled: {what}"),
-        hint: Some(format!("`singletrack status --project {project} {id}` shows how it ended")),
+        message: format!("{name} was not cancelled: {what}"),
+        hint: Some(format!("`singletrack status --project {project} {argument}` shows how it ended")),
         reason: Some(Reason::NotCancelled),
         problem: serde_json::to_value(deployment).ok(),
     })

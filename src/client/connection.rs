@@ -23,7 +23,7 @@ use crate::{
     cli::Wanted,
     clock::Clock,
     config::Since,
-    model::{DeploymentId, IdempotencyKey, ProjectName},
+    model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName},
 };
 
 /// What became of a submit.
@@ -286,10 +286,10 @@ impl Connection {
     pub async fn cancel(
         &self,
         project: &ProjectName,
-        id: DeploymentId,
+        name: &DeploymentName,
         body: &CancelBody,
     ) -> Result<(Deployment, bool), Fault> {
-        let url = self.deployment_url(project, id, &["cancel"]);
+        let url = self.named_url(project, name, &["cancel"]);
         let call = Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) };
         let answer = self.succeed(&call).await?;
         let changed = answer.status == StatusCode::ACCEPTED;
@@ -300,8 +300,8 @@ impl Connection {
     ///
     /// # Errors
     /// There is no answer to go by, or the server refuses.
-    pub async fn deployment(&self, project: &ProjectName, id: DeploymentId) -> Result<Deployment, Fault> {
-        let answer = self.succeed(&Call::new(Method::GET, self.deployment_url(project, id, &[]))).await?;
+    pub async fn deployment(&self, project: &ProjectName, name: &DeploymentName) -> Result<Deployment, Fault> {
+        let answer = self.succeed(&Call::new(Method::GET, self.named_url(project, name, &[]))).await?;
         self.transport.read(answer).map(|deployment| *deployment)
     }
 
@@ -445,8 +445,13 @@ impl Connection {
     }
 
     fn deployment_url(&self, project: &ProjectName, id: DeploymentId, rest: &[&str]) -> Url {
-        let id = id.to_string();
-        let mut segments = vec!["deployments", id.as_str()];
+        self.named_url(project, &id.into(), rest)
+    }
+
+    fn named_url(&self, project: &ProjectName, name: &DeploymentName, rest: &[&str]) -> Url {
+        // Of another project the server says so.
+        let name = if name.is_of(project) { name.which.to_string() } else { name.to_string() };
+        let mut segments = vec!["deployments", name.as_str()];
         segments.extend(rest);
         self.project_url(project, &segments)
     }

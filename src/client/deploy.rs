@@ -16,7 +16,7 @@ use super::{
     plan,
     render::{
         clean::clean,
-        words::{Ahead, Place},
+        words::{Ahead, Place, named},
     },
     resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
     session::Session,
@@ -24,10 +24,10 @@ use super::{
     upload,
 };
 use crate::{
-    api::{ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest, Takes},
+    api::{self, ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest, Takes},
     cli::{Deploy, FollowMode, WhenHeld},
     clock::BootInstant,
-    model::{DeploymentId, Eta, ProjectName, Status},
+    model::{DeploymentId, Eta, Mention, ProjectName, Status},
 };
 
 /// How long the answer to a submit is waited for once it is time to stop, so that what it made can be cancelled.
@@ -89,6 +89,7 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
         grant: None,
         held: None,
         problem: None,
+        number: None,
         seen_event: Cell::new(0),
     };
     let verdict = run.drive(&mut signals).await?;
@@ -116,6 +117,8 @@ pub(super) struct Run<'a> {
     pub(super) held: Option<Box<Conflict>>,
     /// The last conflict as the server told it, for `--json`.
     pub(super) problem: Option<Value>,
+    /// The number of our deployment, once it is known.
+    pub(super) number: Option<u64>,
     /// Up to which event it was looked whether a newer deployment is before ours.
     pub(super) seen_event: Cell<u64>,
 }
@@ -180,13 +183,16 @@ impl Run<'_> {
             Action::AwaitTurn(ticket) => self.await_turn(*ticket).await,
             Action::Follow(id) => self.follow(*id).await,
             Action::Leave { id, until_final, overtaker } => {
+                let id = *id;
                 let reason = match (stopped, overtaker) {
                     (Some(Stop::Deadline), _) => "its client's deadline passed".to_owned(),
                     (Some(Stop::Signal), _) => "its client was interrupted".to_owned(),
-                    (None, Some(by)) => format!("its client left the line, which {by} would have superseded it in"),
+                    (None, Some(by)) => {
+                        format!("its client left the line: {} would have superseded it there", by.name())
+                    }
                     (None, None) => "its client is a command of the deployment that holds the slot".to_owned(),
                 };
-                self.leave(*id, *until_final, reason, stopped).await
+                self.leave(id, *until_final, reason, stopped).await
             }
             // The caller has taken it.
             Action::Finish(_) => Observation::Left(None),
@@ -198,6 +204,7 @@ impl Run<'_> {
         let sent_at = session.clock.boot();
         match self.submit_anew().await {
             Ok(Submitted::Accepted { deployment, replayed, lease, takes, .. }) => {
+                self.number = deployment.number;
                 if !deployment.status.is_final() {
                     self.tell_fit(deployment.expected_start.flatten(), &takes);
                 }
@@ -213,6 +220,7 @@ impl Run<'_> {
             Ok(Submitted::Conflict { conflict, problem }) => {
                 self.tell_fit(conflict.expected_start.flatten(), &conflict.takes);
                 self.problem = Some(problem);
+                self.number = conflict.ticket_number;
                 self.held = Some(conflict.clone());
                 self.tell_waiting();
                 Observation::Held(conflict)
@@ -272,7 +280,7 @@ impl Run<'_> {
                 .unwrap_or_default(),
             position => format!(", number {position}"),
         };
-        self.session.screen.line(&format!("{}: deployment {} {what}{place}", deployment.project, deployment.id));
+        self.session.screen.line(&format!("{} {what}{place}", deployment.name()));
     }
 
     /// Says at the first submit that the time-out is too short, rather than when it is over.
@@ -289,23 +297,26 @@ impl Run<'_> {
 
     fn tell_waiting(&self) {
         if let (Some(conflict), Wish::Wait { .. }) = (&self.held, self.wish) {
-            let ahead = Ahead { id: conflict.deployment_id, blocking: conflict.blocking.clone() };
-            self.session.screen.waiting(&ahead, &Place::behind(conflict));
+            let (project, id) = (self.project(), conflict.deployment_id);
+            let ahead = Ahead { project: project.clone(), id, blocking: conflict.blocking.clone() };
+            self.session.screen.waiting(&ahead, &Place::behind(project, conflict));
         }
     }
 
     async fn preempt(&mut self, target: DeploymentId, ticket: DeploymentId) -> Observation {
         let actor = self.ci_or_user().map(|actor| format!(" by {actor}")).unwrap_or_default();
-        let body = CancelBody { superseded_by: Some(ticket), reason: Some(format!("superseded{actor}")) };
+        let body = CancelBody { superseded_by: Some(ticket.into()), reason: Some(format!("superseded{actor}")) };
         let session = self.session;
-        match session.connection.cancel(self.project(), target, &body).await {
+        let holder = self.held.as_ref().filter(|held| held.deployment_id == target);
+        let holder = holder.map_or_else(|| format!("deployment {target}"), |held| named(&held.holder(self.project())));
+        match session.connection.cancel(self.project(), &target.into(), &body).await {
             Ok(_) => {
-                session.screen.line(&format!("asked {target} to make way for {ticket}"));
+                session.screen.line(&format!("asked {holder} to make way for {}", self.name_of(ticket)));
                 Observation::Preempted { ticket }
             }
             // Whatever the reason, the place in line is still ours: `turn` tells if it is not.
             Err(Fault::Refused(refusal)) => {
-                session.screen.warning(&format!("{target} is not cancelled: {}; waiting for it", refusal.message));
+                session.screen.warning(&format!("{holder} is not cancelled: {}; waiting for it", refusal.message));
                 Observation::PreemptRefused { ticket }
             }
             Err(fault) => Observation::Faulted(fault),
@@ -349,7 +360,7 @@ impl Run<'_> {
         let project = self.project();
         let mut follower =
             Follower { connection: &session.connection, project, id, limits: FollowLimits::default(), after: 0 };
-        let mut show = |update| session.screen.update(&update);
+        let mut show = |update| session.screen.update(project, &update);
         let ended = tokio::select! {
             ended = follower.follow(how(self.args.submit.follow), &mut show) => ended,
             by = self.overtaken(id) => return Observation::Overtaken { id, by },
@@ -365,7 +376,7 @@ impl Run<'_> {
 
     /// The newer deployment that supersedes ours when it starts, as soon as there is one; waits for ever where nobody leaves
     /// for that.
-    async fn overtaken(&self, id: DeploymentId) -> DeploymentId {
+    async fn overtaken(&self, id: DeploymentId) -> Mention {
         if !self.args.submit.line.leave_when_overtaken {
             return std::future::pending().await;
         }
@@ -381,8 +392,8 @@ impl Run<'_> {
                 let is_told = page.events.iter().any(|event| event.get("willBeSupersededBy").is_some());
                 // The newer one may have left the line since that was told.
                 if is_told
-                    && let Ok(ours) = connection.deployment(self.project(), id).await
-                    && let Some(by) = ours.will_be_superseded_by
+                    && let Ok(ours) = connection.deployment(self.project(), &id.into()).await
+                    && let Some(by) = ours.overtaker()
                 {
                     return by;
                 }
@@ -428,18 +439,19 @@ impl Run<'_> {
             return Observation::Left(None);
         }
         if until_final {
-            session.screen.line(&format!("cancelling deployment {id}: {reason}"));
+            session.screen.line(&format!("cancelling {}: {reason}", self.name_of(id)));
         }
         let body = CancelBody { superseded_by: None, reason: Some(reason) };
-        let cancelled = tokio::time::timeout(LEAVE_LIMIT, session.connection.cancel(self.project(), id, &body)).await;
+        let cancelled =
+            tokio::time::timeout(LEAVE_LIMIT, session.connection.cancel(self.project(), &id.into(), &body)).await;
         let deployment = match cancelled {
             Ok(Ok((deployment, _))) => deployment,
             Ok(Err(fault)) => {
-                session.screen.warning(&format!("deployment {id} could not be cancelled: {fault}"));
+                session.screen.warning(&format!("{} could not be cancelled: {fault}", self.name_of(id)));
                 return Observation::Left(None);
             }
             Err(_) => {
-                session.screen.warning(&format!("deployment {id} could not be cancelled in time"));
+                session.screen.warning(&format!("{} could not be cancelled in time", self.name_of(id)));
                 return Observation::Left(None);
             }
         };
@@ -462,6 +474,11 @@ impl Run<'_> {
                 Err(_) => return None,
             }
         }
+    }
+
+    /// The name of what is ours, for people.
+    fn name_of(&self, id: DeploymentId) -> String {
+        api::name(self.project(), self.number, id)
     }
 
     fn project(&self) -> &ProjectName {
@@ -531,7 +548,7 @@ pub(super) fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<S
         // The whole time-out, not what is left of it: the request must read the same when a step is repeated.
         deadline_seconds: Some(args.submit.line.timeout.as_secs()),
         rollback: args.rollback,
-        retry_of: args.retry_of,
+        retry_of: args.retry_of.clone(),
         ..SubmitRequest::default()
     })
 }

@@ -209,7 +209,7 @@ impl Follower<'_> {
             }
             tokio::time::sleep(pause.next().unwrap_or(EMPTY_PAUSE)).await;
             // While the server is away this waits for it, and says so; a server that has come back is asked anew.
-            self.connection.deployment(self.project, self.id).await?;
+            self.connection.deployment(self.project, &self.id.into()).await?;
         }
     }
 
@@ -301,7 +301,7 @@ impl Follower<'_> {
                 // Something stands in for a server that is restarted, most likely: this waits for it.
                 Err(Fault::Foreign { .. }) if strikes < STRIKES_LIMIT => {
                     strikes += 1;
-                    self.connection.deployment(self.project, self.id).await?;
+                    self.connection.deployment(self.project, &self.id.into()).await?;
                     tokio::time::sleep(pause.next().unwrap_or(EMPTY_PAUSE)).await;
                     continue;
                 }

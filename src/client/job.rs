@@ -7,7 +7,10 @@ use super::{
     deadline::Deadline,
     exit::{Exit, Failure},
     follow::{FollowLimits, Follower, How},
-    render::{print, words::who_deploys},
+    render::{
+        print,
+        words::{named, who_deploys},
+    },
     report::{Outcome, Reports},
     resolve::Verdict,
     result,
@@ -17,7 +20,7 @@ use super::{
 use crate::{
     api::{Deployment, ErrorCode},
     cli::JobEnd,
-    model::{DeploymentId, ProjectName, Status},
+    model::{Mention, ProjectName, Status},
 };
 
 /// How many successors are followed in a row: each is newer than the one before, so that there is an end to it anyway.
@@ -49,9 +52,9 @@ impl Job<'_> {
         signals: &mut Signals,
     ) -> Result<Exit, Failure> {
         let (ours, by) = match &verdict {
-            Verdict::Ended { deployment, .. } => (Some(deployment.clone()), deployment.superseded_by),
+            Verdict::Ended { deployment, .. } => (Some(deployment.clone()), deployment.successor()),
             Verdict::Detached(deployment) => (Some(deployment.clone()), None),
-            Verdict::Overtaken { deployment, by, .. } => (deployment.clone(), Some(*by)),
+            Verdict::Overtaken { deployment, by, .. } => (deployment.clone(), Some(by.clone())),
             Verdict::Stopped { deployment, .. } => (deployment.clone(), None),
             Verdict::Blocked(_) | Verdict::Inside(_) | Verdict::Refused(_) | Verdict::Faulted(_) => (None, None),
         };
@@ -66,7 +69,7 @@ impl Job<'_> {
     pub async fn finish(
         &self,
         ours: Option<&Deployment>,
-        by: Option<DeploymentId>,
+        by: Option<Mention>,
         ended: Result<Exit, Failure>,
         signals: &mut Signals,
     ) -> Result<Exit, Failure> {
@@ -81,7 +84,7 @@ impl Job<'_> {
     async fn settle(
         &self,
         ours: Option<&Deployment>,
-        by: Option<DeploymentId>,
+        by: Option<Mention>,
         ended: Result<Exit, Failure>,
         signals: &mut Signals,
     ) -> (Result<Exit, Failure>, Option<Box<Deployment>>) {
@@ -110,39 +113,34 @@ impl Job<'_> {
     async fn follow(
         &self,
         ours: &Deployment,
-        by: DeploymentId,
+        by: Mention,
         signals: &mut Signals,
     ) -> (Result<Exit, Failure>, Option<Box<Deployment>>) {
-        let (mut former, mut next) = (ours.id, by);
+        let (mut former, mut next) = (ours.name(), by);
         for _ in 0..SUCCESSORS_LIMIT {
-            let successor = match self.end_of(former, next, signals).await {
+            let successor = match self.end_of(&former, &next, signals).await {
                 Ok(successor) => successor,
                 Err(failure) => return (Err(failure), None),
             };
-            match successor.superseded_by.filter(|_| successor.status == Status::Cancelled) {
-                Some(by) => (former, next) = (successor.id, by),
+            match successor.successor().filter(|_| successor.status == Status::Cancelled) {
+                Some(by) => (former, next) = (successor.name(), by),
                 None => return (self.judge(ours, &successor), Some(Box::new(successor))),
             }
         }
-        let message = format!("deployment {} was superseded, and so were {SUCCESSORS_LIMIT} successors", ours.id);
+        let message = format!("{} was superseded, and so were {SUCCESSORS_LIMIT} successors", ours.name());
         (Err(Failure::new(Exit::Cancelled, message)), None)
     }
 
     /// The successor as it ended.
-    async fn end_of(
-        &self,
-        former: DeploymentId,
-        next: DeploymentId,
-        signals: &mut Signals,
-    ) -> Result<Deployment, Failure> {
+    async fn end_of(&self, former: &str, next: &Mention, signals: &mut Signals) -> Result<Deployment, Failure> {
         let (session, project) = (self.session, self.project);
         let watched = async {
-            let successor = session.connection.deployment(project, next).await?;
-            let whose = who_deploys(&successor);
-            session.screen.line(&format!("deployment {former} was superseded by {next} ({whose}); following that one"));
+            let successor = session.connection.deployment(project, &next.id.into()).await?;
+            let (name, whose) = (successor.name(), who_deploys(&successor));
+            session.screen.line(&format!("{former} was superseded by {name}, {whose}; following that one"));
             let limits = FollowLimits::default();
-            let mut follower = Follower { connection: &session.connection, project, id: next, limits, after: 0 };
-            let mut show = |update| session.screen.update(&update);
+            let mut follower = Follower { connection: &session.connection, project, id: next.id, limits, after: 0 };
+            let mut show = |update| session.screen.update(project, &update);
             tokio::select! {
                 ended = follower.follow(self.how, &mut show) => Ok(ended?),
                 never = session.screen.break_silence() => match never {},
@@ -151,9 +149,9 @@ impl Job<'_> {
         let left = |exit, why: &str| {
             Err(Failure::new(
                 exit,
-                format!("{why} while it followed deployment {next}, which superseded {former} and goes on"),
+                format!("{why} while it followed {}, which superseded {former} and goes on", next.name()),
             )
-            .hint(format!("`singletrack status --project {project} {next}` shows how it stands")))
+            .hint(format!("`singletrack status --project {project} {}` shows how it stands", next.argument())))
         };
         let ended = tokio::select! {
             biased;
@@ -172,8 +170,9 @@ impl Job<'_> {
             return Err(Failure {
                 exit: Exit::Cancelled,
                 message: format!(
-                    "deployment {} was superseded by {}, which succeeded and does not cover it: {why}",
-                    ours.id, successor.id
+                    "{} was superseded by {}, which succeeded and does not cover it: {why}",
+                    ours.name(),
+                    named(&successor.mention())
                 ),
                 hint: Some("deploy again, if it is still wanted".to_owned()),
                 reason: None,

@@ -8,7 +8,7 @@ use super::{
     render::{
         clean::clean,
         table,
-        words::{between, source, span, time, who_deploys},
+        words::{between, name_and_who, source, span, time},
     },
     session::Session,
 };
@@ -83,7 +83,7 @@ fn deployment_lines(project: &ProjectName, list: &DeploymentList, now: Timestamp
         return vec![format!("{project}: no deployments")];
     }
     let mut rows =
-        vec![["ID", "STATUS", "PIPELINE", "SOURCE", "ACTOR", "SUBMITTED", "TOOK"].map(str::to_owned).to_vec()];
+        vec![["NUMBER", "STATUS", "PIPELINE", "SOURCE", "ACTOR", "SUBMITTED", "TOOK"].map(str::to_owned).to_vec()];
     rows.extend(list.deployments.iter().map(|deployment| row(deployment, now)));
     let mut lines = table::lines(&rows);
     lines.extend(list.next_cursor.as_deref().map(more));
@@ -99,7 +99,7 @@ fn row(deployment: &Deployment, now: Timestamp) -> Vec<String> {
     let end = deployment.ended_at.unwrap_or(now);
     let took = deployment.started_at.map(|started| span(between(started, end)));
     vec![
-        deployment.id.to_string(),
+        deployment.number.map_or_else(|| deployment.id.to_string(), |number| format!("#{number}")),
         status_and_more(deployment),
         clean(&deployment.pipeline),
         source(deployment.ref_name.as_deref(), deployment.commit.as_deref()).unwrap_or_else(|| "-".to_owned()),
@@ -128,7 +128,7 @@ fn project_lines(list: &ProjectList) -> Vec<String> {
     let mut rows = vec![["PROJECT", "SLOT", "LINE", "LAST"].map(str::to_owned).to_vec()];
     rows.extend(list.projects.iter().map(|ProjectSummary { project, holder, line_length, last_outcome, paused }| {
         let slot =
-            holder.as_ref().map_or_else(|| "free".to_owned(), |holder| format!("held by {}", who_deploys(holder)));
+            holder.as_ref().map_or_else(|| "free".to_owned(), |holder| format!("held by {}", name_and_who(holder)));
         vec![
             project.to_string(),
             match (paused, holder) {

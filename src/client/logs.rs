@@ -25,7 +25,7 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
     let patience = if args.follow { Patience::WATCH } else { Patience::QUESTION };
     let session = Session::open(&args.target.connect, patience)?;
     let project = &args.target.project;
-    let id = status::find(&session.connection, project, args.id).await?.id;
+    let id = status::find(&session.connection, project, args.id.as_ref()).await?.id;
     let limits = FollowLimits::default();
     let mut follower = Follower { connection: &session.connection, project, id, limits, after: 0 };
     let screen = Arc::clone(&session.screen);
@@ -39,7 +39,7 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
                 screen.over(|| lines.iter().try_for_each(|line| print::output_after(&at, line)))
             }
             Update::Event(_) | Update::State { .. } | Update::Switched(_) => {
-                screen.update(&update);
+                screen.update(project, &update);
                 Ok(())
             }
         };
@@ -66,7 +66,7 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
             never = session.screen.break_silence() => match never {},
         };
         session.screen.clear();
-        session.screen.line(&format!("{project}: deployment {id} {}", ended.status.as_str()));
+        session.screen.line(&format!("{} {}", ended.name(), ended.status.as_str()));
         if args.exit_code {
             let code = ended.error.as_ref().map_or("", |error| error.code.as_str());
             exit = exit_of_end(ended.status, code);

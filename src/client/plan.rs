@@ -10,7 +10,7 @@ use super::{
     reason::{Reason, told_by},
     render::{
         clean::clean,
-        words::{overtaken, start, who_deploys},
+        words::{name_and_who, overtaken, start},
     },
     session::Session,
 };
@@ -109,7 +109,7 @@ fn lines(plan: &Plan, end: Option<Exit>, inside: Option<DeploymentId>) -> Vec<St
         format!("  {} {}{marks}", clean(&phase.kind), clean(&phase.name))
     }));
     lines.extend(differences(&plan.changes));
-    let holder = plan.holder.as_ref().map_or_else(|| "nobody".to_owned(), who_deploys);
+    let holder = plan.holder.as_ref().map_or_else(|| "nobody".to_owned(), name_and_who);
     lines.push(match outcome {
         PlanOutcome::Starts if plan.cancels.is_none() => "the slot is free: it would start at once".to_owned(),
         PlanOutcome::Starts => format!("the slot is held by {holder}; it would start at once"),
@@ -125,8 +125,7 @@ fn lines(plan: &Plan, end: Option<Exit>, inside: Option<DeploymentId>) -> Vec<St
             format!("it would be refused: {why}")
         }
         PlanOutcome::Replayed => {
-            let made =
-                plan.replays.as_ref().map(|made| format!("deployment {}, which is {}", made.id, made.status.as_str()));
+            let made = plan.replays.as_ref().map(|made| format!("{}, which is {}", made.name(), made.status.as_str()));
             format!("a submit with the same --idempotency-key made {} already", made.unwrap_or_default())
         }
     });
@@ -134,17 +133,15 @@ fn lines(plan: &Plan, end: Option<Exit>, inside: Option<DeploymentId>) -> Vec<St
         lines.push("this is a command of the deployment that holds the slot: it would wait for itself".to_owned());
     }
     if let Some(cancelled) = &plan.cancels {
-        lines.push(format!("it would cancel {} ({})", who_deploys(cancelled), cancelled.id));
+        lines.push(format!("it would cancel {}", name_and_who(cancelled)));
     }
     if let Some(refusal) = &plan.cancel_refusal {
         lines.push(format!("it would cancel nobody: {}", clean(&refusal.message)));
     }
     lines.extend(
-        plan.supersedes
-            .iter()
-            .map(|older| format!("when it starts, it would supersede {} ({})", who_deploys(older), older.id)),
+        plan.supersedes.iter().map(|older| format!("when it starts, it would supersede {}", name_and_who(older))),
     );
-    lines.extend(plan.will_be_superseded_by.map(|by| format!("it {}", overtaken(by))));
+    lines.extend(plan.overtaker().map(|by| format!("it {}", overtaken(&by))));
     lines.extend(plan.waits_for_agent.as_deref().map(|absence| format!("{}: it would wait for one", clean(absence))));
     lines.extend(end.map(|exit| format!("exit code of the deploy itself: {}", exit.code())));
     lines

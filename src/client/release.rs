@@ -7,7 +7,7 @@ use super::{
     exit::{Exit, Failure},
     render::{
         clean::clean,
-        words::{between, span, who_deploys},
+        words::{between, name_and_who, span},
     },
     session::Session,
 };
@@ -24,9 +24,9 @@ pub async fn run(args: &Release) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::QUESTION)?;
     let project = &args.target.project;
     // The request names its deployment: should its answer be lost, asking again must not release the next holder too.
-    let holder = match args.deployment {
-        Some(id) => Some(id),
-        None => session.connection.project(project).await?.holder.map(|holder| holder.id),
+    let holder = match &args.deployment {
+        Some(name) => Some(name.clone()),
+        None => session.connection.project(project).await?.holder.map(|holder| holder.id.into()),
     };
     let Some(holder) = holder else {
         session.answer(&ReleaseAnswer { released: None }, &[format!("{project}: the slot is free already")])?;
@@ -38,9 +38,8 @@ pub async fn run(args: &Release) -> Result<Exit, Failure> {
     let lines = match &answer.released {
         Some(released) => {
             let taken = format!(
-                "{project}: the slot is taken from {} ({}), which ends {}",
-                who_deploys(released),
-                released.id,
+                "{project}: the slot is taken from {}, which ends {}",
+                name_and_who(released),
                 released.status.as_str()
             );
             [taken].into_iter().chain(may_still_run(released, session.clock.wall())).collect()

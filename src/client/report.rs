@@ -119,7 +119,8 @@ impl Outcome<'_> {
         };
         let own = |text: &str| markdown::text(text);
         if let Some(deployment) = self.deployment {
-            add("deployment", Some(own(&deployment.id.to_string())));
+            add("deployment", Some(own(&deployment.mention().name())));
+            add("id", Some(own(&deployment.id.to_string())));
             let what = source(deployment.ref_name.as_deref(), deployment.commit.as_deref());
             add("source", what.as_deref().map(own));
             add("actor", deployment.actor.as_deref().map(own));
@@ -136,12 +137,12 @@ impl Outcome<'_> {
                 let phase = error.phase.as_deref().map(|phase| format!(" in phase {}", own(phase))).unwrap_or_default();
                 add("reason", Some(format!("{}{phase}: {}", own(&error.code), own(&error.message))));
             }
-            add("superseded by", deployment.superseded_by.map(|by| own(&by.to_string())));
+            add("superseded by", deployment.successor().map(|by| own(&by.to_string())));
         }
         if let Some(successor) = self.successor {
             let became = own(successor.status.as_str());
             let error = successor.error.as_ref().map(|error| format!(": {}", own(&error.message))).unwrap_or_default();
-            add("followed", Some(format!("{} {became}{error}", own(&successor.id.to_string()))));
+            add("followed", Some(format!("{} {became}{error}", own(&successor.mention().to_string()))));
         }
         if let Err(failure) = self.ended {
             add("exit code", Some(format!("{}: {}", failure.exit.code(), own(&failure.message))));

@@ -6,7 +6,7 @@
 use super::connection::{Fault, Refusal};
 use crate::{
     api::{Conflict, Deployment},
-    model::{DeploymentId, Status},
+    model::{DeploymentId, Mention, Status},
 };
 
 /// What the user wants when the slot is held.
@@ -73,7 +73,7 @@ pub enum Observation {
         /// Ours.
         id: DeploymentId,
         /// The newer one.
-        by: DeploymentId,
+        by: Mention,
     },
     /// The deployment that was followed is final.
     Ended(Box<Deployment>),
@@ -111,7 +111,7 @@ pub enum Action {
         /// Whether its end is of interest.
         until_final: bool,
         /// The newer deployment for which we leave, if it is for one.
-        overtaker: Option<DeploymentId>,
+        overtaker: Option<Mention>,
     },
     /// That is all.
     Finish(Box<Verdict>),
@@ -138,7 +138,7 @@ pub enum Verdict {
         /// Ours.
         id: DeploymentId,
         /// The newer one.
-        by: DeploymentId,
+        by: Mention,
         /// Ours as it stood last; `None` where that was not told.
         deployment: Option<Box<Deployment>>,
     },
@@ -192,7 +192,7 @@ enum Stage {
 enum Leaving {
     Stopped { why: Stop, reached: Reached },
     Inside(Box<Conflict>),
-    Overtaken { id: DeploymentId, by: DeploymentId },
+    Overtaken { id: DeploymentId, by: Mention },
 }
 
 impl Resolver {
@@ -291,7 +291,7 @@ impl Resolver {
     fn leave(&mut self, id: DeploymentId, why: Leaving) -> Action {
         let until_final = matches!(why, Leaving::Stopped { reached: Reached::Slot(_), .. });
         let overtaker = match &why {
-            Leaving::Overtaken { by, .. } => Some(*by),
+            Leaving::Overtaken { by, .. } => Some(by.clone()),
             Leaving::Stopped { .. } | Leaving::Inside(_) => None,
         };
         self.stage = Stage::Leaving(why);

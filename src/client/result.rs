@@ -8,14 +8,14 @@ use super::{
     reason::Reason,
     render::{
         clean::clean,
-        words::{Ahead, between, span},
+        words::{Ahead, between, named, span},
     },
     resolve::{Reached, Stop, Verdict},
     session::Session,
 };
 use crate::{
     api::{Conflict, Deployment},
-    model::{ProjectName, Status},
+    model::{DeploymentId, ProjectName, Status},
 };
 
 /// Tells the verdict. `problem` is the last conflict as the server told it.
@@ -37,22 +37,29 @@ pub fn tell(
                 0 => "has the slot".to_owned(),
                 position => format!("is number {position} in line"),
             };
-            session.screen.line(&format!("{}: deployment {} {place}", deployment.project, deployment.id));
+            session.screen.line(&format!("{} {place}", deployment.name()));
             session.answer(&deployment, &[deployment.id.to_string()])?;
             Ok(Exit::Done)
         }
-        Verdict::Blocked(conflict) => Err(blocked(session, &conflict, problem)),
+        Verdict::Blocked(conflict) => Err(blocked(session, project, &conflict, problem)),
         Verdict::Inside(conflict) => Err(Failure {
             exit: Exit::Blocked,
-            message: format!("this is a command of deployment {}, which holds the slot", conflict.deployment_id),
+            message: format!("this is a command of {}, which holds the slot", named(&conflict.holder(project))),
             hint: Some("waiting for it would be waiting for oneself: deploy another project, or after it".to_owned()),
             reason: Some(Reason::InsideHolder),
             problem,
         }),
         Verdict::Overtaken { id, by, deployment } => Err(Failure {
             exit: Exit::Cancelled,
-            message: format!("deployment {id} left the line: {by} is newer, and supersedes it when it starts"),
-            hint: Some(format!("`singletrack status --project {project} {by}` shows what is deployed instead")),
+            message: format!(
+                "{} left the line: {} is newer, and supersedes it when it starts",
+                name_of(deployment.as_deref(), id),
+                named(&by)
+            ),
+            hint: Some(format!(
+                "`singletrack status --project {project} {}` shows what is deployed instead",
+                by.argument()
+            )),
             reason: Some(Reason::Overtaken),
             problem: deployment.as_deref().and_then(to_value).or(problem),
         }),
@@ -84,7 +91,7 @@ pub fn tell_onlooker(session: &Session, deployment: &Deployment) -> Result<Exit,
 }
 
 fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit, Failure> {
-    let id = deployment.id;
+    let (name, argument) = (deployment.name(), deployment.argument());
     let project = &deployment.project;
     let Some(error) = &deployment.error else {
         let took = match (deployment.started_at, deployment.ended_at) {
@@ -93,7 +100,7 @@ fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit,
         };
         let earlier = if told == Told::Repeater { ", in an earlier run of this job" } else { "" };
         session.screen.clear();
-        session.screen.line(&format!("{project}: deployment {id} succeeded{took}{earlier}"));
+        session.screen.line(&format!("{name} succeeded{took}{earlier}"));
         let outputs = deployment.result.iter().flat_map(|result| &result.outputs);
         let lines: Vec<_> = outputs.map(|(name, value)| format!("{}={}", clean(name), clean(value))).collect();
         session.answer(deployment, &lines)?;
@@ -102,32 +109,32 @@ fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit,
     let reason = clean(&error.message);
     let code = clean(&error.code);
     let phase = error.phase.as_deref().map(|phase| format!(" in phase {}", clean(phase))).unwrap_or_default();
-    let logs = format!("`singletrack logs --project {project} {id}` shows its output");
+    let logs = format!("`singletrack logs --project {project} {argument}` shows its output");
     let exit = exit_of_end(deployment.status, &error.code);
-    let (message, hint) = match (deployment.status, error.code.as_str(), deployment.superseded_by) {
+    let (message, hint) = match (deployment.status, error.code.as_str(), deployment.successor()) {
         (Status::Cancelled, _, Some(by)) => (
-            format!("deployment {id} was superseded by {by}"),
-            format!("`singletrack status --project {project} {by}` shows what took its place"),
+            format!("{name} was superseded by {}", named(&by)),
+            format!("`singletrack status --project {project} {}` shows what took its place", by.argument()),
         ),
         (Status::Cancelled, "ABANDONED", None) if told == Told::Onlooker => (
-            format!("deployment {id} lost its place in line: the server had not heard of its client for too long"),
-            format!("`singletrack status --project {project} {id}` shows whose it was"),
+            format!("{name} lost its place in line: the server had not heard of its client for too long"),
+            format!("`singletrack status --project {project} {argument}` shows whose it was"),
         ),
         (Status::Cancelled, "EXPIRED", None) if told == Told::Onlooker => (
-            format!("deployment {id} was still waiting for the slot at its deadline"),
+            format!("{name} was still waiting for the slot at its deadline"),
             "`singletrack why` shows who holds the slot".to_owned(),
         ),
         (Status::Cancelled, "ABANDONED", None) => (
-            format!("deployment {id} lost its place in line: the server had not heard of this client for too long"),
+            format!("{name} lost its place in line: the server had not heard of this client for too long"),
             "check the network between this job and the server, then deploy again".to_owned(),
         ),
         (Status::Cancelled, "EXPIRED", None) => (
-            format!("deployment {id} was still waiting for the slot at its deadline"),
+            format!("{name} was still waiting for the slot at its deadline"),
             "pass a longer --timeout; `singletrack why` shows who holds the slot".to_owned(),
         ),
-        (Status::Cancelled, ..) => (format!("deployment {id} was cancelled ({code}): {reason}"), logs),
+        (Status::Cancelled, ..) => (format!("{name} was cancelled ({code}): {reason}"), logs),
         (Status::Failed | Status::Pending | Status::Running | Status::Succeeded, ..) => {
-            (format!("deployment {id} failed{phase} ({code}): {reason}"), logs)
+            (format!("{name} failed{phase} ({code}): {reason}"), logs)
         }
     };
     let hint = if told == Told::Repeater {
@@ -140,12 +147,12 @@ fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit,
     Err(Failure { exit, message, hint: Some(hint), reason: None, problem: to_value(deployment) })
 }
 
-fn blocked(session: &Session, conflict: &Conflict, problem: Option<Value>) -> Failure {
-    let ahead = Ahead { id: conflict.deployment_id, blocking: conflict.blocking.clone() };
+fn blocked(session: &Session, project: &ProjectName, conflict: &Conflict, problem: Option<Value>) -> Failure {
+    let ahead = Ahead { project: project.clone(), id: conflict.deployment_id, blocking: conflict.blocking.clone() };
     let far = ahead.how_far(session.clock.wall());
     Failure {
         exit: Exit::Blocked,
-        message: format!("the slot is held by {} ({}): {far}", ahead.who(), ahead.id),
+        message: format!("the slot is held by {}: {far}", ahead.name_and_who()),
         hint: Some("leave --on-conflict out to wait for it, or pass --cancel-in-progress-deployment".to_owned()),
         reason: Some(Reason::DeploymentInProgress),
         problem,
@@ -180,18 +187,22 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
         },
     );
     let is_open = deployment.as_ref().is_none_or(|deployment| !deployment.status.is_final());
-    let look = |id| format!("`singletrack status --project {project} {id}` shows how it stands");
+    let name = |id| name_of(deployment.as_deref(), id);
+    let look = |id: DeploymentId| {
+        let argument = deployment.as_ref().map_or_else(|| id.to_string(), |deployment| deployment.argument());
+        format!("`singletrack status --project {project} {argument}` shows how it stands")
+    };
     let (exit, reason, message, hint) = match (why, reached) {
         (Stop::Signal, Reached::Nothing) => {
             (Exit::Interrupted, Reason::Interrupted, format!("interrupted before the server answered{trouble}"), None)
         }
         (Stop::Signal, Reached::Line(id)) => {
-            (Exit::Interrupted, Reason::Interrupted, format!("interrupted in line; deployment {id}: {became}"), None)
+            (Exit::Interrupted, Reason::Interrupted, format!("interrupted in line; {}: {became}", name(id)), None)
         }
         (Stop::Signal, Reached::Slot(id)) => (
             Exit::Interrupted,
             Reason::Interrupted,
-            format!("interrupted; deployment {id}: {became}"),
+            format!("interrupted; {}: {became}", name(id)),
             is_open.then(|| look(id)),
         ),
         (Stop::Deadline, Reached::Nothing) => (
@@ -209,7 +220,7 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
         (Stop::Deadline, Reached::Slot(id)) if deployment.as_ref().is_some_and(|it| it.started_at.is_none()) => (
             Exit::TimedOut,
             Reason::ClientTimeoutUnclaimed,
-            format!("the deadline passed before a worker took deployment {id}; {became}{trouble}"),
+            format!("the deadline passed before a worker took {}; {became}{trouble}", name(id)),
             Some(format!(
                 "`singletrack why --project {project}` shows which agents are there; or pass a longer --timeout"
             )),
@@ -217,12 +228,17 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
         (Stop::Deadline, Reached::Slot(id)) => (
             Exit::TimedOut,
             Reason::ClientTimeoutRunning,
-            format!("the deadline passed while deployment {id} ran; {became}{trouble}"),
+            format!("the deadline passed while {} ran; {became}{trouble}", name(id)),
             Some(format!("pass a longer --timeout; {}", look(id))),
         ),
     };
     let told = deployment.as_deref().and_then(to_value).or(problem);
     Err(Failure { exit, message, hint, reason: Some(reason), problem: told })
+}
+
+/// The name of a deployment for people, as far as it was told.
+fn name_of(deployment: Option<&Deployment>, id: DeploymentId) -> String {
+    deployment.map_or_else(|| format!("deployment {id}"), Deployment::name)
 }
 
 fn to_value(deployment: &Deployment) -> Option<Value> {

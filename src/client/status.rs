@@ -7,14 +7,14 @@ use super::{
     exit::{Exit, Failure, about_project},
     render::{
         clean::clean,
-        words::{between, source, span, start, time},
+        words::{between, named, source, span, start, time},
     },
     session::Session,
 };
 use crate::{
     api::Deployment,
     cli::{StatusArgs, Wanted},
-    model::{DeploymentId, ProjectName},
+    model::{DeploymentName, ProjectName},
 };
 
 /// Prints a deployment.
@@ -23,23 +23,23 @@ use crate::{
 /// There is none, or no answer.
 pub async fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::QUESTION)?;
-    let deployment = find(&session.connection, &args.target.project, args.id).await?;
+    let deployment = find(&session.connection, &args.target.project, args.id.as_ref()).await?;
     session.answer(&deployment, &lines(&deployment, session.clock.wall()))?;
     Ok(Exit::Done)
 }
 
-/// The deployment with this id; without one, the one that holds the slot, else the latest.
+/// The deployment that is named so; without a name, the one that holds the slot, else the latest.
 ///
 /// # Errors
 /// There is none, or no answer.
 pub async fn find(
     connection: &Connection,
     project: &ProjectName,
-    id: Option<DeploymentId>,
+    name: Option<&DeploymentName>,
 ) -> Result<Deployment, Failure> {
     let none = || Failure::new(Exit::Usage, format!("{project} has no deployment yet"));
-    if let Some(id) = id {
-        return Ok(connection.deployment(project, id).await?);
+    if let Some(name) = name {
+        return Ok(connection.deployment(project, name).await?);
     }
     let view = connection.project(project).await.map_err(|fault| about_project(connection, project, fault))?;
     match view.holder {
@@ -55,7 +55,10 @@ pub async fn find(
 }
 
 fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
-    let mut lines = vec![format!("deployment  {}", deployment.id)];
+    let mut lines = match deployment.number {
+        Some(_) => vec![format!("deployment  {}", deployment.name()), format!("id          {}", deployment.id)],
+        None => vec![format!("deployment  {}", deployment.id)],
+    };
     let mut add = |name: &str, value: Option<String>| {
         lines.extend(value.map(|value| format!("{name:<10}  {value}")));
     };
@@ -88,7 +91,8 @@ fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
         add("cancel", at(deployment.cancel_requested_at).map(|at| format!("asked to stop at {at}")));
     }
     add("error", deployment.error.as_ref().map(|error| format!("{}: {}", clean(&error.code), clean(&error.message))));
-    add("superseded", deployment.superseded_by.map(|by| format!("by {by}")));
+    add("superseded", deployment.successor().map(|by| format!("by {}", named(&by))));
+    add("again", deployment.former().map(|former| format!("what {} deployed", named(&former))));
     // An older server tells them with the result alone.
     let outputs = deployment.result.as_ref().map(|result| &result.outputs).filter(|_| deployment.outputs.is_empty());
     for (name, value) in outputs.unwrap_or(&deployment.outputs) {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::Deployment,
     cli::Wait,
-    model::{DeploymentId, ProjectName},
+    model::{DeploymentName, ProjectName, Which},
 };
 
 /// Waits for the end of a deployment, and ends as the deployment did.
@@ -28,7 +28,7 @@ pub async fn run(args: &Wait) -> Result<Exit, Failure> {
     let onlooker = Onlooker {
         session: &session,
         project: &args.target.project,
-        id: args.id,
+        name: args.id.clone(),
         timeout: args.timeout,
         meanwhile: "the deployment goes on",
     };
@@ -49,7 +49,7 @@ pub(super) fn patience(timeout: Option<Duration>) -> Patience {
 pub(super) struct Onlooker<'a> {
     pub(super) session: &'a Session,
     pub(super) project: &'a ProjectName,
-    pub(super) id: DeploymentId,
+    pub(super) name: DeploymentName,
     pub(super) timeout: Option<Duration>,
     /// What is true when the wait ends before the deployment does.
     pub(super) meanwhile: &'static str,
@@ -61,7 +61,7 @@ impl Onlooker<'_> {
     /// # Errors
     /// It is not final yet, or there is no answer to go by.
     pub(super) async fn until_final(&self, how: How, signals: &mut Signals) -> Result<Deployment, Failure> {
-        let Onlooker { session, project, id, .. } = *self;
+        let Onlooker { session, project, name, .. } = self;
         let deadline = self.timeout.map(|timeout| Deadline::after(session.clock.clone(), timeout));
         let passed = async {
             match &deadline {
@@ -69,13 +69,20 @@ impl Onlooker<'_> {
                 None => pending().await,
             }
         };
-        let limits = FollowLimits::default();
-        let mut follower = Follower { connection: &session.connection, project, id, limits, after: 0 };
-        session.screen.note(&format!("waiting for the end of deployment {id}"));
-        let mut show = |update: Update| session.screen.update(&update);
+        session.screen.note(&format!("waiting for the end of {}", self.told()));
+        let mut show = |update: Update| session.screen.update(project, &update);
+        let watched = async {
+            let id = match name.which {
+                Which::Id(id) => id,
+                Which::Number(_) => session.connection.deployment(project, name).await?.id,
+            };
+            let limits = FollowLimits::default();
+            let mut follower = Follower { connection: &session.connection, project, id, limits, after: 0 };
+            follower.follow(how, &mut show).await
+        };
         let is_told = how != How::EndOnly;
         tokio::select! {
-            ended = follower.follow(how, &mut show) => Ok(ended.map_err(|fault| lost(id, fault))?),
+            ended = watched => Ok(ended.map_err(|fault| self.lost(fault))?),
             () = signals.first() => Err(self.left(Exit::Interrupted, "interrupted")),
             () = passed => Err(self.left(Exit::TimedOut, "the --timeout passed")),
             never = session.screen.break_silence(), if is_told => match never {},
@@ -83,22 +90,31 @@ impl Onlooker<'_> {
     }
 
     fn left(&self, exit: Exit, why: &str) -> Failure {
-        let Onlooker { session, project, id, meanwhile, .. } = self;
+        let Onlooker { session, project, name, meanwhile, .. } = self;
         session.screen.clear();
         let trouble = session.connection.trouble().map(|trouble| format!("; the server does not answer: {trouble}"));
         let trouble = trouble.unwrap_or_default();
-        Failure::new(exit, format!("{why} before deployment {id} had ended; {meanwhile}{trouble}"))
-            .hint(format!("`singletrack wait --project {project} {id}` waits again"))
+        Failure::new(exit, format!("{why} before {} had ended; {meanwhile}{trouble}", self.told()))
+            .hint(format!("`singletrack wait --project {project} {}` waits again", name.which))
     }
-}
 
-/// Why nothing more is heard of it, which says nothing about what becomes of it.
-fn lost(id: DeploymentId, fault: Fault) -> Failure {
-    match fault {
-        Fault::Refused(_) => fault.into(),
-        Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. } => {
-            let failure = Failure::from(fault);
-            Failure { message: format!("{}; the outcome of deployment {id} is unknown", failure.message), ..failure }
+    /// The deployment's name for people.
+    fn told(&self) -> String {
+        match self.name.which {
+            Which::Id(id) => format!("deployment {id}"),
+            Which::Number(number) => format!("{}#{number}", self.project),
+        }
+    }
+
+    /// Why nothing more is heard of it, which says nothing about what becomes of it.
+    fn lost(&self, fault: Fault) -> Failure {
+        match fault {
+            Fault::Refused(_) => fault.into(),
+            Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. } => {
+                let failure = Failure::from(fault);
+                let message = format!("{}; the outcome of {} is unknown", failure.message, self.told());
+                Failure { message, ..failure }
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     exit::{Exit, Failure, about_project},
     render::{
         clean::clean,
-        words::{Ahead, between, overtaken, span, start, time, who_deploys},
+        words::{Ahead, between, name_and_who, overtaken, span, start, time},
     },
     session::Session,
 };
@@ -40,8 +40,7 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
         None => lines.push(format!("{project}: the slot is free")),
         Some(holder) => {
             let ahead = Ahead::of(holder, view.liveness, view.eta);
-            lines.push(format!("{project}: the slot is held by {}", ahead.who()));
-            lines.push(format!("  deployment {}", holder.id));
+            lines.push(format!("{project}: the slot is held by {}", ahead.name_and_who()));
             lines.push(format!("  {}", ahead.how_far(now)));
             if let Some(message) = holder.message.as_ref().filter(|message| holder.waits_for.as_ref() != Some(message))
             {
@@ -53,9 +52,9 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
             if let Some(url) = &holder.url {
                 lines.push(format!("  {}", clean(url)));
             }
-            next.push(("watch it", format!("singletrack logs --project {project} {} --follow", holder.id)));
+            next.push(("watch it", format!("singletrack logs --project {project} {} --follow", holder.argument())));
             if holder.cancel_requested_at.is_none() {
-                next.push(("stop it", format!("singletrack cancel --project {project} {}", holder.id)));
+                next.push(("stop it", format!("singletrack cancel --project {project} {}", holder.argument())));
             }
             let is_stuck =
                 holder.status == Status::Running && matches!(view.liveness, Some(Liveness::Silent | Liveness::Lost));
@@ -63,7 +62,10 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
                 let flag = if view.liveness == Some(Liveness::Lost) { "" } else { " --even-if-alive" };
                 next.push((
                     "force the slot free, if its worker is gone for good",
-                    format!("singletrack release --project {project} --deployment {}{flag} --reason '...'", holder.id),
+                    format!(
+                        "singletrack release --project {project} --deployment {}{flag} --reason '...'",
+                        holder.argument()
+                    ),
                 ));
             }
         }
@@ -73,12 +75,12 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
         lines.extend(view.line.iter().take(LINE_LIMIT).map(|waiting| {
             let waited = span(between(waiting.created_at, now));
             let position = waiting.queue_position;
-            let fate = match waiting.will_be_superseded_by {
-                Some(by) => Some(overtaken(by)),
+            let fate = match waiting.overtaker() {
+                Some(by) => Some(overtaken(&by)),
                 None => start(waiting.expected_start.flatten(), waiting.start_unknown.as_deref()),
             };
             let fate = fate.map(|fate| format!("; {fate}")).unwrap_or_default();
-            format!("  {position}. {} ({}), for {waited}{fate}", who_deploys(waiting), waiting.id)
+            format!("  {position}. {}, for {waited}{fate}", name_and_who(waiting))
         }));
         let shown = view.line.len().min(LINE_LIMIT) as u64;
         if view.line_length > shown {
@@ -88,9 +90,12 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
     if let Some(last) = &view.last_outcome {
         let ended = last.ended_at.map(|at| format!(" at {}", time(at, now))).unwrap_or_default();
         let error = last.error.as_ref().map(|error| format!(": {}", clean(&error.message))).unwrap_or_default();
-        lines.push(format!("last: {} {}{ended}{error}", who_deploys(last), last.status.as_str()));
+        lines.push(format!("last: {} {}{ended}{error}", name_and_who(last), last.status.as_str()));
         if last.status == Status::Failed {
-            next.push(("see why the last one failed", format!("singletrack logs --project {project} {}", last.id)));
+            next.push((
+                "see why the last one failed",
+                format!("singletrack logs --project {project} {}", last.argument()),
+            ));
         }
     }
     lines.push(format!("rules: {}", rules(view)));

@@ -11,6 +11,7 @@ use super::{
     ids::{DeploymentId, IdempotencyKey, ProjectName},
     lease::{LeaseSecret, Pepper},
     lifecycle::Entry,
+    mention::Mention,
     order::{self, Age, outdated_by},
     policy::{LinePolicy, Policy, Preempt},
     project::StartedOrder,
@@ -80,7 +81,7 @@ pub enum Admission {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {
     /// A newer build ran already.
-    #[error("build {order} is older than build {}, which deployment {} started", newer.order, newer.deployment)]
+    #[error("build {order} is older than build {}, which {} started", newer.order, newer.deployment)]
     Outdated {
         /// The refused build number.
         order: u64,
@@ -88,14 +89,14 @@ pub enum Rejection {
         newer: StartedOrder,
     },
     /// Another deployment, which has the slot or waits, is newer than the one that wants to take over, or as new.
-    #[error("deployment {successor}{} is not newer than {}{}, which {}", build(*order), newer, build(*newer_order), standing(*newer_waits))]
+    #[error("{successor}{} is not newer than {}{}, which {}", build(*order), newer, build(*newer_order), standing(*newer_waits))]
     NotTheNewest {
         /// The one that wants to take over.
-        successor: DeploymentId,
+        successor: Box<Mention>,
         /// Its build number.
         order: Option<u64>,
         /// The one that is not older.
-        newer: DeploymentId,
+        newer: Box<Mention>,
         /// The build number of that.
         newer_order: Option<u64>,
         /// Whether that waits in line.
@@ -150,9 +151,9 @@ pub enum Rejection {
 impl Rejection {
     fn not_the_newest(successor: &Deployment, newer: &Deployment) -> Self {
         Rejection::NotTheNewest {
-            successor: successor.id,
+            successor: Box::new(successor.mention()),
             order: successor.spec.order,
-            newer: newer.id,
+            newer: Box::new(newer.mention()),
             newer_order: newer.spec.order,
             newer_waits: newer.is_waiting(),
         }
@@ -210,7 +211,7 @@ fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Polic
         return Admission::Rejected(Rejection::LineFull { limit: policy.line_limit });
     }
     let id = wish.id;
-    join(slot, wish, place, holder.id, policy.line);
+    join(slot, wish, place, holder.mention(), policy.line);
     match place {
         Place::Ticket { .. } => Admission::Conflict { blocker: Box::new(holder), ticket: Some(id) },
         Place::Queued => Admission::Accepted(id),
@@ -218,7 +219,7 @@ fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Polic
 }
 
 /// Lets a newcomer into the line: at its end, or, where the newest is served first, before those that are older.
-fn join(slot: &mut Slot, wish: Submission, place: Place, blocker: DeploymentId, line: LinePolicy) {
+fn join(slot: &mut Slot, wish: Submission, place: Place, blocker: Mention, line: LinePolicy) {
     let age = slot.age_of_newcomer(&wish.spec);
     let ahead = match line {
         LinePolicy::All => None,
@@ -232,7 +233,9 @@ fn join(slot: &mut Slot, wish: Submission, place: Place, blocker: DeploymentId, 
     let overtaken = rank.map_or_else(Vec::new, |rank| not_yet_overtaken(slot, age, rank));
     let id = wish.id;
     enter(slot, id, wish, Entry::Waiting { place, position, blocker, rank, overtaker });
-    tell_overtaken(slot, &overtaken, id);
+    if let Some(by) = slot.deployment(id).map(Deployment::mention) {
+        tell_overtaken(slot, &overtaken, &by);
+    }
 }
 
 /// Those in line who are superseded by one that is put at `rank` when it starts, and by nobody else until then: whoever
@@ -244,13 +247,13 @@ fn not_yet_overtaken(slot: &Slot, newcomer: Age<'_>, rank: i64) -> Vec<Deploymen
     older.filter(|older| slot.overtaker(older.age(), older.rank()).is_none()).map(|older| older.id).collect()
 }
 
-fn tell_overtaken(slot: &mut Slot, overtaken: &[DeploymentId], by: DeploymentId) {
-    let blocker = slot.holder().map(|holder| holder.id);
+fn tell_overtaken(slot: &mut Slot, overtaken: &[DeploymentId], by: &Mention) {
+    let blocker = slot.holder().map(Deployment::mention);
     let line: Vec<_> = slot.line().into_iter().map(|waiting| waiting.id).collect();
     for (position, id) in (1..).zip(line) {
         if overtaken.contains(&id) {
             // It waits, so this cannot be refused.
-            let _ = slot.step(id, Command::Overtaken { position, blocker, by });
+            let _ = slot.step(id, Command::Overtaken { position, blocker: blocker.clone(), by: by.clone() });
         }
     }
 }
@@ -341,7 +344,7 @@ fn preempt(
     let mut changed = put_ahead(slot, &newcomer);
     // Last of all the holder, so that its end finds the line as it is to be.
     if let Some(holder) = holder {
-        changed |= slot.step(holder.id, Command::Cancel { reason, superseded_by: Some(successor) }).is_ok();
+        changed |= slot.step(holder.id, Command::Cancel { reason, superseded_by: Some(newcomer.mention()) }).is_ok();
     }
     Ok(changed)
 }
@@ -363,10 +366,10 @@ fn put_ahead(slot: &mut Slot, newcomer: &Deployment) -> bool {
     }
     let ahead = others.iter().take_while(|other| other.rank() < rank).count() as u64;
     let position = if newcomer.is_waiting() { ahead + 1 } else { 0 };
-    let blocker = slot.holder().map(|holder| holder.id).filter(|holder| *holder != newcomer.id);
+    let blocker = slot.holder().filter(|holder| holder.id != newcomer.id).map(Deployment::mention);
     let overtaken = not_yet_overtaken(slot, newcomer.age(), rank);
     let changed = slot.step(newcomer.id, Command::PutAhead { rank, position, blocker }).is_ok();
-    tell_overtaken(slot, &overtaken, newcomer.id);
+    tell_overtaken(slot, &overtaken, &newcomer.mention());
     changed
 }
 
@@ -375,7 +378,8 @@ fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
     match &made.state {
         State::Reserved => {
             if let Some(newer) = outdated_by(&made.spec, slot.project()) {
-                let _ = slot.step(made.id, Command::Cancel { reason: None, superseded_by: Some(newer.deployment) });
+                let superseded_by = Some(newer.deployment.clone());
+                let _ = slot.step(made.id, Command::Cancel { reason: None, superseded_by });
                 let order = made.spec.order.unwrap_or_default();
                 return Admission::Rejected(Rejection::Outdated { order, newer });
             }

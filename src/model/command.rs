@@ -7,8 +7,9 @@ use thiserror::Error;
 use super::{
     deployment::{FailureCause, Outcome},
     event::{PhaseState, Stream},
-    ids::{DeploymentId, Revision},
+    ids::Revision,
     lease::SecretHash,
+    mention::Mention,
 };
 
 /// What can happen to a deployment.
@@ -23,16 +24,16 @@ pub enum Command {
         /// How many are served before it then, itself included; 0 when it has the slot.
         position: u64,
         /// Who holds the slot.
-        blocker: Option<DeploymentId>,
+        blocker: Option<Mention>,
     },
     /// A newer one was put before it.
     Overtaken {
         /// How many are served before it then, itself included.
         position: u64,
         /// Who holds the slot.
-        blocker: Option<DeploymentId>,
+        blocker: Option<Mention>,
         /// The newer one.
-        by: DeploymentId,
+        by: Mention,
     },
     /// Its ticket's client polls, and will be parked for `window` at most.
     Attend {
@@ -75,7 +76,7 @@ pub enum Command {
         /// Why, in the canceller's words.
         reason: Option<String>,
         /// The newer deployment that takes its place.
-        superseded_by: Option<DeploymentId>,
+        superseded_by: Option<Mention>,
     },
     /// Its worker is done with it.
     Finish {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ids::{DeploymentId, ProjectName, Revision},
     lease::Lease,
+    mention::{Mention, Named},
     policy::Limits,
 };
 
@@ -50,6 +51,9 @@ pub struct Spec {
     /// The deployment that it runs again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<DeploymentId>,
+    /// What people know that one by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_of_named: Option<Named>,
     /// A digest of the pipeline's definition when it was submitted, to tell whether it changed since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipeline_digest: Option<String>,
@@ -76,6 +80,8 @@ pub struct Deployment {
     pub id: DeploymentId,
     /// Its project.
     pub project: ProjectName,
+    /// What people call it in its project: 1, 2, 3 … in the order of arrival. 0 of one that is only planned.
+    pub number: u64,
     /// What was asked for.
     pub spec: Spec,
     /// Where it stands.
@@ -255,7 +261,7 @@ pub struct CancelRequest {
     /// Why, in the canceller's words.
     pub reason: Option<String>,
     /// The newer deployment that takes its place.
-    pub superseded_by: Option<DeploymentId>,
+    pub superseded_by: Option<Mention>,
 }
 
 /// How much output of a deployment is kept. Bytes count the text of the lines.

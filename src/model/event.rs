@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{deployment::Status, ids::DeploymentId};
+use super::{
+    deployment::Status,
+    ids::{DeploymentId, ProjectName},
+    mention::{Mention, Named},
+};
 
 /// A deployment's message that begins so says for what a cancel of it waits.
 pub const CANCEL_WAITS: &str = "the cancel waits until";
@@ -30,9 +34,15 @@ pub enum EventBody {
         /// Who held the slot at that moment.
         #[serde(skip_serializing_if = "Option::is_none")]
         blocker: Option<DeploymentId>,
+        /// What people know that one by.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocker_deployment: Option<Named>,
         /// The newer deployment that supersedes it when that starts, if it still waits then.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         will_be_superseded_by: Option<DeploymentId>,
+        /// What people know that one by.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        will_be_superseded_by_deployment: Option<Named>,
     },
     /// Its status changed.
     Status {
@@ -82,6 +92,9 @@ pub enum EventBody {
         /// The newer deployment that takes its place.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         superseded_by: Option<DeploymentId>,
+        /// What people know that one by.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        superseded_by_deployment: Option<Named>,
     },
     /// Lines that are no longer kept stood here.
     Gap {
@@ -95,6 +108,43 @@ pub enum EventBody {
 }
 
 impl EventBody {
+    /// That it stands at this place in line, behind whom, and who will end it there.
+    pub fn queue(position: u64, blocker: Option<Mention>, overtaker: Option<Mention>) -> Self {
+        let (blocker, blocker_deployment) = parts(blocker);
+        let (will_be_superseded_by, will_be_superseded_by_deployment) = parts(overtaker);
+        EventBody::Queue {
+            position,
+            blocker,
+            blocker_deployment,
+            will_be_superseded_by,
+            will_be_superseded_by_deployment,
+        }
+    }
+
+    /// That somebody wants it stopped.
+    pub fn cancel(reason: Option<String>, successor: Option<Mention>) -> Self {
+        let (superseded_by, superseded_by_deployment) = parts(successor);
+        EventBody::Cancel { reason, superseded_by, superseded_by_deployment }
+    }
+
+    /// The newer deployment of the project that it tells of: one that takes the place, or will.
+    pub fn told_of(&self, project: &ProjectName) -> Option<Mention> {
+        let (id, named) = match self {
+            EventBody::Queue { will_be_superseded_by: Some(id), will_be_superseded_by_deployment: named, .. }
+            | EventBody::Cancel { superseded_by: Some(id), superseded_by_deployment: named, .. } => (*id, named),
+            EventBody::Queue { .. }
+            | EventBody::Cancel { .. }
+            | EventBody::Status { .. }
+            | EventBody::Phase { .. }
+            | EventBody::Progress { .. }
+            | EventBody::Output { .. }
+            | EventBody::Log { .. }
+            | EventBody::Gap { .. }
+            | EventBody::Complete => return None,
+        };
+        Some(Mention { project: project.clone(), id, named: named.clone() })
+    }
+
     /// The word for it on the wire and in the stores.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -146,6 +196,10 @@ impl EventBody {
             | EventBody::Complete => 0,
         }
     }
+}
+
+fn parts(mention: Option<Mention>) -> (Option<DeploymentId>, Option<Named>) {
+    mention.map_or((None, None), |Mention { id, named, .. }| (Some(id), named))
 }
 
 /// What became of a phase.

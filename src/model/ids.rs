@@ -15,6 +15,9 @@ pub enum InvalidId {
     /// Not a UUID.
     #[error("a deployment id is a UUID such as 01998c6e-7d2a-7c35-9a55-0c2f6f0b7a11")]
     DeploymentId,
+    /// Neither an id nor a number.
+    #[error("a deployment is named by its number, such as 17, #17 or web#17, or by its id")]
+    DeploymentName,
     /// Empty, too long or with characters that a header cannot carry.
     #[error("an idempotency key is 1 to 255 visible ASCII characters")]
     IdempotencyKey,

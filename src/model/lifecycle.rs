@@ -16,6 +16,7 @@ use super::{
     event::{Event, EventBody, PhaseState},
     ids::{DeploymentId, ProjectName, Revision},
     lease::{Lease, SecretHash},
+    mention::Mention,
 };
 
 /// Output that is kept from the beginning of a deployment, in bytes of text: 2 MiB hold the set-up of most builds.
@@ -96,7 +97,8 @@ pub struct Moment {
 }
 
 /// How a deployment enters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "it is made once for each submit, and used at once")]
 pub enum Entry {
     /// The slot is free: it holds it at once.
     Ready,
@@ -107,27 +109,33 @@ pub enum Entry {
         /// How many are served before it, itself included.
         position: u64,
         /// Who holds the slot.
-        blocker: DeploymentId,
+        blocker: Mention,
         /// Its rank, where it is put before older ones.
         rank: Option<i64>,
         /// The newer one ahead of it that supersedes it when that starts.
-        overtaker: Option<DeploymentId>,
+        overtaker: Option<Mention>,
     },
 }
 
 /// The first step of a deployment.
-pub(super) fn create(id: DeploymentId, project: ProjectName, spec: Spec, entry: Entry, at: Moment) -> Step {
+pub(super) fn create(
+    id: DeploymentId,
+    project: ProjectName,
+    number: u64,
+    spec: Spec,
+    entry: Entry,
+    at: Moment,
+) -> Step {
     let (state, line_rank, queue) = match entry {
         Entry::Ready => (State::Ready, None, at_the_slot()),
-        Entry::Waiting { place, position, blocker, rank, overtaker } => (
-            State::Waiting(place),
-            rank,
-            EventBody::Queue { position, blocker: Some(blocker), will_be_superseded_by: overtaker },
-        ),
+        Entry::Waiting { place, position, blocker, rank, overtaker } => {
+            (State::Waiting(place), rank, EventBody::queue(position, Some(blocker), overtaker))
+        }
     };
     let after = Deployment {
         id,
         project,
+        number,
         spec,
         state,
         ticket: at.revision,
@@ -154,7 +162,7 @@ pub(super) fn create(id: DeploymentId, project: ProjectName, spec: Spec, entry: 
 
 /// What is told of one that holds the slot.
 fn at_the_slot() -> EventBody {
-    EventBody::Queue { position: 0, blocker: None, will_be_superseded_by: None }
+    EventBody::queue(0, None, None)
 }
 
 impl Deployment {
@@ -261,7 +269,7 @@ impl Draft {
         Ok(())
     }
 
-    fn put_ahead(&mut self, rank: i64, position: u64, blocker: Option<DeploymentId>) -> Result<(), Refusal> {
+    fn put_ahead(&mut self, rank: i64, position: u64, blocker: Option<Mention>) -> Result<(), Refusal> {
         match self.after.state {
             State::Waiting(_) | State::Reserved | State::Ready => {}
             State::Finished { .. } => return Err(Refusal::Final),
@@ -271,17 +279,17 @@ impl Draft {
         self.after.revision = self.at.revision;
         self.stirs = true;
         self.is_put_ahead = true;
-        self.tell(EventBody::Queue { position, blocker, will_be_superseded_by: None });
+        self.tell(EventBody::queue(position, blocker, None));
         Ok(())
     }
 
-    fn overtaken(&mut self, position: u64, blocker: Option<DeploymentId>, by: DeploymentId) -> Result<(), Refusal> {
+    fn overtaken(&mut self, position: u64, blocker: Option<Mention>, by: Mention) -> Result<(), Refusal> {
         match self.after.state {
             State::Waiting(_) => {}
             State::Finished { .. } => return Err(Refusal::Final),
             State::Reserved | State::Ready | State::Running(_) => return Err(Refusal::WrongState),
         }
-        self.tell(EventBody::Queue { position, blocker, will_be_superseded_by: Some(by) });
+        self.tell(EventBody::queue(position, blocker, Some(by)));
         Ok(())
     }
 
@@ -412,15 +420,15 @@ impl Draft {
         }
     }
 
-    fn cancel(&mut self, reason: Option<String>, superseded_by: Option<DeploymentId>) -> Result<(), Refusal> {
-        let request = CancelRequest { at: self.at.now, reason, superseded_by };
-        let told = EventBody::Cancel { reason: request.reason.clone(), superseded_by };
+    fn cancel(&mut self, reason: Option<String>, superseded_by: Option<Mention>) -> Result<(), Refusal> {
+        let request = CancelRequest { at: self.at.now, reason, superseded_by: superseded_by.clone() };
+        let told = EventBody::cancel(request.reason.clone(), superseded_by.clone());
         match self.after.state {
             State::Finished { .. } => return Err(Refusal::Final),
             State::Running(_) => {
                 // The first request stands, but a plain one may still learn who takes the place.
-                let known = self.after.cancel.as_ref().map(|cancel| cancel.superseded_by);
-                if known.is_some_and(|by| by.is_some() || superseded_by.is_none()) {
+                let known = self.after.cancel.as_ref().map(|cancel| cancel.superseded_by.is_some());
+                if known.is_some_and(|has_successor| has_successor || superseded_by.is_none()) {
                     return Err(Refusal::WrongState);
                 }
                 self.after.cancel = Some(match self.after.cancel.take() {
@@ -443,7 +451,7 @@ impl Draft {
     fn end_cancelled(&mut self) {
         let (cause, message) = match &self.after.cancel {
             Some(CancelRequest { superseded_by: Some(by), .. }) => {
-                (CancelCause::Superseded { by: *by }, format!("superseded by deployment {by}"))
+                (CancelCause::Superseded { by: by.id }, format!("superseded by {by}"))
             }
             Some(CancelRequest { reason: Some(reason), .. }) => {
                 (CancelCause::Requested, format!("cancelled: {reason}"))

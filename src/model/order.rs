@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 
 use super::{
     deployment::{Deployment, Spec},
-    ids::{DeploymentId, Revision},
+    ids::Revision,
+    mention::Mention,
     project::{Project, StartedOrder},
 };
 
@@ -43,7 +44,7 @@ pub fn is_same_run(one: Option<&str>, other: Option<&str>) -> bool {
 /// The last ordinary start, where it is newer than `spec`, so that this would go backwards.
 pub fn outdated_by(spec: &Spec, project: &Project) -> Option<StartedOrder> {
     let order = ordinary_order(spec)?;
-    project.last_started.filter(|last| last.order > order)
+    project.last_started.as_ref().filter(|last| last.order > order).cloned()
 }
 
 /// The build number of a deployment that goes forwards. A declared rollback is not judged by its own.
@@ -78,8 +79,8 @@ impl Deployment {
 
 /// The deployment that ends `waiting` when it starts: the first one of those `ahead`, which are in the order in which
 /// they are served.
-pub fn overtaker<'a>(waiting: Age<'_>, ahead: impl IntoIterator<Item = &'a Deployment>) -> Option<DeploymentId> {
-    ahead.into_iter().find(|one| one.will_supersede(waiting)).map(|one| one.id)
+pub fn overtaker<'a>(waiting: Age<'_>, ahead: impl IntoIterator<Item = &'a Deployment>) -> Option<Mention> {
+    ahead.into_iter().find(|one| one.will_supersede(waiting)).map(Deployment::mention)
 }
 
 /// Where a newcomer stands that goes before what it supersedes: its place among those in `line`, and its rank. `None`

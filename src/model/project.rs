@@ -5,7 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::ids::{DeploymentId, ProjectName, Revision};
+use super::{
+    ids::{DeploymentId, ProjectName, Revision},
+    mention::Mention,
+};
 
 /// How many durations of past runs are remembered: enough for a steady p90, little enough to load with every decision.
 pub const RECENT_RUNS_LIMIT: usize = 20;
@@ -20,6 +23,8 @@ pub struct Project {
     pub name: ProjectName,
     /// The last revision that was given out.
     pub revision: Revision,
+    /// How many deployments it ever had: the number of the last one. No number is given twice.
+    pub deployment_count: u64,
     /// How many deployments wait in line.
     pub waiting_count: u64,
     /// The highest build number that was started, and by whom.
@@ -34,12 +39,12 @@ pub struct Project {
 }
 
 /// The build number of a deployment that was started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartedOrder {
     /// The build number.
     pub order: u64,
     /// The deployment.
-    pub deployment: DeploymentId,
+    pub deployment: Mention,
 }
 
 /// How long one success took.
@@ -67,6 +72,7 @@ impl Project {
         Project {
             name,
             revision: Revision(0),
+            deployment_count: 0,
             waiting_count: 0,
             last_started: None,
             preempted_count: 0,

@@ -12,6 +12,7 @@ use super::{
     deployment::{CancelCause, Deployment, Outcome, Spec, State},
     ids::{DeploymentId, IdempotencyKey, ProjectName, Revision},
     lifecycle::{Entry, Moment, Step, create},
+    mention::Mention,
     order::{self, Age},
     project::{Project, StartedOrder},
 };
@@ -148,9 +149,15 @@ pub struct Slot {
     held: Option<DeploymentId>,
     known: BTreeMap<DeploymentId, Deployment>,
     changes: Changes,
+    is_plan: bool,
 }
 
 impl Slot {
+    /// Begins a decision at `now` that will not be recorded: what it admits gets no number.
+    pub fn planning(loaded: Loaded, now: Timestamp) -> Self {
+        Slot { is_plan: true, ..Slot::of(loaded, now) }
+    }
+
     /// Begins a decision at `now`.
     pub fn of(loaded: Loaded, now: Timestamp) -> Self {
         let Loaded { project, holder, line, deployments, keyed, held } = loaded;
@@ -163,7 +170,7 @@ impl Slot {
             .map(|deployment| (deployment.id, deployment))
             .collect();
         let (project_before, changes) = (project.clone(), Changes::default());
-        Slot { now, project_before, project, holder: holder_id, held, known, changes }
+        Slot { now, project_before, project, holder: holder_id, held, known, changes, is_plan: false }
     }
 
     /// The project's counters as they stand.
@@ -199,14 +206,15 @@ impl Slot {
     }
 
     /// The newer deployment that supersedes `waiting` when that starts: of those who are served before `rank`.
-    pub fn overtaker(&self, waiting: Age<'_>, rank: i64) -> Option<DeploymentId> {
+    pub fn overtaker(&self, waiting: Age<'_>, rank: i64) -> Option<Mention> {
         let line = self.line().into_iter().take_while(|ahead| ahead.rank() < rank);
         order::overtaker(waiting, self.holder().into_iter().chain(line))
     }
 
     /// Lets a new deployment in.
     pub fn admit(&mut self, id: DeploymentId, project: ProjectName, spec: Spec, entry: Entry) -> &Deployment {
-        let step = create(id, project, spec, entry, self.moment());
+        let number = if self.is_plan { 0 } else { self.project.deployment_count + 1 };
+        let step = create(id, project, number, spec, entry, self.moment());
         self.record(step);
         &self.known[&id]
     }
@@ -238,7 +246,7 @@ impl Slot {
             self.line().into_iter().filter(|waiting| starting.will_supersede(waiting.age())).map(|it| it.id).collect();
         for id in older {
             // They wait, so the cancel cannot be refused.
-            let _ = self.step(id, Command::Cancel { reason: None, superseded_by: Some(starting.id) });
+            let _ = self.step(id, Command::Cancel { reason: None, superseded_by: Some(starting.mention()) });
         }
     }
 
@@ -276,6 +284,10 @@ impl Slot {
         if step.is_state_change() && after.revision == self.project.revision.next() {
             self.project.revision = after.revision;
         }
+        if step.is_creation() {
+            // In the same transaction as the deployment, and never taken back.
+            self.project.deployment_count = self.project.deployment_count.max(after.number);
+        }
         match (was_waiting, after.is_waiting()) {
             (false, true) => self.project.waiting_count += 1,
             (true, false) => self.project.waiting_count = self.project.waiting_count.saturating_sub(1),
@@ -299,8 +311,8 @@ impl Slot {
     fn note_start(&mut self, started: &Deployment) {
         // A declared rollback leaves the mark: what it went back behind stays the newest that was started.
         let Some(order) = order::ordinary_order(&started.spec) else { return };
-        if self.project.last_started.is_none_or(|last| last.order <= order) {
-            self.project.last_started = Some(StartedOrder { order, deployment: started.id });
+        if self.project.last_started.as_ref().is_none_or(|last| last.order <= order) {
+            self.project.last_started = Some(StartedOrder { order, deployment: started.mention() });
         }
     }
 

@@ -342,7 +342,8 @@ mod tests {
         let mut subscriptions = [holder, waiting].map(|id| notifier.subscribe(Topic::State(id)));
         let mut slot = Slot::of(Loaded::nothing(&name), Timestamp::UNIX_EPOCH);
         slot.admit(holder, name.clone(), Spec::default(), Entry::Ready);
-        let entry = Entry::Waiting { place: Place::Queued, position: 1, blocker: holder, rank: None, overtaker: None };
+        let blocker = crate::model::Mention::unnamed(name.clone(), holder);
+        let entry = Entry::Waiting { place: Place::Queued, position: 1, blocker, rank: None, overtaker: None };
         slot.admit(waiting, name, Spec::default(), entry);
         notifier.publish(&slot.into_changes());
         let [of_holder, of_waiting] = &mut subscriptions;

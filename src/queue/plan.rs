@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::Queue;
 use crate::{
     model::{
-        Changes, Deployment, DeploymentId, Eta, LineLoad, Load, Loaded, Policy, Project, Slot,
+        Changes, Deployment, Eta, LineLoad, Load, Loaded, Mention, Policy, Project, Slot,
         admission::{self, Admission, Cancellation, OnConflict, Rejection, Submission},
         forecast::{Forecast, StartUnknown},
     },
@@ -33,7 +33,7 @@ pub struct Planned {
     /// Those in line that the deployment would supersede when it starts.
     pub superseded: Vec<Deployment>,
     /// The newer deployment that would supersede this one when that starts.
-    pub overtaker: Option<DeploymentId>,
+    pub overtaker: Option<Mention>,
     /// How long until it would have the slot; `None` where it would not wait.
     pub start: Option<Result<Eta, StartUnknown>>,
 }
@@ -57,7 +57,7 @@ impl Queue {
 }
 
 fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, policy: &Policy) -> Planned {
-    let mut slot = Slot::of(loaded.clone(), now);
+    let mut slot = Slot::planning(loaded.clone(), now);
     let admission = admission::submit(&mut slot, loaded.keyed.clone(), wish.clone(), policy);
     if matches!(admission, Admission::Conflict { ticket: None, .. }) && wish.on_conflict == OnConflict::Refuse {
         // Whoever is told that the slot is held wants to know how long the line is.

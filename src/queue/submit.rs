@@ -3,7 +3,7 @@
 use super::Queue;
 use crate::{
     model::{
-        DeploymentId, Edges, LineLoad, LinePolicy, Load, Project, Slot,
+        DeploymentId, Edges, LineLoad, LinePolicy, Load, Mention, Project, Slot,
         admission::{self, Admission, OnConflict, Submission},
         order,
     },
@@ -18,7 +18,7 @@ pub struct Submitted {
     /// The deployment that was made, found again, or waits.
     pub own: Option<Placed>,
     /// The newer deployment that supersedes that one when it starts.
-    pub overtaker: Option<DeploymentId>,
+    pub overtaker: Option<Mention>,
     /// The project's counters at that moment.
     pub project: Project,
 }

@@ -95,6 +95,7 @@ pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, o
     Conflict {
         deployment_id: blocker.id,
         blocking: Blocking {
+            number: Some(blocker.number),
             actor: spec.actor.clone(),
             ref_name: spec.ref_name.clone(),
             commit: spec.commit.clone(),
@@ -111,10 +112,12 @@ pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, o
             eta: eta(blocker, project, now),
         },
         ticket: None,
+        ticket_number: None,
         queue_position: None,
         will_be_superseded_by: None,
         expected_start: None,
         start_unknown: None,
+        will_be_superseded_by_deployment: None,
         relation,
         takes: api::Takes::default(),
     }

@@ -28,6 +28,7 @@ pub async fn cancel(State(app): State<Arc<App>>, target: Target, request: Reques
         if bytes.is_empty() { CancelBody::default() } else { body::parse(&bytes)? };
     let reason = reason.map(|reason| reason_text(&reason)).transpose()?;
     let Target { project, id } = target;
+    let superseded_by = app.named_if_any(&project, superseded_by.as_ref()).await?;
     let (status, deployment) = match app.queue.cancel(project, id, reason, superseded_by).await? {
         Cancellation::Requested(deployment) => (StatusCode::ACCEPTED, deployment),
         Cancellation::Unchanged(deployment) => (StatusCode::OK, deployment),

@@ -6,7 +6,7 @@ use super::{App, answer, error::Failure};
 use crate::{
     api::{self, Conflict},
     model::{
-        Deployment, DeploymentId, Eta,
+        Deployment, Eta, Mention,
         forecast::{Forecast, StartUnknown},
         order,
     },
@@ -28,7 +28,7 @@ pub struct Line<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     /// The newer deployment that supersedes it when that starts.
-    pub overtaker: Option<DeploymentId>,
+    pub overtaker: Option<Mention>,
     /// How long until it has the slot; `None` where it does not wait, or the slot is just handed on.
     pub start: Option<Result<Eta, StartUnknown>>,
 }
@@ -72,7 +72,7 @@ impl Line<'_> {
         Standing { overtaker: self.overtaker(waiting), start: self.start(placed) }
     }
 
-    fn overtaker(&self, waiting: &Deployment) -> Option<DeploymentId> {
+    fn overtaker(&self, waiting: &Deployment) -> Option<Mention> {
         let ahead = self.state.line.iter().take_while(|ahead| ahead.rank() < waiting.rank());
         order::overtaker(waiting.age(), self.state.holder.iter().chain(ahead))
     }
@@ -91,16 +91,19 @@ impl Standing {
     /// The deployment with it.
     pub fn in_deployment(&self, told: api::Deployment) -> api::Deployment {
         let (expected_start, start_unknown) = self.start();
-        api::Deployment { will_be_superseded_by: self.overtaker, expected_start, start_unknown, ..told }
+        api::Deployment { expected_start, start_unknown, ..told.overtaken_by(self.overtaker.clone()) }
     }
 
-    /// The conflict of the one that waits as `ticket`, with it.
-    pub fn in_conflict(&self, conflict: Conflict, ticket: DeploymentId, position: u64) -> Conflict {
+    /// The conflict of the one that waits, with it.
+    pub fn in_conflict(&self, conflict: Conflict, own: &Placed) -> Conflict {
         let (expected_start, start_unknown) = self.start();
+        let (will_be_superseded_by, will_be_superseded_by_deployment) = api::parts(self.overtaker.clone());
         Conflict {
-            ticket: Some(ticket),
-            queue_position: Some(position),
-            will_be_superseded_by: self.overtaker,
+            ticket: Some(own.deployment.id),
+            ticket_number: Some(own.deployment.number),
+            queue_position: Some(own.position),
+            will_be_superseded_by,
+            will_be_superseded_by_deployment,
             expected_start,
             start_unknown,
             ..conflict

@@ -15,6 +15,7 @@ mod intake;
 mod line;
 mod meta;
 mod metrics;
+mod names;
 mod page;
 mod params;
 mod plan;

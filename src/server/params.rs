@@ -1,6 +1,6 @@
 //! What a path, a query string and the headers say, parsed strictly: unknown and repeated parameters are named.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, RawPathParams},
@@ -8,13 +8,14 @@ use axum::{
 };
 
 use super::{
+    App,
     error::{Failure, echo},
     guard::Scope,
 };
 use crate::{
     api::{ErrorCode, IDEMPOTENCY_HEADER, MAX_WAIT_DEFAULT_SECONDS, MAX_WAIT_LIMIT_SECONDS},
     config::Since,
-    model::{DeploymentId, IdempotencyKey, ProjectName, bounds::TAIL_LINES},
+    model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName, bounds::TAIL_LINES},
 };
 
 /// The `{project}` of a path.
@@ -37,14 +38,16 @@ impl<S: Send + Sync> FromRequestParts<S> for InProject {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Target {
+impl FromRequestParts<Arc<App>> for Target {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        let path = path_params(parts, state).await?;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        let path = path_params(parts, app).await?;
         let project = project(&path, parts)?;
-        // A malformed id names no deployment: it is answered like one that is not there.
-        let id = param(&path, "id").and_then(|id| id.parse().ok()).ok_or_else(Failure::not_found)?;
+        // A malformed name names no deployment: it is answered like one that is not there.
+        let name: DeploymentName =
+            param(&path, "id").and_then(|name| name.parse().ok()).ok_or_else(Failure::not_found)?;
+        let id = app.named(&project, &name).await?;
         Ok(Target { project, id })
     }
 }

@@ -71,6 +71,7 @@ pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Res
         Err(unknown) => (None, Some(unknown.to_string())),
     };
     let replays = planned.own.as_ref().filter(|_| outcome == PlanOutcome::Replayed);
+    let (will_be_superseded_by, will_be_superseded_by_deployment) = api::parts(planned.overtaker.clone());
     let plan = Plan {
         dry_run: true,
         pipeline: spec.pipeline.clone(),
@@ -87,7 +88,8 @@ pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Res
         cancels: planned.cancelled.as_deref().map(answer::unplaced),
         cancel_refusal: planned.cancel_refusal.clone().map(refusal),
         supersedes: planned.superseded.iter().map(answer::unplaced).collect(),
-        will_be_superseded_by: planned.overtaker,
+        will_be_superseded_by,
+        will_be_superseded_by_deployment,
         waits_for_agent,
         takes: app.takes(&planned.project, &spec),
     };

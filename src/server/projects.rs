@@ -144,6 +144,7 @@ pub async fn release(
     let ReleaseRequest { reason, deployment_id, even_if_alive } = body::read_json(&parts.headers, body).await?;
     let reason = reason_text(&reason)?;
     app.require_project(&project).await?;
+    let deployment_id = app.named_if_any(&project, deployment_id.as_ref()).await?;
     let released = match app.queue.release_if(project.clone(), reason.clone(), deployment_id, even_if_alive).await? {
         Released::Ended(deployment) => {
             tracing::warn!(%project, deployment.id = %deployment.id, %reason, "an operator forced the slot free");
@@ -153,7 +154,7 @@ pub async fn release(
         Released::HolderChanged(holder) => {
             return Err(Failure::new(
                 ErrorCode::HolderChanged,
-                format!("deployment {} holds the slot by now; look again before you release it", holder.id),
+                format!("{} holds the slot by now; look again before you release it", holder.mention()),
             ));
         }
         Released::Alive(holder) => {

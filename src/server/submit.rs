@@ -18,11 +18,11 @@ use super::{
     plan,
 };
 use crate::{
-    api::{Accepted, Conflict, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest, Takes},
+    api::{self, Accepted, Conflict, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest, Takes},
     artifact,
     config::WithoutAgent,
     model::{
-        DeploymentId, Executor, IdempotencyKey, Project, ProjectName, Spec, State,
+        Deployment, DeploymentId, Executor, IdempotencyKey, Mention, Project, ProjectName, Spec, State,
         admission::{self, Admission, ClaimTerms, Rejection, Submission},
         bounds,
     },
@@ -176,7 +176,7 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
         (Admission::Conflict { blocker, .. }, own) => {
             let blocker = *blocker;
             let conflict = app.conflict(&blocker, &project, url.as_deref()).await?;
-            let failure = in_progress(blocker.id);
+            let failure = in_progress(&blocker);
             let Some(own) = own else { return Err(failure.with_all(conflict)) };
             let line = match own.position {
                 // Whoever is next needs to know of nobody but the holder.
@@ -189,7 +189,7 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
             let conflict = Conflict { takes: app.takes(&project, &own.deployment.spec), ..conflict };
             let state = ProjectState { project, holder: Some(blocker), line, last_outcome: None };
             let standing = Standing { overtaker, ..app.line(&state).await?.standing(&own) };
-            Err(failure.with_all(standing.in_conflict(conflict, own.deployment.id, own.position)))
+            Err(failure.with_all(standing.in_conflict(conflict, &own)))
         }
         (Admission::Rejected(rejection @ (Rejection::DeadlinePassed | Rejection::Outdated { .. })), _) => {
             Err(rejection.into())
@@ -204,7 +204,7 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
 async fn accepted(
     app: &App,
     own: &Placed,
-    overtaker: Option<DeploymentId>,
+    overtaker: Option<Mention>,
     project: &Project,
     replayed: bool,
 ) -> Result<Response, Failure> {
@@ -236,8 +236,9 @@ async fn accepted(
     Ok(response)
 }
 
-fn in_progress(holder: DeploymentId) -> Failure {
-    Failure::new(ErrorCode::DeploymentInProgress, format!("deployment {holder} holds the project's slot"))
+fn in_progress(holder: &Deployment) -> Failure {
+    let detail = format!("{} holds the project's slot", holder.mention());
+    Failure::new(ErrorCode::DeploymentInProgress, detail)
 }
 
 /// Whether the body is large, or does not say how large it is.
@@ -254,7 +255,7 @@ async fn early_conflict(app: &App, project: &ProjectName) -> Result<Option<Failu
     Ok(state.and_then(|state| {
         let holder = state.holder?;
         let conflict = answer::conflict(&holder, &state.project, app.now(), None);
-        Some(in_progress(holder.id).with_all(conflict))
+        Some(in_progress(&holder).with_all(conflict))
     }))
 }
 
@@ -359,18 +360,21 @@ fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
 /// What a submit may leave out, taken from the deployment that is run again.
 #[derive(Default)]
 struct Former {
+    mention: Option<Mention>,
     pipeline: Option<String>,
     spec: Spec,
 }
 
 async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Result<Former, Failure> {
-    let Some(id) = wish.retry_of else { return Ok(Former::default()) };
+    let Some(name) = &wish.retry_of else { return Ok(Former::default()) };
+    let id = app.named(project, name).await?;
     let placed = app.queue.store().deployment(project.clone(), id).await?.ok_or_else(Failure::not_found)?;
+    let mention = Some(placed.deployment.mention());
     let spec = placed.deployment.spec;
     if spec.executor == Executor::Client && wish.executor == Executor::Server {
         return Err(invalid("retryOf names a deployment that its client ran: run its command again"));
     }
-    Ok(Former { pipeline: Some(spec.pipeline.clone()), spec })
+    Ok(Former { mention, pipeline: Some(spec.pipeline.clone()), spec })
 }
 
 async fn submission(
@@ -399,6 +403,7 @@ async fn submission(
         }
         (Executor::Server, None) => (Some(app.pipeline_digest(&project, &pipeline)?), None),
     };
+    let (retry_of, retry_of_named) = api::parts(former.mention);
     let former = former.spec;
     let spec = Spec {
         pipeline,
@@ -413,7 +418,8 @@ async fn submission(
         executor: wish.executor,
         rollback: wish.rollback,
         deadline_seconds: wish.deadline_seconds,
-        retry_of: wish.retry_of,
+        retry_of,
+        retry_of_named,
         pipeline_digest,
         claim_within_seconds,
     };

@@ -89,7 +89,7 @@ pub async fn turn(
             Err(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
                 Some((holder, counters)) => {
                     let conflict = app.conflict(holder, counters, placed.deployment.spec.url.as_deref()).await?;
-                    failure.with_all(standing.in_conflict(conflict, id, placed.position))
+                    failure.with_all(standing.in_conflict(conflict, &placed))
                 }
                 None => failure,
             })

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{
-        DeploymentError, ErrorCode, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS,
+        self, DeploymentError, ErrorCode, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS,
         ReportsAnswer, ReportsRequest, worker::Report as WireReport,
     },
     model::{self, FailureCause, LeaseSecret, Report, SecretHash, Status, Verdict, bounds},
@@ -74,8 +74,10 @@ pub async fn heartbeat(
         }
     };
     let cancel_requested = cancel.is_some();
-    let (reason, superseded_by) = cancel.map_or((None, None), |cancel| (cancel.reason, cancel.superseded_by));
-    let told = HeartbeatAnswer { cancel_requested, reason, superseded_by, ttl_seconds: ttl.as_secs() };
+    let (reason, successor) = cancel.map_or((None, None), |cancel| (cancel.reason, cancel.superseded_by));
+    let (superseded_by, superseded_by_deployment) = api::parts(successor);
+    let ttl_seconds = ttl.as_secs();
+    let told = HeartbeatAnswer { cancel_requested, reason, superseded_by, superseded_by_deployment, ttl_seconds };
     Ok(answer::json(StatusCode::OK, &told))
 }
 

@@ -9,6 +9,10 @@ use super::StoreError;
 /// and a fencing token must never be given twice: so many slot changes, a hundred a day for 270 years, lie in between.
 pub(super) const REVISION_LEAP: i64 = 10_000_000;
 
+/// What a store that forgot some of its last deployments adds to each project's count of them, so that no number is given
+/// twice: more than a project's deployments between two backups, and few enough digits to be told over the phone.
+pub(super) const NUMBER_LEAP: i64 = 1_000;
+
 /// Hears how much of how much is done.
 pub type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
 
@@ -85,6 +89,7 @@ pub(super) const TABLES: &[Table] = &[
         columns: columns![
             Integer number, Text name, Integer revision, Integer waiting_count, Integer last_started_order,
             Id last_started, Integer preempted_count, Text recent_runs, Id last_outcome,
+            Integer deployment_count, Text last_started_named,
         ],
         order: "number",
         is_numbered: true,
@@ -100,7 +105,8 @@ pub(super) const TABLES: &[Table] = &[
             Integer lease_ttl_ms, FreeText worker, Text cause, FreeText cause_message, FreeText cause_phase,
             Id superseded_by, Integer cancel_requested_at, FreeText cancel_reason, Id cancel_superseded_by,
             Integer log_total_bytes, Integer log_head_end_seq, Integer log_trimmed_at_bytes, FreeText message,
-            FreeText phase, Text spec, Text outputs,
+            FreeText phase, Text spec, Text outputs, Integer short_number,
+            Text cancel_superseded_by_named,
         ],
         order: "number",
         is_numbered: true,

@@ -48,6 +48,8 @@ struct KeptProject {
     /// By rank.
     line: BTreeMap<i64, DeploymentId>,
     history: BTreeMap<Revision, DeploymentId>,
+    /// By number.
+    numbers: BTreeMap<u64, DeploymentId>,
     keys: HashMap<IdempotencyKey, ([u8; 32], DeploymentId)>,
 }
 
@@ -140,11 +142,17 @@ impl Kept {
             if self.projects.get(name).is_some_and(|kept| kept.project.revision > project.revision) {
                 return refuse("a project's revision never falls");
             }
+            if self.projects.get(name).is_some_and(|kept| kept.project.deployment_count > project.deployment_count) {
+                return refuse("a deployment's number is never given twice");
+            }
         }
         let mut created = BTreeSet::new();
         for step in &changes.steps {
             let id = step.deployment().id;
             match self.deployments.get(&id) {
+                None if step.is_creation() && self.is_taken(name, step.deployment().number) => {
+                    return refuse("a deployment's number is never given twice");
+                }
                 None if step.is_creation() => drop(created.insert(id)),
                 None if created.contains(&id) => {}
                 None => return refuse("a decision changed a deployment that it did not load"),
@@ -158,6 +166,10 @@ impl Kept {
             .as_ref()
             .is_some_and(|record| self.projects.get(name).is_some_and(|kept| kept.keys.contains_key(&record.key)));
         if known { refuse("an idempotency key names one deployment for ever") } else { Ok(()) }
+    }
+
+    fn is_taken(&self, name: &ProjectName, number: u64) -> bool {
+        self.projects.get(name).is_some_and(|kept| kept.numbers.contains_key(&number))
     }
 
     fn record(&mut self, name: &ProjectName, changes: &Changes) {
@@ -198,6 +210,7 @@ impl Kept {
         }
         let project = self.project_mut(name);
         project.history.insert(after.ticket, after.id);
+        project.numbers.insert(after.number, after.id);
         if let Some(rank) = rank_before {
             project.line.remove(&rank);
         }
@@ -217,6 +230,7 @@ impl Kept {
             holder: None,
             line: BTreeMap::new(),
             history: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             keys: HashMap::new(),
         })
     }
@@ -274,6 +288,10 @@ impl Store for MemoryStore {
             let position = if deployment.is_waiting() { ahead() } else { 0 };
             Some(Placed { deployment, position })
         })
+    }
+
+    fn numbered(&self, project: ProjectName, number: u64) -> BoxFuture<'_, Result<Option<DeploymentId>, StoreError>> {
+        now(move || self.kept().projects.get(&project).and_then(|found| found.numbers.get(&number)).copied())
     }
 
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {

@@ -203,6 +203,9 @@ pub trait Store: Send + Sync + 'static {
     /// One deployment of a project.
     fn deployment(&self, project: ProjectName, id: DeploymentId) -> BoxFuture<'_, Result<Option<Placed>, StoreError>>;
 
+    /// The id of the deployment of a project that has this number.
+    fn numbered(&self, project: ProjectName, number: u64) -> BoxFuture<'_, Result<Option<DeploymentId>, StoreError>>;
+
     /// A deployment's events after `after`, at most `limit`, in order. Holes are what retention cut.
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
 

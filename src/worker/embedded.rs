@@ -271,6 +271,7 @@ impl Embedded {
         let project = self.projects.get(deployment.project.as_str());
         Job {
             deployment_id: deployment.id.to_string(),
+            deployment_number: Some(deployment.number),
             project: deployment.project.to_string(),
             pipeline_name: spec.pipeline.clone(),
             pipeline,

@@ -20,6 +20,7 @@ pub(super) fn environment(
     let mut set = |name: String, value: &str| environment.push((name.into(), value.into()));
     set("SINGLETRACK_FENCING_TOKEN".into(), &job.fencing_token.to_string());
     set("SINGLETRACK_DEPLOYMENT_ID".into(), &job.deployment_id);
+    set("SINGLETRACK_DEPLOYMENT_NUMBER".into(), &job.deployment_number.map(|it| it.to_string()).unwrap_or_default());
     set("SINGLETRACK_PROJECT".into(), &job.project);
     set("SINGLETRACK_PIPELINE".into(), &job.pipeline_name);
     set("SINGLETRACK_PHASE".into(), phase);
@@ -48,6 +49,7 @@ mod tests {
     fn neither_the_servers_token_nor_its_own_inputs_reach_a_command() {
         let job = Job {
             deployment_id: "id".into(),
+            deployment_number: Some(17),
             project: "web".into(),
             pipeline_name: "deploy".into(),
             pipeline: Pipeline {

@@ -33,6 +33,8 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 pub struct Job {
     /// The deployment's id.
     pub deployment_id: String,
+    /// Its number in its project, where the server knows one.
+    pub deployment_number: Option<u64>,
     /// Its project.
     pub project: String,
     /// The pipeline's name.

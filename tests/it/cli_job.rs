@@ -166,8 +166,8 @@ fn the_successor_of_a_successor_is_followed_too() {
     let third = changed(LAST, "SUCCEEDED", json!({ "order": 9 }));
     let job = Job::with(superseded_by(ours_superseded(), vec![second, third]));
     let ended = job.deploy(&["--follow-successor"]);
-    ended.expect(0, &format!("deployment {OURS} was superseded by {SUCCESSOR}"));
-    ended.expect(0, &format!("deployment {SUCCESSOR} was superseded by {LAST}"));
+    ended.expect(0, &format!("deployment {OURS} was superseded by deployment {SUCCESSOR}"));
+    ended.expect(0, &format!("deployment {SUCCESSOR} was superseded by deployment {LAST}"));
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn the_summary_of_a_failure_says_why_and_what_to_do() {
     job.deploy(&[]).expect(122, "superseded");
     let summary = job.read("summary");
     assert!(summary.starts_with("### web: deploy superseded\n"), "{summary}");
-    assert!(summary.contains(&format!("| superseded by | {SUCCESSOR} |")), "{summary}");
+    assert!(summary.contains(&format!("| superseded by | deployment {SUCCESSOR} |")), "{summary}");
     assert!(summary.contains("| exit code | 122: deployment"), "{summary}");
     assert!(summary.contains("| what to do | "), "{summary}");
     let job = Job::with(Fake::start(|_, _| Reply::Json(400, problem(400, "UNKNOWN_PIPELINE"))));

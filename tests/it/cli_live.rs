@@ -94,10 +94,11 @@ fn a_sixth_takes_over_and_the_jobs_of_the_rest_end_with_122_and_name_it() {
     let (code, told, heard) = sixth.ended();
     assert_eq!(code, Some(0), "{heard}");
     let id = told["id"].as_str().unwrap();
+    assert_eq!(told["number"], 4);
     for deploy in deploys {
         let (code, told, heard) = deploy.ended();
         assert_eq!(code, Some(122), "{heard}");
-        assert!(heard.contains(&format!("was superseded by {id}")), "{heard}");
+        assert!(heard.contains("was superseded by web#4 of boss"), "{heard}");
         assert_eq!(told["supersededBy"], id);
     }
 }

@@ -66,6 +66,7 @@ impl Machine {
     async fn run(&self, id: &str, inputs: BTreeMap<String, String>, artifact: Option<PathBuf>) -> Verdict {
         let job = Job {
             deployment_id: id.into(),
+            deployment_number: Some(17),
             project: "site".into(),
             pipeline_name: "deploy".into(),
             pipeline: self.pipeline.clone(),

@@ -36,6 +36,7 @@ mod fake;
 mod faults;
 mod harness;
 mod inherited;
+mod numbers;
 mod places;
 mod random_walk;
 mod replicas;

@@ -7,7 +7,8 @@ use singletrack::{
     clock::Clock as _,
     model::{
         Changes, Command, Deployment, Edges, Executor, FailureCause, IdempotencyKey, Lapse, LineLoad, LinePolicy, Load,
-        PhaseState, Place, Policy, Project, Report, Revision, Slot, Spec, State, Status, Stream, Verdict,
+        Mention, Named, PhaseState, Place, Policy, Project, Report, Revision, Slot, Spec, State, Status, Stream,
+        Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
@@ -16,6 +17,11 @@ use singletrack::{
 };
 
 use crate::store_trial::{Trial, id, name, spec};
+
+/// Another deployment of the project `web`, of which only the id is known.
+fn other(number: u64) -> Mention {
+    Mention::unnamed(name("web"), id(number))
+}
 
 /// Each function is a promise; each engine keeps all of them.
 macro_rules! contract {
@@ -44,6 +50,7 @@ macro_rules! contract {
 contract! {
     every_state_comes_back_as_it_was_recorded,
     every_field_comes_back_as_it_was_recorded,
+    every_deployment_gets_the_next_number_of_its_project,
     the_counters_of_a_project_come_back,
     a_load_brings_what_it_asks_for_and_nothing_else,
     a_deployment_is_found_in_its_own_project_only,
@@ -117,7 +124,10 @@ async fn every_state_comes_back_as_it_was_recorded(trial: Trial) {
     type End = fn(&Deployment) -> Command;
     let ends: [(&str, u64, End); 5] = [
         ("CANCELLED", 1, |_| Command::Cancel { reason: Some("not today".to_owned()), superseded_by: None }),
-        ("SUPERSEDED", 1, |_| Command::Cancel { reason: None, superseded_by: Some(id(99)) }),
+        ("SUPERSEDED", 1, |seen| Command::Cancel {
+            reason: None,
+            superseded_by: Some(Mention::unnamed(seen.project.clone(), id(99))),
+        }),
         ("ABANDONED", 1, |seen| Command::Lapse { seen: seen.vital(), cause: Lapse::Silence }),
         ("EXPIRED", 2, |seen| Command::Lapse { seen: seen.vital(), cause: Lapse::Deadline }),
         ("RELEASED", 0, |_| Command::Release { reason: "stuck".to_owned() }),
@@ -157,6 +167,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         rollback: true,
         deadline_seconds: Some(86_400),
         retry_of: Some(id(77)),
+        retry_of_named: Some(Named { number: 3, actor: Some("bob\0".to_owned()), commit: None }),
         pipeline_digest: Some("ab".repeat(32)),
         claim_within_seconds: Some(600),
     };
@@ -173,7 +184,9 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
     trial.queue.report(name("web"), id(1), secret, None, reports).await.unwrap();
     trial.queue.cancel(name("web"), id(1), Some("stop it".to_owned()), None).await.unwrap();
     let load = Load { deployments: vec![id(1)], ..Load::default() };
-    let command = Command::Cancel { reason: None, superseded_by: Some(id(2)) };
+    let named = Named { number: 2, actor: Some("al\0ice".to_owned()), commit: Some("3f2a".to_owned()) };
+    let successor = Mention { named: Some(named), ..other(2) };
+    let command = Command::Cancel { reason: None, superseded_by: Some(successor.clone()) };
     let told = trial.decide("web", load, |slot| slot.step(id(1), command).cloned().unwrap()).await.unwrap();
 
     let back = trial.deployment("web", 1).await;
@@ -185,13 +198,37 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
     assert_eq!((back.logs.total_bytes, back.logs.head_end_seq), (11, 7));
     assert_eq!(back.last_heartbeat_at, back.started_at.map(|at| at + Duration::from_millis(1)));
     let cancel = back.cancel.expect("it was asked to stop");
-    assert_eq!((cancel.reason.as_deref(), cancel.superseded_by), (Some("stop it"), Some(id(2))));
+    assert_eq!((cancel.reason.as_deref(), cancel.superseded_by), (Some("stop it"), Some(successor)));
     let events = trial.events(1).await;
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
     assert!(matches!(&events[5].body, EventBody::Output { name, .. } if name == "url"));
     assert!(matches!(&events[6].body, EventBody::Log { lines, .. } if lines[1] == "\u{1b}[31mred\0"));
-    assert_eq!(events[7].body, EventBody::Cancel { reason: Some("stop it".to_owned()), superseded_by: None });
+    assert_eq!(events[7].body, EventBody::cancel(Some("stop it".to_owned()), None));
     assert_eq!(events[8].at, trial.queue.clock().wall());
+}
+
+async fn every_deployment_gets_the_next_number_of_its_project(trial: Trial) {
+    // Whatever becomes of a submit, only what is recorded is counted.
+    for (number, project) in [(1, "web"), (2, "api"), (3, "web"), (4, "web")] {
+        trial.submit(project, number, OnConflict::Wait).await;
+    }
+    trial.submit("web", 5, OnConflict::Refuse).await;
+    trial.queue.cancel(name("web"), id(3), None, None).await.unwrap();
+    trial.submit("web", 6, OnConflict::Queue).await;
+    let wishes = (10..20).map(|number| trial.submit("web", number, OnConflict::Queue));
+    join_all(wishes).await;
+    let mut all = trial.store.list(name("web"), ListQuery { limit: 99, ..ListQuery::default() }).await.unwrap();
+    all.reverse();
+    let numbers: Vec<_> = all.iter().map(|it| it.number).collect();
+    assert_eq!(numbers, (1..=14).collect::<Vec<_>>(), "in the order of arrival, without a gap");
+    assert_eq!(all[3].id, id(6), "what was refused took no number");
+    for deployment in &all {
+        assert_eq!(trial.store.numbered(name("web"), deployment.number).await.unwrap(), Some(deployment.id));
+    }
+    assert_eq!(trial.store.numbered(name("api"), 1).await.unwrap(), Some(id(2)));
+    for (project, number) in [("api", 2), ("web", 15), ("web", 0), ("web", u64::MAX), ("none", 1)] {
+        assert_eq!(trial.store.numbered(name(project), number).await.unwrap(), None, "{project}#{number}");
+    }
 }
 
 async fn the_counters_of_a_project_come_back(trial: Trial) {
@@ -220,7 +257,10 @@ async fn the_counters_of_a_project_come_back(trial: Trial) {
     assert_eq!(project.name, name("web"));
     assert_eq!(project.revision, Revision(25 * 3 + 2 + 2 + 2));
     assert_eq!(project.waiting_count, 1);
-    assert_eq!(project.last_started.map(|last| (last.order, last.deployment)), Some((25, id(25))));
+    let newest = trial.deployment("web", 25).await.mention();
+    assert_eq!(newest.to_string(), "web#25");
+    assert_eq!(project.last_started.as_ref().map(|last| (last.order, &last.deployment)), Some((25, &newest)));
+    assert_eq!(project.deployment_count, 28);
     assert_eq!(project.last_outcome, Some(id(30)));
     assert_eq!(project.recent_runs.len(), 20);
     let last = project.recent_runs.last().unwrap();
@@ -497,7 +537,8 @@ async fn a_build_that_waits_for_a_worker_is_not_taken_over_by_an_older_one(trial
     trial.submit_spec("web", 12, OnConflict::Queue, build(12)).await;
     trial.submit_spec("web", 11, OnConflict::Queue, build(11)).await;
     let told = trial.events(11).await;
-    let fate = EventBody::Queue { position: 1, blocker: Some(id(12)), will_be_superseded_by: Some(id(12)) };
+    let newer = trial.deployment("web", 12).await.mention();
+    let fate = EventBody::queue(1, Some(newer.clone()), Some(newer));
     assert_eq!(told[1].body, fate, "it is told from the first on");
     let refused = trial.queue.cancel(name("web"), id(12), None, Some(id(11))).await.unwrap();
     let Cancellation::Rejected(rejection) = refused else { panic!("{refused:?}") };

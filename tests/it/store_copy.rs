@@ -194,14 +194,14 @@ async fn a_store_with_history_and_work_in_flight_goes_on_as_a_database() {
 fn large_store(server: &TestServer, count: u64) {
     let db = Connection::open(server.path("test.db")).unwrap();
     db.execute_batch(&format!(
-        "INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs) \
-            VALUES ('large', 2 * {count}, 0, 0, '[[],[]]'); \
+        "INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs, deployment_count) \
+            VALUES ('large', 2 * {count}, 0, 0, '[[],[]]', {count}); \
          WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < {count}) \
          INSERT INTO deployments (id, project, ticket, revision, state, executor, pulse, progress, event_count, \
             report_count, created_at, ended_at, cause, cause_message, log_total_bytes, log_head_end_seq, \
-            log_trimmed_at_bytes, spec, outputs) \
+            log_trimmed_at_bytes, spec, outputs, short_number) \
             SELECT randomblob(16), (SELECT number FROM projects WHERE name = 'large'), 2 * n - 1, 2 * n, 'cancelled', \
-            'server', 0, 0, 2, 0, n, n, 'CANCELLED', 'asked', 0, 0, 0, '{{\"pipeline\":\"deploy\"}}', '{{}}' FROM n; \
+            'server', 0, 0, 2, 0, n, n, 'CANCELLED', 'asked', 0, 0, 0, '{{\"pipeline\":\"deploy\"}}', '{{}}', n FROM n; \
          INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) \
             SELECT number, 1, 0, 'status', NULL, '{{\"text\":\"' || hex(zeroblob(500)) || '\"}}' FROM deployments"
     ))

@@ -142,11 +142,18 @@ impl Trial {
 
     /// Closes the store, where it can be, and opens what it left behind.
     pub fn reopened(self) -> Trial {
+        self.reopened_after(|_| {})
+    }
+
+    /// The same, with something done to its file in between.
+    pub fn reopened_after(self, change: impl FnOnce(&std::path::Path)) -> Trial {
+        let path = self.path();
         let Trial { store, queue, place, .. } = self;
         drop((store, queue));
         let Place { directory, sqlite } = place.expect("an engine with a file");
         sqlite.close();
         drop(sqlite);
+        change(&path);
         Trial::open_sqlite(directory, HashMap::new())
     }
 

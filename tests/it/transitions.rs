@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use jiff::Timestamp;
 use singletrack::model::{
-    Changes, Command, Deployment, Event, EventBody, FailureCause, Lapse, Loaded, PhaseState, Place, Project, Refusal,
-    Report, Revision, SecretHash, Slot, State, Status, Stream, Verdict, Vital,
+    Changes, Command, Deployment, Event, EventBody, FailureCause, Lapse, Loaded, Mention, PhaseState, Place, Project,
+    Refusal, Report, Revision, SecretHash, Slot, State, Status, Stream, Verdict, Vital,
     lifecycle::{Entry, Moment},
 };
 
@@ -37,7 +37,7 @@ fn the_transition_table_is_as_reviewed() {
 /// A deployment in every state there is, made as production makes them.
 fn states() -> Vec<(&'static str, Deployment)> {
     let waiting =
-        |place| made(Entry::Waiting { place, position: 1, blocker: id(9), rank: None, overtaker: None }, vec![]);
+        |place| made(Entry::Waiting { place, position: 1, blocker: other(9), rank: None, overtaker: None }, vec![]);
     let ticket = || waiting(Place::Ticket { window: Duration::from_secs(30) });
     let with = |commands| made(Entry::Ready, commands);
     let claim = || Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), worker: "w".to_owned() };
@@ -51,7 +51,7 @@ fn states() -> Vec<(&'static str, Deployment)> {
         ("READY", with(vec![])),
         ("RUNNING", with(vec![claim()])),
         ("RUNNING, asked to stop", with(vec![claim(), cancel(None)])),
-        ("RUNNING, asked to stop for a successor", with(vec![claim(), cancel(Some(id(9)))])),
+        ("RUNNING, asked to stop for a successor", with(vec![claim(), cancel(Some(other(9)))])),
         ("SUCCEEDED", with(vec![claim(), finish(Verdict::Succeeded { outputs: BTreeMap::new() })])),
         ("FAILED", with(vec![claim(), finish(failed())])),
         ("CANCELLED", with(vec![cancel(None)])),
@@ -62,8 +62,8 @@ type Make = fn(&Deployment) -> Command;
 
 const COMMANDS: &[(&str, Make)] = &[
     ("promote", |_| Command::Promote),
-    ("put ahead", |_| Command::PutAhead { rank: 5, position: 1, blocker: Some(id(9)) }),
-    ("overtaken", |_| Command::Overtaken { position: 2, blocker: Some(id(9)), by: id(8) }),
+    ("put ahead", |_| Command::PutAhead { rank: 5, position: 1, blocker: Some(other(9)) }),
+    ("overtaken", |_| Command::Overtaken { position: 2, blocker: Some(other(9)), by: other(8) }),
     ("attend", |_| Command::Attend { window: Duration::from_secs(5) }),
     ("take up", |_| Command::TakeUp),
     ("claim", |_| Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), worker: "w".to_owned() }),
@@ -76,7 +76,7 @@ const COMMANDS: &[(&str, Make)] = &[
     ("report a log", |_| report(Report::Log { stream: Stream::Stdout, phase: None, lines: vec!["x".to_owned()] })),
     ("report, stale lease", |_| Command::Report { secret: STALE, first: None, reports: vec![] }),
     ("cancel", |_| Command::Cancel { reason: None, superseded_by: None }),
-    ("cancel for a successor", |_| Command::Cancel { reason: None, superseded_by: Some(id(9)) }),
+    ("cancel for a successor", |_| Command::Cancel { reason: None, superseded_by: Some(other(9)) }),
     ("finish: succeeded", |_| Command::Finish {
         secret: SECRET,
         verdict: Verdict::Succeeded { outputs: BTreeMap::new() },
@@ -99,6 +99,11 @@ fn report(report: Report) -> Command {
 
 fn failed() -> Verdict {
     Verdict::Failed { cause: FailureCause::PhaseFailed, message: "exit 1".to_owned(), phase: Some("p".to_owned()) }
+}
+
+/// Another deployment of the project.
+fn other(number: u64) -> Mention {
+    Mention::unnamed(name("web"), id(number))
 }
 
 fn earlier(deployment: &Deployment) -> Vital {

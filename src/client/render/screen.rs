@@ -16,13 +16,13 @@ use super::{
     print::{self, shown},
     silence::Silence,
     story::Story,
-    words::{Ahead, Place, overtaken, size, span},
+    words::{Ahead, Place, named, overtaken, size, span},
 };
 use crate::{
     api::{Event, EventData},
     client::follow::Update,
     clock::{BootInstant, Clock},
-    model::{EventBody, PhaseState, Status},
+    model::{EventBody, PhaseState, ProjectName, Status},
 };
 
 /// How often the same wait is told again in a log: CI systems take a job for dead that says nothing for minutes.
@@ -179,7 +179,7 @@ impl Screen {
     }
 
     /// What following a deployment shows.
-    pub fn update(&self, update: &Update) {
+    pub fn update(&self, project: &ProjectName, update: &Update) {
         match update {
             Update::Switched(text) => self.warning(text),
             Update::State { status: Status::Running, progress, message } => {
@@ -188,13 +188,13 @@ impl Screen {
             Update::State { .. } => {}
             Update::Event(Event { at, data: EventData::Other(body), .. }) => {
                 self.silence().heard(self.clock.boot());
-                self.event(body, *at);
+                self.event(project, body, *at);
             }
             Update::Event(Event { data: EventData::Complete { .. }, .. }) => {}
         }
     }
 
-    fn event(&self, body: &EventBody, at: Timestamp) {
+    fn event(&self, project: &ProjectName, body: &EventBody, at: Timestamp) {
         match body {
             EventBody::Phase { name, state, message } => self.phase(name, *state, message.as_deref(), at),
             EventBody::Progress { progress, message, .. } => self.progress(*progress, message.as_deref()),
@@ -202,15 +202,20 @@ impl Screen {
             EventBody::Log { lines, .. } => {
                 self.over(|| lines.iter().for_each(|line| print::progress_output(line)));
             }
-            EventBody::Cancel { reason, superseded_by } => {
-                let by = superseded_by.map(|by| format!(", for {by} to take its place")).unwrap_or_default();
+            EventBody::Cancel { reason, .. } => {
+                let by = body.told_of(project).map(|by| format!(", for {} to take its place", named(&by)));
+                let by = by.unwrap_or_default();
                 let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 self.line(&format!("it is asked to stop{by}{reason}"));
             }
             EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
-            EventBody::Queue { will_be_superseded_by: Some(by), .. } => self.line(&overtaken(*by)),
+            EventBody::Queue { .. } => {
+                if let Some(by) = body.told_of(project) {
+                    self.line(&overtaken(&by));
+                }
+            }
             EventBody::Status { status: Status::Running } => self.waited(),
-            EventBody::Status { .. } | EventBody::Queue { .. } | EventBody::Complete => {}
+            EventBody::Status { .. } | EventBody::Complete => {}
         }
     }
 

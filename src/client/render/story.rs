@@ -62,7 +62,7 @@ impl Story {
         let is_same = self.is_waiting && self.waits.last().is_some_and(|wait| wait.id == ahead.id);
         if !is_same && self.waits.len() < ENTRIES_LIMIT {
             let url = ahead.blocking.url.clone();
-            self.waits.push(Wait { id: ahead.id, who: ahead.who(), url, since: now, until: now });
+            self.waits.push(Wait { id: ahead.id, who: ahead.name_and_who(), url, since: now, until: now });
             self.is_waiting = true;
         }
     }

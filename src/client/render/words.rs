@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::clean::clean;
 use crate::{
     api::{Blocking, Conflict, Deployment, Liveness},
-    model::{CANCEL_WAITS, DeploymentId, Eta, Status},
+    model::{CANCEL_WAITS, DeploymentId, Eta, Mention, ProjectName, Status, mention},
 };
 
 /// A size for people.
@@ -58,8 +58,7 @@ pub fn time(at: Timestamp, now: Timestamp) -> String {
 
 /// The first digits of a commit.
 pub fn short(commit: &str) -> String {
-    let is_hash = commit.len() > 12 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_hash { commit[..10].to_owned() } else { clean(commit) }
+    clean(mention::short(commit))
 }
 
 /// `main@3f2a1b2c4d`, or what of it is known.
@@ -81,14 +80,29 @@ pub fn who(actor: Option<&str>, pipeline: &str, ref_name: Option<&str>, commit: 
     }
 }
 
+/// `web#17 of alice at 3f2a1b2c4d`, or what of it is known.
+pub fn named(mention: &Mention) -> String {
+    clean(&mention.to_string())
+}
+
+/// `web#17, alice's deploy of main@3f2a1b2c4d`.
+pub fn name_and_who(deployment: &Deployment) -> String {
+    after_name(&deployment.project, deployment.number, who_deploys(deployment))
+}
+
+/// Its name and whose it is; of an older server, which gives no numbers, whose it is alone.
+fn after_name(project: &ProjectName, number: Option<u64>, who: String) -> String {
+    number.map_or_else(|| who.clone(), |number| format!("{project}#{number}, {who}"))
+}
+
 /// [`who`], of a deployment.
 pub fn who_deploys(deployment: &Deployment) -> String {
     who(deployment.actor.as_deref(), &deployment.pipeline, deployment.ref_name.as_deref(), deployment.commit.as_deref())
 }
 
 /// What awaits one that a newer deployment was put before.
-pub fn overtaken(by: DeploymentId) -> String {
-    format!("will be superseded by {by} when that starts")
+pub fn overtaken(by: &Mention) -> String {
+    format!("will be superseded by {} when that starts", named(by))
 }
 
 /// `about 2m00s left (9 in 10: 3m10s)`.
@@ -130,7 +144,7 @@ pub struct Place {
     /// How many are served before one, oneself included; 1 is next.
     pub position: Option<u64>,
     /// The newer deployment that supersedes one when it starts.
-    pub overtaker: Option<DeploymentId>,
+    pub overtaker: Option<Mention>,
     /// How long until one has the slot.
     pub expected: Option<Eta>,
     /// Why nobody can tell.
@@ -142,17 +156,17 @@ impl Place {
     pub fn of(waiting: &Deployment) -> Self {
         Place {
             position: Some(waiting.queue_position),
-            overtaker: waiting.will_be_superseded_by,
+            overtaker: waiting.overtaker(),
             expected: waiting.expected_start.flatten(),
             unknown: waiting.start_unknown.clone(),
         }
     }
 
     /// Of one whose way is barred.
-    pub fn behind(conflict: &Conflict) -> Self {
+    pub fn behind(project: &ProjectName, conflict: &Conflict) -> Self {
         Place {
             position: conflict.queue_position,
-            overtaker: conflict.will_be_superseded_by,
+            overtaker: conflict.overtaker(project),
             expected: conflict.expected_start.flatten(),
             unknown: conflict.start_unknown.clone(),
         }
@@ -162,6 +176,8 @@ impl Place {
 /// Who is in the way, and how far that is.
 #[derive(Clone, Debug)]
 pub struct Ahead {
+    /// The project.
+    pub project: ProjectName,
     /// The deployment that holds the slot.
     pub id: DeploymentId,
     /// More about it.
@@ -172,6 +188,7 @@ impl Ahead {
     /// From a deployment that holds the slot.
     pub fn of(holder: &Deployment, liveness: Option<Liveness>, eta: Option<Eta>) -> Self {
         let blocking = Blocking {
+            number: holder.number,
             actor: holder.actor.clone(),
             ref_name: holder.ref_name.clone(),
             commit: holder.commit.clone(),
@@ -187,7 +204,12 @@ impl Ahead {
             liveness: liveness.unwrap_or(Liveness::Alive),
             eta,
         };
-        Ahead { id: holder.id, blocking }
+        Ahead { project: holder.project.clone(), id: holder.id, blocking }
+    }
+
+    /// `web#17, alice's deploy of main@3f2a1b2c4d`.
+    pub fn name_and_who(&self) -> String {
+        after_name(&self.project, self.blocking.number, self.who())
     }
 
     /// Whose it is.
@@ -239,7 +261,7 @@ impl Ahead {
     pub fn wait_line(&self, place: &Place, now: Timestamp) -> String {
         let Place { position, overtaker, expected, unknown } = place;
         let fate = match overtaker {
-            Some(by) => Some(overtaken(*by)),
+            Some(by) => Some(overtaken(by)),
             None if self.tells_start(place) => None,
             None => start(*expected, unknown.as_deref()),
         };
@@ -250,7 +272,7 @@ impl Ahead {
             Some(_) | None => String::new(),
         };
         let url = self.blocking.url.as_deref().map(|url| format!(" - {}", clean(url))).unwrap_or_default();
-        format!("waiting for {}: {}{place}{fate}{url}", self.who(), self.how_far(now))
+        format!("waiting for {}: {}{place}{fate}{url}", self.name_and_who(), self.how_far(now))
     }
 
     /// Whether [`Ahead::how_far`] tells when one that is next starts.
@@ -284,6 +306,7 @@ impl Ahead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Named;
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("a test's time")
@@ -295,11 +318,13 @@ mod tests {
 
     #[test]
     fn the_wait_line_tells_who_will_supersede_one() {
-        let by = DeploymentId::from_bytes([9; 16]);
-        let line = ahead().wait_line(&Place { overtaker: Some(by), ..at_place(2) }, at("2026-03-01T12:07:31Z"));
-        let told = format!("; you are number 2 in line, will be superseded by {by} when that starts - https");
-        assert!(line.contains(&told), "{line}");
-        assert_ne!(ahead().news(&at_place(2)), ahead().news(&Place { overtaker: Some(by), ..at_place(2) }));
+        let named = Named { number: 19, actor: Some("bob".to_owned()), commit: None };
+        let by = Mention { named: Some(named), ..Mention::unnamed(web(), DeploymentId::from_bytes([9; 16])) };
+        let overtaken = Place { overtaker: Some(by), ..at_place(2) };
+        let line = ahead().wait_line(&overtaken, at("2026-03-01T12:07:31Z"));
+        let told = "; you are number 2 in line, will be superseded by web#19 of bob when that starts - https";
+        assert!(line.contains(told), "{line}");
+        assert_ne!(ahead().news(&at_place(2)), ahead().news(&overtaken));
     }
 
     #[test]
@@ -326,8 +351,13 @@ mod tests {
         assert!(line.contains("; you are number 2 in line, its start is not known: nobody knows why - h"), "{line}");
     }
 
+    fn web() -> ProjectName {
+        "web".parse().expect("a test's name")
+    }
+
     fn ahead() -> Ahead {
         let blocking = Blocking {
+            number: Some(17),
             actor: Some("alice".to_owned()),
             ref_name: Some("main".to_owned()),
             commit: Some("3f2a1b2c4d5e6f708192a3b4c5d6e7f801234567".to_owned()),
@@ -343,7 +373,7 @@ mod tests {
             liveness: Liveness::Alive,
             eta: Some(Eta { p50_seconds: 120, p90_seconds: 190 }),
         };
-        Ahead { id: DeploymentId::from_bytes([7; 16]), blocking }
+        Ahead { project: web(), id: DeploymentId::from_bytes([7; 16]), blocking }
     }
 
     #[test]
@@ -351,7 +381,7 @@ mod tests {
         let now = at("2026-03-01T12:07:31Z");
         assert_eq!(
             ahead().wait_line(&at_place(2), now),
-            "waiting for alice's deploy of main@3f2a1b2c4d: running since 12:03:11 UTC (4m20s), phase migrate, 40 %, \
+            "waiting for web#17, alice's deploy of main@3f2a1b2c4d: running since 12:03:11 UTC (4m20s), phase migrate, 40 %, \
              about 2m00s left (9 in 10: 3m10s); you are number 2 in line - https://ci.example/run/17"
         );
         let mut silent = ahead();
@@ -360,7 +390,7 @@ mod tests {
         silent.blocking.cancel_requested_at = Some(now);
         assert_eq!(
             silent.wait_line(&at_place(1), at("2026-03-02T12:07:31Z")),
-            "waiting for alice's deploy of main@3f2a1b2c4d: running since 2026-03-01 12:03:11 UTC (1d00h), phase \
+            "waiting for web#17, alice's deploy of main@3f2a1b2c4d: running since 2026-03-01 12:03:11 UTC (1d00h), phase \
              migrate, 40 %, being cancelled, its worker is silent; you are next"
         );
     }
@@ -380,7 +410,7 @@ mod tests {
         let mut hostile = ahead();
         hostile.blocking.actor = Some("\u{1b}[2Jmallory\n::error::x".to_owned());
         let line = hostile.wait_line(&Place::default(), at("2026-03-01T12:07:31Z"));
-        assert!(line.starts_with("waiting for mallory ::error::x's deploy"), "{line}");
+        assert!(line.starts_with("waiting for web#17, mallory ::error::x's deploy"), "{line}");
     }
 
     #[test]

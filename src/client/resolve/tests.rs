@@ -52,6 +52,10 @@ fn refused() -> Observation {
     Observation::Refused(Box::new(Refusal { status: 409, code, with_token: false, message: "paused".to_owned(), body }))
 }
 
+fn next_holder() -> Mention {
+    Mention::unnamed("web".parse().expect("a name"), id(NEXT_HOLDER))
+}
+
 /// A word for each action, so that a whole conversation is one line.
 fn word(action: &Action) -> String {
     match action {
@@ -209,7 +213,7 @@ fn each_conversation_goes_its_way() {
             WAIT,
             vec![
                 held(HOLDER, true, "other"),
-                O::Overtaken { id: ours(), by: id(NEXT_HOLDER) },
+                O::Overtaken { id: ours(), by: next_holder() },
                 O::Left(Some(deployment("CANCELLED", 0))),
             ],
             "submit · turn · leave · end overtaken",
@@ -217,7 +221,7 @@ fn each_conversation_goes_its_way() {
         (
             "overtaken while it is queued",
             Wish::Queue,
-            vec![accepted("PENDING", 2), O::Overtaken { id: ours(), by: id(NEXT_HOLDER) }, O::Left(None)],
+            vec![accepted("PENDING", 2), O::Overtaken { id: ours(), by: next_holder() }, O::Left(None)],
             "submit · follow · leave · end overtaken",
         ),
         ("refused", WAIT, vec![refused()], "submit · end refused"),

@@ -110,7 +110,7 @@ pub(super) async fn held(connect: &Connect, project: &ProjectName) -> Result<Opt
 
 /// A deployment that runs holds the slot, and its revision is its fencing token.
 pub(super) async fn ask_server(connection: &Connection, project: &ProjectName, id: DeploymentId, token: &str) -> Held {
-    match connection.deployment(project, id).await {
+    match connection.deployment(project, &id.into()).await {
         Ok(deployment) if deployment.status == Status::Running && deployment.revision.to_string() == token => {
             Held::Holds
         }

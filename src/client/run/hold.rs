@@ -22,7 +22,7 @@ use super::{
     will::Will,
 };
 use crate::{
-    api::SubmitRequest,
+    api::{Deployment, SubmitRequest},
     cli::{self, Deploy, FollowMode, RunWhenHeld, Submit, WhenHeld},
     client::{
         connection::Patience,
@@ -126,11 +126,11 @@ async fn finish(
     if !is_of_interest {
         return ended;
     }
-    let asked = timeout(LOOK_LIMIT, session.connection.deployment(&args.target.project, id)).await;
+    let asked = timeout(LOOK_LIMIT, session.connection.deployment(&args.target.project, &id.into())).await;
     let ours = asked.ok().and_then(Result::ok);
     // What came before has had its own time.
     let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
-    let by = ours.as_ref().and_then(|ours| ours.superseded_by);
+    let by = ours.as_ref().and_then(Deployment::successor);
     deploy::job(session, args, &deadline).finish(ours.as_ref(), by, ended, signals).await
 }
 
@@ -201,6 +201,7 @@ async fn take_slot(
         grant: None,
         held: None,
         problem: None,
+        number: None,
         seen_event: Cell::new(0),
     };
     let verdict = way.drive(signals).await?;
@@ -209,7 +210,7 @@ async fn take_slot(
         (Some(grant), Verdict::Detached(_)) => Ok(Ok(Box::new(grant))),
         (None, Verdict::Detached(deployment)) => Err(Failure::new(
             Exit::Fault,
-            format!("{} gave deployment {} the slot without a lease", session.connection.server(), deployment.id),
+            format!("{} gave {} the slot without a lease", session.connection.server(), deployment.name()),
         )
         .hint("the server may be older than this client")),
         (Some(grant), verdict) => {
@@ -265,6 +266,7 @@ impl Work<'_> {
             .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
         let project = &self.args.target.project;
         let id = grant.deployment.id;
+        let (name, argument) = (grant.deployment.name(), grant.deployment.argument());
         let token = grant.lease.fencing_token.to_string();
         let clock = self.session.clock.clone();
         let keeper = Keeper::new(&self.session.connection, clock, project, id, grant.lease.clone(), grant.sent_at);
@@ -350,9 +352,9 @@ impl Work<'_> {
             Told::TooLate if exit.as_ref().is_err_and(|failure| failure.exit == Exit::LeaseLost) => exit,
             Told::TooLate => Err(Failure::new(
                 Exit::LeaseLost,
-                format!("the command has ended, but the lease of deployment {id} was over before the server knew it"),
+                format!("the command has ended, but the lease of {name} was over before the server knew it"),
             )
-            .hint(format!("`singletrack status --project {project} {id}` shows what the server takes it for"))),
+            .hint(format!("`singletrack status --project {project} {argument}` shows what the server takes it for"))),
         }
     }
 
@@ -371,6 +373,7 @@ impl Work<'_> {
         let variables = [
             ("SINGLETRACK_FENCING_TOKEN", grant.lease.fencing_token.to_string()),
             ("SINGLETRACK_DEPLOYMENT_ID", deployment.id.to_string()),
+            ("SINGLETRACK_DEPLOYMENT_NUMBER", deployment.number.map(|it| it.to_string()).unwrap_or_default()),
             ("SINGLETRACK_PROJECT", deployment.project.to_string()),
             ("SINGLETRACK_PIPELINE", deployment.pipeline.clone()),
             ("SINGLETRACK_REF", self.request.ref_name.clone().unwrap_or_default()),

@@ -27,6 +27,7 @@ use super::{
     schema::require_version,
     session::{self, Session, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
+    text,
     transact::{Begin, Decided, Denied, Engine, Job, Wish, decided, roll_back},
 };
 use crate::{
@@ -227,7 +228,7 @@ async fn begin_together(session: &mut Session, wishes: &[Wish]) -> Result<Option
     calls.extend(edges);
     calls.extend(loads.into_iter().flatten());
     let holders: BTreeSet<String> =
-        wishes.iter().filter_map(|wish| wish.load.held_by.as_deref()).map(rows::escaped).collect();
+        wishes.iter().filter_map(|wish| wish.load.held_by.as_deref()).map(text::escaped).collect();
     let has_holders = !holders.is_empty();
     if has_holders {
         // After the projects' locks, as where one goes alone.
@@ -271,7 +272,7 @@ async fn begin_together(session: &mut Session, wishes: &[Wish]) -> Result<Option
         }
         if let Some(holder) = &load.held_by {
             // Of several claims of one holder the first goes; the others have to see what it took.
-            let held = held.remove(&rows::escaped(holder))?;
+            let held = held.remove(&text::escaped(holder))?;
             answers.extend([Vec::new(), held]);
         }
         let project = locked.remove(name)?;

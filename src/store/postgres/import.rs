@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{
     connect::{Connector, Link},
     fault::{Fault, told},
-    rows, schema,
+    rows, schema, text,
     wakes::served_key,
 };
 use crate::{
@@ -251,7 +251,7 @@ fn written(value: Value, kind: Kind) -> Result<Box<dyn ToSql + Sync + Send>, Fau
         (Kind::Small, Value::Integer(number)) => Box::new(i16::try_from(number).map_err(|_| other())?),
         (Kind::Text | Kind::FreeText, Value::Null) => Box::new(None::<String>),
         (Kind::Text, Value::Text(text)) => Box::new(text),
-        (Kind::FreeText, Value::Text(text)) => Box::new(rows::escaped(&text)),
+        (Kind::FreeText, Value::Text(text)) => Box::new(text::escaped(&text)),
         (Kind::Id, Value::Null) => Box::new(None::<Uuid>),
         (Kind::Id, Value::Bytes(bytes)) => Box::new(Uuid::from_slice(&bytes).map_err(|_| other())?),
         (Kind::Bytes, Value::Null) => Box::new(None::<Vec<u8>>),
@@ -268,7 +268,7 @@ fn read(row: &Row, at: usize, kind: Kind) -> Result<Value, Fault> {
         Kind::Small => rows::get::<Option<i16>>(row, at)?.map_or(Value::Null, |number| Value::Integer(number.into())),
         Kind::Text => rows::get::<Option<String>>(row, at)?.map_or(Value::Null, Value::Text),
         Kind::FreeText => {
-            rows::get::<Option<&str>>(row, at)?.map_or(Value::Null, |text| Value::Text(rows::unescaped(text)))
+            rows::get::<Option<&str>>(row, at)?.map_or(Value::Null, |text| Value::Text(text::unescaped(text)))
         }
         Kind::Id => {
             rows::get::<Option<Uuid>>(row, at)?.map_or(Value::Null, |id| Value::Bytes(id.into_bytes().to_vec()))

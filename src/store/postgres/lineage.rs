@@ -18,7 +18,10 @@ use super::{
     fault::Fault,
     schema,
 };
-use crate::store::{StoreError, copy::REVISION_LEAP};
+use crate::store::{
+    StoreError,
+    copy::{NUMBER_LEAP, REVISION_LEAP},
+};
 
 /// How long a new branch waits for those that use the tables.
 const PATIENCE_MS: u32 = 10_000;
@@ -176,6 +179,18 @@ pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts)
             if has_floor.get(0) {
                 let raise = "UPDATE revision_floor SET revision = revision + $1";
                 transaction.query_typed(raise, &[(&leap, Type::INT8)]).await?;
+            }
+            // Before it, no deployment had a number.
+            let is_counted = transaction
+                .query_typed_one(
+                    "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('projects') \
+                        AND attname = 'deployment_count' AND NOT attisdropped)",
+                    &[],
+                )
+                .await?;
+            if is_counted.get(0) {
+                let raise = "UPDATE projects SET deployment_count = deployment_count + $1 WHERE revision > 0";
+                transaction.query_typed(raise, &[(&NUMBER_LEAP.saturating_mul(*times), Type::INT8)]).await?;
             }
             transaction
                 .query_typed(

@@ -26,6 +26,7 @@ mod schema;
 mod session;
 mod statements;
 mod table;
+mod text;
 mod tls;
 mod transact;
 mod turns;
@@ -255,6 +256,10 @@ impl Store for PostgresStore {
 
     fn deployment(&self, project: ProjectName, id: DeploymentId) -> BoxFuture<'_, Result<Option<Placed>, StoreError>> {
         read!(self, session => reads::deployment(&mut session, &project, id))
+    }
+
+    fn numbered(&self, project: ProjectName, number: u64) -> BoxFuture<'_, Result<Option<DeploymentId>, StoreError>> {
+        read!(self, session => reads::numbered(&mut session, &project, number))
     }
 
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {

@@ -10,6 +10,7 @@ use super::{
     rows,
     session::{Call, Session, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
+    text::escaped,
 };
 use crate::{
     model::{Deployment, DeploymentId, Event, ProjectName, Revision, Status},
@@ -30,6 +31,17 @@ pub(super) async fn deployment(
         Ok(Placed { deployment: rows::deployment(row, project)?, position })
     };
     found.first().map(placed).transpose()
+}
+
+pub(super) async fn numbered(
+    session: &mut Session,
+    project: &ProjectName,
+    number: u64,
+) -> Result<Option<DeploymentId>, Fault> {
+    // None has a number past the largest one that a row can have.
+    let Ok(number) = i64::try_from(number) else { return Ok(None) };
+    let found = session.ask(call!(Sql::ByShortNumber, text(project), number)).await?;
+    found.first().map(|row| rows::id(row, 0)).transpose()
 }
 
 pub(super) async fn events(
@@ -202,7 +214,7 @@ pub(super) async fn claimable(
 
 /// What runs under a lease of this holder.
 pub(super) async fn held(session: &mut Session, holder: &str) -> Result<Option<Deployment>, Fault> {
-    let found = session.ask(call!(Sql::Held, rows::escaped(holder))).await?;
+    let found = session.ask(call!(Sql::Held, escaped(holder))).await?;
     let held = |row: &Row| {
         let project = rows::name(row, DEPLOYMENT_COLUMN_COUNT)?;
         rows::deployment(row, &project)

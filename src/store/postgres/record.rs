@@ -10,6 +10,7 @@ use super::{
     rows::{self, Admissions, Amendments, Events, Seen, SeenProject},
     session::{Call, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
+    text,
 };
 use crate::{
     model::{
@@ -46,7 +47,7 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<Call>, Fault> 
     }
     if let Some(holder) = &load.held_by {
         // Last, and after the project's lock: whoever waits here has all that it waits for, so no two wait for each other.
-        let holder = rows::escaped(holder);
+        let holder = text::escaped(holder);
         calls.extend([call!(Sql::HolderTurn, holder.clone()), call!(Sql::Held, holder)]);
     }
     Ok(calls)
@@ -218,7 +219,7 @@ impl Records {
         }
         if let Some(AuditEntry { at, action, deployment, detail }) = audit {
             let (at, name) = (at.as_millisecond(), name.as_str().to_owned());
-            rest.push(call!(Sql::InsertAudit, at, name, *action, deployment.map(rows::uuid), rows::escaped(detail)));
+            rest.push(call!(Sql::InsertAudit, at, name, *action, deployment.map(rows::uuid), text::escaped(detail)));
         }
         if let Err(mut rows) = self.amendments.add(rows) {
             self.rows.append(&mut rows);

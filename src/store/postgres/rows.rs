@@ -1,7 +1,7 @@
 //! Rows to the model and back. Every field of the model has its column here, by full destructuring, so that a new field
 //! cannot be forgotten.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Display, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -13,11 +13,13 @@ use super::{
     session::{Call, Param, call},
     statements::Sql,
     table::Table,
+    text::{escaped, unescaped},
 };
 use crate::{
     model::{
-        CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Outcome, Place, Project, ProjectName,
-        Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, order::ordinary_order, slot::KeyRecord,
+        CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Mention, Named, Outcome, Place, Project,
+        ProjectName, Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, order::ordinary_order,
+        slot::KeyRecord,
     },
     store::{
         Watched,
@@ -25,18 +27,19 @@ use crate::{
     },
 };
 
-/// Stands before what is told of NUL and of itself, since PostgreSQL's text cannot hold NUL.
-const ESCAPE: char = '\u{1a}';
-
 /// Reads a project's columns.
 pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Fault> {
     let last_started = match (number_or_none(row, 3)?, id_or_none(row, 4)?) {
-        (Some(order), Some(deployment)) => Some(StartedOrder { order, deployment }),
+        (Some(order), Some(id)) => {
+            let deployment = Mention { project: name.clone(), id, named: named(row, 9)? };
+            Some(StartedOrder { order, deployment })
+        }
         (None, _) | (_, None) => None,
     };
     Ok(Project {
         name: name.clone(),
         revision: Revision(number(row, 1)?),
+        deployment_count: number(row, 8)?,
         waiting_count: number(row, 2)?,
         last_started,
         preempted_count: narrow(number(row, 5)?, 5)?,
@@ -47,7 +50,11 @@ pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Fault> {
 
 /// Writes a project's counters, if its revision is still the one that was seen.
 pub(super) fn update_project(project: &Project, seen: Revision) -> Result<Call, Fault> {
-    let Project { name, revision, waiting_count, last_started, preempted_count, recent_runs, last_outcome } = project;
+    #[rustfmt::skip]
+    let Project {
+        name, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs, last_outcome,
+    } = project;
+    let last_started = last_started.as_ref();
     Ok(call!(
         Sql::UpdateProject,
         name.as_str().to_owned(),
@@ -55,17 +62,23 @@ pub(super) fn update_project(project: &Project, seen: Revision) -> Result<Call, 
         signed(revision.0)?,
         signed(*waiting_count)?,
         last_started.map(|last| signed(last.order)).transpose()?,
-        last_started.map(|last| uuid(last.deployment)),
+        last_started.map(|last| uuid(last.deployment.id)),
         i64::from(*preempted_count),
         columns::recent_runs_to_json(recent_runs).map_err(unwritable)?,
         last_outcome.map(uuid),
+        signed(*deployment_count)?,
+        named_text(last_started.map(|last| &last.deployment))?,
     ))
 }
 
 /// Reads a deployment's columns.
 pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment, Fault> {
     let cancel = match instant_or_none(row, 9)? {
-        Some(at) => Some(CancelRequest { at, reason: text_or_none(row, 10)?, superseded_by: id_or_none(row, 11)? }),
+        Some(at) => {
+            let named = named(row, 33)?;
+            let superseded_by = id_or_none(row, 11)?.map(|id| Mention { project: project.clone(), id, named });
+            Some(CancelRequest { at, reason: text_or_none(row, 10)?, superseded_by })
+        }
         None => None,
     };
     let outputs = match get::<&str>(row, 17)? {
@@ -75,6 +88,7 @@ pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment,
     Ok(Deployment {
         id: id(row, 0)?,
         project: project.clone(),
+        number: number(row, 32)?,
         spec: json::<Spec>(row, 3)?,
         state: state(row)?,
         ticket: Revision(number(row, 1)?),
@@ -183,7 +197,7 @@ pub(super) fn row_of(row: &Row, id_column: usize) -> String {
 pub(super) fn insert_deployment(deployment: &Deployment) -> Result<Call, Fault> {
     let mut params = deployment_params(deployment)?;
     // The project goes by its name here, behind the id.
-    params.insert(params.len() - 7, Box::new(deployment.project.as_str().to_owned()));
+    params.insert(params.len() - 8, Box::new(deployment.project.as_str().to_owned()));
     Ok(Call { sql: Sql::InsertDeployment, params })
 }
 
@@ -192,7 +206,7 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
     let written = Written::of(deployment).map_err(unwritable)?;
     #[rustfmt::skip]
     let Deployment {
-        id, spec, ticket, created_at,
+        id, number, spec, ticket, created_at,
         // The caller's.
         project: _,
         // These are written by the two functions below.
@@ -203,7 +217,7 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
     } = deployment;
     let mut params = signs_of_life(&written)?;
     params.extend(slot(&written)?);
-    let identity: [Param; 8] = [
+    let identity: [Param; 9] = [
         Box::new(uuid(*id)),
         Box::new(signed(ticket.0)?),
         Box::new(columns::executor_word(spec.executor)),
@@ -212,17 +226,18 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
         Box::new(spec.deadline_seconds.map(signed).transpose()?),
         Box::new(ordinary_order(spec).map(signed).transpose()?),
         Box::new(deployment.rank()),
+        Box::new(signed(*number)?),
     ];
     params.extend(identity);
     Ok(params)
 }
 
 /// How many columns of [`Sql::Admit`] are a project's, a deployment's, and a key's.
-const PROJECT_WIDTH: usize = 9;
-const DEPLOYMENT_WIDTH: usize = 36;
+const PROJECT_WIDTH: usize = 11;
+const DEPLOYMENT_WIDTH: usize = 38;
 const KEY_WIDTH: usize = 3;
 /// How many columns of [`Sql::Amend`] are a deployment's.
-const AMENDMENT_WIDTH: usize = 31;
+const AMENDMENT_WIDTH: usize = 32;
 
 /// What submits write, by the columns of [`Sql::Admit`], each submit's to another project.
 #[derive(Debug)]
@@ -375,7 +390,7 @@ fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, Fault> {
     } = written.deployment;
     let LogAccount { total_bytes, head_end_seq, trimmed_at_bytes } = logs;
     let (cancelled_at, reason, superseded_by) = match cancel {
-        Some(CancelRequest { at, reason, superseded_by }) => (Some(at), reason.as_deref(), *superseded_by),
+        Some(CancelRequest { at, reason, superseded_by }) => (Some(at), reason.as_deref(), superseded_by.as_ref()),
         None => (None, None, None),
     };
     Ok(vec![
@@ -386,7 +401,7 @@ fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, Fault> {
         Box::new(last_heartbeat_at.map(Timestamp::as_millisecond)),
         Box::new(cancelled_at.map(|at| at.as_millisecond())),
         Box::new(reason.map(escaped)),
-        Box::new(superseded_by.map(uuid)),
+        Box::new(superseded_by.map(|by| uuid(by.id))),
         Box::new(signed(*total_bytes)?),
         Box::new(signed(*head_end_seq)?),
         Box::new(signed(*trimmed_at_bytes)?),
@@ -394,6 +409,7 @@ fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, Fault> {
         Box::new(phase.as_deref().map(escaped)),
         Box::new(written.outputs.clone()),
         Box::new(signed(*report_count)?),
+        Box::new(named_text(superseded_by)?),
     ])
 }
 
@@ -503,6 +519,18 @@ fn number_or_none(row: &Row, column: usize) -> Result<Option<u64>, Fault> {
     number.map(u64::try_from).transpose().map_err(|error| broken(column, error))
 }
 
+/// What people know a deployment by, where that was recorded beside its id.
+fn named(row: &Row, column: usize) -> Result<Option<Named>, Fault> {
+    match get::<Option<&str>>(row, column)? {
+        Some(_) => json(row, column).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn named_text(mention: Option<&Mention>) -> Result<Option<String>, Fault> {
+    mention.and_then(|mention| mention.named.as_ref()).map(serde_json::to_string).transpose().map_err(unwritable)
+}
+
 fn narrow<N, W: TryFrom<N>>(number: N, column: usize) -> Result<W, Fault>
 where
     W::Error: Display,
@@ -541,23 +569,6 @@ pub(super) fn signed(number: u64) -> Result<i64, Fault> {
     number.try_into().map_err(|_| Fault::Mistaken("a number is too large to be kept"))
 }
 
-/// Free text as the database can keep it.
-pub(super) fn escaped(text: &str) -> String {
-    if !text.contains(['\0', ESCAPE]) {
-        return text.to_owned();
-    }
-    text.replace(ESCAPE, "\u{1a}1").replace('\0', "\u{1a}0")
-}
-
-pub(super) fn unescaped(text: &str) -> String {
-    let plain: Cow<'_, str> = if text.contains(ESCAPE) {
-        text.replace("\u{1a}0", "\0").replace("\u{1a}1", "\u{1a}").into()
-    } else {
-        text.into()
-    };
-    plain.into_owned()
-}
-
 fn unwritable(_: serde_json::Error) -> Fault {
     Fault::Mistaken("what was decided has no JSON form")
 }
@@ -565,18 +576,4 @@ fn unwritable(_: serde_json::Error) -> Fault {
 /// A column that does not hold what this version writes there.
 fn broken(column: usize, error: impl Display) -> Fault {
     Fault::Row(format!("column {column}: {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_with_nul_comes_back() {
-        for kept in ["", "plain", "\0", "\u{1a}", "\u{1a}0", "a\0\u{1a}1\0\0b\u{1a}"] {
-            let stored = escaped(kept);
-            assert!(!stored.contains('\0'), "{stored:?}");
-            assert_eq!(unescaped(&stored), kept);
-        }
-    }
 }

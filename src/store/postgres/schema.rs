@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_the_line_by_rank_and_order.sql"),
     include_str!("migrations/0006_lineage.sql"),
     include_str!("migrations/0007_revision_floor.sql"),
+    include_str!("migrations/0008_numbers_of_deployments.sql"),
 ];
 
 /// The schema's version that this program knows.

@@ -33,7 +33,7 @@ macro_rules! deployment {
          d.log_trimmed_at_bytes, d.message, d.phase, d.outputs, d.revision, d.state, d.started_at, d.ended_at, \
          d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, d.cause, d.cause_message, d.cause_phase, \
          d.superseded_by, d.report_count, \
-         nullif(d.line_place, d.ticket * 1048576)"
+         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named"
     };
 }
 
@@ -47,18 +47,18 @@ macro_rules! watched {
 }
 
 /// How many columns that is: what a query adds stands behind them.
-pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 32;
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 34;
 
 /// A project's columns, in the order that `rows::project` reads them.
 macro_rules! project {
     () => {
         "p.number, p.revision, p.waiting_count, p.last_started_order, p.last_started, p.preempted_count, \
-         p.recent_runs, p.last_outcome"
+         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named"
     };
 }
 
 /// How many columns that is.
-pub(super) const PROJECT_COLUMN_COUNT: usize = 8;
+pub(super) const PROJECT_COLUMN_COUNT: usize = 10;
 
 /// Deployments of the project whose name is the first parameter.
 macro_rules! of_project {
@@ -102,16 +102,17 @@ macro_rules! head {
     };
 }
 
-/// Writes the counters of the projects in the first nine parameters, where they are still as they were seen.
+/// Writes the counters of the projects in the first eleven parameters, where they are still as they were seen.
 macro_rules! projects_as_decided {
     () => {
         "UPDATE projects AS p SET revision = w.revision, waiting_count = w.waiting_count, \
             last_started_order = w.last_started_order, last_started = w.last_started, \
-            preempted_count = w.preempted_count, recent_runs = w.recent_runs, last_outcome = w.last_outcome \
+            preempted_count = w.preempted_count, recent_runs = w.recent_runs, last_outcome = w.last_outcome, \
+            deployment_count = w.deployment_count, last_started_named = w.last_started_named \
          FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[], $7::bigint[], \
-                $8::text[], $9::uuid[]) \
+                $8::text[], $9::uuid[], $10::bigint[], $11::text[]) \
             AS w (name, seen, revision, waiting_count, last_started_order, last_started, preempted_count, \
-                recent_runs, last_outcome) \
+                recent_runs, last_outcome, deployment_count, last_started_named) \
          WHERE p.name = w.name AND p.revision = w.seen RETURNING 1"
     };
 }
@@ -145,7 +146,8 @@ statements! {
             AND (SELECT max(version) FROM migrations) = $1 RETURNING name) \
         SELECT (SELECT max(version) FROM migrations), \
             (SELECT string_agg(needed.\"right\" || ' on ' || needed.name, ', ') FROM (VALUES \
-                ('projects', 'SELECT'), ('revision_floor', 'SELECT'), ('projects', 'INSERT'), ('projects', 'UPDATE'), ('deployments', 'SELECT'), \
+                ('projects', 'SELECT'), ('revision_floor', 'SELECT'), ('projects', 'INSERT'), ('projects', 'UPDATE'), \
+                ('deployments', 'SELECT'), \
                 ('deployments', 'INSERT'), ('deployments', 'UPDATE'), ('events', 'SELECT'), ('events', 'INSERT'), \
                 ('events', 'DELETE'), ('idempotency_keys', 'SELECT'), ('idempotency_keys', 'INSERT'), ('audit', 'INSERT'), \
                 ('agent_calls', 'SELECT'), ('agent_calls', 'INSERT'), ('artifacts', 'SELECT'), ('artifacts', 'INSERT'), \
@@ -183,6 +185,8 @@ statements! {
     );
     Line(TEXT, INT8) = of_project!("d.state = 'waiting' ORDER BY d.line_place LIMIT $2");
     ById(TEXT, UUID) = of_project!("d.id = $2");
+    ByShortNumber(TEXT, INT8) = "SELECT d.id FROM deployments AS d \
+        WHERE d.project = (SELECT number FROM projects WHERE name = $1) AND d.short_number = $2";
     ByIds(TEXT, UUID_ARRAY) = of_project!("d.id = ANY ($2)");
     /// The columns of the key stand behind the deployment's.
     Keyed(TEXT, TEXT) = concat!(
@@ -204,43 +208,47 @@ statements! {
          WHERE d.state = 'running' AND d.worker = $1 LIMIT 1"
     );
 
-    UpdateProject(TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID) = "WITH written AS (\
+    UpdateProject(TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID, INT8, TEXT) = "WITH written AS (\
         UPDATE projects SET revision = $3, waiting_count = $4, last_started_order = $5, last_started = $6, \
-            preempted_count = $7, recent_runs = $8, last_outcome = $9 \
+            preempted_count = $7, recent_runs = $8, last_outcome = $9, deployment_count = $10, \
+            last_started_named = $11 \
         WHERE name = $1 AND revision = $2 RETURNING 1) SELECT require_one(count(*)) FROM written";
     InsertDeployment(
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8,
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT,
         INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID,
-        UUID, TEXT, INT8, TEXT, INT8, TEXT, INT8, INT8, INT8
+        UUID, TEXT, INT8, TEXT, INT8, TEXT, INT8, INT8, INT8, INT8
     ) = "INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
         cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
-        outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, lease_ttl_ms, \
+        outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, lease_secret, \
+        fencing_token, lease_ttl_ms, \
         worker, cause, cause_message, cause_phase, superseded_by, id, project, ticket, executor, created_at, spec, \
-        deadline_seconds, build_order, line_place) \
+        deadline_seconds, build_order, line_place, short_number) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
-        $23, $24, $25, $26, $27, $28, (SELECT number FROM projects WHERE name = $29), $30, $31, $32, $33, $34, $35, $36)";
+        $23, $24, $25, $26, $27, $28, $29, (SELECT number FROM projects WHERE name = $30), \
+        $31, $32, $33, $34, $35, $36, $37, $38)";
     /// Everything that may change, of one that is still as it was seen.
     UpdateDeployment(
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8,
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT,
         INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID, UUID, INT8, INT8, INT8
     ) = "WITH written AS (\
         UPDATE deployments SET window_ms = $1, pulse = $2, progress = $3, event_count = $4, last_heartbeat_at = $5, \
             cancel_requested_at = $6, cancel_reason = $7, cancel_superseded_by = $8, log_total_bytes = $9, \
             log_head_end_seq = $10, log_trimmed_at_bytes = $11, message = $12, phase = $13, outputs = $14, \
-            report_count = $15, revision = $16, state = $17, started_at = $18, ended_at = $19, lease_secret = $20, \
-            fencing_token = $21, lease_ttl_ms = $22, worker = $23, cause = $24, cause_message = $25, \
-            cause_phase = $26, superseded_by = $27 \
-        WHERE id = $28 AND revision = $29 AND pulse = $30 AND event_count = $31 RETURNING 1) \
+            report_count = $15, cancel_superseded_by_named = $16, revision = $17, state = $18, started_at = $19, \
+            ended_at = $20, lease_secret = $21, \
+            fencing_token = $22, lease_ttl_ms = $23, worker = $24, cause = $25, cause_message = $26, \
+            cause_phase = $27, superseded_by = $28 \
+        WHERE id = $29 AND revision = $30 AND pulse = $31 AND event_count = $32 RETURNING 1) \
         SELECT require_one(count(*)) FROM written";
     /// What changes while the state stays; it touches no index, so a heartbeat or a report is cheap.
     UpdateSignsOfLife(
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, UUID, INT8, INT8, INT8
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, UUID, INT8, INT8, INT8
     ) = "WITH written AS (\
         UPDATE deployments SET window_ms = $1, pulse = $2, progress = $3, event_count = $4, last_heartbeat_at = $5, \
             cancel_requested_at = $6, cancel_reason = $7, cancel_superseded_by = $8, log_total_bytes = $9, \
             log_head_end_seq = $10, log_trimmed_at_bytes = $11, message = $12, phase = $13, outputs = $14, \
-            report_count = $15 \
-        WHERE id = $16 AND revision = $17 AND pulse = $18 AND event_count = $19 RETURNING 1) \
+            report_count = $15, cancel_superseded_by_named = $16 \
+        WHERE id = $17 AND revision = $18 AND pulse = $19 AND event_count = $20 RETURNING 1) \
         SELECT require_one(count(*)) FROM written";
     /// All events of a decision, each with its deployment.
     InsertEvents(UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY) =
@@ -254,56 +262,62 @@ statements! {
     /// all.
     Admit(
         TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY,
+        INT8_ARRAY, TEXT_ARRAY,
         INT8_ARRAY, INT8_ARRAY, INT2_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY, INT8_ARRAY,
-        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY,
+        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY,
         INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
         TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY,
-        UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY,
+        UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY,
         UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY,
         UUID_ARRAY, TEXT_ARRAY, BYTEA_ARRAY
     ) = concat!("WITH project AS (", projects_as_decided!(), "), \
         deployment AS (\
             INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
                 cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, \
-                phase, outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, \
+                phase, outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, \
+                lease_secret, fencing_token, \
                 lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
-                created_at, spec, deadline_seconds, build_order, line_place, project) \
+                created_at, spec, deadline_seconds, build_order, line_place, short_number, project) \
             SELECT w.window_ms, w.pulse, w.progress, w.event_count, w.last_heartbeat_at, w.cancel_requested_at, \
                 w.cancel_reason, w.cancel_superseded_by, w.log_total_bytes, w.log_head_end_seq, \
-                w.log_trimmed_at_bytes, w.message, w.phase, w.outputs, w.report_count, w.revision, w.state, \
+                w.log_trimmed_at_bytes, w.message, w.phase, w.outputs, w.report_count, w.cancel_superseded_by_named, \
+                w.revision, w.state, \
                 w.started_at, w.ended_at, w.lease_secret, w.fencing_token, w.lease_ttl_ms, w.worker, w.cause, \
                 w.cause_message, w.cause_phase, w.superseded_by, w.id, w.ticket, w.executor, w.created_at, w.spec, \
-                w.deadline_seconds, w.build_order, w.line_place, w.project \
-            FROM unnest($10::bigint[], $11::bigint[], $12::smallint[], $13::bigint[], $14::bigint[], $15::bigint[], \
-                    $16::text[], $17::uuid[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[], $22::text[], \
-                    $23::text[], $24::bigint[], $25::bigint[], $26::text[], $27::bigint[], $28::bigint[], $29::bytea[], \
-                    $30::bigint[], $31::bigint[], $32::text[], $33::text[], $34::text[], $35::text[], $36::uuid[], \
-                    $37::uuid[], $38::bigint[], $39::text[], $40::bigint[], $41::text[], $42::bigint[], $43::bigint[], \
-                    $44::bigint[], $45::bigint[]) \
+                w.deadline_seconds, w.build_order, w.line_place, w.short_number, w.project \
+            FROM unnest($12::bigint[], $13::bigint[], $14::smallint[], $15::bigint[], $16::bigint[], $17::bigint[], \
+                    $18::text[], $19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::text[], $24::text[], \
+                    $25::text[], $26::bigint[], $27::text[], $28::bigint[], $29::text[], $30::bigint[], \
+                    $31::bigint[], $32::bytea[], \
+                    $33::bigint[], $34::bigint[], $35::text[], $36::text[], $37::text[], $38::text[], $39::uuid[], \
+                    $40::uuid[], $41::bigint[], $42::text[], $43::bigint[], $44::text[], $45::bigint[], $46::bigint[], \
+                    $47::bigint[], $48::bigint[], $49::bigint[]) \
                 AS w (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, cancel_reason, \
                     cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
-                    outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, \
+                    outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, \
+                    lease_secret, fencing_token, \
                     lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
-                    created_at, spec, deadline_seconds, build_order, line_place, project) \
+                    created_at, spec, deadline_seconds, build_order, line_place, short_number, project) \
             RETURNING id, number, project), \
         happened AS (\
             INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) \
             SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body \
-            FROM unnest($46::uuid[], $47::bigint[], $48::bigint[], $49::text[], $50::bigint[], $51::text[]) \
+            FROM unnest($50::uuid[], $51::bigint[], $52::bigint[], $53::text[], $54::bigint[], $55::text[]) \
                     AS e (id, seq, at, type, log_end_bytes, body) \
                 JOIN deployment AS d ON d.id = e.id ORDER BY e.seq), \
         known AS (\
             INSERT INTO idempotency_keys (project, key, fingerprint, deployment) \
             SELECT d.project, k.key, k.fingerprint, d.number \
-            FROM unnest($52::uuid[], $53::text[], $54::bytea[]) AS k (id, key, fingerprint) \
+            FROM unnest($56::uuid[], $57::text[], $58::bytea[]) AS k (id, key, fingerprint) \
                 JOIN deployment AS d ON d.id = k.id) \
         SELECT require_one(CASE count(*) WHEN cardinality($1) THEN 1 ELSE 0 END) FROM project");
     /// What several decisions change, each of another project: the projects' counters, and one deployment of each, still as they
     /// were seen.
     Amend(
         TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY,
+        INT8_ARRAY, TEXT_ARRAY,
         INT8_ARRAY, INT8_ARRAY, INT2_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY, INT8_ARRAY,
-        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY,
+        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY,
         INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
         TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY,
         UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY
@@ -315,24 +329,27 @@ statements! {
                 cancel_superseded_by = w.cancel_superseded_by, log_total_bytes = w.log_total_bytes, \
                 log_head_end_seq = w.log_head_end_seq, log_trimmed_at_bytes = w.log_trimmed_at_bytes, \
                 message = w.message, phase = w.phase, outputs = w.outputs, report_count = w.report_count, \
+                cancel_superseded_by_named = w.cancel_superseded_by_named, \
                 revision = w.revision, state = w.state, started_at = w.started_at, ended_at = w.ended_at, \
                 lease_secret = w.lease_secret, fencing_token = w.fencing_token, lease_ttl_ms = w.lease_ttl_ms, \
                 worker = w.worker, cause = w.cause, cause_message = w.cause_message, cause_phase = w.cause_phase, \
                 superseded_by = w.superseded_by \
-            FROM unnest($10::bigint[], $11::bigint[], $12::smallint[], $13::bigint[], $14::bigint[], $15::bigint[], \
-                    $16::text[], $17::uuid[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[], $22::text[], \
-                    $23::text[], $24::bigint[], $25::bigint[], $26::text[], $27::bigint[], $28::bigint[], $29::bytea[], \
-                    $30::bigint[], $31::bigint[], $32::text[], $33::text[], $34::text[], $35::text[], $36::uuid[], \
-                    $37::uuid[], $38::bigint[], $39::bigint[], $40::bigint[]) \
+            FROM unnest($12::bigint[], $13::bigint[], $14::smallint[], $15::bigint[], $16::bigint[], $17::bigint[], \
+                    $18::text[], $19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::text[], $24::text[], \
+                    $25::text[], $26::bigint[], $27::text[], $28::bigint[], $29::text[], $30::bigint[], \
+                    $31::bigint[], $32::bytea[], \
+                    $33::bigint[], $34::bigint[], $35::text[], $36::text[], $37::text[], $38::text[], $39::uuid[], \
+                    $40::uuid[], $41::bigint[], $42::bigint[], $43::bigint[]) \
                 AS w (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, cancel_reason, \
                     cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
-                    outputs, report_count, revision, state, started_at, ended_at, lease_secret, fencing_token, \
+                    outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, \
+                    lease_secret, fencing_token, \
                     lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, seen_revision, \
                     seen_pulse, seen_event_count) \
             WHERE d.id = w.id AND d.revision = w.seen_revision AND d.pulse = w.seen_pulse \
                 AND d.event_count = w.seen_event_count RETURNING 1) \
         SELECT require_one(CASE WHEN (SELECT count(*) FROM project) = cardinality($1) \
-            AND (SELECT count(*) FROM deployment) = cardinality($10) THEN 1 ELSE 0 END)");
+            AND (SELECT count(*) FROM deployment) = cardinality($12) THEN 1 ELSE 0 END)");
     /// Sets a deployment's place in line.
     PutAhead(UUID, INT8) = "UPDATE deployments SET line_place = $2 WHERE id = $1";
     InsertKey(TEXT, TEXT, BYTEA, UUID) =
@@ -396,7 +413,8 @@ statements! {
          WHERE d.state = 'ready' AND d.executor = 'server' AND p.name = ANY ($1) ORDER BY d.number LIMIT $2";
     /// Tells whether one of these agents was never seen before for one of these projects, and whether one was not there.
     TellVisits(TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8) = "WITH \
-        seen AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[], $5::bigint[], $6::bigint[]) \
+        seen AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[], $5::bigint[], \
+        $6::bigint[]) \
             AS s (project, worker, call, pipelines, came_ago, due_in)), \
         over AS (DELETE FROM agent_calls AS a USING seen AS s \
             WHERE a.project = s.project AND a.worker = s.worker AND a.call <> ALL ($3) AND a.due_at <= now()), \

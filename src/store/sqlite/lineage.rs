@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     private,
-    store::{StoreError, copy::REVISION_LEAP},
+    store::{
+        StoreError,
+        copy::{NUMBER_LEAP, REVISION_LEAP},
+    },
 };
 
 /// What stands behind the name of the store's file.
@@ -228,9 +231,11 @@ fn leap(db: &mut Connection, known: Option<Standing>, why: &str) -> rusqlite::Re
     let epoch = own.map_or(0, |row| row.epoch).max(known.map_or(0, |known| known.epoch)) + 1;
     let standing = Standing { branch: Uuid::now_v7(), epoch, floor };
     leap.execute("UPDATE projects SET revision = revision + ?1", [floor - before])?;
+    leap.execute("UPDATE projects SET deployment_count = deployment_count + ?1", [NUMBER_LEAP])?;
     leap.execute("UPDATE revision_floor SET revision = ?1", [floor])?;
-    let detail =
-        format!("the store's file may have forgotten what was done last ({why}): the project's revision leapt");
+    let detail = format!(
+        "the store's file may have forgotten what was done last ({why}): the project's revision and its count of deployments leapt"
+    );
     leap.execute(
         "INSERT INTO audit (at, project, action, detail) \
          SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER), name, 'leap', ?1 FROM projects",

@@ -124,6 +124,10 @@ impl Store for SqliteStore {
         Box::pin(self.readers.read(move |db| reads::deployment(db, &project, id)))
     }
 
+    fn numbered(&self, project: ProjectName, number: u64) -> BoxFuture<'_, Result<Option<DeploymentId>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::numbered(db, &project, number)))
+    }
+
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
         Box::pin(self.readers.read(move |db| reads::events(db, id, after, limit)))
     }

@@ -65,6 +65,9 @@ pub(super) const HOLDER: &str =
 pub(super) const BY_ID: &str =
     concat!("SELECT ", deployment_columns!(), " FROM deployments AS d WHERE d.id = ?1 AND d.project = ?2");
 
+pub(super) const BY_SHORT_NUMBER: &str = "SELECT d.id FROM deployments AS d \
+     WHERE d.project = (SELECT number FROM projects WHERE name = ?1) AND d.short_number = ?2";
+
 pub(super) const PROJECT: &str = concat!("SELECT ", project_columns!(), " FROM projects AS p WHERE p.name = ?1");
 
 pub(super) const PROJECTS: &str =
@@ -124,6 +127,13 @@ pub(super) fn deployment(db: &Connection, project: &ProjectName, id: DeploymentI
             Ok(Placed { deployment, position: row.get(DEPLOYMENT_COLUMN_COUNT)? })
         })
         .optional()
+}
+
+pub(super) fn numbered(db: &Connection, project: &ProjectName, number: u64) -> Read<Option<DeploymentId>> {
+    // None has a number past the largest one that a row can have.
+    let Ok(number) = i64::try_from(number) else { return Ok(None) };
+    let id = |row: &Row<'_>| rows::required_id_at(row, 0);
+    db.prepare_cached(BY_SHORT_NUMBER)?.query_row(params![project.as_str(), number], id).optional()
 }
 
 pub(super) fn events(db: &Connection, id: DeploymentId, after: u64, limit: usize) -> Read<Vec<Event>> {
@@ -204,7 +214,7 @@ pub(super) fn projects(
     let mut rows = statement.query(params![after, bound(limit)])?;
     let mut page = Vec::new();
     while let Some(row) = rows.next()? {
-        let name = rows::name_at(row, 8)?;
+        let name = rows::name_at(row, rows::PROJECT_COLUMN_COUNT)?;
         let state = match project_state(db, row, &name) {
             // The file itself is in trouble, and not what one row of it holds.
             Err(error @ rusqlite::Error::SqliteFailure(..)) => return Err(error),

@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     model::{
-        CancelCause, CancelRequest, Deployment, DeploymentId, Event, FailureCause, Lease, LogAccount, Outcome, Place,
-        Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State, Vital,
+        CancelCause, CancelRequest, Deployment, DeploymentId, Event, FailureCause, Lease, LogAccount, Mention, Named,
+        Outcome, Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State, Vital,
     },
     store::{
         Watched,
@@ -30,54 +30,60 @@ macro_rules! deployment_columns {
          d.message, d.phase, d.outputs, \
          d.revision, d.state, d.started_at, d.ended_at, d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, \
          d.cause, d.cause_message, d.cause_phase, d.superseded_by, d.report_count, \
-         nullif(d.line_place, d.ticket * 1048576)"
+         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named"
     };
 }
 pub(super) use deployment_columns;
 
 /// How many columns that is: what a query adds stands behind them.
-pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 33;
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 35;
 
 /// A project's columns, in the order that [`project`] reads them.
 macro_rules! project_columns {
     () => {
         "p.number, p.revision, p.waiting_count, p.last_started_order, p.last_started, p.preempted_count, \
-         p.recent_runs, p.last_outcome"
+         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named"
     };
 }
 pub(super) use project_columns;
 
+/// How many columns that is.
+pub(super) const PROJECT_COLUMN_COUNT: usize = 10;
+
 pub(super) const INSERT_PROJECT: &str = "INSERT INTO projects (revision, waiting_count, last_started_order, \
-     last_started, preempted_count, recent_runs, last_outcome, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+     last_started, preempted_count, recent_runs, last_outcome, deployment_count, \
+     last_started_named, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
 pub(super) const UPDATE_PROJECT: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
-     last_started_order = ?3, last_started = ?4, preempted_count = ?5, recent_runs = ?6, last_outcome = ?7 \
-     WHERE number = ?8";
+     last_started_order = ?3, last_started = ?4, preempted_count = ?5, recent_runs = ?6, last_outcome = ?7, \
+     deployment_count = ?8, last_started_named = ?9 WHERE number = ?10";
 
 /// All but the recent runs, which only a success changes.
 pub(super) const UPDATE_PROJECT_COUNTERS: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
-     last_started_order = ?3, last_started = ?4, preempted_count = ?5, last_outcome = ?6 WHERE number = ?7";
+     last_started_order = ?3, last_started = ?4, preempted_count = ?5, last_outcome = ?6, deployment_count = ?7, \
+     last_started_named = ?8 WHERE number = ?9";
 
 pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, pulse, progress, event_count, \
      last_heartbeat_at, cancel_requested_at, cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, \
-     log_trimmed_at_bytes, message, phase, outputs, report_count, revision, state, started_at, ended_at, lease_secret, \
+     log_trimmed_at_bytes, message, phase, outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, lease_secret, \
      fencing_token, lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, \
-     id, project, ticket, executor, created_at, spec, line_place) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34)";
+     id, project, ticket, executor, created_at, spec, line_place, short_number) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
+     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36)";
 
 /// Everything that may change.
 pub(super) const UPDATE_DEPLOYMENT: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
-     message = ?12, phase = ?13, outputs = ?14, report_count = ?15, revision = ?16, state = ?17, started_at = ?18, ended_at = ?19, \
-     lease_secret = ?20, fencing_token = ?21, lease_ttl_ms = ?22, worker = ?23, cause = ?24, cause_message = ?25, \
-     cause_phase = ?26, superseded_by = ?27 WHERE number = ?28";
+     message = ?12, phase = ?13, outputs = ?14, report_count = ?15, cancel_superseded_by_named = ?16, \
+     revision = ?17, state = ?18, started_at = ?19, ended_at = ?20, \
+     lease_secret = ?21, fencing_token = ?22, lease_ttl_ms = ?23, worker = ?24, cause = ?25, cause_message = ?26, \
+     cause_phase = ?27, superseded_by = ?28 WHERE number = ?29";
 
 /// What changes while the state stays; it touches no index, so a heartbeat or a report is cheap.
 pub(super) const UPDATE_SIGNS_OF_LIFE: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
-     message = ?12, phase = ?13, outputs = ?14, report_count = ?15 WHERE number = ?16";
+     message = ?12, phase = ?13, outputs = ?14, report_count = ?15, cancel_superseded_by_named = ?16 WHERE number = ?17";
 
 /// Sets a deployment's place in line.
 pub(super) const PUT_AHEAD: &str = "UPDATE deployments SET line_place = ?1 WHERE number = ?2";
@@ -88,12 +94,16 @@ pub(super) const INSERT_EVENT: &str =
 /// Reads [`project_columns`].
 pub(super) fn project(row: &Row<'_>, name: &ProjectName) -> rusqlite::Result<Project> {
     let last_started = match (row.get(3)?, id_at(row, 4)?) {
-        (Some(order), Some(deployment)) => Some(StartedOrder { order, deployment }),
+        (Some(order), Some(id)) => {
+            let deployment = Mention { project: name.clone(), id, named: named_at(row, 9)? };
+            Some(StartedOrder { order, deployment })
+        }
         (None, _) | (_, None) => None,
     };
     Ok(Project {
         name: name.clone(),
         revision: Revision(row.get(1)?),
+        deployment_count: row.get(8)?,
         waiting_count: row.get(2)?,
         last_started,
         preempted_count: row.get(5)?,
@@ -108,16 +118,20 @@ pub(super) fn write_project(
     project: &Project,
     last_param: &dyn ToSql,
 ) -> rusqlite::Result<()> {
-    let Project { name: _, revision, waiting_count, last_started, preempted_count, recent_runs, last_outcome } =
-        project;
+    #[rustfmt::skip]
+    let Project {
+        name: _, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs, last_outcome,
+    } = project;
     statement.execute(params![
         revision.0,
         waiting_count,
-        last_started.map(|last| last.order),
-        last_started.as_ref().map(|last| last.deployment.as_bytes()),
+        last_started.as_ref().map(|last| last.order),
+        last_started.as_ref().map(|last| last.deployment.id.as_bytes()),
         preempted_count,
         columns::recent_runs_to_json(recent_runs).map_err(unwritable)?,
         last_outcome.as_ref().map(DeploymentId::as_bytes),
+        deployment_count,
+        last_started.as_ref().and_then(|last| last.deployment.named.as_ref()).map(to_json).transpose()?,
         last_param,
     ])?;
     Ok(())
@@ -125,15 +139,19 @@ pub(super) fn write_project(
 
 /// Runs [`UPDATE_PROJECT_COUNTERS`].
 pub(super) fn write_counters(statement: &mut Statement<'_>, project: &Project, number: i64) -> rusqlite::Result<()> {
-    let Project { name: _, revision, waiting_count, last_started, preempted_count, recent_runs: _, last_outcome } =
-        project;
+    #[rustfmt::skip]
+    let Project {
+        name: _, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs: _, last_outcome,
+    } = project;
     statement.execute(params![
         revision.0,
         waiting_count,
-        last_started.map(|last| last.order),
-        last_started.as_ref().map(|last| last.deployment.as_bytes()),
+        last_started.as_ref().map(|last| last.order),
+        last_started.as_ref().map(|last| last.deployment.id.as_bytes()),
         preempted_count,
         last_outcome.as_ref().map(DeploymentId::as_bytes),
+        deployment_count,
+        last_started.as_ref().and_then(|last| last.deployment.named.as_ref()).map(to_json).transpose()?,
         number,
     ])?;
     Ok(())
@@ -147,7 +165,11 @@ fn recent_runs_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<RecentRu
 /// Reads [`deployment_columns`].
 pub(super) fn deployment(row: &Row<'_>, project: &ProjectName) -> rusqlite::Result<Deployment> {
     let cancel = match instant_at(row, 10)? {
-        Some(at) => Some(CancelRequest { at, reason: row.get(11)?, superseded_by: id_at(row, 12)? }),
+        Some(at) => {
+            let named = named_at(row, 34)?;
+            let superseded_by = id_at(row, 12)?.map(|id| Mention { project: project.clone(), id, named });
+            Some(CancelRequest { at, reason: row.get(11)?, superseded_by })
+        }
         None => None,
     };
     let outputs = match row.get_ref(18)?.as_str() {
@@ -157,6 +179,7 @@ pub(super) fn deployment(row: &Row<'_>, project: &ProjectName) -> rusqlite::Resu
     Ok(Deployment {
         id: required_id_at(row, 1)?,
         project: project.clone(),
+        number: row.get(33)?,
         spec: json_at::<Spec>(row, 4)?,
         state: state(row)?,
         ticket: Revision(row.get(2)?),
@@ -234,30 +257,32 @@ impl Written<'_> {
         statement.raw_bind_parameter(5, last_heartbeat_at.map(Timestamp::as_millisecond))?;
         statement.raw_bind_parameter(6, cancel.as_ref().map(|cancel| cancel.at.as_millisecond()))?;
         statement.raw_bind_parameter(7, cancel.as_ref().and_then(|cancel| cancel.reason.as_deref()))?;
-        let superseded_by = cancel.as_ref().and_then(|cancel| cancel.superseded_by);
-        statement.raw_bind_parameter(8, superseded_by.as_ref().map(DeploymentId::as_bytes))?;
+        let superseded_by = cancel.as_ref().and_then(|cancel| cancel.superseded_by.as_ref());
+        statement.raw_bind_parameter(8, superseded_by.map(|by| by.id.as_bytes()))?;
         statement.raw_bind_parameter(9, total_bytes)?;
         statement.raw_bind_parameter(10, head_end_seq)?;
         statement.raw_bind_parameter(11, trimmed_at_bytes)?;
         statement.raw_bind_parameter(12, message.as_deref())?;
         statement.raw_bind_parameter(13, phase.as_deref())?;
         statement.raw_bind_parameter(14, &self.outputs)?;
-        statement.raw_bind_parameter(15, report_count)
+        statement.raw_bind_parameter(15, report_count)?;
+        let named = superseded_by.and_then(|by| by.named.as_ref());
+        statement.raw_bind_parameter(16, named.map(to_json).transpose()?)
     }
 
     fn bind_slot(&self, statement: &mut Statement<'_>) -> rusqlite::Result<()> {
-        statement.raw_bind_parameter(16, self.deployment.revision.0)?;
-        statement.raw_bind_parameter(17, self.state)?;
-        statement.raw_bind_parameter(18, self.deployment.started_at.map(Timestamp::as_millisecond))?;
-        statement.raw_bind_parameter(19, self.ended_at)?;
-        statement.raw_bind_parameter(20, self.lease.map(|lease| lease.secret.0))?;
-        statement.raw_bind_parameter(21, self.lease.map(|lease| lease.fencing_token.0))?;
-        statement.raw_bind_parameter(22, self.lease.map(|lease| millis(lease.ttl)))?;
-        statement.raw_bind_parameter(23, self.lease.map(|lease| &lease.worker))?;
-        statement.raw_bind_parameter(24, self.cause)?;
-        statement.raw_bind_parameter(25, self.cause_message)?;
-        statement.raw_bind_parameter(26, self.cause_phase)?;
-        statement.raw_bind_parameter(27, self.superseded_by.as_ref().map(DeploymentId::as_bytes))
+        statement.raw_bind_parameter(17, self.deployment.revision.0)?;
+        statement.raw_bind_parameter(18, self.state)?;
+        statement.raw_bind_parameter(19, self.deployment.started_at.map(Timestamp::as_millisecond))?;
+        statement.raw_bind_parameter(20, self.ended_at)?;
+        statement.raw_bind_parameter(21, self.lease.map(|lease| lease.secret.0))?;
+        statement.raw_bind_parameter(22, self.lease.map(|lease| lease.fencing_token.0))?;
+        statement.raw_bind_parameter(23, self.lease.map(|lease| millis(lease.ttl)))?;
+        statement.raw_bind_parameter(24, self.lease.map(|lease| &lease.worker))?;
+        statement.raw_bind_parameter(25, self.cause)?;
+        statement.raw_bind_parameter(26, self.cause_message)?;
+        statement.raw_bind_parameter(27, self.cause_phase)?;
+        statement.raw_bind_parameter(28, self.superseded_by.as_ref().map(DeploymentId::as_bytes))
     }
 }
 
@@ -270,7 +295,7 @@ pub(super) fn insert_deployment(
     let written = Written::of(deployment).map_err(unwritable)?;
     #[rustfmt::skip]
     let Deployment {
-        id, project: _, spec, ticket, created_at,
+        id, project: _, number, spec, ticket, created_at,
         // These are bound by `Written`.
         state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, cancel: _, event_count: _,
         report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
@@ -279,13 +304,14 @@ pub(super) fn insert_deployment(
     } = deployment;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
-    statement.raw_bind_parameter(28, id.as_bytes())?;
-    statement.raw_bind_parameter(29, project)?;
-    statement.raw_bind_parameter(30, ticket.0)?;
-    statement.raw_bind_parameter(31, columns::executor_word(spec.executor))?;
-    statement.raw_bind_parameter(32, created_at.as_millisecond())?;
-    statement.raw_bind_parameter(33, to_json(spec)?)?;
-    statement.raw_bind_parameter(34, deployment.rank())?;
+    statement.raw_bind_parameter(29, id.as_bytes())?;
+    statement.raw_bind_parameter(30, project)?;
+    statement.raw_bind_parameter(31, ticket.0)?;
+    statement.raw_bind_parameter(32, columns::executor_word(spec.executor))?;
+    statement.raw_bind_parameter(33, created_at.as_millisecond())?;
+    statement.raw_bind_parameter(34, to_json(spec)?)?;
+    statement.raw_bind_parameter(35, deployment.rank())?;
+    statement.raw_bind_parameter(36, number)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -298,7 +324,7 @@ pub(super) fn update_deployment(
     let written = Written::of(deployment).map_err(unwritable)?;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
-    statement.raw_bind_parameter(28, number)?;
+    statement.raw_bind_parameter(29, number)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -309,7 +335,7 @@ pub(super) fn update_signs_of_life(
     number: i64,
 ) -> rusqlite::Result<()> {
     Written::of(deployment).map_err(unwritable)?.bind_signs_of_life(statement)?;
-    statement.raw_bind_parameter(16, number)?;
+    statement.raw_bind_parameter(17, number)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -388,6 +414,13 @@ pub(super) fn json_at<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusq
 
 fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<DeploymentId>> {
     Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(DeploymentId::from_bytes))
+}
+
+fn named_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Named>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => json_at(row, column).map(Some),
+    }
 }
 
 fn required_instant_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {

@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_agents_leases.sql"),
     include_str!("migrations/0003_the_line_by_rank_and_order.sql"),
     include_str!("migrations/0004_lineage.sql"),
+    include_str!("migrations/0005_numbers_of_deployments.sql"),
 ];
 
 const CHECKSUMS: &str =

@@ -79,7 +79,7 @@ async fn a_takeover_by_an_older_build_is_refused_and_names_the_newer_one() {
     let refused = server.cancel(&holder, json!({ "supersededBy": older })).await;
     assert_eq!(refused.refusal(), (409, "OUTDATED"), "{}", refused.text);
     let message = refused.body["message"].as_str().unwrap();
-    assert!(message.contains(&newest) && message.contains("build 12") && message.contains("waits"), "{message}");
+    assert!(message.contains("web#2 (build 12)") && message.contains("waits"), "{message}");
     assert_eq!(server.project().await, before, "a refusal changes nothing");
     // A newer one that has the slot is not cancelled either.
     let lower = server.submit(json!({ "order": 9, "onConflict": "queue", "rollback": false })).await;

@@ -105,7 +105,7 @@ async fn a_dry_run_says_whom_it_would_cancel_and_supersede_and_cancels_nobody() 
     assert_eq!((ended, &plan["outcome"], &plan["queuePosition"]), (0, &json!("waits"), &json!(1)), "{plan}");
     assert_eq!((&plan["cancels"]["id"], &plan["supersedes"][0]["id"]), (&json!(holder), &json!(waiting)), "{plan}");
     let words = in_words(&server, "web", &["--cancel-in-progress-deployment"]);
-    assert!(words.contains("it would cancel") && words.contains("it would supersede bob's deploy"), "{words}");
+    assert!(words.contains("it would cancel") && words.contains("it would supersede web#2, bob's deploy"), "{words}");
     let (_, plan) = planned(&server, "web", &[]);
     assert_eq!((&plan["cancels"], &plan["supersedes"]), (&json!(null), &json!([])), "{plan}");
     let after = server.project().await;

@@ -40,9 +40,9 @@ SET jit = off;
 INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs)
     SELECT 'p' || n, 1000, 0, 0, '[[],[]]' FROM generate_series(1, 4000) AS n;
 INSERT INTO deployments (id, project, ticket, revision, state, executor, pulse, progress, event_count, report_count,
-        created_at, ended_at, cause, cause_message, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, spec, outputs)
+        created_at, ended_at, cause, cause_message, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, spec, outputs, short_number)
     SELECT gen_random_uuid(), p.number, t, t, 'cancelled', 'server', 0, 0, 2, 0, 0, 0, 'CANCELLED', '', 0, 0, 0,
-        '{"pipeline":"deploy"}', '{}' FROM projects AS p, generate_series(1, 8) AS t;
+        '{"pipeline":"deploy"}', '{}', t FROM projects AS p, generate_series(1, 8) AS t;
 INSERT INTO events (deployment, seq, at, type, body)
     SELECT number, 1, 0, 'status', '{"type":"status","status":"PENDING"}' FROM deployments;
 INSERT INTO events (deployment, seq, at, type, body)
@@ -63,6 +63,7 @@ async fn everything(trial: &Trial) {
         trial.submit("web", number, OnConflict::Queue).await;
     }
     trial.submit("web", 13, OnConflict::Wait).await;
+    assert_eq!(trial.store.numbered(name("web"), 13).await.unwrap(), Some(id(13)));
     trial.submit("web", 14, OnConflict::Refuse).await;
     let keyed = Submission {
         id: id(15),

@@ -31,6 +31,7 @@ async fn the_database_refuses_what_must_never_be() {
         (3, "revision = revision - 1", "a deployment never goes back"),
         (3, "state = 'waiting'", "a deployment never goes back"),
         (3, "ticket = 99", "what a deployment is never changes"),
+        (3, "short_number = 99", "what a deployment is never changes"),
         // A state has its columns, and no others.
         (3, "state = 'paused'", SOUND),
         (3, "state = 'running'", SOUND),

@@ -53,6 +53,7 @@ impl Trial {
         // Processes are told apart by it, so that no two tests may have the same.
         let deployment_id = singletrack::model::DeploymentId::generate().to_string();
         let job = Job {
+            deployment_number: Some(17),
             workspace: directory.path().join("work").join(&deployment_id),
             deployment_id,
             project: "web".into(),

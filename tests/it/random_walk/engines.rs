@@ -228,7 +228,7 @@ impl Walk {
                 let secret = self.secret(engine, number, proof);
                 match queue.heartbeat(self.project(project), self.id(number), secret).await {
                     Ok(cancel) => {
-                        format!("alive {:?}", cancel.map(|cancel| cancel.superseded_by.map(|by| self.number(by))))
+                        format!("alive {:?}", cancel.map(|cancel| cancel.superseded_by.map(|by| self.number(by.id))))
                     }
                     Err(error) => lost(&error),
                 }
@@ -385,8 +385,23 @@ impl Walk {
         };
         let project = &state.project;
         assert_eq!(project.revision.0, line.revision, "revision");
+        // Numbers are counted in the order of arrival, and each names its deployment.
+        assert_eq!(project.deployment_count, line.all.len() as u64, "deployment_count");
+        if let Some(last) = all.last() {
+            assert_eq!(store.numbered(name.clone(), last.number).await.unwrap(), Some(last.id));
+            assert_eq!(store.numbered(name.clone(), last.number + 1).await.unwrap(), None);
+        }
+        for deployment in &all {
+            // Whoever is named beside it is named as it is.
+            let successor = deployment.cancel.as_ref().and_then(|cancel| cancel.superseded_by.as_ref());
+            let known = successor.and_then(|by| all.iter().find(|it| it.id == by.id));
+            assert_eq!(successor.filter(|_| known.is_some()), known.map(Deployment::mention).as_ref());
+        }
         assert_eq!(project.preempted_count, line.preempted, "preempted");
-        assert_eq!(project.last_started.map(|last| (last.order, self.number(last.deployment))), line.started);
+        assert_eq!(
+            project.last_started.as_ref().map(|last| (last.order, self.number(last.deployment.id))),
+            line.started
+        );
         assert_eq!(project.last_outcome.map(|last| self.number(last)), line.last_outcome);
         assert_eq!(state.last_outcome.map(|last| last.id), project.last_outcome);
 
@@ -525,6 +540,7 @@ impl Walk {
         };
         Dep {
             number: self.number(deployment.id),
+            short_number: deployment.number,
             wish: Wish::default(),
             ticket: deployment.ticket.0,
             revision: deployment.revision.0,
@@ -533,7 +549,7 @@ impl Walk {
             progress: deployment.progress,
             events: deployment.event_count,
             has_output: !deployment.outputs.is_empty(),
-            cancel: deployment.cancel.as_ref().map(|cancel| cancel.superseded_by.map(|by| self.number(by))),
+            cancel: deployment.cancel.as_ref().map(|cancel| cancel.superseded_by.as_ref().map(|by| self.number(by.id))),
             started: deployment.started_at.is_some(),
             put_ahead: deployment.line_rank.is_some(),
         }

@@ -31,6 +31,8 @@ pub struct Line {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dep {
     pub number: u64,
+    /// Its number in its project: none is ever deleted, so it is how many there were then.
+    pub short_number: u64,
     pub wish: Wish,
     pub ticket: u64,
     pub revision: u64,
@@ -319,6 +321,7 @@ impl Line {
         self.revision += 1;
         self.all.push(Dep {
             number,
+            short_number: self.all.len() as u64 + 1,
             wish: wish.clone(),
             ticket: self.revision,
             revision: self.revision,
