@@ -1,6 +1,9 @@
 //! What a SQLite store does when there is no room, or when somebody else reads its file: at work, at its end, and at its start.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    process::Command,
+};
 
 use reqwest::Method;
 use rusqlite::Connection;
@@ -91,6 +94,67 @@ async fn on_a_full_disk() {
         drop(server);
         unmount(disk);
     }
+}
+
+#[test]
+fn a_full_disk_that_is_told_by_a_signal_loses_nothing_and_is_said() {
+    in_a_mount_namespace("store_full::on_a_full_btrfs");
+}
+
+/// Btrfs writes nothing in its place: even what is mapped into memory already may find no room, which is a SIGBUS.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it is run by the test above, on a small disk"]
+async fn on_a_full_btrfs() {
+    if !is_inside() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (image, disk) = (directory.path().join("image"), directory.path().join("disk"));
+    File::create(&image).unwrap().set_len(160 << 20).unwrap();
+    fs::create_dir(&disk).unwrap();
+    let made = Command::new("mkfs.btrfs").args(["--quiet", "--mixed"]).arg(&image).output();
+    let made = made.expect("mkfs.btrfs is missing: run scripts/prerequisites");
+    assert!(made.status.success(), "{made:?}");
+    let mounted = Command::new("mount").args(["-o", "loop"]).args([&image, &disk]).output().unwrap();
+    if !mounted.status.success() {
+        eprintln!("NOT TESTED: this machine mounts no image of a btrfs: {mounted:?}");
+        return;
+    }
+    let mut server = TestServer::start_on(&format!("sqlite:{}", disk.join("small.db").display()), "");
+    let mut work = Vec::new();
+    for number in 0..60 {
+        work.push(claimed(&server, &format!("project-{number}")).await);
+    }
+    fill(&disk);
+    // It goes on for as long as the room that was kept back lasts; how long that is, only the file system knows.
+    let request = |work: &Claimed| {
+        let call = server.request(Method::POST, &format!("{}/heartbeat", work.path));
+        call.header("Singletrack-Lease", &work.secret).json(&json!({})).send()
+    };
+    let mut has_ended = false;
+    for work in work.iter().cycle().take(180) {
+        let Ok(answer) = request(work).await else {
+            has_ended = true;
+            break;
+        };
+        assert!([200, 503].contains(&answer.status().as_u16()), "{answer:?}");
+    }
+    if has_ended {
+        server.exited();
+        let log = server.log();
+        assert!(log.contains("SIGBUS: the disk is full"), "{log}");
+    } else {
+        server.kill();
+    }
+    fs::remove_file(disk.join("filler")).unwrap();
+    server.boot();
+    for work in &work {
+        let done = work.call(&server, "finish", json!({ "status": "SUCCEEDED" })).await;
+        assert_eq!(done.status, 200, "{}", done.text);
+    }
+    server.kill();
+    drop(server);
+    unmount(&disk);
 }
 
 #[tokio::test(flavor = "multi_thread")]

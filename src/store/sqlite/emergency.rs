@@ -11,13 +11,18 @@ use std::{
     os::unix::ffi::OsStrExt as _,
     path::Path,
     ptr,
-    sync::atomic::{AtomicBool, AtomicPtr, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, Ordering},
 };
 
 /// The path of the ballast, while it is there. What was once put here is never freed: a handler may be reading it.
 static BALLAST: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 /// Whether it was given up here, of which its owner does not know yet.
 static WAS_GIVEN_UP: AtomicBool = AtomicBool::new(false);
+
+/// When it was given up last, in seconds of the monotonic clock; 0 for never.
+static GIVEN_UP_AT: AtomicI64 = AtomicI64::new(0);
+/// For so long other threads may meet with the disk as it was before.
+const IN_EFFECT_AFTER_SECONDS: i64 = 2;
 
 /// `SIGBUS`: the address is right, but there is no page for it.
 const BUS_ADRERR: c_int = 2;
@@ -53,8 +58,26 @@ pub(super) fn give_up() -> bool {
     let removed = unsafe { libc::unlink(path) } == 0;
     if removed {
         WAS_GIVEN_UP.store(true, Ordering::Release);
+        GIVEN_UP_AT.store(seconds(), Ordering::Release);
     }
     removed
+}
+
+/// Whether the ballast was given up a moment ago. It does only what a signal handler may do.
+fn was_given_up_just_now() -> bool {
+    let at = GIVEN_UP_AT.load(Ordering::Acquire);
+    at > 0 && seconds() - at <= IN_EFFECT_AFTER_SECONDS
+}
+
+/// The monotonic clock, in seconds.
+fn seconds() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    #[expect(unsafe_code, reason = "a signal handler has nothing but the system's own calls")]
+    // SAFETY: `now` is there to be written to.
+    unsafe {
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now)
+    };
+    now.tv_sec
 }
 
 /// Has a full disk and a limit of file sizes end no process by a signal, where that can be helped. For the server's process.
@@ -89,10 +112,14 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, _: *mut li
     // SAFETY: the kernel gives a valid `info`; everything that is called is async-signal-safe.
     unsafe {
         let errno = *libc::__errno_location();
-        let helped = (*info).si_code == BUS_ADRERR && give_up();
-        let told = if helped { GIVEN_UP } else { HOPELESS };
-        libc::write(libc::STDERR_FILENO, told.as_ptr().cast(), told.len());
-        if !helped {
+        let is_of_a_page = (*info).si_code == BUS_ADRERR;
+        if is_of_a_page && give_up() {
+            libc::write(libc::STDERR_FILENO, GIVEN_UP.as_ptr().cast(), GIVEN_UP.len());
+        } else if is_of_a_page && was_given_up_just_now() {
+            let pause = libc::timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+            libc::nanosleep(&raw const pause, ptr::null_mut());
+        } else {
+            libc::write(libc::STDERR_FILENO, HOPELESS.as_ptr().cast(), HOPELESS.len());
             // The instruction fails again, and ends the process as it would have without us.
             libc::signal(signal, libc::SIG_DFL);
         }
