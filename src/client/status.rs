@@ -74,9 +74,10 @@ fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
     if !deployment.status.is_final() && deployment.started_at.is_some() {
         add("progress", Some(format!("{} %", deployment.progress)));
     }
-    add("message", deployment.message.as_deref().map(clean));
+    let is_said = |message: &str| deployment.waits_for.as_deref().is_some_and(|waits| waits.starts_with(message));
+    add("message", deployment.message.as_deref().filter(|message| !is_said(message)).map(clean));
     add("starts", start(deployment.expected_start.flatten(), deployment.start_unknown.as_deref()));
-    add("waits", deployment.waits_for.clone().filter(|waits| deployment.message.as_ref() != Some(waits)));
+    add("waits", deployment.waits_for.as_deref().map(clean));
     add("source", source(deployment.ref_name.as_deref(), deployment.commit.as_deref()));
     add("actor", deployment.actor.as_deref().map(clean));
     add("order", deployment.order.map(|order| order.to_string()));

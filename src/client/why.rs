@@ -42,8 +42,8 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
             let ahead = Ahead::of(holder, view.liveness, view.eta);
             lines.push(format!("{project}: the slot is held by {}", ahead.name_and_who()));
             lines.push(format!("  {}", ahead.how_far(now)));
-            if let Some(message) = holder.message.as_ref().filter(|message| holder.waits_for.as_ref() != Some(message))
-            {
+            let is_said = |message: &str| holder.waits_for.as_deref().is_some_and(|waits| waits.starts_with(message));
+            if let Some(message) = holder.message.as_deref().filter(|message| !is_said(message)) {
                 lines.push(format!("  {}", clean(message)));
             }
             if let Some(at) = holder.last_heartbeat_at {

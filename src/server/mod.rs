@@ -18,6 +18,7 @@ mod metrics;
 mod names;
 mod page;
 mod params;
+mod phases;
 mod plan;
 mod projects;
 mod read;
@@ -54,6 +55,7 @@ use crate::{
 };
 use agents::{Agents, Known};
 use error::{Failure, echo};
+use phases::PhaseTimes;
 
 /// So many of the last events of a deployment that waits for an agent are looked at for when it got the slot.
 const SLOT_LOOK_LIMIT: usize = 50;
@@ -68,6 +70,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     health: Health,
     artifacts: Retention,
+    phase_times: PhaseTimes,
     /// What need not be finished ends with it.
     shutdown: CancellationToken,
 }
@@ -136,14 +139,22 @@ impl App {
         Ok(Some(format!("{absence}; waits until {}", until.strftime(format))))
     }
 
-    /// A deployment for the wire, which says so where it waits for an agent that is not there.
+    /// What a holder waits for, and how long that may take: an agent that is not there, or a phase that a cancel may not interrupt.
+    async fn holder_wait(&self, holder: &model::Deployment) -> Result<Option<String>, Failure> {
+        match self.agent_absence(holder).await? {
+            Some(absence) => Ok(Some(absence)),
+            None => self.protected_wait(holder).await,
+        }
+    }
+
+    /// A deployment for the wire, which says so where it waits for something that this server alone knows.
     async fn with_absence(
         &self,
         holder: &model::Deployment,
         mut told: api::Deployment,
     ) -> Result<api::Deployment, Failure> {
-        if let Some(absence) = self.agent_absence(holder).await? {
-            told.waits_for = Some(absence);
+        if let Some(wait) = self.holder_wait(holder).await? {
+            told.waits_for = Some(wait);
         }
         Ok(told)
     }
@@ -156,8 +167,8 @@ impl App {
         own_url: Option<&str>,
     ) -> Result<api::Conflict, Failure> {
         let mut conflict = answer::conflict(blocker, counters, self.now(), own_url);
-        if let Some(absence) = self.agent_absence(blocker).await? {
-            conflict.blocking.message = Some(absence);
+        if let Some(wait) = self.holder_wait(blocker).await? {
+            conflict.blocking.message = Some(wait);
         }
         Ok(conflict)
     }

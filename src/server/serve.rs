@@ -15,6 +15,7 @@ use super::{
     Access, App, Metrics,
     agents::Agents,
     connection::{self, Shared},
+    phases::PhaseTimes,
     router::router,
 };
 use crate::{
@@ -105,8 +106,18 @@ pub async fn serve(
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
     let (projects, clock, ending) = (Arc::new(projects), queue.clock().clone(), shutdown.clone());
     let door = Door { unheard: queue.unheard().clone(), metrics: metrics.clone(), health: health.clone() };
-    let app =
-        App { queue, watch, projects, access, agents, metrics, health: health.clone(), artifacts, shutdown: ending };
+    let app = App {
+        queue,
+        watch,
+        projects,
+        access,
+        agents,
+        metrics,
+        health: health.clone(),
+        artifacts,
+        phase_times: PhaseTimes::default(),
+        shutdown: ending,
+    };
     let router = router(Arc::new(app));
     let shared = Arc::new(Shared { router, clock, shutdown });
     let accepting = tokio::spawn(accept_until_told(listener, shared, door));

@@ -249,6 +249,10 @@ name = "next"
 run = "true"
 "#,
     );
+    server.open_gate();
+    let former = server.accepted(serde_json::json!({ "pipeline": "guarded" })).await;
+    assert_eq!(server.finished(&former).await["status"], "SUCCEEDED");
+    server.close_gate();
     let id = server.accepted(serde_json::json!({ "pipeline": "guarded" })).await;
     server.event(&id, |event| event["lines"][0] == "at the gate").await;
     let mut waiting = Deploy::start(&server, "b", &[]);
@@ -262,8 +266,15 @@ run = "true"
         let told = String::from_utf8(told.stdout).unwrap();
         assert_eq!(told.matches(says).count(), 1, "{told}");
         assert!(!told.contains("being cancelled"), "{told}");
+        // The former run took a moment, which is told in whole seconds.
+        assert!(told.contains("is over, which takes about ") && told.contains("s as a rule"), "{told}");
     }
-    waiting.hears(says);
+    let told = server.deployment(&id, "").await.body;
+    let usual = told["waitsFor"].as_str().unwrap().to_owned();
+    assert!(usual.starts_with(says) && usual.ends_with("s as a rule"), "{told}");
+    let conflict = server.submit(serde_json::json!({})).await.body;
+    assert_eq!(conflict["blocking"]["message"], usual, "{conflict}");
+    waiting.hears("s as a rule");
     server.open_gate();
     assert_eq!(server.finished(&id).await["status"], "CANCELLED");
     assert_eq!(waiting.ended().0, Some(0));
