@@ -10,5 +10,5 @@ mod pack;
 mod unpack;
 
 pub use digest::{Digest, InvalidDigest};
-pub use pack::{IGNORE_FILE, PackError, Packed, pack};
+pub use pack::{IGNORE_FILE, LeftOut, PackError, PackOptions, Packed, pack};
 pub use unpack::{UnpackError, UnpackLimits, unpack, unpacking_path};

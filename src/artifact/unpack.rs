@@ -8,11 +8,11 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     ffi::OsStr,
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Read, Write as _},
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink},
+        fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink},
     },
     path::{Component, Path, PathBuf},
     rc::Rc,
@@ -27,19 +27,21 @@ use super::links::stays_inside;
 /// Files, folders and links in one artifact; a large front end with all its dependencies has about so many.
 pub(super) const ENTRY_LIMIT: usize = 100_000;
 /// A path, as the kernel limits it.
-const PATH_LIMIT: usize = 4095;
+pub(super) const PATH_LIMIT: usize = 4095;
 /// One name of a path, as file systems limit it.
 const NAME_LIMIT: usize = 255;
 /// The target of a link.
-const TARGET_LIMIT: usize = 1024;
+pub(super) const TARGET_LIMIT: usize = 1024;
 /// The records that carry long names.
 const EXTENSION_LIMIT: u64 = 64 << 10;
 /// The window of the decompression: what RFC 8878 asks every decoder to support, and the most memory that this takes.
 const WINDOW_LOG_LIMIT: u32 = 23;
 /// What may be unpacked whatever the ratio: an empty database of zeros compresses well.
-const FREE_BYTES: u64 = 64 << 20;
+pub(super) const FREE_BYTES: u64 = 64 << 20;
 /// Beyond that an artifact may be so many times larger than it was packed: text seldom passes 20.
-const RATIO_LIMIT: u64 = 200;
+pub(super) const RATIO_LIMIT: u64 = 200;
+/// The mode of the root, if the archive does not say it: who copies the tree keeps nobody out by it.
+const ROOT_MODE: u32 = 0o755;
 /// An archive ends with so many zeros.
 const END_BYTES: u64 = 1024;
 
@@ -89,7 +91,8 @@ pub fn unpack(
 ) -> Result<usize, UnpackError> {
     let beside = unpacking_path(target);
     DirBuilder::new().mode(0o700).create(&beside)?;
-    let unpacked = Unpacking { root: &beside, seen: HashMap::new(), links: BTreeMap::new(), stop }
+    let (links, folder_modes) = (BTreeMap::new(), BTreeMap::from([(PathBuf::new(), ROOT_MODE)]));
+    let unpacked = Unpacking { root: &beside, seen: HashMap::new(), links, folder_modes, stop }
         .run(archive, limits)
         .and_then(|count| fs::rename(&beside, target).map(|()| count).map_err(UnpackError::Io));
     if unpacked.is_err()
@@ -105,6 +108,8 @@ struct Unpacking<'a> {
     /// What is in the tree by its name in lower case: on some file systems `A` and `a` are one file.
     seen: HashMap<Vec<u8>, Seen>,
     links: BTreeMap<PathBuf, PathBuf>,
+    /// Given at the end: a folder may be closed to its owner.
+    folder_modes: BTreeMap<PathBuf, u32>,
     stop: &'a AtomicBool,
 }
 
@@ -144,6 +149,9 @@ impl Unpacking<'_> {
             None => unpacked?,
         }
         self.make_links()?;
+        for (folder, mode) in self.folder_modes.iter().rev() {
+            fs::set_permissions(self.root.join(folder), Permissions::from_mode(*mode))?;
+        }
         Ok(self.seen.len())
     }
 
@@ -179,13 +187,19 @@ impl Unpacking<'_> {
         let size = entry.header().entry_size().map_err(damaged)?;
         if path.as_os_str().is_empty() {
             // The root itself, as `tar -C DIR .` has it.
-            return if kind == EntryType::Directory { Ok(()) } else { Err(refused(name, "names the root")) };
+            if kind != EntryType::Directory {
+                return Err(refused(name, "names the root"));
+            }
+            // Whatever it says, phases run in it.
+            self.folder_modes.insert(path, mode_of(entry)? | 0o700);
+            return Ok(());
         }
         match kind {
             EntryType::Directory if size > 0 => Err(refused(name, "is a folder and has a size")),
             EntryType::Symlink if size > 0 => Err(refused(name, "is a link and has a size")),
             EntryType::Directory => {
                 self.place(&path, Kind::Folder)?;
+                self.folder_modes.insert(path, mode_of(entry)?);
                 Ok(())
             }
             EntryType::Symlink => {
@@ -244,9 +258,8 @@ impl Unpacking<'_> {
     }
 
     fn write(&self, entry: &mut Entry<'_, impl Read>, path: &Path, size: u64) -> Result<(), UnpackError> {
-        let is_program = entry.header().mode().map_err(damaged)? & 0o100 != 0;
-        let mode = if is_program { 0o755 } else { 0o644 };
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(self.root.join(path))?;
+        let mode = mode_of(entry)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.root.join(path))?;
         let mut buffer = [0; 64 << 10];
         let mut written = 0;
         loop {
@@ -258,6 +271,8 @@ impl Unpacking<'_> {
                 }
             }
         }
+        // Whatever the umask is here.
+        file.set_permissions(Permissions::from_mode(mode))?;
         let name = path.as_os_str().as_bytes();
         if written == size { Ok(()) } else { Err(refused(name, "is shorter than its size says")) }
     }
@@ -273,6 +288,11 @@ impl Unpacking<'_> {
         }
         Ok(())
     }
+}
+
+/// Who may do what; none of it as another user.
+fn mode_of(entry: &Entry<'_, impl Read>) -> Result<u32, UnpackError> {
+    Ok(entry.header().mode().map_err(damaged)? & 0o777)
 }
 
 impl Extensions {
@@ -331,7 +351,7 @@ fn inner_path(name: &[u8]) -> Result<PathBuf, UnpackError> {
 }
 
 /// The name as a file system without upper and lower case has it.
-fn folded(name: &[u8]) -> Vec<u8> {
+pub(super) fn folded(name: &[u8]) -> Vec<u8> {
     match std::str::from_utf8(name) {
         Ok(name) => name.to_lowercase().into_bytes(),
         Err(_) => name.to_ascii_lowercase(),

@@ -21,10 +21,16 @@ pub struct Deploy {
     /// A value for the pipeline, which sees it as INPUT_NAME; may be repeated
     #[arg(long = "input", value_name = "NAME=VALUE", value_parser = parse_input)]
     pub inputs: Vec<(String, String)>,
-    /// What is deployed: a folder, without what its .gitignore files leave out, or a file. Phases find it in their
-    /// working directory
+    /// What is deployed: a folder, without what its .singletrackignore files leave out, or a file. Phases find it in
+    /// their working directory
     #[arg(long, value_name = "PATH")]
     pub artifact: Option<PathBuf>,
+    /// Leave out of the artifact what the .gitignore files in the folder say, too
+    #[arg(long, requires = "artifact")]
+    pub respect_gitignore: bool,
+    /// Deploy a folder in which there is no file
+    #[arg(long, requires = "artifact")]
+    pub allow_empty: bool,
     /// Go back on purpose: a lower build number is not refused
     #[arg(long)]
     pub rollback: bool,
@@ -122,6 +128,8 @@ impl Redeploy {
             source: Source { origin: self.origin.clone(), ref_name: None, commit: None, order: None, no_order: true },
             inputs: Vec::new(),
             artifact: None,
+            respect_gitignore: false,
+            allow_empty: false,
             submit: self.submit.clone(),
             rollback: true,
             retry_of: Some(self.id.clone()),

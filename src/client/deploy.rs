@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     api::{self, ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest, Takes},
+    artifact::PackOptions,
     cli::{Deploy, FollowMode, WhenHeld},
     clock::BootInstant,
     model::{DeploymentId, Eta, Mention, ProjectName, Status},
@@ -62,7 +63,8 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
     let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
     let mut signals = Signals::of_a_job(session.in_ci)?;
     if let Some(path) = &args.artifact {
-        let packed = upload::pack(path.clone(), &deadline, &mut signals).await?;
+        let options = PackOptions { respect_gitignore: args.respect_gitignore, allow_empty: args.allow_empty };
+        let packed = upload::pack(&session, path.clone(), options, &deadline, &mut signals).await?;
         // Before the slot is taken: nobody waits for a slow network.
         if !args.submit.dry_run {
             upload::upload(&session, &packed, &deadline, &mut signals).await?;

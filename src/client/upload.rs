@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::{ErrorCode, OFFSET_HEADER},
-    artifact::{self, Digest, PackError, Packed},
+    artifact::{self, Digest, IGNORE_FILE, LeftOut, PackError, PackOptions, Packed},
 };
 
 /// So much is read and sent at a time.
@@ -46,15 +46,29 @@ const MISMATCH_LIMIT: u32 = 2;
 ///
 /// # Errors
 /// It cannot be packed, or not in time.
-pub async fn pack(path: PathBuf, deadline: &Deadline, signals: &mut Signals) -> Result<Packed, Failure> {
+pub async fn pack(
+    session: &Session,
+    path: PathBuf,
+    options: PackOptions,
+    deadline: &Deadline,
+    signals: &mut Signals,
+) -> Result<Packed, Failure> {
     let shown = path.display().to_string();
-    let packing = tokio::task::spawn_blocking(move || artifact::pack(&path));
+    let packing = tokio::task::spawn_blocking(move || artifact::pack(&path, options));
     let packed = in_time(packing, deadline, signals, "packing the artifact").await?;
     let packed = packed.map_err(|error| Failure::new(Exit::Fault, format!("packing ended: {error}")))?;
-    packed.map_err(|error| {
+    let packed = packed.map_err(|error| {
         let exit = if matches!(error, PackError::Unwritable(_)) { Exit::Fault } else { Exit::Usage };
         Failure::new(exit, format!("--artifact {shown}: {error}"))
-    })
+    })?;
+    let LeftOut { count, .. } = &packed.left_out;
+    if *count > 0 {
+        let files = if options.respect_gitignore { ".singletrackignore and .gitignore" } else { IGNORE_FILE };
+        let things = if *count == 1 { "1 file or folder is" } else { "files or folders are" };
+        let things = if *count == 1 { things.to_owned() } else { format!("{count} {things}") };
+        session.screen.line(&format!("--artifact {shown}: {things} left out by {files}: {}", packed.left_out));
+    }
+    Ok(packed)
 }
 
 /// Uploads it, unless the server has it.

@@ -154,7 +154,8 @@ async fn the_release_directory_example_takes_a_tarball() {
 #[tokio::test]
 async fn the_release_directory_example_takes_an_artifact() {
     let machine = Machine::new().await;
-    let mut packed = singletrack::artifact::pack(&example().join("site")).unwrap();
+    let mut packed =
+        singletrack::artifact::pack(&example().join("site"), singletrack::artifact::PackOptions::default()).unwrap();
     let artifact = machine.root.path().join("artifact");
     std::io::copy(&mut packed.file, &mut std::fs::File::create(&artifact).unwrap()).unwrap();
     assert_eq!(machine.run("d1", BTreeMap::new(), Some(artifact)).await, deployed("d1"));

@@ -142,6 +142,8 @@ fn as_deploy(args: &cli::Run) -> Deploy {
         source: args.source.clone(),
         inputs: Vec::new(),
         artifact: None,
+        respect_gitignore: false,
+        allow_empty: false,
         retry_of: None,
         rollback: args.rollback,
         submit: Submit {

@@ -75,6 +75,26 @@ async fn a_folder_is_deployed_and_uploaded_once() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_deployed_is_refused_before_the_slot_and_what_is_left_out_is_named() {
+    let server = TestServer::start(CONFIG);
+    site(&server, "v1");
+    fs::write(server.path("site/.gitignore"), "*\n").unwrap();
+    let deploy = ["deploy", "--artifact", "site"];
+    let with = |more| [&deploy[..], &[more]].concat();
+    let refused = run(&server, &server.base, &with("--respect-gitignore")).await.expect(2);
+    refused.says("there is no file to deploy in it (left out: .gitignore, sub, version); pass --allow-empty");
+    fs::write(server.path("site/VERSION"), "v2").unwrap();
+    run(&server, &server.base, &deploy).await.expect(2).says("VERSION and version differ only in upper and lower case");
+    assert!(server.deployments().await.is_empty(), "a deployment was made");
+
+    fs::remove_file(server.path("site/VERSION")).unwrap();
+    fs::write(server.path("site/.singletrackignore"), "*.log\n").unwrap();
+    fs::write(server.path("site/debug.log"), "x").unwrap();
+    let done = run(&server, &server.base, &deploy).await.expect(0);
+    done.says("--artifact site: 1 file or folder is left out by .singletrackignore: debug.log").says("./sub/page");
+}
+
+#[tokio::test]
 async fn the_upload_is_over_before_the_slot_is_taken() {
     let server = TestServer::start(&format!("[artifacts]\nmax_bytes = \"1KiB\"\n{CONFIG}"));
     fs::create_dir(server.path("big")).unwrap();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use singletrack::artifact::{PackError, Packed, UnpackLimits, pack, unpack};
+use singletrack::artifact::{PackError, PackOptions, Packed, UnpackLimits, pack, unpack};
 use tempfile::TempDir;
 
 fn tree(files: &[(&str, &str)]) -> TempDir {
@@ -27,7 +27,7 @@ fn write(root: &Path, name: &str, text: &str) {
 }
 
 fn packed(path: &Path) -> Packed {
-    pack(path).unwrap_or_else(|error| panic!("{error}"))
+    pack(path, PackOptions::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The names in it, and what kind, mode, times and owner each has.
@@ -53,12 +53,20 @@ fn the_same_tree_is_the_same_artifact_wherever_and_whenever_it_was_made() {
     let two = tree(&backwards);
     let old = SystemTime::now() - Duration::from_secs(1_000_000);
     fs::File::options().write(true).open(two.path().join("a")).unwrap().set_modified(old).unwrap();
-    fs::set_permissions(two.path().join("a"), fs::Permissions::from_mode(0o600)).unwrap();
     let (one, two) = (packed(one.path()), packed(two.path()));
     assert_eq!(one.digest, two.digest);
     assert_eq!(one.bytes, one.file.metadata().unwrap().len());
-    let expected =
-        ["644 a", "755 b", "644 b/.hidden", "644 b/two", "755 c", "755 c/deep", "755 c/deep/er", "644 c/deep/er/x"];
+    let expected = [
+        "755 ./",
+        "644 a",
+        "755 b",
+        "644 b/.hidden",
+        "644 b/two",
+        "755 c",
+        "755 c/deep",
+        "755 c/deep/er",
+        "644 c/deep/er/x",
+    ];
     assert_eq!(listing(&one), expected);
 
     let other = packed(tree(&[("a", "2"), ("b/two", "2"), ("b/.hidden", "h"), ("c/deep/er/x", "x")]).path());
@@ -67,26 +75,25 @@ fn the_same_tree_is_the_same_artifact_wherever_and_whenever_it_was_made() {
     fs::set_permissions(program.path().join("a"), fs::Permissions::from_mode(0o750)).unwrap();
     let program = packed(program.path());
     assert_ne!(one.digest, program.digest);
-    assert_eq!(listing(&program)[0], "755 a");
+    assert_eq!(listing(&program)[1], "750 a");
 }
 
 #[test]
-fn what_the_tree_says_is_left_out_and_nothing_else() {
+fn only_what_the_tree_says_to_us_is_left_out_and_that_is_named() {
     // Above the tree everything is ignored, as a build's output usually is.
-    let above = tree(&[(".gitignore", "*\n")]);
+    let above = tree(&[(".gitignore", "*\n"), (".singletrackignore", "*\n")]);
     let root = above.path().join("dist");
     for (name, text) in [
-        (".gitignore", "node_modules\n*.log\n!keep.log\n"),
-        (".singletrackignore", "secret.txt\n!wanted.log\n"),
+        (".gitignore", "*\n!.gitignore\n"),
+        (".singletrackignore", "*.log\n!wanted.log\nnode_modules\n"),
         (".git/config", "[core]"),
         (".env", "A=1"),
         ("index.html", "hi"),
         ("app.log", "x"),
-        ("keep.log", "x"),
         ("wanted.log", "x"),
-        ("secret.txt", "x"),
         ("node_modules/a/index.js", "x"),
-        ("sub/.gitignore", "/only-here\n"),
+        ("node_modules/b/index.js", "x"),
+        ("sub/.singletrackignore", "/only-here\n"),
         ("sub/only-here", "x"),
         ("sub/other", "x"),
         ("vendored/.git/HEAD", "x"),
@@ -94,23 +101,86 @@ fn what_the_tree_says_is_left_out_and_nothing_else() {
     ] {
         write(&root, name, text);
     }
-    let names: Vec<String> = listing(&packed(&root)).iter().map(|line| line[4..].to_owned()).collect();
+    let names = |packed: &Packed| -> Vec<String> {
+        listing(packed).iter().map(|line| line[4..].to_owned()).filter(|name| name != "./").collect()
+    };
+    let all = packed(&root);
     assert_eq!(
-        names,
+        names(&all),
         [
             ".env",
             ".gitignore",
             ".singletrackignore",
             "index.html",
-            "keep.log",
             "sub",
-            "sub/.gitignore",
+            "sub/.singletrackignore",
             "sub/other",
             "vendored",
             "vendored/only-here",
             "wanted.log",
         ]
     );
+    assert_eq!(all.left_out.count, 3);
+    assert_eq!(all.left_out.to_string(), "app.log, node_modules, sub/only-here");
+
+    let respectful = pack(&root, PackOptions { respect_gitignore: true, ..PackOptions::default() }).unwrap();
+    assert_eq!(names(&respectful), [".gitignore", "wanted.log"]);
+    assert!(respectful.left_out.to_string().ends_with(" more"), "{}", respectful.left_out);
+}
+
+#[test]
+fn an_artifact_without_a_file_is_refused_unless_that_is_meant() {
+    let dir = tree(&[(".gitignore", "*\n"), ("lib/python/x", "x")]);
+    let respect_gitignore = true;
+    let error = pack(dir.path(), PackOptions { respect_gitignore, allow_empty: false }).unwrap_err();
+    assert!(matches!(&error, PackError::Empty(left_out) if left_out.count == 2), "{error}");
+    assert!(error.to_string().contains("(left out: .gitignore, lib)"), "{error}");
+    assert!(pack(dir.path(), PackOptions { respect_gitignore, allow_empty: true }).is_ok());
+    assert_eq!(packed(dir.path()).entry_count, 4);
+    let empty = tempfile::tempdir().unwrap();
+    fs::create_dir(empty.path().join("folder")).unwrap();
+    assert!(matches!(pack(empty.path(), PackOptions::default()), Err(PackError::Empty(_))));
+}
+
+#[test]
+fn what_unpacking_would_refuse_is_refused_before() {
+    let dir = tree(&[("README", "1"), ("sub/readme", "2")]);
+    packed(dir.path());
+    write(dir.path(), "Readme", "3");
+    let error = pack(dir.path(), PackOptions::default()).unwrap_err();
+    assert!(error.to_string().starts_with("README and Readme differ only in upper and lower case"), "{error}");
+
+    let dir = tempfile::tempdir().unwrap();
+    symlink("./".repeat(600) + "x", dir.path().join("link")).unwrap();
+    assert!(
+        matches!(pack(dir.path(), PackOptions::default()), Err(PackError::TooLong(path)) if path.ends_with("/link"))
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let zeros = fs::File::create(dir.path().join("zeros")).unwrap();
+    zeros.set_len(65 << 20).unwrap();
+    assert!(matches!(pack(dir.path(), PackOptions::default()), Err(PackError::TooDense)));
+}
+
+#[test]
+fn modes_are_kept_and_the_root_has_that_of_the_packed_folder() {
+    let dir = tree(&[("key", "k"), ("all", "a"), ("program", "p"), ("closed/x", "x")]);
+    let set = |name: &str, mode| fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    for (name, mode) in [("key", 0o600), ("all", 0o664), ("program", 0o4751), ("closed", 0o550), ("", 0o2750)] {
+        set(name, mode);
+    }
+    let (target, all) = (tempfile::tempdir().unwrap(), packed(dir.path()));
+    let target = target.path().join("new");
+    unpack(all.file, &target, &UnpackLimits::default(), &AtomicBool::new(false)).unwrap();
+    let mode = |name: &str| fs::metadata(target.join(name)).unwrap().permissions().mode() & 0o7777;
+    let modes = ["key", "all", "program", "closed", "closed/x", ""].map(mode);
+    assert_eq!(modes, [0o600, 0o664, 0o751, 0o550, 0o644, 0o750], "{modes:?}");
+
+    // What an older client has packed says nothing of its root.
+    let (target, file) = (tempfile::tempdir().unwrap(), packed(&dir.path().join("key")));
+    let target = target.path().join("new");
+    unpack(file.file, &target, &UnpackLimits::default(), &AtomicBool::new(false)).unwrap();
+    assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o755);
 }
 
 #[test]
@@ -125,14 +195,16 @@ fn links_that_stay_inside_are_kept_and_others_are_errors_that_name_them() {
 
     for out in ["/etc/hostname", "../x", "releases/../../x", "current/../../.."] {
         symlink(out, dir.path().join("out")).unwrap();
-        let error = pack(dir.path()).unwrap_err();
+        let error = pack(dir.path(), PackOptions::default()).unwrap_err();
         assert!(matches!(&error, PackError::LinkOut { path, .. } if path.ends_with("/out")), "{out}: {error}");
         fs::remove_file(dir.path().join("out")).unwrap();
     }
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
-    assert!(matches!(pack(dir.path()), Err(PackError::Special(path)) if path.ends_with("/sock")));
+    assert!(
+        matches!(pack(dir.path(), PackOptions::default()), Err(PackError::Special(path)) if path.ends_with("/sock"))
+    );
     write(dir.path(), ".singletrackignore", "sock\n");
-    assert!(pack(dir.path()).is_ok());
+    assert!(pack(dir.path(), PackOptions::default()).is_ok());
 }
 
 #[test]
@@ -155,6 +227,6 @@ fn a_file_is_packed_under_its_own_name_and_long_names_survive() {
 
 #[test]
 fn what_is_not_there_is_said() {
-    let error = pack(Path::new("no/such/folder")).unwrap_err().to_string();
+    let error = pack(Path::new("no/such/folder"), PackOptions::default()).unwrap_err().to_string();
     assert!(error.contains("no/such/folder"), "{error}");
 }
