@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::time;
 use crate::model::{
-    self, CANCEL_WAITS, CancelCause, DeploymentId, Eta, Mention, Named, Outcome, ProjectName, Revision, State, Status,
+    self, CANCEL_WAITS, CANNOT_BE_ENDED, CancelCause, DeploymentId, Eta, Mention, Named, Outcome, ProjectName,
+    Revision, State, Status,
 };
 
 /// A deployment, whole.
@@ -243,8 +244,10 @@ fn waits_for(deployment: &model::Deployment) -> Option<String> {
     let message = deployment.message.as_ref();
     let told = match &deployment.state {
         State::Ready => message,
-        State::Running(_) if deployment.cancel.is_some() => message.filter(|text| text.starts_with(CANCEL_WAITS)),
-        State::Waiting(_) | State::Reserved | State::Running(_) | State::Finished { .. } => None,
+        State::Running(_) => message.filter(|text| {
+            text.starts_with(CANNOT_BE_ENDED) || (deployment.cancel.is_some() && text.starts_with(CANCEL_WAITS))
+        }),
+        State::Waiting(_) | State::Reserved | State::Finished { .. } => None,
     };
     told.cloned()
 }

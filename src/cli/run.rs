@@ -25,10 +25,10 @@ Environment of the command:
   SINGLETRACK_DEPLOYMENT_ID, _PROJECT, _PIPELINE, _REF, _COMMIT, _URL (the server)
   SINGLETRACK_TOKEN is not passed on.
 
-Its standard input, output and error are this process's own, byte for byte. Where both input and output are a terminal,
-the command gets a terminal of its own that looks the same: Ctrl-C, the window's size and /dev/tty are its. If only one
-of them is, output that goes to a terminal stays there, and no copy of it is sent to the server. What comes faster than
-about 2 MiB a second is left out of the copy. Of output that is copied, these lines speak to Singletrack:
+Its standard input, output and error are this process's own, byte for byte. Where input is a terminal, the command
+gets a terminal of its own that looks the same: Ctrl-C, the window's size and /dev/tty are its, also in `| tee log`; in
+front of a pager, `</dev/null` leaves the keys to that. What comes faster
+than about 2 MiB a second is left out of the copy, but for the last 64 KiB. Of output that is copied, these lines speak to Singletrack:
   ::singletrack progress=40 message=Uploading::
   ::singletrack output url=https://example.com::
   ::singletrack protect::  and  ::singletrack unprotect::   a cancel waits in between,

@@ -12,6 +12,9 @@ use super::{
 /// A deployment's message that begins so says for what a cancel of it waits.
 pub const CANCEL_WAITS: &str = "the cancel waits until";
 
+/// A deployment's message that begins so says what of it cannot be ended, so that it keeps the slot.
+pub const CANNOT_BE_ENDED: &str = "cannot be ended: ";
+
 /// One entry of a deployment's history. `seq` counts 1, 2, 3 … without a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {

@@ -21,7 +21,7 @@ pub use command::{Command, Lapse, Refusal, Report, Verdict, Vital};
 pub use deployment::{
     CancelCause, CancelRequest, Deployment, Executor, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
 };
-pub use event::{CANCEL_WAITS, Event, EventBody, PhaseState, Stream};
+pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody, PhaseState, Stream};
 pub use hint::Hint;
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseSecret, Pepper, SecretHash};

@@ -13,7 +13,7 @@ use super::environment::environment;
 use super::output::PhaseOutput;
 use super::pipeline::Job;
 use super::process::{Exit, ExitKind, Process, Script, StoppedBy};
-use super::report::{FailureCode, Stop, Stream};
+use super::report::{FailureCode, Stop, Stream, cannot_be_ended};
 use crate::clock::{BootInstant, Clock, SystemClock};
 use crate::config::format_duration;
 use crate::model::CANCEL_WAITS;
@@ -137,12 +137,17 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
         process.renew_deadline(*deadline.borrow_and_update());
     }
     let mut cause = None;
+    let mut stuck = process.stuck();
     let mut wait_was_noted = false;
     let exit = loop {
         let (asked, protected) = (*stop.borrow_and_update(), *protection.borrow_and_update());
         if let Some(halt) = halt_wanted(asked, order.interruptible, protected) {
             // Only a lost lease weighs more than what already ends the script.
             let lost = matches!(halt, Halt::LeaseLost { .. });
+            if lost && stuck.borrow().is_some() {
+                // Somebody has freed the slot: there is nothing left to keep it for.
+                return End::Halted(halt);
+            }
             if cause.is_none() || (lost && cause != Some(End::Halted(halt))) {
                 process.terminate(match halt {
                     Halt::LeaseLost { deadline } => deadline,
@@ -162,6 +167,11 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
         tokio::select! {
             exit = process.wait() => break exit,
             () = changed(Some(&mut stop)) => {}
+            () = changed(Some(&mut stuck)) => {
+                let text = cannot_be_ended(stuck.borrow().as_deref().unwrap_or_default());
+                output.note(&*text);
+                output.say(text);
+            }
             () = changed(Some(&mut protection)) => {}
             () = changed(lease_deadline.as_mut()) => {
                 if let Some(deadline) = &mut lease_deadline {
@@ -182,8 +192,11 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
             reader.abort();
         }
     }
+    if let Some(left) = process.left().filter(|_| cause.is_none() && exit.stopped_by == StoppedBy::Nobody) {
+        output.note(format!("{} left something running, which was ended with it: {left}", order.subject));
+    }
     if exit.left_count > 0 {
-        output.note(format!("{} of its processes could not be killed and may still run", exit.left_count));
+        output.note("something of it could not be ended and may still run");
     }
     judge(exit, cause, order.subject)
 }

@@ -2,7 +2,8 @@
 //! handed to their subreaper. Where even that is gone, its commands are known by what stands in their environment.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr, OsString};
+use std::path::PathBuf;
 
 use rustix::process::{Pid, Signal};
 
@@ -54,8 +55,12 @@ pub(super) fn descendants_of(root: Pid) -> Vec<Descendant> {
 
 /// Every descendant of a process that still runs, for whoever is not its parent.
 pub(super) fn running_below(root: Pid) -> Vec<Pid> {
-    let running = |found: &Descendant| read_stat(found.pid.as_raw_nonzero().get()).is_some_and(|stat| stat.runs);
-    descendants_of(root).into_iter().filter(running).map(|found| found.pid).collect()
+    descendants_of(root).into_iter().map(|found| found.pid).filter(|pid| runs(*pid)).collect()
+}
+
+/// Whether a process runs: it is there and has not ended.
+pub(super) fn runs(pid: Pid) -> bool {
+    read_stat(pid.as_raw_nonzero().get()).is_some_and(|stat| stat.runs)
 }
 
 /// Every process but this one that runs and has this assignment in the environment with which it was started.
@@ -98,6 +103,36 @@ pub(super) fn is_stopped(pid: Pid) -> bool {
         text.get(text.iter().rposition(|byte| *byte == b')')? + 2).copied()
     });
     states.all(|state| b"TtZX".contains(&state))
+}
+
+/// What a process reads from, as `/proc` names it.
+pub(super) fn standard_input(pid: Pid) -> OsString {
+    let link = std::fs::read_link(format!("/proc/{}/fd/0", pid.as_raw_nonzero()));
+    link.map(PathBuf::into_os_string).unwrap_or_default()
+}
+
+/// Whether a process is the end of a pipe within the command, which reads from `theirs`: `tee` in `exec > >(tee log)` ends by
+/// itself when that is closed, and is left by nobody.
+pub(super) fn reads_its_own_pipe(pid: Pid, theirs: &OsStr) -> bool {
+    let own = standard_input(pid);
+    own.as_encoded_bytes().starts_with(b"pipe:") && own != theirs
+}
+
+/// The names and numbers of the first few of them, for people.
+pub(super) fn list(processes: &[Descendant]) -> String {
+    const NAMED: usize = 3;
+    let name = |one: &Descendant| {
+        let pid = one.pid.as_raw_nonzero();
+        let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let name: String =
+            String::from_utf8_lossy(&name).trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        format!("{} (process {pid})", if name.is_empty() { "a process" } else { &name })
+    };
+    let names: Vec<String> = processes.iter().take(NAMED).map(name).collect();
+    match processes.len().saturating_sub(NAMED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
 }
 
 fn bit(signal: Signal) -> u64 {

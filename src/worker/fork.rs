@@ -55,7 +55,9 @@ pub struct Here<'a> {
 /// # Errors
 /// The system gives no process, or there are other threads.
 pub fn fork(here: Here<'_>) -> io::Result<Prepared> {
-    if fs::read_dir("/proc/self/task")?.count() != 1 {
+    let tasks = fs::read_dir("/proc/self/task");
+    let tasks = tasks.map_err(|error| io::Error::new(error.kind(), format!("/proc cannot be read: {error}")))?;
+    if tasks.count() != 1 {
         return Err(io::Error::other("other threads run already"));
     }
     let (ours, theirs) = UnixStream::pair()?;

@@ -58,9 +58,13 @@ fn end_all(find: impl Fn() -> Vec<Pid>) -> usize {
         for pid in &running {
             let _ = rustix::process::kill_process(*pid, Signal::KILL);
         }
-        if let Ok(ending) = ending {
-            let limit = Timespec::try_from(LOOK_AGAIN).ok();
-            let _ = poll(&mut [PollFd::new(&ending, PollFlags::IN)], limit.as_ref());
+        match ending {
+            Ok(ending) => {
+                let limit = Timespec::try_from(LOOK_AGAIN).ok();
+                let _ = poll(&mut [PollFd::new(&ending, PollFlags::IN)], limit.as_ref());
+            }
+            // Gone already, or the kernel knows no such handles.
+            Err(_) => std::thread::sleep(LOOK_AGAIN),
         }
     }
 }

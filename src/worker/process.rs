@@ -11,6 +11,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::inherited::open_files_before;
@@ -187,7 +189,9 @@ impl Prepared {
         self.control.set_nonblocking(true)?;
         let control = UnixStream::from_std(self.control)?;
         let (shim, buffer) = (self.shim, Vec::new());
-        let mut process = Process { shim, control, buffer, command: None, mark: None, overdue_at: None };
+        let stuck = watch::Sender::new(None);
+        let mut process =
+            Process { shim, control, buffer, command: None, mark: None, overdue_at: None, left: None, stuck };
         if let Some((_, id)) = variables.iter().find(|(name, _)| *name == MARK_VARIABLE) {
             process.mark = Some(mark(id));
         }
@@ -242,9 +246,13 @@ impl ShimProcess {
                 let _ = child.wait().await;
             }
             ShimProcess::Fork(pid) => {
-                if let Some(pid) = pid.take() {
-                    let gone = move || rustix::process::waitpid(Some(pid), WaitOptions::empty()).is_ok();
-                    let _ = tokio::task::spawn_blocking(gone).await;
+                // Heard of from now on, so that none is missed.
+                let Ok(mut ends) = signal(SignalKind::child()) else { return };
+                while let Some(shim) = *pid {
+                    match rustix::process::waitpid(Some(shim), WaitOptions::NOHANG) {
+                        Ok(None) => _ = ends.recv().await,
+                        Ok(Some(_)) | Err(_) => *pid = None,
+                    }
                 }
             }
         }
@@ -262,6 +270,10 @@ pub struct Process {
     mark: Option<String>,
     /// When the shim should have said that everything has ended.
     overdue_at: Option<Instant>,
+    /// What the command left running, and was ended after it.
+    left: Option<String>,
+    /// What cannot be ended.
+    stuck: watch::Sender<Option<String>>,
 }
 
 impl Process {
@@ -293,6 +305,16 @@ impl Process {
     /// The command itself, which leads its process group.
     pub fn pid(&self) -> Option<Pid> {
         self.command
+    }
+
+    /// What the command left running when it ended by itself: that was ended after it.
+    pub fn left(&self) -> Option<&str> {
+        self.left.as_deref()
+    }
+
+    /// What cannot be ended, once that is clear: other users' processes, such as those of `sudo`.
+    pub fn stuck(&self) -> watch::Receiver<Option<String>> {
+        self.stuck.subscribe()
     }
 
     /// Collects a shim that was forked, once its command has ended: nobody else may ever do that.
@@ -336,7 +358,8 @@ impl Process {
 
     /// Waits until nothing of the command runs any more. May be dropped and called again.
     pub async fn wait(&mut self) -> Exit {
-        let overdue_at = self.overdue_at;
+        // What cannot be ended is waited for.
+        let overdue_at = self.overdue_at.filter(|_| self.stuck.borrow().is_none());
         let overdue = async {
             match overdue_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -347,8 +370,13 @@ impl Process {
             ended = self.ended() => ended,
             () = overdue => self.end_in_its_stead().await,
         };
+        let is_stuck = self.stuck.borrow().is_some();
         match ended {
             Some(exit) => exit,
+            None if is_stuck && self.shim_lives() => match self.ended().await {
+                Some(exit) => exit,
+                None => self.wait_without_shim().await,
+            },
             None => self.wait_without_shim().await,
         }
     }
@@ -356,7 +384,11 @@ impl Process {
     /// How the shim says that it ended; `None` if it ends without a word.
     async fn ended(&mut self) -> Option<Exit> {
         while let Ok(Some(line)) = self.next_line().await {
-            if let Some(end) = line.strip_prefix("ended ") {
+            if let Some(left) = line.strip_prefix("left ") {
+                self.left = Some(left.to_owned());
+            } else if let Some(stuck) = line.strip_prefix("stuck ") {
+                self.stuck.send_replace(Some(stuck.to_owned()));
+            } else if let Some(end) = line.strip_prefix("ended ") {
                 let mut words = end.split(' ');
                 let kind = words.next().map_or(ExitKind::Unknown, ExitKind::from_word);
                 let stopped_by = words.next().map_or(StoppedBy::Nobody, StoppedBy::from_word);
@@ -391,6 +423,10 @@ impl Process {
         };
         let left_count = u32::try_from(left_count).unwrap_or(u32::MAX);
         Exit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Nobody, left_count }
+    }
+
+    fn shim_lives(&self) -> bool {
+        self.shim.pid().is_some_and(|shim| rustix::process::test_kill_process(shim).is_ok())
     }
 
     /// Lets a shim go on that somebody has stopped; the others take no notice.

@@ -5,13 +5,21 @@ use std::collections::BTreeMap;
 use tokio::sync::watch;
 
 use crate::clock::BootInstant;
-use crate::model;
+use crate::model::{self, CANNOT_BE_ENDED};
 pub use crate::model::{FailureCause as FailureCode, PhaseState, Stream};
 
 /// Said of a phase that a cancel does not interrupt, when it starts.
 pub const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
 /// Said when what a phase did begins to be taken back.
 pub(super) const ROLLBACK_MESSAGE: &str = "rolling back";
+
+/// Said of processes that nobody here may end.
+pub fn cannot_be_ended(what: &str) -> String {
+    format!(
+        "{CANNOT_BE_ENDED}{what}, another user's or stuck in the kernel; the slot is kept until it ends, or until an operator \
+         frees it with `singletrack release`"
+    )
+}
 
 /// Something that happened while a pipeline ran, in the order in which it did.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,8 +20,9 @@
 //! | `done` | it knows that everything has ended |
 //! | end of file | the worker is gone: the same, with SIGKILL after the kill budget |
 //!
-//! It answers `ready` when it holds its lock file, `started PID` or `failed WHY`, and at last `ended …` when not one
-//! descendant is left. Whoever can lock that file knows the same: see `leftovers::leftovers_gone`.
+//! It answers `ready` when it holds its lock file, `started PID` or `failed WHY`, `left WHAT` when the command has ended and left
+//! something running that is ended now, `stuck WHAT` when something cannot be ended, and at last `ended …` when not one
+//! descendant is left, or when the worker is gone and nobody can end the rest. Whoever can lock that file knows the same: see `leftovers::leftovers_gone`.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -42,7 +43,7 @@ use tokio::signal::unix::SignalKind;
 
 use super::cgroup::Cgroup;
 use super::control::{Control, Orders};
-use super::descendants::{Descendant, SHIM_NAME, descendants_of};
+use super::descendants::{Descendant, SHIM_NAME, descendants_of, list, reads_its_own_pipe, runs, standard_input};
 use super::gate::Gate;
 use super::inherited::{favour_no_more, is_ignored, limit_open_files, start_afresh};
 use super::process::{ExitKind, StoppedBy};
@@ -55,8 +56,8 @@ pub const ARGUMENT: &str = "__shim";
 /// How long what a command left running in the background may take to stop after SIGTERM.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 
-/// How long killed processes may take to vanish. Longer means stuck in the kernel or another user's, and waiting on
-/// would hold the slot for ever; the count is told instead.
+/// How long killed processes may take to vanish. Longer means stuck in the kernel or another user's, as the processes of
+/// `sudo` are: that is told, and waited for as long as there is a worker.
 pub(super) const VANISH_LIMIT: Duration = Duration::from_secs(10);
 
 /// A time shorter than that is not cut in half: reading the process table takes some, too.
@@ -64,6 +65,9 @@ const SHORTEST_HALF: Duration = Duration::from_millis(20);
 
 /// How often the process table is read again while leftovers end: one that forks just then can be missed once.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The same while something cannot be ended.
+const LOOK_AGAIN_STUCK: Duration = Duration::from_secs(1);
 
 /// How many processes are watched at once while they end; any of them wakes us to look again, so more would add
 /// nothing but open files.
@@ -189,7 +193,8 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
             let_go_of_output();
-            Shim { real_terminal, cgroup, deadline, will, ..Shim::new(control, child, kill_budget) }.run()
+            let stdin = standard_input(child);
+            Shim { real_terminal, cgroup, deadline, will, stdin, ..Shim::new(control, child, kill_budget) }.run()
         }
         Err(error) => {
             control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
@@ -322,6 +327,9 @@ struct Shim {
     deadline: Option<BootInstant>,
     will: Option<String>,
     ending: Option<Ending>,
+    /// What the command reads from, as `/proc` names it.
+    stdin: OsString,
+    told_stuck: bool,
 }
 
 impl Shim {
@@ -336,6 +344,8 @@ impl Shim {
             deadline: None,
             will: None,
             ending: None,
+            stdin: OsString::new(),
+            told_stuck: false,
         }
     }
 
@@ -362,15 +372,23 @@ impl Shim {
                 ending.terms.go_on(&running, has_ended, is_half_over);
             }
             let next_level_at = ending.next_level_at;
+            let mut look_again = LOOK_AGAIN;
             if now >= kill_at {
                 self.kill(&running);
                 if now >= kill_at.after(VANISH_LIMIT) {
-                    left_count = running.len().max(1);
-                    break;
+                    if !self.control.open {
+                        left_count = running.len().max(1);
+                        break;
+                    }
+                    if !self.told_stuck {
+                        self.control.say(&format!("stuck {}", list(&running)));
+                        self.told_stuck = true;
+                    }
+                    look_again = LOOK_AGAIN_STUCK;
                 }
             }
-            let look_again = now >= kill_at || has_ended;
-            let wake_at = if look_again { now.after(LOOK_AGAIN) } else { next_level_at.min(kill_at) };
+            let is_ending = now >= kill_at || has_ended;
+            let wake_at = if is_ending { now.after(look_again) } else { next_level_at.min(kill_at) };
             let watched: Vec<Pid> = running.iter().take(WATCH_LIMIT).map(|descendant| descendant.pid).collect();
             self.wait(&timer, Some(wake_at), &watched)?;
         }
@@ -433,6 +451,13 @@ impl Shim {
         }
         if self.child_status.is_some() && self.ending.is_none() {
             // The command itself is done, so nobody stopped it; what it left behind goes.
+            let left: Vec<Descendant> = descendants_of(rustix::process::getpid())
+                .into_iter()
+                .filter(|one| runs(one.pid) && !reads_its_own_pipe(one.pid, &self.stdin))
+                .collect();
+            if !left.is_empty() {
+                self.control.say(&format!("left {}", list(&left)));
+            }
             let kill_at = now.after(LEFTOVER_GRACE);
             self.ending = Some(Ending {
                 by: StoppedBy::Nobody,
@@ -482,22 +507,22 @@ impl Shim {
 
     /// Waits for the worker, for one of the processes to end, for a signal or for the instant.
     fn wait(&self, timer: &OwnedFd, wake_at: Option<BootInstant>, watched: &[Pid]) -> io::Result<()> {
-        let mut value = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if let Some(at) = wake_at {
-            // All zero would disarm the timer.
-            let since_start = at.since(BootInstant::from_start(Duration::ZERO)).max(Duration::from_nanos(1));
-            value = Timespec::try_from(since_start).map_err(|_| io::Error::from(Errno::INVAL))?;
-        }
-        let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-        rustix::time::timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &spec)?;
+        set(timer, wake_at)?;
+        let mut cannot_watch = false;
         let mut pidfds = Vec::with_capacity(watched.len());
         for pid in watched {
             match rustix::process::pidfd_open(*pid, PidfdFlags::empty()) {
                 Ok(pidfd) => pidfds.push(pidfd),
                 // Gone already: there is something to reap or to look at again.
                 Err(Errno::SRCH) => return Ok(()),
-                Err(error) => return Err(error.into()),
+                // An old kernel, a profile that forbids it, or too many files.
+                Err(_) => cannot_watch = true,
             }
+        }
+        if cannot_watch {
+            let soon =
+                wake_at.map_or(SystemClock.boot().after(LOOK_AGAIN), |at| at.min(SystemClock.boot().after(LOOK_AGAIN)));
+            set(timer, Some(soon))?;
         }
         let mut fds: Vec<PollFd<'_>> = pidfds.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)).collect();
         fds.push(PollFd::new(timer, PollFlags::IN));
@@ -509,6 +534,18 @@ impl Shim {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn set(timer: &OwnedFd, wake_at: Option<BootInstant>) -> io::Result<()> {
+    let mut value = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if let Some(at) = wake_at {
+        // All zero would disarm the timer.
+        let since_start = at.since(BootInstant::from_start(Duration::ZERO)).max(Duration::from_nanos(1));
+        value = Timespec::try_from(since_start).map_err(|_| io::Error::from(Errno::INVAL))?;
+    }
+    let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+    rustix::time::timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &spec)?;
+    Ok(())
 }
 
 /// The instant `by` earlier.

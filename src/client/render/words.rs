@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::clean::clean;
 use crate::{
     api::{Blocking, Conflict, Deployment, Liveness},
-    model::{CANCEL_WAITS, DeploymentId, Eta, Mention, ProjectName, Status, mention},
+    model::{CANCEL_WAITS, CANNOT_BE_ENDED, DeploymentId, Eta, Mention, ProjectName, Status, mention},
 };
 
 /// A size for people.
@@ -237,7 +237,10 @@ impl Ahead {
         if blocking.status == Status::Running {
             parts.push(format!("{} %", blocking.progress));
         }
-        if blocking.cancel_requested_at.is_some() {
+        let stuck = blocking.message.as_deref().filter(|message| message.starts_with(CANNOT_BE_ENDED));
+        if let Some(stuck) = stuck.filter(|_| blocking.status == Status::Running) {
+            parts.push(clean(stuck));
+        } else if blocking.cancel_requested_at.is_some() {
             // A protected phase is not interrupted.
             let waits = blocking.message.as_deref().filter(|message| message.starts_with(CANCEL_WAITS));
             parts.push(waits.map_or_else(|| "being cancelled".to_owned(), clean));
@@ -254,6 +257,7 @@ impl Ahead {
     pub fn says(&self, message: &str) -> bool {
         let blocking = &self.blocking;
         blocking.status == Status::Pending
+            || message.starts_with(CANNOT_BE_ENDED)
             || (blocking.cancel_requested_at.is_some() && message.starts_with(CANCEL_WAITS))
     }
 

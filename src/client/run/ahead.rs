@@ -5,6 +5,7 @@ use std::{
     io::{self, IsTerminal as _},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
+    thread,
 };
 
 use rustix::{
@@ -23,11 +24,12 @@ use crate::{
     client::{
         exit::{Exit, Failure},
         lease::kill_budget,
+        session::Session,
     },
     worker::{
         Stream,
         fork::{Here, fork},
-        mask::Secrets,
+        mask::{NotMasked, Secrets},
         outbox::Outbox,
         output::PhaseOutput,
         process::Prepared,
@@ -122,9 +124,20 @@ impl Ahead {
         let copy = |stream| Copy { stream, output: output.clone() };
         let start = || -> io::Result<Vec<Relay>> {
             let mut relays = Vec::new();
+            if terminal.is_some() || stdout.is_some() || stderr.is_some() {
+                // Where none is to be had, that must be known before the slot is taken.
+                thread::Builder::new().name("probe".to_owned()).spawn(|| ())?;
+            }
             if let Some(terminal) = &terminal {
-                let to = io::stdout().as_fd().try_clone_to_owned()?;
-                let copy = (!no_logs).then(|| copy(Stream::Stdout));
+                // Beside output that goes elsewhere, it shows what is for the person alone, and errors.
+                let stream = if io::stdout().is_terminal() { Stream::Stdout } else { Stream::Stderr };
+                // Standard input may be open for reading alone.
+                let to = match (io::stdout().is_terminal(), io::stderr().is_terminal()) {
+                    (true, _) => io::stdout().as_fd().try_clone_to_owned()?,
+                    (false, true) => io::stderr().as_fd().try_clone_to_owned()?,
+                    (false, false) => terminal.real().try_clone_to_owned()?,
+                };
+                let copy = (!no_logs).then(|| copy(stream));
                 relays.push(relay::start(terminal.output()?, to, copy)?);
             }
             if let Some(pipe) = stdout {
@@ -137,9 +150,35 @@ impl Ahead {
             }
             Ok(relays)
         };
-        let relays = start().map_err(|error| failed("the command's output cannot be passed on", &error))?;
+        let relays = start().map_err(|error| {
+            let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+            failed(&format!("no thread can be started for the command's output (kernel {kernel})"), &error).hint(
+                "a security profile may forbid clone3, or a limit of processes is reached (`ulimit -u`); with --no-logs no thread \
+                 is needed where no output goes to a terminal",
+            )
+        })?;
         Ok(Ready { prepared, folder, door, terminal, copied: Copied { output, outbox, relays } })
     }
+}
+
+/// What is masked: the values of these variables, and what the command announces later.
+pub(super) fn secrets(session: &Session, names: &[String]) -> Result<Secrets, Failure> {
+    let secrets = Secrets::default();
+    for name in names {
+        let Some(value) = std::env::var_os(name) else {
+            session.screen.warning(&format!("--mask {name}: there is no such variable"));
+            continue;
+        };
+        if value.is_empty() {
+            session.screen.warning(&format!("--mask {name}: it is empty"));
+            continue;
+        }
+        secrets.add(&value.to_string_lossy()).map_err(|why: NotMasked| {
+            Failure::new(Exit::Usage, format!("--mask {name}: its value cannot be masked: {why}"))
+                .hint("pass --no-logs to send no output at all")
+        })?;
+    }
+    Ok(secrets)
 }
 
 /// Whether two descriptors are one open file, as after `2>&1`.

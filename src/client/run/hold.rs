@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
 use tokio::{
     sync::{mpsc, watch},
     task::yield_now,
@@ -14,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    ahead::{Ahead, Copied, Ready},
+    ahead::{Ahead, Copied, Ready, secrets},
     guard::{ask_server, held, shell_code},
     inside::{Door, Held, PrivateFolder, SOCKET_VARIABLE},
     program,
@@ -41,14 +42,15 @@ use crate::{
     model::{CANCEL_WAITS, DeploymentId, Executor, FailureCause},
     worker::{
         PhaseState, Stop,
-        mask::{NotMasked, Secrets},
         outbox::Outbox,
         output::PhaseOutput,
         process::{Exit as ProcessExit, ExitKind, Prepared, Process, StoppedBy},
-        report::PROTECTED_MESSAGE,
+        report::{PROTECTED_MESSAGE, cannot_be_ended},
     },
 };
 
+/// What is said beside what a command left running.
+const OUTLIVE_HINT: &str = "start a service that is to outlive the run with `systemd-run`";
 /// What a protected section is shown as.
 const PROTECTED_PHASE: &str = "protected";
 /// How long the last output may take to be logged once everything has ended.
@@ -105,7 +107,8 @@ async fn take_and_hold(args: &cli::Run, ahead: Ahead) -> Result<Exit, Failure> {
         }
     };
     let shim = Cell::default();
-    let work = Work { session: &session, args, request: &request, folder, door, terminal, shim };
+    let may_run = Cell::new(false);
+    let work = Work { session: &session, args, request: &request, folder, door, terminal, shim, may_run };
     let id = grant.deployment.id;
     let ended = work.run(prepared, copied, grant, &mut signals).await;
     finish(&session, &as_deploy, id, ended, &mut signals).await
@@ -159,25 +162,6 @@ fn as_deploy(args: &cli::Run) -> Deploy {
             end: args.end.clone(),
         },
     }
-}
-
-fn secrets(session: &Session, names: &[String]) -> Result<Secrets, Failure> {
-    let secrets = Secrets::default();
-    for name in names {
-        let Some(value) = std::env::var_os(name) else {
-            session.screen.warning(&format!("--mask {name}: there is no such variable"));
-            continue;
-        };
-        if value.is_empty() {
-            session.screen.warning(&format!("--mask {name}: it is empty"));
-            continue;
-        }
-        secrets.add(&value.to_string_lossy()).map_err(|why: NotMasked| {
-            Failure::new(Exit::Usage, format!("--mask {name}: its value cannot be masked: {why}"))
-                .hint("pass --no-logs to send no output at all")
-        })?;
-    }
-    Ok(secrets)
 }
 
 /// Takes the slot, as `deploy` does; the exit code, where it ends without one.
@@ -253,6 +237,8 @@ struct Work<'a> {
     terminal: Option<Terminal>,
     /// Of a command that has ended.
     shim: Cell<Option<Process>>,
+    /// Whether something of the command may still run, because nobody could end it.
+    may_run: Cell<bool>,
 }
 
 impl Work<'_> {
@@ -331,7 +317,16 @@ impl Work<'_> {
         // Whoever reads our output slowly has held up nobody else until here.
         let mut lost = None;
         for relay in relays {
-            lost = lost.or(relay.passed_on.await.ok().and_then(Result::err));
+            let passed_on = async {
+                // Without a word, its thread could not be started, or has ended before its time.
+                relay.passed_on.await.unwrap_or(Err(Errno::AGAIN))
+            };
+            // What nobody could end may hold the pipe open for ever.
+            let passed_on = match self.may_run.get() {
+                true => timeout(DRAIN_LIMIT, passed_on).await.unwrap_or(Ok(())),
+                false => passed_on.await,
+            };
+            lost = lost.or(passed_on.err());
         }
         // Where nobody collects orphans, it would stay as a zombie.
         if let Some(shim) = self.shim.take() {
@@ -395,9 +390,13 @@ impl Work<'_> {
             }
         };
         let (exit, cause) = self.watch(&mut process, keeper, (output, outbox), signals, &mut passed_on).await;
+        if let Some(left) = process.left().filter(|_| cause.is_none() && exit.stopped_by == StoppedBy::Nobody) {
+            self.say(&format!("the command left something running, which was ended with it: {left}; {OUTLIVE_HINT}"));
+            output.note(format!("the command left something running, which was ended with it: {left}"));
+        }
         if exit.left_count > 0 {
-            let text = format!("{} of the command's processes could not be killed and may still run", exit.left_count);
-            self.session.screen.warning(&text);
+            self.may_run.set(true);
+            self.session.screen.warning("something of the command could not be ended and may still run");
         }
         self.shim.set(Some(process));
         let cause = match (cause, exit.kind) {
@@ -429,6 +428,7 @@ impl Work<'_> {
         deadline.mark_changed();
         let mut protected_lines = output.protection();
         let mut protected_count = self.door.protected_count();
+        let mut stuck = process.stuck();
         let mut withheld = self.terminal.as_ref().map(Terminal::withheld);
         let mut cause: Option<Cause> = None;
         let mut was_protected = false;
@@ -448,6 +448,11 @@ impl Work<'_> {
             // A key that was kept from the command asks as a signal does; the next one the command gets itself.
             let by_key = withheld.as_mut().is_some_and(|withheld| *withheld.borrow_and_update());
             let wanted = wanted(asked, if by_key { signalled.max(Asked::Stop) } else { signalled });
+            if wanted == Some(Cause::LeaseLost) && stuck.borrow().is_some() {
+                // An operator has freed the slot, or the server was away for too long: there is nothing left to keep it for.
+                let exit = ProcessExit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Worker, left_count: 1 };
+                return (exit, wanted);
+            }
             if wanted > cause {
                 let waits = is_protected && matches!(wanted, Some(Cause::Cancelled | Cause::Interrupted));
                 if waits && !wait_was_told {
@@ -477,6 +482,13 @@ impl Work<'_> {
             tokio::select! {
                 exit = process.wait() => return (exit, cause),
                 Ok(()) = stop.changed() => {}
+                Ok(()) = stuck.changed() => {
+                    let what = stuck.borrow_and_update().clone().unwrap_or_default();
+                    let text = cannot_be_ended(&what);
+                    self.say(&text);
+                    output.note(&*text);
+                    output.say(text);
+                }
                 Ok(()) = protected_lines.changed() => {}
                 Ok(()) = protected_count.changed() => {}
                 () = changed(withheld.as_mut()) => {}
@@ -540,6 +552,10 @@ fn wanted(asked: Stop, signalled: Asked) -> Option<Cause> {
 
 fn judge(exit: ProcessExit, cause: Option<Cause>, keeper: &Keeper<'_>) -> (Option<Outcome>, Result<Exit, Failure>) {
     match (exit.stopped_by, cause, exit.kind) {
+        (_, Some(Cause::LeaseLost), _) if exit.left_count > 0 => {
+            let message = "the slot is no longer held, and something of the command that cannot be ended may still run";
+            (None, Err(Failure::new(Exit::LeaseLost, message)))
+        }
         // The shim acted because this process did not: then the lease is over, whatever we believe.
         (_, Some(Cause::LeaseLost), _) | (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
             let message = "the lease was lost, and the command was ended before the slot could be another's";

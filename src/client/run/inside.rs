@@ -74,7 +74,10 @@ impl PrivateFolder {
     pub(super) fn new() -> Result<Self, Failure> {
         let mut bytes = [0; 8];
         let failed = |why: String| Failure::new(Exit::Fault, format!("no folder for this run can be made: {why}"));
-        getrandom::fill(&mut bytes).map_err(|error| failed(error.to_string()))?;
+        let no_random = |error| {
+            failed(format!("there are no random numbers, neither by getrandom(2) nor in /dev/urandom: {error}"))
+        };
+        getrandom::fill(&mut bytes).map_err(no_random)?;
         let name = format!("{FOLDER_PREFIX}{}", hex(&bytes));
         let named = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_dir());
         let bases = [named("XDG_RUNTIME_DIR"), named("TMPDIR"), Some(IN_MEMORY.into()), Some("/tmp".into())];

@@ -28,7 +28,7 @@ const PIPE_SIZE: usize = 1 << 20;
 pub(super) struct Relay {
     /// Resolves when all of it is in the log.
     pub(super) copied: oneshot::Receiver<()>,
-    /// Resolves when all of it is passed on, or told why a part is lost.
+    /// Resolves when all of it is passed on, or told why a part is lost; without a word, all of it may be.
     pub(super) passed_on: oneshot::Receiver<Result<(), Errno>>,
 }
 
@@ -46,6 +46,7 @@ pub(super) fn start_at_first_byte(from: OwnedFd, to: OwnedFd, copy: Copy) -> io:
     let from = pipe::Receiver::from_owned_fd(from)?;
     tokio::spawn(async move {
         if !has_output(&from).await {
+            let _ = tellers.passed_on.send(Ok(()));
             return;
         }
         let output = copy.output.clone();
@@ -128,12 +129,14 @@ fn pass_on(from: &OwnedFd, to: &OwnedFd, mut tap: impl FnMut(&[u8])) -> Result<(
             Ok(0) => return ended,
             Ok(count) => &buffer[..count],
             Err(Errno::INTR) => continue,
-            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) if lane.is_some() => {
+            // It is no pipe, or the kernel or a profile will not have it: then it is read.
+            Err(_) if lane.is_some() => {
                 lane = None;
                 continue;
             }
             // A terminal whose other side is closed says so with an error.
-            Err(_) => return ended,
+            Err(Errno::IO) => return ended,
+            Err(error) => return Err(error),
         };
         // The copy first: whoever reads our output may take it as a sign to ask the server.
         tap(piece);
@@ -192,8 +195,9 @@ fn move_all(from: &OwnedFd, to: &OwnedFd, count: usize) -> (usize, Result<(), Er
             Ok(count) => moved += count,
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => wait_for_room(to),
-            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => break,
-            Err(error) => return (moved, Err(error)),
+            Err(Errno::PIPE) => return (moved, Err(Errno::PIPE)),
+            // Whatever else is wrong, the write that comes next says it.
+            Err(_) => break,
         }
     }
     (moved, Ok(()))

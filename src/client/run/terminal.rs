@@ -54,10 +54,11 @@ struct Interrupt {
 
 impl Terminal {
     /// A terminal like the one at which somebody sits, and the command's side of it; none if nobody does, or if this
-    /// process is not in the foreground there.
+    /// process is not in the foreground there. Where output goes elsewhere, as in `| tee log`, it is there all the same: `sudo`
+    /// and `ssh` ask for passwords at `/dev/tty`.
     pub(super) fn open() -> io::Result<Option<(Self, OwnedFd)>> {
         let stdin = io::stdin();
-        if !(stdin.is_terminal() && io::stdout().is_terminal() && is_in_foreground(stdin.as_fd())) {
+        if !(stdin.is_terminal() && is_in_foreground(stdin.as_fd())) {
             return Ok(None);
         }
         let real = stdin.as_fd().try_clone_to_owned()?;

@@ -3,7 +3,9 @@
 mod command;
 mod ends;
 mod inside;
+mod kernel;
 mod races;
+mod stuck;
 mod terminal;
 mod terraform;
 

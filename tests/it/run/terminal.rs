@@ -7,7 +7,7 @@ use std::{
         fd::{AsFd as _, OwnedFd},
         unix::process::CommandExt as _,
     },
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use rustix::{
@@ -33,6 +33,11 @@ struct Seated {
 
 impl Seated {
     fn start(server: &TestServer, flags: &[&str], script: &str) -> Self {
+        Self::start_with(server, flags, script, None)
+    }
+
+    /// The same, with standard output elsewhere, if so.
+    fn start_with(server: &TestServer, flags: &[&str], script: &str, stdout: Option<Stdio>) -> Self {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
@@ -43,7 +48,7 @@ impl Seated {
         let before = tcgetattr(&terminal).unwrap();
         let side = || Stdio::from(terminal.try_clone().unwrap());
         let mut command = run(server, flags, script);
-        command.stdin(side()).stdout(side()).stderr(side());
+        command.stdin(side()).stdout(stdout.unwrap_or_else(side)).stderr(side());
         #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
         // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
         unsafe {
@@ -118,6 +123,25 @@ async fn the_command_has_a_terminal_whose_size_follows_and_its_output_is_logged(
     assert_eq!(seated.end(), 4);
     logged(&server, "at /dev/tty").await;
     logged(&server, "got hello").await;
+}
+
+#[tokio::test]
+async fn a_command_whose_output_goes_to_tee_can_ask_for_a_password_at_the_terminal() {
+    let server = TestServer::start("");
+    let log = server.path("log");
+    let mut tee = Command::new("tee").arg(&log).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let pipe = Stdio::from(tee.stdin.take().unwrap());
+    let script =
+        "echo output; stty -echo </dev/tty; printf 'Password: ' >/dev/tty; read word </dev/tty; stty echo </dev/tty
+        echo \"word $word\"; echo error >&2; exit 5";
+    let mut seated = Seated::start_with(&server, &[], script, Some(pipe));
+    assert!(!seated.sees("Password: ").contains("output"), "it goes to tee alone");
+    seated.types(b"s3cret\r");
+    assert!(!seated.sees("error\r\n").contains("s3cret"), "it is not echoed");
+    assert_eq!(seated.end(), 5);
+    tee.wait().unwrap();
+    assert_eq!(std::fs::read_to_string(log).unwrap(), "output\nword s3cret\n");
+    logged(&server, "output").await;
 }
 
 #[tokio::test]

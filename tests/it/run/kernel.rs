@@ -1,0 +1,143 @@
+//! Kernels and profiles that do not have, or forbid, what a run likes to use; and commands that cannot be started.
+
+use std::{
+    io,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    process::Command,
+};
+
+use super::{command, ended, run, text};
+use crate::harness::TestServer;
+
+/// Has these system calls fail with this error in the command, and in all that it starts.
+fn forbid(command: &mut Command, calls: &[libc::c_long], error: i32) {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = vec![step(LOAD, 0, 0, 0)];
+    for call in calls {
+        filter.push(step(EQUALS, 0, 1, u32::try_from(*call).unwrap()));
+        filter.push(step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | u32::try_from(error).unwrap()));
+    }
+    filter.push(step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW));
+    let install = move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        #[expect(unsafe_code, reason = "there is no safe way to install a filter")]
+        // SAFETY: the kernel copies the filter, which lives as long as this closure.
+        let installed = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+        };
+        if installed { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
+    // SAFETY: prctl(2) is async-signal-safe.
+    unsafe {
+        command.pre_exec(install);
+    }
+}
+
+async fn lines(server: &TestServer) -> Vec<String> {
+    let id = server.deployments().await[0]["id"].as_str().unwrap().to_owned();
+    let events = server.deployment(&id, "/events?after=0&maxWaitSeconds=0").await.body;
+    let lines = events["events"].as_array().unwrap().iter().filter_map(|event| event["lines"].as_array());
+    lines.flatten().map(|line| line.as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_kernel_without_handles_of_processes_runs_a_command_to_its_end() {
+    let server = TestServer::start("");
+    for error in [libc::ENOSYS, libc::EPERM] {
+        let mut old = run(&server, &[], "sleep 600 >&- 2>&- & echo out; exit 3");
+        forbid(&mut old, &[libc::SYS_pidfd_open], error);
+        let output = ended(old);
+        assert_eq!(
+            (output.status.code(), text(&output.stdout).as_str()),
+            (Some(3), "out\n"),
+            "{}",
+            text(&output.stderr)
+        );
+        assert_eq!(lines(&server).await[0], "out");
+    }
+}
+
+#[tokio::test]
+async fn output_goes_through_where_it_cannot_be_moved_from_pipe_to_pipe() {
+    let server = TestServer::start("");
+    for (calls, error) in [
+        (&[libc::SYS_tee][..], libc::ENOSYS),
+        (&[libc::SYS_splice], libc::EPERM),
+        (&[libc::SYS_tee, libc::SYS_splice], libc::ENOSYS),
+        (&[libc::SYS_tee, libc::SYS_splice], libc::EACCES),
+    ] {
+        let mut old = run(&server, &[], "seq 1 20000");
+        forbid(&mut old, calls, error);
+        let output = ended(old);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout).lines().count(), 20_000, "{calls:?} {error}");
+        assert_eq!(lines(&server).await.len(), 20_000, "{calls:?} {error}");
+    }
+}
+
+#[tokio::test]
+async fn where_no_thread_is_to_be_had_that_is_said_before_the_slot_is_taken() {
+    let server = TestServer::start("");
+    let mut profiled = run(&server, &[], "echo out");
+    forbid(&mut profiled, &[libc::SYS_clone3], libc::EPERM);
+    let output = ended(profiled);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert!(said.contains("no thread can be started") && said.contains(release.trim()), "{said}");
+    assert_eq!(server.get("/v1/projects/web").await.status, 404, "a deployment was made");
+
+    let mut profiled = run(&server, &["--no-logs"], "echo out; exit 4");
+    forbid(&mut profiled, &[libc::SYS_clone3], libc::EPERM);
+    let output = ended(profiled);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(4), "out\n"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn without_a_path_commands_are_found_where_the_system_looks() {
+    let server = TestServer::start("");
+    let mut bare = command(&server, &[], &["ls", "/"]);
+    bare.env_remove("PATH");
+    let output = ended(bare);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("usr"));
+}
+
+#[tokio::test]
+async fn a_script_whose_interpreter_is_not_there_takes_no_slot() {
+    let server = TestServer::start("");
+    for (first_line, says) in [
+        ("#!/bin/sh\r", "has the line ends of Windows, so its interpreter is not found"),
+        ("#!/usr/bin/env bash\r", "has the line ends of Windows"),
+        ("#! /no/such/python3 -u", "its interpreter /no/such/python3 is not there"),
+        ("#!/etc/passwd", "its interpreter /etc/passwd is not executable"),
+    ] {
+        let script = server.path("deploy.sh");
+        std::fs::write(&script, format!("{first_line}\necho started\n")).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let output = ended(command(&server, &[], &[script.to_str().unwrap()]));
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(126), "{first_line:?}: {said}");
+        assert!(said.contains(says), "{said}");
+    }
+    assert_eq!(server.get("/v1/projects/web").await.status, 404, "a deployment was made");
+}
+
+#[tokio::test]
+async fn what_the_command_leaves_running_is_named_with_the_way_to_keep_it() {
+    let server = TestServer::start("");
+    let output = ended(run(&server, &[], "nohup sleep 600 >/dev/null 2>&1 & exit 0"));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let wanted = "the command left something running, which was ended with it: sleep (process ";
+    assert!(said.contains(wanted) && said.contains("`systemd-run`"), "{said}");
+    assert!(lines(&server).await.iter().any(|line| line.contains(wanted)));
+    // The reader of a pipe of the command's own ends by itself.
+    let output = ended(command(&server, &[], &["bash", "-c", "exec > >(cat); echo out"]));
+    assert!(!text(&output.stderr).contains("left something running"), "{}", text(&output.stderr));
+}
