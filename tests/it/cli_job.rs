@@ -230,7 +230,8 @@ fn eventful(outputs: Value) -> Fake {
         ("GET turn", _) => Reply::Json(200, deployment(OURS, "PENDING")),
         (SUBMIT, _) => Reply::Json(202, deployment(OURS, "PENDING")),
         _ => {
-            let mut last = changed(OURS, "SUCCEEDED", json!({ "actor": "bob", "ref": "main", "outputs": outputs }));
+            let mut last =
+                changed(OURS, "SUCCEEDED", json!({ "actor": "bob", "ref": "main", "number": 17, "outputs": outputs }));
             last["result"]["outputs"] = outputs.clone();
             let phase = |name: &str, state: &str| json!({ "type": "phase", "name": name, "state": state });
             let events = [phase("build", "started"), phase("build", "succeeded"), phase("check | <b>", "skipped")];
@@ -304,6 +305,7 @@ fn the_outputs_of_a_step_are_those_of_the_deployment_and_cannot_be_forged() {
         [
             pair("id", OURS),
             pair("status", "SUCCEEDED"),
+            pair("number", "17"),
             pair("_9", "nine"),
             pair("my_url", "https://web.example/"),
             pair("note", hostile)
@@ -404,9 +406,15 @@ async fn a_run_that_is_superseded_while_it_runs_ends_as_its_job_wants() {
         let expected: &[&str] = match (flag, code) {
             // The outputs are those of the one that counts, and the newer one has none; nor has what is not copied.
             ("--follow-successor", 0) | ("--no-logs", _) => {
-                &["DEPLOYMENT_ID", "DEPLOYMENT_STATUS", "DEPLOYMENT_SUPERSEDED_BY"]
+                &["DEPLOYMENT_ID", "DEPLOYMENT_STATUS", "DEPLOYMENT_NUMBER", "DEPLOYMENT_SUPERSEDED_BY"]
             }
-            _ => &["DEPLOYMENT_ID", "DEPLOYMENT_STATUS", "DEPLOYMENT_SUPERSEDED_BY", "DEPLOYMENT_OUTPUT_URL"],
+            _ => &[
+                "DEPLOYMENT_ID",
+                "DEPLOYMENT_STATUS",
+                "DEPLOYMENT_NUMBER",
+                "DEPLOYMENT_SUPERSEDED_BY",
+                "DEPLOYMENT_OUTPUT_URL",
+            ],
         };
         assert_eq!(names, expected, "{flag}");
     }

@@ -7,7 +7,7 @@ use crate::api::Deployment;
 /// What became of a deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Of its own: `id`, `status`, `url`, `superseded-by`.
+    /// Of its own: `id`, `status`, `number`, `url`, `superseded-by`.
     pub own: Vec<(&'static str, String)>,
     /// What it produced.
     pub outputs: BTreeMap<String, String>,
@@ -22,6 +22,7 @@ impl Facts {
             Some(_) | None => produced.outputs.clone(),
         };
         let mut own = vec![("id", deployment.id.to_string()), ("status", deployment.status.as_str().to_owned())];
+        own.extend(deployment.number.map(|number| ("number", number.to_string())));
         // A pipeline knows better where what it deployed can be seen.
         if let Some(url) = deployment.url.clone().filter(|_| !outputs.contains_key("url")) {
             own.push(("url", url));
