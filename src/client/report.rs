@@ -173,6 +173,8 @@ fn state(state: PhaseState) -> &'static str {
         PhaseState::Succeeded => "succeeded",
         PhaseState::Failed => "failed",
         PhaseState::Skipped => "skipped",
+        PhaseState::RollingBack => "rollback not ended",
         PhaseState::RolledBack => "rolled back",
+        PhaseState::RollbackFailed => "rollback failed",
     }
 }

@@ -217,8 +217,12 @@ pub enum PhaseState {
     Failed,
     /// It was not run, since an earlier one failed or was cancelled.
     Skipped,
+    /// What it did is being taken back.
+    RollingBack,
     /// What it did was taken back.
     RolledBack,
+    /// What it did could not be taken back.
+    RollbackFailed,
 }
 
 /// Which output of a command.

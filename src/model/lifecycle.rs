@@ -373,7 +373,7 @@ impl Draft {
         self.after.report_count += 1;
         match report {
             Report::Phase { name, state, message } => {
-                if state == PhaseState::Started {
+                if matches!(state, PhaseState::Started | PhaseState::RollingBack) {
                     self.after.phase = Some(name.clone());
                     // What the phase before it did is over.
                     self.after.message = None;

@@ -129,7 +129,8 @@ enum Taken {
 
 impl Outbox {
     /// Says that a phase changed its state.
-    pub fn phase(&self, name: &str, state: PhaseState, message: Option<&'static str>) {
+    pub fn phase(&self, name: &str, state: PhaseState, message: Option<&str>) {
+        let message = message.map(str::to_owned);
         let mut inner = self.lock();
         let segment = std::mem::take(&mut inner.filling);
         inner.done.push_back((segment, Report::Phase { name: name.to_owned(), state, message }));

@@ -19,7 +19,7 @@ use super::mask::Secrets;
 use super::outbox::Outbox;
 use super::output::PhaseOutput;
 use super::process::ShimProgram;
-use super::report::{FailureCode, PROTECTED_MESSAGE, PhaseState, ROLLBACK_MESSAGE, Report, Stop, Verdict};
+use super::report::{FailureCode, PROTECTED_MESSAGE, PhaseState, Report, Stop, Verdict};
 use super::workspaces;
 use crate::artifact::UnpackLimits;
 use crate::clock::BootInstant;
@@ -291,7 +291,7 @@ impl Runner {
         for phase in started.iter().rev() {
             let Some(script) = &phase.rollback else { continue };
             // A cancel waits for a rollback as it does for a protected phase.
-            self.outbox.phase(&phase.name, PhaseState::Started, Some(ROLLBACK_MESSAGE));
+            self.outbox.phase(&phase.name, PhaseState::RollingBack, None);
             let output = self.output(phase, true);
             let timeout = phase.timeout.unwrap_or(ROLLBACK_TIMEOUT);
             let limits = TimeLimits { total: None, phase: Some((Instant::now() + timeout, timeout)), stall: None };
@@ -301,7 +301,7 @@ impl Runner {
                 End::Done => self.outbox.phase(&phase.name, PhaseState::RolledBack, None),
                 End::Failed { message, .. } => {
                     output.note(&message);
-                    self.outbox.phase(&phase.name, PhaseState::Failed, None);
+                    self.outbox.phase(&phase.name, PhaseState::RollbackFailed, Some(&message));
                     failures.push(message);
                 }
                 End::Halted(_) => return None,

@@ -10,8 +10,6 @@ pub use crate::model::{FailureCause as FailureCode, PhaseState, Stream};
 
 /// Said of a phase that a cancel does not interrupt, when it starts.
 pub const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
-/// Said when what a phase did begins to be taken back.
-pub(super) const ROLLBACK_MESSAGE: &str = "rolling back";
 
 /// Said of processes that nobody here may end.
 pub fn cannot_be_ended(what: &str) -> String {
@@ -31,7 +29,7 @@ pub enum Report {
         /// What it is now.
         state: PhaseState,
         /// What people should know beside that.
-        message: Option<&'static str>,
+        message: Option<String>,
     },
     /// How far the deployment is, or what it does now.
     Progress {
@@ -132,9 +130,7 @@ pub enum Verdict {
 impl From<Report> for model::Report {
     fn from(report: Report) -> Self {
         match report {
-            Report::Phase { name, state, message } => {
-                model::Report::Phase { name, state, message: message.map(str::to_owned) }
-            }
+            Report::Phase { name, state, message } => model::Report::Phase { name, state, message },
             Report::Progress { progress, message } => model::Report::Progress { progress, message },
             Report::Output { name, value } => model::Report::Output { name, value },
             Report::Log { stream, phase, lines } => model::Report::Log { stream, phase: Some(phase), lines },

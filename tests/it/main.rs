@@ -40,6 +40,7 @@ mod numbers;
 mod places;
 mod random_walk;
 mod replicas;
+mod rollbacks;
 mod rolling;
 mod run;
 mod store_backup;

@@ -136,7 +136,7 @@ async fn every_other_deployment_is_named_with_its_actor_and_commit() {
     let asked = server.event(&holder, |event| event["type"] == "cancel").await;
     assert_eq!((&asked["supersededBy"], &asked["supersededByDeployment"]), (&json!(second), &carol));
     let (_, told, _) = client(&server, &["why"]);
-    assert!(told.contains("2. web#2, bob's deploy of bbbbbbb"), "{told}");
+    assert!(told.contains("web#2, bob's deploy of bbbbbbb"), "{told}");
     assert!(told.contains("will be superseded by web#3 of carol at ccccccc when that starts"), "{told}");
     server.open_gate();
     assert_eq!(server.finished(&first).await["supersededByDeployment"], carol);

@@ -222,22 +222,26 @@ impl Screen {
     fn phase(&self, name: &str, state: PhaseState, message: Option<&str>, at: Timestamp) {
         self.story_lock().phase(name, state, at);
         let took = match state {
-            PhaseState::Started => {
+            PhaseState::Started | PhaseState::RollingBack => {
                 self.silence().phase_began(name, at);
                 None
             }
-            PhaseState::Succeeded | PhaseState::Failed | PhaseState::RolledBack => self.silence().phase_ended(name, at),
+            PhaseState::Succeeded | PhaseState::Failed | PhaseState::RolledBack | PhaseState::RollbackFailed => {
+                self.silence().phase_ended(name, at)
+            }
             PhaseState::Skipped => None,
         };
         // What took no time worth telling tells none.
         let took = took.filter(|took| took.as_secs() > 0).map(|took| format!(" in {}", span(took))).unwrap_or_default();
-        let begins = state == PhaseState::Started;
+        let begins = matches!(state, PhaseState::Started | PhaseState::RollingBack);
         let state = match state {
             PhaseState::Started => "",
             PhaseState::Succeeded => " succeeded",
             PhaseState::Failed => " failed",
             PhaseState::Skipped => " skipped",
+            PhaseState::RollingBack => ": rolling back",
             PhaseState::RolledBack => " rolled back",
+            PhaseState::RollbackFailed => ": the rollback failed",
         };
         let message = message.map(|message| format!(": {message}")).unwrap_or_default();
         self.over(|| print::heading(begins, &format!("{name}{state}"), &format!("{took}{message}"), at));

@@ -82,14 +82,14 @@ impl Story {
     /// A phase has changed.
     pub fn phase(&mut self, name: &str, state: PhaseState, at: Timestamp) {
         let began = match state {
-            PhaseState::Started => None,
-            _ => self.phases.last_mut().filter(|phase| phase.name == name && phase.state == PhaseState::Started),
+            PhaseState::Started | PhaseState::RollingBack => None,
+            _ => self.phases.last_mut().filter(|phase| phase.name == name && begins(phase.state)),
         };
         if let Some(phase) = began {
             phase.state = state;
             phase.took = phase.began_at.map(|began| between(began, at));
         } else if self.phases.len() < ENTRIES_LIMIT {
-            let began_at = (state == PhaseState::Started).then_some(at);
+            let began_at = begins(state).then_some(at);
             self.phases.push(Phase { name: name.to_owned(), state, began_at, took: None });
         }
     }
@@ -103,4 +103,9 @@ impl Story {
     pub fn phases(&self) -> &[Phase] {
         &self.phases
     }
+}
+
+/// Whether something of a phase begins with this.
+fn begins(state: PhaseState) -> bool {
+    matches!(state, PhaseState::Started | PhaseState::RollingBack)
 }

@@ -245,7 +245,7 @@ async fn whoever_waits_for_an_agent_is_told_that_none_is_there_and_until_when_it
     let (code, told) = command(&["deploy", "--project", "web", "--timeout", "1s"]);
     assert_eq!(code, Some(124), "{told}");
     assert!(told.contains(&format!("has the slot; {says}")), "{told}");
-    assert!(told.contains("the deadline passed before a worker took deployment"), "{told}");
+    assert!(told.contains("the deadline passed before a worker took web#1"), "{told}");
 
     let accepted = server.submit(json!({})).await;
     let told = |deployment: &Value| deployment["waitsFor"].as_str().is_some_and(|waits| waits.starts_with(says));

@@ -33,12 +33,13 @@ async fn a_command_sees_its_deployment_and_inputs_that_shadow_nothing() {
         .await;
     let lines = ended.lines();
     assert_eq!(
-        lines[..9],
+        lines[..10],
         [
             "INPUT_MY_KEY_X=two words",
             "INPUT_PATH=/nowhere",
             "SINGLETRACK_COMMIT=3f2a",
             &format!("SINGLETRACK_DEPLOYMENT_ID={id}"),
+            "SINGLETRACK_DEPLOYMENT_NUMBER=17",
             "SINGLETRACK_FENCING_TOKEN=7",
             "SINGLETRACK_PHASE=env",
             "SINGLETRACK_PIPELINE=deploy",
@@ -46,7 +47,7 @@ async fn a_command_sees_its_deployment_and_inputs_that_shadow_nothing() {
             "SINGLETRACK_REF=main",
         ]
     );
-    assert!(lines[9].ends_with(&format!("/work/{id}")), "{lines:?}");
+    assert!(lines[10].ends_with(&format!("/work/{id}")), "{lines:?}");
     assert!(
         matches!(ended.verdict, Verdict::Succeeded { .. }),
         "its standard input must be empty: {:?}",
@@ -74,9 +75,9 @@ async fn a_failure_rolls_back_in_reverse_and_skips_the_rest() {
             "three:Started",
             "three:Failed",
             "four:Skipped",
-            "three:Started",
+            "three:RollingBack",
             "three:RolledBack",
-            "one:Started",
+            "one:RollingBack",
             "one:RolledBack",
         ]
     );
@@ -97,7 +98,7 @@ async fn a_rollback_that_fails_is_told_and_the_others_go_on() {
         .phase("three", "false")
         .run()
         .await;
-    assert_eq!(ended.phases()[6..], ["two:Started", "two:Failed", "one:Started", "one:RolledBack"]);
+    assert_eq!(ended.phases()[6..], ["two:RollingBack", "two:RollbackFailed", "one:RollingBack", "one:RolledBack"]);
     assert_eq!(ended.file("undone"), "undone\n");
     let (_, message) = failure(&ended.verdict);
     assert_eq!(message, "phase \"three\" exited with 1; the rollback of phase \"two\" exited with 9");

@@ -34,7 +34,7 @@ async fn a_cancel_kills_whatever_ignores_it_when_the_grace_ends_and_rolls_back()
     assert_eq!(ended.verdict, Verdict::Cancelled);
     assert!(SystemClock.boot().since(cancelled_at) >= SHORT, "it was killed before its grace was over");
     assert_gone(&pids);
-    let wanted = ["serve:Started", "serve:Failed", "next:Skipped", "serve:Started", "serve:RolledBack"];
+    let wanted = ["serve:Started", "serve:Failed", "next:Skipped", "serve:RollingBack", "serve:RolledBack"];
     assert_eq!(ended.phases(), wanted);
     assert!(ended.lines().contains(&"undone".to_owned()));
 }
@@ -131,7 +131,7 @@ async fn a_cancel_waits_for_the_end_of_a_protected_phase() {
     let ended = running.end().await;
     assert_eq!(ended.verdict, Verdict::Cancelled);
     assert!(ended.lines().contains(&"done".to_owned()), "the protected phase did not finish");
-    let wanted = ["migrate:Started", "migrate:Succeeded", "next:Skipped", "migrate:Started", "migrate:RolledBack"];
+    let wanted = ["migrate:Started", "migrate:Succeeded", "next:Skipped", "migrate:RollingBack", "migrate:RolledBack"];
     assert_eq!(ended.phases(), wanted);
 }
 
