@@ -312,6 +312,11 @@ impl Process {
         self.left.as_deref()
     }
 
+    /// Says that the lease is over and nothing is left to be told, should this process end before the command.
+    pub fn forget_will(&self) {
+        self.say("forget");
+    }
+
     /// What cannot be ended, once that is clear: other users' processes, such as those of `sudo`.
     pub fn stuck(&self) -> watch::Receiver<Option<String>> {
         self.stuck.subscribe()

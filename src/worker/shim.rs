@@ -17,6 +17,7 @@
 //! | `signal N` | this signal to the command |
 //! | `kill` | SIGKILL to everything now |
 //! | `deadline MS` | unless renewed: the same one kill budget before that instant, with SIGKILL at it |
+//! | `forget` | there is nothing to tell any more, whatever becomes of the worker |
 //! | `done` | it knows that everything has ended |
 //! | end of file | the worker is gone: the same, with SIGKILL after the kill budget |
 //!
@@ -432,6 +433,7 @@ impl Shim {
                 ("int", Ok(kill_at)) => self.end(StoppedBy::Worker, kill_at, Signal::INT),
                 ("kill", _) => self.end(StoppedBy::Worker, SystemClock.boot(), Signal::TERM),
                 ("signal", _) => self.pass_on(argument),
+                ("forget", _) => self.will = None,
                 ("deadline", Ok(deadline)) => self.deadline = Some(deadline),
                 _ => {}
             }

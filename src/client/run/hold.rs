@@ -450,6 +450,7 @@ impl Work<'_> {
             let wanted = wanted(asked, if by_key { signalled.max(Asked::Stop) } else { signalled });
             if wanted == Some(Cause::LeaseLost) && stuck.borrow().is_some() {
                 // An operator has freed the slot, or the server was away for too long: there is nothing left to keep it for.
+                process.forget_will();
                 let exit = ProcessExit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Worker, left_count: 1 };
                 return (exit, wanted);
             }
