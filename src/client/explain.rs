@@ -39,13 +39,9 @@ fn list() -> Vec<String> {
     let row = |page: &crate::explain::Page| vec![page.heading().to_owned(), page.title().to_owned()];
     let (exits, errors): (Vec<_>, Vec<_>) = PAGES.iter().partition(|page| page.code.parse::<u8>().is_ok());
     let mut lines = vec!["Exit codes:".to_owned()];
-    lines.extend(
-        table::lines(&exits.into_iter().map(row).collect::<Vec<_>>()).into_iter().map(|line| format!("  {line}")),
-    );
+    lines.extend(table::indented(&exits.into_iter().map(row).collect::<Vec<_>>(), 2));
     lines.extend([String::new(), "Error codes:".to_owned()]);
-    lines.extend(
-        table::lines(&errors.into_iter().map(row).collect::<Vec<_>>()).into_iter().map(|line| format!("  {line}")),
-    );
+    lines.extend(table::indented(&errors.into_iter().map(row).collect::<Vec<_>>(), 2));
     lines.extend([String::new(), "`singletrack explain CODE` tells the cause and what to do.".to_owned()]);
     lines
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::{Event, EventData, time},
     cli::Logs,
-    model::EventBody,
+    model::{EventBody, Stream},
 };
 
 /// Prints a deployment's output.
@@ -34,9 +34,13 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
     let mut show = |update: Update| {
         let shown = match &update {
             Update::Event(event) if json => print::json_line(event),
-            Update::Event(Event { data: EventData::Other(EventBody::Log { lines, .. }), at, .. }) => {
+            Update::Event(Event { data: EventData::Other(EventBody::Log { lines, stream, .. }), at, .. }) => {
                 let at = if args.timestamps { format!("{} ", time::format(*at)) } else { String::new() };
-                screen.over(|| lines.iter().try_for_each(|line| print::output_after(&at, line)))
+                let print = match stream {
+                    Stream::Stdout => print::output_after,
+                    Stream::Stderr => print::error_output_after,
+                };
+                screen.over(|| lines.iter().try_for_each(|line| print(&at, line)))
             }
             Update::Event(_) | Update::State { .. } | Update::Switched(_) => {
                 screen.update(project, &update);

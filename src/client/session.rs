@@ -76,7 +76,7 @@ impl Session {
             // The wire's own types have a JSON form.
             self.screen.json(&serde_json::to_value(value).unwrap_or_default())
         } else {
-            lines.iter().try_for_each(|line| print::result(line))
+            lines.iter().try_for_each(|line| print::answer(line))
         };
         written.map_err(|error| Failure::new(Exit::Fault, format!("the result could not be written: {error}")))
     }

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     exit::{Exit, Failure},
     parent::Parent,
+    render::print,
 };
 use crate::worker::is_ignored;
 
@@ -147,6 +148,7 @@ impl Signals {
                 }
                 sender.send_modify(|before| *before = asked.max(*before));
                 if asked == Asked::StopNow && !owned.load(Ordering::Relaxed) {
+                    print::erase_line();
                     std::process::exit(i32::from(Exit::Interrupted.code()));
                 }
             }

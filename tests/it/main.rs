@@ -16,6 +16,7 @@ mod cli_logs;
 mod cli_reasons;
 mod cli_retries;
 mod cli_sections;
+mod cli_terminal;
 mod cli_usage;
 mod cli_version;
 mod cli_wait;

@@ -1,6 +1,7 @@
 //! What the user sees: a bar on a terminal, plain lines in a log.
 
 pub mod clean;
+pub mod fit;
 pub mod print;
 mod screen;
 mod silence;

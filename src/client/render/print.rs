@@ -15,7 +15,10 @@ use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::clean::{clean, clean_log, defuse};
+use super::{
+    clean::{clean, clean_log, defuse},
+    fit::{columns, fold},
+};
 use crate::{
     api::ascii,
     client::ci::{Environment, LogWords, Section},
@@ -27,7 +30,60 @@ const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
 /// For what a deployment is doing, between its output.
-const HEADING: Style = AnsiColor::Blue.on_default().bold();
+pub const HEADING: Style = AnsiColor::Blue.on_default().bold();
+/// For what went well.
+pub const GOOD: Style = AnsiColor::Green.on_default().bold();
+/// For what failed.
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+/// For what was stopped or left out.
+pub const STOPPED: Style = AnsiColor::Yellow.on_default().bold();
+/// The words that tell an outcome, and their colours.
+const OUTCOMES: [(&str, Style); 4] =
+    [("SUCCEEDED", GOOD), ("FAILED", BAD), ("CANCELLED", STOPPED), ("RUNNING", HEADING)];
+
+/// How many columns there are for the result, if a terminal shows it.
+pub fn result_columns() -> Option<usize> {
+    columns(io::stdout())
+}
+
+/// The same for progress.
+pub fn progress_columns() -> Option<usize> {
+    columns(io::stderr())
+}
+
+/// Takes half a line of progress away, for who ends at once.
+pub fn erase_line() {
+    if progress_columns().is_some() && !in_ci() {
+        let _ = write!(anstream::stderr().lock(), "\r\u{1b}[K\u{1b}[?25h");
+    }
+}
+
+/// The text with the words that tell an outcome in their colours.
+fn toned(text: &str) -> String {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let mut toned = text.to_owned();
+    for (word, style) in OUTCOMES {
+        let Some(at) = toned.find(word) else { continue };
+        let end = at + word.len();
+        if toned[..at].ends_with(is_part) || toned[end..].starts_with(is_part) {
+            continue;
+        }
+        toned.replace_range(at..end, &format!("{style}{word}{style:#}"));
+    }
+    toned
+}
+
+/// A line of what a command found out, on standard output: it fits the terminal, and colours tell outcomes.
+///
+/// # Errors
+/// It could not be written, other than because nobody reads it.
+pub fn answer(text: &str) -> io::Result<()> {
+    let text = shown(text);
+    match result_columns() {
+        Some(columns) => fold(&text, columns).iter().try_for_each(|line| to_stdout(&toned(line))),
+        None => to_stdout(&text),
+    }
+}
 
 /// Who reads what we print.
 struct Reader {
@@ -56,13 +112,13 @@ static SECTIONS: Mutex<(u32, Option<Section>)> = Mutex::new((0, None));
 
 /// A heading of what a deployment does. Where a CI's log has sections, a heading that `begins` something begins a section, and
 /// any other heading ends it.
-pub fn heading(begins: bool, head: &str, text: &str, at: Timestamp) {
+pub fn heading(begins: bool, style: Style, head: &str, text: &str, at: Timestamp) {
     let Some(words) = reader().words else {
-        return styled(HEADING, &format!("==> {head}"), text);
+        return styled(style, &format!("==> {head}"), text);
     };
     end_section(at);
     if !begins {
-        return styled(HEADING, &format!("==> {head}"), text);
+        return styled(style, &format!("==> {head}"), text);
     }
     let mut sections = SECTIONS.lock().unwrap_or_else(PoisonError::into_inner);
     let (count, open) = &mut *sections;
@@ -118,6 +174,17 @@ pub fn output_after(head: &str, line: &str) -> io::Result<()> {
     result(&format!("{head}{}", clean_log(line)))
 }
 
+/// The same of what was written to standard error, which a terminal marks.
+///
+/// # Errors
+/// It could not be written, other than because nobody reads it.
+pub fn error_output_after(head: &str, line: &str) -> io::Result<()> {
+    match result_columns() {
+        Some(_) => to_stdout(&format!("{}{BAD}!{BAD:#} {}", shown(head), shown(clean_log(line)))),
+        None => output_after(head, line),
+    }
+}
+
 /// A value as JSON for people, on standard output.
 ///
 /// # Errors
@@ -167,6 +234,14 @@ pub fn progress(text: &str) {
 /// The same of a deployment's output.
 pub fn progress_output(line: &str) {
     progress(clean_log(line));
+}
+
+/// The same of what was written to standard error, which a terminal marks.
+pub fn progress_error_output(line: &str) {
+    match progress_columns() {
+        Some(_) if !in_ci() => styled(BAD, "!", &format!(" {}", clean_log(line))),
+        Some(_) | None => progress_output(line),
+    }
 }
 
 /// A line of progress that begins with something in a style of our own.

@@ -22,16 +22,23 @@ use crate::{
     api::{Event, EventData},
     client::follow::Update,
     clock::{BootInstant, Clock},
-    model::{EventBody, PhaseState, ProjectName, Status},
+    model::{EventBody, PhaseState, ProjectName, Status, Stream},
 };
 
 /// How often the same wait is told again in a log: CI systems take a job for dead that says nothing for minutes.
 const REPEAT: Duration = Duration::from_secs(30);
 
-/// The bar of who waits. It may take several lines: the place and the time to come stand at its end.
-const WAITING: &str = "{spinner} {msg}";
-/// The bar of what runs.
-const RUNNING: &str = "{spinner} [{bar:30}] {percent:>3} % {wide_msg} {elapsed}";
+/// The bar of who waits: one line, cut at its end.
+const WAITING: &str = "{spinner} {wide_msg}";
+/// The bar of what runs, in a terminal of the usual width and in a narrow one.
+const RUNNING: [&str; 2] = [
+    "{spinner} [{bar:30}] {percent:>3} % {wide_msg} {elapsed}",
+    "{spinner} [{bar:8}] {percent:>3} % {wide_msg} {elapsed}",
+];
+/// The bar of an upload.
+const UPLOADING: [&str; 2] = ["{spinner} [{bar:30}] {wide_msg} {elapsed}", "{spinner} [{bar:8}] {wide_msg} {elapsed}"];
+/// Terminals with fewer columns are narrow.
+const NARROW: usize = 60;
 
 /// Where progress is shown.
 pub struct Screen {
@@ -114,7 +121,7 @@ impl Screen {
         let is_news = told.wait.as_ref().is_none_or(|(last, _)| *last != news);
         if let Some(bar) = &self.bar {
             bar.set_style(style(WAITING));
-            bar.set_message(shown(&text));
+            bar.set_message(shown(&ahead.short_wait_line(place, self.clock.wall())));
             told.wait = Some((news, now));
         } else if is_news || told.wait.as_ref().is_some_and(|(_, at)| now.since(*at) >= REPEAT) {
             print::progress(&text);
@@ -140,7 +147,7 @@ impl Screen {
     pub fn upload(&self, sent: u64, total: u64) {
         let text = format!("uploading: {} of {}", size(sent), size(total));
         if let Some(bar) = &self.bar {
-            bar.set_style(style("{spinner} [{bar:30}] {wide_msg} {elapsed}"));
+            bar.set_style(style(by_width(UPLOADING)));
             bar.set_length(total);
             bar.set_position(sent);
             bar.set_message(text);
@@ -199,8 +206,12 @@ impl Screen {
             EventBody::Phase { name, state, message } => self.phase(name, *state, message.as_deref(), at),
             EventBody::Progress { progress, message, .. } => self.progress(*progress, message.as_deref()),
             EventBody::Output { name, value } => self.line(&format!("    output {name}={value}")),
-            EventBody::Log { lines, .. } => {
-                self.over(|| lines.iter().for_each(|line| print::progress_output(line)));
+            EventBody::Log { lines, stream, .. } => {
+                let print = match stream {
+                    Stream::Stdout => print::progress_output,
+                    Stream::Stderr => print::progress_error_output,
+                };
+                self.over(|| lines.iter().for_each(|line| print(line)));
             }
             EventBody::Cancel { reason, .. } => {
                 let by = body.told_of(project).map(|by| format!(", for {} to take its place", named(&by)));
@@ -234,6 +245,12 @@ impl Screen {
         // What took no time worth telling tells none.
         let took = took.filter(|took| took.as_secs() > 0).map(|took| format!(" in {}", span(took))).unwrap_or_default();
         let begins = matches!(state, PhaseState::Started | PhaseState::RollingBack);
+        let style = match state {
+            PhaseState::Started | PhaseState::RollingBack => print::HEADING,
+            PhaseState::Succeeded => print::GOOD,
+            PhaseState::Failed | PhaseState::RollbackFailed => print::BAD,
+            PhaseState::Skipped | PhaseState::RolledBack => print::STOPPED,
+        };
         let state = match state {
             PhaseState::Started => "",
             PhaseState::Succeeded => " succeeded",
@@ -244,7 +261,7 @@ impl Screen {
             PhaseState::RollbackFailed => ": the rollback failed",
         };
         let message = message.map(|message| format!(": {message}")).unwrap_or_default();
-        self.over(|| print::heading(begins, &format!("{name}{state}"), &format!("{took}{message}"), at));
+        self.over(|| print::heading(begins, style, &format!("{name}{state}"), &format!("{took}{message}"), at));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.phase = Some(name.to_owned());
         told.is_of_phase = false;
@@ -269,7 +286,7 @@ impl Screen {
 
     fn draw(&self, told: &Told) {
         let Some(bar) = &self.bar else { return };
-        bar.set_style(style(RUNNING));
+        bar.set_style(style(by_width(RUNNING)));
         bar.set_length(100);
         bar.set_position(u64::from(told.percent));
         let parts = [told.phase.as_deref(), told.message.as_deref().filter(|_| told.is_of_phase)];
@@ -293,6 +310,11 @@ impl Screen {
         // A value read from JSON can be written as JSON.
         print::json(value)
     }
+}
+
+fn by_width(templates: [&'static str; 2]) -> &'static str {
+    let [wide, narrow] = templates;
+    if print::progress_columns().is_some_and(|columns| columns < NARROW) { narrow } else { wide }
 }
 
 fn style(template: &str) -> ProgressStyle {

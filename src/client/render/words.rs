@@ -279,6 +279,20 @@ impl Ahead {
         format!("waiting for {}: {}{place}{fate}{url}", self.name_and_who(), self.how_far(now))
     }
 
+    /// The same for a line that is cut at its end: what matters most to one who waits stands first.
+    pub fn short_wait_line(&self, place: &Place, now: Timestamp) -> String {
+        let position = match place.position {
+            Some(1) => "next in line".to_owned(),
+            Some(position) if position > 1 => format!("number {position} in line"),
+            Some(_) | None => "waiting".to_owned(),
+        };
+        let expected =
+            place.expected.map(|eta| format!(", starts in about {}", span(Duration::from_secs(eta.p50_seconds))));
+        let expected = expected.unwrap_or_default();
+        let overtaken = place.overtaker.as_ref().map(|by| format!("; {}", overtaken(by))).unwrap_or_default();
+        format!("{position}{expected}: {}: {}{overtaken}", self.who(), self.how_far(now))
+    }
+
     /// Whether [`Ahead::how_far`] tells when one that is next starts.
     fn tells_start(&self, place: &Place) -> bool {
         let blocking = &self.blocking;
