@@ -280,13 +280,15 @@ fn as_command(command: &[OsString], owns_terminal: bool, ignored: Vec<i32>) -> i
         command.process_group(0);
         return Ok(command);
     }
-    #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
+    #[expect(unsafe_code, reason = "the closure makes system calls and allocates nothing, as pre_exec demands")]
     // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
     unsafe {
         command.pre_exec(|| {
             // A session's leader leads a process group as well, which is the terminal's foreground one.
             rustix::process::setsid()?;
-            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+            // Input or output may be redirected.
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+                .or_else(|_| rustix::process::ioctl_tiocsctty(rustix::stdio::stdout()))?;
             Ok(())
         });
     }

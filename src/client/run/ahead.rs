@@ -98,7 +98,8 @@ impl Ahead {
             kill_budget: kill_budget(args.lease),
             terminal: terminal.as_ref().map(Terminal::real),
             stdin: match &theirs {
-                Some(theirs) => Some(theirs.try_clone()?),
+                Some(theirs) if io::stdin().is_terminal() => Some(theirs.try_clone()?),
+                Some(_) => None,
                 // What is typed is for the shell, which stops others that read it. The command is in a session of its own,
                 // where nothing would stop it.
                 None if is_in_background() => Some(File::open("/dev/null")?.into()),
@@ -129,16 +130,12 @@ impl Ahead {
                 thread::Builder::new().name("probe".to_owned()).spawn(|| ())?;
             }
             if let Some(terminal) = &terminal {
-                // Beside output that goes elsewhere, it shows what is for the person alone, and errors.
-                let stream = if io::stdout().is_terminal() { Stream::Stdout } else { Stream::Stderr };
-                // Standard input may be open for reading alone.
-                let to = match (io::stdout().is_terminal(), io::stderr().is_terminal()) {
-                    (true, _) => io::stdout().as_fd().try_clone_to_owned()?,
-                    (false, true) => io::stderr().as_fd().try_clone_to_owned()?,
-                    (false, false) => terminal.real().try_clone_to_owned()?,
+                // Where the output goes elsewhere, the rest does not: errors, and what is asked at `/dev/tty`.
+                let (to, stream) = match io::stdout() {
+                    stdout if stdout.is_terminal() => (stdout.as_fd().try_clone_to_owned()?, Stream::Stdout),
+                    _ => (terminal.real().try_clone_to_owned()?, Stream::Stderr),
                 };
-                let copy = (!no_logs).then(|| copy(stream));
-                relays.push(relay::start(terminal.output()?, to, copy)?);
+                relays.push(relay::start(terminal.output()?, to, (!no_logs).then(|| copy(stream)))?);
             }
             if let Some(pipe) = stdout {
                 let to = io::stdout().as_fd().try_clone_to_owned()?;

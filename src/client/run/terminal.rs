@@ -21,8 +21,8 @@ use rustix::{
     process::getpgrp,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{
-        LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
-        tcsetwinsize,
+        LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize,
+        tcsetattr, tcsetwinsize,
     },
 };
 use tokio::{
@@ -54,20 +54,32 @@ struct Interrupt {
 
 impl Terminal {
     /// A terminal like the one at which somebody sits, and the command's side of it; none if nobody does, or if this
-    /// process is not in the foreground there. Where output goes elsewhere, as in `| tee log`, it is there all the same: `sudo`
-    /// and `ssh` ask for passwords at `/dev/tty`.
+    /// process is not in the foreground there. Somebody sits there who has redirected the input or the output, too: `sudo` and
+    /// `ssh` ask at `/dev/tty`.
     pub(super) fn open() -> io::Result<Option<(Self, OwnedFd)>> {
-        let stdin = io::stdin();
-        if !(stdin.is_terminal() && is_in_foreground(stdin.as_fd())) {
+        let (stdin, stdout) = (io::stdin(), io::stdout());
+        let at = match (stdin.is_terminal(), stdout.is_terminal()) {
+            (true, _) => stdin.as_fd(),
+            (false, true) => stdout.as_fd(),
+            (false, false) => return Ok(None),
+        };
+        if !is_in_foreground(at) {
             return Ok(None);
         }
-        let real = stdin.as_fd().try_clone_to_owned()?;
+        // What was redirected may be open in one direction only.
+        let tty = rustix::fs::open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
+        let real = tty.or_else(|_| at.try_clone_to_owned())?;
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&ours)?;
         unlockpt(&ours)?;
         let name = ptsname(&ours, Vec::new())?;
         let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
-        tcsetattr(&theirs, OptionalActions::Now, &tcgetattr(&real)?)?;
+        let mut modes = tcgetattr(&real)?;
+        if !stdout.is_terminal() {
+            // The real one goes on to put lines at the left edge, for whoever else writes there.
+            modes.output_modes.remove(OutputModes::OPOST);
+        }
+        tcsetattr(&theirs, OptionalActions::Now, &modes)?;
         let interrupt = Interrupt {
             passed_on: AtomicBool::new(false),
             is_protected: AtomicBool::new(false),
@@ -113,7 +125,7 @@ impl Terminal {
         let (ended, end) = pipe_with(PipeFlags::CLOEXEC)?;
         let (real, ours) = (self.real.try_clone()?, self.ours.try_clone()?);
         let interrupt = Arc::clone(&self.interrupt);
-        let modes = Modes::raw(self.real.try_clone()?)?;
+        let modes = Modes::raw(self.real.try_clone()?, !io::stdout().is_terminal())?;
         let keys = thread::Builder::new()
             .name("keys".to_owned())
             .spawn(move || pass_keys_on(&real, &ours, &ended, &interrupt))?;
@@ -220,10 +232,14 @@ struct Modes {
 }
 
 impl Modes {
-    fn raw(terminal: OwnedFd) -> io::Result<Self> {
+    /// As it is for a full screen. Lines that others write there, such as `tee`, still begin at the left edge if `others_write`.
+    fn raw(terminal: OwnedFd, others_write: bool) -> io::Result<Self> {
         let before = tcgetattr(&terminal)?;
         let mut raw = before.clone();
         raw.make_raw();
+        if others_write {
+            raw.output_modes = before.output_modes;
+        }
         tcsetattr(&terminal, OptionalActions::Now, &raw)?;
         Ok(Modes { terminal, before })
     }

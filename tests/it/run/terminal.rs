@@ -33,11 +33,29 @@ struct Seated {
 
 impl Seated {
     fn start(server: &TestServer, flags: &[&str], script: &str) -> Self {
-        Self::start_with(server, flags, script, None)
+        Self::with(run(server, flags, script), None)
     }
 
     /// The same, with standard output elsewhere, if so.
     fn start_with(server: &TestServer, flags: &[&str], script: &str, stdout: Option<Stdio>) -> Self {
+        Self::with(run(server, flags, script), stdout)
+    }
+
+    /// The same where a shell runs it, with the output or the input of the run in a pipe: `{}` is the run.
+    fn in_a_pipe(server: &TestServer, shell: &str, script: &str) -> Self {
+        let run = run(server, &[], script);
+        let mut command = Command::new("bash");
+        // A shell with job control gives each pipe the terminal's foreground, as at a prompt.
+        command.args(["--norc", "--noprofile", "-m", "-c", &shell.replace("{}", r#""$0" "$@""#)]);
+        command.arg(run.get_program()).args(run.get_args());
+        command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(folder) = run.get_current_dir() {
+            command.current_dir(folder);
+        }
+        Self::with(command, None)
+    }
+
+    fn with(mut command: Command, stdout: Option<Stdio>) -> Self {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
@@ -47,7 +65,6 @@ impl Seated {
         tcsetwinsize(&keyboard, size(24, 80)).unwrap();
         let before = tcgetattr(&terminal).unwrap();
         let side = || Stdio::from(terminal.try_clone().unwrap());
-        let mut command = run(server, flags, script);
         command.stdin(side()).stdout(stdout.unwrap_or_else(side)).stderr(side());
         #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
         // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
@@ -234,4 +251,39 @@ async fn the_terminal_comes_back_when_the_run_is_killed() {
 fn parent(pid: Pid) -> Pid {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
     super::process(stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap())
+}
+
+#[tokio::test]
+async fn whoever_asks_at_the_terminal_is_answered_though_the_output_goes_into_a_pipe() {
+    let server = TestServer::start("");
+    let script = "printf 'password: ' >/dev/tty; read -r answer </dev/tty; echo \"got $answer\"; exit 3";
+    let mut seated = Seated::in_a_pipe(&server, "set -o pipefail; {} | tee copy", script);
+    seated.sees("password: ");
+    seated.types(b"open sesame\r");
+    seated.sees("got open sesame");
+    assert_eq!(seated.end(), 3);
+    logged(&server, "got open sesame").await;
+}
+
+#[tokio::test]
+async fn whoever_asks_at_the_terminal_is_answered_though_the_input_comes_from_a_pipe() {
+    let server = TestServer::start("");
+    let script = "cat; printf 'password: ' >/dev/tty; read -r answer </dev/tty; echo \"got $answer\"; exit 3";
+    let mut seated = Seated::in_a_pipe(&server, "echo from the pipe | {}", script);
+    seated.sees("from the pipe");
+    seated.sees("password: ");
+    seated.types(b"open sesame\r");
+    seated.sees("got open sesame");
+    assert_eq!(seated.end(), 3);
+}
+
+#[tokio::test]
+async fn what_is_typed_is_the_shells_while_a_run_is_in_its_background() {
+    let server = TestServer::start("");
+    let shell = "{} & read -r line; echo \"the shell got $line\"; wait %1; exit $?";
+    let mut seated = Seated::in_a_pipe(&server, shell, "cat; echo the end of input; exit 5");
+    seated.sees("the end of input");
+    seated.types(b"a line\r");
+    seated.sees("the shell got a line");
+    assert_eq!(seated.end(), 5);
 }
