@@ -59,7 +59,7 @@ pub(super) fn running_below(root: Pid) -> Vec<Pid> {
 }
 
 /// Whether a process runs: it is there and has not ended.
-pub(super) fn runs(pid: Pid) -> bool {
+fn runs(pid: Pid) -> bool {
     read_stat(pid.as_raw_nonzero().get()).is_some_and(|stat| stat.runs)
 }
 
@@ -103,6 +103,14 @@ pub(super) fn is_stopped(pid: Pid) -> bool {
         text.get(text.iter().rposition(|byte| *byte == b')')? + 2).copied()
     });
     states.all(|state| b"TtZX".contains(&state))
+}
+
+/// Whether a process runs and is not about to end: one that is has closed its files already, and says nothing of itself.
+pub(super) fn stays(pid: Pid) -> bool {
+    const PF_EXITING: u64 = 4;
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    let flags = text.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    runs(pid) && flags.is_some_and(|flags| flags & PF_EXITING == 0)
 }
 
 /// What a process reads from, as `/proc` names it.

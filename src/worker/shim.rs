@@ -44,7 +44,7 @@ use tokio::signal::unix::SignalKind;
 
 use super::cgroup::Cgroup;
 use super::control::{Control, Orders};
-use super::descendants::{Descendant, SHIM_NAME, descendants_of, list, reads_its_own_pipe, runs, standard_input};
+use super::descendants::{Descendant, SHIM_NAME, descendants_of, list, reads_its_own_pipe, standard_input, stays};
 use super::gate::Gate;
 use super::inherited::{favour_no_more, is_ignored, limit_open_files, start_afresh};
 use super::process::{ExitKind, StoppedBy};
@@ -457,7 +457,7 @@ impl Shim {
             // The command itself is done, so nobody stopped it; what it left behind goes.
             let left: Vec<Descendant> = descendants_of(rustix::process::getpid())
                 .into_iter()
-                .filter(|one| runs(one.pid) && !reads_its_own_pipe(one.pid, &self.stdin))
+                .filter(|one| stays(one.pid) && !reads_its_own_pipe(one.pid, &self.stdin))
                 .collect();
             if !left.is_empty() {
                 self.control.say(&format!("left {}", list(&left)));
