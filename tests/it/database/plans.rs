@@ -37,8 +37,8 @@ const FILL: &str = r#"
 SET search_path TO singletrack;
 SET auto_explain.log_min_duration = -1;
 SET jit = off;
-INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs)
-    SELECT 'p' || n, 1000, 0, 0, '[[],[]]' FROM generate_series(1, 4000) AS n;
+INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs, deployment_count)
+    SELECT 'p' || n, 1000, 0, 0, '[[],[]]', 8 FROM generate_series(1, 4000) AS n;
 INSERT INTO deployments (id, project, ticket, revision, state, executor, pulse, progress, event_count, report_count,
         created_at, ended_at, cause, cause_message, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, spec, outputs, short_number)
     SELECT gen_random_uuid(), p.number, t, t, 'cancelled', 'server', 0, 0, 2, 0, 0, 0, 'CANCELLED', '', 0, 0, 0,
