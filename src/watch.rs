@@ -114,15 +114,21 @@ impl Watch {
         id: DeploymentId,
         window: Duration,
     ) -> Result<Waited, WatchError> {
-        self.until(project, id, window, Deployment::is_final).await
+        self.until(project, id, window, self.wait_end(), Deployment::is_final).await
     }
 
-    /// Waits until the deployment has left the line, at most for `window`.
+    /// Waits until the deployment has left the line, at most for `window` and until `wait_end`, which is that of the call's begin.
     ///
     /// # Errors
     /// There is no such deployment, or the store does not answer.
-    pub async fn turn(&self, project: &ProjectName, id: DeploymentId, window: Duration) -> Result<Waited, WatchError> {
-        self.until(project, id, window, |deployment| match deployment.state {
+    pub async fn turn(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        window: Duration,
+        wait_end: &CancellationToken,
+    ) -> Result<Waited, WatchError> {
+        self.until(project, id, window, wait_end, |deployment| match deployment.state {
             State::Waiting(_) => false,
             State::Reserved | State::Ready | State::Running(_) | State::Finished { .. } => true,
         })
@@ -203,7 +209,7 @@ impl Watch {
         window: Duration,
     ) -> Result<Placed, WatchError> {
         let called = |deployment: &Deployment| deployment.cancel.is_some() || deployment.is_final();
-        match self.until(project, id, window, called).await? {
+        match self.until(project, id, window, self.wait_end(), called).await? {
             Waited::Reached(seen) => Ok(Placed { deployment: seen.deployment.clone(), position: seen.position }),
             Waited::NotYet(placed) => Ok(*placed),
         }
@@ -214,9 +220,10 @@ impl Watch {
         project: &ProjectName,
         id: DeploymentId,
         window: Duration,
+        wait_end: &CancellationToken,
         reached: fn(&Deployment) -> bool,
     ) -> Result<Waited, WatchError> {
-        let (ends, wait_end) = (Instant::now() + window, self.wait_end());
+        let ends = Instant::now() + window;
         let mut subscription = self.notifier.subscribe(Topic::State(id));
         let placed = self.read(project, id).await?;
         if reached(&placed.deployment) {

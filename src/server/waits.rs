@@ -51,6 +51,8 @@ pub async fn turn(
 ) -> Result<Response, Failure> {
     standby.begin();
     let Target { project, id } = target;
+    // Before the store is written to: a drain that begins meanwhile ends this call, too.
+    let wait_end = app.watch.wait_end().clone();
     let waits = app.watch.read(&project, id).await?.deployment.is_waiting();
     let _parked = app.metrics.park();
     // Before the store hears of the window: from then on a hang-up must be told to it, even while it still writes.
@@ -60,7 +62,7 @@ pub async fn turn(
     }
     let waited = {
         let ends = Instant::now() + window;
-        let mut turn = std::pin::pin!(app.watch.turn(&project, id, window));
+        let mut turn = std::pin::pin!(app.watch.turn(&project, id, window, &wait_end));
         loop {
             match timeout(app.queue.limits().attendance / ATTENDED_AGAIN, &mut turn).await {
                 Ok(waited) => break waited?,
