@@ -27,6 +27,9 @@ pub struct StatusArgs {
     /// The deployment: its number, such as 17, or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: Option<DeploymentName>,
+    /// Go on showing it until it is final: in its place at a terminal, else a line for each change
+    #[arg(long)]
+    pub watch: bool,
     /// Where.
     #[command(flatten)]
     pub target: Target,

@@ -1,20 +1,26 @@
 //! `status`: one deployment.
 
+use std::{pin::pin, time::Duration};
+
 use jiff::Timestamp;
+use tokio::{sync::watch::channel, time::sleep};
 
 use super::{
     connection::{Connection, Patience},
     exit::{Exit, Failure, about_project},
+    follow::{FollowLimits, Follower, How, Update},
     render::{
         clean::clean,
+        print,
         words::{between, named, source, span, start, time},
     },
     session::Session,
+    signals::Signals,
 };
 use crate::{
-    api::Deployment,
+    api::{Deployment, Event, EventData},
     cli::{StatusArgs, Wanted},
-    model::{DeploymentName, ProjectName},
+    model::{DeploymentName, EventBody, ProjectName, Which},
 };
 
 /// Prints a deployment.
@@ -22,8 +28,12 @@ use crate::{
 /// # Errors
 /// There is none, or no answer.
 pub async fn run(args: &StatusArgs) -> Result<Exit, Failure> {
-    let session = Session::open(&args.target.connect, Patience::QUESTION)?;
+    let patience = if args.watch { Patience::WATCH } else { Patience::QUESTION };
+    let session = Session::open(&args.target.connect, patience)?;
     let deployment = find(&session.connection, &args.target.project, args.id.as_ref()).await?;
+    if args.watch {
+        return watch(&session, deployment).await;
+    }
     session.answer(&deployment, &lines(&deployment, session.clock.wall()))?;
     Ok(Exit::Done)
 }
@@ -52,6 +62,101 @@ pub async fn find(
             .next()
             .ok_or_else(none),
     }
+}
+
+/// How often it is shown anew at most, however much happens.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How often the time that it has taken is shown anew at a terminal.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Shows a deployment at each change, until it is final.
+async fn watch(session: &Session, mut deployment: Deployment) -> Result<Exit, Failure> {
+    let (project, id) = (deployment.project.clone(), deployment.id);
+    let name = DeploymentName { project: None, which: Which::Id(id) };
+    let mut signals = Signals::of_a_job(session.in_ci)?;
+    let (news, mut changes) = channel(());
+    // Its output changes nothing of what is shown.
+    let mut show = |update: Update| match update {
+        Update::Event(Event { data: EventData::Other(EventBody::Log { .. }), .. }) | Update::Switched(_) => {}
+        Update::Event(_) | Update::State { .. } => _ = news.send_replace(()),
+    };
+    let mut follower =
+        Follower { connection: &session.connection, project: &project, id, limits: FollowLimits::default(), after: 0 };
+    let following = async {
+        match follower.begin(Some(1), None, &mut show).await? {
+            Some(ended) => Ok(ended),
+            None => follower.follow(How::Auto, &mut show).await,
+        }
+    };
+    let mut following = pin!(following);
+    let mut picture = Picture::default();
+    loop {
+        picture.show(session, &deployment)?;
+        let changed = async {
+            loop {
+                tokio::select! {
+                    // Its sender lives as long as what follows.
+                    _ = changes.changed() => break,
+                    () = sleep(TICK), if picture.is_repainted(session) => picture.show(session, &deployment)?,
+                }
+            }
+            sleep(PAUSE).await;
+            Ok::<_, Failure>(session.connection.deployment(&project, &name).await?)
+        };
+        tokio::select! {
+            ended = &mut following => {
+                picture.show(session, &ended?)?;
+                return Ok(Exit::Done);
+            }
+            () = signals.first() => return Err(Failure::new(Exit::Interrupted, "interrupted; the deployment goes on")),
+            next = changed => deployment = next?,
+        }
+    }
+}
+
+/// What was shown last.
+#[derive(Default)]
+struct Picture {
+    row_count: usize,
+    line: String,
+}
+
+impl Picture {
+    fn is_repainted(&self, session: &Session) -> bool {
+        !session.json && print::result_columns().is_some()
+    }
+
+    /// In its place at a terminal, else on a line of its own where it is not as it was.
+    fn show(&mut self, session: &Session, deployment: &Deployment) -> Result<(), Failure> {
+        let now = session.clock.wall();
+        let failed = |error| Failure::new(Exit::Fault, format!("the result could not be written: {error}"));
+        if self.is_repainted(session) {
+            self.row_count = print::repaint(&lines(deployment, now), self.row_count).map_err(failed)?;
+            return Ok(());
+        }
+        let line = summary(deployment);
+        if line == self.line {
+            return Ok(());
+        }
+        let written = if session.json { print::json_line(deployment) } else { print::answer(&line) };
+        self.line = line;
+        written.map_err(failed)
+    }
+}
+
+/// The deployment on one line.
+fn summary(deployment: &Deployment) -> String {
+    let mut parts = vec![format!("{} {}", deployment.name(), deployment.status.as_str())];
+    let place = deployment.queue_position;
+    parts.extend((place > 0).then(|| format!("number {place} in line")));
+    let is_running = !deployment.status.is_final() && deployment.started_at.is_some();
+    let phase = deployment.phase.as_deref().filter(|_| is_running);
+    parts.extend(phase.map(|phase| format!("phase {}", clean(phase))));
+    parts.extend(is_running.then(|| format!("{} %", deployment.progress)));
+    parts.extend(deployment.waits_for.as_deref().map(clean));
+    parts.extend(deployment.cancel_requested_at.filter(|_| is_running).map(|_| "asked to stop".to_owned()));
+    parts.extend(deployment.error.as_ref().map(|error| format!("{}: {}", clean(&error.code), clean(&error.message))));
+    parts.join(", ")
 }
 
 fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {

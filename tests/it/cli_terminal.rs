@@ -187,3 +187,16 @@ async fn the_progress_bar_tells_the_phase_in_40_columns_too_and_lines_of_standar
     let (shown, _) = Seated::start(&server, 80, &[], &["logs"]).end();
     assert!(plain(&shown).contains("! it is broken"), "{shown}");
 }
+
+#[tokio::test]
+async fn a_status_that_is_watched_is_repainted_in_its_place() {
+    let (server, _) = busy().await;
+    let mut seated = Seated::start(&server, 80, &[], &["status", "--watch"]);
+    seated.sees("RUNNING");
+    server.open_gate();
+    let (shown, code) = seated.end();
+    assert_eq!(code, Some(0), "{shown}");
+    let last = shown.rsplit("\u{1b}[J").next().unwrap();
+    assert!(shown.contains("\u{1b}[J") && plain(last).contains("SUCCEEDED"), "{shown:?}");
+    assert_fits(last, 80);
+}

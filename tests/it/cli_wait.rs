@@ -226,3 +226,26 @@ async fn whatever_ends_the_wait_of_a_cancel_the_cancel_stays_asked_for() {
     server.open_gate();
     assert_eq!(server.finished(&id).await["status"], "CANCELLED");
 }
+
+#[tokio::test]
+async fn a_status_that_is_watched_tells_each_change_and_ends_with_the_deployment() {
+    let server = TestServer::gated();
+    let id = server.accepted(json!({ "actor": "alice" })).await;
+    server.event(&id, |event| event["lines"][0] == "at the gate").await;
+    let next = server.accepted(json!({ "onConflict": "queue" })).await;
+    let watched = |which: &str| {
+        let mut command = Command::new(SINGLETRACK);
+        command.env_clear().env("SINGLETRACK_URL", &server.base).env("SINGLETRACK_PROJECT", "web");
+        let child = command.args(["status", "--watch", which]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        (BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap), child)
+    };
+    let ((mut first, mut first_child), (mut second, mut second_child)) = (watched("1"), watched(&next));
+    assert_eq!(first.next().unwrap(), "web#1 RUNNING, phase gate, 0 %");
+    assert!(second.next().unwrap().starts_with("web#2 PENDING, number 1 in line"));
+    server.open_gate();
+    assert_eq!(first.last().unwrap(), "web#1 SUCCEEDED");
+    let rest: Vec<_> = second.collect();
+    assert_eq!(rest.last().unwrap(), "web#2 SUCCEEDED");
+    assert!(first_child.wait().unwrap().success() && second_child.wait().unwrap().success());
+}

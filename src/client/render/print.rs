@@ -85,6 +85,18 @@ pub fn answer(text: &str) -> io::Result<()> {
     }
 }
 
+/// Such lines at a terminal, in the place of the rows that showed the same before. Answers how many rows there are now.
+///
+/// # Errors
+/// It could not be written, other than because nobody reads it.
+pub fn repaint(lines: &[String], former_row_count: usize) -> io::Result<usize> {
+    let columns = result_columns().unwrap_or(usize::MAX);
+    let rows: Vec<_> = lines.iter().flat_map(|line| fold(&shown(line), columns)).map(|row| toned(&row)).collect();
+    let up = if former_row_count > 0 { format!("\u{1b}[{former_row_count}A\r\u{1b}[J") } else { String::new() };
+    to_stdout(&format!("{up}{}", rows.join("\n")))?;
+    Ok(rows.len())
+}
+
 /// Who reads what we print.
 struct Reader {
     /// A CI's runner, known or not.

@@ -57,25 +57,24 @@ impl Terminal {
     /// process is not in the foreground there. Somebody sits there who has redirected the input or the output, too: `sudo` and
     /// `ssh` ask at `/dev/tty`.
     pub(super) fn open() -> io::Result<Option<(Self, OwnedFd)>> {
-        let (stdin, stdout) = (io::stdin(), io::stdout());
-        let at = match (stdin.is_terminal(), stdout.is_terminal()) {
-            (true, _) => stdin.as_fd(),
-            (false, true) => stdout.as_fd(),
+        let at = match (io::stdin().is_terminal(), io::stdout().is_terminal()) {
+            (true, _) => io::stdin().as_fd().try_clone_to_owned()?,
+            (false, true) => io::stdout().as_fd().try_clone_to_owned()?,
             (false, false) => return Ok(None),
         };
-        if !is_in_foreground(at) {
+        if !is_in_foreground(at.as_fd()) {
             return Ok(None);
         }
         // What was redirected may be open in one direction only.
         let tty = rustix::fs::open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
-        let real = tty.or_else(|_| at.try_clone_to_owned())?;
+        let real = tty.unwrap_or(at);
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&ours)?;
         unlockpt(&ours)?;
         let name = ptsname(&ours, Vec::new())?;
         let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
         let mut modes = tcgetattr(&real)?;
-        if !stdout.is_terminal() {
+        if !io::stdout().is_terminal() {
             // The real one goes on to put lines at the left edge, for whoever else writes there.
             modes.output_modes.remove(OutputModes::OPOST);
         }
