@@ -119,6 +119,7 @@ const MAY_WRITE: &[&str] = &[
     "src/log.rs",
     "src/worker/shim.rs",
     "src/client/run/ahead.rs",
+    "src/client/run/terminal.rs",
     "src/client/run/hold.rs",
 ];
 

@@ -139,11 +139,11 @@ fn server() -> TestServer {
 #[tokio::test]
 async fn the_recording_of_a_terminal_is_what_it_shows() {
     let server = server();
-    let args = |actor, commit| ["deploy", "--project", "web", "--ref", "main", "--commit", commit, "--actor", actor];
+    let args = |actor, commit| ["deploy", "--project", "web", "--ref", "trunk", "--commit", commit, "--actor", actor];
     let carol = Terminal::start(&server.base, &args("carol", COMMITS[0]));
     carol.showing("migrate: Migrating");
     let bob = Terminal::start(&server.base, &args("bob", COMMITS[1]));
-    let waiting = bob.showing("you are next");
+    let waiting = bob.showing("next in line");
     let running = carol.screen();
     server.open_gate();
     let (_, ended) = (carol.ended(), bob.ended());
@@ -154,7 +154,7 @@ async fn the_recording_of_a_terminal_is_what_it_shows() {
         Audience::Pipe,
     );
     let command = |actor: &str, commit: &str| {
-        format!("$ singletrack deploy --project web --ref main --commit {} --actor {actor}", &commit[..10])
+        format!("$ singletrack deploy --project web --ref trunk --commit {} --actor {actor}", &commit[..10])
     };
     recording.frame("carol's deploy runs:", &command("carol", COMMITS[0]), &running);
     recording.frame("bob's deploy waits for it:", &command("bob", COMMITS[1]), &waiting);
