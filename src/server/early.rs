@@ -13,6 +13,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use super::{
     answer,
     error::{self, Failure},
+    meta,
     serve::{ServeError, require_protection},
 };
 use crate::{api::ErrorCode, config::Config, health::Health};
@@ -59,7 +60,7 @@ impl Drop for Early {
 fn answered(uri: &Uri, health: &Health) -> Response {
     let mut response = match uri.path() {
         "/healthz" => answer::json(StatusCode::OK, &json!({ "status": "ok" })),
-        "/readyz" => answer::json(StatusCode::SERVICE_UNAVAILABLE, &health.report()),
+        "/readyz" => meta::ready(health),
         path => {
             let waits = Failure::new(ErrorCode::Unavailable, "the server waits for its database; try again");
             error::render(path.to_owned(), waits.into_response())

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{App, answer, error::Failure, params::Query};
 use crate::{
-    health::{Failing, Report, Status},
+    health::{Failing, Health, Report, Status},
     store::StoreError,
     version::{BUILD, Build},
 };
@@ -38,15 +38,20 @@ pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, F
     if !app.watch.is_draining() {
         app.health.set("store", app.queue.store().ready().await.map_err(why_not_ready));
     }
-    let report = app.health.report();
+    Ok(ready(&app.health))
+}
+
+/// What is known of it.
+pub fn ready(health: &Health) -> Response {
+    let report = health.report();
     let is_ok = report.status == Status::Ok;
     let report = Ready { report, build: BUILD };
     if is_ok {
-        return Ok(answer::json(StatusCode::OK, &report));
+        return answer::json(StatusCode::OK, &report);
     }
     let mut response = answer::json(StatusCode::SERVICE_UNAVAILABLE, &report);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    Ok(response)
+    response
 }
 
 /// What strangers may know of it, and what the log says.

@@ -130,7 +130,7 @@ pub fn starts(eta: Eta) -> String {
 pub fn start(expected: Option<Eta>, unknown: Option<&str>) -> Option<String> {
     match (expected, unknown) {
         (Some(eta), _) => Some(starts(eta)),
-        (None, Some(unknown)) => Some(format!("its start is not known: {}", clean(unknown))),
+        (None, Some(unknown)) => Some(format!("the start is not known: {}", clean(unknown))),
         (None, None) => None,
     }
 }
@@ -366,7 +366,7 @@ mod tests {
         assert!(line.contains(told), "{line}");
         let unknown = Place { unknown: Some("nobody knows why".to_owned()), ..at_place(2) };
         let line = ahead().wait_line(&unknown, now);
-        assert!(line.contains("; you are number 2 in line, its start is not known: nobody knows why - h"), "{line}");
+        assert!(line.contains("; you are number 2 in line, the start is not known: nobody knows why - h"), "{line}");
     }
 
     fn web() -> ProjectName {

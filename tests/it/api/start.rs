@@ -96,7 +96,7 @@ async fn a_start_that_nobody_can_tell_is_null_and_the_words_say_why() {
     let plan = planned(&server, json!({ "pipeline": "quick", "onConflict": "queue" })).await.body;
     assert_eq!(plan["expectedWait"], Value::Null);
     assert!(plan["startUnknown"].as_str().unwrap().contains("pipeline deploy has not succeeded yet"), "{plan}");
-    let unknown = "its start is not known: pipeline deploy has not succeeded yet";
+    let unknown = "the start is not known: pipeline deploy has not succeeded yet";
     for args in [&["why"][..], &["deploy", "--pipeline", "quick", "--timeout", "1s"], &["deploy", "--dry-run"]] {
         let told = says(&server, args);
         assert!(told.contains(unknown), "{args:?}: {told}");
