@@ -78,7 +78,7 @@ async fn watch(session: &Session, mut deployment: Deployment) -> Result<Exit, Fa
     // Its output changes nothing of what is shown.
     let mut show = |update: Update| match update {
         Update::Event(Event { data: EventData::Other(EventBody::Log { .. }), .. }) | Update::Switched(_) => {}
-        Update::Event(_) | Update::State { .. } => _ = news.send_replace(()),
+        Update::Event(_) | Update::State { .. } => news.send_replace(()),
     };
     let mut follower =
         Follower { connection: &session.connection, project: &project, id, limits: FollowLimits::default(), after: 0 };
