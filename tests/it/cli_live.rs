@@ -162,7 +162,7 @@ fn queued_it_is_started_by_the_server_and_followed_all_the_same() {
     let server = TestServer::gated();
     let mut deploys = line(&server, &["a"]);
     let mut queued = Deploy::start(&server, "b", &["--on-conflict", "queue"]);
-    queued.hears("waiting for a's deploy");
+    queued.hears("waiting for web#1, a's deploy");
     server.open_gate();
     assert_eq!(deploys.remove(0).ended().0, Some(0));
     let (code, _, heard) = queued.ended();
