@@ -9,7 +9,7 @@ use reqwest::Method;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::harness::{TestServer, send};
+use crate::harness::{TestServer, forbid::forbid, send};
 
 fn store(server: &TestServer, args: &[&str]) -> Output {
     server.tool(&[&["store"], args].concat()).output().unwrap()
@@ -285,4 +285,20 @@ async fn a_file_that_comes_to_another_place_leaps_and_so_does_each_restore() {
     assert_eq!(leap_count(&server), 1, "{}", server.log());
     let after = turn(&server, "web").await;
     assert!(after > highest + 1_000_000, "{after} is not above {highest}");
+}
+
+#[tokio::test]
+async fn a_backup_is_made_where_the_file_system_has_neither_hard_links_nor_careful_renames() {
+    let server = TestServer::gated();
+    claimed(&server).await;
+    for (number, error) in [libc::EPERM, libc::EOPNOTSUPP].into_iter().enumerate() {
+        let copy = format!("copy-{number}.db");
+        let mut backup = server.tool(&["store", "backup", "--from", "sqlite:test.db", "--to", &copy]);
+        forbid(&mut backup, &[libc::SYS_link, libc::SYS_linkat], error);
+        forbid(&mut backup, &[libc::SYS_renameat2], libc::EINVAL);
+        let made = backup.output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let db = Connection::open(server.path(&copy)).unwrap();
+        assert_eq!(db.query_row("SELECT count(*) FROM deployments", [], |row| row.get::<_, u64>(0)).unwrap(), 1);
+    }
 }
