@@ -27,6 +27,9 @@ impl App {
         // Of a project that nobody ever deployed nothing is told.
         let state = store.project(project.clone(), 0).await?.ok_or_else(Failure::not_found)?;
         let last = state.project.deployment_count;
+        if last == 0 {
+            return Err(Failure::not_found());
+        }
         Err(missing(format!(
             "project {project} has no deployment {project}#{number}; the last one is {project}#{last}"
         )))

@@ -162,9 +162,9 @@ pub async fn release(
             return Err(Failure::new(
                 ErrorCode::HolderAlive,
                 format!(
-                    "deployment {} runs{phase}, and its worker was heard of within its lease: what it runs may go on beside \
+                    "{} runs{phase}, and its worker was heard of within its lease: what it runs may go on beside \
                      the next deployment. Cancel it, or release it with evenIfAlive",
-                    holder.id
+                    holder.mention()
                 ),
             ));
         }

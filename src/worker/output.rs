@@ -170,10 +170,10 @@ impl PhaseOutput {
     pub(super) fn obey(&self, command: Command) -> bool {
         match command {
             Command::Progress { progress, message } => {
-                self.outbox.progress(progress, message.map(|message| self.secrets.mask(&message).into_owned()));
+                self.outbox.progress(progress, message.map(|message| self.masked(&message)));
                 true
             }
-            Command::Output { name, value } => self.outbox.output(&name, &self.secrets.mask(&value)),
+            Command::Output { name, value } => self.outbox.output(&name, &self.masked(&value)),
             Command::Protect => {
                 self.protected.send_replace(true);
                 true
@@ -183,6 +183,11 @@ impl PhaseOutput {
                 true
             }
         }
+    }
+
+    /// What the command wrote, without secrets. Where one of them is not known, that is nothing.
+    fn masked(&self, text: &str) -> String {
+        if self.secrets.are_overfull() { "***".to_owned() } else { self.secrets.mask(text).into_owned() }
     }
 }
 

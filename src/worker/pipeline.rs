@@ -301,7 +301,7 @@ impl Runner {
                 End::Done => self.outbox.phase(&phase.name, PhaseState::RolledBack, None),
                 End::Failed { message, .. } => {
                     output.note(&message);
-                    self.outbox.phase(&phase.name, PhaseState::RollbackFailed, Some(&message));
+                    self.outbox.phase(&phase.name, PhaseState::RollbackFailed, Some(&self.secrets.mask(&message)));
                     failures.push(message);
                 }
                 End::Halted(_) => return None,

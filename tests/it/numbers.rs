@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use singletrack::model::admission::OnConflict;
 
 use crate::{
-    harness::{SINGLETRACK, TestServer, postgres},
+    harness::{SINGLETRACK, TestServer, postgres, send},
     store_trial::{Trial, id, name},
 };
 
@@ -111,8 +111,10 @@ async fn every_command_takes_a_number_and_says_it() {
 async fn every_other_deployment_is_named_with_its_actor_and_commit() {
     let server = TestServer::gated();
     let body = |actor: &str, commit: &str| json!({ "onConflict": "queue", "actor": actor, "commit": commit });
-    let holder = server.accepted(body("alice", "aaaaaaa")).await;
-    server.event(&holder, |event| event["lines"][0] == "at the gate").await;
+    // It runs until the test ends it, whoever asks it to stop.
+    let wish = json!({ "executor": "client", "claim": true, "actor": "alice", "commit": "aaaaaaa" });
+    let claimed = server.submit(wish).await;
+    let (holder, secret) = (claimed.id(), claimed.body["lease"]["secret"].as_str().unwrap().to_owned());
     let (first, second) =
         (server.accepted(body("bob", "bbbbbbb")).await, server.accepted(body("carol", "ccccccc")).await);
     let conflict = server.submit(json!({})).await.body;
@@ -138,6 +140,9 @@ async fn every_other_deployment_is_named_with_its_actor_and_commit() {
     let (_, told, _) = client(&server, &["why"]);
     assert!(told.contains("web#2, bob's deploy of bbbbbbb"), "{told}");
     assert!(told.contains("will be superseded by web#3 of carol at ccccccc when that starts"), "{told}");
+    let finish = server.request(reqwest::Method::POST, &format!("/v1/projects/web/deployments/{holder}/finish"));
+    let done = send(finish.header("Singletrack-Lease", secret).json(&json!({ "status": "CANCELLED" }))).await;
+    assert_eq!(done.status, 200, "{}", done.text);
     server.open_gate();
     assert_eq!(server.finished(&first).await["supersededByDeployment"], carol);
     let (_, told, _) = client(&server, &["status", "2"]);

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use rustix::termios::{isatty, tcgetwinsize};
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use unicode_width::UnicodeWidthStr as _;
 
 /// Narrower terminals are taken to be so wide: less holds no word.
 const COLUMNS_MIN: usize = 20;
@@ -28,14 +28,14 @@ pub fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
     }
-    let (mut cut, mut used) = (String::new(), 0);
+    let mut cut = String::new();
     for c in text.chars() {
-        used += c.width().unwrap_or(0);
-        // The mark of the cut takes one.
-        if used >= columns {
+        cut.push(c);
+        // The mark of the cut takes one. A character can make the one before it wider, such as a heart red.
+        if width(&cut) >= columns {
+            cut.pop();
             break;
         }
-        cut.push(c);
     }
     cut.push('…');
     cut
@@ -77,6 +77,12 @@ mod tests {
         assert_eq!(cut("日本語", 5), "日本…");
         assert_eq!(cut("日本語", 4), "日…");
         assert_eq!(width("日本…"), 5);
+        for text in ["❤️❤️❤️❤️", "a❤️b❤️c", "a\tb\tc", "e\u{301}e\u{301}e\u{301}e", "👩‍👩‍👧‍👦👩‍👩‍👧‍👦"]
+        {
+            for columns in 1..8 {
+                assert!(width(&cut(text, columns)) <= columns, "{text:?} in {columns}");
+            }
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn lines_within(rows: &[Vec<String>], limit: Option<usize>) -> Vec<String> {
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).map(|(cell, columns)| {
             let cell = cut(cell, *columns);
-            let padding = " ".repeat(columns - width(&cell));
+            let padding = " ".repeat(columns.saturating_sub(width(&cell)));
             cell + &padding
         });
         let line = cells.collect::<Vec<_>>().join("  ").trim_end().to_owned();
