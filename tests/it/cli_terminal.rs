@@ -3,20 +3,14 @@
 use std::{
     fs::File,
     io::Read as _,
-    os::{fd::AsFd as _, unix::process::CommandExt as _},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
 };
 
-use rustix::{
-    fs::{Mode, OFlags},
-    process::{Pid, Signal, kill_process},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
-};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use unicode_width::UnicodeWidthStr as _;
 
-use crate::harness::{SINGLETRACK, TestServer};
+use crate::harness::{SINGLETRACK, TestServer, terminal::Terminal};
 
 /// A command at a terminal.
 struct Seated {
@@ -27,28 +21,11 @@ struct Seated {
 
 impl Seated {
     fn start(server: &TestServer, columns: u16, variables: &[(&str, &str)], args: &[&str]) -> Self {
-        let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&screen).unwrap();
-        unlockpt(&screen).unwrap();
-        let name = ptsname(&screen, Vec::new()).unwrap();
-        let terminal = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        tcsetwinsize(&screen, Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-        let side = || Stdio::from(terminal.try_clone().unwrap());
         let mut command = Command::new(SINGLETRACK);
         command.env_clear().env("TERM", "xterm-256color").env("SINGLETRACK_PROJECT", "web").env("USER", "erin");
         command.env("SINGLETRACK_URL", &server.base).envs(variables.iter().copied()).args(args);
-        command.stdin(side()).stdout(side()).stderr(side());
-        #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
-        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
-        unsafe {
-            let terminal = terminal.try_clone().unwrap();
-            command.pre_exec(move || {
-                rustix::process::setsid()?;
-                rustix::process::ioctl_tiocsctty(terminal.as_fd())?;
-                Ok(())
-            });
-        }
-        Seated { child: command.spawn().unwrap(), screen: File::from(screen), seen: String::new() }
+        let terminal = Terminal::open(columns);
+        Seated { child: terminal.seat(command, None), screen: terminal.ours, seen: String::new() }
     }
 
     /// Reads on until this was shown.

@@ -11,6 +11,7 @@ pub mod processes;
 pub mod proxy;
 pub mod raw;
 pub mod stream;
+pub mod terminal;
 
 use std::{
     fs::{self, File, OpenOptions},

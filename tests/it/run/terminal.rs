@@ -3,23 +3,21 @@
 use std::{
     fs::File,
     io::{Read as _, Write as _},
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::process::CommandExt as _,
-    },
+    os::fd::OwnedFd,
     process::{Child, Command, Stdio},
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
     process::{Pid, Signal},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
+    termios::{Termios, tcgetattr, tcsetwinsize},
 };
 use serde_json::json;
 
 use super::run;
-use crate::harness::{TestServer, processes};
+use crate::harness::{
+    TestServer, processes,
+    terminal::{Terminal, size},
+};
 
 /// A run at a terminal of the test's.
 struct Seated {
@@ -55,29 +53,11 @@ impl Seated {
         Self::with(command, None)
     }
 
-    fn with(mut command: Command, stdout: Option<Stdio>) -> Self {
-        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&keyboard).unwrap();
-        unlockpt(&keyboard).unwrap();
-        let name = ptsname(&keyboard, Vec::new()).unwrap();
-        let flags_of_open = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let terminal = rustix::fs::open(name, flags_of_open, Mode::empty()).unwrap();
-        tcsetwinsize(&keyboard, size(24, 80)).unwrap();
-        let before = tcgetattr(&terminal).unwrap();
-        let side = || Stdio::from(terminal.try_clone().unwrap());
-        command.stdin(side()).stdout(stdout.unwrap_or_else(side)).stderr(side());
-        #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
-        // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
-        unsafe {
-            let terminal = terminal.try_clone().unwrap();
-            command.pre_exec(move || {
-                rustix::process::setsid()?;
-                rustix::process::ioctl_tiocsctty(terminal.as_fd())?;
-                Ok(())
-            });
-        }
-        let child = command.spawn().unwrap();
-        Seated { child, keyboard: File::from(keyboard), terminal, before, seen: String::new() }
+    fn with(command: Command, stdout: Option<Stdio>) -> Self {
+        let terminal = Terminal::open(80);
+        let before = tcgetattr(&terminal.theirs).unwrap();
+        let child = terminal.seat(command, stdout);
+        Seated { child, keyboard: terminal.ours, terminal: terminal.theirs, before, seen: String::new() }
     }
 
     /// Reads what is shown until this is seen; answers what came before it.
@@ -106,10 +86,6 @@ impl Seated {
         assert_eq!(format!("{after:?}"), format!("{:?}", self.before), "the modes are others");
         code
     }
-}
-
-fn size(rows: u16, columns: u16) -> Winsize {
-    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 /// Waits until the server knows of a protected section, and so does the run.
