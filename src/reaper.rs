@@ -15,11 +15,7 @@
 
 mod ends;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -140,13 +136,12 @@ impl Reaper {
         let turned_away_at = unheard.turned_away_at();
         let mut lapsed = Vec::new();
         let mut still = HashMap::with_capacity(watched.len());
-        let projects: HashSet<ProjectName> = watched.iter().map(|one| one.project.clone()).collect();
-        for one in watched {
+        for one in &watched {
             if one.state == State::Ready && one.executor == Executor::Server {
                 // Its wake-up may have been lost on the way from another server.
                 self.notifier.hear(Hint::Work(one.project.clone()));
             }
-            let mut seen = self.observe(&one, now);
+            let mut seen = self.observe(one, now);
             for unheard_at in turned_away_at.into_iter().chain(unheard.failed_at(&one.project)) {
                 seen.same_since = seen.same_since.max(unheard_at);
             }
@@ -156,11 +151,13 @@ impl Reaper {
                 Hearing::Stuck => seen.same_since = now,
             }
             still.insert(one.id, seen);
-            if let Some(cause) = self.lapse(&one, seen, now) {
-                lapsed.push(Lapsed { project: one.project, id: one.id, vital: seen.vital, judged_at: now, cause });
+            if let Some(cause) = self.lapse(one, seen, now) {
+                let project = one.project.clone();
+                lapsed.push(Lapsed { project, id: one.id, vital: seen.vital, judged_at: now, cause });
             }
         }
-        unheard.forget_others(|id| still.contains_key(&id), |project| projects.contains(project));
+        let is_of_any = |project: &ProjectName| watched.iter().any(|one| one.project == *project);
+        unheard.forget_others(|id| still.contains_key(&id), is_of_any);
         self.seen = still;
         Ok(lapsed)
     }

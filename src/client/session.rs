@@ -78,8 +78,13 @@ impl Session {
         } else {
             lines.iter().try_for_each(|line| print::answer(line))
         };
-        written.map_err(|error| Failure::new(Exit::Fault, format!("the result could not be written: {error}")))
+        written.map_err(not_written)
     }
+}
+
+/// The failure of a result that nobody got.
+pub fn not_written(error: io::Error) -> Failure {
+    Failure::new(Exit::Fault, format!("the result could not be written: {error}"))
 }
 
 /// The token: of the file, else of the variable.

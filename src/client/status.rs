@@ -14,7 +14,7 @@ use super::{
         print,
         words::{between, named, source, span, start, time},
     },
-    session::Session,
+    session::{Session, not_written},
     signals::Signals,
 };
 use crate::{
@@ -129,9 +129,8 @@ impl Picture {
     /// In its place at a terminal, else on a line of its own where it is not as it was.
     fn show(&mut self, session: &Session, deployment: &Deployment) -> Result<(), Failure> {
         let now = session.clock.wall();
-        let failed = |error| Failure::new(Exit::Fault, format!("the result could not be written: {error}"));
         if self.is_repainted(session) {
-            self.row_count = print::repaint(&lines(deployment, now), self.row_count).map_err(failed)?;
+            self.row_count = print::repaint(&lines(deployment, now), self.row_count).map_err(not_written)?;
             return Ok(());
         }
         let line = summary(deployment);
@@ -140,7 +139,7 @@ impl Picture {
         }
         let written = if session.json { print::json_line(deployment) } else { print::answer(&line) };
         self.line = line;
-        written.map_err(failed)
+        written.map_err(not_written)
     }
 }
 
