@@ -2,12 +2,9 @@
 
 use std::{
     collections::HashMap,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-
-use tokio::time::timeout;
 
 use crate::{
     clock::{BootInstant, Clock},
@@ -22,17 +19,19 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Unheard {
     clock: Arc<dyn Clock>,
-    troubles: Arc<Mutex<HashMap<DeploymentId, Trouble>>>,
+    calls: Arc<Mutex<HashMap<DeploymentId, Calls>>>,
     /// When this server itself could not write to a project, the last time.
     projects: Arc<Mutex<HashMap<ProjectName, BootInstant>>>,
     /// When a caller could not even be listened to, the last time.
     turned_away_at: Arc<Mutex<Option<BootInstant>>>,
 }
 
-#[derive(Clone, Copy)]
-struct Trouble {
-    stuck_count: usize,
-    failed_at: BootInstant,
+/// What is known of a deployment's signs of life. Calls that were recorded soon leave nothing behind.
+#[derive(Default)]
+struct Calls {
+    /// When the calls began that are being recorded.
+    under_way: Vec<BootInstant>,
+    failed_at: Option<BootInstant>,
 }
 
 /// Whether a deployment could be heard.
@@ -48,27 +47,19 @@ pub enum Hearing {
 
 impl Unheard {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Unheard { clock, troubles: Arc::default(), projects: Arc::default(), turned_away_at: Arc::default() }
+        Unheard { clock, calls: Arc::default(), projects: Arc::default(), turned_away_at: Arc::default() }
     }
 
-    /// Makes a call that is a sign of life of a deployment, and notes where it fails or is stuck.
+    /// Makes a call that is a sign of life of a deployment, and notes where it fails or is stuck. Whether it is stuck is seen by
+    /// whoever asks: a timer for each call would wake the runtime for each.
     pub(super) async fn note<T>(
         &self,
         id: DeploymentId,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let mut call = pin!(call);
-        let answer = match timeout(STUCK_AFTER, &mut call).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                // It is dropped when the caller goes away, too.
-                let _stuck = Stuck::begin(self, id);
-                call.await
-            }
-        };
-        if answer.is_err() {
-            self.change(id, |trouble| trouble);
-        }
+        let mut under_way = UnderWay::begin(self, id);
+        let answer = call.await;
+        under_way.has_failed = answer.is_err();
         answer
     }
 
@@ -104,48 +95,59 @@ impl Unheard {
 
     /// Whether this deployment could be heard.
     pub fn of(&self, id: DeploymentId) -> Hearing {
-        match self.troubles().get(&id) {
-            None => Hearing::Clear,
-            Some(Trouble { stuck_count: 0, failed_at }) => Hearing::FailedAt(*failed_at),
-            Some(_) => Hearing::Stuck,
+        let now = self.clock.boot();
+        match self.calls().get(&id) {
+            Some(calls) if calls.under_way.iter().any(|begun_at| is_stuck(*begun_at, now)) => Hearing::Stuck,
+            Some(Calls { failed_at: Some(failed_at), .. }) => Hearing::FailedAt(*failed_at),
+            Some(_) | None => Hearing::Clear,
         }
     }
 
     /// Forgets the deployments that nobody watches, and the projects without any.
     pub fn forget_others(&self, is_watched: impl Fn(DeploymentId) -> bool, has_watched: impl Fn(&ProjectName) -> bool) {
         self.failed_projects().retain(|project, _| has_watched(project));
-        self.troubles().retain(|id, trouble| trouble.stuck_count > 0 || is_watched(*id));
+        self.calls().retain(|id, calls| !calls.under_way.is_empty() || is_watched(*id));
     }
 
-    fn change(&self, id: DeploymentId, change: impl FnOnce(Trouble) -> Trouble) {
-        let failed_at = self.clock.boot();
-        let mut troubles = self.troubles();
-        let before = troubles.get(&id).copied().unwrap_or(Trouble { stuck_count: 0, failed_at });
-        troubles.insert(id, Trouble { failed_at, ..change(before) });
-    }
-
-    fn troubles(&self) -> MutexGuard<'_, HashMap<DeploymentId, Trouble>> {
+    fn calls(&self) -> MutexGuard<'_, HashMap<DeploymentId, Calls>> {
         // Every change of it is one call, so a panic leaves it whole.
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A call that is stuck, until this is dropped.
-struct Stuck<'a> {
+fn is_stuck(begun_at: BootInstant, now: BootInstant) -> bool {
+    now.since(begun_at) > STUCK_AFTER
+}
+
+/// A call that is being recorded, until this is dropped: also when its caller goes away.
+struct UnderWay<'a> {
     unheard: &'a Unheard,
     id: DeploymentId,
+    begun_at: BootInstant,
+    has_failed: bool,
 }
 
-impl<'a> Stuck<'a> {
+impl<'a> UnderWay<'a> {
     fn begin(unheard: &'a Unheard, id: DeploymentId) -> Self {
-        unheard.change(id, |trouble| Trouble { stuck_count: trouble.stuck_count + 1, ..trouble });
-        Stuck { unheard, id }
+        let begun_at = unheard.clock.boot();
+        unheard.calls().entry(id).or_default().under_way.push(begun_at);
+        UnderWay { unheard, id, begun_at, has_failed: false }
     }
 }
 
-impl Drop for Stuck<'_> {
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.unheard
-            .change(self.id, |trouble| Trouble { stuck_count: trouble.stuck_count.saturating_sub(1), ..trouble });
+        let now = self.unheard.clock.boot();
+        let mut all = self.unheard.calls();
+        let Some(calls) = all.get_mut(&self.id) else { return };
+        if let Some(at) = calls.under_way.iter().position(|begun_at| *begun_at == self.begun_at) {
+            calls.under_way.swap_remove(at);
+        }
+        if self.has_failed || is_stuck(self.begun_at, now) {
+            calls.failed_at = Some(now);
+        }
+        if calls.under_way.is_empty() && calls.failed_at.is_none() {
+            all.remove(&self.id);
+        }
     }
 }
