@@ -45,6 +45,8 @@ const AUDIENCES: &[(&str, &[(&str, &str)])] = &[
     ("github", &[("CI", "true"), ("GITHUB_ACTIONS", "true")]),
     ("azure", &[("TF_BUILD", "True")]),
     ("teamcity", &[("TEAMCITY_VERSION", "2025.07")]),
+    // A step that says `2>&1`.
+    ("teamcity in one stream", &[("TEAMCITY_VERSION", "2025.07")]),
     ("gitlab", &[("CI", "true"), ("GITLAB_CI", "true")]),
     ("buildkite", &[("CI", "true"), ("BUILDKITE", "true")]),
 ];
@@ -194,6 +196,10 @@ fn printed(fake: &Fake, audience: &str, variables: &[(&str, &str)], args: &[&str
         let mut command = Command::new("script");
         command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
         command
+    } else if audience == "teamcity in one stream" {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$@\" 2>&1", "sh", SINGLETRACK]).args(args);
+        command
     } else {
         let mut command = Command::new(SINGLETRACK);
         command.args(args);
@@ -245,6 +251,11 @@ fn without_own_words(audience: &str, text: &str) -> Result<String, String> {
     };
     let mut plain = String::new();
     for line in text.split_inclusive('\n') {
+        if audience == "teamcity in one stream" && line.starts_with("##teamcity[") {
+            plain.push_str(value_of_service_message(line)?);
+            plain.push('\n');
+            continue;
+        }
         let rest = own.iter().find_map(|word| line.strip_prefix(word)).unwrap_or(line);
         let is_own = rest.len() < line.len();
         if is_own && rest.starts_with("evil") {
@@ -269,6 +280,27 @@ fn without_own_words(audience: &str, text: &str) -> Result<String, String> {
         plain.push_str(rest);
     }
     Ok(plain)
+}
+
+/// The value of one of TeamCity's messages that we write ourselves: it has no character that would end it, or begin another.
+fn value_of_service_message(line: &str) -> Result<&str, String> {
+    const OWN: &[(&str, &str)] = &[
+        ("##teamcity[blockOpened name='", "']\n"),
+        ("##teamcity[blockClosed name='", "']\n"),
+        ("##teamcity[message text='", "' status='ERROR']\n"),
+    ];
+    let value = OWN.iter().find_map(|(head, tail)| line.strip_prefix(head)?.strip_suffix(tail));
+    let value = value.ok_or_else(|| format!("a service message that others wrote: {line:?}"))?;
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        if matches!(c, '\'' | '[' | ']') || !matches!(c, ' '..='~') {
+            return Err(format!("a value that ends early: {line:?}"));
+        }
+        if c == '|' && !chars.next().is_some_and(|escaped| "'|[]nr0".contains(escaped)) {
+            return Err(format!("a value that is not escaped: {line:?}"));
+        }
+    }
+    Ok(value)
 }
 
 fn strip_own_sequences(text: &str) -> String {

@@ -32,6 +32,17 @@ fn deploy(fake: &Fake, variables: &[(&str, &str)]) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
+/// The same step with `2>&1`: both streams are one. The exit code, and what was on it.
+fn deploy_in_one_stream(fake: &Fake, variables: &[(&str, &str)], more: &[&str]) -> (i32, String) {
+    let mut command = Command::new("sh");
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("SINGLETRACK_URL", &fake.url).envs(variables.iter().copied());
+    command.args(["-c", "exec \"$@\" 2>&1", "sh", SINGLETRACK, "deploy", "--project", "web"]).args(more);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+const TEAMCITY: &[(&str, &str)] = &[("TEAMCITY_VERSION", "2025.07")];
 const GITHUB: &[(&str, &str)] = &[("CI", "true"), ("GITHUB_ACTIONS", "true")];
 
 fn failing() -> Fake {
@@ -98,4 +109,41 @@ fn a_server_that_is_not_there_is_listed_as_an_error_too() {
         stderr.starts_with("::error title=singletrack%3A UNAUTHORIZED::the server says UNAUTHORIZED\n"),
         "{stderr}"
     );
+}
+
+#[test]
+fn teamcity_gets_blocks_where_the_step_sends_progress_to_standard_output() {
+    let (code, text) = deploy_in_one_stream(&failing(), TEAMCITY, &[]);
+    assert_eq!(code, 1);
+    let lines: Vec<_> = text.lines().skip(1).collect();
+    assert_eq!(
+        lines[..lines.len() - 2].join("\n").replace(OURS, "ID"),
+        "##teamcity[blockOpened name='build']\ncompiling\n##teamcity[blockClosed name='build']\n\
+         ==> build failed\n==> switch skipped\n\
+         ##teamcity[message text='deployment ID failed (PHASE_FAILED): as the test says (singletrack: PHASE_FAILED)' \
+         status='ERROR']"
+    );
+    // A block that is open as the deployment ends is closed before the error.
+    let events = vec![phase("it's [100 %]", "started"), log("compiling")];
+    let (_, text) = deploy_in_one_stream(&running(events, ended("FAILED", "WORKER_LOST", None)), TEAMCITY, &[]);
+    let blocks: Vec<_> = text.lines().filter(|line| line.contains("##teamcity[")).collect();
+    assert_eq!(
+        blocks[..2],
+        ["##teamcity[blockOpened name='it|'s |[100 %|]']", "##teamcity[blockClosed name='it|'s |[100 %|]']"]
+    );
+    assert!(blocks.len() == 3 && blocks[2].starts_with("##teamcity[message text='"), "{text}");
+}
+
+#[test]
+fn teamcity_gets_plain_lines_where_standard_output_has_the_result_alone() {
+    let mut done = deployment(OURS, "SUCCEEDED");
+    done["result"] = json!({ "outputs": { "url": "https://web.example" } });
+    let fake = running(vec![phase("build", "started"), log("compiling")], done);
+    let mut command = Command::new(SINGLETRACK);
+    command.env_clear().env("SINGLETRACK_URL", &fake.url).envs(TEAMCITY.iter().copied());
+    let output = command.args(["deploy", "--project", "web"]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "url=https://web.example\n");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("==> build\ncompiling\n") && !stderr.contains("##"), "{stderr}");
 }

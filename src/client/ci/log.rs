@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::{
     run::System,
-    systems::{azure, buildkite, github, gitlab},
+    systems::{azure, buildkite, github, gitlab, teamcity},
 };
 
 /// A part of the log that folds.
@@ -21,6 +21,11 @@ pub struct Section {
 
 /// What one system reads in a log. Each answer is a whole line; every text comes cleaned, in one line.
 pub trait LogWords: Sync {
+    /// Whether the system reads them on standard output alone.
+    fn wants_standard_output(&self) -> bool {
+        false
+    }
+
     /// Begins a section.
     fn begin(&self, section: &Section) -> String;
 
@@ -56,9 +61,8 @@ impl System {
             System::GitLab => Some(&gitlab::Words),
             System::Azure => Some(&azure::Words),
             System::Buildkite => Some(&buildkite::Words),
-            // TeamCity reads its messages on standard output alone, which is the result's.
-            System::TeamCity
-            | System::CircleCi
+            System::TeamCity => Some(&teamcity::Words),
+            System::CircleCi
             | System::Bitbucket
             | System::Woodpecker
             | System::Drone
@@ -108,6 +112,13 @@ mod tests {
         assert_eq!(told(System::Azure), ("##[group]migrate: up".to_owned(), Some("##[endgroup]".to_owned())));
         assert_eq!(told(System::Buildkite), ("--- migrate: up".to_owned(), None));
         assert_eq!(words(System::Buildkite).unfold().as_deref(), Some("^^^ +++"));
+        assert_eq!(
+            told(System::TeamCity),
+            (
+                "##teamcity[blockOpened name='migrate: up']".to_owned(),
+                Some("##teamcity[blockClosed name='migrate: up']".to_owned())
+            )
+        );
         assert!(System::Jenkins.log_words().is_none());
     }
 
@@ -125,6 +136,10 @@ mod tests {
             Some("##vso[task.logissue type=error]100 %AZP25: a, ]b; ::error::c (100 %AZP25: a, ]b; ::error::c)")
         );
         assert_eq!(words_of(System::GitLab), None);
+        assert_eq!(
+            words(System::TeamCity).error("a", "it's [100 %] | \u{fc}\n\r\u{1f680}").as_deref(),
+            Some("##teamcity[message text='it|'s |[100 %|] || |0x00fc|n|r|0xd83d|0xde80 (a)' status='ERROR']")
+        );
         let name = words(System::GitLab).begin(&section("\u{fc}ber :[collapsed=true]"));
         assert!(name.contains(":singletrack_2__ber_collapsed_true_\r"), "{name:?}");
     }

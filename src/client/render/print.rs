@@ -8,11 +8,13 @@
 
 use std::{
     io::{self, Write},
+    os::fd::{AsFd as _, BorrowedFd},
     sync::{Mutex, OnceLock, PoisonError},
 };
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
+use rustix::fs::fstat;
 use serde::Serialize;
 
 use super::{
@@ -111,8 +113,16 @@ fn reader() -> &'static Reader {
         let get = |name: &str| std::env::var(name).ok();
         let environment = Environment::new(&get);
         let words = environment.detect().and_then(|run| run.system.log_words());
+        // Where a step says `2>&1`, progress is on standard output. Otherwise that has the result alone.
+        let words = words.filter(|words| !words.wants_standard_output() || progress_is_on_standard_output());
         Reader { is_ci: environment.is_ci(), words }
     })
+}
+
+fn progress_is_on_standard_output() -> bool {
+    let of = |stream: BorrowedFd<'_>| fstat(stream).ok().map(|file| (file.st_dev, file.st_ino));
+    let progress = of(io::stderr().as_fd());
+    progress.is_some() && progress == of(io::stdout().as_fd())
 }
 
 fn in_ci() -> bool {

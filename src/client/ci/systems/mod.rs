@@ -11,7 +11,7 @@ pub(super) mod github;
 pub(super) mod gitlab;
 mod jenkins;
 mod semaphore;
-mod teamcity;
+pub(super) mod teamcity;
 mod travis;
 mod woodpecker;
 

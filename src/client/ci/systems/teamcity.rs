@@ -1,7 +1,12 @@
 //! TeamCity.
 
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+
 use super::super::{
     environment::Environment,
+    log::{LogWords, Section},
     run::{CiRun, System},
 };
 
@@ -13,4 +18,47 @@ pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
         url: environment.get("BUILD_URL"),
         ..CiRun::of(System::TeamCity)
     })
+}
+
+/// Service messages.
+pub(in super::super) struct Words;
+
+impl LogWords for Words {
+    fn wants_standard_output(&self) -> bool {
+        true
+    }
+
+    fn begin(&self, section: &Section) -> String {
+        format!("##teamcity[blockOpened name='{}']", value(&section.title))
+    }
+
+    fn end(&self, section: &Section, _at: Timestamp) -> Option<String> {
+        Some(format!("##teamcity[blockClosed name='{}']", value(&section.title)))
+    }
+
+    fn error(&self, title: &str, message: &str) -> Option<String> {
+        // Not `buildProblem`: that fails the build even where the step catches our exit code, such as to try again.
+        let text = value(&format!("{message} ({title})"));
+        Some(format!("##teamcity[message text='{text}' status='ERROR']"))
+    }
+}
+
+/// A value of a service message. TeamCity counts in UTF-16.
+fn value(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => escaped.push_str("|n"),
+            '\r' => escaped.push_str("|r"),
+            '\'' | '|' | '[' | ']' => escaped.extend(['|', c]),
+            ' '..='~' => escaped.push(c),
+            _ => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a String cannot fail.
+                    let _ = write!(escaped, "|0x{unit:04x}");
+                }
+            }
+        }
+    }
+    escaped
 }
