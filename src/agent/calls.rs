@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::journal::Taken;
 use crate::{
-    api::{ErrorCode, FinishRequest, ReportsRequest, worker::Report},
+    api::{ErrorCode, FinishRequest, ReportsRequest},
     client::connection::{Connection, Fault, Worker},
-    model::DeploymentId,
+    model::{DeploymentId, Report},
 };
 
 /// How a call under a lease went.

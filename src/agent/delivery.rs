@@ -14,10 +14,7 @@ use super::{
     calls::{Calls, Told},
     journal::Journal,
 };
-use crate::{
-    api::{FinishRequest, worker::Report},
-    client::connection::pauses,
-};
+use crate::{api::FinishRequest, client::connection::pauses, model::Report};
 
 /// How many reports go with one call; the server takes 256.
 const BATCH_LIMIT: usize = 128;

@@ -13,8 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{FinishRequest, Lease, worker::Report},
-    model::{DeploymentId, ProjectName},
+    api::{FinishRequest, Lease},
+    model::{DeploymentId, ProjectName, Report},
 };
 
 /// How the files' names end.

@@ -118,7 +118,7 @@ pub struct Agent {
     connection: Arc<Connection>,
     clock: Arc<dyn Clock>,
     /// What its own end asks of all that runs.
-    stop: watch::Sender<Stop>,
+    stop: watch::Sender<Option<Stop>>,
     /// Held as long as this agent lives: two of them in one folder would end each other's work.
     _lock: File,
 }
@@ -140,7 +140,7 @@ impl Agent {
         if connection.exposes_token() {
             tracing::warn!(server = connection.server(), "the token goes unencrypted; use https://");
         }
-        let stop = watch::Sender::new(Stop::None);
+        let stop = watch::Sender::new(None);
         Ok(Arc::new(Agent { settings, connection: Arc::new(connection), clock, stop, _lock: lock }))
     }
 
@@ -185,7 +185,7 @@ impl Agent {
         runs.close();
         if timeout(self.settings.shutdown_grace, runs.wait()).await.is_err() {
             tracing::warn!(run_count = runs.len(), "pipelines still run and are stopped, since the agent ends");
-            self.stop.send_replace(Stop::Shutdown);
+            self.stop.send_replace(Some(Stop::Shutdown));
             let Limits { cancel_grace, kill_budget, .. } = self.settings.limits;
             if timeout(run::last_words(cancel_grace, kill_budget), runs.wait()).await.is_err() {
                 tracing::error!(run_count = runs.len(), "not everything was told; the next start tells it");

@@ -11,15 +11,15 @@ use super::{
     journal::{Journal, Taken},
 };
 use crate::{
-    api::{Claimed, DeploymentError, ErrorCode, FinishRequest, worker::Report as WireReport},
+    api::{Claimed, DeploymentError, ErrorCode, FinishRequest},
     client::{
         connection::{Fault, Worker, pauses},
         lease::Keeper,
     },
     clock::BootInstant,
     config::Pipeline,
-    model::{self, FailureCause, Status, bounds},
-    worker::{self, Job, Report, Stop, Verdict, artifact::Artifact, workspaces::artifact_path},
+    model::{FailureCause, Report, Status, Verdict, bounds},
+    worker::{self, Job, Stop, artifact::Artifact, workspaces::artifact_path},
 };
 
 /// How many reports may wait to be journalled; that is faster than any command prints.
@@ -98,7 +98,7 @@ impl Agent {
             Ok(artifact) => artifact,
             Err(finish) => return finish,
         };
-        let (stop, stopping) = watch::channel(Stop::None);
+        let (stop, stopping) = watch::channel(None);
         let passing_on = pass_on(keeper.stop(), self.stop.subscribe(), &stop);
         let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
         let job = self.job(claimed, pipeline, artifact.clone(), keeper);
@@ -113,7 +113,7 @@ impl Agent {
         {
             tracing::warn!(path = %artifact.display(), %error, "an artifact could not be removed");
         }
-        let was_shut_down = *stop.borrow() == Stop::Shutdown;
+        let was_shut_down = *stop.borrow() == Some(Stop::Shutdown);
         finish_request(verdict, was_shut_down)
     }
 
@@ -137,11 +137,10 @@ impl Agent {
         let (mut by_lease, mut by_agent) = (keeper.stop(), self.stop.subscribe());
         tokio::select! {
             fetched = fetching => fetched,
-            Ok(stop) = by_lease.wait_for(|stop| *stop != Stop::None) => Err(match *stop {
-                Stop::Cancel => FinishRequest { status: Status::Cancelled, outputs: BTreeMap::new(), error: None },
-                Stop::None | Stop::LeaseLost { .. } | Stop::Shutdown => finish_request(Verdict::Abandoned, false),
-            }),
-            Ok(_) = by_agent.wait_for(|stop| *stop != Stop::None) => Err(finish_request(Verdict::Abandoned, true)),
+            Ok(stop) = by_lease.wait_for(Option::is_some) => {
+                Err(finish_request((*stop == Some(Stop::Cancel)).then_some(Verdict::Stopped), false))
+            }
+            Ok(_) = by_agent.wait_for(Option::is_some) => Err(finish_request(None, true)),
         }
     }
 
@@ -185,23 +184,18 @@ pub fn failed(cause: FailureCause, message: String, phase: Option<String>) -> Fi
 
 async fn take(mut reported: mpsc::Receiver<Report>, delivery: &Delivery) {
     while let Some(report) = reported.recv().await {
-        delivery.push(wire(report.into()));
+        delivery.push(report);
     }
 }
 
 /// Makes `stop` what the lease or the agent's own end asks for, the lease first. Never returns.
 async fn pass_on(
-    mut lease: watch::Receiver<Stop>,
-    mut agent: watch::Receiver<Stop>,
-    stop: &watch::Sender<Stop>,
+    mut lease: watch::Receiver<Option<Stop>>,
+    mut agent: watch::Receiver<Option<Stop>>,
+    stop: &watch::Sender<Option<Stop>>,
 ) -> Infallible {
     loop {
-        let (by_lease, by_agent) = (*lease.borrow_and_update(), *agent.borrow_and_update());
-        let wanted = match (by_lease, by_agent) {
-            (Stop::LeaseLost { .. }, _) => by_lease,
-            (_, Stop::Shutdown) => Stop::Shutdown,
-            (_, _) => by_lease,
-        };
+        let wanted = (*lease.borrow_and_update()).max(*agent.borrow_and_update());
         stop.send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
         tokio::select! {
             changed = lease.changed() => if changed.is_err() { std::future::pending::<()>().await },
@@ -210,12 +204,14 @@ async fn pass_on(
     }
 }
 
-fn finish_request(verdict: Verdict, was_shut_down: bool) -> FinishRequest {
+fn finish_request(verdict: Option<Verdict>, was_shut_down: bool) -> FinishRequest {
     match verdict {
-        Verdict::Succeeded { outputs } => FinishRequest { status: Status::Succeeded, outputs, error: None },
-        Verdict::Cancelled => FinishRequest { status: Status::Cancelled, outputs: BTreeMap::new(), error: None },
-        Verdict::Failed { code, message, phase } => failed(code, bounds::cut(message, bounds::REPORT_TEXT), phase),
-        Verdict::Abandoned => {
+        Some(Verdict::Succeeded { outputs }) => FinishRequest { status: Status::Succeeded, outputs, error: None },
+        Some(Verdict::Stopped) => FinishRequest { status: Status::Cancelled, outputs: BTreeMap::new(), error: None },
+        Some(Verdict::Failed { cause, message, phase }) => {
+            failed(cause, bounds::cut(message, bounds::REPORT_TEXT), phase)
+        }
+        None => {
             let why = if was_shut_down {
                 "the agent was shut down while it ran"
             } else {
@@ -223,15 +219,6 @@ fn finish_request(verdict: Verdict, was_shut_down: bool) -> FinishRequest {
             };
             failed(FailureCause::WorkerLost, why.to_owned(), None)
         }
-    }
-}
-
-fn wire(report: model::Report) -> WireReport {
-    match report {
-        model::Report::Phase { name, state, message } => WireReport::Phase { name, state, message },
-        model::Report::Progress { progress, message } => WireReport::Progress { progress, message },
-        model::Report::Output { name, value } => WireReport::Output { name, value },
-        model::Report::Log { stream, phase, lines } => WireReport::Log { stream, phase, lines },
     }
 }
 

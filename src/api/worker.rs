@@ -9,7 +9,7 @@ use super::{
     deployment::{Deployment, DeploymentError},
     submit::ArtifactRef,
 };
-use crate::model::{DeploymentId, Named, PhaseState, ProjectName, Revision, Status, Stream};
+use crate::model::{DeploymentId, Named, ProjectName, Report, Revision, Status};
 
 /// The header that carries a lease's secret.
 pub const LEASE_HEADER: &str = "singletrack-lease";
@@ -104,48 +104,6 @@ pub struct ReportsRequest {
     pub first: u64,
     /// The reports, in order, at most 256.
     pub reports: Vec<Report>,
-}
-
-/// One report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
-pub enum Report {
-    /// A phase began or ended.
-    Phase {
-        /// Which.
-        name: String,
-        /// What became of it.
-        state: PhaseState,
-        /// More about it, such as that a cancel must wait.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        message: Option<String>,
-    },
-    /// It came further.
-    Progress {
-        /// 0 to 100.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        progress: Option<u8>,
-        /// What it does.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        message: Option<String>,
-    },
-    /// It produced something.
-    Output {
-        /// The name.
-        name: String,
-        /// The value.
-        value: String,
-    },
-    /// Lines of output.
-    Log {
-        /// Where they were written to.
-        stream: Stream,
-        /// By which phase.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        phase: Option<String>,
-        /// The lines, without their ends.
-        lines: Vec<String>,
-    },
 }
 
 /// The answer to reports.

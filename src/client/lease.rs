@@ -14,10 +14,10 @@ use tokio::{
 
 use super::connection::{Connection, Fault, Worker};
 use crate::{
-    api::{DeploymentError, ErrorCode, FinishRequest, Lease, ReportsRequest, worker::Report as WireReport},
+    api::{DeploymentError, ErrorCode, FinishRequest, Lease, ReportsRequest},
     clock::{BootInstant, Clock},
-    model::{self, DeploymentId, ProjectName, Status},
-    worker::{Report, Stop},
+    model::{DeploymentId, ProjectName, Report, Status},
+    worker::Stop,
 };
 
 /// How many heartbeats there are in a lease: five may be lost.
@@ -43,7 +43,7 @@ pub struct Keeper<'a> {
     id: DeploymentId,
     secret: String,
     ttl: Duration,
-    stop: watch::Sender<Stop>,
+    stop: watch::Sender<Option<Stop>>,
     deadline: watch::Sender<BootInstant>,
     reason: watch::Sender<Option<String>>,
 }
@@ -93,14 +93,14 @@ impl<'a> Keeper<'a> {
             id,
             secret: lease.secret,
             ttl,
-            stop: watch::Sender::new(Stop::None),
+            stop: watch::Sender::new(None),
             deadline: watch::Sender::new(sent_at.after(ttl)),
             reason: watch::Sender::new(None),
         }
     }
 
     /// Whether, and why, the work should stop.
-    pub fn stop(&self) -> watch::Receiver<Stop> {
+    pub fn stop(&self) -> watch::Receiver<Option<Stop>> {
         self.stop.subscribe()
     }
 
@@ -132,7 +132,7 @@ impl<'a> Keeper<'a> {
         self.pause(if early { FIRST_PAUSE } else { Duration::ZERO }).await;
         loop {
             let sent_at = self.clock.boot();
-            let parks = if *self.stop.borrow() == Stop::None { window } else { Duration::ZERO };
+            let parks = if self.stop.borrow().is_none() { window } else { Duration::ZERO };
             let answer = self.connection.heartbeat(self.worker(), parks, limit);
             let answer = tokio::select! {
                 answer = answer => answer,
@@ -192,7 +192,7 @@ impl<'a> Keeper<'a> {
         let mut first = 1;
         let mut batch = Vec::with_capacity(REPORT_QUEUE_LIMIT);
         while reported.recv_many(&mut batch, REPORT_QUEUE_LIMIT).await > 0 {
-            let mut reports: Vec<WireReport> = batch.drain(..).map(|report| wire(report.into())).collect();
+            let mut reports: Vec<Report> = batch.drain(..).collect();
             while !reports.is_empty() {
                 let rest = reports.split_off(fitting(&reports));
                 let count = reports.len() as u64;
@@ -235,7 +235,7 @@ impl<'a> Keeper<'a> {
     fn send_each(
         &self,
         mut first: u64,
-        reports: Vec<WireReport>,
+        reports: Vec<Report>,
     ) -> std::pin::Pin<Box<dyn Future<Output = Option<Option<u64>>> + Send + '_>> {
         Box::pin(async move {
             for report in reports {
@@ -313,25 +313,16 @@ fn is_lost(code: Option<ErrorCode>) -> bool {
 }
 
 /// How many of the reports, one at least, go into one call.
-fn fitting(reports: &[WireReport]) -> usize {
+fn fitting(reports: &[Report]) -> usize {
     let mut bytes = 0;
-    let size = |report: &WireReport| match report {
-        WireReport::Log { lines, .. } => lines.iter().map(|line| line.len() + 4).sum::<usize>(),
-        WireReport::Output { value, .. } => value.len(),
-        WireReport::Phase { .. } | WireReport::Progress { .. } => 64,
+    let size = |report: &Report| match report {
+        Report::Log { lines, .. } => lines.iter().map(|line| line.len() + 4).sum::<usize>(),
+        Report::Output { value, .. } => value.len(),
+        Report::Phase { .. } | Report::Progress { .. } => 64,
     };
-    let fits = |report: &&WireReport| {
+    let fits = |report: &&Report| {
         bytes += size(report);
         bytes <= BATCH_BYTES_LIMIT
     };
     reports.iter().take_while(fits).count().max(1)
-}
-
-fn wire(report: model::Report) -> WireReport {
-    match report {
-        model::Report::Phase { name, state, message } => WireReport::Phase { name, state, message },
-        model::Report::Progress { progress, message } => WireReport::Progress { progress, message },
-        model::Report::Output { name, value } => WireReport::Output { name, value },
-        model::Report::Log { stream, phase, lines } => WireReport::Log { stream, phase, lines },
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
@@ -150,8 +151,9 @@ impl Verdict {
     }
 }
 
-/// What a worker tells between its claim and its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a worker tells between its claim and its end, in the form that it has on the wire and in an agent's journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
 pub enum Report {
     /// A phase began or ended.
     Phase {
@@ -159,17 +161,20 @@ pub enum Report {
         name: String,
         /// What became of it.
         state: PhaseState,
-        /// More about it.
+        /// More about it, such as that a cancel must wait.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
     /// It came further.
     Progress {
         /// 0 to 100; a lower one than before leaves it where it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         progress: Option<u8>,
         /// What it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
-    /// It produced something.
+    /// It produced something. A later value of the same name replaces this one.
     Output {
         /// The name.
         name: String,
@@ -181,6 +186,7 @@ pub enum Report {
         /// Where they were written to.
         stream: Stream,
         /// By which phase.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         phase: Option<String>,
         /// The lines, without their ends.
         lines: Vec<String>,

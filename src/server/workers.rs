@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{
         self, DeploymentError, ErrorCode, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS,
-        ReportsAnswer, ReportsRequest, worker::Report as WireReport,
+        ReportsAnswer, ReportsRequest,
     },
     model::{self, FailureCause, LeaseSecret, Report, SecretHash, Status, Verdict, bounds},
     queue::WorkerError,
@@ -95,7 +95,7 @@ pub async fn reports(
         return Err(invalid(format!("reports are numbered from 1, and at most {} come together", bounds::REPORTS)));
     }
     check_logs(&reports)?;
-    let reports = reports.into_iter().map(report).collect::<Result<Vec<_>, _>>()?;
+    let reports = reports.into_iter().map(checked).collect::<Result<Vec<_>, _>>()?;
     let Target { project, id } = target;
     let last = app.queue.report(project, id, secret, Some(first), reports).await?;
     Ok(answer::json(StatusCode::OK, &ReportsAnswer { last }))
@@ -134,10 +134,10 @@ fn invalid(detail: impl Into<String>) -> Failure {
 }
 
 /// How much output comes with one call, before any of it is taken.
-fn check_logs(reports: &[WireReport]) -> Result<(), Failure> {
+fn check_logs(reports: &[Report]) -> Result<(), Failure> {
     let mut all_bytes = 0;
     for report in reports {
-        let WireReport::Log { lines, .. } = report else { continue };
+        let Report::Log { lines, .. } = report else { continue };
         let bytes: usize = lines.iter().map(String::len).sum();
         if lines.len() > bounds::LOG_LINES || bytes > bounds::LOG_BYTES {
             let (lines, bytes) = (bounds::LOG_LINES, bounds::LOG_BYTES);
@@ -152,22 +152,23 @@ fn check_logs(reports: &[WireReport]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn report(report: WireReport) -> Result<Report, Failure> {
+/// A report as it may be recorded: names and texts within their bounds, output without control characters.
+fn checked(report: Report) -> Result<Report, Failure> {
     Ok(match report {
-        WireReport::Phase { name, state, message } => {
+        Report::Phase { name, state, message } => {
             Report::Phase { name: named("a phase", name)?, state, message: text_if_any("message", message)? }
         }
-        WireReport::Progress { progress, message } => {
+        Report::Progress { progress, message } => {
             if progress.is_some_and(|progress| progress > 100) {
                 return Err(invalid("progress is from 0 to 100"));
             }
             Report::Progress { progress, message: text_if_any("message", message)? }
         }
-        WireReport::Output { name, value } => {
+        Report::Output { name, value } => {
             let (name, value) = output(name, value)?;
             Report::Output { name, value }
         }
-        WireReport::Log { stream, phase, lines } => {
+        Report::Log { stream, phase, lines } => {
             let phase = phase.map(|phase| named("a phase", phase)).transpose()?;
             Report::Log { stream, phase, lines: lines.into_iter().flat_map(clean_line).collect() }
         }

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     pipeline::Job,
-    report::{FailureCode, Stop, Verdict},
+    report::{FailureCause, Stop, Verdict},
 };
 use crate::{
     artifact::{Digest, UnpackError, UnpackLimits, unpack},
@@ -37,15 +37,18 @@ pub enum Artifact {
     InDepot(Depot, Digest),
 }
 
-/// Unpacks what the job has to deploy. Answers the verdict where that ends the deployment.
+/// Unpacks what the job has to deploy.
 ///
 /// Whoever asks for a stop, or the time-out, is heeded between two blocks; when this returns, nothing is written any more.
-pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Stop>) -> Option<Verdict> {
-    let artifact = job.artifact.clone()?;
+///
+/// # Errors
+/// The deployment has ended with that, as [`super::run`] answers it.
+pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Option<Stop>>) -> Result<(), Option<Verdict>> {
+    let Some(artifact) = job.artifact.clone() else { return Ok(()) };
     let ends_at = Instant::now() + job.pipeline.timeout;
     let stopped = stop.clone();
     let wait = async {
-        if stop.wait_for(|stop| *stop != Stop::None).await.is_err() {
+        if stop.wait_for(Option::is_some).await.is_err() {
             // Nobody is left who could stop it.
             std::future::pending::<()>().await;
         }
@@ -53,12 +56,12 @@ pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Stop>) -> Option<V
     tokio::pin!(wait);
     let file = tokio::select! {
         file = file(artifact) => file,
-        () = &mut wait => return Some(verdict_of(&stopped)),
-        () = sleep_until(ends_at) => return Some(too_long()),
+        () = &mut wait => return Err(verdict_of(&stopped)),
+        () = sleep_until(ends_at) => return Err(Some(too_long())),
     };
     let file = match file {
         Ok(file) => file,
-        Err(why) => return Some(failed(FailureCode::PhaseFailed, &why)),
+        Err(why) => return Err(Some(failed(&why))),
     };
     let (workspace, limits) = (job.workspace.clone(), job.unpack_limits);
     let halt = Arc::new(AtomicBool::new(false));
@@ -74,14 +77,14 @@ pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Stop>) -> Option<V
             halt.store(true, Ordering::Relaxed);
             // Its answer is no longer of interest, only that it is over.
             let _ = unpacking.await;
-            return Some(too_long());
+            return Err(Some(too_long()));
         }
     };
     match unpacked {
-        Ok(Ok(())) => None,
-        Ok(Err(UnpackError::Stopped)) => Some(verdict_of(&stopped)),
-        Ok(Err(error)) => Some(failed(FailureCode::PhaseFailed, &error.to_string())),
-        Err(error) => Some(failed(FailureCode::PhaseFailed, &format!("the artifact could not be unpacked: {error}"))),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(UnpackError::Stopped)) => Err(verdict_of(&stopped)),
+        Ok(Err(error)) => Err(Some(failed(&error.to_string()))),
+        Err(error) => Err(Some(failed(&format!("the artifact could not be unpacked: {error}")))),
     }
 }
 
@@ -104,15 +107,13 @@ async fn file(artifact: Artifact) -> Result<PathBuf, String> {
     }
 }
 
-fn verdict_of(stop: &watch::Receiver<Stop>) -> Verdict {
-    match *stop.borrow() {
-        Stop::Cancel => Verdict::Cancelled,
-        Stop::None | Stop::Shutdown | Stop::LeaseLost { .. } => Verdict::Abandoned,
-    }
+fn verdict_of(stop: &watch::Receiver<Option<Stop>>) -> Option<Verdict> {
+    (*stop.borrow() == Some(Stop::Cancel)).then_some(Verdict::Stopped)
 }
 
 fn too_long() -> Verdict {
-    failed(FailureCode::TimedOut, "unpacking the artifact took longer than the pipeline may")
+    let message = "unpacking the artifact took longer than the pipeline may".to_owned();
+    Verdict::Failed { cause: FailureCause::TimedOut, message, phase: None }
 }
 
 fn unpack_file(
@@ -125,6 +126,6 @@ fn unpack_file(
     unpack(file, workspace, limits, halted).map(|_| ())
 }
 
-fn failed(code: FailureCode, message: &str) -> Verdict {
-    Verdict::Failed { code, message: message.to_owned(), phase: None }
+fn failed(message: &str) -> Verdict {
+    Verdict::Failed { cause: FailureCause::PhaseFailed, message: message.to_owned(), phase: None }
 }

@@ -13,8 +13,8 @@ use super::environment::environment;
 use super::output::PhaseOutput;
 use super::pipeline::Job;
 use super::process::{Exit, ExitKind, Process, Script, StoppedBy};
-use super::report::{FailureCode, Stop, Stream, cannot_be_ended};
-use crate::clock::{BootInstant, Clock, SystemClock};
+use super::report::{FailureCause, Stop, Stream, cannot_be_ended};
+use crate::clock::{Clock, SystemClock};
 use crate::config::format_duration;
 use crate::model::CANCEL_WAITS;
 
@@ -28,17 +28,9 @@ pub(super) enum End {
     /// It did what it should.
     Done,
     /// It failed, or ran out of time.
-    Failed { code: FailureCode, message: String },
+    Failed { cause: FailureCause, message: String },
     /// It was stopped.
-    Halted(Halt),
-}
-
-/// What stops a pipeline from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Halt {
-    Cancelled,
-    ShutDown,
-    LeaseLost { deadline: BootInstant },
+    Halted(Stop),
 }
 
 /// What may end an action early.
@@ -76,42 +68,41 @@ pub(super) struct TimeLimits {
 /// A limit that ends the action at an instant, unless that moves.
 pub(super) struct Limit {
     pub(super) at: Instant,
-    pub(super) code: FailureCode,
+    pub(super) cause: FailureCause,
     pub(super) message: String,
 }
 
 impl TimeLimits {
     /// The limit that is reached first.
     pub(super) fn first(&self, subject: &str, heard_at: Instant) -> Option<Limit> {
-        let limit = |at, code, message| Limit { at, code, message };
+        let limit = |at, cause, message| Limit { at, cause, message };
         let total = self.total.map(|(at, length)| {
             let message = format!("the pipeline took longer than its {}, in {subject}", format_duration(length));
-            limit(at, FailureCode::TimedOut, message)
+            limit(at, FailureCause::TimedOut, message)
         });
         let phase = self.phase.map(|(at, length)| {
             let message = format!("{subject} took longer than its {}", format_duration(length));
-            limit(at, FailureCode::PhaseTimeout, message)
+            limit(at, FailureCause::PhaseTimeout, message)
         });
         let stall = self.stall.map(|length| {
             let message = format!("{subject} gave no sign of life for {}", format_duration(length));
-            limit(heard_at + length, FailureCode::Stalled, message)
+            limit(heard_at + length, FailureCause::Stalled, message)
         });
         [total, phase, stall].into_iter().flatten().min_by_key(|limit| limit.at)
     }
 }
 
 /// What the stop asks of an action now.
-pub(super) fn halt_wanted(stop: Stop, interruptible: Interruptible, protected: bool) -> Option<Halt> {
-    match (stop, interruptible) {
-        (Stop::LeaseLost { deadline }, _) => Some(Halt::LeaseLost { deadline }),
-        (Stop::Cancel, Interruptible::ByAll) if !protected => Some(Halt::Cancelled),
-        (Stop::Shutdown, Interruptible::ByAll) => Some(Halt::ShutDown),
-        (Stop::None | Stop::Cancel | Stop::Shutdown, _) => None,
-    }
+pub(super) fn halt_wanted(stop: Option<Stop>, interruptible: Interruptible, protected: bool) -> Option<Stop> {
+    stop.filter(|stop| match (stop, interruptible) {
+        (Stop::LeaseLost { .. }, _) | (Stop::Shutdown, Interruptible::ByAll) => true,
+        (Stop::Cancel, Interruptible::ByAll) => !protected,
+        (Stop::Cancel | Stop::Shutdown, Interruptible::ByLeaseLossOnly) => false,
+    })
 }
 
 /// Runs the script; when this returns, nothing of it runs any more. Dropping the future ends the script too.
-pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch::Receiver<Stop>) -> End {
+pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch::Receiver<Option<Stop>>) -> End {
     let script = Script {
         text: order.script,
         directory: &order.job.workspace,
@@ -124,7 +115,7 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
         Ok(started) => started,
         Err(error) => {
             let message = format!("{} could not be started: {error}", order.subject);
-            return End::Failed { code: FailureCode::PhaseFailed, message };
+            return End::Failed { cause: FailureCause::PhaseFailed, message };
         }
     };
     let readers = [
@@ -143,19 +134,19 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
         let (asked, protected) = (*stop.borrow_and_update(), *protection.borrow_and_update());
         if let Some(halt) = halt_wanted(asked, order.interruptible, protected) {
             // Only a lost lease weighs more than what already ends the script.
-            let lost = matches!(halt, Halt::LeaseLost { .. });
+            let lost = matches!(halt, Stop::LeaseLost { .. });
             if lost && stuck.borrow().is_some() {
                 // Somebody has freed the slot: there is nothing left to keep it for.
                 return End::Halted(halt);
             }
             if cause.is_none() || (lost && cause != Some(End::Halted(halt))) {
                 process.terminate(match halt {
-                    Halt::LeaseLost { deadline } => deadline,
-                    Halt::Cancelled | Halt::ShutDown => SystemClock.boot().after(order.job.grace),
+                    Stop::LeaseLost { deadline } => deadline,
+                    Stop::Cancel | Stop::Shutdown => SystemClock.boot().after(order.job.grace),
                 });
                 cause = Some(End::Halted(halt));
             }
-        } else if asked == Stop::Cancel && order.interruptible == Interruptible::ByAll && !wait_was_noted {
+        } else if asked == Some(Stop::Cancel) && order.interruptible == Interruptible::ByAll && !wait_was_noted {
             output.note(format!("a cancel waits for the end of {}, which is protected", order.subject));
             output.say(format!("{CANCEL_WAITS} {} is over", order.subject));
             wait_was_noted = true;
@@ -178,11 +169,11 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
                     process.renew_deadline(*deadline.borrow_and_update());
                 }
             }
-            Limit { at, code, message } = reached(limit) => {
+            Limit { at, cause: passed, message } = reached(limit) => {
                 // A sign of life since then has moved a stall's limit.
-                if code != FailureCode::Stalled || order.limits.first(order.subject, output.heard_at()).is_some_and(|now| now.at <= at) {
+                if passed != FailureCause::Stalled || order.limits.first(order.subject, output.heard_at()).is_some_and(|now| now.at <= at) {
                     process.terminate(SystemClock.boot().after(order.job.grace));
-                    cause = Some(End::Failed { code, message });
+                    cause = Some(End::Failed { cause: passed, message });
                 }
             }
         }
@@ -204,10 +195,10 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
 /// What became of the script, given what it was ended for.
 fn judge(exit: Exit, cause: Option<End>, subject: &str) -> End {
     match (exit.stopped_by, exit.kind, cause) {
-        (_, _, Some(lost @ End::Halted(Halt::LeaseLost { .. }))) => lost,
+        (_, _, Some(lost @ End::Halted(Stop::LeaseLost { .. }))) => lost,
         // The shim acted because this process did not: then the lease is over, whatever we believe.
         (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
-            End::Halted(Halt::LeaseLost { deadline: SystemClock.boot() })
+            End::Halted(Stop::LeaseLost { deadline: SystemClock.boot() })
         }
         (_, _, Some(failed @ End::Failed { .. })) => failed,
         // It finished anyway: that is what is true, and the caller sees the cancel before the next phase.
@@ -220,7 +211,7 @@ fn judge(exit: Exit, cause: Option<End>, subject: &str) -> End {
 }
 
 fn failed(message: String) -> End {
-    End::Failed { code: FailureCode::PhaseFailed, message }
+    End::Failed { cause: FailureCause::PhaseFailed, message }
 }
 
 /// Waits for a change; for ever if there is nothing to change any more.

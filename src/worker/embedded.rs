@@ -68,7 +68,7 @@ pub struct Embedded {
     shutdown_grace: Duration,
     server_url: String,
     places: Places,
-    stop: watch::Sender<Stop>,
+    stop: watch::Sender<Option<Stop>>,
 }
 
 impl Embedded {
@@ -108,7 +108,7 @@ impl Embedded {
             shutdown_grace: config.shutdown_grace,
             server_url: reachable_at(config.listen),
             places: Places::new(config.max_running),
-            stop: watch::Sender::new(Stop::None),
+            stop: watch::Sender::new(None),
         })
     }
 
@@ -141,7 +141,7 @@ impl Embedded {
             () = sleep(this.shutdown_grace) => {}
         }
         tracing::warn!(run_count = runs.len(), "pipelines still run and are stopped, since the server shuts down");
-        this.stop.send_replace(Stop::Shutdown);
+        this.stop.send_replace(Some(Stop::Shutdown));
         let patience = this.limits.cancel_grace + this.limits.kill_budget + STOP_LAST_WORDS;
         if timeout(patience, runs.wait()).await.is_err() {
             tracing::error!(run_count = runs.len(), "pipelines did not stop; their shims end them with this process");

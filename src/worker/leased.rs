@@ -12,11 +12,11 @@ use tokio::{
 
 use super::{
     pipeline::{self, Job},
-    report::{Report, Stop, Verdict},
+    report::{Stop, Verdict},
 };
 use crate::{
     clock::BootInstant,
-    model::{self, DeploymentId, FailureCause, ProjectName, SecretHash},
+    model::{DeploymentId, FailureCause, ProjectName, Report, SecretHash},
     notifier::{Notifier, Topic},
     queue::{Queue, WorkerError},
     store::StoreError,
@@ -34,7 +34,7 @@ pub struct Leased {
     project: ProjectName,
     id: DeploymentId,
     secret: SecretHash,
-    server_stop: watch::Receiver<Stop>,
+    server_stop: watch::Receiver<Option<Stop>>,
 }
 
 impl Leased {
@@ -45,7 +45,7 @@ impl Leased {
         project: ProjectName,
         id: DeploymentId,
         secret: SecretHash,
-        server_stop: watch::Receiver<Stop>,
+        server_stop: watch::Receiver<Option<Stop>>,
     ) -> Self {
         Leased { queue, notifier, project, id, secret, server_stop }
     }
@@ -63,9 +63,9 @@ impl Leased {
         let ran = async { tokio::join!(running, telling).0 };
         let verdict = tokio::select! {
             verdict = ran => verdict,
-            () = beating => Verdict::Abandoned,
+            () = beating => None,
         };
-        let was_shut_down = *stop.borrow() == Stop::Shutdown;
+        let was_shut_down = *stop.borrow() == Some(Stop::Shutdown);
         if let Some(verdict) = final_verdict(verdict, was_shut_down) {
             self.finish(verdict).await;
         }
@@ -73,7 +73,7 @@ impl Leased {
 
     /// Renews the lease, and passes on what asks the pipeline to stop. Never returns: a lost lease is told to the pipeline,
     /// which then ends by itself.
-    async fn beat(&self, stop: &watch::Sender<Stop>, deadline: &watch::Sender<BootInstant>) {
+    async fn beat(&self, stop: &watch::Sender<Option<Stop>>, deadline: &watch::Sender<BootInstant>) {
         let limits = *self.queue.limits();
         let mut server_stop = self.server_stop.clone();
         // A cancel is a change of state: it comes at once, not with the next heartbeat.
@@ -82,7 +82,7 @@ impl Leased {
         loop {
             tokio::select! {
                 _ = timeout(pause, stirred.changed()) => {}
-                Ok(()) = server_stop.changed() => server_stop.borrow().ask(stop),
+                Ok(()) = server_stop.changed() => if let Some(asked) = *server_stop.borrow() { asked.ask(stop) },
             }
             let sent_at = self.queue.clock().boot();
             let answer = self.queue.heartbeat(self.project.clone(), self.id, self.secret);
@@ -118,7 +118,7 @@ impl Leased {
     async fn tell(&self, reported: &mut mpsc::Receiver<Report>) {
         let mut batch = Vec::with_capacity(REPORT_QUEUE_LIMIT);
         while reported.recv_many(&mut batch, REPORT_QUEUE_LIMIT).await > 0 {
-            let mut reports: VecDeque<model::Report> = batch.drain(..).map(model::Report::from).collect();
+            let mut reports: VecDeque<Report> = batch.drain(..).collect();
             let mut count = reports.len();
             while !reports.is_empty() {
                 let together: Vec<_> = reports.iter().take(count).cloned().collect();
@@ -132,7 +132,7 @@ impl Leased {
                     Err(WorkerError::NotFound | WorkerError::LeaseLost | WorkerError::ReportGap { .. }) => break,
                     Err(WorkerError::Store(StoreError::Full)) => {
                         // Output gives way to control.
-                        reports.retain(|report| !matches!(report, model::Report::Log { .. }));
+                        reports.retain(|report| !matches!(report, Report::Log { .. }));
                         count = reports.len();
                         if !reports.is_empty() {
                             sleep(STORE_PAUSE).await;
@@ -158,7 +158,7 @@ impl Leased {
         }
     }
 
-    async fn finish(&self, mut verdict: model::Verdict) {
+    async fn finish(&self, mut verdict: Verdict) {
         loop {
             match self.queue.finish(self.project.clone(), self.id, self.secret, verdict.clone()).await {
                 Ok(ended) => {
@@ -189,16 +189,12 @@ impl Leased {
     }
 }
 
-fn final_verdict(verdict: Verdict, was_shut_down: bool) -> Option<model::Verdict> {
-    match verdict {
-        Verdict::Succeeded { outputs } => Some(model::Verdict::Succeeded { outputs }),
-        Verdict::Failed { code, message, phase } => Some(model::Verdict::Failed { cause: code, message, phase }),
-        Verdict::Cancelled => Some(model::Verdict::Stopped),
-        Verdict::Abandoned if was_shut_down => Some(model::Verdict::Failed {
+fn final_verdict(verdict: Option<Verdict>, was_shut_down: bool) -> Option<Verdict> {
+    verdict.or_else(|| {
+        was_shut_down.then(|| Verdict::Failed {
             cause: FailureCause::WorkerLost,
             message: "the server was shut down while it ran".to_owned(),
             phase: None,
-        }),
-        Verdict::Abandoned => None,
-    }
+        })
+    })
 }

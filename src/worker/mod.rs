@@ -43,4 +43,4 @@ pub use inherited::{allow_many_open_files, is_ignored};
 pub use leftovers::leftovers_gone;
 pub use pipeline::{Job, lock_path, run};
 pub use process::ShimProgram;
-pub use report::{FailureCode, PhaseState, Report, Stop, Stream, Verdict};
+pub use report::{FailureCause, PhaseState, Report, Stop, Stream, Verdict};

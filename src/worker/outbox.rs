@@ -121,6 +121,8 @@ impl Segment {
 /// What can be taken now.
 enum Taken {
     Report(Report),
+    /// Tells how much was cut.
+    Cut(Report),
     /// Something waits, but may collect a little longer.
     Later,
     Nothing,
@@ -237,10 +239,15 @@ impl Outbox {
                             }
                         }
                         Report::Progress { .. } | Report::Output { .. } => urgent_at = now + BATCH_INTERVAL,
-                        Report::Phase { .. } | Report::Cut { .. } => flushing_count = 0,
+                        Report::Phase { .. } => flushing_count = 0,
                     }
-                    if reports.send(report).await.is_err() {
-                        self.lock().closed = true;
+                    if !self.send(&reports, report).await {
+                        return;
+                    }
+                }
+                Taken::Cut(report) => {
+                    flushing_count = 0;
+                    if !self.send(&reports, report).await {
                         return;
                     }
                 }
@@ -255,6 +262,15 @@ impl Outbox {
                 Taken::Closed => return,
             }
         }
+    }
+
+    /// Whether somebody has taken it; where nobody listens any more, nothing more is collected.
+    async fn send(&self, reports: &mpsc::Sender<Report>, report: Report) -> bool {
+        let is_taken = reports.send(report).await.is_ok();
+        if !is_taken {
+            self.lock().closed = true;
+        }
+        is_taken
     }
 
     fn batch_count(&self) -> usize {
@@ -282,12 +298,13 @@ impl Outbox {
         if lines_due {
             if let Some(Batch { stream, phase, lines, bytes }) = segment.batches.pop_front() {
                 inner.pending_bytes -= bytes;
-                return Taken::Report(Report::Log { stream, phase, lines });
+                return Taken::Report(Report::Log { stream, phase: Some(phase), lines });
             }
             if let Some(Cut { stream, phase, line_count, tail, tail_bytes }) = segment.cuts.pop_front() {
                 tail.into_iter().for_each(|line| segment.add(stream, &phase, line));
                 inner.pending_bytes += tail_bytes;
-                return Taken::Report(Report::Cut { stream, phase, line_count });
+                let line = format!("[singletrack: {line_count} lines came too fast and were cut here]");
+                return Taken::Cut(Report::Log { stream, phase: Some(phase), lines: vec![line] });
             }
         }
         if !segment.is_empty() {

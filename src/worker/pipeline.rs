@@ -13,13 +13,13 @@ use tokio::time::Instant;
 
 use super::artifact::{self, Artifact};
 use super::check;
-use super::command::{self, End, Halt, Interruptible, Order, TimeLimits, changed, halt_wanted, reached};
+use super::command::{self, End, Interruptible, Order, TimeLimits, changed, halt_wanted, reached};
 use super::environment::environment;
 use super::mask::Secrets;
 use super::outbox::Outbox;
 use super::output::PhaseOutput;
 use super::process::ShimProgram;
-use super::report::{FailureCode, PROTECTED_MESSAGE, PhaseState, Report, Stop, Verdict};
+use super::report::{FailureCause, PROTECTED_MESSAGE, PhaseState, Report, Stop, Verdict};
 use super::workspaces;
 use crate::artifact::UnpackLimits;
 use crate::clock::BootInstant;
@@ -77,11 +77,12 @@ pub fn lock_path(workspace: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Runs the pipeline to its end and tells what happens on the way.
+/// Runs the pipeline to its end and tells what happens on the way. `None`: the lease was lost or the worker ended, and
+/// nothing may be said of it under this lease.
 ///
 /// Reports wait for their taker without ever holding up a command; the verdict comes after the last was taken. Should
 /// nobody listen any more, the pipeline goes on all the same.
-pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Report>) -> Verdict {
+pub async fn run(job: Job, stop: watch::Receiver<Option<Stop>>, reports: mpsc::Sender<Report>) -> Option<Verdict> {
     let outbox = Arc::new(Outbox::default());
     let secrets = Arc::new(secrets(&job));
     // Closes the box even when this future is dropped, so that the forwarding ends.
@@ -101,29 +102,29 @@ pub async fn run(job: Job, stop: watch::Receiver<Stop>, reports: mpsc::Sender<Re
         Ok(()) => {
             let started_at = Instant::now();
             match artifact::fill(&job, stop.clone()).await {
-                Some(verdict) => verdict,
-                None => Runner { job, stop, outbox, lock, started_at, secrets: Arc::clone(&secrets) }.run().await,
+                Err(verdict) => verdict,
+                Ok(()) => Runner { job, stop, outbox, lock, started_at, secrets: Arc::clone(&secrets) }.run().await,
             }
         }
-        Err(error) => Verdict::Failed {
-            code: FailureCode::PhaseFailed,
+        Err(error) => Some(Verdict::Failed {
+            cause: FailureCause::PhaseFailed,
             message: format!("the workspace {} could not be made: {error}", workspace.display()),
             phase: None,
-        },
+        }),
     };
     let verdict = match verdict {
-        Verdict::Failed { code, message, phase } => {
-            Verdict::Failed { code, message: secrets.mask(&message).into_owned(), phase }
+        Some(Verdict::Failed { cause, message, phase }) => {
+            Some(Verdict::Failed { cause, message: secrets.mask(&message).into_owned(), phase })
         }
         verdict => verdict,
     };
     drop(closing);
-    let lease_lost = lost.wait_for(|stop| matches!(stop, Stop::LeaseLost { .. }));
+    let lease_lost = lost.wait_for(|stop| matches!(stop, Some(Stop::LeaseLost { .. })));
     let verdict = tokio::select! {
         biased;
-        Ok(_) = lease_lost => Verdict::Abandoned,
+        Ok(_) = lease_lost => None,
         // After a shutdown nobody may be left to take the reports.
-        () = tokio::time::sleep(grace), if verdict == Verdict::Abandoned => verdict,
+        () = tokio::time::sleep(grace), if verdict.is_none() => verdict,
         _ = &mut forwarding => verdict,
     };
     forwarding.abort();
@@ -166,7 +167,7 @@ async fn make_workspace(workspace: &Path) -> io::Result<()> {
 
 struct Runner {
     job: Job,
-    stop: watch::Receiver<Stop>,
+    stop: watch::Receiver<Option<Stop>>,
     outbox: Arc<Outbox>,
     lock: PathBuf,
     started_at: Instant,
@@ -174,7 +175,7 @@ struct Runner {
 }
 
 impl Runner {
-    async fn run(self) -> Verdict {
+    async fn run(self) -> Option<Verdict> {
         let phases = &self.job.pipeline.phases;
         let mut started_count = 0;
         let mut end = End::Done;
@@ -190,10 +191,10 @@ impl Runner {
             end = self.run_phase(phase).await;
             let (state, message) = match end {
                 End::Done => (PhaseState::Succeeded, None),
-                End::Failed { .. } | End::Halted(Halt::LeaseLost { .. }) => (PhaseState::Failed, None),
+                End::Failed { .. } | End::Halted(Stop::LeaseLost { .. }) => (PhaseState::Failed, None),
                 // The wire has no state of its own for these.
-                End::Halted(Halt::Cancelled) => (PhaseState::Failed, Some("it was cancelled")),
-                End::Halted(Halt::ShutDown) => (PhaseState::Failed, Some("its worker is being shut down")),
+                End::Halted(Stop::Cancel) => (PhaseState::Failed, Some("it was cancelled")),
+                End::Halted(Stop::Shutdown) => (PhaseState::Failed, Some("its worker is being shut down")),
             };
             self.outbox.phase(&phase.name, state, message);
             if end != End::Done {
@@ -204,23 +205,20 @@ impl Runner {
         match end {
             End::Done => {
                 self.outbox.reached(100);
-                Verdict::Succeeded { outputs: self.outbox.outputs() }
+                Some(Verdict::Succeeded { outputs: self.outbox.outputs() })
             }
-            End::Halted(Halt::LeaseLost { .. }) => Verdict::Abandoned,
-            End::Halted(halt) => match self.take_back(started_count).await {
-                Some(_) if halt == Halt::Cancelled => Verdict::Cancelled,
-                Some(_) | None => Verdict::Abandoned,
-            },
-            End::Failed { code, mut message } => match self.take_back(started_count).await {
-                Some(failures) => {
-                    for failure in failures {
-                        message.push_str("; ");
-                        message.push_str(&failure);
-                    }
-                    Verdict::Failed { code, message, phase: failed_phase.map(|phase| phase.name.clone()) }
+            End::Halted(Stop::LeaseLost { .. }) => None,
+            End::Halted(stop) => {
+                let taken_back = self.take_back(started_count).await;
+                taken_back.filter(|_| stop == Stop::Cancel).map(|_| Verdict::Stopped)
+            }
+            End::Failed { cause, mut message } => {
+                for failure in self.take_back(started_count).await? {
+                    message.push_str("; ");
+                    message.push_str(&failure);
                 }
-                None => Verdict::Abandoned,
-            },
+                Some(Verdict::Failed { cause, message, phase: failed_phase.map(|phase| phase.name.clone()) })
+            }
         }
     }
 
@@ -270,12 +268,12 @@ impl Runner {
             answer = check::poll(check, |problem| output.note(problem)) => match answer {
                 Ok(()) => End::Done,
                 Err(message) => {
-                    End::Failed { code: FailureCode::VerifyFailed, message: format!("{subject}: {message}") }
+                    End::Failed { cause: FailureCause::VerifyFailed, message: format!("{subject}: {message}") }
                 }
             },
             halt = halted => End::Halted(halt),
             limit = reached(limits.first(subject, Instant::now())) => {
-                End::Failed { code: limit.code, message: limit.message }
+                End::Failed { cause: limit.cause, message: limit.message }
             }
         }
     }

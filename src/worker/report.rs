@@ -1,12 +1,12 @@
-//! What passes between the executor and whoever started it.
+//! Why the executor should stop, and what it says of what it cannot end.
 
-use std::collections::BTreeMap;
+use std::cmp::{Ordering, Reverse};
 
 use tokio::sync::watch;
 
 use crate::clock::BootInstant;
-use crate::model::{self, CANNOT_BE_ENDED};
-pub use crate::model::{FailureCause as FailureCode, PhaseState, Stream};
+use crate::model::CANNOT_BE_ENDED;
+pub use crate::model::{FailureCause, PhaseState, Report, Stream, Verdict};
 
 /// Said of a phase that a cancel does not interrupt, when it starts.
 pub const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
@@ -19,126 +19,76 @@ pub fn cannot_be_ended(what: &str) -> String {
     )
 }
 
-/// Something that happened while a pipeline ran, in the order in which it did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// A phase changed its state.
-    Phase {
-        /// The phase's name.
-        name: String,
-        /// What it is now.
-        state: PhaseState,
-        /// What people should know beside that.
-        message: Option<String>,
-    },
-    /// How far the deployment is, or what it does now.
-    Progress {
-        /// 0 to 100; never lower than one reported before.
-        progress: Option<u8>,
-        /// A line for people.
-        message: Option<String>,
-    },
-    /// A value that the deployment made known, such as a URL. A later value of the same name replaces it.
-    Output {
-        /// The value's name.
-        name: String,
-        /// The value.
-        value: String,
-    },
-    /// Lines that a phase printed: whole lines without their ends, free of control characters other than tabs.
-    Log {
-        /// Where they were printed.
-        stream: Stream,
-        /// The phase that printed them.
-        phase: String,
-        /// The lines, each 64 KiB at most.
-        lines: Vec<String>,
-    },
-    /// Lines that were dropped here because nobody took the earlier ones in time.
-    Cut {
-        /// Where they were printed.
-        stream: Stream,
-        /// The phase that printed them.
-        phase: String,
-        /// How many.
-        line_count: u64,
-    },
-}
-
-/// Why a pipeline should stop before its end.
+/// Why work should stop before its end, the least urgent first. Of two, the more urgent one holds (`max`); where nothing
+/// asks for a stop, there is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// It should not.
-    None,
     /// Somebody cancelled the deployment: stop at the next safe point and roll back.
     Cancel,
+    /// The worker ends, and its patience with what runs is over: stop now and roll back.
+    Shutdown,
     /// The lease can no longer be trusted: everything must be gone at the deadline, and nothing may be rolled back,
     /// because the slot may belong to another deployment then.
     LeaseLost {
         /// When the last process is killed at the latest.
         deadline: BootInstant,
     },
-    /// The server stops, and its patience with running pipelines is over: stop now and roll back.
-    Shutdown,
 }
 
 impl Stop {
-    /// Makes what was asked as urgent as this: a lost lease is never taken back by a cancel.
-    pub fn ask(self, stop: &watch::Sender<Stop>) {
-        stop.send_if_modified(|current| {
-            let is_more = self.urgency() > current.urgency();
-            if is_more {
-                *current = self;
-            }
-            is_more
+    /// Makes what was asked at least as urgent as this: a cancel never takes back that the lease is lost.
+    pub fn ask(self, stop: &watch::Sender<Option<Stop>>) {
+        stop.send_if_modified(|asked| {
+            let wanted = (*asked).max(Some(self));
+            std::mem::replace(asked, wanted) != wanted
         });
     }
 
-    fn urgency(self) -> u8 {
+    /// How urgent it is; of two lost leases, the one that ends earlier is.
+    fn urgency(self) -> (u8, Reverse<Option<BootInstant>>) {
         match self {
-            Stop::None => 0,
-            Stop::Cancel => 1,
-            Stop::Shutdown => 2,
-            Stop::LeaseLost { .. } => 3,
+            Stop::Cancel => (0, Reverse(None)),
+            Stop::Shutdown => (1, Reverse(None)),
+            Stop::LeaseLost { deadline } => (2, Reverse(Some(deadline))),
         }
     }
 }
 
-/// What became of a pipeline.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Every phase succeeded.
-    Succeeded {
-        /// Everything that the phases made known.
-        outputs: BTreeMap<String, String>,
-    },
-    /// A phase failed or a time limit passed; what had started was rolled back.
-    Failed {
-        /// Which kind of failure.
-        code: FailureCode,
-        /// A sentence for people.
-        message: String,
-        /// The phase in which it happened.
-        phase: Option<String>,
-    },
-    /// A cancel stopped it; what had started was rolled back.
-    Cancelled,
-    /// The lease was lost or the server stopped: there is nothing that may be reported under this lease.
-    Abandoned,
+impl Ord for Stop {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.urgency().cmp(&other.urgency())
+    }
 }
 
-impl From<Report> for model::Report {
-    fn from(report: Report) -> Self {
-        match report {
-            Report::Phase { name, state, message } => model::Report::Phase { name, state, message },
-            Report::Progress { progress, message } => model::Report::Progress { progress, message },
-            Report::Output { name, value } => model::Report::Output { name, value },
-            Report::Log { stream, phase, lines } => model::Report::Log { stream, phase: Some(phase), lines },
-            Report::Cut { stream, phase, line_count } => model::Report::Log {
-                stream,
-                phase: Some(phase),
-                lines: vec![format!("[singletrack: {line_count} lines came too fast and were cut here]")],
-            },
-        }
+impl PartialOrd for Stop {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn lost(second: u64) -> Stop {
+        Stop::LeaseLost { deadline: BootInstant::from_start(Duration::from_secs(second)) }
+    }
+
+    #[test]
+    fn of_two_reasons_to_stop_the_more_urgent_one_holds() {
+        let by_urgency = [None, Some(Stop::Cancel), Some(Stop::Shutdown), Some(lost(20)), Some(lost(10))];
+        assert!(by_urgency.is_sorted(), "{by_urgency:?}");
+    }
+
+    #[test]
+    fn a_cancel_never_takes_back_that_the_lease_is_lost() {
+        let asked = watch::Sender::new(None);
+        let seen = [Stop::Cancel, lost(10), Stop::Shutdown, lost(20), Stop::Cancel].map(|stop| {
+            stop.ask(&asked);
+            *asked.borrow()
+        });
+        assert_eq!(seen, [Some(Stop::Cancel), Some(lost(10)), Some(lost(10)), Some(lost(10)), Some(lost(10))]);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use singletrack::config::{Config, PhaseAction, Pipeline};
-use singletrack::worker::{self, FailureCode, Job, ShimProgram, Stop, Verdict};
+use singletrack::worker::{self, FailureCause, Job, ShimProgram, Verdict};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -84,12 +84,12 @@ impl Machine {
             shim: ShimProgram(PathBuf::from(env!("CARGO_BIN_EXE_singletrack"))),
             lease_deadline: None,
         };
-        let (_stop, stopped) = watch::channel(Stop::None);
+        let (_stop, stopped) = watch::channel(None);
         let (sender, mut reports) = mpsc::channel(64);
         let drain = tokio::spawn(async move { while reports.recv().await.is_some() {} });
         let verdict = worker::run(job, stopped, sender).await;
         drain.await.unwrap();
-        verdict
+        verdict.unwrap()
     }
 
     fn current(&self) -> Option<PathBuf> {
@@ -113,19 +113,19 @@ async fn the_release_directory_example_deploys_rolls_back_and_prunes() {
     let machine = Machine::new().await;
 
     let first_fails = machine.deploy("d0", "site-broken").await;
-    assert!(matches!(first_fails, Verdict::Failed { code: FailureCode::VerifyFailed, .. }), "{first_fails:?}");
+    assert!(matches!(first_fails, Verdict::Failed { cause: FailureCause::VerifyFailed, .. }), "{first_fails:?}");
     assert_eq!((machine.current(), machine.releases()), (None, Vec::new()), "there was no release to go back to");
 
     assert_eq!(machine.deploy("d1", "site").await, deployed("d1"));
     assert_eq!(machine.current(), Some("releases/d1".into()));
 
     let fails = machine.deploy("d2", "site-broken").await;
-    assert!(matches!(fails, Verdict::Failed { code: FailureCode::VerifyFailed, .. }), "{fails:?}");
+    assert!(matches!(fails, Verdict::Failed { cause: FailureCause::VerifyFailed, .. }), "{fails:?}");
     assert_eq!(machine.current(), Some("releases/d1".into()), "it was not swapped back");
     assert_eq!(machine.releases(), ["d1"]);
 
     let outside = machine.deploy("d3", "../etc").await;
-    assert!(matches!(outside, Verdict::Failed { code: FailureCode::PhaseFailed, .. }), "{outside:?}");
+    assert!(matches!(outside, Verdict::Failed { cause: FailureCause::PhaseFailed, .. }), "{outside:?}");
 
     for number in 4..=9 {
         let id = format!("d{number}");

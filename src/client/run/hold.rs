@@ -283,8 +283,8 @@ impl Work<'_> {
         };
         let check = || async {
             match *keeper.stop().borrow() {
-                Stop::LeaseLost { .. } => Held::Lost,
-                Stop::None | Stop::Cancel | Stop::Shutdown => {
+                Some(Stop::LeaseLost { .. }) => Held::Lost,
+                Some(Stop::Cancel | Stop::Shutdown) | None => {
                     ask_server(&self.session.connection, project, id, &token).await
                 }
             }
@@ -500,10 +500,10 @@ impl Work<'_> {
         }
     }
 
-    fn kill_at(&self, why: Cause, asked: Stop) -> BootInstant {
+    fn kill_at(&self, why: Cause, asked: Option<Stop>) -> BootInstant {
         let now = SystemClock.boot();
         match (why, asked) {
-            (Cause::LeaseLost, Stop::LeaseLost { deadline }) => deadline,
+            (Cause::LeaseLost, Some(Stop::LeaseLost { deadline })) => deadline,
             (Cause::Cancelled | Cause::Interrupted, _) => now.after(self.args.grace),
             (Cause::InterruptedAgain | Cause::LeaseLost, _) => now,
         }
@@ -541,13 +541,13 @@ async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
 }
 
 /// What there is to stop the command for.
-fn wanted(asked: Stop, signalled: Asked) -> Option<Cause> {
+fn wanted(asked: Option<Stop>, signalled: Asked) -> Option<Cause> {
     match (asked, signalled) {
-        (Stop::LeaseLost { .. }, _) => Some(Cause::LeaseLost),
+        (Some(Stop::LeaseLost { .. }), _) => Some(Cause::LeaseLost),
         (_, Asked::StopNow) => Some(Cause::InterruptedAgain),
         (_, Asked::Stop) => Some(Cause::Interrupted),
-        (Stop::Cancel | Stop::Shutdown, Asked::Nothing) => Some(Cause::Cancelled),
-        (Stop::None, Asked::Nothing) => None,
+        (Some(Stop::Cancel | Stop::Shutdown), Asked::Nothing) => Some(Cause::Cancelled),
+        (None, Asked::Nothing) => None,
     }
 }
 

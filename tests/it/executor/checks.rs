@@ -1,6 +1,6 @@
 //! Phases that ask a URL.
 
-use singletrack::worker::{FailureCode, Stop, Verdict};
+use singletrack::worker::{FailureCause, Stop, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -33,7 +33,7 @@ fn check(url: &str, more: &str) -> String {
 async fn a_url_is_asked_until_it_answers_well_and_each_new_problem_is_told_once() {
     let url = server(&[503, 503, 500, 204]).await;
     let ended = Trial::new().phase_with("verify", &check(&url, "")).run().await;
-    assert!(matches!(ended.verdict, Verdict::Succeeded { .. }), "{:?}", ended.verdict);
+    assert!(matches!(ended.verdict, Some(Verdict::Succeeded { .. })), "{:?}", ended.verdict);
     assert_eq!(ended.phases(), ["verify:Started", "verify:Succeeded"]);
     let told = |status: u16| format!("singletrack: {url} is not well yet: it answered {status}");
     assert_eq!(ended.lines(), [told(503), told(500)]);
@@ -45,7 +45,7 @@ async fn a_url_that_never_answers_well_fails_with_its_last_problem() {
     let keys = check(&url, "").replace("20s", "500ms");
     let ended = Trial::new().phase_with("verify", &keys).run().await;
     let wanted = format!("phase \"verify\": {url} was not well within 500ms: it answered 503");
-    assert_eq!(failure(&ended.verdict), (FailureCode::VerifyFailed, wanted.as_str()));
+    assert_eq!(failure(&ended.verdict), (FailureCause::VerifyFailed, wanted.as_str()));
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn a_check_uses_all_of_its_time_also_where_its_interval_is_no_part_of_it()
     let url = server(&[503, 204]).await;
     let keys = format!("check = {{ url = \"{url}\", interval = \"1s\", timeout = \"1s\" }}");
     let ended = Trial::new().phase_with("verify", &keys).run().await;
-    assert!(matches!(ended.verdict, Verdict::Succeeded { .. }), "{:?}", ended.verdict);
+    assert!(matches!(ended.verdict, Some(Verdict::Succeeded { .. })), "{:?}", ended.verdict);
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_check_does_not_give_up_before_the_time_that_it_tells() {
     let begun = std::time::Instant::now();
     let ended = Trial::new().phase_with("verify", &keys).run().await;
     let wanted = format!("phase \"verify\": {url} was not well within 700ms: it answered 503");
-    assert_eq!(failure(&ended.verdict), (FailureCode::VerifyFailed, wanted.as_str()));
+    assert_eq!(failure(&ended.verdict), (FailureCause::VerifyFailed, wanted.as_str()));
     assert!(begun.elapsed() >= std::time::Duration::from_millis(690 - 10), "{:?}", begun.elapsed());
 }
 
@@ -74,7 +74,7 @@ async fn a_port_that_nobody_listens_on_is_named_as_such_and_rolls_back() {
     let ended =
         Trial::new().phase_with("switch", "run = 'true'\nrollback = 'true'").phase_with("verify", &keys).run().await;
     let (code, message) = failure(&ended.verdict);
-    assert_eq!(code, FailureCode::VerifyFailed);
+    assert_eq!(code, FailureCause::VerifyFailed);
     assert!(message.contains("refused") && !message.contains("secret"), "{message}");
     assert!(ended.lines().iter().all(|line| !line.contains("secret")), "{:?}", ended.lines());
     assert_eq!(ended.phases().last().unwrap(), "switch:RolledBack");
@@ -84,7 +84,7 @@ async fn a_port_that_nobody_listens_on_is_named_as_such_and_rolls_back() {
 async fn exactly_the_expected_status_can_be_asked_for() {
     let url = server(&[200, 302]).await;
     let ended = Trial::new().phase_with("verify", &check(&url, ", expect_status = 302")).run().await;
-    assert!(matches!(ended.verdict, Verdict::Succeeded { .. }), "{:?}", ended.verdict);
+    assert!(matches!(ended.verdict, Some(Verdict::Succeeded { .. })), "{:?}", ended.verdict);
     assert!(ended.lines()[0].ends_with("it answered 200 instead of 302"), "{:?}", ended.lines());
 }
 
@@ -97,7 +97,7 @@ async fn a_cancel_interrupts_a_check_that_hangs() {
     let asked = silent.accept().await.unwrap();
     running.stop(Stop::Cancel);
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Cancelled);
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
     assert_eq!(ended.phases(), ["verify:Started", "verify:Failed"]);
     drop(asked);
 }

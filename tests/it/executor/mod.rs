@@ -33,17 +33,17 @@ struct Trial {
 /// A pipeline that runs.
 struct Running {
     directory: TempDir,
-    stop: watch::Sender<Stop>,
+    stop: watch::Sender<Option<Stop>>,
     reports: mpsc::Receiver<Report>,
     seen: Vec<Report>,
-    verdict: JoinHandle<Verdict>,
+    verdict: JoinHandle<Option<Verdict>>,
     fifos: Vec<std::fs::File>,
 }
 
 /// A pipeline that has run: its verdict and all it reported.
 struct Ended {
     directory: TempDir,
-    verdict: Verdict,
+    verdict: Option<Verdict>,
     reports: Vec<Report>,
 }
 
@@ -137,7 +137,7 @@ impl Trial {
     /// Starts it with a channel that holds so many reports.
     fn start_with_room_for(self, report_limit: usize) -> Running {
         let (directory, job) = self.into_job();
-        let (stop, stopped) = watch::channel(Stop::None);
+        let (stop, stopped) = watch::channel(None);
         let (sender, reports) = mpsc::channel(report_limit);
         let verdict = tokio::spawn(worker::run(job, stopped, sender));
         Running { directory, stop, reports, seen: Vec::new(), verdict, fifos: Vec::new() }
@@ -185,7 +185,7 @@ impl Running {
     }
 
     fn stop(&self, stop: Stop) {
-        self.stop.send(stop).unwrap();
+        self.stop.send(Some(stop)).unwrap();
     }
 
     /// Waits for the verdict and takes the last reports.
@@ -250,9 +250,9 @@ fn runs(pid: &str) -> bool {
 }
 
 /// The failure's code and message.
-fn failure(verdict: &Verdict) -> (worker::FailureCode, &str) {
+fn failure(verdict: &Option<Verdict>) -> (worker::FailureCause, &str) {
     match verdict {
-        Verdict::Failed { code, message, .. } => (*code, message),
+        Some(Verdict::Failed { cause, message, .. }) => (*cause, message),
         other => panic!("expected a failure, got {other:?}"),
     }
 }

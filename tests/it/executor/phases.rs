@@ -1,6 +1,6 @@
 //! What phases get, in which order they run, and what is taken back.
 
-use singletrack::worker::{FailureCode, PhaseState, Report, Verdict};
+use singletrack::worker::{FailureCause, PhaseState, Report, Verdict};
 
 use super::{Trial, failure, runs};
 
@@ -18,7 +18,7 @@ async fn phases_run_in_order_and_each_is_told_when_it_starts() {
     let ended = running.end().await;
     assert_eq!(ended.phases(), ["one:Started", "one:Succeeded", "two:Started", "two:Succeeded"]);
     assert_eq!(ended.percents(), [0, 50, 100]);
-    assert!(matches!(ended.verdict, Verdict::Succeeded { outputs } if outputs.is_empty()));
+    assert!(matches!(ended.verdict, Some(Verdict::Succeeded { outputs }) if outputs.is_empty()));
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn a_command_sees_its_deployment_and_inputs_that_shadow_nothing() {
     );
     assert!(lines[10].ends_with(&format!("/work/{id}")), "{lines:?}");
     assert!(
-        matches!(ended.verdict, Verdict::Succeeded { .. }),
+        matches!(ended.verdict, Some(Verdict::Succeeded { .. })),
         "its standard input must be empty: {:?}",
         ended.verdict
     );
@@ -82,11 +82,11 @@ async fn a_failure_rolls_back_in_reverse_and_skips_the_rest() {
         ]
     );
     assert_eq!(ended.file("undone"), "undo three\nundo one\n");
-    let wanted = Verdict::Failed {
-        code: FailureCode::PhaseFailed,
+    let wanted = Some(Verdict::Failed {
+        cause: FailureCause::PhaseFailed,
         message: "phase \"three\" exited with 3".into(),
         phase: Some("three".into()),
-    };
+    });
     assert_eq!(ended.verdict, wanted);
 }
 
@@ -107,7 +107,7 @@ async fn a_rollback_that_fails_is_told_and_the_others_go_on() {
 #[tokio::test]
 async fn the_signal_that_killed_a_command_is_named() {
     let ended = Trial::new().phase("crash", "kill -SEGV $$").run().await;
-    assert_eq!(failure(&ended.verdict), (FailureCode::PhaseFailed, "phase \"crash\" was killed by SIGSEGV"));
+    assert_eq!(failure(&ended.verdict), (FailureCause::PhaseFailed, "phase \"crash\" was killed by SIGSEGV"));
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn what_a_phase_leaves_in_the_background_is_gone_when_it_is_over() {
         .with_fifo("fifo")
         .run()
         .await;
-    assert!(matches!(ended.verdict, Verdict::Succeeded { .. }), "{:?}", ended.verdict);
+    assert!(matches!(ended.verdict, Some(Verdict::Succeeded { .. })), "{:?}", ended.verdict);
     for name in ["same", "own"] {
         let pid = ended.file(name);
         assert!(!runs(pid.trim()), "{name} ({pid}) still runs");
@@ -148,6 +148,6 @@ async fn a_shell_that_cannot_be_started_is_a_failure_that_says_why() {
     // An environment that no program can be given: the kernel refuses it.
     let ended = Trial::new().input("huge", &"x".repeat(4 << 20)).phase("one", "true").run().await;
     let (code, message) = failure(&ended.verdict);
-    assert_eq!(code, FailureCode::PhaseFailed);
+    assert_eq!(code, FailureCause::PhaseFailed);
     assert!(message.starts_with("phase \"one\" could not be started: "), "{message}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use singletrack::clock::{Clock, SystemClock};
-use singletrack::worker::{FailureCode, PhaseState, Report, Stop, Verdict};
+use singletrack::worker::{FailureCause, PhaseState, Report, Stop, Verdict};
 use tokio::sync::watch;
 
 use super::{PATIENCE, Trial, assert_gone, failure, is_phase, pids_of};
@@ -31,7 +31,7 @@ async fn a_cancel_kills_whatever_ignores_it_when_the_grace_ends_and_rolls_back()
     let cancelled_at = SystemClock.boot();
     running.stop(Stop::Cancel);
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Cancelled);
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
     assert!(SystemClock.boot().since(cancelled_at) >= SHORT, "it was killed before its grace was over");
     assert_gone(&pids);
     let wanted = ["serve:Started", "serve:Failed", "next:Skipped", "serve:RollingBack", "serve:RolledBack"];
@@ -47,7 +47,7 @@ async fn a_command_may_clean_up_within_its_grace() {
     running.line("ready").await;
     running.stop(Stop::Cancel);
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Cancelled);
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
     assert_eq!(ended.lines(), ["ready", "cleaning", "clean"]);
 }
 
@@ -73,7 +73,7 @@ async fn what_a_command_waits_for_without_telling_it_hears_of_a_cancel_within_ha
     running.stop(Stop::Cancel);
     let ended = running.end().await;
     assert_eq!(ended.lines(), ["ready", "heard", "after"]);
-    assert_eq!(ended.verdict, Verdict::Cancelled);
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn a_stopped_command_hears_its_cancel_too() {
     let mut running = Trial::new().phase("one", "trap 'exit 5' TERM; echo pid $$; kill -STOP $$; :").start();
     let _ = running.line("pid ").await;
     running.stop(Stop::Cancel);
-    assert_eq!(running.end().await.verdict, Verdict::Cancelled);
+    assert_eq!(running.end().await.verdict, Some(Verdict::Stopped));
 }
 
 #[tokio::test]
@@ -91,24 +91,24 @@ async fn what_finishes_in_spite_of_a_cancel_is_what_it_became() {
     running.line("ready").await;
     running.stop(Stop::Cancel);
     let ended = running.end().await;
-    assert!(matches!(ended.verdict, Verdict::Succeeded { .. }), "{:?}", ended.verdict);
+    assert!(matches!(ended.verdict, Some(Verdict::Succeeded { .. })), "{:?}", ended.verdict);
 
     // The same with a phase after it: that one is never started.
     let mut running = Trial::new().phase("first", finish).phase("next", "true").start();
     running.line("ready").await;
     running.stop(Stop::Cancel);
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Cancelled);
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
     assert_eq!(ended.phases(), ["first:Started", "first:Succeeded", "next:Skipped"]);
 }
 
 #[tokio::test]
 async fn a_cancel_before_the_first_phase_starts_nothing() {
     let (directory, job) = Trial::new().phase("one", "true").into_job();
-    let (_stop, stopped) = watch::channel(Stop::Cancel);
+    let (_stop, stopped) = watch::channel(Some(Stop::Cancel));
     let (sender, mut reports) = tokio::sync::mpsc::channel(8);
     let verdict = singletrack::worker::run(job, stopped, sender).await;
-    assert_eq!(verdict, Verdict::Cancelled);
+    assert_eq!(verdict, Some(Verdict::Stopped));
     assert!(is_phase(&reports.recv().await.unwrap(), "one", PhaseState::Skipped));
     assert_eq!(reports.recv().await, None);
     drop(directory);
@@ -129,7 +129,7 @@ async fn a_cancel_waits_for_the_end_of_a_protected_phase() {
     running.line("singletrack: a cancel waits for the end of phase \"migrate\"").await;
     running.go("go");
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Cancelled);
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
     assert!(ended.lines().contains(&"done".to_owned()), "the protected phase did not finish");
     let wanted = ["migrate:Started", "migrate:Succeeded", "next:Skipped", "migrate:RollingBack", "migrate:RolledBack"];
     assert_eq!(ended.phases(), wanted);
@@ -145,7 +145,7 @@ echo ::singletrack unprotect::; sleep 600; echo not here";
     running.line("singletrack: a cancel waits").await;
     running.go("go");
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Cancelled);
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
     assert_eq!(ended.lines().last().unwrap(), "over");
 }
 
@@ -156,7 +156,7 @@ async fn a_lost_lease_ends_everything_by_its_deadline_and_rolls_nothing_back() {
     let deadline = SystemClock.boot().after(SHORT);
     running.stop(Stop::LeaseLost { deadline });
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Abandoned);
+    assert_eq!(ended.verdict, None);
     assert!(SystemClock.boot() >= deadline, "it was killed before the deadline");
     assert_gone(&pids);
     assert!(!ended.lines().contains(&"undone".to_owned()));
@@ -168,7 +168,7 @@ async fn a_lost_lease_ends_a_rollback_too() {
         Trial::new().phase_with("one", &format!("run = 'false'\n{}", stubborn("").replace("run", "rollback"))).start();
     let pids = pids_of(&mut running, ["main ", "child ", "own "]).await;
     running.stop(Stop::LeaseLost { deadline: SystemClock.boot() });
-    assert_eq!(running.end().await.verdict, Verdict::Abandoned);
+    assert_eq!(running.end().await.verdict, None);
     assert_gone(&pids);
 }
 
@@ -180,7 +180,7 @@ async fn a_cancel_does_not_interrupt_a_rollback() {
     running.stop(Stop::Cancel);
     running.go("go");
     let ended = running.end().await;
-    assert_eq!(failure(&ended.verdict).0, FailureCode::PhaseFailed);
+    assert_eq!(failure(&ended.verdict).0, FailureCause::PhaseFailed);
     assert_eq!(ended.lines().last().unwrap(), "undone");
 }
 
@@ -199,7 +199,7 @@ async fn a_shutdown_stops_even_protected_phases_and_rolls_back() {
     running.line("ready").await;
     running.stop(Stop::Shutdown);
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Abandoned);
+    assert_eq!(ended.verdict, None);
     assert!(ended.lines().contains(&"undone".to_owned()));
 }
 
@@ -208,16 +208,16 @@ async fn each_time_limit_ends_a_command_with_its_own_code() {
     let hang = "run = 'echo ready; sleep 600'";
     let slow = format!("{hang}\ntimeout = '150ms'\n{UNDO}");
     let ended = Trial::new().phase_with("slow", &slow).run().await;
-    let wanted = (FailureCode::PhaseTimeout, "phase \"slow\" took longer than its 150ms");
+    let wanted = (FailureCause::PhaseTimeout, "phase \"slow\" took longer than its 150ms");
     assert_eq!(failure(&ended.verdict), wanted);
     assert_eq!(ended.phases().last().unwrap(), "slow:RolledBack");
 
     let ended = Trial::new().pipeline("timeout = '150ms'").phase_with("slow", hang).run().await;
-    let wanted = (FailureCode::TimedOut, "the pipeline took longer than its 150ms, in phase \"slow\"");
+    let wanted = (FailureCause::TimedOut, "the pipeline took longer than its 150ms, in phase \"slow\"");
     assert_eq!(failure(&ended.verdict), wanted);
 
     let ended = Trial::new().pipeline("stall_timeout = '150ms'").phase_with("mute", hang).run().await;
-    let wanted = (FailureCode::Stalled, "phase \"mute\" gave no sign of life for 150ms");
+    let wanted = (FailureCause::Stalled, "phase \"mute\" gave no sign of life for 150ms");
     assert_eq!(failure(&ended.verdict), wanted);
 }
 
@@ -226,7 +226,7 @@ async fn a_command_that_gives_signs_of_life_has_not_stalled() {
     // A second of dots without a newline, each long before the limit.
     let script = "i=0; while [ $i -lt 20 ]; do printf .; sleep 0.05; i=$((i+1)); done";
     let ended = Trial::new().pipeline("stall_timeout = '900ms'").phase("dots", script).run().await;
-    assert!(matches!(ended.verdict, Verdict::Succeeded { .. }), "{:?}", ended.verdict);
+    assert!(matches!(ended.verdict, Some(Verdict::Succeeded { .. })), "{:?}", ended.verdict);
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn a_lease_that_nobody_renews_ends_the_command_by_the_shims_hand() {
     let mut running = Trial::new().lease(deadline, SHORT).phase_with("one", &stubborn(UNDO)).start();
     let pids = pids_of(&mut running, ["main ", "child ", "own "]).await;
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Abandoned);
+    assert_eq!(ended.verdict, None);
     assert_gone(&pids);
     assert!(!ended.lines().contains(&"undone".to_owned()));
 }
@@ -255,7 +255,7 @@ async fn a_lease_that_is_renewed_lets_the_command_go_on() {
     tokio::time::timeout(first.since(SystemClock.boot()), std::future::pending::<()>()).await.unwrap_err();
     running.go("go");
     let ended = running.end().await;
-    assert!(matches!(ended.verdict, Verdict::Succeeded { .. }), "{:?}", ended.verdict);
+    assert!(matches!(ended.verdict, Some(Verdict::Succeeded { .. })), "{:?}", ended.verdict);
     assert_eq!(ended.lines(), ["ready", "alive"]);
 }
 

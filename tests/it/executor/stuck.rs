@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use singletrack::clock::{Clock, SystemClock};
-use singletrack::worker::{FailureCode, ShimProgram, Stop, Verdict, leftovers_gone, lock_path};
+use singletrack::worker::{FailureCause, ShimProgram, Stop, Verdict, leftovers_gone, lock_path};
 
 use super::{PATIENCE, Trial, assert_gone, failure, pids_of, shim_of};
 use crate::harness::processes;
@@ -27,7 +27,7 @@ async fn a_stopped_shim_is_woken_when_there_is_something_to_end() {
     kill_process(shim_of(&pids[0]), Signal::STOP).unwrap();
     running.stop(Stop::Cancel);
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Cancelled);
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
     assert_gone(&pids);
 }
 
@@ -39,7 +39,7 @@ async fn what_a_stopped_shim_should_kill_at_the_deadline_is_killed() {
     let deadline = SystemClock.boot().after(SHORT);
     running.stop(Stop::LeaseLost { deadline });
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Abandoned);
+    assert_eq!(ended.verdict, None);
     assert!(SystemClock.boot() >= deadline, "it was killed before the deadline");
     assert_gone(&pids);
 }
@@ -65,7 +65,7 @@ while :; do kill -STOP $$; done
     let shim = shim_of(&pids[0]);
     running.stop(Stop::Cancel);
     let ended = running.end().await;
-    assert_eq!(ended.verdict, Verdict::Cancelled);
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
     assert_gone(&pids);
     assert!(!processes::runs(shim));
 }
@@ -77,7 +77,7 @@ async fn a_killed_shim_takes_with_it_even_what_has_left_its_session() {
     kill_process(shim_of(&pids[0]), Signal::KILL).unwrap();
     let ended = running.end().await;
     let (code, message) = failure(&ended.verdict);
-    assert_eq!(code, FailureCode::PhaseFailed);
+    assert_eq!(code, FailureCause::PhaseFailed);
     assert!(message.contains("its shim was killed"), "{message}");
     assert_gone(&pids);
 }
@@ -126,7 +126,7 @@ async fn where_cgroups_are_writable_not_even_what_hides_its_environment_gets_awa
     assert!(cgroup.join("cgroup.kill").exists(), "{cgroup:?}");
     kill_process(shim_of(&pids[0]), Signal::KILL).unwrap();
     let ended = running.end().await;
-    assert!(matches!(ended.verdict, Verdict::Failed { .. }), "{:?}", ended.verdict);
+    assert!(matches!(ended.verdict, Some(Verdict::Failed { .. })), "{:?}", ended.verdict);
     let hidden = Pid::from_raw(pids[1].parse().unwrap()).unwrap();
     assert!(processes::gone(hidden));
     // Its group goes with the next that is looked for.
@@ -142,7 +142,7 @@ async fn a_command_that_ends_by_itself_leaves_no_cgroup() {
     let shim = shim_of(&pid);
     running.go("go");
     let ended = running.end().await;
-    assert!(matches!(ended.verdict, Verdict::Succeeded { .. }), "{:?}", ended.verdict);
+    assert!(matches!(ended.verdict, Some(Verdict::Succeeded { .. })), "{:?}", ended.verdict);
     // It removes the group last of all.
     assert!(processes::gone(shim));
     assert!(cgroup.is_none_or(|cgroup| !cgroup.exists()));
