@@ -2,11 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
-
-use crate::model::lease::hex;
 
 /// The SHA-256 of an artifact's bytes: 64 hexadecimal digits in lower case, so that each artifact has one name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,7 +20,7 @@ pub struct InvalidDigest;
 impl Digest {
     /// What a hasher has come to.
     pub fn of(hasher: Sha256) -> Self {
-        Digest(hex(&hasher.finalize()))
+        Digest(HEXLOWER.encode(&hasher.finalize()))
     }
 
     /// The digits.

@@ -4,13 +4,14 @@
 //! history, and a repeated step is meant to deploy: its key follows from the former key and from what became of it, so that
 //! two racing repetitions still make one deployment. A key that somebody gave stays as it is.
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::{
     ci::CiRun,
     exit::{Exit, Failure},
 };
-use crate::model::{IdempotencyKey, InvalidId, ProjectName, lease::hex};
+use crate::model::{IdempotencyKey, InvalidId, ProjectName};
 
 /// The key of a submit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl Key {
                 getrandom::fill(&mut bytes).map_err(|error| {
                     Failure::new(Exit::Fault, format!("the system has no randomness to give: {error}"))
                 })?;
-                (format!("cli-{}", hex(&bytes)), 0)
+                (format!("cli-{}", HEXLOWER.encode(&bytes)), 0)
             }
         };
         let key = text.parse().map_err(|error: InvalidId| Failure::new(Exit::Fault, error.to_string()))?;
@@ -61,7 +62,7 @@ impl Key {
         digest.update(self.key.as_str());
         digest.update([0]);
         digest.update(over);
-        let key = format!("again-{}", hex(&digest.finalize())).parse().ok()?;
+        let key = format!("again-{}", HEXLOWER.encode(&digest.finalize())).parse().ok()?;
         Some(Key { key, followers_left })
     }
 }

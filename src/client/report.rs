@@ -3,6 +3,8 @@
 
 use std::{io, path::Path};
 
+use data_encoding::HEXLOWER;
+
 use super::{
     ci::{self, Environment, Facts, Files, markdown},
     exit::{Exit, Failure},
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::{
     api::Deployment,
-    model::{PhaseState, ProjectName, Status, lease::hex},
+    model::{PhaseState, ProjectName, Status},
 };
 
 /// Where it is told.
@@ -60,7 +62,7 @@ impl<'a> Reports<'a> {
             let mut bytes = [0; 16];
             let written = getrandom::fill(&mut bytes)
                 .map_err(io::Error::other)
-                .map(|()| ci::outputs(&facts, &format!("singletrack_{}", hex(&bytes))));
+                .map(|()| ci::outputs(&facts, &format!("singletrack_{}", HEXLOWER.encode(&bytes))));
             match written {
                 Ok((text, left_out)) => told(session, path, ci::append(path, &text, ci::OUTPUTS_LIMIT), &left_out),
                 Err(error) => told(session, path, Err(error), &[]),

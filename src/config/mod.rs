@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -274,15 +275,8 @@ fn require(section: &Section<'_>, key: &str, absent: bool) {
 }
 
 fn parse_sha256(text: &str) -> Result<[u8; 32], String> {
-    let refused = || "must be the SHA-256 of the token as 64 hexadecimal digits".to_owned();
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(refused());
-    }
-    let mut bytes = [0; 32];
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[index * 2..index * 2 + 2], 16).map_err(|_| refused())?;
-    }
-    Ok(bytes)
+    let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or_else(|| "must be the SHA-256 of the token as 64 hexadecimal digits".to_owned())
 }
 
 fn in_lines(file: &str, problems: &[Problem]) -> String {

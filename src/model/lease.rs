@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
@@ -74,7 +75,7 @@ impl LeaseSecret {
 
     /// The secret for the wire: 64 hexadecimal digits.
     pub fn reveal(&self) -> String {
-        hex(&self.0)
+        HEXLOWER.encode(&self.0)
     }
 
     /// What the store keeps of it.
@@ -98,7 +99,8 @@ impl FromStr for LeaseSecret {
     type Err = InvalidLease;
 
     fn from_str(text: &str) -> Result<Self, InvalidLease> {
-        unhex(text).map(LeaseSecret).ok_or(InvalidLease)
+        let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| InvalidLease)?;
+        Ok(LeaseSecret(bytes.try_into().map_err(|_| InvalidLease)?))
     }
 }
 
@@ -141,22 +143,4 @@ impl Lease {
     pub fn worker_name(&self) -> &str {
         self.worker.split_once(CLAIM_SEPARATOR).map_or(&*self.worker, |(name, _)| name)
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)] as char, DIGITS[usize::from(b & 15)] as char]).collect()
-}
-
-/// The 32 bytes that 64 hexadecimal digits stand for.
-pub fn unhex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
-    }
-    Some(bytes)
 }

@@ -33,6 +33,7 @@ mod workers;
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -48,7 +49,7 @@ use crate::{
     api::{self, ErrorCode},
     config::{ByAgents, Pipeline, Project},
     health::Health,
-    model::{self, EventBody, Executor, ProjectName, State, lease::hex},
+    model::{self, EventBody, Executor, ProjectName, State},
     queue::{Queue, absence::some_of},
     retention::Retention,
     watch::Watch,
@@ -187,7 +188,7 @@ impl App {
     /// Tells one definition of a pipeline from another.
     fn pipeline_digest(&self, project: &ProjectName, name: &str) -> Result<String, Failure> {
         let definition = serde_json::to_vec(self.pipeline(project, name)?).unwrap_or_default();
-        Ok(hex(&Sha256::digest(definition))[..16].to_owned())
+        Ok(HEXLOWER.encode(&Sha256::digest(definition))[..16].to_owned())
     }
 
     /// Fails for a project that is neither configured nor was ever deployed.

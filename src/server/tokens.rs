@@ -1,8 +1,7 @@
 //! Tokens for callers from other machines: 256 random bits, of which the server keeps only a hash.
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
-
-use crate::model::lease::hex;
 
 /// A token, to be shown once, and what the configuration keeps of it.
 pub struct NewToken {
@@ -20,9 +19,9 @@ pub struct NewToken {
 pub fn new_token() -> Result<NewToken, getrandom::Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)?;
-    let secret = hex(&bytes);
-    let checksum = &hex(&Sha256::digest(secret.as_bytes()))[..8];
+    let secret = HEXLOWER.encode(&bytes);
+    let checksum = &HEXLOWER.encode(&Sha256::digest(secret.as_bytes()))[..8];
     let token = format!("st_{secret}{checksum}");
-    let sha256 = hex(&Sha256::digest(token.as_bytes()));
+    let sha256 = HEXLOWER.encode(&Sha256::digest(token.as_bytes()));
     Ok(NewToken { token, sha256 })
 }

@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, Encoding, HEXLOWER};
+
 /// A longer value is looked for line by line only: its other forms would cost more memory than they are worth.
 pub(super) const WHOLE_LIMIT: usize = 8 << 10;
 
@@ -20,8 +22,8 @@ pub(super) fn forms(value: &str, length_min: usize) -> Vec<Vec<u8>> {
         texts.push(in_xml(value));
         let bytes = value.as_bytes();
         texts.extend(["", ":", " ", "\\x"].map(|separator| hex(bytes, separator)));
-        for alphabet in [STANDARD, URL_SAFE] {
-            texts.extend((0..3).map(|offset| base64_core(bytes, offset, alphabet)));
+        for encoding in [BASE64_NOPAD, BASE64URL_NOPAD] {
+            texts.extend((0..3).map(|offset| base64_core(bytes, offset, &encoding)));
         }
     }
     let mut forms: Vec<Vec<u8>> =
@@ -108,26 +110,13 @@ fn in_xml(value: &str) -> String {
 }
 
 fn hex(bytes: &[u8], separator: &str) -> String {
-    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits: Vec<String> = bytes.iter().map(|byte| HEXLOWER.encode(&[*byte])).collect();
     digits.join(separator)
 }
 
-const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
 /// The characters that these bytes alone decide when they are encoded behind `offset` other bytes (modulo 3) and before
 /// any others.
-fn base64_core(bytes: &[u8], offset: usize, alphabet: &[u8; 64]) -> String {
-    let bit = |at: usize| (bytes[at / 8] >> (7 - at % 8)) & 1;
-    let bit_count = bytes.len() * 8;
-    // Of the first character that is ours alone.
-    let begin = (6 - offset * 8 % 6) % 6;
-    (begin..)
-        .step_by(6)
-        .take_while(|at| at + 6 <= bit_count)
-        .map(|at| {
-            let index = (at..at + 6).fold(0, |index, at| index << 1 | bit(at));
-            char::from(alphabet[usize::from(index)])
-        })
-        .collect()
+fn base64_core(bytes: &[u8], offset: usize, encoding: &Encoding) -> String {
+    let text = encoding.encode(&[&[0; 2][..offset], bytes].concat());
+    text.get((offset * 8).div_ceil(6)..(offset + bytes.len()) * 8 / 6).unwrap_or_default().to_owned()
 }

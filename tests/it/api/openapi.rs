@@ -186,7 +186,7 @@ async fn claimed(driven: &mut Driven<'_>) {
 /// An artifact on its way up and down.
 async fn artifacts(driven: &mut Driven<'_>) {
     let bytes = "not an archive, but it is not looked at here";
-    let name = singletrack::model::lease::hex(&sha2::Sha256::digest(bytes));
+    let name = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(bytes));
     let path = format!("/v1/artifacts/{name}");
     let server = driven.server;
     let put = |range: &str, body: &'static str| {

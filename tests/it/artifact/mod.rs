@@ -27,7 +27,7 @@ test ! -e version || echo "::singletrack output version=$(cat version)::"
 
 /// The name of these bytes.
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 /// Bytes that no compression makes smaller.

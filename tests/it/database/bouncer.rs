@@ -100,7 +100,7 @@ async fn behind_a_pooler_in_transaction_mode_it_is_said_and_the_slow_poll_tells(
     woken(&one, &other).await;
     // What is written needs a transaction of its own.
     let artifact = vec![7; 3 << 20];
-    let path = format!("/v1/artifacts/{}", singletrack::model::lease::hex(&sha2::Sha256::digest(&artifact)));
+    let path = format!("/v1/artifacts/{}", data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&artifact)));
     let put = one.request(reqwest::Method::PUT, &path).body(artifact.clone());
     let answer = crate::harness::send(put).await;
     assert_eq!(answer.status, 201, "{}", answer.text);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use data_encoding::{BASE64, HEXLOWER};
 use proptest::prelude::*;
 use singletrack::worker::{
     Report, Stream,
@@ -50,28 +51,9 @@ fn whole(secrets: &[&str], text: &str) -> String {
 
 const SECRET: &str = "s3cret/pass word+\"x";
 
-/// The standard encoding, by a simple means of its own.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let number = group.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        for at in 0..4 {
-            let is_there = at <= group.len();
-            let index = (number >> (18 - 6 * at)) as usize & 63;
-            text.push(if is_there { char::from(ALPHABET[index]) } else { '=' });
-        }
-    }
-    text
-}
-
 fn wrapped(text: &str, width: usize, indent: &str) -> String {
     let lines: Vec<&str> = text.as_bytes().chunks(width).map(|line| std::str::from_utf8(line).unwrap()).collect();
     lines.join(&format!("\n{indent}"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -117,13 +99,13 @@ fn a_secret_is_found_in_the_forms_in_which_tools_print_it() {
 fn base64_is_found_at_all_three_alignments_and_however_it_is_wrapped() {
     let secret = "correct horse battery staple, correct horse battery staple, correct horse";
     for before in ["", "u", "us", "user:with a long name that moves it on to the next line of the text:"] {
-        let encoded = base64(format!("{before}{secret}!").as_bytes());
+        let encoded = BASE64.encode(format!("{before}{secret}!").as_bytes());
         for (width, indent) in [(76, ""), (64, ""), (60, "    "), (20, "\t"), (10_000, "")] {
             let shown = whole(&[secret], &format!("key: {}\nend", wrapped(&encoded, width, indent)));
             let left: String = shown.chars().filter(|shown| encoded.contains(*shown)).collect();
             // What is left is what stands for the bytes before it, and for those beside them.
             assert!(shown.contains("***") && shown.ends_with("\nend"), "{width}: {shown}");
-            assert!(left.len() < base64(before.as_bytes()).len() + 16, "{width}: {shown}");
+            assert!(left.len() < BASE64.encode(before.as_bytes()).len() + 16, "{width}: {shown}");
         }
     }
 }
@@ -202,7 +184,7 @@ proptest! {
         let (text, printed) = match form {
             0 => (plain, secret.to_owned()),
             1 => (format!("{before}{}", secret.to_uppercase()), secret.to_uppercase()),
-            2 => (format!("{before}{}", hex(secret.as_bytes())), hex(secret.as_bytes())),
+            2 => (format!("{before}{}", HEXLOWER.encode(secret.as_bytes())), HEXLOWER.encode(secret.as_bytes())),
             3 => (format!("{{\"k\":{json}}}"), json[1..json.len() - 1].to_owned()),
             4 => (format!("+ k='{}'", secret.replace('\'', r"'\''")), secret.replace('\'', r"'\''")),
             5 => {
@@ -212,7 +194,7 @@ proptest! {
             6..=8 => {
                 // Of base64, what the secret alone decides.
                 let shift = "xxx"[..form - 6].to_owned();
-                let encoded = base64(format!("{shift}{secret}zz").as_bytes());
+                let encoded = BASE64.encode(format!("{shift}{secret}zz").as_bytes());
                 let core = &encoded[4..encoded.len() - 4];
                 (encoded.clone(), core.to_owned())
             }

@@ -175,7 +175,7 @@ pub fn witness(directory: &Path, project: &str) -> String {
 }
 
 fn hex(token: &str) -> String {
-    Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
+    data_encoding::HEXLOWER.encode(&Sha256::digest(token))
 }
 
 fn ip(arguments: &str) {

@@ -189,7 +189,7 @@ async fn when_the_run_is_killed_its_command_goes_and_the_slot_is_free_at_once() 
 #[tokio::test]
 async fn a_server_that_was_away_when_the_run_was_killed_is_told_by_its_token_once_it_is_back() {
     const TOKEN: &str = "st_of_this_test";
-    let digest = singletrack::model::lease::hex(&Sha256::digest(TOKEN));
+    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(TOKEN));
     let mut server = TestServer::start(&format!("[[tokens]]\nname = \"ci\"\nsha256 = \"{digest}\"\n"));
     let with_token = |flags: &[&str], script: &str| {
         let mut command = run(&server, flags, script);
