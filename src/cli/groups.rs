@@ -95,6 +95,9 @@ pub struct JobEnd {
     /// Write what became of it to this file, a variable a line, as a dotenv report of GitLab
     #[arg(long, value_name = "FILE", help_heading = "End")]
     pub dotenv: Option<PathBuf>,
+    /// Write how it ended to this file, as the JSON object that `deploy --json` prints, with exit code and reason
+    #[arg(long, value_name = "FILE", help_heading = "End")]
+    pub result_file: Option<PathBuf>,
 }
 
 /// How to wait for the slot.

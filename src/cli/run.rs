@@ -39,6 +39,8 @@ A run inside a run of the same project takes part in its parent's slot.";
 /// `run`.
 #[derive(Args, Debug)]
 #[command(after_long_help = RUN_HELP)]
+// It has no result to print; `run` says so to who asks for it.
+#[command(mut_arg("json", |arg| arg.hide(true)))]
 #[command(mut_arg("actor", |arg| arg.help("Who runs it [default: from the CI, else the user]")))]
 #[command(mut_arg("timeout", |arg| {
     arg.help("How long to wait for the slot; the command itself may take as long as it likes")

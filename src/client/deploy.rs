@@ -18,6 +18,7 @@ use super::{
         clean::clean,
         words::{Ahead, Place, named},
     },
+    report::Reports,
     resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
     session::Session,
     signals::Signals,
@@ -57,6 +58,15 @@ const LIVE_LINE_PAUSE: Duration = Duration::from_secs(3);
 /// # Errors
 /// Whatever kept it from succeeding, with its exit code.
 pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
+    let reports = Reports::wanted(&args.submit.end);
+    let ended = deploy(args, &reports).await;
+    if !args.submit.dry_run {
+        reports.or_write(&args.target.project, &ended);
+    }
+    ended
+}
+
+async fn deploy(args: &Deploy, reports: &Reports<'_>) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::DEADLINE.within(args.submit.line.timeout))?;
     let wish = wish(args);
     let mut request = request(args, wish, session.ci.as_ref())?;
@@ -95,12 +105,18 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
         seen_event: Cell::new(0),
     };
     let verdict = run.drive(&mut signals).await?;
-    job(&session, args, &run.deadline).conclude(verdict, run.problem, &mut signals).await
+    job(&session, args, reports, &run.deadline).conclude(verdict, run.problem, &mut signals).await
 }
 
 /// The job that wants this.
-pub(super) fn job<'a>(session: &'a Session, args: &'a Deploy, deadline: &'a Deadline) -> Job<'a> {
-    Job { session, project: &args.target.project, end: &args.submit.end, how: how(args.submit.follow), deadline }
+pub(super) fn job<'a>(
+    session: &'a Session,
+    args: &'a Deploy,
+    reports: &'a Reports<'a>,
+    deadline: &'a Deadline,
+) -> Job<'a> {
+    let end = &args.submit.end;
+    Job { session, project: &args.target.project, end, reports, how: how(args.submit.follow), deadline }
 }
 
 /// One `deploy`, or the way of a `run` to its slot, under way.

@@ -34,6 +34,8 @@ pub struct Job<'a> {
     pub project: &'a ProjectName,
     /// How it is to end.
     pub end: &'a JobEnd,
+    /// Where its end is written down.
+    pub reports: &'a Reports<'a>,
     /// How a successor is followed.
     pub how: How,
     /// The time that is left for all of it.
@@ -76,7 +78,7 @@ impl Job<'_> {
         let (ended, successor) = self.settle(ours, by, ended, signals).await;
         let outcome =
             Outcome { project: self.project, deployment: ours, successor: successor.as_deref(), ended: &ended };
-        Reports::wanted(self.end.dotenv.as_deref()).write(self.session, &outcome);
+        self.reports.write(Some(&self.session.screen), &outcome);
         ended
     }
 

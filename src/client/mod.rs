@@ -150,8 +150,9 @@ fn tell(failure: &Failure, json: bool) {
 fn wants_json(command: &ClientCommand) -> bool {
     match command {
         ClientCommand::Deploy(args) => args.target.connect.json,
-        // What a command prints is its own.
-        ClientCommand::Run(_) | ClientCommand::Protect(_) => false,
+        // Of `run` that is a mistake, which is told so, too.
+        ClientCommand::Run(args) => args.target.connect.json,
+        ClientCommand::Protect(_) => false,
         ClientCommand::Fence(Fence::Check(args)) => args.target.connect.json,
         ClientCommand::Redeploy(args) => args.target.connect.json,
         ClientCommand::Status(args) => args.target.connect.json,

@@ -1,29 +1,33 @@
-//! What a job is told besides its log: a step's outputs and summary, and a file of variables. A file that cannot be written
+//! What a job is told besides its log: a step's outputs and summary, a file of variables, and the result as JSON. They are
+//! written however the job ends, also where it ended before there was a deployment. A file that cannot be written
 //! costs a warning, and never the deployment.
 
-use std::{io, path::Path};
+use std::{cell::Cell, io, path::Path};
 
 use data_encoding::HEXLOWER;
+use serde_json::{Value, json};
 
 use super::{
     ci::{self, Environment, Facts, Files, markdown},
     exit::{Exit, Failure},
     render::{
-        Story,
+        Screen, Story, print,
         words::{between, source, span},
     },
-    session::Session,
 };
 use crate::{
-    api::Deployment,
+    api::{Deployment, ascii},
+    cli::JobEnd,
     model::{PhaseState, ProjectName, Status},
 };
 
 /// Where it is told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Reports<'a> {
     files: Files,
     dotenv: Option<&'a Path>,
+    result: Option<&'a Path>,
+    is_written: Cell<bool>,
 }
 
 /// What is told.
@@ -40,47 +44,68 @@ pub struct Outcome<'a> {
 
 impl<'a> Reports<'a> {
     /// Those that the CI and the command line ask for.
-    pub fn wanted(dotenv: Option<&'a Path>) -> Self {
+    pub fn wanted(end: &'a JobEnd) -> Self {
         let get = |name: &str| std::env::var(name).ok();
-        Reports { files: Environment::new(&get).files(), dotenv }
+        Reports {
+            files: Environment::new(&get).files(),
+            dotenv: end.dotenv.as_deref(),
+            result: end.result_file.as_deref(),
+            is_written: Cell::new(false),
+        }
     }
 
     /// Whether nobody asks for any.
     pub fn is_empty(&self) -> bool {
-        *self == Reports::default()
+        self.files == Files::default() && self.dotenv.is_none() && self.result.is_none()
     }
 
-    /// Writes them.
-    pub fn write(&self, session: &Session, outcome: &Outcome<'_>) {
-        let facts = outcome.deployment.map(|deployment| Facts::of(deployment, outcome.produced(deployment)));
-        let facts = facts.unwrap_or_default();
+    /// Writes them where the job ended before that was done: it got no answer, say, or could not even ask.
+    pub fn or_write(&self, project: &ProjectName, ended: &Result<Exit, Failure>) {
+        if !self.is_written.get() {
+            self.write(None, &Outcome { project, deployment: None, successor: None, ended });
+        }
+    }
+
+    /// Writes them. `screen` is what still shows progress.
+    pub fn write(&self, screen: Option<&Screen>, outcome: &Outcome<'_>) {
+        self.is_written.set(true);
+        let facts = outcome.facts();
         if let Some(path) = self.dotenv {
             let (text, left_out) = ci::dotenv(&facts);
-            told(session, path, ci::write(path, &text), &left_out);
+            told(screen, path, ci::write(path, &text), &left_out);
         }
-        if let Some(path) = self.files.outputs.as_deref().filter(|_| outcome.deployment.is_some()) {
+        if let Some(path) = self.result {
+            let written = ascii::to_string_pretty(&outcome.result())
+                .map_err(io::Error::other)
+                .and_then(|text| ci::write(path, &format!("{text}\n")));
+            told(screen, path, written, &[]);
+        }
+        if let Some(path) = self.files.outputs.as_deref() {
             let mut bytes = [0; 16];
             let written = getrandom::fill(&mut bytes)
                 .map_err(io::Error::other)
                 .map(|()| ci::outputs(&facts, &format!("singletrack_{}", HEXLOWER.encode(&bytes))));
             match written {
-                Ok((text, left_out)) => told(session, path, ci::append(path, &text, ci::OUTPUTS_LIMIT), &left_out),
-                Err(error) => told(session, path, Err(error), &[]),
+                Ok((text, left_out)) => told(screen, path, ci::append(path, &text, ci::OUTPUTS_LIMIT), &left_out),
+                Err(error) => told(screen, path, Err(error), &[]),
             }
         }
         if let Some(path) = &self.files.summary {
-            let text = outcome.summary(&session.screen.story());
-            told(session, path, ci::append(path, &text, ci::SUMMARY_LIMIT), &[]);
+            let text = outcome.summary(&screen.map(Screen::story).unwrap_or_default());
+            told(screen, path, ci::append(path, &text, ci::SUMMARY_LIMIT), &[]);
         }
     }
 }
 
-fn told(session: &Session, path: &Path, written: io::Result<()>, left_out: &[String]) {
-    if let Err(error) = written {
-        session.screen.warning(&format!("{} was not written: {error}", path.display()));
-    } else if !left_out.is_empty() {
-        let names = left_out.join(", ");
-        session.screen.warning(&format!("{} has no place for: {names}", path.display()));
+fn told(screen: Option<&Screen>, path: &Path, written: io::Result<()>, left_out: &[String]) {
+    let text = match written {
+        Err(error) => format!("{} was not written: {error}", path.display()),
+        Ok(()) if left_out.is_empty() => return,
+        Ok(()) => format!("{} has no place for: {}", path.display(), left_out.join(", ")),
+    };
+    match screen {
+        Some(screen) => screen.warning(&text),
+        None => print::warning(&text),
     }
 }
 
@@ -91,6 +116,48 @@ impl Outcome<'_> {
             (Ok(_), Some(successor)) => successor,
             (Ok(_) | Err(_), _) => deployment,
         }
+    }
+
+    /// The exit code of the command.
+    fn exit(&self) -> Exit {
+        match self.ended {
+            Ok(exit) => *exit,
+            Err(failure) => failure.exit,
+        }
+    }
+
+    /// Why the command ended so, for programs; `None` where it ended well.
+    fn reason(&self) -> Option<String> {
+        match self.ended {
+            Ok(Exit::Command(1..)) => {
+                self.deployment.and_then(|deployment| Some(deployment.error.as_ref()?.code.clone()))
+            }
+            Ok(_) => None,
+            Err(failure) => failure.reason().map(str::to_owned),
+        }
+    }
+
+    /// What later steps and jobs are told.
+    fn facts(&self) -> Facts {
+        let facts = self.deployment.map(|deployment| Facts::of(deployment, self.produced(deployment)));
+        let mut facts = facts.unwrap_or_default();
+        facts.own.push(("exit-code", self.exit().code().to_string()));
+        facts.own.extend(self.reason().map(|reason| ("reason", reason)));
+        facts
+    }
+
+    /// The result as `--json` has it, and how the command ended in every case.
+    fn result(&self) -> Value {
+        let deployment = self.deployment.map(|deployment| self.produced(deployment));
+        let mut result = match (self.ended, deployment) {
+            (Err(failure), None) => failure.to_json(),
+            (Err(failure), Some(_)) if failure.problem.is_some() => failure.to_json(),
+            (_, Some(deployment)) => serde_json::to_value(deployment).unwrap_or_default(),
+            (Ok(_), None) => json!({}),
+        };
+        result["exitCode"] = json!(self.exit().code());
+        result["reason"] = json!(self.reason());
+        result
     }
 
     fn title(&self) -> String {

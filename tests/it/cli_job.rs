@@ -273,7 +273,56 @@ fn the_summary_of_a_failure_says_why_and_what_to_do() {
     let job = Job::with(Fake::start(|_, _| Reply::Json(400, problem(400, "UNKNOWN_PIPELINE"))));
     job.deploy(&[]).expect(2, "UNKNOWN_PIPELINE");
     assert!(job.read("summary").starts_with("### web: deploy not deployed\n"), "{}", job.read("summary"));
-    assert!(!job.path("output").exists(), "there is nothing to tell later steps");
+}
+
+/// A job that ended before there was a deployment, by this server and these flags: what later steps and jobs are told.
+fn without_deployment(server: &str, args: &[&str], code: i32, reason: Option<&str>) {
+    let job = Job::with(Fake::start(|_, _| Reply::Json(409, problem(409, "PROJECT_PAUSED"))));
+    let files = ["--dotenv", "deploy.env", "--result-file", "result.json", "--project", "web"];
+    let (verb, rest) = args.split_first().unwrap();
+    let mut command = job.command(&[&[*verb], &files[..], rest].concat());
+    if !server.is_empty() {
+        command.env("SINGLETRACK_URL", server);
+    }
+    let ended = Ended::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    ended.expect(code, "::error title=");
+    let own = [("exit-code", Some(code.to_string())), ("reason", reason.map(str::to_owned))];
+    let own: Vec<_> = own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    assert_eq!(outputs(&job.read("output")), own, "{args:?}");
+    let variables: Vec<_> = own
+        .iter()
+        .map(|(name, value)| format!("DEPLOYMENT_{}={value}\n", name.to_uppercase().replace('-', "_")))
+        .collect();
+    assert_eq!(job.read("deploy.env"), variables.concat(), "{args:?}");
+    let summary = job.read("summary");
+    assert!(summary.starts_with("### web: deploy not deployed\n"), "{args:?}: {summary}");
+    assert!(summary.contains(&format!("| exit code | {code}: ")), "{args:?}: {summary}");
+    let result: Value = serde_json::from_str(&job.read("result.json")).unwrap();
+    assert_eq!((&result["exitCode"], &result["reason"]), (&json!(code), &json!(reason)), "{args:?}: {result}");
+    assert!(result["message"].is_string(), "{result}");
+}
+
+#[test]
+fn later_steps_and_jobs_are_told_why_there_is_no_deployment() {
+    let refuses = Fake::start(|_, _| Reply::Json(401, problem(401, "UNAUTHORIZED")));
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = format!("http://{nobody}");
+    for verb in ["deploy", "run"] {
+        let is = |server: &str, args: &[&str], code, reason| {
+            let command: &[&str] = if verb == "run" { &["--", "true"] } else { &[] };
+            without_deployment(server, &[&[verb], args, command].concat(), code, Some(reason));
+        };
+        is(&nobody, &["--timeout", "1s"], 125, "UNREACHABLE");
+        is(&refuses.url, &[], 125, "UNAUTHORIZED");
+        is("", &[], 121, "PROJECT_PAUSED");
+        is("", &["--token-file", "no-such-file"], 2, "USAGE");
+    }
+    without_deployment("", &["deploy", "--artifact", "no-such-folder"], 2, Some("USAGE"));
+    without_deployment("", &["run", "--", "no-such-command"], 127, None);
+    // A dry run deploys nothing, and tells nobody that it did not.
+    let job = Job::with(Fake::start(|_, _| Reply::Json(409, problem(409, "PROJECT_PAUSED"))));
+    job.deploy(&["--dry-run", "--dotenv", "deploy.env"]).expect(121, "PROJECT_PAUSED");
+    assert!(!job.path("deploy.env").exists() && !job.path("output").exists() && !job.path("summary").exists());
 }
 
 /// What GitHub's runner reads in a file of outputs.
@@ -306,6 +355,7 @@ fn the_outputs_of_a_step_are_those_of_the_deployment_and_cannot_be_forged() {
             pair("id", OURS),
             pair("status", "SUCCEEDED"),
             pair("number", "17"),
+            pair("exit-code", "0"),
             pair("_9", "nine"),
             pair("my_url", "https://web.example/"),
             pair("note", hostile)
@@ -405,18 +455,57 @@ async fn a_run_that_is_superseded_while_it_runs_ends_as_its_job_wants() {
         let names: Vec<_> = text.lines().map(|line| line.split_once('=').unwrap().0).collect();
         let expected: &[&str] = match (flag, code) {
             // The outputs are those of the one that counts, and the newer one has none; nor has what is not copied.
-            ("--follow-successor", 0) | ("--no-logs", _) => {
-                &["DEPLOYMENT_ID", "DEPLOYMENT_STATUS", "DEPLOYMENT_NUMBER", "DEPLOYMENT_SUPERSEDED_BY"]
-            }
-            _ => &[
-                "DEPLOYMENT_ID",
-                "DEPLOYMENT_STATUS",
-                "DEPLOYMENT_NUMBER",
-                "DEPLOYMENT_SUPERSEDED_BY",
-                "DEPLOYMENT_OUTPUT_URL",
-            ],
+            ("--follow-successor", 0) | ("--no-logs", _) => &["ID", "STATUS", "NUMBER", "SUPERSEDED_BY", "EXIT_CODE"],
+            _ => &["ID", "STATUS", "NUMBER", "SUPERSEDED_BY", "EXIT_CODE", "OUTPUT_URL"],
         };
+        let expected: Vec<_> = expected.iter().map(|name| format!("DEPLOYMENT_{name}")).collect();
+        let names: Vec<_> = names.into_iter().filter(|name| *name != "DEPLOYMENT_REASON").collect();
         assert_eq!(names, expected, "{flag}");
+        assert_eq!(text.contains("DEPLOYMENT_REASON="), code != 0, "{flag}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_result_of_a_run_is_a_file_because_standard_output_is_the_commands() {
+    let server = TestServer::start("");
+    let folder = tempfile::tempdir().unwrap();
+    let result = |args: &[&str], command: &str, code: i32| {
+        let args = [&["--result-file", "result.json"], args].concat();
+        let ended = Ended::of(real_run(&server, folder.path(), &args, command).spawn().unwrap());
+        ended.expect(code, "");
+        assert_eq!(ended.stdout, "its own\n");
+        let result: Value = serde_json::from_slice(&fs::read(folder.path().join("result.json")).unwrap()).unwrap();
+        assert_eq!(result["exitCode"], code, "{result}");
+        result
+    };
+    let told = result(&[], "echo its own", 0);
+    assert_eq!((&told["status"], &told["reason"]), (&json!("SUCCEEDED"), &Value::Null), "{told}");
+    let told = result(&[], "echo its own; exit 3", 3);
+    assert_eq!((&told["status"], &told["reason"]), (&json!("FAILED"), &json!("PHASE_FAILED")), "{told}");
+    assert_eq!((&told["project"], &told["number"]), (&json!("web"), &json!(2)), "{told}");
+
+    // Nothing is run by somebody who waits for a result that does not come.
+    let refused = real_run(&server, folder.path(), &["--json"], "touch it-ran").spawn().unwrap();
+    let refused = Ended::of(refused);
+    refused.expect(2, "--result-file FILE writes the result to a file");
+    let told: Value = serde_json::from_str(&refused.stdout).unwrap();
+    assert_eq!((&told["exitCode"], &told["reason"]), (&json!(2), &json!("USAGE")));
+    assert!(!folder.path().join("it-ran").exists());
+}
+
+#[test]
+fn the_result_of_a_deploy_is_the_same_in_a_file_as_on_standard_output() {
+    let job = Job::with(superseded_by(ours_superseded(), Vec::new()));
+    let ended = job.deploy(&["--json", "--result-file", "result.json"]);
+    ended.expect(122, "superseded");
+    assert_eq!(job.read("result.json").replace("##", "\\u0023\\u0023"), ended.stdout);
+    let job = Job::with(eventful(json!({ "url": "https://web.example/" })));
+    let ended = job.deploy(&["--json", "--result-file", "result.json"]);
+    let [printed, written] =
+        [ended.stdout, job.read("result.json")].map(|text| serde_json::from_str::<Value>(&text).unwrap());
+    assert_eq!((&written["exitCode"], &written["reason"]), (&json!(0), &Value::Null));
+    for (name, value) in printed.as_object().unwrap() {
+        assert_eq!(written[name], *value, "{name}");
     }
 }
 

@@ -15,6 +15,7 @@ use rustix::{
 
 use super::{
     inside::{Door, PrivateFolder},
+    program,
     relay::{self, Relay},
     tap::Copy,
     terminal::{Terminal, is_in_background},
@@ -67,6 +68,13 @@ pub(super) struct Copied {
 
 impl Ahead {
     pub(super) fn new(args: &cli::Run) -> Result<Self, Failure> {
+        if args.target.connect.json {
+            let message = "`run` prints no result as JSON: standard output is the command's own";
+            return Err(Failure::new(Exit::Usage, message)
+                .hint("leave --json out; --result-file FILE writes the result to a file, as JSON"));
+        }
+        let Some(name) = args.command.first() else { return Err(Failure::new(Exit::Usage, "there is no command")) };
+        program::check(name)?;
         let folder = PrivateFolder::new()?;
         Self::start(args, folder).map_err(|error| failed("the command's shim cannot be started", &error))
     }

@@ -65,14 +65,19 @@ const SIGNAL_SKEW: Duration = Duration::from_millis(50);
 /// # Errors
 /// Whatever kept the command from running to its own end.
 pub fn run(args: &cli::Run) -> Result<Exit, Failure> {
-    let Some(name) = args.command.first() else { return Err(Failure::new(Exit::Usage, "there is no command")) };
-    program::check(name)?;
-    // Before the runtime: it is forked from this process, which has one thread until then.
-    let ahead = Ahead::new(args)?;
-    on_runtime(take_and_hold(args, ahead))
+    let reports = Reports::wanted(&args.end);
+    let ended = prepare_and_run(args, &reports);
+    reports.or_write(&args.target.project, &ended);
+    ended
 }
 
-async fn take_and_hold(args: &cli::Run, ahead: Ahead) -> Result<Exit, Failure> {
+fn prepare_and_run(args: &cli::Run, reports: &Reports<'_>) -> Result<Exit, Failure> {
+    // Before the runtime: it is forked from this process, which has one thread until then.
+    let ahead = Ahead::new(args)?;
+    on_runtime(take_and_hold(args, reports, ahead))
+}
+
+async fn take_and_hold(args: &cli::Run, reports: &Reports<'_>, ahead: Ahead) -> Result<Exit, Failure> {
     match held(&args.target.connect, &args.target.project).await? {
         Some(Held::Holds) => {
             ahead.abandon().await;
@@ -99,7 +104,7 @@ async fn take_and_hold(args: &cli::Run, ahead: Ahead) -> Result<Exit, Failure> {
     };
     let mut signals = Signals::of_a_job(session.in_ci)?;
     let Ready { prepared, folder, door, terminal, copied } = ahead.ready(args.no_logs, &secrets)?;
-    let grant = match take_slot(&session, &as_deploy, wish, &request, &mut signals).await {
+    let grant = match take_slot(&session, &as_deploy, reports, wish, &request, &mut signals).await {
         Ok(Ok(grant)) => grant,
         without => {
             prepared.abandon().await;
@@ -111,21 +116,21 @@ async fn take_and_hold(args: &cli::Run, ahead: Ahead) -> Result<Exit, Failure> {
     let work = Work { session: &session, args, request: &request, folder, door, terminal, shim, may_run };
     let id = grant.deployment.id;
     let ended = work.run(prepared, copied, grant, &mut signals).await;
-    finish(&session, &as_deploy, id, ended, &mut signals).await
+    finish(&session, &as_deploy, reports, id, ended, &mut signals).await
 }
 
 /// Ends as the job is to end, whose command has run in the slot.
 async fn finish(
     session: &Session,
     args: &Deploy,
+    reports: &Reports<'_>,
     id: DeploymentId,
     ended: Result<Exit, Failure>,
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
     let end = &args.submit.end;
     let is_cancelled = ended.as_ref().is_err_and(|failure| failure.exit == Exit::Cancelled);
-    let is_of_interest = (is_cancelled && (end.superseded_ok || end.follow_successor))
-        || !Reports::wanted(end.dotenv.as_deref()).is_empty();
+    let is_of_interest = (is_cancelled && (end.superseded_ok || end.follow_successor)) || !reports.is_empty();
     if !is_of_interest {
         return ended;
     }
@@ -134,7 +139,7 @@ async fn finish(
     // What came before has had its own time.
     let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
     let by = ours.as_ref().and_then(Deployment::successor);
-    deploy::job(session, args, &deadline).finish(ours.as_ref(), by, ended, signals).await
+    deploy::job(session, args, reports, &deadline).finish(ours.as_ref(), by, ended, signals).await
 }
 
 /// What `deploy` would be asked for the same slot.
@@ -168,6 +173,7 @@ fn as_deploy(args: &cli::Run) -> Deploy {
 async fn take_slot(
     session: &Session,
     args: &Deploy,
+    reports: &Reports<'_>,
     wish: Wish,
     request: &SubmitRequest,
     signals: &mut Signals,
@@ -203,10 +209,10 @@ async fn take_slot(
             // It was time to stop just when the slot became ours.
             let keeper = keeper(session, args, &grant);
             keeper.finish(std::future::ready(()), Outcome::Cancelled).await;
-            deploy::job(session, args, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
+            deploy::job(session, args, reports, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
         }
         (None, verdict) => {
-            deploy::job(session, args, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
+            deploy::job(session, args, reports, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
         }
     }
 }
