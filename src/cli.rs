@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 use reqwest::Url;
 
 use crate::{
@@ -72,8 +72,46 @@ fn read<T: CommandFactory + FromArgMatches>(args: impl IntoIterator<Item = OsStr
     if args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--no-order") {
         command = without_variable(command, "order");
     }
+    let args = with_project_of_deployment(&mut command, args)?;
     let matches = command.try_get_matches_from(args)?;
     T::from_arg_matches(&matches)
+}
+
+/// The arguments with the project that a deployment's name tells, as in `status web#17`: it stands for `--project`, and wins over
+/// the variable.
+fn with_project_of_deployment(
+    command: &mut clap::Command,
+    mut args: Vec<OsString>,
+) -> Result<Vec<OsString>, clap::Error> {
+    if !args.iter().any(|arg| arg.as_encoded_bytes().contains(&b'#')) {
+        return Ok(args);
+    }
+    // What else is wrong is told by those who read all of it.
+    let Ok(matches) = without_need_of_project(command.clone()).try_get_matches_from(&args) else { return Ok(args) };
+    let Some((verb, matches)) = matches.subcommand() else { return Ok(args) };
+    let named =
+        ["id", "deployment"].into_iter().find_map(|id| matches.try_get_one::<DeploymentName>(id).ok().flatten());
+    let Some(named) = named else { return Ok(args) };
+    let Some(project) = &named.project else { return Ok(args) };
+    if matches.value_source("project") == Some(ValueSource::CommandLine) {
+        return match matches.get_one::<ProjectName>("project") {
+            Some(other) if other != project => {
+                let message =
+                    format!("--project is {other}, but {named} is a deployment of {project}; leave one of them out");
+                Err(command.error(ErrorKind::ArgumentConflict, message))
+            }
+            Some(_) | None => Ok(args),
+        };
+    }
+    let flag = format!("--project={project}").into();
+    let at = args.iter().position(|arg| arg == verb).map_or(args.len(), |at| at + 1);
+    args.insert(at, flag);
+    Ok(args)
+}
+
+fn without_need_of_project(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| if arg.get_id() == "project" { arg.required(false) } else { arg });
+    command.mut_subcommands(without_need_of_project)
 }
 
 fn without_variable(command: clap::Command, id: &'static str) -> clap::Command {

@@ -53,7 +53,7 @@ pub struct Deploy {
 #[command(after_long_help = EXIT_CODES)]
 #[command(mut_arg("message", |arg| arg.help("A line about it [default: that of the former deployment]")))]
 pub struct Redeploy {
-    /// The former deployment: its number, such as 17, or its ID
+    /// The former deployment: its number, such as 17; that with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
     /// Who deploys it.

@@ -24,7 +24,7 @@ Exit codes:
 /// `status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// The deployment: its number, such as 17, or its ID
+    /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: Option<DeploymentName>,
     /// Go on showing it until it is final: in its place at a terminal, else a line for each change
@@ -39,8 +39,8 @@ pub struct StatusArgs {
 #[derive(Args, Debug)]
 #[command(after_long_help = WAIT_HELP)]
 pub struct Wait {
-    /// The deployment
-    #[arg(value_parser = parse_deployment)]
+    /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
+    #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
     /// How long to wait; the deployment goes on after that [default: until it is final]
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
@@ -64,7 +64,7 @@ pub struct Why {
 /// `logs`.
 #[derive(Args, Debug)]
 pub struct Logs {
-    /// The deployment: its number, such as 17, or its ID
+    /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: Option<DeploymentName>,
     /// Go on until the deployment is final
@@ -128,7 +128,7 @@ pub struct Wanted {
 /// `cancel`.
 #[derive(Args, Debug)]
 pub struct Cancel {
-    /// The deployment: its number, such as 17, or its ID
+    /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
     /// Why; it is shown to those who watch the deployment

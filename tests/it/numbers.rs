@@ -90,7 +90,7 @@ async fn every_command_takes_a_number_and_says_it() {
     assert!(told.contains("project web has no deployment web#7; the last one is web#2"), "{told}");
     let (code, _, told) = client(&server, &["status", "api#1"]);
     assert_eq!(code, Some(2));
-    assert!(told.contains("api#1 is no deployment of project web"), "{told}");
+    assert!(told.contains("no such project"), "{told}");
     let (code, _, told) = client(&server, &["status", "seven"]);
     assert_eq!(code, Some(2));
     assert!(told.contains("a deployment is named by its number, such as 17, #17 or web#17, or by its id"), "{told}");
@@ -105,6 +105,51 @@ async fn every_command_takes_a_number_and_says_it() {
     let (code, told, _) = client(&server, &["release", "--deployment", "2", "--even-if-alive", "--reason", "stuck"]);
     assert_eq!(code, Some(0));
     assert!(told.starts_with("web: the slot is taken from web#2, "), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployments_name_with_the_project_stands_for_the_flag_and_wins_over_the_variable() {
+    let server = TestServer::gated();
+    let first = server.accepted(json!({ "pipeline": "quick" })).await;
+    server.finished(&first).await;
+    server.at_the_gate().await;
+    for variable in [None, Some("api")] {
+        let ends = |code: i32, args: &[&str]| {
+            let mut command = Command::new(SINGLETRACK);
+            command.env_clear().env("USER", "alice").env("SINGLETRACK_URL", &server.base);
+            command.envs(variable.map(|project| ("SINGLETRACK_PROJECT", project)));
+            let done = command.args(args).output().unwrap();
+            assert_eq!(done.status.code(), Some(code), "{args:?}: {done:?}");
+            String::from_utf8([done.stdout, done.stderr].concat()).unwrap()
+        };
+        assert!(ends(0, &["status", "web#1"]).contains(&first));
+        assert!(ends(0, &["logs", "--timestamps", "web#1"]).contains("done\n"));
+        assert!(ends(0, &["wait", "web#1"]).contains("web#1 succeeded"));
+        let next =
+            ends(0, &["redeploy", "web#1", "--message", "as in web#1", "--detach", "--on-conflict", "queue", "--json"]);
+        let next = serde_json::Deserializer::from_str(&next).into_iter::<Value>().next().unwrap().unwrap();
+        assert_eq!((&next["project"], &next["message"]), (&json!("web"), &json!("as in web#1")));
+        let next = format!("web#{}", next["number"]);
+        assert!(ends(0, &["cancel", &next, "--project", "web"]).contains("is cancelled"));
+        // Two projects are told: nothing is done to either.
+        let told = ends(2, &["cancel", "web#2", "-p", "api"]);
+        assert!(told.contains("--project is api, but web#2 is a deployment of web"), "{told}");
+        assert_eq!(server.deployment("2", "").await.body["cancelRequestedAt"], Value::Null);
+        // A number alone names no project, and neither does what else has such a mark.
+        let told = ends(2, &["release", "--reason", "web#1", "--deployment", "#1", "--project="]);
+        assert!(told.contains("--project"), "{told}");
+        if variable.is_none() {
+            for args in [&["status", "#1"][..], &["deploy", "--message", "web#1"]] {
+                assert!(ends(2, args).contains("--project <NAME>"), "{args:?}");
+            }
+        }
+    }
+    let mut command = Command::new(SINGLETRACK);
+    command.env_clear().env("SINGLETRACK_URL", &server.base);
+    let done =
+        command.args(["release", "--deployment", "web#2", "--even-if-alive", "--reason", "stuck"]).output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    server.open_gate();
 }
 
 #[tokio::test(flavor = "multi_thread")]
