@@ -1,41 +1,45 @@
 //! Singletrack lets exactly one deploy of a project through at a time.
 //!
 //! ```text
-//! client ─submit─▶ server ─▶ queue ─▶ store.transact(project): load ─▶ model decides ─▶ rows + events, one commit
-//!                             ▲  ▲                                                                        │
-//!       claim · heartbeat · ──┘  └── expire                                                               │ wake
-//!       report · finish │            │                                                                    ▼ (a hint)
-//!  executor ◀────── worker        reaper                                                              notifier
-//! client ◀─ SSE or long-poll ─ server ◀─ watch: re-reads the store after the cursor ◀─────────────────────┘
+//! client ─submit─▶ http ─▶ queue ─▶ store.transact(project): load ─▶ model decides ─▶ rows + events, one commit
+//!                            ▲  ▲                                                                        │
+//!      claim · heartbeat · ──┘  └── expire                                                               │ wake
+//!      report · finish │            │                                                                    ▼ (a hint)
+//! exec ◀────────── worker        reaper                                                           watch::Notifier
+//! client ◀─ SSE or long-poll ─ http ◀─ watch: re-reads the store after the cursor ◀──────────────────────┘
 //! ```
 //!
-//! The modules, in the order of that picture. Imports point one way: `model ← store ← {watch, queue} ← {worker,
-//! reaper} ← server` and `model ← api ← {server, client}`; the client never sees the queue or a store. An agent is a
-//! client that runs pipelines: `{client, worker} ← agent`. A test keeps it so.
+//! The modules stand in the order of that flow: what everybody knows, then what runs a deployment, the client, the server
+//! from the store up, and the command line that starts them all. Imports point one way; `tests/it/tidy.rs` has the exact
+//! list of edges. `exec` and `client` know no store, no queue and no server.
 
-pub mod agent;
-pub mod api;
-pub mod artifact;
-pub mod cli;
-pub mod client;
+// What everybody knows.
 pub mod clock;
-pub mod commands;
 pub mod config;
-pub mod demo;
-pub mod depot;
 pub mod explain;
 pub mod health;
 pub mod log;
 pub mod model;
-pub mod names;
-pub mod node;
-pub mod notifier;
 pub mod private;
+pub mod version;
+pub mod wire;
+
+// What runs one deployment, on whichever machine.
+pub mod exec;
+
+// The client, and the agent, which is a client that runs pipelines.
+pub mod client;
+
+// The server, from the store up.
+pub mod artifacts;
+pub mod http;
 pub mod queue;
 pub mod reaper;
-pub mod retention;
 pub mod server;
 pub mod store;
-pub mod version;
 pub mod watch;
 pub mod worker;
+
+// The command line.
+pub mod cli;
+pub mod static_libc;

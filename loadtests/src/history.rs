@@ -7,8 +7,8 @@ use std::{
 };
 
 use singletrack::{
-    api::Deployment,
     model::{DeploymentId, Revision, Status},
+    wire::Deployment,
 };
 
 /// A hold of a slot as its client saw it; times since the race began.

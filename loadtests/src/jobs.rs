@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
-use singletrack::api::LEASE_HEADER;
+use singletrack::wire::LEASE_HEADER;
 use tokio::{
     sync::{Notify, Semaphore},
     task::JoinSet,

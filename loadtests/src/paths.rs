@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use singletrack::{
-    api,
     model::{
         Command, Deployment, DeploymentId, LineLoad, Load, Loaded, ProjectName, SecretHash, Slot, Verdict,
         deployment::Spec, lifecycle::Entry,
     },
     store::{Store as _, sqlite::SqliteStore, transact},
+    wire,
 };
 
 /// What is decided from a deployment's submit to its end, by itself.
@@ -23,7 +23,7 @@ pub fn decide() -> Result<Deployment> {
 
 /// A deployment as clients see it.
 pub fn json(deployment: &Deployment) -> Result<Vec<u8>> {
-    Ok(serde_json::to_vec(&api::Deployment::of(deployment, 0))?)
+    Ok(serde_json::to_vec(&wire::Deployment::of(deployment, 0))?)
 }
 
 /// A store in a folder that goes with it.

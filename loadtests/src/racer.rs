@@ -8,15 +8,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use singletrack::{
-    api::{CancelBody, Lease, OnConflict, SubmitRequest},
     client::{
-        connection::{Connection, Fault, Patience, Submitted, Turn},
+        calls::{Connection, Fault, Patience, Submitted, Turn},
         lease::{Keeper, Outcome, Told},
         resolve::{Action, Observation, Resolver, Verdict, Wish},
     },
     clock::{BootInstant, Clock, SystemClock},
     model::{DeploymentId, Eta, Executor, IdempotencyKey, ProjectName, Revision, Status},
-    worker::Stop,
+    wire::{CancelBody, Lease, OnConflict, SubmitRequest},
 };
 
 use crate::{
@@ -241,7 +240,7 @@ impl Racer {
         let mut stop = keeper.stop();
         let stopped = tokio::select! {
             () = tokio::time::sleep(hold) => false,
-            stopped = stop.wait_for(|stop| *stop != Stop::None) => stopped.is_ok(),
+            stopped = stop.wait_for(Option::is_some) => stopped.is_ok(),
             never = keeper.keep() => match never {},
         };
         let gave = Instant::now();

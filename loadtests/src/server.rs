@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use singletrack::api::{Deployment, DeploymentList};
+use singletrack::wire::{Deployment, DeploymentList};
 use tempfile::TempDir;
 
 use crate::{

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use singletrack::api::LEASE_HEADER;
+use singletrack::wire::LEASE_HEADER;
 use tokio::sync::Mutex;
 
 use crate::{

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use reqwest::Url;
 
-use super::{parse_order, parse_project, parse_server, parse_text, parse_timeout};
+use super::parse::{parse_order, parse_project, parse_server, parse_text, parse_timeout};
 use crate::model::ProjectName;
 
 /// Which server, who asks, and how the answer is printed.

@@ -8,7 +8,7 @@ use std::{
 
 use reqwest::{Certificate, Url};
 
-use super::exit::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure};
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

@@ -16,11 +16,11 @@ use reqwest::Response;
 use serde_json::Value;
 use sse_stream::{Error as SseError, Sse, SseByteStream};
 
-use super::connection::{Completion, Connection, Fault, pauses};
+use super::calls::{Completion, Connection, Fault, pauses};
 use crate::{
-    api::{Deployment, ErrorCode, Event, EventData},
     config::Since,
     model::{DeploymentId, EventBody, ProjectName, Status},
+    wire::{Deployment, ErrorCode, Event, EventData},
 };
 
 /// Streams that ended without telling anything new, in a row, until polls take over: two can be chance.

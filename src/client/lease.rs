@@ -12,12 +12,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::connection::{Connection, Fault, Worker};
+use super::calls::{Connection, Fault, Worker};
 use crate::{
-    api::{DeploymentError, ErrorCode, FinishRequest, Lease, ReportsRequest},
     clock::{BootInstant, Clock},
+    exec::Stop,
     model::{DeploymentId, ProjectName, Report, Status},
-    worker::Stop,
+    wire::{DeploymentError, ErrorCode, FinishRequest, Lease, ReportsRequest},
 };
 
 /// How many heartbeats there are in a lease: five may be lost.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use reqwest::header::HeaderValue;
 
-use super::exit::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure};
 
 /// What comes before a token in its header.
 const BEARER: &str = "Bearer ";

@@ -25,15 +25,17 @@ use thiserror::Error;
 
 use super::{
     dial::{http_client, is_loopback, root_cause},
-    exit::{Exit, Failure},
-    render::words::span,
     token::Token,
     trouble::{Kind, Trouble},
 };
 use crate::{
-    api::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
+    cli::{
+        exit::{Exit, Failure},
+        screen::words::span,
+    },
     clock::{BootInstant, Clock},
     model::IdempotencyKey,
+    wire::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
 };
 
 /// Spans are told in whole seconds: what is left of 15 s is 15 s for a while.

@@ -17,18 +17,21 @@ use reqwest::{
 };
 
 use super::{
-    connection::Fault,
+    calls::Fault,
     deadline::Deadline,
-    exit::{Exit, Failure},
-    render::words::size,
-    session::Session,
-    signals::Signals,
     transport::{Attempt, Transport, code_of, refused},
     trouble::Trouble,
 };
 use crate::{
-    api::{ErrorCode, OFFSET_HEADER},
-    artifact::{self, Digest, IGNORE_FILE, LeftOut, PackError, PackOptions, Packed},
+    cli::{
+        exit::{Exit, Failure},
+        screen::words::size,
+        session::Session,
+        signals::Signals,
+    },
+    exec::archive::{self, IGNORE_FILE, LeftOut, PackError, PackOptions, Packed},
+    model::Digest,
+    wire::{ErrorCode, OFFSET_HEADER},
 };
 
 /// So much is read and sent at a time.
@@ -54,7 +57,7 @@ pub async fn pack(
     signals: &mut Signals,
 ) -> Result<Packed, Failure> {
     let shown = path.display().to_string();
-    let packing = tokio::task::spawn_blocking(move || artifact::pack(&path, options));
+    let packing = tokio::task::spawn_blocking(move || archive::pack(&path, options));
     let packed = in_time(packing, deadline, signals, "packing the artifact").await?;
     let packed = packed.map_err(|error| Failure::new(Exit::Fault, format!("packing ended: {error}")))?;
     let packed = packed.map_err(|error| {

@@ -1,8 +1,7 @@
 //! The `[limits]` table. Limits that contradict each other are refused here, with a sentence that says why, because
 //! the server would otherwise lose healthy deployments in ways that nobody could explain.
 
-use super::duration::format_duration;
-use super::reader::Section;
+use super::{duration::format_duration, reader::Section};
 use crate::model::Limits;
 
 pub(super) fn read(mut section: Section<'_>) -> Limits {

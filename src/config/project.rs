@@ -6,10 +6,13 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use toml::Spanned;
 
-use super::duration::format_duration;
-use super::pass_env::{self, PassEnv};
-use super::reader::Section;
-use super::{first_repeated, require};
+use super::{
+    duration::format_duration,
+    first_repeated,
+    pass_env::{self, PassEnv},
+    reader::Section,
+    require,
+};
 use crate::model::{LinePolicy, Policy, Preempt};
 
 /// How long a pipeline may take when its configuration is silent: a deploy that hangs must not hold its slot for ever.

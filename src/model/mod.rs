@@ -1,10 +1,13 @@
 //! What a slot, a line, a lease and a deployment are, and every rule about them: pure, without a store, a network or
 //! a clock.
 
+#![warn(missing_docs)]
+
 pub mod admission;
 pub mod bounds;
 pub mod command;
 pub mod deployment;
+pub mod digest;
 pub mod event;
 pub mod forecast;
 pub mod hint;
@@ -21,6 +24,7 @@ pub use command::{Command, Lapse, Refusal, Report, Verdict, Vital};
 pub use deployment::{
     CancelCause, CancelRequest, Deployment, Executor, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
 };
+pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody, PhaseState, Stream};
 pub use hint::Hint;
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};

@@ -1,8 +1,8 @@
 //! That no agent is there which could run a deployment, in words: for whoever waits for one, and for whom none came.
 
+use super::Queue;
 use crate::{
     model::{DeploymentId, ProjectName, State},
-    queue::Queue,
     store::{KnownAgent, StoreError},
 };
 

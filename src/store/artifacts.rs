@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{BoxFuture, StoreError};
-use crate::artifact::Digest;
+use crate::model::Digest;
 
 /// How long whoever writes an artifact may be silent before another may go on with it: after a server was killed, its
 /// clients wait so long.

@@ -15,12 +15,14 @@ use super::{
     AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit,
     Placed, ProjectPage, ProjectState, Store, StoreError, Watched, agents::Presence,
 };
-use crate::clock::Now;
-use crate::model::{
-    Changes, Deployment, DeploymentId, Edges, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place,
-    Project, ProjectName, Revision, State, Step,
-    order::ordinary_order,
-    slot::{KeyRecord, Keyed},
+use crate::{
+    clock::Now,
+    model::{
+        Changes, Deployment, DeploymentId, Edges, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Pepper,
+        Place, Project, ProjectName, Revision, State, Step,
+        order::ordinary_order,
+        slot::{KeyRecord, Keyed},
+    },
 };
 
 /// A store in memory.

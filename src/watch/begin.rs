@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{EVENT_PAGE_LIMIT, EVENT_PART, Watch, WatchError};
+use super::wait::{EVENT_PAGE_LIMIT, EVENT_PART, Watch, WatchError};
 use crate::model::{DeploymentId, EventBody, ProjectName, bounds};
 
 /// Which of the events that are there already are wanted. Of both limits, the one that leaves fewer counts.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Watch, WatchError, shift::Shift};
-use crate::{
-    model::{DeploymentId, ProjectName},
-    notifier::{Page, SharedRead, Subscription, Topic},
+use super::{
+    Subscription, Topic, Watch, WatchError,
+    shared::{Page, SharedRead},
+    shift::Shift,
 };
+use crate::model::{DeploymentId, ProjectName};
 
 /// Follows one deployment's events: each exactly once and in order.
 pub struct Follow {

@@ -21,26 +21,27 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    artifact::Artifact,
     identity::Identity,
     leased::Leased,
-    leftovers::leftovers_gone,
-    pipeline::{Job, lock_path},
     places::{Places, Postponed, TakenPlace},
-    process::ShimProgram,
-    report::Stop,
-    workspaces,
 };
 use crate::{
-    artifact::UnpackLimits,
+    artifacts::Depot,
     config::{Config, Pipeline, Project, format_duration},
-    depot::Depot,
+    exec::{
+        archive::UnpackLimits,
+        artifact::Artifact,
+        pipeline::{Job, lock_path},
+        process::{leftovers::leftovers_gone, owner::ShimProgram},
+        report::Stop,
+        workspaces,
+    },
     health::{Health, Pulse, Task},
     model::{Deployment, DeploymentId, Lapse, Limits, State},
-    notifier::Notifier,
     private,
     queue::Queue,
     store::{Claimable, Offers, StoreError, Watched},
+    watch::Notifier,
 };
 
 /// How many of those that wait for a place are told so at the same time, so that they share commits.

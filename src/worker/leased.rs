@@ -10,16 +10,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    pipeline::{self, Job},
-    report::{Stop, Verdict},
-};
 use crate::{
     clock::BootInstant,
+    exec::{
+        pipeline::{self, Job},
+        report::{Stop, Verdict},
+    },
     model::{DeploymentId, FailureCause, ProjectName, Report, SecretHash},
-    notifier::{Notifier, Topic},
     queue::{Queue, WorkerError},
     store::StoreError,
+    watch::{Notifier, Topic},
 };
 
 /// How many reports may wait for the store; the executor cuts output beyond, and never a child's pace.

@@ -10,13 +10,13 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use singletrack::{
-    api::ErrorCode,
-    client::{
+    cli::{
         exit::{Exit, exit_of, exit_of_end},
         reason::Reason,
     },
     explain::{PAGES, find},
     model::{CancelCause, DeploymentId, FailureCause, Status},
+    wire::ErrorCode,
 };
 
 use crate::{

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use singletrack::client::{
+use singletrack::cli::{
     exit::{Exit, Failure},
     reason::Reason,
 };

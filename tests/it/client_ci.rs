@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use singletrack::client::ci::{CiRun, Environment, System};
+use singletrack::cli::ci::{CiRun, Environment, System};
 
 fn detect(variables: &[(&str, &str)]) -> Option<CiRun> {
     let map: BTreeMap<String, String> =

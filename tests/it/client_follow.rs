@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use singletrack::{
-    api::{Deployment, Event, EventData},
     client::{
-        connection::{Connection, Fault, Patience},
+        calls::{Connection, Fault, Patience},
         follow::{FollowLimits, Follower, How, Update},
     },
     clock::SystemClock,
     model::{EventBody, Status},
+    wire::{Deployment, Event, EventData},
 };
 
 use crate::fake::{Fake, OURS, Part, Reply, Request, complete, deployment, frame, log, problem};

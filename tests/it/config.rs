@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use singletrack::config::{Check, Config, ConfigError, Phase, PhaseAction, StoreLocation};
-use singletrack::model::{LinePolicy, Preempt};
+use singletrack::{
+    config::{Check, Config, ConfigError, Phase, PhaseAction, StoreLocation},
+    model::{LinePolicy, Preempt},
+};
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("s.toml"))

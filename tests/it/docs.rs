@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use singletrack::config::Config;
-use singletrack::model::Limits;
+use singletrack::{config::Config, model::Limits};
 
 /// A fenced ```toml block of a document.
 struct Block {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use singletrack::config::{Config, PhaseAction, Pipeline};
-use singletrack::worker::{self, FailureCause, Job, ShimProgram, Verdict};
+use singletrack::{
+    config::{Config, PhaseAction, Pipeline},
+    exec::{self, FailureCause, Job, ShimProgram, Verdict},
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -76,8 +78,8 @@ impl Machine {
             pass_env: singletrack::config::PassEnv::default(),
             inputs,
             workspace: self.root.path().join("work").join(id),
-            artifact: artifact.map(singletrack::worker::artifact::Artifact::File),
-            unpack_limits: singletrack::artifact::UnpackLimits::default(),
+            artifact: artifact.map(singletrack::exec::artifact::Artifact::File),
+            unpack_limits: singletrack::exec::archive::UnpackLimits::default(),
             grace: Duration::from_secs(30),
             kill_budget: Duration::from_secs(10),
             server_url: None,
@@ -87,7 +89,7 @@ impl Machine {
         let (_stop, stopped) = watch::channel(None);
         let (sender, mut reports) = mpsc::channel(64);
         let drain = tokio::spawn(async move { while reports.recv().await.is_some() {} });
-        let verdict = worker::run(job, stopped, sender).await;
+        let verdict = exec::run(job, stopped, sender).await;
         drain.await.unwrap();
         verdict.unwrap()
     }
@@ -155,7 +157,8 @@ async fn the_release_directory_example_takes_a_tarball() {
 async fn the_release_directory_example_takes_an_artifact() {
     let machine = Machine::new().await;
     let mut packed =
-        singletrack::artifact::pack(&example().join("site"), singletrack::artifact::PackOptions::default()).unwrap();
+        singletrack::exec::archive::pack(&example().join("site"), singletrack::exec::archive::PackOptions::default())
+            .unwrap();
     let artifact = machine.root.path().join("artifact");
     std::io::copy(&mut packed.file, &mut std::fs::File::create(&artifact).unwrap()).unwrap();
     assert_eq!(machine.run("d1", BTreeMap::new(), Some(artifact)).await, deployed("d1"));

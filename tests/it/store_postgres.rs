@@ -17,10 +17,9 @@ use singletrack::{
         Deployment, Limits, ProjectName, Spec, Status, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
-    notifier::Notifier,
     queue::{Queue, WorkerError},
     store::{ListQuery, Offers, StoreError, postgres::PostgresStore},
-    watch::{Waited, Watch, fallback_task},
+    watch::{Notifier, Waited, Watch, fallback_task},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -119,7 +119,7 @@ async fn die(run: &Run, server: &Server) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn code(deployment: &singletrack::api::Deployment) -> Option<&str> {
+fn code(deployment: &singletrack::wire::Deployment) -> Option<&str> {
     deployment.error.as_ref().map(|error| error.code.as_str())
 }
 

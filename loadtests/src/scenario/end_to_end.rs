@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use singletrack::{
-    api::{Accepted, Deployment},
     model::Status,
+    wire::{Accepted, Deployment},
 };
 use tokio::task::JoinSet;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use singletrack::{api::Accepted, model::Status};
+use singletrack::{model::Status, wire::Accepted};
 use tokio::task::JoinSet;
 
 use crate::{

@@ -48,7 +48,7 @@ fn still(holder: &str) -> Observation {
 
 fn refused() -> Observation {
     let body = json!({"errorCode": "PROJECT_PAUSED"});
-    let code = Some(crate::api::ErrorCode::ProjectPaused);
+    let code = Some(crate::wire::ErrorCode::ProjectPaused);
     Observation::Refused(Box::new(Refusal { status: 409, code, with_token: false, message: "paused".to_owned(), body }))
 }
 

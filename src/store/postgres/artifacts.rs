@@ -21,7 +21,7 @@ use super::{
     transact::Engine,
 };
 use crate::{
-    artifact::Digest,
+    model::Digest,
     store::{
         BoxFuture, StoreError,
         artifacts::{Begin, SharedArtifacts, StoredArtifact, UNFINISHED_LIMIT, WRITER_LEASE, Writing},

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
-use super::{reads, rows, rows::deployment_columns};
+use super::{
+    reads,
+    rows::{self, deployment_columns},
+};
 use crate::{
     model::{
         Changes, Deployment, DeploymentId, Edges, LineLoad, Load, Loaded, Project, ProjectName, RecentRun, Revision,

@@ -67,7 +67,7 @@ async fn routes_and_methods_that_are_not_there_are_told_so() {
     {
         assert_refused(path, &server.get(path).await, 404, "NOT_FOUND", "openapi.yaml");
     }
-    for (path, methods) in singletrack::server::route_table() {
+    for (path, methods) in singletrack::http::route_table() {
         let path = path.replace("{project}", "web").replace("{id}", &id);
         for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS, Method::GET, Method::POST] {
             if methods.contains(&method.as_str().to_ascii_lowercase().as_str()) {
@@ -86,7 +86,7 @@ async fn routes_and_methods_that_are_not_there_are_told_so() {
 async fn unknown_and_repeated_query_parameters_are_named_on_every_route() {
     let (server, id) = with_history().await;
     let before = stored(&server).await;
-    for (path, methods) in singletrack::server::route_table() {
+    for (path, methods) in singletrack::http::route_table() {
         let path = path.replace("{project}", "web").replace("{id}", &id);
         for method in methods {
             let method: Method = method.to_ascii_uppercase().parse().unwrap();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use singletrack::artifact::{PackError, PackOptions, Packed, UnpackLimits, pack, unpack};
+use singletrack::exec::archive::{PackError, PackOptions, Packed, UnpackLimits, pack, unpack};
 use tempfile::TempDir;
 
 fn tree(files: &[(&str, &str)]) -> TempDir {

@@ -33,7 +33,8 @@ fn packed(version: &str, bytes: usize) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("version"), version).unwrap();
     std::fs::write(dir.path().join("ballast"), noise(bytes)).unwrap();
-    let packed = singletrack::artifact::pack(dir.path(), singletrack::artifact::PackOptions::default()).unwrap();
+    let packed =
+        singletrack::exec::archive::pack(dir.path(), singletrack::exec::archive::PackOptions::default()).unwrap();
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut &packed.file, &mut bytes).unwrap();
     bytes
@@ -70,7 +71,8 @@ async fn an_agent_at_a_third_server_deploys_what_was_uploaded_at_another() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("site")).unwrap();
         std::fs::write(dir.path().join("site/index.html"), "hello from afar").unwrap();
-        let packed = singletrack::artifact::pack(dir.path(), singletrack::artifact::PackOptions::default()).unwrap();
+        let packed =
+            singletrack::exec::archive::pack(dir.path(), singletrack::exec::archive::PackOptions::default()).unwrap();
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut &packed.file, &mut bytes).unwrap();
         bytes

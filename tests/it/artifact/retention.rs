@@ -24,7 +24,8 @@ async fn old_artifacts_go_unless_a_deployment_needs_them() {
     let mut names = Vec::new();
     for number in 0..4_u8 {
         std::fs::write(dir.path().join("version"), [b'0' + number]).unwrap();
-        let packed = singletrack::artifact::pack(dir.path(), singletrack::artifact::PackOptions::default()).unwrap();
+        let packed =
+            singletrack::exec::archive::pack(dir.path(), singletrack::exec::archive::PackOptions::default()).unwrap();
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut &packed.file, &mut bytes).unwrap();
         names.push(server.uploaded(&bytes).await);

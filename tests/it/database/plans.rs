@@ -6,10 +6,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use sha2::{Digest as _, Sha256};
 use singletrack::{
-    artifact::Digest,
     clock::Clock as _,
     model::{
-        Event, LineLoad, Load, Report, Revision, Slot, Status, Stream,
+        Digest, Event, LineLoad, Load, Report, Revision, Slot, Status, Stream,
         admission::{Admission, OnConflict, Submission},
     },
     store::{

@@ -1,6 +1,6 @@
 //! Phases that ask a URL.
 
-use singletrack::worker::{FailureCause, Stop, Verdict};
+use singletrack::exec::{FailureCause, Stop, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use data_encoding::{BASE64, HEXLOWER};
 use proptest::prelude::*;
-use singletrack::worker::{
+use singletrack::exec::{
     Report, Stream,
-    mask::{LENGTH_MIN, NotMasked, Secrets},
-    outbox::Outbox,
-    output::PhaseOutput,
-    stream_log::StreamLog,
+    output::{
+        mask::{LENGTH_MIN, NotMasked, Secrets},
+        outbox::Outbox,
+        phase::PhaseOutput,
+        stream_log::StreamLog,
+    },
 };
 use tokio::sync::mpsc;
 

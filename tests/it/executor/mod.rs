@@ -13,9 +13,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use singletrack::clock::BootInstant;
-use singletrack::config::{Config, Pipeline};
-use singletrack::worker::{self, Job, PhaseState, Report, ShimProgram, Stop, Verdict};
+use singletrack::{
+    clock::BootInstant,
+    config::{Config, Pipeline},
+    exec::{self, Job, PhaseState, Report, ShimProgram, Stop, Verdict},
+};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -70,7 +72,7 @@ impl Trial {
             pass_env: singletrack::config::PassEnv::default(),
             inputs: BTreeMap::from([("dir".into(), directory.path().display().to_string())]),
             artifact: None,
-            unpack_limits: singletrack::artifact::UnpackLimits::default(),
+            unpack_limits: singletrack::exec::archive::UnpackLimits::default(),
             grace: PATIENCE * 2,
             kill_budget: PATIENCE * 2,
             server_url: None,
@@ -139,7 +141,7 @@ impl Trial {
         let (directory, job) = self.into_job();
         let (stop, stopped) = watch::channel(None);
         let (sender, reports) = mpsc::channel(report_limit);
-        let verdict = tokio::spawn(worker::run(job, stopped, sender));
+        let verdict = tokio::spawn(exec::run(job, stopped, sender));
         Running { directory, stop, reports, seen: Vec::new(), verdict, fifos: Vec::new() }
     }
 
@@ -250,7 +252,7 @@ fn runs(pid: &str) -> bool {
 }
 
 /// The failure's code and message.
-fn failure(verdict: &Option<Verdict>) -> (worker::FailureCause, &str) {
+fn failure(verdict: &Option<Verdict>) -> (exec::FailureCause, &str) {
     match verdict {
         Some(Verdict::Failed { cause, message, .. }) => (*cause, message),
         other => panic!("expected a failure, got {other:?}"),

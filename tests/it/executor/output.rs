@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use singletrack::worker::{PhaseState, Report, Stream, Verdict};
+use singletrack::exec::{PhaseState, Report, Stream, Verdict};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -152,7 +152,7 @@ async fn nobody_listening_stops_nothing() {
     let (_stop, stopped) = tokio::sync::watch::channel(None);
     let (sender, reports) = tokio::sync::mpsc::channel(1);
     drop(reports);
-    let verdict = singletrack::worker::run(job, stopped, sender).await;
+    let verdict = singletrack::exec::run(job, stopped, sender).await;
     assert!(matches!(verdict, Some(Verdict::Succeeded { .. })), "{verdict:?}");
     assert!(directory.path().join("made").exists());
 }

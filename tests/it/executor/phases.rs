@@ -1,6 +1,6 @@
 //! What phases get, in which order they run, and what is taken back.
 
-use singletrack::worker::{FailureCause, PhaseState, Report, Verdict};
+use singletrack::exec::{FailureCause, PhaseState, Report, Verdict};
 
 use super::{Trial, failure, runs};
 

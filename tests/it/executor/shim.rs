@@ -8,8 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use singletrack::clock::{BootInstant, Clock, SystemClock};
-use singletrack::worker::leftovers_gone;
+use singletrack::{
+    clock::{BootInstant, Clock, SystemClock},
+    exec::process::leftovers::leftovers_gone,
+};
 use tempfile::TempDir;
 
 use super::{PATIENCE, runs};
@@ -39,7 +41,7 @@ impl Shim {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_singletrack"))
-            .arg(singletrack::worker::shim::ARGUMENT)
+            .arg(singletrack::exec::process::shim::ARGUMENT)
             .arg(&lock)
             .arg(BUDGET.as_millis().to_string())
             .args(["sh", "-ec", script])
@@ -124,7 +126,7 @@ async fn a_worker_that_died_before_its_shim_had_the_lock_starts_nothing_by_the_s
     // What the kernel does to a worker's socket on kill -9. A restarted server may have found the lock free since.
     drop(ours);
     let ended = Command::new(env!("CARGO_BIN_EXE_singletrack"))
-        .arg(singletrack::worker::shim::ARGUMENT)
+        .arg(singletrack::exec::process::shim::ARGUMENT)
         .arg(&lock)
         .arg(BUDGET.as_millis().to_string())
         .arg("touch")

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use singletrack::clock::{Clock, SystemClock};
-use singletrack::worker::{FailureCause, PhaseState, Report, Stop, Verdict};
+use singletrack::{
+    clock::{Clock, SystemClock},
+    exec::{FailureCause, PhaseState, Report, Stop, Verdict},
+};
 use tokio::sync::watch;
 
 use super::{PATIENCE, Trial, assert_gone, failure, is_phase, pids_of};
@@ -107,7 +109,7 @@ async fn a_cancel_before_the_first_phase_starts_nothing() {
     let (directory, job) = Trial::new().phase("one", "true").into_job();
     let (_stop, stopped) = watch::channel(Some(Stop::Cancel));
     let (sender, mut reports) = tokio::sync::mpsc::channel(8);
-    let verdict = singletrack::worker::run(job, stopped, sender).await;
+    let verdict = singletrack::exec::run(job, stopped, sender).await;
     assert_eq!(verdict, Some(Verdict::Stopped));
     assert!(is_phase(&reports.recv().await.unwrap(), "one", PhaseState::Skipped));
     assert_eq!(reports.recv().await, None);
@@ -263,12 +265,12 @@ async fn a_lease_that_is_renewed_lets_the_command_go_on() {
 async fn dropping_a_run_ends_its_command() {
     let mut trial = Trial::new().phase_with("one", &stubborn(""));
     trial.job.kill_budget = SHORT;
-    let lock = singletrack::worker::lock_path(&trial.job.workspace);
+    let lock = singletrack::exec::lock_path(&trial.job.workspace);
     let id = trial.job.deployment_id.clone();
     let mut running = trial.start();
     let pids = pids_of(&mut running, ["main ", "child ", "own "]).await;
     running.verdict.abort();
-    assert!(singletrack::worker::leftovers_gone(&lock, &id, PATIENCE).await);
+    assert!(singletrack::exec::process::leftovers::leftovers_gone(&lock, &id, PATIENCE).await);
     assert_gone(&pids);
     assert!(matches!(running.reports.recv().await, None | Some(Report::Log { .. })));
 }

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use singletrack::clock::{Clock, SystemClock};
-use singletrack::worker::{FailureCause, ShimProgram, Stop, Verdict, leftovers_gone, lock_path};
+use singletrack::{
+    clock::{Clock, SystemClock},
+    exec::{FailureCause, ShimProgram, Stop, Verdict, lock_path, process::leftovers::leftovers_gone},
+};
 
 use super::{PATIENCE, Trial, assert_gone, failure, pids_of, shim_of};
 use crate::harness::processes;

@@ -1,0 +1,414 @@
+//! Where a server keeps artifacts: in a folder of its own, or, where several servers share a store, in that, with a folder
+//! for copies of what this server ran.
+//!
+//! Either way an artifact is named by its content, and is there whole or not at all. What was uploaded of one stays when
+//! the connection is cut, so that the client goes on where it was: at whichever server, where they share.
+
+use std::{fmt, fs::File, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+use tokio_util::io::ReaderStream;
+
+use super::{
+    folder::{self, Folder},
+    shared::{Shared, Uploading},
+};
+use crate::{
+    model::{Digest, ProjectName},
+    store::{Store, StoreError, artifacts::StoredArtifact},
+};
+
+/// So much is read ahead of a file for a download.
+const READ_BYTES: usize = 64 << 10;
+
+/// Why the depot did not do it.
+#[derive(Debug, Error)]
+pub enum DepotError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The disk.
+    #[error("the artifacts' directory: {0}")]
+    Disk(#[from] io::Error),
+}
+
+/// How an upload begins.
+#[derive(Debug)]
+pub enum Begun<U> {
+    /// It is there already.
+    Whole,
+    /// It may go on.
+    Upload(U),
+}
+
+/// Why an upload does not begin, or go on.
+#[derive(Debug, Error)]
+pub enum UploadError {
+    /// Another is writing it at this moment.
+    #[error("the artifact is being uploaded at this moment")]
+    Busy,
+    /// It begins elsewhere than where the last one ended.
+    #[error("the upload goes on at byte {offset}")]
+    Offset {
+        /// Where it goes on.
+        offset: u64,
+    },
+    /// The bytes are those of another artifact; they are gone.
+    #[error("the content has another SHA-256: {found}")]
+    Mismatch {
+        /// Of which.
+        found: Digest,
+    },
+    /// Too many artifacts are there in part.
+    #[error("too many uploads are unfinished")]
+    TooMany,
+    /// The disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The name of what is uploaded of an artifact, until it is whole. Callers who see other projects have other names: none of them
+/// is held up by another's upload of the same bytes, or goes on with what another one sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartName(Digest);
+
+impl PartName {
+    /// The name for callers who see all projects.
+    pub fn of_all(digest: &Digest) -> Self {
+        PartName(digest.clone())
+    }
+
+    /// The name for callers who see only these projects, which come in order.
+    pub fn of(digest: &Digest, projects: impl Iterator<Item = ProjectName>) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(digest.as_str());
+        for project in projects {
+            hasher.update([0]);
+            hasher.update(project.as_str());
+        }
+        PartName(Digest::of(hasher))
+    }
+}
+
+/// What is to be read of a whole artifact.
+pub type Content = BoxStream<'static, io::Result<Bytes>>;
+
+/// An artifact that is there, whole or in part.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Which.
+    pub digest: Digest,
+    /// Whether it is whole.
+    pub is_whole: bool,
+    /// How large it is.
+    pub bytes: u64,
+    /// How long ago it was last wanted, or written to.
+    pub unwanted_for: Duration,
+    seen: Seen,
+}
+
+/// How it was seen: whoever wanted it since keeps it.
+#[derive(Clone, Debug)]
+enum Seen {
+    File(folder::Kept),
+    Stored(StoredArtifact),
+}
+
+/// A server's artifacts.
+#[derive(Clone)]
+pub struct Depot {
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    Folder(Folder),
+    Shared(Shared),
+}
+
+/// One artifact on its way in. It is the only one of its [`PartName`] until it is dropped; what it has written stays.
+#[derive(Debug)]
+pub struct Upload(Way);
+
+#[derive(Debug)]
+enum Way {
+    File(Box<folder::Upload>),
+    Shared(Box<Uploading>),
+}
+
+impl Depot {
+    /// The artifacts of the server with this store and work directory.
+    pub fn new(store: Arc<dyn Store>, work_dir: &Path) -> Self {
+        if store.artifacts().is_none() {
+            return Depot::below(work_dir);
+        }
+        // Not the folder of a server that has its store for itself: that one's are all there is of them.
+        let copies = Folder::at(work_dir.join("artifact-copies"));
+        Depot { place: Place::Shared(Shared::new(store, copies)) }
+    }
+
+    /// The artifacts in the work directory of a server that has its store for itself.
+    pub fn below(work_dir: &Path) -> Self {
+        Depot { place: Place::Folder(Folder::at(work_dir.join("artifacts"))) }
+    }
+
+    /// How large an artifact is, if it is there whole; it is wanted from now on.
+    ///
+    /// # Errors
+    /// The store or the disk.
+    pub async fn want(&self, digest: &Digest) -> Result<Option<u64>, DepotError> {
+        match &self.place {
+            Place::Folder(folder) => on_disk(folder, digest, Folder::want).await,
+            Place::Shared(shared) => Ok(shared.table()?.want(digest.clone()).await?),
+        }
+    }
+
+    /// How much of an upload under this name is there.
+    ///
+    /// # Errors
+    /// The store or the disk.
+    pub async fn offset(&self, part: &PartName) -> Result<u64, DepotError> {
+        match &self.place {
+            Place::Folder(folder) => on_disk(folder, &part.0, Folder::offset).await,
+            Place::Shared(shared) => Ok(shared.table()?.offset(part.0.clone()).await?),
+        }
+    }
+
+    /// A whole artifact, and how large it is.
+    ///
+    /// # Errors
+    /// The store or the disk.
+    pub async fn read(&self, digest: &Digest) -> Result<Option<(u64, Content)>, DepotError> {
+        let folder = match &self.place {
+            Place::Folder(folder) => folder,
+            Place::Shared(shared) => shared.copies(),
+        };
+        if let Some((file, bytes)) = on_disk(folder, digest, Folder::open).await? {
+            return Ok(Some((bytes, of_file(file))));
+        }
+        match &self.place {
+            Place::Folder(_) => Ok(None),
+            Place::Shared(shared) => shared.read(digest).await,
+        }
+    }
+
+    /// A whole artifact as a file of this machine; fetched, where the servers share it.
+    ///
+    /// # Errors
+    /// The store or the disk.
+    pub async fn file(&self, digest: &Digest) -> Result<Option<PathBuf>, DepotError> {
+        match &self.place {
+            Place::Folder(folder) => Ok(on_disk(folder, digest, Folder::want).await?.map(|_| folder.path(digest))),
+            Place::Shared(shared) => shared.fetch(digest).await,
+        }
+    }
+
+    /// Begins an upload at `start`, or anew.
+    ///
+    /// # Errors
+    /// It may not begin, or not there.
+    pub async fn begin(
+        &self,
+        digest: &Digest,
+        part: &PartName,
+        start: Option<u64>,
+    ) -> Result<Begun<Upload>, UploadError> {
+        match &self.place {
+            Place::Folder(folder) => {
+                let (folder, digest, part) = (folder.clone(), digest.clone(), part.0.clone());
+                Ok(match blocking(move || folder.begin(&digest, &part, start)).await? {
+                    Begun::Whole => Begun::Whole,
+                    Begun::Upload(upload) => Begun::Upload(Upload(Way::File(Box::new(upload)))),
+                })
+            }
+            Place::Shared(shared) => Ok(match shared.begin(digest, &part.0, start).await? {
+                Begun::Whole => Begun::Whole,
+                Begun::Upload(upload) => Begun::Upload(Upload(Way::Shared(Box::new(upload)))),
+            }),
+        }
+    }
+
+    /// Everything that is there.
+    ///
+    /// # Errors
+    /// The store or the disk.
+    pub async fn kept(&self) -> Result<Vec<Kept>, DepotError> {
+        match &self.place {
+            Place::Folder(folder) => files(folder).await,
+            Place::Shared(shared) => {
+                let stored = shared.table()?.kept().await?.into_iter().map(|stored| Kept {
+                    digest: stored.digest.clone(),
+                    is_whole: stored.is_whole,
+                    bytes: stored.bytes,
+                    unwanted_for: stored.unwanted_for,
+                    seen: Seen::Stored(stored),
+                });
+                Ok(stored.collect())
+            }
+        }
+    }
+
+    /// Removes what was seen, unless it was wanted since, or is being written.
+    ///
+    /// # Errors
+    /// The store or the disk.
+    pub async fn remove(&self, kept: Kept) -> Result<bool, DepotError> {
+        match (&self.place, kept.seen) {
+            (Place::Folder(folder), Seen::File(file)) => remove_file(folder, file).await,
+            (Place::Shared(shared), Seen::File(file)) => remove_file(shared.copies(), file).await,
+            (Place::Shared(shared), Seen::Stored(stored)) => Ok(shared.table()?.remove(stored).await?),
+            (Place::Folder(_), Seen::Stored(_)) => Ok(false),
+        }
+    }
+
+    /// Frees the room of what was removed, where that takes more than its removal.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn sweep(&self) -> Result<(), DepotError> {
+        match &self.place {
+            Place::Folder(_) => Ok(()),
+            Place::Shared(shared) => Ok(shared.table()?.sweep().await?),
+        }
+    }
+
+    /// Whether it is this server's turn to look for what may go, each `pause`: where servers share, one does so for all.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn is_retention_due(&self, pause: Duration) -> Result<bool, DepotError> {
+        match &self.place {
+            Place::Folder(_) => Ok(true),
+            Place::Shared(shared) => Ok(shared.table()?.is_retention_due(pause).await?),
+        }
+    }
+
+    /// The copies that this server can do without, since the store has them.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn copies(&self) -> Result<Vec<Kept>, DepotError> {
+        match &self.place {
+            Place::Folder(_) => Ok(Vec::new()),
+            Place::Shared(shared) => files(shared.copies()).await,
+        }
+    }
+}
+
+impl fmt::Debug for Depot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Depot")
+    }
+}
+
+impl Upload {
+    /// How many bytes there are.
+    pub fn length(&self) -> u64 {
+        match &self.0 {
+            Way::File(upload) => upload.length(),
+            Way::Shared(upload) => upload.length(),
+        }
+    }
+
+    /// Adds bytes. Answers their buffer, empty, where it is of use again.
+    ///
+    /// # Errors
+    /// The disk or the store. What has been added is kept, unless the disk is full: then it is given up, since others need
+    /// the room.
+    pub async fn add(self, mut bytes: Vec<u8>) -> Result<(Upload, Vec<u8>), UploadError> {
+        match self.0 {
+            Way::File(mut upload) => {
+                blocking(move || {
+                    upload.add(&bytes)?;
+                    bytes.clear();
+                    Ok((Upload(Way::File(upload)), bytes))
+                })
+                .await
+            }
+            Way::Shared(upload) => {
+                let upload = upload.add(bytes).await?;
+                Ok((Upload(Way::Shared(Box::new(upload))), Vec::new()))
+            }
+        }
+    }
+
+    /// Shows that it goes on, though no bytes come: to be called every few seconds.
+    ///
+    /// # Errors
+    /// The store; or it is another's by now.
+    pub async fn hold(&self) -> Result<(), UploadError> {
+        match &self.0 {
+            Way::File(_) => Ok(()),
+            Way::Shared(upload) => upload.hold().await,
+        }
+    }
+
+    /// Ends it: from here on the artifact is there, and stays there through a loss of power. Answers its size.
+    ///
+    /// # Errors
+    /// The content is another's, and is gone; or the disk, or the store.
+    pub async fn finish(self) -> Result<u64, UploadError> {
+        match self.0 {
+            Way::File(upload) => blocking(move || upload.finish()).await,
+            Way::Shared(upload) => upload.finish().await,
+        }
+    }
+
+    /// Removes what was uploaded.
+    ///
+    /// # Errors
+    /// The disk or the store.
+    pub async fn discard(self) -> Result<(), UploadError> {
+        match self.0 {
+            Way::File(upload) => Ok(blocking(move || upload.discard()).await?),
+            Way::Shared(upload) => upload.discard().await,
+        }
+    }
+}
+
+fn of_file(file: File) -> Content {
+    ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES).boxed()
+}
+
+pub(super) async fn on_disk<T: Send + 'static>(
+    folder: &Folder,
+    digest: &Digest,
+    ask: fn(&Folder, &Digest) -> io::Result<T>,
+) -> Result<T, DepotError> {
+    let (folder, digest) = (folder.clone(), digest.clone());
+    Ok(blocking(move || ask(&folder, &digest)).await?)
+}
+
+async fn files(folder: &Folder) -> Result<Vec<Kept>, DepotError> {
+    let folder = folder.clone();
+    let files = blocking(move || folder.kept()).await?;
+    let kept = |file: folder::Kept| Kept {
+        digest: file.digest.clone(),
+        is_whole: file.is_whole,
+        bytes: file.bytes,
+        unwanted_for: file.wanted_at.elapsed().unwrap_or_default(),
+        seen: Seen::File(file),
+    };
+    Ok(files.into_iter().map(kept).collect())
+}
+
+async fn remove_file(folder: &Folder, file: folder::Kept) -> Result<bool, DepotError> {
+    let folder = folder.clone();
+    Ok(blocking(move || folder.remove(&file)).await?)
+}
+
+/// Does what waits for the disk elsewhere.
+pub(super) async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(io::Error::other(error).into()),
+    }
+}

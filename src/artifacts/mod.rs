@@ -1,0 +1,9 @@
+//! The artifacts that a server keeps: `depot` is where they are, in a `folder` of its own or `shared` in the store, and
+//! `retention` removes what nobody needs any more.
+
+mod depot;
+mod folder;
+pub mod retention;
+mod shared;
+
+pub use depot::{Begun, Content, Depot, DepotError, Kept, PartName, Upload, UploadError};

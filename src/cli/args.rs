@@ -1,0 +1,222 @@
+//! The command line: clap types only, and what turns a word into a value. Names and exit codes are a contract.
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
+
+use super::{
+    Agent, Cancel, CheckConfig, Completions, Demo, Deploy, Explain, Fence, List, Logs, Man, Protect, Redeploy, Release,
+    Run, Serve, StatusArgs, Store, Token, Version, Wait, Why,
+};
+use crate::model::{DeploymentName, ProjectName};
+
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the deployment FAILED
+  2    usage
+  121  still blocked at the deadline
+  122  cancelled or superseded
+  123  lease lost
+  124  --timeout passed
+  125  no server, or a fault of something in between
+  130  interrupted; the own deployment was cancelled first
+
+Environment:
+  SINGLETRACK_URL      the server, as --server
+  SINGLETRACK_PROJECT  the project, as --project
+  SINGLETRACK_TOKEN    the token; there is no flag for it, since other processes can read arguments
+  NO_COLOR             no colours";
+
+/// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.
+#[derive(Debug, Parser)]
+#[command(name = "singletrack", version, about, after_long_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(subcommand_required = true, max_term_width = 100, infer_subcommands = false)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// What this process's arguments say.
+    ///
+    /// # Errors
+    /// They cannot be understood, or ask for help.
+    pub fn read() -> Result<Self, clap::Error> {
+        match Run::read_alone(std::env::args_os()) {
+            Some(run) => Ok(Cli { command: Command::Client(ClientCommand::Run(run)) }),
+            None => read(std::env::args_os()),
+        }
+    }
+}
+
+/// Reads arguments and variables. A variable that is set to nothing counts as not set: CI systems set it so where the value
+/// that is to stand in it does not exist.
+pub(super) fn read<T: CommandFactory + FromArgMatches>(
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<T, clap::Error> {
+    let args: Vec<_> = args.into_iter().collect();
+    let mut command = without_empty_variables(T::command());
+    // A flag wins over a variable, also one that says that what the variable holds is not wanted.
+    if args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--no-order") {
+        command = without_variable(command, "order");
+    }
+    let args = with_project_of_deployment(&mut command, args)?;
+    let matches = command.try_get_matches_from(args)?;
+    T::from_arg_matches(&matches)
+}
+
+/// The arguments with the project that a deployment's name tells, as in `status web#17`: it stands for `--project`, and wins over
+/// the variable.
+fn with_project_of_deployment(
+    command: &mut clap::Command,
+    mut args: Vec<OsString>,
+) -> Result<Vec<OsString>, clap::Error> {
+    if !args.iter().any(|arg| arg.as_encoded_bytes().contains(&b'#')) {
+        return Ok(args);
+    }
+    // What else is wrong is told by those who read all of it.
+    let Ok(matches) = without_need_of_project(command.clone()).try_get_matches_from(&args) else { return Ok(args) };
+    let Some((verb, matches)) = matches.subcommand() else { return Ok(args) };
+    let named =
+        ["id", "deployment"].into_iter().find_map(|id| matches.try_get_one::<DeploymentName>(id).ok().flatten());
+    let Some(named) = named else { return Ok(args) };
+    let Some(project) = &named.project else { return Ok(args) };
+    if matches.value_source("project") == Some(ValueSource::CommandLine) {
+        return match matches.get_one::<ProjectName>("project") {
+            Some(other) if other != project => {
+                let message =
+                    format!("--project is {other}, but {named} is a deployment of {project}; leave one of them out");
+                Err(command.error(ErrorKind::ArgumentConflict, message))
+            }
+            Some(_) | None => Ok(args),
+        };
+    }
+    let flag = format!("--project={project}").into();
+    let at = args.iter().position(|arg| arg == verb).map_or(args.len(), |at| at + 1);
+    args.insert(at, flag);
+    Ok(args)
+}
+
+fn without_need_of_project(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| if arg.get_id() == "project" { arg.required(false) } else { arg });
+    command.mut_subcommands(without_need_of_project)
+}
+
+fn without_variable(command: clap::Command, id: &'static str) -> clap::Command {
+    let command = command.mut_args(|arg| if arg.get_id() == id { arg.env(None::<&'static str>) } else { arg });
+    command.mut_subcommands(|command| without_variable(command, id))
+}
+
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
+    command.mut_subcommands(without_empty_variables)
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// What a client asks of a server.
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Run the server
+    Serve(Serve),
+    /// Run pipelines on this machine for a server: those of its own configuration, with the server's inputs
+    Agent(Agent),
+    /// Say whether a server's configuration is right
+    CheckConfig(CheckConfig),
+    /// Make and read tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Back up a store, and make one of a backup
+    #[command(subcommand)]
+    Store(Store),
+    /// Watch a server and three racing pipelines on this machine
+    Demo(Demo),
+    /// Say what an error code or an exit code means, and what to do
+    Explain(Explain),
+    /// Print the version, the commit that it was built from, and when
+    Version(Version),
+    /// Print the completion script of a shell
+    Completions(Completions),
+    /// Print the manual page, or write one for each command
+    Man(Man),
+}
+
+/// What a client asks of a server.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Deploy: take the project's slot or wait for it, then follow the deployment to its end
+    Deploy(Box<Deploy>),
+    /// Run a command here while holding the project's slot: take it or wait for it, run, give it back
+    Run(Box<Run>),
+    /// Inside a run: keep a cancel away from a command until it has ended
+    Protect(Protect),
+    /// Inside a run: ask whether it still holds the slot
+    #[command(subcommand)]
+    Fence(Fence),
+    /// Run a former deployment again, with its artifact and inputs; it may go back behind newer ones
+    Redeploy(Box<Redeploy>),
+    /// Show one deployment; without an ID, the one that holds the slot, else the latest
+    Status(StatusArgs),
+    /// Wait until a deployment is final, and end with its exit code; the deployment goes on whatever ends the wait
+    Wait(Wait),
+    /// Say who holds the slot, who waits, for how long, and what to do about it
+    Why(Why),
+    /// Print a deployment's output; without an ID, of the one that holds the slot, else of the latest
+    Logs(Logs),
+    /// List a project's deployments, newest first; without a project, list the projects
+    List(List),
+    /// Cancel a deployment: ask it to stop
+    Cancel(Cancel),
+    /// Force a project's slot free, whatever its holder does; it is recorded
+    Release(Release),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    /// What stands in a terminal when nobody wrote words for it.
+    const WORDS_OF_THE_LIBRARY: [&str; 6] =
+        ["invalid digit", "digit found", "invalid socket", "is not in ", "number too large", "empty string"];
+
+    #[test]
+    fn whatever_a_flag_does_not_take_is_refused_in_words_that_say_what_it_takes() {
+        let mut refused = Vec::new();
+        each_flag(Cli::command(), &["singletrack".to_owned()], &mut |path, flag| {
+            for value in ["x", "-1", "99999999999999999999", "1.5", ""] {
+                let args = path.iter().cloned().chain([format!("--{flag}={value}")]);
+                let Err(error) = Cli::command().try_get_matches_from(args) else { continue };
+                let text = error.to_string();
+                if text.contains(&format!("for '--{flag}")) {
+                    refused.push(flag.to_owned());
+                    let library = WORDS_OF_THE_LIBRARY.iter().find(|words| text.contains(**words));
+                    assert_eq!(library, None, "{path:?} --{flag}={value}: {text}");
+                }
+            }
+        });
+        for flag in ["limit", "max-concurrent", "listen", "order", "timeout", "lease", "grace"] {
+            assert!(refused.iter().any(|refused| refused == flag), "--{flag} takes anything: {refused:?}");
+        }
+    }
+
+    fn each_flag(command: clap::Command, path: &[String], hear: &mut dyn FnMut(&[String], &str)) {
+        for arg in command.get_arguments().filter(|arg| arg.get_action().takes_values()) {
+            arg.get_long().into_iter().for_each(|flag| hear(path, flag));
+        }
+        for below in command.get_subcommands().cloned().collect::<Vec<_>>() {
+            let path: Vec<_> = path.iter().cloned().chain([below.get_name().to_owned()]).collect();
+            each_flag(below, &path, hear);
+        }
+    }
+}

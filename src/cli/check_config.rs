@@ -1,0 +1,29 @@
+//! `check-config`: says whether a configuration is right.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use super::service::{EX_CONFIG, fail, print};
+use crate::config::Config;
+
+/// `check-config`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckConfig {
+    /// The configuration
+    #[arg(value_name = "FILE", default_value = "singletrack.toml")]
+    pub path: PathBuf,
+}
+
+/// Says whether a configuration is right.
+pub fn check_config(args: &CheckConfig) -> ExitCode {
+    match Config::load(Some(&args.path)) {
+        Ok(config) => {
+            let (path, project_count) = (args.path.display(), config.projects.len());
+            let pipeline_count: usize = config.projects.values().map(|project| project.pipelines.len()).sum();
+            print(&format!("{path} is right: projects: {project_count}, pipelines: {pipeline_count}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(EX_CONFIG, &error.to_string()),
+    }
+}

@@ -1,0 +1,579 @@
+//! `deploy`: submit, resolve a conflict, follow the deployment to its end.
+
+use std::{cell::Cell, ops::RangeInclusive, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    fits::{Expected, too_short},
+    key::Key,
+    plan,
+};
+use crate::{
+    cli::{
+        Deploy, FollowMode, WhenHeld,
+        ci::{CiRun, Environment},
+        exit::{Exit, Failure},
+        job::Job,
+        report::Reports,
+        screen::{
+            clean::clean,
+            words::{Ahead, Place, named},
+        },
+        session::Session,
+        signals::Signals,
+    },
+    client::{
+        calls::{Completion, Fault, Patience, Submitted, Turn},
+        deadline::Deadline,
+        follow::{FollowLimits, Follower, How},
+        resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
+        upload,
+    },
+    clock::BootInstant,
+    exec::archive::PackOptions,
+    model::{DeploymentId, Eta, Mention, ProjectName, Status},
+    wire::{self, ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest, Takes},
+};
+
+/// How long the answer to a submit is waited for once it is time to stop, so that what it made can be cancelled.
+const SUBMIT_GRACE: Duration = Duration::from_secs(3);
+/// How long a cancel of our own may take once it is time to stop. CI systems kill a cancelled job after about 7 s.
+const LEAVE_LIMIT: Duration = Duration::from_secs(4);
+/// How long the end of our own deployment is waited for when the deadline, not a person, stops us: a worker that is told
+/// to stop has 30 s by default, and who looks on wants to see what became of it.
+const END_LIMIT: Duration = Duration::from_secs(35);
+/// How many seconds one poll of `turn` is parked: as many as are served before us, within these limits. Its end is when those
+/// further back hear of another holder or place, so it is shorter than it could be; a thousand who wait still ask but a
+/// hundred times a second. Those at the front ask more often: should the server at which they are parked be stopped, they
+/// must have asked another one before the slot that is kept for them meanwhile is the next one's.
+const TURN_WINDOW_SECONDS: RangeInclusive<u64> = 3..=10;
+/// How long one poll for the end is parked: nothing is told in between.
+const END_WINDOW: Duration = Duration::from_secs(30);
+/// The pause after a poll that was answered: a server that answers at once is not asked without end.
+const TURN_PAUSE: Duration = Duration::from_millis(200);
+/// How often it is looked who is before us, where no poll of `turn` tells.
+const LINE_PAUSE: Duration = Duration::from_secs(15);
+/// The same where a person looks on.
+const LIVE_LINE_PAUSE: Duration = Duration::from_secs(3);
+
+/// Deploys.
+///
+/// # Errors
+/// Whatever kept it from succeeding, with its exit code.
+pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
+    let reports = Reports::wanted(&args.submit.end);
+    let ended = deploy(args, &reports).await;
+    if !args.submit.dry_run {
+        reports.or_write(&args.target.project, &ended);
+    }
+    ended
+}
+
+async fn deploy(args: &Deploy, reports: &Reports<'_>) -> Result<Exit, Failure> {
+    let session = Session::open(&args.target.connect, Patience::DEADLINE.within(args.submit.line.timeout))?;
+    let wish = wish(args);
+    let mut request = request(args, wish, session.ci.as_ref())?;
+    let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
+    let mut signals = Signals::of_a_job(session.in_ci)?;
+    if let Some(path) = &args.artifact {
+        let options = PackOptions { respect_gitignore: args.respect_gitignore, allow_empty: args.allow_empty };
+        let packed = upload::pack(&session, path.clone(), options, &deadline, &mut signals).await?;
+        // Before the slot is taken: nobody waits for a slow network.
+        if !args.submit.dry_run {
+            upload::upload(&session, &packed, &deadline, &mut signals).await?;
+        }
+        request.artifact = Some(ArtifactRef { sha256: packed.digest.into() });
+    }
+    // The same bytes for every submit: with another body the key would name another request.
+    let body = serde_json::to_vec(&request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
+    if args.submit.dry_run {
+        return plan::run(&session, args, &body, &deadline).await;
+    }
+    let key = match &args.submit.idempotency_key {
+        Some(key) => Key::given(key.clone()),
+        None => Key::made(session.ci.as_ref(), &args.target.project, &body)?,
+    };
+    let mut run = Run {
+        session: &session,
+        args,
+        key,
+        body,
+        deadline,
+        wish,
+        claims: false,
+        grant: None,
+        held: None,
+        problem: None,
+        number: None,
+        seen_event: Cell::new(0),
+    };
+    let verdict = run.drive(&mut signals).await?;
+    job(&session, args, reports, &run.deadline).conclude(verdict, run.problem, &mut signals).await
+}
+
+/// The job that wants this.
+pub fn job<'a>(session: &'a Session, args: &'a Deploy, reports: &'a Reports<'a>, deadline: &'a Deadline) -> Job<'a> {
+    let end = &args.submit.end;
+    Job { session, project: &args.target.project, end, reports, how: how(args.submit.follow), deadline }
+}
+
+/// One `deploy`, or the way of a `run` to its slot, under way.
+pub struct Run<'a> {
+    pub session: &'a Session,
+    pub args: &'a Deploy,
+    pub key: Key,
+    pub body: Vec<u8>,
+    pub deadline: Deadline,
+    pub wish: Wish,
+    /// Whether the submit claims the slot for this process.
+    pub claims: bool,
+    /// What a submit that claims has brought.
+    pub grant: Option<Grant>,
+    /// For whom we wait.
+    pub held: Option<Box<Conflict>>,
+    /// The last conflict as the server told it, for `--json`.
+    pub problem: Option<Value>,
+    /// The number of our deployment, once it is known.
+    pub number: Option<u64>,
+    /// Up to which event it was looked whether a newer deployment is before ours.
+    pub seen_event: Cell<u64>,
+}
+
+/// A slot that is this process's own.
+pub struct Grant {
+    pub deployment: Box<Deployment>,
+    pub lease: Lease,
+    /// When the submit that brought the lease was sent.
+    pub sent_at: BootInstant,
+}
+
+impl Run<'_> {
+    /// From the first submit to the verdict; with a grant, what the verdict says is only that it was accepted.
+    pub async fn drive(&mut self, signals: &mut Signals) -> Result<Verdict, Failure> {
+        let connection = &self.session.connection;
+        let deadline = self.deadline.clone();
+        let mut stop = std::pin::pin!(async move {
+            tokio::select! {
+                biased;
+                () = signals.first() => Stop::Signal,
+                () = deadline.passed() => Stop::Deadline,
+            }
+        });
+        let mut stopped = None;
+        let (mut resolver, mut action) = Resolver::new(self.wish, inside());
+        loop {
+            let seen = match (action, stopped) {
+                (Action::Finish(verdict), _) => return Ok(*verdict),
+                (Action::Follow(_), None) if let Some(grant) = &self.grant => {
+                    return Ok(Verdict::Detached(grant.deployment.clone()));
+                }
+                (action, Some(why)) => self.perform(&action, Some(why)).await,
+                (action, None) => {
+                    let mut work = std::pin::pin!(self.perform(&action, None));
+                    tokio::select! {
+                        biased;
+                        seen = &mut work => seen,
+                        why = &mut stop => {
+                            stopped = Some(why);
+                            // An answer that is on its way tells what there is to cancel.
+                            let late = match action {
+                                Action::Submit if connection.is_in_doubt() => tokio::time::timeout(SUBMIT_GRACE, work).await.ok(),
+                                _ => None,
+                            };
+                            match late.map(|seen| resolver.next(seen)) {
+                                Some(Action::Finish(verdict)) => return Ok(*verdict),
+                                Some(_) | None => Observation::Stopped(why),
+                            }
+                        }
+                    }
+                }
+            };
+            action = resolver.next(seen);
+        }
+    }
+
+    async fn perform(&mut self, action: &Action, stopped: Option<Stop>) -> Observation {
+        match action {
+            Action::Submit => self.submit().await,
+            Action::Preempt { target, ticket } => self.preempt(*target, *ticket).await,
+            Action::AwaitTurn(ticket) => self.await_turn(*ticket).await,
+            Action::Follow(id) => self.follow(*id).await,
+            Action::Leave { id, until_final, overtaker } => {
+                let id = *id;
+                let reason = match (stopped, overtaker) {
+                    (Some(Stop::Deadline), _) => "its client's deadline passed".to_owned(),
+                    (Some(Stop::Signal), _) => "its client was interrupted".to_owned(),
+                    (None, Some(by)) => {
+                        format!("its client left the line: {} would have superseded it there", by.name())
+                    }
+                    (None, None) => "its client is a command of the deployment that holds the slot".to_owned(),
+                };
+                self.leave(id, *until_final, reason, stopped).await
+            }
+            // The caller has taken it.
+            Action::Finish(_) => Observation::Left(None),
+        }
+    }
+
+    async fn submit(&mut self) -> Observation {
+        let session = self.session;
+        let sent_at = session.clock.boot();
+        match self.submit_anew().await {
+            Ok(Submitted::Accepted { deployment, replayed, lease, takes, .. }) => {
+                self.number = deployment.number;
+                if !deployment.status.is_final() {
+                    self.tell_fit(deployment.expected_start.flatten(), &takes);
+                }
+                match lease {
+                    Some(lease) if self.claims => {
+                        self.grant = Some(Grant { deployment: deployment.clone(), lease, sent_at });
+                    }
+                    Some(_) | None => {}
+                }
+                self.tell_accepted(&deployment, replayed);
+                Observation::Accepted { deployment, replayed }
+            }
+            Ok(Submitted::Conflict { conflict, problem }) => {
+                self.tell_fit(conflict.expected_start.flatten(), &conflict.takes);
+                self.problem = Some(problem);
+                self.number = conflict.ticket_number;
+                self.held = Some(conflict.clone());
+                self.tell_waiting();
+                Observation::Held(conflict)
+            }
+            Ok(Submitted::Refused(refusal)) => Observation::Refused(refusal),
+            Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    /// Submits. What is over under a key that we made up is history, of an earlier attempt at the same step: then the key that
+    /// follows from it is taken.
+    async fn submit_anew(&mut self) -> Result<Submitted, Fault> {
+        loop {
+            let submitted = self.session.connection.submit(self.project(), self.key.get(), &self.body).await?;
+            let ticket = self.held.as_ref().and_then(|held| held.ticket);
+            let over = match &submitted {
+                // Where an earlier attempt of ours may have arrived, what it made may be over by now.
+                Submitted::Accepted { deployment, replayed: true, was_in_doubt: false, .. }
+                    if deployment.status.is_final() && ticket != Some(deployment.id) =>
+                {
+                    deployment.id.to_string()
+                }
+                Submitted::Refused(refusal) if refusal.code == Some(ErrorCode::DeadlinePassed) && ticket.is_none() => {
+                    "expired".to_owned()
+                }
+                Submitted::Accepted { .. } | Submitted::Conflict { .. } | Submitted::Refused(_) => {
+                    return Ok(submitted);
+                }
+            };
+            match self.key.after(&over) {
+                Some(next) => self.key = next,
+                None => return Ok(submitted),
+            }
+        }
+    }
+
+    fn tell_accepted(&self, deployment: &Deployment, replayed: bool) {
+        if deployment.queue_position == 0 {
+            self.session.screen.waited();
+        }
+        let what = match (replayed, deployment.queue_position) {
+            _ if self.wish == Wish::Detach || deployment.status.is_final() => return,
+            // A command that did not have to wait says what it says, and nothing else.
+            _ if self.claims && self.held.is_none() => return,
+            (_, 0) if self.claims => "has the slot",
+            (true, _) => "is there already, from an earlier run of this job; following it",
+            (false, 0) => "has the slot",
+            (false, _) => "waits in line",
+        };
+        let place = match deployment.queue_position {
+            // What it waits for, such as an agent.
+            0 => deployment
+                .waits_for
+                .as_deref()
+                .filter(|_| deployment.status == Status::Pending)
+                .map(|why| format!("; {}", clean(why)))
+                .unwrap_or_default(),
+            position => format!(", number {position}"),
+        };
+        self.session.screen.line(&format!("{} {what}{place}", deployment.name()));
+    }
+
+    /// Says at the first submit that the time-out is too short, rather than when it is over.
+    fn tell_fit(&self, start: Option<Eta>, takes: &Takes) {
+        if self.held.is_some() {
+            return;
+        }
+        let is_run_counted = !self.claims && !self.args.submit.detach;
+        let expected = Expected { start, run: is_run_counted.then_some(takes) };
+        if let Some(text) = too_short(expected, self.args.submit.line.timeout, self.deadline.remaining()) {
+            self.session.screen.warning(&text);
+        }
+    }
+
+    fn tell_waiting(&self) {
+        if let (Some(conflict), Wish::Wait { .. }) = (&self.held, self.wish) {
+            let (project, id) = (self.project(), conflict.deployment_id);
+            let ahead = Ahead { project: project.clone(), id, blocking: conflict.blocking.clone() };
+            self.session.screen.waiting(&ahead, &Place::behind(project, conflict));
+        }
+    }
+
+    async fn preempt(&mut self, target: DeploymentId, ticket: DeploymentId) -> Observation {
+        let actor = self.ci_or_user().map(|actor| format!(" by {actor}")).unwrap_or_default();
+        let body = CancelBody { superseded_by: Some(ticket.into()), reason: Some(format!("superseded{actor}")) };
+        let session = self.session;
+        let holder = self.held.as_ref().filter(|held| held.deployment_id == target);
+        let holder = holder.map_or_else(|| format!("deployment {target}"), |held| named(&held.holder(self.project())));
+        match session.connection.cancel(self.project(), &target.into(), &body).await {
+            Ok(_) => {
+                session.screen.line(&format!("asked {holder} to make way for {}", self.name_of(ticket)));
+                Observation::Preempted { ticket }
+            }
+            // Whatever the reason, the place in line is still ours: `turn` tells if it is not.
+            Err(Fault::Refused(refusal)) => {
+                session.screen.warning(&format!("{holder} is not cancelled: {}; waiting for it", refusal.message));
+                Observation::PreemptRefused { ticket }
+            }
+            Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    async fn await_turn(&mut self, ticket: DeploymentId) -> Observation {
+        let place = self.held.as_ref().and_then(|held| held.queue_position).unwrap_or(1);
+        let window = Duration::from_secs(place.clamp(*TURN_WINDOW_SECONDS.start(), *TURN_WINDOW_SECONDS.end()));
+        let window = window.min(self.deadline.remaining()).max(Duration::from_secs(1));
+        let session = self.session;
+        let turn = tokio::select! {
+            turn = session.connection.turn(self.project(), ticket, window) => turn,
+            by = self.overtaken(ticket) => return Observation::Overtaken { id: ticket, by },
+            never = self.watch_line(ticket, session.screen.is_live()) => match never {},
+        };
+        match turn {
+            Ok(Turn::Come(deployment)) => {
+                session.screen.waited();
+                Observation::TurnCame(deployment)
+            }
+            Ok(Turn::Still { deployment, conflict }) => {
+                // Who holds the slot may have changed since the conflict.
+                self.held = conflict.or_else(|| self.held.take());
+                if let Some(held) = &mut self.held {
+                    held.queue_position = Some(deployment.queue_position);
+                    held.expected_start = deployment.expected_start;
+                    held.start_unknown.clone_from(&deployment.start_unknown);
+                }
+                self.tell_waiting();
+                tokio::time::sleep(TURN_PAUSE).await;
+                Observation::StillWaiting { ticket, holder: self.held.as_ref().map(|held| held.deployment_id) }
+            }
+            Err(Fault::Refused(refusal)) => Observation::Refused(refusal),
+            Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    async fn follow(&self, id: DeploymentId) -> Observation {
+        let session = self.session;
+        let project = self.project();
+        let mut follower =
+            Follower { connection: &session.connection, project, id, limits: FollowLimits::default(), after: 0 };
+        let mut show = |update| session.screen.update(project, &update);
+        let ended = tokio::select! {
+            ended = follower.follow(how(self.args.submit.follow), &mut show) => ended,
+            by = self.overtaken(id) => return Observation::Overtaken { id, by },
+            never = self.watch_line(id, self.wish == Wish::Queue) => match never {},
+            never = session.screen.break_silence() => match never {},
+        };
+        match ended {
+            Ok(deployment) => Observation::Ended(Box::new(deployment)),
+            Err(Fault::Refused(refusal)) => Observation::Refused(refusal),
+            Err(fault) => Observation::Faulted(fault),
+        }
+    }
+
+    /// The newer deployment that supersedes ours when it starts, as soon as there is one; waits for ever where nobody leaves
+    /// for that.
+    async fn overtaken(&self, id: DeploymentId) -> Mention {
+        if !self.args.submit.line.leave_when_overtaken {
+            return std::future::pending().await;
+        }
+        let connection = &self.session.connection;
+        loop {
+            // A question that fails is asked again; what must be known is asked elsewhere.
+            if let Ok(page) = connection.events(self.project(), id, self.seen_event.get(), END_WINDOW).await {
+                self.seen_event.set(page.last);
+                if page.r#final {
+                    // Whoever waits for its turn hears of its end.
+                    return std::future::pending().await;
+                }
+                let is_told = page.events.iter().any(|event| event.get("willBeSupersededBy").is_some());
+                // The newer one may have left the line since that was told.
+                if is_told
+                    && let Ok(ours) = connection.deployment(self.project(), &id.into()).await
+                    && let Some(by) = ours.overtaker()
+                {
+                    return by;
+                }
+            }
+            tokio::time::sleep(TURN_PAUSE).await;
+        }
+    }
+
+    /// Tells who is before us, where that `is_wanted`.
+    async fn watch_line(&self, id: DeploymentId, is_wanted: bool) -> std::convert::Infallible {
+        let session = self.session;
+        let pause = if session.screen.is_live() { LIVE_LINE_PAUSE } else { LINE_PAUSE };
+        if is_wanted {
+            while self.tell_line(id).await {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Tells who is before us; whether that is worth asking again.
+    async fn tell_line(&self, id: DeploymentId) -> bool {
+        let session = self.session;
+        // A question that fails is asked again later; what must be known is asked elsewhere.
+        let Ok(view) = session.connection.project(self.project()).await else { return true };
+        match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
+            (Some(holder), Some(own)) => {
+                let ahead = Ahead::of(holder, view.liveness, view.eta);
+                session.screen.waiting(&ahead, &Place::of(own));
+                true
+            }
+            (None, Some(_)) => true,
+            // Whoever has left the line never comes back to it; of a longer line only the front is told.
+            (_, None) => view.line_length > view.line.len() as u64,
+        }
+    }
+
+    /// Cancels what is ours, within a few seconds.
+    async fn leave(&self, id: DeploymentId, until_final: bool, reason: String, stopped: Option<Stop>) -> Observation {
+        let session = self.session;
+        if self.grant.is_some() {
+            // Its worker is this process, which ends it by itself.
+            return Observation::Left(None);
+        }
+        if until_final {
+            session.screen.line(&format!("cancelling {}: {reason}", self.name_of(id)));
+        }
+        let body = CancelBody { superseded_by: None, reason: Some(reason) };
+        let cancelled =
+            tokio::time::timeout(LEAVE_LIMIT, session.connection.cancel(self.project(), &id.into(), &body)).await;
+        let deployment = match cancelled {
+            Ok(Ok((deployment, _))) => deployment,
+            Ok(Err(fault)) => {
+                session.screen.warning(&format!("{} could not be cancelled: {fault}", self.name_of(id)));
+                return Observation::Left(None);
+            }
+            Err(_) => {
+                session.screen.warning(&format!("{} could not be cancelled in time", self.name_of(id)));
+                return Observation::Left(None);
+            }
+        };
+        if deployment.status.is_final() || !until_final {
+            return Observation::Left(Some(Box::new(deployment)));
+        }
+        let limit = match stopped {
+            Some(Stop::Deadline) => END_LIMIT,
+            Some(Stop::Signal) | None => LEAVE_LIMIT,
+        };
+        let end = tokio::time::timeout(limit, self.end(id)).await.ok().flatten();
+        Observation::Left(Some(end.unwrap_or(Box::new(deployment))))
+    }
+
+    async fn end(&self, id: DeploymentId) -> Option<Box<Deployment>> {
+        loop {
+            match self.session.connection.completion(self.project(), id, END_WINDOW).await {
+                Ok(Completion::Final(deployment)) => return Some(deployment),
+                Ok(Completion::Still(_)) => tokio::time::sleep(TURN_PAUSE).await,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// The name of what is ours, for people.
+    fn name_of(&self, id: DeploymentId) -> String {
+        wire::name(self.project(), self.number, id)
+    }
+
+    fn project(&self) -> &ProjectName {
+        &self.args.target.project
+    }
+
+    fn ci_or_user(&self) -> Option<String> {
+        actor(self.args, self.session.ci.as_ref())
+    }
+}
+
+pub fn wish(args: &Deploy) -> Wish {
+    match args.submit.on_conflict {
+        WhenHeld::Fail => Wish::Fail { detach: args.submit.detach },
+        WhenHeld::Wait | WhenHeld::Queue if args.submit.detach => Wish::Detach,
+        WhenHeld::Wait => Wish::Wait { preempt: args.submit.line.cancel_in_progress_deployment },
+        WhenHeld::Queue => Wish::Queue,
+    }
+}
+
+/// The deployment whose command we are: workers tell their commands.
+pub(super) fn inside() -> Option<DeploymentId> {
+    std::env::var("SINGLETRACK_DEPLOYMENT_ID").ok()?.parse().ok()
+}
+
+fn how(mode: FollowMode) -> How {
+    match mode {
+        FollowMode::Auto => How::Auto,
+        FollowMode::Sse => How::Stream,
+        FollowMode::Poll => How::Polls,
+        FollowMode::None => How::EndOnly,
+    }
+}
+
+/// What is asked for: flags first, then what the CI says.
+pub fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRequest, Failure> {
+    let inputs = args.inputs().map_err(|name| Failure::new(Exit::Usage, format!("--input {name} stands twice")))?;
+    if args.submit.line.cancel_in_progress_deployment && args.submit.on_conflict != WhenHeld::Wait {
+        return Err(Failure::new(Exit::Usage, "--cancel-in-progress-deployment waits for the slot")
+            .hint("leave --on-conflict out, or the other flag"));
+    }
+    if args.submit.line.leave_when_overtaken && args.submit.on_conflict == WhenHeld::Fail {
+        return Err(Failure::new(Exit::Usage, "--leave-when-overtaken is for who waits in line")
+            .hint("leave --on-conflict out, or the other flag"));
+    }
+    let source = &args.source;
+    // A former deployment says what it was itself; of this job only who runs it and where is of interest.
+    let source_ci = if args.retry_of.is_some() { None } else { ci };
+    let from_ci = |ci: Option<&CiRun>, flag: &Option<String>, ci_says: fn(&CiRun) -> &Option<String>| {
+        flag.clone().or_else(|| ci.and_then(|ci| ci_says(ci).clone()))
+    };
+    let order = if source.no_order { None } else { source.order.or(source_ci.and_then(|ci| ci.order)) };
+    Ok(SubmitRequest {
+        pipeline: args.pipeline.clone(),
+        ref_name: from_ci(source_ci, &source.ref_name, |ci| &ci.ref_name),
+        commit: from_ci(source_ci, &source.commit, |ci| &ci.commit),
+        message: from_ci(source_ci, &source.origin.message, |ci| &ci.message),
+        actor: actor(args, ci),
+        url: from_ci(ci, &source.origin.url, |ci| &ci.url),
+        order,
+        inputs,
+        on_conflict: match wish {
+            Wish::Wait { .. } => OnConflict::Wait,
+            Wish::Queue | Wish::Detach => OnConflict::Queue,
+            Wish::Fail { .. } => OnConflict::Refuse,
+        },
+        // The whole time-out, not what is left of it: the request must read the same when a step is repeated.
+        deadline_seconds: Some(args.submit.line.timeout.as_secs()),
+        rollback: args.rollback,
+        retry_of: args.retry_of.clone(),
+        ..SubmitRequest::default()
+    })
+}
+
+fn actor(args: &Deploy, ci: Option<&CiRun>) -> Option<String> {
+    let user = || Environment::new(&|name| std::env::var(name).ok()).user();
+    args.source.origin.actor.clone().or_else(|| match ci {
+        Some(ci) => ci.actor.clone(),
+        None => user(),
+    })
+}

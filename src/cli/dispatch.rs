@@ -1,0 +1,153 @@
+//! Which command is run by what, and how the program ends.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use super::{
+    agent,
+    args::{Cli, ClientCommand, Command},
+    cancel, check_config, demo, deploy,
+    exit::{Exit, Failure},
+    explain, list, logs, manual, release, run,
+    run::Fence,
+    screen::print,
+    serve, status, store, token, version, wait, why,
+};
+use crate::exec::process::fork::WILL_ARGUMENT;
+
+/// Runs the command that this process's arguments name, to its end.
+pub fn main() -> ExitCode {
+    let command = match Cli::read() {
+        Ok(cli) => cli.command,
+        Err(error) => return refuse(&error),
+    };
+    match command {
+        Command::Client(command) => client(&command),
+        Command::Serve(args) => serve::serve(args),
+        Command::Agent(args) => agent::agent(args),
+        Command::CheckConfig(args) => check_config::check_config(&args),
+        Command::Token(args) => token::token(&args),
+        Command::Store(args) => store::store(&args),
+        Command::Demo(args) => demo::demo(&args),
+        Command::Version(args) => end(version::run(&args), false),
+        Command::Explain(args) => end(explain::run(&args), false),
+        Command::Completions(args) => end(manual::completions(&args), false),
+        Command::Man(args) => end(manual::man(&args), false),
+    }
+}
+
+/// Tells what a run that is gone wanted told, if the program was started for that.
+pub fn execute_will(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    (args.nth(1)? == WILL_ARGUMENT).then(|| end(run::execute_will(), false))
+}
+
+/// Runs a client's command to its end, and tells what kept it from succeeding.
+fn client(command: &ClientCommand) -> ExitCode {
+    end(dispatch(command), wants_json(command))
+}
+
+/// Runs one of a client's tasks to its end.
+pub(super) fn on_runtime(task: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    // One thread does: a client waits for one thing at a time, and starts faster without the others.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Fault, format!("the runtime does not start: {error}")))?;
+    let ended = runtime.block_on(task);
+    // A look-up of a name may still be under way, and nobody waits for it; what else there is goes with the process.
+    std::mem::forget(runtime);
+    ended
+}
+
+/// The exit code of what has ended; what went wrong is told on standard error, and with `json` on standard output too.
+pub(super) fn end(ended: Result<Exit, Failure>, json: bool) -> ExitCode {
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            tell(&failure, json);
+            failure.exit.into()
+        }
+    }
+}
+
+/// Tells what is wrong with the command line, or the help that was asked for. What is wrong may have been written by others: a
+/// commit's message, say.
+fn refuse(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    let is_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if is_help {
+        // Where it cannot be written there is nobody to tell that.
+        let _ = error.print();
+    } else {
+        let text = error.render().to_string();
+        let mut lines = text.trim_end().lines();
+        let first = lines.next().unwrap_or_default();
+        print::error("singletrack: exit code 2", first.strip_prefix("error: ").unwrap_or(first));
+        lines.for_each(print::progress);
+        let wants_json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
+        if wants_json {
+            // The exit code tells already that this did not go well.
+            let _ = print::json(&Failure::new(Exit::Usage, first.strip_prefix("error: ").unwrap_or(first)).to_json());
+        }
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
+    match command {
+        ClientCommand::Deploy(args) => on_runtime(deploy::race::run(args)),
+        ClientCommand::Run(args) => run::run(args),
+        ClientCommand::Protect(args) => on_runtime(run::protect(args)),
+        ClientCommand::Fence(Fence::Check(args)) => on_runtime(run::check_fence(args)),
+        ClientCommand::Redeploy(args) => on_runtime(deploy::race::run(&args.deploy())),
+        ClientCommand::Status(args) => on_runtime(status::run(args)),
+        ClientCommand::Wait(args) => on_runtime(wait::run(args)),
+        ClientCommand::Why(args) => on_runtime(why::run(args)),
+        ClientCommand::Logs(args) => on_runtime(logs::run(args)),
+        ClientCommand::List(args) => on_runtime(list::run(args)),
+        ClientCommand::Cancel(args) => on_runtime(cancel::run(args)),
+        ClientCommand::Release(args) => on_runtime(release::run(args)),
+    }
+}
+
+fn tell(failure: &Failure, json: bool) {
+    let topic = failure.topic();
+    let title = topic.map_or_else(
+        || format!("exit code {}", failure.exit.code()),
+        |code| match code.parse::<u8>() {
+            Ok(code) => format!("exit code {code}"),
+            Err(_) => code.to_owned(),
+        },
+    );
+    print::error(&format!("singletrack: {title}"), &failure.message);
+    if let Some(hint) = &failure.hint {
+        print::hint(hint);
+    }
+    if let Some(code) = topic {
+        print::more(&format!("singletrack explain {code}"));
+    }
+    if json {
+        // The exit code tells already that this did not go well.
+        let _ = print::json(&failure.to_json());
+    }
+}
+
+fn wants_json(command: &ClientCommand) -> bool {
+    match command {
+        ClientCommand::Deploy(args) => args.target.connect.json,
+        // Of `run` that is a mistake, which is told so, too.
+        ClientCommand::Run(args) => args.target.connect.json,
+        ClientCommand::Protect(_) => false,
+        ClientCommand::Fence(Fence::Check(args)) => args.target.connect.json,
+        ClientCommand::Redeploy(args) => args.target.connect.json,
+        ClientCommand::Status(args) => args.target.connect.json,
+        ClientCommand::Wait(args) => args.target.connect.json,
+        ClientCommand::Why(args) => args.target.connect.json,
+        ClientCommand::Logs(args) => args.target.connect.json,
+        ClientCommand::List(args) => args.connect.json,
+        ClientCommand::Cancel(args) => args.target.connect.json,
+        ClientCommand::Release(args) => args.target.connect.json,
+    }
+}

@@ -1,0 +1,336 @@
+//! How the program ends: the documented exit codes, and what is said to the user with them.
+
+use std::{fmt, process::ExitCode};
+
+use serde_json::{Value, json};
+
+use super::reason::{Reason, told_by};
+use crate::{
+    client::calls::{Connection, Fault, Refusal},
+    explain,
+    model::{ProjectName, Status},
+    wire::ErrorCode,
+};
+
+/// The documented exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// The deployment FAILED.
+    Failed,
+    /// What was asked for cannot be; the command line or the configuration must change.
+    Usage,
+    /// The slot was still held by another at the deadline.
+    Blocked,
+    /// The deployment was cancelled or superseded.
+    Cancelled,
+    /// The lease was lost while the command ran.
+    LeaseLost,
+    /// The client's own time-out.
+    TimedOut,
+    /// No server, or something in between is broken.
+    Fault,
+    /// Stopped by a signal; the deployment was cancelled first.
+    Interrupted,
+    /// The code of a command that was run here.
+    Command(u8),
+}
+
+impl Exit {
+    /// Every code of the program's own.
+    pub const ALL: [Exit; 9] = [
+        Exit::Done,
+        Exit::Failed,
+        Exit::Usage,
+        Exit::Blocked,
+        Exit::Cancelled,
+        Exit::LeaseLost,
+        Exit::TimedOut,
+        Exit::Fault,
+        Exit::Interrupted,
+    ];
+
+    /// The number that the shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Blocked => 121,
+            Exit::Cancelled => 122,
+            Exit::LeaseLost => 123,
+            Exit::TimedOut => 124,
+            Exit::Fault => 125,
+            Exit::Interrupted => 130,
+            Exit::Command(code) => code,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Why a command ends without what was wished for: one line, and the next thing to do.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// Reads after "error: ".
+    pub message: String,
+    /// Reads after "hint: ".
+    pub hint: Option<String>,
+    /// Why, where neither the exit code nor what the server said tells it.
+    pub reason: Option<Reason>,
+    /// What the server said, for `--json`.
+    pub problem: Option<Value>,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Failure { exit, message: message.into(), hint: None, reason: None, problem: None }
+    }
+
+    /// Adds the next thing to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says why.
+    #[must_use]
+    pub fn because(self, reason: Reason) -> Self {
+        Failure { reason: Some(reason), ..self }
+    }
+
+    /// Why, for programs.
+    pub fn reason(&self) -> Option<&str> {
+        let told = || self.problem.as_ref().and_then(|problem| told_by(problem, self.exit));
+        self.reason.map(Reason::as_str).or_else(told).or_else(|| Reason::of(self.exit).map(Reason::as_str))
+    }
+
+    /// The code whose page tells more: the reason, or the exit code where a newer server's reason has no page here.
+    pub fn topic(&self) -> Option<&'static str> {
+        let is_plain = self.reason().is_none_or(|reason| {
+            // The message and the hint say it all.
+            [Reason::Usage, Reason::Interrupted].iter().any(|plain| plain.as_str() == reason)
+        });
+        if is_plain {
+            return None;
+        }
+        let by_exit = || explain::find(&self.exit.code().to_string());
+        self.reason().and_then(explain::find).or_else(by_exit).map(|page| page.code)
+    }
+
+    /// What `--json` prints on standard output: the server's problem, or one of our own making in the same form; and why the
+    /// command ended so.
+    pub fn to_json(&self) -> Value {
+        let mut told = self.problem.clone().unwrap_or_else(|| {
+            json!({
+                "type": "urn:singletrack:problem:client",
+                "title": "The client ended without an answer",
+                "detail": self.message,
+                "message": self.message,
+            })
+        });
+        if let Some(members) = told.as_object_mut() {
+            members.insert("exitCode".to_owned(), json!(self.exit.code()));
+            members.insert("reason".to_owned(), json!(self.reason()));
+        }
+        told
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        let message = fault.to_string();
+        match fault {
+            Fault::Unreachable { server, why } => {
+                Failure::new(Exit::Fault, message).hint(unreachable_hint(&server, &why)).because(Reason::Unreachable)
+            }
+            Fault::Foreign { server, .. } => Failure::new(Exit::Fault, message).because(Reason::NotSingletrack).hint(format!(
+                "check --server (or SINGLETRACK_URL), and what stands in front of it: `curl -i {server}healthz`"
+            )),
+            Fault::Proxy { .. } => Failure::new(Exit::Fault, message).because(Reason::ProxyLimit).hint(
+                "raise the largest body that the proxy takes (nginx: client_max_body_size 0), or name the server itself with --server",
+            ),
+            Fault::Refused(refusal) => Failure::from(*refusal),
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let hint = match refusal.code {
+            Some(ErrorCode::Unauthorized) if refusal.with_token => Some(
+                "the token that was sent is none of its tokens: check SINGLETRACK_TOKEN or --token-file, and that --server \
+                 is the one it was made for",
+            ),
+            code => code.and_then(hint_of),
+        };
+        let hint = hint.map(str::to_owned);
+        Failure {
+            exit: exit_of(refusal.code),
+            message: refusal.message.clone(),
+            hint,
+            reason: None,
+            problem: Some(refusal.body),
+        }
+    }
+}
+
+/// Why a question about a whole project has no answer.
+pub fn about_project(connection: &Connection, project: &ProjectName, fault: Fault) -> Failure {
+    match fault {
+        Fault::Refused(refusal) if refusal.code == Some(ErrorCode::NotFound) => Failure {
+            message: format!("no such project {project} on this server ({})", connection.server()),
+            ..Failure::from(*refusal)
+        }
+        .hint("`singletrack list` without a project shows the projects"),
+        fault @ (Fault::Refused(_) | Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. }) => {
+            fault.into()
+        }
+    }
+}
+
+fn unreachable_hint(server: &str, why: &str) -> String {
+    if why.contains("certificate") {
+        "the server's certificate is not trusted here: pass its authority with --ca-cert FILE".to_owned()
+    } else if server.contains("127.0.0.1:7878") {
+        "start a server with `singletrack serve`, or name one with --server URL (or SINGLETRACK_URL)".to_owned()
+    } else {
+        "check --server (or SINGLETRACK_URL), and that this machine can reach it".to_owned()
+    }
+}
+
+/// The exit code for a deployment that ended so.
+pub fn exit_of_end(status: Status, code: &str) -> Exit {
+    match (status, code) {
+        (Status::Succeeded, _) => Exit::Done,
+        (Status::Cancelled, "ABANDONED" | "EXPIRED") => Exit::Blocked,
+        (Status::Cancelled, _) => Exit::Cancelled,
+        (Status::Failed | Status::Pending | Status::Running, _) => Exit::Failed,
+    }
+}
+
+/// A refusal that waiting cannot change is the caller's to mend; the rest is a fault of the tool's surroundings.
+pub fn exit_of(code: Option<ErrorCode>) -> Exit {
+    match code {
+        Some(
+            ErrorCode::BadRequest
+            | ErrorCode::UnknownParameter
+            | ErrorCode::InvalidParameter
+            | ErrorCode::InvalidBody
+            | ErrorCode::InvalidProject
+            | ErrorCode::UnknownPipeline
+            | ErrorCode::NotFound
+            | ErrorCode::BodyTooLarge
+            | ErrorCode::ArtifactMissing
+            | ErrorCode::KeyReused,
+        ) => Exit::Usage,
+        Some(ErrorCode::Outdated | ErrorCode::SuccessorGone) => Exit::Cancelled,
+        Some(
+            ErrorCode::DeadlinePassed
+            | ErrorCode::ProjectPaused
+            | ErrorCode::LineFull
+            | ErrorCode::DeploymentInProgress
+            | ErrorCode::PreemptionRefused
+            | ErrorCode::NotOlder
+            | ErrorCode::HolderChanged
+            | ErrorCode::HolderAlive
+            | ErrorCode::NoAgent,
+        ) => Exit::Blocked,
+        Some(ErrorCode::LeaseLost | ErrorCode::ReportGap) => Exit::LeaseLost,
+        Some(
+            ErrorCode::Unauthorized
+            | ErrorCode::HostNotAllowed
+            | ErrorCode::ProxyNeedsTokens
+            | ErrorCode::ForbiddenOrigin
+            | ErrorCode::MethodNotAllowed
+            | ErrorCode::NotAcceptable
+            | ErrorCode::StillRunning
+            | ErrorCode::StillWaiting
+            | ErrorCode::NothingToDo
+            | ErrorCode::RequestTimeout
+            | ErrorCode::UploadOffset
+            | ErrorCode::UploadInProgress
+            | ErrorCode::ArtifactMismatch
+            | ErrorCode::UriTooLong
+            | ErrorCode::UnsupportedMediaType
+            | ErrorCode::HeadersTooLarge
+            | ErrorCode::Internal
+            | ErrorCode::Unavailable
+            | ErrorCode::ShuttingDown
+            | ErrorCode::DiskFull,
+        )
+        | None => Exit::Fault,
+    }
+}
+
+fn hint_of(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::Unauthorized => Some("no token was sent: set SINGLETRACK_TOKEN, or pass --token-file FILE"),
+        ErrorCode::HostNotAllowed => Some(
+            "name the server as it knows itself, such as http://127.0.0.1:7878; a proxy passes the name on (nginx: proxy_set_header Host $http_host)",
+        ),
+        ErrorCode::NotFound => Some("`singletrack list` shows what there is"),
+        ErrorCode::UnknownPipeline => Some("`singletrack why` shows the project's pipelines"),
+        ErrorCode::Outdated => {
+            Some("to go back on purpose, pass --rollback; to deploy without a build number, pass --no-order")
+        }
+        ErrorCode::DeadlinePassed => Some("pass a longer --timeout; `singletrack why` shows who holds the slot"),
+        ErrorCode::ProjectPaused => Some("the project's configuration has paused = true; `singletrack why` shows it"),
+        ErrorCode::NoAgent => Some("start one with `singletrack agent`; `singletrack why` shows which were seen when"),
+        ErrorCode::HolderAlive => Some(
+            "`singletrack cancel` asks it to stop, and the slot moves on when it has; --even-if-alive frees the slot all the same",
+        ),
+        ErrorCode::LineFull | ErrorCode::HolderChanged => {
+            Some("`singletrack why` shows who holds the slot and who waits")
+        }
+        ErrorCode::ArtifactMissing => Some("pass --artifact DIR, which uploads it"),
+        ErrorCode::KeyReused => Some("pass another --idempotency-key, or the same request"),
+        ErrorCode::InvalidBody => Some("change the flag of that name; docs/limits.md lists what the server takes"),
+        ErrorCode::BodyTooLarge => {
+            Some("send less: what is large is uploaded with --artifact, up to the server's max_bytes (docs/limits.md)")
+        }
+        ErrorCode::BadRequest
+        | ErrorCode::UnknownParameter
+        | ErrorCode::InvalidParameter
+        | ErrorCode::InvalidProject
+        | ErrorCode::ProxyNeedsTokens
+        | ErrorCode::ForbiddenOrigin
+        | ErrorCode::MethodNotAllowed
+        | ErrorCode::NotAcceptable
+        | ErrorCode::StillRunning
+        | ErrorCode::StillWaiting
+        | ErrorCode::NothingToDo
+        | ErrorCode::RequestTimeout
+        | ErrorCode::DeploymentInProgress
+        | ErrorCode::PreemptionRefused
+        | ErrorCode::NotOlder
+        | ErrorCode::SuccessorGone
+        | ErrorCode::LeaseLost
+        | ErrorCode::UploadOffset
+        | ErrorCode::UploadInProgress
+        | ErrorCode::ArtifactMismatch
+        | ErrorCode::ReportGap
+        | ErrorCode::UriTooLong
+        | ErrorCode::UnsupportedMediaType
+        | ErrorCode::HeadersTooLarge
+        | ErrorCode::Internal
+        | ErrorCode::Unavailable
+        | ErrorCode::ShuttingDown
+        | ErrorCode::DiskFull => None,
+    }
+}

@@ -1,0 +1,59 @@
+//! `completions` and `man`: made from the command line's own definition.
+
+use std::{fs, io, path::PathBuf};
+
+use clap::{Args, CommandFactory};
+
+use super::{
+    Cli,
+    exit::{Exit, Failure},
+    screen::print,
+};
+
+/// `completions`.
+#[derive(Args, Clone, Debug)]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(Args, Clone, Debug)]
+pub struct Man {
+    /// Write a page for each command into this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub out_dir: Option<PathBuf>,
+}
+
+/// Prints a shell's completion script.
+///
+/// # Errors
+/// It cannot be written.
+pub fn completions(args: &Completions) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "singletrack", &mut script);
+    print::raw_result(&script).map_err(unwritten)?;
+    Ok(Exit::Done)
+}
+
+/// Prints the manual page, or writes one for each command.
+///
+/// # Errors
+/// It cannot be written.
+pub fn man(args: &Man) -> Result<Exit, Failure> {
+    match &args.out_dir {
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(unwritten)?;
+            print::raw_result(&page).map_err(unwritten)?;
+        }
+        Some(folder) => fs::create_dir_all(folder)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), folder))
+            .map_err(|error| Failure::new(Exit::Usage, format!("--out-dir {}: {error}", folder.display())))?,
+    }
+    Ok(Exit::Done)
+}
+
+fn unwritten(error: io::Error) -> Failure {
+    Failure::new(Exit::Fault, format!("it cannot be written: {error}"))
+}

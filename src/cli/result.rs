@@ -1,0 +1,246 @@
+//! How a `deploy` is said to have ended: the result on standard output, the reason and the next thing to do on standard
+//! error, and the exit code.
+
+use serde_json::Value;
+
+use super::{
+    exit::{Exit, Failure, exit_of_end},
+    reason::Reason,
+    screen::{
+        clean::clean,
+        words::{Ahead, between, named, span},
+    },
+    session::Session,
+};
+use crate::{
+    client::resolve::{Reached, Stop, Verdict},
+    model::{DeploymentId, ProjectName, Status},
+    wire::{Conflict, Deployment},
+};
+
+/// Tells the verdict. `problem` is the last conflict as the server told it.
+///
+/// # Errors
+/// Whatever is not a success, to be told by the caller.
+pub fn tell(
+    session: &Session,
+    project: &ProjectName,
+    verdict: Verdict,
+    problem: Option<Value>,
+) -> Result<Exit, Failure> {
+    match verdict {
+        Verdict::Ended { deployment, replayed } => {
+            ended(session, &deployment, if replayed { Told::Repeater } else { Told::Owner })
+        }
+        Verdict::Detached(deployment) => {
+            let place = match deployment.queue_position {
+                0 => "has the slot".to_owned(),
+                position => format!("is number {position} in line"),
+            };
+            session.screen.line(&format!("{} {place}", deployment.name()));
+            session.answer(&deployment, &[deployment.id.to_string()])?;
+            Ok(Exit::Done)
+        }
+        Verdict::Blocked(conflict) => Err(blocked(session, project, &conflict, problem)),
+        Verdict::Inside(conflict) => Err(Failure {
+            exit: Exit::Blocked,
+            message: format!("this is a command of {}, which holds the slot", named(&conflict.holder(project))),
+            hint: Some("waiting for it would be waiting for oneself: deploy another project, or after it".to_owned()),
+            reason: Some(Reason::InsideHolder),
+            problem,
+        }),
+        Verdict::Overtaken { id, by, deployment } => Err(Failure {
+            exit: Exit::Cancelled,
+            message: format!(
+                "{} left the line: {} is newer, and supersedes it when it starts",
+                name_of(deployment.as_deref(), id),
+                named(&by)
+            ),
+            hint: Some(format!(
+                "`singletrack status --project {project} {}` shows what is deployed instead",
+                by.argument()
+            )),
+            reason: Some(Reason::Overtaken),
+            problem: deployment.as_deref().and_then(to_value).or(problem),
+        }),
+        Verdict::Refused(refusal) => Err(Failure::from(*refusal)),
+        Verdict::Faulted(fault) => Err(Failure::from(fault)),
+        Verdict::Stopped { why, reached, deployment } => {
+            stopped(session, project, Ending { why, reached, deployment, problem })
+        }
+    }
+}
+
+/// To whom an end is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// To the client that made the deployment.
+    Owner,
+    /// To another attempt of the CI job that made it.
+    Repeater,
+    /// To somebody who looks on.
+    Onlooker,
+}
+
+/// Tells an onlooker how a deployment has ended.
+///
+/// # Errors
+/// Whatever is not a success, to be told by the caller.
+pub fn tell_onlooker(session: &Session, deployment: &Deployment) -> Result<Exit, Failure> {
+    ended(session, deployment, Told::Onlooker)
+}
+
+fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit, Failure> {
+    let (name, argument) = (deployment.name(), deployment.argument());
+    let project = &deployment.project;
+    let Some(error) = &deployment.error else {
+        let took = match (deployment.started_at, deployment.ended_at) {
+            (Some(begin), Some(end)) => format!(" in {}", span(between(begin, end))),
+            _ => String::new(),
+        };
+        let earlier = if told == Told::Repeater { ", in an earlier run of this job" } else { "" };
+        session.screen.clear();
+        session.screen.line(&format!("{name} succeeded{took}{earlier}"));
+        let outputs = deployment.result.iter().flat_map(|result| &result.outputs);
+        let lines: Vec<_> = outputs.map(|(name, value)| format!("{}={}", clean(name), clean(value))).collect();
+        session.answer(deployment, &lines)?;
+        return Ok(Exit::Done);
+    };
+    let reason = clean(&error.message);
+    let code = clean(&error.code);
+    let phase = error.phase.as_deref().map(|phase| format!(" in phase {}", clean(phase))).unwrap_or_default();
+    let logs = format!("`singletrack logs --project {project} {argument}` shows its output");
+    let exit = exit_of_end(deployment.status, &error.code);
+    let (message, hint) = match (deployment.status, error.code.as_str(), deployment.successor()) {
+        (Status::Cancelled, _, Some(by)) => (
+            format!("{name} was superseded by {}", named(&by)),
+            format!("`singletrack status --project {project} {}` shows what took its place", by.argument()),
+        ),
+        (Status::Cancelled, "ABANDONED", None) if told == Told::Onlooker => (
+            format!("{name} lost its place in line: the server had not heard of its client for too long"),
+            format!("`singletrack status --project {project} {argument}` shows whose it was"),
+        ),
+        (Status::Cancelled, "EXPIRED", None) if told == Told::Onlooker => (
+            format!("{name} was still waiting for the slot at its deadline"),
+            "`singletrack why` shows who holds the slot".to_owned(),
+        ),
+        (Status::Cancelled, "ABANDONED", None) => (
+            format!("{name} lost its place in line: the server had not heard of this client for too long"),
+            "check the network between this job and the server, then deploy again".to_owned(),
+        ),
+        (Status::Cancelled, "EXPIRED", None) => (
+            format!("{name} was still waiting for the slot at its deadline"),
+            "pass a longer --timeout; `singletrack why` shows who holds the slot".to_owned(),
+        ),
+        (Status::Cancelled, ..) => (format!("{name} was cancelled ({code}): {reason}"), logs),
+        (Status::Failed | Status::Pending | Status::Running | Status::Succeeded, ..) => {
+            (format!("{name} failed{phase} ({code}): {reason}"), logs)
+        }
+    };
+    let hint = if told == Told::Repeater {
+        "this is how an earlier run of the same job attempt ended; start the job anew, or pass another \
+         --idempotency-key, to deploy again"
+            .to_owned()
+    } else {
+        hint
+    };
+    Err(Failure { exit, message, hint: Some(hint), reason: None, problem: to_value(deployment) })
+}
+
+fn blocked(session: &Session, project: &ProjectName, conflict: &Conflict, problem: Option<Value>) -> Failure {
+    let ahead = Ahead { project: project.clone(), id: conflict.deployment_id, blocking: conflict.blocking.clone() };
+    let far = ahead.how_far(session.clock.wall());
+    Failure {
+        exit: Exit::Blocked,
+        message: format!("the slot is held by {}: {far}", ahead.name_and_who()),
+        hint: Some("leave --on-conflict out to wait for it, or pass --cancel-in-progress-deployment".to_owned()),
+        reason: Some(Reason::DeploymentInProgress),
+        problem,
+    }
+}
+
+/// How it was stopped.
+struct Ending {
+    why: Stop,
+    reached: Reached,
+    deployment: Option<Box<Deployment>>,
+    problem: Option<Value>,
+}
+
+fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<Exit, Failure> {
+    let Ending { why, reached, deployment, problem } = ending;
+    // A deployment that finished anyway stays what it became.
+    let succeeded = deployment.as_ref().filter(|deployment| deployment.status == Status::Succeeded);
+    if let (Stop::Deadline, Some(deployment)) = (why, succeeded) {
+        return ended(session, deployment, Told::Owner);
+    }
+    let trouble = session.connection.trouble().map(|trouble| format!("; the server does not answer: {trouble}"));
+    let is_down = trouble.is_some();
+    let trouble = trouble.unwrap_or_default();
+    let became = deployment.as_ref().map_or_else(
+        || "what became of it is not known".to_owned(),
+        |deployment| match deployment.status {
+            Status::Pending | Status::Running => "it is asked to stop, and has not stopped yet".to_owned(),
+            Status::Succeeded => "it had succeeded by then".to_owned(),
+            Status::Failed => "it failed".to_owned(),
+            Status::Cancelled => "it is cancelled".to_owned(),
+        },
+    );
+    let is_open = deployment.as_ref().is_none_or(|deployment| !deployment.status.is_final());
+    let name = |id| name_of(deployment.as_deref(), id);
+    let look = |id: DeploymentId| {
+        let argument = deployment.as_ref().map_or_else(|| id.to_string(), |deployment| deployment.argument());
+        format!("`singletrack status --project {project} {argument}` shows how it stands")
+    };
+    let (exit, reason, message, hint) = match (why, reached) {
+        (Stop::Signal, Reached::Nothing) => {
+            (Exit::Interrupted, Reason::Interrupted, format!("interrupted before the server answered{trouble}"), None)
+        }
+        (Stop::Signal, Reached::Line(id)) => {
+            (Exit::Interrupted, Reason::Interrupted, format!("interrupted in line; {}: {became}", name(id)), None)
+        }
+        (Stop::Signal, Reached::Slot(id)) => (
+            Exit::Interrupted,
+            Reason::Interrupted,
+            format!("interrupted; {}: {became}", name(id)),
+            is_open.then(|| look(id)),
+        ),
+        (Stop::Deadline, Reached::Nothing) => (
+            if is_down { Exit::Fault } else { Exit::TimedOut },
+            if is_down { Reason::Unreachable } else { Reason::ClientTimeout },
+            format!("no answer to the submit before the deadline{trouble}"),
+            Some("check --server (or SINGLETRACK_URL)".to_owned()),
+        ),
+        (Stop::Deadline, Reached::Line(_)) => (
+            Exit::Blocked,
+            Reason::DeadlinePassed,
+            format!("still waiting for the slot at the deadline{trouble}"),
+            Some("pass a longer --timeout; `singletrack why` shows who holds the slot".to_owned()),
+        ),
+        (Stop::Deadline, Reached::Slot(id)) if deployment.as_ref().is_some_and(|it| it.started_at.is_none()) => (
+            Exit::TimedOut,
+            Reason::ClientTimeoutUnclaimed,
+            format!("the deadline passed before a worker took {}; {became}{trouble}", name(id)),
+            Some(format!(
+                "`singletrack why --project {project}` shows which agents are there; or pass a longer --timeout"
+            )),
+        ),
+        (Stop::Deadline, Reached::Slot(id)) => (
+            Exit::TimedOut,
+            Reason::ClientTimeoutRunning,
+            format!("the deadline passed while {} ran; {became}{trouble}", name(id)),
+            Some(format!("pass a longer --timeout; {}", look(id))),
+        ),
+    };
+    let told = deployment.as_deref().and_then(to_value).or(problem);
+    Err(Failure { exit, message, hint, reason: Some(reason), problem: told })
+}
+
+/// The name of a deployment for people, as far as it was told.
+fn name_of(deployment: Option<&Deployment>, id: DeploymentId) -> String {
+    deployment.map_or_else(|| format!("deployment {id}"), Deployment::name)
+}
+
+fn to_value(deployment: &Deployment) -> Option<Value> {
+    serde_json::to_value(deployment).ok()
+}

@@ -1,0 +1,167 @@
+//! What `run`, and a command inside a run, can be asked for.
+
+use std::{ffi::OsString, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::cli::{
+    Target,
+    args::read,
+    groups::{JobEnd, Line, Source},
+};
+use crate::config::parse_duration;
+
+const RUN_HELP: &str = "\
+Exit codes:
+  The command's own; 128+N when a signal N ended it, 127 when there is no such command, 126 when it cannot be run. And:
+  2    usage
+  121  still blocked at the deadline
+  122  cancelled or superseded: the command was ended
+  123  lease lost: the command was ended before the slot could be another's
+  125  no server, or a fault of something in between, before the command was started
+  130  interrupted; the command was ended first
+
+Environment of the command:
+  SINGLETRACK_FENCING_TOKEN   grows with every holder of the project's slot
+  SINGLETRACK_DEPLOYMENT_ID, _PROJECT, _PIPELINE, _REF, _COMMIT, _URL (the server)
+  SINGLETRACK_TOKEN is not passed on.
+
+Its standard input, output and error are this process's own, byte for byte. Where input is a terminal, the command
+gets a terminal of its own that looks the same: Ctrl-C, the window's size and /dev/tty are its, also in `| tee log`; in
+front of a pager, `</dev/null` leaves the keys to that. What comes faster
+than about 2 MiB a second is left out of the copy, but for the last 64 KiB. Of output that is copied, these lines speak to Singletrack:
+  ::singletrack progress=40 message=Uploading::
+  ::singletrack output url=https://example.com::
+  ::singletrack protect::  and  ::singletrack unprotect::   a cancel waits in between,
+                                                           and so does the first Ctrl-C at a terminal
+
+A run inside a run of the same project takes part in its parent's slot.";
+
+/// `run`.
+#[derive(Args, Debug)]
+#[command(after_long_help = RUN_HELP)]
+// It has no result to print; `run` says so to who asks for it.
+#[command(mut_arg("json", |arg| arg.hide(true)))]
+#[command(mut_arg("actor", |arg| arg.help("Who runs it [default: from the CI, else the user]")))]
+#[command(mut_arg("timeout", |arg| {
+    arg.help("How long to wait for the slot; the command itself may take as long as it likes")
+}))]
+pub struct Run {
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, last = true)]
+    pub command: Vec<OsString>,
+    /// What it is called among the project's deployments
+    #[arg(long, value_name = "NAME", default_value = "run")]
+    pub pipeline: String,
+    /// How long the slot is kept when the server hears nothing of this process; the command is ended by then
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_lease)]
+    pub lease: Duration,
+    /// How long the command may take to stop after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_grace)]
+    pub grace: Duration,
+    /// Keep the output here: send no copy of it to the server
+    #[arg(long)]
+    pub no_logs: bool,
+    /// The names of environment variables whose values are masked in what the server gets
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub mask: Vec<String>,
+    /// Go back on purpose: a lower build number is not refused
+    #[arg(long)]
+    pub rollback: bool,
+    /// What is deployed, and who deploys it.
+    #[command(flatten)]
+    pub source: Source,
+    /// What to do when another deployment holds the slot
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = RunWhenHeld::Wait, help_heading = "Waiting")]
+    pub on_conflict: RunWhenHeld,
+    /// How it waits in line.
+    #[command(flatten)]
+    pub line: Line,
+    /// How the job ends.
+    #[command(flatten)]
+    pub end: JobEnd,
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// What `run` does when another deployment holds the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RunWhenHeld {
+    /// Wait in line for it
+    Wait,
+    /// Fail
+    Fail,
+}
+
+/// `protect`.
+#[derive(Args, Debug)]
+pub struct Protect {
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, last = true)]
+    pub command: Vec<OsString>,
+}
+
+/// `fence`.
+#[derive(Subcommand, Debug)]
+pub enum Fence {
+    /// Exit with 0 if the run still holds the slot, with 123 if not, with 125 if that cannot be told
+    Check(FenceCheck),
+}
+
+/// `fence check`.
+#[derive(Args, Debug)]
+pub struct FenceCheck {
+    /// Where.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+fn parse_lease(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text)?;
+    // What the server takes, in whole seconds.
+    let fits = (Duration::from_secs(2)..=Duration::from_secs(60 * 60)).contains(&lease) && lease.subsec_nanos() == 0;
+    if fits { Ok(lease) } else { Err("it is from 2s to 1h, in whole seconds".to_owned()) }
+}
+
+fn parse_grace(text: &str) -> Result<Duration, String> {
+    let grace = parse_duration(text)?;
+    if grace > Duration::from_secs(60 * 60) { Err("it is at most 1h".to_owned()) } else { Ok(grace) }
+}
+
+/// A `run` by itself.
+#[derive(Parser)]
+struct Alone {
+    #[command(flatten)]
+    run: Box<Run>,
+}
+
+impl Run {
+    /// A `run` whose arguments are right: it stands around commands that take no longer than to get to know all the other
+    /// verbs. What is not right is told by those who know them.
+    pub fn read_alone(args: impl IntoIterator<Item = OsString>) -> Option<Box<Run>> {
+        let mut args = args.into_iter().skip(1).peekable();
+        args.peek().filter(|verb| *verb == "run")?;
+        read::<Alone>(args).ok().map(|alone| alone.run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, ClientCommand, Command};
+
+    #[test]
+    fn a_run_is_read_alone_as_it_is_among_all() {
+        let read = |line: &str| Run::read_alone(line.split(' ').map(OsString::from));
+        for line in ["singletrack run --project a --no-logs -- true -x", "singletrack run --lease 20s --project a -- b"]
+        {
+            let whole = Cli::try_parse_from(line.split(' ')).expect(line);
+            let Command::Client(ClientCommand::Run(whole)) = whole.command else { panic!("{line}") };
+            assert_eq!(format!("{:?}", read(line).expect(line)), format!("{whole:?}"));
+        }
+        for line in ["singletrack", "singletrack run --help", "singletrack run --porject a -- b", "singletrack list"] {
+            assert!(read(line).is_none(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! `protect` and `fence check`: what a command inside a run asks of it.
+
+use std::{env, io, path::PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{process::Command, signal::unix::SignalKind};
+
+use super::{
+    inside::{Held, SOCKET_VARIABLE, ask, ask_held},
+    program,
+};
+use crate::{
+    cli::{
+        Connect, FenceCheck, Protect,
+        exit::{Exit, Failure},
+        session::Session,
+        signals::PassedOn,
+    },
+    client::calls::{Connection, Fault, Patience},
+    exec::process::owner::ExitKind,
+    model::{DeploymentId, ProjectName, Status},
+};
+
+/// Runs a command that a cancel waits for.
+///
+/// # Errors
+/// There is no run around us, or it is being stopped already.
+pub async fn protect(args: &Protect) -> Result<Exit, Failure> {
+    let Some((name, arguments)) = args.command.split_first() else {
+        return Err(Failure::new(Exit::Usage, "there is no command"));
+    };
+    program::check(name)?;
+    let Some(socket) = env::var_os(SOCKET_VARIABLE).map(PathBuf::from) else {
+        return Err(Failure::new(Exit::Usage, "there is no `singletrack run` around this")
+            .hint("`singletrack run --project NAME -- ./deploy.sh`, and `protect` within deploy.sh"));
+    };
+    let _protection = match ask(&socket, "protect").await {
+        Ok((answer, connection)) if answer == "ok" => connection,
+        Ok((answer, _)) if answer == "stopping" => {
+            return Err(Failure::new(Exit::Cancelled, "the run is being stopped; the command was not started"));
+        }
+        Ok((answer, _)) => {
+            return Err(Failure::new(Exit::Fault, format!("the run around this does not understand: {answer:?}")));
+        }
+        Err(error) => return Err(Failure::new(Exit::Fault, format!("the run around this does not answer: {error}"))),
+    };
+    let cannot_be_run = |error: io::Error| {
+        Failure::new(program::NOT_EXECUTABLE, format!("{} cannot be run: {error}", name.to_string_lossy()))
+    };
+    // Before the command is there: none of them may end this process and leave it without protection.
+    let mut passed_on = PassedOn::listen(&PassedOn::BY_PROTECT).map_err(cannot_be_run)?;
+    let _ignored = PassedOn::listen(&[SignalKind::interrupt(), SignalKind::quit()]).map_err(cannot_be_run)?;
+    let mut command = with_our_end(Command::new(name).args(arguments)).spawn().map_err(cannot_be_run)?;
+    let pid = command.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let status = loop {
+        tokio::select! {
+            // Until it was waited for, its number is no other process's.
+            status = command.wait() => break status.map_err(cannot_be_run)?,
+            signal = passed_on.next() => {
+                let _ = pid.map(|pid| kill_process(pid, signal));
+            }
+        }
+    };
+    Ok(Exit::Command(shell_code(ExitKind::from(status))))
+}
+
+/// Has the command killed when this process is, whose protection it has.
+fn with_our_end(command: &mut Command) -> &mut Command {
+    let us = rustix::process::getpid();
+    let dies_with_us = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Had we been killed before that call, the signal would never come.
+        if rustix::process::getppid() == Some(us) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
+    // SAFETY: prctl(2) and getppid(2) are async-signal-safe.
+    unsafe {
+        command.pre_exec(dies_with_us)
+    }
+}
+
+/// Whether the run around us still holds the slot.
+///
+/// # Errors
+/// It does not, or that cannot be told.
+pub async fn check_fence(args: &FenceCheck) -> Result<Exit, Failure> {
+    match held(&args.target.connect, &args.target.project).await? {
+        Some(Held::Holds) => Ok(Exit::Done),
+        Some(Held::Lost) => Err(Failure::new(Exit::LeaseLost, "the slot is not held by this run any more")),
+        Some(Held::Unknown) => Err(Failure::new(Exit::Fault, "the server does not say who holds the slot")),
+        None => Err(Failure::new(Exit::Fault, format!("this is no command of a run of {}", args.target.project))
+            .hint("it is asked within `singletrack run -- CMD`, or within a pipeline")),
+    }
+}
+
+/// Whether the deployment whose command we are holds `project`'s slot; nothing if we are not the command of one.
+pub(super) async fn held(connect: &Connect, project: &ProjectName) -> Result<Option<Held>, Failure> {
+    let own_project = env::var("SINGLETRACK_PROJECT").ok();
+    let ours = || env::var("SINGLETRACK_DEPLOYMENT_ID").ok()?.parse::<DeploymentId>().ok();
+    let Some(id) = ours().filter(|_| own_project.as_deref() == Some(project.as_str())) else { return Ok(None) };
+    if let Some(socket) = env::var_os(SOCKET_VARIABLE)
+        && let Ok(held) = ask_held(&PathBuf::from(socket)).await
+    {
+        return Ok(Some(held));
+    }
+    let session = Session::open(connect, Patience::QUESTION)?;
+    let token = env::var("SINGLETRACK_FENCING_TOKEN").unwrap_or_default();
+    Ok(Some(ask_server(&session.connection, project, id, &token).await))
+}
+
+/// A deployment that runs holds the slot, and its revision is its fencing token.
+pub(super) async fn ask_server(connection: &Connection, project: &ProjectName, id: DeploymentId, token: &str) -> Held {
+    match connection.deployment(project, &id.into()).await {
+        Ok(deployment) if deployment.status == Status::Running && deployment.revision.to_string() == token => {
+            Held::Holds
+        }
+        Ok(_) => Held::Lost,
+        Err(Fault::Refused(refusal)) if refusal.status == 404 => Held::Lost,
+        Err(_) => Held::Unknown,
+    }
+}
+
+/// A code as the system takes it.
+pub(super) fn shell_code(kind: ExitKind) -> u8 {
+    u8::try_from(kind.shell_code()).unwrap_or(u8::MAX)
+}

@@ -1,0 +1,599 @@
+//! `run` from the slot to the end: whatever happens, the command is gone before the slot can be another's.
+
+use std::{
+    cell::Cell,
+    io::{self, IsTerminal as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::io::Errno;
+use tokio::{
+    sync::{mpsc, watch},
+    task::yield_now,
+    time::timeout,
+};
+
+use super::{
+    ahead::{Ahead, Copied, Ready, secrets},
+    guard::{ask_server, held, shell_code},
+    inside::{Door, Held, PrivateFolder, SOCKET_VARIABLE},
+    program,
+    terminal::Terminal,
+    will::Will,
+};
+use crate::{
+    cli::{
+        self, Deploy, FollowMode, RunWhenHeld, Submit, WhenHeld,
+        deploy::{
+            key::Key,
+            race::{self, Grant},
+        },
+        dispatch::on_runtime,
+        exit::{Exit, Failure},
+        report::Reports,
+        session::Session,
+        signals::{Asked, PassedOn, Signals},
+    },
+    client::{
+        calls::Patience,
+        deadline::Deadline,
+        lease::{Keeper, Outcome, REPORT_QUEUE_LIMIT, Told},
+        resolve::{Verdict, Wish},
+    },
+    clock::{BootInstant, Clock as _, SystemClock},
+    exec::{
+        PhaseState, Stop,
+        output::{outbox::Outbox, phase::PhaseOutput},
+        process::owner::{Exit as ProcessExit, ExitKind, Prepared, Process, StoppedBy},
+        report::{PROTECTED_MESSAGE, cannot_be_ended},
+    },
+    model::{CANCEL_WAITS, DeploymentId, Executor, FailureCause},
+    wire::{Deployment, SubmitRequest},
+};
+
+/// What is said beside what a command left running.
+const OUTLIVE_HINT: &str = "start a service that is to outlive the run with `systemd-run`";
+/// What a protected section is shown as.
+const PROTECTED_PHASE: &str = "protected";
+/// How long the last output may take to be logged once everything has ended.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to look what the server has recorded of the deployment, for whoever wants to be told.
+const LOOK_LIMIT: Duration = Duration::from_secs(3);
+/// How long a signal that has ended the command may take to reach us, too: CI systems send it to all.
+const SIGNAL_SKEW: Duration = Duration::from_millis(50);
+
+/// Runs a command in the project's slot.
+///
+/// # Errors
+/// Whatever kept the command from running to its own end.
+pub fn run(args: &cli::Run) -> Result<Exit, Failure> {
+    let reports = Reports::wanted(&args.end);
+    let ended = prepare_and_run(args, &reports);
+    reports.or_write(&args.target.project, &ended);
+    ended
+}
+
+fn prepare_and_run(args: &cli::Run, reports: &Reports<'_>) -> Result<Exit, Failure> {
+    // Before the runtime: it is forked from this process, which has one thread until then.
+    let ahead = Ahead::new(args)?;
+    on_runtime(take_and_hold(args, reports, ahead))
+}
+
+async fn take_and_hold(args: &cli::Run, reports: &Reports<'_>, ahead: Ahead) -> Result<Exit, Failure> {
+    match held(&args.target.connect, &args.target.project).await? {
+        Some(Held::Holds) => {
+            ahead.abandon().await;
+            return Err(program::become_it(&args.command));
+        }
+        Some(Held::Unknown) => {
+            return Err(Failure::new(
+                Exit::Fault,
+                "the server does not say whether the run around this holds the slot",
+            ));
+        }
+        // A variable that outlived its run says nothing about us.
+        Some(Held::Lost) | None => {}
+    }
+    let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
+    let secrets = Arc::new(secrets(&session, &args.mask)?);
+    let as_deploy = as_deploy(args);
+    let wish = race::wish(&as_deploy);
+    let request = SubmitRequest {
+        executor: Executor::Client,
+        claim: true,
+        lease_seconds: Some(args.lease.as_secs()),
+        ..race::request(&as_deploy, wish, session.ci.as_ref())?
+    };
+    let mut signals = Signals::of_a_job(session.in_ci)?;
+    let Ready { prepared, folder, door, terminal, copied } = ahead.ready(args.no_logs, &secrets)?;
+    let grant = match take_slot(&session, &as_deploy, reports, wish, &request, &mut signals).await {
+        Ok(Ok(grant)) => grant,
+        without => {
+            prepared.abandon().await;
+            return without.map(|slot| slot.err().unwrap_or(Exit::Fault));
+        }
+    };
+    let shim = Cell::default();
+    let may_run = Cell::new(false);
+    let work = Work { session: &session, args, request: &request, folder, door, terminal, shim, may_run };
+    let id = grant.deployment.id;
+    let ended = work.run(prepared, copied, grant, &mut signals).await;
+    finish(&session, &as_deploy, reports, id, ended, &mut signals).await
+}
+
+/// Ends as the job is to end, whose command has run in the slot.
+async fn finish(
+    session: &Session,
+    args: &Deploy,
+    reports: &Reports<'_>,
+    id: DeploymentId,
+    ended: Result<Exit, Failure>,
+    signals: &mut Signals,
+) -> Result<Exit, Failure> {
+    let end = &args.submit.end;
+    let is_cancelled = ended.as_ref().is_err_and(|failure| failure.exit == Exit::Cancelled);
+    let is_of_interest = (is_cancelled && (end.superseded_ok || end.follow_successor)) || !reports.is_empty();
+    if !is_of_interest {
+        return ended;
+    }
+    let asked = timeout(LOOK_LIMIT, session.connection.deployment(&args.target.project, &id.into())).await;
+    let ours = asked.ok().and_then(Result::ok);
+    // What came before has had its own time.
+    let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
+    let by = ours.as_ref().and_then(Deployment::successor);
+    race::job(session, args, reports, &deadline).finish(ours.as_ref(), by, ended, signals).await
+}
+
+/// What `deploy` would be asked for the same slot.
+fn as_deploy(args: &cli::Run) -> Deploy {
+    Deploy {
+        target: args.target.clone(),
+        pipeline: Some(args.pipeline.clone()),
+        source: args.source.clone(),
+        inputs: Vec::new(),
+        artifact: None,
+        respect_gitignore: false,
+        allow_empty: false,
+        retry_of: None,
+        rollback: args.rollback,
+        submit: Submit {
+            on_conflict: match args.on_conflict {
+                RunWhenHeld::Wait => WhenHeld::Wait,
+                RunWhenHeld::Fail => WhenHeld::Fail,
+            },
+            line: args.line.clone(),
+            follow: FollowMode::None,
+            detach: false,
+            dry_run: false,
+            idempotency_key: None,
+            end: args.end.clone(),
+        },
+    }
+}
+
+/// Takes the slot, as `deploy` does; the exit code, where it ends without one.
+async fn take_slot(
+    session: &Session,
+    args: &Deploy,
+    reports: &Reports<'_>,
+    wish: Wish,
+    request: &SubmitRequest,
+    signals: &mut Signals,
+) -> Result<Result<Box<Grant>, Exit>, Failure> {
+    let body = serde_json::to_vec(request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
+    // Not the CI job's own name: this process is the worker, and another one cannot take part in its lease.
+    let key = Key::made(None, &args.target.project, &body)?;
+    let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
+    let mut way = race::Run {
+        session,
+        args,
+        key,
+        body,
+        deadline,
+        wish,
+        claims: true,
+        grant: None,
+        held: None,
+        problem: None,
+        number: None,
+        seen_event: Cell::new(0),
+    };
+    let verdict = way.drive(signals).await?;
+    session.screen.clear();
+    match (way.grant, verdict) {
+        (Some(grant), Verdict::Detached(_)) => Ok(Ok(Box::new(grant))),
+        (None, Verdict::Detached(deployment)) => Err(Failure::new(
+            Exit::Fault,
+            format!("{} gave {} the slot without a lease", session.connection.server(), deployment.name()),
+        )
+        .hint("the server may be older than this client")),
+        (Some(grant), verdict) => {
+            // It was time to stop just when the slot became ours.
+            let keeper = keeper(session, args, &grant);
+            keeper.finish(std::future::ready(()), Outcome::Cancelled).await;
+            race::job(session, args, reports, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
+        }
+        (None, verdict) => {
+            race::job(session, args, reports, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
+        }
+    }
+}
+
+fn keeper<'a>(session: &'a Session, args: &'a Deploy, grant: &Grant) -> Keeper<'a> {
+    let clock = session.clock.clone();
+    let (id, lease) = (grant.deployment.id, grant.lease.clone());
+    Keeper::new(&session.connection, clock, &args.target.project, id, lease, grant.sent_at)
+}
+
+/// What made us end the command, the most urgent last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    Cancelled,
+    Interrupted,
+    InterruptedAgain,
+    LeaseLost,
+}
+
+/// One command in its slot.
+struct Work<'a> {
+    session: &'a Session,
+    args: &'a cli::Run,
+    request: &'a SubmitRequest,
+    folder: PrivateFolder,
+    door: Door,
+    /// The command's own, where somebody sits at ours.
+    terminal: Option<Terminal>,
+    /// Of a command that has ended.
+    shim: Cell<Option<Process>>,
+    /// Whether something of the command may still run, because nobody could end it.
+    may_run: Cell<bool>,
+}
+
+impl Work<'_> {
+    async fn run(
+        self,
+        prepared: Prepared,
+        copied: Copied,
+        grant: Box<Grant>,
+        signals: &mut Signals,
+    ) -> Result<Exit, Failure> {
+        signals.own_command();
+        let passed_on = PassedOn::listen(&PassedOn::BY_RUN)
+            .map_err(|error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}")))?;
+        let project = &self.args.target.project;
+        let id = grant.deployment.id;
+        let (name, argument) = (grant.deployment.name(), grant.deployment.argument());
+        let token = grant.lease.fencing_token.to_string();
+        let clock = self.session.clock.clone();
+        let keeper = Keeper::new(&self.session.connection, clock, project, id, grant.lease.clone(), grant.sent_at);
+        let Copied { output, outbox, mut relays } = copied;
+        let connected = self.terminal.as_ref().map(Terminal::connect).transpose();
+        let _connected = connected.map_err(|error| Failure::new(Exit::Fault, format!("the terminal: {error}")))?;
+        let follow_size = async {
+            match &self.terminal {
+                Some(terminal) => terminal.follow_size().await,
+                None => std::future::pending().await,
+            }
+        };
+        let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
+        let all_told = Cell::new(false);
+        let mut telling = std::pin::pin!(async {
+            tokio::join!(outbox.forward(reports), keeper.report(reported));
+            all_told.set(true);
+        });
+        let working = async {
+            let ended = self.work(prepared, &keeper, &grant, (&output, &outbox), signals, passed_on).await;
+            for relay in &mut relays {
+                let _ = timeout(DRAIN_LIMIT, &mut relay.copied).await;
+            }
+            outbox.close();
+            ended
+        };
+        let check = || async {
+            match *keeper.stop().borrow() {
+                Some(Stop::LeaseLost { .. }) => Held::Lost,
+                Some(Stop::Cancel | Stop::Shutdown) | None => {
+                    ask_server(&self.session.connection, project, id, &token).await
+                }
+            }
+        };
+        let ended = tokio::select! {
+            ended = working => ended,
+            () = async { telling.as_mut().await; std::future::pending().await } => unreachable!("pending"),
+            never = keeper.keep() => match never {},
+            never = follow_size => match never {},
+            never = self.door.serve(check) => match never {},
+        };
+        let (outcome, exit) = ended;
+        let outcome = outcome.map(|outcome| match outcome {
+            Outcome::Failed { code, message, phase } => {
+                Outcome::Failed { code, message: output.secrets().mask(&message).into_owned(), phase }
+            }
+            outcome => outcome,
+        });
+        let told = match outcome {
+            Some(outcome) => {
+                let last_reports = async {
+                    if !all_told.get() {
+                        telling.as_mut().await;
+                    }
+                };
+                keeper.finish(last_reports, outcome).await
+            }
+            None => Told::TooLate,
+        };
+        // Whoever reads our output slowly has held up nobody else until here.
+        let mut lost = None;
+        for relay in relays {
+            let passed_on = async {
+                // Without a word, its thread could not be started, or has ended before its time.
+                relay.passed_on.await.unwrap_or(Err(Errno::AGAIN))
+            };
+            // What nobody could end may hold the pipe open for ever.
+            let passed_on = match self.may_run.get() {
+                true => timeout(DRAIN_LIMIT, passed_on).await.unwrap_or(Ok(())),
+                false => passed_on.await,
+            };
+            lost = lost.or(passed_on.err());
+        }
+        // Where nobody collects orphans, it would stay as a zombie.
+        if let Some(shim) = self.shim.take() {
+            shim.collect().await;
+        }
+        match told {
+            Told::Recorded if exit.as_ref().is_ok_and(|exit| *exit == Exit::Command(0)) && lost.is_some() => {
+                let why = lost.map(io::Error::from).map(|error| error.to_string()).unwrap_or_default();
+                let message = format!("the command succeeded, but a part of its output could not be written: {why}");
+                Err(Failure::new(Exit::Fault, message).hint("make room where the output of `run` goes"))
+            }
+            Told::Recorded => {
+                if let Some(error) = lost.map(io::Error::from) {
+                    self.session
+                        .screen
+                        .warning(&format!("a part of the command's output could not be written: {error}"));
+                }
+                exit
+            }
+            Told::TooLate if exit.as_ref().is_err_and(|failure| failure.exit == Exit::LeaseLost) => exit,
+            Told::TooLate => Err(Failure::new(
+                Exit::LeaseLost,
+                format!("the command has ended, but the lease of {name} was over before the server knew it"),
+            )
+            .hint(format!("`singletrack status --project {project} {argument}` shows what the server takes it for"))),
+        }
+    }
+
+    /// From the command's start to its end: what the server is told of it, if it may be told anything, and the exit.
+    async fn work(
+        &self,
+        prepared: Prepared,
+        keeper: &Keeper<'_>,
+        grant: &Grant,
+        (output, outbox): (&PhaseOutput, &Outbox),
+        signals: &mut Signals,
+        mut passed_on: PassedOn,
+    ) -> (Option<Outcome>, Result<Exit, Failure>) {
+        let deployment = &grant.deployment;
+        let socket = self.folder.socket();
+        let variables = [
+            ("SINGLETRACK_FENCING_TOKEN", grant.lease.fencing_token.to_string()),
+            ("SINGLETRACK_DEPLOYMENT_ID", deployment.id.to_string()),
+            ("SINGLETRACK_DEPLOYMENT_NUMBER", deployment.number.map(|it| it.to_string()).unwrap_or_default()),
+            ("SINGLETRACK_PROJECT", deployment.project.to_string()),
+            ("SINGLETRACK_PIPELINE", deployment.pipeline.clone()),
+            ("SINGLETRACK_REF", self.request.ref_name.clone().unwrap_or_default()),
+            ("SINGLETRACK_COMMIT", self.request.commit.clone().unwrap_or_default()),
+            ("SINGLETRACK_URL", self.session.connection.server().to_owned()),
+            (SOCKET_VARIABLE, socket.to_string_lossy().into_owned()),
+        ];
+        let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let will = Will::new(self.session, &self.args.target, grant).to_line();
+        let started = prepared.start(&variables, Some(*keeper.deadline().borrow()), will.as_deref());
+        let mut process = match started.await {
+            Ok(process) => process,
+            Err(error) => {
+                let message = format!("the command could not be started: {error}");
+                let outcome = failed(message.clone());
+                return (Some(outcome), Err(Failure::new(program::NOT_EXECUTABLE, message)));
+            }
+        };
+        let (exit, cause) = self.watch(&mut process, keeper, (output, outbox), signals, &mut passed_on).await;
+        if let Some(left) = process.left().filter(|_| cause.is_none() && exit.stopped_by == StoppedBy::Nobody) {
+            self.say(&format!("the command left something running, which was ended with it: {left}; {OUTLIVE_HINT}"));
+            output.note(format!("the command left something running, which was ended with it: {left}"));
+        }
+        if exit.left_count > 0 {
+            self.may_run.set(true);
+            self.session.screen.warning("something of the command could not be ended and may still run");
+        }
+        self.shim.set(Some(process));
+        let cause = match (cause, exit.kind) {
+            // The same signal may have reached the command first.
+            (None, ExitKind::Signal(1 | 2 | 15) | ExitKind::Code(129 | 130 | 143)) => {
+                timeout(SIGNAL_SKEW, signals.first()).await.ok().map(|()| Cause::Interrupted)
+            }
+            (cause, _) => cause,
+        };
+        let was_interrupted = self.terminal.as_ref().is_some_and(Terminal::was_interrupted);
+        let cause = match (cause, exit.kind) {
+            (None, ExitKind::Signal(2) | ExitKind::Code(130)) if was_interrupted => Some(Cause::Interrupted),
+            (cause, _) => cause,
+        };
+        judge(exit, cause, keeper)
+    }
+
+    /// Waits for the command's end, or brings it about.
+    async fn watch(
+        &self,
+        process: &mut Process,
+        keeper: &Keeper<'_>,
+        (output, outbox): (&PhaseOutput, &Outbox),
+        signals: &mut Signals,
+        passed_on: &mut PassedOn,
+    ) -> (ProcessExit, Option<Cause>) {
+        let mut stop = keeper.stop();
+        let mut deadline = keeper.deadline();
+        deadline.mark_changed();
+        let mut protected_lines = output.protection();
+        let mut protected_count = self.door.protected_count();
+        let mut stuck = process.stuck();
+        let mut withheld = self.terminal.as_ref().map(Terminal::withheld);
+        let mut cause: Option<Cause> = None;
+        let mut was_protected = false;
+        let mut wait_was_told = false;
+        let mut signalled = Asked::Nothing;
+        loop {
+            let asked = *stop.borrow_and_update();
+            let is_protected = *protected_lines.borrow_and_update() || *protected_count.borrow_and_update() > 0;
+            if is_protected != was_protected {
+                if let Some(terminal) = &self.terminal {
+                    terminal.protect(is_protected);
+                }
+                let state = if is_protected { PhaseState::Started } else { PhaseState::Succeeded };
+                outbox.phase(PROTECTED_PHASE, state, is_protected.then_some(PROTECTED_MESSAGE));
+                was_protected = is_protected;
+            }
+            // A key that was kept from the command asks as a signal does; the next one the command gets itself.
+            let by_key = withheld.as_mut().is_some_and(|withheld| *withheld.borrow_and_update());
+            let wanted = wanted(asked, if by_key { signalled.max(Asked::Stop) } else { signalled });
+            if wanted == Some(Cause::LeaseLost) && stuck.borrow().is_some() {
+                // An operator has freed the slot, or the server was away for too long: there is nothing left to keep it for.
+                process.forget_will();
+                let exit = ProcessExit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Worker, left_count: 1 };
+                return (exit, wanted);
+            }
+            if wanted > cause {
+                let waits = is_protected && matches!(wanted, Some(Cause::Cancelled | Cause::Interrupted));
+                if waits && !wait_was_told {
+                    let how = if by_key { " (Ctrl-C again to interrupt it)" } else { "" };
+                    self.say(&format!("stopping once the protected section is over{how}"));
+                    output.note("asked to stop: that waits until the protected section is over");
+                    output.say(format!("{CANCEL_WAITS} the protected section is over"));
+                    wait_was_told = true;
+                } else if let Some(why) = wanted.filter(|_| !waits) {
+                    // Who was stopped for longer than the lease lasts finds both, the command's end only by asking the kernel.
+                    tokio::select! {
+                        biased;
+                        exit = process.wait() => return (exit, cause),
+                        () = yield_now() => {}
+                    }
+                    self.door.stop();
+                    self.tell_stop(why, keeper);
+                    let kill_at = self.kill_at(why, asked);
+                    if why == Cause::Interrupted && signals.began_with_interrupt() {
+                        process.interrupt(kill_at);
+                    } else {
+                        process.terminate(kill_at);
+                    }
+                    cause = wanted;
+                }
+            }
+            tokio::select! {
+                exit = process.wait() => return (exit, cause),
+                Ok(()) = stop.changed() => {}
+                Ok(()) = stuck.changed() => {
+                    let what = stuck.borrow_and_update().clone().unwrap_or_default();
+                    let text = cannot_be_ended(&what);
+                    self.say(&text);
+                    output.note(&*text);
+                    output.say(text);
+                }
+                Ok(()) = protected_lines.changed() => {}
+                Ok(()) = protected_count.changed() => {}
+                () = changed(withheld.as_mut()) => {}
+                Ok(()) = deadline.changed() => process.renew_deadline(*deadline.borrow_and_update()),
+                signal = passed_on.next() => process.signal(signal),
+                asked = signals.more_than(signalled) => signalled = asked,
+            }
+        }
+    }
+
+    fn kill_at(&self, why: Cause, asked: Option<Stop>) -> BootInstant {
+        let now = SystemClock.boot();
+        match (why, asked) {
+            (Cause::LeaseLost, Some(Stop::LeaseLost { deadline })) => deadline,
+            (Cause::Cancelled | Cause::Interrupted, _) => now.after(self.args.grace),
+            (Cause::InterruptedAgain | Cause::LeaseLost, _) => now,
+        }
+    }
+
+    fn tell_stop(&self, why: Cause, keeper: &Keeper<'_>) {
+        let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let text = match why {
+            Cause::Cancelled => format!("cancelled{reason}; stopping the command"),
+            Cause::Interrupted => "interrupted; stopping the command (a second Ctrl-C or SIGINT kills it)".to_owned(),
+            Cause::InterruptedAgain => "killing the command".to_owned(),
+            Cause::LeaseLost => "the lease is lost; stopping the command".to_owned(),
+        };
+        self.say(&text);
+    }
+
+    /// Says it on a line of its own, also where the terminal is as the command wants it.
+    fn say(&self, text: &str) {
+        if self.terminal.is_some() && io::stderr().is_terminal() {
+            self.session.screen.line_in_raw_mode(text);
+        } else {
+            self.session.screen.line(text);
+        }
+    }
+}
+
+/// Waits for a change; for ever where there is nothing to change.
+async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
+    if let Some(receiver) = receiver
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// What there is to stop the command for.
+fn wanted(asked: Option<Stop>, signalled: Asked) -> Option<Cause> {
+    match (asked, signalled) {
+        (Some(Stop::LeaseLost { .. }), _) => Some(Cause::LeaseLost),
+        (_, Asked::StopNow) => Some(Cause::InterruptedAgain),
+        (_, Asked::Stop) => Some(Cause::Interrupted),
+        (Some(Stop::Cancel | Stop::Shutdown), Asked::Nothing) => Some(Cause::Cancelled),
+        (None, Asked::Nothing) => None,
+    }
+}
+
+fn judge(exit: ProcessExit, cause: Option<Cause>, keeper: &Keeper<'_>) -> (Option<Outcome>, Result<Exit, Failure>) {
+    match (exit.stopped_by, cause, exit.kind) {
+        (_, Some(Cause::LeaseLost), _) if exit.left_count > 0 => {
+            let message = "the slot is no longer held, and something of the command that cannot be ended may still run";
+            (None, Err(Failure::new(Exit::LeaseLost, message)))
+        }
+        // The shim acted because this process did not: then the lease is over, whatever we believe.
+        (_, Some(Cause::LeaseLost), _) | (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
+            let message = "the lease was lost, and the command was ended before the slot could be another's";
+            (None, Err(Failure::new(Exit::LeaseLost, message)))
+        }
+        (_, Some(Cause::Interrupted | Cause::InterruptedAgain), _) => {
+            (Some(Outcome::Cancelled), Err(Failure::new(Exit::Interrupted, "interrupted; the command was ended first")))
+        }
+        // It finished anyway: that is what is true.
+        (_, _, ExitKind::Code(0)) => (Some(Outcome::Succeeded), Ok(Exit::Command(0))),
+        (_, Some(Cause::Cancelled), _) => {
+            let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+            (Some(Outcome::Cancelled), Err(Failure::new(Exit::Cancelled, format!("the run was cancelled{reason}"))))
+        }
+        (_, None, kind @ ExitKind::Code(code)) => {
+            (Some(failed(format!("the command exited with {code}"))), Ok(Exit::Command(shell_code(kind))))
+        }
+        (_, None, kind @ ExitKind::Signal(number)) => {
+            (Some(failed(format!("the command was killed by signal {number}"))), Ok(Exit::Command(shell_code(kind))))
+        }
+        (_, None, ExitKind::Unknown) => {
+            let message = "the command ended in an unknown way: its shim was killed";
+            (Some(failed(message.to_owned())), Err(Failure::new(Exit::Fault, message)))
+        }
+    }
+}
+
+fn failed(message: String) -> Outcome {
+    let code = FailureCause::PhaseFailed.code().to_owned();
+    Outcome::Failed { code, message, phase: None }
+}

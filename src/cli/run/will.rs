@@ -1,0 +1,90 @@
+//! What a run leaves to its shim to tell, should it be killed: that its command is gone, so that the slot need not wait for the
+//! lease to run out.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cli::{
+        Target,
+        deploy::race::Grant,
+        dispatch::on_runtime,
+        exit::{Exit, Failure},
+        session::Session,
+    },
+    client::{
+        calls::{Connection, Patience, Token},
+        lease::{Keeper, Outcome},
+    },
+    clock::{Clock as _, SystemClock},
+    model::{DeploymentId, FailureCause, ProjectName},
+    wire::Lease,
+};
+
+/// What deployments are said to have ended by.
+const MESSAGE: &str = "the run was killed; its command was ended";
+
+/// The last will: all that it takes to tell the server.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Will {
+    server: String,
+    token: Option<String>,
+    ca_cert: Option<PathBuf>,
+    project: ProjectName,
+    id: DeploymentId,
+    lease: Lease,
+}
+
+impl Will {
+    /// For the deployment of this grant.
+    pub(super) fn new(session: &Session, target: &Target, grant: &Grant) -> Self {
+        Will {
+            server: session.connection.server().to_owned(),
+            token: session.connection.token().map(str::to_owned),
+            ca_cert: target.connect.server.ca_cert.clone(),
+            project: target.project.clone(),
+            id: grant.deployment.id,
+            lease: grant.lease.clone(),
+        }
+    }
+
+    /// As one line. It holds secrets, and is for a private socket only.
+    pub(super) fn to_line(&self) -> Option<String> {
+        // Without it the lease runs out.
+        serde_json::to_string(self).ok()
+    }
+
+    /// Tells the server, for as long as the lease may last.
+    async fn execute(self) -> Result<Exit, Failure> {
+        let Will { server, token, ca_cert, project, id, lease } = self;
+        let server = server.parse().map_err(|_| Failure::new(Exit::Usage, "the server's address is none"))?;
+        let token = Token::parse(&token.unwrap_or_default())?;
+        let nobody_listens = Box::new(|_: &str| {});
+        let connection = Connection::new(
+            server,
+            token,
+            ca_cert.as_deref(),
+            Patience::DEADLINE,
+            nobody_listens,
+            Arc::new(SystemClock),
+        )?;
+        let clock = Arc::new(SystemClock);
+        let now = clock.boot();
+        let keeper = Keeper::new(&connection, clock, &project, id, lease, now);
+        let code = FailureCause::WorkerLost.code().to_owned();
+        keeper.tell_end(Outcome::Failed { code, message: MESSAGE.to_owned(), phase: None }).await;
+        Ok(Exit::Done)
+    }
+}
+
+/// Executes the will that standard input holds.
+///
+/// # Errors
+/// There is none.
+pub fn execute() -> Result<Exit, Failure> {
+    let will: Will = serde_json::from_reader(std::io::stdin().lock())
+        .map_err(|error| Failure::new(Exit::Usage, format!("this is for the shim of a run: {error}")))?;
+    on_runtime(will.execute())
+}

@@ -1,0 +1,323 @@
+//! Progress on standard error: a bar under the lines on a terminal, lines alone in a log.
+
+use std::{
+    convert::Infallible,
+    io::{IsTerminal, stderr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{
+    clean::clean,
+    print::{self, shown},
+    silence::Silence,
+    story::Story,
+    words::{Ahead, Place, named, overtaken, size, span},
+};
+use crate::{
+    client::follow::Update,
+    clock::{BootInstant, Clock},
+    model::{EventBody, PhaseState, ProjectName, Status, Stream},
+    wire::{Event, EventData},
+};
+
+/// How often the same wait is told again in a log: CI systems take a job for dead that says nothing for minutes.
+const REPEAT: Duration = Duration::from_secs(30);
+
+/// The bar of who waits: one line, cut at its end.
+const WAITING: &str = "{spinner} {wide_msg}";
+/// The bar of what runs, in a terminal of the usual width and in a narrow one.
+const RUNNING: [&str; 2] = [
+    "{spinner} [{bar:30}] {percent:>3} % {wide_msg} {elapsed}",
+    "{spinner} [{bar:8}] {percent:>3} % {wide_msg} {elapsed}",
+];
+/// The bar of an upload.
+const UPLOADING: [&str; 2] = ["{spinner} [{bar:30}] {wide_msg} {elapsed}", "{spinner} [{bar:8}] {wide_msg} {elapsed}"];
+/// Terminals with fewer columns are narrow.
+const NARROW: usize = 60;
+
+/// Where progress is shown.
+pub struct Screen {
+    bar: Option<ProgressBar>,
+    clock: Arc<dyn Clock>,
+    told: Mutex<Told>,
+    silence: Mutex<Silence>,
+    story: Mutex<Story>,
+}
+
+/// What was told last.
+#[derive(Default)]
+struct Told {
+    wait: Option<(String, BootInstant)>,
+    phase: Option<String>,
+    /// The last message, and whether the phase that runs has said it: one stands until another comes, over phases too.
+    message: Option<String>,
+    is_of_phase: bool,
+    percent: u8,
+    upload: Option<BootInstant>,
+}
+
+impl Screen {
+    /// A bar if standard error is a terminal that can move its cursor and no CI reads it, else lines.
+    pub fn new(clock: Arc<dyn Clock>, in_ci: bool) -> Self {
+        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let bar = (stderr().is_terminal() && !is_dumb && !in_ci).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+            bar.set_style(style(WAITING));
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        let silence = Mutex::new(Silence::from(clock.boot()));
+        Screen { bar, clock, told: Mutex::new(Told::default()), silence, story: Mutex::default() }
+    }
+
+    /// A line.
+    pub fn line(&self, text: &str) {
+        self.over(|| print::progress(text));
+    }
+
+    /// The same to a terminal that is as a command wants it.
+    pub fn line_in_raw_mode(&self, text: &str) {
+        self.over(|| print::progress_in_raw_mode(text));
+    }
+
+    /// Whether somebody looks on: then it is worth to ask more often how things stand.
+    pub fn is_live(&self) -> bool {
+        self.bar.is_some()
+    }
+
+    /// Does what prints, with the bar out of its way.
+    pub fn over<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    /// A line that the user should not miss.
+    pub fn warning(&self, text: &str) {
+        self.over(|| print::warning(text));
+    }
+
+    /// What is waited for, where a bar can show it.
+    pub fn note(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_style(style(WAITING));
+            bar.set_message(shown(text));
+        }
+    }
+
+    /// For whom one waits.
+    pub fn waiting(&self, ahead: &Ahead, place: &Place) {
+        let text = ahead.wait_line(place, self.clock.wall());
+        let news = ahead.news(place);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.boot();
+        self.story_lock().waiting(ahead, now);
+        let is_news = told.wait.as_ref().is_none_or(|(last, _)| *last != news);
+        if let Some(bar) = &self.bar {
+            bar.set_style(style(WAITING));
+            bar.set_message(shown(&ahead.short_wait_line(place, self.clock.wall())));
+            told.wait = Some((news, now));
+        } else if is_news || told.wait.as_ref().is_some_and(|(_, at)| now.since(*at) >= REPEAT) {
+            print::progress(&text);
+            told.wait = Some((news, now));
+        }
+    }
+
+    /// It waits no more.
+    pub fn waited(&self) {
+        self.story_lock().waited(self.clock.boot());
+    }
+
+    /// What happened until now.
+    pub fn story(&self) -> Story {
+        self.story_lock().clone()
+    }
+
+    fn story_lock(&self) -> MutexGuard<'_, Story> {
+        self.story.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far an upload is, in bytes.
+    pub fn upload(&self, sent: u64, total: u64) {
+        let text = format!("uploading: {} of {}", size(sent), size(total));
+        if let Some(bar) = &self.bar {
+            bar.set_style(style(by_width(UPLOADING)));
+            bar.set_length(total);
+            bar.set_position(sent);
+            bar.set_message(text);
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.boot();
+        match &told.upload {
+            None => told.upload = Some(now),
+            Some(at) if now.since(*at) >= REPEAT => {
+                print::progress(&text);
+                told.upload = Some(now);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Breaks a silence in a log once a minute, for as long as it is awaited. At a terminal the bar shows that all is well.
+    pub async fn break_silence(&self) -> Infallible {
+        if self.bar.is_some() {
+            return std::future::pending().await;
+        }
+        self.silence().heard(self.clock.boot());
+        loop {
+            let left = self.silence().left(self.clock.boot());
+            tokio::time::sleep(left).await;
+            let line = self.silence().line(self.clock.now());
+            if let Some(line) = line {
+                print::progress(&line);
+            }
+        }
+    }
+
+    fn silence(&self) -> MutexGuard<'_, Silence> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What following a deployment shows.
+    pub fn update(&self, project: &ProjectName, update: &Update) {
+        match update {
+            Update::Switched(text) => self.warning(text),
+            Update::State { status: Status::Running, progress, message } => {
+                self.progress(*progress, message.as_deref())
+            }
+            Update::State { .. } => {}
+            Update::Event(Event { at, data: EventData::Other(body), .. }) => {
+                self.silence().heard(self.clock.boot());
+                self.event(project, body, *at);
+            }
+            Update::Event(Event { data: EventData::Complete { .. }, .. }) => {}
+        }
+    }
+
+    fn event(&self, project: &ProjectName, body: &EventBody, at: Timestamp) {
+        match body {
+            EventBody::Phase { name, state, message } => self.phase(name, *state, message.as_deref(), at),
+            EventBody::Progress { progress, message, .. } => self.progress(*progress, message.as_deref()),
+            EventBody::Output { name, value } => self.line(&format!("    output {name}={value}")),
+            EventBody::Log { lines, stream, .. } => {
+                let print = match stream {
+                    Stream::Stdout => print::progress_output,
+                    Stream::Stderr => print::progress_error_output,
+                };
+                self.over(|| lines.iter().for_each(|line| print(line)));
+            }
+            EventBody::Cancel { reason, .. } => {
+                let by = body.told_of(project).map(|by| format!(", for {} to take its place", named(&by)));
+                let by = by.unwrap_or_default();
+                let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                self.line(&format!("it is asked to stop{by}{reason}"));
+            }
+            EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
+            EventBody::Queue { .. } => {
+                if let Some(by) = body.told_of(project) {
+                    self.line(&overtaken(&by));
+                }
+            }
+            EventBody::Status { status: Status::Running } => self.waited(),
+            EventBody::Status { .. } | EventBody::Complete => {}
+        }
+    }
+
+    fn phase(&self, name: &str, state: PhaseState, message: Option<&str>, at: Timestamp) {
+        self.story_lock().phase(name, state, at);
+        let took = match state {
+            PhaseState::Started | PhaseState::RollingBack => {
+                self.silence().phase_began(name, at);
+                None
+            }
+            PhaseState::Succeeded | PhaseState::Failed | PhaseState::RolledBack | PhaseState::RollbackFailed => {
+                self.silence().phase_ended(name, at)
+            }
+            PhaseState::Skipped => None,
+        };
+        // What took no time worth telling tells none.
+        let took = took.filter(|took| took.as_secs() > 0).map(|took| format!(" in {}", span(took))).unwrap_or_default();
+        let begins = matches!(state, PhaseState::Started | PhaseState::RollingBack);
+        let style = match state {
+            PhaseState::Started | PhaseState::RollingBack => print::HEADING,
+            PhaseState::Succeeded => print::GOOD,
+            PhaseState::Failed | PhaseState::RollbackFailed => print::BAD,
+            PhaseState::Skipped | PhaseState::RolledBack => print::STOPPED,
+        };
+        let state = match state {
+            PhaseState::Started => "",
+            PhaseState::Succeeded => " succeeded",
+            PhaseState::Failed => " failed",
+            PhaseState::Skipped => " skipped",
+            PhaseState::RollingBack => ": rolling back",
+            PhaseState::RolledBack => " rolled back",
+            PhaseState::RollbackFailed => ": the rollback failed",
+        };
+        let message = message.map(|message| format!(": {message}")).unwrap_or_default();
+        self.over(|| print::heading(begins, style, &format!("{name}{state}"), &format!("{took}{message}"), at));
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.phase = Some(name.to_owned());
+        told.is_of_phase = false;
+        self.draw(&told);
+    }
+
+    fn progress(&self, percent: u8, message: Option<&str>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = message.map(clean).filter(|message| !message.is_empty());
+        let new_message = message.filter(|message| told.message.as_ref() != Some(message));
+        // In a log each ten percent is a line, and each new message.
+        let is_news = percent / 10 > told.percent / 10 || new_message.is_some();
+        told.percent = percent;
+        if self.bar.is_none() && is_news {
+            print::progress(format!("    {percent:>3} % {}", new_message.as_deref().unwrap_or_default()).trim_end());
+        }
+        if new_message.is_some() {
+            (told.message, told.is_of_phase) = (new_message, true);
+        }
+        self.draw(&told);
+    }
+
+    fn draw(&self, told: &Told) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_style(style(by_width(RUNNING)));
+        bar.set_length(100);
+        bar.set_position(u64::from(told.percent));
+        let parts = [told.phase.as_deref(), told.message.as_deref().filter(|_| told.is_of_phase)];
+        bar.set_message(shown(&parts.into_iter().flatten().collect::<Vec<_>>().join(": ")));
+    }
+
+    /// Takes the bar away, and ends a section of a CI's log.
+    pub fn clear(&self) {
+        print::end_section(self.clock.wall());
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Takes the bar away and prints the result as JSON.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn json(&self, value: &Value) -> std::io::Result<()> {
+        self.clear();
+        // A value read from JSON can be written as JSON.
+        print::json(value)
+    }
+}
+
+fn by_width(templates: [&'static str; 2]) -> &'static str {
+    let [wide, narrow] = templates;
+    if print::progress_columns().is_some_and(|columns| columns < NARROW) { narrow } else { wide }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates are constants above.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}

@@ -1,0 +1,13 @@
+//! What the user sees: a bar on a terminal, plain lines in a log.
+
+pub mod clean;
+pub mod fit;
+mod live;
+pub mod print;
+mod silence;
+mod story;
+pub mod table;
+pub mod words;
+
+pub use live::Screen;
+pub use story::Story;

@@ -1,0 +1,144 @@
+//! `serve`: runs a server until it is told to stop.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::{
+    parse::parse_listen,
+    service::{EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, StopSignals, fail, print, runtime, shim, stop_signals},
+};
+use crate::{
+    config::{Config, ConfigError, format_duration},
+    exec::process::inherited::allow_many_open_files,
+    http::ServeError,
+    log,
+    server::{Node, StartError, stop_limit},
+    store::{StoreError, sqlite::survive_full_disks},
+    version::BUILD,
+};
+
+/// `serve`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Serve {
+    /// The configuration [default: singletrack.toml, if there is one]
+    #[arg(long, short, value_name = "FILE", env = "SINGLETRACK_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The address to listen on [default: 127.0.0.1:7878]
+    #[arg(long, value_name = "ADDRESS", env = "SINGLETRACK_LISTEN", value_parser = parse_listen)]
+    pub listen: Option<SocketAddr>,
+    /// Where everything is kept: sqlite:FILE, postgres://HOST/DATABASE or memory: [default: sqlite:singletrack.db]
+    #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE")]
+    pub store: Option<String>,
+    /// The folder in which pipelines run
+    #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
+    pub work_dir: Option<PathBuf>,
+}
+
+/// Runs the server until it is told to stop.
+pub fn serve(args: Serve) -> ExitCode {
+    log::start("info");
+    let config = match configured(args) {
+        Ok(config) => config,
+        Err(message) => return fail(EX_CONFIG, &message),
+    };
+    if let Err(error) = allow_many_open_files() {
+        tracing::debug!(%error, "the limit of open files could not be raised");
+    }
+    survive_full_disks();
+    match runtime() {
+        Ok(runtime) => runtime.block_on(serve_until_told(config)),
+        Err(error) => fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+    }
+}
+
+async fn serve_until_told(config: Config) -> ExitCode {
+    let (mut stop, shim) = match (stop_signals(), shim()) {
+        (Ok(stop), Ok(shim)) => (stop, shim),
+        (Err(error), _) | (_, Err(error)) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+    };
+    let (store, project_count) = (config.store.to_string(), config.projects.len());
+    let stop_limit = stop_limit(&config);
+    let starting = tokio::select! {
+        started = Node::start(config, shim) => started,
+        () = stop.received() => {
+            tracing::info!("stopped while it waited for its store");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let node = match starting {
+        Ok(node) => node,
+        Err(error) => {
+            let code = match &error {
+                StartError::Serve(ServeError::Unprotected(_) | ServeError::ProjectName(_)) => EX_CONFIG,
+                StartError::Store(
+                    StoreError::Unusable(_)
+                    | StoreError::Unavailable(_)
+                    | StoreError::Unknown(_)
+                    | StoreError::Refused(_)
+                    | StoreError::Full,
+                )
+                | StartError::Serve(ServeError::Bind { .. })
+                | StartError::WorkDir { .. } => EX_UNAVAILABLE,
+            };
+            return fail(code, &error.to_string());
+        }
+    };
+    // What was logged so far stands in the log when whoever waits for the next line reads on.
+    log::flush();
+    // The one line on standard output: scripts wait for it.
+    print(&format!("listening on http://{}", node.address()));
+    tracing::info!(address = %node.address(), %store, project_count, version = BUILD.version, commit = BUILD.commit, built_at = BUILD.built_at, "ready");
+    if let Some(limit) = stop_limit {
+        let limit = format_duration(limit);
+        tracing::info!(%limit, "after SIGTERM it ends within this limit; whatever supervises it must not kill it before");
+    }
+    if project_count == 0 {
+        tracing::info!("no project has pipelines: `run` works for any, `deploy` for those that --config FILE names");
+    }
+    stop.received().await;
+    stop_node(node, &mut stop).await
+}
+
+/// The first signal has come: drains. The second one stops the pipelines that still run, and the third one ends the process.
+async fn stop_node(node: Node, stop: &mut StopSignals) -> ExitCode {
+    let hurry = node.hurry();
+    let mut stopping = std::pin::pin!(node.stop());
+    tokio::select! {
+        () = &mut stopping => {}
+        () = stop.received_again() => {
+            tracing::warn!("stopping the pipelines that still run; a third signal ends the process at once");
+            hurry.cancel();
+            tokio::select! {
+                () = stopping => {}
+                () = stop.received_again() => {
+                    tracing::warn!("ended at once; shims end what still runs");
+                    log::flush();
+                    // The runtime would wait for blocking threads, and nothing is left that must be waited for.
+                    std::process::exit(i32::from(EXIT_INTERRUPTED))
+                }
+            }
+        }
+    }
+    tracing::info!("stopped");
+    ExitCode::SUCCESS
+}
+
+/// The configuration: flag, then environment (clap has read both), then file, then default.
+fn configured(args: Serve) -> Result<Config, String> {
+    let Serve { config, listen, store, work_dir } = args;
+    let store = match store {
+        Some(store) => Some(store.parse().map_err(|error| format!("--store: {error}"))?),
+        None => None,
+    };
+    let config = Config::load(config.as_deref().map(Path::new)).map_err(|error: ConfigError| error.to_string())?;
+    let mut config = config.overriding(listen, store);
+    if work_dir.is_some() {
+        config.work_dir = work_dir;
+    }
+    Ok(config)
+}

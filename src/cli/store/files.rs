@@ -1,0 +1,138 @@
+//! `store backup` and `store restore`, and the arguments of `store`.
+
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    super::service::{EX_UNAVAILABLE, fail, print},
+    copy,
+};
+use crate::{
+    config::StoreLocation,
+    store::{StoreError, sqlite},
+};
+
+/// `store`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Store {
+    /// Copy a store's file while its server goes on: whole, as it stood at one moment
+    Backup(Backup),
+    /// Move everything of a SQLite store whose server is stopped into an empty PostgreSQL database
+    Copy(StoreCopy),
+    /// Put a backup into the place of a store, for a server to start from
+    Restore(Restore),
+}
+
+/// `store backup`.
+#[derive(Args, Clone, Debug)]
+pub struct Backup {
+    /// The store
+    #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE", default_value = "sqlite:singletrack.db")]
+    pub from: String,
+    /// The file to write; it must not exist yet
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+}
+
+/// `store copy`.
+#[derive(Args, Clone, Debug)]
+pub struct StoreCopy {
+    /// The store to copy, sqlite:FILE; it stays as it is
+    #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE", default_value = "sqlite:singletrack.db")]
+    pub from: String,
+    /// The empty database, postgres://HOST/DATABASE
+    #[arg(long, value_name = "STORE")]
+    pub to: String,
+    /// The folder in which the store's server ran pipelines, and kept artifacts [default: singletrack-work beside the file]
+    #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
+    pub work_dir: Option<PathBuf>,
+}
+
+/// `store restore`.
+#[derive(Args, Clone, Debug)]
+pub struct Restore {
+    /// The backup
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
+    /// The store to make of it; its file must not exist yet
+    #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE", default_value = "sqlite:singletrack.db")]
+    pub to: String,
+}
+
+/// As clap ends for everything that it refuses.
+const EXIT_USAGE: u8 = 2;
+
+/// Does it.
+pub fn store(args: &Store) -> ExitCode {
+    let done = match args {
+        Store::Backup(Backup { from, to }) => file_of(from, "--from").and_then(|from| {
+            let bytes = with_bar("backing up", |progress| sqlite::backup(&from, to, progress))?;
+            Ok(format!("{} holds all of {} ({bytes} bytes)", to.display(), from.display()))
+        }),
+        Store::Copy(args) => copy::copy(args),
+        Store::Restore(Restore { from, to }) => file_of(to, "--to").and_then(|to| {
+            let bytes = with_bar("restoring", |progress| sqlite::restore(from, &to, progress))?;
+            let (to, from) = (to.display(), from.display());
+            Ok(format!("{to} is made of {from} ({bytes} bytes); start it with `singletrack serve --store sqlite:{to}`"))
+        }),
+    };
+    match done {
+        Ok(told) => {
+            print(&told);
+            ExitCode::SUCCESS
+        }
+        Err(Failed::Usage(message)) => fail(EXIT_USAGE, &message),
+        Err(Failed::Store(error)) => fail(EX_UNAVAILABLE, &error.to_string()),
+    }
+}
+
+pub(super) enum Failed {
+    Usage(String),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Failed::Store(error)
+    }
+}
+
+/// The file of a SQLite store.
+fn file_of(store: &str, flag: &str) -> Result<PathBuf, Failed> {
+    match store.parse() {
+        Ok(StoreLocation::Sqlite(file)) => Ok(file),
+        Ok(StoreLocation::Postgres(_)) => Err(Failed::Usage(format!(
+            "{flag}: this is for sqlite: stores; back up a PostgreSQL database with its own tools, such as pg_dump"
+        ))),
+        Ok(StoreLocation::Memory) => Err(Failed::Usage(format!("{flag}: nothing of memory: can be kept"))),
+        Err(why) => Err(Failed::Usage(format!("{flag}: {why}"))),
+    }
+}
+
+/// Shows how far it is, where somebody watches.
+fn with_bar<T>(what: &'static str, work: impl FnOnce(sqlite::Progress<'_>) -> T) -> T {
+    let bar = bar(what, "{bytes}/{total_bytes}");
+    let done = work(&mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    done
+}
+
+/// A bar that counts so.
+pub(super) fn bar(what: &'static str, count: &str) -> ProgressBar {
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr())
+    } else {
+        ProgressBar::hidden()
+    };
+    if let Ok(style) = ProgressStyle::with_template(&format!("{{msg}} {{bar:30}} {count}, {{eta}} left")) {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar
+}

@@ -1,0 +1,6 @@
+//! `store`: what is done to a store as a whole, beside its server.
+
+mod copy;
+mod files;
+
+pub use files::{Store, store};

@@ -1,0 +1,397 @@
+//! `agent`: runs pipelines on the machine that is deployed to.
+//!
+//! An agent asks a server for work on its projects and runs the pipelines of its *own* configuration: the server passes
+//! inputs, never commands. What it takes stands in a journal before it starts, so that whatever happens to the agent, the
+//! connection or the server, the end is told once and nothing runs twice.
+
+mod calls;
+mod delivery;
+mod download;
+mod former;
+mod journal;
+mod run;
+mod work;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use super::calls::{Connection, Fault, Patience, pauses};
+use crate::{
+    cli::{
+        self,
+        exit::{Exit, Failure},
+        session,
+    },
+    clock::{Clock, SystemClock},
+    config::{Config, Pipeline, Project},
+    exec::{ShimProgram, Stop, archive::UnpackLimits, workspaces},
+    health::{Health, Pulse, Task},
+    model::{DeploymentId, FailureCause, Limits, ProjectName},
+    private,
+    wire::{ClaimRequest, Claimed, Deployment},
+};
+use calls::{Calls, Told};
+use journal::{Journal, Taken};
+
+/// How long a call for work is parked at the server.
+const WINDOW: Duration = Duration::from_secs(30);
+/// The longest pause between two attempts, should the server not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How the loop that takes work is supervised: no call takes so long.
+const CLAIMS: Task = Task::new("claims", Duration::from_secs(180));
+/// Where an agent works, if nobody says.
+const DEFAULT_WORK_DIR: &str = "singletrack-agent";
+/// The longest name.
+const NAME_LIMIT: usize = 100;
+
+/// What an agent is told at its start.
+pub struct Settings {
+    name: String,
+    projects: BTreeMap<ProjectName, Project>,
+    limits: Limits,
+    unpack_limits: UnpackLimits,
+    shutdown_grace: Duration,
+    max_concurrent: u32,
+    work_dir: PathBuf,
+    shim: ShimProgram,
+    args: cli::Agent,
+}
+
+impl Settings {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// It is wrong, in words for people.
+    pub fn read(args: cli::Agent, shim: ShimProgram) -> Result<Settings, String> {
+        let config = Config::load(Some(&args.config)).map_err(|error| error.to_string())?;
+        let mut projects = BTreeMap::new();
+        for (name, project) in config.projects {
+            if !project.pipelines.is_empty() {
+                let name: ProjectName = name.parse().map_err(|_| format!("invalid project name '{name}'"))?;
+                projects.insert(name, project);
+            }
+        }
+        if projects.is_empty() {
+            return Err(format!(
+                "{} has no pipelines; write some as [[projects.NAME.pipelines.deploy.phases]]",
+                args.config.display()
+            ));
+        }
+        let name = match &args.name {
+            Some(name) => name.clone(),
+            None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        };
+        if name.is_empty() || name.len() > NAME_LIMIT || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(format!("--name is 1 to {NAME_LIMIT} visible ASCII characters without blanks"));
+        }
+        let chosen = args.work_dir.clone().or(config.work_dir).unwrap_or_else(|| PathBuf::from(DEFAULT_WORK_DIR));
+        let work_dir = std::path::absolute(&chosen).map_err(|error| format!("{}: {error}", chosen.display()))?;
+        Ok(Settings {
+            name,
+            projects,
+            limits: config.limits,
+            unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
+            shutdown_grace: config.shutdown_grace,
+            max_concurrent: args.max_concurrent,
+            work_dir,
+            shim,
+            args,
+        })
+    }
+}
+
+/// A remote worker.
+pub struct Agent {
+    settings: Settings,
+    connection: Arc<Connection>,
+    clock: Arc<dyn Clock>,
+    /// What its own end asks of all that runs.
+    stop: watch::Sender<Option<Stop>>,
+    /// Held as long as this agent lives: two of them in one folder would end each other's work.
+    _lock: File,
+}
+
+impl Agent {
+    /// An agent that has not begun.
+    ///
+    /// # Errors
+    /// Its folder is another agent's or cannot be made, or the token or the certificate cannot be used.
+    pub fn new(settings: Settings) -> Result<Arc<Agent>, Failure> {
+        let lock = own(&settings.work_dir)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let cli::Server { url, token_file, ca_cert } = &settings.args.server;
+        let token = session::token(token_file.as_deref(), std::env::var("SINGLETRACK_TOKEN").ok())?;
+        // Every call here is made once: whoever makes it knows how long it may be tried again.
+        let notice = Box::new(|text: &str| tracing::warn!("{text}"));
+        let connection =
+            Connection::new(url.clone(), token, ca_cert.as_deref(), Patience::DEADLINE, notice, Arc::clone(&clock))?;
+        if connection.exposes_token() {
+            tracing::warn!(server = connection.server(), "the token goes unencrypted; use https://");
+        }
+        let stop = watch::Sender::new(None);
+        Ok(Arc::new(Agent { settings, connection: Arc::new(connection), clock, stop, _lock: lock }))
+    }
+
+    /// Works until `drain`, then waits for what runs, and stops it when the grace is over. `ready` is told once, when the
+    /// server has answered.
+    ///
+    /// # Errors
+    /// The server does not take it for an agent.
+    pub async fn run(self: Arc<Self>, drain: CancellationToken, ready: impl FnOnce(&str)) -> Result<(), Failure> {
+        let runs = TaskTracker::new();
+        let left = journal::left_behind(&self.journals()).map_err(|error| unusable(&self.settings.work_dir, &error))?;
+        for (journal, record) in left {
+            runs.spawn(self.clone().end_former(journal, record));
+        }
+        let (this, swept) = (self.clone(), drain.clone());
+        let sweeping = tokio::spawn(async move {
+            let runs = this.settings.work_dir.join("runs");
+            tokio::select! {
+                () = swept.cancelled() => {}
+                // As long as there is a journal, its workspace is that run's to remove.
+                () = workspaces::keep_swept(runs, |id| journal::exists(&this.journals(), id)) => {}
+            }
+        });
+        let ended = match self.introduce(&drain).await {
+            Ok(true) => {
+                ready(&self.introduction());
+                let free = Arc::new(Semaphore::new(usize::try_from(self.settings.max_concurrent).unwrap_or(1)));
+                let (this, taken, ending) = (self.clone(), runs.clone(), drain.clone());
+                let health = Health::default();
+                let taking = health.supervise(CLAIMS, drain.clone(), move |pulse| {
+                    let (this, taken, free, ending) = (this.clone(), taken.clone(), free.clone(), ending.clone());
+                    async move { this.take_work(&taken, &free, &ending, &pulse).await }
+                });
+                // It does not fail; and if it did, what follows is the same.
+                let _ = taking.await;
+                Ok(())
+            }
+            Ok(false) => Ok(()),
+            Err(failure) => Err(failure),
+        };
+        sweeping.abort();
+        runs.close();
+        if timeout(self.settings.shutdown_grace, runs.wait()).await.is_err() {
+            tracing::warn!(run_count = runs.len(), "pipelines still run and are stopped, since the agent ends");
+            self.stop.send_replace(Some(Stop::Shutdown));
+            let Limits { cancel_grace, kill_budget, .. } = self.settings.limits;
+            if timeout(run::last_words(cancel_grace, kill_budget), runs.wait()).await.is_err() {
+                tracing::error!(run_count = runs.len(), "not everything was told; the next start tells it");
+            }
+        }
+        ended
+    }
+
+    /// Asks the server whether it takes us, until it answers. `false`: we shall end before it did.
+    async fn introduce(&self, drain: &CancellationToken) -> Result<bool, Failure> {
+        let mut pauses = pauses();
+        let mut was_told = false;
+        let wish = self.wish(0);
+        loop {
+            let answer = tokio::select! {
+                () = drain.cancelled() => return Ok(false),
+                answer = self.connection.claim(&wish, Duration::ZERO) => answer,
+            };
+            match answer {
+                // Without capacity there is never work.
+                Ok(_) => return Ok(true),
+                Err(Fault::Refused(refusal)) if refusal.status < 500 && refusal.status != 429 => {
+                    return Err(Failure { exit: Exit::Usage, ..Failure::from(*refusal) });
+                }
+                Err(fault) => {
+                    if !was_told {
+                        tracing::warn!("{fault}; trying again");
+                        was_told = true;
+                    }
+                    sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                }
+            }
+        }
+    }
+
+    fn introduction(&self) -> String {
+        let projects = self.settings.projects.iter().map(|(name, project)| {
+            let pipelines: Vec<_> = project.pipelines.keys().map(String::as_str).collect();
+            format!("{name} ({})", pipelines.join(", "))
+        });
+        let projects = projects.collect::<Vec<_>>().join(", ");
+        format!("agent {} takes work from {} for {projects}", self.settings.name, self.connection.server())
+    }
+
+    /// Takes and runs what there is, until `drain`.
+    async fn take_work(
+        self: &Arc<Self>,
+        runs: &TaskTracker,
+        free: &Arc<Semaphore>,
+        drain: &CancellationToken,
+        pulse: &Pulse,
+    ) {
+        let mut pauses = pauses();
+        let mut is_well = true;
+        let mut wish = self.wish(0);
+        let mut journals_are_well = false;
+        while !drain.is_cancelled() {
+            pulse.beat();
+            if !journals_are_well {
+                journals_are_well = self.journals_can_be_written(drain, pulse).await;
+                continue;
+            }
+            let capacity = u32::try_from(free.available_permits()).unwrap_or(u32::MAX);
+            wish.capacity = capacity;
+            let answer = tokio::select! {
+                answer = self.connection.claim(&wish, WINDOW) => answer,
+                // What the server handed out meanwhile is taken all the same.
+                () = drain.cancelled() => {
+                    wish.capacity = 0;
+                    self.connection.claim(&wish, Duration::ZERO).await
+                }
+                _ = free.acquire(), if capacity == 0 => continue,
+            };
+            match answer {
+                Ok(claimed) => {
+                    (pauses, is_well) = (crate::client::calls::pauses(), true);
+                    if let Some(claimed) = claimed {
+                        journals_are_well = self.take(claimed, runs, free).await;
+                    }
+                    wish = self.wish(0);
+                }
+                // The same call once more: if its answer was lost, so would be what it handed out.
+                Err(fault) => {
+                    if std::mem::replace(&mut is_well, false) {
+                        tracing::warn!("{fault}; trying again");
+                    }
+                    tokio::select! {
+                        () = drain.cancelled() => {}
+                        () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until journals can be written, or for `drain`. Nothing is taken meanwhile: other agents may have it. Answers
+    /// whether they can.
+    async fn journals_can_be_written(&self, drain: &CancellationToken, pulse: &Pulse) -> bool {
+        let mut pauses = pauses();
+        let mut was_told = false;
+        while !drain.is_cancelled() {
+            pulse.beat();
+            match journal::try_to_write(&self.journals()) {
+                Ok(()) if was_told => {
+                    tracing::info!("journals can be written again; taking work");
+                    return true;
+                }
+                Ok(()) => return true,
+                Err(error) => {
+                    if !std::mem::replace(&mut was_told, true) {
+                        let path = self.journals();
+                        tracing::error!(path = %path.display(), %error, "journals cannot be written; taking no work until they can");
+                    }
+                }
+            }
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = sleep(pauses.next().unwrap_or(LONGEST_PAUSE)) => {}
+            }
+        }
+        false
+    }
+
+    /// Runs what was handed out. Answers whether its journal could be written.
+    async fn take(self: &Arc<Self>, claimed: Claimed, runs: &TaskTracker, free: &Arc<Semaphore>) -> bool {
+        let id = claimed.deployment.id;
+        match Journal::begin(&self.journals(), &run::taken(&claimed)) {
+            Ok(Some(journal)) => {
+                let permit = free.clone().acquire_owned().await;
+                let running = self.clone().run_claimed(claimed, journal);
+                runs.spawn(async move {
+                    running.await;
+                    drop(permit);
+                });
+            }
+            // It runs here already, or did: it must not run twice.
+            Ok(None) => tracing::warn!(deployment.id = %id, "handed out twice; the first time counts"),
+            Err(error) => {
+                tracing::error!(deployment.id = %id, %error, "cannot be journalled and is not started");
+                let why =
+                    format!("the agent {} cannot write its journal ({error}), and started nothing", self.settings.name);
+                runs.spawn(self.clone().give_up(run::taken(&claimed), why));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Tells the end of what was never started, for as long as its lease may last.
+    async fn give_up(self: Arc<Self>, taken: Taken, why: String) {
+        let (id, ttl) = (taken.deployment, Duration::from_secs(taken.lease.ttl_seconds));
+        let calls = Calls::new(self.connection.clone(), taken);
+        let finish = run::failed(FailureCause::PhaseFailed, why, None);
+        let telling = async {
+            let mut pauses = pauses();
+            while let Told::Unknown = calls.finish(&finish).await {
+                sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            }
+        };
+        if timeout(ttl, telling).await.is_err() {
+            tracing::warn!(deployment.id = %id, "the server did not hear that nothing was started; the lease runs out");
+        }
+    }
+
+    fn wish(&self, capacity: u32) -> ClaimRequest {
+        let offer =
+            |(name, project): (&ProjectName, &Project)| (name.clone(), project.pipelines.keys().cloned().collect());
+        ClaimRequest {
+            worker: self.settings.name.clone(),
+            claim_id: Uuid::now_v7().simple().to_string(),
+            projects: self.settings.projects.iter().map(offer).collect(),
+            capacity,
+        }
+    }
+
+    fn pipeline(&self, deployment: &Deployment) -> Option<Pipeline> {
+        self.settings.projects.get(&deployment.project)?.pipelines.get(&deployment.pipeline).cloned()
+    }
+
+    fn journals(&self) -> PathBuf {
+        self.settings.work_dir.join("journals")
+    }
+
+    fn workspace(&self, id: DeploymentId) -> PathBuf {
+        self.settings.work_dir.join("runs").join(id.to_string())
+    }
+}
+
+/// Makes the folder this agent's own.
+fn own(dir: &Path) -> Result<File, Failure> {
+    let made = private::work_dir(dir)
+        .and_then(|()| private::folder_of_files(&dir.join("journals")))
+        .and_then(|()| private::folder(&dir.join("runs")));
+    made.map_err(|error| unusable(dir, &error))?;
+    let lock = private::file().write(true).create(true).truncate(false).open(dir.join("agent.lock"));
+    let lock = lock.map_err(|error| unusable(dir, &error))?;
+    private::close_file(&dir.join("agent.lock"));
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        Failure::new(Exit::Fault, format!("another agent works in {}", dir.display()))
+            .hint("give each its own --work-dir")
+    })?;
+    Ok(lock)
+}
+
+fn unusable(dir: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Fault, format!("the folder {} cannot be used: {error}", dir.display()))
+        .hint("pass another --work-dir")
+}

@@ -1,0 +1,461 @@
+//! Typed calls to a server. Every call here may be repeated without harm: submits carry a key, cancels are idempotent, a
+//! release names its deployment.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::transport::{Answer, Call, Transport, WAIT_PARAMETER, code_of, refusal, refused};
+pub use super::{
+    token::Token,
+    transport::{Fault, Notice, Patience, Refusal, pauses},
+};
+use crate::cli::exit::Failure;
+use crate::{
+    cli::Wanted,
+    clock::Clock,
+    config::Since,
+    model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName},
+    wire::{
+        Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
+        Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReportsAnswer, ReportsRequest, Takes,
+    },
+};
+
+/// What became of a submit.
+#[derive(Debug)]
+pub enum Submitted {
+    /// 202.
+    Accepted {
+        /// The deployment.
+        deployment: Box<Deployment>,
+        /// Whether an earlier request with the same key made it.
+        replayed: bool,
+        /// Whether this client may have made it, by an earlier attempt that was not answered.
+        was_in_doubt: bool,
+        /// The lease, where the submit claimed it.
+        lease: Option<Lease>,
+        /// How long its run takes.
+        takes: Takes,
+    },
+    /// 409: another holds the slot.
+    Conflict {
+        /// Who, and the place that is kept.
+        conflict: Box<Conflict>,
+        /// The whole problem.
+        problem: Value,
+    },
+    /// Any other no.
+    Refused(Box<Refusal>),
+}
+
+/// What a poll of `turn` found.
+#[derive(Debug)]
+pub enum Turn {
+    /// 200: the slot is kept, or the ticket is final.
+    Come(Box<Deployment>),
+    /// 408: still in line.
+    Still {
+        /// The own deployment.
+        deployment: Box<Deployment>,
+        /// Who holds the slot, where the server says so.
+        conflict: Option<Box<Conflict>>,
+    },
+}
+
+/// What a poll of `completion` found.
+#[derive(Debug)]
+pub enum Completion {
+    /// 200: final.
+    Final(Box<Deployment>),
+    /// 408: not final yet.
+    Still(Box<Deployment>),
+}
+
+/// An answer of the events' long-poll, its events as they came.
+#[derive(Debug, Deserialize)]
+pub struct RawPage {
+    /// The events after the cursor; none when the window ended.
+    pub events: Vec<Value>,
+    /// The cursor for the next call.
+    pub last: u64,
+    /// Whether there will be no more.
+    pub r#final: bool,
+}
+
+/// Who calls under a lease, and for which deployment.
+#[derive(Clone, Copy)]
+pub struct Worker<'a> {
+    /// The project.
+    pub project: &'a ProjectName,
+    /// The deployment.
+    pub id: DeploymentId,
+    /// The lease's secret.
+    pub secret: &'a str,
+}
+
+/// A server and who asks it.
+pub struct Connection {
+    transport: Transport,
+}
+
+impl Connection {
+    /// A connection to `base`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// The certificate file cannot be used, or the address holds a password.
+    pub fn new(
+        base: Url,
+        token: Option<Token>,
+        ca_cert: Option<&Path>,
+        patience: Patience,
+        notice: Notice,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Failure> {
+        Transport::new(base, token, ca_cert, patience, notice, clock).map(|transport| Connection { transport })
+    }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// The server's address.
+    pub fn server(&self) -> &str {
+        self.transport.server()
+    }
+
+    /// The token that is shown to it.
+    pub fn token(&self) -> Option<&str> {
+        self.transport.token()
+    }
+
+    /// Whether a token is sent over an unencrypted connection to another machine.
+    pub fn exposes_token(&self) -> bool {
+        self.transport.exposes_token()
+    }
+
+    /// The fault that is being tried again at this moment, if any.
+    pub fn trouble(&self) -> Option<String> {
+        self.transport.trouble()
+    }
+
+    /// Whether the last submit may have reached the server without our having its answer.
+    pub fn is_in_doubt(&self) -> bool {
+        self.transport.is_in_doubt()
+    }
+
+    /// Submits. `body` must be the same bytes whenever `key` is.
+    ///
+    /// # Errors
+    /// There is no answer to go by.
+    pub async fn submit(&self, project: &ProjectName, key: &IdempotencyKey, body: &[u8]) -> Result<Submitted, Fault> {
+        let url = self.project_url(project, &["deployments"]);
+        let call = Call { key: Some(key), body: Some(body.to_vec()), ..Call::new(Method::POST, url) };
+        let answer = self.transport.send(&call).await?;
+        if answer.status.is_success() {
+            let (replayed, was_in_doubt) = (answer.replayed, answer.was_in_doubt);
+            let accepted = self.transport.read::<Accepted>(answer)?;
+            let Accepted { deployment, lease, takes } = *accepted;
+            let deployment = Box::new(deployment);
+            return Ok(Submitted::Accepted { deployment, replayed, was_in_doubt, lease, takes });
+        }
+        if answer.status == StatusCode::CONFLICT && answer.body.get("deploymentId").is_some() {
+            let problem = answer.body.clone();
+            return Ok(Submitted::Conflict { conflict: self.transport.read(answer)?, problem });
+        }
+        Ok(Submitted::Refused(Box::new(refusal(answer))))
+    }
+
+    /// What a submit would do. `flags` are the query's, of what else the client would do.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn plan(
+        &self,
+        project: &ProjectName,
+        key: Option<&IdempotencyKey>,
+        body: &[u8],
+        flags: &[&str],
+    ) -> Result<(Plan, Value), Fault> {
+        let mut url = self.project_url(project, &["deployments"]);
+        url.query_pairs_mut().append_pair("dryRun", "true").extend_pairs(flags.iter().map(|flag| (flag, "true")));
+        let call = Call { key, body: Some(body.to_vec()), ..Call::new(Method::POST, url) };
+        let answer = self.succeed(&call).await?;
+        let whole = answer.body.clone();
+        Ok((*self.transport.read(answer)?, whole))
+    }
+
+    /// Whether the slot is kept for a ticket; parks at the server for up to `window`.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn turn(&self, project: &ProjectName, id: DeploymentId, window: Duration) -> Result<Turn, Fault> {
+        let answer = self.park(project, id, "turn", window, ErrorCode::StillWaiting).await?;
+        if answer.status.is_success() {
+            return Ok(Turn::Come(self.transport.read(answer)?));
+        }
+        let conflict = serde_json::from_value(answer.body.clone()).ok().map(Box::new);
+        Ok(Turn::Still { deployment: self.transport.member(answer, "deployment")?, conflict })
+    }
+
+    /// Whether a deployment is final; parks at the server for up to `window`.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn completion(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        window: Duration,
+    ) -> Result<Completion, Fault> {
+        let answer = self.park(project, id, "completion", window, ErrorCode::StillRunning).await?;
+        if answer.status.is_success() {
+            return Ok(Completion::Final(self.transport.read(answer)?));
+        }
+        Ok(Completion::Still(self.transport.member(answer, "deployment")?))
+    }
+
+    /// The events after `after`, as JSON; parks at the server for up to `window`. Each event is left as it came, so that
+    /// one of a kind that is not known here costs no more than itself. What does not come from a server is not waited out.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn events(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        after: u64,
+        window: Duration,
+    ) -> Result<RawPage, Fault> {
+        self.events_from(project, id, &[("after", after.to_string())], window).await
+    }
+
+    /// The last of the events that are there, without waiting for more: from the first of the last `tail` lines of output on, or
+    /// from that moment on.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn last_events(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        tail: Option<u64>,
+        since: Option<Since>,
+    ) -> Result<RawPage, Fault> {
+        let tail = tail.map(|tail| ("tail", tail.to_string()));
+        let since = since.map(|since| ("since", since.to_string()));
+        let start: Vec<_> = tail.into_iter().chain(since).collect();
+        self.events_from(project, id, &start, Duration::ZERO).await
+    }
+
+    async fn events_from(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        start: &[(&str, String)],
+        window: Duration,
+    ) -> Result<RawPage, Fault> {
+        let mut url = self.deployment_url(project, id, &["events"]);
+        url.query_pairs_mut().extend_pairs(start).append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
+        let answer = self.succeed(&Call { window, is_optional: true, ..Call::new(Method::GET, url) }).await?;
+        self.transport.read(answer).map(|page| *page)
+    }
+
+    /// Opens the event stream after `after`: one attempt, since whoever reads it must be ready for its end anyway. `None`:
+    /// it has ended, and all of it was read.
+    ///
+    /// # Errors
+    /// There is no stream.
+    pub async fn event_stream(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        after: u64,
+    ) -> Result<Option<Response>, Fault> {
+        self.transport.open_stream(self.deployment_url(project, id, &["events"]), after).await
+    }
+
+    /// Asks for a deployment to be stopped. `true` beside it: this changed something.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn cancel(
+        &self,
+        project: &ProjectName,
+        name: &DeploymentName,
+        body: &CancelBody,
+    ) -> Result<(Deployment, bool), Fault> {
+        let url = self.named_url(project, name, &["cancel"]);
+        let call = Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) };
+        let answer = self.succeed(&call).await?;
+        let changed = answer.status == StatusCode::ACCEPTED;
+        Ok((*self.transport.read(answer)?, changed))
+    }
+
+    /// A deployment.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn deployment(&self, project: &ProjectName, name: &DeploymentName) -> Result<Deployment, Fault> {
+        let answer = self.succeed(&Call::new(Method::GET, self.named_url(project, name, &[]))).await?;
+        self.transport.read(answer).map(|deployment| *deployment)
+    }
+
+    /// A page of the deployments that are wanted, newest first.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn deployments(
+        &self,
+        project: &ProjectName,
+        wanted: &Wanted,
+        limit: u64,
+        cursor: Option<&str>,
+    ) -> Result<DeploymentList, Fault> {
+        let mut url = self.project_url(project, &["deployments"]);
+        let wanted = [
+            ("status", wanted.status.map(|status| status.as_str().to_owned())),
+            ("actor", wanted.actor.clone()),
+            ("ref", wanted.ref_name.clone()),
+            ("since", wanted.since.map(|since| since.to_string())),
+            ("cursor", cursor.map(str::to_owned)),
+        ];
+        let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        url.query_pairs_mut().append_pair("limit", &limit.to_string()).extend_pairs(wanted);
+        let answer = self.succeed(&Call::new(Method::GET, url)).await?;
+        self.transport.read(answer).map(|list| *list)
+    }
+
+    /// A project with its slot and line.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn project(&self, project: &ProjectName) -> Result<ProjectView, Fault> {
+        let answer = self.succeed(&Call::new(Method::GET, self.project_url(project, &[]))).await?;
+        self.transport.read(answer).map(|view| *view)
+    }
+
+    /// A page of projects, by name.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn projects(&self, limit: u64, cursor: Option<&str>) -> Result<ProjectList, Fault> {
+        let mut url = self.url(&["v1", "projects"]);
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        if let Some(cursor) = cursor {
+            url.query_pairs_mut().append_pair("cursor", cursor);
+        }
+        let answer = self.succeed(&Call::new(Method::GET, url)).await?;
+        self.transport.read(answer).map(|list| *list)
+    }
+
+    /// Forces the slot free.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn release(&self, project: &ProjectName, body: &ReleaseRequest) -> Result<ReleaseAnswer, Fault> {
+        let url = self.project_url(project, &["release"]);
+        let call = Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) };
+        let answer = self.succeed(&call).await?;
+        self.transport.read(answer).map(|released| *released)
+    }
+
+    /// Renews a lease, and parks for up to `window` in case a cancel comes; `limit` bounds the answer beyond that. One
+    /// attempt.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the lease is lost.
+    pub async fn heartbeat(
+        &self,
+        worker: Worker<'_>,
+        window: Duration,
+        limit: Duration,
+    ) -> Result<HeartbeatAnswer, Fault> {
+        let mut url = self.deployment_url(worker.project, worker.id, &["heartbeat"]);
+        url.query_pairs_mut().append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
+        let call = Call { window, limit, lease: Some(worker.secret), ..Call::new(Method::POST, url) };
+        self.once(&call).await
+    }
+
+    /// Tells what happened. One attempt.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the server refuses.
+    pub async fn reports(&self, worker: Worker<'_>, body: &ReportsRequest) -> Result<ReportsAnswer, Fault> {
+        let url = self.deployment_url(worker.project, worker.id, &["reports"]);
+        self.once(&Call { body: Some(to_json(body)), lease: Some(worker.secret), ..Call::new(Method::POST, url) }).await
+    }
+
+    /// Says what became of a deployment. One attempt.
+    ///
+    /// # Errors
+    /// There is no answer to go by, or the lease is lost.
+    pub async fn finish(&self, worker: Worker<'_>, body: &FinishRequest) -> Result<Deployment, Fault> {
+        let url = self.deployment_url(worker.project, worker.id, &["finish"]);
+        self.once(&Call { body: Some(to_json(body)), lease: Some(worker.secret), ..Call::new(Method::POST, url) }).await
+    }
+
+    async fn once<T: serde::de::DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Fault> {
+        let answer = self.transport.send_once(call).await?;
+        if !answer.status.is_success() {
+            return Err(refused(answer));
+        }
+        self.transport.read(answer).map(|body| *body)
+    }
+
+    async fn park(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        route: &str,
+        window: Duration,
+        still: ErrorCode,
+    ) -> Result<Answer, Fault> {
+        let mut url = self.deployment_url(project, id, &[route]);
+        url.query_pairs_mut().append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
+        let answer = self.transport.send(&Call { window, ..Call::new(Method::GET, url) }).await?;
+        if answer.status.is_success() || code_of(&answer.body) == Some(still) {
+            return Ok(answer);
+        }
+        Err(refused(answer))
+    }
+
+    async fn succeed(&self, call: &Call<'_>) -> Result<Answer, Fault> {
+        let answer = self.transport.send(call).await?;
+        if answer.status.is_success() { Ok(answer) } else { Err(refused(answer)) }
+    }
+
+    pub(super) fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.transport.base.clone();
+        // Only URLs without a host cannot have a path, and the command line lets none in.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    fn project_url(&self, project: &ProjectName, rest: &[&str]) -> Url {
+        let mut segments = vec!["v1", "projects", project.as_str()];
+        segments.extend(rest);
+        self.url(&segments)
+    }
+
+    fn deployment_url(&self, project: &ProjectName, id: DeploymentId, rest: &[&str]) -> Url {
+        self.named_url(project, &id.into(), rest)
+    }
+
+    fn named_url(&self, project: &ProjectName, name: &DeploymentName, rest: &[&str]) -> Url {
+        // Of another project the server says so.
+        let name = if name.is_of(project) { name.which.to_string() } else { name.to_string() };
+        let mut segments = vec!["deployments", name.as_str()];
+        segments.extend(rest);
+        self.project_url(project, &segments)
+    }
+}
+
+fn to_json(body: &impl serde::Serialize) -> Vec<u8> {
+    // These are our own types, without maps of odd keys: they always have a JSON form.
+    serde_json::to_vec(body).unwrap_or_default()
+}

@@ -1,0 +1,318 @@
+//! What to do next on the way from a submit to its end: pure decisions, nothing is sent from here.
+//!
+//! The promise it keeps: in the normal case a deploy sends one submit and, when the slot was held, one more with the same
+//! body and key; and whatever of ours stands in line or runs when we stop is cancelled first.
+
+use super::calls::{Fault, Refusal};
+use crate::{
+    model::{DeploymentId, Mention, Status},
+    wire::{Conflict, Deployment},
+};
+
+/// What the user wants when the slot is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Keep a place in line, and come back for the slot.
+    Wait {
+        /// Cancel who holds the slot, and those in line before us.
+        preempt: bool,
+    },
+    /// Leave it in line with the server, and follow it.
+    Queue,
+    /// Leave it with the server and go.
+    Detach,
+    /// Give up.
+    Fail {
+        /// If the slot is free, leave it with the server and go.
+        detach: bool,
+    },
+}
+
+/// Why we stop before the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The deadline passed.
+    Deadline,
+    /// A signal came.
+    Signal,
+}
+
+/// What was seen. Each action of ours leads to exactly one.
+#[derive(Debug)]
+pub enum Observation {
+    /// The submit was accepted.
+    Accepted {
+        /// The deployment as it stands.
+        deployment: Box<Deployment>,
+        /// Whether an earlier request made it.
+        replayed: bool,
+    },
+    /// The slot is held.
+    Held(Box<Conflict>),
+    /// The request to cancel the holder was granted.
+    Preempted {
+        /// Our ticket.
+        ticket: DeploymentId,
+    },
+    /// It was not; the place in line is still ours.
+    PreemptRefused {
+        /// Our ticket.
+        ticket: DeploymentId,
+    },
+    /// The ticket's turn has come, or the ticket is final.
+    TurnCame(Box<Deployment>),
+    /// Still in line.
+    StillWaiting {
+        /// Our ticket.
+        ticket: DeploymentId,
+        /// Who holds the slot now, where the server says so.
+        holder: Option<DeploymentId>,
+    },
+    /// A newer deployment will supersede ours, which waits, when that starts; and we leave for that.
+    Overtaken {
+        /// Ours.
+        id: DeploymentId,
+        /// The newer one.
+        by: Mention,
+    },
+    /// The deployment that was followed is final.
+    Ended(Box<Deployment>),
+    /// What was ours was asked to stop; how it stands then, where that was told.
+    Left(Option<Box<Deployment>>),
+    /// The server said no.
+    Refused(Box<Refusal>),
+    /// There was no answer to go by.
+    Faulted(Fault),
+    /// It is time to stop, and the last action has not led to anything.
+    Stopped(Stop),
+}
+
+/// What to do.
+#[derive(Debug)]
+#[must_use = "an action that is not taken leaves the deployment alone"]
+pub enum Action {
+    /// Send the submit, the same each time.
+    Submit,
+    /// Ask for `target` to be cancelled in favour of our ticket.
+    Preempt {
+        /// Who is in the way.
+        target: DeploymentId,
+        /// Our ticket.
+        ticket: DeploymentId,
+    },
+    /// Park at the server until our turn comes.
+    AwaitTurn(DeploymentId),
+    /// Follow our deployment to its end.
+    Follow(DeploymentId),
+    /// Cancel what is ours; if `until_final`, wait a little for its end.
+    Leave {
+        /// What is ours.
+        id: DeploymentId,
+        /// Whether its end is of interest.
+        until_final: bool,
+        /// The newer deployment for which we leave, if it is for one.
+        overtaker: Option<Mention>,
+    },
+    /// That is all.
+    Finish(Box<Verdict>),
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The deployment is final.
+    Ended {
+        /// As it ended.
+        deployment: Box<Deployment>,
+        /// Whether an earlier run of the same job made it, and it had ended before we asked.
+        replayed: bool,
+    },
+    /// It is with the server.
+    Detached(Box<Deployment>),
+    /// The slot is held and waiting is not wished for.
+    Blocked(Box<Conflict>),
+    /// We are a command of the deployment that holds the slot: it would wait for us, and we for it.
+    Inside(Box<Conflict>),
+    /// We left the line, since a newer deployment would have superseded ours.
+    Overtaken {
+        /// Ours.
+        id: DeploymentId,
+        /// The newer one.
+        by: Mention,
+        /// Ours as it stood last; `None` where that was not told.
+        deployment: Option<Box<Deployment>>,
+    },
+    /// The server said no.
+    Refused(Box<Refusal>),
+    /// There was no answer to go by.
+    Faulted(Fault),
+    /// We stopped.
+    Stopped {
+        /// Why.
+        why: Stop,
+        /// How far it had come.
+        reached: Reached,
+        /// What was ours, as it stood last; `None` where that was not told.
+        deployment: Option<Box<Deployment>>,
+    },
+}
+
+/// How far a deploy had come when it stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// The first submit was not answered.
+    Nothing,
+    /// In line.
+    Line(DeploymentId),
+    /// It held the slot.
+    Slot(DeploymentId),
+}
+
+/// Where we are, and what was wished for.
+#[derive(Debug)]
+pub struct Resolver {
+    wish: Wish,
+    /// The deployment whose command we are, if we are one: it cannot end before we do.
+    inside: Option<DeploymentId>,
+    stage: Stage,
+    /// Whom we asked to be cancelled last: each holder is asked for once.
+    asked_for: Option<DeploymentId>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Submitting { ticket: Option<DeploymentId> },
+    InLine { ticket: DeploymentId },
+    Following { id: DeploymentId, queued: bool },
+    Leaving(Leaving),
+}
+
+/// Why we leave.
+#[derive(Debug)]
+enum Leaving {
+    Stopped { why: Stop, reached: Reached },
+    Inside(Box<Conflict>),
+    Overtaken { id: DeploymentId, by: Mention },
+}
+
+impl Resolver {
+    /// The begin: the first thing to do is a submit.
+    pub fn new(wish: Wish, inside: Option<DeploymentId>) -> (Self, Action) {
+        (Resolver { wish, inside, stage: Stage::Submitting { ticket: None }, asked_for: None }, Action::Submit)
+    }
+
+    /// What to do after `seen`.
+    pub fn next(&mut self, seen: Observation) -> Action {
+        match seen {
+            Observation::Accepted { deployment, replayed } => self.accepted(deployment, replayed),
+            Observation::Held(conflict) => self.held(conflict),
+            Observation::Preempted { ticket } | Observation::PreemptRefused { ticket } => self.wait(ticket, None),
+            Observation::StillWaiting { ticket, holder } => self.wait(ticket, holder),
+            Observation::TurnCame(deployment) => self.turn_came(deployment),
+            Observation::Overtaken { id, by } => self.leave(id, Leaving::Overtaken { id, by }),
+            Observation::Ended(deployment) => finish(Verdict::Ended { deployment, replayed: false }),
+            Observation::Refused(refusal) => finish(Verdict::Refused(refusal)),
+            Observation::Faulted(fault) => finish(Verdict::Faulted(fault)),
+            Observation::Stopped(why) => self.stop(why),
+            Observation::Left(last) => self.left(last),
+        }
+    }
+
+    fn accepted(&mut self, deployment: Box<Deployment>, replayed: bool) -> Action {
+        if deployment.status.is_final() {
+            return finish(Verdict::Ended { deployment, replayed });
+        }
+        match self.wish {
+            Wish::Detach | Wish::Fail { detach: true } => finish(Verdict::Detached(deployment)),
+            Wish::Wait { .. } | Wish::Queue | Wish::Fail { detach: false } => {
+                let queued = deployment.queue_position > 0;
+                self.stage = Stage::Following { id: deployment.id, queued };
+                Action::Follow(deployment.id)
+            }
+        }
+    }
+
+    fn held(&mut self, conflict: Box<Conflict>) -> Action {
+        // Another job of the same CI run (`relation: self`) is waited for like any other: it ends without us.
+        let is_inside = self.inside == Some(conflict.deployment_id);
+        match conflict.ticket {
+            None if is_inside => finish(Verdict::Inside(conflict)),
+            None => finish(Verdict::Blocked(conflict)),
+            Some(ticket) if is_inside => self.leave(ticket, Leaving::Inside(conflict)),
+            Some(ticket) => self.wait(ticket, Some(conflict.deployment_id)),
+        }
+    }
+
+    /// In line, behind `holder` as far as that is known.
+    fn wait(&mut self, ticket: DeploymentId, holder: Option<DeploymentId>) -> Action {
+        self.stage = Stage::InLine { ticket };
+        match (self.wish, holder) {
+            (Wish::Wait { preempt: true }, Some(target)) if self.asked_for != Some(target) && target != ticket => {
+                self.asked_for = Some(target);
+                Action::Preempt { target, ticket }
+            }
+            (Wish::Wait { .. } | Wish::Queue | Wish::Detach | Wish::Fail { .. }, _) => Action::AwaitTurn(ticket),
+        }
+    }
+
+    fn turn_came(&mut self, deployment: Box<Deployment>) -> Action {
+        match deployment.status {
+            Status::Pending if deployment.queue_position > 0 => self.wait(deployment.id, None),
+            Status::Pending => {
+                self.stage = Stage::Submitting { ticket: Some(deployment.id) };
+                Action::Submit
+            }
+            Status::Running => {
+                self.stage = Stage::Following { id: deployment.id, queued: false };
+                Action::Follow(deployment.id)
+            }
+            Status::Succeeded | Status::Failed | Status::Cancelled => {
+                finish(Verdict::Ended { deployment, replayed: false })
+            }
+        }
+    }
+
+    fn stop(&mut self, why: Stop) -> Action {
+        let reached = match &self.stage {
+            Stage::Submitting { ticket: None } => Reached::Nothing,
+            Stage::Submitting { ticket: Some(id) } | Stage::InLine { ticket: id } => Reached::Line(*id),
+            Stage::Following { id, queued: true } => Reached::Line(*id),
+            Stage::Following { id, queued: false } => Reached::Slot(*id),
+            // Leaving already: it ends as it was going to.
+            Stage::Leaving(_) => return self.left(None),
+        };
+        match reached {
+            Reached::Nothing => finish(Verdict::Stopped { why, reached, deployment: None }),
+            Reached::Line(id) => self.leave(id, Leaving::Stopped { why, reached }),
+            Reached::Slot(id) => self.leave(id, Leaving::Stopped { why, reached }),
+        }
+    }
+
+    fn leave(&mut self, id: DeploymentId, why: Leaving) -> Action {
+        let until_final = matches!(why, Leaving::Stopped { reached: Reached::Slot(_), .. });
+        let overtaker = match &why {
+            Leaving::Overtaken { by, .. } => Some(by.clone()),
+            Leaving::Stopped { .. } | Leaving::Inside(_) => None,
+        };
+        self.stage = Stage::Leaving(why);
+        Action::Leave { id, until_final, overtaker }
+    }
+
+    fn left(&mut self, deployment: Option<Box<Deployment>>) -> Action {
+        match std::mem::replace(&mut self.stage, Stage::Submitting { ticket: None }) {
+            Stage::Leaving(Leaving::Inside(conflict)) => finish(Verdict::Inside(conflict)),
+            Stage::Leaving(Leaving::Overtaken { id, by }) => finish(Verdict::Overtaken { id, by, deployment }),
+            Stage::Leaving(Leaving::Stopped { why, reached }) => finish(Verdict::Stopped { why, reached, deployment }),
+            Stage::Submitting { .. } | Stage::InLine { .. } | Stage::Following { .. } => {
+                finish(Verdict::Stopped { why: Stop::Signal, reached: Reached::Nothing, deployment })
+            }
+        }
+    }
+}
+
+fn finish(verdict: Verdict) -> Action {
+    Action::Finish(Box::new(verdict))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! Unpacks a deployment's artifact into its workspace before the first phase.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    archive::{UnpackError, UnpackLimits, unpack},
+    pipeline::Job,
+    report::{FailureCause, Stop, Verdict},
+};
+use crate::{
+    artifacts::{Depot, DepotError},
+    model::Digest,
+    store::StoreError,
+};
+
+/// How long to wait before a depot that did not answer is asked again.
+const DEPOT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is deployed, packed.
+#[derive(Clone, Debug)]
+pub enum Artifact {
+    /// A file here.
+    File(PathBuf),
+    /// It is fetched first, if need be.
+    InDepot(Depot, Digest),
+}
+
+/// Unpacks what the job has to deploy.
+///
+/// Whoever asks for a stop, or the time-out, is heeded between two blocks; when this returns, nothing is written any more.
+///
+/// # Errors
+/// The deployment has ended with that, as [`super::run`] answers it.
+pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Option<Stop>>) -> Result<(), Option<Verdict>> {
+    let Some(artifact) = job.artifact.clone() else { return Ok(()) };
+    let ends_at = Instant::now() + job.pipeline.timeout;
+    let stopped = stop.clone();
+    let wait = async {
+        if stop.wait_for(Option::is_some).await.is_err() {
+            // Nobody is left who could stop it.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::pin!(wait);
+    let file = tokio::select! {
+        file = file(artifact) => file,
+        () = &mut wait => return Err(verdict_of(&stopped)),
+        () = sleep_until(ends_at) => return Err(Some(too_long())),
+    };
+    let file = match file {
+        Ok(file) => file,
+        Err(why) => return Err(Some(failed(&why))),
+    };
+    let (workspace, limits) = (job.workspace.clone(), job.unpack_limits);
+    let halt = Arc::new(AtomicBool::new(false));
+    let halted = Arc::clone(&halt);
+    let mut unpacking = tokio::task::spawn_blocking(move || unpack_file(&file, &workspace, &limits, &halted));
+    let unpacked = tokio::select! {
+        unpacked = &mut unpacking => unpacked,
+        () = wait => {
+            halt.store(true, Ordering::Relaxed);
+            unpacking.await
+        }
+        () = sleep_until(ends_at) => {
+            halt.store(true, Ordering::Relaxed);
+            // Its answer is no longer of interest, only that it is over.
+            let _ = unpacking.await;
+            return Err(Some(too_long()));
+        }
+    };
+    match unpacked {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(UnpackError::Stopped)) => Err(verdict_of(&stopped)),
+        Ok(Err(error)) => Err(Some(failed(&error.to_string()))),
+        Err(error) => Err(Some(failed(&format!("the artifact could not be unpacked: {error}")))),
+    }
+}
+
+/// Where it is on this machine; fetched for as long as it takes: whoever waits for it has a limit.
+async fn file(artifact: Artifact) -> Result<PathBuf, String> {
+    let (depot, digest) = match artifact {
+        Artifact::File(file) => return Ok(file),
+        Artifact::InDepot(depot, digest) => (depot, digest),
+    };
+    loop {
+        match depot.file(&digest).await {
+            Ok(Some(file)) => return Ok(file),
+            Ok(None) => return Err("the artifact is not on the server any more".to_owned()),
+            Err(DepotError::Store(StoreError::Unavailable(why))) => {
+                tracing::warn!(artifact = %digest, why, "an artifact cannot be fetched; trying again");
+                sleep(DEPOT_PAUSE).await;
+            }
+            Err(error) => return Err(format!("the artifact cannot be had: {error}")),
+        }
+    }
+}
+
+fn verdict_of(stop: &watch::Receiver<Option<Stop>>) -> Option<Verdict> {
+    (*stop.borrow() == Some(Stop::Cancel)).then_some(Verdict::Stopped)
+}
+
+fn too_long() -> Verdict {
+    let message = "unpacking the artifact took longer than the pipeline may".to_owned();
+    Verdict::Failed { cause: FailureCause::TimedOut, message, phase: None }
+}
+
+fn unpack_file(
+    artifact: &Path,
+    workspace: &Path,
+    limits: &UnpackLimits,
+    halted: &AtomicBool,
+) -> Result<(), UnpackError> {
+    let file = File::open(artifact)?;
+    unpack(file, workspace, limits, halted).map(|_| ())
+}
+
+fn failed(message: &str) -> Verdict {
+    Verdict::Failed { cause: FailureCause::PhaseFailed, message: message.to_owned(), phase: None }
+}

@@ -1,0 +1,326 @@
+//! Holds reports between the commands that make them and whoever takes them.
+//!
+//! Commands never wait for it: log lines beyond a limit are dropped and counted, but for the last ones of them, which often say
+//! why a command fails. Phases, outputs and progress are never
+//! lost, and the latter two overtake the lines (I16). Lines leave in batches, so that a flood makes few events, but a
+//! line that comes alone leaves at once; the same holds for progress and outputs.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use super::lines::LINE_LIMIT;
+use crate::{
+    exec::report::{PhaseState, Report, Stream},
+    model::bounds,
+};
+
+/// How much log text may wait: enough to ride out a slow commit at any sane rate, and small beside a server's memory.
+pub const PENDING_LIMIT: usize = 1024 * 1024;
+
+/// How much of what is cut is kept: its end.
+const TAIL_LIMIT: usize = 64 * 1024;
+
+/// What a line costs besides its text.
+const LINE_OVERHEAD: usize = 32;
+
+/// How many batches are kept apart to keep the order of the two streams; beyond it lines join their stream's last.
+const BATCH_LIMIT: usize = 16;
+
+/// How long lines, or values, are collected after the last of their kind have left.
+const BATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The reports of one deployment that have not been taken yet.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The phases' reports stand between the segments; the last segment is the one being filled.
+    done: VecDeque<(Segment, Report)>,
+    filling: Segment,
+    pending_bytes: usize,
+    progress: u8,
+    progress_told: bool,
+    outputs: BTreeMap<String, String>,
+    /// The largest value that each output has had, in bytes: the server may still have that one while another one of them
+    /// has grown already.
+    output_peaks: BTreeMap<String, usize>,
+    closed: bool,
+}
+
+/// What happened between two reports of phases.
+#[derive(Debug, Default)]
+struct Segment {
+    progress: Option<(Option<u8>, Option<String>)>,
+    outputs: BTreeMap<String, String>,
+    batches: VecDeque<Batch>,
+    cuts: VecDeque<Cut>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    stream: Stream,
+    phase: String,
+    lines: Vec<String>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Cut {
+    stream: Stream,
+    phase: String,
+    line_count: u64,
+    /// The last lines, which are not counted as cut.
+    tail: VecDeque<String>,
+    tail_bytes: usize,
+}
+
+impl Cut {
+    fn new(stream: Stream, phase: &str) -> Self {
+        Cut { stream, phase: phase.to_owned(), line_count: 0, tail: VecDeque::new(), tail_bytes: 0 }
+    }
+
+    fn add(&mut self, line: String) {
+        self.tail_bytes += line.len() + LINE_OVERHEAD;
+        self.tail.push_back(line);
+        while self.tail_bytes > TAIL_LIMIT
+            && let Some(line) = self.tail.pop_front()
+        {
+            self.tail_bytes -= line.len() + LINE_OVERHEAD;
+            self.line_count += 1;
+        }
+    }
+}
+
+impl Segment {
+    fn add(&mut self, stream: Stream, phase: &str, text: String) {
+        let bytes = text.len() + LINE_OVERHEAD;
+        let same = |batch: &&mut Batch| batch.stream == stream && batch.phase == phase;
+        let depth = if self.batches.len() >= BATCH_LIMIT { usize::MAX } else { 1 };
+        // Only the stream's last batch will do, or its lines would change places.
+        let last = self.batches.iter_mut().rev().take(depth).find(same);
+        match last.filter(|batch| batch.bytes + bytes <= LINE_LIMIT) {
+            Some(batch) => {
+                batch.lines.push(text);
+                batch.bytes += bytes;
+            }
+            None => self.batches.push_back(Batch { stream, phase: phase.to_owned(), lines: vec![text], bytes }),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.progress.is_none() && self.outputs.is_empty() && self.batches.is_empty() && self.cuts.is_empty()
+    }
+}
+
+/// What can be taken now.
+enum Taken {
+    Report(Report),
+    /// Tells how much was cut.
+    Cut(Report),
+    /// Something waits, but may collect a little longer.
+    Later,
+    Nothing,
+    Closed,
+}
+
+impl Outbox {
+    /// Says that a phase changed its state.
+    pub fn phase(&self, name: &str, state: PhaseState, message: Option<&str>) {
+        let message = message.map(str::to_owned);
+        let mut inner = self.lock();
+        let segment = std::mem::take(&mut inner.filling);
+        inner.done.push_back((segment, Report::Phase { name: name.to_owned(), state, message }));
+        self.changed.notify_one();
+    }
+
+    /// Says how far the deployment is; a lower progress than an earlier one counts as that one.
+    pub fn progress(&self, progress: Option<u8>, message: Option<String>) {
+        let mut inner = self.lock();
+        inner.progress = inner.progress.max(progress.unwrap_or(0).min(100));
+        inner.progress_told |= progress.is_some();
+        let progress = progress.map(|_| inner.progress);
+        let waiting = inner.filling.progress.get_or_insert_default();
+        waiting.0 = progress.or(waiting.0);
+        waiting.1 = message.or(waiting.1.take());
+        self.changed.notify_one();
+    }
+
+    /// Says how far the pipeline's own steps are; told only if that is further than what was told before.
+    pub fn reached(&self, percent: usize) {
+        let percent = u8::try_from(percent).unwrap_or(100).min(100);
+        let news = {
+            let inner = self.lock();
+            !inner.progress_told || percent > inner.progress
+        };
+        if news {
+            self.progress(Some(percent), None);
+        }
+    }
+
+    /// Makes a value known; refused if there are too many, or if they are too large together.
+    #[must_use]
+    pub fn output(&self, name: &str, value: &str) -> bool {
+        let mut inner = self.lock();
+        let peak = inner.output_peaks.get(name).copied();
+        let others: usize = inner.output_peaks.iter().map(|(name, peak)| name.len() + peak).sum::<usize>()
+            - peak.map_or(0, |peak| name.len() + peak);
+        let peak_now = peak.unwrap_or(0).max(value.len());
+        let is_too_many = peak.is_none() && inner.output_peaks.len() >= bounds::OUTPUTS;
+        if is_too_many || others + name.len() + peak_now > bounds::OUTPUTS_BYTES {
+            return false;
+        }
+        inner.output_peaks.insert(name.to_owned(), peak_now);
+        let before = inner.outputs.insert(name.to_owned(), value.to_owned());
+        if before.as_deref() == Some(value) {
+            return true;
+        }
+        inner.filling.outputs.insert(name.to_owned(), value.to_owned());
+        self.changed.notify_one();
+        true
+    }
+
+    /// Every value made known so far.
+    pub fn outputs(&self) -> BTreeMap<String, String> {
+        self.lock().outputs.clone()
+    }
+
+    /// Takes a line for the log, or counts it as cut. Never waits.
+    pub fn line(&self, stream: Stream, phase: &str, text: String) {
+        let mut inner = self.lock();
+        if inner.closed {
+            return;
+        }
+        let bytes = text.len() + LINE_OVERHEAD;
+        let full = inner.pending_bytes + bytes > PENDING_LIMIT;
+        let segment = &mut inner.filling;
+        // Once lines were cut, none is taken until the cut has been told: so its place in the log is right.
+        match segment.cuts.iter_mut().find(|cut| cut.stream == stream && cut.phase == phase) {
+            Some(cut) => cut.add(text),
+            None if full => {
+                let mut cut = Cut::new(stream, phase);
+                cut.add(text);
+                segment.cuts.push_back(cut);
+            }
+            None => {
+                segment.add(stream, phase, text);
+                inner.pending_bytes += bytes;
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    /// Says that nothing more will come; [`Outbox::forward`] ends when all is taken.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Sends everything on, in order, until the box is closed and empty or nobody listens any more.
+    pub async fn forward(&self, reports: mpsc::Sender<Report>) {
+        let mut urgent_at = Instant::now();
+        let mut lines_at = urgent_at;
+        // How many batches of the flush that has begun are still to go; what comes later waits for the next one.
+        let mut flushing_count = 0_usize;
+        loop {
+            let now = Instant::now();
+            match self.take(now >= urgent_at, flushing_count > 0 || now >= lines_at) {
+                Taken::Report(report) => {
+                    match &report {
+                        Report::Log { .. } => {
+                            flushing_count = flushing_count.checked_sub(1).unwrap_or_else(|| self.batch_count());
+                            if flushing_count == 0 {
+                                lines_at = now + BATCH_INTERVAL;
+                            }
+                        }
+                        Report::Progress { .. } | Report::Output { .. } => urgent_at = now + BATCH_INTERVAL,
+                        Report::Phase { .. } => flushing_count = 0,
+                    }
+                    if !self.send(&reports, report).await {
+                        return;
+                    }
+                }
+                Taken::Cut(report) => {
+                    flushing_count = 0;
+                    if !self.send(&reports, report).await {
+                        return;
+                    }
+                }
+                Taken::Later => {
+                    let next = [urgent_at, lines_at].into_iter().filter(|at| *at > now).min().unwrap_or(now);
+                    tokio::select! {
+                        () = self.changed.notified() => {}
+                        () = tokio::time::sleep_until(next) => {}
+                    }
+                }
+                Taken::Nothing => self.changed.notified().await,
+                Taken::Closed => return,
+            }
+        }
+    }
+
+    /// Whether somebody has taken it; where nobody listens any more, nothing more is collected.
+    async fn send(&self, reports: &mpsc::Sender<Report>, report: Report) -> bool {
+        let is_taken = reports.send(report).await.is_ok();
+        if !is_taken {
+            self.lock().closed = true;
+        }
+        is_taken
+    }
+
+    fn batch_count(&self) -> usize {
+        let inner = self.lock();
+        inner.done.front().map_or(&inner.filling, |(segment, _)| segment).batches.len()
+    }
+
+    fn take(&self, urgent_due: bool, lines_due: bool) -> Taken {
+        let mut inner = self.lock();
+        // What stands before the report of a phase must not hold that up.
+        let hurry = !inner.done.is_empty() || inner.closed;
+        let lines_due = lines_due || hurry || inner.pending_bytes >= LINE_LIMIT;
+        let segment = match inner.done.front_mut() {
+            Some((segment, _)) => segment,
+            None => &mut inner.filling,
+        };
+        if urgent_due || hurry {
+            if let Some((name, value)) = segment.outputs.pop_first() {
+                return Taken::Report(Report::Output { name, value });
+            }
+            if let Some((progress, message)) = segment.progress.take() {
+                return Taken::Report(Report::Progress { progress, message });
+            }
+        }
+        if lines_due {
+            if let Some(Batch { stream, phase, lines, bytes }) = segment.batches.pop_front() {
+                inner.pending_bytes -= bytes;
+                return Taken::Report(Report::Log { stream, phase: Some(phase), lines });
+            }
+            if let Some(Cut { stream, phase, line_count, tail, tail_bytes }) = segment.cuts.pop_front() {
+                tail.into_iter().for_each(|line| segment.add(stream, &phase, line));
+                inner.pending_bytes += tail_bytes;
+                let line = format!("[singletrack: {line_count} lines came too fast and were cut here]");
+                return Taken::Cut(Report::Log { stream, phase: Some(phase), lines: vec![line] });
+            }
+        }
+        if !segment.is_empty() {
+            return Taken::Later;
+        }
+        match inner.done.pop_front() {
+            Some((_, report)) => Taken::Report(report),
+            None if inner.closed => Taken::Closed,
+            None => Taken::Nothing,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing in here panics half-way; and the log of a deployment is no reason to bring a server down.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

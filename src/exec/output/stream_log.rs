@@ -1,0 +1,176 @@
+//! The way of one stream into the log: its bytes are cleaned line by line, lines that speak to us are understood, secrets are
+//! masked in what is clean, and at last it is cut into lines again.
+
+use super::{
+    announced::{announced, begins_to_announce, may_be_for_us},
+    lines::{Cutter, LineSplitter, Part},
+    mask::{Masker, NotMasked},
+    phase::{Command, PhaseOutput},
+};
+use crate::exec::report::Stream;
+
+/// How long a line may be that announces a secret: as long as what a variable of the environment holds.
+const ANNOUNCED_LIMIT: usize = 128 << 10;
+
+/// One stream of a phase.
+pub struct StreamLog {
+    splitter: LineSplitter,
+    taker: Taker,
+}
+
+struct Taker {
+    output: PhaseOutput,
+    stream: Stream,
+    masker: Masker,
+    cutter: Cutter,
+    /// A line that announces a secret and has not ended yet.
+    announcing: Option<String>,
+    /// Whether lines that speak to us were heard already.
+    is_deaf: bool,
+    line_ended: bool,
+    withheld: bool,
+}
+
+impl StreamLog {
+    /// From the stream's beginning.
+    pub fn new(output: PhaseOutput, stream: Stream) -> Self {
+        let masker = Masker::new(output.secrets().clone());
+        let cutter = Cutter::default();
+        let (announcing, is_deaf, line_ended, withheld) = (None, false, false, false);
+        let taker = Taker { output, stream, masker, cutter, announcing, is_deaf, line_ended, withheld };
+        StreamLog { splitter: LineSplitter::default(), taker }
+    }
+
+    /// Takes what was read; whether a line has ended.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        let StreamLog { splitter, taker } = self;
+        taker.line_ended = false;
+        splitter.push(bytes, &mut |part| taker.take(part));
+        taker.line_ended
+    }
+
+    /// Whether there is something that [`StreamLog::flush`] shows.
+    pub fn is_waiting(&self) -> bool {
+        let Taker { masker, cutter, .. } = &self.taker;
+        self.splitter.is_waiting(may_be_for_us) || masker.is_waiting() || cutter.is_waiting()
+    }
+
+    /// Shows the beginning of a line whose end has not come, such as a prompt.
+    pub fn flush(&mut self) {
+        let StreamLog { splitter, taker } = self;
+        if splitter.is_waiting(may_be_for_us) {
+            splitter.flush(&mut |part| taker.take(part));
+        }
+        let Taker { output, stream, masker, cutter, .. } = taker;
+        let mut line = |line| output.line(*stream, line);
+        masker.flush(&mut |text, ends| cutter.push(text, ends, &mut line));
+        cutter.flush(&mut line);
+    }
+
+    /// Takes what was read of lines that stand alone: a part of the stream that is otherwise left out. Only what they say to
+    /// us is of interest.
+    pub fn hear(&mut self, lines: &[u8]) {
+        let taker = &mut self.taker;
+        let mut splitter = LineSplitter::default();
+        splitter.push(lines, &mut |part| _ = taker.hear(&part));
+    }
+
+    /// Takes what was read, and whose lines that speak to us were heard already.
+    pub fn push_heard(&mut self, bytes: &[u8]) {
+        self.taker.is_deaf = true;
+        self.push(bytes);
+        self.taker.is_deaf = false;
+    }
+
+    /// Goes on behind a part that is missing. `context` is the end of that part, and ends with a line unless the rest is
+    /// `within_line`. What is in the `tail` that follows was heard already.
+    pub fn skip(&mut self, note: String, context: &[u8], within_line: bool, tail: &[u8]) {
+        let StreamLog { splitter, taker } = self;
+        splitter.finish(&mut |part| taker.take(Part { ends: false, ..part }));
+        let Taker { output, stream, masker, cutter, .. } = &mut *taker;
+        let mut line = |line| output.line(*stream, line);
+        masker.show_rest(true, &mut |text, ends| cutter.push(text, ends, &mut line));
+        cutter.break_off(&mut line);
+        output.note(note);
+        (taker.announcing, taker.cutter) = (None, if within_line { Cutter::within_line() } else { Cutter::default() });
+        *splitter = LineSplitter::default();
+        splitter.push(context, &mut |part| taker.masker.push_unseen(&part.text, part.ends));
+        if within_line {
+            splitter.flush(&mut |part| taker.masker.push_unseen(&part.text, part.ends));
+            *splitter = LineSplitter::within_line();
+        }
+        self.push_heard(tail);
+    }
+
+    /// Shows what is left when the stream has ended.
+    pub fn finish(&mut self) {
+        let StreamLog { splitter, taker } = self;
+        splitter.finish(&mut |part| taker.take(part));
+        let Taker { output, stream, masker, cutter, .. } = taker;
+        let mut line = |line| output.line(*stream, line);
+        let is_cut = masker.is_in_line();
+        masker.show_rest(is_cut, &mut |text, ends| cutter.push(text, ends, &mut line));
+        if cutter.is_waiting() {
+            cutter.push("".into(), true, &mut line);
+        }
+    }
+}
+
+impl Taker {
+    fn take(&mut self, part: Part) {
+        self.line_ended |= part.ends;
+        if self.hear(&part) {
+            return;
+        }
+        if self.output.secrets().are_overfull() {
+            if !self.withheld {
+                self.output.note(
+                    "no more output is sent to the server: the command announced a secret that cannot be masked \
+                     (one secret too many, or one that came too fast)",
+                );
+            }
+            self.withheld = true;
+            return;
+        }
+        let Taker { output, stream, masker, cutter, .. } = self;
+        masker.push(part.text.into(), part.ends, &mut |text, ends| {
+            cutter.push(text, ends, &mut |line| output.line(*stream, line));
+        });
+    }
+
+    /// Understands a line that speaks to us, or to a CI system about a secret; whether it is one, which is not shown.
+    fn hear(&mut self, part: &Part) -> bool {
+        if let Some(line) = &mut self.announcing {
+            line.push_str(&part.text);
+            if part.ends || line.len() > ANNOUNCED_LIMIT {
+                let line = std::mem::take(line);
+                self.announcing = if part.ends { None } else { Some(String::new()) };
+                self.learn(announced(&line));
+            }
+            return true;
+        }
+        match part {
+            Part { begins: true, ends: false, text } if begins_to_announce(text) => {
+                self.announcing = Some(text.clone());
+                true
+            }
+            Part { begins: true, ends: true, text } => {
+                let secret = announced(text);
+                let is_secret = secret.is_some();
+                self.learn(secret);
+                // What was not understood is shown, so that its author can see why nothing happened.
+                is_secret || Command::parse(text).is_some_and(|command| self.is_deaf || self.output.obey(command))
+            }
+            Part { .. } => false,
+        }
+    }
+
+    fn learn(&self, secret: Option<String>) {
+        let Some(secret) = secret.filter(|secret| !secret.is_empty() && !self.is_deaf) else { return };
+        match self.output.secrets().add(&secret) {
+            // Said where the first line is withheld.
+            Ok(()) | Err(NotMasked::TooMany) => {}
+            Err(why) => self.output.note(format!("a value that the command wants masked is not: {why}")),
+        }
+    }
+}

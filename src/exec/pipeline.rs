@@ -1,0 +1,323 @@
+//! Walks a pipeline's phases and, when one fails or the deployment is cancelled, takes back what had started.
+//!
+//! When `run` returns, no process that it started runs any more (I12).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::{
+    archive::UnpackLimits,
+    artifact::{self, Artifact},
+    check,
+    command::{self, End, Interruptible, Order, TimeLimits, changed, halt_wanted, reached},
+    environment::environment,
+    output::{mask::Secrets, outbox::Outbox, phase::PhaseOutput},
+    process::owner::ShimProgram,
+    report::{FailureCause, PROTECTED_MESSAGE, PhaseState, Report, Stop, Verdict},
+    workspaces,
+};
+use crate::{
+    clock::BootInstant,
+    config::{Check, PassEnv, Phase, PhaseAction, Pipeline},
+};
+
+/// How long a rollback may take when its phase has no limit.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// One deployment's run of a pipeline.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The deployment's id.
+    pub deployment_id: String,
+    /// Its number in its project, where the server knows one.
+    pub deployment_number: Option<u64>,
+    /// Its project.
+    pub project: String,
+    /// The pipeline's name.
+    pub pipeline_name: String,
+    /// What to run.
+    pub pipeline: Pipeline,
+    /// The branch or tag, if known.
+    pub ref_name: Option<String>,
+    /// The commit, if known.
+    pub commit: Option<String>,
+    /// Grows with every claim in the project: what commands write can be fenced with it.
+    pub fencing_token: u64,
+    /// Which variables of this process's environment the commands get.
+    pub pass_env: PassEnv,
+    /// The deployment's inputs.
+    pub inputs: BTreeMap<String, String>,
+    /// A directory that does not exist yet; made for the phases and removed at the end. Beside it stands a lock file,
+    /// see [`lock_path`].
+    pub workspace: PathBuf,
+    /// What is deployed, packed; it is unpacked into the workspace.
+    pub artifact: Option<Artifact>,
+    /// How much may be unpacked.
+    pub unpack_limits: UnpackLimits,
+    /// How long a command may take to stop after SIGTERM (G).
+    pub grace: Duration,
+    /// How long it may take when the lease ends or this process is gone (K).
+    pub kill_budget: Duration,
+    /// Where commands reach the server, if they may.
+    pub server_url: Option<String>,
+    /// The program that owns the commands.
+    pub shim: ShimProgram,
+    /// When the lease ends unless renewed: should this process be stopped, commands are killed by then all the same.
+    pub lease_deadline: Option<watch::Receiver<BootInstant>>,
+}
+
+/// The file that is locked as long as a command in this workspace may run; for [`super::leftovers_gone`].
+pub fn lock_path(workspace: &Path) -> PathBuf {
+    let mut name = workspace.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+/// Runs the pipeline to its end and tells what happens on the way. `None`: the lease was lost or the worker ended, and
+/// nothing may be said of it under this lease.
+///
+/// Reports wait for their taker without ever holding up a command; the verdict comes after the last was taken. Should
+/// nobody listen any more, the pipeline goes on all the same.
+pub async fn run(job: Job, stop: watch::Receiver<Option<Stop>>, reports: mpsc::Sender<Report>) -> Option<Verdict> {
+    let outbox = Arc::new(Outbox::default());
+    let secrets = Arc::new(secrets(&job));
+    // Closes the box even when this future is dropped, so that the forwarding ends.
+    let closing = CloseOnDrop(Arc::clone(&outbox));
+    let mut forwarding = tokio::spawn({
+        let outbox = Arc::clone(&outbox);
+        async move { outbox.forward(reports).await }
+    });
+    let lock = lock_path(&job.workspace);
+    let workspace = job.workspace.clone();
+    let grace = job.grace;
+    let mut lost = stop.clone();
+    let made = make_workspace(&workspace).await;
+    // One that could not be made may be another run's, and is not ours to remove.
+    let ours = made.is_ok();
+    let verdict = match made {
+        Ok(()) => {
+            let started_at = Instant::now();
+            match artifact::fill(&job, stop.clone()).await {
+                Err(verdict) => verdict,
+                Ok(()) => Runner { job, stop, outbox, lock, started_at, secrets: Arc::clone(&secrets) }.run().await,
+            }
+        }
+        Err(error) => Some(Verdict::Failed {
+            cause: FailureCause::PhaseFailed,
+            message: format!("the workspace {} could not be made: {error}", workspace.display()),
+            phase: None,
+        }),
+    };
+    let verdict = match verdict {
+        Some(Verdict::Failed { cause, message, phase }) => {
+            Some(Verdict::Failed { cause, message: secrets.mask(&message).into_owned(), phase })
+        }
+        verdict => verdict,
+    };
+    drop(closing);
+    let lease_lost = lost.wait_for(|stop| matches!(stop, Some(Stop::LeaseLost { .. })));
+    let verdict = tokio::select! {
+        biased;
+        Ok(_) = lease_lost => None,
+        // After a shutdown nobody may be left to take the reports.
+        () = tokio::time::sleep(grace), if verdict.is_none() => verdict,
+        _ = &mut forwarding => verdict,
+    };
+    forwarding.abort();
+    if ours {
+        workspaces::remove(&workspace).await;
+    }
+    verdict
+}
+
+/// What is masked in what phases print.
+fn secrets(job: &Job) -> Secrets {
+    let secrets = Secrets::default();
+    for (name, value) in environment(std::env::vars_os(), job, "") {
+        let name = name.to_string_lossy();
+        if job.pass_env.masks(&name)
+            && !value.is_empty()
+            && let Err(why) = secrets.add(&value.to_string_lossy())
+        {
+            tracing::warn!(deployment.id = job.deployment_id, variable = %name, %why, "a variable of `mask_env` is not masked");
+        }
+    }
+    secrets
+}
+
+struct CloseOnDrop(Arc<Outbox>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+async fn make_workspace(workspace: &Path) -> io::Result<()> {
+    if let Some(parent) = workspace.parent() {
+        tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).await?;
+    }
+    // Fails if it exists: files of another run must never be deployed. Closed to others, as inputs may be secret.
+    tokio::fs::DirBuilder::new().mode(0o700).create(workspace).await
+}
+
+struct Runner {
+    job: Job,
+    stop: watch::Receiver<Option<Stop>>,
+    outbox: Arc<Outbox>,
+    lock: PathBuf,
+    started_at: Instant,
+    secrets: Arc<Secrets>,
+}
+
+impl Runner {
+    async fn run(self) -> Option<Verdict> {
+        let phases = &self.job.pipeline.phases;
+        let mut started_count = 0;
+        let mut end = End::Done;
+        for (index, phase) in phases.iter().enumerate() {
+            if let Some(halt) = halt_wanted(*self.stop.borrow(), Interruptible::ByAll, false) {
+                end = End::Halted(halt);
+                break;
+            }
+            let message = phase.protected.then_some(PROTECTED_MESSAGE);
+            self.outbox.phase(&phase.name, PhaseState::Started, message);
+            self.outbox.reached(index * 100 / phases.len());
+            started_count = index + 1;
+            end = self.run_phase(phase).await;
+            let (state, message) = match end {
+                End::Done => (PhaseState::Succeeded, None),
+                End::Failed { .. } | End::Halted(Stop::LeaseLost { .. }) => (PhaseState::Failed, None),
+                // The wire has no state of its own for these.
+                End::Halted(Stop::Cancel) => (PhaseState::Failed, Some("it was cancelled")),
+                End::Halted(Stop::Shutdown) => (PhaseState::Failed, Some("its worker is being shut down")),
+            };
+            self.outbox.phase(&phase.name, state, message);
+            if end != End::Done {
+                break;
+            }
+        }
+        let failed_phase = started_count.checked_sub(1).and_then(|last| phases.get(last));
+        match end {
+            End::Done => {
+                self.outbox.reached(100);
+                Some(Verdict::Succeeded { outputs: self.outbox.outputs() })
+            }
+            End::Halted(Stop::LeaseLost { .. }) => None,
+            End::Halted(stop) => {
+                let taken_back = self.take_back(started_count).await;
+                taken_back.filter(|_| stop == Stop::Cancel).map(|_| Verdict::Stopped)
+            }
+            End::Failed { cause, mut message } => {
+                for failure in self.take_back(started_count).await? {
+                    message.push_str("; ");
+                    message.push_str(&failure);
+                }
+                Some(Verdict::Failed { cause, message, phase: failed_phase.map(|phase| phase.name.clone()) })
+            }
+        }
+    }
+
+    fn output(&self, phase: &Phase, protected: bool) -> PhaseOutput {
+        PhaseOutput::new(Arc::clone(&self.outbox), &phase.name, protected, Arc::clone(&self.secrets))
+    }
+
+    async fn run_phase(&self, phase: &Phase) -> End {
+        let output = self.output(phase, phase.protected);
+        let subject = format!("phase {:?}", phase.name);
+        let pipeline = &self.job.pipeline;
+        let limits = TimeLimits {
+            total: Some((self.started_at + pipeline.timeout, pipeline.timeout)),
+            phase: phase.timeout.map(|timeout| (Instant::now() + timeout, timeout)),
+            stall: pipeline.stall_timeout,
+        };
+        match &phase.action {
+            PhaseAction::Run(script) => {
+                let order = self.order(phase, &subject, script, Interruptible::ByAll, limits);
+                command::run(order, &output, self.stop.clone()).await
+            }
+            // A check is silent while nothing changes, and has a limit of its own.
+            PhaseAction::Check(check) => {
+                self.run_check(check, phase, &output, &subject, TimeLimits { stall: None, ..limits }).await
+            }
+        }
+    }
+
+    async fn run_check(
+        &self,
+        check: &Check,
+        phase: &Phase,
+        output: &PhaseOutput,
+        subject: &str,
+        limits: TimeLimits,
+    ) -> End {
+        let mut stop = self.stop.clone();
+        let halted = async {
+            loop {
+                if let Some(halt) = halt_wanted(*stop.borrow_and_update(), Interruptible::ByAll, phase.protected) {
+                    return halt;
+                }
+                changed(Some(&mut stop)).await;
+            }
+        };
+        tokio::select! {
+            answer = check::poll(check, |problem| output.note(problem)) => match answer {
+                Ok(()) => End::Done,
+                Err(message) => {
+                    End::Failed { cause: FailureCause::VerifyFailed, message: format!("{subject}: {message}") }
+                }
+            },
+            halt = halted => End::Halted(halt),
+            limit = reached(limits.first(subject, Instant::now())) => {
+                End::Failed { cause: limit.cause, message: limit.message }
+            }
+        }
+    }
+
+    /// Tells which phases were never started, then runs the rollbacks of those that were, the last first. Answers
+    /// which rollbacks failed, or `None` if the lease was lost on the way.
+    async fn take_back(&self, started_count: usize) -> Option<Vec<String>> {
+        let (started, skipped) = self.job.pipeline.phases.split_at(started_count);
+        for phase in skipped {
+            self.outbox.phase(&phase.name, PhaseState::Skipped, None);
+        }
+        let mut failures = Vec::new();
+        for phase in started.iter().rev() {
+            let Some(script) = &phase.rollback else { continue };
+            // A cancel waits for a rollback as it does for a protected phase.
+            self.outbox.phase(&phase.name, PhaseState::RollingBack, None);
+            let output = self.output(phase, true);
+            let timeout = phase.timeout.unwrap_or(ROLLBACK_TIMEOUT);
+            let limits = TimeLimits { total: None, phase: Some((Instant::now() + timeout, timeout)), stall: None };
+            let subject = format!("the rollback of phase {:?}", phase.name);
+            let order = self.order(phase, &subject, script, Interruptible::ByLeaseLossOnly, limits);
+            match command::run(order, &output, self.stop.clone()).await {
+                End::Done => self.outbox.phase(&phase.name, PhaseState::RolledBack, None),
+                End::Failed { message, .. } => {
+                    output.note(&message);
+                    self.outbox.phase(&phase.name, PhaseState::RollbackFailed, Some(&self.secrets.mask(&message)));
+                    failures.push(message);
+                }
+                End::Halted(_) => return None,
+            }
+        }
+        Some(failures)
+    }
+
+    fn order<'a>(
+        &'a self,
+        phase: &'a Phase,
+        subject: &'a str,
+        script: &'a str,
+        interruptible: Interruptible,
+        limits: TimeLimits,
+    ) -> Order<'a> {
+        Order { job: &self.job, lock: &self.lock, phase: &phase.name, subject, script, interruptible, limits }
+    }
+}

@@ -1,0 +1,560 @@
+//! The small process between the worker and a phase's command, which keeps the promise that no command outlives its
+//! lease (I12), whatever becomes of the worker.
+//!
+//! It is this same program under the hidden argument `__shim`, with a socket to the worker as its standard input; or a
+//! fork of the worker, see `fork`. It starts the command in a process group of its own, adopts whatever the command
+//! leaves behind (it is their subreaper), and listens on the socket:
+//!
+//! | from the worker | |
+//! |---|---|
+//! | `deadline MS` | before `start`: as below, and past it nothing is started |
+//! | `open-files N` | before `start`: the command's soft limit of open files |
+//! | `env NAME=VALUE` | before `start`: one more variable for the command |
+//! | `will TEXT` | before `start`: what is to be told should the worker be gone by the time that everything has ended |
+//! | `start` | start the command; without it nothing is ever started |
+//! | `term MS` | SIGTERM as `terms` says, SIGKILL to all at that instant of the boot clock, in milliseconds |
+//! | `int MS` | the same, with SIGINT for the command's process group |
+//! | `signal N` | this signal to the command |
+//! | `kill` | SIGKILL to everything now |
+//! | `deadline MS` | unless renewed: the same one kill budget before that instant, with SIGKILL at it |
+//! | `forget` | there is nothing to tell any more, whatever becomes of the worker |
+//! | `done` | it knows that everything has ended |
+//! | end of file | the worker is gone: the same, with SIGKILL after the kill budget |
+//!
+//! It answers `ready` when it holds its lock file, `started PID` or `failed WHY`, `left WHAT` when the command has ended and left
+//! something running that is ended now, `stuck WHAT` when something cannot be ended, and at last `ended …` when not one
+//! descendant is left, or when the worker is gone and nobody can end the rest. Whoever can lock that file knows the same: see `leftovers::leftovers_gone`.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use tokio::signal::unix::SignalKind;
+
+use super::{
+    cgroup::Cgroup,
+    control::{Control, Orders},
+    descendants::{Descendant, SHIM_NAME, descendants_of, list, reads_its_own_pipe, standard_input, stays},
+    gate::Gate,
+    inherited::{favour_no_more, is_ignored, limit_open_files, start_afresh},
+    owner::{ExitKind, StoppedBy},
+    terms::Terms,
+};
+use crate::clock::{BootInstant, Clock, SystemClock};
+
+/// The hidden first argument under which this program is the shim.
+pub const ARGUMENT: &str = "__shim";
+
+/// How long what a command left running in the background may take to stop after SIGTERM.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
+
+/// How long killed processes may take to vanish. Longer means stuck in the kernel or another user's, as the processes of
+/// `sudo` are: that is told, and waited for as long as there is a worker.
+pub(super) const VANISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// A time shorter than that is not cut in half: reading the process table takes some, too.
+const SHORTEST_HALF: Duration = Duration::from_millis(20);
+
+/// How often the process table is read again while leftovers end: one that forks just then can be missed once.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The same while something cannot be ended.
+const LOOK_AGAIN_STUCK: Duration = Duration::from_secs(1);
+
+/// How many processes are watched at once while they end; any of them wakes us to look again, so more would add
+/// nothing but open files.
+const WATCH_LIMIT: usize = 128;
+
+/// Runs the shim if the program was started as one, and answers its exit code.
+pub fn entry(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
+    let mut args = args.into_iter().skip(1);
+    if args.next()? != ARGUMENT {
+        return None;
+    }
+    let code = match main(args.collect()) {
+        Ok(code) => code,
+        // Nobody would read standard error here but the phase's log, which is a good place.
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "singletrack: the shim failed: {error}");
+            125
+        }
+    };
+    Some(code)
+}
+
+fn main(args: Vec<OsString>) -> io::Result<i32> {
+    start_afresh();
+    let usage = || io::Error::new(io::ErrorKind::InvalidInput, "expected LOCK KILL-BUDGET-MS PROGRAM [ARGUMENT]…");
+    let [lock, kill_budget, command @ ..] = args.as_slice() else { return Err(usage()) };
+    let kill_budget_ms = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
+    let done = serve(Duty {
+        control: UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?),
+        // The socket is ours, so the command gets nothing.
+        command_stdin: Stdio::null(),
+        command,
+        lock: lock.as_ref(),
+        folder: None,
+        kill_budget: Duration::from_millis(kill_budget_ms),
+        terminal: None,
+    })?;
+    Ok(done.code)
+}
+
+/// What would end us and has a handler here.
+const HANDLED: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// What a shim is there for.
+pub(super) struct Duty<'a> {
+    /// The socket to the worker.
+    pub(super) control: UnixStream,
+    /// The command's standard input; it has our standard output and standard error.
+    pub(super) command_stdin: Stdio,
+    /// The program and its arguments.
+    pub(super) command: &'a [OsString],
+    /// The file that is kept locked until nothing of the command is left.
+    pub(super) lock: &'a Path,
+    /// The folder that goes with us.
+    pub(super) folder: Option<&'a Path>,
+    /// How long everything may take to stop when the worker is gone, or before its deadline.
+    pub(super) kill_budget: Duration,
+    /// Where standard input is a terminal of the command's own: the one at which somebody sits.
+    pub(super) terminal: Option<OwnedFd>,
+}
+
+/// How a shim's duty ended.
+pub(super) struct Done {
+    /// The exit code.
+    pub(super) code: i32,
+    /// What the worker wanted told, if it is gone. Nothing of the command is left.
+    pub(super) will: Option<String>,
+}
+
+impl Done {
+    fn with(code: i32) -> Self {
+        Done { code, will: None }
+    }
+}
+
+/// Does it to the end.
+pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
+    let Duty { control, command_stdin, command, lock, folder, kill_budget, terminal } = duty;
+    // A run's folder goes with its shim; a phase has a workspace.
+    let serves_phase = folder.is_none();
+    let mut control = Control::new(control);
+    let _ = rustix::thread::set_name(SHIM_NAME);
+    let real_terminal = terminal.map(RealTerminal::new).transpose()?;
+
+    // A terminal's Ctrl-C, and a service manager that signals all of a server's processes, must not end the one
+    // process that can still clean up. Handlers, unlike ignored signals, are not inherited by the command.
+    let _ = rustix::process::setsid();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    let ignored: Vec<i32> = HANDLED.into_iter().filter(|signal| is_ignored(*signal)).collect();
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::child()];
+    let _handlers = kinds.map(tokio::signal::unix::signal);
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+
+    let _lock_held_to_the_end = lock_exclusively(lock)?;
+    // Dropped before the lock: once that is free, the folder is gone.
+    let _removed_at_the_end = folder.map(Folder);
+    let cgroup = Cgroup::make();
+    let mut command = as_command(command, real_terminal.is_some(), ignored)?;
+    command.stdin(command_stdin);
+    let gate = Gate::prepare(command, cgroup.as_ref());
+    let gated = gate.as_ref().ok().and_then(Gate::pid);
+    if let (Some(pid), true) = (gated, serves_phase) {
+        favour_no_more(pid);
+    }
+    control.say("ready");
+    let Ok(Orders { variables, deadline, will, open_files }) = control.wait_for_start() else {
+        return Ok(Done::with(0));
+    };
+    if deadline.is_some_and(|deadline| before(deadline, kill_budget) <= SystemClock.boot()) {
+        // The worker was stopped meanwhile, and the slot may be another's.
+        control.say("failed its lease was over before it was started");
+        return Ok(Done::with(127));
+    }
+    if control.is_deserted() {
+        // It was killed before we had the lock. So whoever came after it found that free, and its slot may be another's.
+        return Ok(Done { code: 0, will });
+    }
+    if let (Some(pid), Some(count)) = (gated, open_files) {
+        limit_open_files(pid, count);
+    }
+    match gate.and_then(|gate| gate.open(&variables)) {
+        Ok(child) => {
+            control.say(&format!("started {}", child.as_raw_nonzero()));
+            let_go_of_output();
+            let stdin = standard_input(child);
+            Shim { real_terminal, cgroup, deadline, will, stdin, ..Shim::new(control, child, kill_budget) }.run()
+        }
+        Err(error) => {
+            control.say(&format!("failed {}", error.to_string().replace('\n', " ")));
+            Ok(Done::with(127))
+        }
+    }
+}
+
+/// Leaves the command's output to the command: whoever reads it sees its end when the last writer ends, and need not
+/// wait for us to be gone as well.
+fn let_go_of_output() {
+    let nowhere = File::options().write(true).open("/dev/null");
+    if let Ok(nowhere) = nowhere {
+        let _ = rustix::stdio::dup2_stdout(&nowhere);
+        let _ = rustix::stdio::dup2_stderr(&nowhere);
+    }
+}
+
+/// A folder of files that goes with us.
+struct Folder<'a>(&'a Path);
+
+impl Drop for Folder<'_> {
+    fn drop(&mut self) {
+        // The run removes it as well, if it is still there; whoever comes second finds nothing.
+        for entry in std::fs::read_dir(self.0).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+        let _ = std::fs::remove_dir(self.0);
+    }
+}
+
+/// The terminal at which somebody sits, as it was before the worker made it pass on every key.
+struct RealTerminal {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl RealTerminal {
+    fn new(terminal: OwnedFd) -> io::Result<Self> {
+        let before = tcgetattr(&terminal)?;
+        Ok(RealTerminal { terminal, before })
+    }
+
+    /// Gives it back as it was, if it is still as the worker set it: a shell may have taken it over. We have left its
+    /// session, so that nothing stops us for it.
+    fn set_right(self) {
+        let mut raw = self.before.clone();
+        raw.make_raw();
+        let modes = |of: &Termios| (of.input_modes, of.output_modes, of.control_modes, of.local_modes);
+        if tcgetattr(&self.terminal).is_ok_and(|now| modes(&now) == modes(&raw)) {
+            let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+        }
+    }
+}
+
+/// Opens and locks the file, waiting for whoever holds it. Children do not inherit it: it tells of the shim alone.
+pub(super) fn lock_exclusively(path: &Path) -> io::Result<File> {
+    let file = File::options().create(true).append(true).open(path)?;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
+            Err(Errno::INTR) => {}
+            result => return result.map(|()| file).map_err(io::Error::from),
+        }
+    }
+}
+
+fn as_command(command: &[OsString], owns_terminal: bool, ignored: Vec<i32>) -> io::Result<Command> {
+    let nothing = || io::Error::new(io::ErrorKind::InvalidInput, "there is no command");
+    let (program, arguments) = command.split_first().ok_or_else(nothing)?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    #[expect(unsafe_code, reason = "the closure makes system calls only, as pre_exec demands")]
+    // SAFETY: signal(2) is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            // What `nohup` or a script had ignored stays so. Our handlers are not inherited.
+            ignored.iter().for_each(|signal| _ = libc::signal(*signal, libc::SIG_IGN));
+            Ok(())
+        });
+    }
+    if !owns_terminal {
+        command.process_group(0);
+        return Ok(command);
+    }
+    #[expect(unsafe_code, reason = "the closure makes system calls and allocates nothing, as pre_exec demands")]
+    // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            // A session's leader leads a process group as well, which is the terminal's foreground one.
+            rustix::process::setsid()?;
+            // Input or output may be redirected.
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+                .or_else(|_| rustix::process::ioctl_tiocsctty(rustix::stdio::stdout()))?;
+            Ok(())
+        });
+    }
+    Ok(command)
+}
+
+/// Why and until when everything is being ended.
+struct Ending {
+    by: StoppedBy,
+    kill_at: BootInstant,
+    /// When the next level of the process tree is told to stop, since half of the time is over.
+    next_level_at: BootInstant,
+    terms: Terms,
+}
+
+impl Ending {
+    fn bring_forward(&mut self, kill_at: BootInstant, now: BootInstant) {
+        if kill_at < self.kill_at {
+            self.kill_at = kill_at;
+            self.next_level_at = self.next_level_at.min(half_way(now, kill_at));
+        }
+    }
+}
+
+/// Half of the time between two instants, or all of a short one.
+fn half_way(from: BootInstant, to: BootInstant) -> BootInstant {
+    let half = to.since(from) / 2;
+    if half < SHORTEST_HALF { to } else { from.after(half) }
+}
+
+struct Shim {
+    control: Control,
+    child: Pid,
+    child_status: Option<WaitStatus>,
+    kill_budget: Duration,
+    /// Removed at the very end, when nobody waits any more.
+    cgroup: Option<Cgroup>,
+    real_terminal: Option<RealTerminal>,
+    deadline: Option<BootInstant>,
+    will: Option<String>,
+    ending: Option<Ending>,
+    /// What the command reads from, as `/proc` names it.
+    stdin: OsString,
+    told_stuck: bool,
+}
+
+impl Shim {
+    fn new(control: Control, child: Pid, kill_budget: Duration) -> Self {
+        Shim {
+            control,
+            child,
+            child_status: None,
+            kill_budget,
+            cgroup: None,
+            real_terminal: None,
+            deadline: None,
+            will: None,
+            ending: None,
+            stdin: OsString::new(),
+            told_stuck: false,
+        }
+    }
+
+    fn run(mut self) -> io::Result<Done> {
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)?;
+        let mut left_count = 0;
+        while self.reap() {
+            self.obey();
+            let now = SystemClock.boot();
+            self.decide(now);
+            let has_ended = self.child_status.is_some();
+            let Some(ending) = &mut self.ending else {
+                let wake_at = self.deadline.map(|deadline| before(deadline, self.kill_budget));
+                self.wait(&timer, wake_at, &[self.child])?;
+                continue;
+            };
+            let running = descendants_of(rustix::process::getpid());
+            let kill_at = ending.kill_at;
+            if now < kill_at {
+                let is_half_over = now >= ending.next_level_at;
+                if is_half_over {
+                    ending.next_level_at = half_way(now, kill_at);
+                }
+                ending.terms.go_on(&running, has_ended, is_half_over);
+            }
+            let next_level_at = ending.next_level_at;
+            let mut look_again = LOOK_AGAIN;
+            if now >= kill_at {
+                self.kill(&running);
+                if now >= kill_at.after(VANISH_LIMIT) {
+                    if !self.control.open {
+                        left_count = running.len().max(1);
+                        break;
+                    }
+                    if !self.told_stuck {
+                        self.control.say(&format!("stuck {}", list(&running)));
+                        self.told_stuck = true;
+                    }
+                    look_again = LOOK_AGAIN_STUCK;
+                }
+            }
+            let is_ending = now >= kill_at || has_ended;
+            let wake_at = if is_ending { now.after(look_again) } else { next_level_at.min(kill_at) };
+            let watched: Vec<Pid> = running.iter().take(WATCH_LIMIT).map(|descendant| descendant.pid).collect();
+            self.wait(&timer, Some(wake_at), &watched)?;
+        }
+        let by = match self.ending {
+            Some(Ending { by, .. }) => by,
+            None => StoppedBy::Nobody,
+        };
+        let kind = self.child_status.map_or(ExitKind::Unknown, ExitKind::of);
+        self.control.say(&format!("ended {} {} {left_count}", kind.to_word(), by.to_word()));
+        // A command may end sooner than its killed worker is seen to be gone, which would have told of the end and set the
+        // terminal right.
+        let is_awaited = self.real_terminal.is_some() || self.will.is_some();
+        let is_bereaved = is_awaited && !self.control.is_told_done();
+        if let Some(terminal) = self.real_terminal.filter(|_| is_bereaved) {
+            terminal.set_right();
+        }
+        let will = self.will.filter(|_| is_bereaved && left_count == 0);
+        Ok(Done { code: kind.shell_code(), will })
+    }
+
+    /// Collects who has ended; whether anyone is left. As the subreaper we are the parent of every orphan, so "no
+    /// child" means "no descendant".
+    fn reap(&mut self) -> bool {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.child => self.child_status = Some(status),
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Does what the worker said since the last look.
+    fn obey(&mut self) {
+        for line in self.control.take() {
+            let (word, argument) = line.split_once(' ').unwrap_or((&line, ""));
+            let at = argument.parse().map(|ms| BootInstant::from_start(Duration::from_millis(ms)));
+            match (word, at) {
+                ("term", Ok(kill_at)) => self.end(StoppedBy::Worker, kill_at, Signal::TERM),
+                ("int", Ok(kill_at)) => self.end(StoppedBy::Worker, kill_at, Signal::INT),
+                ("kill", _) => self.end(StoppedBy::Worker, SystemClock.boot(), Signal::TERM),
+                ("signal", _) => self.pass_on(argument),
+                ("forget", _) => self.will = None,
+                ("deadline", Ok(deadline)) => self.deadline = Some(deadline),
+                _ => {}
+            }
+        }
+    }
+
+    /// Begins the end when nobody is there to say so.
+    fn decide(&mut self, now: BootInstant) {
+        if !self.control.open {
+            if let Some(terminal) = self.real_terminal.take() {
+                terminal.set_right();
+            }
+            self.end(StoppedBy::WorkerGone, now.after(self.kill_budget), Signal::TERM);
+        }
+        if let Some(deadline) = self.deadline.filter(|deadline| before(*deadline, self.kill_budget) <= now) {
+            self.end(StoppedBy::Deadline, deadline, Signal::TERM);
+        }
+        if self.child_status.is_some() && self.ending.is_none() {
+            // The command itself is done, so nobody stopped it; what it left behind goes.
+            let left: Vec<Descendant> = descendants_of(rustix::process::getpid())
+                .into_iter()
+                .filter(|one| stays(one.pid) && !reads_its_own_pipe(one.pid, &self.stdin))
+                .collect();
+            if !left.is_empty() {
+                self.control.say(&format!("left {}", list(&left)));
+            }
+            let kill_at = now.after(LEFTOVER_GRACE);
+            self.ending = Some(Ending {
+                by: StoppedBy::Nobody,
+                kill_at,
+                next_level_at: half_way(now, kill_at),
+                terms: Terms::new(),
+            });
+        }
+    }
+
+    /// Begins the end, the first time; later calls can only bring the SIGKILL forward.
+    fn end(&mut self, by: StoppedBy, kill_at: BootInstant, signal: Signal) {
+        let now = SystemClock.boot();
+        if let Some(ending) = &mut self.ending {
+            ending.bring_forward(kill_at, now);
+            return;
+        }
+        // With nobody to hear it, or no time to act on it, a SIGTERM is left out.
+        let terms = if self.child_status.is_some() || kill_at <= now {
+            Terms::new()
+        } else {
+            Terms::begin(self.child, &descendants_of(rustix::process::getpid()), signal)
+        };
+        self.ending = Some(Ending { by, kill_at, next_level_at: half_way(now, kill_at), terms });
+    }
+
+    /// Passes on a signal that means something to the command, as long as its number is its own.
+    fn pass_on(&self, signal: &str) {
+        let signal = signal.parse().ok().and_then(Signal::from_named_raw);
+        if let Some(signal) = signal.filter(|_| self.child_status.is_none()) {
+            let _ = rustix::process::kill_process(self.child, signal);
+        }
+    }
+
+    fn kill(&self, running: &[Descendant]) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+        // After the child was reaped its number may become another group's.
+        if self.child_status.is_none() {
+            let _ = rustix::process::kill_process_group(self.child, Signal::KILL);
+        }
+        for descendant in running {
+            let _ = rustix::process::kill_process(descendant.pid, Signal::KILL);
+        }
+    }
+
+    /// Waits for the worker, for one of the processes to end, for a signal or for the instant.
+    fn wait(&self, timer: &OwnedFd, wake_at: Option<BootInstant>, watched: &[Pid]) -> io::Result<()> {
+        set(timer, wake_at)?;
+        let mut cannot_watch = false;
+        let mut pidfds = Vec::with_capacity(watched.len());
+        for pid in watched {
+            match rustix::process::pidfd_open(*pid, PidfdFlags::empty()) {
+                Ok(pidfd) => pidfds.push(pidfd),
+                // Gone already: there is something to reap or to look at again.
+                Err(Errno::SRCH) => return Ok(()),
+                // An old kernel, a profile that forbids it, or too many files.
+                Err(_) => cannot_watch = true,
+            }
+        }
+        if cannot_watch {
+            let soon =
+                wake_at.map_or(SystemClock.boot().after(LOOK_AGAIN), |at| at.min(SystemClock.boot().after(LOOK_AGAIN)));
+            set(timer, Some(soon))?;
+        }
+        let mut fds: Vec<PollFd<'_>> = pidfds.iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN)).collect();
+        fds.push(PollFd::new(timer, PollFlags::IN));
+        if self.control.open {
+            fds.push(PollFd::new(&self.control.stream, PollFlags::IN));
+        }
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn set(timer: &OwnedFd, wake_at: Option<BootInstant>) -> io::Result<()> {
+    let mut value = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if let Some(at) = wake_at {
+        // All zero would disarm the timer.
+        let since_start = at.since(BootInstant::from_start(Duration::ZERO)).max(Duration::from_nanos(1));
+        value = Timespec::try_from(since_start).map_err(|_| io::Error::from(Errno::INVAL))?;
+    }
+    let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+    rustix::time::timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &spec)?;
+    Ok(())
+}
+
+/// The instant `by` earlier.
+fn before(at: BootInstant, by: Duration) -> BootInstant {
+    BootInstant::from_start(at.since(BootInstant::from_start(by)))
+}

@@ -1,0 +1,55 @@
+//! `POST …/{id}/cancel`.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+    response::Response,
+};
+
+use super::{
+    App, answer, body,
+    error::Failure,
+    params::{Query, Target},
+};
+use crate::{
+    model::{admission::Cancellation, bounds},
+    wire::{CancelBody, ErrorCode},
+};
+
+/// Asks for a deployment to be stopped.
+pub async fn cancel(State(app): State<Arc<App>>, target: Target, request: Request) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    Query::of(&parts.uri, &[])?;
+    // Whatever the type is said to be: some clients name one for a body that they do not send.
+    let bytes = body::read(&parts.headers, body).await?;
+    let CancelBody { superseded_by, reason } =
+        if bytes.is_empty() { CancelBody::default() } else { body::parse(&bytes)? };
+    let reason = reason.map(|reason| reason_text(&reason)).transpose()?;
+    let Target { project, id } = target;
+    let superseded_by = app.named_if_any(&project, superseded_by.as_ref()).await?;
+    let (status, deployment) = match app.queue.cancel(project, id, reason, superseded_by).await? {
+        Cancellation::Requested(deployment) => (StatusCode::ACCEPTED, deployment),
+        Cancellation::Unchanged(deployment) => (StatusCode::OK, deployment),
+        Cancellation::NotFound => return Err(Failure::not_found()),
+        Cancellation::Rejected(rejection) => return Err(rejection.into()),
+    };
+    Ok(answer::json(status, &answer::unplaced(&deployment)))
+}
+
+/// A reason as it is recorded.
+///
+/// # Errors
+/// It is empty, too long, or holds control characters.
+pub fn reason_text(reason: &str) -> Result<String, Failure> {
+    let is_line = bounds::fits(reason, bounds::REASON) && !reason.chars().any(char::is_control);
+    let reason = reason.trim();
+    if reason.is_empty() || !is_line {
+        return Err(Failure::new(
+            ErrorCode::InvalidBody,
+            format!("a reason is one line of 1 to {} characters without control characters", bounds::REASON),
+        ));
+    }
+    Ok(reason.to_owned())
+}

@@ -1,0 +1,125 @@
+//! `POST /v1/claims`: an agent asks for work, and is parked until there is some.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+    response::Response,
+};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    App, answer, body,
+    error::{Failure, draining, echo},
+    guard::Scope,
+    params::Query,
+};
+use crate::{
+    config::is_project_name,
+    model::{Lease, bounds},
+    queue::claim::Claimed,
+    wire::{self, ClaimRequest, ErrorCode},
+};
+
+/// The longest name of a pipeline.
+const PIPELINE_NAME_LIMIT: usize = 63;
+
+/// Hands out the oldest deployment that the agent can run.
+pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
+    let (window, wish) = read(&app, request).await?;
+    let holder = Lease::holder(&wish.worker, &wish.claim_id);
+    if app.watch.is_draining() {
+        // What an earlier call of this claim has taken is told all the same: the agent may not have got that answer.
+        let taken = app.queue.claimed_by(&holder).await?;
+        return visible(taken, &wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed))).ok_or_else(draining);
+    }
+    let (ends_at, wait_end) = (Instant::now() + window, app.watch.wait_end());
+    let _present = app.agents.arrive(&wish, window).await?;
+    let _parked = app.metrics.park();
+    let mut work = app.watch.work(wish.projects.keys());
+    // An earlier call of this claim may have taken something already. What another one takes from now on, the decision
+    // itself finds, should there be anything to take here.
+    let mut claimed = app.queue.claimed_by(&holder).await?;
+    loop {
+        work.mark_unchanged();
+        if claimed.is_none() && wish.capacity > 0 {
+            claimed = app.queue.claim_any(&holder, &wish.projects).await?;
+        }
+        if let Some(claimed) = visible(claimed.take(), &wish) {
+            return Ok(answer::json(StatusCode::OK, &wire(claimed)));
+        }
+        let woken = tokio::select! {
+            biased;
+            () = wait_end.cancelled() => false,
+            woken = timeout_at(ends_at, work.changed()) => woken.is_ok(),
+        };
+        if !woken {
+            return Err(Failure::new(ErrorCode::NothingToDo, "there is no work for this agent yet; ask again"));
+        }
+    }
+}
+
+/// What was claimed, if the caller may see its project: an agent that calls itself by another one's name gets no lease.
+fn visible(claimed: Option<Claimed>, wish: &ClaimRequest) -> Option<Claimed> {
+    claimed.filter(|claimed| wish.projects.contains_key(&claimed.deployment.project))
+}
+
+/// Reads what the agent wants, and lets go of the request.
+async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), Failure> {
+    let (parts, body) = request.into_parts();
+    let window = Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?;
+    let wish: ClaimRequest = body::read_json(&parts.headers, body).await?;
+    check(&wish)?;
+    let scope = Scope::of(&parts.extensions);
+    for project in wish.projects.keys() {
+        // The same words whether it is not there, not an agent's, or not this caller's to see.
+        if !scope.sees(project) || app.by_agents(project).is_none() {
+            return Err(Failure::new(
+                ErrorCode::NotFound,
+                format!(
+                    "project '{project}' is none that agents run on this server (run_by = \"agents\"), or not for you"
+                ),
+            ));
+        }
+    }
+    Ok((window, wish))
+}
+
+fn check(wish: &ClaimRequest) -> Result<(), Failure> {
+    let invalid = |why: String| Failure::new(ErrorCode::InvalidBody, why);
+    for (name, text, limit) in
+        [("worker", &wish.worker, bounds::AGENT_NAME), ("claimId", &wish.claim_id, bounds::CLAIM_ID)]
+    {
+        if text.is_empty() || text.len() > limit || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(invalid(format!("{name} is 1 to {limit} visible ASCII characters, not '{}'", echo(text))));
+        }
+    }
+    if wish.projects.is_empty() || wish.projects.len() > bounds::AGENT_PROJECTS {
+        return Err(invalid(format!("projects names 1 to {} projects", bounds::AGENT_PROJECTS)));
+    }
+    if wish.projects.values().map(Vec::len).sum::<usize>() > bounds::AGENT_PIPELINES_IN_ALL {
+        return Err(invalid(format!("projects names at most {} pipelines in all", bounds::AGENT_PIPELINES_IN_ALL)));
+    }
+    for (project, pipelines) in &wish.projects {
+        if pipelines.is_empty() || pipelines.len() > bounds::AGENT_PIPELINES {
+            return Err(invalid(format!("projects.{project} names 1 to {} pipelines", bounds::AGENT_PIPELINES)));
+        }
+        let bad = |name: &&String| !is_project_name(name) || name.len() > PIPELINE_NAME_LIMIT;
+        if let Some(name) = pipelines.iter().find(bad) {
+            return Err(invalid(format!("projects.{project}: '{}' is no name of a pipeline", echo(name))));
+        }
+    }
+    Ok(())
+}
+
+fn wire(claimed: Claimed) -> wire::Claimed {
+    let Claimed { deployment, secret } = claimed;
+    let (fencing_token, ttl) = deployment.lease().map(|lease| (lease.fencing_token, lease.ttl)).unwrap_or_default();
+    wire::Claimed {
+        lease: wire::Lease { secret: secret.reveal(), fencing_token, ttl_seconds: ttl.as_secs() },
+        inputs: deployment.spec.inputs.clone(),
+        artifact: deployment.spec.artifact.clone().map(|sha256| wire::ArtifactRef { sha256 }),
+        deployment: answer::unplaced(&deployment),
+    }
+}

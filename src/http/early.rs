@@ -1,0 +1,76 @@
+//! What is answered before there is a store: the process lives, and is not ready.
+
+use std::net::SocketAddr;
+
+use axum::{
+    Router,
+    http::{HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use super::{
+    answer,
+    error::{self, Failure},
+    meta,
+    serve::{ServeError, require_protection},
+};
+use crate::{config::Config, health::Health, wire::ErrorCode};
+
+/// Listens until it is dropped.
+pub struct Early {
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl Early {
+    /// Listens where the server will.
+    ///
+    /// # Errors
+    /// The address cannot be had, or must not be.
+    pub async fn listen(config: &Config, health: Health) -> Result<Early, ServeError> {
+        require_protection(config)?;
+        let address = config.listen;
+        let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
+        let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
+        let router = Router::new().fallback(move |uri: Uri| {
+            let health = health.clone();
+            async move { answered(&uri, &health) }
+        });
+        let serving = tokio::spawn(async move {
+            // It ends with this task.
+            let _ = axum::serve(listener, router).await;
+        });
+        Ok(Early { address, serving })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn answered(uri: &Uri, health: &Health) -> Response {
+    let mut response = match uri.path() {
+        "/healthz" => answer::json(StatusCode::OK, &json!({ "status": "ok" })),
+        "/readyz" => meta::ready(health),
+        path => {
+            let waits = Failure::new(ErrorCode::Unavailable, "the server waits for its database; try again");
+            error::render(path.to_owned(), waits.into_response())
+        }
+    };
+    let headers = response.headers_mut();
+    if uri.path() != "/healthz" {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    // The next request goes to the server that will listen by then.
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}

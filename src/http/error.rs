@@ -1,0 +1,230 @@
+//! The one map from what went wrong to HTTP.
+
+use std::fmt::Write as _;
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    model::{admission::Rejection, bounds},
+    queue::WorkerError,
+    store::StoreError,
+    watch::WatchError,
+    wire::{ErrorCode, PlanRefusal, Problem, ascii},
+};
+
+/// Raw input is shown up to so many characters.
+const ECHO_LIMIT: usize = 64;
+
+/// An error that is about to be answered.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    code: ErrorCode,
+    detail: String,
+    extra: Map<String, Value>,
+}
+
+impl Failure {
+    /// A failure of this kind.
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Failure { code, detail: detail.into(), extra: Map::new() }
+    }
+
+    /// Adds a member to the body.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
+        // What we add are our own types: they always have a JSON form.
+        self.extra.insert(name.to_owned(), serde_json::to_value(value).unwrap_or(Value::Null));
+        self
+    }
+
+    /// Adds the members of a structure to the body.
+    #[must_use]
+    pub fn with_all(mut self, members: impl Serialize) -> Self {
+        if let Ok(Value::Object(members)) = serde_json::to_value(members) {
+            self.extra.extend(members);
+        }
+        self
+    }
+
+    /// What it says, for a plan.
+    pub fn planned(self) -> PlanRefusal {
+        PlanRefusal { error_code: self.code, message: self.detail, retryable: self.code.is_retryable() }
+    }
+
+    /// Nothing here: the same words whatever is missing, so that no answer tells one project's client of another's.
+    pub fn not_found() -> Self {
+        Failure::new(ErrorCode::NotFound, "there is no such project or deployment on this server, or not for you")
+    }
+}
+
+impl IntoResponse for Failure {
+    /// The bare status; [`render`] adds the body, since only who has the request knows the path.
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Nothing new is taken here any more.
+pub fn draining() -> Failure {
+    Rejection::Draining.into()
+}
+
+/// Gives a [`Failure`] its body.
+pub fn render(path: String, mut response: Response) -> Response {
+    let Some(failure) = response.extensions_mut().remove::<Failure>() else { return response };
+    let Failure { code, detail, extra } = failure;
+    // Past 400 to 405 the path's parts have been parsed: they are ours by then.
+    let instance = if matches!(code.status(), 400..=405 | 414 | 431) { echo(&path) } else { path };
+    let mut problem = Problem::new(code, detail, instance);
+    problem.extra = extra;
+    let body = ascii::to_vec(&problem).unwrap_or_default();
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    match code.status() {
+        503 => _ = parts.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
+        401 => _ = parts.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        408 => {
+            let status = problem.extra.get("deployment").and_then(|deployment| deployment.get("status"));
+            if let Some(status) = status.and_then(Value::as_str).and_then(|status| HeaderValue::from_str(status).ok()) {
+                parts.headers.insert(crate::wire::STATUS_HEADER, status);
+            }
+        }
+        _ => {}
+    }
+    Response::from_parts(parts, body.into())
+}
+
+/// User input, safe to show: at most 64 characters, controls and non-ASCII escaped.
+pub fn echo(input: &str) -> String {
+    let mut shown = String::new();
+    for c in input.chars() {
+        let before = shown.len();
+        match c {
+            ' '..='~' => shown.push(c),
+            // Writing to a string cannot fail.
+            _ => _ = write!(shown, "\\u{{{:x}}}", u32::from(c)),
+        }
+        if shown.len() > ECHO_LIMIT {
+            shown.truncate(before);
+            shown.push('…');
+            break;
+        }
+    }
+    shown
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(why) => {
+                tracing::error!(error = %why, "the store did not answer");
+                Failure::new(ErrorCode::Unavailable, "the store is not available; try again")
+            }
+            StoreError::Unknown(why) => {
+                tracing::error!(error = %why, "the store did not say whether it was done");
+                Failure::new(
+                    ErrorCode::Unavailable,
+                    "the store did not say whether it was done; try again with the same key, or look",
+                )
+            }
+            StoreError::Refused(why) => {
+                tracing::error!(error = %why, "the store cannot keep what a request brings");
+                Failure::new(
+                    ErrorCode::InvalidBody,
+                    "the store cannot keep what this request brings, and would refuse it again; see the server's log",
+                )
+            }
+            StoreError::Full => Failure::new(ErrorCode::DiskFull, "the server's disk is full; free some space there"),
+            StoreError::Unusable(why) => {
+                tracing::error!(error = %why, "the store cannot be used");
+                Failure::new(ErrorCode::Unavailable, "the store cannot be used; see the server's log")
+            }
+        }
+    }
+}
+
+impl From<WatchError> for Failure {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::NotFound => Failure::not_found(),
+            WatchError::AheadOfEnd { last } => Failure::new(
+                ErrorCode::InvalidParameter,
+                format!("the cursor is ahead of the deployment's last event, which is {last}"),
+            )
+            .with("last", last),
+            WatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<WorkerError> for Failure {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::NotFound => Failure::not_found(),
+            WorkerError::LeaseLost => Failure::new(
+                ErrorCode::LeaseLost,
+                "the lease is not, or no longer, this deployment's; stop what runs under it",
+            ),
+            WorkerError::OutputsFull => {
+                let (count, bytes) = (bounds::OUTPUTS, bounds::OUTPUTS_BYTES);
+                Failure::new(
+                    ErrorCode::InvalidBody,
+                    format!(
+                        "a deployment has at most {count} outputs, whose names and values are {bytes} bytes together; \
+                         keep what is larger elsewhere, and its address as an output"
+                    ),
+                )
+            }
+            WorkerError::ReportGap { last } => Failure::new(
+                ErrorCode::ReportGap,
+                format!("the last report that is recorded is number {last}; send from the next one on"),
+            )
+            .with("last", last),
+            WorkerError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        let hint = match &rejection {
+            Rejection::ArtifactMissing { digest } => &format!("; upload it first: PUT /v1/artifacts/{digest}"),
+            Rejection::Outdated { .. } => "; deploy a newer build, or declare a rollback",
+            Rejection::NotTheNewest { .. } => "; wait for your turn",
+            Rejection::DeadlinePassed => "; submit again with a new key and a longer deadline",
+            Rejection::Unmade => "; correct it",
+            Rejection::Paused => "; ask whoever paused it",
+            Rejection::LineFull { .. } => "; try again later",
+            Rejection::KeyReused => "; use a new key for a new request",
+            Rejection::PreemptionRefused => "; wait for your turn",
+            Rejection::NoAgent { .. } => "; start it, or submit again when it is back",
+            Rejection::NotOlder | Rejection::SuccessorGone => "; ask for your own place in line",
+            Rejection::Draining => "; ask again: another server answers, or this one when it has started again",
+        };
+        let code = match &rejection {
+            Rejection::Outdated { .. } | Rejection::NotTheNewest { .. } => ErrorCode::Outdated,
+            Rejection::DeadlinePassed => ErrorCode::DeadlinePassed,
+            Rejection::Unmade => ErrorCode::InvalidBody,
+            Rejection::Paused => ErrorCode::ProjectPaused,
+            Rejection::LineFull { .. } => ErrorCode::LineFull,
+            Rejection::KeyReused => ErrorCode::KeyReused,
+            Rejection::PreemptionRefused => ErrorCode::PreemptionRefused,
+            Rejection::NoAgent { .. } => ErrorCode::NoAgent,
+            Rejection::ArtifactMissing { .. } => ErrorCode::ArtifactMissing,
+            Rejection::NotOlder => ErrorCode::NotOlder,
+            Rejection::SuccessorGone => ErrorCode::SuccessorGone,
+            Rejection::Draining => ErrorCode::ShuttingDown,
+        };
+        Failure::new(code, format!("{rejection}{hint}"))
+    }
+}

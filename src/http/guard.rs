@@ -1,0 +1,209 @@
+//! Who may call at all: tokens where there are any, and else only programs and pages of this machine.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::http::{Extensions, HeaderMap, Uri, Version, header};
+use sha2::{Digest, Sha256};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
+
+use super::error::{Failure, echo};
+use crate::{config::TokenHash, model::ProjectName, wire::ErrorCode};
+
+/// The longest address that is looked at.
+const URI_LIMIT: usize = 8 << 10;
+
+/// The largest headers that are looked at.
+const HEADERS_LIMIT: usize = 16 << 10;
+
+/// Headers that proxies add. `X-Forwarded-Host` and all others that begin like it count, too.
+const FORWARDING: [&str; 7] =
+    ["forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"];
+/// What the names of most of them begin with.
+const FORWARDING_PREFIX: &str = "x-forwarded";
+
+/// What a request must show.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The SHA-256 of each token, and what its holder sees; empty where no token is needed.
+    tokens: Vec<([u8; 32], Scope)>,
+    /// Beside tokens, the only names that `Host` may carry besides the loopback ones; in lower case. Any, if empty.
+    allowed_hosts: Vec<String>,
+}
+
+/// The projects that a caller sees. To all others it is told what is told of projects that do not exist.
+#[derive(Clone, Debug, Default)]
+pub struct Scope(Option<Arc<BTreeSet<String>>>);
+
+impl Scope {
+    /// The scope of the caller of this request.
+    pub fn of(extensions: &Extensions) -> Scope {
+        extensions.get::<Scope>().cloned().unwrap_or_default()
+    }
+
+    /// Whether the caller sees this project.
+    pub fn sees(&self, project: &ProjectName) -> bool {
+        self.0.as_ref().is_none_or(|projects| projects.contains(project.as_str()))
+    }
+
+    /// The only projects that the caller sees, in order; `None` if it sees all.
+    pub fn only(&self) -> Option<impl Iterator<Item = ProjectName>> {
+        // The configuration takes no names that are none.
+        self.0.as_ref().map(|projects| projects.iter().filter_map(|name| name.parse().ok()))
+    }
+
+    /// Leaves word of it for the handlers.
+    pub fn attach(self, extensions: &mut Extensions) {
+        if self.0.is_some() {
+            extensions.insert(self);
+        }
+    }
+}
+
+impl Access {
+    /// What requests must show under this configuration.
+    pub fn new(tokens: &[TokenHash], allowed_hosts: Vec<String>) -> Self {
+        let scope = |token: &TokenHash| Scope(token.projects.clone().map(Arc::new));
+        Access { tokens: tokens.iter().map(|token| (token.sha256, scope(token))).collect(), allowed_hosts }
+    }
+
+    /// Lets in who may call, and tells what they see.
+    ///
+    /// # Errors
+    /// Who may not, and why.
+    pub fn check(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Scope, Failure> {
+        if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
+            return Err(Failure::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
+        }
+        let head_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if head_bytes > HEADERS_LIMIT {
+            return Err(Failure::new(ErrorCode::HeadersTooLarge, "the headers are larger than 16 KiB"));
+        }
+        let host = host(uri, headers)?;
+        let name = without_port(&host).0;
+        let mut scope = Scope::default();
+        if self.tokens.is_empty() {
+            // Without tokens only this machine may call, and a proxy on this machine calls for others. A page of another
+            // site reaches us through a browser here, be it by a name that it made point to this machine, which then stands
+            // in `Host`, or directly, with its `Origin`.
+            refuse_forwarded(version, headers)?;
+            if !is_loopback_name(name) {
+                return Err(host_not_allowed(
+                    name,
+                    "without tokens this server answers only under names of this machine",
+                ));
+            }
+        } else if uri.path().starts_with("/v1") {
+            scope = self.bearer(headers).cloned().ok_or_else(|| {
+                let detail = if headers.contains_key(header::AUTHORIZATION) {
+                    "this server does not know this token"
+                } else {
+                    "this server wants a token: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line"
+                };
+                Failure::new(ErrorCode::Unauthorized, detail)
+            })?;
+            let is_named = self.allowed_hosts.is_empty() || self.allowed_hosts.iter().any(|allowed| allowed == name);
+            if !is_named && !is_loopback_name(name) {
+                return Err(host_not_allowed(name, "it is not in allowed_hosts"));
+            }
+        }
+        if is_foreign(headers, &host) {
+            return Err(Failure::new(ErrorCode::ForbiddenOrigin, "pages of other sites may not call this server"));
+        }
+        Ok(scope)
+    }
+
+    /// What the holder of the token sees that is shown; `None` if it is not one of ours.
+    fn bearer(&self, headers: &HeaderMap) -> Option<&Scope> {
+        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let shown: [u8; 32] = Sha256::digest(token.trim().as_bytes()).into();
+        // All are compared, in constant time: the delay tells nothing of which one it was.
+        let mut found = u64::MAX;
+        for (index, (known, _)) in (0..).zip(&self.tokens) {
+            found.conditional_assign(&index, known.ct_eq(&shown));
+        }
+        self.tokens.get(usize::try_from(found).ok()?).map(|(_, scope)| scope)
+    }
+}
+
+/// Fails for a request that came through a proxy, as far as that can be seen: by what the proxy adds, or by HTTP/1.0, which
+/// nginx speaks unless it is told otherwise, and adds nothing.
+fn refuse_forwarded(version: Version, headers: &HeaderMap) -> Result<(), Failure> {
+    let is_forwarding = |name: &&str| name.starts_with(FORWARDING_PREFIX) || FORWARDING.contains(name);
+    let sign = match headers.keys().map(header::HeaderName::as_str).find(is_forwarding) {
+        Some(name) => format!("it carries the header '{}'", echo(name)),
+        None if version < Version::HTTP_11 => "it is HTTP/1.0, which proxies speak".to_owned(),
+        None => return Ok(()),
+    };
+    Err(Failure::new(
+        ErrorCode::ProxyNeedsTokens,
+        format!(
+            "this request came through a proxy ({sign}), and a server without tokens answers only programs of its own \
+             machine; make a token with `singletrack token new` and put it into the server's configuration"
+        ),
+    ))
+}
+
+fn host_not_allowed(name: &str, why: &str) -> Failure {
+    Failure::new(
+        ErrorCode::HostNotAllowed,
+        format!(
+            "this server does not answer under the host name '{}': {why}; behind a proxy, let it pass on the name that \
+             was asked for (nginx: proxy_set_header Host $http_host)",
+            echo(name)
+        ),
+    )
+}
+
+/// The host and its port, in lower case.
+fn host(uri: &Uri, headers: &HeaderMap) -> Result<String, Failure> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next(), uri.authority()) {
+        (Some(host), None, _) => host.to_str().unwrap_or_default(),
+        (None, _, Some(authority)) => authority.as_str(),
+        (None, _, None) => return Err(Failure::new(ErrorCode::BadRequest, "the request names no Host")),
+        (Some(_), Some(_), _) => return Err(Failure::new(ErrorCode::BadRequest, "the request names two Hosts")),
+    };
+    Ok(host.to_ascii_lowercase())
+}
+
+/// The name and the port, where there is one.
+fn without_port(host: &str) -> (&str, Option<u16>) {
+    match host.rsplit_once(':') {
+        // The colons inside [::1] are none of a port.
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => (name, port.parse().ok()),
+        Some(_) | None => (host, None),
+    }
+}
+
+fn is_loopback_name(host: &str) -> bool {
+    let host = host.trim_end_matches('.');
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a browser sent this for a page of another site.
+fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
+    let value = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    if matches!(value("sec-fetch-site"), Some("cross-site" | "same-site" | "?")) {
+        return true;
+    }
+    value("origin").is_some_and(|origin| !is_own_origin(origin, host))
+}
+
+/// Whether a page of this origin came from this host: another port is another program. A host without a port has been
+/// asked at that of its scheme, which only a proxy in between knows.
+fn is_own_origin(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let (origin_name, origin_port) = without_port(authority);
+    let (host_name, host_port) = without_port(host);
+    let default_port = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+    let origin_port = origin_port.unwrap_or(default_port);
+    origin_name.eq_ignore_ascii_case(host_name)
+        && host_port.map_or(matches!(origin_port, 80 | 443), |host_port| host_port == origin_port)
+}

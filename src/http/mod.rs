@@ -1,0 +1,207 @@
+//! The HTTP server: routes, guards, encodings, and the one map from errors to HTTP. Rules are elsewhere.
+
+mod agents;
+mod answer;
+mod artifacts;
+mod body;
+mod cancel;
+mod claims;
+mod connection;
+mod early;
+mod error;
+mod events;
+mod guard;
+mod intake;
+mod line;
+mod meta;
+mod metrics;
+mod names;
+mod page;
+mod params;
+mod phases;
+mod plan;
+mod projects;
+mod read;
+mod router;
+mod scan;
+mod serve;
+mod socket;
+mod submit;
+mod tokens;
+mod waits;
+mod workers;
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+pub use early::Early;
+pub use guard::Access;
+pub use metrics::Metrics;
+pub use router::route_table;
+pub use serve::{END_LIMIT, ServeError, Server, serve};
+pub use tokens::{NewToken, new_token};
+
+use crate::{
+    artifacts::retention::Retention,
+    config::{ByAgents, Pipeline, Project},
+    health::Health,
+    model::{self, EventBody, Executor, ProjectName, State},
+    queue::{Queue, absence::some_of},
+    watch::Watch,
+    wire::{self, ErrorCode},
+};
+use agents::{Agents, Known};
+use error::{Failure, echo};
+use phases::PhaseTimes;
+
+/// So many of the last events of a deployment that waits for an agent are looked at for when it got the slot.
+const SLOT_LOOK_LIMIT: usize = 50;
+
+/// What handlers need.
+pub struct App {
+    queue: Queue,
+    watch: Watch,
+    projects: Arc<BTreeMap<ProjectName, Project>>,
+    access: Access,
+    agents: Agents,
+    metrics: Arc<Metrics>,
+    health: Health,
+    artifacts: Retention,
+    phase_times: PhaseTimes,
+    /// What need not be finished ends with it.
+    shutdown: CancellationToken,
+}
+
+impl App {
+    fn now(&self) -> Timestamp {
+        self.queue.clock().wall()
+    }
+
+    fn is_configured(&self, project: &ProjectName) -> bool {
+        self.projects.contains_key(project)
+    }
+
+    /// The configured projects that follow this one, by name.
+    fn project_names_after(&self, after: Option<&ProjectName>) -> impl Iterator<Item = ProjectName> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.projects.range::<ProjectName, _>((from, Bound::Unbounded)).map(|(name, _)| name.clone())
+    }
+
+    /// What holds for the project, if agents run it.
+    fn by_agents(&self, project: &ProjectName) -> Option<ByAgents> {
+        self.projects.get(project)?.agents
+    }
+
+    fn pipeline_names(&self, project: &ProjectName, known: &Known) -> Vec<String> {
+        if self.by_agents(project).is_some() {
+            return known.pipelines().into_iter().cloned().collect();
+        }
+        self.projects.get(project).map(|project| project.pipelines.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// A configured pipeline.
+    fn pipeline(&self, project: &ProjectName, name: &str) -> Result<&Pipeline, Failure> {
+        let pipelines = &self.projects.get(project).ok_or_else(Failure::not_found)?.pipelines;
+        pipelines.get(name).ok_or_else(|| unknown_pipeline(name, pipelines.keys()))
+    }
+
+    /// Fails for a pipeline that none of the agents offers that were ever seen; when none was, nobody can tell.
+    async fn require_offered(&self, project: &ProjectName, pipeline: &str) -> Result<(), Failure> {
+        let known = self.agents.of(project).await?;
+        let offered = known.pipelines();
+        if offered.is_empty() || offered.iter().any(|offered| *offered == pipeline) {
+            return Ok(());
+        }
+        Err(unknown_pipeline(pipeline, offered.into_iter()))
+    }
+
+    /// That a deployment which holds its slot waits for an agent, that none is there, and until when it waits; `None` where
+    /// that is not so.
+    async fn agent_absence(&self, holder: &model::Deployment) -> Result<Option<String>, Failure> {
+        let is_by_agents = self.by_agents(&holder.project).is_some() && holder.spec.executor == Executor::Server;
+        if holder.state != State::Ready || !is_by_agents || holder.message.is_some() {
+            return Ok(None);
+        }
+        let known = self.agents.of(&holder.project).await?;
+        let Some(absence) = known.absence(&holder.project, &holder.spec.pipeline) else { return Ok(None) };
+        let after = holder.event_count.saturating_sub(SLOT_LOOK_LIMIT as u64);
+        let events = self.queue.store().events(holder.id, after, SLOT_LOOK_LIMIT).await?;
+        let has_slot = |event: &&model::Event| matches!(event.body, EventBody::Queue { position: 0, .. });
+        let since = events.iter().find(has_slot).map_or(holder.created_at, |event| event.at);
+        let patience = Duration::from_secs(holder.spec.claim_within_seconds.unwrap_or_default());
+        let until = since.checked_add(patience).unwrap_or(since);
+        // The date only where it is needed.
+        let format =
+            if patience < Duration::from_secs(12 * 60 * 60) { "%H:%M:%S UTC" } else { "%Y-%m-%d %H:%M:%S UTC" };
+        Ok(Some(format!("{absence}; waits until {}", until.strftime(format))))
+    }
+
+    /// What a holder waits for, and how long that may take: an agent that is not there, or a phase that a cancel may not interrupt.
+    async fn holder_wait(&self, holder: &model::Deployment) -> Result<Option<String>, Failure> {
+        match self.agent_absence(holder).await? {
+            Some(absence) => Ok(Some(absence)),
+            None => self.protected_wait(holder).await,
+        }
+    }
+
+    /// A deployment for the wire, which says so where it waits for something that this server alone knows.
+    async fn with_absence(
+        &self,
+        holder: &model::Deployment,
+        mut told: wire::Deployment,
+    ) -> Result<wire::Deployment, Failure> {
+        if let Some(wait) = self.holder_wait(holder).await? {
+            told.waits_for = Some(wait);
+        }
+        Ok(told)
+    }
+
+    /// Who holds the slot, for one who is in its way; the same.
+    async fn conflict(
+        &self,
+        blocker: &model::Deployment,
+        counters: &model::Project,
+        own_url: Option<&str>,
+    ) -> Result<wire::Conflict, Failure> {
+        let mut conflict = answer::conflict(blocker, counters, self.now(), own_url);
+        if let Some(wait) = self.holder_wait(blocker).await? {
+            conflict.blocking.message = Some(wait);
+        }
+        Ok(conflict)
+    }
+
+    /// How long a run of this pipeline takes. What an agent's or a client's may take, only these know.
+    fn takes(&self, project: &model::Project, spec: &model::Spec) -> wire::Takes {
+        let configured = self.projects.get(&project.name).filter(|configured| configured.agents.is_none());
+        let pipeline = configured.and_then(|configured| configured.pipelines.get(&spec.pipeline));
+        let given = pipeline.filter(|pipeline| spec.executor == Executor::Server && pipeline.is_timeout_given);
+        wire::Takes {
+            pipeline_timeout_seconds: given.map(|pipeline| pipeline.timeout.as_secs()),
+            usual_duration: project.eta(&spec.pipeline, Duration::ZERO),
+        }
+    }
+
+    /// Tells one definition of a pipeline from another.
+    fn pipeline_digest(&self, project: &ProjectName, name: &str) -> Result<String, Failure> {
+        let definition = serde_json::to_vec(self.pipeline(project, name)?).unwrap_or_default();
+        Ok(HEXLOWER.encode(&Sha256::digest(definition))[..16].to_owned())
+    }
+
+    /// Fails for a project that is neither configured nor was ever deployed.
+    async fn require_project(&self, project: &ProjectName) -> Result<(), Failure> {
+        if self.is_configured(project) || self.queue.store().project(project.clone(), 0).await?.is_some() {
+            return Ok(());
+        }
+        Err(Failure::not_found())
+    }
+}
+
+fn unknown_pipeline<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Failure {
+    let known = some_of(known.map(String::as_str));
+    let name = echo(name);
+    Failure::new(ErrorCode::UnknownPipeline, format!("there is no pipeline '{name}' here; there are: {known}"))
+}

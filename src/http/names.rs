@@ -1,0 +1,56 @@
+//! Which deployment somebody means who names it by its id, or by its number in its project: the one place that knows, for
+//! paths and bodies alike.
+
+use super::{App, error::Failure};
+use crate::{
+    model::{DeploymentId, DeploymentName, ProjectName, Which},
+    wire::ErrorCode,
+};
+
+impl App {
+    /// The id of the deployment of this project that is named so. An id is not looked up: whoever works with it does that.
+    ///
+    /// # Errors
+    /// The project has no deployment of that number, or the name is of another project.
+    pub(super) async fn named(&self, project: &ProjectName, name: &DeploymentName) -> Result<DeploymentId, Failure> {
+        let number = match name.which {
+            Which::Id(id) => return Ok(id),
+            Which::Number(number) => number,
+        };
+        if !name.is_of(project) {
+            return Err(missing(format!("{name} is no deployment of project {project}")));
+        }
+        let store = self.queue.store();
+        if let Some(id) = store.numbered(project.clone(), number).await? {
+            return Ok(id);
+        }
+        // Of a project that nobody ever deployed nothing is told.
+        let state = store.project(project.clone(), 0).await?.ok_or_else(Failure::not_found)?;
+        let last = state.project.deployment_count;
+        if last == 0 {
+            return Err(Failure::not_found());
+        }
+        Err(missing(format!(
+            "project {project} has no deployment {project}#{number}; the last one is {project}#{last}"
+        )))
+    }
+
+    /// The same, where something may be named.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) async fn named_if_any(
+        &self,
+        project: &ProjectName,
+        name: Option<&DeploymentName>,
+    ) -> Result<Option<DeploymentId>, Failure> {
+        match name {
+            Some(name) => self.named(project, name).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+fn missing(detail: String) -> Failure {
+    Failure::new(ErrorCode::NotFound, detail)
+}

@@ -1,0 +1,316 @@
+//! What a path, a query string and the headers say, parsed strictly: unknown and repeated parameters are named.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, RawPathParams},
+    http::{HeaderMap, Uri, header, request::Parts},
+};
+
+use super::{
+    App,
+    error::{Failure, echo},
+    guard::Scope,
+};
+use crate::{
+    config::Since,
+    model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName, bounds::TAIL_LINES},
+    wire::{ErrorCode, IDEMPOTENCY_HEADER, MAX_WAIT_DEFAULT_SECONDS, MAX_WAIT_LIMIT_SECONDS},
+};
+
+/// The `{project}` of a path.
+pub struct InProject(pub ProjectName);
+
+/// The `{project}` and `{id}` of a path.
+pub struct Target {
+    /// The project.
+    pub project: ProjectName,
+    /// The deployment.
+    pub id: DeploymentId,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for InProject {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let path = path_params(parts, state).await?;
+        Ok(InProject(project(&path, parts)?))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Target {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        let path = path_params(parts, app).await?;
+        let project = project(&path, parts)?;
+        // A malformed name names no deployment: it is answered like one that is not there.
+        let name: DeploymentName =
+            param(&path, "id").and_then(|name| name.parse().ok()).ok_or_else(Failure::not_found)?;
+        let id = app.named(&project, &name).await?;
+        Ok(Target { project, id })
+    }
+}
+
+/// The window of a long-poll that knows no other parameter.
+///
+/// Extractors parse what a parked poll needs and let go of the rest: whatever keeps a piece of the request alive, keeps
+/// the whole buffer that it was read into, on each of ten thousand connections.
+pub struct MaxWait(pub Duration);
+
+impl<S: Send + Sync> FromRequestParts<S> for MaxWait {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Ok(MaxWait(Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?))
+    }
+}
+
+/// What the caller may see.
+pub struct Seen(pub Scope);
+
+impl<S: Send + Sync> FromRequestParts<S> for Seen {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Ok(Seen(Scope::of(&parts.extensions)))
+    }
+}
+
+/// A query string without parameters.
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Query::of(&parts.uri, &[]).map(|_| NoQuery)
+    }
+}
+
+/// After which events a client wants to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// After the last `seq` that it has.
+    After(u64),
+    /// The end of what is there.
+    End {
+        /// The last so many lines of output.
+        tail: Option<usize>,
+        /// What happened since then.
+        since: Option<Since>,
+    },
+}
+
+/// How a client wants to read events, and after which.
+pub enum Reading {
+    /// As a stream.
+    Stream {
+        /// Where it begins.
+        start: Start,
+    },
+    /// By long-poll.
+    Poll {
+        /// Where it begins.
+        start: Start,
+        /// How long it waits.
+        window: Duration,
+    },
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Reading {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let is_stream = wants_event_stream(&parts.headers)?;
+        let query = Query::of(&parts.uri, &["after", "tail", "since", "maxWaitSeconds"])?;
+        let (start, window) = (start(&parts.headers, &query)?, query.max_wait()?);
+        // Streams wait by themselves.
+        Ok(if is_stream { Reading::Stream { start } } else { Reading::Poll { start, window } })
+    }
+}
+
+async fn path_params<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, Failure> {
+    RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|_| Failure::new(ErrorCode::BadRequest, "the path is not valid UTF-8 after decoding"))
+}
+
+fn param<'a>(path: &'a RawPathParams, name: &str) -> Option<&'a str> {
+    path.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+}
+
+/// The project, if the caller may see it: to others it is not there.
+fn project(path: &RawPathParams, parts: &Parts) -> Result<ProjectName, Failure> {
+    let name = param(path, "project").unwrap_or_default();
+    let named: ProjectName = name
+        .parse()
+        .map_err(|error| Failure::new(ErrorCode::InvalidProject, format!("{error}, not '{}'", echo(name))))?;
+    if Scope::of(&parts.extensions).sees(&named) { Ok(named) } else { Err(Failure::not_found()) }
+}
+
+/// The parameters of a query string.
+pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Query<'a> {
+    /// Parses the query string of `uri`, which may have these parameters only, each once.
+    ///
+    /// # Errors
+    /// An unknown or repeated parameter, named.
+    pub fn of(uri: &'a Uri, known: &[&str]) -> Result<Self, Failure> {
+        let pairs: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if !known.contains(&&**name) {
+                let knows = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Failure::new(
+                    ErrorCode::UnknownParameter,
+                    format!("unknown query parameter '{}'; this route knows {knows}", echo(name)),
+                ));
+            }
+            if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Failure::new(ErrorCode::UnknownParameter, format!("query parameter '{name}' is repeated")));
+            }
+        }
+        Ok(Query(pairs))
+    }
+
+    /// The value of a parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// The value of a parameter that is a whole number within `range`.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn number(&self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, Failure> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let number = decimal(text).filter(|number| range.contains(number)).ok_or_else(|| {
+            let (low, high) = (range.start(), range.end());
+            let upper = if *high == u64::MAX { String::new() } else { format!(" to {high}") };
+            Failure::new(
+                ErrorCode::InvalidParameter,
+                format!("{name} is a whole number from {low}{upper}, not '{}'", echo(text)),
+            )
+        })?;
+        Ok(Some(number))
+    }
+
+    /// The value of a parameter that is `true` or `false`.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn flag(&self, name: &str) -> Result<bool, Failure> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(Failure::new(
+                ErrorCode::InvalidParameter,
+                format!("{name} is true or false, not '{}'", echo(other)),
+            )),
+        }
+    }
+
+    /// The value of `since`.
+    ///
+    /// # Errors
+    /// It is neither a duration nor a time.
+    pub fn since(&self) -> Result<Option<Since>, Failure> {
+        let Some(text) = self.get("since") else { return Ok(None) };
+        let refused = |why| Failure::new(ErrorCode::InvalidParameter, format!("since is '{}': {why}", echo(text)));
+        text.parse().map(Some).map_err(refused)
+    }
+
+    /// The window of a long-poll.
+    ///
+    /// # Errors
+    /// It is not a whole number of seconds from 0 to 60.
+    pub fn max_wait(&self) -> Result<Duration, Failure> {
+        let seconds = self.number("maxWaitSeconds", 0..=MAX_WAIT_LIMIT_SECONDS)?;
+        Ok(Duration::from_secs(seconds.unwrap_or(MAX_WAIT_DEFAULT_SECONDS)))
+    }
+}
+
+/// Where to begin: after `Last-Event-ID`, which a browser sends by itself when it goes on, or else as the query says.
+fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, Failure> {
+    let tail = query.number("tail", 0..=TAIL_LINES as u64)?.map(|tail| usize::try_from(tail).unwrap_or(usize::MAX));
+    let since = query.since()?;
+    let after = query.number("after", 0..=u64::MAX)?;
+    let begin = match (after, tail, since) {
+        (after, None, None) => Start::After(after.unwrap_or(0)),
+        (None, tail, since) => Start::End { tail, since },
+        (Some(_), _, _) => {
+            return Err(Failure::new(
+                ErrorCode::InvalidParameter,
+                "after says where to begin, and so do tail and since: leave one or the other out",
+            ));
+        }
+    };
+    let mut ids = headers.get_all("last-event-id").iter();
+    match (ids.next(), ids.next()) {
+        (None, _) => Ok(begin),
+        // A browser sends an empty one where the stream gave it none.
+        (Some(id), None) if id.is_empty() => Ok(begin),
+        (Some(id), None) => id.to_str().ok().and_then(decimal).map(Start::After).ok_or_else(|| {
+            Failure::new(ErrorCode::InvalidParameter, "Last-Event-ID is the number of an event of this deployment")
+        }),
+        (Some(_), Some(_)) => Err(Failure::new(ErrorCode::InvalidParameter, "Last-Event-ID is given twice")),
+    }
+}
+
+/// The idempotency key, where there is one.
+///
+/// # Errors
+/// It is malformed, or given twice.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Failure> {
+    let mut keys = headers.get_all(IDEMPOTENCY_HEADER).iter();
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(None),
+        (Some(key), None) => {
+            let key = key.to_str().unwrap_or_default();
+            let key = key.parse().map_err(|error| Failure::new(ErrorCode::InvalidParameter, format!("{error}")))?;
+            Ok(Some(key))
+        }
+        (Some(_), Some(_)) => Err(Failure::new(ErrorCode::InvalidParameter, "Idempotency-Key is given twice")),
+    }
+}
+
+/// Whether the client takes Server-Sent Events rather than JSON. Where it takes both alike, those that it names.
+fn wants_event_stream(headers: &HeaderMap) -> Result<bool, Failure> {
+    let accepts: Vec<&str> = headers.get_all(header::ACCEPT).iter().map(|value| value.to_str().unwrap_or("")).collect();
+    if accepts.is_empty() {
+        return Ok(false);
+    }
+    let ranges: Vec<_> = accepts.iter().flat_map(|accept| accept.split(',')).map(media_range).collect();
+    let (stream, is_named) = quality(&ranges, "text", "event-stream");
+    let (json, _) = quality(&ranges, "application", "json");
+    if stream > json || (is_named && stream > 0.0 && stream == json) {
+        return Ok(true);
+    }
+    if json > 0.0 {
+        return Ok(false);
+    }
+    Err(Failure::new(ErrorCode::NotAcceptable, "events come as text/event-stream or as application/json"))
+}
+
+/// A range of media types in lower case, and how much it is wanted, from 0 to 1.
+fn media_range(text: &str) -> (String, f32) {
+    let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let range = parts.next().unwrap_or_default();
+    let quality = parts.find_map(|part| part.strip_prefix("q=").map(str::to_owned));
+    (range, quality.and_then(|quality| quality.parse().ok()).unwrap_or(1.0))
+}
+
+/// How much a media type is wanted, which the most specific range says, and whether that names it.
+fn quality(ranges: &[(String, f32)], kind: &str, subtype: &str) -> (f32, bool) {
+    let of = |wanted: &str| ranges.iter().find(|(range, _)| range == wanted).map(|(_, quality)| *quality);
+    match of(&format!("{kind}/{subtype}")) {
+        Some(quality) => (quality, true),
+        None => (of(&format!("{kind}/*")).or_else(|| of("*/*")).unwrap_or(0.0), false),
+    }
+}
+
+/// A number in plain digits: no sign, no blank.
+pub fn decimal(text: &str) -> Option<u64> {
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+}

@@ -1,0 +1,183 @@
+//! `GET /v1/projects`, `GET /v1/projects/{project}` and `POST …/release`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    http::{StatusCode, Uri},
+    response::Response,
+};
+
+use super::{
+    App, answer, body,
+    cancel::reason_text,
+    error::{Failure, echo},
+    guard::Scope,
+    page::{Filled, Page},
+    params::{InProject, Query, Seen},
+    read::page_limit,
+};
+use crate::{
+    model::{Project, ProjectName, bounds},
+    queue::release::Released,
+    store::{Placed, ProjectState, StoreError},
+    wire::{ErrorCode, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest},
+};
+
+/// How much of a line is shown.
+const LINE_SHOWN_LIMIT: usize = 100;
+
+/// Projects by name: those that are configured, and those that were ever deployed.
+pub async fn list(State(app): State<Arc<App>>, Seen(scope): Seen, uri: Uri) -> Result<Response, Failure> {
+    let query = Query::of(&uri, &["limit", "cursor"])?;
+    let limit = page_limit(&query)?;
+    let mut after = query.get("cursor").map(cursor).transpose()?;
+    let mut page = Page::of(limit);
+    let filled = loop {
+        let read = following(&app, &scope, after.clone(), page.wanted()).await?;
+        match page.fill(read) {
+            Filled::NotYet => after = page.last().map(|(last, _): &Listed| last.clone()),
+            filled @ (Filled::All | Filled::Full) => break filled,
+        }
+    };
+    let next_cursor = page.last().filter(|_| filled == Filled::Full).map(|(last, _)| last.to_string());
+    let projects = page.into_entries().into_iter().filter_map(|(_, summary)| summary).collect();
+    Ok(answer::json(StatusCode::OK, &ProjectList { projects, next_cursor }))
+}
+
+/// A project, by its name. Of one that cannot be read there is nothing to show, and the log says why.
+type Listed = (ProjectName, Option<ProjectSummary>);
+
+/// So many of the projects that the caller may see, by name.
+async fn following(app: &App, scope: &Scope, after: Option<ProjectName>, count: usize) -> Result<Vec<Listed>, Failure> {
+    let mut found: BTreeMap<ProjectName, Option<ProjectState>> = BTreeMap::new();
+    match scope.only() {
+        // Not even the cursor may tell of others.
+        Some(visible) => {
+            let is_next = |name: &ProjectName| after.as_ref().is_none_or(|after| name > after);
+            for name in visible.filter(is_next) {
+                match app.queue.store().project(name.clone(), 0).await {
+                    Ok(Some(state)) => _ = found.insert(name, Some(state)),
+                    Ok(None) if app.is_configured(&name) => _ = found.insert(name.clone(), Some(idle(name))),
+                    Ok(None) => {}
+                    Err(StoreError::Unusable(_)) => _ = found.insert(name, None),
+                    Err(error) => return Err(error.into()),
+                }
+                if found.len() == count {
+                    break;
+                }
+            }
+        }
+        None => {
+            found.extend(app.queue.store().projects(after.clone(), count).await?);
+            for name in app.project_names_after(after.as_ref()).take(count) {
+                found.entry(name.clone()).or_insert_with(|| Some(idle(name)));
+            }
+        }
+    }
+    let summary = |project: ProjectName, state: ProjectState| ProjectSummary {
+        paused: app.queue.policy(&project).paused,
+        project,
+        holder: state.holder.as_ref().map(answer::unplaced),
+        line_length: state.project.waiting_count,
+        last_outcome: state.last_outcome.as_ref().map(answer::unplaced),
+    };
+    let listed = |(project, state): (ProjectName, Option<ProjectState>)| {
+        (project.clone(), state.map(|state| summary(project, state)))
+    };
+    Ok(found.into_iter().take(count).map(listed).collect())
+}
+
+/// One project, with all that `why` shows.
+pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: Uri) -> Result<Response, Failure> {
+    Query::of(&uri, &[])?;
+    let state = app.queue.store().project(name.clone(), LINE_SHOWN_LIMIT).await?;
+    let state = match state {
+        Some(state) => state,
+        None if app.is_configured(&name) => idle(name.clone()),
+        None => return Err(Failure::not_found()),
+    };
+    let in_line = app.line(&state).await?;
+    let line: Vec<_> = (1..)
+        .zip(&state.line)
+        .map(|(position, waiting)| {
+            let placed = Placed { deployment: waiting.clone(), position };
+            in_line.standing(&placed).in_deployment(answer::deployment(&placed))
+        })
+        .collect();
+    let ProjectState { project, holder, last_outcome, .. } = state;
+    let known = app.agents.of(&name).await?;
+    let now = app.now();
+    let mut bytes = 0;
+    let line = line.into_iter().take_while(|waiting| {
+        bytes += answer::size(waiting);
+        bytes <= bounds::PAGE_BYTES
+    });
+    let told_holder = match &holder {
+        Some(holder) => Some(app.with_absence(holder, answer::unplaced(holder)).await?),
+        None => None,
+    };
+    let view = ProjectView {
+        liveness: holder.as_ref().map(|holder| answer::liveness(holder, now)),
+        eta: holder.as_ref().and_then(|holder| answer::eta(holder, &project, now)),
+        holder: told_holder,
+        line: line.collect(),
+        line_length: project.waiting_count,
+        last_outcome: last_outcome.as_ref().map(answer::unplaced),
+        policy: app.queue.policy(&name).into(),
+        pipelines: app.pipeline_names(&name, &known),
+        agents: known.views(),
+        revision: project.revision,
+        project: name,
+    };
+    Ok(answer::json(StatusCode::OK, &view))
+}
+
+/// Forces the slot free.
+pub async fn release(
+    State(app): State<Arc<App>>,
+    InProject(project): InProject,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    Query::of(&parts.uri, &[])?;
+    let ReleaseRequest { reason, deployment_id, even_if_alive } = body::read_json(&parts.headers, body).await?;
+    let reason = reason_text(&reason)?;
+    app.require_project(&project).await?;
+    let deployment_id = app.named_if_any(&project, deployment_id.as_ref()).await?;
+    let released = match app.queue.release_if(project.clone(), reason.clone(), deployment_id, even_if_alive).await? {
+        Released::Ended(deployment) => {
+            tracing::warn!(%project, deployment.id = %deployment.id, %reason, "an operator forced the slot free");
+            Some(answer::unplaced(&deployment))
+        }
+        Released::WasFree => None,
+        Released::HolderChanged(holder) => {
+            return Err(Failure::new(
+                ErrorCode::HolderChanged,
+                format!("{} holds the slot by now; look again before you release it", holder.mention()),
+            ));
+        }
+        Released::Alive(holder) => {
+            let phase = holder.phase.as_ref().map(|phase| format!(", phase {phase}")).unwrap_or_default();
+            return Err(Failure::new(
+                ErrorCode::HolderAlive,
+                format!(
+                    "{} runs{phase}, and its worker was heard of within its lease: what it runs may go on beside \
+                     the next deployment. Cancel it, or release it with evenIfAlive",
+                    holder.mention()
+                ),
+            ));
+        }
+    };
+    Ok(answer::json(StatusCode::OK, &ReleaseAnswer { released }))
+}
+
+fn idle(name: ProjectName) -> ProjectState {
+    ProjectState { project: Project::new(name), holder: None, line: Vec::new(), last_outcome: None }
+}
+
+fn cursor(text: &str) -> Result<ProjectName, Failure> {
+    let unknown =
+        |_| Failure::new(ErrorCode::InvalidParameter, format!("cursor is one that a page gave, not '{}'", echo(text)));
+    text.parse().map_err(unknown)
+}

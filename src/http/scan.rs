@@ -1,0 +1,138 @@
+//! Walks through a project's history for those deployments that a client wants to see.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    App,
+    error::{Failure, echo},
+    params::Query,
+};
+use crate::{
+    model::{Deployment, ProjectName, Revision, Status, bounds},
+    store::ListQuery,
+    wire::ErrorCode,
+};
+
+/// How many deployments one request looks at. Where few match, its page is short, and the next page goes on.
+const SCAN_LIMIT: usize = 2_000;
+/// How many are read at first, before it is known how large they are, and at most: they are in memory together.
+const PARTS: (usize, usize) = (8, 250);
+/// By how much the clocks of servers may differ: a deployment that is so much older ends the search for younger ones.
+const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
+
+/// Which deployments are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    status: Option<Status>,
+    actor: Option<String>,
+    ref_name: Option<String>,
+    since: Option<Timestamp>,
+}
+
+impl Filter {
+    /// The parameters that it is read from.
+    pub const PARAMETERS: [&'static str; 4] = ["status", "actor", "ref", "since"];
+
+    /// What the query says, if it is `now`.
+    ///
+    /// # Errors
+    /// A value that cannot be.
+    pub fn of(query: &Query<'_>, now: Timestamp) -> Result<Self, Failure> {
+        Ok(Filter {
+            status: query.get("status").map(status).transpose()?,
+            actor: query.get("actor").map(str::to_owned),
+            ref_name: query.get("ref").map(str::to_owned),
+            since: query.since()?.map(|since| since.moment(now)),
+        })
+    }
+
+    /// Whether the store finds what is wanted without looking at anything else.
+    fn is_by_index(&self) -> bool {
+        self.actor.is_none() && self.ref_name.is_none() && self.since.is_none()
+    }
+
+    fn wants(&self, deployment: &Deployment) -> bool {
+        let spec = &deployment.spec;
+        let is = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
+        is(&self.actor, &spec.actor)
+            && is(&self.ref_name, &spec.ref_name)
+            && self.since.is_none_or(|since| deployment.created_at >= since)
+    }
+
+    /// Whether all that came before this deployment is too old.
+    fn ends_at(&self, deployment: &Deployment) -> bool {
+        self.since.is_some_and(|since| deployment.created_at.duration_until(since) > CLOCK_SLACK)
+    }
+}
+
+/// A walk, newest first.
+pub struct Scan<'a> {
+    app: &'a App,
+    project: &'a ProjectName,
+    filter: Filter,
+    left: usize,
+    part: usize,
+}
+
+/// What a walk has found.
+pub struct Found {
+    /// Those that are wanted.
+    pub deployments: Vec<Deployment>,
+    /// Where to go on, if not all that were asked for were found, and there may be more.
+    pub goes_on: Option<Revision>,
+}
+
+impl<'a> Scan<'a> {
+    /// A walk through the history of `project`.
+    pub fn of(app: &'a App, project: &'a ProjectName, filter: Filter) -> Self {
+        Scan { app, project, filter, left: SCAN_LIMIT, part: PARTS.0 }
+    }
+
+    /// The next ones before `before`, at most `wanted`.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn next(&mut self, mut before: Option<Revision>, wanted: usize) -> Result<Found, Failure> {
+        let mut deployments = Vec::new();
+        loop {
+            let is_by_index = self.filter.is_by_index();
+            let limit = if is_by_index { wanted } else { self.part.min(self.left) };
+            let query = ListQuery { status: self.filter.status, before, limit };
+            let read = self.app.queue.store().list(self.project.clone(), query).await?;
+            if is_by_index {
+                return Ok(Found { deployments: read, goes_on: None });
+            }
+            let (is_last, count) = (read.len() < limit, read.len());
+            let mut bytes = 0;
+            for deployment in read {
+                if self.filter.ends_at(&deployment) {
+                    return Ok(Found { deployments, goes_on: None });
+                }
+                before = Some(deployment.ticket);
+                bytes += bounds::size(&deployment.spec.inputs) + bounds::size(&deployment.outputs) + 1024;
+                if self.filter.wants(&deployment) {
+                    deployments.push(deployment);
+                    if deployments.len() == wanted {
+                        return Ok(Found { deployments, goes_on: None });
+                    }
+                }
+            }
+            self.left -= count;
+            if is_last {
+                return Ok(Found { deployments, goes_on: None });
+            }
+            if self.left == 0 {
+                return Ok(Found { deployments, goes_on: before });
+            }
+            self.part = (bounds::PAGE_BYTES / (bytes / count).max(1)).clamp(1, PARTS.1);
+        }
+    }
+}
+
+fn status(text: &str) -> Result<Status, Failure> {
+    const ALL: [Status; 5] = [Status::Pending, Status::Running, Status::Succeeded, Status::Failed, Status::Cancelled];
+    ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| {
+        let known = ALL.map(Status::as_str).join(", ");
+        Failure::new(ErrorCode::InvalidParameter, format!("status is one of {known}, not '{}'", echo(text)))
+    })
+}

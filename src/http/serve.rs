@@ -1,0 +1,235 @@
+//! The accept loop, and an end in a stated order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rustix::process::{Resource, getrlimit};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Access, App, Metrics,
+    agents::Agents,
+    connection::{self, Shared},
+    phases::PhaseTimes,
+    router::router,
+};
+use crate::{
+    artifacts::retention::Retention,
+    config::Config,
+    health::{Health, Pulse, Task},
+    model::ProjectName,
+    queue::{Queue, Unheard},
+    watch::Watch,
+};
+
+/// How long connections may take to end once HTTP ends.
+pub const END_LIMIT: Duration = Duration::from_secs(10);
+/// How the accept loop is supervised.
+const ACCEPT_LOOP: Task = Task::new("accept", Duration::from_secs(30));
+/// After the system had no more file descriptors: waiting lets others close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many descriptors no connection may take, where there are twice as many.
+const RESERVED_DESCRIPTORS: usize = 512;
+/// How often it is told that connections are turned away.
+const EXCESS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why the server does not start.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// Everybody on the network could deploy.
+    #[error(
+        "refusing to listen on {0}, which other machines can reach, without tokens\n\
+         hint: make one with `singletrack token new` and put it into the configuration, or listen on 127.0.0.1"
+    )]
+    Unprotected(SocketAddr),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {error}\nhint: choose another address with --listen")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A project's name in the configuration is not one.
+    #[error("invalid project name '{0}' in the configuration")]
+    ProjectName(String),
+}
+
+/// A server that listens.
+pub struct Server {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it has stopped after its shutdown was asked for: every request that arrived is answered.
+    pub async fn stopped(self) {
+        // A panic of the accept loop has been reported already.
+        let _ = self.accepting.await;
+    }
+}
+
+/// Listens and serves until `shutdown`.
+///
+/// # Errors
+/// The address cannot be had, or must not be.
+pub async fn serve(
+    config: &Config,
+    queue: Queue,
+    watch: Watch,
+    metrics: Arc<Metrics>,
+    health: Health,
+    artifacts: Retention,
+    shutdown: CancellationToken,
+) -> Result<Server, ServeError> {
+    let address = config.listen;
+    require_protection(config)?;
+    let mut projects = std::collections::BTreeMap::new();
+    for (name, project) in &config.projects {
+        let name: ProjectName = name.parse().map_err(|_| ServeError::ProjectName(name.clone()))?;
+        projects.insert(name, project.clone());
+    }
+    let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
+    let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
+    let access = Access::new(&config.tokens, config.allowed_hosts.clone());
+    let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
+    let (projects, clock, ending) = (Arc::new(projects), queue.clock().clone(), shutdown.clone());
+    let door = Door { unheard: queue.unheard().clone(), metrics: metrics.clone(), health: health.clone() };
+    let app = App {
+        queue,
+        watch,
+        projects,
+        access,
+        agents,
+        metrics,
+        health: health.clone(),
+        artifacts,
+        phase_times: PhaseTimes::default(),
+        shutdown: ending,
+    };
+    let router = router(Arc::new(app));
+    let shared = Arc::new(Shared { router, clock, shutdown });
+    let accepting = tokio::spawn(accept_until_told(listener, shared, door));
+    Ok(Server { address, accepting })
+}
+
+/// Refuses an address at which everybody on the network could deploy.
+pub(super) fn require_protection(config: &Config) -> Result<(), ServeError> {
+    if !config.listen.ip().is_loopback() && config.tokens.is_empty() {
+        return Err(ServeError::Unprotected(config.listen));
+    }
+    Ok(())
+}
+
+/// Accepts until shutdown, and then ends in order.
+async fn accept_until_told(listener: TcpListener, shared: Arc<Shared>, door: Door) {
+    let (listener, connections) = (Arc::new(listener), TaskTracker::new());
+    let (listening, serving, serve) = (listener.clone(), shared.clone(), connections.clone());
+    let health = door.health.clone();
+    let accepting = health.supervise(ACCEPT_LOOP, shared.shutdown.clone(), move |pulse| {
+        accept(listening.clone(), serving.clone(), serve.clone(), door.clone(), pulse)
+    });
+    // It does not fail; and if it did, what follows is the same.
+    let _ = accepting.await;
+    for stream in take_waiting(listener) {
+        connections.spawn(connection::serve(stream, shared.clone()));
+    }
+    connections.close();
+    if timeout(END_LIMIT, connections.wait()).await.is_err() {
+        tracing::warn!(connection_count = connections.len(), "connections did not end in time and are cut");
+    }
+}
+
+/// How many connections there may be: the other descriptors are left for the store, for uploads and for the worker's commands.
+fn connection_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    limit - RESERVED_DESCRIPTORS.min(limit / 2)
+}
+
+async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>, connections: TaskTracker, door: Door, pulse: Pulse) {
+    let limit = connection_limit();
+    let (mut excess, mut failures) = (Rarely::default(), Rarely::default());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.shutdown.cancelled() => return,
+            accepted = pulse.resting(listener.accept()) => accepted,
+        };
+        match accepted {
+            // Closed at once: whoever holds so many must not cost the worker its pipes and the store its files.
+            Ok((stream, _)) if connections.len() >= limit => {
+                drop(stream);
+                door.turned_away();
+                if let Some(count) = excess.note() {
+                    tracing::warn!(limit, count, "too many connections; new ones are closed (raise LimitNOFILE)");
+                }
+            }
+            Ok((stream, _)) => _ = connections.spawn(connection::serve(stream, shared.clone())),
+            Err(error) => {
+                door.turned_away();
+                if let Some(count) = failures.note() {
+                    tracing::warn!(%error, count, "a connection could not be accepted");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Who must know of those who could not come in.
+#[derive(Clone)]
+struct Door {
+    unheard: Unheard,
+    metrics: Arc<Metrics>,
+    health: Health,
+}
+
+impl Door {
+    fn turned_away(&self) {
+        self.unheard.note_turned_away();
+        self.metrics.count_turned_away();
+    }
+}
+
+/// What happens often and is told at most once a second.
+#[derive(Default)]
+struct Rarely {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Rarely {
+    /// How often it has happened since it was told last, where it is to be told.
+    fn note(&mut self) -> Option<u64> {
+        self.count += 1;
+        if self.told.is_some_and(|told| told.elapsed() < EXCESS_PAUSE) {
+            return None;
+        }
+        self.told = Some(Instant::now());
+        Some(std::mem::take(&mut self.count))
+    }
+}
+
+/// The connections that the system has made and nobody has accepted yet: they would be reset with the listener.
+fn take_waiting(listener: Arc<TcpListener>) -> Vec<TcpStream> {
+    let Some(Ok(listener)) = Arc::into_inner(listener).map(TcpListener::into_std) else { return Vec::new() };
+    let accepted = std::iter::from_fn(|| listener.accept().ok());
+    accepted
+        .filter_map(|(stream, _)| {
+            stream.set_nonblocking(true).ok()?;
+            TcpStream::from_std(stream).ok()
+        })
+        .collect()
+}

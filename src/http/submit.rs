@@ -1,0 +1,426 @@
+//! `POST …/deployments`: take the slot, a place in line, or learn who holds it.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Request, State as Shared},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    App, answer, artifacts, body,
+    error::{Failure, echo},
+    line::{LOOK_LIMIT, Standing},
+    params::{InProject, Query, idempotency_key},
+    plan,
+};
+use crate::{
+    config::WithoutAgent,
+    model::{
+        Deployment, DeploymentId, Executor, IdempotencyKey, Mention, Project, ProjectName, Spec, State,
+        admission::{self, Admission, ClaimTerms, Rejection, Submission},
+        bounds,
+    },
+    queue::Submitted,
+    store::{Placed, ProjectState},
+    wire::{self, Accepted, Conflict, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest, Takes},
+};
+
+/// A body larger than this is not read before the slot was looked at, and not decided upon if that is held.
+const EARLY_CHECK_LIMIT: u64 = 64 << 10;
+/// How long a client may ask to wait in line.
+const DEADLINE_LIMIT_SECONDS: u64 = 24 * 60 * 60;
+/// How long a client may ask its lease to last.
+const LEASE_SECONDS: RangeInclusive<u64> = 2..=3600;
+
+/// Decides a submit.
+pub async fn submit(
+    Shared(app): Shared<Arc<App>>,
+    InProject(project): InProject,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let query = Query::of(&parts.uri, &["dryRun", "cancelInProgress", "artifactFollows"])?;
+    let dry_run = query.flag("dryRun")?;
+    let asked = plan::Asked { cancels: query.flag("cancelInProgress")?, uploads: query.flag("artifactFollows")? };
+    if !dry_run && (asked.cancels || asked.uploads) {
+        return Err(Failure::new(
+            ErrorCode::InvalidParameter,
+            "cancelInProgress and artifactFollows go with dryRun=true only; to cancel the holder, POST to its cancel route",
+        ));
+    }
+    let key = idempotency_key(&parts.headers)?;
+    let may_be_held = key.is_none() && !dry_run && is_large(&parts.headers);
+    let held = if may_be_held { early_conflict(&app, &project).await? } else { None };
+    // The body is read all the same: a client that still sends it sees the answer and not a reset, and only the body tells
+    // who wants to be queued, for whom a held slot is no conflict.
+    let wish = match (read_wish(&parts.headers, body).await, held) {
+        (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue => wish,
+        (_, Some(conflict)) => return Err(conflict),
+        (wish, None) => wish?,
+    };
+    let key = key.map(|key| (key, fingerprint(&wish)));
+    match (prepare(&app, &project, &wish, key.clone(), dry_run).await, key) {
+        (Ok(mut submission), _) if dry_run => {
+            // A server that is about to end plans all the same: the submit itself would be taken by another one.
+            submission.refusal = match without_artifact(&app, &submission).await?.filter(|_| !asked.uploads) {
+                Some(missing) => Some(missing),
+                None => without_agent(&app, &submission).await?,
+            };
+            plan::plan(&app, submission, asked).await
+        }
+        (Ok(mut submission), _) => {
+            submission.refusal = refusal(&app, &submission).await?;
+            decide(&app, submission, None).await
+        }
+        // The key comes first: what was granted before is answered, though the same would not be granted now.
+        (Err(failure), Some(key)) if !dry_run => decide(&app, repeated(&app, project, &wish, key), Some(failure)).await,
+        (Err(failure), _) => Err(failure),
+    }
+}
+
+/// What a submit comes down to, if it can be granted as it stands.
+async fn prepare(
+    app: &App,
+    project: &ProjectName,
+    wish: &SubmitRequest,
+    key: Option<(IdempotencyKey, [u8; 32])>,
+    dry_run: bool,
+) -> Result<Submission, Failure> {
+    // A plan keeps no place, so it needs no key to find one again.
+    check(wish, key.is_some() || dry_run)?;
+    let former = former(app, project, wish).await?;
+    submission(app, project.clone(), wish.clone(), key, former).await
+}
+
+/// What only finds again what was made under its key, and makes nothing.
+fn repeated(app: &App, project: ProjectName, wish: &SubmitRequest, key: (IdempotencyKey, [u8; 32])) -> Submission {
+    Submission {
+        id: DeploymentId::generate(),
+        project,
+        spec: Spec { url: wish.url.clone(), ..Spec::default() },
+        key: Some(key),
+        on_conflict: admission::OnConflict::Refuse,
+        refusal: Some(Rejection::Unmade),
+        claim: claim_terms(app, wish),
+    }
+}
+
+/// The fields stand in one order always, so equal requests have equal texts.
+fn fingerprint(wish: &SubmitRequest) -> [u8; 32] {
+    Sha256::digest(serde_json::to_vec(wish).unwrap_or_default()).into()
+}
+
+fn claim_terms(app: &App, wish: &SubmitRequest) -> Option<ClaimTerms> {
+    wish.claim.then(|| ClaimTerms {
+        pepper: app.queue.store().pepper(),
+        ttl: wish.lease_seconds.map_or(app.queue.limits().lease, Duration::from_secs),
+        worker: wish.actor.clone().map_or_else(|| "client".to_owned(), |actor| format!("{actor}'s client")),
+    })
+}
+
+/// Why nothing new can be made of it now. What was made under its key before is served all the same: a ticket whose turn
+/// comes must not lose the slot because this server drains.
+async fn refusal(app: &App, submission: &Submission) -> Result<Option<Rejection>, Failure> {
+    if app.watch.is_draining() {
+        return Ok(Some(Rejection::Draining));
+    }
+    match without_artifact(app, submission).await? {
+        Some(missing) => Ok(Some(missing)),
+        None => without_agent(app, submission).await,
+    }
+}
+
+/// Why nothing can be made of it, where it names what is not there. What was made under its key already is answered all
+/// the same, though retention may have taken the artifact since.
+async fn without_artifact(app: &App, submission: &Submission) -> Result<Option<Rejection>, Failure> {
+    let Some(digest) = &submission.spec.artifact else { return Ok(None) };
+    let is_there = artifacts::is_there(app, digest).await?;
+    Ok((!is_there).then(|| Rejection::ArtifactMissing { digest: digest.clone() }))
+}
+
+/// Why nothing can be made of it now, where its project wants to know at once that no agent is there.
+async fn without_agent(app: &App, submission: &Submission) -> Result<Option<Rejection>, Failure> {
+    let Submission { project, spec, .. } = submission;
+    let is_strict = app.by_agents(project).is_some_and(|by_agents| by_agents.without_agent == WithoutAgent::Refuse);
+    if spec.executor == Executor::Client || !is_strict {
+        return Ok(None);
+    }
+    let known = app.agents.for_pipeline(project, &spec.pipeline).await?;
+    if known.can_run(&spec.pipeline) {
+        return Ok(None);
+    }
+    Ok(Some(Rejection::NoAgent { pipeline: echo(&spec.pipeline), known: known.in_words() }))
+}
+
+async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Failure> {
+    let bytes = body::read(headers, body).await?;
+    if bytes.is_empty() {
+        return Ok(SubmitRequest::default());
+    }
+    body::require_json(headers)?;
+    body::parse(&bytes)
+}
+
+/// Decides it. Where nothing can be made of it anew, `otherwise` tells why.
+async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -> Result<Response, Failure> {
+    let url = submission.spec.url.clone();
+    let Submitted { admission, own, overtaker, project } = app.queue.submit(submission).await?;
+    match (admission, own) {
+        (Admission::Accepted(_), Some(own)) => accepted(app, &own, overtaker, &project, false).await,
+        (Admission::Replayed(_), Some(own)) => accepted(app, &own, overtaker, &project, true).await,
+        (Admission::Conflict { blocker, .. }, own) => {
+            let blocker = *blocker;
+            let conflict = app.conflict(&blocker, &project, url.as_deref()).await?;
+            let failure = in_progress(&blocker);
+            let Some(own) = own else { return Err(failure.with_all(conflict)) };
+            let line = match own.position {
+                // Whoever is next needs to know of nobody but the holder.
+                0 | 1 => Vec::new(),
+                _ => {
+                    let state = app.queue.store().project(project.name.clone(), LOOK_LIMIT).await?;
+                    state.map(|state| state.line).unwrap_or_default()
+                }
+            };
+            let conflict = Conflict { takes: app.takes(&project, &own.deployment.spec), ..conflict };
+            let state = ProjectState { project, holder: Some(blocker), line, last_outcome: None };
+            let standing = Standing { overtaker, ..app.line(&state).await?.standing(&own) };
+            Err(failure.with_all(standing.in_conflict(conflict, &own)))
+        }
+        (Admission::Rejected(rejection @ (Rejection::DeadlinePassed | Rejection::Outdated { .. })), _) => {
+            Err(rejection.into())
+        }
+        (Admission::Rejected(rejection), _) => Err(otherwise.unwrap_or_else(|| rejection.into())),
+        (Admission::Accepted(_) | Admission::Replayed(_), None) => {
+            Err(Failure::new(ErrorCode::Internal, "the deployment that was made cannot be found"))
+        }
+    }
+}
+
+async fn accepted(
+    app: &App,
+    own: &Placed,
+    overtaker: Option<Mention>,
+    project: &Project,
+    replayed: bool,
+) -> Result<Response, Failure> {
+    let standing = Standing { overtaker, ..app.standing(own).await? };
+    let told = standing.in_deployment(answer::deployment(own));
+    let deployment = app.with_absence(&own.deployment, told).await?;
+    // The lease of one who runs it himself; told again to who asks again with the same key.
+    let lease = match &own.deployment.state {
+        State::Running(lease) if own.deployment.spec.executor == Executor::Client => {
+            app.queue.lease_secret(&own.deployment).map(|secret| answer::lease(lease, &secret))
+        }
+        State::Running(_) | State::Waiting(_) | State::Reserved | State::Ready | State::Finished { .. } => None,
+    };
+    let takes = match own.deployment.is_final() {
+        true => Takes::default(),
+        false => app.takes(project, &own.deployment.spec),
+    };
+    let accepted = Accepted { deployment, lease, takes };
+    let mut response = answer::json(StatusCode::ACCEPTED, &accepted);
+    let deployment = &accepted.deployment;
+    let location = format!("/v1/projects/{}/deployments/{}", deployment.project, deployment.id);
+    // Names and ids are plain ASCII, so the header takes them.
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    if replayed {
+        response.headers_mut().insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+fn in_progress(holder: &Deployment) -> Failure {
+    let detail = format!("{} holds the project's slot", holder.mention());
+    Failure::new(ErrorCode::DeploymentInProgress, detail)
+}
+
+/// Whether the body is large, or does not say how large it is.
+fn is_large(headers: &HeaderMap) -> bool {
+    match headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok().and_then(|l| l.parse().ok()).is_none_or(|l: u64| l > EARLY_CHECK_LIMIT),
+        None => headers.contains_key(header::TRANSFER_ENCODING),
+    }
+}
+
+/// The conflict that a submit without a key meets now. Such a one can keep no place in line, so it need not be read.
+async fn early_conflict(app: &App, project: &ProjectName) -> Result<Option<Failure>, Failure> {
+    let state = app.queue.store().project(project.clone(), 0).await?;
+    Ok(state.and_then(|state| {
+        let holder = state.holder?;
+        let conflict = answer::conflict(&holder, &state.project, app.now(), None);
+        Some(in_progress(&holder).with_all(conflict))
+    }))
+}
+
+fn invalid(detail: impl Into<String>) -> Failure {
+    Failure::new(ErrorCode::InvalidBody, detail)
+}
+
+fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
+    if wish.on_conflict == OnConflict::Wait && !place_is_found {
+        return Err(Failure::new(
+            ErrorCode::InvalidParameter,
+            "onConflict: wait needs an Idempotency-Key header, by which the kept place is found again",
+        ));
+    }
+    check_claim(wish)?;
+    if let Some(seconds) = wish.deadline_seconds
+        && !(1..=DEADLINE_LIMIT_SECONDS).contains(&seconds)
+    {
+        return Err(invalid(format!("deadlineSeconds is from 1 to {DEADLINE_LIMIT_SECONDS}, not {seconds}")));
+    }
+    let texts = [
+        ("pipeline", &wish.pipeline, bounds::NAME),
+        ("ref", &wish.ref_name, bounds::REF),
+        ("commit", &wish.commit, bounds::COMMIT),
+        ("message", &wish.message, bounds::MESSAGE),
+        ("actor", &wish.actor, bounds::ACTOR),
+        ("url", &wish.url, bounds::URL),
+    ];
+    for (name, text, limit) in texts {
+        let Some(text) = text else { continue };
+        if !bounds::fits(text, limit) {
+            return Err(invalid(format!("{name} is longer than {limit} characters")));
+        }
+        if text.chars().any(|c| c.is_control() && !(name == "message" && matches!(c, '\n' | '\t' | '\r'))) {
+            return Err(invalid(format!("{name} holds a control character")));
+        }
+    }
+    if let Some(url) = &wish.url
+        && !(url.starts_with("https://") || url.starts_with("http://"))
+    {
+        return Err(invalid("url begins with https:// or http://"));
+    }
+    if let Some(artifact) = &wish.artifact {
+        artifact.sha256.parse::<crate::model::Digest>().map_err(|error| invalid(error.to_string()))?;
+    }
+    check_inputs(wish)
+}
+
+/// A client that runs its deployment itself claims it with the submit: there is no other way to a lease for it.
+fn check_claim(wish: &SubmitRequest) -> Result<(), Failure> {
+    match (wish.executor, wish.claim) {
+        (Executor::Server, false) if wish.lease_seconds.is_none() => Ok(()),
+        (Executor::Server, _) => Err(invalid("claim and leaseSeconds go with executor: client only")),
+        (Executor::Client, false) => Err(invalid("executor: client goes with claim: true")),
+        (Executor::Client, true) if wish.on_conflict == OnConflict::Queue => {
+            Err(invalid("a claim cannot be queued: use onConflict: wait, and come back for the lease"))
+        }
+        (Executor::Client, true) => match wish.lease_seconds {
+            Some(seconds) if !LEASE_SECONDS.contains(&seconds) => Err(invalid(format!(
+                "leaseSeconds is from {} to {}, not {seconds}",
+                LEASE_SECONDS.start(),
+                LEASE_SECONDS.end()
+            ))),
+            Some(_) | None => Ok(()),
+        },
+    }
+}
+
+fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
+    if wish.inputs.len() > bounds::INPUTS {
+        return Err(invalid(format!("there are more than {} inputs", bounds::INPUTS)));
+    }
+    let mut variables = BTreeMap::new();
+    for (name, value) in &wish.inputs {
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+        if !plain || !(1..=bounds::INPUT_NAME).contains(&name.len()) {
+            return Err(invalid(format!(
+                "an input's name is 1 to {} letters, digits, '_', '-' or '.', not '{}'",
+                bounds::INPUT_NAME,
+                echo(name)
+            )));
+        }
+        if value.contains('\0') {
+            return Err(invalid(format!("input {name} holds a NUL, which no variable of a process can")));
+        }
+        let variable = bounds::input_variable(name);
+        if let Some(other) = variables.insert(variable.clone(), name) {
+            return Err(invalid(format!(
+                "inputs {other} and {name} would both be the variable {variable}; give one of them another name"
+            )));
+        }
+    }
+    if bounds::size(&wish.inputs) > bounds::INPUTS_BYTES {
+        return Err(invalid(format!(
+            "the inputs' names and values are more than {} bytes together; upload what is larger as an artifact",
+            bounds::INPUTS_BYTES
+        )));
+    }
+    Ok(())
+}
+
+/// What a submit may leave out, taken from the deployment that is run again.
+#[derive(Default)]
+struct Former {
+    mention: Option<Mention>,
+    pipeline: Option<String>,
+    spec: Spec,
+}
+
+async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Result<Former, Failure> {
+    let Some(name) = &wish.retry_of else { return Ok(Former::default()) };
+    let id = app.named(project, name).await?;
+    let placed = app.queue.store().deployment(project.clone(), id).await?.ok_or_else(Failure::not_found)?;
+    let mention = Some(placed.deployment.mention());
+    let spec = placed.deployment.spec;
+    if spec.executor == Executor::Client && wish.executor == Executor::Server {
+        return Err(invalid("retryOf names a deployment that its client ran: run its command again"));
+    }
+    Ok(Former { mention, pipeline: Some(spec.pipeline.clone()), spec })
+}
+
+async fn submission(
+    app: &App,
+    project: ProjectName,
+    wish: SubmitRequest,
+    key: Option<(IdempotencyKey, [u8; 32])>,
+    former: Former,
+) -> Result<Submission, Failure> {
+    let on_conflict = match wish.on_conflict {
+        OnConflict::Refuse => admission::OnConflict::Refuse,
+        OnConflict::Wait => admission::OnConflict::Wait,
+        OnConflict::Queue => admission::OnConflict::Queue,
+    };
+    let claim = claim_terms(app, &wish);
+    let pipeline = wish.pipeline.or(former.pipeline).unwrap_or_else(|| match wish.executor {
+        Executor::Server => "deploy".to_owned(),
+        Executor::Client => "run".to_owned(),
+    });
+    let (pipeline_digest, claim_within_seconds) = match (wish.executor, app.by_agents(&project)) {
+        // What a client runs by itself needs no configuration here, and is in none.
+        (Executor::Client, _) => (None, None),
+        (Executor::Server, Some(by_agents)) => {
+            app.require_offered(&project, &pipeline).await?;
+            (None, Some(by_agents.unclaimed_timeout.as_secs().max(1)))
+        }
+        (Executor::Server, None) => (Some(app.pipeline_digest(&project, &pipeline)?), None),
+    };
+    let (retry_of, retry_of_named) = wire::parts(former.mention);
+    let former = former.spec;
+    let spec = Spec {
+        pipeline,
+        ref_name: wish.ref_name.or(former.ref_name),
+        commit: wish.commit.or(former.commit),
+        message: wish.message.or(former.message),
+        actor: wish.actor,
+        url: wish.url,
+        order: wish.order.or(former.order),
+        inputs: if wish.inputs.is_empty() { former.inputs } else { wish.inputs },
+        artifact: wish.artifact.map(|artifact| artifact.sha256).or(former.artifact),
+        executor: wish.executor,
+        rollback: wish.rollback,
+        deadline_seconds: wish.deadline_seconds,
+        retry_of,
+        retry_of_named,
+        pipeline_digest,
+        claim_within_seconds,
+    };
+    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, refusal: None, claim })
+}

@@ -1,0 +1,122 @@
+//! `completion` and `turn`: long-polls that are parked until what they wait for is true.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{extract::State, response::Response};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    App, answer,
+    connection::Standby,
+    error::Failure,
+    line::{LOOK_LIMIT, Standing},
+    params::{MaxWait, Target},
+};
+use crate::{
+    model::{DeploymentId, ProjectName},
+    queue::Queue,
+    watch::Waited,
+    wire::ErrorCode,
+};
+
+/// How often within the attendance limit a parked poll shows again that its client is there.
+const ATTENDED_AGAIN: u32 = 3;
+
+/// Waits for the deployment's end.
+pub async fn completion(
+    State(app): State<Arc<App>>,
+    target: Target,
+    MaxWait(window): MaxWait,
+    standby: Standby,
+) -> Result<Response, Failure> {
+    standby.begin();
+    let _parked = app.metrics.park();
+    match app.watch.completion(&target.project, target.id, window).await? {
+        // Ten thousand who waited together are told the same bytes.
+        Waited::Reached(seen) => answer::seen(&seen),
+        Waited::NotYet(placed) => {
+            let told = app.told(&placed).await?;
+            Err(Failure::new(ErrorCode::StillRunning, "the deployment is not final yet; ask again")
+                .with("deployment", told))
+        }
+    }
+}
+
+/// Waits for the ticket's turn, and keeps its place meanwhile.
+pub async fn turn(
+    State(app): State<Arc<App>>,
+    target: Target,
+    MaxWait(window): MaxWait,
+    standby: Standby,
+) -> Result<Response, Failure> {
+    standby.begin();
+    let Target { project, id } = target;
+    // Before the store is written to: a drain that begins meanwhile ends this call, too.
+    let wait_end = app.watch.wait_end().clone();
+    let waits = app.watch.read(&project, id).await?.deployment.is_waiting();
+    let _parked = app.metrics.park();
+    // Before the store hears of the window: from then on a hang-up must be told to it, even while it still writes.
+    let attendance = Attendance(waits.then(|| (app.queue.clone(), project.clone(), id)));
+    if waits {
+        app.queue.attend(project.clone(), id, window).await?;
+    }
+    let waited = {
+        let ends = Instant::now() + window;
+        let mut turn = std::pin::pin!(app.watch.turn(&project, id, window, &wait_end));
+        loop {
+            match timeout(app.queue.limits().attendance / ATTENDED_AGAIN, &mut turn).await {
+                Ok(waited) => break waited?,
+                // Another poll of this ticket may have said less meanwhile, at whichever server, or have hung up.
+                Err(_) if waits => {
+                    let left = ends.saturating_duration_since(Instant::now());
+                    if let Err(error) = app.queue.attend(project.clone(), id, left).await {
+                        tracing::debug!(deployment.id = %id, %error, "a parked poll was not noted again");
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    };
+    attendance.end();
+    match waited {
+        Waited::Reached(seen) => answer::seen(&seen),
+        Waited::NotYet(placed) => {
+            let state = app.queue.store().project(project, LOOK_LIMIT).await?;
+            let standing = match &state {
+                Some(state) => app.line(state).await?.standing(&placed),
+                None => Standing::default(),
+            };
+            let failure = Failure::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")
+                .with("deployment", standing.in_deployment(answer::deployment(&placed)));
+            Err(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
+                Some((holder, counters)) => {
+                    let conflict = app.conflict(holder, counters, placed.deployment.spec.url.as_deref()).await?;
+                    failure.with_all(standing.in_conflict(conflict, &placed))
+                }
+                None => failure,
+            })
+        }
+    }
+}
+
+/// A poll of `turn` that is parked. Should its client hang up, its silence counts from then on, not from when the poll
+/// would have ended.
+struct Attendance(Option<(Queue, ProjectName, DeploymentId)>);
+
+impl Attendance {
+    /// The poll ended by itself: its silence is counted from there anyhow.
+    fn end(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        let Some((queue, project, id)) = self.0.take() else { return };
+        tokio::spawn(async move {
+            if let Err(error) = queue.attend(project, id, Duration::ZERO).await {
+                tracing::debug!(deployment.id = %id, %error, "a hang-up was not noted");
+            }
+        });
+    }
+}

@@ -1,0 +1,19 @@
+//! Ends deployments to which nobody attends any more, so that no slot is left locked for a human.
+//!
+//! The reaper believes no clock but its own: a deployment is reaped when *this* process has seen the same vital signs for
+//! as long as its state allows. The store compares them once more as it ends it, so a sign of life that comes in between
+//! wins, and of two reapers one.
+//!
+//! A judge must not be the cause of the silence that it judges. So silence does not count while signs of life could not be
+//! heard: while the process was stopped, while the store took no writes or no reads, while connections were turned away, for
+//! one deployment, while its own signs of life could not be recorded, and, for a project, while this server could not write
+//! to it either. Everybody whose silence did not count has all the patience anew.
+//!
+//! ```text
+//! once a second: look at all ─▶ who has lapsed? ─▶ end them, each project by itself (`ends`)
+//! ```
+
+mod ends;
+mod rounds;
+
+pub use rounds::{Reaper, TASK, TICK};

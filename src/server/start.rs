@@ -1,0 +1,242 @@
+//! One server, whole: store, queue, reaper, worker and HTTP, started and stopped in a stated order.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use thiserror::Error;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    artifacts::{
+        Depot,
+        retention::{self, Retention},
+    },
+    clock::SystemClock,
+    config::{Config, StoreLocation},
+    exec::ShimProgram,
+    health::Health,
+    http::{Early, Metrics, ServeError, Server, serve},
+    model::{Policy, ProjectName},
+    queue::Queue,
+    reaper::{self, Reaper},
+    store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
+    watch::{self, Notifier, Watch},
+    worker::Embedded,
+};
+
+/// How long to wait between two looks for a database that is not there yet, at first and at most.
+const FIRST_START_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_START_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a server does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It cannot listen.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The work directory cannot be used.
+    #[error("cannot use the work directory {path}: {error}")]
+    WorkDir {
+        /// Which.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// A running server.
+pub struct Node {
+    server: Server,
+    queue: Queue,
+    worker: JoinHandle<()>,
+    reaper: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+    health: Health,
+    end: End,
+}
+
+/// What ends the parts of a server, in this order.
+#[derive(Default)]
+struct End {
+    /// From then on nothing new is taken.
+    drain: CancellationToken,
+    /// Pipelines that still run are stopped, whatever is left of their grace.
+    hurry: CancellationToken,
+    /// The reaper judges nobody any more.
+    reaper: CancellationToken,
+    /// HTTP ends.
+    http: CancellationToken,
+    /// All else ends.
+    background: CancellationToken,
+}
+
+impl Node {
+    /// Starts a server. When this answers, it listens.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or the address cannot be had.
+    pub async fn start(config: Config, shim: ShimProgram) -> Result<Node, StartError> {
+        super::restart::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
+        let notifier = Arc::new(Notifier::default());
+        let metrics = Arc::new(Metrics::default());
+        let health = Health::default();
+        let store = await_store(&config, &notifier, &on_commit(&notifier, &metrics), &health).await?;
+        let policies = policies(&config)?;
+        let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
+        let end = End::default();
+        let watch = Watch::new(store, notifier.clone(), end.drain.clone(), end.http.clone());
+        let depot = Depot::new(queue.store().clone(), &config.work_dir());
+        let mut worker = Embedded::new(&config, queue.clone(), notifier.clone(), depot.clone(), shim)
+            .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
+        let artifacts = Retention::new(depot, queue.store().clone(), config.artifacts);
+        let (seen, ending) = (health.clone(), end.http.clone());
+        let server = serve(&config, queue.clone(), watch.clone(), metrics, seen, artifacts.clone(), ending).await?;
+        // A port 0 has become a real one by now.
+        worker.listens_on(server.address());
+        let worker = tokio::spawn(worker.run(health.clone(), end.drain.clone(), end.hurry.clone()));
+        let reaper = supervise_reaper(&health, &queue, &notifier, &end);
+        let background = supervise(&config, &health, watch, artifacts, &end.background);
+        Ok(Node { server, queue, worker, reaper, background, health, end })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// The queue, for looking at what happens.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Once cancelled, [`Node::stop`] gives running pipelines no more time.
+    pub fn hurry(&self) -> CancellationToken {
+        self.end.hurry.clone()
+    }
+
+    /// Stops. New work is refused at once. Pipelines that run here go on for as long as the configuration gives them, and
+    /// are stopped then; as long as one runs, every client is served. HTTP ends after the last pipeline, and the reaper
+    /// before HTTP: a server that cannot be heard must not judge silence. The store is closed last.
+    pub async fn stop(self) {
+        self.health.drain();
+        self.end.drain.cancel();
+        // Panics of these tasks have been reported already.
+        let _ = self.worker.await;
+        self.end.reaper.cancel();
+        let _ = self.reaper.await;
+        self.end.http.cancel();
+        self.server.stopped().await;
+        self.end.background.cancel();
+        for task in self.background {
+            let _ = task.await;
+        }
+        self.queue.store().clone().shut_down().await;
+    }
+}
+
+/// Starts what goes on beside requests and pipelines, each under supervision.
+fn supervise(
+    config: &Config,
+    health: &Health,
+    watch: Watch,
+    artifacts: Retention,
+    shutdown: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let (period, ending) = (config.limits.fallback_poll, shutdown.clone());
+    let fallback = health.supervise(watch::fallback_task(period), shutdown.clone(), move |pulse| {
+        watch.clone().fallback(period, pulse, ending.clone())
+    });
+    let ending = shutdown.clone();
+    let retention =
+        health.supervise(retention::TASK, shutdown.clone(), move |pulse| artifacts.clone().run(pulse, ending.clone()));
+    vec![fallback, retention]
+}
+
+/// Starts the reaper, which ends before HTTP does.
+fn supervise_reaper(health: &Health, queue: &Queue, notifier: &Arc<Notifier>, end: &End) -> JoinHandle<()> {
+    let (queue, notifier, drain, ending) = (queue.clone(), notifier.clone(), end.drain.clone(), end.reaper.clone());
+    health.supervise(reaper::TASK, end.reaper.clone(), move |pulse| {
+        Reaper::new(queue.clone(), notifier.clone(), drain.clone()).run(pulse, ending.clone())
+    })
+}
+
+fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
+    let (notifier, metrics) = (notifier.clone(), metrics.clone());
+    Arc::new(move |_, changes| {
+        notifier.publish(changes);
+        metrics.note(changes);
+    })
+}
+
+/// Opens the store. A database that is not there yet is waited for, and requests are told so meanwhile.
+async fn await_store(
+    config: &Config,
+    notifier: &Arc<Notifier>,
+    on_commit: &OnCommit,
+    health: &Health,
+) -> Result<Arc<dyn Store>, StartError> {
+    let gives_up_at = Instant::now() + config.postgres.start_timeout;
+    let mut early = None;
+    let pauses = ExponentialBuilder::new().with_min_delay(FIRST_START_PAUSE).with_max_delay(LONGEST_START_PAUSE);
+    let mut pauses = pauses.without_max_times().build();
+    loop {
+        let why = match open_store(config, notifier, on_commit.clone(), health).await {
+            // Another process has a file for as long as it lives; a database comes up.
+            Err(StoreError::Unavailable(why) | StoreError::Unknown(why))
+                if matches!(config.store, StoreLocation::Postgres(_)) && Instant::now() < gives_up_at =>
+            {
+                why
+            }
+            opened => return Ok(opened?),
+        };
+        if early.is_none() {
+            health.set("store", Err("the database does not answer yet".into()));
+            let listening = Early::listen(config, health.clone()).await?;
+            tracing::warn!(
+                address = %listening.address(),
+                error = %why,
+                start_timeout_seconds = config.postgres.start_timeout.as_secs(),
+                "the database is not there yet; waiting for it"
+            );
+            early = Some(listening);
+        }
+        tracing::debug!(error = %why, "the database is not there yet");
+        let left = gives_up_at.saturating_duration_since(Instant::now());
+        sleep(pauses.next().unwrap_or(LONGEST_START_PAUSE).min(left)).await;
+    }
+}
+
+async fn open_store(
+    config: &Config,
+    notifier: &Arc<Notifier>,
+    on_commit: OnCommit,
+    health: &Health,
+) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match &config.store {
+        StoreLocation::Sqlite(path) => Arc::new(SqliteStore::open(path, on_commit)?),
+        StoreLocation::Postgres(url) => {
+            let notifier = notifier.clone();
+            let on_hint: OnHint = Arc::new(move |hint| notifier.hear(hint));
+            Arc::new(PostgresStore::open(url, config.postgres.connections, on_commit, on_hint, health).await?)
+        }
+        StoreLocation::Memory => Arc::new(MemoryStore::new(on_commit)),
+    })
+}
+
+fn policies(config: &Config) -> Result<HashMap<ProjectName, Policy>, ServeError> {
+    config
+        .projects
+        .iter()
+        .map(|(name, project)| {
+            let name = name.parse().map_err(|_| ServeError::ProjectName(name.clone()))?;
+            Ok((name, project.policy))
+        })
+        .collect()
+}

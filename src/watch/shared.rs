@@ -1,0 +1,169 @@
+//! What those who were woken together have read, each part once: the first of them reads the store, so that ten thousand
+//! polls on one deployment, or a thousand streams of it, cost one read.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use crate::model::{Deployment, Event};
+
+/// A page that holds more output than this, and this for each who was woken, is kept by those who read it, and not for those
+/// who come later.
+const KEPT_PAGE_BYTES_LIMIT: u64 = 64 << 10;
+/// A crowd is told of a flood's output more seldom, and so in larger pages: that they are kept costs each of it this much.
+const KEPT_PAGE_BYTES_LIMIT_EACH: u64 = 1 << 10;
+/// From how many places a history is kept: most who follow it are at the same one.
+const KEPT_PAGES_LIMIT: usize = 4;
+
+/// Some events in order.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The events; empty when there were none.
+    pub events: Vec<Event>,
+    /// The cursor after them.
+    pub last: u64,
+    /// The final deployment, when the last of them is `complete`, or was seen before.
+    pub complete: Option<Arc<Deployment>>,
+    /// Whether more may follow that is there already.
+    pub goes_on: bool,
+    /// How they are sent, once somebody has put them into that form: the same for all who read the page.
+    pub encoded: OnceLock<Bytes>,
+}
+
+impl Page {
+    /// No events.
+    pub fn empty(last: u64) -> Self {
+        Page { last, ..Page::default() }
+    }
+}
+
+/// A deployment as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The deployment.
+    pub deployment: Deployment,
+    /// How many are served before it, itself included; 0 when it does not wait.
+    pub position: u64,
+    /// How it is sent, once somebody has put it into that form: the same for all who have read it together.
+    pub encoded: OnceLock<Bytes>,
+}
+
+impl Seen {
+    /// Nobody has sent it yet.
+    pub fn new(deployment: Deployment, position: u64) -> Self {
+        Seen { deployment, position, encoded: OnceLock::new() }
+    }
+}
+
+/// What those who were woken together have read, each part once.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// How many were woken together.
+    pub reader_count: usize,
+    /// The deployment as the commit left it that stirred the topic, where that is known and it does not stand in line: true
+    /// at that moment, so it may be told at once where it is what somebody waits for, and is read anew where it is not.
+    pub committed: Option<Arc<Seen>>,
+    /// The deployment, where the topic is its state: empty until the first of them has read it.
+    pub deployment: OnceCell<Option<Arc<Seen>>>,
+    /// The pages of its history, by the cursor before them.
+    pages: Mutex<Vec<KeptPage>>,
+}
+
+/// A page, once it is read, and the cursor before it.
+type KeptPage = (u64, Arc<OnceCell<Arc<Page>>>);
+
+/// What is shared by those who were woken together.
+pub type SharedRead = Arc<Shared>;
+
+impl Shared {
+    /// Nothing is read yet.
+    pub(super) fn of(reader_count: usize, committed: Option<Arc<Seen>>) -> Self {
+        Shared { reader_count, committed, ..Shared::default() }
+    }
+
+    /// The page after this cursor; whoever comes first reads it.
+    ///
+    /// # Errors
+    /// What `read` says; then the next one tries.
+    pub async fn page<E>(&self, after: u64, read: impl Future<Output = Result<Page, E>>) -> Result<Arc<Page>, E> {
+        let cell = {
+            let mut pages = self.pages();
+            match pages.iter().find(|(cursor, _)| *cursor == after) {
+                Some((_, cell)) => cell.clone(),
+                None => {
+                    let cell = Arc::default();
+                    if pages.len() < KEPT_PAGES_LIMIT {
+                        pages.push((after, Arc::clone(&cell)));
+                    }
+                    cell
+                }
+            }
+        };
+        let page = cell.get_or_try_init(|| async { read.await.map(Arc::new) }).await?.clone();
+        let reader_count = u64::try_from(self.reader_count).unwrap_or(0);
+        let limit = KEPT_PAGE_BYTES_LIMIT + reader_count * KEPT_PAGE_BYTES_LIMIT_EACH;
+        if page.events.iter().map(|event| event.body.log_bytes()).sum::<u64>() > limit {
+            self.pages().retain(|(cursor, _)| *cursor != after);
+        }
+        Ok(page)
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Vec<KeptPage>> {
+        // Every change of it is one call, so a panic leaves it whole.
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::model::{EventBody, Stream};
+
+    /// Reads a page that holds this much output, as `reader_count` do who are woken together at each of these cursors;
+    /// answers how often it was read.
+    async fn reads(cursors: &[u64], reader_count: usize, line: &str) -> usize {
+        let (shared, read_count) = (Shared::default(), AtomicUsize::new(0));
+        for _ in 0..reader_count {
+            for after in cursors {
+                let read = async {
+                    read_count.fetch_add(1, Ordering::SeqCst);
+                    let body = EventBody::Log { stream: Stream::Stdout, phase: None, lines: vec![line.to_owned()] };
+                    let events = vec![Event { seq: after + 1, at: Timestamp::UNIX_EPOCH, body }];
+                    Ok::<_, Infallible>(Page { events, ..Page::empty(after + 1) })
+                };
+                let page = shared.page(*after, read).await.expect("it cannot fail");
+                assert_eq!(page.last, after + 1);
+            }
+        }
+        read_count.into_inner()
+    }
+
+    #[tokio::test]
+    async fn those_who_are_woken_at_the_same_place_read_once() {
+        assert_eq!(reads(&[7], 1000, "short").await, 1);
+        assert_eq!(reads(&[7, 9], 1000, "short").await, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_bounded() {
+        let long = "x".repeat(65 << 10);
+        assert_eq!(reads(&[7], 10, &long).await, 10, "much output is not kept");
+        let scattered: Vec<u64> = (0..20).collect();
+        assert_eq!(reads(&scattered, 2, "short").await, 4 + 2 * 16, "few places are kept");
+    }
+
+    #[tokio::test]
+    async fn a_read_that_fails_is_tried_by_the_next_one() {
+        let shared = Shared::default();
+        assert_eq!(shared.page(0, async { Err::<Page, _>("no") }).await.expect_err("it failed"), "no");
+        assert!(shared.page(0, async { Ok::<_, &str>(Page::empty(0)) }).await.is_ok());
+    }
+}

@@ -1,0 +1,357 @@
+//! Waiting for something to become true of a deployment, and following its events.
+//!
+//! Everywhere the same order: subscribe, read, wait, read again. A wake-up is only a hint; the store tells the truth.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{Follow, Notifier, Page, Seeker, Seen, Topic, shared::SharedRead, shift::Shifts};
+use crate::{
+    health::{Pulse, Task},
+    model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State, bounds},
+    store::{Mark, Placed, Store, StoreError},
+};
+
+/// How many events one read brings: a screenful of a flood, and little memory for a slow reader.
+pub const EVENT_PAGE_LIMIT: usize = 256;
+
+/// How the slow poll is supervised, that looks once in each `period`.
+pub fn fallback_task(period: Duration) -> Task {
+    Task::new("watch", period + Duration::from_secs(60)).with_round_limit(period + Duration::from_secs(15))
+}
+
+/// How many events are read first, before it is known how large they are.
+pub(super) const EVENT_PART: usize = 8;
+
+/// Waits on behalf of clients.
+#[derive(Clone)]
+pub struct Watch {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) notifier: Arc<Notifier>,
+    drain: CancellationToken,
+    shutdown: CancellationToken,
+    pub(super) shifts: Arc<Shifts>,
+}
+
+/// How a wait ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// What was waited for is true.
+    Reached(Arc<Seen>),
+    /// It is not, and the window has ended, or the server drains or shuts down.
+    NotYet(Box<Placed>),
+}
+
+impl Waited {
+    fn reached(placed: Placed) -> Self {
+        Waited::Reached(Arc::new(Seen::new(placed.deployment, placed.position)))
+    }
+}
+
+/// Why there is nothing to wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum WatchError {
+    /// The project has no such deployment.
+    #[error("the project has no such deployment")]
+    NotFound,
+    /// The cursor is ahead of the last event.
+    #[error("the deployment's last event is {last}")]
+    AheadOfEnd {
+        /// The last `seq`.
+        last: u64,
+    },
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Watch {
+    /// Waits on `store`'s deployments until `shutdown`. At `drain` what waits then is answered, once.
+    pub fn new(
+        store: Arc<dyn Store>,
+        notifier: Arc<Notifier>,
+        drain: CancellationToken,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Watch { store, notifier, drain, shutdown, shifts: Arc::default() }
+    }
+
+    /// Whether the server drains: it serves existing work, and takes nothing new.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    /// What ends a wait that begins now, before its window does. A wait that began before the drain ends with its begin, so
+    /// that a load balancer can send the client to another server; one that begins later lasts until the server's end.
+    pub fn wait_end(&self) -> &CancellationToken {
+        if self.drain.is_cancelled() { &self.shutdown } else { &self.drain }
+    }
+
+    /// Hears of deployments of these projects that became ready for a worker of the server.
+    pub fn work<'a>(&self, projects: impl IntoIterator<Item = &'a ProjectName>) -> Seeker {
+        self.notifier.work(projects)
+    }
+
+    /// Waits until the deployment is final, at most for `window`.
+    ///
+    /// # Errors
+    /// There is no such deployment, or the store does not answer.
+    pub async fn completion(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        window: Duration,
+    ) -> Result<Waited, WatchError> {
+        self.until(project, id, window, self.wait_end(), Deployment::is_final).await
+    }
+
+    /// Waits until the deployment has left the line, at most for `window` and until `wait_end`, which is that of the call's begin.
+    ///
+    /// # Errors
+    /// There is no such deployment, or the store does not answer.
+    pub async fn turn(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        window: Duration,
+        wait_end: &CancellationToken,
+    ) -> Result<Waited, WatchError> {
+        self.until(project, id, window, wait_end, |deployment| match deployment.state {
+            State::Waiting(_) => false,
+            State::Reserved | State::Ready | State::Running(_) | State::Finished { .. } => true,
+        })
+        .await
+    }
+
+    /// Hears of agents that come, at whichever server.
+    pub fn agents(&self) -> tokio::sync::watch::Receiver<()> {
+        self.notifier.agents()
+    }
+
+    /// Tells those who wait for an agent that one came.
+    pub fn agent_came(&self) {
+        self.notifier.hear(Hint::Agents);
+    }
+
+    /// The slow poll that stands behind the wake-ups: looks at all awaited deployments together, every `period`, and wakes
+    /// who waits for one that changed. Ends at `shutdown`.
+    pub async fn fallback(self, period: Duration, pulse: Pulse, shutdown: CancellationToken) {
+        let mut known: HashMap<DeploymentId, Mark> = HashMap::new();
+        // It may have been started again, and know nothing of what happened meanwhile.
+        let mut is_first = true;
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            pulse.beat();
+            if self.store.is_shared() {
+                // Whoever waits for an agent looks again; there is seldom somebody.
+                self.notifier.hear(Hint::Agents);
+            }
+            let awaited = self.notifier.awaited();
+            if awaited.is_empty() {
+                pulse.done();
+                known.clear();
+                continue;
+            }
+            match self.store.marks(awaited.into_iter().collect()).await {
+                Ok(marks) => {
+                    for (id, mark) in &marks {
+                        // Whoever began to wait since the last look may have been passed by another server's change before
+                        // this one, so where there are other servers, a newcomer looks once more.
+                        let sees_all = !self.store.is_shared() && !is_first;
+                        let before = known.get(id).copied().or(sees_all.then_some(*mark));
+                        let is_same = |before: Mark| {
+                            (before.revision, before.is_cancel_requested) == (mark.revision, mark.is_cancel_requested)
+                        };
+                        if !before.is_some_and(is_same) {
+                            self.notifier.wake(Topic::State(*id));
+                            self.notifier.wake(Topic::History(*id));
+                        }
+                        // It may be output alone, as it is in a flood, which those who follow have heard of long since.
+                        if before.is_none_or(|before| before.event_count != mark.event_count) {
+                            self.notifier.wake(Topic::Output(*id));
+                        }
+                    }
+                    known = marks.into_iter().collect();
+                    is_first = false;
+                    pulse.done();
+                }
+                Err(error) => tracing::debug!(%error, "the slow poll could not look"),
+            }
+        }
+    }
+
+    /// Waits until the deployment's worker is asked to stop, or has lost its lease, at most for `window`.
+    ///
+    /// # Errors
+    /// There is no such deployment, or the store does not answer.
+    pub async fn worker_called(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        window: Duration,
+    ) -> Result<Placed, WatchError> {
+        let called = |deployment: &Deployment| deployment.cancel.is_some() || deployment.is_final();
+        match self.until(project, id, window, self.wait_end(), called).await? {
+            Waited::Reached(seen) => Ok(Placed { deployment: seen.deployment.clone(), position: seen.position }),
+            Waited::NotYet(placed) => Ok(*placed),
+        }
+    }
+
+    async fn until(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        window: Duration,
+        wait_end: &CancellationToken,
+        reached: fn(&Deployment) -> bool,
+    ) -> Result<Waited, WatchError> {
+        let ends = Instant::now() + window;
+        let mut subscription = self.notifier.subscribe(Topic::State(id));
+        let placed = self.read(project, id).await?;
+        if reached(&placed.deployment) {
+            return Ok(Waited::reached(placed));
+        }
+        // A parked poll keeps nothing that it can read again.
+        drop(placed);
+        loop {
+            let woken = tokio::select! {
+                biased;
+                () = wait_end.cancelled() => None,
+                woken = timeout_at(ends, subscription.changed()) => woken.ok(),
+            };
+            let Some(shared) = woken else { break };
+            // What is waited for stays true once it is, so it does not matter that more may have happened since.
+            if let Some(seen) = shared.committed.as_ref().filter(|seen| reached(&seen.deployment)) {
+                return Ok(Waited::Reached(seen.clone()));
+            }
+            let seen = self.read_shared(project, id, &shared).await?;
+            if reached(&seen.deployment) {
+                return Ok(Waited::Reached(seen));
+            }
+        }
+        let placed = self.read(project, id).await?;
+        Ok(if reached(&placed.deployment) { Waited::reached(placed) } else { Waited::NotYet(Box::new(placed)) })
+    }
+
+    /// The events after `after`; waits for the first of them, at most for `window`.
+    ///
+    /// # Errors
+    /// There is no such deployment, the cursor is ahead of its end, or the store does not answer.
+    pub async fn events(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        after: u64,
+        window: Duration,
+    ) -> Result<Arc<Page>, WatchError> {
+        let ends = Instant::now() + window;
+        let (mut follow, first) = self.follow(project, id, after).await?;
+        if first.is_final() && after >= first.event_count {
+            return Ok(Arc::new(Page { complete: Some(Arc::new(first)), ..Page::empty(after) }));
+        }
+        drop(first);
+        // The window bounds the wait, not the look at what is there: one of zero is answered by that.
+        if let Some(page) = follow.look().await? {
+            return Ok(page);
+        }
+        match timeout_at(ends, follow.next_page()).await {
+            Ok(page) => page,
+            Err(_) => Ok(Arc::new(Page::empty(after))),
+        }
+    }
+
+    /// Follows the events after `after`. Answers the deployment as it stands at the beginning, too.
+    ///
+    /// # Errors
+    /// There is no such deployment, the cursor is ahead of its end, or the store does not answer.
+    pub async fn follow(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        after: u64,
+    ) -> Result<(Follow, Deployment), WatchError> {
+        let follow = Follow::new(self.clone(), project.clone(), id, after);
+        let deployment = self.read(project, id).await?.deployment;
+        let last = deployment.event_count;
+        if after > last {
+            return Err(WatchError::AheadOfEnd { last });
+        }
+        Ok((follow, deployment))
+    }
+
+    /// One deployment and its place in line.
+    ///
+    /// # Errors
+    /// There is no such deployment, or the store does not answer.
+    pub async fn read(&self, project: &ProjectName, id: DeploymentId) -> Result<Placed, WatchError> {
+        self.store.deployment(project.clone(), id).await?.ok_or(WatchError::NotFound)
+    }
+
+    async fn read_shared(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        shared: &SharedRead,
+    ) -> Result<Arc<Seen>, WatchError> {
+        let read = async {
+            let placed = self.store.deployment(project.clone(), id).await?;
+            Ok::<_, StoreError>(placed.map(|placed| Arc::new(Seen::new(placed.deployment, placed.position))))
+        };
+        shared.deployment.get_or_try_init(|| read).await?.clone().ok_or(WatchError::NotFound)
+    }
+}
+
+impl Watch {
+    /// The events after `cursor` as they are now.
+    pub(super) async fn read_page(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        mut cursor: u64,
+    ) -> Result<Page, WatchError> {
+        let (read, goes_on) = self.read_events(id, cursor).await?;
+        let mut events = Vec::with_capacity(read.len());
+        let mut complete = None;
+        for event in read {
+            // Retention leaves holes, which are told: every `seq` is accounted for.
+            if event.seq > cursor + 1 {
+                let (from, to) = (cursor + 1, event.seq - 1);
+                events.push(Event { seq: to, at: event.at, body: EventBody::Gap { from, to } });
+            }
+            cursor = event.seq;
+            if matches!(event.body, EventBody::Complete) {
+                complete = Some(Arc::new(self.read(project, id).await?.deployment));
+            }
+            events.push(event);
+        }
+        Ok(Page { events, complete, goes_on, ..Page::empty(cursor) })
+    }
+
+    /// A page of events, and whether there may be more. They are read in parts, since one of them may be as large as a
+    /// thousand others.
+    async fn read_events(&self, id: DeploymentId, mut after: u64) -> Result<(Vec<Event>, bool), StoreError> {
+        let (mut events, mut bytes, mut part) = (Vec::new(), 0, EVENT_PART);
+        loop {
+            let limit = part.min(EVENT_PAGE_LIMIT - events.len());
+            let read = self.store.events(id, after, limit).await?;
+            let is_last = read.len() < limit;
+            after = read.last().map_or(after, |event| event.seq);
+            bytes += read.iter().map(|event| event.body.size()).sum::<usize>();
+            events.extend(read);
+            if is_last || events.len() >= EVENT_PAGE_LIMIT || bytes >= bounds::PAGE_BYTES {
+                return Ok((events, !is_last));
+            }
+            // As many as would fill the page, if they are like those before them.
+            part = ((bounds::PAGE_BYTES - bytes) / (bytes / events.len())).max(1);
+        }
+    }
+}

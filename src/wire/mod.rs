@@ -1,0 +1,38 @@
+//! The wire: what server and client say to each other. JSON in camelCase, times in RFC 3339 UTC with milliseconds.
+
+#![warn(missing_docs)]
+
+pub mod ascii;
+pub mod deployment;
+pub mod event;
+pub mod problem;
+pub mod project;
+pub mod submit;
+pub mod time;
+pub mod worker;
+
+pub use deployment::{Deployment, DeploymentError, DeploymentList, DeploymentResult, mention, name, parts};
+pub use event::{Event, EventData, EventsPage};
+pub use problem::{ErrorCode, Problem};
+pub use project::{
+    Plan, PlanChange, PlanOutcome, PlanPhase, PlanRefusal, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer,
+    ReleaseRequest,
+};
+pub use submit::{ArtifactRef, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
+pub use worker::{
+    Accepted, AgentView, ClaimRequest, Claimed, FinishRequest, HeartbeatAnswer, LEASE_HEADER, Lease, ReportsAnswer,
+    ReportsRequest,
+};
+
+/// The header that carries the status with a 408.
+pub const STATUS_HEADER: &str = "singletrack-status";
+/// The header that says that the answer was given before.
+pub const REPLAYED_HEADER: &str = "idempotency-replayed";
+/// The header that tells at which byte an upload goes on.
+pub const OFFSET_HEADER: &str = "singletrack-upload-offset";
+/// The header that carries a client's own name for a submit.
+pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
+/// The longest window of a long-poll, in seconds.
+pub const MAX_WAIT_LIMIT_SECONDS: u64 = 60;
+/// The window of a long-poll that names none, in seconds.
+pub const MAX_WAIT_DEFAULT_SECONDS: u64 = 30;

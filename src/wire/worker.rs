@@ -1,0 +1,169 @@
+//! What workers and the server say to each other: claims, heartbeats, reports and ends, all under a lease.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    deployment::{Deployment, DeploymentError},
+    submit::{ArtifactRef, Takes},
+};
+use crate::model::{DeploymentId, Named, ProjectName, Report, Revision, Status};
+
+/// The header that carries a lease's secret.
+pub const LEASE_HEADER: &str = "singletrack-lease";
+
+/// Proof that a deployment is a worker's, and for how long.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    /// To be sent with each call as `Singletrack-Lease`: 64 hexadecimal digits.
+    pub secret: String,
+    /// Grows with every lease of the project.
+    pub fencing_token: Revision,
+    /// How long the lease lasts after the last answered heartbeat was sent.
+    pub ttl_seconds: u64,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("fencing_token", &self.fencing_token).finish_non_exhaustive()
+    }
+}
+
+/// The answer to an accepted submit: the deployment, and its lease where the submit claimed it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The deployment.
+    #[serde(flatten)]
+    pub deployment: Deployment,
+    /// The lease, with `claim: true`, once the slot is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+    /// How long it takes.
+    #[serde(flatten)]
+    pub takes: Takes,
+}
+
+/// An agent asks for work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClaimRequest {
+    /// The agent's name, for people: 1 to 100 visible ASCII characters.
+    pub worker: String,
+    /// The agent's own name for this one call, 1 to 64 visible ASCII characters: repeated, it gets the same work.
+    pub claim_id: String,
+    /// The pipelines that it can run, by project.
+    pub projects: BTreeMap<ProjectName, Vec<String>>,
+    /// How many more deployments it could run at once; 0 only shows that it is there.
+    #[serde(default = "one")]
+    pub capacity: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Work for an agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claimed {
+    /// The deployment, running.
+    pub deployment: Deployment,
+    /// Its lease.
+    pub lease: Lease,
+    /// Values for the pipeline.
+    pub inputs: BTreeMap<String, String>,
+    /// What is to be unpacked before the first phase.
+    pub artifact: Option<ArtifactRef>,
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeartbeatAnswer {
+    /// Whether the deployment shall stop at its next safe point.
+    pub cancel_requested: bool,
+    /// Why.
+    pub reason: Option<String>,
+    /// The newer deployment that takes its place.
+    pub superseded_by: Option<DeploymentId>,
+    /// What people know that one by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by_deployment: Option<Named>,
+    /// How long the lease lasts from when this heartbeat was sent.
+    pub ttl_seconds: u64,
+}
+
+/// What a worker tells between its claim and its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportsRequest {
+    /// The number of the first of these reports; a worker numbers its reports 1, 2, 3 …
+    pub first: u64,
+    /// The reports, in order, at most 256.
+    pub reports: Vec<Report>,
+}
+
+/// The answer to reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportsAnswer {
+    /// The number of the last report that is recorded; those up to it were recorded now or before.
+    pub last: u64,
+}
+
+/// A worker says what became of its deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinishRequest {
+    /// SUCCEEDED, FAILED or CANCELLED.
+    pub status: Status,
+    /// What it produced, beside what was reported already; with SUCCEEDED.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, String>,
+    /// Why; with FAILED.
+    #[serde(default, deserialize_with = "told_error", skip_serializing_if = "Option::is_none")]
+    pub error: Option<DeploymentError>,
+}
+
+/// An error as a worker tells it: unlike one that a newer server tells, it has no members that are not known.
+fn told_error<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DeploymentError>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Told {
+        code: String,
+        message: String,
+        #[serde(default)]
+        phase: Option<String>,
+    }
+    let told: Option<Told> = Deserialize::deserialize(deserializer)?;
+    Ok(told.map(|Told { code, message, phase }| DeploymentError { code, message, phase }))
+}
+
+impl FinishRequest {
+    /// The same end without its text, where the server does not take that.
+    #[must_use]
+    pub fn bare(&self) -> FinishRequest {
+        let error = self.error.as_ref().map(|error| DeploymentError {
+            code: error.code.clone(),
+            message: "the server did not take its message".to_owned(),
+            phase: None,
+        });
+        FinishRequest { status: self.status, outputs: BTreeMap::new(), error }
+    }
+}
+
+/// An agent as `why` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentView {
+    /// Its name.
+    pub worker: String,
+    /// The pipelines of this project that it can run.
+    pub pipelines: Vec<String>,
+    /// When it last asked for work.
+    #[serde(with = "super::time")]
+    pub last_seen_at: jiff::Timestamp,
+    /// Whether it is asking right now.
+    pub connected: bool,
+}
