@@ -1,6 +1,6 @@
 //! Following one deployment's events.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -8,9 +8,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Subscription, Topic, Watch, WatchError,
     shared::{Page, SharedRead},
-    shift::Shift,
 };
 use crate::model::{DeploymentId, ProjectName};
+
+/// How long after some output the next is read at the earliest: nobody reads faster than that.
+const REST: Duration = Duration::from_millis(25);
+/// How much longer that is for each one who follows, so that a crowd is told of a flood at most 2,500 times a second in all.
+const REST_OF_EACH: Duration = Duration::from_micros(400);
+/// The longest that output waits for more of it, however many follow.
+const REST_LIMIT: Duration = Duration::from_secs(1);
 
 /// Follows one deployment's events: each exactly once and in order.
 pub struct Follow {
@@ -22,17 +28,12 @@ pub struct Follow {
     history: Subscription,
     /// Output, which may wait for more of it.
     output: Subscription,
-    /// When those who follow with us are told of output.
-    shift: Shift,
     /// What is shared with those who were woken with us last; nobody has woken us yet where there is none.
     woken: Option<SharedRead>,
     /// Whether everything was read that was there when we were woken last.
     is_drained: bool,
     /// Until when output waits for more of it. Nothing of it wakes us until then.
     rests_until: Option<Instant>,
-    /// Whether we have heard of output that is looked for after the rest: what others have read meanwhile, woken by something
-    /// else, may be older than it.
-    has_output: bool,
     /// What ends the wait for more.
     wait_end: CancellationToken,
 }
@@ -43,7 +44,6 @@ impl Follow {
         Follow {
             history: watch.notifier.subscribe(Topic::History(id)),
             output: watch.notifier.subscribe(Topic::Output(id)),
-            shift: watch.shifts.next(),
             wait_end: watch.wait_end().clone(),
             watch,
             project,
@@ -52,7 +52,6 @@ impl Follow {
             woken: None,
             is_drained: false,
             rests_until: None,
-            has_output: false,
         }
     }
 
@@ -72,22 +71,14 @@ impl Follow {
                 () = self.wait_end.cancelled() => return Ok(Arc::new(Page::empty(self.cursor))),
                 shared = self.history.changed() => self.woken_by(shared),
                 () = sleep_until(self.rests_until.unwrap_or_else(Instant::now)), if is_resting => self.rested(),
-                shared = self.output.changed(), if !is_resting => self.hear_output(shared),
+                shared = self.output.changed(), if !is_resting => self.woken_by(shared),
             }
-        }
-    }
-
-    /// A flood of output is read in sips: what comes within one is sent to each reader at once.
-    fn hear_output(&mut self, shared: SharedRead) {
-        match self.shift.begins(shared.reader_count, Instant::now()) {
-            Some(at) => (self.rests_until, self.has_output) = (Some(at), true),
-            None => self.woken_by(shared),
         }
     }
 
     fn rested(&mut self) {
         self.rests_until = None;
-        if std::mem::take(&mut self.has_output) || self.output.has_changed() {
+        if self.output.has_changed() {
             let shared = self.output.latest();
             self.woken_by(shared);
         }
@@ -114,15 +105,18 @@ impl Follow {
         if page.events.is_empty() {
             return Ok(None);
         }
-        let reader_count = self.woken.as_ref().map_or(1, |shared| shared.reader_count);
+        // A flood of output is read in sips: what comes within one is sent to each reader at once.
         let is_output = page.events.iter().all(|event| event.body.is_log());
-        if is_output {
-            self.rests_until = Some(self.shift.next(reader_count, Instant::now()));
-        } else if !self.has_output {
-            self.rests_until = None;
-        }
+        let reader_count = self.woken.as_ref().map_or(1, |shared| shared.reader_count);
+        self.rests_until = is_output.then(|| Instant::now() + rest(reader_count));
         // Only now: nobody may drop this between the cursor's move and the events' arrival.
         self.cursor = page.last;
         Ok(Some(page))
     }
+}
+
+/// How long output waits for more of it where so many follow.
+fn rest(reader_count: usize) -> Duration {
+    let count = u32::try_from(reader_count).unwrap_or(u32::MAX);
+    REST_OF_EACH.saturating_mul(count).clamp(REST, REST_LIMIT)
 }

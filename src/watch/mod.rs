@@ -8,7 +8,6 @@ mod begin;
 mod follow;
 mod seekers;
 mod shared;
-mod shift;
 mod wait;
 mod wakes;
 

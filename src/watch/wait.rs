@@ -8,7 +8,7 @@ use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Follow, Notifier, Page, Seeker, Seen, Topic, shared::SharedRead, shift::Shifts};
+use super::{Follow, Notifier, Page, Seeker, Seen, Topic, shared::SharedRead};
 use crate::{
     health::{Pulse, Task},
     model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State, bounds},
@@ -33,7 +33,6 @@ pub struct Watch {
     pub(super) notifier: Arc<Notifier>,
     drain: CancellationToken,
     shutdown: CancellationToken,
-    pub(super) shifts: Arc<Shifts>,
 }
 
 /// How a wait ended.
@@ -76,7 +75,7 @@ impl Watch {
         drain: CancellationToken,
         shutdown: CancellationToken,
     ) -> Self {
-        Watch { store, notifier, drain, shutdown, shifts: Arc::default() }
+        Watch { store, notifier, drain, shutdown }
     }
 
     /// Whether the server drains: it serves existing work, and takes nothing new.

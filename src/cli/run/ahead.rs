@@ -5,7 +5,6 @@ use std::{
     io::{self, IsTerminal as _},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
-    thread,
 };
 
 use rustix::{
@@ -135,12 +134,9 @@ impl Ahead {
         let outbox = Arc::new(Outbox::default());
         let output = PhaseOutput::new(Arc::clone(&outbox), PHASE, false, Arc::clone(secrets));
         let copy = |stream| Copy { stream, output: output.clone() };
+        // Where no thread is to be had, that must be known before the slot is taken.
         let start = || -> io::Result<Vec<Relay>> {
             let mut relays = Vec::new();
-            if terminal.is_some() || stdout.is_some() || stderr.is_some() {
-                // Where none is to be had, that must be known before the slot is taken.
-                thread::Builder::new().name("probe".to_owned()).spawn(|| ())?;
-            }
             if let Some(terminal) = &terminal {
                 // Where the output goes elsewhere, the rest does not: errors, and what is asked at `/dev/tty`.
                 let (to, stream) = match io::stdout() {
@@ -151,11 +147,11 @@ impl Ahead {
             }
             if let Some(pipe) = stdout {
                 let to = io::stdout().as_fd().try_clone_to_owned()?;
-                relays.push(relay::start_at_first_byte(pipe, to, copy(Stream::Stdout))?);
+                relays.push(relay::start(pipe, to, Some(copy(Stream::Stdout)))?);
             }
             if let Some(pipe) = stderr {
                 let to = io::stderr().as_fd().try_clone_to_owned()?;
-                relays.push(relay::start_at_first_byte(pipe, to, copy(Stream::Stderr))?);
+                relays.push(relay::start(pipe, to, Some(copy(Stream::Stderr)))?);
             }
             Ok(relays)
         };

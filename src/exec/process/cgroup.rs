@@ -26,31 +26,29 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// The group of one command.
 pub(super) struct Cgroup {
     path: PathBuf,
-    /// The group that it is in.
-    parent: PathBuf,
     /// Its folder, locked.
     folder: File,
 }
 
 impl Cgroup {
-    /// Makes one below our own; `None` where that cannot be.
+    /// Makes one below our own, once what dead shims left there is gone; `None` where that cannot be.
     pub(super) fn make() -> Option<Cgroup> {
         let parent = own_group()?;
+        sweep_below(&parent);
         let started_ms = SystemClock.boot().since(BootInstant::from_start(Duration::ZERO));
         let path = parent.join(format!("{PREFIX}{}-{}", std::process::id(), started_ms.as_millis()));
         fs::create_dir(&path).ok()?;
-        let group = File::open(&path).map(|folder| Cgroup { path, parent, folder }).ok()?;
+        let group = File::open(&path).map(|folder| Cgroup { path, folder }).ok()?;
         // A kernel that cannot kill a group (before 5.14) makes it useless.
         let is_ours = flock(&group.folder, FlockOperation::NonBlockingLockExclusive).is_ok();
         (is_ours && group.path.join("cgroup.kill").exists()).then_some(group)
     }
 
-    /// Forks this process, the child being in the group from its first instruction on, once what dead shims left is gone.
-    /// `None` if the system does not let us; otherwise as fork(2) answers. Moving a process there afterwards would miss
-    /// what it forked by then, and can take milliseconds.
+    /// Forks this process, the child being in the group from its first instruction on. `None` if the system does not let us;
+    /// otherwise as fork(2) answers. Moving a process there afterwards would miss what it forked by then, and can take
+    /// milliseconds.
     #[expect(unsafe_code, reason = "the standard library cannot start a process in a cgroup")]
     pub(super) fn fork(&self) -> Option<libc::pid_t> {
-        sweep_below(&self.parent);
         // SAFETY: all zero is how the kernel wants the fields that are not used.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
         arguments.flags = CLONE_INTO_CGROUP;

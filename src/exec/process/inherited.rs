@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
-use rustix::process::{Pid, Resource, Rlimit, getpriority_process, getrlimit, prlimit, setpriority_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit};
 
 /// The soft limit of open files with which this process was started, where it was raised.
 static OPEN_FILES_BEFORE: OnceLock<Option<u64>> = OnceLock::new();
@@ -27,23 +27,23 @@ pub(super) fn open_files_before() -> Option<u64> {
     OPEN_FILES_BEFORE.get().copied().flatten()
 }
 
-/// Gives the command's process, which has not begun, that soft limit of open files.
-pub(super) fn limit_open_files(pid: Pid, count: u64) {
+/// Gives this process, which becomes the command, that soft limit of open files.
+pub(super) fn limit_open_files(count: u64) {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let current = maximum.map_or(count, |maximum| count.min(maximum));
     // Without it the command has a higher limit, which few programs mind.
-    let _ = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(current), maximum });
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum });
 }
 
-/// Puts the command's process, which has not begun, on a par with others, where an operator has favoured the server: the
+/// Puts this process, which becomes the command, on a par with others, where an operator has favoured the server: the
 /// kernel should not spare a deploy's compiler when memory runs out.
-pub(super) fn favour_no_more(pid: Pid) {
-    let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
-    if fs::read_to_string(&path).is_ok_and(|adjustment| adjustment.starts_with('-')) {
-        let _ = fs::write(&path, "0");
+pub(super) fn favour_no_more() {
+    const FAVOUR: &str = "/proc/self/oom_score_adj";
+    if fs::read_to_string(FAVOUR).is_ok_and(|adjustment| adjustment.starts_with('-')) {
+        let _ = fs::write(FAVOUR, "0");
     }
-    if getpriority_process(Some(pid)).is_ok_and(|nice| nice < 0) {
-        let _ = setpriority_process(Some(pid), 0);
+    if getpriority_process(None).is_ok_and(|nice| nice < 0) {
+        let _ = setpriority_process(None, 0);
     }
 }
 

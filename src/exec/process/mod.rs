@@ -1,7 +1,7 @@
 //! A command's processes: started, told to stop, and ended whatever happens to this process.
 //!
 //! `owner` starts the `shim` (`fork` forks one), which owns the command's whole process tree and ends it even when this
-//! process cannot; `control` is what the two say to each other. `gate` holds the command back until it may start, `terms` says
+//! process cannot; `control` is what the two say to each other. `start` starts the command, `terms` says
 //! who gets SIGTERM and when, `leftovers` ends what the shim cannot, found by `cgroup` and `descendants`. `hide`
 //! and `inherited` are about what a child gets from this process.
 
@@ -9,10 +9,10 @@ mod cgroup;
 mod control;
 mod descendants;
 pub mod fork;
-mod gate;
 mod hide;
 pub mod inherited;
 pub mod leftovers;
 pub mod owner;
 pub mod shim;
+mod start;
 mod terms;

@@ -46,9 +46,9 @@ use super::{
     cgroup::Cgroup,
     control::{Control, Orders},
     descendants::{Descendant, SHIM_NAME, descendants_of, list, reads_its_own_pipe, standard_input, stays},
-    gate::Gate,
     inherited::{favour_no_more, is_ignored, limit_open_files, start_afresh},
     owner::{ExitKind, StoppedBy},
+    start::start,
     terms::Terms,
 };
 use crate::clock::{BootInstant, Clock, SystemClock};
@@ -171,11 +171,6 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     let cgroup = Cgroup::make();
     let mut command = as_command(command, real_terminal.is_some(), ignored)?;
     command.stdin(command_stdin);
-    let gate = Gate::prepare(command, cgroup.as_ref());
-    let gated = gate.as_ref().ok().and_then(Gate::pid);
-    if let (Some(pid), true) = (gated, serves_phase) {
-        favour_no_more(pid);
-    }
     control.say("ready");
     let Ok(Orders { variables, deadline, will, open_files }) = control.wait_for_start() else {
         return Ok(Done::with(0));
@@ -189,10 +184,15 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
         // It was killed before we had the lock. So whoever came after it found that free, and its slot may be another's.
         return Ok(Done { code: 0, will });
     }
-    if let (Some(pid), Some(count)) = (gated, open_files) {
-        limit_open_files(pid, count);
-    }
-    match gate.and_then(|gate| gate.open(&variables)) {
+    let prepare = || {
+        if serves_phase {
+            favour_no_more();
+        }
+        if let Some(count) = open_files {
+            limit_open_files(count);
+        }
+    };
+    match start(command.envs(variables), cgroup.as_ref(), prepare) {
         Ok(child) => {
             control.say(&format!("started {}", child.as_raw_nonzero()));
             let_go_of_output();

@@ -30,24 +30,6 @@ async fn a_kernel_without_handles_of_processes_runs_a_command_to_its_end() {
 }
 
 #[tokio::test]
-async fn output_goes_through_where_it_cannot_be_moved_from_pipe_to_pipe() {
-    let server = TestServer::start("");
-    for (calls, error) in [
-        (&[libc::SYS_tee][..], libc::ENOSYS),
-        (&[libc::SYS_splice], libc::EPERM),
-        (&[libc::SYS_tee, libc::SYS_splice], libc::ENOSYS),
-        (&[libc::SYS_tee, libc::SYS_splice], libc::EACCES),
-    ] {
-        let mut old = run(&server, &[], "seq 1 20000");
-        forbid(&mut old, calls, error);
-        let output = ended(old);
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-        assert_eq!(text(&output.stdout).lines().count(), 20_000, "{calls:?} {error}");
-        assert_eq!(lines(&server).await.len(), 20_000, "{calls:?} {error}");
-    }
-}
-
-#[tokio::test]
 async fn where_no_thread_is_to_be_had_that_is_said_before_the_slot_is_taken() {
     let server = TestServer::start("");
     let mut profiled = run(&server, &[], "echo out");
