@@ -1,7 +1,8 @@
-//! The only place that asks the machine for the time.
+//! The machine's two clocks, as a value that is passed to whatever decides by time.
 //!
 //! Wall time is for people: it is shown and stored, and no decision rests on it. Boot time (`CLOCK_BOOTTIME`, which
-//! goes on while the machine sleeps and never jumps) is for leases and time-outs.
+//! goes on while the machine sleeps and never jumps) is for leases and deadlines. How long one call or one pause may take
+//! is measured by tokio's clock.
 
 use std::time::Duration;
 

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What went wrong, for programs. The code alone says whether a retry may help and whether anything happened.
+/// What went wrong, for programs. Whether the same request may succeed later follows from the code, and is told as
+/// `retryable` for clients that do not know it; ours goes by the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[expect(missing_docs, reason = "each code's sentence is `title`")]
