@@ -1,4 +1,4 @@
-//! Where the names of hosts and users are looked up.
+//! Where the names of hosts and users are looked up. See decision 0030.
 
 /// Makes a C library that is part of the program look in files and DNS alone, as the shared one is most often set to.
 ///

@@ -1,5 +1,6 @@
 //! How the job of a client ends: what it tells of its deployment, and what becomes of it where a newer deployment superseded
 //! that: the job fails, it ends well all the same, or it follows the newer one and ends as that one ends.
+//! See decision 0057.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
 //! `pass_env`: which variables of the server's or the agent's own environment phases get; `mask_env`: which variables of
-//! phases are secrets.
+//! phases are secrets. See decision 0038.
 //!
 //! What configures a service is no business of what the service runs: its environment holds database passwords, tokens and
 //! cloud credentials. So phases get what programs need to work at all, and what is listed.

@@ -1,4 +1,4 @@
-//! What a phase's command finds in its environment.
+//! What a phase's command finds in its environment. See decision 0038.
 
 use std::ffi::{OsStr, OsString};
 

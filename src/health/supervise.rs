@@ -1,4 +1,4 @@
-//! Background tasks under supervision: whatever ends one is noticed, and it is started again.
+//! Background tasks under supervision: whatever ends one is noticed, and it is started again. See decision 0035.
 
 use std::{
     pin::pin,

@@ -1,4 +1,4 @@
-//! One connection: hyper serves it, and lets go of it while a request only waits.
+//! One connection: hyper serves it, and lets go of it while a request only waits. See decision 0022.
 //!
 //! hyper keeps two buffers of 8 KiB for as long as it serves a connection, and it takes no smaller ones. A long-poll
 //! spends its life waiting, with nothing to read and nothing to write. So a request that *stands by* is taken off hyper

@@ -1,4 +1,5 @@
 //! Who may call at all: tokens where there are any, and else only programs and pages of this machine.
+//! See decision 0045.
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -1,5 +1,5 @@
 //! The body of a request on its way in. Whoever reads it is held to time; what no handler has read is read and thrown away
-//! before the answer goes, so that a client that is still sending sees the answer and not a reset.
+//! before the answer goes, so that a client that is still sending sees the answer and not a reset. See decision 0046.
 //!
 //! This is the one place for that: it stands in front of all handlers and of the guard.
 

@@ -1,4 +1,4 @@
-//! `POST …/deployments`: take the slot, a place in line, or learn who holds it.
+//! `POST …/deployments`: take the slot, a place in line, or learn who holds it. See decision 0008.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Tokens for callers from other machines: 256 random bits, of which the server keeps only a hash.
+//! Tokens for callers from other machines: 256 random bits, of which the server keeps only a hash. See decision 0007.
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};

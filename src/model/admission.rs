@@ -1,5 +1,5 @@
 //! Who starts, waits, is refused or is superseded: the decisions about a project's slot that involve more than one
-//! deployment. Each takes the [`Slot`] under its lock, changes it, and says what became of the wish.
+//! deployment. Each takes the [`Slot`] under its lock, changes it, and says what became of the wish. See decision 0002.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! How much the server takes of what others send: the one table of these limits. `docs/limits.md` shows it to users, and
-//! `openapi.yaml` states it; a test holds all three against each other.
+//! `openapi.yaml` states it; a test holds all three against each other. See decision 0039.
 //!
 //! The server's door keeps the limits for every caller. Our own workers and clients keep to them by themselves, so that
 //! nothing of theirs is refused. What an older version has stored beyond a limit can still be read.

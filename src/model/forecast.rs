@@ -1,4 +1,5 @@
 //! When a run is expected to end, and when one that waits is expected to start: from the durations of past successes.
+//! See decision 0053.
 //!
 //! Durations of deploys are no bell curve: a run that has to build takes far longer than one that finds all in a cache. So what
 //! is told of one run are quantiles of the past runs themselves: of those that took longer than this one has taken already. Of

@@ -1,4 +1,5 @@
 //! A worker's claim on a running deployment: a secret that proves it, and a fencing token that orders it.
+//! See decision 0012.
 
 use std::{fmt, str::FromStr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! How one deployment is named to people where another one is told of: `web#17 of alice at 3f2a91c`.
+//! How one deployment is named to people where another one is told of: `web#17 of alice at 3f2a91c`. See decision 0051.
 
 use std::{fmt, str::FromStr};
 

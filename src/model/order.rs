@@ -1,4 +1,5 @@
 //! Which of two deployments is the newer one, and which of those in line a start ends: the only place that knows.
+//! See decision 0031.
 
 use std::cmp::Ordering;
 

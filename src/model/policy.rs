@@ -1,4 +1,4 @@
-//! What a project's owner may set about its slot and its line, and the time limits that leases obey.
+//! What a project's owner may set about its slot and its line, and the time limits that leases obey. See decision 0004.
 //!
 //! Policies come from the server's configuration and are handed to each decision as a value, so that a decision
 //! can be replayed under another policy.

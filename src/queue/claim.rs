@@ -1,4 +1,4 @@
-//! Claim: a worker takes a deployment that holds its slot.
+//! Claim: a worker takes a deployment that holds its slot. See decision 0027.
 
 use std::{
     pin::pin,

@@ -1,5 +1,5 @@
 //! What a submit would do now: it is decided as a submit is, by the same function on the same data, and nothing of it is
-//! recorded.
+//! recorded. See decision 0048.
 
 use jiff::Timestamp;
 

@@ -1,4 +1,4 @@
-//! Signs of life that came and could not be recorded: whoever sent them was not silent.
+//! Signs of life that came and could not be recorded: whoever sent them was not silent. See decision 0036.
 
 use std::{
     collections::HashMap,

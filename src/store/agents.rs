@@ -1,4 +1,4 @@
-//! Who asks for work: the calls of agents, as a store knows them.
+//! Who asks for work: the calls of agents, as a store knows them. See decision 0017.
 //!
 //! A call is noted once, as it begins, with how long it may be parked; by that alone it is over, whatever happens to the
 //! server that it was parked at. Only one that ends sooner is noted again. What is kept serves people, and the first answer

@@ -1,4 +1,4 @@
-//! Artifacts in the store, where several servers share it: what one of them took, all of them have.
+//! Artifacts in the store, where several servers share it: what one of them took, all of them have. See decision 0018.
 
 use std::time::Duration;
 

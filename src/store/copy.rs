@@ -1,5 +1,5 @@
 //! What a store consists of, row by row, for a copy from one engine to another: the engines write the same words into
-//! columns of the same names, and what differs between them stands here.
+//! columns of the same names, and what differs between them stands here. See decision 0019.
 
 use sha2::{Digest as _, Sha256};
 

@@ -1,4 +1,5 @@
 //! Who waits for work, by project: what can be claimed wakes those who offer to do it, and nobody else.
+//! See decision 0027.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! The server's own worker: claims what waits for it, runs the configured pipelines, and reports.
+//! The server's own worker: claims what waits for it, runs the configured pipelines, and reports. See decision 0009.
 //!
 //! It holds leases like every worker. What distinguishes it is that it is gone exactly when its server is: a server that
 //! starts again ends what its predecessor ran, once the predecessor's shims have ended their children. What other servers

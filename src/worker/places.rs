@@ -1,4 +1,4 @@
-//! The places in which the server's worker runs pipelines: so many at once, whatever is submitted.
+//! The places in which the server's worker runs pipelines: so many at once, whatever is submitted. See decision 0040.
 
 use std::{
     collections::{HashMap, HashSet},

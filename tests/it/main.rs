@@ -27,6 +27,7 @@ mod clocks;
 mod config;
 mod database;
 mod docs;
+mod docs_builders;
 mod docs_ci;
 mod drain;
 mod durability;

@@ -1,4 +1,4 @@
-//! The idempotency key of a submit: given by a flag, or made up by us.
+//! The idempotency key of a submit: given by a flag, or made up by us. See decision 0047.
 //!
 //! A key that we made up attaches a repeated step to what its first attempt made, as long as that is not over. What is over is
 //! history, and a repeated step is meant to deploy: its key follows from the former key and from what became of it, so that

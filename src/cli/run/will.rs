@@ -1,5 +1,5 @@
 //! What a run leaves to its shim to tell, should it be killed: that its command is gone, so that the slot need not wait for the
-//! lease to run out.
+//! lease to run out. See decision 0025.
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! What to do next on the way from a submit to its end: pure decisions, nothing is sent from here.
+//! What to do next on the way from a submit to its end: pure decisions, nothing is sent from here. See decision 0011.
 //!
 //! The promise it keeps: in the normal case a deploy sends one submit and, when the slot was held, one more with the same
 //! body and key; and whatever of ours stands in line or runs when we stop is cancelled first.

@@ -1,5 +1,5 @@
 //! The way of one stream into the log: its bytes are cleaned line by line, lines that speak to us are understood, secrets are
-//! masked in what is clean, and at last it is cut into lines again.
+//! masked in what is clean, and at last it is cut into lines again. See decision 0059.
 
 use super::{
     announced::{announced, begins_to_announce, may_be_for_us},

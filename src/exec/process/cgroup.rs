@@ -1,5 +1,5 @@
 //! A control group for one command, where cgroup v2 is there and writable: the kernel then ends everything in it with one
-//! write, also what forks faster than anybody can read the process table.
+//! write, also what forks faster than anybody can read the process table. See decision 0014.
 //!
 //! It comes beside the process group and the subreaper, never in their place: most CI containers mount the tree read-only,
 //! and then all of this answers `None`. Its shim holds a lock on the group's folder. So whoever gets that lock knows that

@@ -1,4 +1,4 @@
-//! A shim that is a fork of this process: of a `run`, which is there for one command.
+//! A shim that is a fork of this process: of a `run`, which is there for one command. See decision 0020.
 //!
 //! Executing this program a second time would do as well, but costs more than all the rest of a short run: the linker
 //! relocates it anew. A fork shares what is there already. That asks for two things: no other thread may run, and no runtime

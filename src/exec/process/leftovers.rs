@@ -1,5 +1,5 @@
 //! Ends what a shim should have ended and could not: because it is stopped or hangs, because it was killed, or because
-//! worker and shim were killed together.
+//! worker and shim were killed together. See decision 0014.
 //!
 //! A stopped shim's processes are below it. Those of a shim that is gone were handed to whoever reaps orphans on this
 //! machine; they are known by the deployment's id, which every command has in its environment, and by their cgroup.

@@ -1,5 +1,5 @@
 //! The small process between the worker and a phase's command, which keeps the promise that no command outlives its
-//! lease (I12), whatever becomes of the worker.
+//! lease (I12), whatever becomes of the worker. See decision 0006.
 //!
 //! It is this same program under the hidden argument `__shim`, with a socket to the worker as its standard input; or a
 //! fork of the worker, see `fork`. It starts the command in a process group of its own, adopts whatever the command

@@ -1,5 +1,5 @@
 //! Who gets SIGTERM, and when. Each process gets one: a second makes many programs give up their orderly end, and
-//! Terraform then loses what it was making from its state.
+//! Terraform then loses what it was making from its state. See decision 0037.
 //!
 //! `timeout`, `tini`, `dumb-init`, a `run` inside this one and many scripts pass a SIGTERM on to what they started, and
 //! nobody can see from outside whether a process has had one. So it goes from the top of the process tree down:

@@ -1,4 +1,4 @@
-//! Agents' calls for work, which all servers of the database see alike.
+//! Agents' calls for work, which all servers of the database see alike. See decision 0026.
 //!
 //! ```text
 //! call ─▶ its visit: do the others expect it for long enough? ─ yes ─▶ answered

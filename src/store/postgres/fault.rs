@@ -1,4 +1,4 @@
-//! What goes wrong between us and the database, and what it means for us.
+//! What goes wrong between us and the database, and what it means for us. See decision 0044.
 
 use std::error::Error as _;
 

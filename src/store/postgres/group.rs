@@ -1,5 +1,5 @@
 //! Decisions on different projects that share a transaction: one flight locks and loads for all of them, one records them,
-//! and one commit makes them durable.
+//! and one commit makes them durable. See decision 0021.
 //!
 //! ```text
 //! job ─▶ is a lane free? ─ yes ─▶ goes at once ─▶ then whoever has come meanwhile, together ─▶ …

@@ -1,4 +1,5 @@
 //! Which branch of the database's history a session leads to, and which of two branches is the newer one.
+//! See decision 0043.
 //!
 //! ```text
 //! primary a ──11──12──13┬─(lost)

@@ -1,4 +1,4 @@
-//! One transaction: two flights with the decisions in between.
+//! One transaction: two flights with the decisions in between. See decision 0016.
 //!
 //! ```text
 //! turn ─▶ lane ─▶ BEGIN · lock the projects · load ─▶ decide ─▶ write · COMMIT ─▶ tell ─▶ answer

@@ -1,4 +1,4 @@
-//! Wake-ups between servers: what one of them commits, the others hear of.
+//! Wake-ups between servers: what one of them commits, the others hear of. See decisions 0015 and 0028.
 //!
 //! ```text
 //! commit ─▶ pending ─▶ one task, one connection: NOTIFY ─▶ the database ─▶ every server's same connection: LISTEN ─▶ hint

@@ -1,4 +1,5 @@
 //! Room kept back for bad days: a file that is given up when the disk is full, so that slots can still be freed.
+//! See decision 0042.
 //!
 //! The room must hold all of the log: what is in the log needs as much room in the store's file, and only a log that was moved there
 //! starts anew. So it grows with a log that a long reader keeps from being moved.

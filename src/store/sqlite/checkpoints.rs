@@ -1,4 +1,4 @@
-//! Moving the write-ahead log into the file, so that the log can start anew.
+//! Moving the write-ahead log into the file, so that the log can start anew. See decision 0024.
 //!
 //! What a log holds belongs to pages all over the file, and to sync those takes a hundred times as long as a commit. So a thread
 //! beside the writer moves it, while commits go on. But the log starts anew only when nothing in it is left to move, which it

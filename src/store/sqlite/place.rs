@@ -1,4 +1,5 @@
 //! Where the store's file is: refused where two servers could both have it, locked, and watched while it is used.
+//! See decision 0041.
 //!
 //! A lock beside the file keeps its name, but one file can have several names: a hard link, a mount of the file alone. So the file
 //! itself is locked, too. And since SQLite finds the log by the file's name, a file with several names has several logs,

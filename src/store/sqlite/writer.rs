@@ -1,4 +1,4 @@
-//! The one thread that writes: everyone who waits shares the next commit.
+//! The one thread that writes: everyone who waits shares the next commit. See decision 0013.
 //!
 //! A request that cannot be recorded, a full disk and a failing file all take the whole batch back. Then what the others
 //! decided is recorded anew, one by one. (A savepoint for each request would take back that one alone, but costs all of
