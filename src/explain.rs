@@ -79,6 +79,7 @@ pub const PAGES: &[Page] = pages![
     "RELEASED",
     "REPORT_GAP",
     "REQUEST_TIMEOUT",
+    "ROLLBACK_FAILED",
     "SHUTTING_DOWN",
     "STALLED",
     "STILL_RUNNING",

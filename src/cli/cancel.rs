@@ -9,6 +9,7 @@ use super::{
     exit::{Exit, Failure},
     parse::{parse_deployment, parse_timeout},
     reason::Reason,
+    result,
     screen::words::{between, span},
     session::Session,
     signals::Signals,
@@ -84,6 +85,7 @@ pub async fn run(args: &Cancel) -> Result<Exit, Failure> {
 
 /// Whether the cancel came to what it was for.
 fn tell_end(session: &Session, deployment: &Deployment) -> Result<Exit, Failure> {
+    result::tell_repairs(session, deployment);
     let (project, name, argument) = (&deployment.project, deployment.name(), deployment.argument());
     let what = match deployment.status {
         Status::Cancelled => {

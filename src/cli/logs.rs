@@ -8,6 +8,7 @@ use super::{
     Target,
     exit::{Exit, Failure, exit_of_end},
     parse::{parse_count, parse_deployment},
+    result,
     screen::print,
     session::Session,
     signals::Signals,
@@ -103,6 +104,7 @@ pub async fn run(args: &Logs) -> Result<Exit, Failure> {
         };
         session.screen.clear();
         session.screen.line(&format!("{} {}", ended.name(), ended.status.as_str()));
+        result::tell_repairs(&session, &ended);
         if args.exit_code {
             let code = ended.error.as_ref().map_or("", |error| error.code.as_str());
             exit = exit_of_end(ended.status, code);

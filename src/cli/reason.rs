@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use super::exit::{Exit, exit_of, exit_of_end};
 
+/// What is told beside the reason, where rollbacks of the deployment failed.
+pub const ROLLBACK_FAILED: &str = "ROLLBACK_FAILED";
+
 /// A reason of the client's own. All others are the server's: the `errorCode` of a refusal, or the `error.code` of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {

@@ -13,7 +13,7 @@ use super::{
     exit::{Exit, Failure},
     screen::{
         Screen, Story, print,
-        words::{between, source, span},
+        words::{between, is_rolled_back, repairs, source, span},
     },
 };
 use crate::{
@@ -206,12 +206,15 @@ impl Outcome<'_> {
                 let phase = error.phase.as_deref().map(|phase| format!(" in phase {}", own(phase))).unwrap_or_default();
                 add("reason", Some(format!("{}{phase}: {}", own(&error.code), own(&error.message))));
             }
+            add("rollback", is_rolled_back(deployment).then(|| "done".to_owned()));
+            repairs(deployment).iter().for_each(|repair| add("rollback failed", Some(own(repair))));
             add("superseded by", deployment.successor().map(|by| own(&by.to_string())));
         }
         if let Some(successor) = self.successor {
             let became = own(successor.status.as_str());
             let error = successor.error.as_ref().map(|error| format!(": {}", own(&error.message))).unwrap_or_default();
             add("followed", Some(format!("{} {became}{error}", own(&successor.mention().to_string()))));
+            repairs(successor).iter().for_each(|repair| add("rollback failed", Some(own(repair))));
         }
         if let Err(failure) = self.ended {
             add("exit code", Some(format!("{}: {}", failure.exit.code(), own(&failure.message))));

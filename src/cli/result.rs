@@ -5,10 +5,11 @@ use serde_json::Value;
 
 use super::{
     exit::{Exit, Failure, exit_of_end},
-    reason::Reason,
+    reason::{ROLLBACK_FAILED, Reason},
     screen::{
         clean::clean,
-        words::{Ahead, between, named, span},
+        print,
+        words::{Ahead, between, named, repairs, span},
     },
     session::Session,
 };
@@ -106,6 +107,7 @@ fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit,
         session.answer(deployment, &lines)?;
         return Ok(Exit::Done);
     };
+    tell_repairs(session, deployment);
     let reason = clean(&error.message);
     let code = clean(&error.code);
     let phase = error.phase.as_deref().map(|phase| format!(" in phase {}", clean(phase))).unwrap_or_default();
@@ -147,6 +149,20 @@ fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit,
     Err(Failure { exit, message, hint: Some(hint), reason: None, problem: to_value(deployment) })
 }
 
+/// Tells what a person must repair after rollbacks that failed, however the command ends.
+pub fn tell_repairs(session: &Session, deployment: &Deployment) {
+    let repairs = repairs(deployment);
+    if repairs.is_empty() {
+        return;
+    }
+    session.screen.clear();
+    let title = format!("singletrack: {ROLLBACK_FAILED}");
+    session.screen.over(|| {
+        repairs.iter().for_each(|repair| print::error(&title, repair));
+        print::more(&format!("singletrack explain {ROLLBACK_FAILED}"));
+    });
+}
+
 fn blocked(session: &Session, project: &ProjectName, conflict: &Conflict, problem: Option<Value>) -> Failure {
     let ahead = Ahead { project: project.clone(), id: conflict.deployment_id, blocking: conflict.blocking.clone() };
     let far = ahead.how_far(session.clock.wall());
@@ -174,6 +190,7 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
     if let (Stop::Deadline, Some(deployment)) = (why, succeeded) {
         return ended(session, deployment, Told::Owner);
     }
+    deployment.iter().for_each(|deployment| tell_repairs(session, deployment));
     let trouble = session.connection.trouble().map(|trouble| format!("; the server does not answer: {trouble}"));
     let is_down = trouble.is_some();
     let trouble = trouble.unwrap_or_default();

@@ -13,7 +13,7 @@ use super::{
     screen::{
         clean::clean,
         print,
-        words::{between, named, source, span, start, time},
+        words::{between, is_rolled_back, named, repairs, source, span, start, time},
     },
     session::{Session, not_written},
     signals::Signals,
@@ -173,6 +173,7 @@ fn summary(deployment: &Deployment) -> String {
     parts.extend(deployment.waits_for.as_deref().map(clean));
     parts.extend(deployment.cancel_requested_at.filter(|_| is_running).map(|_| "asked to stop".to_owned()));
     parts.extend(deployment.error.as_ref().map(|error| format!("{}: {}", clean(&error.code), clean(&error.message))));
+    parts.extend(repairs(deployment));
     parts.join(", ")
 }
 
@@ -214,6 +215,8 @@ fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
         add("cancel", at(deployment.cancel_requested_at).map(|at| format!("asked to stop at {at}")));
     }
     add("error", deployment.error.as_ref().map(|error| format!("{}: {}", clean(&error.code), clean(&error.message))));
+    add("rollback", is_rolled_back(deployment).then(|| "done".to_owned()));
+    repairs(deployment).into_iter().for_each(|repair| add("rollback", Some(repair)));
     add("superseded", deployment.successor().map(|by| format!("by {}", named(&by))));
     add("again", deployment.former().map(|former| format!("what {} deployed", named(&former))));
     // An older server tells them with the result alone.

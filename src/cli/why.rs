@@ -8,7 +8,7 @@ use super::{
     exit::{Exit, Failure, about_project},
     screen::{
         clean::clean,
-        words::{Ahead, between, name_and_who, overtaken, span, start, time},
+        words::{Ahead, between, name_and_who, overtaken, repairs, span, start, time},
     },
     session::Session,
 };
@@ -100,6 +100,7 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
         let ended = last.ended_at.map(|at| format!(" at {}", time(at, now))).unwrap_or_default();
         let error = last.error.as_ref().map(|error| format!(": {}", clean(&error.message))).unwrap_or_default();
         lines.push(format!("last: {} {}{ended}{error}", name_and_who(last), last.status.as_str()));
+        lines.extend(repairs(last).into_iter().map(|repair| format!("  {repair}")));
         if last.status == Status::Failed {
             next.push((
                 "see why the last one failed",

@@ -17,7 +17,7 @@ use crate::{
     clock::{BootInstant, Clock},
     exec::Stop,
     model::{DeploymentId, ProjectName, Report, Status},
-    wire::{DeploymentError, ErrorCode, FinishRequest, Lease, ReportsRequest},
+    wire::{ErrorCode, FinishError, FinishRequest, Lease, ReportsRequest},
 };
 
 /// How many heartbeats there are in a lease: five may be lost.
@@ -298,9 +298,7 @@ impl From<Outcome> for FinishRequest {
     fn from(outcome: Outcome) -> Self {
         let (status, error) = match outcome {
             Outcome::Succeeded => (Status::Succeeded, None),
-            Outcome::Failed { code, message, phase } => {
-                (Status::Failed, Some(DeploymentError { code, message, phase }))
-            }
+            Outcome::Failed { code, message, phase } => (Status::Failed, Some(FinishError { code, message, phase })),
             Outcome::Cancelled => (Status::Cancelled, None),
         };
         FinishRequest { status, outputs: BTreeMap::new(), error }

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     clock::BootInstant,
     config::{Check, PassEnv, Phase, PhaseAction, Pipeline},
+    model::rollback_of,
 };
 
 /// How long a rollback may take when its phase has no limit.
@@ -295,7 +296,7 @@ impl Runner {
             let output = self.output(phase, true);
             let timeout = phase.timeout.unwrap_or(ROLLBACK_TIMEOUT);
             let limits = TimeLimits { total: None, phase: Some((Instant::now() + timeout, timeout)), stall: None };
-            let subject = format!("the rollback of phase {:?}", phase.name);
+            let subject = rollback_of(&phase.name);
             let order = self.order(phase, &subject, script, Interruptible::ByLeaseLossOnly, limits);
             match command::run(order, &output, self.stop.clone()).await {
                 End::Done => self.outbox.phase(&phase.name, PhaseState::RolledBack, None),

@@ -18,7 +18,7 @@ use crate::{
     model::{self, FailureCause, LeaseSecret, Report, SecretHash, Status, Verdict, bounds},
     queue::WorkerError,
     wire::{
-        self, DeploymentError, ErrorCode, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS,
+        self, ErrorCode, FinishError, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS,
         ReportsAnswer, ReportsRequest,
     },
 };
@@ -219,7 +219,7 @@ fn verdict(finish: FinishRequest) -> Result<Verdict, Failure> {
             Ok(Verdict::Succeeded { outputs })
         }
         (Status::Cancelled, None) => Ok(Verdict::Stopped),
-        (Status::Failed, Some(DeploymentError { code, message, phase })) => {
+        (Status::Failed, Some(FinishError { code, message, phase })) => {
             const TOLD_BY_WORKERS: [FailureCause; 6] = [
                 FailureCause::PhaseFailed,
                 FailureCause::PhaseTimeout,

@@ -33,6 +33,10 @@ pub const REASON: usize = 1024;
 pub const REPORTS: usize = 256;
 /// What a worker tells in words: of a phase, of progress, of a failure.
 pub const REPORT_TEXT: usize = 8192;
+/// How many failed rollbacks are kept with a deployment: each heartbeat reads and writes them.
+pub const ROLLBACKS: usize = 100;
+/// What of the reason of a failed rollback is kept with the deployment; the event has all of it.
+pub const ROLLBACK_TEXT: usize = 512;
 /// How many lines one log report has.
 pub const LOG_LINES: usize = 4096;
 /// The lines of one log report together. They become one event, and each reader gets events whole.

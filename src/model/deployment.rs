@@ -10,6 +10,7 @@ use super::{
     lease::Lease,
     mention::{Mention, Named},
     policy::Limits,
+    rollbacks::Rollbacks,
 };
 
 /// What a client asked for. It never changes.
@@ -103,6 +104,8 @@ pub struct Deployment {
     pub phase: Option<String>,
     /// What it produced so far.
     pub outputs: BTreeMap<String, String>,
+    /// What became of its rollbacks, if any was begun.
+    pub rollbacks: Option<Rollbacks>,
     /// Who asked for it to be stopped, if anybody did.
     pub cancel: Option<CancelRequest>,
     /// How many events it has: the `seq` of the last one.

@@ -17,6 +17,7 @@ use super::{
     ids::{DeploymentId, ProjectName, Revision},
     lease::{Lease, SecretHash},
     mention::Mention,
+    rollbacks::Rollbacks,
 };
 
 /// Output that is kept from the beginning of a deployment, in bytes of text: 2 MiB hold the set-up of most builds.
@@ -146,6 +147,7 @@ pub(super) fn create(
         message: None,
         phase: None,
         outputs: BTreeMap::new(),
+        rollbacks: None,
         cancel: None,
         event_count: 0,
         report_count: 0,
@@ -378,6 +380,7 @@ impl Draft {
                     // What the phase before it did is over.
                     self.after.message = None;
                 }
+                self.after.rollbacks = Rollbacks::after(self.after.rollbacks.take(), &name, state, message.as_deref());
                 self.tell(EventBody::Phase { name, state, message });
             }
             Report::Progress { progress, message } => {

@@ -18,6 +18,7 @@ pub mod mention;
 pub mod order;
 pub mod policy;
 pub mod project;
+pub mod rollbacks;
 pub mod slot;
 
 pub use command::{Command, Lapse, Refusal, Report, Verdict, Vital};
@@ -33,4 +34,5 @@ pub use lifecycle::Step;
 pub use mention::{DeploymentName, Mention, Named, Which};
 pub use policy::{Limits, LinePolicy, Policy, Preempt};
 pub use project::{Eta, ORDER_LIMIT, Project, RecentRun, StartedOrder};
+pub use rollbacks::{FailedRollback, Rollbacks, rollback_of};
 pub use slot::{Changes, Edges, LineLoad, Load, Loaded, Slot};

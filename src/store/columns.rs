@@ -14,6 +14,7 @@ use crate::model::{
 pub(super) struct Written<'a> {
     pub(super) deployment: &'a Deployment,
     pub(super) outputs: String,
+    pub(super) rollbacks: Option<String>,
     pub(super) window_ms: Option<u64>,
     pub(super) state: &'static str,
     pub(super) ended_at: Option<i64>,
@@ -31,6 +32,7 @@ impl<'a> Written<'a> {
         let mut written = Written {
             deployment,
             outputs,
+            rollbacks: deployment.rollbacks.as_ref().map(serde_json::to_string).transpose()?,
             window_ms: None,
             state: "",
             ended_at: deployment.ended_at().map(Timestamp::as_millisecond),

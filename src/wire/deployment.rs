@@ -117,6 +117,28 @@ pub struct DeploymentError {
     /// Where it happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
+    /// What became of its rollbacks; left out where none was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
+}
+
+/// What became of a deployment's rollbacks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// Of all of them: `rolledBack` where each one that was begun succeeded, else `rollbackFailed`.
+    pub status: String,
+    /// Those after which a person must look.
+    #[serde(default)]
+    pub failed: Vec<FailedRollback>,
+}
+
+/// A phase that was not rolled back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedRollback {
+    /// Which.
+    pub phase: String,
+    /// Why, for people.
+    pub message: String,
 }
 
 /// A page of deployments, newest first.
@@ -259,5 +281,17 @@ fn ends(outcome: &Outcome, deployment: &model::Deployment) -> (Option<Deployment
         Outcome::Cancelled { message, .. } => (message.clone(), None),
     };
     let code = outcome.error_code().unwrap_or_default().to_owned();
-    (None, Some(DeploymentError { code, message, phase }))
+    let rollback = deployment.rollbacks.as_ref().map(Rollback::of);
+    (None, Some(DeploymentError { code, message, phase, rollback }))
+}
+
+impl Rollback {
+    fn of(rollbacks: &model::Rollbacks) -> Self {
+        let failed: Vec<_> = rollbacks
+            .failed()
+            .map(|model::FailedRollback { phase, message }| FailedRollback { phase, message })
+            .collect();
+        let status = if failed.is_empty() { "rolledBack" } else { "rollbackFailed" };
+        Rollback { status: status.to_owned(), failed }
+    }
 }

@@ -11,7 +11,9 @@ pub mod submit;
 pub mod time;
 pub mod worker;
 
-pub use deployment::{Deployment, DeploymentError, DeploymentList, DeploymentResult, mention, name, parts};
+pub use deployment::{
+    Deployment, DeploymentError, DeploymentList, DeploymentResult, FailedRollback, Rollback, mention, name, parts,
+};
 pub use event::{Event, EventData, EventsPage};
 pub use problem::{ErrorCode, Problem};
 pub use project::{
@@ -20,8 +22,8 @@ pub use project::{
 };
 pub use submit::{ArtifactRef, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
 pub use worker::{
-    Accepted, AgentView, ClaimRequest, Claimed, FinishRequest, HeartbeatAnswer, LEASE_HEADER, Lease, ReportsAnswer,
-    ReportsRequest,
+    Accepted, AgentView, ClaimRequest, Claimed, FinishError, FinishRequest, HeartbeatAnswer, LEASE_HEADER, Lease,
+    ReportsAnswer, ReportsRequest,
 };
 
 /// The header that carries the status with a 408.

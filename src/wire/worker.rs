@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    deployment::{Deployment, DeploymentError},
+    deployment::Deployment,
     submit::{ArtifactRef, Takes},
 };
 use crate::model::{DeploymentId, Named, ProjectName, Report, Revision, Status};
@@ -122,29 +122,28 @@ pub struct FinishRequest {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, String>,
     /// Why; with FAILED.
-    #[serde(default, deserialize_with = "told_error", skip_serializing_if = "Option::is_none")]
-    pub error: Option<DeploymentError>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<FinishError>,
 }
 
-/// An error as a worker tells it: unlike one that a newer server tells, it has no members that are not known.
-fn told_error<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<DeploymentError>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Told {
-        code: String,
-        message: String,
-        #[serde(default)]
-        phase: Option<String>,
-    }
-    let told: Option<Told> = Deserialize::deserialize(deserializer)?;
-    Ok(told.map(|Told { code, message, phase }| DeploymentError { code, message, phase }))
+/// Why a deployment failed, as its worker tells it. What became of its rollbacks is known from the reports of its phases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinishError {
+    /// One of the protocol's codes.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Where it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
 }
 
 impl FinishRequest {
     /// The same end without its text, where the server does not take that.
     #[must_use]
     pub fn bare(&self) -> FinishRequest {
-        let error = self.error.as_ref().map(|error| DeploymentError {
+        let error = self.error.as_ref().map(|error| FinishError {
             code: error.code.clone(),
             message: "the server did not take its message".to_owned(),
             phase: None,

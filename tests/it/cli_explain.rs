@@ -12,7 +12,7 @@ use serde_json::json;
 use singletrack::{
     cli::{
         exit::{Exit, exit_of, exit_of_end},
-        reason::Reason,
+        reason::{ROLLBACK_FAILED, Reason},
     },
     explain::{PAGES, find},
     model::{CancelCause, DeploymentId, FailureCause, Status},
@@ -57,6 +57,9 @@ fn codes() -> BTreeMap<String, BTreeSet<u8>> {
     for cause in cancel_causes() {
         add(cause.code(), exit_of_end(Status::Cancelled, cause.code()));
     }
+    // Told beside the reason of a deployment that failed or was cancelled.
+    add(ROLLBACK_FAILED, Exit::Failed);
+    add(ROLLBACK_FAILED, Exit::Cancelled);
     for (reason, exit) in reasons_of_the_client() {
         codes.entry(reason).or_default().insert(exit);
     }

@@ -276,9 +276,10 @@ async fn the_deployments_of_an_older_file_are_numbered_in_the_order_of_their_arr
         file.execute_batch(
             "DROP TRIGGER deployments_keep_their_number; DROP TRIGGER projects_deployment_count_never_falls; \
              DROP INDEX deployments_by_short_number; \
+             ALTER TABLE deployments DROP COLUMN rollbacks; \
              ALTER TABLE deployments DROP COLUMN short_number; ALTER TABLE deployments DROP COLUMN cancel_superseded_by_named; \
              ALTER TABLE projects DROP COLUMN deployment_count; ALTER TABLE projects DROP COLUMN last_started_named; \
-             DELETE FROM migrations WHERE version = 5; PRAGMA user_version = 4",
+             DELETE FROM migrations WHERE version >= 5; PRAGMA user_version = 4",
         )
         .unwrap();
     });
@@ -299,9 +300,9 @@ async fn the_deployments_of_an_older_database_are_numbered_in_the_order_of_their
             "SET search_path TO singletrack; DROP TRIGGER deployments_keep_their_number ON deployments; \
              DROP TRIGGER projects_deployment_count_never_falls ON projects; \
              DROP INDEX deployments_by_short_number; \
-             ALTER TABLE deployments DROP COLUMN short_number, DROP COLUMN cancel_superseded_by_named; \
+             ALTER TABLE deployments DROP COLUMN rollbacks, DROP COLUMN short_number, DROP COLUMN cancel_superseded_by_named; \
              ALTER TABLE projects DROP COLUMN deployment_count, DROP COLUMN last_started_named; \
-             DELETE FROM migrations WHERE version = 8",
+             DELETE FROM migrations WHERE version >= 8",
         )
         .await
         .unwrap();

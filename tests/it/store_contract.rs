@@ -7,8 +7,8 @@ use singletrack::{
     clock::Clock as _,
     model::{
         Changes, Command, Deployment, Edges, Executor, FailureCause, IdempotencyKey, Lapse, LineLoad, LinePolicy, Load,
-        Mention, Named, PhaseState, Place, Policy, Project, Report, Revision, Slot, Spec, State, Status, Stream,
-        Verdict,
+        Mention, Named, PhaseState, Place, Policy, Project, Report, Revision, Rollbacks, Slot, Spec, State, Status,
+        Stream, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
@@ -177,6 +177,12 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
     trial.queue.heartbeat(name("web"), id(1), secret).await.unwrap();
     let reports = vec![
         Report::Phase { name: "migrate".to_owned(), state: PhaseState::Started, message: Some("why".to_owned()) },
+        Report::Phase { name: "migrate".to_owned(), state: PhaseState::RollingBack, message: None },
+        Report::Phase {
+            name: "migrate".to_owned(),
+            state: PhaseState::RollbackFailed,
+            message: Some("\u{1a}no\0".to_owned()),
+        },
         Report::Progress { progress: Some(40), message: Some("half".to_owned()) },
         Report::Output { name: "url".to_owned(), value: "https://x".to_owned() },
         Report::Log { stream: Stream::Stderr, phase: None, lines: vec![String::new(), "\u{1b}[31mred\0".to_owned()] },
@@ -192,19 +198,21 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
     let back = trial.deployment("web", 1).await;
     assert_eq!(back, told);
     assert_eq!(back.spec, full);
-    assert_eq!((back.ticket, back.revision, back.pulse, back.event_count), (Revision(1), Revision(2), 2, 9));
+    assert_eq!((back.ticket, back.revision, back.pulse, back.event_count), (Revision(1), Revision(2), 2, 11));
     assert_eq!((back.progress, back.message.as_deref(), back.phase.as_deref()), (40, Some("half"), Some("migrate")));
     assert_eq!(back.outputs["url"], "https://x");
-    assert_eq!((back.logs.total_bytes, back.logs.head_end_seq), (11, 7));
+    let failed: Vec<_> = back.rollbacks.iter().flat_map(Rollbacks::failed).map(|it| (it.phase, it.message)).collect();
+    assert_eq!(failed, [("migrate".to_owned(), "\u{1a}no\0".to_owned())]);
+    assert_eq!((back.logs.total_bytes, back.logs.head_end_seq), (11, 9));
     assert_eq!(back.last_heartbeat_at, back.started_at.map(|at| at + Duration::from_millis(1)));
     let cancel = back.cancel.expect("it was asked to stop");
     assert_eq!((cancel.reason.as_deref(), cancel.superseded_by), (Some("stop it"), Some(successor)));
     let events = trial.events(1).await;
-    assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
-    assert!(matches!(&events[5].body, EventBody::Output { name, .. } if name == "url"));
-    assert!(matches!(&events[6].body, EventBody::Log { lines, .. } if lines[1] == "\u{1b}[31mred\0"));
-    assert_eq!(events[7].body, EventBody::cancel(Some("stop it".to_owned()), None));
-    assert_eq!(events[8].at, trial.queue.clock().wall());
+    assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=11).collect::<Vec<_>>());
+    assert!(matches!(&events[7].body, EventBody::Output { name, .. } if name == "url"));
+    assert!(matches!(&events[8].body, EventBody::Log { lines, .. } if lines[1] == "\u{1b}[31mred\0"));
+    assert_eq!(events[9].body, EventBody::cancel(Some("stop it".to_owned()), None));
+    assert_eq!(events[10].at, trial.queue.clock().wall());
 }
 
 async fn every_deployment_gets_the_next_number_of_its_project(trial: Trial) {

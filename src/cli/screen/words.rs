@@ -6,9 +6,29 @@ use jiff::Timestamp;
 
 use super::clean::clean;
 use crate::{
-    model::{CANCEL_WAITS, CANNOT_BE_ENDED, DeploymentId, Eta, Mention, ProjectName, Status, mention},
-    wire::{Blocking, Conflict, Deployment, Liveness},
+    model::{CANCEL_WAITS, CANNOT_BE_ENDED, DeploymentId, Eta, Mention, ProjectName, Status, mention, rollback_of},
+    wire::{Blocking, Conflict, Deployment, FailedRollback, Liveness},
 };
+
+/// What a person must repair after rollbacks that failed: a line for each.
+pub fn repairs(deployment: &Deployment) -> Vec<String> {
+    let rollback = deployment.error.as_ref().and_then(|error| error.rollback.as_ref());
+    let failed = rollback.into_iter().flat_map(|rollback| &rollback.failed);
+    failed
+        .map(|FailedRollback { phase, message }| {
+            let subject = rollback_of(phase);
+            let told =
+                if message.starts_with(&subject) { message.clone() } else { format!("{subject} failed: {message}") };
+            clean(&format!("{told}; repair by hand what the phase changed"))
+        })
+        .collect()
+}
+
+/// Whether it was rolled back, and each rollback succeeded.
+pub fn is_rolled_back(deployment: &Deployment) -> bool {
+    let rollback = deployment.error.as_ref().and_then(|error| error.rollback.as_ref());
+    rollback.is_some_and(|rollback| rollback.failed.is_empty())
+}
 
 /// A size for people.
 pub fn size(bytes: u64) -> String {

@@ -19,7 +19,7 @@ use crate::{
     config::Pipeline,
     exec::{self, Job, Stop, artifact::Artifact, workspaces::artifact_path},
     model::{FailureCause, Report, Status, Verdict, bounds},
-    wire::{Claimed, DeploymentError, ErrorCode, FinishRequest},
+    wire::{Claimed, ErrorCode, FinishError, FinishRequest},
 };
 
 /// How many reports may wait to be journalled; that is faster than any command prints.
@@ -178,7 +178,7 @@ pub fn taken(claimed: &Claimed) -> Taken {
 
 /// An end that is a failure.
 pub fn failed(cause: FailureCause, message: String, phase: Option<String>) -> FinishRequest {
-    let error = Some(DeploymentError { code: cause.code().to_owned(), message, phase });
+    let error = Some(FinishError { code: cause.code().to_owned(), message, phase });
     FinishRequest { status: Status::Failed, outputs: BTreeMap::new(), error }
 }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     model::{
-        CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Mention, Named, Outcome, Place, Project,
+        CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Mention, Outcome, Place, Project,
         ProjectName, Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, order::ordinary_order,
         slot::KeyRecord,
     },
@@ -31,7 +31,7 @@ use crate::{
 pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Fault> {
     let last_started = match (number_or_none(row, 3)?, id_or_none(row, 4)?) {
         (Some(order), Some(id)) => {
-            let deployment = Mention { project: name.clone(), id, named: named(row, 9)? };
+            let deployment = Mention { project: name.clone(), id, named: json_or_none(row, 9)? };
             Some(StartedOrder { order, deployment })
         }
         (None, _) | (_, None) => None,
@@ -75,7 +75,7 @@ pub(super) fn update_project(project: &Project, seen: Revision) -> Result<Call, 
 pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment, Fault> {
     let cancel = match instant_or_none(row, 9)? {
         Some(at) => {
-            let named = named(row, 33)?;
+            let named = json_or_none(row, 33)?;
             let superseded_by = id_or_none(row, 11)?.map(|id| Mention { project: project.clone(), id, named });
             Some(CancelRequest { at, reason: text_or_none(row, 10)?, superseded_by })
         }
@@ -99,6 +99,7 @@ pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment,
         message: text_or_none(row, 15)?,
         phase: text_or_none(row, 16)?,
         outputs,
+        rollbacks: json_or_none(row, 34)?,
         cancel,
         event_count: number(row, 7)?,
         report_count: number(row, 30)?,
@@ -210,8 +211,8 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
         // The caller's.
         project: _,
         // These are written by the two functions below.
-        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, cancel: _, event_count: _,
-        report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
+        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, rollbacks: _, cancel: _,
+        event_count: _, report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
         // This is its place in line.
         line_rank: _,
     } = deployment;
@@ -234,10 +235,10 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
 
 /// How many columns of [`Sql::Admit`] are a project's, a deployment's, and a key's.
 const PROJECT_WIDTH: usize = 11;
-const DEPLOYMENT_WIDTH: usize = 38;
+const DEPLOYMENT_WIDTH: usize = 39;
 const KEY_WIDTH: usize = 3;
 /// How many columns of [`Sql::Amend`] are a deployment's.
-const AMENDMENT_WIDTH: usize = 32;
+const AMENDMENT_WIDTH: usize = 33;
 
 /// What submits write, by the columns of [`Sql::Admit`], each submit's to another project.
 #[derive(Debug)]
@@ -410,6 +411,7 @@ fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, Fault> {
         Box::new(written.outputs.clone()),
         Box::new(signed(*report_count)?),
         Box::new(named_text(superseded_by)?),
+        Box::new(written.rollbacks.clone()),
     ])
 }
 
@@ -520,7 +522,7 @@ fn number_or_none(row: &Row, column: usize) -> Result<Option<u64>, Fault> {
 }
 
 /// What people know a deployment by, where that was recorded beside its id.
-fn named(row: &Row, column: usize) -> Result<Option<Named>, Fault> {
+fn json_or_none<T: DeserializeOwned>(row: &Row, column: usize) -> Result<Option<T>, Fault> {
     match get::<Option<&str>>(row, column)? {
         Some(_) => json(row, column).map(Some),
         None => Ok(None),

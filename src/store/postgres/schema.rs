@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_lineage.sql"),
     include_str!("migrations/0007_revision_floor.sql"),
     include_str!("migrations/0008_numbers_of_deployments.sql"),
+    include_str!("migrations/0009_rollbacks.sql"),
 ];
 
 /// The schema's version that this program knows.

@@ -33,7 +33,7 @@ macro_rules! deployment {
          d.log_trimmed_at_bytes, d.message, d.phase, d.outputs, d.revision, d.state, d.started_at, d.ended_at, \
          d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, d.cause, d.cause_message, d.cause_phase, \
          d.superseded_by, d.report_count, \
-         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named"
+         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named, d.rollbacks"
     };
 }
 
@@ -47,7 +47,7 @@ macro_rules! watched {
 }
 
 /// How many columns that is: what a query adds stands behind them.
-pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 34;
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 35;
 
 /// A project's columns, in the order that `rows::project` reads them.
 macro_rules! project {
@@ -214,41 +214,42 @@ statements! {
             last_started_named = $11 \
         WHERE name = $1 AND revision = $2 RETURNING 1) SELECT require_one(count(*)) FROM written";
     InsertDeployment(
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT,
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT,
         INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID,
         UUID, TEXT, INT8, TEXT, INT8, TEXT, INT8, INT8, INT8, INT8
     ) = "INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
         cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
-        outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, lease_secret, \
+        outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, ended_at, lease_secret, \
         fencing_token, lease_ttl_ms, \
         worker, cause, cause_message, cause_phase, superseded_by, id, project, ticket, executor, created_at, spec, \
         deadline_seconds, build_order, line_place, short_number) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
-        $23, $24, $25, $26, $27, $28, $29, (SELECT number FROM projects WHERE name = $30), \
-        $31, $32, $33, $34, $35, $36, $37, $38)";
+        $23, $24, $25, $26, $27, $28, $29, $30, (SELECT number FROM projects WHERE name = $31), \
+        $32, $33, $34, $35, $36, $37, $38, $39)";
     /// Everything that may change, of one that is still as it was seen.
     UpdateDeployment(
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT,
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT,
         INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID, UUID, INT8, INT8, INT8
     ) = "WITH written AS (\
         UPDATE deployments SET window_ms = $1, pulse = $2, progress = $3, event_count = $4, last_heartbeat_at = $5, \
             cancel_requested_at = $6, cancel_reason = $7, cancel_superseded_by = $8, log_total_bytes = $9, \
             log_head_end_seq = $10, log_trimmed_at_bytes = $11, message = $12, phase = $13, outputs = $14, \
-            report_count = $15, cancel_superseded_by_named = $16, revision = $17, state = $18, started_at = $19, \
-            ended_at = $20, lease_secret = $21, \
-            fencing_token = $22, lease_ttl_ms = $23, worker = $24, cause = $25, cause_message = $26, \
-            cause_phase = $27, superseded_by = $28 \
-        WHERE id = $29 AND revision = $30 AND pulse = $31 AND event_count = $32 RETURNING 1) \
+            report_count = $15, cancel_superseded_by_named = $16, rollbacks = $17, revision = $18, state = $19, started_at = $20, \
+            ended_at = $21, lease_secret = $22, \
+            fencing_token = $23, lease_ttl_ms = $24, worker = $25, cause = $26, cause_message = $27, \
+            cause_phase = $28, superseded_by = $29 \
+        WHERE id = $30 AND revision = $31 AND pulse = $32 AND event_count = $33 RETURNING 1) \
         SELECT require_one(count(*)) FROM written";
     /// What changes while the state stays; it touches no index, so a heartbeat or a report is cheap.
     UpdateSignsOfLife(
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, UUID, INT8, INT8, INT8
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT, UUID,
+        INT8, INT8, INT8
     ) = "WITH written AS (\
         UPDATE deployments SET window_ms = $1, pulse = $2, progress = $3, event_count = $4, last_heartbeat_at = $5, \
             cancel_requested_at = $6, cancel_reason = $7, cancel_superseded_by = $8, log_total_bytes = $9, \
             log_head_end_seq = $10, log_trimmed_at_bytes = $11, message = $12, phase = $13, outputs = $14, \
-            report_count = $15, cancel_superseded_by_named = $16 \
-        WHERE id = $17 AND revision = $18 AND pulse = $19 AND event_count = $20 RETURNING 1) \
+            report_count = $15, cancel_superseded_by_named = $16, rollbacks = $17 \
+        WHERE id = $18 AND revision = $19 AND pulse = $20 AND event_count = $21 RETURNING 1) \
         SELECT require_one(count(*)) FROM written";
     /// All events of a decision, each with its deployment.
     InsertEvents(UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY) =
@@ -264,7 +265,7 @@ statements! {
         TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY,
         INT8_ARRAY, TEXT_ARRAY,
         INT8_ARRAY, INT8_ARRAY, INT2_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY, INT8_ARRAY,
-        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY,
+        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
         INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
         TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY,
         UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY,
@@ -274,27 +275,27 @@ statements! {
         deployment AS (\
             INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
                 cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, \
-                phase, outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, \
+                phase, outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, ended_at, \
                 lease_secret, fencing_token, \
                 lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
                 created_at, spec, deadline_seconds, build_order, line_place, short_number, project) \
             SELECT w.window_ms, w.pulse, w.progress, w.event_count, w.last_heartbeat_at, w.cancel_requested_at, \
                 w.cancel_reason, w.cancel_superseded_by, w.log_total_bytes, w.log_head_end_seq, \
                 w.log_trimmed_at_bytes, w.message, w.phase, w.outputs, w.report_count, w.cancel_superseded_by_named, \
-                w.revision, w.state, \
+                w.rollbacks, w.revision, w.state, \
                 w.started_at, w.ended_at, w.lease_secret, w.fencing_token, w.lease_ttl_ms, w.worker, w.cause, \
                 w.cause_message, w.cause_phase, w.superseded_by, w.id, w.ticket, w.executor, w.created_at, w.spec, \
                 w.deadline_seconds, w.build_order, w.line_place, w.short_number, w.project \
             FROM unnest($12::bigint[], $13::bigint[], $14::smallint[], $15::bigint[], $16::bigint[], $17::bigint[], \
                     $18::text[], $19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::text[], $24::text[], \
-                    $25::text[], $26::bigint[], $27::text[], $28::bigint[], $29::text[], $30::bigint[], \
-                    $31::bigint[], $32::bytea[], \
-                    $33::bigint[], $34::bigint[], $35::text[], $36::text[], $37::text[], $38::text[], $39::uuid[], \
-                    $40::uuid[], $41::bigint[], $42::text[], $43::bigint[], $44::text[], $45::bigint[], $46::bigint[], \
-                    $47::bigint[], $48::bigint[], $49::bigint[]) \
+                    $25::text[], $26::bigint[], $27::text[], $28::text[], $29::bigint[], $30::text[], $31::bigint[], \
+                    $32::bigint[], $33::bytea[], \
+                    $34::bigint[], $35::bigint[], $36::text[], $37::text[], $38::text[], $39::text[], $40::uuid[], \
+                    $41::uuid[], $42::bigint[], $43::text[], $44::bigint[], $45::text[], $46::bigint[], $47::bigint[], \
+                    $48::bigint[], $49::bigint[], $50::bigint[]) \
                 AS w (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, cancel_reason, \
                     cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
-                    outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, \
+                    outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, ended_at, \
                     lease_secret, fencing_token, \
                     lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
                     created_at, spec, deadline_seconds, build_order, line_place, short_number, project) \
@@ -302,13 +303,13 @@ statements! {
         happened AS (\
             INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) \
             SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body \
-            FROM unnest($50::uuid[], $51::bigint[], $52::bigint[], $53::text[], $54::bigint[], $55::text[]) \
+            FROM unnest($51::uuid[], $52::bigint[], $53::bigint[], $54::text[], $55::bigint[], $56::text[]) \
                     AS e (id, seq, at, type, log_end_bytes, body) \
                 JOIN deployment AS d ON d.id = e.id ORDER BY e.seq), \
         known AS (\
             INSERT INTO idempotency_keys (project, key, fingerprint, deployment) \
             SELECT d.project, k.key, k.fingerprint, d.number \
-            FROM unnest($56::uuid[], $57::text[], $58::bytea[]) AS k (id, key, fingerprint) \
+            FROM unnest($57::uuid[], $58::text[], $59::bytea[]) AS k (id, key, fingerprint) \
                 JOIN deployment AS d ON d.id = k.id) \
         SELECT require_one(CASE count(*) WHEN cardinality($1) THEN 1 ELSE 0 END) FROM project");
     /// What several decisions change, each of another project: the projects' counters, and one deployment of each, still as they
@@ -317,7 +318,7 @@ statements! {
         TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY,
         INT8_ARRAY, TEXT_ARRAY,
         INT8_ARRAY, INT8_ARRAY, INT2_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY, INT8_ARRAY,
-        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY,
+        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
         INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
         TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY,
         UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY
@@ -329,20 +330,20 @@ statements! {
                 cancel_superseded_by = w.cancel_superseded_by, log_total_bytes = w.log_total_bytes, \
                 log_head_end_seq = w.log_head_end_seq, log_trimmed_at_bytes = w.log_trimmed_at_bytes, \
                 message = w.message, phase = w.phase, outputs = w.outputs, report_count = w.report_count, \
-                cancel_superseded_by_named = w.cancel_superseded_by_named, \
+                cancel_superseded_by_named = w.cancel_superseded_by_named, rollbacks = w.rollbacks, \
                 revision = w.revision, state = w.state, started_at = w.started_at, ended_at = w.ended_at, \
                 lease_secret = w.lease_secret, fencing_token = w.fencing_token, lease_ttl_ms = w.lease_ttl_ms, \
                 worker = w.worker, cause = w.cause, cause_message = w.cause_message, cause_phase = w.cause_phase, \
                 superseded_by = w.superseded_by \
             FROM unnest($12::bigint[], $13::bigint[], $14::smallint[], $15::bigint[], $16::bigint[], $17::bigint[], \
                     $18::text[], $19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::text[], $24::text[], \
-                    $25::text[], $26::bigint[], $27::text[], $28::bigint[], $29::text[], $30::bigint[], \
-                    $31::bigint[], $32::bytea[], \
-                    $33::bigint[], $34::bigint[], $35::text[], $36::text[], $37::text[], $38::text[], $39::uuid[], \
-                    $40::uuid[], $41::bigint[], $42::bigint[], $43::bigint[]) \
+                    $25::text[], $26::bigint[], $27::text[], $28::text[], $29::bigint[], $30::text[], $31::bigint[], \
+                    $32::bigint[], $33::bytea[], \
+                    $34::bigint[], $35::bigint[], $36::text[], $37::text[], $38::text[], $39::text[], $40::uuid[], \
+                    $41::uuid[], $42::bigint[], $43::bigint[], $44::bigint[]) \
                 AS w (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, cancel_reason, \
                     cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
-                    outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, \
+                    outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, ended_at, \
                     lease_secret, fencing_token, \
                     lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, seen_revision, \
                     seen_pulse, seen_event_count) \

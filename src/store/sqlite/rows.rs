@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     model::{
-        CancelCause, CancelRequest, Deployment, DeploymentId, Event, FailureCause, Lease, LogAccount, Mention, Named,
-        Outcome, Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State, Vital,
+        CancelCause, CancelRequest, Deployment, DeploymentId, Event, FailureCause, Lease, LogAccount, Mention, Outcome,
+        Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State, Vital,
     },
     store::{
         Watched,
@@ -30,13 +30,13 @@ macro_rules! deployment_columns {
          d.message, d.phase, d.outputs, \
          d.revision, d.state, d.started_at, d.ended_at, d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, \
          d.cause, d.cause_message, d.cause_phase, d.superseded_by, d.report_count, \
-         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named"
+         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named, d.rollbacks"
     };
 }
 pub(super) use deployment_columns;
 
 /// How many columns that is: what a query adds stands behind them.
-pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 35;
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 36;
 
 /// A project's columns, in the order that [`project`] reads them.
 macro_rules! project_columns {
@@ -65,25 +65,27 @@ pub(super) const UPDATE_PROJECT_COUNTERS: &str = "UPDATE projects SET revision =
 
 pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, pulse, progress, event_count, \
      last_heartbeat_at, cancel_requested_at, cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, \
-     log_trimmed_at_bytes, message, phase, outputs, report_count, cancel_superseded_by_named, revision, state, started_at, ended_at, lease_secret, \
+     log_trimmed_at_bytes, message, phase, outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, \
+     ended_at, lease_secret, \
      fencing_token, lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, \
      id, project, ticket, executor, created_at, spec, line_place, short_number) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36)";
+     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37)";
 
 /// Everything that may change.
 pub(super) const UPDATE_DEPLOYMENT: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
      message = ?12, phase = ?13, outputs = ?14, report_count = ?15, cancel_superseded_by_named = ?16, \
-     revision = ?17, state = ?18, started_at = ?19, ended_at = ?20, \
-     lease_secret = ?21, fencing_token = ?22, lease_ttl_ms = ?23, worker = ?24, cause = ?25, cause_message = ?26, \
-     cause_phase = ?27, superseded_by = ?28 WHERE number = ?29";
+     rollbacks = ?17, revision = ?18, state = ?19, started_at = ?20, ended_at = ?21, \
+     lease_secret = ?22, fencing_token = ?23, lease_ttl_ms = ?24, worker = ?25, cause = ?26, cause_message = ?27, \
+     cause_phase = ?28, superseded_by = ?29 WHERE number = ?30";
 
 /// What changes while the state stays; it touches no index, so a heartbeat or a report is cheap.
 pub(super) const UPDATE_SIGNS_OF_LIFE: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
-     message = ?12, phase = ?13, outputs = ?14, report_count = ?15, cancel_superseded_by_named = ?16 WHERE number = ?17";
+     message = ?12, phase = ?13, outputs = ?14, report_count = ?15, cancel_superseded_by_named = ?16, \
+     rollbacks = ?17 WHERE number = ?18";
 
 /// Sets a deployment's place in line.
 pub(super) const PUT_AHEAD: &str = "UPDATE deployments SET line_place = ?1 WHERE number = ?2";
@@ -95,7 +97,7 @@ pub(super) const INSERT_EVENT: &str =
 pub(super) fn project(row: &Row<'_>, name: &ProjectName) -> rusqlite::Result<Project> {
     let last_started = match (row.get(3)?, id_at(row, 4)?) {
         (Some(order), Some(id)) => {
-            let deployment = Mention { project: name.clone(), id, named: named_at(row, 9)? };
+            let deployment = Mention { project: name.clone(), id, named: json_or_none(row, 9)? };
             Some(StartedOrder { order, deployment })
         }
         (None, _) | (_, None) => None,
@@ -166,7 +168,7 @@ fn recent_runs_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<RecentRu
 pub(super) fn deployment(row: &Row<'_>, project: &ProjectName) -> rusqlite::Result<Deployment> {
     let cancel = match instant_at(row, 10)? {
         Some(at) => {
-            let named = named_at(row, 34)?;
+            let named = json_or_none(row, 34)?;
             let superseded_by = id_at(row, 12)?.map(|id| Mention { project: project.clone(), id, named });
             Some(CancelRequest { at, reason: row.get(11)?, superseded_by })
         }
@@ -190,6 +192,7 @@ pub(super) fn deployment(row: &Row<'_>, project: &ProjectName) -> rusqlite::Resu
         message: row.get(16)?,
         phase: row.get(17)?,
         outputs,
+        rollbacks: json_or_none(row, 35)?,
         cancel,
         event_count: row.get(8)?,
         report_count: row.get(31)?,
@@ -267,22 +270,23 @@ impl Written<'_> {
         statement.raw_bind_parameter(14, &self.outputs)?;
         statement.raw_bind_parameter(15, report_count)?;
         let named = superseded_by.and_then(|by| by.named.as_ref());
-        statement.raw_bind_parameter(16, named.map(to_json).transpose()?)
+        statement.raw_bind_parameter(16, named.map(to_json).transpose()?)?;
+        statement.raw_bind_parameter(17, self.rollbacks.as_deref())
     }
 
     fn bind_slot(&self, statement: &mut Statement<'_>) -> rusqlite::Result<()> {
-        statement.raw_bind_parameter(17, self.deployment.revision.0)?;
-        statement.raw_bind_parameter(18, self.state)?;
-        statement.raw_bind_parameter(19, self.deployment.started_at.map(Timestamp::as_millisecond))?;
-        statement.raw_bind_parameter(20, self.ended_at)?;
-        statement.raw_bind_parameter(21, self.lease.map(|lease| lease.secret.0))?;
-        statement.raw_bind_parameter(22, self.lease.map(|lease| lease.fencing_token.0))?;
-        statement.raw_bind_parameter(23, self.lease.map(|lease| millis(lease.ttl)))?;
-        statement.raw_bind_parameter(24, self.lease.map(|lease| &lease.worker))?;
-        statement.raw_bind_parameter(25, self.cause)?;
-        statement.raw_bind_parameter(26, self.cause_message)?;
-        statement.raw_bind_parameter(27, self.cause_phase)?;
-        statement.raw_bind_parameter(28, self.superseded_by.as_ref().map(DeploymentId::as_bytes))
+        statement.raw_bind_parameter(18, self.deployment.revision.0)?;
+        statement.raw_bind_parameter(19, self.state)?;
+        statement.raw_bind_parameter(20, self.deployment.started_at.map(Timestamp::as_millisecond))?;
+        statement.raw_bind_parameter(21, self.ended_at)?;
+        statement.raw_bind_parameter(22, self.lease.map(|lease| lease.secret.0))?;
+        statement.raw_bind_parameter(23, self.lease.map(|lease| lease.fencing_token.0))?;
+        statement.raw_bind_parameter(24, self.lease.map(|lease| millis(lease.ttl)))?;
+        statement.raw_bind_parameter(25, self.lease.map(|lease| &lease.worker))?;
+        statement.raw_bind_parameter(26, self.cause)?;
+        statement.raw_bind_parameter(27, self.cause_message)?;
+        statement.raw_bind_parameter(28, self.cause_phase)?;
+        statement.raw_bind_parameter(29, self.superseded_by.as_ref().map(DeploymentId::as_bytes))
     }
 }
 
@@ -297,21 +301,21 @@ pub(super) fn insert_deployment(
     let Deployment {
         id, project: _, number, spec, ticket, created_at,
         // These are bound by `Written`.
-        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, cancel: _, event_count: _,
-        report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
+        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, rollbacks: _, cancel: _,
+        event_count: _, report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
         // This is bound by its rank.
         line_rank: _,
     } = deployment;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
-    statement.raw_bind_parameter(29, id.as_bytes())?;
-    statement.raw_bind_parameter(30, project)?;
-    statement.raw_bind_parameter(31, ticket.0)?;
-    statement.raw_bind_parameter(32, columns::executor_word(spec.executor))?;
-    statement.raw_bind_parameter(33, created_at.as_millisecond())?;
-    statement.raw_bind_parameter(34, to_json(spec)?)?;
-    statement.raw_bind_parameter(35, deployment.rank())?;
-    statement.raw_bind_parameter(36, number)?;
+    statement.raw_bind_parameter(30, id.as_bytes())?;
+    statement.raw_bind_parameter(31, project)?;
+    statement.raw_bind_parameter(32, ticket.0)?;
+    statement.raw_bind_parameter(33, columns::executor_word(spec.executor))?;
+    statement.raw_bind_parameter(34, created_at.as_millisecond())?;
+    statement.raw_bind_parameter(35, to_json(spec)?)?;
+    statement.raw_bind_parameter(36, deployment.rank())?;
+    statement.raw_bind_parameter(37, number)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -324,7 +328,7 @@ pub(super) fn update_deployment(
     let written = Written::of(deployment).map_err(unwritable)?;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
-    statement.raw_bind_parameter(29, number)?;
+    statement.raw_bind_parameter(30, number)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -335,7 +339,7 @@ pub(super) fn update_signs_of_life(
     number: i64,
 ) -> rusqlite::Result<()> {
     Written::of(deployment).map_err(unwritable)?.bind_signs_of_life(statement)?;
-    statement.raw_bind_parameter(17, number)?;
+    statement.raw_bind_parameter(18, number)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -416,7 +420,7 @@ fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<DeploymentId>>
     Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(DeploymentId::from_bytes))
 }
 
-fn named_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Named>> {
+fn json_or_none<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
     match row.get_ref(column)? {
         ValueRef::Null => Ok(None),
         _ => json_at(row, column).map(Some),

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_the_line_by_rank_and_order.sql"),
     include_str!("migrations/0004_lineage.sql"),
     include_str!("migrations/0005_numbers_of_deployments.sql"),
+    include_str!("migrations/0006_rollbacks.sql"),
 ];
 
 const CHECKSUMS: &str =

@@ -239,6 +239,8 @@ fn the_table_of_limits_and_the_description_say_what_the_code_does() {
     says("the reason of a cancel or a release", bounds::REASON);
     says("reports in one call", bounds::REPORTS);
     says("`message` of a report, `error.message`", bounds::REPORT_TEXT);
+    says("failed rollbacks that a deployment tells", bounds::ROLLBACKS);
+    says("failed rollbacks that a deployment tells", bounds::ROLLBACK_TEXT);
     says("lines in one log report", bounds::LOG_LINES);
     says("lines in one log report", bounds::LOG_BYTES);
     says("lines of all log reports in one call together", bounds::CALL_LOG_BYTES);
@@ -266,6 +268,7 @@ fn the_table_of_limits_and_the_description_say_what_the_code_does() {
     states("ReportsRequest/properties/reports/maxItems", bounds::REPORTS);
     states("Report/oneOf/0/properties/name/maxLength", bounds::NAME);
     states("Report/oneOf/1/properties/message/maxLength", bounds::REPORT_TEXT);
+    states("Rollback/properties/failed/maxItems", bounds::ROLLBACKS);
     states("Report/oneOf/2/properties/value/maxLength", bounds::OUTPUT_VALUE);
     states("Report/oneOf/3/properties/lines/maxItems", bounds::LOG_LINES);
     states("FinishRequest/properties/outputs/maxProperties", bounds::OUTPUTS);

@@ -1,0 +1,3 @@
+-- What became of a deployment's rollbacks: a JSON object, and nothing as long as none was begun. Never edit this file: add
+-- another.
+ALTER TABLE deployments ADD COLUMN rollbacks TEXT;
