@@ -8,12 +8,13 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -192,7 +193,7 @@ impl Embedded {
         while !self.offers.is_empty() && self.places.free() > 0 {
             // What is being claimed at this moment may still be seen as claimable, so it is not enough to ask for as many as
             // there are free places.
-            let page = self.queue.store().claimable(self.offers.clone(), self.places.limit).await?;
+            let page = self.queue.claimable(&self.offers, self.places.limit).await?;
             let is_all = page.len() < self.places.limit;
             let mut took = false;
             for claimable in page {
@@ -258,13 +259,35 @@ impl Embedded {
                     self.stop.subscribe(),
                 );
                 let job = self.job(&claimed.deployment, pipeline);
-                leased.run(job, sent_at).await;
+                self.guard(id, leased.run(job, sent_at)).await;
             }
             // Cancelled in between, or overtaken by a newer build.
             Ok(None) => {}
             Err(error) => tracing::warn!(deployment.id = %id, %error, "a deployment could not be claimed"),
         }
         drop(place);
+    }
+
+    /// Runs what runs a deployment. Should that panic, the deployment has failed, and the next one has the slot, as soon as
+    /// its commands have ended: their shim ends them when the task is gone.
+    async fn guard(&self, id: DeploymentId, running: impl Future<Output = ()>) {
+        if AssertUnwindSafe(running).catch_unwind().await.is_ok() {
+            return;
+        }
+        tracing::error!(deployment.id = %id, "the task of a deployment panicked; its commands and the deployment are ended");
+        let found = async {
+            loop {
+                match self.queue.store().watched().await {
+                    Ok(watched) => return watched.into_iter().find(|watched| watched.id == id),
+                    Err(error) => tracing::warn!(%error, "could not look for a deployment whose task panicked"),
+                }
+                sleep(self.limits.fallback_poll).await;
+            }
+        };
+        // Later its lease has run out, and the reaper ends it.
+        if let Ok(Some(watched)) = timeout(self.limits.lease, found).await {
+            self.end_lost_run(watched).await;
+        }
     }
 
     fn job(&self, deployment: &Deployment, pipeline: Pipeline) -> Job {
@@ -328,23 +351,27 @@ impl Embedded {
         });
         let ends = TaskTracker::new();
         for watched in former {
-            ends.spawn(self.clone().end_former_run(watched));
+            let this = self.clone();
+            ends.spawn(async move { this.end_lost_run(watched).await });
         }
         ends.close();
         ends.wait().await;
     }
 
-    async fn end_former_run(self: Arc<Self>, Watched { project, id, vital, .. }: Watched) {
+    /// Ends a deployment that nobody runs any more, once what it started is gone.
+    async fn end_lost_run(&self, Watched { project, id, vital, .. }: Watched) {
         let workspace = self.workspace(id);
         let patience = self.limits.kill_budget + self.limits.lock_delay;
         if !leftovers_gone(&lock_path(&workspace), &id.to_string(), patience).await {
-            tracing::error!(deployment.id = %id, "a former server's child does not end; its lease must run out first");
+            tracing::error!(deployment.id = %id, "a child of a lost deployment does not end; its lease must run out first");
             return;
         }
         match self.queue.reap(project, id, vital, Lapse::WorkerGone, self.queue.clock().boot()).await {
-            Ok(Ok(_)) => tracing::warn!(deployment.id = %id, "ended a deployment that a former server was running"),
+            Ok(Ok(_)) => tracing::warn!(deployment.id = %id, "ended a deployment that nobody runs any more"),
             Ok(Err(refusal)) => tracing::debug!(deployment.id = %id, %refusal, "it was ended already"),
-            Err(error) => tracing::warn!(deployment.id = %id, %error, "could not end what a former server ran"),
+            Err(error) => {
+                tracing::warn!(deployment.id = %id, %error, "could not end a deployment that nobody runs any more")
+            }
         }
         workspaces::remove(&workspace).await;
     }
@@ -365,4 +392,63 @@ fn offers(projects: &BTreeMap<String, Project>) -> Offers {
     let own = projects.iter().filter(|(_, project)| project.agents.is_none() && !project.pipelines.is_empty());
     // Their names were looked at when they were read.
     own.filter_map(|(name, project)| Some((name.parse().ok()?, project.pipelines.keys().cloned().collect()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, path::Path};
+
+    use super::*;
+    use crate::{
+        clock::SystemClock,
+        model::{
+            FailureCause, Outcome, ProjectName, Spec,
+            admission::{OnConflict, Submission},
+        },
+        store::memory::MemoryStore,
+    };
+
+    #[tokio::test]
+    async fn a_deployment_whose_task_panics_has_failed_at_once_and_the_next_one_has_the_slot() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = format!(
+            "work_dir = {:?}\n[[projects.web.pipelines.deploy.phases]]\nname = \"only\"\nrun = \"true\"",
+            folder.path()
+        );
+        let config = Config::parse(&config, Path::new("test.toml")).expect("a configuration");
+        let store = Arc::new(MemoryStore::new(Arc::new(|_, _| {})));
+        let queue = Queue::new(store.clone(), Arc::new(SystemClock), HashMap::new(), Limits::default());
+        let depot = Depot::new(store, folder.path());
+        let shim = ShimProgram(std::env::current_exe().expect("this program"));
+        let worker = Embedded::new(&config, queue.clone(), Arc::default(), depot, shim).expect("a worker");
+        let project: ProjectName = "web".parse().expect("a name");
+        let ids = [(); 2].map(|()| DeploymentId::generate());
+        for id in ids {
+            let spec = Spec { pipeline: "deploy".to_owned(), ..Spec::default() };
+            let wish = Submission {
+                id,
+                project: project.clone(),
+                spec,
+                key: None,
+                on_conflict: OnConflict::Queue,
+                refusal: None,
+                claim: None,
+            };
+            queue.submit(wish).await.expect("it is taken");
+        }
+        let name = worker.identity.worker_name.clone();
+        queue.claim(project.clone(), ids[0], name).await.expect("the store answers").expect("it is claimed");
+
+        worker.guard(ids[0], async { panic!("a test") }).await;
+
+        let states = ids.map(|id| queue.store().deployment(project.clone(), id));
+        let [ended, next] = futures_util::future::join_all(states).await.try_into().expect("two answers");
+        let state = |placed: Result<Option<crate::store::Placed>, StoreError>| {
+            placed.expect("the store answers").expect("it is there").deployment.state
+        };
+        let ended = state(ended);
+        let State::Finished { outcome: Outcome::Failed { cause, .. }, .. } = &ended else { panic!("{ended:?}") };
+        assert_eq!(*cause, FailureCause::WorkerLost);
+        assert_eq!(state(next), State::Ready);
+    }
 }
