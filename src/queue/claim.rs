@@ -1,15 +1,14 @@
 //! Claim: a worker takes a deployment that holds its slot. See decision 0027.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use tokio::time::timeout;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Queue, WorkerError};
 use crate::{
@@ -33,8 +32,14 @@ pub struct Claimed {
 /// of these meanwhile, all are looked at.
 const FIRST_LOOK_LIMIT: usize = 4;
 
-/// How long one of several that can be claimed is tried to be had.
-const TAKE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a claim waits for a deployment before it tries the next one beside it.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How many a claim tries side by side at most.
+const TRIES_LIMIT: usize = 8;
+/// How long a claim tries in all, and how long the server's own worker tries to have one deployment.
+const CLAIM_LIMIT: Duration = Duration::from_secs(2);
+/// How long a project that was locked is tried after the others.
+const LOCKED_MEMORY: Duration = Duration::from_secs(60);
 
 impl Queue {
     /// What `holder` took before and still runs: the answer that told him was lost.
@@ -46,6 +51,16 @@ impl Queue {
         Ok(held.and_then(|deployment| Some(Claimed { secret: self.lease_secret(&deployment)?, deployment })))
     }
 
+    /// The oldest deployments that can be claimed, as many as `limit`; behind them those whose project was locked a moment ago.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn claimable(&self, offers: &Arc<Offers>, limit: usize) -> Result<Vec<Claimable>, StoreError> {
+        // One that is locked takes nobody's place in the page.
+        let page = self.store.claimable(offers.clone(), limit.saturating_add(self.locked.count())).await?;
+        Ok(self.locked.last(page))
+    }
+
     /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`, who holds one at most: what he
     /// has taken meanwhile by the same call, at whichever server, is answered again.
     ///
@@ -53,37 +68,68 @@ impl Queue {
     /// The store did not do it.
     pub async fn claim_any(&self, holder: &str, offers: &Offers) -> Result<Option<Claimed>, WorkerError> {
         let offers = Arc::new(offers.clone());
-        let first = self.store.claimable(offers.clone(), FIRST_LOOK_LIMIT).await?;
+        let first = self.claimable(&offers, FIRST_LOOK_LIMIT).await?;
         let is_all = first.len() < FIRST_LOOK_LIMIT;
-        match self.claim_first(holder, first).await? {
-            None if !is_all => {
+        let tried = self.claim_first(holder, first).await;
+        match tried {
+            // What is in the way of these is not in the way of the others.
+            Ok(None) | Err(_) if !is_all => {
                 let all = self.store.claimable(offers, usize::MAX).await?;
                 self.claim_first(holder, all).await
             }
-            claimed => Ok(claimed),
+            tried => tried,
         }
     }
 
-    /// One that cannot be taken soon, since its project is locked or cannot be read, costs the others nothing: it is passed
-    /// over. Where nothing else can be had, the answer is what was in the way.
+    /// One that cannot be taken soon, since its project is locked or cannot be read, costs the others little: they are tried
+    /// beside it, and the next claims try it last. Where nothing else can be had, the answer is what was in the way.
     async fn claim_first(&self, holder: &str, claimable: Vec<Claimable>) -> Result<Option<Claimed>, WorkerError> {
+        // What waits for a project's lock goes on waiting when this gives up, and must not take it then: the holder has been
+        // told something else, and would never hear of it. Of those that are tried side by side, one is taken.
+        let wanted = Wanted::default();
+        let mut untried = self.locked.last(claimable).into_iter().peekable();
+        let mut tries = FuturesUnordered::new();
+        let mut under_way = Marks { locked: &self.locked, projects: BTreeSet::new() };
+        let mut end = pin!(sleep(CLAIM_LIMIT));
+        let mut next_at = Instant::now();
         let mut in_the_way = None;
-        for Claimable { project, id, spec: _ } in claimable {
-            // What waits for the project's lock goes on waiting when this gives up, and must not take it then: the holder has
-            // been told something else, and would never hear of it.
-            let wanted = Wanted::default();
-            let mut taking =
-                pin!(self.take(project, id, holder.to_owned(), Some(holder.to_owned()), wanted.decision.clone()));
-            let taken = match timeout(TAKE_LIMIT, &mut taking).await {
-                Ok(taken) => taken,
-                Err(_) if wanted.give_up() => {
-                    let locked = "the project of a deployment that waits for a worker is locked, or slow".to_owned();
-                    in_the_way.get_or_insert(StoreError::Unavailable(locked).into());
+        let mut chosen = None;
+        loop {
+            let is_more = untried.peek().is_some() && chosen.is_none();
+            if tries.is_empty() && !is_more {
+                break;
+            }
+            let (project, id, taken) = tokio::select! {
+                biased;
+                Some(tried) = tries.next() => tried,
+                () = sleep_until(next_at), if is_more && tries.len() < TRIES_LIMIT => {
+                    if let Some(Claimable { project, id, spec: _ }) = untried.next() {
+                        under_way.projects.insert(project.clone());
+                        let (holder, decision) = (holder.to_owned(), wanted.decision.clone());
+                        let taking = self.take(project.clone(), id, holder.clone(), Some(holder), decision);
+                        tries.push(async move { (project, id, taking.await) });
+                    }
+                    next_at = Instant::now() + GLANCE;
                     continue;
                 }
-                // It is decided and about to be durable, which the store bounds.
-                Err(_) => taking.await,
+                () = &mut end, if chosen.is_none() => match wanted.give_up() {
+                    // It is decided and about to be durable, which the store bounds.
+                    Some(id) => {
+                        chosen = Some(id);
+                        continue;
+                    }
+                    None => {
+                        let locked = "the project of a deployment that waits for a worker is locked, or slow".to_owned();
+                        in_the_way.get_or_insert(StoreError::Unavailable(locked).into());
+                        break;
+                    }
+                },
+                else => break,
             };
+            under_way.projects.remove(&project);
+            self.locked.forget(&project);
+            // There is no need to wait for the next one.
+            next_at = Instant::now();
             match taken {
                 Ok(Ok(claimed)) => return Ok(Some(claimed)),
                 Ok(Err(Refusal::Taken)) => return self.claimed_by(holder).await,
@@ -98,6 +144,9 @@ impl Queue {
                 )) => {}
                 Err(error) => _ = in_the_way.get_or_insert(error),
             }
+            if chosen == Some(id) {
+                break;
+            }
         }
         in_the_way.map_or(Ok(None), Err)
     }
@@ -105,14 +154,26 @@ impl Queue {
     /// Takes a deployment for `worker`; `None` where somebody else has it, or it is final by now.
     ///
     /// # Errors
-    /// The store did not do it.
+    /// The store did not do it, or not soon.
     pub async fn claim(
         &self,
         project: ProjectName,
         id: DeploymentId,
         worker: String,
     ) -> Result<Option<Claimed>, WorkerError> {
-        Ok(self.take(project, id, worker, None, Decision::default()).await?.ok())
+        let wanted = Wanted::default();
+        let mut taking = pin!(self.take(project.clone(), id, worker, None, wanted.decision.clone()));
+        let taken = match timeout(CLAIM_LIMIT, &mut taking).await {
+            Err(_) if wanted.give_up().is_none() => {
+                self.locked.mark(project);
+                return Err(StoreError::Unavailable("the project is locked, or slow".to_owned()).into());
+            }
+            // It is decided and about to be durable, which the store bounds.
+            Err(_) => taking.await,
+            Ok(taken) => taken,
+        };
+        self.locked.forget(&project);
+        Ok(taken?.ok())
     }
 
     /// Takes it for `worker`, unless something runs already that is held by the same.
@@ -133,11 +194,11 @@ impl Queue {
             .note(
                 id,
                 transact(&*self.store, project, load, move |loaded| {
-                    if !decision.settle() {
-                        return (Changes::default(), Err(Refusal::WrongState));
-                    }
                     let mut slot = Slot::of(loaded, now);
                     let claimed = admission::claim(&mut slot, id, terms);
+                    if claimed.is_ok() && !decision.settle(id) {
+                        return (Changes::default(), Err(Refusal::WrongState));
+                    }
                     (slot.into_changes(), claimed)
                 }),
             )
@@ -149,14 +210,14 @@ impl Queue {
     }
 }
 
-/// Whether a claim is decided or given up: the first of the two counts, and the other one does not happen. Clones share it.
+/// Which deployment a claim takes, or that it is given up: the first word counts. Clones share it.
 #[derive(Clone, Default)]
-struct Decision(Arc<AtomicBool>);
+struct Decision(Arc<OnceLock<Option<DeploymentId>>>);
 
 impl Decision {
-    /// Whether this is the first.
-    fn settle(&self) -> bool {
-        !self.0.swap(true, Ordering::AcqRel)
+    /// Whether this deployment is the one.
+    fn settle(&self, id: DeploymentId) -> bool {
+        self.0.set(Some(id)).is_ok()
     }
 }
 
@@ -167,14 +228,60 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Whether it is given up, and will change nothing; else it is decided.
-    fn give_up(&self) -> bool {
-        self.decision.settle()
+    /// Gives it up, so that it will change nothing; the deployment that it takes, where it is decided already.
+    fn give_up(&self) -> Option<DeploymentId> {
+        *self.decision.0.get_or_init(|| None)
     }
 }
 
 impl Drop for Wanted {
     fn drop(&mut self) {
         self.give_up();
+    }
+}
+
+/// The projects that were locked when a claim last tried them, and when that was. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Locked(Arc<Mutex<HashMap<ProjectName, Instant>>>);
+
+impl Locked {
+    fn all(&self) -> MutexGuard<'_, HashMap<ProjectName, Instant>> {
+        // Nothing in here panics half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark(&self, project: ProjectName) {
+        let mut all = self.all();
+        all.retain(|_, at| at.elapsed() < LOCKED_MEMORY);
+        all.insert(project, Instant::now());
+    }
+
+    fn forget(&self, project: &ProjectName) {
+        self.all().remove(project);
+    }
+
+    fn count(&self) -> usize {
+        self.all().len()
+    }
+
+    /// In the same order, with those behind it that were locked a moment ago; of these the one first that was tried longest ago.
+    fn last(&self, mut claimable: Vec<Claimable>) -> Vec<Claimable> {
+        let all = self.all();
+        if !all.is_empty() {
+            claimable.sort_by_key(|it| all.get(&it.project).filter(|at| at.elapsed() < LOCKED_MEMORY).copied());
+        }
+        claimable
+    }
+}
+
+/// The projects that a claim is trying. Those that it leaves behind are locked.
+struct Marks<'a> {
+    locked: &'a Locked,
+    projects: BTreeSet<ProjectName>,
+}
+
+impl Drop for Marks<'_> {
+    fn drop(&mut self) {
+        std::mem::take(&mut self.projects).into_iter().for_each(|project| self.locked.mark(project));
     }
 }

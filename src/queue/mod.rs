@@ -23,6 +23,8 @@ pub use plan::Planned;
 pub use submit::Submitted;
 pub use unheard::{Hearing, Unheard};
 
+use claim::Locked;
+
 use crate::{
     clock::Clock,
     model::{Deployment, LeaseSecret, Limits, Policy, ProjectName},
@@ -37,6 +39,7 @@ pub struct Queue {
     policies: Arc<HashMap<ProjectName, Policy>>,
     limits: Limits,
     unheard: Unheard,
+    locked: Locked,
 }
 
 /// Why a worker's call changes nothing.
@@ -71,7 +74,7 @@ impl Queue {
         limits: Limits,
     ) -> Self {
         let unheard = Unheard::new(clock.clone());
-        Queue { store, clock, policies: Arc::new(policies), limits, unheard }
+        Queue { store, clock, policies: Arc::new(policies), limits, unheard, locked: Locked::default() }
     }
 
     /// The store, for reading.

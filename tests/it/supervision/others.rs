@@ -56,6 +56,89 @@ async fn agents_get_the_work_of_others_while_the_row_of_a_project_is_locked() {
     agent.open_gate();
 }
 
+/// The names of projects that somebody locks, and what agents and the server's own worker have to run there.
+const LOCKED: [&str; 6] = ["locked-1", "locked-2", "locked-3", "locked-4", "locked-5", "locked-6"];
+
+fn quick_pipelines() -> String {
+    let quick =
+        |project: &str| format!("[[projects.{project}.pipelines.quick.phases]]\nname = \"only\"\nrun = \"true\"\n");
+    LOCKED.map(quick).concat()
+}
+
+/// Deployments of all these projects, oldest first.
+async fn wait_for_a_worker(server: &TestServer) -> Vec<String> {
+    let mut ids = Vec::new();
+    for project in LOCKED {
+        let path = format!("/v1/projects/{project}/deployments");
+        let accepted = server.post(&path, json!({ "pipeline": "quick", "onConflict": "queue" })).await;
+        assert_eq!(accepted.status, 202, "{}", accepted.text);
+        ids.push(accepted.id());
+    }
+    ids
+}
+
+#[tokio::test]
+async fn agents_get_the_work_of_others_soon_however_many_projects_are_locked() {
+    let cluster = postgres::shared();
+    let database = cluster.database().await;
+    let run_by = LOCKED.map(|project| format!("[projects.{project}]\nrun_by = \"agents\"\n")).concat();
+    let server = TestServer::start_on(&cluster.url(&database), &by_agents(&run_by));
+    let locked = wait_for_a_worker(&server).await;
+    let operator = cluster.client(&database).await;
+    let lock = "BEGIN; SELECT 1 FROM singletrack.projects WHERE name LIKE 'locked-%' FOR UPDATE";
+    operator.batch_execute(lock).await.unwrap();
+    // Three in a row, so that each claim meets the locked ones anew.
+    let mut agent = TestAgent::start_with(&server, &quick_pipelines(), &[]);
+    for _ in 0..3 {
+        let other = server.accepted(json!({ "pipeline": "quick" })).await;
+        assert_eq!(server.finished(&other).await["status"], "SUCCEEDED");
+    }
+    for (project, id) in LOCKED.iter().zip(&locked) {
+        assert_eq!(status(&server, project, id).await, "PENDING", "it is locked still");
+    }
+    operator.batch_execute("ROLLBACK").await.unwrap();
+    for (project, id) in LOCKED.iter().zip(&locked) {
+        assert_eq!(end_of(&server, project, id).await["status"], "SUCCEEDED");
+    }
+    agent.open_gate();
+}
+
+#[tokio::test]
+async fn the_servers_worker_has_places_for_others_however_many_projects_are_locked() {
+    let cluster = postgres::shared();
+    let database = cluster.database().await;
+    let gates = ["gate-1", "gate-2"].map(|project| {
+        let run = "flock --shared \\\"$TEST_DIR/gate\\\" true";
+        format!("[[projects.{project}.pipelines.deploy.phases]]\nname = \"gate\"\nrun = \"{run}\"\n")
+    });
+    let more = format!("max_running = 2\n{}{}", gates.concat(), quick_pipelines());
+    let server = TestServer::start_on(&cluster.url(&database), &gated_config(&more));
+    server.close_gate();
+    for project in ["gate-1", "gate-2"] {
+        let path = format!("/v1/projects/{project}/deployments");
+        let id = server.post(&path, json!({ "pipeline": "deploy" })).await.id();
+        let running = format!("{path}/{id}/events?after=0&maxWaitSeconds=30");
+        while status(&server, project, &id).await != "RUNNING" {
+            server.get(&running).await;
+        }
+    }
+    // Both places are taken, so these wait until the gate is open.
+    let locked = wait_for_a_worker(&server).await;
+    let other = server.accepted(json!({ "pipeline": "quick", "onConflict": "queue" })).await;
+    let operator = cluster.client(&database).await;
+    let lock = "BEGIN; SELECT 1 FROM singletrack.projects WHERE name LIKE 'locked-%' FOR UPDATE";
+    operator.batch_execute(lock).await.unwrap();
+    server.open_gate();
+    assert_eq!(server.finished(&other).await["status"], "SUCCEEDED");
+    for (project, id) in LOCKED.iter().zip(&locked) {
+        assert_eq!(status(&server, project, id).await, "PENDING", "it is locked still");
+    }
+    operator.batch_execute("ROLLBACK").await.unwrap();
+    for (project, id) in LOCKED.iter().zip(&locked) {
+        assert_eq!(end_of(&server, project, id).await["status"], "SUCCEEDED");
+    }
+}
+
 /// What a newer version might write, in the words of both engines.
 const NEWER: [&str; 2] = [
     "DROP TRIGGER deployments_keep_their_identity; \
