@@ -1,9 +1,8 @@
 //! One call after another over HTTP, each with its own time limit, and repeated while the fault is one that passes.
-//! See decision 0005.
 //!
 //! What passes: a broken connection, 502, 503, 504, 429, 520 and beyond, a 408 that no Singletrack wrote, and once a Singletrack
-//! has answered, whatever did not come from one. Whoever calls sees to it
-//! that a repeated call does no harm, and drops the call when the overall deadline has passed.
+//! has answered, whatever did not come from one. The caller sees to it that a repeated call does no harm, and drops the call when
+//! the overall deadline has passed. The pauses are those of `backon`: decision 0005.
 
 use std::{
     fmt,
