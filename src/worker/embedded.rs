@@ -22,6 +22,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    fetch::InDepot,
     identity::Identity,
     leased::Leased,
     places::{Places, Postponed, TakenPlace},
@@ -309,7 +310,8 @@ impl Embedded {
             artifact: spec
                 .artifact
                 .as_deref()
-                .and_then(|name| Some(Artifact::InDepot(self.depot.clone(), name.parse().ok()?))),
+                .and_then(|name| name.parse().ok())
+                .map(|digest| Artifact::Remote(Arc::new(InDepot { depot: self.depot.clone(), digest }))),
             unpack_limits: self.unpack_limits,
             grace: self.limits.cancel_grace,
             kill_budget: self.limits.kill_budget,
