@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     fetch::InDepot,
     identity::Identity,
-    leased::Leased,
+    leased::QueueLessor,
     places::{Places, Postponed, TakenPlace},
 };
 use crate::{
@@ -251,16 +251,10 @@ impl Embedded {
         let sent_at = self.queue.clock().boot();
         match self.queue.claim(project.clone(), id, self.identity.worker_name.clone()).await {
             Ok(Some(claimed)) => {
-                let leased = Leased::new(
-                    self.queue.clone(),
-                    self.notifier.clone(),
-                    project,
-                    id,
-                    claimed.secret.hash(),
-                    self.stop.subscribe(),
-                );
+                let (queue, notifier) = (self.queue.clone(), self.notifier.clone());
+                let lessor = QueueLessor::new(queue, notifier, project, id, claimed.secret.hash());
                 let job = self.job(&claimed.deployment, pipeline);
-                self.guard(id, leased.run(job, sent_at)).await;
+                self.guard(id, lessor.run(job, sent_at, self.stop.subscribe())).await;
             }
             // Cancelled in between, or overtaken by a newer build.
             Ok(None) => {}

@@ -4,8 +4,6 @@
 //! inputs, never commands. What it takes stands in a journal before it starts, so that whatever happens to the agent, the
 //! connection or the server, the end is told once and nothing runs twice.
 
-mod calls;
-mod delivery;
 mod download;
 mod former;
 mod journal;
@@ -39,14 +37,13 @@ use super::{
 use crate::{
     clock::{Clock, SystemClock},
     config::{Pipeline, Project},
-    exec::{ShimProgram, Stop, archive::UnpackLimits, workspaces},
+    exec::{ShimProgram, Stop, archive::UnpackLimits, lease::Until, workspaces},
     health::{Health, Pulse, Task},
-    model::{DeploymentId, FailureCause, Limits, ProjectName},
+    model::{DeploymentId, Limits, ProjectName},
     private,
     wire::{ClaimRequest, Claimed, Deployment},
 };
-use calls::{Calls, Told};
-use journal::{Journal, Taken};
+use journal::{JournalFile, Taken};
 
 /// How long a call for work is parked at the server.
 const WINDOW: Duration = Duration::from_secs(30);
@@ -308,7 +305,7 @@ impl Agent {
     /// Runs what was handed out. Answers whether its journal could be written.
     async fn take(self: &Arc<Self>, claimed: Claimed, runs: &TaskTracker, free: &Arc<Semaphore>) -> bool {
         let id = claimed.deployment.id;
-        match Journal::begin(&self.journals(), &run::taken(&claimed)) {
+        match JournalFile::begin(&self.journals(), &run::taken(&claimed)) {
             Ok(Some(journal)) => {
                 let permit = free.clone().acquire_owned().await;
                 let running = self.clone().run_claimed(claimed, journal);
@@ -332,17 +329,9 @@ impl Agent {
 
     /// Tells the end of what was never started, for as long as its lease may last.
     async fn give_up(self: Arc<Self>, taken: Taken, why: String) {
-        let (id, ttl) = (taken.deployment, Duration::from_secs(taken.lease.ttl_seconds));
-        let calls = Calls::new(self.connection.clone(), taken);
-        let finish = run::failed(FailureCause::PhaseFailed, why, None);
-        let telling = async {
-            let mut pauses = pauses();
-            while let Told::Unknown = calls.finish(&finish).await {
-                sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
-            }
-        };
-        if timeout(ttl, telling).await.is_err() {
-            tracing::warn!(deployment.id = %id, "the server did not hear that nothing was started; the lease runs out");
+        let keeper = self.keeper(&taken);
+        if keeper.tell_end(run::failed(why), Until::LeaseOver).await.is_err() {
+            tracing::warn!(deployment.id = %taken.deployment, "the server did not hear that nothing was started; the lease runs out");
         }
     }
 
