@@ -1,4 +1,5 @@
-//! Where the names of hosts and users are looked up. See decision 0030.
+//! The released program has the C library in it, which then looks up the names of hosts and users in files and DNS alone. See
+//! decision 0030.
 
 /// Makes a C library that is part of the program look in files and DNS alone, as the shared one is most often set to.
 ///

@@ -1,4 +1,4 @@
-//! The command line: clap types only, and what turns a word into a value. Names and exit codes are a contract.
+//! The list of commands, as clap reads it. The flags of a command stand in its own file. Names and exit codes are a contract.
 
 use std::ffi::OsString;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use reqwest::header::HeaderValue;
 
-use super::error::SetupError;
+use crate::cli::exit::{Exit, Failure};
 
 /// What comes before a token in its header.
 const BEARER: &str = "Bearer ";
@@ -18,15 +18,16 @@ impl Token {
     ///
     /// # Errors
     /// It holds what no header can carry.
-    pub fn parse(text: &str) -> Result<Option<Self>, SetupError> {
+    pub fn parse(text: &str) -> Result<Option<Self>, Failure> {
         let text = text.trim();
         if text.is_empty() {
             return Ok(None);
         }
+        let invalid = |_| Failure::new(Exit::Usage, "the token has characters that no token has");
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(SetupError::Token);
+            return Err(Failure::new(Exit::Usage, "the token has characters that no token has"));
         }
-        let mut header = HeaderValue::from_str(&format!("{BEARER}{text}")).map_err(|_| SetupError::Token)?;
+        let mut header = HeaderValue::from_str(&format!("{BEARER}{text}")).map_err(invalid)?;
         header.set_sensitive(true);
         Ok(Some(Token(header)))
     }

@@ -25,12 +25,15 @@ use thiserror::Error;
 
 use super::{
     dial::{http_client, is_loopback, root_cause},
-    error::SetupError,
     token::Token,
     trouble::{Kind, Trouble},
 };
 use crate::{
-    clock::{BootInstant, Clock, span},
+    cli::{
+        exit::{Exit, Failure},
+        screen::words::span,
+    },
+    clock::{BootInstant, Clock},
     model::IdempotencyKey,
     wire::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
 };
@@ -201,9 +204,13 @@ impl Transport {
         patience: Patience,
         notice: Notice,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, SetupError> {
+    ) -> Result<Self, Failure> {
         if !base.username().is_empty() || base.password().is_some() {
-            return Err(SetupError::PasswordInAddress);
+            return Err(Failure::new(
+                Exit::Usage,
+                "the server's address holds a password, which other processes can read",
+            )
+            .hint("set SINGLETRACK_TOKEN, or pass --token-file FILE"));
         }
         let http = http_client(&base, ca_cert)?;
         let trouble = Mutex::new(None);

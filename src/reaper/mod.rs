@@ -1,4 +1,4 @@
-//! Ends deployments to which nobody attends any more, so that no slot is left locked for a human. See decision 0001.
+//! Ends deployments whose sign of life did not come, so that no slot stays locked until a person looks. See decision 0001.
 //!
 //! The reaper believes no clock but its own: a deployment is reaped when *this* process has seen the same vital signs for
 //! as long as its state allows. The store compares them once more as it ends it, so a sign of life that comes in between

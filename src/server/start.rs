@@ -1,4 +1,4 @@
-//! One server, whole: store, queue, reaper, worker and HTTP, started and stopped in a stated order. See decision 0033.
+//! Starts and stops store, queue, reaper, worker and HTTP, each in a stated order. See decision 0033.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Where deployments are kept: one small trait, and its engines. See decision 0003.
+//! Where deployments are kept: one trait, and its engines. See decision 0003.
 //!
 //! An engine promises: a decision sees what was committed before it and nothing else changes its project meanwhile; what
 //! it decides is recorded whole or not at all; `transact` answers after the commit is durable; and the committed changes

@@ -1,8 +1,7 @@
 //! `deploy` and `redeploy`: `args` are their flags, `race` submits, resolves a conflict and follows the deployment to its
-//! end, `artifact` packs and uploads, `plan` is the dry run, `key` is the idempotency key, and `fits` says whether `--timeout` can be kept.
+//! end, `plan` is the dry run, `key` is the idempotency key, and `fits` says whether `--timeout` can be kept.
 
 mod args;
-mod artifact;
 mod fits;
 pub mod key;
 mod plan;

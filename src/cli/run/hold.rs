@@ -16,8 +16,7 @@ use tokio::{
 
 use super::{
     ahead::{Ahead, Copied, Ready, secrets},
-    cause::{Cause, failed, judge, wanted},
-    guard::{ask_server, held},
+    guard::{ask_server, held, shell_code},
     inside::{Door, Held, PrivateFolder, SOCKET_VARIABLE},
     program,
     terminal::Terminal,
@@ -37,20 +36,19 @@ use crate::{
         signals::{Asked, PassedOn, Signals},
     },
     client::{
-        calls::{Patience, Worker},
+        calls::Patience,
         deadline::Deadline,
-        lease::HttpLessor,
+        lease::{Keeper, Outcome, REPORT_QUEUE_LIMIT, Told},
         resolve::{Verdict, Wish},
     },
     clock::{BootInstant, Clock as _, SystemClock},
     exec::{
         PhaseState, Stop,
-        lease::{Keeper, Lost, REPORT_QUEUE_LIMIT, Times},
         output::{outbox::Outbox, phase::PhaseOutput},
         process::owner::{Exit as ProcessExit, ExitKind, Prepared, Process, StoppedBy},
         report::{PROTECTED_MESSAGE, cannot_be_ended},
     },
-    model::{self, CANCEL_WAITS, DeploymentId, Executor, ProjectName},
+    model::{CANCEL_WAITS, DeploymentId, Executor, FailureCause},
     wire::{Deployment, SubmitRequest},
 };
 
@@ -212,8 +210,8 @@ async fn take_slot(
         .hint("the server may be older than this client")),
         (Some(grant), verdict) => {
             // It was time to stop just when the slot became ours.
-            let keeper = keeper(session, &args.target.project, &grant);
-            let _ = keeper.finish_in_time(std::future::ready(()), model::Verdict::Stopped).await;
+            let keeper = keeper(session, args, &grant);
+            keeper.finish(std::future::ready(()), Outcome::Cancelled).await;
             race::job(session, args, reports, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
         }
         (None, verdict) => {
@@ -222,10 +220,19 @@ async fn take_slot(
     }
 }
 
-fn keeper<'a>(session: &'a Session, project: &'a ProjectName, grant: &'a Grant) -> Keeper<HttpLessor<'a>> {
-    let (id, lease) = (grant.deployment.id, &grant.lease);
-    let lessor = HttpLessor::new(&session.connection, Worker { project, id, secret: &lease.secret });
-    Keeper::new(lessor, session.clock.clone(), id, Times::of_length(lease.length()), grant.sent_at)
+fn keeper<'a>(session: &'a Session, args: &'a Deploy, grant: &Grant) -> Keeper<'a> {
+    let clock = session.clock.clone();
+    let (id, lease) = (grant.deployment.id, grant.lease.clone());
+    Keeper::new(&session.connection, clock, &args.target.project, id, lease, grant.sent_at)
+}
+
+/// What made us end the command, the most urgent last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    Cancelled,
+    Interrupted,
+    InterruptedAgain,
+    LeaseLost,
 }
 
 /// One command in its slot.
@@ -258,7 +265,8 @@ impl Work<'_> {
         let id = grant.deployment.id;
         let (name, argument) = (grant.deployment.name(), grant.deployment.argument());
         let token = grant.lease.fencing_token.to_string();
-        let keeper = keeper(self.session, project, &grant);
+        let clock = self.session.clock.clone();
+        let keeper = Keeper::new(&self.session.connection, clock, project, id, grant.lease.clone(), grant.sent_at);
         let Copied { output, outbox, mut relays } = copied;
         let connected = self.terminal.as_ref().map(Terminal::connect).transpose();
         let _connected = connected.map_err(|error| Failure::new(Exit::Fault, format!("the terminal: {error}")))?;
@@ -271,7 +279,7 @@ impl Work<'_> {
         let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
         let all_told = Cell::new(false);
         let mut telling = std::pin::pin!(async {
-            tokio::join!(outbox.forward(reports), keeper.relay(reported));
+            tokio::join!(outbox.forward(reports), keeper.report(reported));
             all_told.set(true);
         });
         let working = async {
@@ -297,23 +305,23 @@ impl Work<'_> {
             never = follow_size => match never {},
             never = self.door.serve(check) => match never {},
         };
-        let (verdict, exit) = ended;
-        let verdict = verdict.map(|verdict| match verdict {
-            model::Verdict::Failed { cause, message, phase } => {
-                model::Verdict::Failed { cause, message: output.secrets().mask(&message).into_owned(), phase }
+        let (outcome, exit) = ended;
+        let outcome = outcome.map(|outcome| match outcome {
+            Outcome::Failed { code, message, phase } => {
+                Outcome::Failed { code, message: output.secrets().mask(&message).into_owned(), phase }
             }
-            verdict => verdict,
+            outcome => outcome,
         });
-        let told = match verdict {
-            Some(verdict) => {
+        let told = match outcome {
+            Some(outcome) => {
                 let last_reports = async {
                     if !all_told.get() {
                         telling.as_mut().await;
                     }
                 };
-                keeper.finish_in_time(last_reports, verdict).await
+                keeper.finish(last_reports, outcome).await
             }
-            None => Err(Lost),
+            None => Told::TooLate,
         };
         // Whoever reads our output slowly has held up nobody else until here.
         let mut lost = None;
@@ -334,12 +342,12 @@ impl Work<'_> {
             shim.collect().await;
         }
         match told {
-            Ok(()) if exit.as_ref().is_ok_and(|exit| *exit == Exit::Command(0)) && lost.is_some() => {
+            Told::Recorded if exit.as_ref().is_ok_and(|exit| *exit == Exit::Command(0)) && lost.is_some() => {
                 let why = lost.map(io::Error::from).map(|error| error.to_string()).unwrap_or_default();
                 let message = format!("the command succeeded, but a part of its output could not be written: {why}");
                 Err(Failure::new(Exit::Fault, message).hint("make room where the output of `run` goes"))
             }
-            Ok(()) => {
+            Told::Recorded => {
                 if let Some(error) = lost.map(io::Error::from) {
                     self.session
                         .screen
@@ -347,8 +355,8 @@ impl Work<'_> {
                 }
                 exit
             }
-            Err(Lost) if exit.as_ref().is_err_and(|failure| failure.exit == Exit::LeaseLost) => exit,
-            Err(Lost) => Err(Failure::new(
+            Told::TooLate if exit.as_ref().is_err_and(|failure| failure.exit == Exit::LeaseLost) => exit,
+            Told::TooLate => Err(Failure::new(
                 Exit::LeaseLost,
                 format!("the command has ended, but the lease of {name} was over before the server knew it"),
             )
@@ -360,12 +368,12 @@ impl Work<'_> {
     async fn work(
         &self,
         prepared: Prepared,
-        keeper: &Keeper<HttpLessor<'_>>,
+        keeper: &Keeper<'_>,
         grant: &Grant,
         (output, outbox): (&PhaseOutput, &Outbox),
         signals: &mut Signals,
         mut passed_on: PassedOn,
-    ) -> (Option<model::Verdict>, Result<Exit, Failure>) {
+    ) -> (Option<Outcome>, Result<Exit, Failure>) {
         let deployment = &grant.deployment;
         let socket = self.folder.socket();
         let variables = [
@@ -386,7 +394,8 @@ impl Work<'_> {
             Ok(process) => process,
             Err(error) => {
                 let message = format!("the command could not be started: {error}");
-                return (Some(failed(message.clone())), Err(Failure::new(program::NOT_EXECUTABLE, message)));
+                let outcome = failed(message.clone());
+                return (Some(outcome), Err(Failure::new(program::NOT_EXECUTABLE, message)));
             }
         };
         let (exit, cause) = self.watch(&mut process, keeper, (output, outbox), signals, &mut passed_on).await;
@@ -418,7 +427,7 @@ impl Work<'_> {
     async fn watch(
         &self,
         process: &mut Process,
-        keeper: &Keeper<HttpLessor<'_>>,
+        keeper: &Keeper<'_>,
         (output, outbox): (&PhaseOutput, &Outbox),
         signals: &mut Signals,
         passed_on: &mut PassedOn,
@@ -509,7 +518,7 @@ impl Work<'_> {
         }
     }
 
-    fn tell_stop(&self, why: Cause, keeper: &Keeper<HttpLessor<'_>>) {
+    fn tell_stop(&self, why: Cause, keeper: &Keeper<'_>) {
         let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
         let text = match why {
             Cause::Cancelled => format!("cancelled{reason}; stopping the command"),
@@ -538,4 +547,53 @@ async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
         return;
     }
     std::future::pending().await
+}
+
+/// What there is to stop the command for.
+fn wanted(asked: Option<Stop>, signalled: Asked) -> Option<Cause> {
+    match (asked, signalled) {
+        (Some(Stop::LeaseLost { .. }), _) => Some(Cause::LeaseLost),
+        (_, Asked::StopNow) => Some(Cause::InterruptedAgain),
+        (_, Asked::Stop) => Some(Cause::Interrupted),
+        (Some(Stop::Cancel | Stop::Shutdown), Asked::Nothing) => Some(Cause::Cancelled),
+        (None, Asked::Nothing) => None,
+    }
+}
+
+fn judge(exit: ProcessExit, cause: Option<Cause>, keeper: &Keeper<'_>) -> (Option<Outcome>, Result<Exit, Failure>) {
+    match (exit.stopped_by, cause, exit.kind) {
+        (_, Some(Cause::LeaseLost), _) if exit.left_count > 0 => {
+            let message = "the slot is no longer held, and something of the command that cannot be ended may still run";
+            (None, Err(Failure::new(Exit::LeaseLost, message)))
+        }
+        // The shim acted because this process did not: then the lease is over, whatever we believe.
+        (_, Some(Cause::LeaseLost), _) | (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
+            let message = "the lease was lost, and the command was ended before the slot could be another's";
+            (None, Err(Failure::new(Exit::LeaseLost, message)))
+        }
+        (_, Some(Cause::Interrupted | Cause::InterruptedAgain), _) => {
+            (Some(Outcome::Cancelled), Err(Failure::new(Exit::Interrupted, "interrupted; the command was ended first")))
+        }
+        // It finished anyway: that is what is true.
+        (_, _, ExitKind::Code(0)) => (Some(Outcome::Succeeded), Ok(Exit::Command(0))),
+        (_, Some(Cause::Cancelled), _) => {
+            let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+            (Some(Outcome::Cancelled), Err(Failure::new(Exit::Cancelled, format!("the run was cancelled{reason}"))))
+        }
+        (_, None, kind @ ExitKind::Code(code)) => {
+            (Some(failed(format!("the command exited with {code}"))), Ok(Exit::Command(shell_code(kind))))
+        }
+        (_, None, kind @ ExitKind::Signal(number)) => {
+            (Some(failed(format!("the command was killed by signal {number}"))), Ok(Exit::Command(shell_code(kind))))
+        }
+        (_, None, ExitKind::Unknown) => {
+            let message = "the command ended in an unknown way: its shim was killed";
+            (Some(failed(message.to_owned())), Err(Failure::new(Exit::Fault, message)))
+        }
+    }
+}
+
+fn failed(message: String) -> Outcome {
+    let code = FailureCause::PhaseFailed.code().to_owned();
+    Outcome::Failed { code, message, phase: None }
 }
