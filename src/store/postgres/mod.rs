@@ -53,12 +53,11 @@ use crate::{
     clock::Now,
     config::PostgresUrl,
     health::Health,
-    model::{Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
+    model::{Deployment, DeploymentId, Event, Hint, Load, Pepper, ProjectName},
 };
 
 pub use import::Import;
 
-use agents::Visits;
 use connect::{Connector, Sessions};
 use fault::Fault;
 use session::call;
@@ -75,7 +74,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub struct PostgresStore {
     engine: Arc<Engine>,
     connector: Arc<Connector>,
-    visits: Arc<Visits>,
     under_way: TaskTracker,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -131,15 +129,9 @@ impl PostgresStore {
         tasks.spawn(health.supervise(primaries::TASK, shutdown.clone(), move |pulse| {
             primaries::watch(through.clone(), pool.clone(), pulse, ending.clone())
         }));
-        let visits = Arc::new(Visits::default());
-        let (telling, through, ending) = (visits.clone(), engine.clone(), shutdown.clone());
-        tasks.spawn(health.supervise(agents::TASK, shutdown.clone(), move |pulse| {
-            telling.clone().run(through.clone(), pulse, ending.clone())
-        }));
         Ok(PostgresStore {
             engine,
             connector,
-            visits,
             under_way,
             tasks,
             shutdown,
@@ -308,11 +300,26 @@ impl Store for PostgresStore {
     }
 
     fn agent_came(&self, call: AgentCall, _: Now) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.visits.came(call))
+        Box::pin(async move {
+            let call = &call;
+            let noted: BoxFuture<'_, _> = read!(self, session => agents::came(&mut session, call));
+            if noted.await? {
+                self.engine.wakes.tell_hints([Hint::Agents]);
+            }
+            Ok(())
+        })
     }
 
     fn agent_left(&self, call: AgentCall, _: Now) {
-        self.visits.left(call);
+        let engine = self.engine.clone();
+        // Whoever it was parked for is gone, so it is not waited for; but the store's end waits for it.
+        self.under_way.spawn(async move {
+            let left = async { agents::left(&mut *engine.session().await?, &call).await };
+            if let Err(fault) = left.await {
+                // It counts as parked until its window is over.
+                tracing::debug!(?fault, "could not note that an agent's call ended");
+            }
+        });
     }
 
     fn agents(&self, project: ProjectName, _: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>> {

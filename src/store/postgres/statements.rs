@@ -412,21 +412,25 @@ statements! {
     Claimable(TEXT_ARRAY, INT8) =
         "SELECT p.name, d.id, d.spec FROM deployments AS d JOIN projects AS p ON p.number = d.project \
          WHERE d.state = 'ready' AND d.executor = 'server' AND p.name = ANY ($1) ORDER BY d.number LIMIT $2";
-    /// Tells whether one of these agents was never seen before for one of these projects, and whether one was not there.
-    TellVisits(TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8) = "WITH \
-        seen AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[], $5::bigint[], \
-        $6::bigint[]) \
-            AS s (project, worker, call, pipelines, came_ago, due_in)), \
-        over AS (DELETE FROM agent_calls AS a USING seen AS s \
-            WHERE a.project = s.project AND a.worker = s.worker AND a.call <> ALL ($3) AND a.due_at <= now()), \
+    /// Tells for how many of these projects the agent was known before, and for how many it was there. What is over is
+    /// swept, but for rows that another call sweeps.
+    AgentCame(TEXT, TEXT_ARRAY, TEXT_ARRAY, UUID, INT8, INT8) = "WITH \
+        over AS MATERIALIZED (SELECT project, worker, call FROM agent_calls \
+            WHERE project = ANY ($2) AND worker = $1 AND call <> $4 AND due_at <= now() FOR UPDATE SKIP LOCKED), \
+        swept AS (DELETE FROM agent_calls AS a USING over AS o \
+            WHERE a.project = o.project AND a.worker = o.worker AND a.call = o.call), \
         made AS (INSERT INTO agent_calls (project, worker, call, pipelines, came_at, due_at) \
-            SELECT project, worker, call, pipelines, now() - came_ago * interval '1 millisecond', \
-                now() + due_in * interval '1 millisecond' FROM seen \
-            ON CONFLICT (project, worker, call) DO UPDATE SET came_at = excluded.came_at, due_at = excluded.due_at) \
-        SELECT bool_or(due_at IS NULL), \
-            bool_or(due_at IS NULL OR due_at + $7 * interval '1 millisecond' <= now()) \
-        FROM (SELECT (SELECT max(due_at) FROM agent_calls AS a WHERE a.project = s.project AND a.worker = s.worker) \
-            FROM seen AS s) AS before (due_at)";
+            SELECT o.project, $1, $4, o.pipelines, now(), now() + $5 * interval '1 millisecond' \
+            FROM unnest($2::text[], $3::text[]) AS o (project, pipelines) \
+            ON CONFLICT (project, worker, call) DO NOTHING) \
+        SELECT count(DISTINCT project), \
+            count(DISTINCT project) FILTER (WHERE due_at + $6 * interval '1 millisecond' > now()) \
+        FROM agent_calls WHERE project = ANY ($2) AND worker = $1 AND call <> $4";
+    /// It may come before the call is noted; then that changes nothing any more.
+    AgentLeft(TEXT, TEXT_ARRAY, TEXT_ARRAY, UUID) = "INSERT INTO agent_calls AS a \
+            (project, worker, call, pipelines, came_at, due_at) \
+        SELECT o.project, $1, $4, o.pipelines, now(), now() FROM unnest($2::text[], $3::text[]) AS o (project, pipelines) \
+        ON CONFLICT (project, worker, call) DO UPDATE SET due_at = least(a.due_at, now())";
     ForgetAgents(INT8) = "DELETE FROM agent_calls WHERE (project, worker, call) IN \
         (SELECT project, worker, call FROM agent_calls ORDER BY due_at DESC OFFSET $1)";
     /// Each agent once, as its last call has it.

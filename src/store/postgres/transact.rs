@@ -259,11 +259,8 @@ impl Engine {
         }
         let mut calls = records.into_calls();
         calls.push(call!(Sql::Commit));
-        let expected = self.wakes.expect();
         session.take_warning();
         let answered = session.end(&calls).await;
-        // What it brings is told next; and nobody waits for a look at what became of it.
-        drop(expected);
         let lost = match answered {
             Ok(answers) => match committed(answers) {
                 Ok(()) if session.take_warning() => None,

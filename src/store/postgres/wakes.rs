@@ -1,21 +1,17 @@
-//! Wake-ups between servers: what one of them commits, the others hear of. See decisions 0015 and 0028.
+//! Wake-ups between servers: what one of them commits, the others hear of. See decisions 0015 and 0063.
 //!
 //! ```text
 //! commit ─▶ pending ─▶ one task, one connection: NOTIFY ─▶ the database ─▶ every server's same connection: LISTEN ─▶ hint
 //! ```
 //!
 //! They are sent after the commit and never within it: a transaction that notifies takes a lock of the whole database
-//! when it commits. What stirs while some are under way goes together with the next ones, and so do those of commits that
-//! are under way: each word costs the database a transaction, and all servers a look. A server hears its own, too,
+//! when it commits. What stirs while some are under way goes together with the next ones. A server hears its own, too,
 //! by which it knows that they come through. While they do not, the slow poll stands behind them; and whoever comes back
 //! looks at everything again.
 
 use std::{
     collections::HashSet,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -46,10 +42,6 @@ const PAYLOAD_LIMIT: usize = 7_900;
 const PENDING_LIMIT: usize = 10_000;
 /// How long output may wait for more of it: people do not read faster, and a flood costs five words a second.
 const OUTPUT_PAUSE: Duration = Duration::from_millis(200);
-/// How long hints wait for those of commits that are under way. Those of one that is alone do not wait, so this delays nobody
-/// where a slot goes from hand to hand; where many projects are busy less than half of
-/// the words are left.
-const GATHER_LIMIT: Duration = Duration::from_millis(2);
 /// How often it is tried whether hints come through while there are none to tell.
 const TRIAL_PAUSE: Duration = Duration::from_secs(15);
 /// How long one's own hint may take to come back.
@@ -68,19 +60,8 @@ pub(super) struct Wakes {
     /// What a server holds as long as it serves this database, so that nobody fills it meanwhile.
     served_key: String,
     pending: Mutex<Pending>,
-    /// How many commits are under way that bring more.
-    expected_count: AtomicUsize,
     stirred: Notify,
     on_hint: OnHint,
-}
-
-/// A commit is under way that brings more hints, until this is dropped: before it tells them.
-pub(super) struct Expected<'a>(&'a Wakes);
-
-impl Drop for Expected<'_> {
-    fn drop(&mut self) {
-        self.0.expected_count.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What is to be told to the other servers.
@@ -100,16 +81,9 @@ impl Wakes {
             channel: format!("singletrack_{}", channel_of(schema)),
             served_key: served_key(schema),
             pending: Mutex::default(),
-            expected_count: AtomicUsize::new(0),
             stirred: Notify::new(),
             on_hint,
         })
-    }
-
-    /// Has hints wait a little for those of a commit that is under way.
-    pub(super) fn expect(&self) -> Expected<'_> {
-        self.expected_count.fetch_add(1, Ordering::Relaxed);
-        Expected(self)
     }
 
     /// Has the other servers told of what was committed.
@@ -243,12 +217,11 @@ impl Wakes {
             {
                 let mut pending = self.pending();
                 let now = Instant::now();
-                let is_due = now >= wanted || (pending.is_urgent && self.expected_count.load(Ordering::Relaxed) == 0);
-                if !pending.hints.is_empty() && is_due {
+                if !pending.hints.is_empty() && (now >= wanted || pending.is_urgent) {
                     return Ok(std::mem::take(&mut *pending).hints);
                 }
                 if !pending.hints.is_empty() {
-                    wanted = wanted.min(now + if pending.is_urgent { GATHER_LIMIT } else { OUTPUT_PAUSE });
+                    wanted = wanted.min(now + OUTPUT_PAUSE);
                 }
             }
             tokio::select! {
@@ -383,24 +356,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hints_wait_a_little_for_those_of_commits_that_are_under_way() {
+    async fn output_waits_for_more_of_it_and_all_else_takes_it_along() {
         let wakes = Wakes::new("public", Arc::new(|_| {}));
         let (_heard, mut echo) = watch::channel(0);
-        let work = |name: &str| Hint::Work(name.parse().unwrap());
-        wakes.tell_hints([work("web")]);
-        assert_eq!(wakes.next(&mut echo).now_or_never().unwrap().unwrap(), HashSet::from([work("web")]));
-
-        let expected = wakes.expect();
-        wakes.tell_hints([work("web")]);
-        assert!(wakes.next(&mut echo).now_or_never().is_none(), "more are expected");
-        drop(expected);
-        wakes.tell_hints([work("api")]);
-        let both = HashSet::from([work("web"), work("api")]);
+        let (work, output) =
+            (Hint::Work("web".parse().unwrap()), Hint::Output(DeploymentId::from_bytes(7_u128.to_be_bytes())));
+        wakes.tell_hints([output.clone()]);
+        assert!(wakes.next(&mut echo).now_or_never().is_none());
+        wakes.tell_hints([work.clone()]);
+        let both = HashSet::from([work, output]);
         assert_eq!(wakes.next(&mut echo).now_or_never().unwrap().unwrap(), both);
-
-        let _slow = wakes.expect();
-        wakes.tell_hints([work("web")]);
-        assert_eq!(wakes.next(&mut echo).await.unwrap(), HashSet::from([work("web")]), "but not for ever");
     }
 
     #[test]
