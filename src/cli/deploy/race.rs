@@ -32,7 +32,7 @@ use crate::{
     },
     clock::BootInstant,
     exec::archive::PackOptions,
-    model::{DeploymentId, Eta, Mention, ProjectName, Status},
+    model::{DeploymentId, Eta, Executor, Mention, ProjectName, Status},
     wire::{self, ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest, Takes},
 };
 
@@ -566,7 +566,12 @@ pub fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRe
         deadline_seconds: Some(args.submit.line.timeout.as_secs()),
         rollback: args.rollback,
         retry_of: args.retry_of.clone(),
-        ..SubmitRequest::default()
+        // Known once it is packed.
+        artifact: None,
+        // `run` claims the slot for itself.
+        executor: Executor::Server,
+        claim: false,
+        lease_seconds: None,
     })
 }
 
