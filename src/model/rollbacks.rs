@@ -1,7 +1,7 @@
 //! What became of a deployment's rollbacks, as its worker's reports of phases tell it. See decision 0066.
 //!
 //! It is kept with the deployment while that runs. So it is known however the deployment ends, even if its worker is lost in the
-//! middle of a rollback and nobody is left to say what became of it.
+//! middle of a rollback and nobody is left to say what became of it (decision 0066).
 
 use serde::{Deserialize, Serialize};
 

@@ -108,7 +108,9 @@ fn told(id: &str, status: &str) -> Value {
         told[text] = json!("text");
     }
     if status == "FAILED" {
-        told["error"] = json!({ "code": "PHASE_FAILED", "message": "text", "phase": "text" });
+        let failed = json!([{ "phase": "text", "message": "text" }, { "phase": "text", "message": "text" }]);
+        let rollback = json!({ "status": "rollbackFailed", "failed": failed });
+        told["error"] = json!({ "code": "PHASE_FAILED", "message": "text", "phase": "text", "rollback": rollback });
     }
     told
 }
@@ -433,7 +435,7 @@ fn nothing_that_others_wrote_is_more_than_text_in_a_summary_or_names_an_output()
         while let Some(line) = lines.next() {
             let (name, delimiter) = line.split_once("<<").unwrap_or_else(|| panic!("{line:?} in\n{outputs}"));
             assert!(
-                ["id", "status", "number", "url", "superseded-by"].contains(&name) || name.starts_with("_"),
+                ["id", "status", "number", "url", "superseded-by", "rollback"].contains(&name) || name.starts_with("_"),
                 "{outputs}"
             );
             assert!(lines.any(|line| line == delimiter), "{outputs}");

@@ -7,6 +7,7 @@ use std::{
 };
 
 use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{
@@ -244,12 +245,16 @@ async fn people_are_told_what_to_repair_wherever_they_look() {
     let server = server();
     let summary = server.path("summary");
     let ci = [("GITHUB_ACTIONS", "true"), ("GITHUB_STEP_SUMMARY", summary.to_str().unwrap())];
-    let (code, _, stderr) = run(&server, &["deploy", "--pipeline", "broken"], &ci);
+    let variables = server.path("deploy.env");
+    let args = ["deploy", "--pipeline", "broken", "--dotenv", variables.to_str().unwrap()];
+    let (code, _, stderr) = run(&server, &args, &ci);
     assert_eq!(code, 1, "{stderr}");
     let annotation = format!("::error title=singletrack%3A ROLLBACK_FAILED::{REPAIR}");
     assert!(stderr.lines().any(|line| line == annotation), "{annotation}\nis not in\n{stderr}");
     let summary = fs::read_to_string(&summary).unwrap();
     assert!(summary.contains("repair by hand what the phase changed"), "{summary}");
+    let variables = fs::read_to_string(&variables).unwrap();
+    assert!(variables.lines().any(|line| line == "DEPLOYMENT_ROLLBACK=rollbackFailed"), "{variables}");
 
     let told = format!("error: {REPAIR}");
     for args in [&["wait", "1"][..], &["deploy", "--pipeline", "broken"], &["logs", "1", "--follow"]] {
@@ -298,6 +303,32 @@ async fn who_cancels_and_who_is_superseded_is_told_what_to_repair() {
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.lines().any(|line| line == format!("error: {REPAIR}")), "{stderr}");
     assert_eq!(told(&server, &id, "SUPERSEDED").await, failed(WHY));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stops_waiting_for_a_deployment_of_his_own_is_told_what_to_repair() {
+    let server = server();
+    let mut deploy = Command::new(SINGLETRACK);
+    deploy.env_clear().env("SINGLETRACK_URL", &server.base);
+    deploy.args(["deploy", "--project", "web", "--pipeline", "held"]);
+    let deploy = deploy.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while server.deployments().await.is_empty() {}
+    server.event("1", at_the_gate).await;
+    kill_process(Pid::from_child(&deploy), Signal::TERM).unwrap();
+    let (code, _, stderr) = said(deploy.wait_with_output().unwrap());
+    assert_eq!(code, 130, "{stderr}");
+    assert!(stderr.lines().any(|line| line == format!("error: {REPAIR}")), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_rollback_that_failed_while_the_server_was_shut_down_is_told_after_its_restart() {
+    let pipelines = at_gate_of("TEST_DIR", PIPELINES);
+    let mut server = TestServer::start(&format!("shutdown_grace = \"1s\"\n{pipelines}"));
+    server.close_gate();
+    let id = held(&server, "held").await;
+    assert!(server.terminate().success());
+    server.boot();
+    assert_eq!(told(&server, &id, "WORKER_LOST").await, failed(WHY));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use crate::wire::Deployment;
 /// What became of a deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Of its own: `id`, `status`, `number`, `url`, `superseded-by`.
+    /// Of its own: `id`, `status`, `number`, `url`, `superseded-by`, `rollback`.
     pub own: Vec<(&'static str, String)>,
     /// What it produced.
     pub outputs: BTreeMap<String, String>,
@@ -30,6 +30,8 @@ impl Facts {
         if let Some(by) = deployment.superseded_by {
             own.push(("superseded-by", by.to_string()));
         }
+        let rollback = deployment.error.as_ref().and_then(|error| error.rollback.as_ref());
+        own.extend(rollback.map(|rollback| ("rollback", rollback.status.clone())));
         Facts { own, outputs }
     }
 }
