@@ -192,7 +192,7 @@ impl<'a> Keeper<'a> {
         let mut first = 1;
         let mut batch = Vec::with_capacity(REPORT_QUEUE_LIMIT);
         while reported.recv_many(&mut batch, REPORT_QUEUE_LIMIT).await > 0 {
-            let mut reports: Vec<Report> = batch.drain(..).collect();
+            let mut reports: Vec<Report> = std::mem::take(&mut batch);
             while !reports.is_empty() {
                 let rest = reports.split_off(fitting(&reports));
                 let count = reports.len() as u64;

@@ -435,7 +435,8 @@ fn nothing_that_others_wrote_is_more_than_text_in_a_summary_or_names_an_output()
         while let Some(line) = lines.next() {
             let (name, delimiter) = line.split_once("<<").unwrap_or_else(|| panic!("{line:?} in\n{outputs}"));
             assert!(
-                ["id", "status", "number", "url", "superseded-by", "rollback"].contains(&name) || name.starts_with("_"),
+                ["id", "status", "number", "url", "superseded-by", "rollback", "exit-code", "reason"].contains(&name)
+                    || name.starts_with("_"),
                 "{outputs}"
             );
             assert!(lines.any(|line| line == delimiter), "{outputs}");

@@ -242,7 +242,7 @@ fn cells(line: &str) -> Option<Vec<&str>> {
 /// The anchors that GitHub gives the headings of a page.
 fn anchors(text: &str) -> BTreeSet<String> {
     let page = Page { name: String::new(), text: text.to_owned() };
-    let headings = page.lines().filter_map(|(_, line)| line.starts_with('#').then(|| line.trim_start_matches('#')));
+    let headings = page.lines().filter(|(_, line)| line.starts_with('#')).map(|(_, line)| line.trim_start_matches('#'));
     let keeps = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
     headings
         .map(|heading| heading.trim().to_lowercase().chars().filter(|c| keeps(*c)).collect::<String>())

@@ -127,13 +127,13 @@ async fn nothing_that_a_worker_tells_in_words_can_move_a_terminal() {
     assert_eq!(told.await.body["last"], 4);
     let error = json!({ "code": "PHASE_FAILED", "message": format!("{wild}\n{wild}"), "phase": "apply" });
     let ended = run.call("finish", &json!({ "status": "FAILED", "error": error })).await;
-    assert_eq!(ended.body["error"]["message"], "onetwo\nonetwo");
+    assert_eq!(ended.body["error"]["message"], "one1mtwo\none1mtwo");
     let events = server.deployment(&run.id, "/events?maxWaitSeconds=0").await.body;
     let events = events["events"].as_array().unwrap();
     let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
-    assert_eq!(of("phase")[0]["message"], "onetwo");
-    assert_eq!(of("progress")[0]["message"], "onetwo");
-    assert_eq!((of("log").len(), &of("log")[0]["lines"]), (1, &json!(["onetwo", "", "plain\ttext"])));
+    assert_eq!(of("phase")[0]["message"], "one1mtwo");
+    assert_eq!(of("progress")[0]["message"], "one1mtwo");
+    assert_eq!((of("log").len(), &of("log")[0]["lines"]), (1, &json!(["one1mtwo", "", "plain\ttext"])));
 }
 
 /// What each engine must refuse and take alike.
