@@ -19,7 +19,8 @@ use crate::{model::Digest, private};
 
 /// The ending of the name of what is not whole yet.
 const PARTIAL: &str = ".part";
-/// How many artifacts may be there in part: each is a client that was cut off, or is uploading.
+/// How many artifacts may be there in part: each is a client that was cut off, or is uploading. Where there are more, the one
+/// that was cut off longest ago gives way.
 const PARTIAL_LIMIT: usize = 256;
 
 /// Artifacts in a directory.
@@ -141,7 +142,7 @@ impl Folder {
         if start.is_some_and(|start| start != offset) {
             return Err(UploadError::Offset { offset });
         }
-        if offset == 0 && self.kept()?.iter().filter(|kept| !kept.is_whole).count() >= PARTIAL_LIMIT {
+        if offset == 0 && !self.make_place()? {
             return Err(UploadError::TooMany);
         }
         let mut file = private::file().read(true).write(true).create(true).truncate(false).open(self.partial(part))?;
@@ -160,6 +161,22 @@ impl Folder {
             }
         }
         Ok(Begun::Upload(Upload { claim, file, hasher, length }))
+    }
+
+    /// Whether there is a place for another part. Of those that nobody is writing, the one that was written to longest ago
+    /// gives way.
+    fn make_place(&self) -> io::Result<bool> {
+        let mut parts: Vec<_> = self.kept()?.into_iter().filter(|kept| !kept.is_whole).collect();
+        if parts.len() < PARTIAL_LIMIT {
+            return Ok(true);
+        }
+        parts.sort_by_key(|part| part.wanted_at);
+        for part in &parts {
+            if self.remove(part)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Everything that is there.

@@ -1,6 +1,11 @@
 //! `PUT`, `HEAD` and `GET /v1/artifacts/{sha256}`: streamed to and from the depot, never held in memory.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -27,6 +32,46 @@ use crate::{
 const WRITE_BYTES: usize = 1 << 20;
 /// How often an upload shows that it goes on, though nothing may have come.
 const HOLD_PAUSE: Duration = Duration::from_secs(5);
+
+/// How many uploads of one token may be under way at once, so that those of the other tokens find a place, too.
+const UPLOADS_LIMIT: usize = 32;
+
+/// How many uploads of each token are under way at this server. Callers without a token count as one.
+#[derive(Debug, Default)]
+pub struct Uploads(Mutex<HashMap<Option<usize>, usize>>);
+
+impl Uploads {
+    fn counts(&self) -> MutexGuard<'_, HashMap<Option<usize>, usize>> {
+        // Nothing in here panics half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for an upload of this token.
+    fn take(&self, token: Option<usize>) -> Option<UploadPlace<'_>> {
+        let mut counts = self.counts();
+        let count = counts.entry(token).or_default();
+        if *count >= UPLOADS_LIMIT {
+            return None;
+        }
+        *count += 1;
+        Some(UploadPlace { uploads: self, token })
+    }
+}
+
+/// A place among the uploads of a token, until it is dropped.
+struct UploadPlace<'a> {
+    uploads: &'a Uploads,
+    token: Option<usize>,
+}
+
+impl Drop for UploadPlace<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.uploads.counts();
+        if let Some(count) = counts.get_mut(&self.token) {
+            *count -= 1;
+        }
+    }
+}
 
 /// Whether it is there, and else how much of it.
 pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, Failure> {
@@ -74,6 +119,11 @@ async fn take(
     if range.total.is_some_and(|total| total > max_bytes) {
         return Err(too_large());
     }
+    let Some(_place) = app.uploads.take(app.access.token(&parts.headers)) else {
+        let detail =
+            format!("{UPLOADS_LIMIT} uploads of this token are under way; try again when one of them has ended");
+        return Err(Failure::new(ErrorCode::Unavailable, detail));
+    };
     let part = part_name(&digest, &parts.extensions);
     let mut upload = match app.artifacts.depot().begin(&digest, &part, range.start).await? {
         Begun::Whole => return Ok(answer::json(StatusCode::OK, &json!({ "sha256": digest }))),

@@ -115,6 +115,11 @@ impl Access {
 
     /// What the holder of the token sees that is shown; `None` if it is not one of ours.
     fn bearer(&self, headers: &HeaderMap) -> Option<&Scope> {
+        self.tokens.get(self.token(headers)?).map(|(_, scope)| scope)
+    }
+
+    /// Which of our tokens is shown.
+    pub fn token(&self, headers: &HeaderMap) -> Option<usize> {
         let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") {
@@ -126,7 +131,7 @@ impl Access {
         for (index, (known, _)) in (0..).zip(&self.tokens) {
             found.conditional_assign(&index, known.ct_eq(&shown));
         }
-        self.tokens.get(usize::try_from(found).ok()?).map(|(_, scope)| scope)
+        usize::try_from(found).ok().filter(|found| *found < self.tokens.len())
     }
 }
 

@@ -55,6 +55,7 @@ use crate::{
     wire::{self, ErrorCode},
 };
 use agents::{Agents, Known};
+use artifacts::Uploads;
 use error::{Failure, echo};
 use phases::PhaseTimes;
 
@@ -71,6 +72,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     health: Health,
     artifacts: Retention,
+    uploads: Uploads,
     phase_times: PhaseTimes,
     /// What need not be finished ends with it.
     shutdown: CancellationToken,

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Access, App, Metrics,
     agents::Agents,
+    artifacts::Uploads,
     connection::{self, Shared},
     phases::PhaseTimes,
     router::router,
@@ -115,6 +116,7 @@ pub async fn serve(
         metrics,
         health: health.clone(),
         artifacts,
+        uploads: Uploads::default(),
         phase_times: PhaseTimes::default(),
         shutdown: ending,
     };

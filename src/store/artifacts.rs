@@ -10,7 +10,8 @@ use crate::model::Digest;
 /// How long whoever writes an artifact may be silent before another may go on with it: after a server was killed, its
 /// clients wait so long.
 pub const WRITER_LEASE: Duration = Duration::from_secs(15);
-/// How many artifacts may be there in part: each is a client that was cut off, or is uploading.
+/// How many artifacts may be there in part: each is a client that was cut off, or is uploading. Where there are more, the one
+/// that was cut off longest ago gives way.
 pub const UNFINISHED_LIMIT: u64 = 256;
 
 /// How an upload begins.

@@ -192,7 +192,7 @@ async fn begin_once(
     let [_, _, version, known, count] = looked.as_slice() else { return Err(Fault::Mistaken("answers are missing")) };
     let first = |rows: &[Row]| rows.first().cloned().ok_or(Fault::Mistaken("the database tells nothing"));
     schema::require_version(rows::get(&first(version)?, 0)?)?;
-    let unfinished_count = rows::number(&first(count)?, 0)?;
+    let (unfinished_count, idle_count) = (rows::number(&first(count)?, 0)?, rows::number(&first(count)?, 1)?);
     let (mut calls, mut offset, mut taken_over) = (Vec::new(), 0, None);
     if let Some(row) = known.first() {
         let (artifact, is_whole, is_held): (i64, bool, bool) =
@@ -218,7 +218,12 @@ async fn begin_once(
     } else {
         let refused = match start {
             Some(start) if start != 0 => Some(Begin::Offset(0)),
-            Some(_) | None => (unfinished_count >= UNFINISHED_LIMIT).then_some(Begin::TooMany),
+            Some(_) | None if unfinished_count < UNFINISHED_LIMIT => None,
+            Some(_) | None if idle_count == 0 => Some(Begin::TooMany),
+            Some(_) | None => {
+                calls.push(call!(Sql::DropOldestPart));
+                None
+            }
         };
         if refused.is_some() {
             session.end(&[call!(Sql::Rollback)]).await?;

@@ -450,7 +450,12 @@ statements! {
     ArtifactOffset(TEXT) = "SELECT bytes FROM artifacts WHERE sha256 = $1 AND NOT is_whole";
     LockArtifact(TEXT) = "SELECT number, is_whole, bytes, coalesce(writer_until > now(), false) \
         FROM artifacts WHERE sha256 = $1 FOR UPDATE";
-    UnfinishedCount() = "SELECT count(*) FROM artifacts WHERE NOT is_whole";
+    /// And how many of them nobody is writing.
+    UnfinishedCount() = "SELECT count(*), count(*) FILTER (WHERE coalesce(writer_until <= now(), true)) \
+        FROM artifacts WHERE NOT is_whole";
+    /// The one that was written to longest ago, of those that nobody is writing.
+    DropOldestPart() = "DELETE FROM artifacts WHERE number = (SELECT number FROM artifacts \
+        WHERE NOT is_whole AND coalesce(writer_until <= now(), true) ORDER BY wanted_at LIMIT 1 FOR UPDATE SKIP LOCKED)";
     NewArtifact(TEXT, UUID, INT8) = "INSERT INTO artifacts (sha256, is_whole, bytes, wanted_at, writer, writer_until) \
         VALUES ($1, false, 0, now(), $2, now() + $3 * interval '1 millisecond') ON CONFLICT (sha256) DO NOTHING \
         RETURNING number";

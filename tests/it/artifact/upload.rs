@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{CONFIG, noise, sha256};
-use crate::harness::{TestServer, raw::read_to_end, send};
+use crate::harness::{Answer, TestServer, raw::read_to_end, send};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,6 +48,8 @@ promises! {
     malformed_uploads_are_refused_and_store_nothing,
     a_submit_names_only_what_is_there,
     an_upload_for_one_project_neither_holds_up_nor_spoils_anothers,
+    uploads_that_one_token_left_unfinished_keep_nobody_out,
+    uploads_that_one_token_has_under_way_keep_no_other_token_out,
 }
 
 fn with(name: HeaderName, value: &str) -> HeaderMap {
@@ -420,4 +422,61 @@ async fn what_lies_below_the_work_directory_and_the_store_is_closed_to_others() 
     std::fs::set_permissions(server.path("singletrack-work"), std::fs::Permissions::from_mode(0o755)).unwrap();
     server.boot();
     assert_eq!(open_ones(server.dir()).len(), 2, "the directory, and what is theirs: {:?}", open_ones(server.dir()));
+}
+
+/// Begins an upload of ten bytes under this token, and sends half of them.
+async fn begin_small(server: &TestServer, token: &str, number: usize) -> TcpStream {
+    let mut connection = server.connect().await;
+    let (name, authority) = (sha256(format!("{number:>010}").as_bytes()), server.authority());
+    let head = format!(
+        "PUT /v1/artifacts/{name} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {token}\r\n\
+         Connection: close\r\nContent-Length: 10\r\n\r\n     ",
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    connection
+}
+
+/// Uploads something whole under this token.
+async fn upload_whole(server: &TestServer, token: &str, text: &str) -> Answer {
+    let path = format!("/v1/artifacts/{}", sha256(text.as_bytes()));
+    send(server.request(Method::PUT, &path).bearer_auth(token).body(text.to_owned())).await
+}
+
+async fn uploads_that_one_token_left_unfinished_keep_nobody_out(store: &str) {
+    let server = TestServer::start_on(store, &format!("{}{CONFIG}", tokens()));
+    // More than there are places.
+    for number in 0..260 {
+        let mut connection = begin_small(&server, "api", number).await;
+        connection.shutdown().await.unwrap();
+        // Its answer comes when what arrived is kept.
+        read_to_end(&mut connection).await;
+    }
+    let other = upload_whole(&server, "web", "of another token").await;
+    assert_eq!(other.status, 201, "{}", other.text);
+}
+
+async fn uploads_that_one_token_has_under_way_keep_no_other_token_out(store: &str) {
+    let server = TestServer::start_on(store, &format!("{}{CONFIG}", tokens()));
+    let (mut open, mut number) = (Vec::new(), 0);
+    let refused = async {
+        loop {
+            // As many as there are places; and one more wherever a whole upload was faster.
+            while open.len() < 32 + number {
+                open.push(begin_small(&server, "api", open.len()).await);
+            }
+            number += 1;
+            let answer = upload_whole(&server, "api", &format!("number {number}")).await;
+            if answer.status != 201 {
+                return answer;
+            }
+        }
+    };
+    let refused = timeout(PATIENCE, refused).await.unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    assert!(refused.text.contains("32 uploads of this token are under way"), "{}", refused.text);
+    let other = upload_whole(&server, "web", "of another token").await;
+    assert_eq!(other.status, 201, "{}", other.text);
+    drop(open);
+    let taken = async { while upload_whole(&server, "api", "once there is a place").await.status == 503 {} };
+    timeout(PATIENCE, taken).await.unwrap();
 }
