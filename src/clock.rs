@@ -68,3 +68,30 @@ impl Clock for SystemClock {
         BootInstant(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
     }
 }
+
+/// A span of time for people: `42s`, `4m20s`, `1h05m`, `3d04h`.
+pub fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    if days > 0 {
+        format!("{days}d{:02}h", hours % 24)
+    } else if hours > 0 {
+        format!("{hours}h{:02}m", minutes % 60)
+    } else if minutes > 0 {
+        format!("{minutes}m{:02}s", seconds % 60)
+    } else {
+        format!("{seconds}s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_short() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (61, "1m01s"), (3_700, "1h01m"), (273_600, "3d04h")] {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
+}

@@ -126,7 +126,7 @@ impl Racer {
             });
         });
         let connection = Connection::new(server.url().parse()?, None, None, Patience::DEADLINE, notice, clock.clone())
-            .map_err(|failure| anyhow::anyhow!("{}", failure.message))?;
+            .map_err(|error| anyhow::anyhow!("{error}"))?;
         Ok(Racer { connection, clock, actor: format!("racer-{number}"), held: None, tallied, turn_window: TURN_WINDOW })
     }
 

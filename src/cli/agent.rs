@@ -1,22 +1,31 @@
 //! `agent`: runs an agent until it is told to stop.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     dispatch::end,
-    exit::Exit,
+    exit::{Exit, Failure},
     groups::Server,
     parse::parse_count,
     service::{EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, fail, print, runtime, shim},
+    session,
     signals::{Asked, Signals},
 };
 use crate::{
-    client::agent::{self, Settings},
+    client::agent::{self, AgentError, Settings},
+    config::Config,
+    exec::{ShimProgram, archive::UnpackLimits},
     log,
+    model::ProjectName,
 };
+
+/// Where an agent works, if nobody says.
+const DEFAULT_WORK_DIR: &str = "singletrack-agent";
+/// The longest name.
+const NAME_LIMIT: usize = 100;
 
 /// `agent`.
 #[derive(Args, Clone, Debug)]
@@ -41,9 +50,14 @@ pub struct Agent {
 /// Runs an agent until it is told to stop.
 pub fn agent(args: Agent) -> ExitCode {
     log::start("info");
-    let settings = match shim().map_err(|error| error.to_string()).and_then(|shim| Settings::read(args, shim)) {
+    let token_file = args.server.token_file.clone();
+    let settings = match shim().map_err(|error| error.to_string()).and_then(|shim| settings(args, shim)) {
         Ok(settings) => settings,
         Err(message) => return fail(EX_CONFIG, &message),
+    };
+    let settings = match session::token(token_file.as_deref(), std::env::var("SINGLETRACK_TOKEN").ok()) {
+        Ok(token) => Settings { token, ..settings },
+        Err(failure) => return end(Err(failure), false),
     };
     match runtime() {
         Ok(runtime) => runtime.block_on(agent_until_told(settings)),
@@ -61,7 +75,7 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
     let drain = CancellationToken::new();
     let agent = match agent::Agent::new(settings) {
         Ok(agent) => agent,
-        Err(failure) => return end(Err(failure), false),
+        Err(error) => return end(Err(error.into()), false),
     };
     let running = agent.run(drain.clone(), print);
     tokio::pin!(running);
@@ -80,5 +94,57 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
             }
         }
     };
-    end(ended.map(|()| Exit::Done), false)
+    end(ended.map(|()| Exit::Done).map_err(Failure::from), false)
+}
+
+/// What the command line, the configuration and the environment tell an agent, but for its token.
+fn settings(args: Agent, shim: ShimProgram) -> Result<Settings, String> {
+    let config = Config::load(Some(&args.config)).map_err(|error| error.to_string())?;
+    let mut projects = BTreeMap::new();
+    for (name, project) in config.projects {
+        if !project.pipelines.is_empty() {
+            let name: ProjectName = name.parse().map_err(|_| format!("invalid project name '{name}'"))?;
+            projects.insert(name, project);
+        }
+    }
+    if projects.is_empty() {
+        return Err(format!(
+            "{} has no pipelines; write some as [[projects.NAME.pipelines.deploy.phases]]",
+            args.config.display()
+        ));
+    }
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    };
+    if name.is_empty() || name.len() > NAME_LIMIT || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("--name is 1 to {NAME_LIMIT} visible ASCII characters without blanks"));
+    }
+    let chosen = args.work_dir.clone().or(config.work_dir).unwrap_or_else(|| PathBuf::from(DEFAULT_WORK_DIR));
+    let work_dir = std::path::absolute(&chosen).map_err(|error| format!("{}: {error}", chosen.display()))?;
+    Ok(Settings {
+        name,
+        projects,
+        limits: config.limits,
+        unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
+        shutdown_grace: config.shutdown_grace,
+        max_concurrent: args.max_concurrent,
+        work_dir,
+        shim,
+        server: args.server.url,
+        token: None,
+        ca_cert: args.server.ca_cert,
+    })
+}
+
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        let message = error.to_string();
+        match error {
+            AgentError::Setup(error) => error.into(),
+            AgentError::Refused(refusal) => Failure { exit: Exit::Usage, ..Failure::from(*refusal) },
+            AgentError::Folder { .. } => Failure::new(Exit::Fault, message).hint("pass another --work-dir"),
+            AgentError::NotAlone(_) => Failure::new(Exit::Fault, message).hint("give each its own --work-dir"),
+        }
+    }
 }

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 use super::reason::{Reason, told_by};
 use crate::{
-    client::calls::{Connection, Fault, Refusal},
+    client::{
+        calls::{Connection, Fault, Refusal},
+        error::SetupError,
+    },
     explain,
     model::{ProjectName, Status},
     wire::ErrorCode,
@@ -166,6 +169,24 @@ impl From<Fault> for Failure {
                 "raise the largest body that the proxy takes (nginx: client_max_body_size 0), or name the server itself with --server",
             ),
             Fault::Refused(refusal) => Failure::from(*refusal),
+        }
+    }
+}
+
+impl From<SetupError> for Failure {
+    fn from(error: SetupError) -> Self {
+        let message = error.to_string();
+        match error {
+            SetupError::Token => Failure::new(Exit::Usage, message),
+            SetupError::PasswordInAddress => {
+                Failure::new(Exit::Usage, message).hint("set SINGLETRACK_TOKEN, or pass --token-file FILE")
+            }
+            SetupError::Authority { .. } => Failure::new(Exit::Usage, format!("--ca-cert {message}"))
+                .hint("it is a PEM file with a CERTIFICATE block"),
+            // An image with nothing else in it has no authorities either.
+            SetupError::Http { needs_authorities: true, .. } => Failure::new(Exit::Fault, message)
+                .hint("install the system's certificates (ca-certificates), or name an authority with --ca-cert"),
+            SetupError::Http { needs_authorities: false, .. } => Failure::new(Exit::Fault, message),
         }
     }
 }

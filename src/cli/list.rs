@@ -15,7 +15,7 @@ use super::{
     session::Session,
 };
 use crate::{
-    client::calls::{Connection, Patience},
+    client::calls::{Connection, Filter, Patience},
     config::Since,
     model::{ProjectName, Status},
     wire::{Deployment, DeploymentList, ProjectList, ProjectSummary},
@@ -62,6 +62,13 @@ pub struct Wanted {
 /// The largest page that the server gives.
 const PAGE_LIMIT: u64 = 100;
 
+impl Wanted {
+    fn filter(&self) -> Filter {
+        let Wanted { status, actor, ref_name, since } = self.clone();
+        Filter { status, actor, ref_name, since }
+    }
+}
+
 /// Prints the list.
 ///
 /// # Errors
@@ -93,7 +100,7 @@ async fn deployments(connection: &Connection, project: &ProjectName, args: &List
     loop {
         let count = limit - all.deployments.len() as u64;
         let cursor = all.next_cursor.as_deref();
-        let page = connection.deployments(project, &args.wanted, count.min(PAGE_LIMIT), cursor).await;
+        let page = connection.deployments(project, &args.wanted.filter(), count.min(PAGE_LIMIT), cursor).await;
         let page = page.map_err(|fault| about_project(connection, project, fault))?;
         // A page without entries is one that has found none yet: the next one goes on.
         let is_stuck = page.next_cursor == all.next_cursor;

@@ -93,7 +93,7 @@ pub fn not_written(error: io::Error) -> Failure {
 /// The file cannot be read, or what it holds is no token.
 pub fn token(file: Option<&Path>, variable: Option<String>) -> Result<Option<Token>, Failure> {
     let Some(path) = file else {
-        return Token::parse(&variable.unwrap_or_default());
+        return Ok(Token::parse(&variable.unwrap_or_default())?);
     };
     let failed = |why: String| Failure::new(Exit::Usage, format!("--token-file {}: {why}", path.display()));
     let mut text = String::new();

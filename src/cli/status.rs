@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::{sync::watch::channel, time::sleep};
 
 use super::{
-    Target, Wanted,
+    Target,
     exit::{Exit, Failure, about_project},
     parse::parse_deployment,
     screen::{
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     client::{
-        calls::{Connection, Patience},
+        calls::{Connection, Filter, Patience},
         follow::{FollowLimits, Follower, How, Update},
     },
     model::{DeploymentName, EventBody, ProjectName, Which},
@@ -73,7 +73,7 @@ pub async fn find(
     match view.holder {
         Some(holder) => Ok(holder),
         None => connection
-            .deployments(project, &Wanted::default(), 1, None)
+            .deployments(project, &Filter::default(), 1, None)
             .await?
             .deployments
             .into_iter()

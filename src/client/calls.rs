@@ -7,22 +7,37 @@ use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::transport::{Answer, Call, Transport, WAIT_PARAMETER, code_of, refusal, refused};
 pub use super::{
     token::Token,
     transport::{Fault, Notice, Patience, Refusal, pauses},
 };
-use crate::cli::exit::Failure;
+
+use super::{
+    error::SetupError,
+    transport::{Answer, Call, Transport, WAIT_PARAMETER, code_of, refusal, refused},
+};
 use crate::{
-    cli::Wanted,
     clock::Clock,
     config::Since,
-    model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName},
+    model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName, Status},
     wire::{
         Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
         Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReportsAnswer, ReportsRequest, Takes,
     },
 };
+
+/// Which of a project's deployments are wanted; all of them where nothing is set.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only deployments with this status.
+    pub status: Option<Status>,
+    /// Only deployments of this actor.
+    pub actor: Option<String>,
+    /// Only deployments of this branch or tag.
+    pub ref_name: Option<String>,
+    /// Only deployments submitted since then.
+    pub since: Option<Since>,
+}
 
 /// What became of a submit.
 #[derive(Debug)]
@@ -113,7 +128,7 @@ impl Connection {
         patience: Patience,
         notice: Notice,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, SetupError> {
         Transport::new(base, token, ca_cert, patience, notice, clock).map(|transport| Connection { transport })
     }
 
@@ -310,7 +325,7 @@ impl Connection {
     pub async fn deployments(
         &self,
         project: &ProjectName,
-        wanted: &Wanted,
+        wanted: &Filter,
         limit: u64,
         cursor: Option<&str>,
     ) -> Result<DeploymentList, Fault> {

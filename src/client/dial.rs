@@ -8,13 +8,13 @@ use std::{
 
 use reqwest::{Certificate, Url};
 
-use crate::cli::exit::{Exit, Failure};
+use super::error::SetupError;
 
 /// How long a connection may take to stand.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A client for this server; `ca_cert` is an authority to be trusted besides.
-pub(super) fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest::Client, Failure> {
+pub(super) fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest::Client, SetupError> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("singletrack/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -39,22 +39,12 @@ pub(super) fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest:
         (_, Some(path)) => builder.tls_certs_merge(certificates(path)?),
         (_, None) => builder,
     };
-    builder.build().map_err(|error| {
-        let failure = Failure::new(Exit::Fault, format!("the HTTP client does not start: {}", root_cause(&error)));
-        // An image with nothing else in it has no authorities either.
-        if base.scheme() == "https" {
-            failure.hint("install the system's certificates (ca-certificates), or name an authority with --ca-cert")
-        } else {
-            failure
-        }
-    })
+    let needs_authorities = base.scheme() == "https";
+    builder.build().map_err(|error| SetupError::Http { why: root_cause(&error), needs_authorities })
 }
 
-fn certificates(path: &Path) -> Result<Vec<Certificate>, Failure> {
-    let unusable = |why: String| {
-        Failure::new(Exit::Usage, format!("--ca-cert {}: {why}", path.display()))
-            .hint("it is a PEM file with a CERTIFICATE block")
-    };
+fn certificates(path: &Path) -> Result<Vec<Certificate>, SetupError> {
+    let unusable = |why: String| SetupError::Authority { path: path.to_owned(), why };
     let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
     let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(root_cause(&error)))?;
     if certificates.is_empty() { Err(unusable("no certificate in it".to_owned())) } else { Ok(certificates) }

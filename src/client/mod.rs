@@ -6,6 +6,7 @@ pub mod agent;
 pub mod calls;
 pub mod deadline;
 mod dial;
+pub mod error;
 pub mod follow;
 pub mod lease;
 pub mod resolve;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use reqwest::header::HeaderValue;
 
-use crate::cli::exit::{Exit, Failure};
+use super::error::SetupError;
 
 /// What comes before a token in its header.
 const BEARER: &str = "Bearer ";
@@ -18,16 +18,15 @@ impl Token {
     ///
     /// # Errors
     /// It holds what no header can carry.
-    pub fn parse(text: &str) -> Result<Option<Self>, Failure> {
+    pub fn parse(text: &str) -> Result<Option<Self>, SetupError> {
         let text = text.trim();
         if text.is_empty() {
             return Ok(None);
         }
-        let invalid = |_| Failure::new(Exit::Usage, "the token has characters that no token has");
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Failure::new(Exit::Usage, "the token has characters that no token has"));
+            return Err(SetupError::Token);
         }
-        let mut header = HeaderValue::from_str(&format!("{BEARER}{text}")).map_err(invalid)?;
+        let mut header = HeaderValue::from_str(&format!("{BEARER}{text}")).map_err(|_| SetupError::Token)?;
         header.set_sensitive(true);
         Ok(Some(Token(header)))
     }

@@ -25,15 +25,12 @@ use thiserror::Error;
 
 use super::{
     dial::{http_client, is_loopback, root_cause},
+    error::SetupError,
     token::Token,
     trouble::{Kind, Trouble},
 };
 use crate::{
-    cli::{
-        exit::{Exit, Failure},
-        screen::words::span,
-    },
-    clock::{BootInstant, Clock},
+    clock::{BootInstant, Clock, span},
     model::IdempotencyKey,
     wire::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
 };
@@ -204,13 +201,9 @@ impl Transport {
         patience: Patience,
         notice: Notice,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, SetupError> {
         if !base.username().is_empty() || base.password().is_some() {
-            return Err(Failure::new(
-                Exit::Usage,
-                "the server's address holds a password, which other processes can read",
-            )
-            .hint("set SINGLETRACK_TOKEN, or pass --token-file FILE"));
+            return Err(SetupError::PasswordInAddress);
         }
         let http = http_client(&base, ca_cert)?;
         let trouble = Mutex::new(None);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{cli::screen::words::span, wire::ErrorCode};
+use crate::{clock::span, wire::ErrorCode};
 
 /// How long nothing may come before that is told. A server under load, or one that waits for its database, answers within it.
 const SILENCE_LIMIT: Duration = Duration::from_secs(6);

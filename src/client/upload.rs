@@ -1,9 +1,8 @@
-//! `--artifact`: packed here, uploaded once, and gone on with after a cut.
+//! Uploading an artifact: once, and gone on with after a cut.
 
 use std::{
     fs::File,
     os::unix::fs::FileExt as _,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,20 +16,12 @@ use reqwest::{
 };
 
 use super::{
-    calls::Fault,
-    deadline::Deadline,
+    calls::{Connection, Fault},
     transport::{Attempt, Transport, code_of, refused},
     trouble::Trouble,
 };
 use crate::{
-    cli::{
-        exit::{Exit, Failure},
-        screen::words::size,
-        session::Session,
-        signals::Signals,
-    },
-    exec::archive::{self, IGNORE_FILE, LeftOut, PackError, PackOptions, Packed},
-    model::Digest,
+    exec::archive::Packed,
     wire::{ErrorCode, OFFSET_HEADER},
 };
 
@@ -45,75 +36,37 @@ const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// How often the whole may arrive as something else before that is believed.
 const MISMATCH_LIMIT: u32 = 2;
 
-/// Packs what is to be deployed.
-///
-/// # Errors
-/// It cannot be packed, or not in time.
-pub async fn pack(
-    session: &Session,
-    path: PathBuf,
-    options: PackOptions,
-    deadline: &Deadline,
-    signals: &mut Signals,
-) -> Result<Packed, Failure> {
-    let shown = path.display().to_string();
-    let packing = tokio::task::spawn_blocking(move || archive::pack(&path, options));
-    let packed = in_time(packing, deadline, signals, "packing the artifact").await?;
-    let packed = packed.map_err(|error| Failure::new(Exit::Fault, format!("packing ended: {error}")))?;
-    let packed = packed.map_err(|error| {
-        let exit = if matches!(error, PackError::Unwritable(_)) { Exit::Fault } else { Exit::Usage };
-        Failure::new(exit, format!("--artifact {shown}: {error}"))
-    })?;
-    let LeftOut { count, .. } = &packed.left_out;
-    if *count > 0 {
-        let files = if options.respect_gitignore { ".singletrackignore and .gitignore" } else { IGNORE_FILE };
-        let things = if *count == 1 { "1 file or folder is" } else { "files or folders are" };
-        let things = if *count == 1 { things.to_owned() } else { format!("{count} {things}") };
-        session.screen.line(&format!("--artifact {shown}: {things} left out by {files}: {}", packed.left_out));
-    }
-    Ok(packed)
+/// What an upload has come to, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It begins, or goes on after a cut, at this byte.
+    Begins {
+        /// From the artifact's begin.
+        offset: u64,
+    },
+    /// So many bytes are there.
+    At(u64),
+    /// Another client uploads the same artifact; that is waited for.
+    Busy,
+    /// It is on the server, and was there before.
+    WasThere,
+    /// It is on the server.
+    Done,
 }
 
-/// Uploads it, unless the server has it.
+/// Uploads an artifact, unless the server has it.
 ///
 /// # Errors
-/// The server does not take it, or not in time.
-pub async fn upload(
-    session: &Session,
-    packed: &Packed,
-    deadline: &Deadline,
-    signals: &mut Signals,
-) -> Result<(), Failure> {
-    let uploading = Uploading { session, packed, transport: session.connection.transport() };
-    let ended = in_time(uploading.run(), deadline, signals, "uploading the artifact").await;
-    let ended = ended.and_then(|ended| ended.map_err(Failure::from));
-    if ended.is_err() {
-        session.screen.clear();
-    }
-    ended
-}
-
-async fn in_time<T>(
-    work: impl Future<Output = T>,
-    deadline: &Deadline,
-    signals: &mut Signals,
-    what: &str,
-) -> Result<T, Failure> {
-    tokio::select! {
-        biased;
-        done = work => Ok(done),
-        () = signals.first() => Err(Failure::new(Exit::Interrupted, format!("interrupted while {what}; nothing was deployed"))),
-        () = deadline.passed() => {
-            Err(Failure::new(Exit::TimedOut, format!("the time-out ended while {what}; nothing was deployed"))
-                .hint("pass a longer --timeout; what has been uploaded is not uploaded again"))
-        }
-    }
+/// The server does not take it, or does not answer.
+pub async fn upload(connection: &Connection, packed: &Packed, tell: &dyn Fn(Progress)) -> Result<(), Fault> {
+    Uploading { connection, packed, transport: connection.transport(), tell }.run().await
 }
 
 struct Uploading<'a> {
-    session: &'a Session,
+    connection: &'a Connection,
     packed: &'a Packed,
     transport: &'a Transport,
+    tell: &'a dyn Fn(Progress),
 }
 
 /// What one look or one attempt came to.
@@ -134,34 +87,28 @@ enum Step {
 
 impl Uploading<'_> {
     async fn run(&self) -> Result<(), Fault> {
-        let Packed { digest, bytes, entry_count, .. } = self.packed;
-        let url = self.session.connection.url(&["v1", "artifacts", digest.as_str()]);
-        let screen = &self.session.screen;
+        let url = self.connection.url(&["v1", "artifacts", self.packed.digest.as_str()]);
         let mut retry = self.transport.retry();
-        let (mut is_told, mut is_busy, mut mismatch_count) = (false, false, 0);
+        let (mut has_begun, mut is_busy, mut mismatch_count) = (false, false, 0);
         let mut step = self.look(&url).await;
         loop {
             step = match step {
                 Step::Done => {
                     self.transport.end_trouble();
-                    let already = if is_told { "is uploaded" } else { "is on the server already" };
-                    screen.line(&format!("artifact {} {already}: {}", short(digest), size(*bytes)));
+                    (self.tell)(if has_begun { Progress::Done } else { Progress::WasThere });
                     return Ok(());
                 }
                 Step::At(offset) => {
                     self.transport.end_trouble();
-                    let from = if offset > 0 { format!(", going on at {}", size(offset)) } else { String::new() };
-                    if !is_told || offset > 0 {
-                        let (name, all) = (short(digest), size(*bytes));
-                        screen.line(&format!("uploading artifact {name}: {entry_count} files, {all}{from}"));
+                    if !has_begun || offset > 0 {
+                        (self.tell)(Progress::Begins { offset });
                     }
-                    is_told = true;
+                    has_begun = true;
                     self.send(&url, offset).await
                 }
                 Step::Busy => {
                     if !is_busy {
-                        screen
-                            .line(&format!("artifact {} is being uploaded by another client; waiting", short(digest)));
+                        (self.tell)(Progress::Busy);
                     }
                     is_busy = true;
                     tokio::time::sleep(BUSY_PAUSE).await;
@@ -247,7 +194,7 @@ impl Uploading<'_> {
             let now = sent.load(Ordering::Relaxed);
             still = if now == last { still + LOOK } else { Duration::ZERO };
             last = now;
-            self.session.screen.upload(now, self.packed.bytes);
+            (self.tell)(Progress::At(now));
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -297,9 +244,4 @@ fn body(file: &File, sent: Arc<AtomicU64>) -> std::io::Result<Body> {
         }
     });
     Ok(Body::wrap_stream(futures_util::stream::iter(pieces)))
-}
-
-/// Enough of the name to tell it from others.
-fn short(digest: &Digest) -> &str {
-    digest.as_str().get(..12).unwrap_or_default()
 }

@@ -1,18 +1,19 @@
 //! Unpacks a deployment's artifact into its workspace before the first phase.
 
 use std::{
+    fmt,
     fs::File,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -20,22 +21,23 @@ use super::{
     pipeline::Job,
     report::{FailureCause, Stop, Verdict},
 };
-use crate::{
-    artifacts::{Depot, DepotError},
-    model::Digest,
-    store::StoreError,
-};
-
-/// How long to wait before a depot that did not answer is asked again.
-const DEPOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is deployed, packed.
 #[derive(Clone, Debug)]
 pub enum Artifact {
     /// A file here.
     File(PathBuf),
-    /// It is fetched first, if need be.
-    InDepot(Depot, Digest),
+    /// It is fetched first.
+    Remote(Arc<dyn Fetch>),
+}
+
+/// Brings what is deployed to this machine.
+pub trait Fetch: fmt::Debug + Send + Sync {
+    /// The file; fetched for as long as it takes: whoever waits for it has a limit.
+    ///
+    /// # Errors
+    /// It cannot be had, in words for people.
+    fn fetch(&self) -> BoxFuture<'_, Result<PathBuf, String>>;
 }
 
 /// Unpacks what the job has to deploy.
@@ -56,7 +58,7 @@ pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Option<Stop>>) -> 
     };
     tokio::pin!(wait);
     let file = tokio::select! {
-        file = file(artifact) => file,
+        file = file(&artifact) => file,
         () = &mut wait => return Err(verdict_of(&stopped)),
         () = sleep_until(ends_at) => return Err(Some(too_long())),
     };
@@ -89,22 +91,10 @@ pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Option<Stop>>) -> 
     }
 }
 
-/// Where it is on this machine; fetched for as long as it takes: whoever waits for it has a limit.
-async fn file(artifact: Artifact) -> Result<PathBuf, String> {
-    let (depot, digest) = match artifact {
-        Artifact::File(file) => return Ok(file),
-        Artifact::InDepot(depot, digest) => (depot, digest),
-    };
-    loop {
-        match depot.file(&digest).await {
-            Ok(Some(file)) => return Ok(file),
-            Ok(None) => return Err("the artifact is not on the server any more".to_owned()),
-            Err(DepotError::Store(StoreError::Unavailable(why))) => {
-                tracing::warn!(artifact = %digest, why, "an artifact cannot be fetched; trying again");
-                sleep(DEPOT_PAUSE).await;
-            }
-            Err(error) => return Err(format!("the artifact cannot be had: {error}")),
-        }
+async fn file(artifact: &Artifact) -> Result<PathBuf, String> {
+    match artifact {
+        Artifact::File(file) => Ok(file.clone()),
+        Artifact::Remote(remote) => remote.fetch().await,
     }
 }
 

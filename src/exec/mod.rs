@@ -3,13 +3,14 @@
 //! It knows nothing of a server, a queue, a store or a client: a `Job` goes in, `Report`s and at last a `Verdict` come out,
 //! and a `Stop` may arrive at any time. `pipeline` walks the phases and rolls back, `command` runs one script of a phase,
 //! `check` asks a URL. `process` is the command's processes, `output` is what they print, `archive` is what is deployed,
-//! packed as one file, and `artifact` unpacks that for a job.
+//! packed as one file, and `artifact` unpacks that for a job. `lease` keeps the lease under which all of it runs.
 
 pub mod archive;
 pub mod artifact;
 mod check;
 mod command;
 mod environment;
+pub mod lease;
 pub mod output;
 pub mod pipeline;
 pub mod process;

@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     exec::output::lines::{clean_line, clean_text},
-    model::{self, FailureCause, LeaseSecret, Report, SecretHash, Status, Verdict, bounds},
+    model::{LeaseSecret, Report, SecretHash, Verdict, bounds},
     queue::WorkerError,
     wire::{
-        self, ErrorCode, FinishError, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS,
-        ReportsAnswer, ReportsRequest,
+        self, ErrorCode, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS, ReportsAnswer,
+        ReportsRequest,
     },
 };
 
@@ -208,36 +208,21 @@ fn output(name: String, value: String) -> Result<(String, String), Failure> {
     Ok((name, value))
 }
 
+/// An end as it may be recorded: names and texts within their bounds.
 fn verdict(finish: FinishRequest) -> Result<Verdict, Failure> {
-    let FinishRequest { status, outputs, error } = finish;
-    match (status, error) {
-        (Status::Succeeded, None) => {
+    match Verdict::try_from(finish).map_err(|error| invalid(error.detail(echo)))? {
+        Verdict::Succeeded { outputs } => {
             if !bounds::outputs_fit(&outputs) {
                 return Err(WorkerError::OutputsFull.into());
             }
             let outputs = outputs.into_iter().map(|(name, value)| output(name, value)).collect::<Result<_, _>>()?;
             Ok(Verdict::Succeeded { outputs })
         }
-        (Status::Cancelled, None) => Ok(Verdict::Stopped),
-        (Status::Failed, Some(FinishError { code, message, phase })) => {
-            const TOLD_BY_WORKERS: [FailureCause; 6] = [
-                FailureCause::PhaseFailed,
-                FailureCause::PhaseTimeout,
-                FailureCause::VerifyFailed,
-                FailureCause::TimedOut,
-                FailureCause::Stalled,
-                FailureCause::WorkerLost,
-            ];
-            let cause = TOLD_BY_WORKERS.into_iter().find(|cause| cause.code() == code).ok_or_else(|| {
-                let known = TOLD_BY_WORKERS.map(model::FailureCause::code).join(", ");
-                invalid(format!("error.code is one of {known}, not '{}'", echo(&code)))
-            })?;
+        Verdict::Failed { cause, message, phase } => {
             let message = text("error.message", message)?;
             let phase = phase.map(|phase| named("a phase", phase)).transpose()?;
             Ok(Verdict::Failed { cause, message, phase })
         }
-        (Status::Failed, None) => Err(invalid("FAILED goes with an error")),
-        (Status::Succeeded | Status::Cancelled, Some(_)) => Err(invalid("an error goes with FAILED only")),
-        (Status::Pending | Status::Running, _) => Err(invalid("status is SUCCEEDED, FAILED or CANCELLED")),
+        Verdict::Stopped => Ok(Verdict::Stopped),
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    deployment::{FailureCause, Outcome},
+    deployment::{FailureCause, Outcome, Status},
     event::{PhaseState, Stream},
     ids::Revision,
     lease::SecretHash,
@@ -129,6 +129,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// How a deployment stands that ends so.
+    pub fn status(&self) -> Status {
+        match self {
+            Verdict::Succeeded { .. } => Status::Succeeded,
+            Verdict::Failed { .. } => Status::Failed,
+            Verdict::Stopped => Status::Cancelled,
+        }
+    }
+
     /// The same end without its text, where that cannot be kept.
     #[must_use]
     pub fn bare(self) -> Verdict {

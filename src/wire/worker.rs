@@ -1,6 +1,6 @@
 //! What workers and the server say to each other: claims, heartbeats, reports and ends, all under a lease.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use super::{
     deployment::Deployment,
     submit::{ArtifactRef, Takes},
 };
-use crate::model::{DeploymentId, Named, ProjectName, Report, Revision, Status};
+use crate::model::{DeploymentId, FailureCause, Named, ProjectName, Report, Revision, Status, Verdict, bounds};
 
 /// The header that carries a lease's secret.
 pub const LEASE_HEADER: &str = "singletrack-lease";
@@ -23,6 +23,13 @@ pub struct Lease {
     pub fencing_token: Revision,
     /// How long the lease lasts after the last answered heartbeat was sent.
     pub ttl_seconds: u64,
+}
+
+impl Lease {
+    /// How long it lasts after the last answered heartbeat was sent; a second at least.
+    pub fn length(&self) -> Duration {
+        Duration::from_secs(self.ttl_seconds.max(1))
+    }
 }
 
 impl fmt::Debug for Lease {
@@ -139,16 +146,74 @@ pub struct FinishError {
     pub phase: Option<String>,
 }
 
-impl FinishRequest {
-    /// The same end without its text, where the server does not take that.
-    #[must_use]
-    pub fn bare(&self) -> FinishRequest {
-        let error = self.error.as_ref().map(|error| FinishError {
-            code: error.code.clone(),
-            message: "the server did not take its message".to_owned(),
-            phase: None,
-        });
-        FinishRequest { status: self.status, outputs: BTreeMap::new(), error }
+impl From<Verdict> for FinishRequest {
+    fn from(verdict: Verdict) -> Self {
+        let (status, none) = (verdict.status(), BTreeMap::new());
+        match verdict {
+            Verdict::Succeeded { outputs } => FinishRequest { status, outputs, error: None },
+            Verdict::Failed { cause, message, phase } => {
+                let message = bounds::cut(message, bounds::REPORT_TEXT);
+                let error = Some(FinishError { code: cause.code().to_owned(), message, phase });
+                FinishRequest { status, outputs: none, error }
+            }
+            Verdict::Stopped => FinishRequest { status, outputs: none, error: None },
+        }
+    }
+}
+
+/// The causes of a failure that a worker tells.
+const TOLD_BY_WORKERS: [FailureCause; 6] = [
+    FailureCause::PhaseFailed,
+    FailureCause::PhaseTimeout,
+    FailureCause::VerifyFailed,
+    FailureCause::TimedOut,
+    FailureCause::Stalled,
+    FailureCause::WorkerLost,
+];
+
+/// Why an end is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InvalidEnd {
+    /// No worker tells a failure with this code.
+    UnknownCode(String),
+    /// What is told does not go together.
+    Contradiction(&'static str),
+}
+
+impl InvalidEnd {
+    /// For people; `echo` makes what was sent fit to be shown.
+    pub fn detail(&self, echo: impl Fn(&str) -> String) -> String {
+        match self {
+            InvalidEnd::UnknownCode(code) => {
+                let known = TOLD_BY_WORKERS.map(FailureCause::code).join(", ");
+                format!("error.code is one of {known}, not '{}'", echo(code))
+            }
+            InvalidEnd::Contradiction(why) => (*why).to_owned(),
+        }
+    }
+}
+
+impl TryFrom<FinishRequest> for Verdict {
+    type Error = InvalidEnd;
+
+    fn try_from(finish: FinishRequest) -> Result<Self, InvalidEnd> {
+        let FinishRequest { status, outputs, error } = finish;
+        match (status, error) {
+            (Status::Succeeded, None) => Ok(Verdict::Succeeded { outputs }),
+            (Status::Cancelled, None) => Ok(Verdict::Stopped),
+            (Status::Failed, Some(FinishError { code, message, phase })) => {
+                let cause = TOLD_BY_WORKERS.into_iter().find(|cause| cause.code() == code);
+                let cause = cause.ok_or(InvalidEnd::UnknownCode(code))?;
+                Ok(Verdict::Failed { cause, message, phase })
+            }
+            (Status::Failed, None) => Err(InvalidEnd::Contradiction("FAILED goes with an error")),
+            (Status::Succeeded | Status::Cancelled, Some(_)) => {
+                Err(InvalidEnd::Contradiction("an error goes with FAILED only"))
+            }
+            (Status::Pending | Status::Running, _) => {
+                Err(InvalidEnd::Contradiction("status is SUCCEEDED, FAILED or CANCELLED"))
+            }
+        }
     }
 }
 

@@ -22,8 +22,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    fetch::InDepot,
     identity::Identity,
-    leased::Leased,
+    leased::QueueLessor,
     places::{Places, Postponed, TakenPlace},
 };
 use crate::{
@@ -250,16 +251,10 @@ impl Embedded {
         let sent_at = self.queue.clock().boot();
         match self.queue.claim(project.clone(), id, self.identity.worker_name.clone()).await {
             Ok(Some(claimed)) => {
-                let leased = Leased::new(
-                    self.queue.clone(),
-                    self.notifier.clone(),
-                    project,
-                    id,
-                    claimed.secret.hash(),
-                    self.stop.subscribe(),
-                );
+                let (queue, notifier) = (self.queue.clone(), self.notifier.clone());
+                let lessor = QueueLessor::new(queue, notifier, project, id, claimed.secret.hash());
                 let job = self.job(&claimed.deployment, pipeline);
-                self.guard(id, leased.run(job, sent_at)).await;
+                self.guard(id, lessor.run(job, sent_at, self.stop.subscribe())).await;
             }
             // Cancelled in between, or overtaken by a newer build.
             Ok(None) => {}
@@ -309,7 +304,8 @@ impl Embedded {
             artifact: spec
                 .artifact
                 .as_deref()
-                .and_then(|name| Some(Artifact::InDepot(self.depot.clone(), name.parse().ok()?))),
+                .and_then(|name| name.parse().ok())
+                .map(|digest| Artifact::Remote(Arc::new(InDepot { depot: self.depot.clone(), digest }))),
             unpack_limits: self.unpack_limits,
             grace: self.limits.cancel_grace,
             kill_budget: self.limits.kill_budget,

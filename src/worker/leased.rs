@@ -1,200 +1,130 @@
-//! One claimed deployment on its way: heartbeats keep the lease, reports tell how far it is, and `finish` ends it.
-//!
-//! The lease is trusted until its deadline: boot time when the last heartbeat that was answered was *sent*, plus the
-//! lease's length. The server waits longer than that before it frees the slot.
+//! One deployment that the server's own worker has claimed: its lessor is the queue in this process.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
-    time::{sleep, timeout},
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
     clock::BootInstant,
     exec::{
-        pipeline::{self, Job},
-        report::{Stop, Verdict},
+        Job, Stop,
+        lease::{Backlog, Keeper, Lessor, Lost, Renewed, Reply, Times, Until},
     },
-    model::{DeploymentId, FailureCause, ProjectName, Report, SecretHash},
+    model::{DeploymentId, FailureCause, ProjectName, Report, SecretHash, Verdict},
     queue::{Queue, WorkerError},
     store::StoreError,
     watch::{Notifier, Topic},
 };
 
-/// How many reports may wait for the store; the executor cuts output beyond, and never a child's pace.
-const REPORT_QUEUE_LIMIT: usize = 64;
-/// How long to wait before a store that did not answer is asked again.
-const STORE_PAUSE: Duration = Duration::from_millis(500);
-
-/// A claimed deployment.
-pub struct Leased {
+/// The queue, for calls under one lease.
+pub struct QueueLessor {
     queue: Queue,
     notifier: Arc<Notifier>,
     project: ProjectName,
     id: DeploymentId,
     secret: SecretHash,
-    server_stop: watch::Receiver<Option<Stop>>,
 }
 
-impl Leased {
-    /// Takes over a claim. `server_stop` tells when the whole server wants its pipelines to stop.
+impl QueueLessor {
+    /// For calls under this lease.
     pub fn new(
         queue: Queue,
         notifier: Arc<Notifier>,
         project: ProjectName,
         id: DeploymentId,
         secret: SecretHash,
-        server_stop: watch::Receiver<Option<Stop>>,
     ) -> Self {
-        Leased { queue, notifier, project, id, secret, server_stop }
+        QueueLessor { queue, notifier, project, id, secret }
     }
 
-    /// Runs the job to its end and reports it. `claimed_at` is when the claim was sent.
-    pub async fn run(self, mut job: Job, claimed_at: BootInstant) {
-        let limits = *self.queue.limits();
-        let (stop, stopping) = watch::channel(*self.server_stop.borrow());
-        let (deadline, deadlines) = watch::channel(claimed_at.after(limits.lease));
-        let (reports, mut reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
-        job.lease_deadline = Some(deadlines);
-        let running = pipeline::run(job, stopping, reports);
-        let telling = self.tell(&mut reported);
-        let beating = self.beat(&stop, &deadline);
-        let ran = async { tokio::join!(running, telling).0 };
-        let verdict = tokio::select! {
-            verdict = ran => verdict,
-            () = beating => None,
+    /// Runs the job to its end and reports it. `claimed_at` is when the claim was sent; `server_stop` tells when the whole
+    /// server wants its pipelines to stop.
+    pub async fn run(self, job: Job, claimed_at: BootInstant, server_stop: watch::Receiver<Option<Stop>>) {
+        let (project, id) = (self.project.clone(), self.id);
+        let (clock, times) = (self.queue.clock().clone(), Times::of_limits(self.queue.limits()));
+        let keeper = Keeper::new(self, clock, id, times, claimed_at);
+        let backlog = Backlog::default();
+        let working = async {
+            let verdict = keeper.run(job, &backlog).await;
+            // One whose lease is lost is told nothing any more, and drops the rest.
+            let _ = keeper.tell(&backlog).await;
+            verdict
         };
-        let was_shut_down = *stop.borrow() == Some(Stop::Shutdown);
-        if let Some(verdict) = final_verdict(verdict, was_shut_down) {
-            self.finish(verdict).await;
-        }
-    }
-
-    /// Renews the lease, and passes on what asks the pipeline to stop. Never returns: a lost lease is told to the pipeline,
-    /// which then ends by itself.
-    async fn beat(&self, stop: &watch::Sender<Option<Stop>>, deadline: &watch::Sender<BootInstant>) {
-        let limits = *self.queue.limits();
-        let mut server_stop = self.server_stop.clone();
-        // A cancel is a change of state: it comes at once, not with the next heartbeat.
-        let mut stirred = self.notifier.subscribe(Topic::State(self.id));
-        let mut pause = Duration::ZERO;
-        loop {
-            tokio::select! {
-                _ = timeout(pause, stirred.changed()) => {}
-                Ok(()) = server_stop.changed() => if let Some(asked) = *server_stop.borrow() { asked.ask(stop) },
+        let verdict = tokio::select! {
+            verdict = working => verdict,
+            never = keeper.keep() => match never {},
+            never = keeper.obey(server_stop) => match never {},
+        };
+        let was_shut_down = *keeper.stop().borrow() == Some(Stop::Shutdown);
+        let Some(verdict) = verdict.or_else(|| was_shut_down.then(shut_down)) else { return };
+        match keeper.tell_end(verdict.clone(), Until::Answered).await {
+            Ok(()) => {
+                tracing::info!(%project, deployment.id = %id, deployment.status = verdict.status().as_str(), "finished")
             }
-            let sent_at = self.queue.clock().boot();
-            let answer = self.queue.heartbeat(self.project.clone(), self.id, self.secret);
-            pause = match timeout(limits.heartbeat, answer).await {
-                Ok(Ok(cancel)) => {
-                    deadline.send_replace(sent_at.after(limits.lease));
-                    if cancel.is_some() {
-                        Stop::Cancel.ask(stop);
-                    }
-                    limits.heartbeat
-                }
-                Ok(Err(
-                    WorkerError::NotFound
-                    | WorkerError::LeaseLost
-                    | WorkerError::OutputsFull
-                    | WorkerError::ReportGap { .. },
-                )) => {
-                    Stop::LeaseLost { deadline: self.queue.clock().boot().after(limits.kill_budget) }.ask(stop);
-                    std::future::pending().await
-                }
-                Ok(Err(WorkerError::Store(_))) | Err(_) => STORE_PAUSE,
-            };
-            let deadline = *deadline.borrow();
-            if self.queue.clock().boot().after(limits.kill_budget) >= deadline {
-                tracing::error!(deployment.id = %self.id, "the lease could not be renewed in time");
-                Stop::LeaseLost { deadline }.ask(stop);
+            Err(Lost) => {
+                tracing::warn!(%project, deployment.id = %id, ?verdict, "finished too late: the lease was lost")
             }
         }
     }
 
-    /// Records what the pipeline tells, as many reports as are there in one commit. No report holds up the end: one that the
-    /// store refuses for good is told without its text, or not at all.
-    async fn tell(&self, reported: &mut mpsc::Receiver<Report>) {
-        let mut batch = Vec::with_capacity(REPORT_QUEUE_LIMIT);
-        while reported.recv_many(&mut batch, REPORT_QUEUE_LIMIT).await > 0 {
-            let mut reports: VecDeque<Report> = batch.drain(..).collect();
-            let mut count = reports.len();
-            while !reports.is_empty() {
-                let together: Vec<_> = reports.iter().take(count).cloned().collect();
-                let is_alone = together.len() == 1;
-                match self.queue.report(self.project.clone(), self.id, self.secret, None, together).await {
-                    Ok(_) => {
-                        reports.drain(..count.min(reports.len()));
-                        count = reports.len();
-                    }
-                    // The heartbeat learns of a lost lease, too, and stops the pipeline; what it still tells is dropped.
-                    Err(WorkerError::NotFound | WorkerError::LeaseLost | WorkerError::ReportGap { .. }) => break,
-                    Err(WorkerError::Store(StoreError::Full)) => {
-                        // Output gives way to control.
-                        reports.retain(|report| !matches!(report, Report::Log { .. }));
-                        count = reports.len();
-                        if !reports.is_empty() {
-                            sleep(STORE_PAUSE).await;
-                        }
-                    }
-                    Err(why @ (WorkerError::OutputsFull | WorkerError::Store(StoreError::Refused(_)))) => {
-                        if is_alone && let Some(report) = reports.pop_front() {
-                            tracing::error!(deployment.id = %self.id, error = %why, "the store refuses a report");
-                            if let Some(bare) = report.bare() {
-                                reports.push_front(bare);
-                            }
-                        }
-                        // Which of them it is, is found out one by one.
-                        count = 1;
-                    }
-                    Err(WorkerError::Store(
-                        StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Unusable(_),
-                    )) => {
-                        sleep(STORE_PAUSE).await;
-                    }
-                }
-            }
-        }
-    }
-
-    async fn finish(&self, mut verdict: Verdict) {
-        loop {
-            match self.queue.finish(self.project.clone(), self.id, self.secret, verdict.clone()).await {
-                Ok(ended) => {
-                    let (status, project) = (ended.status().as_str(), &self.project);
-                    tracing::info!(%project, deployment.id = %self.id, deployment.status = status, "finished");
-                    return;
-                }
-                Err(WorkerError::NotFound | WorkerError::LeaseLost | WorkerError::ReportGap { .. }) => {
-                    tracing::warn!(deployment.id = %self.id, ?verdict, "finished too late: the lease was lost");
-                    return;
-                }
-                Err(why @ (WorkerError::OutputsFull | WorkerError::Store(StoreError::Refused(_)))) => {
-                    let bare = verdict.clone().bare();
-                    if bare == verdict {
-                        tracing::error!(deployment.id = %self.id, error = %why, "the store refuses the end; the lease must run out");
-                        return;
-                    }
-                    tracing::error!(deployment.id = %self.id, error = %why, "the store refuses the end; it is told without its text");
-                    verdict = bare;
-                }
-                // The store may come back while the lease lasts; once it is over, this ends with `LeaseLost`.
-                Err(WorkerError::Store(error)) => {
-                    tracing::warn!(deployment.id = %self.id, %error, "the end could not be recorded yet");
-                    sleep(STORE_PAUSE).await;
-                }
-            }
-        }
+    async fn renew(&self, limit: Duration) -> Reply<Renewed> {
+        let renewed = timeout(limit, self.queue.heartbeat(self.project.clone(), self.id, self.secret)).await;
+        let Ok(renewed) = renewed else { return Reply::Unknown("the store did not answer in time".to_owned()) };
+        reply(
+            renewed.map(|cancel| Renewed {
+                is_cancelled: cancel.is_some(),
+                reason: cancel.and_then(|cancel| cancel.reason),
+            }),
+        )
     }
 }
 
-fn final_verdict(verdict: Option<Verdict>, was_shut_down: bool) -> Option<Verdict> {
-    verdict.or_else(|| {
-        was_shut_down.then(|| Verdict::Failed {
-            cause: FailureCause::WorkerLost,
-            message: "the server was shut down while it ran".to_owned(),
-            phase: None,
-        })
-    })
+impl Lessor for QueueLessor {
+    async fn heartbeat(&self, park: Duration, limit: Duration) -> Reply<Renewed> {
+        let parked_until = Instant::now() + park;
+        loop {
+            let mut stirred = self.notifier.subscribe(Topic::State(self.id));
+            let renewed = self.renew(limit).await;
+            // A cancel is a change of state: it comes at once, not with the next heartbeat.
+            let may_wait = renewed == Reply::Done(Renewed::default());
+            if !may_wait || timeout_at(parked_until, stirred.changed()).await.is_err() {
+                return renewed;
+            }
+        }
+    }
+
+    async fn report(&self, first: u64, reports: &[Report]) -> Reply<u64> {
+        reply(self.queue.report(self.project.clone(), self.id, self.secret, Some(first), reports.to_vec()).await)
+    }
+
+    async fn finish(&self, verdict: &Verdict) -> Reply<()> {
+        reply(self.queue.finish(self.project.clone(), self.id, self.secret, verdict.clone()).await.map(|_| ()))
+    }
+}
+
+/// What the queue's answer means to who holds a lease of its.
+fn reply<T>(answer: Result<T, WorkerError>) -> Reply<T> {
+    match answer {
+        Ok(value) => Reply::Done(value),
+        Err(WorkerError::NotFound | WorkerError::LeaseLost) => Reply::Lost,
+        Err(WorkerError::ReportGap { last }) => Reply::Gap { last },
+        Err(WorkerError::Store(StoreError::Full)) => Reply::Full,
+        Err(why @ (WorkerError::OutputsFull | WorkerError::Store(StoreError::Refused(_)))) => {
+            Reply::Refused(why.to_string())
+        }
+        Err(
+            why @ WorkerError::Store(StoreError::Unavailable(_) | StoreError::Unknown(_) | StoreError::Unusable(_)),
+        ) => Reply::Unknown(why.to_string()),
+    }
+}
+
+fn shut_down() -> Verdict {
+    Verdict::Failed {
+        cause: FailureCause::WorkerLost,
+        message: "the server was shut down while it ran".to_owned(),
+        phase: None,
+    }
 }

@@ -2,6 +2,7 @@
 //! deployment and keeps its lease. `identity` is who this server is after a restart.
 
 mod embedded;
+mod fetch;
 mod identity;
 mod leased;
 mod places;

@@ -1,7 +1,8 @@
 //! `deploy` and `redeploy`: `args` are their flags, `race` submits, resolves a conflict and follows the deployment to its
-//! end, `plan` is the dry run, `key` is the idempotency key, and `fits` says whether `--timeout` can be kept.
+//! end, `artifact` packs and uploads, `plan` is the dry run, `key` is the idempotency key, and `fits` says whether `--timeout` can be kept.
 
 mod args;
+mod artifact;
 mod fits;
 pub mod key;
 mod plan;

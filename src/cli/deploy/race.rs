@@ -5,6 +5,7 @@ use std::{cell::Cell, ops::RangeInclusive, time::Duration};
 use serde_json::Value;
 
 use super::{
+    artifact,
     fits::{Expected, too_short},
     key::Key,
     plan,
@@ -28,7 +29,6 @@ use crate::{
         deadline::Deadline,
         follow::{FollowLimits, Follower, How},
         resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
-        upload,
     },
     clock::BootInstant,
     exec::archive::PackOptions,
@@ -78,10 +78,10 @@ async fn deploy(args: &Deploy, reports: &Reports<'_>) -> Result<Exit, Failure> {
     let mut signals = Signals::of_a_job(session.in_ci)?;
     if let Some(path) = &args.artifact {
         let options = PackOptions { respect_gitignore: args.respect_gitignore, allow_empty: args.allow_empty };
-        let packed = upload::pack(&session, path.clone(), options, &deadline, &mut signals).await?;
+        let packed = artifact::pack(&session, path.clone(), options, &deadline, &mut signals).await?;
         // Before the slot is taken: nobody waits for a slow network.
         if !args.submit.dry_run {
-            upload::upload(&session, &packed, &deadline, &mut signals).await?;
+            artifact::upload(&session, &packed, &deadline, &mut signals).await?;
         }
         request.artifact = Some(ArtifactRef { sha256: packed.digest.into() });
     }

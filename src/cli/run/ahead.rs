@@ -25,9 +25,9 @@ use crate::{
         exit::{Exit, Failure},
         session::Session,
     },
-    client::lease::kill_budget,
     exec::{
         Stream,
+        lease::Times,
         output::{
             mask::{NotMasked, Secrets},
             outbox::Outbox,
@@ -106,7 +106,7 @@ impl Ahead {
             hidden: &["SINGLETRACK_TOKEN", "SINGLETRACK_PHASE"],
             lock: &folder.lock(),
             folder: folder.path(),
-            kill_budget: kill_budget(args.lease),
+            kill_budget: Times::of_length(args.lease).kill_budget,
             terminal: terminal.as_ref().map(Terminal::real),
             stdin: match &theirs {
                 Some(theirs) if io::stdin().is_terminal() => Some(theirs.try_clone()?),

@@ -16,7 +16,8 @@ use tokio::{
 
 use super::{
     ahead::{Ahead, Copied, Ready, secrets},
-    guard::{ask_server, held, shell_code},
+    cause::{Cause, failed, judge, wanted},
+    guard::{ask_server, held},
     inside::{Door, Held, PrivateFolder, SOCKET_VARIABLE},
     program,
     terminal::Terminal,
@@ -36,19 +37,20 @@ use crate::{
         signals::{Asked, PassedOn, Signals},
     },
     client::{
-        calls::Patience,
+        calls::{Patience, Worker},
         deadline::Deadline,
-        lease::{Keeper, Outcome, REPORT_QUEUE_LIMIT, Told},
+        lease::HttpLessor,
         resolve::{Verdict, Wish},
     },
     clock::{BootInstant, Clock as _, SystemClock},
     exec::{
         PhaseState, Stop,
+        lease::{Keeper, Lost, REPORT_QUEUE_LIMIT, Times},
         output::{outbox::Outbox, phase::PhaseOutput},
         process::owner::{Exit as ProcessExit, ExitKind, Prepared, Process, StoppedBy},
         report::{PROTECTED_MESSAGE, cannot_be_ended},
     },
-    model::{CANCEL_WAITS, DeploymentId, Executor, FailureCause},
+    model::{self, CANCEL_WAITS, DeploymentId, Executor, ProjectName},
     wire::{Deployment, SubmitRequest},
 };
 
@@ -210,8 +212,8 @@ async fn take_slot(
         .hint("the server may be older than this client")),
         (Some(grant), verdict) => {
             // It was time to stop just when the slot became ours.
-            let keeper = keeper(session, args, &grant);
-            keeper.finish(std::future::ready(()), Outcome::Cancelled).await;
+            let keeper = keeper(session, &args.target.project, &grant);
+            let _ = keeper.finish_in_time(std::future::ready(()), model::Verdict::Stopped).await;
             race::job(session, args, reports, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
         }
         (None, verdict) => {
@@ -220,19 +222,10 @@ async fn take_slot(
     }
 }
 
-fn keeper<'a>(session: &'a Session, args: &'a Deploy, grant: &Grant) -> Keeper<'a> {
-    let clock = session.clock.clone();
-    let (id, lease) = (grant.deployment.id, grant.lease.clone());
-    Keeper::new(&session.connection, clock, &args.target.project, id, lease, grant.sent_at)
-}
-
-/// What made us end the command, the most urgent last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Cause {
-    Cancelled,
-    Interrupted,
-    InterruptedAgain,
-    LeaseLost,
+fn keeper<'a>(session: &'a Session, project: &'a ProjectName, grant: &'a Grant) -> Keeper<HttpLessor<'a>> {
+    let (id, lease) = (grant.deployment.id, &grant.lease);
+    let lessor = HttpLessor::new(&session.connection, Worker { project, id, secret: &lease.secret });
+    Keeper::new(lessor, session.clock.clone(), id, Times::of_length(lease.length()), grant.sent_at)
 }
 
 /// One command in its slot.
@@ -265,8 +258,7 @@ impl Work<'_> {
         let id = grant.deployment.id;
         let (name, argument) = (grant.deployment.name(), grant.deployment.argument());
         let token = grant.lease.fencing_token.to_string();
-        let clock = self.session.clock.clone();
-        let keeper = Keeper::new(&self.session.connection, clock, project, id, grant.lease.clone(), grant.sent_at);
+        let keeper = keeper(self.session, project, &grant);
         let Copied { output, outbox, mut relays } = copied;
         let connected = self.terminal.as_ref().map(Terminal::connect).transpose();
         let _connected = connected.map_err(|error| Failure::new(Exit::Fault, format!("the terminal: {error}")))?;
@@ -279,7 +271,7 @@ impl Work<'_> {
         let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
         let all_told = Cell::new(false);
         let mut telling = std::pin::pin!(async {
-            tokio::join!(outbox.forward(reports), keeper.report(reported));
+            tokio::join!(outbox.forward(reports), keeper.relay(reported));
             all_told.set(true);
         });
         let working = async {
@@ -305,23 +297,23 @@ impl Work<'_> {
             never = follow_size => match never {},
             never = self.door.serve(check) => match never {},
         };
-        let (outcome, exit) = ended;
-        let outcome = outcome.map(|outcome| match outcome {
-            Outcome::Failed { code, message, phase } => {
-                Outcome::Failed { code, message: output.secrets().mask(&message).into_owned(), phase }
+        let (verdict, exit) = ended;
+        let verdict = verdict.map(|verdict| match verdict {
+            model::Verdict::Failed { cause, message, phase } => {
+                model::Verdict::Failed { cause, message: output.secrets().mask(&message).into_owned(), phase }
             }
-            outcome => outcome,
+            verdict => verdict,
         });
-        let told = match outcome {
-            Some(outcome) => {
+        let told = match verdict {
+            Some(verdict) => {
                 let last_reports = async {
                     if !all_told.get() {
                         telling.as_mut().await;
                     }
                 };
-                keeper.finish(last_reports, outcome).await
+                keeper.finish_in_time(last_reports, verdict).await
             }
-            None => Told::TooLate,
+            None => Err(Lost),
         };
         // Whoever reads our output slowly has held up nobody else until here.
         let mut lost = None;
@@ -342,12 +334,12 @@ impl Work<'_> {
             shim.collect().await;
         }
         match told {
-            Told::Recorded if exit.as_ref().is_ok_and(|exit| *exit == Exit::Command(0)) && lost.is_some() => {
+            Ok(()) if exit.as_ref().is_ok_and(|exit| *exit == Exit::Command(0)) && lost.is_some() => {
                 let why = lost.map(io::Error::from).map(|error| error.to_string()).unwrap_or_default();
                 let message = format!("the command succeeded, but a part of its output could not be written: {why}");
                 Err(Failure::new(Exit::Fault, message).hint("make room where the output of `run` goes"))
             }
-            Told::Recorded => {
+            Ok(()) => {
                 if let Some(error) = lost.map(io::Error::from) {
                     self.session
                         .screen
@@ -355,8 +347,8 @@ impl Work<'_> {
                 }
                 exit
             }
-            Told::TooLate if exit.as_ref().is_err_and(|failure| failure.exit == Exit::LeaseLost) => exit,
-            Told::TooLate => Err(Failure::new(
+            Err(Lost) if exit.as_ref().is_err_and(|failure| failure.exit == Exit::LeaseLost) => exit,
+            Err(Lost) => Err(Failure::new(
                 Exit::LeaseLost,
                 format!("the command has ended, but the lease of {name} was over before the server knew it"),
             )
@@ -368,12 +360,12 @@ impl Work<'_> {
     async fn work(
         &self,
         prepared: Prepared,
-        keeper: &Keeper<'_>,
+        keeper: &Keeper<HttpLessor<'_>>,
         grant: &Grant,
         (output, outbox): (&PhaseOutput, &Outbox),
         signals: &mut Signals,
         mut passed_on: PassedOn,
-    ) -> (Option<Outcome>, Result<Exit, Failure>) {
+    ) -> (Option<model::Verdict>, Result<Exit, Failure>) {
         let deployment = &grant.deployment;
         let socket = self.folder.socket();
         let variables = [
@@ -394,8 +386,7 @@ impl Work<'_> {
             Ok(process) => process,
             Err(error) => {
                 let message = format!("the command could not be started: {error}");
-                let outcome = failed(message.clone());
-                return (Some(outcome), Err(Failure::new(program::NOT_EXECUTABLE, message)));
+                return (Some(failed(message.clone())), Err(Failure::new(program::NOT_EXECUTABLE, message)));
             }
         };
         let (exit, cause) = self.watch(&mut process, keeper, (output, outbox), signals, &mut passed_on).await;
@@ -427,7 +418,7 @@ impl Work<'_> {
     async fn watch(
         &self,
         process: &mut Process,
-        keeper: &Keeper<'_>,
+        keeper: &Keeper<HttpLessor<'_>>,
         (output, outbox): (&PhaseOutput, &Outbox),
         signals: &mut Signals,
         passed_on: &mut PassedOn,
@@ -518,7 +509,7 @@ impl Work<'_> {
         }
     }
 
-    fn tell_stop(&self, why: Cause, keeper: &Keeper<'_>) {
+    fn tell_stop(&self, why: Cause, keeper: &Keeper<HttpLessor<'_>>) {
         let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
         let text = match why {
             Cause::Cancelled => format!("cancelled{reason}; stopping the command"),
@@ -547,53 +538,4 @@ async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
         return;
     }
     std::future::pending().await
-}
-
-/// What there is to stop the command for.
-fn wanted(asked: Option<Stop>, signalled: Asked) -> Option<Cause> {
-    match (asked, signalled) {
-        (Some(Stop::LeaseLost { .. }), _) => Some(Cause::LeaseLost),
-        (_, Asked::StopNow) => Some(Cause::InterruptedAgain),
-        (_, Asked::Stop) => Some(Cause::Interrupted),
-        (Some(Stop::Cancel | Stop::Shutdown), Asked::Nothing) => Some(Cause::Cancelled),
-        (None, Asked::Nothing) => None,
-    }
-}
-
-fn judge(exit: ProcessExit, cause: Option<Cause>, keeper: &Keeper<'_>) -> (Option<Outcome>, Result<Exit, Failure>) {
-    match (exit.stopped_by, cause, exit.kind) {
-        (_, Some(Cause::LeaseLost), _) if exit.left_count > 0 => {
-            let message = "the slot is no longer held, and something of the command that cannot be ended may still run";
-            (None, Err(Failure::new(Exit::LeaseLost, message)))
-        }
-        // The shim acted because this process did not: then the lease is over, whatever we believe.
-        (_, Some(Cause::LeaseLost), _) | (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
-            let message = "the lease was lost, and the command was ended before the slot could be another's";
-            (None, Err(Failure::new(Exit::LeaseLost, message)))
-        }
-        (_, Some(Cause::Interrupted | Cause::InterruptedAgain), _) => {
-            (Some(Outcome::Cancelled), Err(Failure::new(Exit::Interrupted, "interrupted; the command was ended first")))
-        }
-        // It finished anyway: that is what is true.
-        (_, _, ExitKind::Code(0)) => (Some(Outcome::Succeeded), Ok(Exit::Command(0))),
-        (_, Some(Cause::Cancelled), _) => {
-            let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
-            (Some(Outcome::Cancelled), Err(Failure::new(Exit::Cancelled, format!("the run was cancelled{reason}"))))
-        }
-        (_, None, kind @ ExitKind::Code(code)) => {
-            (Some(failed(format!("the command exited with {code}"))), Ok(Exit::Command(shell_code(kind))))
-        }
-        (_, None, kind @ ExitKind::Signal(number)) => {
-            (Some(failed(format!("the command was killed by signal {number}"))), Ok(Exit::Command(shell_code(kind))))
-        }
-        (_, None, ExitKind::Unknown) => {
-            let message = "the command ended in an unknown way: its shim was killed";
-            (Some(failed(message.to_owned())), Err(Failure::new(Exit::Fault, message)))
-        }
-    }
-}
-
-fn failed(message: String) -> Outcome {
-    let code = FailureCause::PhaseFailed.code().to_owned();
-    Outcome::Failed { code, message, phase: None }
 }

@@ -14,11 +14,12 @@ use crate::{
         session::Session,
     },
     client::{
-        calls::{Connection, Patience, Token},
-        lease::{Keeper, Outcome},
+        calls::{Connection, Patience, Token, Worker},
+        lease::HttpLessor,
     },
     clock::{Clock as _, SystemClock},
-    model::{DeploymentId, FailureCause, ProjectName},
+    exec::lease::{Keeper, Times, Until},
+    model::{DeploymentId, FailureCause, ProjectName, Verdict},
     wire::Lease,
 };
 
@@ -72,9 +73,11 @@ impl Will {
         )?;
         let clock = Arc::new(SystemClock);
         let now = clock.boot();
-        let keeper = Keeper::new(&connection, clock, &project, id, lease, now);
-        let code = FailureCause::WorkerLost.code().to_owned();
-        keeper.tell_end(Outcome::Failed { code, message: MESSAGE.to_owned(), phase: None }).await;
+        let lessor = HttpLessor::new(&connection, Worker { project: &project, id, secret: &lease.secret });
+        let keeper = Keeper::new(lessor, clock, id, Times::of_length(lease.length()), now);
+        let verdict = Verdict::Failed { cause: FailureCause::WorkerLost, message: MESSAGE.to_owned(), phase: None };
+        // Whether it was heard or not, there is nobody left to be told.
+        let _ = keeper.tell_end(verdict, Until::LeaseOver).await;
         Ok(Exit::Done)
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use crate::clock::span;
+
 use super::clean::clean;
 use crate::{
     model::{CANCEL_WAITS, CANNOT_BE_ENDED, DeploymentId, Eta, Mention, ProjectName, Status, mention, rollback_of},
@@ -43,21 +45,6 @@ pub fn size(bytes: u64) -> String {
         unit += 1;
     }
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
-}
-
-/// A span of time for people: `42s`, `4m20s`, `1h05m`, `3d04h`.
-pub fn span(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    if days > 0 {
-        format!("{days}d{:02}h", hours % 24)
-    } else if hours > 0 {
-        format!("{hours}h{:02}m", minutes % 60)
-    } else if minutes > 0 {
-        format!("{minutes}m{:02}s", seconds % 60)
-    } else {
-        format!("{seconds}s")
-    }
 }
 
 /// From `begin` to `end`; nothing if the clocks disagree.
@@ -449,12 +436,5 @@ mod tests {
         hostile.blocking.actor = Some("\u{1b}[2Jmallory\n::error::x".to_owned());
         let line = hostile.wait_line(&Place::default(), at("2026-03-01T12:07:31Z"));
         assert!(line.starts_with("waiting for web#17, mallory ::error::x's deploy"), "{line}");
-    }
-
-    #[test]
-    fn spans_are_short() {
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (61, "1m01s"), (3_700, "1h01m"), (273_600, "3d04h")] {
-            assert_eq!(span(Duration::from_secs(seconds)), text);
-        }
     }
 }

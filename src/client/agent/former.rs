@@ -5,20 +5,22 @@ use std::sync::Arc;
 
 use super::{
     Agent,
-    calls::Calls,
-    delivery::{Delivery, Lost},
-    journal::{Journal, Record},
-    run::failed,
+    journal::{JournalFile, Record},
 };
 use crate::{
-    exec::{lock_path, process::leftovers::leftovers_gone, workspaces},
-    model::FailureCause,
+    exec::{
+        lease::{Backlog, Lost},
+        lock_path,
+        process::leftovers::leftovers_gone,
+        workspaces,
+    },
+    model::{FailureCause, Verdict},
 };
 
 impl Agent {
     /// Ends one deployment that a former agent on this folder had taken.
-    pub(super) async fn end_former(self: Arc<Self>, journal: Journal, record: Record) {
-        let Record { taken, pending, last, finish } = record;
+    pub(super) async fn end_former(self: Arc<Self>, journal: JournalFile, record: Record) {
+        let Record { taken, pending, last, end } = record;
         let id = taken.deployment;
         let workspace = self.workspace(id);
         let limits = &self.settings.limits;
@@ -28,15 +30,20 @@ impl Agent {
             return;
         }
         workspaces::remove(&workspace).await;
-        let had_ended = finish.is_some();
-        let finish = finish.unwrap_or_else(|| {
+        let backlog = Backlog::journalled(journal, last, pending);
+        backlog.close();
+        let verdict = end.unwrap_or_else(|| {
             let message = format!("the agent {} ended before it was done", self.settings.name);
-            failed(FailureCause::WorkerLost, message, None)
+            let verdict = Verdict::Failed { cause: FailureCause::WorkerLost, message, phase: None };
+            backlog.with_journal(|journal| journal.end(&verdict));
+            verdict
         });
-        let delivery = Delivery::new(Calls::new(self.connection.clone(), taken), journal, last, pending);
-        match delivery.finish(&finish, had_ended).await {
+        let status = verdict.status().as_str();
+        let told = self.keeper(&taken).finish(&backlog, verdict).await;
+        backlog.with_journal(|journal| journal.remove());
+        match told {
             Ok(()) => {
-                tracing::warn!(deployment.id = %id, deployment.status = finish.status.as_str(), "told the end of what a former agent ran")
+                tracing::warn!(deployment.id = %id, deployment.status = status, "told the end of what a former agent ran")
             }
             Err(Lost) => tracing::warn!(deployment.id = %id, "what a former agent ran was ended without it"),
         }

@@ -13,7 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{DeploymentId, ProjectName, Report},
+    exec::lease::Journal,
+    model::{DeploymentId, ProjectName, Report, Verdict},
     wire::{FinishRequest, Lease},
 };
 
@@ -50,7 +51,7 @@ pub struct Taken {
 
 /// The journal of one deployment, for writing.
 #[derive(Debug)]
-pub struct Journal {
+pub struct JournalFile {
     path: PathBuf,
     file: File,
     written: u64,
@@ -66,15 +67,15 @@ pub struct Record {
     /// The number of the last report there was.
     pub last: u64,
     /// The end, if it had come to that.
-    pub finish: Option<FinishRequest>,
+    pub end: Option<Verdict>,
 }
 
-impl Journal {
+impl JournalFile {
     /// Begins the journal of a deployment; it is on disk when this answers. `None` if it has one already.
     ///
     /// # Errors
     /// The disk does not take it.
-    pub fn begin(dir: &Path, taken: &Taken) -> io::Result<Option<Journal>> {
+    pub fn begin(dir: &Path, taken: &Taken) -> io::Result<Option<JournalFile>> {
         let path = path(dir, taken.deployment);
         // The lease is a secret.
         let made = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
@@ -83,35 +84,18 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut journal = Journal { path, file, written: 0 };
+        let mut journal = JournalFile { path, file, written: 0 };
         journal.append(&Entry::Taken(taken.clone()))?;
         journal.file.sync_all()?;
         File::open(dir)?.sync_all()?;
         Ok(Some(journal))
     }
 
-    /// Notes something to tell. When there is too much of it, only that there was output.
-    pub fn report(&mut self, number: u64, report: &Report) -> io::Result<()> {
-        let report = match report {
-            Report::Log { stream, phase, lines } if self.written > KEPT_LIMIT => Report::Log {
-                stream: *stream,
-                phase: phase.clone(),
-                lines: vec![format!("[singletrack: {} lines were not kept by the agent]", lines.len())],
-            },
-            report => report.clone(),
-        };
-        self.append(&Entry::Report { number, report })
-    }
-
-    /// Notes that everything up to this number has been told.
-    pub fn told(&mut self, last: u64) -> io::Result<()> {
-        self.append(&Entry::Told { last })
-    }
-
-    /// Notes the end; it is on disk when this answers.
-    pub fn end(&mut self, finish: &FinishRequest) -> io::Result<()> {
-        self.append(&Entry::End { finish: finish.clone() })?;
-        self.file.sync_data()
+    /// Notes the end; it is on disk when this answers. On this thread: nothing else of its deployment goes on meanwhile, and it
+    /// takes milliseconds.
+    pub fn end(&mut self, verdict: &Verdict) {
+        let written = self.append(&Entry::End { finish: verdict.clone().into() });
+        note(written.and_then(|()| self.file.sync_data()));
     }
 
     /// Everything has been told: the journal has done its work.
@@ -126,6 +110,32 @@ impl Journal {
         line.push(b'\n');
         self.written += line.len() as u64;
         self.file.write_all(&line)
+    }
+}
+
+impl Journal for JournalFile {
+    /// When there is too much to tell, only that there was output is noted.
+    fn report(&mut self, number: u64, report: &Report) {
+        let report = match report {
+            Report::Log { stream, phase, lines } if self.written > KEPT_LIMIT => Report::Log {
+                stream: *stream,
+                phase: phase.clone(),
+                lines: vec![format!("[singletrack: {} lines were not kept by the agent]", lines.len())],
+            },
+            report => report.clone(),
+        };
+        note(self.append(&Entry::Report { number, report }));
+    }
+
+    fn told(&mut self, last: u64) {
+        note(self.append(&Entry::Told { last }));
+    }
+}
+
+/// A journal that cannot be written to is no reason to stop what runs: it matters only if the agent dies, too.
+fn note(written: io::Result<()>) {
+    if let Err(error) = written {
+        tracing::error!(%error, "the journal could not be written");
     }
 }
 
@@ -154,7 +164,7 @@ pub fn try_to_write(dir: &Path) -> io::Result<()> {
 }
 
 /// Every journal that a former agent left here, with what it says; those that say nothing are removed.
-pub fn left_behind(dir: &Path) -> io::Result<Vec<(Journal, Record)>> {
+pub fn left_behind(dir: &Path) -> io::Result<Vec<(JournalFile, Record)>> {
     let mut left = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -171,7 +181,7 @@ pub fn left_behind(dir: &Path) -> io::Result<Vec<(Journal, Record)>> {
         let mut file = OpenOptions::new().append(true).open(&path)?;
         // A line that was cut off must not swallow the next one.
         file.write_all(b"\n")?;
-        left.push((Journal { path, file, written: bytes.len() as u64 }, record));
+        left.push((JournalFile { path, file, written: bytes.len() as u64 }, record));
     }
     Ok(left)
 }
@@ -179,7 +189,7 @@ pub fn left_behind(dir: &Path) -> io::Result<Vec<(Journal, Record)>> {
 fn read(bytes: &[u8]) -> Option<Record> {
     let mut lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let Entry::Taken(taken) = serde_json::from_slice(lines.next()?).ok()? else { return None };
-    let mut record = Record { taken, pending: Vec::new(), last: 0, finish: None };
+    let mut record = Record { taken, pending: Vec::new(), last: 0, end: None };
     // A line that cannot be read was cut off by a crash: it never counted.
     for entry in lines.filter_map(|line| serde_json::from_slice(line).ok()) {
         match entry {
@@ -192,7 +202,8 @@ fn read(bytes: &[u8]) -> Option<Record> {
                 record.last = record.last.max(last);
                 record.pending.retain(|(number, _)| *number > last);
             }
-            Entry::End { finish } => record.finish = Some(finish),
+            // An end of a later version that is none here is told as if it were not there: the work is over.
+            Entry::End { finish } => record.end = Verdict::try_from(finish).ok(),
         }
     }
     Some(record)
@@ -201,7 +212,7 @@ fn read(bytes: &[u8]) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Revision, Status};
+    use crate::model::Revision;
 
     fn taken() -> Taken {
         let lease = Lease { secret: "ab".repeat(32), fencing_token: Revision(3), ttl_seconds: 60 };
@@ -215,20 +226,19 @@ mod tests {
     #[test]
     fn a_journal_tells_what_is_still_to_be_told() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::begin(dir.path(), &taken()).unwrap().unwrap();
+        let mut journal = JournalFile::begin(dir.path(), &taken()).unwrap().unwrap();
         for number in 1..=4 {
-            journal.report(u64::from(number), &progress(number)).unwrap();
+            journal.report(u64::from(number), &progress(number));
         }
-        journal.told(2).unwrap();
+        journal.told(2);
         // The machine stopped in the middle of a line.
         journal.file.write_all(br#"{"entry":"told","la"#).unwrap();
         let (mut journal, record) = left_behind(dir.path()).unwrap().pop().unwrap();
         assert_eq!(record.pending, [(3, progress(3)), (4, progress(4))]);
-        assert_eq!((record.last, record.finish), (4, None));
-        let finish = FinishRequest { status: Status::Cancelled, outputs: Default::default(), error: None };
-        journal.end(&finish).unwrap();
+        assert_eq!((record.last, record.end), (4, None));
+        journal.end(&Verdict::Stopped);
         let (journal, record) = left_behind(dir.path()).unwrap().pop().unwrap();
-        assert_eq!(record.finish, Some(finish));
+        assert_eq!(record.end, Some(Verdict::Stopped));
         journal.remove();
         assert!(left_behind(dir.path()).unwrap().is_empty());
     }
@@ -237,8 +247,8 @@ mod tests {
     fn a_deployment_has_one_journal_and_one_that_was_never_whole_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let taken = taken();
-        assert!(Journal::begin(dir.path(), &taken).unwrap().is_some());
-        assert!(Journal::begin(dir.path(), &taken).unwrap().is_none());
+        assert!(JournalFile::begin(dir.path(), &taken).unwrap().is_some());
+        assert!(JournalFile::begin(dir.path(), &taken).unwrap().is_none());
         fs::write(dir.path().join(format!("{}.journal", taken.deployment)), b"{\"entry\":\"ta").unwrap();
         assert!(left_behind(dir.path()).unwrap().is_empty());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

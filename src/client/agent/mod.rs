@@ -4,8 +4,6 @@
 //! inputs, never commands. What it takes stands in a journal before it starts, so that whatever happens to the agent, the
 //! connection or the server, the end is told once and nothing runs twice.
 
-mod calls;
-mod delivery;
 mod download;
 mod former;
 mod journal;
@@ -15,12 +13,15 @@ mod work;
 use std::{
     collections::BTreeMap,
     fs::File,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use reqwest::Url;
 use rustix::fs::{FlockOperation, flock};
+use thiserror::Error;
 use tokio::{
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -28,23 +29,21 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use super::calls::{Connection, Fault, Patience, pauses};
+use super::{
+    calls::{Connection, Fault, Patience, Refusal, pauses},
+    error::SetupError,
+    token::Token,
+};
 use crate::{
-    cli::{
-        self,
-        exit::{Exit, Failure},
-        session,
-    },
     clock::{Clock, SystemClock},
-    config::{Config, Pipeline, Project},
-    exec::{ShimProgram, Stop, archive::UnpackLimits, workspaces},
+    config::{Pipeline, Project},
+    exec::{ShimProgram, Stop, archive::UnpackLimits, lease::Until, workspaces},
     health::{Health, Pulse, Task},
-    model::{DeploymentId, FailureCause, Limits, ProjectName},
+    model::{DeploymentId, Limits, ProjectName},
     private,
     wire::{ClaimRequest, Claimed, Deployment},
 };
-use calls::{Calls, Told};
-use journal::{Journal, Taken};
+use journal::{JournalFile, Taken};
 
 /// How long a call for work is parked at the server.
 const WINDOW: Duration = Duration::from_secs(30);
@@ -52,65 +51,53 @@ const WINDOW: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How the loop that takes work is supervised: no call takes so long.
 const CLAIMS: Task = Task::new("claims", Duration::from_secs(180));
-/// Where an agent works, if nobody says.
-const DEFAULT_WORK_DIR: &str = "singletrack-agent";
-/// The longest name.
-const NAME_LIMIT: usize = 100;
 
 /// What an agent is told at its start.
 pub struct Settings {
-    name: String,
-    projects: BTreeMap<ProjectName, Project>,
-    limits: Limits,
-    unpack_limits: UnpackLimits,
-    shutdown_grace: Duration,
-    max_concurrent: u32,
-    work_dir: PathBuf,
-    shim: ShimProgram,
-    args: cli::Agent,
+    /// Its name, for people.
+    pub name: String,
+    /// The projects that it works for, each with the pipelines that it runs.
+    pub projects: BTreeMap<ProjectName, Project>,
+    /// The configuration's limits.
+    pub limits: Limits,
+    /// How large an artifact may be once it is unpacked.
+    pub unpack_limits: UnpackLimits,
+    /// How long it waits at its end for what runs.
+    pub shutdown_grace: Duration,
+    /// How many deployments it runs at once.
+    pub max_concurrent: u32,
+    /// The folder in which pipelines run and journals are kept, an absolute path.
+    pub work_dir: PathBuf,
+    /// What stands between it and each command.
+    pub shim: ShimProgram,
+    /// The server.
+    pub server: Url,
+    /// What it shows to the server.
+    pub token: Option<Token>,
+    /// An authority to be trusted besides.
+    pub ca_cert: Option<PathBuf>,
 }
 
-impl Settings {
-    /// Reads the configuration.
-    ///
-    /// # Errors
-    /// It is wrong, in words for people.
-    pub fn read(args: cli::Agent, shim: ShimProgram) -> Result<Settings, String> {
-        let config = Config::load(Some(&args.config)).map_err(|error| error.to_string())?;
-        let mut projects = BTreeMap::new();
-        for (name, project) in config.projects {
-            if !project.pipelines.is_empty() {
-                let name: ProjectName = name.parse().map_err(|_| format!("invalid project name '{name}'"))?;
-                projects.insert(name, project);
-            }
-        }
-        if projects.is_empty() {
-            return Err(format!(
-                "{} has no pipelines; write some as [[projects.NAME.pipelines.deploy.phases]]",
-                args.config.display()
-            ));
-        }
-        let name = match &args.name {
-            Some(name) => name.clone(),
-            None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        };
-        if name.is_empty() || name.len() > NAME_LIMIT || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(format!("--name is 1 to {NAME_LIMIT} visible ASCII characters without blanks"));
-        }
-        let chosen = args.work_dir.clone().or(config.work_dir).unwrap_or_else(|| PathBuf::from(DEFAULT_WORK_DIR));
-        let work_dir = std::path::absolute(&chosen).map_err(|error| format!("{}: {error}", chosen.display()))?;
-        Ok(Settings {
-            name,
-            projects,
-            limits: config.limits,
-            unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
-            shutdown_grace: config.shutdown_grace,
-            max_concurrent: args.max_concurrent,
-            work_dir,
-            shim,
-            args,
-        })
-    }
+/// Why an agent does not work.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// What it was given cannot be used.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The server does not take it for an agent.
+    #[error("{}", .0.message)]
+    Refused(Box<Refusal>),
+    /// Its folder cannot be used.
+    #[error("the folder {folder} cannot be used: {error}", folder = folder.display())]
+    Folder {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Its folder is another agent's.
+    #[error("another agent works in {}", .0.display())]
+    NotAlone(PathBuf),
 }
 
 /// A remote worker.
@@ -129,15 +116,20 @@ impl Agent {
     ///
     /// # Errors
     /// Its folder is another agent's or cannot be made, or the token or the certificate cannot be used.
-    pub fn new(settings: Settings) -> Result<Arc<Agent>, Failure> {
+    pub fn new(settings: Settings) -> Result<Arc<Agent>, AgentError> {
         let lock = own(&settings.work_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let cli::Server { url, token_file, ca_cert } = &settings.args.server;
-        let token = session::token(token_file.as_deref(), std::env::var("SINGLETRACK_TOKEN").ok())?;
+        let Settings { server, token, ca_cert, .. } = &settings;
         // Every call here is made once: whoever makes it knows how long it may be tried again.
         let notice = Box::new(|text: &str| tracing::warn!("{text}"));
-        let connection =
-            Connection::new(url.clone(), token, ca_cert.as_deref(), Patience::DEADLINE, notice, Arc::clone(&clock))?;
+        let connection = Connection::new(
+            server.clone(),
+            token.clone(),
+            ca_cert.as_deref(),
+            Patience::DEADLINE,
+            notice,
+            Arc::clone(&clock),
+        )?;
         if connection.exposes_token() {
             tracing::warn!(server = connection.server(), "the token goes unencrypted; use https://");
         }
@@ -150,9 +142,9 @@ impl Agent {
     ///
     /// # Errors
     /// The server does not take it for an agent.
-    pub async fn run(self: Arc<Self>, drain: CancellationToken, ready: impl FnOnce(&str)) -> Result<(), Failure> {
+    pub async fn run(self: Arc<Self>, drain: CancellationToken, ready: impl FnOnce(&str)) -> Result<(), AgentError> {
         let runs = TaskTracker::new();
-        let left = journal::left_behind(&self.journals()).map_err(|error| unusable(&self.settings.work_dir, &error))?;
+        let left = journal::left_behind(&self.journals()).map_err(|error| unusable(&self.settings.work_dir, error))?;
         for (journal, record) in left {
             runs.spawn(self.clone().end_former(journal, record));
         }
@@ -196,7 +188,7 @@ impl Agent {
     }
 
     /// Asks the server whether it takes us, until it answers. `false`: we shall end before it did.
-    async fn introduce(&self, drain: &CancellationToken) -> Result<bool, Failure> {
+    async fn introduce(&self, drain: &CancellationToken) -> Result<bool, AgentError> {
         let mut pauses = pauses();
         let mut was_told = false;
         let wish = self.wish(0);
@@ -209,7 +201,7 @@ impl Agent {
                 // Without capacity there is never work.
                 Ok(_) => return Ok(true),
                 Err(Fault::Refused(refusal)) if refusal.status < 500 && refusal.status != 429 => {
-                    return Err(Failure { exit: Exit::Usage, ..Failure::from(*refusal) });
+                    return Err(AgentError::Refused(refusal));
                 }
                 Err(fault) => {
                     if !was_told {
@@ -313,7 +305,7 @@ impl Agent {
     /// Runs what was handed out. Answers whether its journal could be written.
     async fn take(self: &Arc<Self>, claimed: Claimed, runs: &TaskTracker, free: &Arc<Semaphore>) -> bool {
         let id = claimed.deployment.id;
-        match Journal::begin(&self.journals(), &run::taken(&claimed)) {
+        match JournalFile::begin(&self.journals(), &run::taken(&claimed)) {
             Ok(Some(journal)) => {
                 let permit = free.clone().acquire_owned().await;
                 let running = self.clone().run_claimed(claimed, journal);
@@ -337,17 +329,9 @@ impl Agent {
 
     /// Tells the end of what was never started, for as long as its lease may last.
     async fn give_up(self: Arc<Self>, taken: Taken, why: String) {
-        let (id, ttl) = (taken.deployment, Duration::from_secs(taken.lease.ttl_seconds));
-        let calls = Calls::new(self.connection.clone(), taken);
-        let finish = run::failed(FailureCause::PhaseFailed, why, None);
-        let telling = async {
-            let mut pauses = pauses();
-            while let Told::Unknown = calls.finish(&finish).await {
-                sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
-            }
-        };
-        if timeout(ttl, telling).await.is_err() {
-            tracing::warn!(deployment.id = %id, "the server did not hear that nothing was started; the lease runs out");
+        let keeper = self.keeper(&taken);
+        if keeper.tell_end(run::failed(why), Until::LeaseOver).await.is_err() {
+            tracing::warn!(deployment.id = %taken.deployment, "the server did not hear that nothing was started; the lease runs out");
         }
     }
 
@@ -376,22 +360,18 @@ impl Agent {
 }
 
 /// Makes the folder this agent's own.
-fn own(dir: &Path) -> Result<File, Failure> {
+fn own(dir: &Path) -> Result<File, AgentError> {
     let made = private::work_dir(dir)
         .and_then(|()| private::folder_of_files(&dir.join("journals")))
         .and_then(|()| private::folder(&dir.join("runs")));
-    made.map_err(|error| unusable(dir, &error))?;
+    made.map_err(|error| unusable(dir, error))?;
     let lock = private::file().write(true).create(true).truncate(false).open(dir.join("agent.lock"));
-    let lock = lock.map_err(|error| unusable(dir, &error))?;
+    let lock = lock.map_err(|error| unusable(dir, error))?;
     private::close_file(&dir.join("agent.lock"));
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        Failure::new(Exit::Fault, format!("another agent works in {}", dir.display()))
-            .hint("give each its own --work-dir")
-    })?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| AgentError::NotAlone(dir.to_owned()))?;
     Ok(lock)
 }
 
-fn unusable(dir: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Fault, format!("the folder {} cannot be used: {error}", dir.display()))
-        .hint("pass another --work-dir")
+fn unusable(dir: &Path, error: io::Error) -> AgentError {
+    AgentError::Folder { folder: dir.to_owned(), error }
 }

@@ -1,29 +1,27 @@
 //! One deployment that an agent took, from its lease to its end.
 
-use std::{collections::BTreeMap, convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
-
-use tokio::sync::{mpsc, watch};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     Agent,
-    calls::Calls,
-    delivery::{Delivery, Lost},
-    journal::{Journal, Taken},
+    journal::{JournalFile, Taken},
 };
 use crate::{
     client::{
-        calls::{Fault, Worker, pauses},
-        lease::Keeper,
+        calls::{Worker, pauses},
+        lease::HttpLessor,
     },
-    clock::BootInstant,
     config::Pipeline,
-    exec::{self, Job, Stop, artifact::Artifact, workspaces::artifact_path},
-    model::{FailureCause, Report, Status, Verdict, bounds},
-    wire::{Claimed, ErrorCode, FinishError, FinishRequest},
+    exec::{
+        Job, Stop,
+        artifact::Artifact,
+        lease::{Backlog, Keeper, Lost, Times},
+        workspaces::artifact_path,
+    },
+    model::{FailureCause, Verdict},
+    wire::Claimed,
 };
 
-/// How many reports may wait to be journalled; that is faster than any command prints.
-const REPORT_QUEUE_LIMIT: usize = 64;
 /// How long the first heartbeat may take before it is sent again.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How often an artifact is asked for.
@@ -31,96 +29,81 @@ const DOWNLOAD_ATTEMPTS: usize = 8;
 
 impl Agent {
     /// Runs a deployment to its end, and tells it.
-    pub(super) async fn run_claimed(self: Arc<Self>, claimed: Claimed, journal: Journal) {
+    pub(super) async fn run_claimed(self: Arc<Self>, claimed: Claimed, journal: JournalFile) {
         let taken = taken(&claimed);
-        let (id, project) = (taken.deployment, taken.project.clone());
+        let (id, project) = (taken.deployment, &taken.project);
         tracing::info!(%project, deployment.id = %id, pipeline = %claimed.deployment.pipeline, "taken");
-        let worker = Worker { project: &project, id, secret: &claimed.lease.secret };
-        let Some((renewed_at, cancelled)) = self.renew(worker).await else {
+        let (lessor, times) = (self.lessor(&taken), Times::of_length(taken.lease.length()));
+        let Ok(keeper) = Keeper::renewed(lessor, self.clock.clone(), id, times, FIRST_ANSWER_LIMIT).await else {
             tracing::warn!(%project, deployment.id = %id, "the lease was lost before anything was started");
             journal.remove();
             return;
         };
-        let keeper = Keeper::new(&self.connection, self.clock.clone(), &project, id, claimed.lease.clone(), renewed_at);
-        let delivery = Delivery::new(Calls::new(self.connection.clone(), taken), journal, 0, Vec::new());
+        let backlog = Backlog::journalled(journal, 0, Vec::new());
         let work = async {
-            // A cancel that came before: the child is never started.
-            let finish = if cancelled {
-                FinishRequest { status: Status::Cancelled, outputs: BTreeMap::new(), error: None }
-            } else {
-                let run = self.run_under(&keeper, &claimed, &delivery);
-                tokio::pin!(run);
-                tokio::select! {
-                    finish = &mut run => finish,
-                    // The heartbeat learns of it, too, and stops the pipeline.
-                    Lost = delivery.send() => run.await,
-                }
-            };
-            (delivery.finish(&finish, false).await, finish)
+            let verdict = self.run_under(&keeper, &claimed, &backlog).await;
+            backlog.close();
+            backlog.with_journal(|journal| journal.end(&verdict));
+            let told = keeper.finish(&backlog, verdict.clone()).await;
+            backlog.with_journal(|journal| journal.remove());
+            (told, verdict)
         };
-        let (told, finish) = tokio::select! {
+        let (told, verdict) = tokio::select! {
             ended = work => ended,
             never = keeper.keep() => match never {},
+            never = keeper.obey(self.stop.subscribe()) => match never {},
         };
-        let status = finish.status.as_str();
+        let status = verdict.status().as_str();
         match told {
             Ok(()) => tracing::info!(%project, deployment.id = %id, deployment.status = status, "finished"),
             Err(Lost) => {
-                tracing::warn!(%project, deployment.id = %id, ?finish, "the lease was lost before the end was told");
+                tracing::warn!(%project, deployment.id = %id, ?verdict, "the lease was lost before the end was told");
             }
         }
     }
 
-    /// Renews a lease for the first time: the call that brought it may have been parked for longer than it lasts. Answers
-    /// when that was sent, and whether the deployment was cancelled meanwhile; `None` if the lease is lost.
-    async fn renew(&self, worker: Worker<'_>) -> Option<(BootInstant, bool)> {
-        let mut pauses = pauses();
-        loop {
-            let sent_at = self.clock.boot();
-            match self.connection.heartbeat(worker, Duration::ZERO, FIRST_ANSWER_LIMIT).await {
-                Ok(answer) => return Some((sent_at, answer.cancel_requested)),
-                Err(Fault::Refused(refusal))
-                    if matches!(refusal.code, Some(ErrorCode::LeaseLost | ErrorCode::NotFound)) =>
-                {
-                    return None;
-                }
-                Err(_) => tokio::time::sleep(pauses.next().unwrap_or(super::LONGEST_PAUSE)).await,
-            }
-        }
+    /// Keeps the lease of what was taken, if only to tell its end.
+    pub(super) fn keeper<'a>(&'a self, taken: &'a Taken) -> Keeper<HttpLessor<'a>> {
+        let times = Times::of_length(taken.lease.length());
+        Keeper::new(self.lessor(taken), self.clock.clone(), taken.deployment, times, self.clock.boot())
     }
 
-    async fn run_under(&self, keeper: &Keeper<'_>, claimed: &Claimed, delivery: &Delivery) -> FinishRequest {
+    fn lessor<'a>(&'a self, Taken { project, deployment, lease }: &'a Taken) -> HttpLessor<'a> {
+        HttpLessor::new(&self.connection, Worker { project, id: *deployment, secret: &lease.secret })
+    }
+
+    /// Runs what was taken, unless that cannot be or may not be any more.
+    async fn run_under(
+        &self,
+        keeper: &Keeper<HttpLessor<'_>>,
+        claimed: &Claimed,
+        backlog: &Backlog<JournalFile>,
+    ) -> Verdict {
+        if *keeper.stop().borrow() == Some(Stop::Cancel) {
+            // It came before: the child is never started.
+            return Verdict::Stopped;
+        }
         let Some(pipeline) = self.pipeline(&claimed.deployment) else {
-            let message = format!("this agent has no pipeline '{}'", claimed.deployment.pipeline);
-            return failed(FailureCause::PhaseFailed, message, None);
+            return failed(format!("this agent has no pipeline '{}'", claimed.deployment.pipeline));
         };
         let artifact = match self.fetch(claimed, keeper).await {
             Ok(artifact) => artifact,
-            Err(finish) => return finish,
+            Err(verdict) => return verdict,
         };
-        let (stop, stopping) = watch::channel(None);
-        let passing_on = pass_on(keeper.stop(), self.stop.subscribe(), &stop);
-        let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
         let job = self.job(claimed, pipeline, artifact.clone(), keeper);
-        let running = exec::run(job, stopping, reports);
-        let taking = take(reported, delivery);
-        let verdict = tokio::select! {
-            (verdict, ()) = async { tokio::join!(running, taking) } => verdict,
-            never = passing_on => match never {},
-        };
+        let verdict = keeper.run(job, backlog).await;
         if let Some(artifact) = artifact
             && let Err(error) = tokio::fs::remove_file(&artifact).await
         {
             tracing::warn!(path = %artifact.display(), %error, "an artifact could not be removed");
         }
-        let was_shut_down = *stop.borrow() == Some(Stop::Shutdown);
-        finish_request(verdict, was_shut_down)
+        verdict.unwrap_or_else(|| lost(*keeper.stop().borrow()))
     }
 
     /// Fetches what is deployed, beside the workspace; an end where that cannot be.
-    async fn fetch(&self, claimed: &Claimed, keeper: &Keeper<'_>) -> Result<Option<PathBuf>, FinishRequest> {
+    async fn fetch(&self, claimed: &Claimed, keeper: &Keeper<HttpLessor<'_>>) -> Result<Option<PathBuf>, Verdict> {
         let Some(artifact) = &claimed.artifact else { return Ok(None) };
-        let gone = |why: String| failed(FailureCause::PhaseFailed, format!("the artifact cannot be had: {why}"), None);
+        let gone = |why: String| failed(format!("the artifact cannot be had: {why}"));
         let digest = artifact.sha256.parse().map_err(|error| gone(format!("{error}")))?;
         let path = artifact_path(&self.workspace(claimed.deployment.id));
         let fetching = async {
@@ -134,17 +117,23 @@ impl Agent {
             }
             Err(gone(why))
         };
-        let (mut by_lease, mut by_agent) = (keeper.stop(), self.stop.subscribe());
+        let mut stop = keeper.stop();
         tokio::select! {
             fetched = fetching => fetched,
-            Ok(stop) = by_lease.wait_for(Option::is_some) => {
-                Err(finish_request((*stop == Some(Stop::Cancel)).then_some(Verdict::Stopped), false))
-            }
-            Ok(_) = by_agent.wait_for(Option::is_some) => Err(finish_request(None, true)),
+            Ok(stop) = stop.wait_for(Option::is_some) => Err(match *stop {
+                Some(Stop::Cancel) => Verdict::Stopped,
+                why => lost(why),
+            }),
         }
     }
 
-    fn job(&self, claimed: &Claimed, pipeline: Pipeline, artifact: Option<PathBuf>, keeper: &Keeper<'_>) -> Job {
+    fn job(
+        &self,
+        claimed: &Claimed,
+        pipeline: Pipeline,
+        artifact: Option<PathBuf>,
+        keeper: &Keeper<HttpLessor<'_>>,
+    ) -> Job {
         let deployment = &claimed.deployment;
         let project = self.settings.projects.get(&deployment.project);
         Job {
@@ -165,7 +154,7 @@ impl Agent {
             kill_budget: self.settings.limits.kill_budget.min(keeper.kill_budget()),
             server_url: Some(self.connection.server().to_owned()),
             shim: self.settings.shim.clone(),
-            lease_deadline: Some(keeper.deadline()),
+            lease_deadline: None,
         }
     }
 }
@@ -176,50 +165,20 @@ pub fn taken(claimed: &Claimed) -> Taken {
     Taken { project: deployment.project.clone(), deployment: deployment.id, lease: lease.clone() }
 }
 
-/// An end that is a failure.
-pub fn failed(cause: FailureCause, message: String, phase: Option<String>) -> FinishRequest {
-    let error = Some(FinishError { code: cause.code().to_owned(), message, phase });
-    FinishRequest { status: Status::Failed, outputs: BTreeMap::new(), error }
+/// The end of what could not be run.
+pub fn failed(message: String) -> Verdict {
+    Verdict::Failed { cause: FailureCause::PhaseFailed, message, phase: None }
 }
 
-async fn take(mut reported: mpsc::Receiver<Report>, delivery: &Delivery) {
-    while let Some(report) = reported.recv().await {
-        delivery.push(report);
-    }
-}
-
-/// Makes `stop` what the lease or the agent's own end asks for, the lease first. Never returns.
-async fn pass_on(
-    mut lease: watch::Receiver<Option<Stop>>,
-    mut agent: watch::Receiver<Option<Stop>>,
-    stop: &watch::Sender<Option<Stop>>,
-) -> Infallible {
-    loop {
-        let wanted = (*lease.borrow_and_update()).max(*agent.borrow_and_update());
-        stop.send_if_modified(|current| std::mem::replace(current, wanted) != wanted);
-        tokio::select! {
-            changed = lease.changed() => if changed.is_err() { std::future::pending::<()>().await },
-            changed = agent.changed() => if changed.is_err() { std::future::pending::<()>().await },
+/// The end of what was stopped by something else than a cancel.
+fn lost(why: Option<Stop>) -> Verdict {
+    let why = match why {
+        Some(Stop::Shutdown) => "the agent was shut down while it ran",
+        Some(Stop::Cancel | Stop::LeaseLost { .. }) | None => {
+            "the agent could not renew its lease in time, and stopped the pipeline"
         }
-    }
-}
-
-fn finish_request(verdict: Option<Verdict>, was_shut_down: bool) -> FinishRequest {
-    match verdict {
-        Some(Verdict::Succeeded { outputs }) => FinishRequest { status: Status::Succeeded, outputs, error: None },
-        Some(Verdict::Stopped) => FinishRequest { status: Status::Cancelled, outputs: BTreeMap::new(), error: None },
-        Some(Verdict::Failed { cause, message, phase }) => {
-            failed(cause, bounds::cut(message, bounds::REPORT_TEXT), phase)
-        }
-        None => {
-            let why = if was_shut_down {
-                "the agent was shut down while it ran"
-            } else {
-                "the agent could not renew its lease in time, and stopped the pipeline"
-            };
-            failed(FailureCause::WorkerLost, why.to_owned(), None)
-        }
-    }
+    };
+    Verdict::Failed { cause: FailureCause::WorkerLost, message: why.to_owned(), phase: None }
 }
 
 /// How long what was taken may go on after it was told to stop.

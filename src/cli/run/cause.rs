@@ -1,0 +1,81 @@
+//! What made a command end, and what that means for the deployment and the exit code.
+
+use std::collections::BTreeMap;
+
+use super::guard::shell_code;
+use crate::{
+    cli::{
+        exit::{Exit, Failure},
+        signals::Asked,
+    },
+    client::lease::HttpLessor,
+    exec::{
+        Stop,
+        lease::Keeper,
+        process::owner::{Exit as ProcessExit, ExitKind, StoppedBy},
+    },
+    model::{FailureCause, Verdict},
+};
+
+/// What made us end the command, the most urgent last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cause {
+    Cancelled,
+    Interrupted,
+    InterruptedAgain,
+    LeaseLost,
+}
+
+/// What there is to stop the command for.
+pub(super) fn wanted(asked: Option<Stop>, signalled: Asked) -> Option<Cause> {
+    match (asked, signalled) {
+        (Some(Stop::LeaseLost { .. }), _) => Some(Cause::LeaseLost),
+        (_, Asked::StopNow) => Some(Cause::InterruptedAgain),
+        (_, Asked::Stop) => Some(Cause::Interrupted),
+        (Some(Stop::Cancel | Stop::Shutdown), Asked::Nothing) => Some(Cause::Cancelled),
+        (None, Asked::Nothing) => None,
+    }
+}
+
+/// What the server is told of a command that has ended, if it may be told anything, and the exit of the run.
+pub(super) fn judge(
+    exit: ProcessExit,
+    cause: Option<Cause>,
+    keeper: &Keeper<HttpLessor<'_>>,
+) -> (Option<Verdict>, Result<Exit, Failure>) {
+    match (exit.stopped_by, cause, exit.kind) {
+        (_, Some(Cause::LeaseLost), _) if exit.left_count > 0 => {
+            let message = "the slot is no longer held, and something of the command that cannot be ended may still run";
+            (None, Err(Failure::new(Exit::LeaseLost, message)))
+        }
+        // The shim acted because this process did not: then the lease is over, whatever we believe.
+        (_, Some(Cause::LeaseLost), _) | (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
+            let message = "the lease was lost, and the command was ended before the slot could be another's";
+            (None, Err(Failure::new(Exit::LeaseLost, message)))
+        }
+        (_, Some(Cause::Interrupted | Cause::InterruptedAgain), _) => {
+            (Some(Verdict::Stopped), Err(Failure::new(Exit::Interrupted, "interrupted; the command was ended first")))
+        }
+        // It finished anyway: that is what is true.
+        (_, _, ExitKind::Code(0)) => (Some(Verdict::Succeeded { outputs: BTreeMap::new() }), Ok(Exit::Command(0))),
+        (_, Some(Cause::Cancelled), _) => {
+            let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+            (Some(Verdict::Stopped), Err(Failure::new(Exit::Cancelled, format!("the run was cancelled{reason}"))))
+        }
+        (_, None, kind @ ExitKind::Code(code)) => {
+            (Some(failed(format!("the command exited with {code}"))), Ok(Exit::Command(shell_code(kind))))
+        }
+        (_, None, kind @ ExitKind::Signal(number)) => {
+            (Some(failed(format!("the command was killed by signal {number}"))), Ok(Exit::Command(shell_code(kind))))
+        }
+        (_, None, ExitKind::Unknown) => {
+            let message = "the command ended in an unknown way: its shim was killed";
+            (Some(failed(message.to_owned())), Err(Failure::new(Exit::Fault, message)))
+        }
+    }
+}
+
+/// The end of a command that failed.
+pub(super) fn failed(message: String) -> Verdict {
+    Verdict::Failed { cause: FailureCause::PhaseFailed, message, phase: None }
+}

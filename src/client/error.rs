@@ -1,0 +1,32 @@
+//! Why a client cannot even begin. What a server said, or that there was none, is a [`super::calls::Fault`].
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// What a client was given cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SetupError {
+    /// No header can carry the token.
+    #[error("the token has characters that no token has")]
+    Token,
+    /// The server's address holds a name or a password.
+    #[error("the server's address holds a password, which other processes can read")]
+    PasswordInAddress,
+    /// The file of the authority to be trusted cannot be used.
+    #[error("{path}: {why}", path = path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// For people.
+        why: String,
+    },
+    /// The system's own authorities, or something else that HTTP needs, cannot be used.
+    #[error("the HTTP client does not start: {why}")]
+    Http {
+        /// For people.
+        why: String,
+        /// Whether it was to speak TLS.
+        needs_authorities: bool,
+    },
+}
