@@ -198,7 +198,7 @@ impl From<Refusal> for Failure {
                 "the token that was sent is none of its tokens: check SINGLETRACK_TOKEN or --token-file, and that --server \
                  is the one it was made for",
             ),
-            code => code.and_then(hint_of),
+            code => code.and_then(|code| meaning(code).1),
         };
         let hint = hint.map(str::to_owned);
         Failure {
@@ -247,89 +247,62 @@ pub fn exit_of_end(status: Status, code: &str) -> Exit {
 
 /// A refusal that waiting cannot change is the caller's to mend; the rest is a fault of the tool's surroundings.
 pub fn exit_of(code: Option<ErrorCode>) -> Exit {
-    match code {
-        Some(
-            ErrorCode::BadRequest
-            | ErrorCode::UnknownParameter
-            | ErrorCode::InvalidParameter
-            | ErrorCode::InvalidBody
-            | ErrorCode::InvalidProject
-            | ErrorCode::UnknownPipeline
-            | ErrorCode::NotFound
-            | ErrorCode::BodyTooLarge
-            | ErrorCode::ArtifactMissing
-            | ErrorCode::KeyReused,
-        ) => Exit::Usage,
-        Some(ErrorCode::Outdated | ErrorCode::SuccessorGone) => Exit::Cancelled,
-        Some(
-            ErrorCode::DeadlinePassed
-            | ErrorCode::ProjectPaused
-            | ErrorCode::LineFull
-            | ErrorCode::DeploymentInProgress
-            | ErrorCode::PreemptionRefused
-            | ErrorCode::NotOlder
-            | ErrorCode::HolderChanged
-            | ErrorCode::HolderAlive
-            | ErrorCode::NoAgent,
-        ) => Exit::Blocked,
-        Some(ErrorCode::LeaseLost | ErrorCode::ReportGap) => Exit::LeaseLost,
-        Some(
-            ErrorCode::Unauthorized
-            | ErrorCode::HostNotAllowed
-            | ErrorCode::ProxyNeedsTokens
-            | ErrorCode::ForbiddenOrigin
-            | ErrorCode::MethodNotAllowed
-            | ErrorCode::NotAcceptable
-            | ErrorCode::StillRunning
-            | ErrorCode::StillWaiting
-            | ErrorCode::NothingToDo
-            | ErrorCode::RequestTimeout
-            | ErrorCode::UploadOffset
-            | ErrorCode::UploadInProgress
-            | ErrorCode::ArtifactMismatch
-            | ErrorCode::UriTooLong
-            | ErrorCode::UnsupportedMediaType
-            | ErrorCode::HeadersTooLarge
-            | ErrorCode::Internal
-            | ErrorCode::Unavailable
-            | ErrorCode::ShuttingDown
-            | ErrorCode::DiskFull,
-        )
-        | None => Exit::Fault,
-    }
+    code.map_or(Exit::Fault, |code| meaning(code).0)
 }
 
-fn hint_of(code: ErrorCode) -> Option<&'static str> {
+/// What a refusal with this code is for the caller: the exit code, and the next thing to do where there is a general one.
+fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
     match code {
-        ErrorCode::Unauthorized => Some("no token was sent: set SINGLETRACK_TOKEN, or pass --token-file FILE"),
-        ErrorCode::HostNotAllowed => Some(
-            "name the server as it knows itself, such as http://127.0.0.1:7878; a proxy passes the name on (nginx: proxy_set_header Host $http_host)",
-        ),
-        ErrorCode::NotFound => Some("`singletrack list` shows what there is"),
-        ErrorCode::UnknownPipeline => Some("`singletrack why` shows the project's pipelines"),
-        ErrorCode::Outdated => {
-            Some("to go back on purpose, pass --rollback; to deploy without a build number, pass --no-order")
-        }
-        ErrorCode::DeadlinePassed => Some("pass a longer --timeout; `singletrack why` shows who holds the slot"),
-        ErrorCode::ProjectPaused => Some("the project's configuration has paused = true; `singletrack why` shows it"),
-        ErrorCode::NoAgent => Some("start one with `singletrack agent`; `singletrack why` shows which were seen when"),
-        ErrorCode::HolderAlive => Some(
-            "`singletrack cancel` asks it to stop, and the slot moves on when it has; --even-if-alive frees the slot all the same",
-        ),
-        ErrorCode::LineFull | ErrorCode::HolderChanged => {
-            Some("`singletrack why` shows who holds the slot and who waits")
-        }
-        ErrorCode::ArtifactMissing => Some("pass --artifact DIR, which uploads it"),
-        ErrorCode::KeyReused => Some("pass another --idempotency-key, or the same request"),
-        ErrorCode::InvalidBody => Some("change the flag of that name; docs/limits.md lists what the server takes"),
-        ErrorCode::BodyTooLarge => {
-            Some("send less: what is large is uploaded with --artifact, up to the server's max_bytes (docs/limits.md)")
-        }
         ErrorCode::BadRequest
         | ErrorCode::UnknownParameter
         | ErrorCode::InvalidParameter
-        | ErrorCode::InvalidProject
-        | ErrorCode::ProxyNeedsTokens
+        | ErrorCode::InvalidProject => (Exit::Usage, None),
+        ErrorCode::InvalidBody => {
+            (Exit::Usage, Some("change the flag of that name; docs/limits.md lists what the server takes"))
+        }
+        ErrorCode::UnknownPipeline => (Exit::Usage, Some("`singletrack why` shows the project's pipelines")),
+        ErrorCode::NotFound => (Exit::Usage, Some("`singletrack list` shows what there is")),
+        ErrorCode::BodyTooLarge => (
+            Exit::Usage,
+            Some("send less: what is large is uploaded with --artifact, up to the server's max_bytes (docs/limits.md)"),
+        ),
+        ErrorCode::ArtifactMissing => (Exit::Usage, Some("pass --artifact DIR, which uploads it")),
+        ErrorCode::KeyReused => (Exit::Usage, Some("pass another --idempotency-key, or the same request")),
+        ErrorCode::Outdated => (
+            Exit::Cancelled,
+            Some("to go back on purpose, pass --rollback; to deploy without a build number, pass --no-order"),
+        ),
+        ErrorCode::SuccessorGone => (Exit::Cancelled, None),
+        ErrorCode::DeadlinePassed => {
+            (Exit::Blocked, Some("pass a longer --timeout; `singletrack why` shows who holds the slot"))
+        }
+        ErrorCode::ProjectPaused => {
+            (Exit::Blocked, Some("the project's configuration has paused = true; `singletrack why` shows it"))
+        }
+        ErrorCode::NoAgent => {
+            (Exit::Blocked, Some("start one with `singletrack agent`; `singletrack why` shows which were seen when"))
+        }
+        ErrorCode::HolderAlive => (
+            Exit::Blocked,
+            Some(
+                "`singletrack cancel` asks it to stop, and the slot moves on when it has; --even-if-alive frees the slot all the same",
+            ),
+        ),
+        ErrorCode::LineFull | ErrorCode::HolderChanged => {
+            (Exit::Blocked, Some("`singletrack why` shows who holds the slot and who waits"))
+        }
+        ErrorCode::DeploymentInProgress | ErrorCode::PreemptionRefused | ErrorCode::NotOlder => (Exit::Blocked, None),
+        ErrorCode::LeaseLost | ErrorCode::ReportGap => (Exit::LeaseLost, None),
+        ErrorCode::Unauthorized => {
+            (Exit::Fault, Some("no token was sent: set SINGLETRACK_TOKEN, or pass --token-file FILE"))
+        }
+        ErrorCode::HostNotAllowed => (
+            Exit::Fault,
+            Some(
+                "name the server as it knows itself, such as http://127.0.0.1:7878; a proxy passes the name on (nginx: proxy_set_header Host $http_host)",
+            ),
+        ),
+        ErrorCode::ProxyNeedsTokens
         | ErrorCode::ForbiddenOrigin
         | ErrorCode::MethodNotAllowed
         | ErrorCode::NotAcceptable
@@ -337,21 +310,15 @@ fn hint_of(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::StillWaiting
         | ErrorCode::NothingToDo
         | ErrorCode::RequestTimeout
-        | ErrorCode::DeploymentInProgress
-        | ErrorCode::PreemptionRefused
-        | ErrorCode::NotOlder
-        | ErrorCode::SuccessorGone
-        | ErrorCode::LeaseLost
         | ErrorCode::UploadOffset
         | ErrorCode::UploadInProgress
         | ErrorCode::ArtifactMismatch
-        | ErrorCode::ReportGap
         | ErrorCode::UriTooLong
         | ErrorCode::UnsupportedMediaType
         | ErrorCode::HeadersTooLarge
         | ErrorCode::Internal
         | ErrorCode::Unavailable
         | ErrorCode::ShuttingDown
-        | ErrorCode::DiskFull => None,
+        | ErrorCode::DiskFull => (Exit::Fault, None),
     }
 }
