@@ -3,7 +3,7 @@
 //! `Deployment::step` takes a command and answers the deployment as it is afterwards, with the events that tell of it, or
 //! refuses. A [`Step`] cannot be made anywhere else, and a store can only record one.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
@@ -13,7 +13,7 @@ use super::{
     deployment::{
         CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
     },
-    event::{Event, EventBody, PhaseState},
+    event::{Event, EventBody, PhaseState, Stream},
     ids::{DeploymentId, ProjectName, Revision},
     lease::{Lease, SecretHash},
     mention::Mention,
@@ -24,6 +24,11 @@ use super::{
 pub const LOG_HEAD_LIMIT: u64 = 2 << 20;
 /// Output that is kept from the end of a deployment, in bytes of text: where the reason for a failure stands.
 pub const LOG_TAIL_LIMIT: u64 = 6 << 20;
+
+/// How many events a deployment has before it tells no more of its work: those of a day of output, line by line.
+pub const EVENTS_LIMIT: u64 = 1_000_000;
+/// The last word of such a deployment before its end.
+const EVENTS_FULL: &str = "this deployment has 1,000,000 events; more output, phases and progress are not kept";
 
 /// One accepted change, ready to be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -381,7 +386,7 @@ impl Draft {
                     self.after.message = None;
                 }
                 self.after.rollbacks = Rollbacks::after(self.after.rollbacks.take(), &name, state, message.as_deref());
-                self.tell(EventBody::Phase { name, state, message });
+                self.tell_of_work(EventBody::Phase { name, state, message });
             }
             Report::Progress { progress, message } => {
                 self.after.progress = self.after.progress.max(progress.unwrap_or(0).min(100));
@@ -389,19 +394,29 @@ impl Draft {
                     self.after.message = message;
                 }
                 let (progress, message) = (self.after.progress, self.after.message.clone());
-                self.tell(EventBody::Progress { status: Status::Running, progress, message });
+                self.tell_of_work(EventBody::Progress { status: Status::Running, progress, message });
             }
             Report::Output { name, value } => self.output(name, value),
             // An event without a line would never be cut, however many there are.
             Report::Log { lines, .. } if lines.is_empty() => {}
-            Report::Log { stream, phase, lines } => {
-                let output = EventBody::Log { stream, phase, lines };
-                self.after.logs.total_bytes += output.log_bytes();
-                self.tell(output);
-                if self.after.logs.total_bytes <= LOG_HEAD_LIMIT {
-                    self.after.logs.head_end_seq = self.after.event_count;
-                }
+            Report::Log { stream, phase, lines } => self.tell_of_work(EventBody::Log { stream, phase, lines }),
+        }
+    }
+
+    /// Tells what the worker did, up to the limit of events. The record follows in any case.
+    fn tell_of_work(&mut self, body: EventBody) {
+        let body = match self.after.event_count.cmp(&EVENTS_LIMIT) {
+            Ordering::Less => body,
+            Ordering::Equal => {
+                EventBody::Log { stream: Stream::Stderr, phase: None, lines: vec![EVENTS_FULL.to_owned()] }
             }
+            Ordering::Greater => return,
+        };
+        let is_log = body.is_log();
+        self.after.logs.total_bytes += body.log_bytes();
+        self.tell(body);
+        if is_log && self.after.logs.total_bytes <= LOG_HEAD_LIMIT {
+            self.after.logs.head_end_seq = self.after.event_count;
         }
     }
 
@@ -409,7 +424,7 @@ impl Draft {
     fn output(&mut self, name: String, value: String) {
         if self.after.outputs.get(&name) != Some(&value) {
             self.after.outputs.insert(name.clone(), value.clone());
-            self.tell(EventBody::Output { name, value });
+            self.tell_of_work(EventBody::Output { name, value });
         }
     }
 

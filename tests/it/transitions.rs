@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 use jiff::Timestamp;
 use singletrack::model::{
     Changes, Command, Deployment, Event, EventBody, FailureCause, Lapse, Loaded, Mention, PhaseState, Place, Project,
-    Refusal, Report, Revision, SecretHash, Slot, State, Status, Stream, Verdict, Vital,
-    lifecycle::{Entry, Moment},
+    Refusal, Report, Revision, SecretHash, Slot, State, Status, Step, Stream, Verdict, Vital,
+    lifecycle::{EVENTS_LIMIT, Entry, Moment},
 };
 
 use crate::store_trial::{id, name, spec};
@@ -32,6 +32,45 @@ fn the_transition_table_is_as_reviewed() {
         writeln!(table).unwrap();
     }
     insta::assert_snapshot!(table);
+}
+
+#[test]
+fn a_deployment_with_a_million_events_says_so_once_keeps_its_record_and_tells_its_end() {
+    let mut running = made(
+        Entry::Ready,
+        vec![Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), worker: "w".to_owned() }],
+    );
+    running.event_count = EVENTS_LIMIT - 1;
+    let lines = |step: &Step| {
+        let logs = step.events().iter().filter_map(|event| match &event.body {
+            EventBody::Log { lines, .. } => Some(lines.join("")),
+            _ => None,
+        });
+        logs.collect::<Vec<_>>()
+    };
+    let log = |line: &str| Report::Log { stream: Stream::Stdout, phase: None, lines: vec![line.to_owned()] };
+    let reports = vec![log("the last one"), log("not kept"), log("not kept either")];
+    let step = running.step(Command::Report { secret: SECRET, first: None, reports }, moment(&running)).unwrap();
+    let kept = lines(&step);
+    assert_eq!((kept.len(), &*kept[0]), (2, "the last one"));
+    assert!(kept[1].contains("1,000,000 events"), "{kept:?}");
+
+    let running = step.deployment().clone();
+    let reports = vec![
+        Report::Progress { progress: Some(40), message: Some("far".to_owned()) },
+        Report::Phase { name: "p".to_owned(), state: PhaseState::Started, message: None },
+        Report::Output { name: "url".to_owned(), value: "x".to_owned() },
+        log("not kept"),
+    ];
+    let step = running.step(Command::Report { secret: SECRET, first: None, reports }, moment(&running)).unwrap();
+    assert_eq!(step.events(), []);
+    let running = step.deployment().clone();
+    assert_eq!((running.progress, running.phase.as_deref(), &*running.outputs["url"]), (40, Some("p"), "x"));
+    assert_eq!(running.report_count, 7, "each report is recorded, and none is asked for again");
+
+    let finish = Command::Finish { secret: SECRET, verdict: Verdict::Succeeded { outputs: BTreeMap::new() } };
+    let step = running.step(finish, moment(&running)).unwrap();
+    assert!(matches!(step.events().last().unwrap().body, EventBody::Complete), "{:?}", step.events());
 }
 
 /// A deployment in every state there is, made as production makes them.
