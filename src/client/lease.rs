@@ -58,3 +58,37 @@ fn reply<T>(answer: Result<T, Fault>) -> Reply<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::client::calls::Refusal;
+
+    #[test]
+    fn what_an_answer_means_to_a_worker() {
+        let refused = |status, code, body| {
+            let message = "why".to_owned();
+            Fault::Refused(Box::new(Refusal { status, code, with_token: true, message, body }))
+        };
+        let (no, unknown) = (|| Reply::Refused("why".to_owned()), || Reply::Unknown("why".to_owned()));
+        let table: [(_, Reply<()>); 10] = [
+            (refused(409, Some(ErrorCode::LeaseLost), json!({})), Reply::Lost),
+            (refused(404, Some(ErrorCode::NotFound), json!({})), Reply::Lost),
+            (refused(409, Some(ErrorCode::ReportGap), json!({ "last": 7 })), Reply::Gap { last: 7 }),
+            (refused(409, Some(ErrorCode::ReportGap), json!({})), Reply::Gap { last: 0 }),
+            (refused(400, Some(ErrorCode::InvalidBody), json!({})), no()),
+            (refused(404, None, json!({})), no()),
+            (refused(401, Some(ErrorCode::Unauthorized), json!({})), unknown()),
+            (refused(403, Some(ErrorCode::ForbiddenOrigin), json!({})), unknown()),
+            (refused(500, Some(ErrorCode::Internal), json!({})), unknown()),
+            (refused(503, Some(ErrorCode::Unavailable), json!({})), unknown()),
+        ];
+        for (fault, meant) in table {
+            let told = format!("{fault:?}");
+            assert_eq!(reply::<()>(Err(fault)), meant, "{told}");
+        }
+        assert_eq!(reply(Ok(3)), Reply::Done(3));
+    }
+}

@@ -1,5 +1,6 @@
 //! `singletrack run`, the real binary, against a real server.
 
+mod answers;
 mod command;
 mod ends;
 mod inside;
@@ -32,13 +33,19 @@ fn run(server: &TestServer, flags: &[&str], script: &str) -> Command {
 }
 
 fn command(server: &TestServer, flags: &[&str], command: &[&str]) -> Command {
+    let mut run = of_url(&server.base, flags, command);
+    run.env("TEST_DIR", server.dir());
+    run
+}
+
+/// The same of any server.
+fn of_url(url: &str, flags: &[&str], command: &[&str]) -> Command {
     let mut run = Command::new(SINGLETRACK);
     run.arg("run").args(flags).arg("--").args(command);
     run.env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
-        .env("TEST_DIR", server.dir())
         .env("SINGLETRACK", SINGLETRACK)
-        .env("SINGLETRACK_URL", &server.base)
+        .env("SINGLETRACK_URL", url)
         .env("SINGLETRACK_PROJECT", "web")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
