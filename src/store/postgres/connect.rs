@@ -107,15 +107,17 @@ impl Wire {
         self.is_warned.swap(false, Ordering::Relaxed)
     }
 
-    /// Waits until one more connection may write.
+    /// Waits until one more connection may write, if this one may not already.
     pub(super) async fn begin_writing(&self) -> Result<(), Fault> {
-        if self.writing().is_some() {
-            return Ok(());
+        if self.writing().is_none() {
+            self.may_write(one_of(&self.writes).await?);
         }
-        let taken = timeout(ROOM_LIMIT, self.writes.clone().acquire_owned()).await.map_err(|_| Fault::Exhausted)?;
-        // It is never closed.
-        *self.writing() = taken.ok();
         Ok(())
+    }
+
+    /// Has this connection write by the leave of one that waited for that before it had a connection.
+    pub(super) fn may_write(&self, leave: OwnedSemaphorePermit) {
+        *self.writing() = Some(leave);
     }
 
     /// The database has answered: nothing waits for a standby any more.
@@ -136,6 +138,13 @@ impl Wire {
             tracing::debug!(notice = notice.message(), "the database warns");
         }
     }
+}
+
+/// Waits for one of these, and not for ever.
+async fn one_of(room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Fault> {
+    let taken = timeout(ROOM_LIMIT, room.clone().acquire_owned()).await;
+    // It is never closed.
+    taken.ok().and_then(Result::ok).ok_or(Fault::Exhausted)
 }
 
 /// Whether a commit that waits for its standby was told to wait no longer. The words are the database's language, the codes
@@ -372,9 +381,7 @@ impl Connector {
 
     /// Room for one more connection of the pool.
     async fn take_room(&self) -> Result<Option<Room>, Fault> {
-        let taken = timeout(ROOM_LIMIT, self.room.clone().acquire_owned()).await.map_err(|_| Fault::Exhausted)?;
-        // It is never closed.
-        Ok(taken.ok().map(Arc::new))
+        Ok(Some(Arc::new(one_of(&self.room).await?)))
     }
 
     /// A connection to this host, if the database there is one that we can work with.
@@ -390,6 +397,11 @@ impl Connector {
         let (client, facts) = timeout(SETUP_LIMIT, connecting).await.map_err(|_| Fault::Silent)??;
         facts.require_fit()?;
         Ok(Link { client, facts, wire })
+    }
+
+    /// Waits until one more connection may write. Whoever waits for that has no connection yet, so those who read find one.
+    pub(super) async fn leave_to_write(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        one_of(&self.writes).await
     }
 
     fn wire(&self, room: Option<Room>) -> Arc<Wire> {

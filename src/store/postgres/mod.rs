@@ -14,7 +14,6 @@ mod connect;
 mod durability;
 mod facts;
 mod fault;
-mod group;
 mod import;
 mod lineage;
 mod password;
@@ -25,7 +24,6 @@ mod rows;
 mod schema;
 mod session;
 mod statements;
-mod table;
 mod text;
 mod tls;
 mod transact;
@@ -110,15 +108,7 @@ impl PostgresStore {
         let wakes = Wakes::new(connector.schema(), on_hint);
         let commits = CommitCounter::default();
         let under_way = TaskTracker::new();
-        let engine = Arc::new(Engine {
-            pool,
-            turns: Arc::default(),
-            lanes: Arc::default(),
-            under_way: under_way.clone(),
-            on_commit,
-            commits,
-            wakes: wakes.clone(),
-        });
+        let engine = Arc::new(Engine { pool, turns: Arc::default(), on_commit, commits, wakes: wakes.clone() });
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (through, ending, mut is_first) = (connector.clone(), shutdown.clone(), true);
         tasks.spawn(health.supervise(wakes::TASK, shutdown.clone(), move |pulse| {

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::{
     fault::Fault,
-    rows::{self, Admissions, Amendments, Events, Seen, SeenProject},
+    rows::{self, Seen},
     session::{Call, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
     text,
@@ -20,8 +20,8 @@ use crate::{
     store::columns::written_rows,
 };
 
-/// Those calls of a load that ask for deployments by name. They go before all others, the line's next.
-pub(super) fn load_named(name: &ProjectName, load: &Load) -> Vec<Call> {
+/// The calls of a load, without the lock that goes before them: what is asked for by name, the line, and what a holder has.
+pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<Call>, Fault> {
     let text = || name.as_str().to_owned();
     let mut calls = Vec::with_capacity(4);
     match load.deployments.as_slice() {
@@ -32,17 +32,12 @@ pub(super) fn load_named(name: &ProjectName, load: &Load) -> Vec<Call> {
     if let Some(key) = &load.key {
         calls.push(call!(Sql::Keyed, text(), key.as_str().to_owned()));
     }
-    calls
-}
-
-/// The calls of a load, without the lock that goes before them.
-pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<Call>, Fault> {
-    let text = || name.as_str().to_owned();
-    let mut calls = load_named(name, load);
     match load.line {
         LineLoad::None => {}
-        LineLoad::Head => calls.push(call!(Sql::Heads, vec![text()])),
-        LineLoad::Edges(edges) => calls.extend(edges_of(&[(name, edges)])?),
+        LineLoad::Head => calls.push(call!(Sql::Head, text())),
+        LineLoad::Edges(Edges { is_start, above }) => {
+            calls.push(call!(Sql::Edges, text(), is_start, above.map(rows::signed).transpose()?));
+        }
         LineLoad::All => calls.extend([call!(Sql::Line, text(), i64::MAX), call!(Sql::Holder, text())]),
     }
     if let Some(holder) = &load.held_by {
@@ -53,22 +48,10 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<Call>, Fault> 
     Ok(calls)
 }
 
-/// Asks for the edges of the lines of these projects; not at all for none.
-pub(super) fn edges_of(wanted: &[(&ProjectName, Edges)]) -> Result<Option<Call>, Fault> {
-    if wanted.is_empty() {
-        return Ok(None);
-    }
-    let names: Vec<_> = wanted.iter().map(|(name, _)| name.as_str().to_owned()).collect();
-    let starts: Vec<_> = wanted.iter().map(|(_, edges)| edges.is_start).collect();
-    let above = wanted.iter().map(|(_, edges)| edges.above.map(rows::signed).transpose());
-    let above: Vec<Option<i64>> = above.collect::<Result<_, _>>()?;
-    Ok(Some(call!(Sql::Edges, names, starts, above)))
-}
-
 /// What the row that is locked tells.
 pub(super) struct Locked {
-    /// The project's counters, where they can be read, and where its row stood.
-    pub(super) project: Result<(Project, SeenProject), Fault>,
+    /// The project's counters, where they can be read, and its row's revision.
+    pub(super) project: Result<(Project, Revision), Fault>,
     /// The schema's version.
     pub(super) version: Option<i32>,
     /// The transaction's number.
@@ -79,8 +62,8 @@ impl Locked {
     pub(super) fn of(row: &Row, name: &ProjectName) -> Result<Self, Fault> {
         Ok(Locked {
             project: rows::project(row, name).and_then(|mut project| {
-                let seen = SeenProject { number: rows::get(row, 0)?, revision: project.revision };
-                if seen.revision == Revision(0) {
+                let seen = project.revision;
+                if seen == Revision(0) {
                     // Its row was made to be locked, and it begins where new projects do.
                     project.revision = Revision(rows::number(row, PROJECT_COLUMN_COUNT + 2)?);
                 }
@@ -95,7 +78,7 @@ impl Locked {
 /// Where the loaded deployments stood, so that what is written compares them once more.
 #[derive(Debug, Default)]
 pub(super) struct Sighted {
-    project: Option<SeenProject>,
+    project: Option<Revision>,
     deployments: BTreeMap<DeploymentId, Seen>,
 }
 
@@ -103,7 +86,7 @@ pub(super) struct Sighted {
 pub(super) fn loaded(
     name: &ProjectName,
     load: &Load,
-    project: Option<(Project, SeenProject)>,
+    project: Option<(Project, Revision)>,
     answers: Vec<Vec<Row>>,
 ) -> Result<(Loaded, Sighted), Fault> {
     let mut sighted = Sighted::default();
@@ -153,86 +136,40 @@ pub(super) fn loaded(
     Ok((loaded, sighted))
 }
 
-/// What is written of decisions on different projects, as few statements as they can be.
-pub(super) struct Records {
-    /// Submits, which are the most frequent.
-    admissions: Admissions,
-    /// Claims, ends, and whatever else changes only what there is.
-    amendments: Amendments,
-    /// Counters and deployments of everything else.
-    rows: Vec<Call>,
-    /// Of everything else, too.
-    events: Events,
-    /// What goes behind the events.
-    rest: Vec<Call>,
-}
-
-impl Records {
-    pub(super) fn new() -> Self {
-        Records {
-            admissions: Admissions::new(),
-            amendments: Amendments::default(),
-            rows: Vec::new(),
-            events: Events::default(),
-            rest: Vec::new(),
-        }
+/// The calls that write what was decided.
+pub(super) fn calls(name: &ProjectName, sighted: &Sighted, changes: &Changes) -> Result<Vec<Call>, Fault> {
+    let Changes { project, steps, key, audit } = changes;
+    let mut calls = Vec::new();
+    if let Some(project) = project {
+        let seen = sighted
+            .project
+            .ok_or(Fault::Mistaken("a decision changed the counters of a project that it did not load"))?;
+        calls.push(rows::update_project(project, seen)?);
     }
-
-    /// Adds what was decided: all of it, or, where it cannot be written, nothing.
-    pub(super) fn add(&mut self, name: &ProjectName, sighted: &Sighted, changes: &Changes) -> Result<(), Fault> {
-        let Changes { project, steps, key, audit } = changes;
-        let written = written_rows(steps);
-        let events = Events::of(steps)?;
-        if let (Some(project), Some(seen), [(admitted, true)], None) =
-            (project, sighted.project, written.as_slice(), audit)
-            && steps.iter().all(|step| step.trim().is_none())
-        {
-            return self.admissions.add(project, seen, admitted, events, key.as_ref());
-        }
-        let mut rows = Vec::with_capacity(1 + written.len());
-        if let Some(project) = project {
-            let seen = sighted
-                .project
-                .ok_or(Fault::Mistaken("a decision changed the counters of a project that it did not load"))?;
-            rows.push(rows::update_project(project, seen.revision)?);
-        }
-        for (after, is_created) in written {
-            rows.push(if is_created {
-                rows::insert_deployment(after)?
-            } else {
-                let seen = sighted.deployments.get(&after.id);
-                let seen = seen.ok_or(Fault::Mistaken("a decision changed a deployment that it did not load"))?;
-                rows::update_deployment(after, *seen)?
-            });
-        }
-        let mut rest = Vec::new();
-        for (step, trim) in steps.iter().filter_map(|step| step.trim().map(|trim| (step, trim))) {
-            let (after, up_to) = (rows::signed(trim.after_seq)?, rows::signed(trim.up_to_bytes)?);
-            rest.push(call!(Sql::Trim, rows::uuid(step.deployment().id), after, up_to));
-        }
-        for after in steps.iter().filter(|step| step.is_put_ahead() && !step.is_creation()).map(Step::deployment) {
-            rest.push(call!(Sql::PutAhead, rows::uuid(after.id), after.rank()));
-        }
-        if let Some(KeyRecord { key, fingerprint, deployment }) = key {
-            let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());
-            rest.push(call!(Sql::InsertKey, name.as_str().to_owned(), key, fingerprint, rows::uuid(*deployment)));
-        }
-        if let Some(AuditEntry { at, action, deployment, detail }) = audit {
-            let (at, name) = (at.as_millisecond(), name.as_str().to_owned());
-            rest.push(call!(Sql::InsertAudit, at, name, *action, deployment.map(rows::uuid), text::escaped(detail)));
-        }
-        if let Err(mut rows) = self.amendments.add(rows) {
-            self.rows.append(&mut rows);
-        }
-        self.events.append(events);
-        self.rest.append(&mut rest);
-        Ok(())
+    for (after, is_created) in written_rows(steps) {
+        calls.push(if is_created {
+            rows::insert_deployment(after)?
+        } else {
+            let seen = sighted.deployments.get(&after.id);
+            let seen = seen.ok_or(Fault::Mistaken("a decision changed a deployment that it did not load"))?;
+            rows::update_deployment(after, *seen)?
+        });
     }
-
-    /// The calls that write them.
-    pub(super) fn into_calls(self) -> Vec<Call> {
-        let Records { admissions, amendments, rows, events, rest } = self;
-        let inserted = admissions.insert().into_iter().chain(amendments.update());
-        inserted.chain(rows).chain(events.insert()).chain(rest).collect()
+    calls.extend(rows::insert_events(steps)?);
+    for (step, trim) in steps.iter().filter_map(|step| step.trim().map(|trim| (step, trim))) {
+        let (after, up_to) = (rows::signed(trim.after_seq)?, rows::signed(trim.up_to_bytes)?);
+        calls.push(call!(Sql::Trim, rows::uuid(step.deployment().id), after, up_to));
     }
+    for after in steps.iter().filter(|step| step.is_put_ahead() && !step.is_creation()).map(Step::deployment) {
+        calls.push(call!(Sql::PutAhead, rows::uuid(after.id), after.rank()));
+    }
+    if let Some(KeyRecord { key, fingerprint, deployment }) = key {
+        let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());
+        calls.push(call!(Sql::InsertKey, name.as_str().to_owned(), key, fingerprint, rows::uuid(*deployment)));
+    }
+    if let Some(AuditEntry { at, action, deployment, detail }) = audit {
+        let (at, name) = (at.as_millisecond(), name.as_str().to_owned());
+        calls.push(call!(Sql::InsertAudit, at, name, *action, deployment.map(rows::uuid), text::escaped(detail)));
+    }
+    Ok(calls)
 }

@@ -12,14 +12,12 @@ use super::{
     fault::Fault,
     session::{Call, Param, call},
     statements::Sql,
-    table::Table,
     text::{escaped, unescaped},
 };
 use crate::{
     model::{
         CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Mention, Outcome, Place, Project,
         ProjectName, Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, order::ordinary_order,
-        slot::KeyRecord,
     },
     store::{
         Watched,
@@ -196,20 +194,10 @@ pub(super) fn row_of(row: &Row, id_column: usize) -> String {
 
 /// Makes a deployment's row.
 pub(super) fn insert_deployment(deployment: &Deployment) -> Result<Call, Fault> {
-    let mut params = deployment_params(deployment)?;
-    // The project goes by its name here, behind the id.
-    params.insert(params.len() - 8, Box::new(deployment.project.as_str().to_owned()));
-    Ok(Call { sql: Sql::InsertDeployment, params })
-}
-
-/// All of a new deployment's columns but the project's.
-fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
     let written = Written::of(deployment).map_err(unwritable)?;
     #[rustfmt::skip]
     let Deployment {
-        id, number, spec, ticket, created_at,
-        // The caller's.
-        project: _,
+        id, project, number, spec, ticket, created_at,
         // These are written by the two functions below.
         state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, rollbacks: _, cancel: _,
         event_count: _, report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
@@ -218,8 +206,9 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
     } = deployment;
     let mut params = signs_of_life(&written)?;
     params.extend(slot(&written)?);
-    let identity: [Param; 9] = [
+    let identity: [Param; 10] = [
         Box::new(uuid(*id)),
+        Box::new(project.as_str().to_owned()),
         Box::new(signed(ticket.0)?),
         Box::new(columns::executor_word(spec.executor)),
         Box::new(created_at.as_millisecond()),
@@ -230,123 +219,7 @@ fn deployment_params(deployment: &Deployment) -> Result<Vec<Param>, Fault> {
         Box::new(signed(*number)?),
     ];
     params.extend(identity);
-    Ok(params)
-}
-
-/// How many columns of [`Sql::Admit`] are a project's, a deployment's, and a key's.
-const PROJECT_WIDTH: usize = 11;
-const DEPLOYMENT_WIDTH: usize = 39;
-const KEY_WIDTH: usize = 3;
-/// How many columns of [`Sql::Amend`] are a deployment's.
-const AMENDMENT_WIDTH: usize = 33;
-
-/// What submits write, by the columns of [`Sql::Admit`], each submit's to another project.
-#[derive(Debug)]
-pub(super) struct Admissions {
-    projects: Table,
-    deployments: Table,
-    events: Events,
-    keys: Table,
-}
-
-impl Admissions {
-    pub(super) fn new() -> Self {
-        Admissions {
-            projects: Table::new(PROJECT_WIDTH),
-            deployments: Table::new(DEPLOYMENT_WIDTH),
-            events: Events::default(),
-            keys: Table::new(KEY_WIDTH),
-        }
-    }
-
-    /// Adds what a submit changes: the project's counters, and a deployment with its events.
-    pub(super) fn add(
-        &mut self,
-        project: &Project,
-        seen: SeenProject,
-        deployment: &Deployment,
-        events: Events,
-        key: Option<&KeyRecord>,
-    ) -> Result<(), Fault> {
-        let counters = update_project(project, seen.revision)?.params;
-        let mut columns = deployment_params(deployment)?;
-        columns.push(Box::new(seen.number));
-        // Nothing fails from here on, so a submit is added whole or not at all.
-        self.projects.add(counters);
-        self.deployments.add(columns);
-        self.events.append(events);
-        if let Some(KeyRecord { key, fingerprint, deployment }) = key {
-            let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());
-            self.keys.add(vec![Box::new(uuid(*deployment)), Box::new(key), Box::new(fingerprint)]);
-        }
-        Ok(())
-    }
-
-    /// Writes them, if there are any.
-    pub(super) fn insert(self) -> Option<Call> {
-        let Admissions { projects, deployments, events, keys } = self;
-        if projects.is_empty() {
-            return None;
-        }
-        let mut params: Vec<Param> = projects.into_params().chain(deployments.into_params()).collect();
-        params.extend(events.into_params());
-        params.extend(keys.into_params());
-        Some(Call { sql: Sql::Admit, params })
-    }
-}
-
-/// What decisions on different projects change of rows that exist, by the columns of [`Sql::Amend`].
-#[derive(Default)]
-pub(super) struct Amendments {
-    /// Those of each decision, in their order: [`Sql::UpdateProject`], then [`Sql::UpdateDeployment`] for each that changes.
-    decisions: Vec<Vec<Call>>,
-}
-
-impl Amendments {
-    /// Adds what a decision changes, unless it is more than these two statements can write.
-    pub(super) fn add(&mut self, calls: Vec<Call>) -> Result<(), Vec<Call>> {
-        let is_amendment = |call: &Call| matches!(call.sql, Sql::UpdateProject | Sql::UpdateDeployment);
-        if !calls.iter().all(is_amendment) {
-            return Err(calls);
-        }
-        self.decisions.push(calls);
-        Ok(())
-    }
-
-    /// Writes them. What a decision changes first is written first, since a slot must be free before another one has it.
-    pub(super) fn update(self) -> Vec<Call> {
-        if self.decisions.len() < 2 {
-            return self.decisions.into_iter().flatten().collect();
-        }
-        let mut projects = Table::new(PROJECT_WIDTH);
-        // The first one takes the projects along, even if there is nothing else.
-        let mut rounds = vec![Table::new(AMENDMENT_WIDTH)];
-        for calls in self.decisions {
-            let (counters, deployments): (Vec<_>, Vec<_>) =
-                calls.into_iter().partition(|call| call.sql == Sql::UpdateProject);
-            counters.into_iter().for_each(|call| projects.add(call.params));
-            for (round, call) in deployments.into_iter().enumerate() {
-                if round == rounds.len() {
-                    rounds.push(Table::new(AMENDMENT_WIDTH));
-                }
-                rounds[round].add(call.params);
-            }
-        }
-        let mut projects = Some(projects);
-        let amend = |deployments: Table| {
-            let projects = projects.take().unwrap_or_else(|| Table::new(PROJECT_WIDTH));
-            Call { sql: Sql::Amend, params: projects.into_params().chain(deployments.into_params()).collect() }
-        };
-        rounds.into_iter().map(amend).collect()
-    }
-}
-
-/// Where a project's row stood.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SeenProject {
-    /// Its number in the database.
-    pub(super) number: i64,
-    pub(super) revision: Revision,
+    Ok(Call { sql: Sql::InsertDeployment, params })
 }
 
 /// What of a row is compared once more as it is written.
@@ -433,62 +306,26 @@ fn slot(written: &Written<'_>) -> Result<[Param; 12], Fault> {
     ])
 }
 
-/// Events that are to be written, as the columns of their table.
-#[derive(Debug, Default)]
-pub(super) struct Events {
-    deployments: Vec<Uuid>,
-    seqs: Vec<i64>,
-    instants: Vec<i64>,
-    kinds: Vec<&'static str>,
-    log_ends: Vec<Option<i64>>,
-    bodies: Vec<String>,
-}
-
-impl Events {
-    /// Those of these steps.
-    pub(super) fn of(steps: &[Step]) -> Result<Self, Fault> {
-        let mut events = Events::default();
-        for step in steps {
-            let id = uuid(step.deployment().id);
-            for (Event { seq, at, body }, log_end) in step.events_with_log_end() {
-                events.deployments.push(id);
-                events.seqs.push(signed(*seq)?);
-                events.instants.push(at.as_millisecond());
-                // The type stands apart, too, so that the schema can tell output from what happened.
-                events.kinds.push(body.kind());
-                events.log_ends.push(body.is_log().then(|| signed(log_end)).transpose()?);
-                events.bodies.push(serde_json::to_string(body).map_err(unwritable)?);
-            }
+/// Writes the events of these steps, if there are any.
+pub(super) fn insert_events(steps: &[Step]) -> Result<Option<Call>, Fault> {
+    let (mut deployments, mut seqs, mut instants, mut kinds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut log_ends, mut bodies) = (Vec::new(), Vec::new());
+    for step in steps {
+        let id = uuid(step.deployment().id);
+        for (Event { seq, at, body }, log_end) in step.events_with_log_end() {
+            deployments.push(id);
+            seqs.push(signed(*seq)?);
+            instants.push(at.as_millisecond());
+            // The type stands apart, too, so that the schema can tell output from what happened.
+            kinds.push(body.kind());
+            log_ends.push(body.is_log().then(|| signed(log_end)).transpose()?);
+            bodies.push(serde_json::to_string(body).map_err(unwritable)?);
         }
-        Ok(events)
     }
-
-    /// Adds others behind these.
-    pub(super) fn append(&mut self, mut others: Events) {
-        self.deployments.append(&mut others.deployments);
-        self.seqs.append(&mut others.seqs);
-        self.instants.append(&mut others.instants);
-        self.kinds.append(&mut others.kinds);
-        self.log_ends.append(&mut others.log_ends);
-        self.bodies.append(&mut others.bodies);
+    if bodies.is_empty() {
+        return Ok(None);
     }
-
-    /// Writes them, if there are any.
-    pub(super) fn insert(self) -> Option<Call> {
-        (!self.seqs.is_empty()).then(|| Call { sql: Sql::InsertEvents, params: self.into_params() })
-    }
-
-    fn into_params(self) -> Vec<Param> {
-        let Events { deployments, seqs, instants, kinds, log_ends, bodies } = self;
-        vec![
-            Box::new(deployments),
-            Box::new(seqs),
-            Box::new(instants),
-            Box::new(kinds),
-            Box::new(log_ends),
-            Box::new(bodies),
-        ]
-    }
+    Ok(Some(call!(Sql::InsertEvents, deployments, seqs, instants, kinds, log_ends, bodies)))
 }
 
 /// Reads `seq, at, body`.

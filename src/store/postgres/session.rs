@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::TryStreamExt;
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_postgres::{Client, Row, Statement, types::ToSql};
 use uuid::Uuid;
 
@@ -132,6 +132,11 @@ impl Session {
     /// Whether the database has warned since this was asked last that a commit is not replicated as its settings demand.
     pub(super) fn take_warning(&self) -> bool {
         self.wire.take_warning()
+    }
+
+    /// Has it write by the leave of [`Connector::leave_to_write`](super::connect::Connector::leave_to_write).
+    pub(super) fn may_write(&self, leave: OwnedSemaphorePermit) {
+        self.wire.may_write(leave);
     }
 
     /// Sends these together; the first of them begins a transaction. Each is answered for itself.

@@ -102,21 +102,6 @@ macro_rules! head {
     };
 }
 
-/// Writes the counters of the projects in the first eleven parameters, where they are still as they were seen.
-macro_rules! projects_as_decided {
-    () => {
-        "UPDATE projects AS p SET revision = w.revision, waiting_count = w.waiting_count, \
-            last_started_order = w.last_started_order, last_started = w.last_started, \
-            preempted_count = w.preempted_count, recent_runs = w.recent_runs, last_outcome = w.last_outcome, \
-            deployment_count = w.deployment_count, last_started_named = w.last_started_named \
-         FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[], $7::bigint[], \
-                $8::text[], $9::uuid[], $10::bigint[], $11::text[]) \
-            AS w (name, seen, revision, waiting_count, last_started_order, last_started, preempted_count, \
-                recent_runs, last_outcome, deployment_count, last_started_named) \
-         WHERE p.name = w.name AND p.revision = w.seen RETURNING 1"
-    };
-}
-
 statements! {
     /// Whatever the database's defaults are: each statement sees what was committed before it began.
     Begin() = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -131,12 +116,6 @@ statements! {
         "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint, \
             (SELECT revision FROM revision_floor) \
          FROM projects AS p WHERE p.name = $1 FOR NO KEY UPDATE"
-    );
-    /// The same of several projects, by name behind the rest, those left out that somebody else has locked.
-    LockFree(TEXT_ARRAY) = concat!(
-        "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint, \
-            (SELECT revision FROM revision_floor), p.name \
-         FROM projects AS p WHERE p.name = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED"
     );
     /// Makes the row that a new project is locked by.
     NewProject(TEXT, TEXT) = "INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs) \
@@ -164,24 +143,22 @@ statements! {
     Fence() = "UPDATE lineage SET era = era";
 
     Holder(TEXT) = of_project!(holding!());
-    /// The holders and the heads of the lines of several projects, whose names stand behind the deployments' columns.
-    Heads(TEXT_ARRAY) = concat!(
-        "SELECT ", deployment!(), ", p.name FROM projects AS p CROSS JOIN LATERAL (", head!(), ") AS d \
-         WHERE p.name = ANY ($1)"
+    /// The holder and the head of the line.
+    Head(TEXT) = concat!(
+        "SELECT ", deployment!(), " FROM projects AS p CROSS JOIN LATERAL (", head!(), ") AS d WHERE p.name = $1"
     );
     /// The same, and whoever in line concerns somebody who starts, where the second parameter says so, or joins the end with
     /// an order of the third. One may be told more than once.
-    Edges(TEXT_ARRAY, BOOL_ARRAY, INT8_ARRAY) = concat!(
-        "SELECT ", deployment!(), ", p.name FROM unnest($1::text[], $2::boolean[], $3::bigint[]) AS w (name, starts, above) \
-         JOIN projects AS p ON p.name = w.name CROSS JOIN LATERAL (", head!(), " \
+    Edges(TEXT, BOOL, INT8) = concat!(
+        "SELECT ", deployment!(), " FROM projects AS p CROSS JOIN LATERAL (", head!(), " \
             UNION ALL (SELECT d.* FROM deployments AS d WHERE d.project = p.number AND d.state = 'waiting' \
-                AND d.build_order > w.above ORDER BY d.build_order DESC LIMIT 1) \
+                AND d.build_order > $3 ORDER BY d.build_order DESC LIMIT 1) \
             UNION ALL SELECT o.* FROM deployments AS d JOIN deployments AS o ON o.project = d.project \
-                WHERE w.starts AND d.project = p.number AND d.state IN ('reserved', 'ready') \
+                WHERE $2 AND d.project = p.number AND d.state IN ('reserved', 'ready') \
                 AND o.state = 'waiting' AND o.build_order < d.build_order \
             UNION ALL SELECT o.* FROM deployments AS d JOIN deployments AS o ON o.project = d.project \
-                WHERE w.starts AND d.project = p.number AND d.state IN ('reserved', 'ready') \
-                AND d.line_place <> d.ticket * 1048576 AND o.state = 'waiting') AS d"
+                WHERE $2 AND d.project = p.number AND d.state IN ('reserved', 'ready') \
+                AND d.line_place <> d.ticket * 1048576 AND o.state = 'waiting') AS d WHERE p.name = $1"
     );
     Line(TEXT, INT8) = of_project!("d.state = 'waiting' ORDER BY d.line_place LIMIT $2");
     ById(TEXT, UUID) = of_project!("d.id = $2");
@@ -197,11 +174,6 @@ statements! {
 
     /// Has others wait that decide for the same holder, each on another project.
     HolderTurn(TEXT) = "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))";
-    /// Those of these holders for whom nobody else decides; others that want to have to wait from now on.
-    FreeHolderTurns(TEXT_ARRAY) = "SELECT h.holder FROM unnest($1::text[]) AS h (holder) \
-        WHERE pg_try_advisory_xact_lock(hashtextextended(h.holder, 1))";
-    /// The holder stands behind what it holds.
-    HeldByThese(TEXT_ARRAY) = "SELECT d.id, d.worker FROM deployments AS d WHERE d.state = 'running' AND d.worker = ANY ($1)";
     /// The name of the project stands behind the deployment's columns.
     Held(TEXT) = concat!(
         "SELECT ", deployment!(), ", p.name FROM deployments AS d JOIN projects AS p ON p.number = d.project \
@@ -258,99 +230,6 @@ statements! {
          FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[]) \
                 AS e (id, seq, at, type, log_end_bytes, body) \
             JOIN deployments AS d ON d.id = e.id ORDER BY e.seq";
-    /// All that submits write, each to another project: the projects' counters, a deployment for each with its events, and
-    /// the keys of those that have one. Each statement costs a message and an answer, and a submit is the most frequent of
-    /// all.
-    Admit(
-        TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY,
-        INT8_ARRAY, TEXT_ARRAY,
-        INT8_ARRAY, INT8_ARRAY, INT2_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY, INT8_ARRAY,
-        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
-        INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
-        TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY,
-        UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY,
-        UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY,
-        UUID_ARRAY, TEXT_ARRAY, BYTEA_ARRAY
-    ) = concat!("WITH project AS (", projects_as_decided!(), "), \
-        deployment AS (\
-            INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
-                cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, \
-                phase, outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, ended_at, \
-                lease_secret, fencing_token, \
-                lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
-                created_at, spec, deadline_seconds, build_order, line_place, short_number, project) \
-            SELECT w.window_ms, w.pulse, w.progress, w.event_count, w.last_heartbeat_at, w.cancel_requested_at, \
-                w.cancel_reason, w.cancel_superseded_by, w.log_total_bytes, w.log_head_end_seq, \
-                w.log_trimmed_at_bytes, w.message, w.phase, w.outputs, w.report_count, w.cancel_superseded_by_named, \
-                w.rollbacks, w.revision, w.state, \
-                w.started_at, w.ended_at, w.lease_secret, w.fencing_token, w.lease_ttl_ms, w.worker, w.cause, \
-                w.cause_message, w.cause_phase, w.superseded_by, w.id, w.ticket, w.executor, w.created_at, w.spec, \
-                w.deadline_seconds, w.build_order, w.line_place, w.short_number, w.project \
-            FROM unnest($12::bigint[], $13::bigint[], $14::smallint[], $15::bigint[], $16::bigint[], $17::bigint[], \
-                    $18::text[], $19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::text[], $24::text[], \
-                    $25::text[], $26::bigint[], $27::text[], $28::text[], $29::bigint[], $30::text[], $31::bigint[], \
-                    $32::bigint[], $33::bytea[], \
-                    $34::bigint[], $35::bigint[], $36::text[], $37::text[], $38::text[], $39::text[], $40::uuid[], \
-                    $41::uuid[], $42::bigint[], $43::text[], $44::bigint[], $45::text[], $46::bigint[], $47::bigint[], \
-                    $48::bigint[], $49::bigint[], $50::bigint[]) \
-                AS w (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, cancel_reason, \
-                    cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
-                    outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, ended_at, \
-                    lease_secret, fencing_token, \
-                    lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, ticket, executor, \
-                    created_at, spec, deadline_seconds, build_order, line_place, short_number, project) \
-            RETURNING id, number, project), \
-        happened AS (\
-            INSERT INTO events (deployment, seq, at, type, log_end_bytes, body) \
-            SELECT d.number, e.seq, e.at, e.type, e.log_end_bytes, e.body \
-            FROM unnest($51::uuid[], $52::bigint[], $53::bigint[], $54::text[], $55::bigint[], $56::text[]) \
-                    AS e (id, seq, at, type, log_end_bytes, body) \
-                JOIN deployment AS d ON d.id = e.id ORDER BY e.seq), \
-        known AS (\
-            INSERT INTO idempotency_keys (project, key, fingerprint, deployment) \
-            SELECT d.project, k.key, k.fingerprint, d.number \
-            FROM unnest($57::uuid[], $58::text[], $59::bytea[]) AS k (id, key, fingerprint) \
-                JOIN deployment AS d ON d.id = k.id) \
-        SELECT require_one(CASE count(*) WHEN cardinality($1) THEN 1 ELSE 0 END) FROM project");
-    /// What several decisions change, each of another project: the projects' counters, and one deployment of each, still as they
-    /// were seen.
-    Amend(
-        TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, UUID_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY,
-        INT8_ARRAY, TEXT_ARRAY,
-        INT8_ARRAY, INT8_ARRAY, INT2_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, UUID_ARRAY, INT8_ARRAY,
-        INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
-        INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
-        TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY,
-        UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY
-    ) = concat!("WITH project AS (", projects_as_decided!(), "), \
-        deployment AS (\
-            UPDATE deployments AS d SET window_ms = w.window_ms, pulse = w.pulse, progress = w.progress, \
-                event_count = w.event_count, last_heartbeat_at = w.last_heartbeat_at, \
-                cancel_requested_at = w.cancel_requested_at, cancel_reason = w.cancel_reason, \
-                cancel_superseded_by = w.cancel_superseded_by, log_total_bytes = w.log_total_bytes, \
-                log_head_end_seq = w.log_head_end_seq, log_trimmed_at_bytes = w.log_trimmed_at_bytes, \
-                message = w.message, phase = w.phase, outputs = w.outputs, report_count = w.report_count, \
-                cancel_superseded_by_named = w.cancel_superseded_by_named, rollbacks = w.rollbacks, \
-                revision = w.revision, state = w.state, started_at = w.started_at, ended_at = w.ended_at, \
-                lease_secret = w.lease_secret, fencing_token = w.fencing_token, lease_ttl_ms = w.lease_ttl_ms, \
-                worker = w.worker, cause = w.cause, cause_message = w.cause_message, cause_phase = w.cause_phase, \
-                superseded_by = w.superseded_by \
-            FROM unnest($12::bigint[], $13::bigint[], $14::smallint[], $15::bigint[], $16::bigint[], $17::bigint[], \
-                    $18::text[], $19::uuid[], $20::bigint[], $21::bigint[], $22::bigint[], $23::text[], $24::text[], \
-                    $25::text[], $26::bigint[], $27::text[], $28::text[], $29::bigint[], $30::text[], $31::bigint[], \
-                    $32::bigint[], $33::bytea[], \
-                    $34::bigint[], $35::bigint[], $36::text[], $37::text[], $38::text[], $39::text[], $40::uuid[], \
-                    $41::uuid[], $42::bigint[], $43::bigint[], $44::bigint[]) \
-                AS w (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, cancel_reason, \
-                    cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
-                    outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, ended_at, \
-                    lease_secret, fencing_token, \
-                    lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, id, seen_revision, \
-                    seen_pulse, seen_event_count) \
-            WHERE d.id = w.id AND d.revision = w.seen_revision AND d.pulse = w.seen_pulse \
-                AND d.event_count = w.seen_event_count RETURNING 1) \
-        SELECT require_one(CASE WHEN (SELECT count(*) FROM project) = cardinality($1) \
-            AND (SELECT count(*) FROM deployment) = cardinality($12) THEN 1 ELSE 0 END)");
     /// Sets a deployment's place in line.
     PutAhead(UUID, INT8) = "UPDATE deployments SET line_place = $2 WHERE id = $1";
     InsertKey(TEXT, TEXT, BYTEA, UUID) =

@@ -1,12 +1,9 @@
-//! One transaction: two flights with the decisions in between. See decision 0016.
+//! One transaction: two flights with the decision in between. See decisions 0016 and 0064.
 //!
 //! ```text
-//! turn ─▶ lane ─▶ BEGIN · lock the projects · load ─▶ decide ─▶ write · COMMIT ─▶ tell ─▶ answer
-//!                 └─── nothing has happened: again ───┘    └── lost? ask what became of it ──┘
+//! turn ─▶ BEGIN · lock the project · load ─▶ decide ─▶ write · COMMIT ─▶ tell ─▶ answer
+//!         └─── nothing has happened: again ───┘   └── lost? ask what became of it ──┘
 //! ```
-//!
-//! Decisions on different projects share a transaction where they can ([`super::group`]). What could hold others up goes
-//! alone: a project that another server has locked, and the load of a long line.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -23,17 +20,14 @@ use tokio::{
 use super::{
     connect::{Connector, Sessions},
     fault::Fault,
-    group::Lanes,
-    record::{self, Locked, Records, Sighted},
+    record::{self, Locked, Sighted},
     rows,
     schema::require_version,
-    session::{self, Answers, Origin, Session, call},
+    session::{self, Answers, Call, Origin, Session, call},
     statements::Sql,
-    turns::{Turn, Turns},
+    turns::Turns,
     wakes::Wakes,
 };
-use tokio_util::task::TaskTracker;
-
 use crate::{
     model::{Changes, LineLoad, Load, Loaded, ProjectName},
     store::{CommitCounter, Decide, OnCommit, StoreError},
@@ -52,29 +46,17 @@ const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Engine {
     pub(super) pool: Pool<Sessions>,
     pub(super) turns: Arc<Turns>,
-    pub(super) lanes: Arc<Lanes>,
-    /// Everything that must be ended before the store is.
-    pub(super) under_way: TaskTracker,
     pub(super) on_commit: OnCommit,
     pub(super) commits: CommitCounter,
     pub(super) wakes: Arc<Wakes>,
 }
 
 /// A transaction that has locked its project and loaded what was asked for.
-pub(super) struct Begun {
+struct Begun {
     loaded: Loaded,
     sighted: Sighted,
     /// Its number in the database, once it has one.
     number: Option<i64>,
-}
-
-/// What a transaction can begin with.
-pub(super) trait Begin {
-    /// What is known then.
-    type Begun;
-
-    /// Begins it, and locks and loads. Nothing of it is left when that fails.
-    fn begin_on(&self, session: &mut Session) -> impl Future<Output = Result<Self::Begun, Fault>> + Send;
 }
 
 /// What became of a transaction.
@@ -85,7 +67,7 @@ enum Outcome {
 }
 
 /// Why a transaction was not committed.
-pub(super) enum Denied {
+enum Denied {
     /// The database refused something of it, and nothing has happened.
     Refused(Fault),
     /// The connection broke; this is what became of it.
@@ -93,43 +75,6 @@ pub(super) enum Denied {
 }
 
 pub(super) type Answer = oneshot::Sender<Result<(), StoreError>>;
-
-/// What a decision is about.
-#[derive(Clone)]
-pub(super) struct Wish {
-    pub(super) project: ProjectName,
-    pub(super) load: Load,
-}
-
-/// A decision that is to be made.
-pub(super) struct Job {
-    pub(super) wish: Wish,
-    pub(super) decide: Decide,
-    pub(super) asker: Asker,
-}
-
-/// A decision that was made, and is not recorded yet.
-pub(super) struct Decided {
-    pub(super) project: ProjectName,
-    pub(super) sighted: Sighted,
-    pub(super) changes: Changes,
-    pub(super) asker: Asker,
-}
-
-/// Who waits for a decision. Nobody else of this server decides on the project before this is told or dropped.
-pub(super) struct Asker {
-    answer: Answer,
-    turn: Turn,
-}
-
-impl Asker {
-    /// Whoever asked may be gone; it is recorded, or not, all the same.
-    pub(super) fn tell(self, result: Result<(), StoreError>) {
-        let Asker { answer, turn } = self;
-        tell(answer, result);
-        drop(turn);
-    }
-}
 
 impl Engine {
     /// Who makes the connections.
@@ -153,52 +98,80 @@ impl Engine {
         fault.breaks_connection() && !matches!(fault, Fault::Silent) && attempt < BEGIN_LIMIT
     }
 
-    /// Decides and records, and tells of it. Whoever asked may be gone by then.
+    /// Decides and records, and tells of it. Whoever asked may be gone by then; it is recorded, or not, all the same.
     pub(super) async fn transact(self: Arc<Self>, project: ProjectName, load: Load, decide: Decide, answer: Answer) {
         let Ok(turn) = timeout(TURN_LIMIT, self.turns.take(project.clone())).await else {
-            return tell(answer, Err(StoreError::Unavailable("too many wait for this project".to_owned())));
+            let _ = answer.send(Err(StoreError::Unavailable("too many wait for this project".to_owned())));
+            return;
         };
-        let job = Job { wish: Wish { project, load }, decide, asker: Asker { answer, turn } };
-        if job.may_share() { self.share(job).await } else { self.alone(job).await }
-    }
-
-    /// A transaction of its own, which waits for the project's lock.
-    pub(super) async fn alone(self: Arc<Self>, job: Job) {
-        let Job { wish, decide, asker } = job;
-        let (mut session, Begun { loaded, sighted, number }) = match self.begin(&wish).await {
-            Ok(begun) => begun,
-            Err(fault) => return asker.tell(Err(fault.into_store_error())),
-        };
-        let project = wish.project;
-        match decided(&project, decide, loaded) {
-            Err(error) => {
-                asker.tell(Err(error));
-                roll_back(&mut session).await;
-            }
-            Ok(changes) if changes.is_empty() => {
-                // What it saw was durable before it could be seen.
-                asker.tell(Ok(()));
-                roll_back(&mut session).await;
-            }
-            Ok(changes) => self.record_alone(session, number, Decided { project, sighted, changes, asker }).await,
+        let mut unfinished = None;
+        let result = self.decide(&project, &load, decide, &mut unfinished).await;
+        let _ = answer.send(result);
+        drop(turn);
+        if let Some(mut session) = unfinished {
+            roll_back(&mut session).await;
         }
     }
 
-    /// Records a decision whose transaction with others was refused, unless what it rests on has changed meanwhile.
-    pub(super) async fn record_again(self: Arc<Self>, decided: Decided) {
-        let lock = Wish { project: decided.project.clone(), load: Load::default() };
-        match self.begin(&lock).await {
-            Ok((session, Begun { number, .. })) => self.record_alone(session, number, decided).await,
-            Err(fault) => decided.asker.tell(Err(fault.into_store_error())),
+    /// Decides and records, and tells of it. What is left of a transaction that wrote nothing is `unfinished`: nobody needs
+    /// to wait for its end.
+    async fn decide(
+        &self,
+        project: &ProjectName,
+        load: &Load,
+        decide: Decide,
+        unfinished: &mut Option<Object<Sessions>>,
+    ) -> Result<(), StoreError> {
+        let (session, begun) = self.begin(project, load).await.map_err(Fault::into_store_error)?;
+        let Begun { loaded, sighted, number } = begun;
+        let changes = match decided(project, decide, loaded) {
+            Ok(changes) if !changes.is_empty() => changes,
+            // What it saw was durable before it could be seen.
+            nothing => {
+                *unfinished = Some(session);
+                return nothing.map(|_| ());
+            }
+        };
+        let prepared = async {
+            let number = match number {
+                Some(number) => number,
+                // No row was locked, so nobody looked at the schema or asked for a number yet.
+                None => transaction_number(&session).await?,
+            };
+            Ok::<_, Fault>((number, record::calls(project, &sighted, &changes)?))
+        };
+        let committed = match prepared.await {
+            Ok((number, calls)) => self.commit(session, number, calls).await,
+            Err(fault) => {
+                *unfinished = Some(session);
+                Err(Denied::Refused(fault))
+            }
+        };
+        match committed {
+            Ok(()) => {}
+            Err(Denied::Lost(error)) => return Err(error),
+            Err(Denied::Refused(fault)) => {
+                tracing::error!(project.name = %project, ?fault, "a decision cannot be recorded");
+                return Err(fault.into_store_error());
+            }
         }
+        self.commits.count(1);
+        // It is durable, so nothing that happens in there may keep the answer back.
+        if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(project, &changes))).is_err() {
+            tracing::error!(project.name = %project, "a wake-up panicked");
+        }
+        self.wakes.tell(&changes);
+        Ok(())
     }
 
-    /// Begins a transaction; again, where the connection turned out to be broken.
-    pub(super) async fn begin<T: Begin>(&self, what: &T) -> Result<(Object<Sessions>, T::Begun), Fault> {
+    /// Begins a transaction, and locks and loads; again, where the connection turned out to be broken.
+    async fn begin(&self, project: &ProjectName, load: &Load) -> Result<(Object<Sessions>, Begun), Fault> {
         let mut attempt = 1;
         loop {
+            let leave = self.connector().leave_to_write().await?;
             let mut session = self.session().await?;
-            let fault = match what.begin_on(&mut session).await {
+            session.may_write(leave);
+            let fault = match begin(&mut session, project, load).await {
                 Ok(begun) => return Ok((session, begun)),
                 Err(fault) => fault,
             };
@@ -213,43 +186,8 @@ impl Engine {
         }
     }
 
-    async fn record_alone(&self, mut session: Object<Sessions>, number: Option<i64>, decided: Decided) {
-        let name = &decided.project;
-        let prepared = async {
-            let number = match number {
-                Some(number) => number,
-                // No row was locked, so nobody looked at the schema or asked for a number yet.
-                None => transaction_number(&session).await?,
-            };
-            let mut records = Records::new();
-            records.add(name, &decided.sighted, &decided.changes)?;
-            Ok::<_, Fault>((number, records))
-        };
-        let refused = match prepared.await {
-            Ok((number, records)) => match self.commit(session, number, records).await {
-                Ok(()) => {
-                    self.commits.count(1);
-                    return self.tell_of(decided);
-                }
-                Err(Denied::Lost(error)) => return decided.asker.tell(Err(error)),
-                Err(Denied::Refused(fault)) => fault,
-            },
-            Err(fault) => {
-                roll_back(&mut session).await;
-                fault
-            }
-        };
-        tracing::error!(project.name = %name, fault = ?refused, "a decision cannot be recorded");
-        decided.asker.tell(Err(refused.into_store_error()));
-    }
-
     /// Writes and commits. A commit that is not answered, or not replicated as it should be, is looked up.
-    pub(super) async fn commit(
-        &self,
-        mut session: Object<Sessions>,
-        number: i64,
-        records: Records,
-    ) -> Result<(), Denied> {
+    async fn commit(&self, mut session: Object<Sessions>, number: i64, mut calls: Vec<Call>) -> Result<(), Denied> {
         let connector = self.connector().clone();
         let origin = session.origin().clone();
         if !connector.is_current(origin.branch) {
@@ -257,7 +195,6 @@ impl Engine {
             drop(Object::take(session));
             return Err(Denied::Lost(Fault::Moved.into_store_error()));
         }
-        let mut calls = records.into_calls();
         calls.push(call!(Sql::Commit));
         session.take_warning();
         let answered = session.end(&calls).await;
@@ -288,17 +225,6 @@ impl Engine {
             }
             Outcome::Unknown => StoreError::Unknown("the connection broke while it was committed".to_owned()),
         }))
-    }
-
-    /// Tells whoever waits for it of something that is durable, and whoever asked.
-    pub(super) fn tell_of(&self, decided: Decided) {
-        let Decided { project, changes, asker, .. } = decided;
-        // It is durable, so nothing that happens in there may keep the answer back.
-        if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(&project, &changes))).is_err() {
-            tracing::error!(project.name = %project, "a wake-up panicked");
-        }
-        self.wakes.tell(&changes);
-        asker.tell(Ok(()));
     }
 
     /// What became of a transaction whose commit was not answered.
@@ -343,16 +269,8 @@ impl Engine {
     }
 }
 
-impl Begin for Wish {
-    type Begun = Begun;
-
-    fn begin_on(&self, session: &mut Session) -> impl Future<Output = Result<Begun, Fault>> + Send {
-        begin_alone(session, self)
-    }
-}
-
 /// The first flight; and a second one for a project that has no row yet by which it could be locked.
-async fn begin_alone(session: &mut Session, Wish { project: name, load }: &Wish) -> Result<Begun, Fault> {
+async fn begin(session: &mut Session, name: &ProjectName, load: &Load) -> Result<Begun, Fault> {
     let text = || name.as_str().to_owned();
     let mut calls = vec![call!(Sql::Begin), call!(Sql::Lock, text())];
     calls.extend(record::load(name, load)?);
@@ -378,7 +296,7 @@ async fn begin_alone(session: &mut Session, Wish { project: name, load }: &Wish)
 }
 
 /// What is decided. It has written nothing yet, should it panic.
-pub(super) fn decided(project: &ProjectName, decide: Decide, loaded: Loaded) -> Result<Changes, StoreError> {
+fn decided(project: &ProjectName, decide: Decide, loaded: Loaded) -> Result<Changes, StoreError> {
     catch_unwind(AssertUnwindSafe(|| decide(loaded))).map_err(|_| {
         tracing::error!(project.name = %project, "a decision panicked; nothing of it is recorded");
         StoreError::Unavailable("the decision failed".to_owned())
@@ -400,13 +318,9 @@ fn committed(answers: Answers) -> Result<(), Fault> {
     session::rows(answers).map(|_| ())
 }
 
-pub(super) async fn roll_back(session: &mut Session) {
+async fn roll_back(session: &mut Session) {
     if let Err(fault) = session.end(&[call!(Sql::Rollback)]).await {
         // It is not used again, and its end takes everything back.
         tracing::debug!(?fault, "a transaction could not be taken back");
     }
-}
-
-fn tell(answer: Answer, result: Result<(), StoreError>) {
-    let _ = answer.send(result);
 }

@@ -2,10 +2,10 @@
 //! server asks of it.
 
 mod agents;
+mod apart;
 mod backup;
 mod bouncer;
 mod failover;
-mod groups;
 mod hints;
 mod idle;
 mod managed;

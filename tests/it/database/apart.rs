@@ -1,4 +1,4 @@
-//! Decisions on different projects share a transaction, and nobody pays for another's trouble.
+//! Decisions on different projects that are made at once: nobody waits for another project, or pays for its trouble.
 
 use std::time::Duration;
 
@@ -27,7 +27,6 @@ async fn trial() -> (Trial, Client) {
     let other = cluster.client(&database).await;
     let trial = Trial::postgres_at(&cluster.url(&database)).await;
     other.batch_execute("SET search_path TO singletrack").await.unwrap();
-    // The first submit of all makes a project's row, and is made alone.
     for number in 0..COUNT {
         assert!(matches!(trial.submit(&project(number), number, OnConflict::Refuse).await, Admission::Accepted(_)));
     }
@@ -90,27 +89,7 @@ async fn together<T: 'static>(other: &Client, begin: impl FnOnce() -> JoinSet<(u
 }
 
 #[tokio::test]
-async fn many_share_a_commit() {
-    let (trial, other) = trial().await;
-    let before = trial.store.commits();
-    for answer in together(&other, || submit_all(&trial)).await {
-        assert!(matches!(answer, Ok(Admission::Accepted(_))), "{answer:?}");
-    }
-    let after = trial.store.commits();
-    assert_eq!(after.transaction_count - before.transaction_count, COUNT);
-    let commits = after.commit_count - before.commit_count;
-    assert!(commits < COUNT / 2, "{commits} commits");
-    for number in 0..COUNT {
-        assert_eq!(trial.position(&project(number), COUNT + number).await, 1);
-        let events = trial.events(COUNT + number).await;
-        assert_eq!(events.len() as u64, trial.deployment(&project(number), COUNT + number).await.event_count);
-    }
-    let told: usize = trial.heard().iter().map(|(_, told)| told.len()).sum();
-    assert_eq!(told as u64, 2 * COUNT, "each commit is told once");
-}
-
-#[tokio::test]
-async fn claims_and_ends_share_a_commit_too() {
+async fn a_worker_that_asks_twice_at_once_has_one_and_ends_free_the_slots() {
     let (trial, other) = trial().await;
     for answer in submit_all(&trial).join_all().await {
         assert!(matches!(answer, (_, Ok(Admission::Accepted(_)))), "{answer:?}");
@@ -135,7 +114,6 @@ async fn claims_and_ends_share_a_commit_too() {
     let ended: Vec<_> = claimed.into_iter().step_by(2).collect();
     let between = trial.store.commits();
     assert_eq!(between.transaction_count - before.transaction_count, COUNT / 2);
-    assert!(between.commit_count - before.commit_count < COUNT * 3 / 8, "{before:?}, {between:?}");
 
     // Each end is two rows in their order: a slot must be free before the next one has it.
     let end_all = || {
@@ -153,7 +131,6 @@ async fn claims_and_ends_share_a_commit_too() {
     }
     let after = trial.store.commits();
     assert_eq!(after.transaction_count - between.transaction_count, COUNT / 2);
-    assert!(after.commit_count - between.commit_count < COUNT * 3 / 8, "{between:?}, {after:?}");
     for deployment in ended {
         let number = u64::from_be_bytes(deployment.id.as_bytes()[8..].try_into().unwrap());
         let ended = trial.deployment(deployment.project.as_str(), number).await;
