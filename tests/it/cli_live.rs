@@ -1,67 +1,26 @@
 //! `singletrack deploy` against a real server: the line, the take-over, the interrupt, the restart in the middle.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Child, ChildStderr, Command, Stdio},
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Place, SINGLETRACK, TestServer, gated_config};
+use crate::harness::{Place, SINGLETRACK, TestServer, client::Client, gated_config};
 
-/// A `deploy` under way, whose progress is read line by line.
-struct Deploy {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    heard: String,
-}
-
-impl Deploy {
-    fn start(server: &TestServer, actor: &str, args: &[&str]) -> Self {
-        let mut command = Command::new(SINGLETRACK);
-        command.env_clear().env("USER", actor).env("SINGLETRACK_URL", &server.base);
-        command.args(["deploy", "--project", "web", "--json"]).args(args);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        Deploy { child, stderr, heard: String::new() }
-    }
-
-    /// Reads on until a line with this text.
-    #[track_caller]
-    fn hears(&mut self, text: &str) {
-        loop {
-            let mut line = String::new();
-            let read = self.stderr.read_line(&mut line).unwrap();
-            assert!(read > 0, "it ended without {text:?}:\n{}", self.heard);
-            self.heard.push_str(&line);
-            if line.contains(text) {
-                return;
-            }
-        }
-    }
-
-    /// The exit code, the result and the progress.
-    fn ended(mut self) -> (Option<i32>, Value, String) {
-        self.stderr.read_to_string(&mut self.heard).unwrap();
-        let output = self.child.wait_with_output().unwrap();
-        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default(), self.heard)
-    }
-
-    fn interrupt(&self) {
-        self.signal(Signal::INT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
+/// A `deploy` of this actor, under way.
+fn deploy_of(server: &TestServer, actor: &str, args: &[&str]) -> Client {
+    let variables = [("USER", actor), ("SINGLETRACK_URL", &*server.base)];
+    Client::start(&variables, &[&["deploy", "--project", "web", "--json"], args].concat())
 }
 
 /// One that holds the slot and stands at the gate, and others in line behind it, in the order of their names.
-fn line(server: &TestServer, actors: &[&str]) -> Vec<Deploy> {
+fn line(server: &TestServer, actors: &[&str]) -> Vec<Client> {
     let mut deploys = Vec::new();
     for actor in actors {
-        let mut deploy = Deploy::start(server, actor, &[]);
+        let mut deploy = deploy_of(server, actor, &[]);
         deploy.hears(if deploys.is_empty() { "at the gate" } else { "waiting for" });
         deploys.push(deploy);
     }
@@ -73,7 +32,7 @@ fn five_at_once_deploy_one_after_the_other_in_the_order_they_came() {
     let server = TestServer::gated();
     let deploys = line(&server, &["a", "b", "c", "d", "e"]);
     server.open_gate();
-    let ends: Vec<_> = deploys.into_iter().map(Deploy::ended).collect();
+    let ends: Vec<_> = deploys.into_iter().map(|deploy| deploy.ended().parts()).collect();
     for (code, _, heard) in &ends {
         assert_eq!(*code, Some(0), "{heard}");
         assert_eq!(heard.matches("has the slot").count(), 1, "{heard}");
@@ -88,15 +47,15 @@ fn five_at_once_deploy_one_after_the_other_in_the_order_they_came() {
 fn a_sixth_takes_over_and_the_jobs_of_the_rest_end_with_122_and_name_it() {
     let server = TestServer::gated();
     let deploys = line(&server, &["a", "b", "c"]);
-    let mut sixth = Deploy::start(&server, "boss", &["--cancel-in-progress-deployment"]);
+    let mut sixth = deploy_of(&server, "boss", &["--cancel-in-progress-deployment"]);
     sixth.hears("has the slot");
     server.open_gate();
-    let (code, told, heard) = sixth.ended();
+    let (code, told, heard) = sixth.ended().parts();
     assert_eq!(code, Some(0), "{heard}");
     let id = told["id"].as_str().unwrap();
     assert_eq!(told["number"], 4);
     for deploy in deploys {
-        let (code, told, heard) = deploy.ended();
+        let (code, told, heard) = deploy.ended().parts();
         assert_eq!(code, Some(122), "{heard}");
         assert!(heard.contains("was superseded by web#4 of boss"), "{heard}");
         assert_eq!(told["supersededBy"], id);
@@ -108,10 +67,10 @@ async fn one_that_would_rather_leave_ends_with_122_as_soon_as_a_newer_one_is_bef
     let server = TestServer::gated_with("[projects.web]\nline = \"latest\"");
     let mut deploys = line(&server, &["a"]);
     let holder = deploys.pop().unwrap();
-    let mut hasty = Deploy::start(&server, "hasty", &["--leave-when-overtaken"]);
+    let mut hasty = deploy_of(&server, "hasty", &["--leave-when-overtaken"]);
     hasty.hears("you are next");
-    let patient = Deploy::start(&server, "patient", &[]);
-    let (code, told, heard) = hasty.ended();
+    let patient = deploy_of(&server, "patient", &[]);
+    let (code, told, heard) = hasty.ended().parts();
     assert_eq!(code, Some(122), "{heard}");
     assert!(heard.contains("is newer, and supersedes it when it starts"), "{heard}");
     assert_eq!(told["status"], "CANCELLED");
@@ -122,8 +81,8 @@ async fn one_that_would_rather_leave_ends_with_122_as_soon_as_a_newer_one_is_bef
         "the others stay"
     );
     server.open_gate();
-    assert_eq!(holder.ended().0, Some(0));
-    let (code, _, heard) = patient.ended();
+    assert_eq!(holder.ended().code, Some(0));
+    let (code, _, heard) = patient.ended().parts();
     assert_eq!(code, Some(0), "{heard}");
 }
 
@@ -133,10 +92,10 @@ async fn an_interrupt_leaves_neither_a_held_slot_nor_a_place_in_line() {
     let mut deploys = line(&server, &["a", "b"]);
     let (waiting, running) = (deploys.pop().unwrap(), deploys.pop().unwrap());
     waiting.interrupt();
-    let (code, told, heard) = waiting.ended();
+    let (code, told, heard) = waiting.ended().parts();
     assert_eq!((code, &told["status"]), (Some(130), &Value::from("CANCELLED")), "{heard}");
     running.interrupt();
-    let (code, told, heard) = running.ended();
+    let (code, told, heard) = running.ended().parts();
     assert_eq!((code, &told["status"]), (Some(130), &Value::from("CANCELLED")), "{heard}");
     let view = server.get("/v1/projects/web").await.body;
     assert_eq!((&view["holder"], &view["lineLength"]), (&Value::Null, &Value::from(0)));
@@ -150,9 +109,9 @@ fn a_restart_in_the_middle_is_survived_by_those_who_wait() {
     server.kill();
     server.boot();
     server.open_gate();
-    let (code, told, heard) = running.ended();
+    let (code, told, heard) = running.ended().parts();
     assert_eq!((code, &told["error"]["code"]), (Some(1), &Value::from("WORKER_LOST")), "{heard}");
-    let (code, _, heard) = waiting.ended();
+    let (code, _, heard) = waiting.ended().parts();
     assert_eq!(code, Some(0), "{heard}");
     assert_eq!(heard.matches("has the slot").count(), 1, "{heard}");
 }
@@ -161,11 +120,11 @@ fn a_restart_in_the_middle_is_survived_by_those_who_wait() {
 fn queued_it_is_started_by_the_server_and_followed_all_the_same() {
     let server = TestServer::gated();
     let mut deploys = line(&server, &["a"]);
-    let mut queued = Deploy::start(&server, "b", &["--on-conflict", "queue"]);
+    let mut queued = deploy_of(&server, "b", &["--on-conflict", "queue"]);
     queued.hears("waiting for web#1, a's deploy");
     server.open_gate();
-    assert_eq!(deploys.remove(0).ended().0, Some(0));
-    let (code, _, heard) = queued.ended();
+    assert_eq!(deploys.remove(0).ended().code, Some(0));
+    let (code, _, heard) = queued.ended().parts();
     assert_eq!(code, Some(0), "{heard}");
     assert!(heard.contains("at the gate"), "{heard}");
 }
@@ -174,8 +133,8 @@ fn queued_it_is_started_by_the_server_and_followed_all_the_same() {
 fn every_way_of_following_comes_to_the_same_end() {
     let server = TestServer::gated();
     for how in ["auto", "sse", "poll", "none"] {
-        let broken = Deploy::start(&server, "a", &["--pipeline", "broken", "--follow", how]);
-        let (code, told, heard) = broken.ended();
+        let broken = deploy_of(&server, "a", &["--pipeline", "broken", "--follow", how]);
+        let (code, told, heard) = broken.ended().parts();
         assert_eq!((code, &told["error"]["code"]), (Some(1), &Value::from("PHASE_FAILED")), "{how}: {heard}");
         assert_eq!(heard.matches("\nit is broken\n").count(), usize::from(how != "none"), "{how}: {heard}");
     }
@@ -199,7 +158,7 @@ fn the_output_can_be_read_afterwards_and_while_it_runs() {
     let so_far = logs(false).wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&so_far.stdout), "at the gate\n");
     server.open_gate();
-    assert_eq!(deploy.ended().0, Some(0));
+    assert_eq!(deploy.ended().code, Some(0));
     assert_eq!(following.wait().unwrap().code(), Some(0));
 }
 
@@ -212,11 +171,11 @@ async fn a_deploy_that_gets_two_signals_at_once_still_cancels_its_deployment() {
         [Signal::TERM, Signal::HUP],
         [Signal::TERM, Signal::INT],
     ] {
-        let mut deploy = Deploy::start(&server, "a", &[]);
+        let mut deploy = deploy_of(&server, "a", &[]);
         deploy.hears("at the gate");
         deploy.signal(first);
         deploy.signal(second);
-        let (code, told, heard) = deploy.ended();
+        let (code, told, heard) = deploy.ended().parts();
         assert_eq!(code, Some(130), "{first:?}, {second:?}: {heard}");
         assert_eq!(told["status"], "CANCELLED", "{first:?}, {second:?}: {heard}");
         assert_eq!(server.deployments().await[0]["status"], "CANCELLED");
@@ -226,11 +185,11 @@ async fn a_deploy_that_gets_two_signals_at_once_still_cancels_its_deployment() {
 #[test]
 fn a_log_hears_once_a_minute_what_runs_and_for_how_long() {
     let server = TestServer::gated();
-    let mut deploy = Deploy::start(&server, "alice", &[]);
+    let mut deploy = deploy_of(&server, "alice", &[]);
     deploy.hears("at the gate");
     deploy.hears("phase gate: running for 1m");
     server.open_gate();
-    let (code, _, heard) = deploy.ended();
+    let (code, _, heard) = deploy.ended().parts();
     assert_eq!(code, Some(0));
     assert!(heard.contains("no output for 1m"), "{heard}");
     assert!(heard.contains("==> gate succeeded in 1m"), "a phase tells how long it took: {heard}");
@@ -255,7 +214,7 @@ run = "true"
     server.close_gate();
     let id = server.accepted(serde_json::json!({ "pipeline": "guarded" })).await;
     server.event(&id, |event| event["lines"][0] == "at the gate").await;
-    let mut waiting = Deploy::start(&server, "b", &[]);
+    let mut waiting = deploy_of(&server, "b", &[]);
     waiting.hears("you are next");
     server.cancel(&id, serde_json::json!({})).await;
     let says = "the cancel waits until phase \"migrate\" is over";
@@ -277,7 +236,7 @@ run = "true"
     waiting.hears("s as a rule");
     server.open_gate();
     assert_eq!(server.finished(&id).await["status"], "CANCELLED");
-    assert_eq!(waiting.ended().0, Some(0));
+    assert_eq!(waiting.ended().code, Some(0));
 }
 
 #[tokio::test]
@@ -294,7 +253,7 @@ exit 3
 '''
 "#,
     );
-    let mut deploy = Deploy::start(&server, "a", &["--pipeline", "early"]);
+    let mut deploy = deploy_of(&server, "a", &["--pipeline", "early"]);
     deploy.hears("output url=https://early.example");
     let status = || {
         let args = ["status", "--project", "web", "--server", &server.base];
@@ -305,7 +264,7 @@ exit 3
     assert_eq!((&running["status"], &running["outputs"]["url"]), (&"RUNNING".into(), &"https://early.example".into()));
     assert!(status().contains("url=https://early.example"), "{}", status());
     server.open_gate();
-    let (code, told, heard) = deploy.ended();
+    let (code, told, heard) = deploy.ended().parts();
     assert_eq!((code, &told["status"]), (Some(1), &Value::from("FAILED")), "{heard}");
     assert_eq!((&told["outputs"]["url"], &told["result"]), (&Value::from("https://early.example"), &Value::Null));
     assert!(status().contains("url=https://early.example"), "{}", status());

@@ -2,65 +2,24 @@
 //! nothing that ends them changes anything for the deployment.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Child, ChildStderr, Command, Stdio},
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::harness::{SINGLETRACK, TestServer};
+use crate::harness::{
+    SINGLETRACK, TestServer,
+    client::{Client, Ended},
+};
 
 /// A command that looks on, under way.
-struct Onlooker {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    heard: String,
-}
-
-/// How a command ended.
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ended {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap()
-    }
-}
-
-impl Onlooker {
-    fn start(server: &TestServer, args: &[&str]) -> Self {
-        let mut command = Command::new(SINGLETRACK);
-        command.env_clear().env("SINGLETRACK_URL", &server.base).env("SINGLETRACK_PROJECT", "web").args(args);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        Onlooker { child, stderr, heard: String::new() }
-    }
-
-    #[track_caller]
-    fn hears(&mut self, text: &str) {
-        while !self.heard.contains(text) {
-            let read = self.stderr.read_line(&mut self.heard).unwrap();
-            assert!(read > 0, "it ended without {text:?}:\n{}", self.heard);
-        }
-    }
-
-    fn interrupt(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
-    }
-
-    fn ended(mut self) -> Ended {
-        self.stderr.read_to_string(&mut self.heard).unwrap();
-        let output = self.child.wait_with_output().unwrap();
-        Ended { code: output.status.code(), stdout: String::from_utf8(output.stdout).unwrap(), stderr: self.heard }
-    }
+fn onlooker(server: &TestServer, args: &[&str]) -> Client {
+    Client::start(&[("SINGLETRACK_URL", &*server.base), ("SINGLETRACK_PROJECT", "web")], args)
 }
 
 fn ended(server: &TestServer, args: &[&str]) -> Ended {
-    Onlooker::start(server, args).ended()
+    onlooker(server, args).ended()
 }
 
 /// Pipelines with a phase at the gate that is not interrupted: with another phase after it, and as the last one.
@@ -83,7 +42,7 @@ run = 'echo "at the gate"; flock --shared "$TEST_DIR/gate" true'
 async fn wait_is_quiet_until_the_end_and_ends_with_the_deployments_code() {
     let server = TestServer::gated();
     let id = server.at_the_gate().await;
-    let waiting = Onlooker::start(&server, &["wait", &id]);
+    let waiting = onlooker(&server, &["wait", &id]);
     server.parked(1).await;
     server.open_gate();
     let end = waiting.ended();
@@ -99,7 +58,7 @@ async fn wait_is_quiet_until_the_end_and_ends_with_the_deployments_code() {
 
     server.close_gate();
     let id = server.at_the_gate().await;
-    let waiting = Onlooker::start(&server, &["wait", &id]);
+    let waiting = onlooker(&server, &["wait", &id]);
     server.parked(1).await;
     server.cancel(&id, json!({ "reason": "enough" })).await;
     let end = waiting.ended();
@@ -111,7 +70,7 @@ async fn wait_is_quiet_until_the_end_and_ends_with_the_deployments_code() {
 async fn whatever_ends_a_wait_the_deployment_goes_on() {
     let server = TestServer::gated();
     let id = server.at_the_gate().await;
-    let waiting = Onlooker::start(&server, &["wait", &id]);
+    let waiting = onlooker(&server, &["wait", &id]);
     server.parked(1).await;
     waiting.interrupt();
     let end = waiting.ended();
@@ -133,7 +92,7 @@ async fn whatever_ends_a_wait_the_deployment_goes_on() {
 async fn wait_shows_what_happens_where_it_is_asked_to() {
     let server = TestServer::gated();
     let id = server.at_the_gate().await;
-    let mut waiting = Onlooker::start(&server, &["wait", &id, "--progress"]);
+    let mut waiting = onlooker(&server, &["wait", &id, "--progress"]);
     waiting.hears("at the gate");
     server.open_gate();
     let end = waiting.ended();
@@ -145,7 +104,7 @@ async fn wait_shows_what_happens_where_it_is_asked_to() {
 async fn a_wait_rides_through_a_restart_of_the_server() {
     let mut server = TestServer::gated();
     let id = server.at_the_gate().await;
-    let waiting = Onlooker::start(&server, &["wait", &id, "--json"]);
+    let waiting = onlooker(&server, &["wait", &id, "--json"]);
     server.parked(1).await;
     server.kill();
     server.boot();
@@ -201,7 +160,7 @@ async fn a_cancel_that_waits_tells_that_the_deployment_succeeded_in_spite_of_it(
     let server = TestServer::gated_with(GUARDED);
     let id = server.accepted(json!({ "pipeline": "last" })).await;
     server.event(&id, |event| event["lines"][0] == "at the gate").await;
-    let waiting = Onlooker::start(&server, &["cancel", &id, "--wait"]);
+    let waiting = onlooker(&server, &["cancel", &id, "--wait"]);
     server.event(&id, |event| event["type"] == "cancel").await;
     server.open_gate();
     let end = waiting.ended();
@@ -214,7 +173,7 @@ async fn whatever_ends_the_wait_of_a_cancel_the_cancel_stays_asked_for() {
     let server = TestServer::gated_with(GUARDED);
     let id = server.accepted(json!({ "pipeline": "guarded" })).await;
     server.event(&id, |event| event["lines"][0] == "at the gate").await;
-    let mut waiting = Onlooker::start(&server, &["cancel", &id, "--wait"]);
+    let mut waiting = onlooker(&server, &["cancel", &id, "--wait"]);
     waiting.hears("waiting until it is final");
     server.event(&id, |event| event["type"] == "cancel").await;
     waiting.interrupt();

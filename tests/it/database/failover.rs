@@ -7,11 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::harness::{
-    Answer, TestServer,
-    postgres::{self, Cluster, TRUSTED},
-    send,
-};
+use crate::harness::{Answer, TestServer, postgres::Cluster, send};
 
 /// A primary, a standby that follows it, and the URL that names both.
 struct Pair {
@@ -23,9 +19,7 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Pair {
-        let a = Cluster::start_on_tcp(postgres::UNSAFE, TRUSTED);
-        let database = a.database().await;
-        let b = a.standby();
+        let (a, b, database) = Cluster::pair().await;
         let hosts = format!("@127.0.0.1:{},127.0.0.1:{}/", a.port(), b.port());
         let url = a.tcp_url("127.0.0.1", &database).replace(&format!("@127.0.0.1:{}/", a.port()), &hosts);
         Pair { a, b, database, url }

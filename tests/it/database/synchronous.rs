@@ -6,11 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::harness::{
-    Answer, TestServer,
-    postgres::{self, Cluster, TRUSTED},
-    send,
-};
+use crate::harness::{Answer, TestServer, postgres::Cluster, send};
 
 /// A primary whose commits wait for its standby.
 struct Pair {
@@ -22,9 +18,7 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Pair {
-        let a = Cluster::start_on_tcp(postgres::UNSAFE, TRUSTED);
-        let database = a.database().await;
-        let b = a.standby();
+        let (a, b, database) = Cluster::pair().await;
         let admin = a.client("postgres").await;
         admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.unwrap();
         admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();

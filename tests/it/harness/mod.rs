@@ -1,6 +1,7 @@
 //! A real server for each test: the real binary, its own directory, a port of its own, and an end that leaves nothing.
 
 pub mod balancer;
+pub mod client;
 pub mod forbid;
 pub mod mounts;
 pub mod nginx;

@@ -98,6 +98,14 @@ impl Cluster {
         Cluster::start_in(&directory(), &settings, None, "")
     }
 
+    /// Starts a primary and a standby that follows it; and a database of both.
+    pub async fn pair() -> (Cluster, Cluster, String) {
+        let primary = Cluster::start_on_tcp(UNSAFE, TRUSTED);
+        let database = primary.database().await;
+        let standby = primary.standby();
+        (primary, standby, database)
+    }
+
     /// Starts one that follows this one, as a hot standby. Both listen on TCP.
     pub fn standby(&self) -> Cluster {
         Cluster::listen_in(&directory(), &[], TRUSTED, &self.url("postgres"))
