@@ -3,7 +3,7 @@
 
 /// A page of Markdown about one code.
 #[derive(Clone, Copy, Debug)]
-pub struct Page {
+pub struct ExplainPage {
     /// The code, such as `PHASE_FAILED` or `121`.
     pub code: &'static str,
     /// The page: cause, what to do, an example.
@@ -12,12 +12,12 @@ pub struct Page {
 
 macro_rules! pages {
     ($($code:literal,)*) => {
-        &[$(Page { code: $code, text: include_str!(concat!("../docs/explain/", $code, ".md")) },)*]
+        &[$(ExplainPage { code: $code, text: include_str!(concat!("../docs/explain/", $code, ".md")) },)*]
     };
 }
 
 /// All pages: the exit codes by number, then the error codes in alphabetical order.
-pub const PAGES: &[Page] = pages![
+pub const PAGES: &[ExplainPage] = pages![
     "0",
     "1",
     "2",
@@ -109,7 +109,7 @@ const SIGNAL_MAX: u8 = 64;
 /// From this similarity on (0 to 1) a name may be what was meant.
 const SIMILARITY_MIN: f64 = 0.75;
 
-impl Page {
+impl ExplainPage {
     /// What the code means, in a sentence.
     pub fn title(&self) -> &'static str {
         let sentence = self.text.split("\n\n").nth(1).unwrap_or_default();
@@ -125,7 +125,7 @@ impl Page {
 }
 
 /// The page about a code: in any case, with `-` or `_`, an exit code by its number.
-pub fn find(code: &str) -> Option<&'static Page> {
+pub fn find(code: &str) -> Option<&'static ExplainPage> {
     let code = normal(code);
     let by_name = |name: &str| PAGES.iter().find(|page| page.code == name);
     by_name(&code).or_else(|| {

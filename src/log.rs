@@ -32,11 +32,11 @@ const ROOM_LIMIT: Duration = Duration::from_secs(1);
 /// So much goes into a pipe that is said to have room without waiting: `PIPE_BUF`.
 const CHUNK_BYTES: usize = 4096;
 
-static QUEUE: OnceLock<SyncSender<Entry>> = OnceLock::new();
+static QUEUE: OnceLock<SyncSender<LogEntry>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
 
-enum Entry {
+enum LogEntry {
     Line(Vec<u8>),
     /// Answered when all lines before it are written or dropped.
     Flush(SyncSender<()>),
@@ -52,7 +52,7 @@ pub fn start(default: &str) {
     let filter = EnvFilter::try_from_env("SINGLETRACK_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Line)
+        .with_writer(|| LogLine)
         // It would print them, and panic where that fails.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
@@ -81,7 +81,7 @@ pub fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let deadline = Instant::now() + FLUSH_LIMIT;
     let (done, is_done) = sync_channel(1);
-    let mut entry = Entry::Flush(done);
+    let mut entry = LogEntry::Flush(done);
     while let Err(TrySendError::Full(back)) = queue.try_send(entry) {
         if Instant::now() >= deadline {
             return;
@@ -112,12 +112,12 @@ pub fn say_whole(line: &str) {
 }
 
 /// Takes one event of the log, which is written at once.
-struct Line;
+struct LogLine;
 
-impl Write for Line {
+impl Write for LogLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let is_taken = match QUEUE.get() {
-            Some(queue) => queue.try_send(Entry::Line(bytes.to_vec())).is_ok(),
+            Some(queue) => queue.try_send(LogEntry::Line(bytes.to_vec())).is_ok(),
             None => write_soon(bytes).is_ok(),
         };
         if !is_taken {
@@ -132,11 +132,11 @@ impl Write for Line {
 }
 
 /// The thread: writes what comes, and says how much is missing once it can write again.
-fn write_all(entries: &Receiver<Entry>) {
+fn write_all(entries: &Receiver<LogEntry>) {
     let mut told_count = 0;
     while let Ok(entry) = entries.recv() {
         match entry {
-            Entry::Line(line) => {
+            LogEntry::Line(line) => {
                 let lost_count = dropped_count() - told_count;
                 if lost_count > 0 {
                     let notice =
@@ -149,7 +149,7 @@ fn write_all(entries: &Receiver<Entry>) {
                     DROPPED.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Entry::Flush(done) => drop(done.send(())),
+            LogEntry::Flush(done) => drop(done.send(())),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! stands around them in `singletrack run`, the command line and the command, is left out.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -9,12 +10,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use singletrack::{
     client::{
-        calls::{Connection, Fault, Patience, Submitted, Turn},
-        lease::{Keeper, Outcome, Told},
-        resolve::{Action, Observation, Resolver, Verdict, Wish},
+        calls::{Connection, Fault, Patience, Submitted, Turn, Worker},
+        lease::HttpLessor,
+        resolve::{Action, Ending, Observation, Resolver, Wish},
     },
     clock::{BootInstant, Clock, SystemClock},
-    model::{DeploymentId, Eta, Executor, IdempotencyKey, ProjectName, Revision, Status},
+    exec::lease::{Keeper, Lost, Times},
+    model::{DeploymentId, Eta, Executor, IdempotencyKey, ProjectName, Revision, Status, Verdict},
     wire::{CancelBody, Lease, OnConflict, SubmitRequest},
 };
 
@@ -235,8 +237,10 @@ impl Racer {
     /// Holds the slot for this long, unless it is asked to stop, with heartbeats as `run` sends them; then tells its end.
     /// Answers when that was begun to be told, too: until then it believed to hold the slot.
     pub async fn hold(&self, grant: &Grant, hold: Duration) -> (Held, Instant) {
-        let (project, lease) = (&grant.project, grant.lease.clone());
-        let keeper = Keeper::new(&self.connection, self.clock.clone(), project, grant.id, lease, grant.sent_at);
+        let worker = Worker { project: &grant.project, id: grant.id, secret: &grant.lease.secret };
+        let lessor = HttpLessor::new(&self.connection, worker);
+        let times = Times::of_length(grant.lease.length());
+        let keeper = Keeper::new(lessor, self.clock.clone(), grant.id, times, grant.sent_at);
         let mut stop = keeper.stop();
         let stopped = tokio::select! {
             () = tokio::time::sleep(hold) => false,
@@ -244,26 +248,26 @@ impl Racer {
             never = keeper.keep() => match never {},
         };
         let gave = Instant::now();
-        let outcome = if stopped { Outcome::Cancelled } else { Outcome::Succeeded };
-        match (keeper.finish(std::future::ready(()), outcome).await, stopped) {
-            (Told::TooLate, _) => (Held::TooLate, gave),
-            (Told::Recorded, true) => (Held::Cancelled, gave),
-            (Told::Recorded, false) => (Held::Succeeded, gave),
+        let verdict = if stopped { Verdict::Stopped } else { Verdict::Succeeded { outputs: BTreeMap::new() } };
+        match (keeper.finish_in_time(std::future::ready(()), verdict).await, stopped) {
+            (Err(Lost), _) => (Held::TooLate, gave),
+            (Ok(()), true) => (Held::Cancelled, gave),
+            (Ok(()), false) => (Held::Succeeded, gave),
         }
     }
 }
 
-fn verdict_of(verdict: Verdict) -> Result<Taken> {
+fn verdict_of(verdict: Ending) -> Result<Taken> {
     Ok(match verdict {
-        Verdict::Blocked(_) => Taken::Blocked,
-        Verdict::Ended { deployment, .. } if deployment.status != Status::Succeeded => {
+        Ending::Blocked(_) => Taken::Blocked,
+        Ending::Ended { deployment, .. } if deployment.status != Status::Succeeded => {
             Taken::Lost(deployment.error.map(|error| error.code).unwrap_or_default())
         }
-        Verdict::Refused(refusal) => {
+        Ending::Refused(refusal) => {
             let code = refusal.body["errorCode"].as_str().unwrap_or("?");
             Taken::Refused(format!("{code}: {}", refusal.message))
         }
-        Verdict::Faulted(fault) => return Err(anyhow::anyhow!("{fault}")),
+        Ending::Faulted(fault) => return Err(anyhow::anyhow!("{fault}")),
         other => bail!("it ended otherwise than it should: {other:?}"),
     })
 }

@@ -13,8 +13,8 @@ use thiserror::Error;
 use tokio_util::io::ReaderStream;
 
 use super::{
-    folder::{self, Folder},
-    shared::{Shared, Uploading},
+    folder::{self, ArtifactFolder},
+    shared::{SharedDepot, SharedUpload},
 };
 use crate::{
     model::{Digest, ProjectName},
@@ -37,7 +37,7 @@ pub enum DepotError {
 
 /// How an upload begins.
 #[derive(Debug)]
-pub enum Begun<U> {
+pub enum UploadBegun<U> {
     /// It is there already.
     Whole,
     /// It may go on.
@@ -101,7 +101,7 @@ pub type Content = BoxStream<'static, io::Result<Bytes>>;
 
 /// An artifact that is there, whole or in part.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct KeptArtifact {
     /// Which.
     pub digest: Digest,
     /// Whether it is whole.
@@ -110,26 +110,26 @@ pub struct Kept {
     pub bytes: u64,
     /// How long ago it was last wanted, or written to.
     pub unwanted_for: Duration,
-    seen: Seen,
+    seen: SeenHow,
 }
 
 /// How it was seen: whoever wanted it since keeps it.
 #[derive(Clone, Debug)]
-enum Seen {
-    File(folder::Kept),
+enum SeenHow {
+    File(folder::KeptFile),
     Stored(StoredArtifact),
 }
 
 /// A server's artifacts.
 #[derive(Clone)]
 pub struct Depot {
-    place: Place,
+    place: DepotPlace,
 }
 
 #[derive(Clone)]
-enum Place {
-    Folder(Folder),
-    Shared(Shared),
+enum DepotPlace {
+    Folder(ArtifactFolder),
+    SharedDepot(SharedDepot),
 }
 
 /// One artifact on its way in. It is the only one of its [`PartName`] until it is dropped; what it has written stays.
@@ -138,8 +138,8 @@ pub struct Upload(Way);
 
 #[derive(Debug)]
 enum Way {
-    File(Box<folder::Upload>),
-    Shared(Box<Uploading>),
+    File(Box<folder::FileUpload>),
+    SharedDepot(Box<SharedUpload>),
 }
 
 impl Depot {
@@ -149,13 +149,13 @@ impl Depot {
             return Depot::below(work_dir);
         }
         // Not the folder of a server that has its store for itself: that one's are all there is of them.
-        let copies = Folder::at(work_dir.join("artifact-copies"));
-        Depot { place: Place::Shared(Shared::new(store, copies)) }
+        let copies = ArtifactFolder::at(work_dir.join("artifact-copies"));
+        Depot { place: DepotPlace::SharedDepot(SharedDepot::new(store, copies)) }
     }
 
     /// The artifacts in the work directory of a server that has its store for itself.
     pub fn below(work_dir: &Path) -> Self {
-        Depot { place: Place::Folder(Folder::at(work_dir.join("artifacts"))) }
+        Depot { place: DepotPlace::Folder(ArtifactFolder::at(work_dir.join("artifacts"))) }
     }
 
     /// How large an artifact is, if it is there whole; it is wanted from now on.
@@ -164,8 +164,8 @@ impl Depot {
     /// The store or the disk.
     pub async fn want(&self, digest: &Digest) -> Result<Option<u64>, DepotError> {
         match &self.place {
-            Place::Folder(folder) => on_disk(folder, digest, Folder::want).await,
-            Place::Shared(shared) => Ok(shared.table()?.want(digest.clone()).await?),
+            DepotPlace::Folder(folder) => on_disk(folder, digest, ArtifactFolder::want).await,
+            DepotPlace::SharedDepot(shared) => Ok(shared.table()?.want(digest.clone()).await?),
         }
     }
 
@@ -175,8 +175,8 @@ impl Depot {
     /// The store or the disk.
     pub async fn offset(&self, part: &PartName) -> Result<u64, DepotError> {
         match &self.place {
-            Place::Folder(folder) => on_disk(folder, &part.0, Folder::offset).await,
-            Place::Shared(shared) => Ok(shared.table()?.offset(part.0.clone()).await?),
+            DepotPlace::Folder(folder) => on_disk(folder, &part.0, ArtifactFolder::offset).await,
+            DepotPlace::SharedDepot(shared) => Ok(shared.table()?.offset(part.0.clone()).await?),
         }
     }
 
@@ -186,15 +186,15 @@ impl Depot {
     /// The store or the disk.
     pub async fn read(&self, digest: &Digest) -> Result<Option<(u64, Content)>, DepotError> {
         let folder = match &self.place {
-            Place::Folder(folder) => folder,
-            Place::Shared(shared) => shared.copies(),
+            DepotPlace::Folder(folder) => folder,
+            DepotPlace::SharedDepot(shared) => shared.copies(),
         };
-        if let Some((file, bytes)) = on_disk(folder, digest, Folder::open).await? {
+        if let Some((file, bytes)) = on_disk(folder, digest, ArtifactFolder::open).await? {
             return Ok(Some((bytes, of_file(file))));
         }
         match &self.place {
-            Place::Folder(_) => Ok(None),
-            Place::Shared(shared) => shared.read(digest).await,
+            DepotPlace::Folder(_) => Ok(None),
+            DepotPlace::SharedDepot(shared) => shared.read(digest).await,
         }
     }
 
@@ -204,8 +204,10 @@ impl Depot {
     /// The store or the disk.
     pub async fn file(&self, digest: &Digest) -> Result<Option<PathBuf>, DepotError> {
         match &self.place {
-            Place::Folder(folder) => Ok(on_disk(folder, digest, Folder::want).await?.map(|_| folder.path(digest))),
-            Place::Shared(shared) => shared.fetch(digest).await,
+            DepotPlace::Folder(folder) => {
+                Ok(on_disk(folder, digest, ArtifactFolder::want).await?.map(|_| folder.path(digest)))
+            }
+            DepotPlace::SharedDepot(shared) => shared.fetch(digest).await,
         }
     }
 
@@ -218,18 +220,18 @@ impl Depot {
         digest: &Digest,
         part: &PartName,
         start: Option<u64>,
-    ) -> Result<Begun<Upload>, UploadError> {
+    ) -> Result<UploadBegun<Upload>, UploadError> {
         match &self.place {
-            Place::Folder(folder) => {
+            DepotPlace::Folder(folder) => {
                 let (folder, digest, part) = (folder.clone(), digest.clone(), part.0.clone());
                 Ok(match blocking(move || folder.begin(&digest, &part, start)).await? {
-                    Begun::Whole => Begun::Whole,
-                    Begun::Upload(upload) => Begun::Upload(Upload(Way::File(Box::new(upload)))),
+                    UploadBegun::Whole => UploadBegun::Whole,
+                    UploadBegun::Upload(upload) => UploadBegun::Upload(Upload(Way::File(Box::new(upload)))),
                 })
             }
-            Place::Shared(shared) => Ok(match shared.begin(digest, &part.0, start).await? {
-                Begun::Whole => Begun::Whole,
-                Begun::Upload(upload) => Begun::Upload(Upload(Way::Shared(Box::new(upload)))),
+            DepotPlace::SharedDepot(shared) => Ok(match shared.begin(digest, &part.0, start).await? {
+                UploadBegun::Whole => UploadBegun::Whole,
+                UploadBegun::Upload(upload) => UploadBegun::Upload(Upload(Way::SharedDepot(Box::new(upload)))),
             }),
         }
     }
@@ -238,16 +240,16 @@ impl Depot {
     ///
     /// # Errors
     /// The store or the disk.
-    pub async fn kept(&self) -> Result<Vec<Kept>, DepotError> {
+    pub async fn kept(&self) -> Result<Vec<KeptArtifact>, DepotError> {
         match &self.place {
-            Place::Folder(folder) => files(folder).await,
-            Place::Shared(shared) => {
-                let stored = shared.table()?.kept().await?.into_iter().map(|stored| Kept {
+            DepotPlace::Folder(folder) => files(folder).await,
+            DepotPlace::SharedDepot(shared) => {
+                let stored = shared.table()?.kept().await?.into_iter().map(|stored| KeptArtifact {
                     digest: stored.digest.clone(),
                     is_whole: stored.is_whole,
                     bytes: stored.bytes,
                     unwanted_for: stored.unwanted_for,
-                    seen: Seen::Stored(stored),
+                    seen: SeenHow::Stored(stored),
                 });
                 Ok(stored.collect())
             }
@@ -258,12 +260,12 @@ impl Depot {
     ///
     /// # Errors
     /// The store or the disk.
-    pub async fn remove(&self, kept: Kept) -> Result<bool, DepotError> {
+    pub async fn remove(&self, kept: KeptArtifact) -> Result<bool, DepotError> {
         match (&self.place, kept.seen) {
-            (Place::Folder(folder), Seen::File(file)) => remove_file(folder, file).await,
-            (Place::Shared(shared), Seen::File(file)) => remove_file(shared.copies(), file).await,
-            (Place::Shared(shared), Seen::Stored(stored)) => Ok(shared.table()?.remove(stored).await?),
-            (Place::Folder(_), Seen::Stored(_)) => Ok(false),
+            (DepotPlace::Folder(folder), SeenHow::File(file)) => remove_file(folder, file).await,
+            (DepotPlace::SharedDepot(shared), SeenHow::File(file)) => remove_file(shared.copies(), file).await,
+            (DepotPlace::SharedDepot(shared), SeenHow::Stored(stored)) => Ok(shared.table()?.remove(stored).await?),
+            (DepotPlace::Folder(_), SeenHow::Stored(_)) => Ok(false),
         }
     }
 
@@ -273,8 +275,8 @@ impl Depot {
     /// The store.
     pub async fn sweep(&self) -> Result<(), DepotError> {
         match &self.place {
-            Place::Folder(_) => Ok(()),
-            Place::Shared(shared) => Ok(shared.table()?.sweep().await?),
+            DepotPlace::Folder(_) => Ok(()),
+            DepotPlace::SharedDepot(shared) => Ok(shared.table()?.sweep().await?),
         }
     }
 
@@ -284,8 +286,8 @@ impl Depot {
     /// The store.
     pub async fn is_retention_due(&self, pause: Duration) -> Result<bool, DepotError> {
         match &self.place {
-            Place::Folder(_) => Ok(true),
-            Place::Shared(shared) => Ok(shared.table()?.is_retention_due(pause).await?),
+            DepotPlace::Folder(_) => Ok(true),
+            DepotPlace::SharedDepot(shared) => Ok(shared.table()?.is_retention_due(pause).await?),
         }
     }
 
@@ -293,10 +295,10 @@ impl Depot {
     ///
     /// # Errors
     /// The disk.
-    pub async fn copies(&self) -> Result<Vec<Kept>, DepotError> {
+    pub async fn copies(&self) -> Result<Vec<KeptArtifact>, DepotError> {
         match &self.place {
-            Place::Folder(_) => Ok(Vec::new()),
-            Place::Shared(shared) => files(shared.copies()).await,
+            DepotPlace::Folder(_) => Ok(Vec::new()),
+            DepotPlace::SharedDepot(shared) => files(shared.copies()).await,
         }
     }
 }
@@ -312,7 +314,7 @@ impl Upload {
     pub fn length(&self) -> u64 {
         match &self.0 {
             Way::File(upload) => upload.length(),
-            Way::Shared(upload) => upload.length(),
+            Way::SharedDepot(upload) => upload.length(),
         }
     }
 
@@ -331,9 +333,9 @@ impl Upload {
                 })
                 .await
             }
-            Way::Shared(upload) => {
+            Way::SharedDepot(upload) => {
                 let upload = upload.add(bytes).await?;
-                Ok((Upload(Way::Shared(Box::new(upload))), Vec::new()))
+                Ok((Upload(Way::SharedDepot(Box::new(upload))), Vec::new()))
             }
         }
     }
@@ -345,7 +347,7 @@ impl Upload {
     pub async fn hold(&self) -> Result<(), UploadError> {
         match &self.0 {
             Way::File(_) => Ok(()),
-            Way::Shared(upload) => upload.hold().await,
+            Way::SharedDepot(upload) => upload.hold().await,
         }
     }
 
@@ -356,7 +358,7 @@ impl Upload {
     pub async fn finish(self) -> Result<u64, UploadError> {
         match self.0 {
             Way::File(upload) => blocking(move || upload.finish()).await,
-            Way::Shared(upload) => upload.finish().await,
+            Way::SharedDepot(upload) => upload.finish().await,
         }
     }
 
@@ -367,7 +369,7 @@ impl Upload {
     pub async fn discard(self) -> Result<(), UploadError> {
         match self.0 {
             Way::File(upload) => Ok(blocking(move || upload.discard()).await?),
-            Way::Shared(upload) => upload.discard().await,
+            Way::SharedDepot(upload) => upload.discard().await,
         }
     }
 }
@@ -377,28 +379,28 @@ fn of_file(file: File) -> Content {
 }
 
 pub(super) async fn on_disk<T: Send + 'static>(
-    folder: &Folder,
+    folder: &ArtifactFolder,
     digest: &Digest,
-    ask: fn(&Folder, &Digest) -> io::Result<T>,
+    ask: fn(&ArtifactFolder, &Digest) -> io::Result<T>,
 ) -> Result<T, DepotError> {
     let (folder, digest) = (folder.clone(), digest.clone());
     Ok(blocking(move || ask(&folder, &digest)).await?)
 }
 
-async fn files(folder: &Folder) -> Result<Vec<Kept>, DepotError> {
+async fn files(folder: &ArtifactFolder) -> Result<Vec<KeptArtifact>, DepotError> {
     let folder = folder.clone();
     let files = blocking(move || folder.kept()).await?;
-    let kept = |file: folder::Kept| Kept {
+    let kept = |file: folder::KeptFile| KeptArtifact {
         digest: file.digest.clone(),
         is_whole: file.is_whole,
         bytes: file.bytes,
         unwanted_for: file.wanted_at.elapsed().unwrap_or_default(),
-        seen: Seen::File(file),
+        seen: SeenHow::File(file),
     };
     Ok(files.into_iter().map(kept).collect())
 }
 
-async fn remove_file(folder: &Folder, file: folder::Kept) -> Result<bool, DepotError> {
+async fn remove_file(folder: &ArtifactFolder, file: folder::KeptFile) -> Result<bool, DepotError> {
     let folder = folder.clone();
     Ok(blocking(move || folder.remove(&file)).await?)
 }

@@ -14,7 +14,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Begun, UploadError};
+use super::{UploadBegun, UploadError};
 use crate::{model::Digest, private};
 
 /// The ending of the name of what is not whole yet.
@@ -25,7 +25,7 @@ const PARTIAL_LIMIT: usize = 256;
 
 /// Artifacts in a directory.
 #[derive(Clone, Debug)]
-pub(super) struct Folder {
+pub(super) struct ArtifactFolder {
     dir: PathBuf,
     /// The names of the parts that are being written.
     uploading: Arc<Mutex<HashSet<Digest>>>,
@@ -33,7 +33,7 @@ pub(super) struct Folder {
 
 /// One artifact on its way in. It is the only one of its part's name until it is dropped; what it has written stays.
 #[derive(Debug)]
-pub(super) struct Upload {
+pub(super) struct FileUpload {
     claim: Claim,
     file: File,
     hasher: Sha256,
@@ -42,7 +42,7 @@ pub(super) struct Upload {
 
 /// A file of the folder.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
+pub(super) struct KeptFile {
     /// Which artifact; the name of a part, where it is not whole.
     pub(super) digest: Digest,
     /// Whether it is whole.
@@ -53,10 +53,10 @@ pub(super) struct Kept {
     pub(super) wanted_at: SystemTime,
 }
 
-impl Folder {
+impl ArtifactFolder {
     /// The folder with this path. It is made with the first upload.
     pub(super) fn at(dir: PathBuf) -> Self {
-        Folder { dir, uploading: Arc::default() }
+        ArtifactFolder { dir, uploading: Arc::default() }
     }
 
     /// Where an artifact is, or would be.
@@ -124,9 +124,9 @@ impl Folder {
         digest: &Digest,
         part: &Digest,
         start: Option<u64>,
-    ) -> Result<Begun<Upload>, UploadError> {
+    ) -> Result<UploadBegun<FileUpload>, UploadError> {
         if self.want(digest)?.is_some() {
-            return Ok(Begun::Whole);
+            return Ok(UploadBegun::Whole);
         }
         if !self.uploading().insert(part.clone()) {
             return Err(UploadError::Busy);
@@ -135,7 +135,7 @@ impl Folder {
         let claim = Claim { folder: self.clone(), digest: digest.clone(), part: part.clone() };
         // It may have become whole in between.
         if self.want(digest)?.is_some() {
-            return Ok(Begun::Whole);
+            return Ok(UploadBegun::Whole);
         }
         private::folder(&self.dir)?;
         let offset = self.offset(part)?;
@@ -160,7 +160,7 @@ impl Folder {
                 }
             }
         }
-        Ok(Begun::Upload(Upload { claim, file, hasher, length }))
+        Ok(UploadBegun::Upload(FileUpload { claim, file, hasher, length }))
     }
 
     /// Whether there is a place for another part. Of those that nobody is writing, the one that was written to longest ago
@@ -183,7 +183,7 @@ impl Folder {
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn kept(&self) -> io::Result<Vec<Kept>> {
+    pub(super) fn kept(&self) -> io::Result<Vec<KeptFile>> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -197,7 +197,7 @@ impl Folder {
             let (digits, is_whole) = name.strip_suffix(PARTIAL).map_or((name, true), |digits| (digits, false));
             // What is none of ours is left alone, and what has gone meanwhile is gone.
             let (Ok(digest), Ok(found)) = (digits.parse(), entry.metadata()) else { continue };
-            kept.push(Kept { digest, is_whole, bytes: found.len(), wanted_at: found.modified()? });
+            kept.push(KeptFile { digest, is_whole, bytes: found.len(), wanted_at: found.modified()? });
         }
         Ok(kept)
     }
@@ -206,7 +206,7 @@ impl Folder {
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn remove(&self, seen: &Kept) -> io::Result<bool> {
+    pub(super) fn remove(&self, seen: &KeptFile) -> io::Result<bool> {
         let uploading = self.uploading();
         let path = if seen.is_whole { self.path(&seen.digest) } else { self.partial(&seen.digest) };
         let found = match fs::metadata(&path) {
@@ -225,7 +225,7 @@ impl Folder {
 /// Keeps others from writing under the same name.
 #[derive(Debug)]
 struct Claim {
-    folder: Folder,
+    folder: ArtifactFolder,
     digest: Digest,
     part: Digest,
 }
@@ -236,7 +236,7 @@ impl Drop for Claim {
     }
 }
 
-impl Upload {
+impl FileUpload {
     /// How many bytes there are.
     pub(super) fn length(&self) -> u64 {
         self.length

@@ -6,4 +6,4 @@ mod folder;
 pub mod retention;
 mod shared;
 
-pub use depot::{Begun, Content, Depot, DepotError, Kept, PartName, Upload, UploadError};
+pub use depot::{Content, Depot, DepotError, KeptArtifact, PartName, Upload, UploadBegun, UploadError};

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::{Depot, DepotError, Kept};
+use super::{Depot, DepotError, KeptArtifact};
 use crate::{
     config::Artifacts,
     health::{Pulse, Task},
@@ -33,7 +33,7 @@ const NEEDED_KEEP: Duration = Duration::from_secs(60);
 const PAGE_LIMIT: usize = 100;
 
 /// What deployments needed at a moment.
-struct Needed {
+struct NeededArtifacts {
     at: Instant,
     digests: Arc<HashSet<String>>,
 }
@@ -45,7 +45,7 @@ pub struct Retention {
     store: Arc<dyn Store>,
     rules: Artifacts,
     /// What deployments needed when that was looked for last.
-    last_needed: Arc<tokio::sync::Mutex<Option<Needed>>>,
+    last_needed: Arc<tokio::sync::Mutex<Option<NeededArtifacts>>>,
 }
 
 impl Retention {
@@ -139,7 +139,7 @@ impl Retention {
         Ok(total.saturating_add(room) <= self.rules.max_total_bytes)
     }
 
-    fn is_old(&self, kept: &Kept) -> bool {
+    fn is_old(&self, kept: &KeptArtifact) -> bool {
         let keep = if kept.is_whole { self.rules.keep } else { PARTIAL_KEEP.min(self.rules.keep) };
         kept.unwanted_for > keep.max(FRESH)
     }
@@ -147,7 +147,7 @@ impl Retention {
     /// Removes what is old, and more until there is `room`. Answers how much there is then.
     async fn remove(
         &self,
-        mut kept: Vec<Kept>,
+        mut kept: Vec<KeptArtifact>,
         mut total: u64,
         room: u64,
         needed: &HashSet<String>,
@@ -175,7 +175,7 @@ impl Retention {
         }
         let at = Instant::now();
         let digests = Arc::new(self.look_for_needed().await?);
-        *last = Some(Needed { at, digests: digests.clone() });
+        *last = Some(NeededArtifacts { at, digests: digests.clone() });
         Ok(digests)
     }
 

@@ -14,14 +14,14 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    depot::{Begun, Content, DepotError, UploadError, blocking, on_disk},
-    folder::Folder,
+    depot::{Content, DepotError, UploadBegun, UploadError, blocking, on_disk},
+    folder::ArtifactFolder,
 };
 use crate::{
     model::Digest,
     store::{
         SharedArtifacts, Store, StoreError,
-        artifacts::{Begin, WRITER_LEASE, Writing},
+        artifacts::{UploadStart, WRITER_LEASE, Writing},
     },
 };
 
@@ -32,23 +32,23 @@ const FETCHED_BYTES: usize = 1 << 20;
 
 /// The artifacts of a shared store.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(super) struct SharedDepot {
     store: Arc<dyn Store>,
-    copies: Folder,
+    copies: ArtifactFolder,
     /// Who waits for a copy that another one is fetching.
     fetches: Arc<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>>,
 }
 
-impl Shared {
-    pub(super) fn new(store: Arc<dyn Store>, copies: Folder) -> Self {
-        Shared { store, copies, fetches: Arc::default() }
+impl SharedDepot {
+    pub(super) fn new(store: Arc<dyn Store>, copies: ArtifactFolder) -> Self {
+        SharedDepot { store, copies, fetches: Arc::default() }
     }
 
     pub(super) fn table(&self) -> Result<&dyn SharedArtifacts, StoreError> {
         table(&*self.store)
     }
 
-    pub(super) fn copies(&self) -> &Folder {
+    pub(super) fn copies(&self) -> &ArtifactFolder {
         &self.copies
     }
 
@@ -71,14 +71,14 @@ impl Shared {
         let turn = self.turn(digest);
         let _turn = turn.lock().await;
         let path = self.copies.path(digest);
-        if on_disk(&self.copies, digest, Folder::want).await?.is_some() {
+        if on_disk(&self.copies, digest, ArtifactFolder::want).await?.is_some() {
             return Ok(Some(path));
         }
         let Some(bytes) = self.table()?.want(digest.clone()).await? else { return Ok(None) };
         let (folder, wanted) = (self.copies.clone(), digest.clone());
         let mut copy = match blocking(move || folder.begin(&wanted, &wanted, None)).await.map_err(unexpected)? {
-            Begun::Whole => return Ok(Some(path)),
-            Begun::Upload(copy) => copy,
+            UploadBegun::Whole => return Ok(Some(path)),
+            UploadBegun::Upload(copy) => copy,
         };
         while copy.length() < bytes {
             let piece = piece(&*self.store, digest, copy.length(), FETCHED_BYTES).await?;
@@ -105,23 +105,23 @@ impl Shared {
         digest: &Digest,
         part: &Digest,
         start: Option<u64>,
-    ) -> Result<Begun<Uploading>, UploadError> {
+    ) -> Result<UploadBegun<SharedUpload>, UploadError> {
         let table = self.table()?;
         if table.want(digest.clone()).await?.is_some() {
-            return Ok(Begun::Whole);
+            return Ok(UploadBegun::Whole);
         }
         let writing = match table.begin(part.clone(), Uuid::now_v7(), start).await? {
-            Begin::Whole => return Ok(Begun::Whole),
-            Begin::Busy => return Err(UploadError::Busy),
-            Begin::Offset(offset) => return Err(UploadError::Offset { offset }),
-            Begin::TooMany => return Err(UploadError::TooMany),
-            Begin::Go(writing) => writing,
+            UploadStart::Whole => return Ok(UploadBegun::Whole),
+            UploadStart::Busy => return Err(UploadError::Busy),
+            UploadStart::Offset(offset) => return Err(UploadError::Offset { offset }),
+            UploadStart::TooMany => return Err(UploadError::TooMany),
+            UploadStart::Go(writing) => writing,
         };
         let (store, digest, part) = (self.store.clone(), digest.clone(), part.clone());
-        let held = Held { store, digest, part, writing: Some(writing) };
-        let mut uploading = Uploading { held, hasher: Sha256::new() };
+        let held = WriteRight { store, digest, part, writing: Some(writing) };
+        let mut uploading = SharedUpload { held, hasher: Sha256::new() };
         uploading.read_again(writing).await?;
-        Ok(Begun::Upload(uploading))
+        Ok(UploadBegun::Upload(uploading))
     }
 }
 
@@ -144,7 +144,7 @@ fn unexpected(error: UploadError) -> DepotError {
 }
 
 /// The right to write, let go of when it is dropped.
-struct Held {
+struct WriteRight {
     store: Arc<dyn Store>,
     digest: Digest,
     part: Digest,
@@ -152,7 +152,7 @@ struct Held {
     writing: Option<Writing>,
 }
 
-impl Drop for Held {
+impl Drop for WriteRight {
     fn drop(&mut self) {
         if let (Some(writing), Some(table)) = (self.writing.take(), self.store.artifacts()) {
             table.let_go(writing);
@@ -161,17 +161,17 @@ impl Drop for Held {
 }
 
 /// One artifact on its way in.
-pub(super) struct Uploading {
-    held: Held,
+pub(super) struct SharedUpload {
+    held: WriteRight,
     hasher: Sha256,
 }
 
-impl Uploading {
+impl SharedUpload {
     pub(super) fn length(&self) -> u64 {
         self.held.writing.map_or(0, |writing| writing.length)
     }
 
-    pub(super) async fn add(mut self, bytes: Vec<u8>) -> Result<Uploading, UploadError> {
+    pub(super) async fn add(mut self, bytes: Vec<u8>) -> Result<SharedUpload, UploadError> {
         let writing = self.writing()?;
         if bytes.is_empty() {
             return Ok(self);
@@ -252,7 +252,7 @@ impl Uploading {
     }
 }
 
-impl fmt::Debug for Uploading {
+impl fmt::Debug for SharedUpload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uploading").field("digest", &self.held.digest).field("writing", &self.held.writing).finish()
     }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     dispatch::end,
     exit::{Exit, Failure},
-    groups::Server,
+    groups::ServerArgs,
     parse::parse_count,
     service::{EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, fail, print, runtime, shim},
     session,
@@ -29,7 +29,7 @@ const NAME_LIMIT: usize = 100;
 
 /// `agent`.
 #[derive(Args, Clone, Debug)]
-pub struct Agent {
+pub struct AgentArgs {
     /// The projects and the pipelines that it runs, in the format of the server's configuration
     #[arg(long, short, value_name = "FILE", env = "SINGLETRACK_AGENT_CONFIG", default_value = "agent.toml")]
     pub config: PathBuf,
@@ -44,11 +44,11 @@ pub struct Agent {
     pub work_dir: Option<PathBuf>,
     /// The server.
     #[command(flatten)]
-    pub server: Server,
+    pub server: ServerArgs,
 }
 
 /// Runs an agent until it is told to stop.
-pub fn agent(args: Agent) -> ExitCode {
+pub fn agent(args: AgentArgs) -> ExitCode {
     log::start("info");
     let token_file = args.server.token_file.clone();
     let settings = match shim().map_err(|error| error.to_string()).and_then(|shim| settings(args, shim)) {
@@ -98,7 +98,7 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
 }
 
 /// What the command line, the configuration and the environment tell an agent, but for its token.
-fn settings(args: Agent, shim: ShimProgram) -> Result<Settings, String> {
+fn settings(args: AgentArgs, shim: ShimProgram) -> Result<Settings, String> {
     let config = Config::load(Some(&args.config)).map_err(|error| error.to_string())?;
     let mut projects = BTreeMap::new();
     for (name, project) in config.projects {

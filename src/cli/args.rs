@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 
 use super::{
-    Agent, Cancel, CheckConfig, Completions, Demo, Deploy, Explain, Fence, List, Logs, Man, Protect, Redeploy, Release,
-    Run, Serve, StatusArgs, Store, Token, Version, Wait, Why,
+    AgentArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, DemoArgs, DeployArgs, ExplainArgs, FenceCommand, ListArgs,
+    LogsArgs, ManArgs, ProtectArgs, RedeployArgs, ReleaseArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand,
+    TokenCommand, VersionArgs, WaitArgs, WhyArgs,
 };
 use crate::model::{DeploymentName, ProjectName};
 
@@ -35,7 +36,7 @@ Environment:
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: AnyCommand,
 }
 
 impl Cli {
@@ -44,8 +45,8 @@ impl Cli {
     /// # Errors
     /// They cannot be understood, or ask for help.
     pub fn read() -> Result<Self, clap::Error> {
-        match Run::read_alone(std::env::args_os()) {
-            Some(run) => Ok(Cli { command: Command::Client(ClientCommand::Run(run)) }),
+        match RunArgs::read_alone(std::env::args_os()) {
+            Some(run) => Ok(Cli { command: AnyCommand::Client(ClientCommand::Run(run)) }),
             None => read(std::env::args_os()),
         }
     }
@@ -117,62 +118,62 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum AnyCommand {
     /// What a client asks of a server.
     #[command(flatten)]
     Client(ClientCommand),
     /// Run the server
-    Serve(Serve),
+    Serve(ServeArgs),
     /// Run pipelines on this machine for a server: those of its own configuration, with the server's inputs
-    Agent(Agent),
+    Agent(AgentArgs),
     /// Say whether a server's configuration is right
-    CheckConfig(CheckConfig),
+    CheckConfig(CheckConfigArgs),
     /// Make and read tokens
     #[command(subcommand)]
-    Token(Token),
+    Token(TokenCommand),
     /// Back up a store, and make one of a backup
     #[command(subcommand)]
-    Store(Store),
+    Store(StoreCommand),
     /// Watch a server and three racing pipelines on this machine
-    Demo(Demo),
+    Demo(DemoArgs),
     /// Say what an error code or an exit code means, and what to do
-    Explain(Explain),
+    Explain(ExplainArgs),
     /// Print the version, the commit that it was built from, and when
-    Version(Version),
+    Version(VersionArgs),
     /// Print the completion script of a shell
-    Completions(Completions),
+    Completions(CompletionsArgs),
     /// Print the manual page, or write one for each command
-    Man(Man),
+    Man(ManArgs),
 }
 
 /// What a client asks of a server.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     /// Deploy: take the project's slot or wait for it, then follow the deployment to its end
-    Deploy(Box<Deploy>),
+    Deploy(Box<DeployArgs>),
     /// Run a command here while holding the project's slot: take it or wait for it, run, give it back
-    Run(Box<Run>),
+    Run(Box<RunArgs>),
     /// Inside a run: keep a cancel away from a command until it has ended
-    Protect(Protect),
+    Protect(ProtectArgs),
     /// Inside a run: ask whether it still holds the slot
     #[command(subcommand)]
-    Fence(Fence),
+    Fence(FenceCommand),
     /// Run a former deployment again, with its artifact and inputs; it may go back behind newer ones
-    Redeploy(Box<Redeploy>),
+    Redeploy(Box<RedeployArgs>),
     /// Show one deployment; without an ID, the one that holds the slot, else the latest
     Status(StatusArgs),
     /// Wait until a deployment is final, and end with its exit code; the deployment goes on whatever ends the wait
-    Wait(Wait),
+    Wait(WaitArgs),
     /// Say who holds the slot, who waits, for how long, and what to do about it
-    Why(Why),
+    Why(WhyArgs),
     /// Print a deployment's output; without an ID, of the one that holds the slot, else of the latest
-    Logs(Logs),
+    Logs(LogsArgs),
     /// List a project's deployments, newest first; without a project, list the projects
-    List(List),
+    List(ListArgs),
     /// Cancel a deployment: ask it to stop
-    Cancel(Cancel),
+    Cancel(CancelArgs),
     /// Force a project's slot free, whatever its holder does; it is recorded
-    Release(Release),
+    Release(ReleaseArgs),
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{
-    Target,
+    TargetArgs,
     exit::{Exit, Failure},
     parse::{parse_deployment, parse_timeout},
     reason::Reason,
@@ -23,7 +23,7 @@ use crate::{
 
 /// `cancel`.
 #[derive(Args, Debug)]
-pub struct Cancel {
+pub struct CancelArgs {
     /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
@@ -38,14 +38,14 @@ pub struct Cancel {
     pub timeout: Option<Duration>,
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 /// Cancels.
 ///
 /// # Errors
 /// There is no such deployment, or no answer.
-pub async fn run(args: &Cancel) -> Result<Exit, Failure> {
+pub async fn run(args: &CancelArgs) -> Result<Exit, Failure> {
     let patience = if args.wait { wait::patience(args.timeout) } else { Patience::QUESTION };
     let session = Session::open(&args.target.connect, patience)?;
     let project = &args.target.project;

@@ -9,14 +9,14 @@ use crate::config::Config;
 
 /// `check-config`.
 #[derive(Args, Clone, Debug)]
-pub struct CheckConfig {
+pub struct CheckConfigArgs {
     /// The configuration
     #[arg(value_name = "FILE", default_value = "singletrack.toml")]
     pub path: PathBuf,
 }
 
 /// Says whether a configuration is right.
-pub fn check_config(args: &CheckConfig) -> ExitCode {
+pub fn check_config(args: &CheckConfigArgs) -> ExitCode {
     match Config::load(Some(&args.path)) {
         Ok(config) => {
             let (path, project_count) = (args.path.display(), config.projects.len());

@@ -34,14 +34,14 @@ use crate::{
 
 /// `demo`.
 #[derive(Args, Clone, Debug)]
-pub struct Demo {
+pub struct DemoArgs {
     /// Keep the demo's folder and say where it is
     #[arg(long)]
     pub keep: bool,
 }
 
 /// Shows what it is all about.
-pub fn demo(args: &Demo) -> ExitCode {
+pub fn demo(args: &DemoArgs) -> ExitCode {
     log::start("warn");
     let shown = runtime().map_err(DemoError::Io).and_then(|runtime| {
         let program = std::env::current_exe()?;

@@ -4,11 +4,11 @@ use std::{ffi::OsString, process::ExitCode};
 
 use super::{
     agent,
-    args::{Cli, ClientCommand, Command},
+    args::{AnyCommand, Cli, ClientCommand},
     cancel, check_config, demo, deploy,
     exit::{Exit, Failure},
     explain, list, logs, manual, release, run,
-    run::Fence,
+    run::FenceCommand,
     screen::print,
     serve, status, store, token, version, wait, why,
 };
@@ -21,17 +21,17 @@ pub fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     match command {
-        Command::Client(command) => client(&command),
-        Command::Serve(args) => serve::serve(args),
-        Command::Agent(args) => agent::agent(args),
-        Command::CheckConfig(args) => check_config::check_config(&args),
-        Command::Token(args) => token::token(&args),
-        Command::Store(args) => store::store(&args),
-        Command::Demo(args) => demo::demo(&args),
-        Command::Version(args) => end(version::run(&args), false),
-        Command::Explain(args) => end(explain::run(&args), false),
-        Command::Completions(args) => end(manual::completions(&args), false),
-        Command::Man(args) => end(manual::man(&args), false),
+        AnyCommand::Client(command) => client(&command),
+        AnyCommand::Serve(args) => serve::serve(args),
+        AnyCommand::Agent(args) => agent::agent(args),
+        AnyCommand::CheckConfig(args) => check_config::check_config(&args),
+        AnyCommand::Token(args) => token::token(&args),
+        AnyCommand::Store(args) => store::store(&args),
+        AnyCommand::Demo(args) => demo::demo(&args),
+        AnyCommand::Version(args) => end(version::run(&args), false),
+        AnyCommand::Explain(args) => end(explain::run(&args), false),
+        AnyCommand::Completions(args) => end(manual::completions(&args), false),
+        AnyCommand::Man(args) => end(manual::man(&args), false),
     }
 }
 
@@ -100,7 +100,7 @@ fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
         ClientCommand::Deploy(args) => on_runtime(deploy::race::run(args)),
         ClientCommand::Run(args) => run::run(args),
         ClientCommand::Protect(args) => on_runtime(run::protect(args)),
-        ClientCommand::Fence(Fence::Check(args)) => on_runtime(run::check_fence(args)),
+        ClientCommand::Fence(FenceCommand::Check(args)) => on_runtime(run::check_fence(args)),
         ClientCommand::Redeploy(args) => on_runtime(deploy::race::run(&args.deploy())),
         ClientCommand::Status(args) => on_runtime(status::run(args)),
         ClientCommand::Wait(args) => on_runtime(wait::run(args)),
@@ -140,7 +140,7 @@ fn wants_json(command: &ClientCommand) -> bool {
         // Of `run` that is a mistake, which is told so, too.
         ClientCommand::Run(args) => args.target.connect.json,
         ClientCommand::Protect(_) => false,
-        ClientCommand::Fence(Fence::Check(args)) => args.target.connect.json,
+        ClientCommand::Fence(FenceCommand::Check(args)) => args.target.connect.json,
         ClientCommand::Redeploy(args) => args.target.connect.json,
         ClientCommand::Status(args) => args.target.connect.json,
         ClientCommand::Wait(args) => args.target.connect.json,

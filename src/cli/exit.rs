@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::reason::{Reason, told_by};
 use crate::{
     client::{
-        calls::{Connection, Fault, Refusal},
+        calls::{Connection, Fault, ServerRefusal},
         error::SetupError,
     },
     explain,
@@ -191,8 +191,8 @@ impl From<SetupError> for Failure {
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
+impl From<ServerRefusal> for Failure {
+    fn from(refusal: ServerRefusal) -> Self {
         let hint = match refusal.code {
             Some(ErrorCode::Unauthorized) if refusal.with_token => Some(
                 "the token that was sent is none of its tokens: check SINGLETRACK_TOKEN or --token-file, and that --server \

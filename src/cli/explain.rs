@@ -10,7 +10,7 @@ use crate::explain::{PAGES, find, nearest};
 
 /// `explain`.
 #[derive(Args, Clone, Debug)]
-pub struct Explain {
+pub struct ExplainArgs {
     /// The code, such as PHASE_FAILED or 121; without one, all are listed
     pub code: Option<String>,
 }
@@ -19,7 +19,7 @@ pub struct Explain {
 ///
 /// # Errors
 /// There is no such code, or it cannot be written.
-pub fn run(args: &Explain) -> Result<Exit, Failure> {
+pub fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
     let lines = match &args.code {
         Some(code) => page(code)?,
         None => list(),
@@ -42,7 +42,7 @@ fn page(code: &str) -> Result<Vec<String>, Failure> {
 }
 
 fn list() -> Vec<String> {
-    let row = |page: &crate::explain::Page| vec![page.heading().to_owned(), page.title().to_owned()];
+    let row = |page: &crate::explain::ExplainPage| vec![page.heading().to_owned(), page.title().to_owned()];
     let (exits, errors): (Vec<_>, Vec<_>) = PAGES.iter().partition(|page| page.code.parse::<u8>().is_ok());
     let mut lines = vec!["Exit codes:".to_owned()];
     lines.extend(table::indented(&exits.into_iter().map(row).collect::<Vec<_>>(), 2));

@@ -11,18 +11,18 @@ use crate::model::ProjectName;
 
 /// Which server, who asks, and how the answer is printed.
 #[derive(Args, Clone, Debug)]
-pub struct Connect {
+pub struct ConnectArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
     /// The server.
     #[command(flatten)]
-    pub server: Server,
+    pub server: ServerArgs,
 }
 
 /// Which server, and who asks.
 #[derive(Args, Clone, Debug)]
-pub struct Server {
+pub struct ServerArgs {
     /// The server
     #[arg(id = "server", long, value_name = "URL", env = "SINGLETRACK_URL", default_value = "http://127.0.0.1:7878")]
     #[arg(value_parser = parse_server, help_heading = "Server")]
@@ -37,14 +37,14 @@ pub struct Server {
 
 /// Which project of which server.
 #[derive(Args, Clone, Debug)]
-pub struct Target {
+pub struct TargetArgs {
     /// The project
     #[arg(long, short, value_name = "NAME", env = "SINGLETRACK_PROJECT", value_parser = parse_project)]
     #[arg(display_order = 0)]
     pub project: ProjectName,
     /// The server.
     #[command(flatten)]
-    pub connect: Connect,
+    pub connect: ConnectArgs,
 }
 
 /// What is deployed, and who deploys it.
@@ -58,7 +58,7 @@ pub struct Source {
     pub commit: Option<String>,
     /// Who deploys it.
     #[command(flatten)]
-    pub origin: Origin,
+    pub origin: OriginArgs,
     /// The build number: a lower one is refused once a higher one has started [default: from the CI]
     #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true, value_parser = parse_order)]
     #[arg(help_heading = "Source")]
@@ -70,7 +70,7 @@ pub struct Source {
 
 /// Who deploys, and where to read more.
 #[derive(Args, Clone, Debug)]
-pub struct Origin {
+pub struct OriginArgs {
     /// A line about it [default: from the CI]
     #[arg(long, short, value_name = "TEXT", help_heading = "Source")]
     pub message: Option<String>,
@@ -84,7 +84,7 @@ pub struct Origin {
 
 /// How the job ends, and what it leaves to later ones.
 #[derive(Args, Clone, Debug)]
-pub struct JobEnd {
+pub struct JobEndArgs {
     /// End with 0 where a newer deployment superseded this one, or was deployed before it
     #[arg(long, conflicts_with = "follow_successor", help_heading = "End")]
     pub superseded_ok: bool,
@@ -102,7 +102,7 @@ pub struct JobEnd {
 
 /// How to wait for the slot.
 #[derive(Args, Clone, Debug)]
-pub struct Line {
+pub struct LineArgs {
     /// Cancel the deployment that holds the slot, if this one is newer, and go before the older ones in line
     #[arg(long, help_heading = "Waiting")]
     pub cancel_in_progress_deployment: bool,

@@ -5,9 +5,9 @@
 use serde_json::Value;
 
 use super::{
-    JobEnd,
+    JobEndArgs,
     exit::{Exit, Failure},
-    report::{Outcome, Reports},
+    report::{JobOutcome, Reports},
     result,
     screen::{
         print,
@@ -20,7 +20,7 @@ use crate::{
     client::{
         deadline::Deadline,
         follow::{FollowLimits, Follower, How},
-        resolve::Verdict,
+        resolve::Ending,
     },
     model::{Mention, ProjectName, Status},
     wire::{Deployment, ErrorCode},
@@ -30,13 +30,13 @@ use crate::{
 const SUCCESSORS_LIMIT: u32 = 100;
 
 /// The job of a client that made a deployment.
-pub struct Job<'a> {
+pub struct CiJob<'a> {
     /// The session.
     pub session: &'a Session,
     /// The project.
     pub project: &'a ProjectName,
     /// How it is to end.
-    pub end: &'a JobEnd,
+    pub end: &'a JobEndArgs,
     /// Where its end is written down.
     pub reports: &'a Reports<'a>,
     /// How a successor is followed.
@@ -45,23 +45,23 @@ pub struct Job<'a> {
     pub deadline: &'a Deadline,
 }
 
-impl Job<'_> {
+impl CiJob<'_> {
     /// Tells a verdict, and ends as the job is to end. `problem` is the last conflict as the server told it.
     ///
     /// # Errors
     /// Whatever is not a success, to be told by the caller.
     pub async fn conclude(
         &self,
-        verdict: Verdict,
+        verdict: Ending,
         problem: Option<Value>,
         signals: &mut Signals,
     ) -> Result<Exit, Failure> {
         let (ours, by) = match &verdict {
-            Verdict::Ended { deployment, .. } => (Some(deployment.clone()), deployment.successor()),
-            Verdict::Detached(deployment) => (Some(deployment.clone()), None),
-            Verdict::Overtaken { deployment, by, .. } => (deployment.clone(), Some(by.clone())),
-            Verdict::Stopped { deployment, .. } => (deployment.clone(), None),
-            Verdict::Blocked(_) | Verdict::Inside(_) | Verdict::Refused(_) | Verdict::Faulted(_) => (None, None),
+            Ending::Ended { deployment, .. } => (Some(deployment.clone()), deployment.successor()),
+            Ending::Detached(deployment) => (Some(deployment.clone()), None),
+            Ending::Overtaken { deployment, by, .. } => (deployment.clone(), Some(by.clone())),
+            Ending::Stopped { deployment, .. } => (deployment.clone(), None),
+            Ending::Blocked(_) | Ending::Inside(_) | Ending::Refused(_) | Ending::Faulted(_) => (None, None),
         };
         let ended = result::tell(self.session, self.project, verdict, problem);
         self.finish(ours.as_deref(), by, ended, signals).await
@@ -80,7 +80,7 @@ impl Job<'_> {
     ) -> Result<Exit, Failure> {
         let (ended, successor) = self.settle(ours, by, ended, signals).await;
         let outcome =
-            Outcome { project: self.project, deployment: ours, successor: successor.as_deref(), ended: &ended };
+            JobOutcome { project: self.project, deployment: ours, successor: successor.as_deref(), ended: &ended };
         self.reports.write(Some(&self.session.screen), &outcome);
         ended
     }

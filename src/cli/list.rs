@@ -4,7 +4,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{
-    Connect,
+    ConnectArgs,
     exit::{Exit, Failure, about_project},
     parse::{parse_count, parse_project, parse_status, parse_text},
     screen::{
@@ -23,14 +23,14 @@ use crate::{
 
 /// `list`.
 #[derive(Args, Debug)]
-pub struct List {
+pub struct ListArgs {
     /// The project
     #[arg(long, short, value_name = "NAME", env = "SINGLETRACK_PROJECT", value_parser = parse_project)]
     #[arg(display_order = 0)]
     pub project: Option<ProjectName>,
     /// Which of the project's deployments.
     #[command(flatten)]
-    pub wanted: Wanted,
+    pub wanted: FilterArgs,
     /// How many at most
     #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = parse_count::<u16>(1..=1000))]
     pub limit: u16,
@@ -39,12 +39,12 @@ pub struct List {
     pub cursor: Option<String>,
     /// The server.
     #[command(flatten)]
-    pub connect: Connect,
+    pub connect: ConnectArgs,
 }
 
 /// Which of a project's deployments.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct FilterArgs {
     /// Only deployments with this status
     #[arg(long, value_parser = parse_status, value_name = "STATUS", help_heading = "Filter")]
     pub status: Option<Status>,
@@ -62,9 +62,9 @@ pub struct Wanted {
 /// The largest page that the server gives.
 const PAGE_LIMIT: u64 = 100;
 
-impl Wanted {
+impl FilterArgs {
     fn filter(&self) -> Filter {
-        let Wanted { status, actor, ref_name, since } = self.clone();
+        let FilterArgs { status, actor, ref_name, since } = self.clone();
         Filter { status, actor, ref_name, since }
     }
 }
@@ -73,7 +73,7 @@ impl Wanted {
 ///
 /// # Errors
 /// There is no answer.
-pub async fn run(args: &List) -> Result<Exit, Failure> {
+pub async fn run(args: &ListArgs) -> Result<Exit, Failure> {
     let session = Session::open(&args.connect, Patience::QUESTION)?;
     let limit = u64::from(args.limit);
     let now = session.clock.wall();
@@ -82,7 +82,7 @@ pub async fn run(args: &List) -> Result<Exit, Failure> {
             let list = deployments(&session.connection, project, args).await?;
             session.answer(&list, &deployment_lines(project, &list, now))?;
         }
-        None if args.wanted != Wanted::default() => {
+        None if args.wanted != FilterArgs::default() => {
             let message = "--status, --actor, --ref and --since are about deployments";
             return Err(Failure::new(Exit::Usage, message).hint("name their project: --project NAME"));
         }
@@ -94,7 +94,11 @@ pub async fn run(args: &List) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-async fn deployments(connection: &Connection, project: &ProjectName, args: &List) -> Result<DeploymentList, Failure> {
+async fn deployments(
+    connection: &Connection,
+    project: &ProjectName,
+    args: &ListArgs,
+) -> Result<DeploymentList, Failure> {
     let limit = u64::from(args.limit);
     let mut all = DeploymentList { deployments: Vec::new(), next_cursor: args.cursor.clone() };
     loop {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{
-    Target,
+    TargetArgs,
     exit::{Exit, Failure, exit_of_end},
     parse::{parse_count, parse_deployment},
     result,
@@ -26,7 +26,7 @@ use crate::{
 
 /// `logs`.
 #[derive(Args, Debug)]
-pub struct Logs {
+pub struct LogsArgs {
     /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: Option<DeploymentName>,
@@ -47,14 +47,14 @@ pub struct Logs {
     pub exit_code: bool,
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 /// Prints a deployment's output.
 ///
 /// # Errors
 /// There is no such deployment, or no answer.
-pub async fn run(args: &Logs) -> Result<Exit, Failure> {
+pub async fn run(args: &LogsArgs) -> Result<Exit, Failure> {
     let patience = if args.follow { Patience::WATCH } else { Patience::QUESTION };
     let session = Session::open(&args.target.connect, patience)?;
     let project = &args.target.project;

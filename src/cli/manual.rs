@@ -12,14 +12,14 @@ use super::{
 
 /// `completions`.
 #[derive(Args, Clone, Debug)]
-pub struct Completions {
+pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
 }
 
 /// `man`.
 #[derive(Args, Clone, Debug)]
-pub struct Man {
+pub struct ManArgs {
     /// Write a page for each command into this folder
     #[arg(long, value_name = "FOLDER")]
     pub out_dir: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub struct Man {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn completions(args: &Completions) -> Result<Exit, Failure> {
+pub fn completions(args: &CompletionsArgs) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "singletrack", &mut script);
     print::raw_result(&script).map_err(unwritten)?;
@@ -40,7 +40,7 @@ pub fn completions(args: &Completions) -> Result<Exit, Failure> {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn man(args: &Man) -> Result<Exit, Failure> {
+pub fn man(args: &ManArgs) -> Result<Exit, Failure> {
     match &args.out_dir {
         None => {
             let mut page = Vec::new();

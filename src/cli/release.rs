@@ -4,7 +4,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{
-    Target,
+    TargetArgs,
     exit::{Exit, Failure},
     parse::parse_deployment,
     screen::{
@@ -21,7 +21,7 @@ use crate::{
 
 /// `release`.
 #[derive(Args, Debug)]
-pub struct Release {
+pub struct ReleaseArgs {
     /// Why; it is recorded
     #[arg(long, short)]
     pub reason: String,
@@ -33,14 +33,14 @@ pub struct Release {
     pub even_if_alive: bool,
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 /// Releases.
 ///
 /// # Errors
 /// The server refuses, or there is no answer.
-pub async fn run(args: &Release) -> Result<Exit, Failure> {
+pub async fn run(args: &ReleaseArgs) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::QUESTION)?;
     let project = &args.target.project;
     // The request names its deployment: should its answer be lost, asking again must not release the next holder too.

@@ -8,8 +8,8 @@ use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
 use super::{
-    JobEnd,
-    ci::{self, Environment, Facts, Files, markdown},
+    JobEndArgs,
+    ci::{self, Environment, Files, JobFacts, markdown},
     exit::{Exit, Failure},
     screen::{
         Screen, Story, print,
@@ -31,7 +31,7 @@ pub struct Reports<'a> {
 }
 
 /// What is told.
-pub struct Outcome<'a> {
+pub struct JobOutcome<'a> {
     /// The project.
     pub project: &'a ProjectName,
     /// The deployment as it stood last; `None` where none was made, or nothing is known of it.
@@ -44,7 +44,7 @@ pub struct Outcome<'a> {
 
 impl<'a> Reports<'a> {
     /// Those that the CI and the command line ask for.
-    pub fn wanted(end: &'a JobEnd) -> Self {
+    pub fn wanted(end: &'a JobEndArgs) -> Self {
         let get = |name: &str| std::env::var(name).ok();
         Reports {
             files: Environment::new(&get).files(),
@@ -62,12 +62,12 @@ impl<'a> Reports<'a> {
     /// Writes them where the job ended before that was done: it got no answer, say, or could not even ask.
     pub fn or_write(&self, project: &ProjectName, ended: &Result<Exit, Failure>) {
         if !self.is_written.get() {
-            self.write(None, &Outcome { project, deployment: None, successor: None, ended });
+            self.write(None, &JobOutcome { project, deployment: None, successor: None, ended });
         }
     }
 
     /// Writes them. `screen` is what still shows progress.
-    pub fn write(&self, screen: Option<&Screen>, outcome: &Outcome<'_>) {
+    pub fn write(&self, screen: Option<&Screen>, outcome: &JobOutcome<'_>) {
         self.is_written.set(true);
         let facts = outcome.facts();
         if let Some(path) = self.dotenv {
@@ -109,7 +109,7 @@ fn told(screen: Option<&Screen>, path: &Path, written: io::Result<()>, left_out:
     }
 }
 
-impl Outcome<'_> {
+impl JobOutcome<'_> {
     /// The deployment whose outputs count.
     fn produced<'d>(&'d self, deployment: &'d Deployment) -> &'d Deployment {
         match (self.ended, self.successor) {
@@ -138,8 +138,8 @@ impl Outcome<'_> {
     }
 
     /// What later steps and jobs are told.
-    fn facts(&self) -> Facts {
-        let facts = self.deployment.map(|deployment| Facts::of(deployment, self.produced(deployment)));
+    fn facts(&self) -> JobFacts {
+        let facts = self.deployment.map(|deployment| JobFacts::of(deployment, self.produced(deployment)));
         let mut facts = facts.unwrap_or_default();
         facts.own.push(("exit-code", self.exit().code().to_string()));
         facts.own.extend(self.reason().map(|reason| ("reason", reason)));
@@ -227,7 +227,7 @@ impl Outcome<'_> {
                 text.push_str(&markdown::row(&[&own(&phase.name), state(phase.state), &took]));
             }
         }
-        let produced = self.deployment.map(|deployment| Facts::of(deployment, self.produced(deployment)).outputs);
+        let produced = self.deployment.map(|deployment| JobFacts::of(deployment, self.produced(deployment)).outputs);
         let produced = produced.unwrap_or_default();
         if !produced.is_empty() {
             text.push_str(&format!("\n{}", markdown::head(&["output", "value"])));

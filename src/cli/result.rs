@@ -9,12 +9,12 @@ use super::{
     screen::{
         clean::clean,
         print,
-        words::{Ahead, between, named, repairs, span},
+        words::{LineAhead, between, named, repairs, span},
     },
     session::Session,
 };
 use crate::{
-    client::resolve::{Reached, Stop, Verdict},
+    client::resolve::{Ending, Reached, StopReason},
     model::{DeploymentId, ProjectName, Status},
     wire::{Conflict, Deployment},
 };
@@ -26,14 +26,14 @@ use crate::{
 pub fn tell(
     session: &Session,
     project: &ProjectName,
-    verdict: Verdict,
+    verdict: Ending,
     problem: Option<Value>,
 ) -> Result<Exit, Failure> {
     match verdict {
-        Verdict::Ended { deployment, replayed } => {
-            ended(session, &deployment, if replayed { Told::Repeater } else { Told::Owner })
+        Ending::Ended { deployment, replayed } => {
+            ended(session, &deployment, if replayed { ToldTo::Repeater } else { ToldTo::Owner })
         }
-        Verdict::Detached(deployment) => {
+        Ending::Detached(deployment) => {
             let place = match deployment.queue_position {
                 0 => "has the slot".to_owned(),
                 position => format!("is number {position} in line"),
@@ -42,15 +42,15 @@ pub fn tell(
             session.answer(&deployment, &[deployment.id.to_string()])?;
             Ok(Exit::Done)
         }
-        Verdict::Blocked(conflict) => Err(blocked(session, project, &conflict, problem)),
-        Verdict::Inside(conflict) => Err(Failure {
+        Ending::Blocked(conflict) => Err(blocked(session, project, &conflict, problem)),
+        Ending::Inside(conflict) => Err(Failure {
             exit: Exit::Blocked,
             message: format!("this is a command of {}, which holds the slot", named(&conflict.holder(project))),
             hint: Some("waiting for it would be waiting for oneself: deploy another project, or after it".to_owned()),
             reason: Some(Reason::InsideHolder),
             problem,
         }),
-        Verdict::Overtaken { id, by, deployment } => Err(Failure {
+        Ending::Overtaken { id, by, deployment } => Err(Failure {
             exit: Exit::Cancelled,
             message: format!(
                 "{} left the line: {} is newer, and supersedes it when it starts",
@@ -64,17 +64,17 @@ pub fn tell(
             reason: Some(Reason::Overtaken),
             problem: deployment.as_deref().and_then(to_value).or(problem),
         }),
-        Verdict::Refused(refusal) => Err(Failure::from(*refusal)),
-        Verdict::Faulted(fault) => Err(Failure::from(fault)),
-        Verdict::Stopped { why, reached, deployment } => {
-            stopped(session, project, Ending { why, reached, deployment, problem })
+        Ending::Refused(refusal) => Err(Failure::from(*refusal)),
+        Ending::Faulted(fault) => Err(Failure::from(fault)),
+        Ending::Stopped { why, reached, deployment } => {
+            stopped(session, project, HowStopped { why, reached, deployment, problem })
         }
     }
 }
 
 /// To whom an end is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum ToldTo {
     /// To the client that made the deployment.
     Owner,
     /// To another attempt of the CI job that made it.
@@ -88,10 +88,10 @@ enum Told {
 /// # Errors
 /// Whatever is not a success, to be told by the caller.
 pub fn tell_onlooker(session: &Session, deployment: &Deployment) -> Result<Exit, Failure> {
-    ended(session, deployment, Told::Onlooker)
+    ended(session, deployment, ToldTo::Onlooker)
 }
 
-fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit, Failure> {
+fn ended(session: &Session, deployment: &Deployment, told: ToldTo) -> Result<Exit, Failure> {
     let (name, argument) = (deployment.name(), deployment.argument());
     let project = &deployment.project;
     let Some(error) = &deployment.error else {
@@ -99,7 +99,7 @@ fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit,
             (Some(begin), Some(end)) => format!(" in {}", span(between(begin, end))),
             _ => String::new(),
         };
-        let earlier = if told == Told::Repeater { ", in an earlier run of this job" } else { "" };
+        let earlier = if told == ToldTo::Repeater { ", in an earlier run of this job" } else { "" };
         session.screen.clear();
         session.screen.line(&format!("{name} succeeded{took}{earlier}"));
         let outputs = deployment.result.iter().flat_map(|result| &result.outputs);
@@ -118,11 +118,11 @@ fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit,
             format!("{name} was superseded by {}", named(&by)),
             format!("`singletrack status --project {project} {}` shows what took its place", by.argument()),
         ),
-        (Status::Cancelled, "ABANDONED", None) if told == Told::Onlooker => (
+        (Status::Cancelled, "ABANDONED", None) if told == ToldTo::Onlooker => (
             format!("{name} lost its place in line: the server had not heard of its client for too long"),
             format!("`singletrack status --project {project} {argument}` shows whose it was"),
         ),
-        (Status::Cancelled, "EXPIRED", None) if told == Told::Onlooker => (
+        (Status::Cancelled, "EXPIRED", None) if told == ToldTo::Onlooker => (
             format!("{name} was still waiting for the slot at its deadline"),
             "`singletrack why` shows who holds the slot".to_owned(),
         ),
@@ -139,7 +139,7 @@ fn ended(session: &Session, deployment: &Deployment, told: Told) -> Result<Exit,
             (format!("{name} failed{phase} ({code}): {reason}"), logs)
         }
     };
-    let hint = if told == Told::Repeater {
+    let hint = if told == ToldTo::Repeater {
         "this is how an earlier run of the same job attempt ended; start the job anew, or pass another \
          --idempotency-key, to deploy again"
             .to_owned()
@@ -164,7 +164,7 @@ pub fn tell_repairs(session: &Session, deployment: &Deployment) {
 }
 
 fn blocked(session: &Session, project: &ProjectName, conflict: &Conflict, problem: Option<Value>) -> Failure {
-    let ahead = Ahead { project: project.clone(), id: conflict.deployment_id, blocking: conflict.blocking.clone() };
+    let ahead = LineAhead { project: project.clone(), id: conflict.deployment_id, blocking: conflict.blocking.clone() };
     let far = ahead.how_far(session.clock.wall());
     Failure {
         exit: Exit::Blocked,
@@ -176,19 +176,19 @@ fn blocked(session: &Session, project: &ProjectName, conflict: &Conflict, proble
 }
 
 /// How it was stopped.
-struct Ending {
-    why: Stop,
+struct HowStopped {
+    why: StopReason,
     reached: Reached,
     deployment: Option<Box<Deployment>>,
     problem: Option<Value>,
 }
 
-fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<Exit, Failure> {
-    let Ending { why, reached, deployment, problem } = ending;
+fn stopped(session: &Session, project: &ProjectName, ending: HowStopped) -> Result<Exit, Failure> {
+    let HowStopped { why, reached, deployment, problem } = ending;
     // A deployment that finished anyway stays what it became.
     let succeeded = deployment.as_ref().filter(|deployment| deployment.status == Status::Succeeded);
-    if let (Stop::Deadline, Some(deployment)) = (why, succeeded) {
-        return ended(session, deployment, Told::Owner);
+    if let (StopReason::Deadline, Some(deployment)) = (why, succeeded) {
+        return ended(session, deployment, ToldTo::Owner);
     }
     deployment.iter().for_each(|deployment| tell_repairs(session, deployment));
     let trouble = session.connection.trouble().map(|trouble| format!("; the server does not answer: {trouble}"));
@@ -210,31 +210,31 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
         format!("`singletrack status --project {project} {argument}` shows how it stands")
     };
     let (exit, reason, message, hint) = match (why, reached) {
-        (Stop::Signal, Reached::Nothing) => {
+        (StopReason::Signal, Reached::Nothing) => {
             (Exit::Interrupted, Reason::Interrupted, format!("interrupted before the server answered{trouble}"), None)
         }
-        (Stop::Signal, Reached::Line(id)) => {
+        (StopReason::Signal, Reached::Line(id)) => {
             (Exit::Interrupted, Reason::Interrupted, format!("interrupted in line; {}: {became}", name(id)), None)
         }
-        (Stop::Signal, Reached::Slot(id)) => (
+        (StopReason::Signal, Reached::Slot(id)) => (
             Exit::Interrupted,
             Reason::Interrupted,
             format!("interrupted; {}: {became}", name(id)),
             is_open.then(|| look(id)),
         ),
-        (Stop::Deadline, Reached::Nothing) => (
+        (StopReason::Deadline, Reached::Nothing) => (
             if is_down { Exit::Fault } else { Exit::TimedOut },
             if is_down { Reason::Unreachable } else { Reason::ClientTimeout },
             format!("no answer to the submit before the deadline{trouble}"),
             Some("check --server (or SINGLETRACK_URL)".to_owned()),
         ),
-        (Stop::Deadline, Reached::Line(_)) => (
+        (StopReason::Deadline, Reached::Line(_)) => (
             Exit::Blocked,
             Reason::DeadlinePassed,
             format!("still waiting for the slot at the deadline{trouble}"),
             Some("pass a longer --timeout; `singletrack why` shows who holds the slot".to_owned()),
         ),
-        (Stop::Deadline, Reached::Slot(id)) if deployment.as_ref().is_some_and(|it| it.started_at.is_none()) => (
+        (StopReason::Deadline, Reached::Slot(id)) if deployment.as_ref().is_some_and(|it| it.started_at.is_none()) => (
             Exit::TimedOut,
             Reason::ClientTimeoutUnclaimed,
             format!("the deadline passed before a worker took {}; {became}{trouble}", name(id)),
@@ -242,7 +242,7 @@ fn stopped(session: &Session, project: &ProjectName, ending: Ending) -> Result<E
                 "`singletrack why --project {project}` shows which agents are there; or pass a longer --timeout"
             )),
         ),
-        (Stop::Deadline, Reached::Slot(id)) => (
+        (StopReason::Deadline, Reached::Slot(id)) => (
             Exit::TimedOut,
             Reason::ClientTimeoutRunning,
             format!("the deadline passed while {} ran; {became}{trouble}", name(id)),

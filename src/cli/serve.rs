@@ -24,7 +24,7 @@ use crate::{
 
 /// `serve`.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Serve {
+pub struct ServeArgs {
     /// The configuration [default: singletrack.toml, if there is one]
     #[arg(long, short, value_name = "FILE", env = "SINGLETRACK_CONFIG")]
     pub config: Option<PathBuf>,
@@ -40,7 +40,7 @@ pub struct Serve {
 }
 
 /// Runs the server until it is told to stop.
-pub fn serve(args: Serve) -> ExitCode {
+pub fn serve(args: ServeArgs) -> ExitCode {
     log::start("info");
     let config = match configured(args) {
         Ok(config) => config,
@@ -129,8 +129,8 @@ async fn stop_node(node: Node, stop: &mut StopSignals) -> ExitCode {
 }
 
 /// The configuration: flag, then environment (clap has read both), then file, then default.
-fn configured(args: Serve) -> Result<Config, String> {
-    let Serve { config, listen, store, work_dir } = args;
+fn configured(args: ServeArgs) -> Result<Config, String> {
+    let ServeArgs { config, listen, store, work_dir } = args;
     let store = match store {
         Some(store) => Some(store.parse().map_err(|error| format!("--store: {error}"))?),
         None => None,

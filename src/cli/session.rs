@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Connect,
+    ConnectArgs,
     ci::{CiRun, Environment},
     exit::{Exit, Failure},
     screen::{Screen, print},
@@ -41,7 +41,7 @@ impl Session {
     ///
     /// # Errors
     /// The token or the certificate cannot be read.
-    pub fn open(connect: &Connect, patience: Patience) -> Result<Self, Failure> {
+    pub fn open(connect: &ConnectArgs, patience: Patience) -> Result<Self, Failure> {
         let variable = |name: &str| std::env::var(name).ok();
         let environment = Environment::new(&variable);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);

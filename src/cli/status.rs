@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::{sync::watch::channel, time::sleep};
 
 use super::{
-    Target,
+    TargetArgs,
     exit::{Exit, Failure, about_project},
     parse::parse_deployment,
     screen::{
@@ -38,7 +38,7 @@ pub struct StatusArgs {
     pub watch: bool,
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 /// Prints a deployment.

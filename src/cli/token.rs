@@ -12,7 +12,7 @@ use crate::http::new_token;
 
 /// `token`.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Token {
+pub enum TokenCommand {
     /// Make a token: prints it once, and the line that lets the server know it
     New {
         /// What it is for, for people
@@ -22,8 +22,8 @@ pub enum Token {
 }
 
 /// Makes a token.
-pub fn token(args: &Token) -> ExitCode {
-    let Token::New { name } = args;
+pub fn token(args: &TokenCommand) -> ExitCode {
+    let TokenCommand::New { name } = args;
     match new_token() {
         Ok(new) => {
             let name = name.as_deref().unwrap_or("ci");

@@ -10,7 +10,7 @@ use crate::version::BUILD;
 
 /// `version`.
 #[derive(Args, Clone, Debug)]
-pub struct Version {
+pub struct VersionArgs {
     /// Print it as JSON
     #[arg(long)]
     pub json: bool,
@@ -20,7 +20,7 @@ pub struct Version {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn run(args: &Version) -> Result<Exit, Failure> {
+pub fn run(args: &VersionArgs) -> Result<Exit, Failure> {
     let written = if args.json {
         print::json(&BUILD)
     } else {

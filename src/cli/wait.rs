@@ -5,7 +5,7 @@ use std::{future::pending, time::Duration};
 use clap::Args;
 
 use super::{
-    Target,
+    TargetArgs,
     exit::{Exit, Failure},
     parse::{parse_deployment, parse_timeout},
     result,
@@ -36,7 +36,7 @@ Exit codes:
 /// `wait`.
 #[derive(Args, Debug)]
 #[command(after_long_help = WAIT_HELP)]
-pub struct Wait {
+pub struct WaitArgs {
     /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
@@ -48,14 +48,14 @@ pub struct Wait {
     pub progress: bool,
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 /// Waits for the end of a deployment, and ends as the deployment did.
 ///
 /// # Errors
 /// Whatever is not a success of the deployment, with its exit code.
-pub async fn run(args: &Wait) -> Result<Exit, Failure> {
+pub async fn run(args: &WaitArgs) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, patience(args.timeout))?;
     let how = if args.progress { How::Auto } else { How::EndOnly };
     let mut signals = Signals::of_a_job(session.in_ci)?;

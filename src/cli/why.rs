@@ -4,11 +4,11 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{
-    Target,
+    TargetArgs,
     exit::{Exit, Failure, about_project},
     screen::{
         clean::clean,
-        words::{Ahead, between, name_and_who, overtaken, repairs, span, start, time},
+        words::{LineAhead, between, name_and_who, overtaken, repairs, span, start, time},
     },
     session::Session,
 };
@@ -20,10 +20,10 @@ use crate::{
 
 /// `why`.
 #[derive(Args, Debug)]
-pub struct Why {
+pub struct WhyArgs {
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 /// How many of the line are shown.
@@ -33,7 +33,7 @@ const LINE_LIMIT: usize = 20;
 ///
 /// # Errors
 /// There is no such project, or no answer.
-pub async fn run(args: &Why) -> Result<Exit, Failure> {
+pub async fn run(args: &WhyArgs) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::QUESTION)?;
     let (connection, project) = (&session.connection, &args.target.project);
     let view = connection.project(project).await.map_err(|fault| about_project(connection, project, fault))?;
@@ -48,7 +48,7 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
     match &view.holder {
         None => lines.push(format!("{project}: the slot is free")),
         Some(holder) => {
-            let ahead = Ahead::of(holder, view.liveness, view.eta);
+            let ahead = LineAhead::of(holder, view.liveness, view.eta);
             lines.push(format!("{project}: the slot is held by {}", ahead.name_and_who()));
             lines.push(format!("  {}", ahead.how_far(now)));
             let is_said = |message: &str| holder.waits_for.as_deref().is_some_and(|waits| waits.starts_with(message));

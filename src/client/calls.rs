@@ -9,7 +9,7 @@ use serde_json::Value;
 
 pub use super::{
     token::Token,
-    transport::{Fault, Notice, Patience, Refusal, pauses},
+    transport::{Fault, Notice, Patience, ServerRefusal, pauses},
 };
 
 use super::{
@@ -63,7 +63,7 @@ pub enum Submitted {
         problem: Value,
     },
     /// Any other no.
-    Refused(Box<Refusal>),
+    Refused(Box<ServerRefusal>),
 }
 
 /// What a poll of `turn` found.

@@ -110,7 +110,7 @@ enum StreamEnd {
 }
 
 /// What to do with an event.
-enum Step {
+enum FollowStep {
     Pass,
     Skip,
     Hole,
@@ -259,9 +259,9 @@ impl Follower<'_> {
     fn take(&mut self, value: Value, again: bool, show: &mut (dyn FnMut(Update) + Send)) -> Option<StreamEnd> {
         let seq = value["seq"].as_u64()?;
         match self.step(seq, value["type"] == "gap", again) {
-            Step::Skip => return None,
-            Step::Hole => return Some(StreamEnd::Broken),
-            Step::Pass => {}
+            FollowStep::Skip => return None,
+            FollowStep::Hole => return Some(StreamEnd::Broken),
+            FollowStep::Pass => {}
         }
         let is_complete = value["type"] == "complete";
         match serde_json::from_value::<Event>(value) {
@@ -280,13 +280,13 @@ impl Follower<'_> {
 
     /// A server repeats nothing and leaves nothing out, but what is in between may: what came already is skipped, and
     /// where something is missing the stream is opened again. Missing the second time, it is gone.
-    fn step(&self, seq: u64, is_gap: bool, again: bool) -> Step {
+    fn step(&self, seq: u64, is_gap: bool, again: bool) -> FollowStep {
         if seq <= self.after {
-            Step::Skip
+            FollowStep::Skip
         } else if seq == self.after + 1 || is_gap || again {
-            Step::Pass
+            FollowStep::Pass
         } else {
-            Step::Hole
+            FollowStep::Hole
         }
     }
 

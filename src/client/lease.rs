@@ -64,13 +64,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::client::calls::Refusal;
+    use crate::client::calls::ServerRefusal;
 
     #[test]
     fn what_an_answer_means_to_a_worker() {
         let refused = |status, code, body| {
             let message = "why".to_owned();
-            Fault::Refused(Box::new(Refusal { status, code, with_token: true, message, body }))
+            Fault::Refused(Box::new(ServerRefusal { status, code, with_token: true, message, body }))
         };
         let (no, unknown) = (|| Reply::Refused("why".to_owned()), || Reply::Unknown("why".to_owned()));
         let table: [(_, Reply<()>); 10] = [

@@ -27,7 +27,7 @@ use super::{
     dial::{http_client, is_loopback, root_cause},
     error::SetupError,
     token::Token,
-    trouble::{Kind, Trouble},
+    trouble::{Trouble, TroubleKind},
 };
 use crate::{
     clock::{BootInstant, Clock, span},
@@ -102,12 +102,12 @@ pub enum Fault {
     },
     /// The server said no.
     #[error("{0}")]
-    Refused(Box<Refusal>),
+    Refused(Box<ServerRefusal>),
 }
 
 /// A server's no.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Refusal {
+pub struct ServerRefusal {
     /// The HTTP status.
     pub status: u16,
     /// What went wrong; `None` for a code of a newer server.
@@ -120,7 +120,7 @@ pub struct Refusal {
     pub body: Value,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ServerRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
@@ -139,11 +139,11 @@ pub(super) struct Transport {
     clock: Arc<dyn Clock>,
     contacted: AtomicBool,
     in_doubt: AtomicBool,
-    trouble: Mutex<Option<Told>>,
+    trouble: Mutex<Option<ToldTrouble>>,
 }
 
 /// A fault that is being tried again.
-struct Told {
+struct ToldTrouble {
     why: String,
     /// Whether it is worth no further word.
     is_told: bool,
@@ -299,7 +299,7 @@ impl Transport {
         let mut noted = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let was_told = noted.as_ref().is_some_and(|noted| noted.is_told);
         let is_told = was_told || trouble.is_worth_telling(tried_for);
-        *noted = Some(Told { why: trouble.why.clone(), is_told });
+        *noted = Some(ToldTrouble { why: trouble.why.clone(), is_told });
         drop(noted);
         if is_told && !was_told {
             let limit = match left {
@@ -362,7 +362,7 @@ impl Transport {
         if why.contains("certificate") {
             return Attempt::Hopeless(self.unreachable(why));
         }
-        let kind = if error.is_timeout() { Kind::Silent } else { Kind::Broken };
+        let kind = if error.is_timeout() { TroubleKind::Silent } else { TroubleKind::Broken };
         Attempt::Again { trouble: Trouble { why, kind }, after: None }
     }
 
@@ -403,7 +403,7 @@ impl Transport {
         }
         if passes {
             let trouble = match body.as_ref().filter(|_| is_problem) {
-                Some(body) => Trouble { why: message_of(body), kind: Kind::Said(code_of(body)) },
+                Some(body) => Trouble { why: message_of(body), kind: TroubleKind::Said(code_of(body)) },
                 None => Trouble::broken(format!("HTTP {status}")),
             };
             return Attempt::Again { trouble, after };
@@ -561,8 +561,8 @@ async fn read_limited(mut response: Response) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-pub(super) fn refusal(answer: Answer) -> Refusal {
-    Refusal {
+pub(super) fn refusal(answer: Answer) -> ServerRefusal {
+    ServerRefusal {
         status: answer.status.as_u16(),
         code: code_of(&answer.body),
         with_token: answer.with_token,

@@ -11,12 +11,12 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(6);
 pub(super) struct Trouble {
     /// For people.
     pub why: String,
-    pub kind: Kind,
+    pub kind: TroubleKind,
 }
 
 /// Who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TroubleKind {
     /// Nothing came at all.
     Silent,
     /// The server answered that it cannot now, and said why.
@@ -27,11 +27,11 @@ pub(super) enum Kind {
 
 impl Trouble {
     pub fn broken(why: impl Into<String>) -> Self {
-        Trouble { why: why.into(), kind: Kind::Broken }
+        Trouble { why: why.into(), kind: TroubleKind::Broken }
     }
 
     pub fn is_silent(&self) -> bool {
-        self.kind == Kind::Silent
+        self.kind == TroubleKind::Silent
     }
 
     /// Whether it is told, once it was tried for so long.
@@ -43,17 +43,17 @@ impl Trouble {
     pub fn sentence(&self, server: &str, contacted: bool, tried_for: Duration, limit: &str) -> String {
         let why = &self.why;
         match self.kind {
-            Kind::Silent => {
+            TroubleKind::Silent => {
                 format!("{server} does not answer (nothing came for {}); trying again {limit}", span(tried_for))
             }
-            Kind::Said(Some(ErrorCode::ShuttingDown)) => {
+            TroubleKind::Said(Some(ErrorCode::ShuttingDown)) => {
                 format!("{server} is being stopped or restarted; waiting for it {limit}")
             }
-            Kind::Said(_) => format!("{server} cannot do it now ({why}); trying again {limit}"),
-            Kind::Broken if contacted => {
+            TroubleKind::Said(_) => format!("{server} cannot do it now ({why}); trying again {limit}"),
+            TroubleKind::Broken if contacted => {
                 format!("{server} does not answer as it should ({why}); trying again {limit}")
             }
-            Kind::Broken => format!("{server} does not answer ({why}); trying again {limit}"),
+            TroubleKind::Broken => format!("{server} does not answer ({why}); trying again {limit}"),
         }
     }
 }

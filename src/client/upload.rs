@@ -70,7 +70,7 @@ struct Uploading<'a> {
 }
 
 /// What one look or one attempt came to.
-enum Step {
+enum UploadStep {
     Done,
     /// Go on at this byte.
     At(u64),
@@ -93,12 +93,12 @@ impl Uploading<'_> {
         let mut step = self.look(&url).await;
         loop {
             step = match step {
-                Step::Done => {
+                UploadStep::Done => {
                     self.transport.end_trouble();
                     (self.tell)(if has_begun { Progress::Done } else { Progress::WasThere });
                     return Ok(());
                 }
-                Step::At(offset) => {
+                UploadStep::At(offset) => {
                     self.transport.end_trouble();
                     if !has_begun || offset > 0 {
                         (self.tell)(Progress::Begins { offset });
@@ -106,7 +106,7 @@ impl Uploading<'_> {
                     has_begun = true;
                     self.send(&url, offset).await
                 }
-                Step::Busy => {
+                UploadStep::Busy => {
                     if !is_busy {
                         (self.tell)(Progress::Busy);
                     }
@@ -114,20 +114,20 @@ impl Uploading<'_> {
                     tokio::time::sleep(BUSY_PAUSE).await;
                     self.look(&url).await
                 }
-                Step::Mismatch(fault) => {
+                UploadStep::Mismatch(fault) => {
                     mismatch_count += 1;
                     if mismatch_count == MISMATCH_LIMIT {
                         return Err(fault);
                     }
                     self.look(&url).await
                 }
-                Step::Again { trouble, after } => {
+                UploadStep::Again { trouble, after } => {
                     retry.pause(trouble, after).await?;
                     self.look(&url).await
                 }
-                Step::Hopeless(fault) => return Err(fault),
+                UploadStep::Hopeless(fault) => return Err(fault),
             };
-            if let Step::At(offset) = step
+            if let UploadStep::At(offset) = step
                 && offset > 0
             {
                 // It moves: patience begins anew.
@@ -137,7 +137,7 @@ impl Uploading<'_> {
     }
 
     /// Whether it is there, and how much of it.
-    async fn look(&self, url: &Url) -> Step {
+    async fn look(&self, url: &Url) -> UploadStep {
         let request = self.transport.request(Method::HEAD, url.clone()).timeout(super::transport::ANSWER_LIMIT);
         let response = match request.send().await {
             Ok(response) => response,
@@ -145,14 +145,16 @@ impl Uploading<'_> {
         };
         let offset = response.headers().get(OFFSET_HEADER).and_then(|offset| offset.to_str().ok()?.parse().ok());
         match (response.status(), offset) {
-            (StatusCode::OK, _) => Step::Done,
+            (StatusCode::OK, _) => UploadStep::Done,
             // One that claims more than there is holds something else.
-            (StatusCode::NOT_FOUND, Some(offset)) => Step::At(if offset >= self.packed.bytes { 0 } else { offset }),
+            (StatusCode::NOT_FOUND, Some(offset)) => {
+                UploadStep::At(if offset >= self.packed.bytes { 0 } else { offset })
+            }
             // Why not is told in a body only, which an answer to HEAD has not.
             (_, _) => {
                 let request = self.transport.request(Method::GET, url.clone()).header(ACCEPT, "application/json");
                 match request.timeout(super::transport::ANSWER_LIMIT).send().await {
-                    Ok(response) if response.status().is_success() => Step::Done,
+                    Ok(response) if response.status().is_success() => UploadStep::Done,
                     Ok(response) => self.judged(self.transport.judge(response).await),
                     Err(error) => self.failed(&error),
                 }
@@ -160,14 +162,14 @@ impl Uploading<'_> {
         }
     }
 
-    async fn send(&self, url: &Url, offset: u64) -> Step {
+    async fn send(&self, url: &Url, offset: u64) -> UploadStep {
         let total = self.packed.bytes;
         let sent = Arc::new(AtomicU64::new(offset));
         let body = match body(&self.packed.file, Arc::clone(&sent)) {
             Ok(body) => body,
             Err(error) => {
                 let failure = format!("the packed artifact cannot be read: {error}");
-                return Step::Again { trouble: Trouble::broken(failure), after: None };
+                return UploadStep::Again { trouble: Trouble::broken(failure), after: None };
             }
         };
         let mut request = self.transport.request(Method::PUT, url.clone()).header(ACCEPT, "application/json");
@@ -183,7 +185,7 @@ impl Uploading<'_> {
         };
         tokio::select! {
             step = sending => step,
-            () = self.watch(&sent) => Step::Again { trouble: Trouble::broken("the upload does not move"), after: None },
+            () = self.watch(&sent) => UploadStep::Again { trouble: Trouble::broken("the upload does not move"), after: None },
         }
     }
 
@@ -199,30 +201,30 @@ impl Uploading<'_> {
         }
     }
 
-    fn judged(&self, attempt: Attempt) -> Step {
+    fn judged(&self, attempt: Attempt) -> UploadStep {
         match attempt {
-            Attempt::Answered(answer) if answer.status.is_success() => Step::Done,
+            Attempt::Answered(answer) if answer.status.is_success() => UploadStep::Done,
             Attempt::Answered(answer) => match code_of(&answer.body) {
-                Some(ErrorCode::UploadInProgress) => Step::Busy,
+                Some(ErrorCode::UploadInProgress) => UploadStep::Busy,
                 Some(ErrorCode::UploadOffset) => {
                     let offset = answer.body.get("offset").and_then(serde_json::Value::as_u64).unwrap_or(0);
-                    Step::At(if offset >= self.packed.bytes { 0 } else { offset })
+                    UploadStep::At(if offset >= self.packed.bytes { 0 } else { offset })
                 }
-                Some(ErrorCode::ArtifactMismatch) => Step::Mismatch(refused(answer)),
-                Some(_) | None => Step::Hopeless(refused(answer)),
+                Some(ErrorCode::ArtifactMismatch) => UploadStep::Mismatch(refused(answer)),
+                Some(_) | None => UploadStep::Hopeless(refused(answer)),
             },
-            Attempt::Again { trouble, after } => Step::Again { trouble, after },
-            Attempt::Strange { why, after } => Step::Again { trouble: Trouble::broken(why), after },
-            Attempt::Hopeless(fault) => Step::Hopeless(fault),
+            Attempt::Again { trouble, after } => UploadStep::Again { trouble, after },
+            Attempt::Strange { why, after } => UploadStep::Again { trouble: Trouble::broken(why), after },
+            Attempt::Hopeless(fault) => UploadStep::Hopeless(fault),
         }
     }
 
-    fn failed(&self, error: &reqwest::Error) -> Step {
+    fn failed(&self, error: &reqwest::Error) -> UploadStep {
         match self.transport.failed(error) {
-            Attempt::Again { trouble, after } => Step::Again { trouble, after },
-            Attempt::Strange { why, after } => Step::Again { trouble: Trouble::broken(why), after },
-            Attempt::Hopeless(fault) => Step::Hopeless(fault),
-            Attempt::Answered(_) => Step::Busy,
+            Attempt::Again { trouble, after } => UploadStep::Again { trouble, after },
+            Attempt::Strange { why, after } => UploadStep::Again { trouble: Trouble::broken(why), after },
+            Attempt::Hopeless(fault) => UploadStep::Hopeless(fault),
+            Attempt::Answered(_) => UploadStep::Busy,
         }
     }
 }

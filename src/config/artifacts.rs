@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::reader::Section;
+use super::reader::ConfigTable;
 
 /// How artifacts are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Default for Artifacts {
     }
 }
 
-pub(super) fn read(mut section: Section<'_>) -> Artifacts {
+pub(super) fn read(mut section: ConfigTable<'_>) -> Artifacts {
     let default = Artifacts::default();
     let artifacts = Artifacts {
         max_bytes: section.parsed("max_bytes", parse_bytes).unwrap_or(default.max_bytes),

@@ -1,10 +1,10 @@
 //! The `[limits]` table. Limits that contradict each other are refused here, with a sentence that says why, because
 //! the server would otherwise lose healthy deployments in ways that nobody could explain.
 
-use super::{duration::format_duration, reader::Section};
+use super::{duration::format_duration, reader::ConfigTable};
 use crate::model::Limits;
 
-pub(super) fn read(mut section: Section<'_>) -> Limits {
+pub(super) fn read(mut section: ConfigTable<'_>) -> Limits {
     let default = Limits::default();
     let lease = section.duration("lease").unwrap_or(default.lease);
     let limits = Limits {

@@ -28,12 +28,12 @@ pub use duration::{format_duration, parse_duration};
 pub use location::StoreLocation;
 pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
-pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, Project, WithoutAgent, is_project_name};
-pub use reader::Problem;
+pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, WithoutAgent, is_project_name};
+pub use reader::ConfigProblem;
 pub use since::Since;
 
 use crate::model::Limits;
-use reader::{Document, Section};
+use reader::{ConfigTable, Document};
 
 /// The file that is read when none is named, if it is there.
 pub const DEFAULT_FILE: &str = "singletrack.toml";
@@ -64,7 +64,7 @@ pub struct Config {
     /// Who may call, besides loopback.
     pub tokens: Vec<TokenHash>,
     /// The projects, by name.
-    pub projects: BTreeMap<String, Project>,
+    pub projects: BTreeMap<String, ProjectConfig>,
 }
 
 /// A token as the server knows it: never the token itself.
@@ -95,7 +95,7 @@ pub enum ConfigError {
         /// The file's name.
         file: String,
         /// What is wrong, in the order of the file; never empty.
-        problems: Vec<Problem>,
+        problems: Vec<ConfigProblem>,
     },
 }
 
@@ -139,7 +139,7 @@ impl Config {
         let mut config = Config::default();
         // What a broken file still says would only repeat the same slip as further problems.
         if syntax_errors.is_empty() {
-            config = read_config(Section::new(&document, String::new(), root.span(), root.get_ref()));
+            config = read_config(ConfigTable::new(&document, String::new(), root.span(), root.get_ref()));
         }
         match document.into_problems() {
             problems if problems.is_empty() => Ok(config),
@@ -165,7 +165,7 @@ impl Config {
     }
 }
 
-fn read_config(mut root: Section<'_>) -> Config {
+fn read_config(mut root: ConfigTable<'_>) -> Config {
     let default = Config::default();
     let pass_env = pass_env::read(&mut root);
     let config = Config {
@@ -199,7 +199,7 @@ fn default_max_running() -> usize {
     4 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
 
-fn read_max_running(root: &mut Section<'_>) -> Option<usize> {
+fn read_max_running(root: &mut ConfigTable<'_>) -> Option<usize> {
     root.number("max_running", 1..=10_000).and_then(|count| usize::try_from(count).ok())
 }
 
@@ -211,7 +211,7 @@ fn parse_path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') { Err("must name a directory".to_owned()) } else { Ok(text.into()) }
 }
 
-fn read_hosts(root: &mut Section<'_>) -> Vec<String> {
+fn read_hosts(root: &mut ConfigTable<'_>) -> Vec<String> {
     let mut hosts = Vec::new();
     for host in root.strings("allowed_hosts") {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -227,7 +227,7 @@ fn read_hosts(root: &mut Section<'_>) -> Vec<String> {
     hosts
 }
 
-fn read_tokens(root: &mut Section<'_>) -> Vec<TokenHash> {
+fn read_tokens(root: &mut ConfigTable<'_>) -> Vec<TokenHash> {
     let mut tokens: Vec<TokenHash> = Vec::new();
     for mut section in root.sections("tokens") {
         let name = section.string("name");
@@ -252,7 +252,7 @@ fn read_tokens(root: &mut Section<'_>) -> Vec<TokenHash> {
     tokens
 }
 
-fn read_token_projects(section: &mut Section<'_>) -> Option<BTreeSet<String>> {
+fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<BTreeSet<String>> {
     let names = section.strings("projects");
     if !section.has("projects") {
         return None;
@@ -268,7 +268,7 @@ fn read_token_projects(section: &mut Section<'_>) -> Option<BTreeSet<String>> {
 }
 
 /// Says that a key is missing, unless it is there and was already found wrong.
-fn require(section: &Section<'_>, key: &str, absent: bool) {
+fn require(section: &ConfigTable<'_>, key: &str, absent: bool) {
     if absent && !section.has(key) {
         section.document.problem(section.span.clone(), format!("`{}` is missing", section.path_of(key)));
     }
@@ -279,8 +279,9 @@ fn parse_sha256(text: &str) -> Result<[u8; 32], String> {
     bytes.ok_or_else(|| "must be the SHA-256 of the token as 64 hexadecimal digits".to_owned())
 }
 
-fn in_lines(file: &str, problems: &[Problem]) -> String {
-    let lines = problems.iter().map(|Problem { line, column, message }| format!("{file}:{line}:{column}: {message}"));
+fn in_lines(file: &str, problems: &[ConfigProblem]) -> String {
+    let lines =
+        problems.iter().map(|ConfigProblem { line, column, message }| format!("{file}:{line}:{column}: {message}"));
     lines.collect::<Vec<_>>().join("\n")
 }
 

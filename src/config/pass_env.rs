@@ -4,7 +4,7 @@
 //! What configures a service is no business of what the service runs: its environment holds database passwords, tokens and
 //! cloud credentials. So phases get what programs need to work at all, and what is listed.
 
-use super::reader::Section;
+use super::reader::ConfigTable;
 
 /// What phases get in any case: where programs, the user and the language are, and how to reach the network.
 const ALWAYS: &[&str] = &[
@@ -99,7 +99,7 @@ fn fits(pattern: &str, name: &str) -> bool {
     }
 }
 
-pub(super) fn read(section: &mut Section<'_>) -> PassEnv {
+pub(super) fn read(section: &mut ConfigTable<'_>) -> PassEnv {
     let mut patterns = Vec::new();
     for pattern in section.strings("pass_env") {
         match refusal(pattern.get_ref()) {

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use super::reader::Section;
+use super::reader::ConfigTable;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 /// The schema that our tables live in, unless another is named: the database may well be somebody else's, too.
@@ -28,7 +28,7 @@ impl Default for Postgres {
     }
 }
 
-pub(super) fn read(mut section: Section<'_>) -> Postgres {
+pub(super) fn read(mut section: ConfigTable<'_>) -> Postgres {
     let default = Postgres::default();
     let connections = section.number("connections", 2..=1000).map_or(default.connections, |number| number as usize);
     let start_timeout = section.duration("start_timeout").unwrap_or(default.start_timeout);

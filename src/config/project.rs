@@ -10,7 +10,7 @@ use super::{
     duration::format_duration,
     first_repeated,
     pass_env::{self, PassEnv},
-    reader::Section,
+    reader::ConfigTable,
     require,
 };
 use crate::model::{LinePolicy, Policy, Preempt};
@@ -22,7 +22,7 @@ const DEFAULT_UNCLAIMED_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// One project: its rules, and what a deployment of it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Project {
+pub struct ProjectConfig {
     /// The rules of its slot and its line.
     pub policy: Policy,
     /// Set where agents run its deployments with pipelines of their own, and not this server.
@@ -124,7 +124,7 @@ fn is_name(name: &str, length_limit: usize) -> bool {
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-pub(super) fn read_all(root: &mut Section<'_>, pass_env: &PassEnv) -> BTreeMap<String, Project> {
+pub(super) fn read_all(root: &mut ConfigTable<'_>, pass_env: &PassEnv) -> BTreeMap<String, ProjectConfig> {
     let mut projects = BTreeMap::new();
     for (name, section) in root.named_sections("projects") {
         check_name("project", &name, 255, &section);
@@ -133,7 +133,7 @@ pub(super) fn read_all(root: &mut Section<'_>, pass_env: &PassEnv) -> BTreeMap<S
     projects
 }
 
-fn check_name(what: &str, name: &Spanned<String>, length_limit: usize, section: &Section<'_>) {
+fn check_name(what: &str, name: &Spanned<String>, length_limit: usize, section: &ConfigTable<'_>) {
     if !is_name(name.get_ref(), length_limit) {
         section.document.problem(
             name.span(),
@@ -144,7 +144,7 @@ fn check_name(what: &str, name: &Spanned<String>, length_limit: usize, section: 
     }
 }
 
-fn read_project(mut section: Section<'_>, pass_env: &PassEnv) -> Project {
+fn read_project(mut section: ConfigTable<'_>, pass_env: &PassEnv) -> ProjectConfig {
     let default = Policy::default();
     let policy = Policy {
         line: section.parsed("line", parse_line).unwrap_or(default.line),
@@ -160,10 +160,10 @@ fn read_project(mut section: Section<'_>, pass_env: &PassEnv) -> Project {
         pipelines.insert(name.into_inner(), read_pipeline(pipeline));
     }
     section.finish();
-    Project { policy, agents, pass_env, pipelines }
+    ProjectConfig { policy, agents, pass_env, pipelines }
 }
 
-fn read_agents(section: &mut Section<'_>) -> Option<ByAgents> {
+fn read_agents(section: &mut ConfigTable<'_>) -> Option<ByAgents> {
     let by_agents = section.parsed("run_by", |text| match text {
         "server" => Ok(false),
         "agents" => Ok(true),
@@ -201,7 +201,7 @@ fn parse_line(text: &str) -> Result<LinePolicy, String> {
     }
 }
 
-fn read_preempt(section: &mut Section<'_>) -> Option<Preempt> {
+fn read_preempt(section: &mut ConfigTable<'_>) -> Option<Preempt> {
     if let Some(mut table) = section.section_if_table("preempt") {
         let times = table.number("times", 1..=1_000_000);
         require(&table, "times", times.is_none());
@@ -215,7 +215,7 @@ fn read_preempt(section: &mut Section<'_>) -> Option<Preempt> {
     })
 }
 
-fn read_pipeline(mut section: Section<'_>) -> Pipeline {
+fn read_pipeline(mut section: ConfigTable<'_>) -> Pipeline {
     let given = section.duration("timeout");
     let timeout = given.unwrap_or(DEFAULT_TIMEOUT);
     let stall_timeout = section.duration("stall_timeout");
@@ -246,7 +246,7 @@ fn read_pipeline(mut section: Section<'_>) -> Pipeline {
     Pipeline { timeout, is_timeout_given: given.is_some(), stall_timeout, phases }
 }
 
-fn read_phase(mut section: Section<'_>, pipeline_timeout: Duration) -> Option<Phase> {
+fn read_phase(mut section: ConfigTable<'_>, pipeline_timeout: Duration) -> Option<Phase> {
     let name = section.string("name");
     require(&section, "name", name.is_none());
     if let Some(name) = &name {
@@ -286,7 +286,7 @@ fn parse_script(text: &str) -> Result<String, String> {
     }
 }
 
-fn read_check(mut section: Section<'_>, limit: Duration) -> Option<Check> {
+fn read_check(mut section: ConfigTable<'_>, limit: Duration) -> Option<Check> {
     let url = section.parsed("url", parse_url);
     require(&section, "url", url.is_none());
     let timeout = section.duration("timeout").unwrap_or(Duration::from_secs(60).min(limit));

@@ -1,6 +1,6 @@
 //! Reads TOML tables key by key and remembers everything that is wrong with them.
 //!
-//! A `Section` knows which keys were asked for, so an unknown key is an error that names the nearest known one. All
+//! A `ConfigTable` knows which keys were asked for, so an unknown key is an error that names the nearest known one. All
 //! problems of a file are collected, because whoever mends a configuration wants to run the check once.
 
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use super::duration::parse_duration;
 
 /// One thing that is wrong with a configuration, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// The line, from 1.
     pub line: usize,
     /// The column in characters, from 1.
@@ -26,7 +26,7 @@ pub struct Problem {
 /// The text that is being read, and what was found wrong with it so far.
 pub(super) struct Document<'a> {
     text: &'a str,
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<ConfigProblem>>,
 }
 
 impl<'a> Document<'a> {
@@ -38,7 +38,7 @@ impl<'a> Document<'a> {
     pub(super) fn problem(&self, span: Range<usize>, message: impl Into<String>) {
         let before = self.text.get(..span.start).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        self.problems.borrow_mut().push(Problem {
+        self.problems.borrow_mut().push(ConfigProblem {
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
             message: message.into(),
@@ -46,7 +46,7 @@ impl<'a> Document<'a> {
     }
 
     /// Every problem, in the order of the text.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
+    pub(super) fn into_problems(self) -> Vec<ConfigProblem> {
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|problem| (problem.line, problem.column));
         problems
@@ -54,7 +54,7 @@ impl<'a> Document<'a> {
 }
 
 /// One table of the document, and the keys that it may have.
-pub(super) struct Section<'a> {
+pub(super) struct ConfigTable<'a> {
     /// The document that problems are told to.
     pub(super) document: &'a Document<'a>,
     /// The table's full name, empty for the whole file.
@@ -65,9 +65,9 @@ pub(super) struct Section<'a> {
     known: Vec<&'static str>,
 }
 
-impl<'a> Section<'a> {
+impl<'a> ConfigTable<'a> {
     pub(super) fn new(document: &'a Document<'a>, path: String, span: Range<usize>, table: &'a DeTable<'a>) -> Self {
-        Section { document, path, span, table, known: Vec::new() }
+        ConfigTable { document, path, span, table, known: Vec::new() }
     }
 
     /// The full name of one of this table's keys.
@@ -181,19 +181,19 @@ impl<'a> Section<'a> {
     }
 
     /// The table under a key.
-    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
+    pub(super) fn section(&mut self, key: &'static str) -> Option<ConfigTable<'a>> {
         let value = self.take(key)?;
         self.section_at(key, value)
     }
 
     /// The value under a key as a table, if it is one; another type is left for the caller to read and not a problem.
-    pub(super) fn section_if_table(&mut self, key: &'static str) -> Option<Section<'a>> {
+    pub(super) fn section_if_table(&mut self, key: &'static str) -> Option<ConfigTable<'a>> {
         let value = self.take(key)?;
         value.get_ref().is_table().then(|| self.section_at(key, value)).flatten()
     }
 
     /// The tables of an array of tables, in order.
-    pub(super) fn sections(&mut self, key: &'static str) -> Vec<Section<'a>> {
+    pub(super) fn sections(&mut self, key: &'static str) -> Vec<ConfigTable<'a>> {
         let Some(value) = self.take(key) else { return Vec::new() };
         let DeValue::Array(items) = value.get_ref() else {
             self.wrong_type(key, value, &format!("an array of tables, written [[{}]]", self.path_of(key)));
@@ -203,7 +203,7 @@ impl<'a> Section<'a> {
         for (index, item) in items.iter().enumerate() {
             let path = format!("{}[{index}]", self.path_of(key));
             match item.get_ref() {
-                DeValue::Table(table) => sections.push(Section::new(self.document, path, item.span(), table)),
+                DeValue::Table(table) => sections.push(ConfigTable::new(self.document, path, item.span(), table)),
                 _ => self.wrong_type(key, item, "an array of tables"),
             }
         }
@@ -211,7 +211,7 @@ impl<'a> Section<'a> {
     }
 
     /// The tables under a key whose names the user chose, each with its name and where that stands.
-    pub(super) fn named_sections(&mut self, key: &'static str) -> Vec<(Spanned<String>, Section<'a>)> {
+    pub(super) fn named_sections(&mut self, key: &'static str) -> Vec<(Spanned<String>, ConfigTable<'a>)> {
         let Some(parent) = self.section(key) else { return Vec::new() };
         let mut sections = Vec::new();
         for (name, value) in parent.table.iter() {
@@ -222,9 +222,9 @@ impl<'a> Section<'a> {
         sections
     }
 
-    fn section_at(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<Section<'a>> {
+    fn section_at(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<ConfigTable<'a>> {
         match value.get_ref() {
-            DeValue::Table(table) => Some(Section::new(self.document, self.path_of(key), value.span(), table)),
+            DeValue::Table(table) => Some(ConfigTable::new(self.document, self.path_of(key), value.span(), table)),
             _ => {
                 self.wrong_type(key, value, "a table");
                 None

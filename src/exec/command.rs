@@ -13,7 +13,7 @@ use super::{
     environment::environment,
     output::phase::PhaseOutput,
     pipeline::Job,
-    process::owner::{Exit, ExitKind, Process, Script, StoppedBy},
+    process::owner::{CommandExit, ExitKind, Process, Script, StoppedBy},
     report::{FailureCause, Stop, Stream, cannot_be_ended},
 };
 use crate::{
@@ -28,7 +28,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// How a phase's action ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum ActionEnd {
     /// It did what it should.
     Done,
     /// It failed, or ran out of time.
@@ -106,7 +106,7 @@ pub(super) fn halt_wanted(stop: Option<Stop>, interruptible: Interruptible, prot
 }
 
 /// Runs the script; when this returns, nothing of it runs any more. Dropping the future ends the script too.
-pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch::Receiver<Option<Stop>>) -> End {
+pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch::Receiver<Option<Stop>>) -> ActionEnd {
     let script = Script {
         text: order.script,
         directory: &order.job.workspace,
@@ -119,7 +119,7 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
         Ok(started) => started,
         Err(error) => {
             let message = format!("{} could not be started: {error}", order.subject);
-            return End::Failed { cause: FailureCause::PhaseFailed, message };
+            return ActionEnd::Failed { cause: FailureCause::PhaseFailed, message };
         }
     };
     let readers = [
@@ -141,14 +141,14 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
             let lost = matches!(halt, Stop::LeaseLost { .. });
             if lost && stuck.borrow().is_some() {
                 // Somebody has freed the slot: there is nothing left to keep it for.
-                return End::Halted(halt);
+                return ActionEnd::Halted(halt);
             }
-            if cause.is_none() || (lost && cause != Some(End::Halted(halt))) {
+            if cause.is_none() || (lost && cause != Some(ActionEnd::Halted(halt))) {
                 process.terminate(match halt {
                     Stop::LeaseLost { deadline } => deadline,
                     Stop::Cancel | Stop::Shutdown => SystemClock.boot().after(order.job.grace),
                 });
-                cause = Some(End::Halted(halt));
+                cause = Some(ActionEnd::Halted(halt));
             }
         } else if asked == Some(Stop::Cancel) && order.interruptible == Interruptible::ByAll && !wait_was_noted {
             output.note(format!("a cancel waits for the end of {}, which is protected", order.subject));
@@ -177,7 +177,7 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
                 // A sign of life since then has moved a stall's limit.
                 if passed != FailureCause::Stalled || order.limits.first(order.subject, output.heard_at()).is_some_and(|now| now.at <= at) {
                     process.terminate(SystemClock.boot().after(order.job.grace));
-                    cause = Some(End::Failed { cause: passed, message });
+                    cause = Some(ActionEnd::Failed { cause: passed, message });
                 }
             }
         }
@@ -197,16 +197,16 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
 }
 
 /// What became of the script, given what it was ended for.
-fn judge(exit: Exit, cause: Option<End>, subject: &str) -> End {
+fn judge(exit: CommandExit, cause: Option<ActionEnd>, subject: &str) -> ActionEnd {
     match (exit.stopped_by, exit.kind, cause) {
-        (_, _, Some(lost @ End::Halted(Stop::LeaseLost { .. }))) => lost,
+        (_, _, Some(lost @ ActionEnd::Halted(Stop::LeaseLost { .. }))) => lost,
         // The shim acted because this process did not: then the lease is over, whatever we believe.
         (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
-            End::Halted(Stop::LeaseLost { deadline: SystemClock.boot() })
+            ActionEnd::Halted(Stop::LeaseLost { deadline: SystemClock.boot() })
         }
-        (_, _, Some(failed @ End::Failed { .. })) => failed,
+        (_, _, Some(failed @ ActionEnd::Failed { .. })) => failed,
         // It finished anyway: that is what is true, and the caller sees the cancel before the next phase.
-        (_, ExitKind::Code(0), _) => End::Done,
+        (_, ExitKind::Code(0), _) => ActionEnd::Done,
         (_, _, Some(halted)) => halted,
         (_, ExitKind::Code(code), None) => failed(format!("{subject} exited with {code}")),
         (_, ExitKind::Signal(number), None) => failed(format!("{subject} was killed by {}", signal_name(number))),
@@ -214,8 +214,8 @@ fn judge(exit: Exit, cause: Option<End>, subject: &str) -> End {
     }
 }
 
-fn failed(message: String) -> End {
-    End::Failed { cause: FailureCause::PhaseFailed, message }
+fn failed(message: String) -> ActionEnd {
+    ActionEnd::Failed { cause: FailureCause::PhaseFailed, message }
 }
 
 /// Waits for a change; for ever if there is nothing to change any more.

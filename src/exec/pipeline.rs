@@ -15,7 +15,7 @@ use super::{
     archive::UnpackLimits,
     artifact::{self, Artifact},
     check,
-    command::{self, End, Interruptible, Order, TimeLimits, changed, halt_wanted, reached},
+    command::{self, ActionEnd, Interruptible, Order, TimeLimits, changed, halt_wanted, reached},
     environment::environment,
     output::{mask::Secrets, outbox::Outbox, phase::PhaseOutput},
     process::owner::ShimProgram,
@@ -181,10 +181,10 @@ impl Runner {
     async fn run(self) -> Option<Verdict> {
         let phases = &self.job.pipeline.phases;
         let mut started_count = 0;
-        let mut end = End::Done;
+        let mut end = ActionEnd::Done;
         for (index, phase) in phases.iter().enumerate() {
             if let Some(halt) = halt_wanted(*self.stop.borrow(), Interruptible::ByAll, false) {
-                end = End::Halted(halt);
+                end = ActionEnd::Halted(halt);
                 break;
             }
             let message = phase.protected.then_some(PROTECTED_MESSAGE);
@@ -193,29 +193,29 @@ impl Runner {
             started_count = index + 1;
             end = self.run_phase(phase).await;
             let (state, message) = match end {
-                End::Done => (PhaseState::Succeeded, None),
-                End::Failed { .. } | End::Halted(Stop::LeaseLost { .. }) => (PhaseState::Failed, None),
+                ActionEnd::Done => (PhaseState::Succeeded, None),
+                ActionEnd::Failed { .. } | ActionEnd::Halted(Stop::LeaseLost { .. }) => (PhaseState::Failed, None),
                 // The wire has no state of its own for these.
-                End::Halted(Stop::Cancel) => (PhaseState::Failed, Some("it was cancelled")),
-                End::Halted(Stop::Shutdown) => (PhaseState::Failed, Some("its worker is being shut down")),
+                ActionEnd::Halted(Stop::Cancel) => (PhaseState::Failed, Some("it was cancelled")),
+                ActionEnd::Halted(Stop::Shutdown) => (PhaseState::Failed, Some("its worker is being shut down")),
             };
             self.outbox.phase(&phase.name, state, message);
-            if end != End::Done {
+            if end != ActionEnd::Done {
                 break;
             }
         }
         let failed_phase = started_count.checked_sub(1).and_then(|last| phases.get(last));
         match end {
-            End::Done => {
+            ActionEnd::Done => {
                 self.outbox.reached(100);
                 Some(Verdict::Succeeded { outputs: self.outbox.outputs() })
             }
-            End::Halted(Stop::LeaseLost { .. }) => None,
-            End::Halted(stop) => {
+            ActionEnd::Halted(Stop::LeaseLost { .. }) => None,
+            ActionEnd::Halted(stop) => {
                 let taken_back = self.take_back(started_count).await;
                 taken_back.filter(|_| stop == Stop::Cancel).map(|_| Verdict::Stopped)
             }
-            End::Failed { cause, mut message } => {
+            ActionEnd::Failed { cause, mut message } => {
                 for failure in self.take_back(started_count).await? {
                     message.push_str("; ");
                     message.push_str(&failure);
@@ -229,7 +229,7 @@ impl Runner {
         PhaseOutput::new(Arc::clone(&self.outbox), &phase.name, protected, Arc::clone(&self.secrets))
     }
 
-    async fn run_phase(&self, phase: &Phase) -> End {
+    async fn run_phase(&self, phase: &Phase) -> ActionEnd {
         let output = self.output(phase, phase.protected);
         let subject = format!("phase {:?}", phase.name);
         let pipeline = &self.job.pipeline;
@@ -257,7 +257,7 @@ impl Runner {
         output: &PhaseOutput,
         subject: &str,
         limits: TimeLimits,
-    ) -> End {
+    ) -> ActionEnd {
         let mut stop = self.stop.clone();
         let halted = async {
             loop {
@@ -269,14 +269,14 @@ impl Runner {
         };
         tokio::select! {
             answer = check::poll(check, |problem| output.note(problem)) => match answer {
-                Ok(()) => End::Done,
+                Ok(()) => ActionEnd::Done,
                 Err(message) => {
-                    End::Failed { cause: FailureCause::VerifyFailed, message: format!("{subject}: {message}") }
+                    ActionEnd::Failed { cause: FailureCause::VerifyFailed, message: format!("{subject}: {message}") }
                 }
             },
-            halt = halted => End::Halted(halt),
+            halt = halted => ActionEnd::Halted(halt),
             limit = reached(limits.first(subject, Instant::now())) => {
-                End::Failed { cause: limit.cause, message: limit.message }
+                ActionEnd::Failed { cause: limit.cause, message: limit.message }
             }
         }
     }
@@ -299,13 +299,13 @@ impl Runner {
             let subject = rollback_of(&phase.name);
             let order = self.order(phase, &subject, script, Interruptible::ByLeaseLossOnly, limits);
             match command::run(order, &output, self.stop.clone()).await {
-                End::Done => self.outbox.phase(&phase.name, PhaseState::RolledBack, None),
-                End::Failed { message, .. } => {
+                ActionEnd::Done => self.outbox.phase(&phase.name, PhaseState::RolledBack, None),
+                ActionEnd::Failed { message, .. } => {
                     output.note(&message);
                     self.outbox.phase(&phase.name, PhaseState::RollbackFailed, Some(&self.secrets.mask(&message)));
                     failures.push(message);
                 }
-                End::Halted(_) => return None,
+                ActionEnd::Halted(_) => return None,
             }
         }
         Some(failures)

@@ -34,30 +34,30 @@ const EX_SOFTWARE: i32 = 70;
 
 /// The registry. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Shared>);
+pub struct Health(Arc<HealthState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct HealthState {
     is_draining: AtomicBool,
-    checks: Mutex<BTreeMap<&'static str, Check>>,
+    checks: Mutex<BTreeMap<&'static str, HealthCheck>>,
 }
 
 #[derive(Debug)]
-struct Check {
+struct HealthCheck {
     /// Why it fails, for people. It must tell nothing of any project, because `/readyz` needs no token.
     failure: Option<Failing>,
     /// When it was found right last; when it was registered, before that.
     right_at: Instant,
     /// For a task: the limits of its silence, and its signs of life.
-    task: Option<supervise::Watched>,
+    task: Option<supervise::WatchedTask>,
     restart_count: u64,
 }
 
 /// What `/readyz` answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct ReadinessReport {
     /// In one word.
-    pub status: Status,
+    pub status: ProcessState,
     /// Each check, by its name.
     pub checks: Vec<CheckReport>,
 }
@@ -65,7 +65,7 @@ pub struct Report {
 /// The state of the process in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum ProcessState {
     /// It does its work.
     Ok,
     /// It is about to end, and takes no new work.
@@ -111,7 +111,7 @@ impl Health {
     /// Notes what was found out: `Err` with the reason where it is not right. A change is logged.
     pub fn set(&self, name: &'static str, found: Result<(), Failing>) {
         let mut checks = self.checks();
-        let check = checks.entry(name).or_insert_with(Check::new);
+        let check = checks.entry(name).or_insert_with(HealthCheck::new);
         let was_failing = check.failure.is_some();
         match found {
             Ok(()) => {
@@ -141,34 +141,34 @@ impl Health {
     }
 
     /// Everything, as it is now.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> ReadinessReport {
         let checks: Vec<CheckReport> = self.checks().iter().map(|(name, check)| check.report(name)).collect();
         let status = if self.0.is_draining.load(Ordering::Relaxed) {
-            Status::Draining
+            ProcessState::Draining
         } else if checks.iter().all(|check| check.ok) {
-            Status::Ok
+            ProcessState::Ok
         } else {
-            Status::Failing
+            ProcessState::Failing
         };
-        Report { status, checks }
+        ReadinessReport { status, checks }
     }
 
-    fn checks(&self) -> MutexGuard<'_, BTreeMap<&'static str, Check>> {
+    fn checks(&self) -> MutexGuard<'_, BTreeMap<&'static str, HealthCheck>> {
         // Every change of it is one assignment, so a panic leaves it whole.
         self.0.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Check {
+impl HealthCheck {
     fn new() -> Self {
-        Check { failure: None, right_at: Instant::now(), task: None, restart_count: 0 }
+        HealthCheck { failure: None, right_at: Instant::now(), task: None, restart_count: 0 }
     }
 
     fn why_failing(&self) -> Option<String> {
         self.failure
             .as_ref()
             .map(|failing| failing.told.clone())
-            .or_else(|| self.task.as_ref().and_then(supervise::Watched::why_failing))
+            .or_else(|| self.task.as_ref().and_then(supervise::WatchedTask::why_failing))
     }
 
     fn report(&self, name: &'static str) -> CheckReport {
@@ -216,16 +216,16 @@ mod tests {
     #[test]
     fn one_failing_check_makes_the_whole_failing_until_it_is_right_again() {
         let health = Health::default();
-        assert_eq!(health.report().status, Status::Ok, "nothing is known to fail");
+        assert_eq!(health.report().status, ProcessState::Ok, "nothing is known to fail");
         health.set("store", Ok(()));
         health.set("clock", Err("it jumps".into()));
         let report = health.report();
-        assert_eq!(report.status, Status::Failing);
+        assert_eq!(report.status, ProcessState::Failing);
         let told: Vec<_> = report.checks.iter().map(|check| (check.name, check.ok, check.detail.as_deref())).collect();
         assert_eq!(told, [("clock", false, Some("it jumps")), ("store", true, None)]);
         assert!(health.is_failing("clock") && !health.is_failing("store") && !health.is_failing("unknown"));
         health.set("clock", Ok(()));
-        assert_eq!(health.report().status, Status::Ok);
+        assert_eq!(health.report().status, ProcessState::Ok);
     }
 
     #[test]
@@ -233,6 +233,6 @@ mod tests {
         let health = Health::default();
         health.set("store", Err("full".into()));
         health.drain();
-        assert_eq!(health.report().status, Status::Draining);
+        assert_eq!(health.report().status, ProcessState::Draining);
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Check, Health, end_process};
+use super::{Health, HealthCheck, end_process};
 
 /// How long to wait before a task is started again: at first, and at most where it fails each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -51,10 +51,10 @@ impl Task {
 
 /// A task's signs of life. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Pulse(Arc<Signs>);
+pub struct Pulse(Arc<TaskSigns>);
 
 #[derive(Debug)]
-struct Signs {
+struct TaskSigns {
     task: Task,
     registered_at: Instant,
     /// In milliseconds since then.
@@ -68,7 +68,7 @@ struct Signs {
 impl Pulse {
     /// The signs of life of this task, before its first one.
     pub fn new(task: Task) -> Self {
-        Pulse(Arc::new(Signs {
+        Pulse(Arc::new(TaskSigns {
             task,
             registered_at: Instant::now(),
             beat_ms: AtomicU64::new(0),
@@ -118,7 +118,7 @@ impl Pulse {
     }
 }
 
-impl Signs {
+impl TaskSigns {
     fn touch(&self) {
         self.beat_ms.store(self.now_ms(), Ordering::Relaxed);
     }
@@ -138,13 +138,13 @@ impl Signs {
 
 /// What a check knows of its task.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct WatchedTask {
     pulse: Pulse,
     /// Whether it has been told to end: silence is no fault then.
     shutdown: CancellationToken,
 }
 
-impl Watched {
+impl WatchedTask {
     pub(super) fn since_done(&self) -> Duration {
         let signs = &self.pulse.0;
         let at = if signs.task.round_limit.is_some() { &signs.done_ms } else { &signs.beat_ms };
@@ -178,7 +178,10 @@ impl Health {
         T: Future<Output = ()> + Send + 'static,
     {
         let pulse = Pulse::new(task);
-        let check = Check { task: Some(Watched { pulse: pulse.clone(), shutdown: shutdown.clone() }), ..Check::new() };
+        let check = HealthCheck {
+            task: Some(WatchedTask { pulse: pulse.clone(), shutdown: shutdown.clone() }),
+            ..HealthCheck::new()
+        };
         self.checks().insert(task.name, check);
         tokio::spawn(self.clone().keep_running(pulse, shutdown, make))
     }
@@ -241,12 +244,12 @@ async fn run_once(mut running: JoinHandle<()>, pulse: &Pulse, shutdown: &Cancell
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::{Report, Status};
+    use crate::health::{ProcessState, ReadinessReport};
 
     const LIMIT: Duration = Duration::from_millis(50);
 
     /// Supervises a task that fails in its own way the first time and works from then on. What was reported meanwhile.
-    async fn failing_first<T>(first: impl FnOnce() -> T + Send + 'static) -> Report
+    async fn failing_first<T>(first: impl FnOnce() -> T + Send + 'static) -> ReadinessReport
     where
         T: Future<Output = ()> + Send + 'static,
     {
@@ -261,15 +264,15 @@ mod tests {
                 }
             }
         });
-        let failed = until(&health, Status::Failing).await;
-        until(&health, Status::Ok).await;
+        let failed = until(&health, ProcessState::Failing).await;
+        until(&health, ProcessState::Ok).await;
         shutdown.cancel();
         supervisor.await.unwrap();
-        assert_eq!(health.report().status, Status::Ok, "its end was asked for");
+        assert_eq!(health.report().status, ProcessState::Ok, "its end was asked for");
         failed
     }
 
-    async fn until(health: &Health, status: Status) -> Report {
+    async fn until(health: &Health, status: ProcessState) -> ReadinessReport {
         loop {
             let report = health.report();
             if report.status == status {
@@ -279,7 +282,7 @@ mod tests {
         }
     }
 
-    fn detail(report: &Report) -> &str {
+    fn detail(report: &ReadinessReport) -> &str {
         report.checks[0].detail.as_deref().unwrap()
     }
 
@@ -307,10 +310,10 @@ mod tests {
                 finished.cancelled().await;
             }
         });
-        let late = until(&health, Status::Failing).await;
+        let late = until(&health, ProcessState::Failing).await;
         assert!(detail(&late).contains("no round"), "{late:?}");
         finish.notify_one();
-        let report = until(&health, Status::Ok).await;
+        let report = until(&health, ProcessState::Ok).await;
         assert_eq!(report.checks[0].restart_count, 0, "it was the same task all the time");
         shutdown.cancel();
         supervisor.await.unwrap();

@@ -54,8 +54,8 @@ impl Agents {
     ///
     /// # Errors
     /// The store did not answer.
-    pub async fn of(&self, project: &ProjectName) -> Result<Known, StoreError> {
-        self.store.agents(project.clone(), self.clock.now()).await.map(Known)
+    pub async fn of(&self, project: &ProjectName) -> Result<KnownAgents, StoreError> {
+        self.store.agents(project.clone(), self.clock.now()).await.map(KnownAgents)
     }
 
     /// A project's agents, once there is one for this pipeline, or once those that were there at the server's start have
@@ -63,7 +63,7 @@ impl Agents {
     ///
     /// # Errors
     /// The store did not answer.
-    pub async fn for_pipeline(&self, project: &ProjectName, pipeline: &str) -> Result<Known, StoreError> {
+    pub async fn for_pipeline(&self, project: &ProjectName, pipeline: &str) -> Result<KnownAgents, StoreError> {
         let mut came = self.watch.agents();
         let known_by = self.began_at.after(ABSENCE_LIMIT);
         loop {
@@ -80,9 +80,9 @@ impl Agents {
 }
 
 /// A project's agents at one moment, those that were heard of last first.
-pub struct Known(Vec<KnownAgent>);
+pub struct KnownAgents(Vec<KnownAgent>);
 
-impl Known {
+impl KnownAgents {
     /// For the wire.
     pub fn views(self) -> Vec<AgentView> {
         self.0.into_iter().take(SHOWN_LIMIT).map(view).collect()

@@ -8,7 +8,7 @@ use axum::{
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::error::Failure;
+use super::error::ErrorAnswer;
 use crate::{
     model::{Deployment, Eta, Lease, LeaseSecret, Project, State, forecast::Forecast, order::is_same_run},
     store::Placed,
@@ -28,7 +28,7 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
 ///
 /// # Errors
 /// It cannot be told; that is a fault of ours.
-pub fn seen(seen: &Seen) -> Result<Response, Failure> {
+pub fn seen(seen: &Seen) -> Result<Response, ErrorAnswer> {
     let bytes = match seen.encoded.get() {
         Some(bytes) => bytes.clone(),
         None => {
@@ -67,9 +67,9 @@ fn whole(status: StatusCode, bytes: Bytes) -> Response {
     response
 }
 
-fn formless(error: &serde_json::Error) -> Failure {
+fn formless(error: &serde_json::Error) -> ErrorAnswer {
     tracing::error!(%error, "an answer has no JSON form");
-    Failure::new(ErrorCode::Internal, "the server has a fault")
+    ErrorAnswer::new(ErrorCode::Internal, "the server has a fault")
 }
 
 /// A deployment on the wire.

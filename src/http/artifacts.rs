@@ -18,12 +18,12 @@ use tokio::time::Instant;
 
 use super::{
     App, answer, body,
-    error::{Failure, echo},
+    error::{ErrorAnswer, echo},
     guard::Scope,
     params::{Query, decimal},
 };
 use crate::{
-    artifacts::{Begun, DepotError, PartName, UploadError},
+    artifacts::{DepotError, PartName, UploadBegun, UploadError},
     model::Digest,
     wire::{ErrorCode, OFFSET_HEADER},
 };
@@ -74,7 +74,7 @@ impl Drop for UploadPlace<'_> {
 }
 
 /// Whether it is there, and else how much of it.
-pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, Failure> {
+pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, ErrorAnswer> {
     Query::of(request.uri(), &[])?;
     let digest = digest(&path)?;
     let depot = app.artifacts.depot();
@@ -90,7 +90,7 @@ pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Req
 }
 
 /// Sends it.
-pub async fn get(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, Failure> {
+pub async fn get(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, ErrorAnswer> {
     Query::of(request.uri(), &[])?;
     let digest = digest(&path)?;
     let Some((bytes, content)) = app.artifacts.depot().read(&digest).await? else { return Err(missing()) };
@@ -100,7 +100,7 @@ pub async fn get(State(app): State<Arc<App>>, path: RawPathParams, request: Requ
 }
 
 /// Takes it, or the rest of it.
-pub async fn put(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, Failure> {
+pub async fn put(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, ErrorAnswer> {
     let (parts, mut body) = request.into_parts();
     take(&app, &path, &parts, &mut body).await
 }
@@ -110,28 +110,29 @@ async fn take(
     path: &RawPathParams,
     parts: &axum::http::request::Parts,
     body: &mut Body,
-) -> Result<Response, Failure> {
+) -> Result<Response, ErrorAnswer> {
     Query::of(&parts.uri, &[])?;
     let digest = digest(path)?;
     let range = Range::of(&parts.headers)?;
     let max_bytes = app.artifacts.rules().max_bytes;
-    let too_large = || Failure::new(ErrorCode::BodyTooLarge, format!("an artifact is at most {max_bytes} bytes here"));
+    let too_large =
+        || ErrorAnswer::new(ErrorCode::BodyTooLarge, format!("an artifact is at most {max_bytes} bytes here"));
     if range.total.is_some_and(|total| total > max_bytes) {
         return Err(too_large());
     }
     let Some(_place) = app.uploads.take(app.access.token(&parts.headers)) else {
         let detail =
             format!("{UPLOADS_LIMIT} uploads of this token are under way; try again when one of them has ended");
-        return Err(Failure::new(ErrorCode::Unavailable, detail));
+        return Err(ErrorAnswer::new(ErrorCode::Unavailable, detail));
     };
     let part = part_name(&digest, &parts.extensions);
     let mut upload = match app.artifacts.depot().begin(&digest, &part, range.start).await? {
-        Begun::Whole => return Ok(answer::json(StatusCode::OK, &json!({ "sha256": digest }))),
-        Begun::Upload(upload) => upload,
+        UploadBegun::Whole => return Ok(answer::json(StatusCode::OK, &json!({ "sha256": digest }))),
+        UploadBegun::Upload(upload) => upload,
     };
     let room = range.total.unwrap_or(max_bytes) - upload.length().min(range.total.unwrap_or(max_bytes));
     if !app.artifacts.make_room(room).await? {
-        return Err(Failure::new(
+        return Err(ErrorAnswer::new(
             ErrorCode::DiskFull,
             "the server has no room for more artifacts; see max_total_bytes",
         ));
@@ -147,7 +148,7 @@ async fn take(
                 biased;
                 _ = holds.tick() => upload.hold().await?,
                 () = app.shutdown.cancelled() => {
-                    break Err(Failure::new(ErrorCode::ShuttingDown, "the server is shutting down; go on afterwards"));
+                    break Err(ErrorAnswer::new(ErrorCode::ShuttingDown, "the server is shutting down; go on afterwards"));
                 }
                 piece = &mut next => break piece,
             }
@@ -175,7 +176,7 @@ async fn take(
     }
     if range.total.is_some_and(|total| upload.length() < total) {
         let offset = upload.length();
-        return Err(Failure::new(ErrorCode::BadRequest, format!("the body ended early; go on at {offset}")));
+        return Err(ErrorAnswer::new(ErrorCode::BadRequest, format!("the body ended early; go on at {offset}")));
     }
     let bytes = upload.finish().await?;
     tracing::info!(artifact = %digest, bytes, "took an artifact");
@@ -191,8 +192,9 @@ fn part_name(digest: &Digest, caller: &Extensions) -> PartName {
 ///
 /// # Errors
 /// The name is none, or the depot cannot be read.
-pub async fn is_there(app: &App, digest: &str) -> Result<bool, Failure> {
-    let digest: Digest = digest.parse().map_err(|error| Failure::new(ErrorCode::InvalidBody, format!("{error}")))?;
+pub async fn is_there(app: &App, digest: &str) -> Result<bool, ErrorAnswer> {
+    let digest: Digest =
+        digest.parse().map_err(|error| ErrorAnswer::new(ErrorCode::InvalidBody, format!("{error}")))?;
     Ok(app.artifacts.depot().want(&digest).await?.is_some())
 }
 
@@ -205,10 +207,10 @@ struct Range {
 }
 
 impl Range {
-    fn of(headers: &HeaderMap) -> Result<Self, Failure> {
+    fn of(headers: &HeaderMap) -> Result<Self, ErrorAnswer> {
         let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or_default().trim());
         if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
-            return Err(Failure::new(ErrorCode::UnsupportedMediaType, "an artifact is sent as it is, not encoded"));
+            return Err(ErrorAnswer::new(ErrorCode::UnsupportedMediaType, "an artifact is sent as it is, not encoded"));
         }
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| decimal(length.to_str().ok()?));
         let mut ranges = headers.get_all(header::CONTENT_RANGE).iter();
@@ -216,7 +218,7 @@ impl Range {
             (None, _) => return Ok(Range { start: None, total: length }),
             (Some(range), None) => range.to_str().unwrap_or_default(),
             (Some(_), Some(_)) => {
-                return Err(Failure::new(ErrorCode::InvalidParameter, "Content-Range is given twice"));
+                return Err(ErrorAnswer::new(ErrorCode::InvalidParameter, "Content-Range is given twice"));
             }
         };
         let parsed = range.strip_prefix("bytes ").and_then(|range| {
@@ -232,7 +234,7 @@ impl Range {
             {
                 Ok(Range { start: Some(first), total: Some(total) })
             }
-            _ => Err(Failure::new(
+            _ => Err(ErrorAnswer::new(
                 ErrorCode::InvalidParameter,
                 format!(
                     "Content-Range is `bytes FIRST-LAST/TOTAL` with the whole rest in the body, not '{}'",
@@ -243,9 +245,10 @@ impl Range {
     }
 }
 
-fn digest(path: &RawPathParams) -> Result<Digest, Failure> {
+fn digest(path: &RawPathParams) -> Result<Digest, ErrorAnswer> {
     let text = path.iter().find(|(name, _)| *name == "sha256").map_or("", |(_, value)| value);
-    text.parse().map_err(|error| Failure::new(ErrorCode::InvalidParameter, format!("{error}, not '{}'", echo(text))))
+    text.parse()
+        .map_err(|error| ErrorAnswer::new(ErrorCode::InvalidParameter, format!("{error}, not '{}'", echo(text))))
 }
 
 fn describe(headers: &mut HeaderMap, bytes: u64) {
@@ -254,44 +257,44 @@ fn describe(headers: &mut HeaderMap, bytes: u64) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
-fn missing() -> Failure {
-    Failure::new(ErrorCode::NotFound, "there is no such artifact")
+fn missing() -> ErrorAnswer {
+    ErrorAnswer::new(ErrorCode::NotFound, "there is no such artifact")
 }
 
-fn longer() -> Failure {
-    Failure::new(ErrorCode::BadRequest, "the body is longer than Content-Range says")
+fn longer() -> ErrorAnswer {
+    ErrorAnswer::new(ErrorCode::BadRequest, "the body is longer than Content-Range says")
 }
 
-impl From<UploadError> for Failure {
+impl From<UploadError> for ErrorAnswer {
     fn from(error: UploadError) -> Self {
         match error {
-            UploadError::Busy => Failure::new(ErrorCode::UploadInProgress, format!("{error}; look again soon")),
+            UploadError::Busy => ErrorAnswer::new(ErrorCode::UploadInProgress, format!("{error}; look again soon")),
             UploadError::Offset { offset } => {
-                Failure::new(ErrorCode::UploadOffset, error.to_string()).with("offset", offset)
+                ErrorAnswer::new(ErrorCode::UploadOffset, error.to_string()).with("offset", offset)
             }
             UploadError::Mismatch { .. } => {
-                Failure::new(ErrorCode::ArtifactMismatch, format!("{error}; it was not kept, send it again whole"))
+                ErrorAnswer::new(ErrorCode::ArtifactMismatch, format!("{error}; it was not kept, send it again whole"))
             }
-            UploadError::TooMany => Failure::new(ErrorCode::Unavailable, format!("{error}; try again later")),
+            UploadError::TooMany => ErrorAnswer::new(ErrorCode::Unavailable, format!("{error}; try again later")),
             UploadError::Io(error) => error.into(),
             UploadError::Store(error) => error.into(),
         }
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ErrorAnswer {
     fn from(error: io::Error) -> Self {
         tracing::error!(%error, "the artifacts' directory did not do it");
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Failure::new(ErrorCode::DiskFull, "the server's disk is full; free some space there")
+                ErrorAnswer::new(ErrorCode::DiskFull, "the server's disk is full; free some space there")
             }
-            _ => Failure::new(ErrorCode::Unavailable, "the server cannot keep artifacts; see its log"),
+            _ => ErrorAnswer::new(ErrorCode::Unavailable, "the server cannot keep artifacts; see its log"),
         }
     }
 }
 
-impl From<DepotError> for Failure {
+impl From<DepotError> for ErrorAnswer {
     fn from(error: DepotError) -> Self {
         match error {
             DepotError::Store(error) => error.into(),

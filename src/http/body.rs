@@ -16,7 +16,7 @@ use serde::{
 use serde_json::{Map, Number, Value};
 
 use super::{
-    error::{Failure, echo},
+    error::{ErrorAnswer, echo},
     intake,
 };
 use crate::wire::ErrorCode;
@@ -36,14 +36,17 @@ const NUMBER_LIMIT: u64 = 1 << 53;
 ///
 /// # Errors
 /// Too large, too slow, cut off, or in an encoding that is not known.
-pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
+pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ErrorAnswer> {
     let mut sink = Sink::for_encoding(headers)?;
     let mut body = body;
     let mut received = 0;
     while let Some(piece) = next_piece(&mut body).await? {
         received += piece.len();
         if received > WIRE_LIMIT {
-            return Err(Failure::new(ErrorCode::BodyTooLarge, format!("the body is larger than {WIRE_LIMIT} bytes")));
+            return Err(ErrorAnswer::new(
+                ErrorCode::BodyTooLarge,
+                format!("the body is larger than {WIRE_LIMIT} bytes"),
+            ));
         }
         sink.take(&piece, received)?;
     }
@@ -54,14 +57,14 @@ pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
 ///
 /// # Errors
 /// Too slow, or cut off.
-pub async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, Failure> {
+pub async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, ErrorAnswer> {
     loop {
         match body.frame().await {
             None => return Ok(None),
             Some(Err(error)) if intake::is_too_slow(&error) => {
-                return Err(Failure::new(ErrorCode::RequestTimeout, "the body did not arrive in time"));
+                return Err(ErrorAnswer::new(ErrorCode::RequestTimeout, "the body did not arrive in time"));
             }
-            Some(Err(_)) => return Err(Failure::new(ErrorCode::BadRequest, "the body was cut off")),
+            Some(Err(_)) => return Err(ErrorAnswer::new(ErrorCode::BadRequest, "the body was cut off")),
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     return Ok(Some(data));
@@ -77,20 +80,20 @@ enum Sink {
 }
 
 impl Sink {
-    fn for_encoding(headers: &HeaderMap) -> Result<Self, Failure> {
+    fn for_encoding(headers: &HeaderMap) -> Result<Self, ErrorAnswer> {
         let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
         let encoding = encodings.next().map(|value| value.to_str().unwrap_or_default().trim().to_ascii_lowercase());
         match (encoding.as_deref(), encodings.next()) {
             (None | Some("identity"), None) => Ok(Sink::Plain(Vec::new())),
             (Some("gzip" | "x-gzip"), None) => Ok(Sink::Gzip(Box::new(MultiGzDecoder::new(Bounded::default())))),
-            (_, _) => Err(Failure::new(
+            (_, _) => Err(ErrorAnswer::new(
                 ErrorCode::UnsupportedMediaType,
                 "the body may be sent plain or with gzip, no other way",
             )),
         }
     }
 
-    fn take(&mut self, piece: &[u8], received: usize) -> Result<(), Failure> {
+    fn take(&mut self, piece: &[u8], received: usize) -> Result<(), ErrorAnswer> {
         match self {
             Sink::Plain(bytes) => bytes.extend_from_slice(piece),
             Sink::Gzip(decoder) => {
@@ -103,7 +106,7 @@ impl Sink {
         Ok(())
     }
 
-    fn finish(self) -> Result<Bytes, Failure> {
+    fn finish(self) -> Result<Bytes, ErrorAnswer> {
         match self {
             Sink::Plain(bytes) => Ok(bytes.into()),
             Sink::Gzip(decoder) => {
@@ -114,12 +117,15 @@ impl Sink {
     }
 }
 
-fn too_inflated() -> Failure {
-    Failure::new(ErrorCode::BodyTooLarge, format!("the body is larger than {INFLATED_LIMIT} bytes after decompression"))
+fn too_inflated() -> ErrorAnswer {
+    ErrorAnswer::new(
+        ErrorCode::BodyTooLarge,
+        format!("the body is larger than {INFLATED_LIMIT} bytes after decompression"),
+    )
 }
 
-fn bad_gzip() -> Failure {
-    Failure::new(ErrorCode::InvalidBody, "the body is not whole and valid gzip")
+fn bad_gzip() -> ErrorAnswer {
+    ErrorAnswer::new(ErrorCode::InvalidBody, "the body is not whole and valid gzip")
 }
 
 /// Takes decompressed bytes up to a limit, so that a bomb is never held in memory.
@@ -157,18 +163,18 @@ pub fn is_json(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// That.
-pub fn require_json(headers: &HeaderMap) -> Result<(), Failure> {
+pub fn require_json(headers: &HeaderMap) -> Result<(), ErrorAnswer> {
     if is_json(headers) {
         return Ok(());
     }
-    Err(Failure::new(ErrorCode::UnsupportedMediaType, "send the body with Content-Type: application/json"))
+    Err(ErrorAnswer::new(ErrorCode::UnsupportedMediaType, "send the body with Content-Type: application/json"))
 }
 
 /// Reads a body that must be JSON.
 ///
 /// # Errors
 /// What [`read`], [`require_json`] and [`parse`] say, in this order.
-pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Failure> {
+pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ErrorAnswer> {
     let bytes = read(headers, body).await?;
     require_json(headers)?;
     parse(&bytes)
@@ -178,24 +184,24 @@ pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> 
 ///
 /// # Errors
 /// It says what is wrong and where.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    let invalid = |error: serde_json::Error| Failure::new(ErrorCode::InvalidBody, describe(&error));
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ErrorAnswer> {
+    let invalid = |error: serde_json::Error| ErrorAnswer::new(ErrorCode::InvalidBody, describe(&error));
     // Some editors and clients put a byte order mark before it.
     let mut reader = serde_json::Deserializer::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
     let value = Strict { depth: 0 }.deserialize(&mut reader).map_err(invalid)?;
     reader.end().map_err(invalid)?;
     // serde would take an array for a structure, member by member.
     if !value.is_object() {
-        return Err(Failure::new(ErrorCode::InvalidBody, "the body is not a JSON object, such as {}"));
+        return Err(ErrorAnswer::new(ErrorCode::InvalidBody, "the body is not a JSON object, such as {}"));
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let (path, error) = (error.path().to_string(), error.into_inner());
         if error.to_string().starts_with("unknown field") {
-            return Failure::new(ErrorCode::UnknownParameter, describe(&error));
+            return ErrorAnswer::new(ErrorCode::UnknownParameter, describe(&error));
         }
         // A single dot stands for the whole body.
         let place = if path == "." { String::new() } else { format!(" at '{}'", echo(&path)) };
-        Failure::new(ErrorCode::InvalidBody, format!("{}{place}", describe(&error)))
+        ErrorAnswer::new(ErrorCode::InvalidBody, format!("{}{place}", describe(&error)))
     })
 }
 

@@ -10,8 +10,8 @@ use axum::{
 
 use super::{
     App, answer, body,
-    error::Failure,
-    params::{Query, Target},
+    error::ErrorAnswer,
+    params::{PathTarget, Query},
 };
 use crate::{
     model::{admission::Cancellation, bounds},
@@ -19,7 +19,11 @@ use crate::{
 };
 
 /// Asks for a deployment to be stopped.
-pub async fn cancel(State(app): State<Arc<App>>, target: Target, request: Request) -> Result<Response, Failure> {
+pub async fn cancel(
+    State(app): State<Arc<App>>,
+    target: PathTarget,
+    request: Request,
+) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
     Query::of(&parts.uri, &[])?;
     // Whatever the type is said to be: some clients name one for a body that they do not send.
@@ -27,12 +31,12 @@ pub async fn cancel(State(app): State<Arc<App>>, target: Target, request: Reques
     let CancelBody { superseded_by, reason } =
         if bytes.is_empty() { CancelBody::default() } else { body::parse(&bytes)? };
     let reason = reason.map(|reason| reason_text(&reason)).transpose()?;
-    let Target { project, id } = target;
+    let PathTarget { project, id } = target;
     let superseded_by = app.named_if_any(&project, superseded_by.as_ref()).await?;
     let (status, deployment) = match app.queue.cancel(project, id, reason, superseded_by).await? {
         Cancellation::Requested(deployment) => (StatusCode::ACCEPTED, deployment),
         Cancellation::Unchanged(deployment) => (StatusCode::OK, deployment),
-        Cancellation::NotFound => return Err(Failure::not_found()),
+        Cancellation::NotFound => return Err(ErrorAnswer::not_found()),
         Cancellation::Rejected(rejection) => return Err(rejection.into()),
     };
     Ok(answer::json(status, &answer::unplaced(&deployment)))
@@ -42,11 +46,11 @@ pub async fn cancel(State(app): State<Arc<App>>, target: Target, request: Reques
 ///
 /// # Errors
 /// It is empty, too long, or holds control characters.
-pub fn reason_text(reason: &str) -> Result<String, Failure> {
+pub fn reason_text(reason: &str) -> Result<String, ErrorAnswer> {
     let is_line = bounds::fits(reason, bounds::REASON) && !reason.chars().any(char::is_control);
     let reason = reason.trim();
     if reason.is_empty() || !is_line {
-        return Err(Failure::new(
+        return Err(ErrorAnswer::new(
             ErrorCode::InvalidBody,
             format!("a reason is one line of 1 to {} characters without control characters", bounds::REASON),
         ));

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     App, answer, body,
-    error::{Failure, draining, echo},
+    error::{ErrorAnswer, draining, echo},
     guard::Scope,
     params::Query,
 };
@@ -26,7 +26,7 @@ use crate::{
 const PIPELINE_NAME_LIMIT: usize = 63;
 
 /// Hands out the oldest deployment that the agent can run.
-pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, Failure> {
+pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, ErrorAnswer> {
     let (window, wish) = read(&app, request).await?;
     let holder = Lease::holder(&wish.worker, &wish.claim_id);
     if app.watch.is_draining() {
@@ -55,7 +55,7 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
             woken = timeout_at(ends_at, work.changed()) => woken.is_ok(),
         };
         if !woken {
-            return Err(Failure::new(ErrorCode::NothingToDo, "there is no work for this agent yet; ask again"));
+            return Err(ErrorAnswer::new(ErrorCode::NothingToDo, "there is no work for this agent yet; ask again"));
         }
     }
 }
@@ -66,7 +66,7 @@ fn visible(claimed: Option<Claimed>, wish: &ClaimRequest) -> Option<Claimed> {
 }
 
 /// Reads what the agent wants, and lets go of the request.
-async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), Failure> {
+async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), ErrorAnswer> {
     let (parts, body) = request.into_parts();
     let window = Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?;
     let wish: ClaimRequest = body::read_json(&parts.headers, body).await?;
@@ -75,7 +75,7 @@ async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), F
     for project in wish.projects.keys() {
         // The same words whether it is not there, not an agent's, or not this caller's to see.
         if !scope.sees(project) || app.by_agents(project).is_none() {
-            return Err(Failure::new(
+            return Err(ErrorAnswer::new(
                 ErrorCode::NotFound,
                 format!(
                     "project '{project}' is none that agents run on this server (run_by = \"agents\"), or not for you"
@@ -86,8 +86,8 @@ async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), F
     Ok((window, wish))
 }
 
-fn check(wish: &ClaimRequest) -> Result<(), Failure> {
-    let invalid = |why: String| Failure::new(ErrorCode::InvalidBody, why);
+fn check(wish: &ClaimRequest) -> Result<(), ErrorAnswer> {
+    let invalid = |why: String| ErrorAnswer::new(ErrorCode::InvalidBody, why);
     for (name, text, limit) in
         [("worker", &wish.worker, bounds::AGENT_NAME), ("claimId", &wish.claim_id, bounds::CLAIM_ID)]
     {

@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::socket::{HEAD_LIMIT, HeadTimer, Signs, Socket};
+use super::socket::{HEAD_LIMIT, HeadTimer, Socket, SocketSigns};
 use crate::clock::Clock;
 
 /// The largest head of a request that is read at all; the guard's limits are below it, so that they can be told properly.
@@ -46,14 +46,14 @@ const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(1);
 const LAST_WRITE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What all connections share.
-pub struct Shared {
+pub struct ConnectionShared {
     pub router: Router,
     pub clock: Arc<dyn Clock>,
     pub shutdown: CancellationToken,
 }
 
 /// Serves a connection to its end.
-pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+pub async fn serve(stream: TcpStream, shared: Arc<ConnectionShared>) {
     let mut socket = Socket::new(stream);
     // Boxed, so that a connection that stands by is rid of it.
     while let Some((mut left, waiting)) = Box::pin(serve_until_standby(socket, shared.clone())).await {
@@ -73,7 +73,7 @@ pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 }
 
 /// Serves a connection until it has ended, or until its request stands by.
-async fn serve_until_standby(socket: Socket, shared: Arc<Shared>) -> Option<(Socket, Waiting)> {
+async fn serve_until_standby(socket: Socket, shared: Arc<ConnectionShared>) -> Option<(Socket, Waiting)> {
     let desk = Desk::of(&socket);
     let begun_at = Instant::now();
     let mut connection = http1::Builder::new()
@@ -166,7 +166,7 @@ struct Waiting {
 
 /// Where a connection and the request that it carries leave each other word. One request is answered after the other.
 struct Desk {
-    signs: Arc<Signs>,
+    signs: Arc<SocketSigns>,
     /// Whether there was a request since hyper began to serve the connection.
     has_asked: AtomicBool,
     /// Whether the request is to stand by.
@@ -229,16 +229,16 @@ fn closes(headers: &HeaderMap) -> Option<bool> {
 
 /// What hyper asks for answers.
 struct Service {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionShared>,
     desk: Arc<Desk>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
     type Response = Response;
     type Error = Infallible;
-    type Future = Call;
+    type Future = AnswerUnderWay;
 
-    fn call(&self, mut request: Request<Incoming>) -> Call {
+    fn call(&self, mut request: Request<Incoming>) -> AnswerUnderWay {
         self.desk.has_asked.store(true, Ordering::Relaxed);
         self.desk.signs.note_request();
         self.desk.stands_by.store(false, Ordering::Relaxed);
@@ -247,18 +247,18 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             request.extensions_mut().insert(self.desk.clone());
         }
         let answering: Answering = Box::pin(self.shared.router.clone().oneshot(request.map(Body::new)));
-        Call { answering: Some(answering), closes: closes.unwrap_or(false), desk: self.desk.clone() }
+        AnswerUnderWay { answering: Some(answering), closes: closes.unwrap_or(false), desk: self.desk.clone() }
     }
 }
 
 /// An answer on its way, until its request stands by.
-struct Call {
+struct AnswerUnderWay {
     answering: Option<Answering>,
     closes: bool,
     desk: Arc<Desk>,
 }
 
-impl Future for Call {
+impl Future for AnswerUnderWay {
     type Output = Result<Response, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

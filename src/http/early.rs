@@ -12,7 +12,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::{
     answer,
-    error::{self, Failure},
+    error::{self, ErrorAnswer},
     meta,
     serve::{ServeError, require_protection},
 };
@@ -62,7 +62,7 @@ fn answered(uri: &Uri, health: &Health) -> Response {
         "/healthz" => answer::json(StatusCode::OK, &json!({ "status": "ok" })),
         "/readyz" => meta::ready(health),
         path => {
-            let waits = Failure::new(ErrorCode::Unavailable, "the server waits for its database; try again");
+            let waits = ErrorAnswer::new(ErrorCode::Unavailable, "the server waits for its database; try again");
             error::render(path.to_owned(), waits.into_response())
         }
     };

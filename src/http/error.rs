@@ -22,16 +22,16 @@ const ECHO_LIMIT: usize = 64;
 
 /// An error that is about to be answered.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct ErrorAnswer {
     code: ErrorCode,
     detail: String,
     extra: Map<String, Value>,
 }
 
-impl Failure {
+impl ErrorAnswer {
     /// A failure of this kind.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Failure { code, detail: detail.into(), extra: Map::new() }
+        ErrorAnswer { code, detail: detail.into(), extra: Map::new() }
     }
 
     /// Adds a member to the body.
@@ -58,11 +58,11 @@ impl Failure {
 
     /// Nothing here: the same words whatever is missing, so that no answer tells one project's client of another's.
     pub fn not_found() -> Self {
-        Failure::new(ErrorCode::NotFound, "there is no such project or deployment on this server, or not for you")
+        ErrorAnswer::new(ErrorCode::NotFound, "there is no such project or deployment on this server, or not for you")
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ErrorAnswer {
     /// The bare status; [`render`] adds the body, since only who has the request knows the path.
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -73,14 +73,14 @@ impl IntoResponse for Failure {
 }
 
 /// Nothing new is taken here any more.
-pub fn draining() -> Failure {
+pub fn draining() -> ErrorAnswer {
     Rejection::Draining.into()
 }
 
 /// Gives a [`Failure`] its body.
 pub fn render(path: String, mut response: Response) -> Response {
-    let Some(failure) = response.extensions_mut().remove::<Failure>() else { return response };
-    let Failure { code, detail, extra } = failure;
+    let Some(failure) = response.extensions_mut().remove::<ErrorAnswer>() else { return response };
+    let ErrorAnswer { code, detail, extra } = failure;
     // Past 400 to 405 the path's parts have been parsed: they are ours by then.
     let instance = if matches!(code.status(), 400..=405 | 414 | 431) { echo(&path) } else { path };
     let mut problem = Problem::new(code, detail, instance);
@@ -123,41 +123,43 @@ pub fn echo(input: &str) -> String {
     shown
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for ErrorAnswer {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(why) => {
                 tracing::error!(error = %why, "the store did not answer");
-                Failure::new(ErrorCode::Unavailable, "the store is not available; try again")
+                ErrorAnswer::new(ErrorCode::Unavailable, "the store is not available; try again")
             }
             StoreError::Unknown(why) => {
                 tracing::error!(error = %why, "the store did not say whether it was done");
-                Failure::new(
+                ErrorAnswer::new(
                     ErrorCode::Unavailable,
                     "the store did not say whether it was done; try again with the same key, or look",
                 )
             }
             StoreError::Refused(why) => {
                 tracing::error!(error = %why, "the store cannot keep what a request brings");
-                Failure::new(
+                ErrorAnswer::new(
                     ErrorCode::InvalidBody,
                     "the store cannot keep what this request brings, and would refuse it again; see the server's log",
                 )
             }
-            StoreError::Full => Failure::new(ErrorCode::DiskFull, "the server's disk is full; free some space there"),
+            StoreError::Full => {
+                ErrorAnswer::new(ErrorCode::DiskFull, "the server's disk is full; free some space there")
+            }
             StoreError::Unusable(why) => {
                 tracing::error!(error = %why, "the store cannot be used");
-                Failure::new(ErrorCode::Unavailable, "the store cannot be used; see the server's log")
+                ErrorAnswer::new(ErrorCode::Unavailable, "the store cannot be used; see the server's log")
             }
         }
     }
 }
 
-impl From<WatchError> for Failure {
+impl From<WatchError> for ErrorAnswer {
     fn from(error: WatchError) -> Self {
         match error {
-            WatchError::NotFound => Failure::not_found(),
-            WatchError::AheadOfEnd { last } => Failure::new(
+            WatchError::NotFound => ErrorAnswer::not_found(),
+            WatchError::AheadOfEnd { last } => ErrorAnswer::new(
                 ErrorCode::InvalidParameter,
                 format!("the cursor is ahead of the deployment's last event, which is {last}"),
             )
@@ -167,17 +169,17 @@ impl From<WatchError> for Failure {
     }
 }
 
-impl From<WorkerError> for Failure {
+impl From<WorkerError> for ErrorAnswer {
     fn from(error: WorkerError) -> Self {
         match error {
-            WorkerError::NotFound => Failure::not_found(),
-            WorkerError::LeaseLost => Failure::new(
+            WorkerError::NotFound => ErrorAnswer::not_found(),
+            WorkerError::LeaseLost => ErrorAnswer::new(
                 ErrorCode::LeaseLost,
                 "the lease is not, or no longer, this deployment's; stop what runs under it",
             ),
             WorkerError::OutputsFull => {
                 let (count, bytes) = (bounds::OUTPUTS, bounds::OUTPUTS_BYTES);
-                Failure::new(
+                ErrorAnswer::new(
                     ErrorCode::InvalidBody,
                     format!(
                         "a deployment has at most {count} outputs, whose names and values are {bytes} bytes together; \
@@ -185,7 +187,7 @@ impl From<WorkerError> for Failure {
                     ),
                 )
             }
-            WorkerError::ReportGap { last } => Failure::new(
+            WorkerError::ReportGap { last } => ErrorAnswer::new(
                 ErrorCode::ReportGap,
                 format!("the last report that is recorded is number {last}; send from the next one on"),
             )
@@ -195,7 +197,7 @@ impl From<WorkerError> for Failure {
     }
 }
 
-impl From<Rejection> for Failure {
+impl From<Rejection> for ErrorAnswer {
     fn from(rejection: Rejection) -> Self {
         let hint = match &rejection {
             Rejection::ArtifactMissing { digest } => &format!("; upload it first: PUT /v1/artifacts/{digest}"),
@@ -225,6 +227,6 @@ impl From<Rejection> for Failure {
             Rejection::SuccessorGone => ErrorCode::SuccessorGone,
             Rejection::Draining => ErrorCode::ShuttingDown,
         };
-        Failure::new(code, format!("{rejection}{hint}"))
+        ErrorAnswer::new(code, format!("{rejection}{hint}"))
     }
 }

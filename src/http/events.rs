@@ -16,13 +16,13 @@ use tokio::time::timeout;
 use super::{
     App, answer,
     connection::Standby,
-    error::Failure,
+    error::ErrorAnswer,
     metrics::Parked,
-    params::{Reading, Start, Target},
+    params::{PathTarget, Reading, Start},
 };
 use crate::{
     model::{self, Deployment, EventBody},
-    watch::{Begin, Follow, Page, Wanted},
+    watch::{EventPage, Follow, StartingPoint, WantedEvents},
     wire::{Event, EventData, EventsPage, ascii},
 };
 
@@ -34,13 +34,13 @@ const FRAME_BYTES: usize = 256;
 /// Follows a deployment's events.
 pub async fn events(
     State(app): State<Arc<App>>,
-    target: Target,
+    target: PathTarget,
     reading: Reading,
     standby: Standby,
-) -> Result<Response, Failure> {
+) -> Result<Response, ErrorAnswer> {
     match reading {
         Reading::Stream { start } => {
-            let Begin { after, skipped_lines } = begin(&app, &target, start).await?;
+            let StartingPoint { after, skipped_lines } = begin(&app, &target, start).await?;
             let (follow, now) = app.watch.follow(&target.project, target.id, after).await?;
             // A browser opens a stream again when it has ended, for ever, unless it is told that there is nothing more.
             if now.is_final() && after >= now.event_count {
@@ -50,7 +50,7 @@ pub async fn events(
         }
         Reading::Poll { start, window } => {
             standby.begin();
-            let Begin { after, skipped_lines } = begin(&app, &target, start).await?;
+            let StartingPoint { after, skipped_lines } = begin(&app, &target, start).await?;
             let _parked = app.metrics.park();
             let page = app.watch.events(&target.project, target.id, after, window).await?;
             let (last, is_final) = (page.last, page.complete.is_some());
@@ -62,18 +62,18 @@ pub async fn events(
     }
 }
 
-async fn begin(app: &App, target: &Target, start: Start) -> Result<Begin, Failure> {
+async fn begin(app: &App, target: &PathTarget, start: Start) -> Result<StartingPoint, ErrorAnswer> {
     match start {
-        Start::After(after) => Ok(Begin { after, skipped_lines: 0 }),
+        Start::After(after) => Ok(StartingPoint { after, skipped_lines: 0 }),
         Start::End { tail, since } => {
-            let wanted = Wanted { tail, since: since.map(|since| since.moment(app.now())) };
+            let wanted = WantedEvents { tail, since: since.map(|since| since.moment(app.now())) };
             Ok(app.watch.begin(&target.project, target.id, wanted).await?)
         }
     }
 }
 
 /// The events of a page, the first of them without so many of its lines.
-fn wire(page: &Page, skipped_lines: usize) -> Vec<Event> {
+fn wire(page: &EventPage, skipped_lines: usize) -> Vec<Event> {
     let ended = |event: &model::Event| match event.body {
         EventBody::Complete => page.complete.as_deref().map(answer::unplaced),
         _ => None,
@@ -145,7 +145,7 @@ impl Streaming {
 }
 
 /// All events of a page.
-fn frames(page: &Page, skipped_lines: usize) -> Bytes {
+fn frames(page: &EventPage, skipped_lines: usize) -> Bytes {
     let mut bytes = Vec::with_capacity(FRAME_BYTES * page.events.len());
     wire(page, skipped_lines).iter().for_each(|event| frame(&mut bytes, Some(event.seq), event.name(), event));
     bytes.into()

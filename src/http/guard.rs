@@ -7,7 +7,7 @@ use axum::http::{Extensions, HeaderMap, Uri, Version, header};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-use super::error::{Failure, echo};
+use super::error::{ErrorAnswer, echo};
 use crate::{config::TokenHash, model::ProjectName, wire::ErrorCode};
 
 /// The longest address that is looked at.
@@ -71,13 +71,13 @@ impl Access {
     ///
     /// # Errors
     /// Who may not, and why.
-    pub fn check(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Scope, Failure> {
+    pub fn check(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Scope, ErrorAnswer> {
         if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
-            return Err(Failure::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
+            return Err(ErrorAnswer::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
         }
         let head_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if head_bytes > HEADERS_LIMIT {
-            return Err(Failure::new(ErrorCode::HeadersTooLarge, "the headers are larger than 16 KiB"));
+            return Err(ErrorAnswer::new(ErrorCode::HeadersTooLarge, "the headers are larger than 16 KiB"));
         }
         let host = host(uri, headers)?;
         let name = without_port(&host).0;
@@ -100,7 +100,7 @@ impl Access {
                 } else {
                     "this server wants a token: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line"
                 };
-                Failure::new(ErrorCode::Unauthorized, detail)
+                ErrorAnswer::new(ErrorCode::Unauthorized, detail)
             })?;
             let is_named = self.allowed_hosts.is_empty() || self.allowed_hosts.iter().any(|allowed| allowed == name);
             if !is_named && !is_loopback_name(name) {
@@ -108,7 +108,7 @@ impl Access {
             }
         }
         if is_foreign(headers, &host) {
-            return Err(Failure::new(ErrorCode::ForbiddenOrigin, "pages of other sites may not call this server"));
+            return Err(ErrorAnswer::new(ErrorCode::ForbiddenOrigin, "pages of other sites may not call this server"));
         }
         Ok(scope)
     }
@@ -137,14 +137,14 @@ impl Access {
 
 /// Fails for a request that came through a proxy, as far as that can be seen: by what the proxy adds, or by HTTP/1.0, which
 /// nginx speaks unless it is told otherwise, and adds nothing.
-fn refuse_forwarded(version: Version, headers: &HeaderMap) -> Result<(), Failure> {
+fn refuse_forwarded(version: Version, headers: &HeaderMap) -> Result<(), ErrorAnswer> {
     let is_forwarding = |name: &&str| name.starts_with(FORWARDING_PREFIX) || FORWARDING.contains(name);
     let sign = match headers.keys().map(header::HeaderName::as_str).find(is_forwarding) {
         Some(name) => format!("it carries the header '{}'", echo(name)),
         None if version < Version::HTTP_11 => "it is HTTP/1.0, which proxies speak".to_owned(),
         None => return Ok(()),
     };
-    Err(Failure::new(
+    Err(ErrorAnswer::new(
         ErrorCode::ProxyNeedsTokens,
         format!(
             "this request came through a proxy ({sign}), and a server without tokens answers only programs of its own \
@@ -153,8 +153,8 @@ fn refuse_forwarded(version: Version, headers: &HeaderMap) -> Result<(), Failure
     ))
 }
 
-fn host_not_allowed(name: &str, why: &str) -> Failure {
-    Failure::new(
+fn host_not_allowed(name: &str, why: &str) -> ErrorAnswer {
+    ErrorAnswer::new(
         ErrorCode::HostNotAllowed,
         format!(
             "this server does not answer under the host name '{}': {why}; behind a proxy, let it pass on the name that \
@@ -165,13 +165,13 @@ fn host_not_allowed(name: &str, why: &str) -> Failure {
 }
 
 /// The host and its port, in lower case.
-fn host(uri: &Uri, headers: &HeaderMap) -> Result<String, Failure> {
+fn host(uri: &Uri, headers: &HeaderMap) -> Result<String, ErrorAnswer> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next(), uri.authority()) {
         (Some(host), None, _) => host.to_str().unwrap_or_default(),
         (None, _, Some(authority)) => authority.as_str(),
-        (None, _, None) => return Err(Failure::new(ErrorCode::BadRequest, "the request names no Host")),
-        (Some(_), Some(_), _) => return Err(Failure::new(ErrorCode::BadRequest, "the request names two Hosts")),
+        (None, _, None) => return Err(ErrorAnswer::new(ErrorCode::BadRequest, "the request names no Host")),
+        (Some(_), Some(_), _) => return Err(ErrorAnswer::new(ErrorCode::BadRequest, "the request names two Hosts")),
     };
     Ok(host.to_ascii_lowercase())
 }

@@ -118,10 +118,10 @@ struct Intake {
     received: u64,
     /// How long we have waited for it. What we do with it meanwhile does not count.
     waited: Duration,
-    wait: Option<Wait>,
+    wait: Option<BodyWait>,
 }
 
-struct Wait {
+struct BodyWait {
     begun: Instant,
     limit: Pin<Box<Sleep>>,
 }
@@ -137,7 +137,8 @@ impl Intake {
         self.has_begun = true;
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
             let (begun, patience) = (Instant::now(), patience(self.received, self.waited));
-            let wait = self.wait.get_or_insert_with(|| Wait { begun, limit: Box::pin(sleep_until(begun + patience)) });
+            let wait =
+                self.wait.get_or_insert_with(|| BodyWait { begun, limit: Box::pin(sleep_until(begun + patience)) });
             ready!(wait.limit.as_mut().poll(context));
             return Poll::Ready(Some(Err(axum::Error::new(TooSlow))));
         };

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{App, answer, error::Failure};
+use super::{App, answer, error::ErrorAnswer};
 use crate::{
     model::{
         Deployment, Eta, Mention,
@@ -18,7 +18,7 @@ use crate::{
 pub const LOOK_LIMIT: usize = 20;
 
 /// A project's slot and the front of its line, at one moment.
-pub struct Line<'a> {
+pub struct SlotAndLine<'a> {
     state: &'a ProjectState,
     now: Timestamp,
     waits_for_agent: bool,
@@ -26,7 +26,7 @@ pub struct Line<'a> {
 
 /// How one stands in line.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct StandingInLine {
     /// The newer deployment that supersedes it when that starts.
     pub overtaker: Option<Mention>,
     /// How long until it has the slot; `None` where it does not wait, or the slot is just handed on.
@@ -35,41 +35,41 @@ pub struct Standing {
 
 impl App {
     /// The line of a project that was read.
-    pub async fn line<'a>(&self, state: &'a ProjectState) -> Result<Line<'a>, Failure> {
+    pub async fn line<'a>(&self, state: &'a ProjectState) -> Result<SlotAndLine<'a>, ErrorAnswer> {
         let waits_for_agent = match &state.holder {
             Some(holder) => self.agent_absence(holder).await?.is_some(),
             None => false,
         };
-        Ok(Line { state, now: self.now(), waits_for_agent })
+        Ok(SlotAndLine { state, now: self.now(), waits_for_agent })
     }
 
     /// How a deployment stands, if it waits in line.
-    pub async fn standing(&self, placed: &Placed) -> Result<Standing, Failure> {
+    pub async fn standing(&self, placed: &Placed) -> Result<StandingInLine, ErrorAnswer> {
         let waiting = &placed.deployment;
         if !waiting.is_waiting() {
-            return Ok(Standing::default());
+            return Ok(StandingInLine::default());
         }
         match self.queue.store().project(waiting.project.clone(), LOOK_LIMIT).await? {
             Some(state) => Ok(self.line(&state).await?.standing(placed)),
-            None => Ok(Standing::default()),
+            None => Ok(StandingInLine::default()),
         }
     }
 
     /// A deployment for the wire, with everything that is told of one that waits: in line, or for an agent.
-    pub async fn told(&self, placed: &Placed) -> Result<wire::Deployment, Failure> {
+    pub async fn told(&self, placed: &Placed) -> Result<wire::Deployment, ErrorAnswer> {
         let told = self.standing(placed).await?.in_deployment(answer::deployment(placed));
         self.with_absence(&placed.deployment, told).await
     }
 }
 
-impl Line<'_> {
+impl SlotAndLine<'_> {
     /// How this one stands in it.
-    pub fn standing(&self, placed: &Placed) -> Standing {
+    pub fn standing(&self, placed: &Placed) -> StandingInLine {
         let waiting = &placed.deployment;
         if !waiting.is_waiting() {
-            return Standing::default();
+            return StandingInLine::default();
         }
-        Standing { overtaker: self.overtaker(waiting), start: self.start(placed) }
+        StandingInLine { overtaker: self.overtaker(waiting), start: self.start(placed) }
     }
 
     fn overtaker(&self, waiting: &Deployment) -> Option<Mention> {
@@ -87,7 +87,7 @@ impl Line<'_> {
     }
 }
 
-impl Standing {
+impl StandingInLine {
     /// The deployment with it.
     pub fn in_deployment(&self, told: wire::Deployment) -> wire::Deployment {
         let (expected_start, start_unknown) = self.start();

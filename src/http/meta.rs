@@ -10,30 +10,30 @@ use axum::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{App, answer, error::Failure, params::Query};
+use super::{App, answer, error::ErrorAnswer, params::Query};
 use crate::{
-    health::{Failing, Health, Report, Status},
+    health::{Failing, Health, ProcessState, ReadinessReport},
     store::StoreError,
     version::{BUILD, Build},
 };
 
 /// What `/readyz` answers.
 #[derive(Serialize)]
-struct Ready {
+struct ReadyAnswer {
     #[serde(flatten)]
-    report: Report,
+    report: ReadinessReport,
     #[serde(flatten)]
     build: Build,
 }
 
 /// The process lives.
-pub async fn healthz(uri: Uri) -> Result<Response, Failure> {
+pub async fn healthz(uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
     Ok(answer::json(StatusCode::OK, &json!({ "status": "ok" })))
 }
 
 /// It can do its work: every check is right, and it is not about to end.
-pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
+pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
     if !app.watch.is_draining() {
         app.health.set("store", app.queue.store().ready().await.map_err(why_not_ready));
@@ -44,8 +44,8 @@ pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, F
 /// What is known of it.
 pub fn ready(health: &Health) -> Response {
     let report = health.report();
-    let is_ok = report.status == Status::Ok;
-    let report = Ready { report, build: BUILD };
+    let is_ok = report.status == ProcessState::Ok;
+    let report = ReadyAnswer { report, build: BUILD };
     if is_ok {
         return answer::json(StatusCode::OK, &report);
     }
@@ -67,7 +67,7 @@ fn why_not_ready(error: StoreError) -> Failing {
 }
 
 /// What this server speaks, exactly.
-pub async fn openapi(uri: Uri) -> Result<Response, Failure> {
+pub async fn openapi(uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
     let kind = HeaderValue::from_static("application/yaml");
     Ok(([(header::CONTENT_TYPE, kind)], include_str!("../../openapi.yaml")).into_response())

@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{App, error::Failure, params::Query};
+use super::{App, error::ErrorAnswer, params::Query};
 use crate::{
     exec::workspaces,
     health, log,
@@ -166,7 +166,7 @@ impl Metrics {
     }
 
     /// Takes over what is known of the process's own state.
-    fn note_health(&self, report: &health::Report) {
+    fn note_health(&self, report: &health::ReadinessReport) {
         for check in &report.checks {
             let labels = CheckLabels { name: check.name };
             self.checks.get_or_create(&labels).set(i64::from(check.ok));
@@ -188,7 +188,7 @@ impl Metrics {
 }
 
 /// `GET /metrics`.
-pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Failure> {
+pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
     app.metrics.note_commits(app.queue.store().commits());
     app.metrics.unreadable.inner().store(app.queue.store().unreadable_count(), Ordering::Relaxed);
@@ -198,7 +198,7 @@ pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, 
     app.metrics.note_health(&app.health.report());
     let mut text = String::new();
     encode(&mut text, &app.metrics.registry)
-        .map_err(|_| Failure::new(ErrorCode::Internal, "the figures cannot be written"))?;
+        .map_err(|_| ErrorAnswer::new(ErrorCode::Internal, "the figures cannot be written"))?;
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -42,21 +42,21 @@ pub use early::Early;
 pub use guard::Access;
 pub use metrics::Metrics;
 pub use router::route_table;
-pub use serve::{END_LIMIT, ServeError, Server, serve};
+pub use serve::{END_LIMIT, HttpServer, ServeError, serve};
 pub use tokens::{NewToken, new_token};
 
 use crate::{
     artifacts::retention::Retention,
-    config::{ByAgents, Pipeline, Project},
+    config::{ByAgents, Pipeline, ProjectConfig},
     health::Health,
     model::{self, EventBody, Executor, ProjectName, State},
     queue::{Queue, absence::some_of},
     watch::Watch,
     wire::{self, ErrorCode},
 };
-use agents::{Agents, Known};
+use agents::{Agents, KnownAgents};
 use artifacts::Uploads;
-use error::{Failure, echo};
+use error::{ErrorAnswer, echo};
 use phases::PhaseTimes;
 
 /// So many of the last events of a deployment that waits for an agent are looked at for when it got the slot.
@@ -66,7 +66,7 @@ const SLOT_LOOK_LIMIT: usize = 50;
 pub struct App {
     queue: Queue,
     watch: Watch,
-    projects: Arc<BTreeMap<ProjectName, Project>>,
+    projects: Arc<BTreeMap<ProjectName, ProjectConfig>>,
     access: Access,
     agents: Agents,
     metrics: Arc<Metrics>,
@@ -98,7 +98,7 @@ impl App {
         self.projects.get(project)?.agents
     }
 
-    fn pipeline_names(&self, project: &ProjectName, known: &Known) -> Vec<String> {
+    fn pipeline_names(&self, project: &ProjectName, known: &KnownAgents) -> Vec<String> {
         if self.by_agents(project).is_some() {
             return known.pipelines().into_iter().cloned().collect();
         }
@@ -106,13 +106,13 @@ impl App {
     }
 
     /// A configured pipeline.
-    fn pipeline(&self, project: &ProjectName, name: &str) -> Result<&Pipeline, Failure> {
-        let pipelines = &self.projects.get(project).ok_or_else(Failure::not_found)?.pipelines;
+    fn pipeline(&self, project: &ProjectName, name: &str) -> Result<&Pipeline, ErrorAnswer> {
+        let pipelines = &self.projects.get(project).ok_or_else(ErrorAnswer::not_found)?.pipelines;
         pipelines.get(name).ok_or_else(|| unknown_pipeline(name, pipelines.keys()))
     }
 
     /// Fails for a pipeline that none of the agents offers that were ever seen; when none was, nobody can tell.
-    async fn require_offered(&self, project: &ProjectName, pipeline: &str) -> Result<(), Failure> {
+    async fn require_offered(&self, project: &ProjectName, pipeline: &str) -> Result<(), ErrorAnswer> {
         let known = self.agents.of(project).await?;
         let offered = known.pipelines();
         if offered.is_empty() || offered.iter().any(|offered| *offered == pipeline) {
@@ -123,7 +123,7 @@ impl App {
 
     /// That a deployment which holds its slot waits for an agent, that none is there, and until when it waits; `None` where
     /// that is not so.
-    async fn agent_absence(&self, holder: &model::Deployment) -> Result<Option<String>, Failure> {
+    async fn agent_absence(&self, holder: &model::Deployment) -> Result<Option<String>, ErrorAnswer> {
         let is_by_agents = self.by_agents(&holder.project).is_some() && holder.spec.executor == Executor::Server;
         if holder.state != State::Ready || !is_by_agents || holder.message.is_some() {
             return Ok(None);
@@ -143,7 +143,7 @@ impl App {
     }
 
     /// What a holder waits for, and how long that may take: an agent that is not there, or a phase that a cancel may not interrupt.
-    async fn holder_wait(&self, holder: &model::Deployment) -> Result<Option<String>, Failure> {
+    async fn holder_wait(&self, holder: &model::Deployment) -> Result<Option<String>, ErrorAnswer> {
         match self.agent_absence(holder).await? {
             Some(absence) => Ok(Some(absence)),
             None => self.protected_wait(holder).await,
@@ -155,7 +155,7 @@ impl App {
         &self,
         holder: &model::Deployment,
         mut told: wire::Deployment,
-    ) -> Result<wire::Deployment, Failure> {
+    ) -> Result<wire::Deployment, ErrorAnswer> {
         if let Some(wait) = self.holder_wait(holder).await? {
             told.waits_for = Some(wait);
         }
@@ -168,7 +168,7 @@ impl App {
         blocker: &model::Deployment,
         counters: &model::Project,
         own_url: Option<&str>,
-    ) -> Result<wire::Conflict, Failure> {
+    ) -> Result<wire::Conflict, ErrorAnswer> {
         let mut conflict = answer::conflict(blocker, counters, self.now(), own_url);
         if let Some(wait) = self.holder_wait(blocker).await? {
             conflict.blocking.message = Some(wait);
@@ -188,22 +188,22 @@ impl App {
     }
 
     /// Tells one definition of a pipeline from another.
-    fn pipeline_digest(&self, project: &ProjectName, name: &str) -> Result<String, Failure> {
+    fn pipeline_digest(&self, project: &ProjectName, name: &str) -> Result<String, ErrorAnswer> {
         let definition = serde_json::to_vec(self.pipeline(project, name)?).unwrap_or_default();
         Ok(HEXLOWER.encode(&Sha256::digest(definition))[..16].to_owned())
     }
 
     /// Fails for a project that is neither configured nor was ever deployed.
-    async fn require_project(&self, project: &ProjectName) -> Result<(), Failure> {
+    async fn require_project(&self, project: &ProjectName) -> Result<(), ErrorAnswer> {
         if self.is_configured(project) || self.queue.store().project(project.clone(), 0).await?.is_some() {
             return Ok(());
         }
-        Err(Failure::not_found())
+        Err(ErrorAnswer::not_found())
     }
 }
 
-fn unknown_pipeline<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Failure {
+fn unknown_pipeline<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> ErrorAnswer {
     let known = some_of(known.map(String::as_str));
     let name = echo(name);
-    Failure::new(ErrorCode::UnknownPipeline, format!("there is no pipeline '{name}' here; there are: {known}"))
+    ErrorAnswer::new(ErrorCode::UnknownPipeline, format!("there is no pipeline '{name}' here; there are: {known}"))
 }

@@ -1,7 +1,7 @@
 //! Which deployment somebody means who names it by its id, or by its number in its project: the one place that knows, for
 //! paths and bodies alike.
 
-use super::{App, error::Failure};
+use super::{App, error::ErrorAnswer};
 use crate::{
     model::{DeploymentId, DeploymentName, ProjectName, Which},
     wire::ErrorCode,
@@ -12,7 +12,11 @@ impl App {
     ///
     /// # Errors
     /// The project has no deployment of that number, or the name is of another project.
-    pub(super) async fn named(&self, project: &ProjectName, name: &DeploymentName) -> Result<DeploymentId, Failure> {
+    pub(super) async fn named(
+        &self,
+        project: &ProjectName,
+        name: &DeploymentName,
+    ) -> Result<DeploymentId, ErrorAnswer> {
         let number = match name.which {
             Which::Id(id) => return Ok(id),
             Which::Number(number) => number,
@@ -25,10 +29,10 @@ impl App {
             return Ok(id);
         }
         // Of a project that nobody ever deployed nothing is told.
-        let state = store.project(project.clone(), 0).await?.ok_or_else(Failure::not_found)?;
+        let state = store.project(project.clone(), 0).await?.ok_or_else(ErrorAnswer::not_found)?;
         let last = state.project.deployment_count;
         if last == 0 {
-            return Err(Failure::not_found());
+            return Err(ErrorAnswer::not_found());
         }
         Err(missing(format!(
             "project {project} has no deployment {project}#{number}; the last one is {project}#{last}"
@@ -43,7 +47,7 @@ impl App {
         &self,
         project: &ProjectName,
         name: Option<&DeploymentName>,
-    ) -> Result<Option<DeploymentId>, Failure> {
+    ) -> Result<Option<DeploymentId>, ErrorAnswer> {
         match name {
             Some(name) => self.named(project, name).await.map(Some),
             None => Ok(None),
@@ -51,6 +55,6 @@ impl App {
     }
 }
 
-fn missing(detail: String) -> Failure {
-    Failure::new(ErrorCode::NotFound, detail)
+fn missing(detail: String) -> ErrorAnswer {
+    ErrorAnswer::new(ErrorCode::NotFound, detail)
 }

@@ -9,7 +9,7 @@ use crate::model::bounds;
 const FIRST_PART: usize = 8;
 
 /// A page that is being filled.
-pub struct Page<T> {
+pub struct PageFilling<T> {
     entries: Vec<T>,
     bytes: usize,
     limit: usize,
@@ -27,10 +27,10 @@ pub enum Filled {
     Full,
 }
 
-impl<T: Serialize> Page<T> {
+impl<T: Serialize> PageFilling<T> {
     /// A page for so many entries.
     pub fn of(limit: usize) -> Self {
-        Page { entries: Vec::new(), bytes: 0, limit, part: FIRST_PART }
+        PageFilling { entries: Vec::new(), bytes: 0, limit, part: FIRST_PART }
     }
 
     /// How many entries are to be read next: one more than are taken, which tells whether there is more.

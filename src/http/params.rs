@@ -9,7 +9,7 @@ use axum::{
 
 use super::{
     App,
-    error::{Failure, echo},
+    error::{ErrorAnswer, echo},
     guard::Scope,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 pub struct InProject(pub ProjectName);
 
 /// The `{project}` and `{id}` of a path.
-pub struct Target {
+pub struct PathTarget {
     /// The project.
     pub project: ProjectName,
     /// The deployment.
@@ -30,25 +30,25 @@ pub struct Target {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for InProject {
-    type Rejection = Failure;
+    type Rejection = ErrorAnswer;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorAnswer> {
         let path = path_params(parts, state).await?;
         Ok(InProject(project(&path, parts)?))
     }
 }
 
-impl FromRequestParts<Arc<App>> for Target {
-    type Rejection = Failure;
+impl FromRequestParts<Arc<App>> for PathTarget {
+    type Rejection = ErrorAnswer;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ErrorAnswer> {
         let path = path_params(parts, app).await?;
         let project = project(&path, parts)?;
         // A malformed name names no deployment: it is answered like one that is not there.
         let name: DeploymentName =
-            param(&path, "id").and_then(|name| name.parse().ok()).ok_or_else(Failure::not_found)?;
+            param(&path, "id").and_then(|name| name.parse().ok()).ok_or_else(ErrorAnswer::not_found)?;
         let id = app.named(&project, &name).await?;
-        Ok(Target { project, id })
+        Ok(PathTarget { project, id })
     }
 }
 
@@ -59,21 +59,21 @@ impl FromRequestParts<Arc<App>> for Target {
 pub struct MaxWait(pub Duration);
 
 impl<S: Send + Sync> FromRequestParts<S> for MaxWait {
-    type Rejection = Failure;
+    type Rejection = ErrorAnswer;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorAnswer> {
         Ok(MaxWait(Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?))
     }
 }
 
 /// What the caller may see.
-pub struct Seen(pub Scope);
+pub struct VisibleProjects(pub Scope);
 
-impl<S: Send + Sync> FromRequestParts<S> for Seen {
-    type Rejection = Failure;
+impl<S: Send + Sync> FromRequestParts<S> for VisibleProjects {
+    type Rejection = ErrorAnswer;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        Ok(Seen(Scope::of(&parts.extensions)))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorAnswer> {
+        Ok(VisibleProjects(Scope::of(&parts.extensions)))
     }
 }
 
@@ -81,9 +81,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Seen {
 pub struct NoQuery;
 
 impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
-    type Rejection = Failure;
+    type Rejection = ErrorAnswer;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorAnswer> {
         Query::of(&parts.uri, &[]).map(|_| NoQuery)
     }
 }
@@ -119,9 +119,9 @@ pub enum Reading {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Reading {
-    type Rejection = Failure;
+    type Rejection = ErrorAnswer;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorAnswer> {
         let is_stream = wants_event_stream(&parts.headers)?;
         let query = Query::of(&parts.uri, &["after", "tail", "since", "maxWaitSeconds"])?;
         let (start, window) = (start(&parts.headers, &query)?, query.max_wait()?);
@@ -130,10 +130,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Reading {
     }
 }
 
-async fn path_params<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, Failure> {
+async fn path_params<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, ErrorAnswer> {
     RawPathParams::from_request_parts(parts, state)
         .await
-        .map_err(|_| Failure::new(ErrorCode::BadRequest, "the path is not valid UTF-8 after decoding"))
+        .map_err(|_| ErrorAnswer::new(ErrorCode::BadRequest, "the path is not valid UTF-8 after decoding"))
 }
 
 fn param<'a>(path: &'a RawPathParams, name: &str) -> Option<&'a str> {
@@ -141,12 +141,12 @@ fn param<'a>(path: &'a RawPathParams, name: &str) -> Option<&'a str> {
 }
 
 /// The project, if the caller may see it: to others it is not there.
-fn project(path: &RawPathParams, parts: &Parts) -> Result<ProjectName, Failure> {
+fn project(path: &RawPathParams, parts: &Parts) -> Result<ProjectName, ErrorAnswer> {
     let name = param(path, "project").unwrap_or_default();
     let named: ProjectName = name
         .parse()
-        .map_err(|error| Failure::new(ErrorCode::InvalidProject, format!("{error}, not '{}'", echo(name))))?;
-    if Scope::of(&parts.extensions).sees(&named) { Ok(named) } else { Err(Failure::not_found()) }
+        .map_err(|error| ErrorAnswer::new(ErrorCode::InvalidProject, format!("{error}, not '{}'", echo(name))))?;
+    if Scope::of(&parts.extensions).sees(&named) { Ok(named) } else { Err(ErrorAnswer::not_found()) }
 }
 
 /// The parameters of a query string.
@@ -157,18 +157,21 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// An unknown or repeated parameter, named.
-    pub fn of(uri: &'a Uri, known: &[&str]) -> Result<Self, Failure> {
+    pub fn of(uri: &'a Uri, known: &[&str]) -> Result<Self, ErrorAnswer> {
         let pairs: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
         for (at, (name, _)) in pairs.iter().enumerate() {
             if !known.contains(&&**name) {
                 let knows = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(Failure::new(
+                return Err(ErrorAnswer::new(
                     ErrorCode::UnknownParameter,
                     format!("unknown query parameter '{}'; this route knows {knows}", echo(name)),
                 ));
             }
             if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
-                return Err(Failure::new(ErrorCode::UnknownParameter, format!("query parameter '{name}' is repeated")));
+                return Err(ErrorAnswer::new(
+                    ErrorCode::UnknownParameter,
+                    format!("query parameter '{name}' is repeated"),
+                ));
             }
         }
         Ok(Query(pairs))
@@ -183,12 +186,12 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// It is something else.
-    pub fn number(&self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, Failure> {
+    pub fn number(&self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, ErrorAnswer> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let number = decimal(text).filter(|number| range.contains(number)).ok_or_else(|| {
             let (low, high) = (range.start(), range.end());
             let upper = if *high == u64::MAX { String::new() } else { format!(" to {high}") };
-            Failure::new(
+            ErrorAnswer::new(
                 ErrorCode::InvalidParameter,
                 format!("{name} is a whole number from {low}{upper}, not '{}'", echo(text)),
             )
@@ -200,11 +203,11 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// It is something else.
-    pub fn flag(&self, name: &str) -> Result<bool, Failure> {
+    pub fn flag(&self, name: &str) -> Result<bool, ErrorAnswer> {
         match self.get(name) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => Err(Failure::new(
+            Some(other) => Err(ErrorAnswer::new(
                 ErrorCode::InvalidParameter,
                 format!("{name} is true or false, not '{}'", echo(other)),
             )),
@@ -215,9 +218,9 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// It is neither a duration nor a time.
-    pub fn since(&self) -> Result<Option<Since>, Failure> {
+    pub fn since(&self) -> Result<Option<Since>, ErrorAnswer> {
         let Some(text) = self.get("since") else { return Ok(None) };
-        let refused = |why| Failure::new(ErrorCode::InvalidParameter, format!("since is '{}': {why}", echo(text)));
+        let refused = |why| ErrorAnswer::new(ErrorCode::InvalidParameter, format!("since is '{}': {why}", echo(text)));
         text.parse().map(Some).map_err(refused)
     }
 
@@ -225,14 +228,14 @@ impl<'a> Query<'a> {
     ///
     /// # Errors
     /// It is not a whole number of seconds from 0 to 60.
-    pub fn max_wait(&self) -> Result<Duration, Failure> {
+    pub fn max_wait(&self) -> Result<Duration, ErrorAnswer> {
         let seconds = self.number("maxWaitSeconds", 0..=MAX_WAIT_LIMIT_SECONDS)?;
         Ok(Duration::from_secs(seconds.unwrap_or(MAX_WAIT_DEFAULT_SECONDS)))
     }
 }
 
 /// Where to begin: after `Last-Event-ID`, which a browser sends by itself when it goes on, or else as the query says.
-fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, Failure> {
+fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, ErrorAnswer> {
     let tail = query.number("tail", 0..=TAIL_LINES as u64)?.map(|tail| usize::try_from(tail).unwrap_or(usize::MAX));
     let since = query.since()?;
     let after = query.number("after", 0..=u64::MAX)?;
@@ -240,7 +243,7 @@ fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, Failure> {
         (after, None, None) => Start::After(after.unwrap_or(0)),
         (None, tail, since) => Start::End { tail, since },
         (Some(_), _, _) => {
-            return Err(Failure::new(
+            return Err(ErrorAnswer::new(
                 ErrorCode::InvalidParameter,
                 "after says where to begin, and so do tail and since: leave one or the other out",
             ));
@@ -252,9 +255,9 @@ fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, Failure> {
         // A browser sends an empty one where the stream gave it none.
         (Some(id), None) if id.is_empty() => Ok(begin),
         (Some(id), None) => id.to_str().ok().and_then(decimal).map(Start::After).ok_or_else(|| {
-            Failure::new(ErrorCode::InvalidParameter, "Last-Event-ID is the number of an event of this deployment")
+            ErrorAnswer::new(ErrorCode::InvalidParameter, "Last-Event-ID is the number of an event of this deployment")
         }),
-        (Some(_), Some(_)) => Err(Failure::new(ErrorCode::InvalidParameter, "Last-Event-ID is given twice")),
+        (Some(_), Some(_)) => Err(ErrorAnswer::new(ErrorCode::InvalidParameter, "Last-Event-ID is given twice")),
     }
 }
 
@@ -262,21 +265,21 @@ fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, Failure> {
 ///
 /// # Errors
 /// It is malformed, or given twice.
-pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Failure> {
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ErrorAnswer> {
     let mut keys = headers.get_all(IDEMPOTENCY_HEADER).iter();
     match (keys.next(), keys.next()) {
         (None, _) => Ok(None),
         (Some(key), None) => {
             let key = key.to_str().unwrap_or_default();
-            let key = key.parse().map_err(|error| Failure::new(ErrorCode::InvalidParameter, format!("{error}")))?;
+            let key = key.parse().map_err(|error| ErrorAnswer::new(ErrorCode::InvalidParameter, format!("{error}")))?;
             Ok(Some(key))
         }
-        (Some(_), Some(_)) => Err(Failure::new(ErrorCode::InvalidParameter, "Idempotency-Key is given twice")),
+        (Some(_), Some(_)) => Err(ErrorAnswer::new(ErrorCode::InvalidParameter, "Idempotency-Key is given twice")),
     }
 }
 
 /// Whether the client takes Server-Sent Events rather than JSON. Where it takes both alike, those that it names.
-fn wants_event_stream(headers: &HeaderMap) -> Result<bool, Failure> {
+fn wants_event_stream(headers: &HeaderMap) -> Result<bool, ErrorAnswer> {
     let accepts: Vec<&str> = headers.get_all(header::ACCEPT).iter().map(|value| value.to_str().unwrap_or("")).collect();
     if accepts.is_empty() {
         return Ok(false);
@@ -290,7 +293,7 @@ fn wants_event_stream(headers: &HeaderMap) -> Result<bool, Failure> {
     if json > 0.0 {
         return Ok(false);
     }
-    Err(Failure::new(ErrorCode::NotAcceptable, "events come as text/event-stream or as application/json"))
+    Err(ErrorAnswer::new(ErrorCode::NotAcceptable, "events come as text/event-stream or as application/json"))
 }
 
 /// A range of media types in lower case, and how much it is wanted, from 0 to 1.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{App, error::Failure};
+use super::{App, error::ErrorAnswer};
 use crate::{
     config::format_duration,
     model::{CANCEL_WAITS, Deployment, DeploymentId, EventBody, PhaseState, State, Status},
@@ -44,7 +44,7 @@ impl PhaseTimes {
 
 impl App {
     /// That a cancel waits for the end of a phase, and how long that takes as a rule; `None` where that is not so, or not known.
-    pub async fn protected_wait(&self, holder: &Deployment) -> Result<Option<String>, Failure> {
+    pub async fn protected_wait(&self, holder: &Deployment) -> Result<Option<String>, ErrorAnswer> {
         let is_waited_for = matches!(holder.state, State::Running(_)) && holder.cancel.is_some();
         let message = holder.message.as_deref().filter(|message| is_waited_for && message.starts_with(CANCEL_WAITS));
         let (Some(message), Some(phase)) = (message, &holder.phase) else { return Ok(None) };
@@ -62,7 +62,7 @@ impl App {
     }
 
     /// The middle of what the phase took in the last successes.
-    async fn usual_time(&self, holder: &Deployment, phase: &str) -> Result<Option<Duration>, Failure> {
+    async fn usual_time(&self, holder: &Deployment, phase: &str) -> Result<Option<Duration>, ErrorAnswer> {
         let query = ListQuery { status: Some(Status::Succeeded), limit: SUCCESSES_LIMIT, ..ListQuery::default() };
         let successes = self.queue.store().list(holder.project.clone(), query).await?;
         let alike = successes.iter().filter(|run| run.spec.pipeline == holder.spec.pipeline).take(RUNS_LIMIT);
@@ -75,7 +75,7 @@ impl App {
     }
 
     /// How long the phase took in this run.
-    async fn time_in(&self, run: DeploymentId, phase: &str) -> Result<Option<Duration>, Failure> {
+    async fn time_in(&self, run: DeploymentId, phase: &str) -> Result<Option<Duration>, ErrorAnswer> {
         let (mut after, mut began) = (0, None);
         for _ in 0..READS_LIMIT {
             let events = self.queue.store().events(run, after, EVENTS_LIMIT).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{http::StatusCode, response::Response};
 
-use super::{App, answer, error::Failure};
+use super::{App, answer, error::ErrorAnswer};
 use crate::{
     config::PhaseAction,
     model::{
@@ -19,7 +19,7 @@ use crate::{
 
 /// What a dry run asks beside the submit itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct DryRunFlags {
     /// Whether the client would ask the holder to make way.
     pub cancels: bool,
     /// Whether the client would upload the artifact before.
@@ -27,7 +27,7 @@ pub struct Asked {
 }
 
 /// Answers the plan of a submission.
-pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Response, Failure> {
+pub async fn plan(app: &App, submission: Submission, asked: DryRunFlags) -> Result<Response, ErrorAnswer> {
     let Submission { id, project, spec, .. } = submission.clone();
     // What an agent's pipeline does, only the agent knows.
     let configured = match app.by_agents(&project) {
@@ -48,7 +48,7 @@ pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Res
     let last = app.queue.store().list(project.clone(), query).await?.into_iter().next();
     // The id of what is never made tells nobody anything.
     let refusal = |rejection: Rejection| {
-        let mut refusal = Failure::from(rejection).planned();
+        let mut refusal = ErrorAnswer::from(rejection).planned();
         refusal.message = refusal.message.replacen(&format!("deployment {id}"), "it", 1);
         refusal
     };
@@ -97,7 +97,7 @@ pub async fn plan(app: &App, submission: Submission, asked: Asked) -> Result<Res
 }
 
 /// How long until the slot would be one's own, or why nobody can tell.
-async fn start(app: &App, planned: &Planned) -> Result<Result<Eta, StartUnknown>, Failure> {
+async fn start(app: &App, planned: &Planned) -> Result<Result<Eta, StartUnknown>, ErrorAnswer> {
     let Some(start) = &planned.start else { return Ok(Ok(Eta { p50_seconds: 0, p90_seconds: 0 })) };
     match &planned.holder {
         Some(holder) if app.agent_absence(holder).await?.is_some() => Ok(Err(StartUnknown::NoAgent)),

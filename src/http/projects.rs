@@ -11,10 +11,10 @@ use axum::{
 use super::{
     App, answer, body,
     cancel::reason_text,
-    error::{Failure, echo},
+    error::{ErrorAnswer, echo},
     guard::Scope,
-    page::{Filled, Page},
-    params::{InProject, Query, Seen},
+    page::{Filled, PageFilling},
+    params::{InProject, Query, VisibleProjects},
     read::page_limit,
 };
 use crate::{
@@ -28,11 +28,15 @@ use crate::{
 const LINE_SHOWN_LIMIT: usize = 100;
 
 /// Projects by name: those that are configured, and those that were ever deployed.
-pub async fn list(State(app): State<Arc<App>>, Seen(scope): Seen, uri: Uri) -> Result<Response, Failure> {
+pub async fn list(
+    State(app): State<Arc<App>>,
+    VisibleProjects(scope): VisibleProjects,
+    uri: Uri,
+) -> Result<Response, ErrorAnswer> {
     let query = Query::of(&uri, &["limit", "cursor"])?;
     let limit = page_limit(&query)?;
     let mut after = query.get("cursor").map(cursor).transpose()?;
-    let mut page = Page::of(limit);
+    let mut page = PageFilling::of(limit);
     let filled = loop {
         let read = following(&app, &scope, after.clone(), page.wanted()).await?;
         match page.fill(read) {
@@ -49,7 +53,12 @@ pub async fn list(State(app): State<Arc<App>>, Seen(scope): Seen, uri: Uri) -> R
 type Listed = (ProjectName, Option<ProjectSummary>);
 
 /// So many of the projects that the caller may see, by name.
-async fn following(app: &App, scope: &Scope, after: Option<ProjectName>, count: usize) -> Result<Vec<Listed>, Failure> {
+async fn following(
+    app: &App,
+    scope: &Scope,
+    after: Option<ProjectName>,
+    count: usize,
+) -> Result<Vec<Listed>, ErrorAnswer> {
     let mut found: BTreeMap<ProjectName, Option<ProjectState>> = BTreeMap::new();
     match scope.only() {
         // Not even the cursor may tell of others.
@@ -89,13 +98,13 @@ async fn following(app: &App, scope: &Scope, after: Option<ProjectName>, count: 
 }
 
 /// One project, with all that `why` shows.
-pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: Uri) -> Result<Response, Failure> {
+pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
     let state = app.queue.store().project(name.clone(), LINE_SHOWN_LIMIT).await?;
     let state = match state {
         Some(state) => state,
         None if app.is_configured(&name) => idle(name.clone()),
-        None => return Err(Failure::not_found()),
+        None => return Err(ErrorAnswer::not_found()),
     };
     let in_line = app.line(&state).await?;
     let line: Vec<_> = (1..)
@@ -138,7 +147,7 @@ pub async fn release(
     State(app): State<Arc<App>>,
     InProject(project): InProject,
     request: Request,
-) -> Result<Response, Failure> {
+) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
     Query::of(&parts.uri, &[])?;
     let ReleaseRequest { reason, deployment_id, even_if_alive } = body::read_json(&parts.headers, body).await?;
@@ -152,14 +161,14 @@ pub async fn release(
         }
         Released::WasFree => None,
         Released::HolderChanged(holder) => {
-            return Err(Failure::new(
+            return Err(ErrorAnswer::new(
                 ErrorCode::HolderChanged,
                 format!("{} holds the slot by now; look again before you release it", holder.mention()),
             ));
         }
         Released::Alive(holder) => {
             let phase = holder.phase.as_ref().map(|phase| format!(", phase {phase}")).unwrap_or_default();
-            return Err(Failure::new(
+            return Err(ErrorAnswer::new(
                 ErrorCode::HolderAlive,
                 format!(
                     "{} runs{phase}, and its worker was heard of within its lease: what it runs may go on beside \
@@ -176,8 +185,9 @@ fn idle(name: ProjectName) -> ProjectState {
     ProjectState { project: Project::new(name), holder: None, line: Vec::new(), last_outcome: None }
 }
 
-fn cursor(text: &str) -> Result<ProjectName, Failure> {
-    let unknown =
-        |_| Failure::new(ErrorCode::InvalidParameter, format!("cursor is one that a page gave, not '{}'", echo(text)));
+fn cursor(text: &str) -> Result<ProjectName, ErrorAnswer> {
+    let unknown = |_| {
+        ErrorAnswer::new(ErrorCode::InvalidParameter, format!("cursor is one that a page gave, not '{}'", echo(text)))
+    };
     text.parse().map_err(unknown)
 }

@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::{
     App, answer,
-    error::{Failure, echo},
-    page::{Filled, Page},
-    params::{InProject, Query, Target},
-    scan::{Filter, Scan},
+    error::{ErrorAnswer, echo},
+    page::{Filled, PageFilling},
+    params::{InProject, PathTarget, Query},
+    scan::{ListFilter, Scan},
 };
 use crate::{
     model::{Deployment, ProjectName, Revision},
@@ -30,19 +30,23 @@ const PAGE_LIMIT: u64 = 100;
 const CURSOR_DIGITS: usize = 14;
 
 /// One deployment.
-pub async fn one(State(app): State<Arc<App>>, target: Target, uri: Uri) -> Result<Response, Failure> {
+pub async fn one(State(app): State<Arc<App>>, target: PathTarget, uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
     let placed = app.watch.read(&target.project, target.id).await?;
     Ok(answer::json(StatusCode::OK, &app.told(&placed).await?))
 }
 
 /// A project's deployments, newest first.
-pub async fn list(State(app): State<Arc<App>>, InProject(project): InProject, uri: Uri) -> Result<Response, Failure> {
-    let query = Query::of(&uri, &[&Filter::PARAMETERS[..], &["limit", "cursor"]].concat())?;
-    let filter = Filter::of(&query, app.now())?;
+pub async fn list(
+    State(app): State<Arc<App>>,
+    InProject(project): InProject,
+    uri: Uri,
+) -> Result<Response, ErrorAnswer> {
+    let query = Query::of(&uri, &[&ListFilter::PARAMETERS[..], &["limit", "cursor"]].concat())?;
+    let filter = ListFilter::of(&query, app.now())?;
     let limit = page_limit(&query)?;
     let before = query.get("cursor").map(from_cursor).transpose()?;
-    let mut page = Page::of(limit);
+    let mut page = PageFilling::of(limit);
     let mut scan = Scan::of(&app, &project, filter);
     let mut next = before;
     let next = loop {
@@ -70,11 +74,11 @@ fn to_cursor(ticket: Revision) -> String {
     format!("t{:x}", ticket.0)
 }
 
-fn from_cursor(text: &str) -> Result<Revision, Failure> {
+fn from_cursor(text: &str) -> Result<Revision, ErrorAnswer> {
     let is_hex = |hex: &&str| hex.len() <= CURSOR_DIGITS && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let ticket = text.strip_prefix('t').filter(is_hex).and_then(|hex| u64::from_str_radix(hex, 16).ok());
     ticket.map(Revision).ok_or_else(|| {
-        Failure::new(ErrorCode::InvalidParameter, format!("cursor is one that a page gave, not '{}'", echo(text)))
+        ErrorAnswer::new(ErrorCode::InvalidParameter, format!("cursor is one that a page gave, not '{}'", echo(text)))
     })
 }
 
@@ -88,7 +92,7 @@ struct Listed {
 }
 
 /// A deployment with its place in line. Only one that waits has a place, and that must be counted.
-async fn placed(app: &App, project: &ProjectName, deployment: &Deployment) -> Result<wire::Deployment, Failure> {
+async fn placed(app: &App, project: &ProjectName, deployment: &Deployment) -> Result<wire::Deployment, ErrorAnswer> {
     let placed = if deployment.is_waiting() {
         app.queue.store().deployment(project.clone(), deployment.id).await?
     } else {
@@ -101,7 +105,7 @@ async fn placed(app: &App, project: &ProjectName, deployment: &Deployment) -> Re
 ///
 /// # Errors
 /// The client asks for none, or for too many.
-pub fn page_limit(query: &Query<'_>) -> Result<usize, Failure> {
+pub fn page_limit(query: &Query<'_>) -> Result<usize, ErrorAnswer> {
     let limit = query.number("limit", 1..=PAGE_LIMIT)?.unwrap_or(PAGE_DEFAULT);
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }

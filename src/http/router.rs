@@ -59,9 +59,11 @@ pub fn router(app: Arc<App>) -> Router {
         router = router.route(path, handlers);
     }
     router
-        .fallback(|| async { error::Failure::new(ErrorCode::NotFound, "there is no such route; see /openapi.yaml") })
+        .fallback(|| async {
+            error::ErrorAnswer::new(ErrorCode::NotFound, "there is no such route; see /openapi.yaml")
+        })
         .method_not_allowed_fallback(|| async {
-            error::Failure::new(ErrorCode::MethodNotAllowed, "this route does not take that method; see Allow")
+            error::ErrorAnswer::new(ErrorCode::MethodNotAllowed, "this route does not take that method; see Allow")
         })
         .layer(middleware::from_fn_with_state(app.clone(), front))
         .with_state(app)

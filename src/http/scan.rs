@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     App,
-    error::{Failure, echo},
+    error::{ErrorAnswer, echo},
     params::Query,
 };
 use crate::{
@@ -22,14 +22,14 @@ const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
 
 /// Which deployments are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct ListFilter {
     status: Option<Status>,
     actor: Option<String>,
     ref_name: Option<String>,
     since: Option<Timestamp>,
 }
 
-impl Filter {
+impl ListFilter {
     /// The parameters that it is read from.
     pub const PARAMETERS: [&'static str; 4] = ["status", "actor", "ref", "since"];
 
@@ -37,8 +37,8 @@ impl Filter {
     ///
     /// # Errors
     /// A value that cannot be.
-    pub fn of(query: &Query<'_>, now: Timestamp) -> Result<Self, Failure> {
-        Ok(Filter {
+    pub fn of(query: &Query<'_>, now: Timestamp) -> Result<Self, ErrorAnswer> {
+        Ok(ListFilter {
             status: query.get("status").map(status).transpose()?,
             actor: query.get("actor").map(str::to_owned),
             ref_name: query.get("ref").map(str::to_owned),
@@ -69,7 +69,7 @@ impl Filter {
 pub struct Scan<'a> {
     app: &'a App,
     project: &'a ProjectName,
-    filter: Filter,
+    filter: ListFilter,
     left: usize,
     part: usize,
 }
@@ -84,7 +84,7 @@ pub struct Found {
 
 impl<'a> Scan<'a> {
     /// A walk through the history of `project`.
-    pub fn of(app: &'a App, project: &'a ProjectName, filter: Filter) -> Self {
+    pub fn of(app: &'a App, project: &'a ProjectName, filter: ListFilter) -> Self {
         Scan { app, project, filter, left: SCAN_LIMIT, part: PARTS.0 }
     }
 
@@ -92,7 +92,7 @@ impl<'a> Scan<'a> {
     ///
     /// # Errors
     /// The store does not answer.
-    pub async fn next(&mut self, mut before: Option<Revision>, wanted: usize) -> Result<Found, Failure> {
+    pub async fn next(&mut self, mut before: Option<Revision>, wanted: usize) -> Result<Found, ErrorAnswer> {
         let mut deployments = Vec::new();
         loop {
             let is_by_index = self.filter.is_by_index();
@@ -129,10 +129,10 @@ impl<'a> Scan<'a> {
     }
 }
 
-fn status(text: &str) -> Result<Status, Failure> {
+fn status(text: &str) -> Result<Status, ErrorAnswer> {
     const ALL: [Status; 5] = [Status::Pending, Status::Running, Status::Succeeded, Status::Failed, Status::Cancelled];
     ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| {
         let known = ALL.map(Status::as_str).join(", ");
-        Failure::new(ErrorCode::InvalidParameter, format!("status is one of {known}, not '{}'", echo(text)))
+        ErrorAnswer::new(ErrorCode::InvalidParameter, format!("status is one of {known}, not '{}'", echo(text)))
     })
 }

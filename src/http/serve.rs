@@ -15,7 +15,7 @@ use super::{
     Access, App, Metrics,
     agents::Agents,
     artifacts::Uploads,
-    connection::{self, Shared},
+    connection::{self, ConnectionShared},
     phases::PhaseTimes,
     router::router,
 };
@@ -63,12 +63,12 @@ pub enum ServeError {
 }
 
 /// A server that listens.
-pub struct Server {
+pub struct HttpServer {
     address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
-impl Server {
+impl HttpServer {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -93,7 +93,7 @@ pub async fn serve(
     health: Health,
     artifacts: Retention,
     shutdown: CancellationToken,
-) -> Result<Server, ServeError> {
+) -> Result<HttpServer, ServeError> {
     let address = config.listen;
     require_protection(config)?;
     let mut projects = std::collections::BTreeMap::new();
@@ -106,7 +106,7 @@ pub async fn serve(
     let access = Access::new(&config.tokens, config.allowed_hosts.clone());
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
     let (projects, clock, ending) = (Arc::new(projects), queue.clock().clone(), shutdown.clone());
-    let door = Door { unheard: queue.unheard().clone(), metrics: metrics.clone(), health: health.clone() };
+    let door = TurnedAway { unheard: queue.unheard().clone(), metrics: metrics.clone(), health: health.clone() };
     let app = App {
         queue,
         watch,
@@ -121,9 +121,9 @@ pub async fn serve(
         shutdown: ending,
     };
     let router = router(Arc::new(app));
-    let shared = Arc::new(Shared { router, clock, shutdown });
+    let shared = Arc::new(ConnectionShared { router, clock, shutdown });
     let accepting = tokio::spawn(accept_until_told(listener, shared, door));
-    Ok(Server { address, accepting })
+    Ok(HttpServer { address, accepting })
 }
 
 /// Refuses an address at which everybody on the network could deploy.
@@ -135,7 +135,7 @@ pub(super) fn require_protection(config: &Config) -> Result<(), ServeError> {
 }
 
 /// Accepts until shutdown, and then ends in order.
-async fn accept_until_told(listener: TcpListener, shared: Arc<Shared>, door: Door) {
+async fn accept_until_told(listener: TcpListener, shared: Arc<ConnectionShared>, door: TurnedAway) {
     let (listener, connections) = (Arc::new(listener), TaskTracker::new());
     let (listening, serving, serve) = (listener.clone(), shared.clone(), connections.clone());
     let health = door.health.clone();
@@ -160,7 +160,13 @@ fn connection_limit() -> usize {
     limit - RESERVED_DESCRIPTORS.min(limit / 2)
 }
 
-async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>, connections: TaskTracker, door: Door, pulse: Pulse) {
+async fn accept(
+    listener: Arc<TcpListener>,
+    shared: Arc<ConnectionShared>,
+    connections: TaskTracker,
+    door: TurnedAway,
+    pulse: Pulse,
+) {
     let limit = connection_limit();
     let (mut excess, mut failures) = (Rarely::default(), Rarely::default());
     loop {
@@ -192,13 +198,13 @@ async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>, connections: Ta
 
 /// Who must know of those who could not come in.
 #[derive(Clone)]
-struct Door {
+struct TurnedAway {
     unheard: Unheard,
     metrics: Arc<Metrics>,
     health: Health,
 }
 
-impl Door {
+impl TurnedAway {
     fn turned_away(&self) {
         self.unheard.note_turned_away();
         self.metrics.count_turned_away();

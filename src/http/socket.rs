@@ -42,7 +42,7 @@ const ANSWER_HEAD_BYTES: usize = 256;
 
 /// What is seen at a socket.
 #[derive(Default)]
-pub struct Signs {
+pub struct SocketSigns {
     /// Whether something has been written that the socket did not take yet: as long as that is so, only hyper knows it.
     is_write_pending: AtomicBool,
     /// Whether something has been written since the last look.
@@ -53,7 +53,7 @@ pub struct Signs {
     has_ever_asked: AtomicBool,
 }
 
-impl Signs {
+impl SocketSigns {
     pub fn is_write_pending(&self) -> bool {
         self.is_write_pending.load(Ordering::Relaxed)
     }
@@ -70,7 +70,7 @@ impl Signs {
 }
 
 /// The clock by which hyper waits for heads: an idle client may take longer than one that has begun.
-pub struct HeadTimer(pub Arc<Signs>);
+pub struct HeadTimer(pub Arc<SocketSigns>);
 
 impl Timer for HeadTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn HyperSleep>> {
@@ -87,7 +87,7 @@ impl Timer for HeadTimer {
 }
 
 struct HeadSleep {
-    signs: Arc<Signs>,
+    signs: Arc<SocketSigns>,
     sleep: Pin<Box<Sleep>>,
     has_begun: bool,
 }
@@ -113,7 +113,7 @@ impl Future for HeadSleep {
 pub struct Socket {
     stream: TcpStream,
     ahead: Bytes,
-    pub signs: Arc<Signs>,
+    pub signs: Arc<SocketSigns>,
     /// Ends the wait of a write that is stuck.
     stuck: Option<Pin<Box<Sleep>>>,
 }

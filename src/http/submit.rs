@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     App, answer, artifacts, body,
-    error::{Failure, echo},
-    line::{LOOK_LIMIT, Standing},
+    error::{ErrorAnswer, echo},
+    line::{LOOK_LIMIT, StandingInLine},
     params::{InProject, Query, idempotency_key},
     plan,
 };
@@ -24,7 +24,7 @@ use crate::{
         admission::{self, Admission, ClaimTerms, Rejection, Submission},
         bounds,
     },
-    queue::Submitted,
+    queue::SubmitOutcome,
     store::{Placed, ProjectState},
     wire::{self, Accepted, Conflict, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest, Takes},
 };
@@ -41,13 +41,13 @@ pub async fn submit(
     Shared(app): Shared<Arc<App>>,
     InProject(project): InProject,
     request: Request,
-) -> Result<Response, Failure> {
+) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
     let query = Query::of(&parts.uri, &["dryRun", "cancelInProgress", "artifactFollows"])?;
     let dry_run = query.flag("dryRun")?;
-    let asked = plan::Asked { cancels: query.flag("cancelInProgress")?, uploads: query.flag("artifactFollows")? };
+    let asked = plan::DryRunFlags { cancels: query.flag("cancelInProgress")?, uploads: query.flag("artifactFollows")? };
     if !dry_run && (asked.cancels || asked.uploads) {
-        return Err(Failure::new(
+        return Err(ErrorAnswer::new(
             ErrorCode::InvalidParameter,
             "cancelInProgress and artifactFollows go with dryRun=true only; to cancel the holder, POST to its cancel route",
         ));
@@ -89,7 +89,7 @@ async fn prepare(
     wish: &SubmitRequest,
     key: Option<(IdempotencyKey, [u8; 32])>,
     dry_run: bool,
-) -> Result<Submission, Failure> {
+) -> Result<Submission, ErrorAnswer> {
     // A plan keeps no place, so it needs no key to find one again.
     check(wish, key.is_some() || dry_run)?;
     let former = former(app, project, wish).await?;
@@ -124,7 +124,7 @@ fn claim_terms(app: &App, wish: &SubmitRequest) -> Option<ClaimTerms> {
 
 /// Why nothing new can be made of it now. What was made under its key before is served all the same: a ticket whose turn
 /// comes must not lose the slot because this server drains.
-async fn refusal(app: &App, submission: &Submission) -> Result<Option<Rejection>, Failure> {
+async fn refusal(app: &App, submission: &Submission) -> Result<Option<Rejection>, ErrorAnswer> {
     if app.watch.is_draining() {
         return Ok(Some(Rejection::Draining));
     }
@@ -136,14 +136,14 @@ async fn refusal(app: &App, submission: &Submission) -> Result<Option<Rejection>
 
 /// Why nothing can be made of it, where it names what is not there. What was made under its key already is answered all
 /// the same, though retention may have taken the artifact since.
-async fn without_artifact(app: &App, submission: &Submission) -> Result<Option<Rejection>, Failure> {
+async fn without_artifact(app: &App, submission: &Submission) -> Result<Option<Rejection>, ErrorAnswer> {
     let Some(digest) = &submission.spec.artifact else { return Ok(None) };
     let is_there = artifacts::is_there(app, digest).await?;
     Ok((!is_there).then(|| Rejection::ArtifactMissing { digest: digest.clone() }))
 }
 
 /// Why nothing can be made of it now, where its project wants to know at once that no agent is there.
-async fn without_agent(app: &App, submission: &Submission) -> Result<Option<Rejection>, Failure> {
+async fn without_agent(app: &App, submission: &Submission) -> Result<Option<Rejection>, ErrorAnswer> {
     let Submission { project, spec, .. } = submission;
     let is_strict = app.by_agents(project).is_some_and(|by_agents| by_agents.without_agent == WithoutAgent::Refuse);
     if spec.executor == Executor::Client || !is_strict {
@@ -156,7 +156,7 @@ async fn without_agent(app: &App, submission: &Submission) -> Result<Option<Reje
     Ok(Some(Rejection::NoAgent { pipeline: echo(&spec.pipeline), known: known.in_words() }))
 }
 
-async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Failure> {
+async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, ErrorAnswer> {
     let bytes = body::read(headers, body).await?;
     if bytes.is_empty() {
         return Ok(SubmitRequest::default());
@@ -166,9 +166,9 @@ async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Fai
 }
 
 /// Decides it. Where nothing can be made of it anew, `otherwise` tells why.
-async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -> Result<Response, Failure> {
+async fn decide(app: &App, submission: Submission, otherwise: Option<ErrorAnswer>) -> Result<Response, ErrorAnswer> {
     let url = submission.spec.url.clone();
-    let Submitted { admission, own, overtaker, project } = app.queue.submit(submission).await?;
+    let SubmitOutcome { admission, own, overtaker, project } = app.queue.submit(submission).await?;
     match (admission, own) {
         (Admission::Accepted(_), Some(own)) => accepted(app, &own, overtaker, &project, false).await,
         (Admission::Replayed(_), Some(own)) => accepted(app, &own, overtaker, &project, true).await,
@@ -187,7 +187,7 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
             };
             let conflict = Conflict { takes: app.takes(&project, &own.deployment.spec), ..conflict };
             let state = ProjectState { project, holder: Some(blocker), line, last_outcome: None };
-            let standing = Standing { overtaker, ..app.line(&state).await?.standing(&own) };
+            let standing = StandingInLine { overtaker, ..app.line(&state).await?.standing(&own) };
             Err(failure.with_all(standing.in_conflict(conflict, &own)))
         }
         (Admission::Rejected(rejection @ (Rejection::DeadlinePassed | Rejection::Outdated { .. })), _) => {
@@ -195,7 +195,7 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<Failure>) -
         }
         (Admission::Rejected(rejection), _) => Err(otherwise.unwrap_or_else(|| rejection.into())),
         (Admission::Accepted(_) | Admission::Replayed(_), None) => {
-            Err(Failure::new(ErrorCode::Internal, "the deployment that was made cannot be found"))
+            Err(ErrorAnswer::new(ErrorCode::Internal, "the deployment that was made cannot be found"))
         }
     }
 }
@@ -206,8 +206,8 @@ async fn accepted(
     overtaker: Option<Mention>,
     project: &Project,
     replayed: bool,
-) -> Result<Response, Failure> {
-    let standing = Standing { overtaker, ..app.standing(own).await? };
+) -> Result<Response, ErrorAnswer> {
+    let standing = StandingInLine { overtaker, ..app.standing(own).await? };
     let told = standing.in_deployment(answer::deployment(own));
     let deployment = app.with_absence(&own.deployment, told).await?;
     // The lease of one who runs it himself; told again to who asks again with the same key.
@@ -235,9 +235,9 @@ async fn accepted(
     Ok(response)
 }
 
-fn in_progress(holder: &Deployment) -> Failure {
+fn in_progress(holder: &Deployment) -> ErrorAnswer {
     let detail = format!("{} holds the project's slot", holder.mention());
-    Failure::new(ErrorCode::DeploymentInProgress, detail)
+    ErrorAnswer::new(ErrorCode::DeploymentInProgress, detail)
 }
 
 /// Whether the body is large, or does not say how large it is.
@@ -249,7 +249,7 @@ fn is_large(headers: &HeaderMap) -> bool {
 }
 
 /// The conflict that a submit without a key meets now. Such a one can keep no place in line, so it need not be read.
-async fn early_conflict(app: &App, project: &ProjectName) -> Result<Option<Failure>, Failure> {
+async fn early_conflict(app: &App, project: &ProjectName) -> Result<Option<ErrorAnswer>, ErrorAnswer> {
     let state = app.queue.store().project(project.clone(), 0).await?;
     Ok(state.and_then(|state| {
         let holder = state.holder?;
@@ -258,13 +258,13 @@ async fn early_conflict(app: &App, project: &ProjectName) -> Result<Option<Failu
     }))
 }
 
-fn invalid(detail: impl Into<String>) -> Failure {
-    Failure::new(ErrorCode::InvalidBody, detail)
+fn invalid(detail: impl Into<String>) -> ErrorAnswer {
+    ErrorAnswer::new(ErrorCode::InvalidBody, detail)
 }
 
-fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
+fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), ErrorAnswer> {
     if wish.on_conflict == OnConflict::Wait && !place_is_found {
-        return Err(Failure::new(
+        return Err(ErrorAnswer::new(
             ErrorCode::InvalidParameter,
             "onConflict: wait needs an Idempotency-Key header, by which the kept place is found again",
         ));
@@ -304,7 +304,7 @@ fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), Failure> {
 }
 
 /// A client that runs its deployment itself claims it with the submit: there is no other way to a lease for it.
-fn check_claim(wish: &SubmitRequest) -> Result<(), Failure> {
+fn check_claim(wish: &SubmitRequest) -> Result<(), ErrorAnswer> {
     match (wish.executor, wish.claim) {
         (Executor::Server, false) if wish.lease_seconds.is_none() => Ok(()),
         (Executor::Server, _) => Err(invalid("claim and leaseSeconds go with executor: client only")),
@@ -323,7 +323,7 @@ fn check_claim(wish: &SubmitRequest) -> Result<(), Failure> {
     }
 }
 
-fn check_inputs(wish: &SubmitRequest) -> Result<(), Failure> {
+fn check_inputs(wish: &SubmitRequest) -> Result<(), ErrorAnswer> {
     if wish.inputs.len() > bounds::INPUTS {
         return Err(invalid(format!("there are more than {} inputs", bounds::INPUTS)));
     }
@@ -364,10 +364,10 @@ struct Former {
     spec: Spec,
 }
 
-async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Result<Former, Failure> {
+async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Result<Former, ErrorAnswer> {
     let Some(name) = &wish.retry_of else { return Ok(Former::default()) };
     let id = app.named(project, name).await?;
-    let placed = app.queue.store().deployment(project.clone(), id).await?.ok_or_else(Failure::not_found)?;
+    let placed = app.queue.store().deployment(project.clone(), id).await?.ok_or_else(ErrorAnswer::not_found)?;
     let mention = Some(placed.deployment.mention());
     let spec = placed.deployment.spec;
     if spec.executor == Executor::Client && wish.executor == Executor::Server {
@@ -382,7 +382,7 @@ async fn submission(
     wish: SubmitRequest,
     key: Option<(IdempotencyKey, [u8; 32])>,
     former: Former,
-) -> Result<Submission, Failure> {
+) -> Result<Submission, ErrorAnswer> {
     let on_conflict = match wish.on_conflict {
         OnConflict::Refuse => admission::OnConflict::Refuse,
         OnConflict::Wait => admission::OnConflict::Wait,

@@ -8,9 +8,9 @@ use tokio::time::{Instant, timeout};
 use super::{
     App, answer,
     connection::Standby,
-    error::Failure,
-    line::{LOOK_LIMIT, Standing},
-    params::{MaxWait, Target},
+    error::ErrorAnswer,
+    line::{LOOK_LIMIT, StandingInLine},
+    params::{MaxWait, PathTarget},
 };
 use crate::{
     model::{DeploymentId, ProjectName},
@@ -25,10 +25,10 @@ const ATTENDED_AGAIN: u32 = 3;
 /// Waits for the deployment's end.
 pub async fn completion(
     State(app): State<Arc<App>>,
-    target: Target,
+    target: PathTarget,
     MaxWait(window): MaxWait,
     standby: Standby,
-) -> Result<Response, Failure> {
+) -> Result<Response, ErrorAnswer> {
     standby.begin();
     let _parked = app.metrics.park();
     match app.watch.completion(&target.project, target.id, window).await? {
@@ -36,7 +36,7 @@ pub async fn completion(
         Waited::Reached(seen) => answer::seen(&seen),
         Waited::NotYet(placed) => {
             let told = app.told(&placed).await?;
-            Err(Failure::new(ErrorCode::StillRunning, "the deployment is not final yet; ask again")
+            Err(ErrorAnswer::new(ErrorCode::StillRunning, "the deployment is not final yet; ask again")
                 .with("deployment", told))
         }
     }
@@ -45,12 +45,12 @@ pub async fn completion(
 /// Waits for the ticket's turn, and keeps its place meanwhile.
 pub async fn turn(
     State(app): State<Arc<App>>,
-    target: Target,
+    target: PathTarget,
     MaxWait(window): MaxWait,
     standby: Standby,
-) -> Result<Response, Failure> {
+) -> Result<Response, ErrorAnswer> {
     standby.begin();
-    let Target { project, id } = target;
+    let PathTarget { project, id } = target;
     // Before the store is written to: a drain that begins meanwhile ends this call, too.
     let wait_end = app.watch.wait_end().clone();
     let waits = app.watch.read(&project, id).await?.deployment.is_waiting();
@@ -84,9 +84,9 @@ pub async fn turn(
             let state = app.queue.store().project(project, LOOK_LIMIT).await?;
             let standing = match &state {
                 Some(state) => app.line(state).await?.standing(&placed),
-                None => Standing::default(),
+                None => StandingInLine::default(),
             };
-            let failure = Failure::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")
+            let failure = ErrorAnswer::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")
                 .with("deployment", standing.in_deployment(answer::deployment(&placed)));
             Err(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
                 Some((holder, counters)) => {

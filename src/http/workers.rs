@@ -10,8 +10,8 @@ use axum::{
 
 use super::{
     App, answer, body,
-    error::{Failure, echo},
-    params::{NoQuery, Query, Target},
+    error::{ErrorAnswer, echo},
+    params::{NoQuery, PathTarget, Query},
 };
 use crate::{
     exec::output::lines::{clean_line, clean_text},
@@ -27,21 +27,21 @@ use crate::{
 pub struct UnderLease(SecretHash);
 
 impl<S: Send + Sync> FromRequestParts<S> for UnderLease {
-    type Rejection = Failure;
+    type Rejection = ErrorAnswer;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorAnswer> {
         lease(&parts.headers).map(UnderLease)
     }
 }
 
-fn lease(headers: &HeaderMap) -> Result<SecretHash, Failure> {
+fn lease(headers: &HeaderMap) -> Result<SecretHash, ErrorAnswer> {
     let mut leases = headers.get_all(LEASE_HEADER).iter();
     let secret: Option<LeaseSecret> = match (leases.next(), leases.next()) {
         (Some(lease), None) => lease.to_str().ok().and_then(|lease| lease.parse().ok()),
         (_, _) => None,
     };
     let secret = secret.ok_or_else(|| {
-        Failure::new(
+        ErrorAnswer::new(
             ErrorCode::InvalidParameter,
             "send the lease's secret, 64 hexadecimal digits, as Singletrack-Lease",
         )
@@ -52,11 +52,11 @@ fn lease(headers: &HeaderMap) -> Result<SecretHash, Failure> {
 /// Renews a lease, and waits for a cancel for as long as the worker likes.
 pub async fn heartbeat(
     State(app): State<Arc<App>>,
-    target: Target,
+    target: PathTarget,
     MaxWaitOrNone(window): MaxWaitOrNone,
     UnderLease(secret): UnderLease,
-) -> Result<Response, Failure> {
-    let Target { project, id } = target;
+) -> Result<Response, ErrorAnswer> {
+    let PathTarget { project, id } = target;
     // A lease's length never changes, so it is read before the wait and not again after it.
     let ttl = app.watch.read(&project, id).await?.deployment.lease().map_or(Duration::ZERO, |lease| lease.ttl);
     let cancel = app.queue.heartbeat(project.clone(), id, secret).await?;
@@ -84,11 +84,11 @@ pub async fn heartbeat(
 /// Records what a worker tells.
 pub async fn reports(
     State(app): State<Arc<App>>,
-    target: Target,
+    target: PathTarget,
     _: NoQuery,
     UnderLease(secret): UnderLease,
     request: Request,
-) -> Result<Response, Failure> {
+) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
     let ReportsRequest { first, reports } = body::read_json(&parts.headers, body).await?;
     if first == 0 || reports.len() > bounds::REPORTS {
@@ -96,7 +96,7 @@ pub async fn reports(
     }
     check_logs(&reports)?;
     let reports = reports.into_iter().map(checked).collect::<Result<Vec<_>, _>>()?;
-    let Target { project, id } = target;
+    let PathTarget { project, id } = target;
     let last = app.queue.report(project, id, secret, Some(first), reports).await?;
     Ok(answer::json(StatusCode::OK, &ReportsAnswer { last }))
 }
@@ -104,14 +104,14 @@ pub async fn reports(
 /// Records what became of a deployment.
 pub async fn finish(
     State(app): State<Arc<App>>,
-    target: Target,
+    target: PathTarget,
     _: NoQuery,
     UnderLease(secret): UnderLease,
     request: Request,
-) -> Result<Response, Failure> {
+) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
     let verdict = verdict(body::read_json(&parts.headers, body).await?)?;
-    let Target { project, id } = target;
+    let PathTarget { project, id } = target;
     let ended = app.queue.finish(project, id, secret, verdict).await?;
     Ok(answer::json(StatusCode::OK, &answer::unplaced(&ended)))
 }
@@ -120,21 +120,21 @@ pub async fn finish(
 pub struct MaxWaitOrNone(Duration);
 
 impl<S: Send + Sync> FromRequestParts<S> for MaxWaitOrNone {
-    type Rejection = Failure;
+    type Rejection = ErrorAnswer;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorAnswer> {
         let seconds =
             Query::of(&parts.uri, &["maxWaitSeconds"])?.number("maxWaitSeconds", 0..=MAX_WAIT_LIMIT_SECONDS)?;
         Ok(MaxWaitOrNone(Duration::from_secs(seconds.unwrap_or(0))))
     }
 }
 
-fn invalid(detail: impl Into<String>) -> Failure {
-    Failure::new(ErrorCode::InvalidBody, detail)
+fn invalid(detail: impl Into<String>) -> ErrorAnswer {
+    ErrorAnswer::new(ErrorCode::InvalidBody, detail)
 }
 
 /// How much output comes with one call, before any of it is taken.
-fn check_logs(reports: &[Report]) -> Result<(), Failure> {
+fn check_logs(reports: &[Report]) -> Result<(), ErrorAnswer> {
     let mut all_bytes = 0;
     for report in reports {
         let Report::Log { lines, .. } = report else { continue };
@@ -153,7 +153,7 @@ fn check_logs(reports: &[Report]) -> Result<(), Failure> {
 }
 
 /// A report as it may be recorded: names and texts within their bounds, output without control characters.
-fn checked(report: Report) -> Result<Report, Failure> {
+fn checked(report: Report) -> Result<Report, ErrorAnswer> {
     Ok(match report {
         Report::Phase { name, state, message } => {
             Report::Phase { name: named("a phase", name)?, state, message: text_if_any("message", message)? }
@@ -176,7 +176,7 @@ fn checked(report: Report) -> Result<Report, Failure> {
 }
 
 /// The name of a phase or an output.
-fn named(what: &str, name: String) -> Result<String, Failure> {
+fn named(what: &str, name: String) -> Result<String, ErrorAnswer> {
     if bounds::is_name(&name) {
         return Ok(name);
     }
@@ -185,19 +185,19 @@ fn named(what: &str, name: String) -> Result<String, Failure> {
 }
 
 /// What a worker tells in words: without what would move a terminal.
-fn text(field: &str, text: String) -> Result<String, Failure> {
+fn text(field: &str, text: String) -> Result<String, ErrorAnswer> {
     if bounds::fits(&text, bounds::REPORT_TEXT) {
         return Ok(clean_text(text));
     }
     Err(invalid(format!("{field} is longer than {} characters", bounds::REPORT_TEXT)))
 }
 
-fn text_if_any(field: &str, words: Option<String>) -> Result<Option<String>, Failure> {
+fn text_if_any(field: &str, words: Option<String>) -> Result<Option<String>, ErrorAnswer> {
     words.map(|words| text(field, words)).transpose()
 }
 
 /// An output. Its value is data, so it is taken as it is or not at all.
-fn output(name: String, value: String) -> Result<(String, String), Failure> {
+fn output(name: String, value: String) -> Result<(String, String), ErrorAnswer> {
     let name = named("an output", name)?;
     if !bounds::fits(&value, bounds::OUTPUT_VALUE) || !bounds::is_text(&value) {
         let (name, limit) = (echo(&name), bounds::OUTPUT_VALUE);
@@ -209,7 +209,7 @@ fn output(name: String, value: String) -> Result<(String, String), Failure> {
 }
 
 /// An end as it may be recorded: names and texts within their bounds.
-fn verdict(finish: FinishRequest) -> Result<Verdict, Failure> {
+fn verdict(finish: FinishRequest) -> Result<Verdict, ErrorAnswer> {
     match Verdict::try_from(finish).map_err(|error| invalid(error.detail(echo)))? {
         Verdict::Succeeded { outputs } => {
             if !bounds::outputs_fit(&outputs) {

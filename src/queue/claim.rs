@@ -86,7 +86,7 @@ impl Queue {
     async fn claim_first(&self, holder: &str, claimable: Vec<Claimable>) -> Result<Option<Claimed>, WorkerError> {
         // What waits for a project's lock goes on waiting when this gives up, and must not take it then: the holder has been
         // told something else, and would never hear of it. Of those that are tried side by side, one is taken.
-        let wanted = Wanted::default();
+        let wanted = WantedClaim::default();
         let mut untried = self.locked.last(claimable).into_iter().peekable();
         let mut tries = FuturesUnordered::new();
         let mut under_way = Marks { locked: &self.locked, projects: BTreeSet::new() };
@@ -161,7 +161,7 @@ impl Queue {
         id: DeploymentId,
         worker: String,
     ) -> Result<Option<Claimed>, WorkerError> {
-        let wanted = Wanted::default();
+        let wanted = WantedClaim::default();
         let mut taking = pin!(self.take(project.clone(), id, worker, None, wanted.decision.clone()));
         let taken = match timeout(CLAIM_LIMIT, &mut taking).await {
             Err(_) if wanted.give_up().is_none() => {
@@ -223,18 +223,18 @@ impl Decision {
 
 /// A claim that somebody waits for: it is given up when this is dropped, unless it is decided by then.
 #[derive(Default)]
-struct Wanted {
+struct WantedClaim {
     decision: Decision,
 }
 
-impl Wanted {
+impl WantedClaim {
     /// Gives it up, so that it will change nothing; the deployment that it takes, where it is decided already.
     fn give_up(&self) -> Option<DeploymentId> {
         *self.decision.0.get_or_init(|| None)
     }
 }
 
-impl Drop for Wanted {
+impl Drop for WantedClaim {
     fn drop(&mut self) {
         self.give_up();
     }
@@ -242,9 +242,9 @@ impl Drop for Wanted {
 
 /// The projects that were locked when a claim last tried them, and when that was. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Locked(Arc<Mutex<HashMap<ProjectName, Instant>>>);
+pub(super) struct LockedProjects(Arc<Mutex<HashMap<ProjectName, Instant>>>);
 
-impl Locked {
+impl LockedProjects {
     fn all(&self) -> MutexGuard<'_, HashMap<ProjectName, Instant>> {
         // Nothing in here panics half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -276,7 +276,7 @@ impl Locked {
 
 /// The projects that a claim is trying. Those that it leaves behind are locked.
 struct Marks<'a> {
-    locked: &'a Locked,
+    locked: &'a LockedProjects,
     projects: BTreeSet<ProjectName>,
 }
 

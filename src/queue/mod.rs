@@ -20,10 +20,10 @@ use std::{collections::HashMap, sync::Arc};
 use thiserror::Error;
 
 pub use plan::Planned;
-pub use submit::Submitted;
+pub use submit::SubmitOutcome;
 pub use unheard::{Hearing, Unheard};
 
-use claim::Locked;
+use claim::LockedProjects;
 
 use crate::{
     clock::Clock,
@@ -39,7 +39,7 @@ pub struct Queue {
     policies: Arc<HashMap<ProjectName, Policy>>,
     limits: Limits,
     unheard: Unheard,
-    locked: Locked,
+    locked: LockedProjects,
 }
 
 /// Why a worker's call changes nothing.
@@ -74,7 +74,7 @@ impl Queue {
         limits: Limits,
     ) -> Self {
         let unheard = Unheard::new(clock.clone());
-        Queue { store, clock, policies: Arc::new(policies), limits, unheard, locked: Locked::default() }
+        Queue { store, clock, policies: Arc::new(policies), limits, unheard, locked: LockedProjects::default() }
     }
 
     /// The store, for reading.

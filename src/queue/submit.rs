@@ -12,7 +12,7 @@ use crate::{
 
 /// What became of a submit, with what is needed to tell it.
 #[derive(Clone, Debug)]
-pub struct Submitted {
+pub struct SubmitOutcome {
     /// The decision.
     pub admission: Admission,
     /// The deployment that was made, found again, or waits.
@@ -28,7 +28,7 @@ impl Queue {
     ///
     /// # Errors
     /// The store did not do it.
-    pub async fn submit(&self, wish: Submission) -> Result<Submitted, StoreError> {
+    pub async fn submit(&self, wish: Submission) -> Result<SubmitOutcome, StoreError> {
         let policy = self.policy(&wish.project);
         let may_join = wish.on_conflict != OnConflict::Refuse;
         let edges = Edges {
@@ -65,7 +65,7 @@ impl Queue {
                 };
                 Placed { deployment, position }
             });
-            (slot.into_changes(), Submitted { admission, own, overtaker, project })
+            (slot.into_changes(), SubmitOutcome { admission, own, overtaker, project })
         })
         .await?;
         if let Some(own) = &mut submitted.own

@@ -19,7 +19,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Unheard {
     clock: Arc<dyn Clock>,
-    calls: Arc<Mutex<HashMap<DeploymentId, Calls>>>,
+    calls: Arc<Mutex<HashMap<DeploymentId, SignsOfLife>>>,
     /// When this server itself could not write to a project, the last time.
     projects: Arc<Mutex<HashMap<ProjectName, BootInstant>>>,
     /// When a caller could not even be listened to, the last time.
@@ -28,7 +28,7 @@ pub struct Unheard {
 
 /// What is known of a deployment's signs of life. Calls that were recorded soon leave nothing behind.
 #[derive(Default)]
-struct Calls {
+struct SignsOfLife {
     /// When the calls began that are being recorded.
     under_way: Vec<BootInstant>,
     failed_at: Option<BootInstant>,
@@ -98,7 +98,7 @@ impl Unheard {
         let now = self.clock.boot();
         match self.calls().get(&id) {
             Some(calls) if calls.under_way.iter().any(|begun_at| is_stuck(*begun_at, now)) => Hearing::Stuck,
-            Some(Calls { failed_at: Some(failed_at), .. }) => Hearing::FailedAt(*failed_at),
+            Some(SignsOfLife { failed_at: Some(failed_at), .. }) => Hearing::FailedAt(*failed_at),
             Some(_) | None => Hearing::Clear,
         }
     }
@@ -109,7 +109,7 @@ impl Unheard {
         self.calls().retain(|id, calls| !calls.under_way.is_empty() || is_watched(*id));
     }
 
-    fn calls(&self) -> MutexGuard<'_, HashMap<DeploymentId, Calls>> {
+    fn calls(&self) -> MutexGuard<'_, HashMap<DeploymentId, SignsOfLife>> {
         // Every change of it is one call, so a panic leaves it whole.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -44,10 +44,10 @@ pub(super) struct Ends {
 
 /// The projects that are not simply to be looked at.
 #[derive(Clone, Default)]
-struct Projects(Arc<Mutex<HashMap<ProjectName, Standing>>>);
+struct Projects(Arc<Mutex<HashMap<ProjectName, EndStanding>>>);
 
 #[derive(Clone, Copy)]
-enum Standing {
+enum EndStanding {
     /// Something of it is being ended.
     UnderWay,
     /// It failed, and is left alone for a while.
@@ -89,7 +89,7 @@ impl Ends {
 }
 
 /// Ends what has lapsed in one project.
-async fn end(queue: &Queue, lapsed: Vec<Lapsed>, mut turn: Turn) {
+async fn end(queue: &Queue, lapsed: Vec<Lapsed>, mut turn: EndTurn) {
     for Lapsed { project, id, vital, judged_at, cause } in lapsed {
         let ended = timeout(END_LIMIT, queue.reap(project.clone(), id, vital, cause, judged_at)).await;
         match ended.unwrap_or_else(|_| Err(StoreError::Unavailable("it took too long".to_owned()))) {
@@ -119,14 +119,14 @@ async fn end(queue: &Queue, lapsed: Vec<Lapsed>, mut turn: Turn) {
 }
 
 /// The right to end something in a project.
-struct Turn {
+struct EndTurn {
     projects: Projects,
     project: ProjectName,
     pause: Option<Duration>,
     failed_until: Option<(BootInstant, Duration)>,
 }
 
-impl Turn {
+impl EndTurn {
     fn is_first_failure(&self) -> bool {
         self.pause.is_none()
     }
@@ -137,37 +137,37 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for EndTurn {
     fn drop(&mut self) {
         let mut projects = self.projects.table();
         match self.failed_until {
-            Some((until, pause)) => _ = projects.insert(self.project.clone(), Standing::Failed { until, pause }),
+            Some((until, pause)) => _ = projects.insert(self.project.clone(), EndStanding::Failed { until, pause }),
             None => _ = projects.remove(&self.project),
         }
     }
 }
 
 impl Projects {
-    fn take(&self, project: ProjectName, now: BootInstant) -> Option<Turn> {
+    fn take(&self, project: ProjectName, now: BootInstant) -> Option<EndTurn> {
         let mut projects = self.table();
         let pause = match projects.get(&project) {
             None => None,
-            Some(Standing::Failed { until, pause }) if *until <= now => Some(*pause),
-            Some(Standing::Failed { .. } | Standing::UnderWay) => return None,
+            Some(EndStanding::Failed { until, pause }) if *until <= now => Some(*pause),
+            Some(EndStanding::Failed { .. } | EndStanding::UnderWay) => return None,
         };
-        projects.insert(project.clone(), Standing::UnderWay);
-        Some(Turn { projects: self.clone(), project, pause, failed_until: None })
+        projects.insert(project.clone(), EndStanding::UnderWay);
+        Some(EndTurn { projects: self.clone(), project, pause, failed_until: None })
     }
 
     /// Forgets the failures of projects in which nothing has lapsed any more.
     fn forget_others(&self, lapsed: &BTreeMap<ProjectName, Vec<Lapsed>>) {
         self.table().retain(|project, standing| match standing {
-            Standing::UnderWay => true,
-            Standing::Failed { .. } => lapsed.contains_key(project),
+            EndStanding::UnderWay => true,
+            EndStanding::Failed { .. } => lapsed.contains_key(project),
         });
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<ProjectName, Standing>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<ProjectName, EndStanding>> {
         // Every change of it is one call, so a panic leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

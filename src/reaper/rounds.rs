@@ -31,7 +31,7 @@ pub const TASK: Task = Task::new("reaper", Duration::from_secs(60)).with_round_l
 
 /// What was seen of one deployment.
 #[derive(Clone, Copy, Debug)]
-struct Observation {
+struct Observed {
     vital: Vital,
     /// Since when the signs are these, and could have been others.
     same_since: BootInstant,
@@ -44,7 +44,7 @@ pub struct Reaper {
     queue: Queue,
     notifier: Arc<Notifier>,
     clock: Arc<dyn Clock>,
-    seen: HashMap<DeploymentId, Observation>,
+    seen: HashMap<DeploymentId, Observed>,
     drain: CancellationToken,
     ends: Ends,
     /// When this process is known to have run last.
@@ -197,16 +197,16 @@ impl Reaper {
         }
     }
 
-    fn observe(&self, watched: &Watched, now: BootInstant) -> Observation {
+    fn observe(&self, watched: &Watched, now: BootInstant) -> Observed {
         let vital = watched.vital;
         match self.seen.get(&watched.id) {
             Some(seen) if seen.vital == vital => *seen,
-            Some(seen) => Observation { vital, same_since: now, known_since: seen.known_since },
-            None => Observation { vital, same_since: now, known_since: now },
+            Some(seen) => Observed { vital, same_since: now, known_since: seen.known_since },
+            None => Observed { vital, same_since: now, known_since: now },
         }
     }
 
-    fn lapse(&self, watched: &Watched, seen: Observation, now: BootInstant) -> Option<Lapse> {
+    fn lapse(&self, watched: &Watched, seen: Observed, now: BootInstant) -> Option<Lapse> {
         if let Some(deadline) = watched.deadline
             && matches!(watched.state, State::Waiting(_))
             && now.since(seen.known_since) >= deadline

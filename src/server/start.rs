@@ -19,7 +19,7 @@ use crate::{
     config::{Config, StoreLocation},
     exec::ShimProgram,
     health::Health,
-    http::{Early, Metrics, ServeError, Server, serve},
+    http::{Early, HttpServer, Metrics, ServeError, serve},
     model::{Policy, ProjectName},
     queue::Queue,
     reaper::{self, Reaper},
@@ -53,18 +53,18 @@ pub enum StartError {
 
 /// A running server.
 pub struct Node {
-    server: Server,
+    server: HttpServer,
     queue: Queue,
     worker: JoinHandle<()>,
     reaper: JoinHandle<()>,
     background: Vec<JoinHandle<()>>,
     health: Health,
-    end: End,
+    end: ShutdownOrder,
 }
 
 /// What ends the parts of a server, in this order.
 #[derive(Default)]
-struct End {
+struct ShutdownOrder {
     /// From then on nothing new is taken.
     drain: CancellationToken,
     /// Pipelines that still run are stopped, whatever is left of their grace.
@@ -90,7 +90,7 @@ impl Node {
         let store = await_store(&config, &notifier, &on_commit(&notifier, &metrics), &health).await?;
         let policies = policies(&config)?;
         let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
-        let end = End::default();
+        let end = ShutdownOrder::default();
         let watch = Watch::new(store, notifier.clone(), end.drain.clone(), end.http.clone());
         let depot = Depot::new(queue.store().clone(), &config.work_dir());
         let mut worker = Embedded::new(&config, queue.clone(), notifier.clone(), depot.clone(), shim)
@@ -160,7 +160,7 @@ fn supervise(
 }
 
 /// Starts the reaper, which ends before HTTP does.
-fn supervise_reaper(health: &Health, queue: &Queue, notifier: &Arc<Notifier>, end: &End) -> JoinHandle<()> {
+fn supervise_reaper(health: &Health, queue: &Queue, notifier: &Arc<Notifier>, end: &ShutdownOrder) -> JoinHandle<()> {
     let (queue, notifier, drain, ending) = (queue.clone(), notifier.clone(), end.drain.clone(), end.reaper.clone());
     health.supervise(reaper::TASK, end.reaper.clone(), move |pulse| {
         Reaper::new(queue.clone(), notifier.clone(), drain.clone()).run(pulse, ending.clone())

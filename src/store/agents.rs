@@ -63,11 +63,11 @@ impl KnownAgent {
 /// The agents of the one server of a store.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
-    seen: Mutex<BTreeMap<(ProjectName, String), Seen>>,
+    seen: Mutex<BTreeMap<(ProjectName, String), SeenAgent>>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct SeenAgent {
     pipelines: Vec<String>,
     /// When each call that may be parked ends at the latest.
     due: HashMap<Uuid, BootInstant>,
@@ -80,7 +80,7 @@ impl Presence {
     pub(super) fn came(&self, call: &AgentCall, now: Now) {
         let mut seen = self.seen();
         for (project, pipelines) in &call.offers {
-            let entry = seen.entry((project.clone(), call.worker.clone())).or_insert_with(|| Seen {
+            let entry = seen.entry((project.clone(), call.worker.clone())).or_insert_with(|| SeenAgent {
                 pipelines: Vec::new(),
                 due: HashMap::new(),
                 last: now,
@@ -119,13 +119,13 @@ impl Presence {
         known
     }
 
-    fn seen(&self) -> MutexGuard<'_, BTreeMap<(ProjectName, String), Seen>> {
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<(ProjectName, String), SeenAgent>> {
         // A panic while it is locked leaves it whole enough for what it serves.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seen {
+impl SeenAgent {
     /// When the last of its calls ended, or will.
     fn ended_at(&self) -> BootInstant {
         self.due.values().copied().fold(self.last.boot, BootInstant::max)

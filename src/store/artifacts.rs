@@ -16,7 +16,7 @@ pub const UNFINISHED_LIMIT: u64 = 256;
 
 /// How an upload begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begin {
+pub enum UploadStart {
     /// It is there already.
     Whole,
     /// Another is writing it at this moment.
@@ -64,7 +64,8 @@ pub trait SharedArtifacts: Send + Sync {
     fn offset(&self, digest: Digest) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Begins an upload under this name at `start`, or anew.
-    fn begin(&self, digest: Digest, writer: Uuid, start: Option<u64>) -> BoxFuture<'_, Result<Begin, StoreError>>;
+    fn begin(&self, digest: Digest, writer: Uuid, start: Option<u64>)
+    -> BoxFuture<'_, Result<UploadStart, StoreError>>;
 
     /// Adds a piece behind what is there. `false`: another one writes it by now.
     fn add(&self, writing: Writing, piece: Vec<u8>) -> BoxFuture<'_, Result<bool, StoreError>>;

@@ -18,7 +18,7 @@ pub type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
 
 /// How a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ValueKind {
     Integer,
     /// An integer that PostgreSQL keeps in two bytes.
     Small,
@@ -34,13 +34,13 @@ pub(super) enum Kind {
 /// A column of both engines.
 pub(super) struct Column {
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: ValueKind,
     /// What SQLite is asked for it, where it has none of this name.
     pub(super) derived: Option<&'static str>,
 }
 
 /// A table of both engines.
-pub(super) struct Table {
+pub(super) struct CopiedTable {
     pub(super) name: &'static str,
     pub(super) columns: &'static [Column],
     /// What orders its rows, in both engines alike.
@@ -59,7 +59,7 @@ pub(super) enum Value {
 }
 
 /// What is sent from one engine to the other.
-pub(super) enum Part {
+pub(super) enum CopyPart {
     /// Rows of the table whose turn it is.
     Rows(Vec<Vec<Value>>),
     /// There are no more; so many they were.
@@ -75,7 +75,7 @@ pub(super) struct Tally {
 
 macro_rules! columns {
     ($($kind:ident $name:ident $(= $derived:literal)?),* $(,)?) => {
-        &[$(Column { name: stringify!($name), kind: Kind::$kind, derived: columns!(@ $($derived)?) }),*]
+        &[$(Column { name: stringify!($name), kind: ValueKind::$kind, derived: columns!(@ $($derived)?) }),*]
     };
     (@) => { None };
     (@ $derived:literal) => { Some($derived) };
@@ -83,8 +83,8 @@ macro_rules! columns {
 
 /// Everything, each after what it refers to.
 #[rustfmt::skip]
-pub(super) const TABLES: &[Table] = &[
-    Table {
+pub(super) const TABLES: &[CopiedTable] = &[
+    CopiedTable {
         name: "projects",
         columns: columns![
             Integer number, Text name, Integer revision, Integer waiting_count, Integer last_started_order,
@@ -94,7 +94,7 @@ pub(super) const TABLES: &[Table] = &[
         order: "number",
         is_numbered: true,
     },
-    Table {
+    CopiedTable {
         name: "deployments",
         columns: columns![
             Integer number, Id id, Integer project, Integer ticket, Integer revision, Text state, Integer window_ms,
@@ -111,29 +111,29 @@ pub(super) const TABLES: &[Table] = &[
         order: "number",
         is_numbered: true,
     },
-    Table {
+    CopiedTable {
         name: "events",
         columns: columns![Integer deployment, Integer seq, Integer at, Text type, Integer log_end_bytes, Text body],
         order: "deployment, seq",
         is_numbered: false,
     },
-    Table {
+    CopiedTable {
         name: "idempotency_keys",
         columns: columns![Integer project, Text key, Bytes fingerprint, Integer deployment],
         order: "project, key",
         is_numbered: false,
     },
-    Table {
+    CopiedTable {
         name: "audit",
         columns: columns![Integer number, Integer at, Text project, Text action, Id deployment, FreeText detail],
         order: "number",
         is_numbered: true,
     },
-    Table { name: "revision_floor", columns: columns![Integer number, Integer revision], order: "number", is_numbered: false },
-    Table { name: "secrets", columns: columns![Text name, Bytes value], order: "name", is_numbered: false },
+    CopiedTable { name: "revision_floor", columns: columns![Integer number, Integer revision], order: "number", is_numbered: false },
+    CopiedTable { name: "secrets", columns: columns![Text name, Bytes value], order: "name", is_numbered: false },
 ];
 
-impl Table {
+impl CopiedTable {
     /// The names of its columns, as they are asked for.
     pub(super) fn names(&self) -> String {
         self.columns.iter().map(|column| column.name).collect::<Vec<_>>().join(", ")

@@ -27,7 +27,7 @@ use crate::{
 
 /// A store in memory.
 pub struct MemoryStore {
-    kept: Mutex<Kept>,
+    kept: Mutex<Everything>,
     on_commit: OnCommit,
     commits: CommitCounter,
     pepper: Pepper,
@@ -35,7 +35,7 @@ pub struct MemoryStore {
 }
 
 #[derive(Default)]
-struct Kept {
+struct Everything {
     projects: BTreeMap<ProjectName, KeptProject>,
     deployments: HashMap<DeploymentId, KeptDeployment>,
     /// Who holds a slot and waits for a worker of the server, by arrival.
@@ -74,7 +74,7 @@ impl MemoryStore {
         MemoryStore { kept: Mutex::default(), on_commit, commits, pepper, presence: Presence::default() }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Everything> {
         // Decisions are made before anything is recorded, so a panic in one leaves nothing half done.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,7 +96,7 @@ impl MemoryStore {
     }
 }
 
-impl Kept {
+impl Everything {
     fn load(&self, name: &ProjectName, load: &Load) -> Loaded {
         let mut loaded = Loaded::nothing(name);
         loaded.held = load.held_by.as_ref().and_then(|holder| self.held(holder)).map(|held| held.id);

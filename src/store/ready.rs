@@ -16,10 +16,10 @@ type Found = Result<(), StoreError>;
 
 /// What is known of it.
 #[derive(Debug, Default)]
-pub(super) struct Readiness(Mutex<Known>);
+pub(super) struct Readiness(Mutex<KnownReadiness>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownReadiness {
     last: Option<(Instant, Found)>,
     /// The trial that is under way, should nobody have had the patience to wait for it.
     trial: Option<JoinHandle<Found>>,
@@ -76,7 +76,7 @@ mod tests {
         let (one, other) = tokio::join!(readiness.ask(trial(true)), readiness.ask(trial(true)));
         assert_eq!((one, other, count.load(Ordering::Relaxed)), (Ok(()), Ok(()), 1));
         // An answer holds for a moment.
-        *readiness.0.lock().await = Known::default();
+        *readiness.0.lock().await = KnownReadiness::default();
         for _ in 0..2 {
             let found = readiness.ask(trial(false)).await;
             assert!(matches!(found, Err(StoreError::Unavailable(why)) if why.contains("trial write")));

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Subscription, Topic, Watch, WatchError,
-    shared::{Page, SharedRead},
+    shared::{EventPage, SharedRead},
 };
 use crate::model::{DeploymentId, ProjectName};
 
@@ -60,7 +60,7 @@ impl Follow {
     ///
     /// # Errors
     /// The store does not answer.
-    pub async fn next_page(&mut self) -> Result<Arc<Page>, WatchError> {
+    pub async fn next_page(&mut self) -> Result<Arc<EventPage>, WatchError> {
         loop {
             if let Some(page) = self.look().await? {
                 return Ok(page);
@@ -68,7 +68,7 @@ impl Follow {
             let is_resting = self.rests_until.is_some();
             tokio::select! {
                 biased;
-                () = self.wait_end.cancelled() => return Ok(Arc::new(Page::empty(self.cursor))),
+                () = self.wait_end.cancelled() => return Ok(Arc::new(EventPage::empty(self.cursor))),
                 shared = self.history.changed() => self.woken_by(shared),
                 () = sleep_until(self.rests_until.unwrap_or_else(Instant::now)), if is_resting => self.rested(),
                 shared = self.output.changed(), if !is_resting => self.woken_by(shared),
@@ -91,7 +91,7 @@ impl Follow {
 
     /// The next events, if there are any that were not looked for since the last wake-up. What follows them stirs the topic
     /// again after its commit, so a page that was not full need not be followed by another look.
-    pub(super) async fn look(&mut self) -> Result<Option<Arc<Page>>, WatchError> {
+    pub(super) async fn look(&mut self) -> Result<Option<Arc<EventPage>>, WatchError> {
         if self.is_drained {
             return Ok(None);
         }

@@ -11,9 +11,9 @@ mod shared;
 mod wait;
 mod wakes;
 
-pub use begin::{Begin, Wanted};
+pub use begin::{StartingPoint, WantedEvents};
 pub use follow::Follow;
 pub use seekers::Seeker;
-pub use shared::{Page, Seen, Shared, SharedRead};
+pub use shared::{EventPage, Seen, Shared, SharedRead};
 pub use wait::{EVENT_PAGE_LIMIT, Waited, Watch, WatchError, fallback_task};
 pub use wakes::{Notifier, Subscription, Topic};

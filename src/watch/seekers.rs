@@ -13,11 +13,11 @@ use crate::model::ProjectName;
 /// Those who wait.
 #[derive(Debug, Default)]
 pub(super) struct Seekers {
-    table: Mutex<Table>,
+    table: Mutex<SeekerTable>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct SeekerTable {
     /// By project, then by the seeker's number.
     seekers: HashMap<ProjectName, HashMap<u64, Arc<watch::Sender<()>>>>,
     last: u64,
@@ -50,7 +50,7 @@ impl Seekers {
         self.table().seekers.values().flat_map(HashMap::values).for_each(|seeker| seeker.send_replace(()));
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, SeekerTable> {
         // A panic while it is locked leaves every entry whole.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

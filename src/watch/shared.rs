@@ -18,7 +18,7 @@ const KEPT_PAGES_LIMIT: usize = 4;
 
 /// Some events in order.
 #[derive(Debug, Default)]
-pub struct Page {
+pub struct EventPage {
     /// The events; empty when there were none.
     pub events: Vec<Event>,
     /// The cursor after them.
@@ -31,10 +31,10 @@ pub struct Page {
     pub encoded: OnceLock<Bytes>,
 }
 
-impl Page {
+impl EventPage {
     /// No events.
     pub fn empty(last: u64) -> Self {
-        Page { last, ..Page::default() }
+        EventPage { last, ..EventPage::default() }
     }
 }
 
@@ -71,7 +71,7 @@ pub struct Shared {
 }
 
 /// A page, once it is read, and the cursor before it.
-type KeptPage = (u64, Arc<OnceCell<Arc<Page>>>);
+type KeptPage = (u64, Arc<OnceCell<Arc<EventPage>>>);
 
 /// What is shared by those who were woken together.
 pub type SharedRead = Arc<Shared>;
@@ -86,7 +86,11 @@ impl Shared {
     ///
     /// # Errors
     /// What `read` says; then the next one tries.
-    pub async fn page<E>(&self, after: u64, read: impl Future<Output = Result<Page, E>>) -> Result<Arc<Page>, E> {
+    pub async fn page<E>(
+        &self,
+        after: u64,
+        read: impl Future<Output = Result<EventPage, E>>,
+    ) -> Result<Arc<EventPage>, E> {
         let cell = {
             let mut pages = self.pages();
             match pages.iter().find(|(cursor, _)| *cursor == after) {
@@ -137,7 +141,7 @@ mod tests {
                     read_count.fetch_add(1, Ordering::SeqCst);
                     let body = EventBody::Log { stream: Stream::Stdout, phase: None, lines: vec![line.to_owned()] };
                     let events = vec![Event { seq: after + 1, at: Timestamp::UNIX_EPOCH, body }];
-                    Ok::<_, Infallible>(Page { events, ..Page::empty(after + 1) })
+                    Ok::<_, Infallible>(EventPage { events, ..EventPage::empty(after + 1) })
                 };
                 let page = shared.page(*after, read).await.expect("it cannot fail");
                 assert_eq!(page.last, after + 1);
@@ -163,7 +167,7 @@ mod tests {
     #[tokio::test]
     async fn a_read_that_fails_is_tried_by_the_next_one() {
         let shared = Shared::default();
-        assert_eq!(shared.page(0, async { Err::<Page, _>("no") }).await.expect_err("it failed"), "no");
-        assert!(shared.page(0, async { Ok::<_, &str>(Page::empty(0)) }).await.is_ok());
+        assert_eq!(shared.page(0, async { Err::<EventPage, _>("no") }).await.expect_err("it failed"), "no");
+        assert!(shared.page(0, async { Ok::<_, &str>(EventPage::empty(0)) }).await.is_ok());
     }
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Follow, Notifier, Page, Seeker, Seen, Topic, shared::SharedRead};
+use super::{EventPage, Follow, Notifier, Seeker, Seen, Topic, shared::SharedRead};
 use crate::{
     health::{Pulse, Task},
     model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State, bounds},
@@ -251,11 +251,11 @@ impl Watch {
         id: DeploymentId,
         after: u64,
         window: Duration,
-    ) -> Result<Arc<Page>, WatchError> {
+    ) -> Result<Arc<EventPage>, WatchError> {
         let ends = Instant::now() + window;
         let (mut follow, first) = self.follow(project, id, after).await?;
         if first.is_final() && after >= first.event_count {
-            return Ok(Arc::new(Page { complete: Some(Arc::new(first)), ..Page::empty(after) }));
+            return Ok(Arc::new(EventPage { complete: Some(Arc::new(first)), ..EventPage::empty(after) }));
         }
         drop(first);
         // The window bounds the wait, not the look at what is there: one of zero is answered by that.
@@ -264,7 +264,7 @@ impl Watch {
         }
         match timeout_at(ends, follow.next_page()).await {
             Ok(page) => page,
-            Err(_) => Ok(Arc::new(Page::empty(after))),
+            Err(_) => Ok(Arc::new(EventPage::empty(after))),
         }
     }
 
@@ -316,7 +316,7 @@ impl Watch {
         project: &ProjectName,
         id: DeploymentId,
         mut cursor: u64,
-    ) -> Result<Page, WatchError> {
+    ) -> Result<EventPage, WatchError> {
         let (read, goes_on) = self.read_events(id, cursor).await?;
         let mut events = Vec::with_capacity(read.len());
         let mut complete = None;
@@ -332,7 +332,7 @@ impl Watch {
             }
             events.push(event);
         }
-        Ok(Page { events, complete, goes_on, ..Page::empty(cursor) })
+        Ok(EventPage { events, complete, goes_on, ..EventPage::empty(cursor) })
     }
 
     /// A page of events, and whether there may be more. They are read in parts, since one of them may be as large as a

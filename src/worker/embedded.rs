@@ -23,13 +23,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     fetch::InDepot,
-    identity::Identity,
+    identity::ServerIdentity,
     leased::QueueLessor,
     places::{Places, Postponed, TakenPlace},
 };
 use crate::{
     artifacts::Depot,
-    config::{Config, Pipeline, Project, format_duration},
+    config::{Config, Pipeline, ProjectConfig, format_duration},
     exec::{
         archive::UnpackLimits,
         artifact::Artifact,
@@ -57,10 +57,10 @@ pub const STOP_LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The server's own worker.
 pub struct Embedded {
-    identity: Identity,
+    identity: ServerIdentity,
     queue: Queue,
     notifier: Arc<Notifier>,
-    projects: BTreeMap<String, Project>,
+    projects: BTreeMap<String, ProjectConfig>,
     /// What it can run of them: all that is not left to agents.
     offers: Arc<Offers>,
     runs_dir: PathBuf,
@@ -87,7 +87,7 @@ impl Embedded {
         shim: ShimProgram,
     ) -> io::Result<Self> {
         let work_dir = std::path::absolute(config.work_dir())?;
-        let identity = if queue.store().is_shared() { Identity::of(&work_dir)? } else { Identity::only() };
+        let identity = if queue.store().is_shared() { ServerIdentity::of(&work_dir)? } else { ServerIdentity::only() };
         let runs_dir = work_dir.join("runs");
         private::work_dir(&work_dir)?;
         private::folder(&runs_dir)?;
@@ -384,7 +384,7 @@ fn reachable_at(mut address: SocketAddr) -> String {
 }
 
 /// The pipelines that are not left to agents.
-fn offers(projects: &BTreeMap<String, Project>) -> Offers {
+fn offers(projects: &BTreeMap<String, ProjectConfig>) -> Offers {
     let own = projects.iter().filter(|(_, project)| project.agents.is_none() && !project.pipelines.is_empty());
     // Their names were looked at when they were read.
     own.filter_map(|(name, project)| Some((name.parse().ok()?, project.pipelines.keys().cloned().collect()))).collect()

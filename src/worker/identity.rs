@@ -22,15 +22,15 @@ const FILE_NAME: &str = "server-id";
 
 /// The name under which a server's worker holds leases. As long as it is held, no other server has the same.
 #[derive(Debug)]
-pub(super) struct Identity {
+pub(super) struct ServerIdentity {
     pub(super) worker_name: String,
     _lock: Option<File>,
 }
 
-impl Identity {
+impl ServerIdentity {
     /// Of a server that has its store for itself.
     pub(super) fn only() -> Self {
-        Identity { worker_name: ONLY_SERVER.to_owned(), _lock: None }
+        ServerIdentity { worker_name: ONLY_SERVER.to_owned(), _lock: None }
     }
 
     /// Of one of several: it is kept in the work directory, together with what it was running there.
@@ -65,7 +65,7 @@ impl Identity {
                 id
             }
         };
-        Ok(Identity { worker_name: format!("{ONLY_SERVER}-{id}"), _lock: Some(file) })
+        Ok(ServerIdentity { worker_name: format!("{ONLY_SERVER}-{id}"), _lock: Some(file) })
     }
 }
 
@@ -79,13 +79,13 @@ mod tests {
     fn an_identity_outlives_its_server_and_is_had_by_one_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let work_dir = directory.path().join("work");
-        let first = Identity::of(&work_dir).unwrap();
-        assert_eq!(Identity::of(&work_dir).unwrap_err().kind(), ErrorKind::ResourceBusy);
+        let first = ServerIdentity::of(&work_dir).unwrap();
+        assert_eq!(ServerIdentity::of(&work_dir).unwrap_err().kind(), ErrorKind::ResourceBusy);
         let name = first.worker_name.clone();
         drop(first);
-        assert_eq!(Identity::of(&work_dir).unwrap().worker_name, name);
-        assert_ne!(Identity::of(&directory.path().join("other")).unwrap().worker_name, name);
+        assert_eq!(ServerIdentity::of(&work_dir).unwrap().worker_name, name);
+        assert_ne!(ServerIdentity::of(&directory.path().join("other")).unwrap().worker_name, name);
         fs::write(work_dir.join(FILE_NAME), "half").unwrap();
-        assert_ne!(Identity::of(&work_dir).unwrap().worker_name, name);
+        assert_ne!(ServerIdentity::of(&work_dir).unwrap().worker_name, name);
     }
 }

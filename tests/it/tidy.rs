@@ -120,6 +120,37 @@ fn imports_are_exactly_the_edges_that_are_listed() {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
+/// The types that have two faces: what is so, in `model` or `queue`, and what is said of it on the wire.
+const TWO_FACES: &[&str] = &["Claimed", "Deployment", "Event", "FailedRollback", "Lease", "OnConflict"];
+
+#[test]
+fn no_name_of_a_type_stands_for_two_things() {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in Source::all() {
+        let code = source.text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        for pair in words_of_code(code).windows(2) {
+            if ["struct", "enum", "trait"].contains(&pair[0].as_str()) {
+                found.entry(pair[1].clone()).or_default().push(source.path.clone());
+            }
+        }
+    }
+    let mut wrong = Vec::new();
+    for (name, paths) in &found {
+        let on_the_wire = paths.iter().filter(|path| path.starts_with("src/wire/")).count();
+        let has_two_faces = paths.len() == 2 && on_the_wire == 1;
+        match (paths.len(), TWO_FACES.contains(&name.as_str())) {
+            (1, false) => {}
+            (_, true) if has_two_faces => {}
+            (_, true) => wrong.push(format!("TWO_FACES lists `{name}`, which stands in {paths:?}")),
+            (_, false) => wrong.push(format!("`{name}` stands for several things: {paths:?}")),
+        }
+    }
+    wrong.extend(
+        TWO_FACES.iter().filter(|name| !found.contains_key(**name)).map(|name| format!("there is no `{name}`")),
+    );
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
 #[test]
 fn no_module_needs_one_that_needs_it() {
     fn reaches(from: &str, to: &str, seen: &mut BTreeSet<String>) -> bool {

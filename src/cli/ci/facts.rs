@@ -6,14 +6,14 @@ use crate::wire::Deployment;
 
 /// What became of a deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct JobFacts {
     /// Of its own: `id`, `status`, `number`, `url`, `superseded-by`, `rollback`.
     pub own: Vec<(&'static str, String)>,
     /// What it produced.
     pub outputs: BTreeMap<String, String>,
 }
 
-impl Facts {
+impl JobFacts {
     /// Those of a deployment. `produced` is the one whose outputs count: the deployment itself, or the successor that covers it.
     pub fn of(deployment: &Deployment, produced: &Deployment) -> Self {
         let outputs = match &produced.result {
@@ -32,6 +32,6 @@ impl Facts {
         }
         let rollback = deployment.error.as_ref().and_then(|error| error.rollback.as_ref());
         own.extend(rollback.map(|rollback| ("rollback", rollback.status.clone())));
-        Facts { own, outputs }
+        JobFacts { own, outputs }
     }
 }

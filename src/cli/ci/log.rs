@@ -57,11 +57,11 @@ impl System {
     /// What this system reads in a log; `None` where it shows a log as it is.
     pub fn log_words(self) -> Option<&'static dyn LogWords> {
         match self {
-            System::GitHub | System::Gitea | System::Forgejo => Some(&github::Words),
-            System::GitLab => Some(&gitlab::Words),
-            System::Azure => Some(&azure::Words),
-            System::Buildkite => Some(&buildkite::Words),
-            System::TeamCity => Some(&teamcity::Words),
+            System::GitHub | System::Gitea | System::Forgejo => Some(&github::GitHubWords),
+            System::GitLab => Some(&gitlab::GitLabWords),
+            System::Azure => Some(&azure::AzureWords),
+            System::Buildkite => Some(&buildkite::BuildkiteWords),
+            System::TeamCity => Some(&teamcity::TeamCityWords),
             System::CircleCi
             | System::Bitbucket
             | System::Woodpecker

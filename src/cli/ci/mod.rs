@@ -13,7 +13,7 @@ mod run;
 mod systems;
 
 pub use environment::Environment;
-pub use facts::Facts;
+pub use facts::JobFacts;
 pub use files::{Files, append, write};
 pub use log::{LogWords, Section};
 pub use run::{CiRun, System};
@@ -24,11 +24,11 @@ pub const SUMMARY_LIMIT: u64 = systems::github::SUMMARY_LIMIT;
 pub const OUTPUTS_LIMIT: u64 = systems::github::OUTPUTS_LIMIT;
 
 /// The outputs of a step of GitHub Actions, and the names of those that there is no place for. The delimiter is random.
-pub fn outputs(facts: &Facts, delimiter: &str) -> (String, Vec<String>) {
+pub fn outputs(facts: &JobFacts, delimiter: &str) -> (String, Vec<String>) {
     systems::github::outputs(facts, delimiter)
 }
 
 /// A dotenv report of GitLab, and the names of those that there is no place for.
-pub fn dotenv(facts: &Facts) -> (String, Vec<String>) {
+pub fn dotenv(facts: &JobFacts) -> (String, Vec<String>) {
     systems::gitlab::dotenv(facts)
 }

@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     cli::{
-        Target,
+        TargetArgs,
         args::EXIT_CODES,
-        groups::{JobEnd, Line, Origin, Source},
+        groups::{JobEndArgs, LineArgs, OriginArgs, Source},
         parse::{parse_deployment, parse_input, parse_key},
     },
     model::{DeploymentName, IdempotencyKey},
@@ -17,7 +17,7 @@ use crate::{
 /// `deploy`.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXIT_CODES)]
-pub struct Deploy {
+pub struct DeployArgs {
     /// Which of the project's pipelines
     #[arg(long, value_name = "NAME", default_value = "deploy")]
     pub pipeline: Option<String>,
@@ -42,10 +42,10 @@ pub struct Deploy {
     pub source: Source,
     /// How it is submitted and followed.
     #[command(flatten)]
-    pub submit: Submit,
+    pub submit: SubmitArgs,
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
     /// The former deployment that is run again, with what it was asked for.
     #[arg(skip)]
     pub retry_of: Option<DeploymentName>,
@@ -55,30 +55,30 @@ pub struct Deploy {
 #[derive(Args, Debug)]
 #[command(after_long_help = EXIT_CODES)]
 #[command(mut_arg("message", |arg| arg.help("A line about it [default: that of the former deployment]")))]
-pub struct Redeploy {
+pub struct RedeployArgs {
     /// The former deployment: its number, such as 17; that with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
     /// Who deploys it.
     #[command(flatten)]
-    pub origin: Origin,
+    pub origin: OriginArgs,
     /// How it is submitted and followed.
     #[command(flatten)]
-    pub submit: Submit,
+    pub submit: SubmitArgs,
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 /// How a deployment is submitted and followed.
 #[derive(Args, Clone, Debug)]
-pub struct Submit {
+pub struct SubmitArgs {
     /// What to do when another deployment holds the slot
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = WhenHeld::Wait, help_heading = "Waiting")]
     pub on_conflict: WhenHeld,
     /// How it waits in line.
     #[command(flatten)]
-    pub line: Line,
+    pub line: LineArgs,
     /// How the deployment is followed
     #[arg(long, value_enum, value_name = "HOW", default_value_t = FollowMode::Auto, help_heading = "Waiting")]
     pub follow: FollowMode,
@@ -94,7 +94,7 @@ pub struct Submit {
     pub idempotency_key: Option<IdempotencyKey>,
     /// How the job ends.
     #[command(flatten)]
-    pub end: JobEnd,
+    pub end: JobEndArgs,
 }
 
 /// What to do when another deployment holds the slot.
@@ -121,10 +121,10 @@ pub enum FollowMode {
     None,
 }
 
-impl Redeploy {
+impl RedeployArgs {
     /// The deploy that it comes to.
-    pub fn deploy(&self) -> Deploy {
-        Deploy {
+    pub fn deploy(&self) -> DeployArgs {
+        DeployArgs {
             target: self.target.clone(),
             pipeline: None,
             // Its order is its own, and not that of this job.
@@ -140,7 +140,7 @@ impl Redeploy {
     }
 }
 
-impl Deploy {
+impl DeployArgs {
     /// The inputs by name.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use crate::{cli::screen::words::span, model::Eta, wire::Takes};
 
 /// What is known of a deployment when it is submitted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Expected<'a> {
+pub(super) struct KnownAtSubmit<'a> {
     /// How long until it has the slot.
     pub start: Option<Eta>,
     /// How long its run takes, where the time-out counts that, too.
@@ -14,7 +14,7 @@ pub(super) struct Expected<'a> {
 }
 
 /// What is said where the time-out is too short for it. `left` is what is left of `timeout`.
-pub(super) fn too_short(expected: Expected<'_>, timeout: Duration, left: Duration) -> Option<String> {
+pub(super) fn too_short(expected: KnownAtSubmit<'_>, timeout: Duration, left: Duration) -> Option<String> {
     let wait = Duration::from_secs(expected.start.map_or(0, |start| start.p50_seconds));
     let advice = format!("--timeout {} is shorter: pass a longer one", span(timeout));
     if wait > left {
@@ -38,13 +38,13 @@ mod tests {
         let eta = |seconds| Some(Eta { p50_seconds: seconds, p90_seconds: seconds * 2 });
         let run = Takes { pipeline_timeout_seconds: Some(limit), usual_duration: eta(usual) };
         let minute = Duration::from_secs(60);
-        too_short(Expected { start: eta(start), run: Some(&run) }, minute, minute)
+        too_short(KnownAtSubmit { start: eta(start), run: Some(&run) }, minute, minute)
     }
 
     #[test]
     fn a_timeout_that_holds_all_that_is_expected_is_no_matter() {
         assert_eq!(said(20, 40, 60), None);
-        assert_eq!(too_short(Expected { start: None, run: None }, Duration::from_secs(1), Duration::ZERO), None);
+        assert_eq!(too_short(KnownAtSubmit { start: None, run: None }, Duration::from_secs(1), Duration::ZERO), None);
     }
 
     #[test]

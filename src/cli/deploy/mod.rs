@@ -8,4 +8,4 @@ pub mod key;
 mod plan;
 pub mod race;
 
-pub use args::{Deploy, FollowMode, Redeploy, Submit, WhenHeld};
+pub use args::{DeployArgs, FollowMode, RedeployArgs, SubmitArgs, WhenHeld};

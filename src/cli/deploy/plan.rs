@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{
-    fits::{Expected, too_short},
+    fits::{KnownAtSubmit, too_short},
     race::inside,
 };
 use crate::{
     cli::{
-        Deploy,
+        DeployArgs,
         exit::{Exit, Failure, exit_of},
         reason::{Reason, told_by},
         screen::{
@@ -26,7 +26,7 @@ use crate::{
 ///
 /// # Errors
 /// The server has none.
-pub async fn run(session: &Session, args: &Deploy, body: &[u8], deadline: &Deadline) -> Result<Exit, Failure> {
+pub async fn run(session: &Session, args: &DeployArgs, body: &[u8], deadline: &Deadline) -> Result<Exit, Failure> {
     let flags = [
         (args.submit.line.cancel_in_progress_deployment, "cancelInProgress"),
         (args.artifact.is_some(), "artifactFollows"),
@@ -46,7 +46,7 @@ pub async fn run(session: &Session, args: &Deploy, body: &[u8], deadline: &Deadl
         members.insert("reason".to_owned(), json!(end.and_then(|exit| reason(&plan, exit))));
     }
     let start = plan.expected_wait.filter(|_| plan.queue_position > 0);
-    let expected = Expected { start, run: (!args.submit.detach).then_some(&plan.takes) };
+    let expected = KnownAtSubmit { start, run: (!args.submit.detach).then_some(&plan.takes) };
     if let (None, Some(text)) = (end, too_short(expected, args.submit.line.timeout, args.submit.line.timeout)) {
         session.screen.warning(&text);
     }
@@ -55,7 +55,7 @@ pub async fn run(session: &Session, args: &Deploy, body: &[u8], deadline: &Deadl
 }
 
 /// How the deploy itself would end at once; `None` where it would start, or wait.
-fn end(plan: &Plan, args: &Deploy, inside: Option<DeploymentId>) -> Option<Exit> {
+fn end(plan: &Plan, args: &DeployArgs, inside: Option<DeploymentId>) -> Option<Exit> {
     match outcome(plan) {
         PlanOutcome::Refused => Some(exit_of(plan.refusal.as_ref().map(|refusal| refusal.error_code))),
         PlanOutcome::Blocked => Some(Exit::Blocked),

@@ -6,20 +6,20 @@ use serde_json::Value;
 
 use super::{
     artifact,
-    fits::{Expected, too_short},
+    fits::{KnownAtSubmit, too_short},
     key::Key,
     plan,
 };
 use crate::{
     cli::{
-        Deploy, FollowMode, WhenHeld,
+        DeployArgs, FollowMode, WhenHeld,
         ci::{CiRun, Environment},
         exit::{Exit, Failure},
-        job::Job,
+        job::CiJob,
         report::Reports,
         screen::{
             clean::clean,
-            words::{Ahead, Place, named},
+            words::{LineAhead, PlaceInLine, named},
         },
         session::Session,
         signals::Signals,
@@ -28,7 +28,7 @@ use crate::{
         calls::{Completion, Fault, Patience, Submitted, Turn},
         deadline::Deadline,
         follow::{FollowLimits, Follower, How},
-        resolve::{Action, Observation, Resolver, Stop, Verdict, Wish},
+        resolve::{Action, Ending, Observation, Resolver, StopReason, Wish},
     },
     clock::BootInstant,
     exec::archive::PackOptions,
@@ -61,7 +61,7 @@ const LIVE_LINE_PAUSE: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// Whatever kept it from succeeding, with its exit code.
-pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
+pub async fn run(args: &DeployArgs) -> Result<Exit, Failure> {
     let reports = Reports::wanted(&args.submit.end);
     let ended = deploy(args, &reports).await;
     if !args.submit.dry_run {
@@ -70,7 +70,7 @@ pub async fn run(args: &Deploy) -> Result<Exit, Failure> {
     ended
 }
 
-async fn deploy(args: &Deploy, reports: &Reports<'_>) -> Result<Exit, Failure> {
+async fn deploy(args: &DeployArgs, reports: &Reports<'_>) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, Patience::DEADLINE.within(args.submit.line.timeout))?;
     let wish = wish(args);
     let mut request = request(args, wish, session.ci.as_ref())?;
@@ -94,7 +94,7 @@ async fn deploy(args: &Deploy, reports: &Reports<'_>) -> Result<Exit, Failure> {
         Some(key) => Key::given(key.clone()),
         None => Key::made(session.ci.as_ref(), &args.target.project, &body)?,
     };
-    let mut run = Run {
+    let mut run = Race {
         session: &session,
         args,
         key,
@@ -113,15 +113,20 @@ async fn deploy(args: &Deploy, reports: &Reports<'_>) -> Result<Exit, Failure> {
 }
 
 /// The job that wants this.
-pub fn job<'a>(session: &'a Session, args: &'a Deploy, reports: &'a Reports<'a>, deadline: &'a Deadline) -> Job<'a> {
+pub fn job<'a>(
+    session: &'a Session,
+    args: &'a DeployArgs,
+    reports: &'a Reports<'a>,
+    deadline: &'a Deadline,
+) -> CiJob<'a> {
     let end = &args.submit.end;
-    Job { session, project: &args.target.project, end, reports, how: how(args.submit.follow), deadline }
+    CiJob { session, project: &args.target.project, end, reports, how: how(args.submit.follow), deadline }
 }
 
 /// One `deploy`, or the way of a `run` to its slot, under way.
-pub struct Run<'a> {
+pub struct Race<'a> {
     pub session: &'a Session,
-    pub args: &'a Deploy,
+    pub args: &'a DeployArgs,
     pub key: Key,
     pub body: Vec<u8>,
     pub deadline: Deadline,
@@ -148,16 +153,16 @@ pub struct Grant {
     pub sent_at: BootInstant,
 }
 
-impl Run<'_> {
+impl Race<'_> {
     /// From the first submit to the verdict; with a grant, what the verdict says is only that it was accepted.
-    pub async fn drive(&mut self, signals: &mut Signals) -> Result<Verdict, Failure> {
+    pub async fn drive(&mut self, signals: &mut Signals) -> Result<Ending, Failure> {
         let connection = &self.session.connection;
         let deadline = self.deadline.clone();
         let mut stop = std::pin::pin!(async move {
             tokio::select! {
                 biased;
-                () = signals.first() => Stop::Signal,
-                () = deadline.passed() => Stop::Deadline,
+                () = signals.first() => StopReason::Signal,
+                () = deadline.passed() => StopReason::Deadline,
             }
         });
         let mut stopped = None;
@@ -166,7 +171,7 @@ impl Run<'_> {
             let seen = match (action, stopped) {
                 (Action::Finish(verdict), _) => return Ok(*verdict),
                 (Action::Follow(_), None) if let Some(grant) = &self.grant => {
-                    return Ok(Verdict::Detached(grant.deployment.clone()));
+                    return Ok(Ending::Detached(grant.deployment.clone()));
                 }
                 (action, Some(why)) => self.perform(&action, Some(why)).await,
                 (action, None) => {
@@ -193,7 +198,7 @@ impl Run<'_> {
         }
     }
 
-    async fn perform(&mut self, action: &Action, stopped: Option<Stop>) -> Observation {
+    async fn perform(&mut self, action: &Action, stopped: Option<StopReason>) -> Observation {
         match action {
             Action::Submit => self.submit().await,
             Action::Preempt { target, ticket } => self.preempt(*target, *ticket).await,
@@ -202,8 +207,8 @@ impl Run<'_> {
             Action::Leave { id, until_final, overtaker } => {
                 let id = *id;
                 let reason = match (stopped, overtaker) {
-                    (Some(Stop::Deadline), _) => "its client's deadline passed".to_owned(),
-                    (Some(Stop::Signal), _) => "its client was interrupted".to_owned(),
+                    (Some(StopReason::Deadline), _) => "its client's deadline passed".to_owned(),
+                    (Some(StopReason::Signal), _) => "its client was interrupted".to_owned(),
                     (None, Some(by)) => {
                         format!("its client left the line: {} would have superseded it there", by.name())
                     }
@@ -306,7 +311,7 @@ impl Run<'_> {
             return;
         }
         let is_run_counted = !self.claims && !self.args.submit.detach;
-        let expected = Expected { start, run: is_run_counted.then_some(takes) };
+        let expected = KnownAtSubmit { start, run: is_run_counted.then_some(takes) };
         if let Some(text) = too_short(expected, self.args.submit.line.timeout, self.deadline.remaining()) {
             self.session.screen.warning(&text);
         }
@@ -315,8 +320,8 @@ impl Run<'_> {
     fn tell_waiting(&self) {
         if let (Some(conflict), Wish::Wait { .. }) = (&self.held, self.wish) {
             let (project, id) = (self.project(), conflict.deployment_id);
-            let ahead = Ahead { project: project.clone(), id, blocking: conflict.blocking.clone() };
-            self.session.screen.waiting(&ahead, &Place::behind(project, conflict));
+            let ahead = LineAhead { project: project.clone(), id, blocking: conflict.blocking.clone() };
+            self.session.screen.waiting(&ahead, &PlaceInLine::behind(project, conflict));
         }
     }
 
@@ -438,8 +443,8 @@ impl Run<'_> {
         let Ok(view) = session.connection.project(self.project()).await else { return true };
         match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
             (Some(holder), Some(own)) => {
-                let ahead = Ahead::of(holder, view.liveness, view.eta);
-                session.screen.waiting(&ahead, &Place::of(own));
+                let ahead = LineAhead::of(holder, view.liveness, view.eta);
+                session.screen.waiting(&ahead, &PlaceInLine::of(own));
                 true
             }
             (None, Some(_)) => true,
@@ -449,7 +454,13 @@ impl Run<'_> {
     }
 
     /// Cancels what is ours, within a few seconds.
-    async fn leave(&self, id: DeploymentId, until_final: bool, reason: String, stopped: Option<Stop>) -> Observation {
+    async fn leave(
+        &self,
+        id: DeploymentId,
+        until_final: bool,
+        reason: String,
+        stopped: Option<StopReason>,
+    ) -> Observation {
         let session = self.session;
         if self.grant.is_some() {
             // Its worker is this process, which ends it by itself.
@@ -476,8 +487,8 @@ impl Run<'_> {
             return Observation::Left(Some(Box::new(deployment)));
         }
         let limit = match stopped {
-            Some(Stop::Deadline) => END_LIMIT,
-            Some(Stop::Signal) | None => LEAVE_LIMIT,
+            Some(StopReason::Deadline) => END_LIMIT,
+            Some(StopReason::Signal) | None => LEAVE_LIMIT,
         };
         let end = tokio::time::timeout(limit, self.end(id)).await.ok().flatten();
         Observation::Left(Some(end.unwrap_or(Box::new(deployment))))
@@ -507,7 +518,7 @@ impl Run<'_> {
     }
 }
 
-pub fn wish(args: &Deploy) -> Wish {
+pub fn wish(args: &DeployArgs) -> Wish {
     match args.submit.on_conflict {
         WhenHeld::Fail => Wish::Fail { detach: args.submit.detach },
         WhenHeld::Wait | WhenHeld::Queue if args.submit.detach => Wish::Detach,
@@ -531,7 +542,7 @@ fn how(mode: FollowMode) -> How {
 }
 
 /// What is asked for: flags first, then what the CI says.
-pub fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRequest, Failure> {
+pub fn request(args: &DeployArgs, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRequest, Failure> {
     let inputs = args.inputs().map_err(|name| Failure::new(Exit::Usage, format!("--input {name} stands twice")))?;
     if args.submit.line.cancel_in_progress_deployment && args.submit.on_conflict != WhenHeld::Wait {
         return Err(Failure::new(Exit::Usage, "--cancel-in-progress-deployment waits for the slot")
@@ -575,7 +586,7 @@ pub fn request(args: &Deploy, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRe
     })
 }
 
-fn actor(args: &Deploy, ci: Option<&CiRun>) -> Option<String> {
+fn actor(args: &DeployArgs, ci: Option<&CiRun>) -> Option<String> {
     let user = || Environment::new(&|name| std::env::var(name).ok()).user();
     args.source.origin.actor.clone().or_else(|| match ci {
         Some(ci) => ci.actor.clone(),

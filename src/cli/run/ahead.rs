@@ -70,7 +70,7 @@ pub(super) struct Copied {
 }
 
 impl Ahead {
-    pub(super) fn new(args: &cli::Run) -> Result<Self, Failure> {
+    pub(super) fn new(args: &cli::RunArgs) -> Result<Self, Failure> {
         if args.target.connect.json {
             let message = "`run` prints no result as JSON: standard output is the command's own";
             return Err(Failure::new(Exit::Usage, message)
@@ -82,7 +82,7 @@ impl Ahead {
         Self::start(args, folder).map_err(|error| failed("the command's shim cannot be started", &error))
     }
 
-    fn start(args: &cli::Run, folder: PrivateFolder) -> io::Result<Self> {
+    fn start(args: &cli::RunArgs, folder: PrivateFolder) -> io::Result<Self> {
         let (terminal, theirs) = Terminal::open()?.unzip();
         // A terminal stays one, for the command as for who looks on.
         let passes = |is_terminal: bool| match &theirs {

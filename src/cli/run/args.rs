@@ -5,9 +5,9 @@ use std::{ffi::OsString, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::{
-    Target,
+    TargetArgs,
     args::read,
-    groups::{JobEnd, Line, Source},
+    groups::{JobEndArgs, LineArgs, Source},
 };
 use crate::config::parse_duration;
 
@@ -46,7 +46,7 @@ A run inside a run of the same project takes part in its parent's slot.";
 #[command(mut_arg("timeout", |arg| {
     arg.help("How long to wait for the slot; the command itself may take as long as it likes")
 }))]
-pub struct Run {
+pub struct RunArgs {
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, last = true)]
     pub command: Vec<OsString>,
@@ -76,13 +76,13 @@ pub struct Run {
     pub on_conflict: RunWhenHeld,
     /// How it waits in line.
     #[command(flatten)]
-    pub line: Line,
+    pub line: LineArgs,
     /// How the job ends.
     #[command(flatten)]
-    pub end: JobEnd,
+    pub end: JobEndArgs,
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 /// What `run` does when another deployment holds the slot.
@@ -96,7 +96,7 @@ pub enum RunWhenHeld {
 
 /// `protect`.
 #[derive(Args, Debug)]
-pub struct Protect {
+pub struct ProtectArgs {
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, last = true)]
     pub command: Vec<OsString>,
@@ -104,17 +104,17 @@ pub struct Protect {
 
 /// `fence`.
 #[derive(Subcommand, Debug)]
-pub enum Fence {
+pub enum FenceCommand {
     /// Exit with 0 if the run still holds the slot, with 123 if not, with 125 if that cannot be told
-    Check(FenceCheck),
+    Check(FenceCheckArgs),
 }
 
 /// `fence check`.
 #[derive(Args, Debug)]
-pub struct FenceCheck {
+pub struct FenceCheckArgs {
     /// Where.
     #[command(flatten)]
-    pub target: Target,
+    pub target: TargetArgs,
 }
 
 fn parse_lease(text: &str) -> Result<Duration, String> {
@@ -133,13 +133,13 @@ fn parse_grace(text: &str) -> Result<Duration, String> {
 #[derive(Parser)]
 struct Alone {
     #[command(flatten)]
-    run: Box<Run>,
+    run: Box<RunArgs>,
 }
 
-impl Run {
+impl RunArgs {
     /// A `run` whose arguments are right: it stands around commands that take no longer than to get to know all the other
     /// verbs. What is not right is told by those who know them.
-    pub fn read_alone(args: impl IntoIterator<Item = OsString>) -> Option<Box<Run>> {
+    pub fn read_alone(args: impl IntoIterator<Item = OsString>) -> Option<Box<RunArgs>> {
         let mut args = args.into_iter().skip(1).peekable();
         args.peek().filter(|verb| *verb == "run")?;
         read::<Alone>(args).ok().map(|alone| alone.run)
@@ -149,15 +149,15 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, ClientCommand, Command};
+    use crate::cli::{AnyCommand, Cli, ClientCommand};
 
     #[test]
     fn a_run_is_read_alone_as_it_is_among_all() {
-        let read = |line: &str| Run::read_alone(line.split(' ').map(OsString::from));
+        let read = |line: &str| RunArgs::read_alone(line.split(' ').map(OsString::from));
         for line in ["singletrack run --project a --no-logs -- true -x", "singletrack run --lease 20s --project a -- b"]
         {
             let whole = Cli::try_parse_from(line.split(' ')).expect(line);
-            let Command::Client(ClientCommand::Run(whole)) = whole.command else { panic!("{line}") };
+            let AnyCommand::Client(ClientCommand::Run(whole)) = whole.command else { panic!("{line}") };
             assert_eq!(format!("{:?}", read(line).expect(line)), format!("{whole:?}"));
         }
         for line in ["singletrack", "singletrack run --help", "singletrack run --porject a -- b", "singletrack list"] {

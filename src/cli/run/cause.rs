@@ -12,7 +12,7 @@ use crate::{
     exec::{
         Stop,
         lease::Keeper,
-        process::owner::{Exit as ProcessExit, ExitKind, StoppedBy},
+        process::owner::{CommandExit, ExitKind, StoppedBy},
     },
     model::{FailureCause, Verdict},
 };
@@ -39,7 +39,7 @@ pub(super) fn wanted(asked: Option<Stop>, signalled: Asked) -> Option<Cause> {
 
 /// What the server is told of a command that has ended, if it may be told anything, and the exit of the run.
 pub(super) fn judge(
-    exit: ProcessExit,
+    exit: CommandExit,
     cause: Option<Cause>,
     keeper: &Keeper<HttpLessor<'_>>,
 ) -> (Option<Verdict>, Result<Exit, Failure>) {

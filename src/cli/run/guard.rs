@@ -6,12 +6,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{process::Command, signal::unix::SignalKind};
 
 use super::{
-    inside::{Held, SOCKET_VARIABLE, ask, ask_held},
+    inside::{SOCKET_VARIABLE, SlotHeld, ask, ask_held},
     program,
 };
 use crate::{
     cli::{
-        Connect, FenceCheck, Protect,
+        ConnectArgs, FenceCheckArgs, ProtectArgs,
         exit::{Exit, Failure},
         session::Session,
         signals::PassedOn,
@@ -25,7 +25,7 @@ use crate::{
 ///
 /// # Errors
 /// There is no run around us, or it is being stopped already.
-pub async fn protect(args: &Protect) -> Result<Exit, Failure> {
+pub async fn protect(args: &ProtectArgs) -> Result<Exit, Failure> {
     let Some((name, arguments)) = args.command.split_first() else {
         return Err(Failure::new(Exit::Usage, "there is no command"));
     };
@@ -83,18 +83,18 @@ fn with_our_end(command: &mut Command) -> &mut Command {
 ///
 /// # Errors
 /// It does not, or that cannot be told.
-pub async fn check_fence(args: &FenceCheck) -> Result<Exit, Failure> {
+pub async fn check_fence(args: &FenceCheckArgs) -> Result<Exit, Failure> {
     match held(&args.target.connect, &args.target.project).await? {
-        Some(Held::Holds) => Ok(Exit::Done),
-        Some(Held::Lost) => Err(Failure::new(Exit::LeaseLost, "the slot is not held by this run any more")),
-        Some(Held::Unknown) => Err(Failure::new(Exit::Fault, "the server does not say who holds the slot")),
+        Some(SlotHeld::Holds) => Ok(Exit::Done),
+        Some(SlotHeld::Lost) => Err(Failure::new(Exit::LeaseLost, "the slot is not held by this run any more")),
+        Some(SlotHeld::Unknown) => Err(Failure::new(Exit::Fault, "the server does not say who holds the slot")),
         None => Err(Failure::new(Exit::Fault, format!("this is no command of a run of {}", args.target.project))
             .hint("it is asked within `singletrack run -- CMD`, or within a pipeline")),
     }
 }
 
 /// Whether the deployment whose command we are holds `project`'s slot; nothing if we are not the command of one.
-pub(super) async fn held(connect: &Connect, project: &ProjectName) -> Result<Option<Held>, Failure> {
+pub(super) async fn held(connect: &ConnectArgs, project: &ProjectName) -> Result<Option<SlotHeld>, Failure> {
     let own_project = env::var("SINGLETRACK_PROJECT").ok();
     let ours = || env::var("SINGLETRACK_DEPLOYMENT_ID").ok()?.parse::<DeploymentId>().ok();
     let Some(id) = ours().filter(|_| own_project.as_deref() == Some(project.as_str())) else { return Ok(None) };
@@ -109,14 +109,19 @@ pub(super) async fn held(connect: &Connect, project: &ProjectName) -> Result<Opt
 }
 
 /// A deployment that runs holds the slot, and its revision is its fencing token.
-pub(super) async fn ask_server(connection: &Connection, project: &ProjectName, id: DeploymentId, token: &str) -> Held {
+pub(super) async fn ask_server(
+    connection: &Connection,
+    project: &ProjectName,
+    id: DeploymentId,
+    token: &str,
+) -> SlotHeld {
     match connection.deployment(project, &id.into()).await {
         Ok(deployment) if deployment.status == Status::Running && deployment.revision.to_string() == token => {
-            Held::Holds
+            SlotHeld::Holds
         }
-        Ok(_) => Held::Lost,
-        Err(Fault::Refused(refusal)) if refusal.status == 404 => Held::Lost,
-        Err(_) => Held::Unknown,
+        Ok(_) => SlotHeld::Lost,
+        Err(Fault::Refused(refusal)) if refusal.status == 404 => SlotHeld::Lost,
+        Err(_) => SlotHeld::Unknown,
     }
 }
 

@@ -18,14 +18,14 @@ use super::{
     ahead::{Ahead, Copied, Ready, secrets},
     cause::{Cause, failed, judge, wanted},
     guard::{ask_server, held},
-    inside::{Door, Held, PrivateFolder, SOCKET_VARIABLE},
+    inside::{Door, PrivateFolder, SOCKET_VARIABLE, SlotHeld},
     program,
     terminal::Terminal,
     will::Will,
 };
 use crate::{
     cli::{
-        self, Deploy, FollowMode, RunWhenHeld, Submit, WhenHeld,
+        self, DeployArgs, FollowMode, RunWhenHeld, SubmitArgs, WhenHeld,
         deploy::{
             key::Key,
             race::{self, Grant},
@@ -40,14 +40,14 @@ use crate::{
         calls::{Patience, Worker},
         deadline::Deadline,
         lease::HttpLessor,
-        resolve::{Verdict, Wish},
+        resolve::{Ending, Wish},
     },
     clock::{BootInstant, Clock as _, SystemClock},
     exec::{
         PhaseState, Stop,
         lease::{Keeper, Lost, REPORT_QUEUE_LIMIT, Times},
         output::{outbox::Outbox, phase::PhaseOutput},
-        process::owner::{Exit as ProcessExit, ExitKind, Prepared, Process, StoppedBy},
+        process::owner::{CommandExit, ExitKind, Prepared, Process, StoppedBy},
         report::{PROTECTED_MESSAGE, cannot_be_ended},
     },
     model::{self, CANCEL_WAITS, DeploymentId, Executor, ProjectName},
@@ -69,33 +69,33 @@ const SIGNAL_SKEW: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// Whatever kept the command from running to its own end.
-pub fn run(args: &cli::Run) -> Result<Exit, Failure> {
+pub fn run(args: &cli::RunArgs) -> Result<Exit, Failure> {
     let reports = Reports::wanted(&args.end);
     let ended = prepare_and_run(args, &reports);
     reports.or_write(&args.target.project, &ended);
     ended
 }
 
-fn prepare_and_run(args: &cli::Run, reports: &Reports<'_>) -> Result<Exit, Failure> {
+fn prepare_and_run(args: &cli::RunArgs, reports: &Reports<'_>) -> Result<Exit, Failure> {
     // Before the runtime: it is forked from this process, which has one thread until then.
     let ahead = Ahead::new(args)?;
     on_runtime(take_and_hold(args, reports, ahead))
 }
 
-async fn take_and_hold(args: &cli::Run, reports: &Reports<'_>, ahead: Ahead) -> Result<Exit, Failure> {
+async fn take_and_hold(args: &cli::RunArgs, reports: &Reports<'_>, ahead: Ahead) -> Result<Exit, Failure> {
     match held(&args.target.connect, &args.target.project).await? {
-        Some(Held::Holds) => {
+        Some(SlotHeld::Holds) => {
             ahead.abandon().await;
             return Err(program::become_it(&args.command));
         }
-        Some(Held::Unknown) => {
+        Some(SlotHeld::Unknown) => {
             return Err(Failure::new(
                 Exit::Fault,
                 "the server does not say whether the run around this holds the slot",
             ));
         }
         // A variable that outlived its run says nothing about us.
-        Some(Held::Lost) | None => {}
+        Some(SlotHeld::Lost) | None => {}
     }
     let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
     let secrets = Arc::new(secrets(&session, &args.mask)?);
@@ -127,7 +127,7 @@ async fn take_and_hold(args: &cli::Run, reports: &Reports<'_>, ahead: Ahead) -> 
 /// Ends as the job is to end, whose command has run in the slot.
 async fn finish(
     session: &Session,
-    args: &Deploy,
+    args: &DeployArgs,
     reports: &Reports<'_>,
     id: DeploymentId,
     ended: Result<Exit, Failure>,
@@ -148,8 +148,8 @@ async fn finish(
 }
 
 /// What `deploy` would be asked for the same slot.
-fn as_deploy(args: &cli::Run) -> Deploy {
-    Deploy {
+fn as_deploy(args: &cli::RunArgs) -> DeployArgs {
+    DeployArgs {
         target: args.target.clone(),
         pipeline: Some(args.pipeline.clone()),
         source: args.source.clone(),
@@ -159,7 +159,7 @@ fn as_deploy(args: &cli::Run) -> Deploy {
         allow_empty: false,
         retry_of: None,
         rollback: args.rollback,
-        submit: Submit {
+        submit: SubmitArgs {
             on_conflict: match args.on_conflict {
                 RunWhenHeld::Wait => WhenHeld::Wait,
                 RunWhenHeld::Fail => WhenHeld::Fail,
@@ -177,7 +177,7 @@ fn as_deploy(args: &cli::Run) -> Deploy {
 /// Takes the slot, as `deploy` does; the exit code, where it ends without one.
 async fn take_slot(
     session: &Session,
-    args: &Deploy,
+    args: &DeployArgs,
     reports: &Reports<'_>,
     wish: Wish,
     request: &SubmitRequest,
@@ -187,7 +187,7 @@ async fn take_slot(
     // Not the CI job's own name: this process is the worker, and another one cannot take part in its lease.
     let key = Key::made(None, &args.target.project, &body)?;
     let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
-    let mut way = race::Run {
+    let mut way = race::Race {
         session,
         args,
         key,
@@ -204,8 +204,8 @@ async fn take_slot(
     let verdict = way.drive(signals).await?;
     session.screen.clear();
     match (way.grant, verdict) {
-        (Some(grant), Verdict::Detached(_)) => Ok(Ok(Box::new(grant))),
-        (None, Verdict::Detached(deployment)) => Err(Failure::new(
+        (Some(grant), Ending::Detached(_)) => Ok(Ok(Box::new(grant))),
+        (None, Ending::Detached(deployment)) => Err(Failure::new(
             Exit::Fault,
             format!("{} gave {} the slot without a lease", session.connection.server(), deployment.name()),
         )
@@ -231,7 +231,7 @@ fn keeper<'a>(session: &'a Session, project: &'a ProjectName, grant: &'a Grant) 
 /// One command in its slot.
 struct Work<'a> {
     session: &'a Session,
-    args: &'a cli::Run,
+    args: &'a cli::RunArgs,
     request: &'a SubmitRequest,
     folder: PrivateFolder,
     door: Door,
@@ -284,7 +284,7 @@ impl Work<'_> {
         };
         let check = || async {
             match *keeper.stop().borrow() {
-                Some(Stop::LeaseLost { .. }) => Held::Lost,
+                Some(Stop::LeaseLost { .. }) => SlotHeld::Lost,
                 Some(Stop::Cancel | Stop::Shutdown) | None => {
                     ask_server(&self.session.connection, project, id, &token).await
                 }
@@ -422,7 +422,7 @@ impl Work<'_> {
         (output, outbox): (&PhaseOutput, &Outbox),
         signals: &mut Signals,
         passed_on: &mut PassedOn,
-    ) -> (ProcessExit, Option<Cause>) {
+    ) -> (CommandExit, Option<Cause>) {
         let mut stop = keeper.stop();
         let mut deadline = keeper.deadline();
         deadline.mark_changed();
@@ -451,7 +451,7 @@ impl Work<'_> {
             if wanted == Some(Cause::LeaseLost) && stuck.borrow().is_some() {
                 // An operator has freed the slot, or the server was away for too long: there is nothing left to keep it for.
                 process.forget_will();
-                let exit = ProcessExit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Worker, left_count: 1 };
+                let exit = CommandExit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Worker, left_count: 1 };
                 return (exit, wanted);
             }
             if wanted > cause {

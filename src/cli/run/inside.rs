@@ -51,14 +51,15 @@ const SWEEP_LIMIT: usize = 1000;
 
 /// Whether a run still holds its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Held {
+pub(super) enum SlotHeld {
     Holds,
     Lost,
     Unknown,
 }
 
-impl Held {
-    const ALL: [(Held, &'static str); 3] = [(Held::Holds, "holds"), (Held::Lost, "lost"), (Held::Unknown, "unknown")];
+impl SlotHeld {
+    const ALL: [(SlotHeld, &'static str); 3] =
+        [(SlotHeld::Holds, "holds"), (SlotHeld::Lost, "lost"), (SlotHeld::Unknown, "unknown")];
 
     fn word(self) -> &'static str {
         Self::ALL.iter().find(|(held, _)| *held == self).map_or("unknown", |(_, word)| word)
@@ -161,7 +162,7 @@ impl Door {
     }
 
     /// Answers for as long as it is polled. `check` asks the server.
-    pub(super) async fn serve<F: Future<Output = Held>>(&self, check: impl Fn() -> F) -> Infallible {
+    pub(super) async fn serve<F: Future<Output = SlotHeld>>(&self, check: impl Fn() -> F) -> Infallible {
         let mut asking = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -174,7 +175,7 @@ impl Door {
         }
     }
 
-    async fn answer<F: Future<Output = Held>>(&self, stream: UnixStream, check: &impl Fn() -> F) -> io::Result<()> {
+    async fn answer<F: Future<Output = SlotHeld>>(&self, stream: UnixStream, check: &impl Fn() -> F) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
         (&mut stream).take(LINE_LIMIT).read_line(&mut line).await?;
@@ -223,7 +224,7 @@ pub(super) async fn ask(socket: &Path, question: &str) -> io::Result<(String, Un
 }
 
 /// What the run around us says about its slot.
-pub(super) async fn ask_held(socket: &Path) -> io::Result<Held> {
+pub(super) async fn ask_held(socket: &Path) -> io::Result<SlotHeld> {
     let (answer, _) = ask(socket, "fence").await?;
-    Ok(Held::ALL.iter().find(|(_, word)| *word == answer).map_or(Held::Unknown, |(held, _)| *held))
+    Ok(SlotHeld::ALL.iter().find(|(_, word)| *word == answer).map_or(SlotHeld::Unknown, |(held, _)| *held))
 }

@@ -18,7 +18,7 @@ mod tap;
 mod terminal;
 mod will;
 
-pub use args::{Fence, FenceCheck, Protect, Run, RunWhenHeld};
+pub use args::{FenceCheckArgs, FenceCommand, ProtectArgs, RunArgs, RunWhenHeld};
 pub use guard::{check_fence, protect};
 pub use hold::run;
 pub use will::execute as execute_will;

@@ -39,7 +39,7 @@ const CONTEXT_LIMIT: usize = 64 << 10;
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// A part of the copy.
-enum Piece {
+enum CopyPiece {
     Bytes(Vec<u8>),
     /// Lines that speak to us, from a part that is left out.
     Commands(Vec<u8>),
@@ -71,38 +71,38 @@ pub(super) struct Copy {
 }
 
 /// Where the copy branches off, and where it arrives.
-pub(super) fn new(copy: Copy) -> (Tap, Taken) {
+pub(super) fn new(copy: Copy) -> (Tap, TapEnd) {
     let (pieces, taken) = channel();
     let pending = Arc::new(AtomicUsize::new(0));
     let secrets = Arc::clone(copy.output.secrets());
     let log = StreamLog::new(copy.output, copy.stream);
-    let taken = Taken { pieces: taken, pending: Arc::clone(&pending), log, secrets };
+    let taken = TapEnd { pieces: taken, pending: Arc::clone(&pending), log, secrets };
     (Tap::new(pieces, pending), taken)
 }
 
 /// Where the copy branches off.
 pub(super) struct Tap {
-    pieces: Sender<Piece>,
+    pieces: Sender<CopyPiece>,
     pending: Arc<AtomicUsize>,
     /// Finds lines that speak to us; without it none is found.
     signs: Option<AhoCorasick>,
     counted_from: Option<Instant>,
     copied_count: usize,
     /// While something is left out: how many bytes and lines, and the last of it.
-    left_out: Option<LeftOut>,
+    left_out: Option<LeftOutOutput>,
     /// The line that has not ended yet, if it is not too long to speak to us.
     open: Vec<u8>,
 }
 
 #[derive(Default)]
-struct LeftOut {
+struct LeftOutOutput {
     byte_count: u64,
     line_count: u64,
     last: Vec<u8>,
 }
 
 impl Tap {
-    fn new(pieces: Sender<Piece>, pending: Arc<AtomicUsize>) -> Self {
+    fn new(pieces: Sender<CopyPiece>, pending: Arc<AtomicUsize>) -> Self {
         let signs = AhoCorasick::new(SIGNS).ok();
         Tap { pieces, pending, signs, counted_from: None, copied_count: 0, left_out: None, open: Vec::new() }
     }
@@ -112,7 +112,7 @@ impl Tap {
         if self.has_room(piece.len(), now) {
             self.close_gap();
             self.copied_count += piece.len();
-            self.send(Piece::Bytes(piece.to_vec()), piece.len());
+            self.send(CopyPiece::Bytes(piece.to_vec()), piece.len());
         } else {
             self.leave_out(piece);
         }
@@ -145,7 +145,7 @@ impl Tap {
         fits
     }
 
-    fn send(&self, piece: Piece, byte_count: usize) {
+    fn send(&self, piece: CopyPiece, byte_count: usize) {
         self.pending.fetch_add(byte_count + PIECE_OVERHEAD, Ordering::Relaxed);
         // With nobody there to copy any more, there is nothing to do about it.
         let _ = self.pieces.send(piece);
@@ -169,11 +169,11 @@ impl Tap {
         let pending = self.pending.load(Ordering::Relaxed);
         if pending + commands.len() + PIECE_OVERHEAD > COMMANDS_PENDING_LIMIT {
             if commands.split(|byte| *byte == b'\n').any(announces) {
-                self.send(Piece::SecretMissed, 0);
+                self.send(CopyPiece::SecretMissed, 0);
             }
         } else if !commands.is_empty() {
             let byte_count = commands.len();
-            self.send(Piece::Commands(commands), byte_count);
+            self.send(CopyPiece::Commands(commands), byte_count);
         }
     }
 
@@ -188,7 +188,7 @@ impl Tap {
             if end - begin <= COMMAND_LIMIT {
                 commands.extend_from_slice(&lines[begin..end]);
             } else if announces(&lines[begin..end]) {
-                self.send(Piece::SecretMissed, 0);
+                self.send(CopyPiece::SecretMissed, 0);
             }
             from = end;
         }
@@ -200,10 +200,10 @@ impl Tap {
     }
 
     fn close_gap(&mut self) {
-        let Some(LeftOut { byte_count, line_count, last }) = self.left_out.take() else { return };
+        let Some(LeftOutOutput { byte_count, line_count, last }) = self.left_out.take() else { return };
         let last_length = last.len();
         if byte_count <= TAIL_LIMIT as u64 {
-            return self.send(Piece::Late(last), last_length);
+            return self.send(CopyPiece::Late(last), last_length);
         }
         let mut begin = last_length - TAIL_LIMIT.min(last_length);
         let line_begin = memchr(b'\n', &last[begin.saturating_sub(1)..]).map(|at| begin.saturating_sub(1) + at + 1);
@@ -222,7 +222,7 @@ impl Tap {
             within_line,
         };
         let size = gap.context.len() + gap.tail.len();
-        self.send(Piece::Gap(gap), size);
+        self.send(CopyPiece::Gap(gap), size);
     }
 }
 
@@ -231,17 +231,17 @@ fn announces(line: &[u8]) -> bool {
 }
 
 /// The other end of a tap.
-pub(super) struct Taken {
-    pieces: Receiver<Piece>,
+pub(super) struct TapEnd {
+    pieces: Receiver<CopyPiece>,
     pending: Arc<AtomicUsize>,
     log: StreamLog,
     secrets: Arc<Secrets>,
 }
 
-impl Taken {
+impl TapEnd {
     /// Takes the copy into the log, to its end.
     pub(super) fn log(self) {
-        let Taken { pieces, pending, mut log, secrets } = self;
+        let TapEnd { pieces, pending, mut log, secrets } = self;
         loop {
             let piece = if log.is_waiting() {
                 pieces.recv_timeout(FLUSH_AFTER)
@@ -249,24 +249,24 @@ impl Taken {
                 pieces.recv().map_err(|_| RecvTimeoutError::Disconnected)
             };
             let byte_count = match piece {
-                Ok(Piece::Bytes(bytes)) => {
+                Ok(CopyPiece::Bytes(bytes)) => {
                     log.push(&bytes);
                     bytes.len()
                 }
-                Ok(Piece::Commands(lines)) => {
+                Ok(CopyPiece::Commands(lines)) => {
                     log.hear(&lines);
                     lines.len()
                 }
-                Ok(Piece::Late(bytes)) => {
+                Ok(CopyPiece::Late(bytes)) => {
                     log.push_heard(&bytes);
                     bytes.len()
                 }
-                Ok(Piece::Gap(Gap { byte_count, line_count, context, tail, within_line })) => {
+                Ok(CopyPiece::Gap(Gap { byte_count, line_count, context, tail, within_line })) => {
                     let note = format!("{byte_count} bytes, {line_count} lines, came too fast and were cut here");
                     log.skip(note, &context, within_line, &tail);
                     context.len() + tail.len()
                 }
-                Ok(Piece::SecretMissed) => {
+                Ok(CopyPiece::SecretMissed) => {
                     secrets.give_up();
                     0
                 }
@@ -301,10 +301,10 @@ mod tests {
         let (mut commands, mut gaps, mut late) = (String::new(), Vec::new(), String::new());
         for piece in taken.into_iter().skip(1) {
             match piece {
-                Piece::Commands(lines) => commands.push_str(std::str::from_utf8(&lines).expect("text")),
-                Piece::Late(bytes) => late.push_str(std::str::from_utf8(&bytes).expect("text")),
-                Piece::Gap(gap) => gaps.push(gap),
-                Piece::Bytes(_) | Piece::SecretMissed => {}
+                CopyPiece::Commands(lines) => commands.push_str(std::str::from_utf8(&lines).expect("text")),
+                CopyPiece::Late(bytes) => late.push_str(std::str::from_utf8(&bytes).expect("text")),
+                CopyPiece::Gap(gap) => gaps.push(gap),
+                CopyPiece::Bytes(_) | CopyPiece::SecretMissed => {}
             }
         }
         (commands, gaps, late)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cli::{
-        Target,
+        TargetArgs,
         deploy::race::Grant,
         dispatch::on_runtime,
         exit::{Exit, Failure},
@@ -40,7 +40,7 @@ pub(super) struct Will {
 
 impl Will {
     /// For the deployment of this grant.
-    pub(super) fn new(session: &Session, target: &Target, grant: &Grant) -> Self {
+    pub(super) fn new(session: &Session, target: &TargetArgs, grant: &Grant) -> Self {
         Will {
             server: session.connection.server().to_owned(),
             token: session.connection.token().map(str::to_owned),

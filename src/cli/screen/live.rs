@@ -16,7 +16,7 @@ use super::{
     print::{self, shown},
     silence::Silence,
     story::Story,
-    words::{Ahead, Place, named, overtaken, size, span},
+    words::{LineAhead, PlaceInLine, named, overtaken, size, span},
 };
 use crate::{
     client::follow::Update,
@@ -44,14 +44,14 @@ const NARROW: usize = 60;
 pub struct Screen {
     bar: Option<ProgressBar>,
     clock: Arc<dyn Clock>,
-    told: Mutex<Told>,
+    told: Mutex<LastTold>,
     silence: Mutex<Silence>,
     story: Mutex<Story>,
 }
 
 /// What was told last.
 #[derive(Default)]
-struct Told {
+struct LastTold {
     wait: Option<(String, BootInstant)>,
     phase: Option<String>,
     /// The last message, and whether the phase that runs has said it: one stands until another comes, over phases too.
@@ -72,7 +72,7 @@ impl Screen {
             bar
         });
         let silence = Mutex::new(Silence::from(clock.boot()));
-        Screen { bar, clock, told: Mutex::new(Told::default()), silence, story: Mutex::default() }
+        Screen { bar, clock, told: Mutex::new(LastTold::default()), silence, story: Mutex::default() }
     }
 
     /// A line.
@@ -112,7 +112,7 @@ impl Screen {
     }
 
     /// For whom one waits.
-    pub fn waiting(&self, ahead: &Ahead, place: &Place) {
+    pub fn waiting(&self, ahead: &LineAhead, place: &PlaceInLine) {
         let text = ahead.wait_line(place, self.clock.wall());
         let news = ahead.news(place);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -284,7 +284,7 @@ impl Screen {
         self.draw(&told);
     }
 
-    fn draw(&self, told: &Told) {
+    fn draw(&self, told: &LastTold) {
         let Some(bar) = &self.bar else { return };
         bar.set_style(style(by_width(RUNNING)));
         bar.set_length(100);

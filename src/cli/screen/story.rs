@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::words::{Ahead, between};
+use super::words::{LineAhead, between};
 use crate::{
     clock::BootInstant,
     model::{DeploymentId, PhaseState},
@@ -17,15 +17,15 @@ const ENTRIES_LIMIT: usize = 200;
 /// What happened.
 #[derive(Clone, Debug, Default)]
 pub struct Story {
-    waits: Vec<Wait>,
+    waits: Vec<WaitStory>,
     /// Whether the last wait goes on.
     is_waiting: bool,
-    phases: Vec<Phase>,
+    phases: Vec<PhaseStory>,
 }
 
 /// A wait for another deployment.
 #[derive(Clone, Debug)]
-pub struct Wait {
+pub struct WaitStory {
     /// For which one.
     id: DeploymentId,
     /// Whose it is.
@@ -36,7 +36,7 @@ pub struct Wait {
     until: BootInstant,
 }
 
-impl Wait {
+impl WaitStory {
     /// For how long.
     pub fn length(&self) -> Duration {
         self.until.since(self.since)
@@ -45,7 +45,7 @@ impl Wait {
 
 /// A phase, or its rollback.
 #[derive(Clone, Debug)]
-pub struct Phase {
+pub struct PhaseStory {
     /// Its name.
     pub name: String,
     /// How it stands.
@@ -57,12 +57,12 @@ pub struct Phase {
 
 impl Story {
     /// The deployment waits for this one.
-    pub fn waiting(&mut self, ahead: &Ahead, now: BootInstant) {
+    pub fn waiting(&mut self, ahead: &LineAhead, now: BootInstant) {
         self.stay(now);
         let is_same = self.is_waiting && self.waits.last().is_some_and(|wait| wait.id == ahead.id);
         if !is_same && self.waits.len() < ENTRIES_LIMIT {
             let url = ahead.blocking.url.clone();
-            self.waits.push(Wait { id: ahead.id, who: ahead.name_and_who(), url, since: now, until: now });
+            self.waits.push(WaitStory { id: ahead.id, who: ahead.name_and_who(), url, since: now, until: now });
             self.is_waiting = true;
         }
     }
@@ -90,17 +90,17 @@ impl Story {
             phase.took = phase.began_at.map(|began| between(began, at));
         } else if self.phases.len() < ENTRIES_LIMIT {
             let began_at = begins(state).then_some(at);
-            self.phases.push(Phase { name: name.to_owned(), state, began_at, took: None });
+            self.phases.push(PhaseStory { name: name.to_owned(), state, began_at, took: None });
         }
     }
 
     /// The waits, the first one first.
-    pub fn waits(&self) -> &[Wait] {
+    pub fn waits(&self) -> &[WaitStory] {
         &self.waits
     }
 
     /// The phases, in the order in which they began.
-    pub fn phases(&self) -> &[Phase] {
+    pub fn phases(&self) -> &[PhaseStory] {
         &self.phases
     }
 }

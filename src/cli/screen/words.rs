@@ -147,7 +147,7 @@ const ANY_MOMENT: Duration = Duration::from_secs(1);
 
 /// Where one stands in line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct PlaceInLine {
     /// How many are served before one, oneself included; 1 is next.
     pub position: Option<u64>,
     /// The newer deployment that supersedes one when it starts.
@@ -158,10 +158,10 @@ pub struct Place {
     pub unknown: Option<String>,
 }
 
-impl Place {
+impl PlaceInLine {
     /// Of one that waits.
     pub fn of(waiting: &Deployment) -> Self {
-        Place {
+        PlaceInLine {
             position: Some(waiting.queue_position),
             overtaker: waiting.overtaker(),
             expected: waiting.expected_start.flatten(),
@@ -171,7 +171,7 @@ impl Place {
 
     /// Of one whose way is barred.
     pub fn behind(project: &ProjectName, conflict: &Conflict) -> Self {
-        Place {
+        PlaceInLine {
             position: conflict.queue_position,
             overtaker: conflict.overtaker(project),
             expected: conflict.expected_start.flatten(),
@@ -182,7 +182,7 @@ impl Place {
 
 /// Who is in the way, and how far that is.
 #[derive(Clone, Debug)]
-pub struct Ahead {
+pub struct LineAhead {
     /// The project.
     pub project: ProjectName,
     /// The deployment that holds the slot.
@@ -191,7 +191,7 @@ pub struct Ahead {
     pub blocking: Blocking,
 }
 
-impl Ahead {
+impl LineAhead {
     /// From a deployment that holds the slot.
     pub fn of(holder: &Deployment, liveness: Option<Liveness>, eta: Option<Eta>) -> Self {
         let blocking = Blocking {
@@ -211,7 +211,7 @@ impl Ahead {
             liveness: liveness.unwrap_or(Liveness::Alive),
             eta,
         };
-        Ahead { project: holder.project.clone(), id: holder.id, blocking }
+        LineAhead { project: holder.project.clone(), id: holder.id, blocking }
     }
 
     /// `web#17, alice's deploy of main@3f2a1b2c4d`.
@@ -269,8 +269,8 @@ impl Ahead {
     }
 
     /// The line that tells for whom one waits.
-    pub fn wait_line(&self, place: &Place, now: Timestamp) -> String {
-        let Place { position, overtaker, expected, unknown } = place;
+    pub fn wait_line(&self, place: &PlaceInLine, now: Timestamp) -> String {
+        let PlaceInLine { position, overtaker, expected, unknown } = place;
         let fate = match overtaker {
             Some(by) => Some(overtaken(by)),
             None if self.tells_start(place) => None,
@@ -287,7 +287,7 @@ impl Ahead {
     }
 
     /// The same for a line that is cut at its end: what matters most to one who waits stands first.
-    pub fn short_wait_line(&self, place: &Place, now: Timestamp) -> String {
+    pub fn short_wait_line(&self, place: &PlaceInLine, now: Timestamp) -> String {
         let position = match place.position {
             Some(1) => "next in line".to_owned(),
             Some(position) if position > 1 => format!("number {position} in line"),
@@ -301,7 +301,7 @@ impl Ahead {
     }
 
     /// Whether [`Ahead::how_far`] tells when one that is next starts.
-    fn tells_start(&self, place: &Place) -> bool {
+    fn tells_start(&self, place: &PlaceInLine) -> bool {
         let blocking = &self.blocking;
         let is_told = blocking.cancel_requested_at.is_some()
             || blocking.status == Status::Pending && blocking.message.is_some()
@@ -310,7 +310,7 @@ impl Ahead {
     }
 
     /// What must differ for the line to be worth another one in a log.
-    pub fn news(&self, place: &Place) -> String {
+    pub fn news(&self, place: &PlaceInLine) -> String {
         let blocking = &self.blocking;
         format!(
             "{} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?}",
@@ -337,15 +337,15 @@ mod tests {
         text.parse().expect("a test's time")
     }
 
-    fn at_place(position: u64) -> Place {
-        Place { position: Some(position), ..Place::default() }
+    fn at_place(position: u64) -> PlaceInLine {
+        PlaceInLine { position: Some(position), ..PlaceInLine::default() }
     }
 
     #[test]
     fn the_wait_line_tells_who_will_supersede_one() {
         let named = Named { number: 19, actor: Some("bob".to_owned()), commit: None };
         let by = Mention { named: Some(named), ..Mention::unnamed(web(), DeploymentId::from_bytes([9; 16])) };
-        let overtaken = Place { overtaker: Some(by), ..at_place(2) };
+        let overtaken = PlaceInLine { overtaker: Some(by), ..at_place(2) };
         let line = ahead().wait_line(&overtaken, at("2026-03-01T12:07:31Z"));
         let told = "; you are number 2 in line, will be superseded by web#19 of bob when that starts - https";
         assert!(line.contains(told), "{line}");
@@ -356,22 +356,22 @@ mod tests {
     fn the_wait_line_tells_when_ones_own_start_is_expected_and_its_moving_is_no_news() {
         let now = at("2026-03-01T12:07:31Z");
         let eta = |p50_seconds, p90_seconds| Some(Eta { p50_seconds, p90_seconds });
-        let third = Place { expected: eta(24, 40), ..at_place(3) };
+        let third = PlaceInLine { expected: eta(24, 40), ..at_place(3) };
         let line = ahead().wait_line(&third, now);
         assert!(
             line.contains("; you are number 3 in line, expected to start in about 24s (9 in 10: 40s) - h"),
             "{line}"
         );
-        assert_eq!(ahead().news(&third), ahead().news(&Place { expected: eta(23, 39), ..third.clone() }));
+        assert_eq!(ahead().news(&third), ahead().news(&PlaceInLine { expected: eta(23, 39), ..third.clone() }));
         // Of whoever is next, the holder's rest tells it already; unless that is over.
-        let next = Place { expected: eta(1, 30), ..at_place(1) };
+        let next = PlaceInLine { expected: eta(1, 30), ..at_place(1) };
         let mut other = ahead();
         assert!(other.wait_line(&next, now).contains("; you are next - h"));
         other.blocking.eta = eta(0, 0);
         let line = other.wait_line(&next, now);
         let told = "longer than usual already; you are next, expected to start any moment (9 in 10: 30s) - h";
         assert!(line.contains(told), "{line}");
-        let unknown = Place { unknown: Some("nobody knows why".to_owned()), ..at_place(2) };
+        let unknown = PlaceInLine { unknown: Some("nobody knows why".to_owned()), ..at_place(2) };
         let line = ahead().wait_line(&unknown, now);
         assert!(line.contains("; you are number 2 in line, the start is not known: nobody knows why - h"), "{line}");
     }
@@ -380,7 +380,7 @@ mod tests {
         "web".parse().expect("a test's name")
     }
 
-    fn ahead() -> Ahead {
+    fn ahead() -> LineAhead {
         let blocking = Blocking {
             number: Some(17),
             actor: Some("alice".to_owned()),
@@ -398,7 +398,7 @@ mod tests {
             liveness: Liveness::Alive,
             eta: Some(Eta { p50_seconds: 120, p90_seconds: 190 }),
         };
-        Ahead { project: web(), id: DeploymentId::from_bytes([7; 16]), blocking }
+        LineAhead { project: web(), id: DeploymentId::from_bytes([7; 16]), blocking }
     }
 
     #[test]
@@ -434,7 +434,7 @@ mod tests {
     fn words_of_others_cannot_steer_the_terminal() {
         let mut hostile = ahead();
         hostile.blocking.actor = Some("\u{1b}[2Jmallory\n::error::x".to_owned());
-        let line = hostile.wait_line(&Place::default(), at("2026-03-01T12:07:31Z"));
+        let line = hostile.wait_line(&PlaceInLine::default(), at("2026-03-01T12:07:31Z"));
         assert!(line.starts_with("waiting for web#17, mallory ::error::x's deploy"), "{line}");
     }
 }

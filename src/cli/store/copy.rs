@@ -14,9 +14,9 @@ use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
-use super::files::{Failed, StoreCopy, bar};
+use super::files::{CopyArgs, Failed, bar};
 use crate::{
-    artifacts::{Begun, Depot, DepotError, Kept, PartName, UploadError},
+    artifacts::{Depot, DepotError, KeptArtifact, PartName, UploadBegun, UploadError},
     cli::service::runtime,
     config::{Config, PostgresUrl, StoreLocation},
     model::Digest,
@@ -36,7 +36,7 @@ const BUSY_PAUSE: Duration = Duration::from_secs(1);
 const CONNECTIONS: usize = 2;
 
 /// Copies. Answers what there is to tell.
-pub(super) fn copy(args: &StoreCopy) -> Result<String, Failed> {
+pub(super) fn copy(args: &CopyArgs) -> Result<String, Failed> {
     let (from, to) = places(args)?;
     let work_dir = args
         .work_dir
@@ -46,7 +46,7 @@ pub(super) fn copy(args: &StoreCopy) -> Result<String, Failed> {
     runtime.block_on(copy_all(&from, &to, &work_dir))
 }
 
-fn places(args: &StoreCopy) -> Result<(PathBuf, PostgresUrl), Failed> {
+fn places(args: &CopyArgs) -> Result<(PathBuf, PostgresUrl), Failed> {
     let usage = |flag: &str, why: &str| Failed::Usage(format!("{flag}: {why}"));
     let from = match args.from.parse() {
         Ok(StoreLocation::Sqlite(file)) => file,
@@ -90,7 +90,7 @@ async fn copy_all(from: &Path, to: &PostgresUrl, work_dir: &Path) -> Result<Stri
 /// Answers how many there are, and their bytes.
 async fn copy_artifacts(to: &PostgresUrl, work_dir: &Path) -> Result<(usize, u64), Failed> {
     let kept = Depot::below(work_dir).kept().await.map_err(failed)?;
-    let kept: Vec<Kept> = kept.into_iter().filter(|kept| kept.is_whole).collect();
+    let kept: Vec<KeptArtifact> = kept.into_iter().filter(|kept| kept.is_whole).collect();
     let total = kept.iter().map(|kept| kept.bytes).sum();
     if kept.is_empty() {
         return Ok((0, 0));
@@ -151,8 +151,8 @@ async fn begin(to: &Depot, digest: &Digest) -> Result<Option<crate::artifacts::U
     let patience = Instant::now() + 2 * WRITER_LEASE;
     loop {
         match to.begin(digest, &PartName::of_all(digest), None).await {
-            Ok(Begun::Whole) => return Ok(None),
-            Ok(Begun::Upload(upload)) => return Ok(Some(upload)),
+            Ok(UploadBegun::Whole) => return Ok(None),
+            Ok(UploadBegun::Upload(upload)) => return Ok(Some(upload)),
             // A copy that was interrupted just now.
             Err(UploadError::Busy) if Instant::now() < patience => sleep(BUSY_PAUSE).await,
             Err(error) => return Err(not_taken(digest, &error)),

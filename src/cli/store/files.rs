@@ -17,18 +17,18 @@ use crate::{
 
 /// `store`.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Store {
+pub enum StoreCommand {
     /// Copy a store's file while its server goes on: whole, as it stood at one moment
-    Backup(Backup),
+    Backup(BackupArgs),
     /// Move everything of a SQLite store whose server is stopped into an empty PostgreSQL database
-    Copy(StoreCopy),
+    Copy(CopyArgs),
     /// Put a backup into the place of a store, for a server to start from
-    Restore(Restore),
+    Restore(RestoreArgs),
 }
 
 /// `store backup`.
 #[derive(Args, Clone, Debug)]
-pub struct Backup {
+pub struct BackupArgs {
     /// The store
     #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE", default_value = "sqlite:singletrack.db")]
     pub from: String,
@@ -39,7 +39,7 @@ pub struct Backup {
 
 /// `store copy`.
 #[derive(Args, Clone, Debug)]
-pub struct StoreCopy {
+pub struct CopyArgs {
     /// The store to copy, sqlite:FILE; it stays as it is
     #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE", default_value = "sqlite:singletrack.db")]
     pub from: String,
@@ -53,7 +53,7 @@ pub struct StoreCopy {
 
 /// `store restore`.
 #[derive(Args, Clone, Debug)]
-pub struct Restore {
+pub struct RestoreArgs {
     /// The backup
     #[arg(long, value_name = "FILE")]
     pub from: PathBuf,
@@ -66,14 +66,14 @@ pub struct Restore {
 const EXIT_USAGE: u8 = 2;
 
 /// Does it.
-pub fn store(args: &Store) -> ExitCode {
+pub fn store(args: &StoreCommand) -> ExitCode {
     let done = match args {
-        Store::Backup(Backup { from, to }) => file_of(from, "--from").and_then(|from| {
+        StoreCommand::Backup(BackupArgs { from, to }) => file_of(from, "--from").and_then(|from| {
             let bytes = with_bar("backing up", |progress| sqlite::backup(&from, to, progress))?;
             Ok(format!("{} holds all of {} ({bytes} bytes)", to.display(), from.display()))
         }),
-        Store::Copy(args) => copy::copy(args),
-        Store::Restore(Restore { from, to }) => file_of(to, "--to").and_then(|to| {
+        StoreCommand::Copy(args) => copy::copy(args),
+        StoreCommand::Restore(RestoreArgs { from, to }) => file_of(to, "--to").and_then(|to| {
             let bytes = with_bar("restoring", |progress| sqlite::restore(from, &to, progress))?;
             let (to, from) = (to.display(), from.display());
             Ok(format!("{to} is made of {from} ({bytes} bytes); start it with `singletrack serve --store sqlite:{to}`"))

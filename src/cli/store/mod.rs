@@ -3,4 +3,4 @@
 mod copy;
 mod files;
 
-pub use files::{Store, store};
+pub use files::{StoreCommand, store};

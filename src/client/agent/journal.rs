@@ -26,7 +26,7 @@ const KEPT_LIMIT: u64 = 16 << 20;
 /// A line of a journal.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "camelCase")]
-enum Entry {
+enum JournalEntry {
     /// The first one: what was taken.
     Taken(Taken),
     /// Something to tell.
@@ -85,7 +85,7 @@ impl JournalFile {
             Err(error) => return Err(error),
         };
         let mut journal = JournalFile { path, file, written: 0 };
-        journal.append(&Entry::Taken(taken.clone()))?;
+        journal.append(&JournalEntry::Taken(taken.clone()))?;
         journal.file.sync_all()?;
         File::open(dir)?.sync_all()?;
         Ok(Some(journal))
@@ -94,7 +94,7 @@ impl JournalFile {
     /// Notes the end; it is on disk when this answers. On this thread: nothing else of its deployment goes on meanwhile, and it
     /// takes milliseconds.
     pub fn end(&mut self, verdict: &Verdict) {
-        let written = self.append(&Entry::End { finish: verdict.clone().into() });
+        let written = self.append(&JournalEntry::End { finish: verdict.clone().into() });
         note(written.and_then(|()| self.file.sync_data()));
     }
 
@@ -105,7 +105,7 @@ impl JournalFile {
         }
     }
 
-    fn append(&mut self, entry: &Entry) -> io::Result<()> {
+    fn append(&mut self, entry: &JournalEntry) -> io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
         self.written += line.len() as u64;
@@ -124,11 +124,11 @@ impl Journal for JournalFile {
             },
             report => report.clone(),
         };
-        note(self.append(&Entry::Report { number, report }));
+        note(self.append(&JournalEntry::Report { number, report }));
     }
 
     fn told(&mut self, last: u64) {
-        note(self.append(&Entry::Told { last }));
+        note(self.append(&JournalEntry::Told { last }));
     }
 }
 
@@ -188,22 +188,22 @@ pub fn left_behind(dir: &Path) -> io::Result<Vec<(JournalFile, Record)>> {
 
 fn read(bytes: &[u8]) -> Option<Record> {
     let mut lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let Entry::Taken(taken) = serde_json::from_slice(lines.next()?).ok()? else { return None };
+    let JournalEntry::Taken(taken) = serde_json::from_slice(lines.next()?).ok()? else { return None };
     let mut record = Record { taken, pending: Vec::new(), last: 0, end: None };
     // A line that cannot be read was cut off by a crash: it never counted.
     for entry in lines.filter_map(|line| serde_json::from_slice(line).ok()) {
         match entry {
-            Entry::Taken(_) => {}
-            Entry::Report { number, report } => {
+            JournalEntry::Taken(_) => {}
+            JournalEntry::Report { number, report } => {
                 record.last = number;
                 record.pending.push((number, report));
             }
-            Entry::Told { last } => {
+            JournalEntry::Told { last } => {
                 record.last = record.last.max(last);
                 record.pending.retain(|(number, _)| *number > last);
             }
             // An end of a later version that is none here is told as if it were not there: the work is over.
-            Entry::End { finish } => record.end = Verdict::try_from(finish).ok(),
+            JournalEntry::End { finish } => record.end = Verdict::try_from(finish).ok(),
         }
     }
     Some(record)

@@ -30,13 +30,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    calls::{Connection, Fault, Patience, Refusal, pauses},
+    calls::{Connection, Fault, Patience, ServerRefusal, pauses},
     error::SetupError,
     token::Token,
 };
 use crate::{
     clock::{Clock, SystemClock},
-    config::{Pipeline, Project},
+    config::{Pipeline, ProjectConfig},
     exec::{ShimProgram, Stop, archive::UnpackLimits, lease::Until, workspaces},
     health::{Health, Pulse, Task},
     model::{DeploymentId, Limits, ProjectName},
@@ -57,7 +57,7 @@ pub struct Settings {
     /// Its name, for people.
     pub name: String,
     /// The projects that it works for, each with the pipelines that it runs.
-    pub projects: BTreeMap<ProjectName, Project>,
+    pub projects: BTreeMap<ProjectName, ProjectConfig>,
     /// The configuration's limits.
     pub limits: Limits,
     /// How large an artifact may be once it is unpacked.
@@ -86,7 +86,7 @@ pub enum AgentError {
     Setup(#[from] SetupError),
     /// The server does not take it for an agent.
     #[error("{}", .0.message)]
-    Refused(Box<Refusal>),
+    Refused(Box<ServerRefusal>),
     /// Its folder cannot be used.
     #[error("the folder {folder} cannot be used: {error}", folder = folder.display())]
     Folder {
@@ -336,8 +336,9 @@ impl Agent {
     }
 
     fn wish(&self, capacity: u32) -> ClaimRequest {
-        let offer =
-            |(name, project): (&ProjectName, &Project)| (name.clone(), project.pipelines.keys().cloned().collect());
+        let offer = |(name, project): (&ProjectName, &ProjectConfig)| {
+            (name.clone(), project.pipelines.keys().cloned().collect())
+        };
         ClaimRequest {
             worker: self.settings.name.clone(),
             claim_id: Uuid::now_v7().simple().to_string(),

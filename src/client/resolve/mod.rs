@@ -3,7 +3,7 @@
 //! The promise it keeps: in the normal case a deploy sends one submit and, when the slot was held, one more with the same
 //! body and key; and whatever of ours stands in line or runs when we stop is cancelled first.
 
-use super::calls::{Fault, Refusal};
+use super::calls::{Fault, ServerRefusal};
 use crate::{
     model::{DeploymentId, Mention, Status},
     wire::{Conflict, Deployment},
@@ -30,7 +30,7 @@ pub enum Wish {
 
 /// Why we stop before the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopReason {
     /// The deadline passed.
     Deadline,
     /// A signal came.
@@ -80,11 +80,11 @@ pub enum Observation {
     /// What was ours was asked to stop; how it stands then, where that was told.
     Left(Option<Box<Deployment>>),
     /// The server said no.
-    Refused(Box<Refusal>),
+    Refused(Box<ServerRefusal>),
     /// There was no answer to go by.
     Faulted(Fault),
     /// It is time to stop, and the last action has not led to anything.
-    Stopped(Stop),
+    Stopped(StopReason),
 }
 
 /// What to do.
@@ -114,12 +114,12 @@ pub enum Action {
         overtaker: Option<Mention>,
     },
     /// That is all.
-    Finish(Box<Verdict>),
+    Finish(Box<Ending>),
 }
 
 /// How it ended.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Ending {
     /// The deployment is final.
     Ended {
         /// As it ended.
@@ -143,13 +143,13 @@ pub enum Verdict {
         deployment: Option<Box<Deployment>>,
     },
     /// The server said no.
-    Refused(Box<Refusal>),
+    Refused(Box<ServerRefusal>),
     /// There was no answer to go by.
     Faulted(Fault),
     /// We stopped.
     Stopped {
         /// Why.
-        why: Stop,
+        why: StopReason,
         /// How far it had come.
         reached: Reached,
         /// What was ours, as it stood last; `None` where that was not told.
@@ -190,7 +190,7 @@ enum Stage {
 /// Why we leave.
 #[derive(Debug)]
 enum Leaving {
-    Stopped { why: Stop, reached: Reached },
+    Stopped { why: StopReason, reached: Reached },
     Inside(Box<Conflict>),
     Overtaken { id: DeploymentId, by: Mention },
 }
@@ -210,9 +210,9 @@ impl Resolver {
             Observation::StillWaiting { ticket, holder } => self.wait(ticket, holder),
             Observation::TurnCame(deployment) => self.turn_came(deployment),
             Observation::Overtaken { id, by } => self.leave(id, Leaving::Overtaken { id, by }),
-            Observation::Ended(deployment) => finish(Verdict::Ended { deployment, replayed: false }),
-            Observation::Refused(refusal) => finish(Verdict::Refused(refusal)),
-            Observation::Faulted(fault) => finish(Verdict::Faulted(fault)),
+            Observation::Ended(deployment) => finish(Ending::Ended { deployment, replayed: false }),
+            Observation::Refused(refusal) => finish(Ending::Refused(refusal)),
+            Observation::Faulted(fault) => finish(Ending::Faulted(fault)),
             Observation::Stopped(why) => self.stop(why),
             Observation::Left(last) => self.left(last),
         }
@@ -220,10 +220,10 @@ impl Resolver {
 
     fn accepted(&mut self, deployment: Box<Deployment>, replayed: bool) -> Action {
         if deployment.status.is_final() {
-            return finish(Verdict::Ended { deployment, replayed });
+            return finish(Ending::Ended { deployment, replayed });
         }
         match self.wish {
-            Wish::Detach | Wish::Fail { detach: true } => finish(Verdict::Detached(deployment)),
+            Wish::Detach | Wish::Fail { detach: true } => finish(Ending::Detached(deployment)),
             Wish::Wait { .. } | Wish::Queue | Wish::Fail { detach: false } => {
                 let queued = deployment.queue_position > 0;
                 self.stage = Stage::Following { id: deployment.id, queued };
@@ -236,8 +236,8 @@ impl Resolver {
         // Another job of the same CI run (`relation: self`) is waited for like any other: it ends without us.
         let is_inside = self.inside == Some(conflict.deployment_id);
         match conflict.ticket {
-            None if is_inside => finish(Verdict::Inside(conflict)),
-            None => finish(Verdict::Blocked(conflict)),
+            None if is_inside => finish(Ending::Inside(conflict)),
+            None => finish(Ending::Blocked(conflict)),
             Some(ticket) if is_inside => self.leave(ticket, Leaving::Inside(conflict)),
             Some(ticket) => self.wait(ticket, Some(conflict.deployment_id)),
         }
@@ -267,12 +267,12 @@ impl Resolver {
                 Action::Follow(deployment.id)
             }
             Status::Succeeded | Status::Failed | Status::Cancelled => {
-                finish(Verdict::Ended { deployment, replayed: false })
+                finish(Ending::Ended { deployment, replayed: false })
             }
         }
     }
 
-    fn stop(&mut self, why: Stop) -> Action {
+    fn stop(&mut self, why: StopReason) -> Action {
         let reached = match &self.stage {
             Stage::Submitting { ticket: None } => Reached::Nothing,
             Stage::Submitting { ticket: Some(id) } | Stage::InLine { ticket: id } => Reached::Line(*id),
@@ -282,7 +282,7 @@ impl Resolver {
             Stage::Leaving(_) => return self.left(None),
         };
         match reached {
-            Reached::Nothing => finish(Verdict::Stopped { why, reached, deployment: None }),
+            Reached::Nothing => finish(Ending::Stopped { why, reached, deployment: None }),
             Reached::Line(id) => self.leave(id, Leaving::Stopped { why, reached }),
             Reached::Slot(id) => self.leave(id, Leaving::Stopped { why, reached }),
         }
@@ -300,17 +300,17 @@ impl Resolver {
 
     fn left(&mut self, deployment: Option<Box<Deployment>>) -> Action {
         match std::mem::replace(&mut self.stage, Stage::Submitting { ticket: None }) {
-            Stage::Leaving(Leaving::Inside(conflict)) => finish(Verdict::Inside(conflict)),
-            Stage::Leaving(Leaving::Overtaken { id, by }) => finish(Verdict::Overtaken { id, by, deployment }),
-            Stage::Leaving(Leaving::Stopped { why, reached }) => finish(Verdict::Stopped { why, reached, deployment }),
+            Stage::Leaving(Leaving::Inside(conflict)) => finish(Ending::Inside(conflict)),
+            Stage::Leaving(Leaving::Overtaken { id, by }) => finish(Ending::Overtaken { id, by, deployment }),
+            Stage::Leaving(Leaving::Stopped { why, reached }) => finish(Ending::Stopped { why, reached, deployment }),
             Stage::Submitting { .. } | Stage::InLine { .. } | Stage::Following { .. } => {
-                finish(Verdict::Stopped { why: Stop::Signal, reached: Reached::Nothing, deployment })
+                finish(Ending::Stopped { why: StopReason::Signal, reached: Reached::Nothing, deployment })
             }
         }
     }
 }
 
-fn finish(verdict: Verdict) -> Action {
+fn finish(verdict: Ending) -> Action {
     Action::Finish(Box::new(verdict))
 }
 

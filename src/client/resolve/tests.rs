@@ -49,7 +49,13 @@ fn still(holder: &str) -> Observation {
 fn refused() -> Observation {
     let body = json!({"errorCode": "PROJECT_PAUSED"});
     let code = Some(crate::wire::ErrorCode::ProjectPaused);
-    Observation::Refused(Box::new(Refusal { status: 409, code, with_token: false, message: "paused".to_owned(), body }))
+    Observation::Refused(Box::new(ServerRefusal {
+        status: 409,
+        code,
+        with_token: false,
+        message: "paused".to_owned(),
+        body,
+    }))
 }
 
 fn next_holder() -> Mention {
@@ -75,16 +81,16 @@ fn word(action: &Action) -> String {
             if *until_final { "leave+wait" } else { "leave" }.to_owned()
         }
         Action::Finish(verdict) => match &**verdict {
-            Verdict::Ended { deployment, replayed } => {
+            Ending::Ended { deployment, replayed } => {
                 format!("end {}{}", deployment.status.as_str(), if *replayed { " replayed" } else { "" })
             }
-            Verdict::Detached(_) => "end detached".to_owned(),
-            Verdict::Blocked(_) => "end blocked".to_owned(),
-            Verdict::Inside(_) => "end inside".to_owned(),
-            Verdict::Overtaken { .. } => "end overtaken".to_owned(),
-            Verdict::Refused(_) => "end refused".to_owned(),
-            Verdict::Faulted(_) => "end fault".to_owned(),
-            Verdict::Stopped { why, reached, .. } => {
+            Ending::Detached(_) => "end detached".to_owned(),
+            Ending::Blocked(_) => "end blocked".to_owned(),
+            Ending::Inside(_) => "end inside".to_owned(),
+            Ending::Overtaken { .. } => "end overtaken".to_owned(),
+            Ending::Refused(_) => "end refused".to_owned(),
+            Ending::Faulted(_) => "end fault".to_owned(),
+            Ending::Stopped { why, reached, .. } => {
                 let reached = match reached {
                     Reached::Nothing => "nothing",
                     Reached::Line(_) => "line",
@@ -260,35 +266,40 @@ fn whoever_stops_leaves_nothing_behind() {
     use Observation as O;
     let at = O::Stopped;
     for (name, wish, seen, expected) in [
-        ("before any answer", WAIT, vec![at(Stop::Signal)], "submit · end Signal at nothing"),
+        ("before any answer", WAIT, vec![at(StopReason::Signal)], "submit · end Signal at nothing"),
         (
             "in line",
             WAIT,
-            vec![held(HOLDER, true, "other"), at(Stop::Deadline), O::Left(None)],
+            vec![held(HOLDER, true, "other"), at(StopReason::Deadline), O::Left(None)],
             "submit · turn · leave · end Deadline at line",
         ),
         (
             "with the slot kept, before the re-submit is answered",
             WAIT,
-            vec![held(HOLDER, true, "other"), O::TurnCame(deployment("PENDING", 0)), at(Stop::Signal), O::Left(None)],
+            vec![
+                held(HOLDER, true, "other"),
+                O::TurnCame(deployment("PENDING", 0)),
+                at(StopReason::Signal),
+                O::Left(None),
+            ],
             "submit · turn · submit · leave · end Signal at line",
         ),
         (
             "running",
             WAIT,
-            vec![accepted("RUNNING", 0), at(Stop::Deadline), O::Left(Some(deployment("CANCELLED", 0)))],
+            vec![accepted("RUNNING", 0), at(StopReason::Deadline), O::Left(Some(deployment("CANCELLED", 0)))],
             "submit · follow · leave+wait · end Deadline at slot",
         ),
         (
             "queued",
             Wish::Queue,
-            vec![accepted("PENDING", 2), at(Stop::Deadline), O::Left(None)],
+            vec![accepted("PENDING", 2), at(StopReason::Deadline), O::Left(None)],
             "submit · follow · leave · end Deadline at line",
         ),
         (
             "while it leaves",
             WAIT,
-            vec![accepted("RUNNING", 0), at(Stop::Deadline), at(Stop::Signal)],
+            vec![accepted("RUNNING", 0), at(StopReason::Deadline), at(StopReason::Signal)],
             "submit · follow · leave+wait · end Deadline at slot",
         ),
     ] {

@@ -106,20 +106,20 @@ pub fn unpack(
 struct Unpacking<'a> {
     root: &'a Path,
     /// What is in the tree by its name in lower case: on some file systems `A` and `a` are one file.
-    seen: HashMap<Vec<u8>, Seen>,
+    seen: HashMap<Vec<u8>, SeenEntries>,
     links: BTreeMap<PathBuf, PathBuf>,
     /// Given at the end: a folder may be closed to its owner.
     folder_modes: BTreeMap<PathBuf, u32>,
     stop: &'a AtomicBool,
 }
 
-struct Seen {
+struct SeenEntries {
     path: PathBuf,
-    kind: Kind,
+    kind: EntryKind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum EntryKind {
     /// A folder that only what is in it has named so far.
     ImpliedFolder,
     Folder,
@@ -198,7 +198,7 @@ impl Unpacking<'_> {
             EntryType::Directory if size > 0 => Err(refused(name, "is a folder and has a size")),
             EntryType::Symlink if size > 0 => Err(refused(name, "is a link and has a size")),
             EntryType::Directory => {
-                self.place(&path, Kind::Folder)?;
+                self.place(&path, EntryKind::Folder)?;
                 self.folder_modes.insert(path, mode_of(entry)?);
                 Ok(())
             }
@@ -207,12 +207,12 @@ impl Unpacking<'_> {
                 if target.is_empty() || target.len() > TARGET_LIMIT || target.contains(&0) {
                     return Err(refused(name, "is a link without a target that can be"));
                 }
-                self.place(&path, Kind::Link)?;
+                self.place(&path, EntryKind::Link)?;
                 self.links.insert(path, PathBuf::from(OsStr::from_bytes(&target)));
                 Ok(())
             }
             EntryType::Regular => {
-                self.place(&path, Kind::File)?;
+                self.place(&path, EntryKind::File)?;
                 self.write(entry, &path, size)
             }
             EntryType::Link => Err(refused(name, "is a hard link")),
@@ -223,26 +223,30 @@ impl Unpacking<'_> {
     }
 
     /// Takes a place in the tree, and makes the folders.
-    fn place(&mut self, path: &Path, kind: Kind) -> Result<(), UnpackError> {
+    fn place(&mut self, path: &Path, kind: EntryKind) -> Result<(), UnpackError> {
         let mut above = PathBuf::new();
         for component in path.parent().into_iter().flat_map(Path::components) {
             above.push(component);
-            self.place_one(&above, Kind::ImpliedFolder)?;
+            self.place_one(&above, EntryKind::ImpliedFolder)?;
         }
         self.place_one(path, kind)
     }
 
-    fn place_one(&mut self, path: &Path, kind: Kind) -> Result<(), UnpackError> {
+    fn place_one(&mut self, path: &Path, kind: EntryKind) -> Result<(), UnpackError> {
         let name = path.as_os_str().as_bytes();
         if let Some(seen) = self.seen.get_mut(&folded(name)) {
             if seen.path != path {
                 return Err(refused(name, "differs from another name only in upper and lower case"));
             }
             match (seen.kind, kind) {
-                (Kind::Folder | Kind::ImpliedFolder, Kind::ImpliedFolder) => {}
-                (Kind::ImpliedFolder, Kind::Folder) => seen.kind = Kind::Folder,
-                (Kind::Link, Kind::ImpliedFolder) => return Err(refused(name, "is a link and has files below it")),
-                (Kind::File, Kind::ImpliedFolder) => return Err(refused(name, "is a file and has files below it")),
+                (EntryKind::Folder | EntryKind::ImpliedFolder, EntryKind::ImpliedFolder) => {}
+                (EntryKind::ImpliedFolder, EntryKind::Folder) => seen.kind = EntryKind::Folder,
+                (EntryKind::Link, EntryKind::ImpliedFolder) => {
+                    return Err(refused(name, "is a link and has files below it"));
+                }
+                (EntryKind::File, EntryKind::ImpliedFolder) => {
+                    return Err(refused(name, "is a file and has files below it"));
+                }
                 (_, _) => return Err(refused(name, "stands twice")),
             }
             return Ok(());
@@ -250,10 +254,10 @@ impl Unpacking<'_> {
         if self.seen.len() == ENTRY_LIMIT {
             return Err(UnpackError::Refused(format!("it has more than {ENTRY_LIMIT} files")));
         }
-        if matches!(kind, Kind::Folder | Kind::ImpliedFolder) {
+        if matches!(kind, EntryKind::Folder | EntryKind::ImpliedFolder) {
             DirBuilder::new().mode(0o755).create(self.root.join(path))?;
         }
-        self.seen.insert(folded(name), Seen { path: path.to_path_buf(), kind });
+        self.seen.insert(folded(name), SeenEntries { path: path.to_path_buf(), kind });
         Ok(())
     }
 

@@ -34,12 +34,12 @@ impl Journal for () {
 
 /// The reports of one deployment that have not been recorded by its lessor.
 pub struct Backlog<J = ()> {
-    state: Mutex<State<J>>,
+    state: Mutex<BacklogState<J>>,
     news: Notify,
     room: Notify,
 }
 
-struct State<J> {
+struct BacklogState<J> {
     journal: J,
     /// Whether they are noted: then none waits for room, since the journal must have it before this process ends.
     is_journalled: bool,
@@ -81,7 +81,7 @@ impl<J: Journal> Backlog<J> {
         let pending: VecDeque<_> =
             pending.map(|(number, report)| Pending { number, bytes: size(&report), report, cut_count: 0 }).collect();
         let bytes = pending.iter().map(|pending| pending.bytes).sum();
-        let state = State {
+        let state = BacklogState {
             journal,
             is_journalled,
             pending,
@@ -174,13 +174,13 @@ impl<J: Journal> Backlog<J> {
         self.room.notify_one();
     }
 
-    fn state(&self) -> MutexGuard<'_, State<J>> {
+    fn state(&self) -> MutexGuard<'_, BacklogState<J>> {
         // Nothing in here panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<J: Journal> State<J> {
+impl<J: Journal> BacklogState<J> {
     fn has_room(&self) -> bool {
         self.is_journalled || self.pending.len() < ROOM
     }

@@ -23,7 +23,7 @@ pub const COMMAND_PREFIX: &str = "::singletrack ";
 
 /// A part of a line, clean.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct LinePart {
     pub(super) text: String,
     /// Whether the line begins with it; only a line that is one part can be a command to us.
     pub(super) begins: bool,
@@ -39,7 +39,7 @@ pub fn clean_line(line: String) -> Vec<String> {
     let mut splitter = LineSplitter::default();
     let mut cutter = Cutter::default();
     let mut lines = Vec::new();
-    let mut take = |part: Part| cutter.push(part.text.into(), part.ends, &mut |line| lines.push(line));
+    let mut take = |part: LinePart| cutter.push(part.text.into(), part.ends, &mut |line| lines.push(line));
     splitter.push(line.as_bytes(), &mut take);
     splitter.finish(&mut take);
     lines
@@ -66,7 +66,7 @@ impl LineSplitter {
     }
 
     /// Takes what was read and passes on each line that it completes.
-    pub(super) fn push(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(Part)) {
+    pub(super) fn push(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(LinePart)) {
         while !bytes.is_empty() {
             // Reading from a slice into memory cannot fail.
             let _ = bytes.read_until(b'\n', &mut self.pending);
@@ -92,7 +92,7 @@ impl LineSplitter {
     }
 
     /// Passes on the beginning of a line whose end has not come, such as a prompt.
-    pub(super) fn flush(&mut self, emit: &mut impl FnMut(Part)) {
+    pub(super) fn flush(&mut self, emit: &mut impl FnMut(LinePart)) {
         let rest = self.pending.split_off(whole_characters(&self.pending));
         let piece = std::mem::replace(&mut self.pending, rest);
         if !piece.is_empty() {
@@ -101,13 +101,13 @@ impl LineSplitter {
     }
 
     /// Passes on what is left when the output has ended, or a part of it is missing.
-    pub(super) fn finish(&mut self, emit: &mut impl FnMut(Part)) {
+    pub(super) fn finish(&mut self, emit: &mut impl FnMut(LinePart)) {
         if !self.pending.is_empty() {
             self.end_line(emit);
         }
     }
 
-    fn end_line(&mut self, emit: &mut impl FnMut(Part)) {
+    fn end_line(&mut self, emit: &mut impl FnMut(LinePart)) {
         let piece = std::mem::take(&mut self.pending);
         self.pass_on(&piece, true, emit);
         // An escape sequence without an end must not swallow the lines after it.
@@ -116,8 +116,8 @@ impl LineSplitter {
         self.pending.clear();
     }
 
-    fn pass_on(&mut self, piece: &[u8], ends: bool, emit: &mut impl FnMut(Part)) {
-        emit(Part { text: self.cleaner.clean(piece), begins: !self.continued, ends });
+    fn pass_on(&mut self, piece: &[u8], ends: bool, emit: &mut impl FnMut(LinePart)) {
+        emit(LinePart { text: self.cleaner.clean(piece), begins: !self.continued, ends });
         self.continued = !ends;
     }
 }
@@ -246,7 +246,7 @@ mod tests {
         let mut splitter = LineSplitter::default();
         let mut cutter = Cutter::default();
         let mut lines = Vec::new();
-        let mut take = |part: Part| cutter.push(part.text.into(), part.ends, &mut |line| lines.push(line));
+        let mut take = |part: LinePart| cutter.push(part.text.into(), part.ends, &mut |line| lines.push(line));
         for chunk in chunks {
             splitter.push(chunk, &mut take);
         }

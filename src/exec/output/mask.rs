@@ -133,11 +133,11 @@ struct Finder {
     /// With which bytes forms begin.
     begins: [bool; 256],
     /// How much of a form has come, and how long the shortest such form is.
-    begun: HashMap<StateID, Begun>,
+    begun: HashMap<StateID, BegunSecret>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Begun {
+struct BegunSecret {
     length: u64,
     of: u64,
 }
@@ -148,7 +148,7 @@ impl Finder {
         let automaton =
             builder.match_kind(MatchKind::Standard).ascii_case_insensitive(true).prefilter(false).build(forms).ok()?;
         let start = automaton.start_state(Anchored::No).ok()?;
-        let mut begun: HashMap<StateID, Begun> = HashMap::new();
+        let mut begun: HashMap<StateID, BegunSecret> = HashMap::new();
         let mut begins = [false; 256];
         for form in forms {
             if let Some(first) = form.first() {
@@ -159,7 +159,7 @@ impl Finder {
             for (at, byte) in form.iter().enumerate() {
                 state = automaton.next_state(Anchored::No, state, *byte);
                 let (length, of) = (at as u64 + 1, form.len() as u64);
-                let known = begun.entry(state).or_insert(Begun { length, of });
+                let known = begun.entry(state).or_insert(BegunSecret { length, of });
                 known.of = known.of.min(of);
             }
         }
@@ -247,7 +247,7 @@ impl Masker {
     /// What is left when the stream has ended, or a part of it is missing. Most of a secret is nearly as good as the secret; and
     /// where the text `is_cut`, each part of one is masked that is long enough to be one.
     pub(super) fn show_rest(&mut self, is_cut: bool, show: &mut impl FnMut(Cow<'_, str>, bool)) {
-        let Begun { length, of } = self.begun();
+        let BegunSecret { length, of } = self.begun();
         // A text that is whole often ends with what a secret begins with, such as `https`.
         let is_secret = length >= LENGTH_MIN as u64 && (is_cut || length * 2 >= of);
         if is_secret {
@@ -257,7 +257,7 @@ impl Masker {
         self.forget();
     }
 
-    fn begun(&self) -> Begun {
+    fn begun(&self) -> BegunSecret {
         let known = self.finder.as_ref().zip(self.state);
         known.and_then(|(finder, state)| finder.begun.get(&state).copied()).unwrap_or_default()
     }

@@ -121,7 +121,7 @@ impl Segment {
 }
 
 /// What can be taken now.
-enum Taken {
+enum Takeable {
     Report(Report),
     /// Tells how much was cut.
     Cut(Report),
@@ -232,7 +232,7 @@ impl Outbox {
         loop {
             let now = Instant::now();
             match self.take(now >= urgent_at, flushing_count > 0 || now >= lines_at) {
-                Taken::Report(report) => {
+                Takeable::Report(report) => {
                     match &report {
                         Report::Log { .. } => {
                             flushing_count = flushing_count.checked_sub(1).unwrap_or_else(|| self.batch_count());
@@ -247,21 +247,21 @@ impl Outbox {
                         return;
                     }
                 }
-                Taken::Cut(report) => {
+                Takeable::Cut(report) => {
                     flushing_count = 0;
                     if !self.send(&reports, report).await {
                         return;
                     }
                 }
-                Taken::Later => {
+                Takeable::Later => {
                     let next = [urgent_at, lines_at].into_iter().filter(|at| *at > now).min().unwrap_or(now);
                     tokio::select! {
                         () = self.changed.notified() => {}
                         () = tokio::time::sleep_until(next) => {}
                     }
                 }
-                Taken::Nothing => self.changed.notified().await,
-                Taken::Closed => return,
+                Takeable::Nothing => self.changed.notified().await,
+                Takeable::Closed => return,
             }
         }
     }
@@ -280,7 +280,7 @@ impl Outbox {
         inner.done.front().map_or(&inner.filling, |(segment, _)| segment).batches.len()
     }
 
-    fn take(&self, urgent_due: bool, lines_due: bool) -> Taken {
+    fn take(&self, urgent_due: bool, lines_due: bool) -> Takeable {
         let mut inner = self.lock();
         // What stands before the report of a phase must not hold that up.
         let hurry = !inner.done.is_empty() || inner.closed;
@@ -291,31 +291,31 @@ impl Outbox {
         };
         if urgent_due || hurry {
             if let Some((name, value)) = segment.outputs.pop_first() {
-                return Taken::Report(Report::Output { name, value });
+                return Takeable::Report(Report::Output { name, value });
             }
             if let Some((progress, message)) = segment.progress.take() {
-                return Taken::Report(Report::Progress { progress, message });
+                return Takeable::Report(Report::Progress { progress, message });
             }
         }
         if lines_due {
             if let Some(Batch { stream, phase, lines, bytes }) = segment.batches.pop_front() {
                 inner.pending_bytes -= bytes;
-                return Taken::Report(Report::Log { stream, phase: Some(phase), lines });
+                return Takeable::Report(Report::Log { stream, phase: Some(phase), lines });
             }
             if let Some(Cut { stream, phase, line_count, tail, tail_bytes }) = segment.cuts.pop_front() {
                 tail.into_iter().for_each(|line| segment.add(stream, &phase, line));
                 inner.pending_bytes += tail_bytes;
                 let line = format!("[singletrack: {line_count} lines came too fast and were cut here]");
-                return Taken::Cut(Report::Log { stream, phase: Some(phase), lines: vec![line] });
+                return Takeable::Cut(Report::Log { stream, phase: Some(phase), lines: vec![line] });
             }
         }
         if !segment.is_empty() {
-            return Taken::Later;
+            return Takeable::Later;
         }
         match inner.done.pop_front() {
-            Some((_, report)) => Taken::Report(report),
-            None if inner.closed => Taken::Closed,
-            None => Taken::Nothing,
+            Some((_, report)) => Takeable::Report(report),
+            None if inner.closed => Takeable::Closed,
+            None => Takeable::Nothing,
         }
     }
 

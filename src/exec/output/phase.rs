@@ -18,7 +18,7 @@ const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// A line by which a command speaks to us.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum Directive {
     /// `progress=40`, `message=Uploading`, or both in this order; the message is the rest of the line.
     Progress {
         /// 0 to 100.
@@ -39,27 +39,27 @@ pub enum Command {
     Unprotect,
 }
 
-impl Command {
+impl Directive {
     /// Reads a line `::singletrack …::`; `None` if it is anything else, even nearly one.
-    pub fn parse(line: &str) -> Option<Command> {
+    pub fn parse(line: &str) -> Option<Directive> {
         let body = line.trim_end().strip_prefix(COMMAND_PREFIX)?.strip_suffix("::")?.trim();
         match body.split_once(' ').unwrap_or((body, "")) {
-            ("protect", "") => Some(Command::Protect),
-            ("unprotect", "") => Some(Command::Unprotect),
+            ("protect", "") => Some(Directive::Protect),
+            ("unprotect", "") => Some(Directive::Unprotect),
             ("output", assignment) => {
                 let (name, value) = assignment.trim_start().split_once('=')?;
                 let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
                 let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
                 let good =
                     begins && name.len() <= 100 && name.bytes().all(fits) && bounds::fits(value, bounds::OUTPUT_VALUE);
-                good.then(|| Command::Output { name: name.to_owned(), value: value.to_owned() })
+                good.then(|| Directive::Output { name: name.to_owned(), value: value.to_owned() })
             }
             _ => parse_progress(body),
         }
     }
 }
 
-fn parse_progress(body: &str) -> Option<Command> {
+fn parse_progress(body: &str) -> Option<Directive> {
     let (progress, rest) = match body.strip_prefix("progress=") {
         Some(after) => {
             let (number, rest) = after.split_once(' ').unwrap_or((after, ""));
@@ -73,7 +73,7 @@ fn parse_progress(body: &str) -> Option<Command> {
             Some(rest.strip_prefix("message=").filter(|message| bounds::fits(message, bounds::REPORT_TEXT))?.to_owned())
         }
     };
-    (progress.is_some() || message.is_some()).then_some(Command::Progress { progress, message })
+    (progress.is_some() || message.is_some()).then_some(Directive::Progress { progress, message })
 }
 
 /// What a phase's output tells besides its lines; shared by the readers of both streams.
@@ -163,18 +163,18 @@ impl PhaseOutput {
     }
 
     /// Does what a command says; whether that was possible.
-    pub(super) fn obey(&self, command: Command) -> bool {
+    pub(super) fn obey(&self, command: Directive) -> bool {
         match command {
-            Command::Progress { progress, message } => {
+            Directive::Progress { progress, message } => {
                 self.outbox.progress(progress, message.map(|message| self.masked(&message)));
                 true
             }
-            Command::Output { name, value } => self.outbox.output(&name, &self.masked(&value)),
-            Command::Protect => {
+            Directive::Output { name, value } => self.outbox.output(&name, &self.masked(&value)),
+            Directive::Protect => {
                 self.protected.send_replace(true);
                 true
             }
-            Command::Unprotect => {
+            Directive::Unprotect => {
                 self.protected.send_replace(false);
                 true
             }
@@ -193,20 +193,21 @@ mod tests {
 
     #[test]
     fn commands_are_understood() {
-        let progress =
-            |progress, message: Option<&str>| Some(Command::Progress { progress, message: message.map(str::to_owned) });
-        let output = |name: &str, value: &str| Some(Command::Output { name: name.into(), value: value.into() });
+        let progress = |progress, message: Option<&str>| {
+            Some(Directive::Progress { progress, message: message.map(str::to_owned) })
+        };
+        let output = |name: &str, value: &str| Some(Directive::Output { name: name.into(), value: value.into() });
         let cases = [
             ("::singletrack progress=40 message=Uploading::", progress(Some(40), Some("Uploading"))),
             ("::singletrack progress=100::", progress(Some(100), None)),
             ("::singletrack message=two words = fine::", progress(None, Some("two words = fine"))),
             ("::singletrack output url=https://x/?a=b::c::", output("url", "https://x/?a=b::c")),
             ("::singletrack output empty=::  ", output("empty", "")),
-            ("::singletrack protect::", Some(Command::Protect)),
-            ("::singletrack unprotect::", Some(Command::Unprotect)),
+            ("::singletrack protect::", Some(Directive::Protect)),
+            ("::singletrack unprotect::", Some(Directive::Unprotect)),
         ];
         for (line, wanted) in cases {
-            assert_eq!(Command::parse(line), wanted, "{line}");
+            assert_eq!(Directive::parse(line), wanted, "{line}");
         }
     }
 
@@ -226,7 +227,7 @@ mod tests {
             "::singletrack ::",
             "::singletrackprogress=40::",
         ] {
-            assert_eq!(Command::parse(line), None, "{line}");
+            assert_eq!(Directive::parse(line), None, "{line}");
         }
     }
 }

@@ -3,9 +3,9 @@
 
 use super::{
     announced::{announced, begins_to_announce, may_be_for_us},
-    lines::{Cutter, LineSplitter, Part},
+    lines::{Cutter, LinePart, LineSplitter},
     mask::{Masker, NotMasked},
-    phase::{Command, PhaseOutput},
+    phase::{Directive, PhaseOutput},
 };
 use crate::exec::report::Stream;
 
@@ -86,7 +86,7 @@ impl StreamLog {
     /// `within_line`. What is in the `tail` that follows was heard already.
     pub fn skip(&mut self, note: String, context: &[u8], within_line: bool, tail: &[u8]) {
         let StreamLog { splitter, taker } = self;
-        splitter.finish(&mut |part| taker.take(Part { ends: false, ..part }));
+        splitter.finish(&mut |part| taker.take(LinePart { ends: false, ..part }));
         let Taker { output, stream, masker, cutter, .. } = &mut *taker;
         let mut line = |line| output.line(*stream, line);
         masker.show_rest(true, &mut |text, ends| cutter.push(text, ends, &mut line));
@@ -117,7 +117,7 @@ impl StreamLog {
 }
 
 impl Taker {
-    fn take(&mut self, part: Part) {
+    fn take(&mut self, part: LinePart) {
         self.line_ended |= part.ends;
         if self.hear(&part) {
             return;
@@ -139,7 +139,7 @@ impl Taker {
     }
 
     /// Understands a line that speaks to us, or to a CI system about a secret; whether it is one, which is not shown.
-    fn hear(&mut self, part: &Part) -> bool {
+    fn hear(&mut self, part: &LinePart) -> bool {
         if let Some(line) = &mut self.announcing {
             line.push_str(&part.text);
             if part.ends || line.len() > ANNOUNCED_LIMIT {
@@ -150,18 +150,18 @@ impl Taker {
             return true;
         }
         match part {
-            Part { begins: true, ends: false, text } if begins_to_announce(text) => {
+            LinePart { begins: true, ends: false, text } if begins_to_announce(text) => {
                 self.announcing = Some(text.clone());
                 true
             }
-            Part { begins: true, ends: true, text } => {
+            LinePart { begins: true, ends: true, text } => {
                 let secret = announced(text);
                 let is_secret = secret.is_some();
                 self.learn(secret);
                 // What was not understood is shown, so that its author can see why nothing happened.
-                is_secret || Command::parse(text).is_some_and(|command| self.is_deaf || self.output.obey(command))
+                is_secret || Directive::parse(text).is_some_and(|command| self.is_deaf || self.output.obey(command))
             }
-            Part { .. } => false,
+            LinePart { .. } => false,
         }
     }
 

@@ -60,7 +60,7 @@ pub struct Script<'a> {
 
 /// How a command ended, and that nothing of it runs any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
+pub struct CommandExit {
     /// How the command itself ended.
     pub kind: ExitKind,
     /// Who made it end.
@@ -364,7 +364,7 @@ impl Process {
     }
 
     /// Waits until nothing of the command runs any more. May be dropped and called again.
-    pub async fn wait(&mut self) -> Exit {
+    pub async fn wait(&mut self) -> CommandExit {
         // What cannot be ended is waited for.
         let overdue_at = self.overdue_at.filter(|_| self.stuck.borrow().is_none());
         let overdue = async {
@@ -389,7 +389,7 @@ impl Process {
     }
 
     /// How the shim says that it ended; `None` if it ends without a word.
-    async fn ended(&mut self) -> Option<Exit> {
+    async fn ended(&mut self) -> Option<CommandExit> {
         while let Ok(Some(line)) = self.next_line().await {
             if let Some(left) = line.strip_prefix("left ") {
                 self.left = Some(left.to_owned());
@@ -401,7 +401,7 @@ impl Process {
                 let stopped_by = words.next().map_or(StoppedBy::Nobody, StoppedBy::from_word);
                 let left_count = words.next().and_then(|count| count.parse().ok()).unwrap_or(0);
                 self.say("done");
-                return Some(Exit { kind, stopped_by, left_count });
+                return Some(CommandExit { kind, stopped_by, left_count });
             }
         }
         None
@@ -409,7 +409,7 @@ impl Process {
 
     /// The shim should have killed everything by now. It was stopped and is so again, or hangs: its processes, which are
     /// all below it, are killed from here. If that was only slow, it has its say after all.
-    async fn end_in_its_stead(&mut self) -> Option<Exit> {
+    async fn end_in_its_stead(&mut self) -> Option<CommandExit> {
         self.wake_shim();
         if let Some(shim) = self.shim.pid() {
             end_below(shim).await;
@@ -419,7 +419,7 @@ impl Process {
 
     /// The shim is gone, or has to go: what it can no longer do is done from here. Its direct child dies with it by the
     /// kernel's hand.
-    async fn wait_without_shim(&mut self) -> Exit {
+    async fn wait_without_shim(&mut self) -> CommandExit {
         if let Some(command) = self.command.take() {
             let _ = rustix::process::kill_process_group(command, Signal::KILL);
         }
@@ -429,7 +429,7 @@ impl Process {
             None => 0,
         };
         let left_count = u32::try_from(left_count).unwrap_or(u32::MAX);
-        Exit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Nobody, left_count }
+        CommandExit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Nobody, left_count }
     }
 
     fn shim_lives(&self) -> bool {

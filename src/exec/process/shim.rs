@@ -167,7 +167,7 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
 
     let _lock_held_to_the_end = lock_exclusively(lock)?;
     // Dropped before the lock: once that is free, the folder is gone.
-    let _removed_at_the_end = folder.map(Folder);
+    let _removed_at_the_end = folder.map(ShimFolder);
     let cgroup = Cgroup::make();
     let mut command = as_command(command, real_terminal.is_some(), ignored)?;
     command.stdin(command_stdin);
@@ -217,9 +217,9 @@ fn let_go_of_output() {
 }
 
 /// A folder of files that goes with us.
-struct Folder<'a>(&'a Path);
+struct ShimFolder<'a>(&'a Path);
 
-impl Drop for Folder<'_> {
+impl Drop for ShimFolder<'_> {
     fn drop(&mut self) {
         // The run removes it as well, if it is still there; whoever comes second finds nothing.
         for entry in std::fs::read_dir(self.0).into_iter().flatten().flatten() {
@@ -298,7 +298,7 @@ fn as_command(command: &[OsString], owns_terminal: bool, ignored: Vec<i32>) -> i
 }
 
 /// Why and until when everything is being ended.
-struct Ending {
+struct ShimEnding {
     by: StoppedBy,
     kill_at: BootInstant,
     /// When the next level of the process tree is told to stop, since half of the time is over.
@@ -306,7 +306,7 @@ struct Ending {
     terms: Terms,
 }
 
-impl Ending {
+impl ShimEnding {
     fn bring_forward(&mut self, kill_at: BootInstant, now: BootInstant) {
         if kill_at < self.kill_at {
             self.kill_at = kill_at;
@@ -331,7 +331,7 @@ struct Shim {
     real_terminal: Option<RealTerminal>,
     deadline: Option<BootInstant>,
     will: Option<String>,
-    ending: Option<Ending>,
+    ending: Option<ShimEnding>,
     /// What the command reads from, as `/proc` names it.
     stdin: OsString,
     told_stuck: bool,
@@ -398,7 +398,7 @@ impl Shim {
             self.wait(&timer, Some(wake_at), &watched)?;
         }
         let by = match self.ending {
-            Some(Ending { by, .. }) => by,
+            Some(ShimEnding { by, .. }) => by,
             None => StoppedBy::Nobody,
         };
         let kind = self.child_status.map_or(ExitKind::Unknown, ExitKind::of);
@@ -465,7 +465,7 @@ impl Shim {
                 self.control.say(&format!("left {}", list(&left)));
             }
             let kill_at = now.after(LEFTOVER_GRACE);
-            self.ending = Some(Ending {
+            self.ending = Some(ShimEnding {
                 by: StoppedBy::Nobody,
                 kill_at,
                 next_level_at: half_way(now, kill_at),
@@ -487,7 +487,7 @@ impl Shim {
         } else {
             Terms::begin(self.child, &descendants_of(rustix::process::getpid()), signal)
         };
-        self.ending = Some(Ending { by, kill_at, next_level_at: half_way(now, kill_at), terms });
+        self.ending = Some(ShimEnding { by, kill_at, next_level_at: half_way(now, kill_at), terms });
     }
 
     /// Passes on a signal that means something to the command, as long as its number is its own.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::{
-    fault::Fault,
+    fault::DatabaseFault,
     rows,
-    session::{Session, call},
+    session::{DatabaseSession, call},
     statements::Sql,
 };
 use crate::{
@@ -22,14 +22,14 @@ use crate::{
 
 /// Notes a call, unless it is known to have ended already. Answers whether its agent was not there before, for some of its
 /// projects.
-pub(super) async fn came(session: &mut Session, agent: &AgentCall) -> Result<bool, Fault> {
+pub(super) async fn came(session: &mut DatabaseSession, agent: &AgentCall) -> Result<bool, DatabaseFault> {
     let (projects, pipelines) = offers(agent)?;
     let count = i64::try_from(projects.len()).unwrap_or(i64::MAX);
     let (window, absence) = (rows::signed(millis(agent.window))?, rows::signed(millis(ABSENCE_LIMIT))?);
     let noted = session
         .write(call!(Sql::AgentCame, agent.worker.clone(), projects, pipelines, agent.id, window, absence))
         .await?;
-    let row = noted.first().ok_or(Fault::Mistaken("the database tells nothing of an agent"))?;
+    let row = noted.first().ok_or(DatabaseFault::Mistaken("the database tells nothing of an agent"))?;
     let (known_count, near_count): (i64, i64) = (rows::get(row, 0)?, rows::get(row, 1)?);
     if known_count < count {
         // Only newcomers make the table grow.
@@ -40,22 +40,23 @@ pub(super) async fn came(session: &mut Session, agent: &AgentCall) -> Result<boo
 }
 
 /// Notes that a call ended before its window did, be it that its coming is noted only after this.
-pub(super) async fn left(session: &mut Session, agent: &AgentCall) -> Result<(), Fault> {
+pub(super) async fn left(session: &mut DatabaseSession, agent: &AgentCall) -> Result<(), DatabaseFault> {
     let (projects, pipelines) = offers(agent)?;
     session.write(call!(Sql::AgentLeft, agent.worker.clone(), projects, pipelines, agent.id)).await.map(|_| ())
 }
 
 /// The projects of a call, and what is offered for each.
-fn offers(agent: &AgentCall) -> Result<(Vec<String>, Vec<String>), Fault> {
+fn offers(agent: &AgentCall) -> Result<(Vec<String>, Vec<String>), DatabaseFault> {
     let offers = agent.offers.iter().map(|(project, pipelines)| {
-        let pipelines = serde_json::to_string(pipelines).map_err(|_| Fault::Mistaken("an offer has no JSON form"))?;
+        let pipelines =
+            serde_json::to_string(pipelines).map_err(|_| DatabaseFault::Mistaken("an offer has no JSON form"))?;
         Ok((project.as_str().to_owned(), pipelines))
     });
     offers.collect()
 }
 
 /// A project's agents, those that were heard of last first.
-pub(super) async fn of(session: &mut Session, project: &ProjectName) -> Result<Vec<KnownAgent>, Fault> {
+pub(super) async fn of(session: &mut DatabaseSession, project: &ProjectName) -> Result<Vec<KnownAgent>, DatabaseFault> {
     let limit = i64::try_from(KNOWN_LIMIT).unwrap_or(i64::MAX);
     let found = session.ask(call!(Sql::Agents, project.as_str().to_owned(), limit)).await?;
     let known = |row: &Row| {

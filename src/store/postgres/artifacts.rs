@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use super::{
     PostgresStore,
-    fault::Fault,
+    fault::DatabaseFault,
     rows, schema,
-    session::{self, Session, call},
+    session::{self, DatabaseSession, call},
     statements::Sql,
     transact::Engine,
 };
@@ -24,7 +24,7 @@ use crate::{
     model::Digest,
     store::{
         BoxFuture, StoreError,
-        artifacts::{Begin, SharedArtifacts, StoredArtifact, UNFINISHED_LIMIT, WRITER_LEASE, Writing},
+        artifacts::{SharedArtifacts, StoredArtifact, UNFINISHED_LIMIT, UploadStart, WRITER_LEASE, Writing},
         columns::millis,
     },
 };
@@ -47,7 +47,12 @@ impl SharedArtifacts for PostgresStore {
         })
     }
 
-    fn begin(&self, digest: Digest, writer: Uuid, start: Option<u64>) -> BoxFuture<'_, Result<Begin, StoreError>> {
+    fn begin(
+        &self,
+        digest: Digest,
+        writer: Uuid,
+        start: Option<u64>,
+    ) -> BoxFuture<'_, Result<UploadStart, StoreError>> {
         super::read!(self, session => begin(&mut session, &digest, writer, start))
     }
 
@@ -144,7 +149,7 @@ impl SharedArtifacts for PostgresStore {
     }
 
     fn sweep(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move { sweep(&self.engine).await.map_err(Fault::into_store_error) })
+        Box::pin(async move { sweep(&self.engine).await.map_err(DatabaseFault::into_store_error) })
     }
 
     fn is_retention_due(&self, pause: Duration) -> BoxFuture<'_, Result<bool, StoreError>> {
@@ -155,7 +160,12 @@ impl SharedArtifacts for PostgresStore {
     }
 }
 
-async fn begin(session: &mut Session, digest: &Digest, writer: Uuid, start: Option<u64>) -> Result<Begin, Fault> {
+async fn begin(
+    session: &mut DatabaseSession,
+    digest: &Digest,
+    writer: Uuid,
+    start: Option<u64>,
+) -> Result<UploadStart, DatabaseFault> {
     for _ in 0..BEGIN_LIMIT {
         let begun = begin_once(session, digest, writer, start).await;
         match begun {
@@ -169,16 +179,16 @@ async fn begin(session: &mut Session, digest: &Digest, writer: Uuid, start: Opti
             }
         }
     }
-    Ok(Begin::Busy)
+    Ok(UploadStart::Busy)
 }
 
 /// `None`: another began at the same moment.
 async fn begin_once(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     digest: &Digest,
     writer: Uuid,
     start: Option<u64>,
-) -> Result<Option<Begin>, Fault> {
+) -> Result<Option<UploadStart>, DatabaseFault> {
     let looked = session
         .begin(&[
             call!(Sql::Begin),
@@ -189,8 +199,10 @@ async fn begin_once(
         ])
         .await?;
     let looked = session::rows(looked)?;
-    let [_, _, version, known, count] = looked.as_slice() else { return Err(Fault::Mistaken("answers are missing")) };
-    let first = |rows: &[Row]| rows.first().cloned().ok_or(Fault::Mistaken("the database tells nothing"));
+    let [_, _, version, known, count] = looked.as_slice() else {
+        return Err(DatabaseFault::Mistaken("answers are missing"));
+    };
+    let first = |rows: &[Row]| rows.first().cloned().ok_or(DatabaseFault::Mistaken("the database tells nothing"));
     schema::require_version(rows::get(&first(version)?, 0)?)?;
     let (unfinished_count, idle_count) = (rows::number(&first(count)?, 0)?, rows::number(&first(count)?, 1)?);
     let (mut calls, mut offset, mut taken_over) = (Vec::new(), 0, None);
@@ -199,9 +211,9 @@ async fn begin_once(
             (rows::get(row, 0)?, rows::get(row, 1)?, rows::get(row, 3)?);
         let bytes = rows::number(row, 2)?;
         let answer = match (is_whole, is_held, start) {
-            (true, _, _) => Some(Begin::Whole),
-            (false, true, _) => Some(Begin::Busy),
-            (false, false, Some(start)) if start != bytes => Some(Begin::Offset(bytes)),
+            (true, _, _) => Some(UploadStart::Whole),
+            (false, true, _) => Some(UploadStart::Busy),
+            (false, false, Some(start)) if start != bytes => Some(UploadStart::Offset(bytes)),
             (false, false, Some(_)) => {
                 (offset, taken_over) = (bytes, Some(artifact));
                 None
@@ -217,9 +229,9 @@ async fn begin_once(
         }
     } else {
         let refused = match start {
-            Some(start) if start != 0 => Some(Begin::Offset(0)),
+            Some(start) if start != 0 => Some(UploadStart::Offset(0)),
             Some(_) | None if unfinished_count < UNFINISHED_LIMIT => None,
-            Some(_) | None if idle_count == 0 => Some(Begin::TooMany),
+            Some(_) | None if idle_count == 0 => Some(UploadStart::TooMany),
             Some(_) | None => {
                 calls.push(call!(Sql::DropOldestPart));
                 None
@@ -239,7 +251,7 @@ async fn begin_once(
     let done = session::rows(session.end(&calls).await?)?;
     let number = done.get(place).and_then(|rows| rows.first());
     let number = number.map(|row| rows::get::<i64>(row, 0)).transpose()?;
-    Ok(number.map(|artifact| Begin::Go(Writing { artifact, writer, length: offset })))
+    Ok(number.map(|artifact| UploadStart::Go(Writing { artifact, writer, length: offset })))
 }
 
 /// Bytes that are sent once more, should the connection turn out to be broken, without a copy of them.
@@ -258,7 +270,7 @@ impl ToSql for Piece {
     to_sql_checked!();
 }
 
-async fn add(session: &mut Session, writing: Writing, piece: Piece) -> Result<bool, Fault> {
+async fn add(session: &mut DatabaseSession, writing: Writing, piece: Piece) -> Result<bool, DatabaseFault> {
     let Writing { artifact, writer, length } = writing;
     let start = rows::signed(length)?;
     let end = rows::signed(length + piece.0.len() as u64)?;
@@ -274,7 +286,7 @@ async fn add(session: &mut Session, writing: Writing, piece: Piece) -> Result<bo
 }
 
 /// Removes the pieces of artifacts that are gone, a few at a time, so that none of it takes long.
-async fn sweep(engine: &Engine) -> Result<(), Fault> {
+async fn sweep(engine: &Engine) -> Result<(), DatabaseFault> {
     loop {
         let mut session = engine.session().await?;
         let swept = session.write(call!(Sql::SweepPieces)).await?;
@@ -285,10 +297,10 @@ async fn sweep(engine: &Engine) -> Result<(), Fault> {
     }
 }
 
-fn kept(row: &Row) -> Result<StoredArtifact, Fault> {
+fn kept(row: &Row) -> Result<StoredArtifact, DatabaseFault> {
     let digest: &str = rows::get(row, 0)?;
     Ok(StoredArtifact {
-        digest: digest.parse().map_err(|error| Fault::Row(format!("{error}")))?,
+        digest: digest.parse().map_err(|error| DatabaseFault::Row(format!("{error}")))?,
         is_whole: rows::get(row, 1)?,
         bytes: rows::number(row, 2)?,
         unwanted_for: Duration::from_millis(rows::number(row, 3)?),
@@ -296,7 +308,7 @@ fn kept(row: &Row) -> Result<StoredArtifact, Fault> {
     })
 }
 
-fn piece(found: &[Row]) -> Result<Option<Vec<u8>>, Fault> {
+fn piece(found: &[Row]) -> Result<Option<Vec<u8>>, DatabaseFault> {
     let piece = found.first().map(|row| rows::get::<Vec<u8>>(row, 0)).transpose()?;
     // Past its end.
     Ok(piece.filter(|piece| !piece.is_empty()))
@@ -310,6 +322,6 @@ fn text(digest: &Digest) -> String {
     digest.as_str().to_owned()
 }
 
-fn lease() -> Result<i64, Fault> {
+fn lease() -> Result<i64, DatabaseFault> {
     rows::signed(millis(WRITER_LEASE))
 }

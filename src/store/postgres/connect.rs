@@ -26,10 +26,10 @@ use uuid::Uuid;
 
 use super::{
     facts::{self, Facts, Refusals},
-    fault::{Fault, told},
+    fault::{DatabaseFault, told},
     lineage::{self, Branch, Kinship},
     password,
-    session::{Origin, Session},
+    session::{DatabaseSession, Origin},
     tls,
 };
 use crate::{
@@ -108,7 +108,7 @@ impl Wire {
     }
 
     /// Waits until one more connection may write, if this one may not already.
-    pub(super) async fn begin_writing(&self) -> Result<(), Fault> {
+    pub(super) async fn begin_writing(&self) -> Result<(), DatabaseFault> {
         if self.writing().is_none() {
             self.may_write(one_of(&self.writes).await?);
         }
@@ -141,10 +141,10 @@ impl Wire {
 }
 
 /// Waits for one of these, and not for ever.
-async fn one_of(room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Fault> {
+async fn one_of(room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, DatabaseFault> {
     let taken = timeout(ROOM_LIMIT, room.clone().acquire_owned()).await;
     // It is never closed.
-    taken.ok().and_then(Result::ok).ok_or(Fault::Exhausted)
+    taken.ok().and_then(Result::ok).ok_or(DatabaseFault::Exhausted)
 }
 
 /// Whether a commit that waits for its standby was told to wait no longer. The words are the database's language, the codes
@@ -249,7 +249,7 @@ impl Connector {
 
     /// A connection to whichever host has the newest primary, before anything is known: all of them are asked, since a
     /// former primary that was started again looks like one.
-    pub(super) async fn first(&self) -> Result<(usize, Link), Fault> {
+    pub(super) async fn first(&self) -> Result<(usize, Link), DatabaseFault> {
         let reached = join_all((0..self.host_count()).map(|host| self.reach(host, None, None))).await;
         let mut best: Option<(usize, Link, Option<Branch>)> = None;
         let mut refused = Vec::new();
@@ -288,7 +288,7 @@ impl Connector {
     }
 
     /// Answers the branch that a connection leads to, and works on it from now on, unless a newer one is known.
-    pub(super) async fn admit(&self, host: usize, link: &mut Link) -> Result<Branch, Fault> {
+    pub(super) async fn admit(&self, host: usize, link: &mut Link) -> Result<Branch, DatabaseFault> {
         let branch = self.settle(link).await?;
         let kinship = {
             let known = self.known.borrow();
@@ -297,7 +297,7 @@ impl Connector {
         if let Some((kinship @ (Kinship::Older | Kinship::Stranger), known)) = kinship {
             let refusal = lineage::refusal(&known, &branch, kinship);
             self.log_refusal(branch.name, host, &refusal);
-            return Err(Fault::Refused(refusal));
+            return Err(DatabaseFault::Refused(refusal));
         }
         self.known.send_if_modified(|known| {
             // Another connection may have found a newer one meanwhile.
@@ -325,12 +325,12 @@ impl Connector {
             }
             is_news
         });
-        if self.is_current(branch.name) { Ok(branch) } else { Err(Fault::Moved) }
+        if self.is_current(branch.name) { Ok(branch) } else { Err(DatabaseFault::Moved) }
     }
 
-    async fn settle(&self, link: &mut Link) -> Result<Branch, Fault> {
+    async fn settle(&self, link: &mut Link) -> Result<Branch, DatabaseFault> {
         let settling = lineage::settle(&mut link.client, self.schema(), &mut link.facts);
-        timeout(SETUP_LIMIT, settling).await.map_err(|_| Fault::Silent)?
+        timeout(SETUP_LIMIT, settling).await.map_err(|_| DatabaseFault::Silent)?
     }
 
     fn log_refusal(&self, branch: Uuid, host: usize, refusal: &StoreError) {
@@ -358,7 +358,11 @@ impl Connector {
     }
 
     /// A connection to the branch that is worked on, or to a newer one.
-    pub(super) async fn connect(&self, hear: Option<Hear>, room: Option<Room>) -> Result<(Link, Branch), Fault> {
+    pub(super) async fn connect(
+        &self,
+        hear: Option<Hear>,
+        room: Option<Room>,
+    ) -> Result<(Link, Branch), DatabaseFault> {
         let first = self.current_host().unwrap_or(0);
         let others = (0..self.host_count()).filter(|host| *host != first);
         let mut refused = Vec::new();
@@ -380,27 +384,32 @@ impl Connector {
     }
 
     /// Room for one more connection of the pool.
-    async fn take_room(&self) -> Result<Option<Room>, Fault> {
+    async fn take_room(&self) -> Result<Option<Room>, DatabaseFault> {
         Ok(Some(Arc::new(one_of(&self.room).await?)))
     }
 
     /// A connection to this host, if the database there is one that we can work with.
-    pub(super) async fn reach(&self, host: usize, hear: Option<Hear>, room: Option<Room>) -> Result<Link, Fault> {
-        let Some(driver) = self.drivers.get(host) else { return Err(Fault::Mistaken("there is no such host")) };
+    pub(super) async fn reach(
+        &self,
+        host: usize,
+        hear: Option<Hear>,
+        room: Option<Room>,
+    ) -> Result<Link, DatabaseFault> {
+        let Some(driver) = self.drivers.get(host) else { return Err(DatabaseFault::Mistaken("there is no such host")) };
         let wire = self.wire(room);
         let connecting = async {
             let (client, connection) = driver.connect(self.tls.clone()).await?;
             drive(connection, hear, wire.clone());
             let facts = facts::read(&client, self.schema(), &self.refusals).await?;
-            Ok::<_, Fault>((client, facts))
+            Ok::<_, DatabaseFault>((client, facts))
         };
-        let (client, facts) = timeout(SETUP_LIMIT, connecting).await.map_err(|_| Fault::Silent)??;
+        let (client, facts) = timeout(SETUP_LIMIT, connecting).await.map_err(|_| DatabaseFault::Silent)??;
         facts.require_fit()?;
         Ok(Link { client, facts, wire })
     }
 
     /// Waits until one more connection may write. Whoever waits for that has no connection yet, so those who read find one.
-    pub(super) async fn leave_to_write(&self) -> Result<OwnedSemaphorePermit, Fault> {
+    pub(super) async fn leave_to_write(&self) -> Result<OwnedSemaphorePermit, DatabaseFault> {
         one_of(&self.writes).await
     }
 
@@ -410,16 +419,16 @@ impl Connector {
     }
 
     /// A connection to this host, whatever it is.
-    pub(super) async fn bare(&self, host: usize) -> Result<Client, Fault> {
-        let Some(driver) = self.drivers.get(host) else { return Err(Fault::Mistaken("there is no such host")) };
+    pub(super) async fn bare(&self, host: usize) -> Result<Client, DatabaseFault> {
+        let Some(driver) = self.drivers.get(host) else { return Err(DatabaseFault::Mistaken("there is no such host")) };
         let connecting = driver.connect(self.tls.clone());
-        let (client, connection) = timeout(SETUP_LIMIT, connecting).await.map_err(|_| Fault::Silent)??;
+        let (client, connection) = timeout(SETUP_LIMIT, connecting).await.map_err(|_| DatabaseFault::Silent)??;
         drive(connection, None, self.wire(None));
         Ok(client)
     }
 
     /// Looks at a database anew, whose tables were made meanwhile.
-    pub(super) async fn look_again(&self, link: &mut Link) -> Result<(), Fault> {
+    pub(super) async fn look_again(&self, link: &mut Link) -> Result<(), DatabaseFault> {
         link.facts = facts::read(&link.client, self.schema(), &self.refusals).await?;
         Ok(())
     }
@@ -485,33 +494,33 @@ fn one_host(driver: &Config, at: usize) -> Config {
 }
 
 /// Of what several hosts were refused for, that which says most: what one of them answered.
-fn most_telling(refused: Vec<Fault>) -> Fault {
-    let weight = |fault: &Fault| match fault {
-        Fault::Refused(StoreError::Unusable(_)) => 4,
-        Fault::Driver(error) if error.as_db_error().is_some() => 3,
-        Fault::Refused(_) | Fault::Row(_) | Fault::Mistaken(_) | Fault::Moved => 2,
-        Fault::Driver(_) => 1,
-        Fault::Silent | Fault::Exhausted => 0,
+fn most_telling(refused: Vec<DatabaseFault>) -> DatabaseFault {
+    let weight = |fault: &DatabaseFault| match fault {
+        DatabaseFault::Refused(StoreError::Unusable(_)) => 4,
+        DatabaseFault::Driver(error) if error.as_db_error().is_some() => 3,
+        DatabaseFault::Refused(_) | DatabaseFault::Row(_) | DatabaseFault::Mistaken(_) | DatabaseFault::Moved => 2,
+        DatabaseFault::Driver(_) => 1,
+        DatabaseFault::Silent | DatabaseFault::Exhausted => 0,
     };
     // Of equals the last; the first host is the one that is mostly meant.
     let telling = refused.into_iter().rev().max_by_key(weight);
-    telling.unwrap_or(Fault::Mistaken("the database's URL names no host"))
+    telling.unwrap_or(DatabaseFault::Mistaken("the database's URL names no host"))
 }
 
 /// Makes the sessions of the pool.
 pub(super) struct Sessions(pub(super) Arc<Connector>);
 
 impl Manager for Sessions {
-    type Type = Session;
-    type Error = Fault;
+    type Type = DatabaseSession;
+    type Error = DatabaseFault;
 
-    async fn create(&self) -> Result<Session, Fault> {
+    async fn create(&self) -> Result<DatabaseSession, DatabaseFault> {
         let connector = &self.0;
         let room = connector.take_room().await?;
         let (link, branch) = connector.connect(None, room.clone()).await?;
         let origin = Origin { branch: branch.name, life: link.facts.life.clone() };
         if !connector.shares_sessions() {
-            match Session::own(link, connector.schema(), origin).await {
+            match DatabaseSession::own(link, connector.schema(), origin).await {
                 Err(fault) if fault.is_lost_statement() => connector.share_sessions(),
                 made => return made,
             }
@@ -522,7 +531,7 @@ impl Manager for Sessions {
         Ok(connector.shared(link, origin))
     }
 
-    async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Fault> {
+    async fn recycle(&self, session: &mut DatabaseSession, _: &Metrics) -> RecycleResult<DatabaseFault> {
         if !session.is_usable() {
             return Err(RecycleError::message("the connection is broken"));
         }
@@ -534,9 +543,9 @@ impl Manager for Sessions {
 }
 
 impl Connector {
-    fn shared(&self, link: Link, origin: Origin) -> Session {
+    fn shared(&self, link: Link, origin: Origin) -> DatabaseSession {
         let timeline = self.expected_timeline(&link.facts);
-        Session::shared(link, self.schema(), origin, timeline)
+        DatabaseSession::shared(link, self.schema(), origin, timeline)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use futures_util::future::join_all;
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
-use super::{fault::Fault, lineage::Row};
+use super::{fault::DatabaseFault, lineage::Row};
 use crate::store::StoreError;
 
 /// The oldest PostgreSQL that is good enough: `pg_xact_status` and all our statements are older, but nobody mends those
@@ -89,7 +89,7 @@ impl Refusals {
 type Cells = Vec<Option<String>>;
 
 /// Asks, in one flight.
-pub(super) async fn read(client: &Client, schema: &str, refusals: &Refusals) -> Result<Facts, Fault> {
+pub(super) async fn read(client: &Client, schema: &str, refusals: &Refusals) -> Result<Facts, DatabaseFault> {
     let timeline = format!("SELECT {TIMELINE}");
     let life = format!("SELECT {LIFE}");
     let tables = format!(
@@ -120,7 +120,7 @@ pub(super) async fn read(client: &Client, schema: &str, refusals: &Refusals) -> 
                 }
                 // Tables of before the first start, or of a version that did not know of branches.
                 (Some(code), None) if is_absent(code) => Ok(None),
-                (Some(_) | None, _) => Err(Fault::Driver(error)),
+                (Some(_) | None, _) => Err(DatabaseFault::Driver(error)),
             },
         }
     }));
@@ -133,7 +133,7 @@ pub(super) async fn read(client: &Client, schema: &str, refusals: &Refusals) -> 
     let (system, timeline, checkpoint, standbys, life, tables, lineage) =
         (next(), next(), next(), next(), next(), next(), next());
     if basics.is_empty() {
-        return Err(Fault::Row("the database tells nothing of itself".to_owned()));
+        return Err(DatabaseFault::Row("the database tells nothing of itself".to_owned()));
     }
     Ok(Facts {
         version: u32::try_from(number(&basics, 0)).unwrap_or(0),
@@ -157,8 +157,8 @@ pub(super) async fn read(client: &Client, schema: &str, refusals: &Refusals) -> 
 
 impl Facts {
     /// Refuses a database that no server can work with.
-    pub(super) fn require_fit(&self) -> Result<(), Fault> {
-        let refuse = |why: String| Err(Fault::Refused(StoreError::Unusable(why)));
+    pub(super) fn require_fit(&self) -> Result<(), DatabaseFault> {
+        let refuse = |why: String| Err(DatabaseFault::Refused(StoreError::Unusable(why)));
         if self.version < OLDEST_VERSION {
             let version = self.version / 10_000;
             return refuse(format!("the database is PostgreSQL {version}; singletrack needs version 14 or later"));
@@ -173,7 +173,7 @@ impl Facts {
         }
         if self.is_standby {
             // It may be promoted, or the URL name another host, so this is no reason to give up.
-            return Err(Fault::Refused(StoreError::Unavailable(
+            return Err(DatabaseFault::Refused(StoreError::Unavailable(
                 "the database is a standby, which cannot be written to; name the primary, or all hosts".to_owned(),
             )));
         }

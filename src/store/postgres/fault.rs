@@ -9,7 +9,7 @@ use crate::store::StoreError;
 
 /// Why the database did not do it.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum DatabaseFault {
     /// The database refused, or the connection to it broke.
     Driver(tokio_postgres::Error),
     /// It did not answer in time.
@@ -26,24 +26,27 @@ pub(super) enum Fault {
     Mistaken(&'static str),
 }
 
-impl Fault {
+impl DatabaseFault {
     /// Whether the connection is of no use any more. What was under way on it may have been done or not.
     pub(super) fn breaks_connection(&self) -> bool {
         match self {
-            Fault::Driver(error) => match error.as_db_error() {
+            DatabaseFault::Driver(error) => match error.as_db_error() {
                 Some(error) => ends_session(error),
                 // Anything but an answer of the database: closed, torn, or not to be understood.
                 None => true,
             },
-            Fault::Silent | Fault::Moved => true,
-            Fault::Exhausted | Fault::Refused(_) | Fault::Row(_) | Fault::Mistaken(_) => false,
+            DatabaseFault::Silent | DatabaseFault::Moved => true,
+            DatabaseFault::Exhausted
+            | DatabaseFault::Refused(_)
+            | DatabaseFault::Row(_)
+            | DatabaseFault::Mistaken(_) => false,
         }
     }
 
     /// Whether the statement was not known to the session that it came to: somebody hands out other sessions behind our
     /// connection.
     pub(super) fn is_lost_statement(&self) -> bool {
-        let Fault::Driver(error) = self else { return false };
+        let DatabaseFault::Driver(error) = self else { return false };
         let Some(code) = error.code() else { return false };
         *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT
     }
@@ -51,7 +54,7 @@ impl Fault {
     /// What a caller is told, where nothing happened.
     pub(super) fn into_store_error(self) -> StoreError {
         match self {
-            Fault::Driver(error) => match error.code() {
+            DatabaseFault::Driver(error) => match error.code() {
                 Some(code) if *code == SqlState::DISK_FULL => StoreError::Full,
                 Some(code) if is_foreign_schema(code) => StoreError::Unusable(format!(
                     "the database's tables are not those that this version of singletrack knows: {}",
@@ -67,37 +70,37 @@ impl Fault {
                 Some(code) if is_refusal(code) => StoreError::Refused(told(&error)),
                 Some(_) | None => StoreError::Unavailable(told(&error)),
             },
-            Fault::Silent => StoreError::Unavailable("the database did not answer in time".to_owned()),
-            Fault::Moved => StoreError::Unavailable("the database was failed over meanwhile".to_owned()),
-            Fault::Exhausted => StoreError::Unavailable("all connections to the database are busy".to_owned()),
-            Fault::Refused(error) => error,
-            Fault::Row(what) => {
+            DatabaseFault::Silent => StoreError::Unavailable("the database did not answer in time".to_owned()),
+            DatabaseFault::Moved => StoreError::Unavailable("the database was failed over meanwhile".to_owned()),
+            DatabaseFault::Exhausted => StoreError::Unavailable("all connections to the database are busy".to_owned()),
+            DatabaseFault::Refused(error) => error,
+            DatabaseFault::Row(what) => {
                 StoreError::Unusable(format!("the database holds what this version does not understand: {what}"))
             }
-            Fault::Mistaken(what) => StoreError::Refused(what.to_owned()),
+            DatabaseFault::Mistaken(what) => StoreError::Refused(what.to_owned()),
         }
     }
 }
 
-impl From<StoreError> for Fault {
+impl From<StoreError> for DatabaseFault {
     fn from(error: StoreError) -> Self {
-        Fault::Refused(error)
+        DatabaseFault::Refused(error)
     }
 }
 
-impl From<tokio_postgres::Error> for Fault {
+impl From<tokio_postgres::Error> for DatabaseFault {
     fn from(error: tokio_postgres::Error) -> Self {
-        Fault::Driver(error)
+        DatabaseFault::Driver(error)
     }
 }
 
-impl From<PoolError<Fault>> for Fault {
-    fn from(error: PoolError<Fault>) -> Self {
+impl From<PoolError<DatabaseFault>> for DatabaseFault {
+    fn from(error: PoolError<DatabaseFault>) -> Self {
         match error {
             PoolError::Backend(fault) => fault,
-            PoolError::Timeout(_) => Fault::Exhausted,
+            PoolError::Timeout(_) => DatabaseFault::Exhausted,
             PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
-                Fault::Refused(StoreError::Unavailable("the store is closed".to_owned()))
+                DatabaseFault::Refused(StoreError::Unavailable("the store is closed".to_owned()))
             }
         }
     }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     connect::{Connector, Link},
-    fault::{Fault, told},
+    fault::{DatabaseFault, told},
     rows, schema, text,
     wakes::served_key,
 };
@@ -25,7 +25,7 @@ use crate::{
     config::PostgresUrl,
     store::{
         StoreError,
-        copy::{Kind, Part, Progress, REVISION_LEAP, TABLES, Table, Tally, Value},
+        copy::{CopiedTable, CopyPart, Progress, REVISION_LEAP, TABLES, Tally, Value, ValueKind},
         sqlite::Export,
     },
 };
@@ -55,7 +55,7 @@ impl Import {
             import.lock().await?.rollback().await?;
             Ok(import)
         };
-        opened.await.map_err(Fault::into_store_error)
+        opened.await.map_err(DatabaseFault::into_store_error)
     }
 
     /// Copies all rows. Answers how many of which table.
@@ -77,7 +77,7 @@ impl Import {
             // Kept until here: until it is committed nobody must use the file.
             (Ok(copied), Ok(_export)) => Ok(copied),
             // Whichever failed first had the other one fail, too, with less to say.
-            (Err(Fault::Silent), Err(error)) => Err(error),
+            (Err(DatabaseFault::Silent), Err(error)) => Err(error),
             (Err(fault), _) => Err(fault.into_store_error()),
             (Ok(_), Err(error)) => Err(error),
         }
@@ -85,10 +85,10 @@ impl Import {
 
     async fn fill(
         &mut self,
-        mut parts: mpsc::Receiver<Part>,
+        mut parts: mpsc::Receiver<CopyPart>,
         total: u64,
         progress: Progress<'_>,
-    ) -> Result<Vec<(&'static str, u64)>, Fault> {
+    ) -> Result<Vec<(&'static str, u64)>, DatabaseFault> {
         let filling = self.lock().await?;
         // Its numbers have gaps where output was cut, which no server would leave.
         filling.batch_execute("ALTER TABLE events DISABLE TRIGGER events_are_appended; DELETE FROM secrets; DELETE FROM revision_floor").await?;
@@ -131,8 +131,8 @@ impl Import {
         }
         filling.batch_execute("ANALYZE projects, deployments, events, idempotency_keys").await?;
         filling.commit().await.map_err(|error| match error.as_db_error() {
-            Some(_) => Fault::Driver(error),
-            None => Fault::Refused(StoreError::Unknown(format!(
+            Some(_) => DatabaseFault::Driver(error),
+            None => DatabaseFault::Refused(StoreError::Unknown(format!(
                 "{}; copy once more: it is refused if this was committed",
                 told(&error)
             ))),
@@ -141,7 +141,7 @@ impl Import {
     }
 
     /// Begins a transaction that keeps everybody else out of the database, which is empty.
-    async fn lock(&mut self) -> Result<Transaction<'_>, Fault> {
+    async fn lock(&mut self) -> Result<Transaction<'_>, DatabaseFault> {
         let schema = &self.schema;
         let settings = format!(
             "SET LOCAL search_path TO {schema}; SET LOCAL statement_timeout TO 0; \
@@ -159,7 +159,7 @@ impl Import {
             Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
                 unusable("a server is running on the database; stop it first".to_owned())
             }
-            Some(_) | None => Fault::Driver(error),
+            Some(_) | None => DatabaseFault::Driver(error),
         })?;
         let used = filling
             .query_one(
@@ -178,7 +178,7 @@ impl Import {
     }
 }
 
-async fn require_columns(filling: &Transaction<'_>, table: &Table) -> Result<(), Fault> {
+async fn require_columns(filling: &Transaction<'_>, table: &CopiedTable) -> Result<(), DatabaseFault> {
     let ask = "SELECT attname::text FROM pg_attribute \
         WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped";
     let found = filling.query(ask, &[&table.name]).await?;
@@ -189,18 +189,18 @@ async fn require_columns(filling: &Transaction<'_>, table: &Table) -> Result<(),
 /// Writes a table's rows. Answers what was sent of them.
 async fn copy(
     filling: &Transaction<'_>,
-    table: &Table,
-    parts: &mut mpsc::Receiver<Part>,
+    table: &CopiedTable,
+    parts: &mut mpsc::Receiver<CopyPart>,
     progress: &mut (dyn FnMut(u64) + Send),
-) -> Result<Tally, Fault> {
+) -> Result<Tally, DatabaseFault> {
     let types: Vec<Type> = table.columns.iter().map(|column| type_of(column.kind)).collect();
     let sink = filling.copy_in(&format!("COPY {} ({}) FROM STDIN BINARY", table.name, table.names())).await?;
     let writer = BinaryCopyInWriter::new(sink, &types);
     pin_mut!(writer);
     loop {
         // Who sends has failed, and says why.
-        match parts.recv().await.ok_or(Fault::Silent)? {
-            Part::Rows(rows) => {
+        match parts.recv().await.ok_or(DatabaseFault::Silent)? {
+            CopyPart::Rows(rows) => {
                 let count = rows.len() as u64;
                 for row in rows {
                     let values = row.into_iter().zip(table.columns);
@@ -211,7 +211,7 @@ async fn copy(
                 }
                 progress(count);
             }
-            Part::End(tally) => {
+            CopyPart::End(tally) => {
                 writer.finish().await?;
                 return Ok(tally);
             }
@@ -220,7 +220,7 @@ async fn copy(
 }
 
 /// What is there of a table.
-async fn tally(filling: &Transaction<'_>, table: &Table) -> Result<Tally, Fault> {
+async fn tally(filling: &Transaction<'_>, table: &CopiedTable) -> Result<Tally, DatabaseFault> {
     let ask = format!("SELECT {} FROM {} ORDER BY {}", table.names(), table.name, table.order);
     let found = filling.query_raw(&ask, std::iter::empty::<&(dyn ToSql + Sync)>()).await?;
     pin_mut!(found);
@@ -232,51 +232,53 @@ async fn tally(filling: &Transaction<'_>, table: &Table) -> Result<Tally, Fault>
     Ok(tally)
 }
 
-fn type_of(kind: Kind) -> Type {
+fn type_of(kind: ValueKind) -> Type {
     match kind {
-        Kind::Integer => Type::INT8,
-        Kind::Small => Type::INT2,
-        Kind::Text | Kind::FreeText => Type::TEXT,
-        Kind::Id => Type::UUID,
-        Kind::Bytes => Type::BYTEA,
+        ValueKind::Integer => Type::INT8,
+        ValueKind::Small => Type::INT2,
+        ValueKind::Text | ValueKind::FreeText => Type::TEXT,
+        ValueKind::Id => Type::UUID,
+        ValueKind::Bytes => Type::BYTEA,
     }
 }
 
-fn written(value: Value, kind: Kind) -> Result<Box<dyn ToSql + Sync + Send>, Fault> {
+fn written(value: Value, kind: ValueKind) -> Result<Box<dyn ToSql + Sync + Send>, DatabaseFault> {
     let other = || unusable("a row holds what does not belong there".to_owned());
     Ok(match (kind, value) {
-        (Kind::Integer, Value::Null) => Box::new(None::<i64>),
-        (Kind::Integer, Value::Integer(number)) => Box::new(number),
-        (Kind::Small, Value::Null) => Box::new(None::<i16>),
-        (Kind::Small, Value::Integer(number)) => Box::new(i16::try_from(number).map_err(|_| other())?),
-        (Kind::Text | Kind::FreeText, Value::Null) => Box::new(None::<String>),
-        (Kind::Text, Value::Text(text)) => Box::new(text),
-        (Kind::FreeText, Value::Text(text)) => Box::new(text::escaped(&text)),
-        (Kind::Id, Value::Null) => Box::new(None::<Uuid>),
-        (Kind::Id, Value::Bytes(bytes)) => Box::new(Uuid::from_slice(&bytes).map_err(|_| other())?),
-        (Kind::Bytes, Value::Null) => Box::new(None::<Vec<u8>>),
-        (Kind::Bytes, Value::Bytes(bytes)) => Box::new(bytes),
-        (Kind::Integer | Kind::Small, Value::Text(_) | Value::Bytes(_))
-        | (Kind::Text | Kind::FreeText, Value::Integer(_) | Value::Bytes(_))
-        | (Kind::Id | Kind::Bytes, Value::Integer(_) | Value::Text(_)) => return Err(other()),
+        (ValueKind::Integer, Value::Null) => Box::new(None::<i64>),
+        (ValueKind::Integer, Value::Integer(number)) => Box::new(number),
+        (ValueKind::Small, Value::Null) => Box::new(None::<i16>),
+        (ValueKind::Small, Value::Integer(number)) => Box::new(i16::try_from(number).map_err(|_| other())?),
+        (ValueKind::Text | ValueKind::FreeText, Value::Null) => Box::new(None::<String>),
+        (ValueKind::Text, Value::Text(text)) => Box::new(text),
+        (ValueKind::FreeText, Value::Text(text)) => Box::new(text::escaped(&text)),
+        (ValueKind::Id, Value::Null) => Box::new(None::<Uuid>),
+        (ValueKind::Id, Value::Bytes(bytes)) => Box::new(Uuid::from_slice(&bytes).map_err(|_| other())?),
+        (ValueKind::Bytes, Value::Null) => Box::new(None::<Vec<u8>>),
+        (ValueKind::Bytes, Value::Bytes(bytes)) => Box::new(bytes),
+        (ValueKind::Integer | ValueKind::Small, Value::Text(_) | Value::Bytes(_))
+        | (ValueKind::Text | ValueKind::FreeText, Value::Integer(_) | Value::Bytes(_))
+        | (ValueKind::Id | ValueKind::Bytes, Value::Integer(_) | Value::Text(_)) => return Err(other()),
     })
 }
 
-fn read(row: &Row, at: usize, kind: Kind) -> Result<Value, Fault> {
+fn read(row: &Row, at: usize, kind: ValueKind) -> Result<Value, DatabaseFault> {
     Ok(match kind {
-        Kind::Integer => rows::get::<Option<i64>>(row, at)?.map_or(Value::Null, Value::Integer),
-        Kind::Small => rows::get::<Option<i16>>(row, at)?.map_or(Value::Null, |number| Value::Integer(number.into())),
-        Kind::Text => rows::get::<Option<String>>(row, at)?.map_or(Value::Null, Value::Text),
-        Kind::FreeText => {
+        ValueKind::Integer => rows::get::<Option<i64>>(row, at)?.map_or(Value::Null, Value::Integer),
+        ValueKind::Small => {
+            rows::get::<Option<i16>>(row, at)?.map_or(Value::Null, |number| Value::Integer(number.into()))
+        }
+        ValueKind::Text => rows::get::<Option<String>>(row, at)?.map_or(Value::Null, Value::Text),
+        ValueKind::FreeText => {
             rows::get::<Option<&str>>(row, at)?.map_or(Value::Null, |text| Value::Text(text::unescaped(text)))
         }
-        Kind::Id => {
+        ValueKind::Id => {
             rows::get::<Option<Uuid>>(row, at)?.map_or(Value::Null, |id| Value::Bytes(id.into_bytes().to_vec()))
         }
-        Kind::Bytes => rows::get::<Option<Vec<u8>>>(row, at)?.map_or(Value::Null, Value::Bytes),
+        ValueKind::Bytes => rows::get::<Option<Vec<u8>>>(row, at)?.map_or(Value::Null, Value::Bytes),
     })
 }
 
-fn unusable(why: String) -> Fault {
-    Fault::Refused(StoreError::Unusable(why))
+fn unusable(why: String) -> DatabaseFault {
+    DatabaseFault::Refused(StoreError::Unusable(why))
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     facts::{Facts, first_row},
-    fault::Fault,
+    fault::DatabaseFault,
     schema,
 };
 use crate::store::{
@@ -87,8 +87,8 @@ pub(super) struct Row {
 
 impl Row {
     /// The columns as text: store, branch, era, system, timeline, tables.
-    pub(super) fn parse(cells: &[Option<String>]) -> Result<Row, Fault> {
-        let broken = || Fault::Row("the row of the lineage cannot be read".to_owned());
+    pub(super) fn parse(cells: &[Option<String>]) -> Result<Row, DatabaseFault> {
+        let broken = || DatabaseFault::Row("the row of the lineage cannot be read".to_owned());
         let [Some(store), Some(name), Some(era), system, timeline, Some(tables)] = cells else { return Err(broken()) };
         let uuid = |text: &str| Uuid::try_parse(text).map_err(|_| broken());
         Ok(Row {
@@ -143,7 +143,7 @@ fn needed(facts: &Facts) -> Option<Needed> {
 
 /// Answers the branch that the connection leads to; where it begins, that is written first, once, by whichever server comes
 /// first. The connection's transaction must not be under way.
-pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts) -> Result<Branch, Fault> {
+pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts) -> Result<Branch, DatabaseFault> {
     if let (None, Some(row)) = (needed(facts), &facts.lineage) {
         return Ok(row.branch.clone());
     }
@@ -209,7 +209,7 @@ pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts)
         }
     };
     let tables =
-        facts.tables.clone().ok_or_else(|| Fault::Row("the database does not number its tables".to_owned()))?;
+        facts.tables.clone().ok_or_else(|| DatabaseFault::Row("the database does not number its tables".to_owned()))?;
     transaction
         .query_typed(
             "INSERT INTO lineage (store, branch, era, system, timeline, tables) VALUES ($1, $2, $3, $4, $5, $6) \

@@ -57,7 +57,7 @@ use crate::{
 pub use import::Import;
 
 use connect::{Connector, Sessions};
-use fault::Fault;
+use fault::DatabaseFault;
 use session::call;
 use statements::Sql;
 use transact::Engine;
@@ -98,7 +98,7 @@ impl PostgresStore {
         health: &Health,
     ) -> Result<PostgresStore, StoreError> {
         let connector = Arc::new(Connector::new(url, connection_limit)?);
-        let pepper = prepare(&connector).await.map_err(Fault::into_store_error)?;
+        let pepper = prepare(&connector).await.map_err(DatabaseFault::into_store_error)?;
         let pool = Pool::builder(Sessions(connector.clone()))
             .max_size(connection_limit)
             .wait_timeout(Some(CONNECTION_WAIT_LIMIT))
@@ -140,7 +140,7 @@ impl Drop for PostgresStore {
 }
 
 /// Looks at the database, and brings it up to date.
-async fn prepare(connector: &Connector) -> Result<Pepper, Fault> {
+async fn prepare(connector: &Connector) -> Result<Pepper, DatabaseFault> {
     let (host, mut link) = connector.first().await?;
     durability::report(&link.facts);
     connector.warn_of_open_wires();
@@ -164,7 +164,7 @@ async fn try_write(engine: Arc<Engine>, was_full: Arc<AtomicBool>) -> Result<(),
         let written = async {
             let mut session = engine.session().await?;
             let rows = session.write(call!(Sql::TryWrite, schema::VERSION)).await?;
-            let row = rows.first().ok_or_else(|| Fault::Row("a trial write answered nothing".to_owned()))?;
+            let row = rows.first().ok_or_else(|| DatabaseFault::Row("a trial write answered nothing".to_owned()))?;
             schema::require_version(rows::get(row, 0)?)?;
             match rows::get::<Option<String>>(row, 1)? {
                 None if was_full.load(Ordering::Relaxed) => {
@@ -173,7 +173,7 @@ async fn try_write(engine: Arc<Engine>, was_full: Arc<AtomicBool>) -> Result<(),
                     Ok(())
                 }
                 None => Ok(()),
-                Some(missing) => Err(Fault::Refused(StoreError::Unusable(format!(
+                Some(missing) => Err(DatabaseFault::Refused(StoreError::Unusable(format!(
                     "the database's user lacks rights: {missing}; grant them, or let it own the schema"
                 )))),
             }
@@ -182,7 +182,7 @@ async fn try_write(engine: Arc<Engine>, was_full: Arc<AtomicBool>) -> Result<(),
             Ok(()) => return Ok(()),
             // What was written is what was there, so it may be written twice.
             Err(fault) if engine.may_retry(&fault, attempt) => attempt += 1,
-            Err(fault) => return Err(Fault::into_store_error(fault)),
+            Err(fault) => return Err(DatabaseFault::into_store_error(fault)),
         }
     }
 }
@@ -197,14 +197,14 @@ macro_rules! read {
                 let answer = async {
                     let mut $session = $store.engine.session().await?;
                     let branch = $session.origin().branch;
-                    let answer: Result<_, Fault> = $read.await;
+                    let answer: Result<_, DatabaseFault> = $read.await;
                     // What a former primary knows must not be told for the truth.
-                    if $store.engine.connector().is_current(branch) { answer } else { Err(Fault::Moved) }
+                    if $store.engine.connector().is_current(branch) { answer } else { Err(DatabaseFault::Moved) }
                 };
                 match answer.await {
                     Ok(answer) => return Ok(answer),
                     Err(fault) if $store.engine.may_retry(&fault, attempt) => attempt += 1,
-                    Err(fault) => return Err(Fault::into_store_error(fault)),
+                    Err(fault) => return Err(DatabaseFault::into_store_error(fault)),
                 }
             }
         })

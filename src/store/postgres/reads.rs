@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use tokio_postgres::Row;
 
 use super::{
-    fault::Fault,
+    fault::DatabaseFault,
     rows,
-    session::{Call, Session, call},
+    session::{BoundStatement, DatabaseSession, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
     text::escaped,
 };
@@ -21,10 +21,10 @@ use crate::{
 };
 
 pub(super) async fn deployment(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     project: &ProjectName,
     id: DeploymentId,
-) -> Result<Option<Placed>, Fault> {
+) -> Result<Option<Placed>, DatabaseFault> {
     let found = session.ask(call!(Sql::Placed, rows::uuid(id), text(project))).await?;
     let placed = |row: &Row| {
         let position = rows::number(row, DEPLOYMENT_COLUMN_COUNT)?;
@@ -34,10 +34,10 @@ pub(super) async fn deployment(
 }
 
 pub(super) async fn numbered(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     project: &ProjectName,
     number: u64,
-) -> Result<Option<DeploymentId>, Fault> {
+) -> Result<Option<DeploymentId>, DatabaseFault> {
     // None has a number past the largest one that a row can have.
     let Ok(number) = i64::try_from(number) else { return Ok(None) };
     let found = session.ask(call!(Sql::ByShortNumber, text(project), number)).await?;
@@ -45,11 +45,11 @@ pub(super) async fn numbered(
 }
 
 pub(super) async fn events(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     id: DeploymentId,
     after: u64,
     limit: usize,
-) -> Result<Vec<Event>, Fault> {
+) -> Result<Vec<Event>, DatabaseFault> {
     // Whoever asks past the largest number that a row can have asks past the end.
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     let found = session.ask(call!(Sql::Events, rows::uuid(id), after, bound(limit))).await?;
@@ -57,21 +57,21 @@ pub(super) async fn events(
 }
 
 pub(super) async fn events_before(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     id: DeploymentId,
     before: u64,
     limit: usize,
-) -> Result<Vec<Event>, Fault> {
+) -> Result<Vec<Event>, DatabaseFault> {
     let before = i64::try_from(before).unwrap_or(i64::MAX);
     let found = session.ask(call!(Sql::EventsBefore, rows::uuid(id), before, bound(limit))).await?;
     found.iter().map(rows::event).collect()
 }
 
 pub(super) async fn list(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     project: &ProjectName,
     query: &ListQuery,
-) -> Result<Vec<Deployment>, Fault> {
+) -> Result<Vec<Deployment>, DatabaseFault> {
     let before = i64::try_from(query.before.unwrap_or(Revision(u64::MAX)).0).unwrap_or(i64::MAX);
     let limit = bound(query.limit);
     let all = |sql: Sql| call!(sql, text(project), before, limit);
@@ -82,7 +82,7 @@ pub(super) async fn list(
         Some(Status::Failed) => session.ask(ended("failed")).await?,
         Some(Status::Cancelled) => session.ask(ended("cancelled")).await?,
         Some(status @ (Status::Pending | Status::Running)) => {
-            let mut calls: Vec<Call> = vec![call!(Sql::Holder, text(project))];
+            let mut calls: Vec<BoundStatement> = vec![call!(Sql::Holder, text(project))];
             if status == Status::Pending {
                 calls.push(all(Sql::ListWaiting));
             }
@@ -98,10 +98,10 @@ pub(super) async fn list(
 }
 
 pub(super) async fn project(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     name: &ProjectName,
     line: usize,
-) -> Result<Option<ProjectState>, Fault> {
+) -> Result<Option<ProjectState>, DatabaseFault> {
     let found = session
         .ask_together(vec![
             call!(Sql::Project, text(name)),
@@ -121,11 +121,11 @@ pub(super) async fn project(
 }
 
 pub(super) async fn projects(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     after: Option<&ProjectName>,
     limit: usize,
     unreadable: &Unreadable,
-) -> Result<ProjectPage, Fault> {
+) -> Result<ProjectPage, DatabaseFault> {
     // No name is empty, so every name follows the empty one.
     let after = after.map_or("", ProjectName::as_str).to_owned();
     let found = session.ask(call!(Sql::Projects, after, bound(limit))).await?;
@@ -134,7 +134,7 @@ pub(super) async fn projects(
     for row in &found {
         let name = rows::name(row, PROJECT_COLUMN_COUNT)?;
         places.insert(rows::get(row, 0)?, page.len());
-        let project = rows::project(row, &name).map_err(Fault::into_store_error);
+        let project = rows::project(row, &name).map_err(DatabaseFault::into_store_error);
         let project = unreadable.skip(project, || format!("project {name}"));
         let state = project.map(|project| ProjectState { project, holder: None, line: Vec::new(), last_outcome: None });
         page.push((name, state));
@@ -147,7 +147,7 @@ pub(super) async fn projects(
         for row in rows_of {
             let Some(place) = places.get(&rows::get(row, DEPLOYMENT_COLUMN_COUNT)?) else { continue };
             let (name, state) = &mut page[*place];
-            let deployment = rows::deployment(row, name).map_err(Fault::into_store_error);
+            let deployment = rows::deployment(row, name).map_err(DatabaseFault::into_store_error);
             let Some(deployment) = unreadable.skip(deployment, || rows::row_of(row, 0)) else {
                 // Without it, the project would seem to be free.
                 *state = None;
@@ -166,36 +166,40 @@ pub(super) async fn projects(
 
 /// The artifacts of the newest deployments, and of those that are not final.
 pub(super) async fn artifacts_of(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     project: &ProjectName,
     recent: usize,
     unreadable: &Unreadable,
-) -> Result<Vec<String>, Fault> {
+) -> Result<Vec<String>, DatabaseFault> {
     let found = session.ask(call!(Sql::Specs, text(project), bound(recent))).await?;
     let artifact = |row: &Row| {
-        let spec = rows::json::<JudgedSpec>(row, 1).map_err(Fault::into_store_error);
+        let spec = rows::json::<JudgedSpec>(row, 1).map_err(DatabaseFault::into_store_error);
         unreadable.skip(spec, || rows::row_of(row, 0))?.artifact
     };
     Ok(found.iter().filter_map(artifact).collect())
 }
 
-pub(super) async fn watched(session: &mut Session, unreadable: &Unreadable) -> Result<Vec<Watched>, Fault> {
+pub(super) async fn watched(
+    session: &mut DatabaseSession,
+    unreadable: &Unreadable,
+) -> Result<Vec<Watched>, DatabaseFault> {
     let found = session.ask(call!(Sql::Watched)).await?;
-    let readable =
-        |row: &Row| unreadable.skip(rows::watched(row).map_err(Fault::into_store_error), || rows::row_of(row, 1));
+    let readable = |row: &Row| {
+        unreadable.skip(rows::watched(row).map_err(DatabaseFault::into_store_error), || rows::row_of(row, 1))
+    };
     Ok(found.iter().filter_map(readable).collect())
 }
 
 pub(super) async fn claimable(
-    session: &mut Session,
+    session: &mut DatabaseSession,
     offers: &Offers,
     limit: usize,
     unreadable: &Unreadable,
-) -> Result<Vec<Claimable>, Fault> {
+) -> Result<Vec<Claimable>, DatabaseFault> {
     let claimable =
         |row: &Row| Ok(Claimable { project: rows::name(row, 0)?, id: rows::id(row, 1)?, spec: rows::json(row, 2)? });
     let readable =
-        |row: &Row| unreadable.skip(claimable(row).map_err(Fault::into_store_error), || rows::row_of(row, 1));
+        |row: &Row| unreadable.skip(claimable(row).map_err(DatabaseFault::into_store_error), || rows::row_of(row, 1));
     let projects: Vec<_> = offers.keys().map(text).collect();
     let mut count = limit;
     loop {
@@ -213,7 +217,7 @@ pub(super) async fn claimable(
 }
 
 /// What runs under a lease of this holder.
-pub(super) async fn held(session: &mut Session, holder: &str) -> Result<Option<Deployment>, Fault> {
+pub(super) async fn held(session: &mut DatabaseSession, holder: &str) -> Result<Option<Deployment>, DatabaseFault> {
     let found = session.ask(call!(Sql::Held, escaped(holder))).await?;
     let held = |row: &Row| {
         let project = rows::name(row, DEPLOYMENT_COLUMN_COUNT)?;
@@ -222,7 +226,10 @@ pub(super) async fn held(session: &mut Session, holder: &str) -> Result<Option<D
     found.first().map(held).transpose()
 }
 
-pub(super) async fn marks(session: &mut Session, ids: Vec<DeploymentId>) -> Result<Vec<(DeploymentId, Mark)>, Fault> {
+pub(super) async fn marks(
+    session: &mut DatabaseSession,
+    ids: Vec<DeploymentId>,
+) -> Result<Vec<(DeploymentId, Mark)>, DatabaseFault> {
     let ids: Vec<_> = ids.into_iter().map(rows::uuid).collect();
     let found = session.ask(call!(Sql::Marks, ids)).await?;
     let mark = |row: &Row| {
@@ -236,7 +243,10 @@ pub(super) async fn marks(session: &mut Session, ids: Vec<DeploymentId>) -> Resu
     found.iter().map(mark).collect()
 }
 
-fn deployments<'a>(rows: impl Iterator<Item = &'a Row>, project: &ProjectName) -> Result<Vec<Deployment>, Fault> {
+fn deployments<'a>(
+    rows: impl Iterator<Item = &'a Row>,
+    project: &ProjectName,
+) -> Result<Vec<Deployment>, DatabaseFault> {
     rows.map(|row| rows::deployment(row, project)).collect()
 }
 

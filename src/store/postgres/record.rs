@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use tokio_postgres::Row;
 
 use super::{
-    fault::Fault,
-    rows::{self, Seen},
-    session::{Call, call},
+    fault::DatabaseFault,
+    rows::{self, SeenRow},
+    session::{BoundStatement, call},
     statements::{DEPLOYMENT_COLUMN_COUNT, PROJECT_COLUMN_COUNT, Sql},
     text,
 };
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The calls of a load, without the lock that goes before them: what is asked for by name, the line, and what a holder has.
-pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<Call>, Fault> {
+pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<BoundStatement>, DatabaseFault> {
     let text = || name.as_str().to_owned();
     let mut calls = Vec::with_capacity(4);
     match load.deployments.as_slice() {
@@ -51,7 +51,7 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<Call>, Fault> 
 /// What the row that is locked tells.
 pub(super) struct Locked {
     /// The project's counters, where they can be read, and its row's revision.
-    pub(super) project: Result<(Project, Revision), Fault>,
+    pub(super) project: Result<(Project, Revision), DatabaseFault>,
     /// The schema's version.
     pub(super) version: Option<i32>,
     /// The transaction's number.
@@ -59,7 +59,7 @@ pub(super) struct Locked {
 }
 
 impl Locked {
-    pub(super) fn of(row: &Row, name: &ProjectName) -> Result<Self, Fault> {
+    pub(super) fn of(row: &Row, name: &ProjectName) -> Result<Self, DatabaseFault> {
         Ok(Locked {
             project: rows::project(row, name).and_then(|mut project| {
                 let seen = project.revision;
@@ -79,7 +79,7 @@ impl Locked {
 #[derive(Debug, Default)]
 pub(super) struct Sighted {
     project: Option<Revision>,
-    deployments: BTreeMap<DeploymentId, Seen>,
+    deployments: BTreeMap<DeploymentId, SeenRow>,
 }
 
 /// Reads the answers to [`load`]'s calls.
@@ -88,11 +88,11 @@ pub(super) fn loaded(
     load: &Load,
     project: Option<(Project, Revision)>,
     answers: Vec<Vec<Row>>,
-) -> Result<(Loaded, Sighted), Fault> {
+) -> Result<(Loaded, Sighted), DatabaseFault> {
     let mut sighted = Sighted::default();
-    let mut read = |row: &Row| -> Result<Deployment, Fault> {
+    let mut read = |row: &Row| -> Result<Deployment, DatabaseFault> {
         let deployment = rows::deployment(row, name)?;
-        sighted.deployments.insert(deployment.id, Seen::of(&deployment));
+        sighted.deployments.insert(deployment.id, SeenRow::of(&deployment));
         Ok(deployment)
     };
     let mut answers = answers.into_iter();
@@ -107,7 +107,8 @@ pub(super) fn loaded(
         && let Some(row) = next().first()
     {
         let fingerprint = rows::get::<&[u8]>(row, DEPLOYMENT_COLUMN_COUNT)?;
-        let fingerprint = fingerprint.try_into().map_err(|_| Fault::Row("a fingerprint is no SHA-256".to_owned()))?;
+        let fingerprint =
+            fingerprint.try_into().map_err(|_| DatabaseFault::Row("a fingerprint is no SHA-256".to_owned()))?;
         loaded.keyed = Some(Keyed { fingerprint, deployment: read(row)? });
     }
     if load.line != LineLoad::None {
@@ -137,13 +138,17 @@ pub(super) fn loaded(
 }
 
 /// The calls that write what was decided.
-pub(super) fn calls(name: &ProjectName, sighted: &Sighted, changes: &Changes) -> Result<Vec<Call>, Fault> {
+pub(super) fn calls(
+    name: &ProjectName,
+    sighted: &Sighted,
+    changes: &Changes,
+) -> Result<Vec<BoundStatement>, DatabaseFault> {
     let Changes { project, steps, key, audit } = changes;
     let mut calls = Vec::new();
     if let Some(project) = project {
         let seen = sighted
             .project
-            .ok_or(Fault::Mistaken("a decision changed the counters of a project that it did not load"))?;
+            .ok_or(DatabaseFault::Mistaken("a decision changed the counters of a project that it did not load"))?;
         calls.push(rows::update_project(project, seen)?);
     }
     for (after, is_created) in written_rows(steps) {
@@ -151,7 +156,7 @@ pub(super) fn calls(name: &ProjectName, sighted: &Sighted, changes: &Changes) ->
             rows::insert_deployment(after)?
         } else {
             let seen = sighted.deployments.get(&after.id);
-            let seen = seen.ok_or(Fault::Mistaken("a decision changed a deployment that it did not load"))?;
+            let seen = seen.ok_or(DatabaseFault::Mistaken("a decision changed a deployment that it did not load"))?;
             rows::update_deployment(after, *seen)?
         });
     }

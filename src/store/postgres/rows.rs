@@ -9,8 +9,8 @@ use tokio_postgres::{Row, types::FromSql};
 use uuid::Uuid;
 
 use super::{
-    fault::Fault,
-    session::{Call, Param, call},
+    fault::DatabaseFault,
+    session::{BoundStatement, Param, call},
     statements::Sql,
     text::{escaped, unescaped},
 };
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Reads a project's columns.
-pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Fault> {
+pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, DatabaseFault> {
     let last_started = match (number_or_none(row, 3)?, id_or_none(row, 4)?) {
         (Some(order), Some(id)) => {
             let deployment = Mention { project: name.clone(), id, named: json_or_none(row, 9)? };
@@ -47,7 +47,7 @@ pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Fault> {
 }
 
 /// Writes a project's counters, if its revision is still the one that was seen.
-pub(super) fn update_project(project: &Project, seen: Revision) -> Result<Call, Fault> {
+pub(super) fn update_project(project: &Project, seen: Revision) -> Result<BoundStatement, DatabaseFault> {
     #[rustfmt::skip]
     let Project {
         name, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs, last_outcome,
@@ -70,7 +70,7 @@ pub(super) fn update_project(project: &Project, seen: Revision) -> Result<Call, 
 }
 
 /// Reads a deployment's columns.
-pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment, Fault> {
+pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment, DatabaseFault> {
     let cancel = match instant_or_none(row, 9)? {
         Some(at) => {
             let named = json_or_none(row, 33)?;
@@ -112,7 +112,7 @@ pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment,
     })
 }
 
-fn state(row: &Row) -> Result<State, Fault> {
+fn state(row: &Row) -> Result<State, DatabaseFault> {
     Ok(match get::<&str>(row, 19)? {
         "waiting" => State::Waiting(match number_or_none(row, 4)? {
             Some(window_ms) => Place::Ticket { window: Duration::from_millis(window_ms) },
@@ -137,11 +137,11 @@ fn state(row: &Row) -> Result<State, Fault> {
     })
 }
 
-fn finished(row: &Row, outcome: Outcome) -> Result<State, Fault> {
+fn finished(row: &Row, outcome: Outcome) -> Result<State, DatabaseFault> {
     Ok(State::Finished { outcome, at: instant(row, 21)?, lease: lease(row)? })
 }
 
-fn lease(row: &Row) -> Result<Option<Lease>, Fault> {
+fn lease(row: &Row) -> Result<Option<Lease>, DatabaseFault> {
     let Some(secret) = get::<Option<&[u8]>>(row, 22)? else { return Ok(None) };
     Ok(Some(Lease {
         secret: SecretHash(secret.try_into().map_err(|error| broken(22, error))?),
@@ -152,7 +152,7 @@ fn lease(row: &Row) -> Result<Option<Lease>, Fault> {
 }
 
 /// Reads what the reaper judges by.
-pub(super) fn watched(row: &Row) -> Result<Watched, Fault> {
+pub(super) fn watched(row: &Row) -> Result<Watched, DatabaseFault> {
     let spec = match get::<Option<&str>>(row, 12)? {
         None => JudgedSpec::default(),
         Some(_) => json(row, 12)?,
@@ -193,7 +193,7 @@ pub(super) fn row_of(row: &Row, id_column: usize) -> String {
 }
 
 /// Makes a deployment's row.
-pub(super) fn insert_deployment(deployment: &Deployment) -> Result<Call, Fault> {
+pub(super) fn insert_deployment(deployment: &Deployment) -> Result<BoundStatement, DatabaseFault> {
     let written = Written::of(deployment).map_err(unwritable)?;
     #[rustfmt::skip]
     let Deployment {
@@ -219,25 +219,25 @@ pub(super) fn insert_deployment(deployment: &Deployment) -> Result<Call, Fault> 
         Box::new(signed(*number)?),
     ];
     params.extend(identity);
-    Ok(Call { sql: Sql::InsertDeployment, params })
+    Ok(BoundStatement { sql: Sql::InsertDeployment, params })
 }
 
 /// What of a row is compared once more as it is written.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub(super) struct SeenRow {
     pub(super) revision: Revision,
     pub(super) pulse: u64,
     pub(super) event_count: u64,
 }
 
-impl Seen {
+impl SeenRow {
     pub(super) fn of(deployment: &Deployment) -> Self {
-        Seen { revision: deployment.revision, pulse: deployment.pulse, event_count: deployment.event_count }
+        SeenRow { revision: deployment.revision, pulse: deployment.pulse, event_count: deployment.event_count }
     }
 }
 
 /// Writes what changed of a deployment, if it is still as it was seen.
-pub(super) fn update_deployment(deployment: &Deployment, seen: Seen) -> Result<Call, Fault> {
+pub(super) fn update_deployment(deployment: &Deployment, seen: SeenRow) -> Result<BoundStatement, DatabaseFault> {
     let written = Written::of(deployment).map_err(unwritable)?;
     let mut params = signs_of_life(&written)?;
     let sql = if seen.revision == deployment.revision {
@@ -246,7 +246,7 @@ pub(super) fn update_deployment(deployment: &Deployment, seen: Seen) -> Result<C
         params.extend(slot(&written)?);
         Sql::UpdateDeployment
     };
-    let Seen { revision, pulse, event_count } = seen;
+    let SeenRow { revision, pulse, event_count } = seen;
     let guard: [Param; 4] = [
         Box::new(uuid(deployment.id)),
         Box::new(signed(revision.0)?),
@@ -254,10 +254,10 @@ pub(super) fn update_deployment(deployment: &Deployment, seen: Seen) -> Result<C
         Box::new(signed(event_count)?),
     ];
     params.extend(guard);
-    Ok(Call { sql, params })
+    Ok(BoundStatement { sql, params })
 }
 
-fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, Fault> {
+fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, DatabaseFault> {
     #[rustfmt::skip]
     let Deployment {
         pulse, progress, message, phase, cancel, event_count, report_count, logs, last_heartbeat_at, ..
@@ -288,7 +288,7 @@ fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, Fault> {
     ])
 }
 
-fn slot(written: &Written<'_>) -> Result<[Param; 12], Fault> {
+fn slot(written: &Written<'_>) -> Result<[Param; 12], DatabaseFault> {
     let lease = written.lease;
     Ok([
         Box::new(signed(written.deployment.revision.0)?),
@@ -307,7 +307,7 @@ fn slot(written: &Written<'_>) -> Result<[Param; 12], Fault> {
 }
 
 /// Writes the events of these steps, if there are any.
-pub(super) fn insert_events(steps: &[Step]) -> Result<Option<Call>, Fault> {
+pub(super) fn insert_events(steps: &[Step]) -> Result<Option<BoundStatement>, DatabaseFault> {
     let (mut deployments, mut seqs, mut instants, mut kinds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut log_ends, mut bodies) = (Vec::new(), Vec::new());
     for step in steps {
@@ -329,73 +329,73 @@ pub(super) fn insert_events(steps: &[Step]) -> Result<Option<Call>, Fault> {
 }
 
 /// Reads `seq, at, body`.
-pub(super) fn event(row: &Row) -> Result<Event, Fault> {
+pub(super) fn event(row: &Row) -> Result<Event, DatabaseFault> {
     Ok(Event { seq: number(row, 0)?, at: instant(row, 1)?, body: json(row, 2)? })
 }
 
-pub(super) fn name(row: &Row, column: usize) -> Result<ProjectName, Fault> {
+pub(super) fn name(row: &Row, column: usize) -> Result<ProjectName, DatabaseFault> {
     get::<&str>(row, column)?.parse().map_err(|error| broken(column, error))
 }
 
-pub(super) fn id(row: &Row, column: usize) -> Result<DeploymentId, Fault> {
+pub(super) fn id(row: &Row, column: usize) -> Result<DeploymentId, DatabaseFault> {
     get::<Uuid>(row, column).map(|uuid| DeploymentId::from_bytes(uuid.into_bytes()))
 }
 
-pub(super) fn json<T: DeserializeOwned>(row: &Row, column: usize) -> Result<T, Fault> {
+pub(super) fn json<T: DeserializeOwned>(row: &Row, column: usize) -> Result<T, DatabaseFault> {
     serde_json::from_str(get(row, column)?).map_err(|error| broken(column, error))
 }
 
-pub(super) fn number(row: &Row, column: usize) -> Result<u64, Fault> {
+pub(super) fn number(row: &Row, column: usize) -> Result<u64, DatabaseFault> {
     get::<i64>(row, column)?.try_into().map_err(|error| broken(column, error))
 }
 
-pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Fault> {
+pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, DatabaseFault> {
     row.try_get(column).map_err(|error| broken(column, super::fault::told(&error)))
 }
 
-fn number_or_none(row: &Row, column: usize) -> Result<Option<u64>, Fault> {
+fn number_or_none(row: &Row, column: usize) -> Result<Option<u64>, DatabaseFault> {
     let number = get::<Option<i64>>(row, column)?;
     number.map(u64::try_from).transpose().map_err(|error| broken(column, error))
 }
 
 /// What people know a deployment by, where that was recorded beside its id.
-fn json_or_none<T: DeserializeOwned>(row: &Row, column: usize) -> Result<Option<T>, Fault> {
+fn json_or_none<T: DeserializeOwned>(row: &Row, column: usize) -> Result<Option<T>, DatabaseFault> {
     match get::<Option<&str>>(row, column)? {
         Some(_) => json(row, column).map(Some),
         None => Ok(None),
     }
 }
 
-fn named_text(mention: Option<&Mention>) -> Result<Option<String>, Fault> {
+fn named_text(mention: Option<&Mention>) -> Result<Option<String>, DatabaseFault> {
     mention.and_then(|mention| mention.named.as_ref()).map(serde_json::to_string).transpose().map_err(unwritable)
 }
 
-fn narrow<N, W: TryFrom<N>>(number: N, column: usize) -> Result<W, Fault>
+fn narrow<N, W: TryFrom<N>>(number: N, column: usize) -> Result<W, DatabaseFault>
 where
     W::Error: Display,
 {
     number.try_into().map_err(|error| broken(column, error))
 }
 
-fn id_or_none(row: &Row, column: usize) -> Result<Option<DeploymentId>, Fault> {
+fn id_or_none(row: &Row, column: usize) -> Result<Option<DeploymentId>, DatabaseFault> {
     let uuid = get::<Option<Uuid>>(row, column)?;
     Ok(uuid.map(|uuid| DeploymentId::from_bytes(uuid.into_bytes())))
 }
 
-pub(super) fn instant(row: &Row, column: usize) -> Result<Timestamp, Fault> {
+pub(super) fn instant(row: &Row, column: usize) -> Result<Timestamp, DatabaseFault> {
     Timestamp::from_millisecond(get(row, column)?).map_err(|error| broken(column, error))
 }
 
-fn instant_or_none(row: &Row, column: usize) -> Result<Option<Timestamp>, Fault> {
+fn instant_or_none(row: &Row, column: usize) -> Result<Option<Timestamp>, DatabaseFault> {
     let millisecond = get::<Option<i64>>(row, column)?;
     millisecond.map(Timestamp::from_millisecond).transpose().map_err(|error| broken(column, error))
 }
 
-fn text(row: &Row, column: usize) -> Result<String, Fault> {
+fn text(row: &Row, column: usize) -> Result<String, DatabaseFault> {
     get(row, column).map(unescaped)
 }
 
-fn text_or_none(row: &Row, column: usize) -> Result<Option<String>, Fault> {
+fn text_or_none(row: &Row, column: usize) -> Result<Option<String>, DatabaseFault> {
     Ok(get::<Option<&str>>(row, column)?.map(unescaped))
 }
 
@@ -404,15 +404,15 @@ pub(super) fn uuid(id: DeploymentId) -> Uuid {
 }
 
 /// A number as the database keeps it; ours never grow that large.
-pub(super) fn signed(number: u64) -> Result<i64, Fault> {
-    number.try_into().map_err(|_| Fault::Mistaken("a number is too large to be kept"))
+pub(super) fn signed(number: u64) -> Result<i64, DatabaseFault> {
+    number.try_into().map_err(|_| DatabaseFault::Mistaken("a number is too large to be kept"))
 }
 
-fn unwritable(_: serde_json::Error) -> Fault {
-    Fault::Mistaken("what was decided has no JSON form")
+fn unwritable(_: serde_json::Error) -> DatabaseFault {
+    DatabaseFault::Mistaken("what was decided has no JSON form")
 }
 
 /// A column that does not hold what this version writes there.
-fn broken(column: usize, error: impl Display) -> Fault {
-    Fault::Row(format!("column {column}: {error}"))
+fn broken(column: usize, error: impl Display) -> DatabaseFault {
+    DatabaseFault::Row(format!("column {column}: {error}"))
 }

@@ -8,7 +8,7 @@
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, Transaction};
 
-use super::fault::{Fault, told};
+use super::fault::{DatabaseFault, told};
 use crate::{model::Pepper, store::StoreError};
 
 const MIGRATIONS: &[&str] = &[
@@ -33,9 +33,11 @@ const CHECKSUMS: &str = "CREATE TABLE IF NOT EXISTS migrations \
     (version integer PRIMARY KEY, checksum bytea NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())";
 
 /// Applies what is missing, and reads what the servers of this database share.
-pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
+pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<Pepper, DatabaseFault> {
     match migrated(client, schema).await {
-        Err(Fault::Driver(error)) if error.as_db_error().is_some_and(|error| is_forbidden(error.code().code())) => {
+        Err(DatabaseFault::Driver(error))
+            if error.as_db_error().is_some_and(|error| is_forbidden(error.code().code())) =>
+        {
             let user = format!("CREATE SCHEMA {schema} AUTHORIZATION <user>");
             Err(unusable(format!(
                 "the database's user may not make singletrack's tables ({}); have its owner run: {user}",
@@ -50,7 +52,7 @@ fn is_forbidden(code: &str) -> bool {
     code == "42501"
 }
 
-async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
+async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, DatabaseFault> {
     let transaction = client.transaction().await?;
     transaction
         .batch_execute(&format!(
@@ -116,7 +118,7 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
         }
     }
     let fresh = Pepper::generate().map_err(|error| {
-        Fault::Refused(StoreError::Unavailable(format!("the system has no randomness to give: {error}")))
+        DatabaseFault::Refused(StoreError::Unavailable(format!("the system has no randomness to give: {error}")))
     })?;
     transaction
         .query_typed(
@@ -131,12 +133,13 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, Fault> {
     if has_changed {
         tracing::info!(schema, from = newest, to = VERSION, "the database's schema was brought up to date");
     }
-    let kept: [u8; 32] = kept.try_into().map_err(|_| Fault::Row("the shared secret has another length".to_owned()))?;
+    let kept: [u8; 32] =
+        kept.try_into().map_err(|_| DatabaseFault::Row("the shared secret has another length".to_owned()))?;
     Ok(Pepper::from_bytes(kept))
 }
 
 /// A logical replica has the rows and not the numbers that were given, so the next one would be given twice.
-pub(super) async fn catch_up_sequences(transaction: &Transaction<'_>) -> Result<(), Fault> {
+pub(super) async fn catch_up_sequences(transaction: &Transaction<'_>) -> Result<(), DatabaseFault> {
     for table in ["projects", "deployments", "audit", "artifacts"] {
         // Who lacks the rights to work is told so by readiness, and not refused here.
         let rights = format!(
@@ -165,7 +168,7 @@ pub(super) fn lock(schema: &str) -> String {
 }
 
 /// Refuses a schema that this version does not know.
-pub(super) fn require_version(version: Option<i32>) -> Result<(), Fault> {
+pub(super) fn require_version(version: Option<i32>) -> Result<(), DatabaseFault> {
     match version {
         Some(VERSION) => Ok(()),
         Some(other) if other > VERSION => Err(newer(other)),
@@ -176,13 +179,13 @@ pub(super) fn require_version(version: Option<i32>) -> Result<(), Fault> {
     }
 }
 
-fn newer(version: i32) -> Fault {
+fn newer(version: i32) -> DatabaseFault {
     unusable(format!(
         "the database was brought to version {version} of the schema by a newer singletrack, this one knows up to \
          {VERSION}; start that version, or restore a backup from before it"
     ))
 }
 
-fn unusable(why: String) -> Fault {
-    Fault::Refused(StoreError::Unusable(why))
+fn unusable(why: String) -> DatabaseFault {
+    DatabaseFault::Refused(StoreError::Unusable(why))
 }

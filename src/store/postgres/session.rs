@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     connect::{Link, Wire},
     facts::{self, first_row},
-    fault::Fault,
+    fault::DatabaseFault,
     statements::Sql,
 };
 
@@ -37,7 +37,7 @@ const FLIGHT_LIMIT: Duration = Duration::from_secs(15);
 pub(super) type Param = Box<dyn ToSql + Sync + Send>;
 
 /// A statement with its parameters.
-pub(super) struct Call {
+pub(super) struct BoundStatement {
     pub(super) sql: Sql,
     pub(super) params: Vec<Param>,
 }
@@ -45,7 +45,7 @@ pub(super) struct Call {
 /// `call!(Sql::Line, name, 5)`
 macro_rules! call {
     ($sql:expr $(, $param:expr)* $(,)?) => {
-        $crate::store::postgres::session::Call {
+        $crate::store::postgres::session::BoundStatement {
             sql: $sql,
             params: vec![$(Box::new($param) as $crate::store::postgres::session::Param),*],
         }
@@ -54,7 +54,7 @@ macro_rules! call {
 pub(super) use call;
 
 /// The answers of a flight, in the order of its calls.
-pub(super) type Answers = Vec<Result<Vec<Row>, Fault>>;
+pub(super) type Answers = Vec<Result<Vec<Row>, DatabaseFault>>;
 
 /// What a session is told once, or with each transaction where sessions are shared.
 ///
@@ -82,7 +82,7 @@ pub(super) struct Origin {
 }
 
 /// A connection that knows our tables.
-pub(super) struct Session {
+pub(super) struct DatabaseSession {
     client: Client,
     /// By the numbers of [`Sql`]; empty where each statement may come to another session.
     prepared: Vec<Statement>,
@@ -101,22 +101,22 @@ struct Opening {
     timeline: Option<i64>,
 }
 
-impl Session {
+impl DatabaseSession {
     /// A connection whose session is ours alone: it is set up once.
-    pub(super) async fn own(link: Link, schema: &str, origin: Origin) -> Result<Session, Fault> {
+    pub(super) async fn own(link: Link, schema: &str, origin: Origin) -> Result<DatabaseSession, DatabaseFault> {
         let Link { client, wire, facts: _ } = link;
         client.batch_execute(&settings(schema, "SESSION")).await?;
         let prepares = Sql::ALL.iter().map(|sql| Box::pin(client.prepare_typed(sql.text(), sql.types())));
         let prepared = in_order(prepares.collect()).await.into_iter().collect::<Result<_, _>>()?;
-        Ok(Session { client, prepared, opening: None, wire, origin, is_dirty: false })
+        Ok(DatabaseSession { client, prepared, opening: None, wire, origin, is_dirty: false })
     }
 
     /// A connection behind which each transaction may come to another session: nothing is left behind in any, and each
     /// looks where it came to.
-    pub(super) fn shared(link: Link, schema: &str, origin: Origin, timeline: Option<i64>) -> Session {
+    pub(super) fn shared(link: Link, schema: &str, origin: Origin, timeline: Option<i64>) -> DatabaseSession {
         let Link { client, wire, facts: _ } = link;
         let opening = Some(Opening { settings: settings(schema, "LOCAL"), timeline });
-        Session { client, prepared: Vec::new(), opening, wire, origin, is_dirty: false }
+        DatabaseSession { client, prepared: Vec::new(), opening, wire, origin, is_dirty: false }
     }
 
     /// Whether it can be used for something new.
@@ -140,19 +140,19 @@ impl Session {
     }
 
     /// Sends these together; the first of them begins a transaction. Each is answered for itself.
-    pub(super) async fn begin(&mut self, calls: &[Call]) -> Result<Answers, Fault> {
+    pub(super) async fn begin(&mut self, calls: &[BoundStatement]) -> Result<Answers, DatabaseFault> {
         self.wire.begin_writing().await?;
         self.is_dirty = true;
         self.send_all(calls).await
     }
 
     /// Sends these together, within the transaction.
-    pub(super) async fn go_on(&self, calls: &[Call]) -> Result<Answers, Fault> {
+    pub(super) async fn go_on(&self, calls: &[BoundStatement]) -> Result<Answers, DatabaseFault> {
         self.send_all(calls).await
     }
 
     /// Sends these together; the last of them ends the transaction.
-    pub(super) async fn end(&mut self, calls: &[Call]) -> Result<Answers, Fault> {
+    pub(super) async fn end(&mut self, calls: &[BoundStatement]) -> Result<Answers, DatabaseFault> {
         let answers = self.send_all(calls).await?;
         self.is_dirty = !matches!(answers.last(), Some(Ok(_)));
         self.wire.end_writing();
@@ -160,7 +160,7 @@ impl Session {
     }
 
     /// One question that needs no transaction of its own.
-    pub(super) async fn ask(&mut self, call: Call) -> Result<Vec<Row>, Fault> {
+    pub(super) async fn ask(&mut self, call: BoundStatement) -> Result<Vec<Row>, DatabaseFault> {
         if self.opening.is_none() {
             let answers = self.send_all(&[call]).await?;
             return rows(answers).map(|mut answers| answers.pop().unwrap_or_default());
@@ -169,7 +169,7 @@ impl Session {
     }
 
     /// One statement that writes, and is a transaction of its own.
-    pub(super) async fn write(&mut self, call: Call) -> Result<Vec<Row>, Fault> {
+    pub(super) async fn write(&mut self, call: BoundStatement) -> Result<Vec<Row>, DatabaseFault> {
         self.wire.begin_writing().await?;
         self.is_dirty = true;
         if self.opening.is_none() {
@@ -186,7 +186,7 @@ impl Session {
     }
 
     /// Several questions that see the same, in one flight.
-    pub(super) async fn ask_together(&mut self, calls: Vec<Call>) -> Result<Vec<Vec<Row>>, Fault> {
+    pub(super) async fn ask_together(&mut self, calls: Vec<BoundStatement>) -> Result<Vec<Vec<Row>>, DatabaseFault> {
         let mut all = vec![call!(Sql::BeginSnapshot)];
         all.extend(calls);
         all.push(call!(Sql::Commit));
@@ -200,12 +200,12 @@ impl Session {
         Ok(answers)
     }
 
-    async fn send_all(&self, calls: &[Call]) -> Result<Answers, Fault> {
+    async fn send_all(&self, calls: &[BoundStatement]) -> Result<Answers, DatabaseFault> {
         let sends = calls.iter().map(|call| Box::pin(self.send(call))).collect();
-        timeout(FLIGHT_LIMIT, in_order(sends)).await.map_err(|_| Fault::Silent)
+        timeout(FLIGHT_LIMIT, in_order(sends)).await.map_err(|_| DatabaseFault::Silent)
     }
 
-    async fn send(&self, call: &Call) -> Result<Vec<Row>, Fault> {
+    async fn send(&self, call: &BoundStatement) -> Result<Vec<Row>, DatabaseFault> {
         if let (Some(opening), Sql::Begin | Sql::BeginSnapshot) = (&self.opening, call.sql) {
             return self.open(call.sql, opening).await.map(|()| Vec::new());
         }
@@ -218,7 +218,7 @@ impl Session {
     }
 
     /// Begins a transaction in whichever session it came to, and sees to it that this is the database that was connected to.
-    async fn open(&self, begin: Sql, Opening { settings, timeline }: &Opening) -> Result<(), Fault> {
+    async fn open(&self, begin: Sql, Opening { settings, timeline }: &Opening) -> Result<(), DatabaseFault> {
         let asked = if timeline.is_some() { facts::TIMELINE } else { "NULL" };
         let opening = format!("{}; {settings}; SELECT branch, {asked} FROM lineage", begin.text());
         let answer = self.client.simple_query(&opening).await?;
@@ -226,12 +226,12 @@ impl Session {
         let is_same = |at: usize, wanted: Option<String>| cells.get(at).cloned().flatten() == wanted;
         let is_expected =
             is_same(0, Some(self.origin.branch.to_string())) && is_same(1, timeline.map(|it| it.to_string()));
-        if is_expected { Ok(()) } else { Err(Fault::Moved) }
+        if is_expected { Ok(()) } else { Err(DatabaseFault::Moved) }
     }
 }
 
 /// The rows of each call, or the first error.
-pub(super) fn rows(answers: Answers) -> Result<Vec<Vec<Row>>, Fault> {
+pub(super) fn rows(answers: Answers) -> Result<Vec<Vec<Row>>, DatabaseFault> {
     answers.into_iter().collect()
 }
 

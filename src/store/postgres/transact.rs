@@ -19,11 +19,11 @@ use tokio::{
 
 use super::{
     connect::{Connector, Sessions},
-    fault::Fault,
+    fault::DatabaseFault,
     record::{self, Locked, Sighted},
     rows,
     schema::require_version,
-    session::{self, Answers, Call, Origin, Session, call},
+    session::{self, Answers, BoundStatement, DatabaseSession, Origin, call},
     statements::Sql,
     turns::Turns,
     wakes::Wakes,
@@ -60,7 +60,7 @@ struct Begun {
 }
 
 /// What became of a transaction.
-enum Outcome {
+enum TransactionOutcome {
     Committed,
     Aborted,
     Unknown,
@@ -69,7 +69,7 @@ enum Outcome {
 /// Why a transaction was not committed.
 enum Denied {
     /// The database refused something of it, and nothing has happened.
-    Refused(Fault),
+    Refused(DatabaseFault),
     /// The connection broke; this is what became of it.
     Lost(StoreError),
 }
@@ -83,19 +83,19 @@ impl Engine {
     }
 
     /// A connection.
-    pub(super) async fn session(&self) -> Result<Object<Sessions>, Fault> {
+    pub(super) async fn session(&self) -> Result<Object<Sessions>, DatabaseFault> {
         Ok(self.pool.get().await?)
     }
 
     /// Whether a question, or a transaction that did nothing yet, may be put again.
-    pub(super) fn may_retry(&self, fault: &Fault, attempt: u32) -> bool {
+    pub(super) fn may_retry(&self, fault: &DatabaseFault, attempt: u32) -> bool {
         if fault.is_lost_statement() {
             self.connector().share_sessions();
             // The other connections expect prepared statements, too.
             self.pool.retain(|_, _| false);
             return attempt < BEGIN_LIMIT;
         }
-        fault.breaks_connection() && !matches!(fault, Fault::Silent) && attempt < BEGIN_LIMIT
+        fault.breaks_connection() && !matches!(fault, DatabaseFault::Silent) && attempt < BEGIN_LIMIT
     }
 
     /// Decides and records, and tells of it. Whoever asked may be gone by then; it is recorded, or not, all the same.
@@ -122,7 +122,7 @@ impl Engine {
         decide: Decide,
         unfinished: &mut Option<Object<Sessions>>,
     ) -> Result<(), StoreError> {
-        let (session, begun) = self.begin(project, load).await.map_err(Fault::into_store_error)?;
+        let (session, begun) = self.begin(project, load).await.map_err(DatabaseFault::into_store_error)?;
         let Begun { loaded, sighted, number } = begun;
         let changes = match decided(project, decide, loaded) {
             Ok(changes) if !changes.is_empty() => changes,
@@ -138,7 +138,7 @@ impl Engine {
                 // No row was locked, so nobody looked at the schema or asked for a number yet.
                 None => transaction_number(&session).await?,
             };
-            Ok::<_, Fault>((number, record::calls(project, &sighted, &changes)?))
+            Ok::<_, DatabaseFault>((number, record::calls(project, &sighted, &changes)?))
         };
         let committed = match prepared.await {
             Ok((number, calls)) => self.commit(session, number, calls).await,
@@ -165,7 +165,7 @@ impl Engine {
     }
 
     /// Begins a transaction, and locks and loads; again, where the connection turned out to be broken.
-    async fn begin(&self, project: &ProjectName, load: &Load) -> Result<(Object<Sessions>, Begun), Fault> {
+    async fn begin(&self, project: &ProjectName, load: &Load) -> Result<(Object<Sessions>, Begun), DatabaseFault> {
         let mut attempt = 1;
         loop {
             let leave = self.connector().leave_to_write().await?;
@@ -187,13 +187,18 @@ impl Engine {
     }
 
     /// Writes and commits. A commit that is not answered, or not replicated as it should be, is looked up.
-    async fn commit(&self, mut session: Object<Sessions>, number: i64, mut calls: Vec<Call>) -> Result<(), Denied> {
+    async fn commit(
+        &self,
+        mut session: Object<Sessions>,
+        number: i64,
+        mut calls: Vec<BoundStatement>,
+    ) -> Result<(), Denied> {
         let connector = self.connector().clone();
         let origin = session.origin().clone();
         if !connector.is_current(origin.branch) {
             // Nothing was written yet, and the end of the connection takes the locks back.
             drop(Object::take(session));
-            return Err(Denied::Lost(Fault::Moved.into_store_error()));
+            return Err(Denied::Lost(DatabaseFault::Moved.into_store_error()));
         }
         calls.push(call!(Sql::Commit));
         session.take_warning();
@@ -219,23 +224,25 @@ impl Engine {
             None => tracing::warn!("a commit was answered that its standby may not have; looking whether it has"),
         }
         Err(Denied::Lost(match self.outcome(number, &origin).await {
-            Outcome::Committed => return Ok(()),
-            Outcome::Aborted => {
+            TransactionOutcome::Committed => return Ok(()),
+            TransactionOutcome::Aborted => {
                 StoreError::Unavailable("the connection broke, and the transaction was taken back".to_owned())
             }
-            Outcome::Unknown => StoreError::Unknown("the connection broke while it was committed".to_owned()),
+            TransactionOutcome::Unknown => {
+                StoreError::Unknown("the connection broke while it was committed".to_owned())
+            }
         }))
     }
 
     /// What became of a transaction whose commit was not answered.
-    async fn outcome(&self, number: i64, origin: &Origin) -> Outcome {
+    async fn outcome(&self, number: i64, origin: &Origin) -> TransactionOutcome {
         let deadline = Instant::now() + OUTCOME_LIMIT;
         let mut pause = OUTCOME_PAUSE;
         while Instant::now() < deadline {
             let asked = async {
                 let mut session = self.session().await?;
                 let rows = session.ask(call!(Sql::Outcome, number.to_string())).await?;
-                let row = rows.first().ok_or(Fault::Mistaken("the database tells no outcome"))?;
+                let row = rows.first().ok_or(DatabaseFault::Mistaken("the database tells no outcome"))?;
                 let status = rows::get::<Option<String>>(row, 0)?;
                 let now = Origin { branch: rows::get(row, 1)?, life: session.origin().life.clone() };
                 if status.as_deref() == Some("committed") && now == *origin {
@@ -243,34 +250,36 @@ impl Engine {
                     session.take_warning();
                     session.write(call!(Sql::Fence)).await?;
                     if session.take_warning() {
-                        return Err(Fault::Mistaken("the database does not wait for its standby"));
+                        return Err(DatabaseFault::Mistaken("the database does not wait for its standby"));
                     }
                 }
-                Ok::<_, Fault>((status, now))
+                Ok::<_, DatabaseFault>((status, now))
             };
             match asked.await {
                 // Another server was promoted meanwhile. What it had not heard of is lost, and the number may be
                 // somebody else's by now.
-                Ok((_, now)) if now.branch != origin.branch => return Outcome::Unknown,
+                Ok((_, now)) if now.branch != origin.branch => return TransactionOutcome::Unknown,
                 // After a crash a number whose transaction left no trace on the disk is given out again, so that another's
                 // commit may be told for ours; but none that was committed is ever told as aborted.
-                Ok((Some(status), now)) if status == "committed" && now != *origin => return Outcome::Unknown,
-                Ok((Some(status), _)) if status == "committed" => return Outcome::Committed,
-                Ok((Some(status), _)) if status == "aborted" => return Outcome::Aborted,
+                Ok((Some(status), now)) if status == "committed" && now != *origin => {
+                    return TransactionOutcome::Unknown;
+                }
+                Ok((Some(status), _)) if status == "committed" => return TransactionOutcome::Committed,
+                Ok((Some(status), _)) if status == "aborted" => return TransactionOutcome::Aborted,
                 // Still in progress: the database has not noticed yet that we are gone.
                 Ok((Some(_), _)) => {}
-                Ok((None, _)) => return Outcome::Unknown,
+                Ok((None, _)) => return TransactionOutcome::Unknown,
                 Err(fault) => tracing::debug!(?fault, "cannot ask what became of a transaction yet"),
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }
-        Outcome::Unknown
+        TransactionOutcome::Unknown
     }
 }
 
 /// The first flight; and a second one for a project that has no row yet by which it could be locked.
-async fn begin(session: &mut Session, name: &ProjectName, load: &Load) -> Result<Begun, Fault> {
+async fn begin(session: &mut DatabaseSession, name: &ProjectName, load: &Load) -> Result<Begun, DatabaseFault> {
     let text = || name.as_str().to_owned();
     let mut calls = vec![call!(Sql::Begin), call!(Sql::Lock, text())];
     calls.extend(record::load(name, load)?);
@@ -304,21 +313,21 @@ fn decided(project: &ProjectName, decide: Decide, loaded: Loaded) -> Result<Chan
 }
 
 /// The number of a transaction that has locked no project.
-async fn transaction_number(session: &Session) -> Result<i64, Fault> {
+async fn transaction_number(session: &DatabaseSession) -> Result<i64, DatabaseFault> {
     let answers = session::rows(session.go_on(&[call!(Sql::TransactionNumber)]).await?)?;
     let row = answers.first().and_then(|rows| rows.first());
-    let row = row.ok_or(Fault::Mistaken("the database tells no number"))?;
+    let row = row.ok_or(DatabaseFault::Mistaken("the database tells no number"))?;
     require_version(rows::get(row, 0)?)?;
     rows::get(row, 1)
 }
 
 /// Whether all of a flight that ends with COMMIT was done.
-fn committed(answers: Answers) -> Result<(), Fault> {
+fn committed(answers: Answers) -> Result<(), DatabaseFault> {
     // The first error tells; what follows it in a transaction only says that it was aborted.
     session::rows(answers).map(|_| ())
 }
 
-async fn roll_back(session: &mut Session) {
+async fn roll_back(session: &mut DatabaseSession) {
     if let Err(fault) = session.end(&[call!(Sql::Rollback)]).await {
         // It is not used again, and its end takes everything back.
         tracing::debug!(?fault, "a transaction could not be taken back");

@@ -20,7 +20,7 @@ pub(super) struct Turns {
 
 /// A turn: nobody else of this server works on the project until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct ProjectTurn {
     turns: Arc<Turns>,
     project: ProjectName,
     guard: Option<OwnedMutexGuard<()>>,
@@ -28,9 +28,9 @@ pub(super) struct Turn {
 
 impl Turns {
     /// Waits for a turn; who came first is served first.
-    pub(super) async fn take(self: &Arc<Self>, project: ProjectName) -> Turn {
+    pub(super) async fn take(self: &Arc<Self>, project: ProjectName) -> ProjectTurn {
         let gate = self.gates().entry(project.clone()).or_default().clone();
-        let mut turn = Turn { turns: self.clone(), project, guard: None };
+        let mut turn = ProjectTurn { turns: self.clone(), project, guard: None };
         turn.guard = Some(gate.lock_owned().await);
         turn
     }
@@ -40,7 +40,7 @@ impl Turns {
     }
 }
 
-impl Drop for Turn {
+impl Drop for ProjectTurn {
     fn drop(&mut self) {
         let mut gates = self.turns.gates();
         self.guard = None;

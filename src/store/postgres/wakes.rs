@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::{
     connect::{Connector, Hear, Link},
-    fault::Fault,
+    fault::DatabaseFault,
 };
 use crate::{
     health::{Pulse, Task},
@@ -59,14 +59,14 @@ pub(super) struct Wakes {
     channel: String,
     /// What a server holds as long as it serves this database, so that nobody fills it meanwhile.
     served_key: String,
-    pending: Mutex<Pending>,
+    pending: Mutex<UntoldHints>,
     stirred: Notify,
     on_hint: OnHint,
 }
 
 /// What is to be told to the other servers.
 #[derive(Debug, Default)]
-struct Pending {
+struct UntoldHints {
     hints: HashSet<Hint>,
     /// Whether there is more than output among them.
     is_urgent: bool,
@@ -154,9 +154,9 @@ impl Wakes {
         }
     }
 
-    async fn serve(self: &Arc<Self>, connector: &Connector, is_first: bool, pulse: &Pulse) -> Fault {
+    async fn serve(self: &Arc<Self>, connector: &Connector, is_first: bool, pulse: &Pulse) -> DatabaseFault {
         if connector.shares_sessions() {
-            return Fault::Silent;
+            return DatabaseFault::Silent;
         }
         // The number of the last of our own words that came back.
         let (heard, mut echo) = watch::channel(0);
@@ -176,7 +176,7 @@ impl Wakes {
                 Err(fault) => fault,
             },
             // The others listen there by now.
-            () = connector.moved_from(branch.name) => Fault::Moved,
+            () = connector.moved_from(branch.name) => DatabaseFault::Moved,
         }
     }
 
@@ -186,9 +186,9 @@ impl Wakes {
         is_first: bool,
         echo: &mut watch::Receiver<u64>,
         pulse: &Pulse,
-    ) -> Result<std::convert::Infallible, Fault> {
+    ) -> Result<std::convert::Infallible, DatabaseFault> {
         let listen = format!("LISTEN {}; SELECT pg_advisory_lock_shared({})", self.channel, self.served_key);
-        timeout(SEND_LIMIT, client.batch_execute(&listen)).await.map_err(|_| Fault::Silent)??;
+        timeout(SEND_LIMIT, client.batch_execute(&listen)).await.map_err(|_| DatabaseFault::Silent)??;
         // What was told before is lost, to us and from us.
         (self.on_hint)(Hint::Anything);
         let mut hints = if is_first { HashSet::new() } else { HashSet::from([Hint::Anything]) };
@@ -200,7 +200,7 @@ impl Wakes {
             // Until our own word is back, what stirs waits for the next one: many commits share it.
             let came_back = async { echo.wait_for(|heard| *heard >= number).await.is_ok() };
             if timeout(ECHO_LIMIT, came_back).await != Ok(true) {
-                return Err(Fault::Silent);
+                return Err(DatabaseFault::Silent);
             }
             if number == 1 {
                 tracing::debug!(channel = self.channel, "wake-ups between servers come through");
@@ -210,7 +210,7 @@ impl Wakes {
     }
 
     /// What is to be told next; nothing when it is time for a trial.
-    async fn next(&self, echo: &mut watch::Receiver<u64>) -> Result<HashSet<Hint>, Fault> {
+    async fn next(&self, echo: &mut watch::Receiver<u64>) -> Result<HashSet<Hint>, DatabaseFault> {
         let trial = Instant::now() + TRIAL_PAUSE;
         let mut wanted = trial;
         loop {
@@ -228,19 +228,19 @@ impl Wakes {
                 () = self.stirred.notified() => {}
                 () = sleep_until(wanted) => if wanted == trial { return Ok(HashSet::new()) },
                 // The connection's task holds the other end; it is gone with the connection.
-                changed = echo.changed() => if changed.is_err() { return Err(Fault::Silent) },
+                changed = echo.changed() => if changed.is_err() { return Err(DatabaseFault::Silent) },
             }
         }
     }
 
-    async fn send(&self, client: &Client, hints: HashSet<Hint>, number: u64) -> Result<(), Fault> {
+    async fn send(&self, client: &Client, hints: HashSet<Hint>, number: u64) -> Result<(), DatabaseFault> {
         // Letters, digits, blanks and signs that need no quoting, so it can go as it is, on any connection.
         let words: Vec<String> = payloads(&self.server, number, hints)
             .into_iter()
             .map(|payload| format!("SELECT pg_notify('{}', '{payload}')", self.channel))
             .collect();
         let words = words.join(";");
-        timeout(SEND_LIMIT, client.batch_execute(&words)).await.map_err(|_| Fault::Silent)??;
+        timeout(SEND_LIMIT, client.batch_execute(&words)).await.map_err(|_| DatabaseFault::Silent)??;
         Ok(())
     }
 
@@ -259,7 +259,7 @@ impl Wakes {
     /// Keeps nothing for a task that is not there.
     async fn forget(&self, shutdown: &CancellationToken) {
         loop {
-            *self.pending() = Pending::default();
+            *self.pending() = UntoldHints::default();
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.stirred.notified() => {}
@@ -267,7 +267,7 @@ impl Wakes {
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending> {
+    fn pending(&self) -> MutexGuard<'_, UntoldHints> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

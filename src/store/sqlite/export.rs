@@ -14,7 +14,7 @@ use super::{
 };
 use crate::store::{
     StoreError,
-    copy::{Part, TABLES, Table, Tally, Value},
+    copy::{CopiedTable, CopyPart, TABLES, Tally, Value},
 };
 
 /// So many rows go together,
@@ -51,24 +51,29 @@ impl Export {
     /// # Errors
     /// The file cannot be read.
     pub fn row_count(&self) -> Result<u64, StoreError> {
-        let count = |table: &Table| {
+        let count = |table: &CopiedTable| {
             self.db.query_row(&format!("SELECT count(*) FROM {}", table.name), [], |row| row.get::<_, u64>(0))
         };
         TABLES.iter().map(count).sum::<rusqlite::Result<u64>>().map_err(|error| self.unreadable(&error))
     }
 
     /// Sends all rows of all tables, in order. Blocks.
-    pub(in crate::store) fn send(&self, to: &mpsc::Sender<Part>) -> Result<(), StoreError> {
+    pub(in crate::store) fn send(&self, to: &mpsc::Sender<CopyPart>) -> Result<(), StoreError> {
         // Nobody writes; this is one moment all the same.
         let moment = self.db.unchecked_transaction().map_err(|error| self.unreadable(&error))?;
         for table in TABLES {
             let tally = self.send_table(&moment, table, to)?;
-            to.blocking_send(Part::End(tally)).map_err(|_| gone())?;
+            to.blocking_send(CopyPart::End(tally)).map_err(|_| gone())?;
         }
         Ok(())
     }
 
-    fn send_table(&self, db: &Connection, table: &Table, to: &mpsc::Sender<Part>) -> Result<Tally, StoreError> {
+    fn send_table(
+        &self,
+        db: &Connection,
+        table: &CopiedTable,
+        to: &mpsc::Sender<CopyPart>,
+    ) -> Result<Tally, StoreError> {
         let failed = |error: rusqlite::Error| self.unreadable(&error);
         let mut known = db.prepare("SELECT name FROM pragma_table_info(?1)").map_err(failed)?;
         let known = known.query_map([table.name], |row| row.get(0)).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -105,11 +110,11 @@ impl Export {
             tally.add(&values);
             rows.push(values);
             if rows.len() >= ROWS_LIMIT || bytes >= BYTES_LIMIT {
-                to.blocking_send(Part::Rows(std::mem::take(&mut rows))).map_err(|_| gone())?;
+                to.blocking_send(CopyPart::Rows(std::mem::take(&mut rows))).map_err(|_| gone())?;
                 bytes = 0;
             }
         }
-        to.blocking_send(Part::Rows(rows)).map_err(|_| gone())?;
+        to.blocking_send(CopyPart::Rows(rows)).map_err(|_| gone())?;
         Ok(tally)
     }
 

@@ -41,7 +41,7 @@ const HAS_TABLE: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'lineag
 
 /// Where a branch of the store stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct BranchStanding {
     branch: Uuid,
     epoch: i64,
     /// New projects begin above it.
@@ -50,7 +50,7 @@ pub(super) struct Standing {
 
 /// What the file says of itself.
 #[derive(Clone, Copy, Debug)]
-struct Row {
+struct LineageRow {
     branch: Uuid,
     epoch: i64,
     is_backup: bool,
@@ -58,7 +58,7 @@ struct Row {
 
 /// What must be done before the store is used.
 #[derive(Debug, PartialEq, Eq)]
-enum Needed {
+enum NeededStep {
     Nothing,
     /// The store is new.
     Beginning,
@@ -67,26 +67,26 @@ enum Needed {
 }
 
 /// Holds what the file says against what stands beside it.
-fn needed(row: Option<&Row>, known: Option<&Standing>) -> Needed {
+fn needed(row: Option<&LineageRow>, known: Option<&BranchStanding>) -> NeededStep {
     match (row, known) {
-        (None, None) => Needed::Beginning,
-        (None, Some(_)) => Needed::Leap("another store was in this place before"),
-        (Some(row), _) if row.is_backup => Needed::Leap("it is a backup that was put in this place"),
+        (None, None) => NeededStep::Beginning,
+        (None, Some(_)) => NeededStep::Leap("another store was in this place before"),
+        (Some(row), _) if row.is_backup => NeededStep::Leap("it is a backup that was put in this place"),
         (Some(_), None) => {
-            Needed::Leap("nothing beside it says that it is the newest copy, as after a move to another place")
+            NeededStep::Leap("nothing beside it says that it is the newest copy, as after a move to another place")
         }
         (Some(row), Some(known)) if row.branch != known.branch => {
-            Needed::Leap("it is a copy from before or beside a restore")
+            NeededStep::Leap("it is a copy from before or beside a restore")
         }
-        (Some(row), Some(known)) if row.epoch < known.epoch => Needed::Leap("it is an older copy"),
-        (Some(_), Some(_)) => Needed::Nothing,
+        (Some(row), Some(known)) if row.epoch < known.epoch => NeededStep::Leap("it is an older copy"),
+        (Some(_), Some(_)) => NeededStep::Nothing,
     }
 }
 
 /// The store's standing, and the file beside it that says the same.
 #[derive(Debug)]
 pub(super) struct Lineage {
-    standing: Standing,
+    standing: BranchStanding,
     line: Option<File>,
 }
 
@@ -100,11 +100,11 @@ impl Lineage {
         let known = read_line(path);
         let row = row(db).map_err(failed)?;
         let standing = match (needed(row.as_ref(), known.as_ref()), row) {
-            (Needed::Nothing, Some(Row { branch, epoch, .. })) => {
-                Standing { branch, epoch, floor: floor(db).map_err(failed)? }
+            (NeededStep::Nothing, Some(LineageRow { branch, epoch, .. })) => {
+                BranchStanding { branch, epoch, floor: floor(db).map_err(failed)? }
             }
-            (Needed::Nothing | Needed::Beginning, _) => begin(db).map_err(failed)?,
-            (Needed::Leap(why), _) => {
+            (NeededStep::Nothing | NeededStep::Beginning, _) => begin(db).map_err(failed)?,
+            (NeededStep::Leap(why), _) => {
                 let standing = leap(db, known, why).map_err(failed)?;
                 // Otherwise what stands beside the file would be ahead of it, and its log be taken for another file's.
                 if !is_all_moved(db).map_err(failed)? {
@@ -156,26 +156,26 @@ impl Lineage {
     }
 }
 
-impl Standing {
+impl BranchStanding {
     /// Always as long, so that it is overwritten in place.
     fn line(&self) -> String {
         format!("{} {:020} {:020}\n", self.branch.simple(), self.epoch, self.floor)
     }
 
-    fn parse(text: &str) -> Option<Standing> {
+    fn parse(text: &str) -> Option<BranchStanding> {
         let mut words = text.split_whitespace();
         let branch = Uuid::try_parse(words.next()?).ok()?;
         let (epoch, floor) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        (words.next().is_none() && epoch > 0 && floor >= 0).then_some(Standing { branch, epoch, floor })
+        (words.next().is_none() && epoch > 0 && floor >= 0).then_some(BranchStanding { branch, epoch, floor })
     }
 }
 
 /// What stands beside the store's file, if it can be read.
-fn read_line(path: &Path) -> Option<Standing> {
+fn read_line(path: &Path) -> Option<BranchStanding> {
     let place = beside(path, SUFFIX);
     match fs::read_to_string(&place) {
         Ok(text) => {
-            let known = Standing::parse(&text);
+            let known = BranchStanding::parse(&text);
             if known.is_none() {
                 tracing::warn!(path = %place.display(), "this file cannot be understood, and is written anew");
             }
@@ -199,9 +199,9 @@ fn open_line(path: &Path) -> Option<File> {
         .ok()
 }
 
-fn row(db: &Connection) -> rusqlite::Result<Option<Row>> {
+fn row(db: &Connection) -> rusqlite::Result<Option<LineageRow>> {
     let read = |row: &rusqlite::Row<'_>| {
-        Ok(Row { branch: Uuid::from_bytes(row.get(0)?), epoch: row.get(1)?, is_backup: row.get(2)? })
+        Ok(LineageRow { branch: Uuid::from_bytes(row.get(0)?), epoch: row.get(1)?, is_backup: row.get(2)? })
     };
     db.query_row(ROW, [], read).optional()
 }
@@ -211,25 +211,25 @@ pub(super) fn floor(db: &Connection) -> rusqlite::Result<i64> {
     db.query_row("SELECT revision FROM revision_floor", [], |row| row.get(0))
 }
 
-fn begin(db: &Connection) -> rusqlite::Result<Standing> {
-    let standing = Standing { branch: Uuid::now_v7(), epoch: 1, floor: floor(db)? };
+fn begin(db: &Connection) -> rusqlite::Result<BranchStanding> {
+    let standing = BranchStanding { branch: Uuid::now_v7(), epoch: 1, floor: floor(db)? };
     write_row(db, &standing)?;
     Ok(standing)
 }
 
-fn write_row(db: &Connection, standing: &Standing) -> rusqlite::Result<()> {
+fn write_row(db: &Connection, standing: &BranchStanding) -> rusqlite::Result<()> {
     let write = "INSERT INTO lineage (number, branch, epoch, is_backup) VALUES (1, ?1, ?2, 0) \
         ON CONFLICT DO UPDATE SET branch = ?1, epoch = ?2, is_backup = 0";
     db.execute(write, params![standing.branch.as_bytes(), standing.epoch]).map(|_| ())
 }
 
 /// Raises all revisions above those that any copy that is known of can have given out.
-fn leap(db: &mut Connection, known: Option<Standing>, why: &str) -> rusqlite::Result<Standing> {
+fn leap(db: &mut Connection, known: Option<BranchStanding>, why: &str) -> rusqlite::Result<BranchStanding> {
     let leap = db.transaction()?;
     let (before, own) = (floor(&leap)?, row(&leap)?);
     let floor = before.max(known.map_or(0, |known| known.floor)) + REVISION_LEAP;
     let epoch = own.map_or(0, |row| row.epoch).max(known.map_or(0, |known| known.epoch)) + 1;
-    let standing = Standing { branch: Uuid::now_v7(), epoch, floor };
+    let standing = BranchStanding { branch: Uuid::now_v7(), epoch, floor };
     leap.execute("UPDATE projects SET revision = revision + ?1", [floor - before])?;
     leap.execute("UPDATE projects SET deployment_count = deployment_count + ?1", [NUMBER_LEAP])?;
     leap.execute("UPDATE revision_floor SET revision = ?1", [floor])?;
@@ -255,12 +255,12 @@ pub(super) fn mark_backup(db: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Makes the newest store of a copy that will stand at `path`. Answers what is to stand beside it.
-pub(super) fn restore(db: &mut Connection, path: &Path) -> rusqlite::Result<Standing> {
+pub(super) fn restore(db: &mut Connection, path: &Path) -> rusqlite::Result<BranchStanding> {
     leap(db, read_line(path), "it was restored")
 }
 
 /// Writes what stands beside a store that was restored.
-pub(super) fn write_beside(path: &Path, standing: Standing) {
+pub(super) fn write_beside(path: &Path, standing: BranchStanding) {
     let mut lineage = Lineage { standing, line: open_line(path) };
     lineage.write_line();
     lineage.sync();
@@ -277,7 +277,8 @@ pub(super) fn require_own_log(path: &Path) -> Result<(), StoreError> {
     }
     // What the file holds without its log. While a log is in use, that is the epoch before it or its own.
     let Some(alone) = row_alone(path) else { return Ok(()) };
-    let is_foreign = |known: Standing| alone.branch != known.branch || alone.epoch.saturating_add(1) < known.epoch;
+    let is_foreign =
+        |known: BranchStanding| alone.branch != known.branch || alone.epoch.saturating_add(1) < known.epoch;
     if !alone.is_backup && !read_line(path).is_some_and(is_foreign) {
         return Ok(());
     }
@@ -298,7 +299,7 @@ fn has_commits(log: &Path) -> bool {
 }
 
 /// What the file by itself says, whatever lies beside it; nothing, if it cannot be read so.
-fn row_alone(path: &Path) -> Option<Row> {
+fn row_alone(path: &Path) -> Option<LineageRow> {
     let mut address = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {
@@ -318,12 +319,14 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_known_to_be_the_newest_copy_leaps() {
-        let known = Standing { branch: Uuid::from_u128(1), epoch: 7, floor: 0 };
-        let row = |branch, epoch, is_backup| Row { branch: Uuid::from_u128(branch), epoch, is_backup };
-        let leaps = |row: Option<Row>, known: Option<&Standing>| matches!(needed(row.as_ref(), known), Needed::Leap(_));
-        assert_eq!(needed(None, None), Needed::Beginning);
-        assert_eq!(needed(Some(&row(1, 7, false)), Some(&known)), Needed::Nothing);
-        assert_eq!(needed(Some(&row(1, 8, false)), Some(&known)), Needed::Nothing, "the power was lost in between");
+        let known = BranchStanding { branch: Uuid::from_u128(1), epoch: 7, floor: 0 };
+        let row = |branch, epoch, is_backup| LineageRow { branch: Uuid::from_u128(branch), epoch, is_backup };
+        let leaps = |row: Option<LineageRow>, known: Option<&BranchStanding>| {
+            matches!(needed(row.as_ref(), known), NeededStep::Leap(_))
+        };
+        assert_eq!(needed(None, None), NeededStep::Beginning);
+        assert_eq!(needed(Some(&row(1, 7, false)), Some(&known)), NeededStep::Nothing);
+        assert_eq!(needed(Some(&row(1, 8, false)), Some(&known)), NeededStep::Nothing, "the power was lost in between");
         assert!(leaps(Some(row(1, 6, false)), Some(&known)));
         assert!(leaps(Some(row(2, 9, false)), Some(&known)));
         assert!(leaps(Some(row(1, 7, true)), Some(&known)));
@@ -333,11 +336,11 @@ mod tests {
 
     #[test]
     fn what_stands_beside_is_read_as_it_was_written_and_nothing_else_is() {
-        let standing = Standing { branch: Uuid::from_u128(1), epoch: 7, floor: 20_000_000 };
-        assert_eq!(Standing::parse(&standing.line()), Some(standing));
-        assert_eq!(standing.line().len(), Standing { epoch: i64::MAX, floor: i64::MAX, ..standing }.line().len());
+        let standing = BranchStanding { branch: Uuid::from_u128(1), epoch: 7, floor: 20_000_000 };
+        assert_eq!(BranchStanding::parse(&standing.line()), Some(standing));
+        assert_eq!(standing.line().len(), BranchStanding { epoch: i64::MAX, floor: i64::MAX, ..standing }.line().len());
         for broken in ["", "x 1 0", "00000000000000000000000000000001 0 0", "00000000000000000000000000000001 1"] {
-            assert_eq!(Standing::parse(broken), None, "{broken}");
+            assert_eq!(BranchStanding::parse(broken), None, "{broken}");
         }
     }
 }

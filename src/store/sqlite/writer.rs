@@ -152,14 +152,14 @@ impl Writer {
 }
 
 /// A decision that was made, until it is durable.
-struct Decided {
+struct AwaitingCommit {
     project: ProjectName,
     load: Load,
     changes: Changes,
     answer: Answer,
 }
 
-impl Decided {
+impl AwaitingCommit {
     /// Whether it only adds output, which gives way to everything else when room is short.
     fn is_output_only(&self) -> bool {
         let Changes { project, steps, key, audit } = &self.changes;
@@ -171,11 +171,11 @@ impl Decided {
 /// What became of one request of a batch.
 enum Made {
     /// It waits for the commit.
-    Decided(Decided),
+    Decided(AwaitingCommit),
     /// It was answered already: nothing of it is in the batch.
     Refused,
     /// Nothing of the whole batch is left, by this error.
-    Lost(Decided, rusqlite::Error),
+    Lost(AwaitingCommit, rusqlite::Error),
 }
 
 /// What the writer's thread works with.
@@ -413,7 +413,7 @@ impl Batches<'_> {
                 reach(self.db, &error);
                 let told = store_error(self.db, &error);
                 if self.db.is_autocommit() {
-                    let decided = Decided { project, load, changes: Changes::default(), answer };
+                    let decided = AwaitingCommit { project, load, changes: Changes::default(), answer };
                     return Made::Lost(decided, error);
                 }
                 return refuse(answer, told);
@@ -424,7 +424,7 @@ impl Batches<'_> {
             tracing::error!(project.name = %project, "a decision panicked; nothing of it is recorded");
             return refuse(answer, StoreError::Unavailable("the decision failed".to_owned()));
         };
-        let decided = Decided { project, load, changes, answer };
+        let decided = AwaitingCommit { project, load, changes, answer };
         if decided.changes.is_empty() {
             return Made::Decided(decided);
         }
@@ -438,13 +438,13 @@ impl Batches<'_> {
     }
 
     /// Wakes whoever waits for these projects, then answers. Where it would be lost at the next start, nobody is answered.
-    fn publish(&mut self, decided: Vec<Decided>) {
+    fn publish(&mut self, decided: Vec<AwaitingCommit>) {
         if decided.iter().any(|decided| !decided.changes.is_empty()) {
             self.require_in_place();
             self.is_settled = false;
         }
         self.commits.count(decided.iter().filter(|decided| !decided.changes.is_empty()).count());
-        for Decided { project, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
+        for AwaitingCommit { project, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
             // It is durable, so nothing that happens in there may keep the answers back.
             if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(project, changes))).is_err() {
                 tracing::error!(project.name = %project, "a wake-up panicked");
@@ -464,7 +464,7 @@ impl Batches<'_> {
     }
 
     /// After a batch that cannot be committed, because of `failed` or all of it.
-    fn recover(&mut self, mut decided: Vec<Decided>, failed: Option<Decided>, error: &rusqlite::Error) {
+    fn recover(&mut self, mut decided: Vec<AwaitingCommit>, failed: Option<AwaitingCommit>, error: &rusqlite::Error) {
         self.roll_back();
         match (reach(self.db, error), failed) {
             (Reach::Request, Some(failed)) => {
@@ -489,7 +489,7 @@ impl Batches<'_> {
     /// output gives way to the rest, which gets the room that was kept back.
     ///
     /// What was decided stays right as long as everything before it in its project is recorded too.
-    fn record_anew(&mut self, decided: Vec<Decided>) {
+    fn record_anew(&mut self, decided: Vec<AwaitingCommit>) {
         let mut dropped: HashSet<ProjectName> = HashSet::new();
         for decided in decided {
             let recorded = if !self.ballast.is_held() && decided.is_output_only() {
@@ -513,7 +513,7 @@ impl Batches<'_> {
         }
     }
 
-    fn retry(&mut self, decided: &Decided) -> rusqlite::Result<()> {
+    fn retry(&mut self, decided: &AwaitingCommit) -> rusqlite::Result<()> {
         if decided.changes.is_empty() {
             return Ok(());
         }

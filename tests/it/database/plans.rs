@@ -12,7 +12,7 @@ use singletrack::{
     },
     store::{
         AgentCall, ListQuery,
-        artifacts::{Begin, Writing},
+        artifacts::{UploadStart, Writing},
     },
 };
 
@@ -134,7 +134,7 @@ async fn agents_and_artifacts(trial: &Trial) {
     assert_eq!(artifacts.want(digest.clone()).await.unwrap(), None);
     assert_eq!(artifacts.offset(digest.clone()).await.unwrap(), 0);
     let begun = artifacts.begin(digest.clone(), uuid::Uuid::from_u128(9), None).await.unwrap();
-    let Begin::Go(writing) = begun else { panic!("{begun:?}") };
+    let UploadStart::Go(writing) = begun else { panic!("{begun:?}") };
     assert!(artifacts.hold(writing).await.unwrap() && artifacts.add(writing, bytes.clone()).await.unwrap());
     let writing = Writing { length: bytes.len() as u64, ..writing };
     assert!(artifacts.read_unfinished(writing, 10, 10).await.unwrap().is_some());

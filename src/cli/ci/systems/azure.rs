@@ -45,9 +45,9 @@ pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
 }
 
 /// Logging and formatting commands.
-pub(in super::super) struct Words;
+pub(in super::super) struct AzureWords;
 
-impl LogWords for Words {
+impl LogWords for AzureWords {
     fn begin(&self, section: &Section) -> String {
         format!("##[group]{}", section.title)
     }

@@ -54,9 +54,9 @@ fn branch(environment: &Environment<'_>) -> Option<String> {
 }
 
 /// Groups of the log: `---` begins one that is folded, `^^^ +++` opens the last one.
-pub(in super::super) struct Words;
+pub(in super::super) struct BuildkiteWords;
 
-impl LogWords for Words {
+impl LogWords for BuildkiteWords {
     fn begin(&self, section: &Section) -> String {
         format!("--- {}", section.title)
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::cli::ci::{
     environment::Environment,
-    facts::Facts,
+    facts::JobFacts,
     files::Files,
     log::{LogWords, Section},
     run::{CiRun, System},
@@ -63,9 +63,9 @@ pub(super) fn common(environment: &Environment<'_>, system: System) -> CiRun {
 }
 
 /// Workflow commands, as the runner documents them: one a line, on either stream.
-pub(in super::super) struct Words;
+pub(in super::super) struct GitHubWords;
 
-impl LogWords for Words {
+impl LogWords for GitHubWords {
     fn begin(&self, section: &Section) -> String {
         format!("::group::{}", data(&section.title))
     }
@@ -109,7 +109,7 @@ pub(in super::super) fn files(environment: &Environment<'_>) -> Files {
 
 /// Outputs of a step, and the names of those that there is no place for. `delimiter` must be unknown to whoever wrote a value:
 /// with it, a value could end early and go on with outputs of its own.
-pub(in super::super) fn outputs(facts: &Facts, delimiter: &str) -> (String, Vec<String>) {
+pub(in super::super) fn outputs(facts: &JobFacts, delimiter: &str) -> (String, Vec<String>) {
     let (mut text, mut left_out) = (String::new(), Vec::new());
     // Names are the same in any case.
     let mut taken = BTreeSet::new();
@@ -140,7 +140,7 @@ mod tests {
     fn a_value_can_neither_end_early_nor_take_another_name() {
         let outputs_of = |pairs: &[(&str, &str)]| {
             let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            outputs(&Facts { own: vec![("id", "1".to_owned())], outputs: pairs.collect() }, "END")
+            outputs(&JobFacts { own: vec![("id", "1".to_owned())], outputs: pairs.collect() }, "END")
         };
         let (text, left_out) = outputs_of(&[("a b", "two\nlines"), ("9=x", "y\nid=2")]);
         assert_eq!(text, "id<<END\n1\nEND\n_9_x<<END\ny\nid=2\nEND\na_b<<END\ntwo\nlines\nEND\n");

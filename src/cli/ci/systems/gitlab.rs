@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::foreign_branch;
 use crate::cli::ci::{
     environment::Environment,
-    facts::Facts,
+    facts::JobFacts,
     log::{LogWords, Section},
     run::{CiRun, System},
 };
@@ -53,9 +53,9 @@ fn ref_name(environment: &Environment<'_>) -> Option<String> {
 }
 
 /// Collapsible sections. A section's name has letters, digits, `_`, `.` and `-`, and no other section of the job has it.
-pub(in super::super) struct Words;
+pub(in super::super) struct GitLabWords;
 
-impl LogWords for Words {
+impl LogWords for GitLabWords {
     fn begin(&self, section: &Section) -> String {
         let at = section.began_at.as_second();
         format!("\u{1b}[0Ksection_start:{at}:{}\r\u{1b}[0K{}", section_name(section), section.title)
@@ -82,7 +82,7 @@ const DOTENV_COUNT_LIMIT: usize = 20;
 
 /// A dotenv report, and the names of those that there is no place for. Its variables become those of later jobs, so none has a
 /// name that others chose whole. A value is what stands behind `=`, without quotes: it has no blanks and no line ends.
-pub(in super::super) fn dotenv(facts: &Facts) -> (String, Vec<String>) {
+pub(in super::super) fn dotenv(facts: &JobFacts) -> (String, Vec<String>) {
     let (mut text, mut left_out) = (String::new(), Vec::new());
     let mut taken = BTreeSet::new();
     let own = facts.own.iter().map(|(name, value)| (*name, variable_name("DEPLOYMENT", name), value));
@@ -112,9 +112,9 @@ fn variable_name(prefix: &str, name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn facts(outputs: &[(&str, &str)]) -> Facts {
+    fn facts(outputs: &[(&str, &str)]) -> JobFacts {
         let outputs = outputs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Facts { own: vec![("superseded-by", "1".to_owned())], outputs: outputs.collect() }
+        JobFacts { own: vec![("superseded-by", "1".to_owned())], outputs: outputs.collect() }
     }
 
     #[test]

@@ -21,9 +21,9 @@ pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
 }
 
 /// Service messages.
-pub(in super::super) struct Words;
+pub(in super::super) struct TeamCityWords;
 
-impl LogWords for Words {
+impl LogWords for TeamCityWords {
     fn wants_standard_output(&self) -> bool {
         true
     }
