@@ -27,24 +27,24 @@ const PIPELINE_NAME_LIMIT: usize = 63;
 
 /// Hands out the oldest deployment that the agent can run.
 pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, ErrorAnswer> {
-    let (window, wish) = read(&app, request).await?;
+    let (window, wish) = Box::pin(read(&app, request)).await?;
     let holder = Lease::holder(&wish.worker, &wish.claim_id);
     if app.watch.is_draining() {
         // What an earlier call of this claim has taken is told all the same: the agent may not have got that answer.
-        let taken = app.queue.claimed_by(&holder).await?;
+        let taken = Box::pin(app.queue.claimed_by(&holder)).await?;
         return visible(taken, &wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed))).ok_or_else(draining);
     }
     let (ends_at, wait_end) = (Instant::now() + window, app.watch.wait_end());
-    let _present = app.agents.arrive(&wish, window).await?;
+    let _present = Box::pin(app.agents.arrive(&wish, window)).await?;
     let _parked = app.metrics.park();
     let mut work = app.watch.work(wish.projects.keys());
     // An earlier call of this claim may have taken something already. What another one takes from now on, the decision
     // itself finds, should there be anything to take here.
-    let mut claimed = app.queue.claimed_by(&holder).await?;
+    let mut claimed = Box::pin(app.queue.claimed_by(&holder)).await?;
     loop {
         work.mark_unchanged();
         if claimed.is_none() && wish.capacity > 0 {
-            claimed = app.queue.claim_any(&holder, &wish.projects).await?;
+            claimed = Box::pin(app.queue.claim_any(&holder, &wish.projects)).await?;
         }
         if let Some(claimed) = visible(claimed.take(), &wish) {
             return Ok(answer::json(StatusCode::OK, &wire(claimed)));

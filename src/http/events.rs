@@ -40,8 +40,8 @@ pub async fn events(
 ) -> Result<Response, ErrorAnswer> {
     match reading {
         Reading::Stream { start } => {
-            let StartingPoint { after, skipped_lines } = begin(&app, &target, start).await?;
-            let (follow, now) = app.watch.follow(&target.project, target.id, after).await?;
+            let StartingPoint { after, skipped_lines } = Box::pin(begin(&app, &target, start)).await?;
+            let (follow, now) = Box::pin(app.watch.follow(&target.project, target.id, after)).await?;
             // A browser opens a stream again when it has ended, for ever, unless it is told that there is nothing more.
             if now.is_final() && after >= now.event_count {
                 return Ok(StatusCode::NO_CONTENT.into_response());
@@ -50,7 +50,7 @@ pub async fn events(
         }
         Reading::Poll { start, window } => {
             standby.begin();
-            let StartingPoint { after, skipped_lines } = begin(&app, &target, start).await?;
+            let StartingPoint { after, skipped_lines } = Box::pin(begin(&app, &target, start)).await?;
             let _parked = app.metrics.park();
             let page = app.watch.events(&target.project, target.id, after, window).await?;
             let (last, is_final) = (page.last, page.complete.is_some());

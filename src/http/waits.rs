@@ -1,4 +1,7 @@
 //! `completion` and `turn`: long-polls that are parked until what they wait for is true.
+//!
+//! A parked poll costs the memory of its whole future, for as long as it waits. So what comes before and after the wait, and is
+//! large, is boxed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +18,7 @@ use super::{
 use crate::{
     model::{DeploymentId, ProjectName},
     queue::Queue,
+    store::Placed,
     watch::Waited,
     wire::ErrorCode,
 };
@@ -35,7 +39,7 @@ pub async fn completion(
         // Ten thousand who waited together are told the same bytes.
         Waited::Reached(seen) => answer::seen(&seen),
         Waited::NotYet(placed) => {
-            let told = app.told(&placed).await?;
+            let told = Box::pin(app.told(&placed)).await?;
             Err(ErrorAnswer::new(ErrorCode::StillRunning, "the deployment is not final yet; ask again")
                 .with("deployment", told))
         }
@@ -53,12 +57,12 @@ pub async fn turn(
     let PathTarget { project, id } = target;
     // Before the store is written to: a drain that begins meanwhile ends this call, too.
     let wait_end = app.watch.wait_end().clone();
-    let waits = app.watch.read(&project, id).await?.deployment.is_waiting();
+    let waits = Box::pin(app.watch.read(&project, id)).await?.deployment.is_waiting();
     let _parked = app.metrics.park();
     // Before the store hears of the window: from then on a hang-up must be told to it, even while it still writes.
     let attendance = Attendance(waits.then(|| (app.queue.clone(), project.clone(), id)));
     if waits {
-        app.queue.attend(project.clone(), id, window).await?;
+        Box::pin(app.queue.attend(project.clone(), id, window)).await?;
     }
     let waited = {
         let ends = Instant::now() + window;
@@ -69,7 +73,7 @@ pub async fn turn(
                 // Another poll of this ticket may have said less meanwhile, at whichever server, or have hung up.
                 Err(_) if waits => {
                     let left = ends.saturating_duration_since(Instant::now());
-                    if let Err(error) = app.queue.attend(project.clone(), id, left).await {
+                    if let Err(error) = Box::pin(app.queue.attend(project.clone(), id, left)).await {
                         tracing::debug!(deployment.id = %id, %error, "a parked poll was not noted again");
                     }
                 }
@@ -80,23 +84,26 @@ pub async fn turn(
     attendance.end();
     match waited {
         Waited::Reached(seen) => answer::seen(&seen),
-        Waited::NotYet(placed) => {
-            let state = app.queue.store().project(project, LOOK_LIMIT).await?;
-            let standing = match &state {
-                Some(state) => app.line(state).await?.standing(&placed),
-                None => StandingInLine::default(),
-            };
-            let failure = ErrorAnswer::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")
-                .with("deployment", standing.in_deployment(answer::deployment(&placed)));
-            Err(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
-                Some((holder, counters)) => {
-                    let conflict = app.conflict(holder, counters, placed.deployment.spec.url.as_deref()).await?;
-                    failure.with_all(standing.in_conflict(conflict, &placed))
-                }
-                None => failure,
-            })
-        }
+        Waited::NotYet(placed) => Err(Box::pin(still_waiting(&app, project, &placed)).await?),
     }
+}
+
+/// The answer to a poll whose turn has not come: how it stands in line, and who holds the slot.
+async fn still_waiting(app: &App, project: ProjectName, placed: &Placed) -> Result<ErrorAnswer, ErrorAnswer> {
+    let state = app.queue.store().project(project, LOOK_LIMIT).await?;
+    let standing = match &state {
+        Some(state) => app.line(state).await?.standing(placed),
+        None => StandingInLine::default(),
+    };
+    let failure = ErrorAnswer::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")
+        .with("deployment", standing.in_deployment(answer::deployment(placed)));
+    Ok(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
+        Some((holder, counters)) => {
+            let conflict = app.conflict(holder, counters, placed.deployment.spec.url.as_deref()).await?;
+            failure.with_all(standing.in_conflict(conflict, placed))
+        }
+        None => failure,
+    })
 }
 
 /// A poll of `turn` that is parked. Should its client hang up, its silence counts from then on, not from when the poll
@@ -118,5 +125,27 @@ impl Drop for Attendance {
                 tracing::debug!(deployment.id = %id, %error, "a hang-up was not noted");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How large the future is that these make.
+    fn size<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_parked_poll_keeps_little_of_what_comes_before_and_after_its_wait() {
+        for (poll, bytes) in [
+            ("completion", size(completion)),
+            ("turn", size(turn)),
+            ("events", size(crate::http::events::events)),
+            ("claim", size(|app, request, (), ()| crate::http::claims::claim(app, request))),
+        ] {
+            assert!(bytes <= 2_560, "{poll} keeps {bytes} bytes");
+        }
     }
 }

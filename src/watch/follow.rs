@@ -62,7 +62,8 @@ impl Follow {
     /// The store does not answer.
     pub async fn next_page(&mut self) -> Result<Arc<EventPage>, WatchError> {
         loop {
-            if let Some(page) = self.look().await? {
+            // Boxed, so that whoever waits does not keep the room for a look.
+            if let Some(page) = Box::pin(self.look()).await? {
                 return Ok(page);
             }
             let is_resting = self.rests_until.is_some();

@@ -253,13 +253,13 @@ impl Watch {
         window: Duration,
     ) -> Result<Arc<EventPage>, WatchError> {
         let ends = Instant::now() + window;
-        let (mut follow, first) = self.follow(project, id, after).await?;
+        let (mut follow, first) = Box::pin(self.follow(project, id, after)).await?;
         if first.is_final() && after >= first.event_count {
             return Ok(Arc::new(EventPage { complete: Some(Arc::new(first)), ..EventPage::empty(after) }));
         }
         drop(first);
         // The window bounds the wait, not the look at what is there: one of zero is answered by that.
-        if let Some(page) = follow.look().await? {
+        if let Some(page) = Box::pin(follow.look()).await? {
             return Ok(page);
         }
         match timeout_at(ends, follow.next_page()).await {
