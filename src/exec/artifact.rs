@@ -22,37 +22,37 @@ use super::{
     report::{FailureCause, Stop, Verdict},
 };
 
-/// What is deployed, packed.
+/// The packed files to deploy.
 #[derive(Clone, Debug)]
 pub enum Artifact {
-    /// A file here.
+    /// A file on this machine.
     File(PathBuf),
-    /// It is fetched first.
+    /// The artifact is fetched first.
     Remote(Arc<dyn Fetch>),
 }
 
-/// Brings what is deployed to this machine.
+/// Brings an artifact to this machine.
 pub trait Fetch: fmt::Debug + Send + Sync {
-    /// The file; fetched for as long as it takes: whoever waits for it has a limit.
+    /// The path of the fetched file. Fetching has no time limit of its own, because its caller has one.
     ///
     /// # Errors
-    /// It cannot be had, in words for people.
+    /// The artifact cannot be fetched; the text is for people.
     fn fetch(&self) -> BoxFuture<'_, Result<PathBuf, String>>;
 }
 
-/// Unpacks what the job has to deploy.
+/// Unpacks the job's artifact.
 ///
-/// Whoever asks for a stop, or the time-out, is heeded between two blocks; when this returns, nothing is written any more.
+/// A stop and the time-out are checked between two blocks. When this returns, nothing is written any more.
 ///
 /// # Errors
-/// The deployment has ended with that, as [`super::run`] answers it.
+/// How the deployment has ended, as [`super::run`] answers it.
 pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Option<Stop>>) -> Result<(), Option<Verdict>> {
     let Some(artifact) = job.artifact.clone() else { return Ok(()) };
     let ends_at = Instant::now() + job.pipeline.timeout;
     let stopped = stop.clone();
     let wait = async {
         if stop.wait_for(Option::is_some).await.is_err() {
-            // Nobody is left who could stop it.
+            // The sender is gone, so no stop can come any more.
             std::future::pending::<()>().await;
         }
     };
@@ -78,7 +78,7 @@ pub(super) async fn fill(job: &Job, mut stop: watch::Receiver<Option<Stop>>) -> 
         }
         () = sleep_until(ends_at) => {
             halt.store(true, Ordering::Relaxed);
-            // Its answer is no longer of interest, only that it is over.
+            // Only its end matters here; its result is no longer needed.
             let _ = unpacking.await;
             return Err(Some(too_long()));
         }

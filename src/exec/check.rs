@@ -1,4 +1,4 @@
-//! Asks a URL until it answers well: how a pipeline finds out whether what it deployed is alive.
+//! Requests a URL until it answers well: so a pipeline finds out whether the deployed service is alive.
 
 use std::time::Duration;
 
@@ -8,23 +8,24 @@ use tokio::time::Instant;
 
 use crate::config::{Check, format_duration};
 
-/// How long one try may take: a server that accepts and never answers must not use up the whole check.
+/// How long one try may take, because a server that accepts and never answers must not use up the whole check.
 const TRY_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long before its end a check asks for the last time: an answer that comes at all comes within this.
+/// How long before its end a check sends the last request. A live server answers within this time.
 const LAST_TRY: Duration = Duration::from_millis(500);
 
-/// So much sooner it gives up than its phase may: what is wrong with the URL is told, and not that the time is up.
+/// A check gives up this much earlier than its phase's limit, so that the message names the URL's problem and not the
+/// time-out.
 const AHEAD: Duration = Duration::from_millis(10);
 
-/// Asks until the first good answer. Each problem that differs from the one before goes to `note`; when the time is
-/// up, the last one is in the error. May be dropped at any time.
+/// Requests the URL until the first good answer. Each problem that differs from the one before goes to `note`. When the
+/// time is up, the error holds the last problem. May be dropped at any time.
 pub async fn poll(check: &Check, mut note: impl FnMut(String)) -> Result<(), String> {
     let url = Url::parse(&check.url).map_err(|error| format!("{}: {error}", check.url))?;
     let client = client_for(&url, check.expect_status.is_some())
         .map_err(|error| format!("cannot ask {}: {}", shown(&url), innermost(&error)))?;
     let give_up_at = Instant::now() + check.timeout - AHEAD.min(check.timeout / 10);
-    // Where the next try would come too late, it comes a little sooner: all of the time is used.
+    // If the next try would come too late, it is made earlier, so that all of the time is used.
     let last_try_at = give_up_at - LAST_TRY.min(check.timeout / 2);
     let mut last_problem: Option<String> = None;
     loop {
@@ -37,7 +38,7 @@ pub async fn poll(check: &Check, mut note: impl FnMut(String)) -> Result<(), Str
                 Some(expected) => format!("it answered {status} instead of {expected}"),
                 None => format!("it answered {status}"),
             },
-            // A try that the end of the check cut short tells less than the one before it.
+            // The end of the check cut this try short, so the problem of the try before it says more.
             Err(error) if error.is_timeout() => match &last_problem {
                 Some(earlier) if try_limit < TRY_LIMIT => earlier.clone(),
                 Some(_) | None => format!("no answer within {}", format_duration(try_limit)),
@@ -48,7 +49,7 @@ pub async fn poll(check: &Check, mut note: impl FnMut(String)) -> Result<(), Str
             note(format!("{} is not well yet: {problem}", shown(&url)));
         }
         if begun >= last_try_at {
-            // Not before the time that is told.
+            // Wait for the announced time: the message must not claim a time that has not passed.
             tokio::time::sleep_until(give_up_at).await;
             let waited = format_duration(check.timeout);
             return Err(format!("{} was not well within {waited}: {problem}", shown(&url)));
@@ -65,7 +66,7 @@ fn is_good(status: u16, expected: Option<u16>) -> bool {
 fn client_for(url: &Url, exact_status: bool) -> Result<Client, reqwest::Error> {
     let plain = url.scheme() == "http";
     let policy = match (exact_status, plain) {
-        // Who expects a certain status may well mean a redirect's.
+        // Do not follow redirects: the expected status may be a redirect's.
         (true, _) => Policy::none(),
         (false, false) => Policy::default(),
         (false, true) => Policy::custom(|attempt| {
@@ -75,10 +76,11 @@ fn client_for(url: &Url, exact_status: bool) -> Result<Client, reqwest::Error> {
     };
     let mut builder = Client::builder().redirect(policy).user_agent("singletrack").pool_max_idle_per_host(0);
     if plain {
-        // No certificate is ever looked at, so the system's are not loaded: that takes longer than the check itself.
+        // Do not load the system's certificates: this check verifies none, and loading them takes longer than the
+        // check.
         builder = builder.tls_certs_only([]);
     }
-    // A proxy is of no use for what runs on this machine.
+    // Use no proxy for an address of this machine.
     let host = url.host_str().unwrap_or_default();
     if host == "localhost" || host.starts_with("127.") || host == "[::1]" {
         builder = builder.no_proxy();
@@ -86,7 +88,7 @@ fn client_for(url: &Url, exact_status: bool) -> Result<Client, reqwest::Error> {
     builder.build()
 }
 
-/// The URL without a password, which must not get into logs.
+/// The URL without its password, because a password must not get into logs.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
     if url.password().is_some() {
@@ -97,7 +99,7 @@ fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-/// The cause that people understand: "Connection refused", not "error sending request".
+/// The innermost cause, because people understand it: "Connection refused", not "error sending request".
 fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {

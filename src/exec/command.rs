@@ -1,7 +1,7 @@
 //! Runs one script of a phase to its end, or ends it: on a cancel, a lost lease, a shutdown or a time limit.
 //!
-//! What it should do is read anew from levels (the stop, the protection, the limits) after every wake-up, so it does
-//! not matter in which order they changed.
+//! After every wake-up, the desired action is computed anew from the current values (the stop, the protection, the
+//! limits). So the order in which they changed does not matter.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,31 +22,31 @@ use crate::{
     model::CANCEL_WAITS,
 };
 
-/// How long the last output may take to be read after everything has ended. It is there already, unless a process
-/// that could not be killed holds the pipe open.
+/// How long reading the last output may take after every process has ended. The output is in the pipe already, unless a
+/// process that could not be killed holds the pipe open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// How a phase's action ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ActionEnd {
-    /// It did what it should.
+    /// It succeeded.
     Done,
-    /// It failed, or ran out of time.
+    /// It failed, or a time limit passed.
     Failed { cause: FailureCause, message: String },
     /// It was stopped.
     Halted(Stop),
 }
 
-/// What may end an action early.
+/// Which stops may end an action early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interruptible {
-    /// Everything; a cancel only where the phase is not protected.
+    /// Every stop; a cancel only while the phase is not protected.
     ByAll,
-    /// Only the loss of the lease: a rollback that was begun should end.
+    /// Only the loss of the lease: a rollback that has begun should finish.
     ByLeaseLossOnly,
 }
 
-/// A script and all that bounds it.
+/// A script and its limits.
 pub(super) struct Order<'a> {
     pub(super) job: &'a Job,
     pub(super) lock: &'a Path,
@@ -61,15 +61,15 @@ pub(super) struct Order<'a> {
 /// The time limits of one action.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimeLimits {
-    /// The pipeline's: when it is over, and how long it was.
+    /// The pipeline's limit: the instant at which it passes, and its length.
     pub(super) total: Option<(Instant, Duration)>,
-    /// The phase's own.
+    /// The phase's own limit.
     pub(super) phase: Option<(Instant, Duration)>,
-    /// How long it may go without a sign of life.
+    /// How long the script may run without a sign of life.
     pub(super) stall: Option<Duration>,
 }
 
-/// A limit that ends the action at an instant, unless that moves.
+/// A limit that ends the action at an instant, unless that instant moves.
 pub(super) struct Limit {
     pub(super) at: Instant,
     pub(super) cause: FailureCause,
@@ -77,7 +77,7 @@ pub(super) struct Limit {
 }
 
 impl TimeLimits {
-    /// The limit that is reached first.
+    /// The limit that passes first.
     pub(super) fn first(&self, subject: &str, heard_at: Instant) -> Option<Limit> {
         let limit = |at, cause, message| Limit { at, cause, message };
         let total = self.total.map(|(at, length)| {
@@ -96,7 +96,7 @@ impl TimeLimits {
     }
 }
 
-/// What the stop asks of an action now.
+/// The stop that applies to an action now.
 pub(super) fn halt_wanted(stop: Option<Stop>, interruptible: Interruptible, protected: bool) -> Option<Stop> {
     stop.filter(|stop| match (stop, interruptible) {
         (Stop::LeaseLost { .. }, _) | (Stop::Shutdown, Interruptible::ByAll) => true,
@@ -105,7 +105,7 @@ pub(super) fn halt_wanted(stop: Option<Stop>, interruptible: Interruptible, prot
     })
 }
 
-/// Runs the script; when this returns, nothing of it runs any more. Dropping the future ends the script too.
+/// Runs the script. When this returns, no process of the script runs any more. Dropping the future ends the script too.
 pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch::Receiver<Option<Stop>>) -> ActionEnd {
     let script = Script {
         text: order.script,
@@ -137,10 +137,10 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
     let exit = loop {
         let (asked, protected) = (*stop.borrow_and_update(), *protection.borrow_and_update());
         if let Some(halt) = halt_wanted(asked, order.interruptible, protected) {
-            // Only a lost lease weighs more than what already ends the script.
+            // While the script is being ended for one reason, only a lost lease can replace that reason.
             let lost = matches!(halt, Stop::LeaseLost { .. });
             if lost && stuck.borrow().is_some() {
-                // Somebody has freed the slot: there is nothing left to keep it for.
+                // The slot was freed by force, so waiting longer would protect nothing.
                 return ActionEnd::Halted(halt);
             }
             if cause.is_none() || (lost && cause != Some(ActionEnd::Halted(halt))) {
@@ -174,7 +174,7 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
                 }
             }
             Limit { at, cause: passed, message } = reached(limit) => {
-                // A sign of life since then has moved a stall's limit.
+                // A stall's limit may have moved, because a sign of life came since it was computed.
                 if passed != FailureCause::Stalled || order.limits.first(order.subject, output.heard_at()).is_some_and(|now| now.at <= at) {
                     process.terminate(SystemClock.boot().after(order.job.grace));
                     cause = Some(ActionEnd::Failed { cause: passed, message });
@@ -196,16 +196,16 @@ pub(super) async fn run(order: Order<'_>, output: &PhaseOutput, mut stop: watch:
     judge(exit, cause, order.subject)
 }
 
-/// What became of the script, given what it was ended for.
+/// How the script's action ended, given the reason for which the script was ended.
 fn judge(exit: CommandExit, cause: Option<ActionEnd>, subject: &str) -> ActionEnd {
     match (exit.stopped_by, exit.kind, cause) {
         (_, _, Some(lost @ ActionEnd::Halted(Stop::LeaseLost { .. }))) => lost,
-        // The shim acted because this process did not: then the lease is over, whatever we believe.
+        // The shim acted because this process did not. So the lease is over, whatever this process believes.
         (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
             ActionEnd::Halted(Stop::LeaseLost { deadline: SystemClock.boot() })
         }
         (_, _, Some(failed @ ActionEnd::Failed { .. })) => failed,
-        // It finished anyway: that is what is true, and the caller sees the cancel before the next phase.
+        // The script finished anyway, so that is recorded. The caller sees the cancel before the next phase.
         (_, ExitKind::Code(0), _) => ActionEnd::Done,
         (_, _, Some(halted)) => halted,
         (_, ExitKind::Code(code), None) => failed(format!("{subject} exited with {code}")),
@@ -218,7 +218,7 @@ fn failed(message: String) -> ActionEnd {
     ActionEnd::Failed { cause: FailureCause::PhaseFailed, message }
 }
 
-/// Waits for a change; for ever if there is nothing to change any more.
+/// Waits for a change; for ever if the sender is gone.
 pub(super) async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
     if let Some(receiver) = receiver
         && receiver.changed().await.is_ok()

@@ -1,15 +1,15 @@
-//! What a phase's command finds in its environment. See decision 0038.
+//! The environment of a phase's command. See decision 0038.
 
 use std::ffi::{OsStr, OsString};
 
 use super::pipeline::Job;
 use crate::model::bounds::input_variable;
 
-/// The whole environment of a phase's command: what `pass_env` lets through of the server's or agent's own, so never what
-/// those are configured by, and what the deployment says.
+/// The whole environment of a phase's command: the variables of the server or agent that `pass_env` lets through, and
+/// the deployment's values. The variables that configure the server or agent itself are never among them.
 ///
-/// Each input `name` becomes `INPUT_NAME`, upper case with `_` for what is no letter or digit: GitHub's convention, by
-/// which no input can shadow `PATH` or `LD_PRELOAD`.
+/// Each input `name` becomes `INPUT_NAME`: upper case, with `_` for each character that is no letter or digit. It is
+/// GitHub's convention, and with it no input can shadow `PATH` or `LD_PRELOAD`.
 pub(super) fn environment(
     inherited: impl IntoIterator<Item = (OsString, OsString)>,
     job: &Job,
@@ -24,7 +24,7 @@ pub(super) fn environment(
     set("SINGLETRACK_PROJECT".into(), &job.project);
     set("SINGLETRACK_PIPELINE".into(), &job.pipeline_name);
     set("SINGLETRACK_PHASE".into(), phase);
-    // Set even when unknown, so that a script under `set -u` need not care.
+    // Set even when unknown, so that a script under `set -u` does not fail.
     set("SINGLETRACK_REF".into(), job.ref_name.as_deref().unwrap_or_default());
     set("SINGLETRACK_COMMIT".into(), job.commit.as_deref().unwrap_or_default());
     if let Some(url) = &job.server_url {

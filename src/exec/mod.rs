@@ -1,9 +1,10 @@
-//! Runs what a deployment's pipeline says, as processes that never outlive their lease.
+//! Runs a deployment's pipeline as processes that never outlive their lease.
 //!
-//! It knows nothing of a server, a queue, a store or a client: a `Job` goes in, `Report`s and at last a `Verdict` come out,
-//! and a `Stop` may arrive at any time. `pipeline` walks the phases and rolls back, `command` runs one script of a phase,
-//! `check` asks a URL. `process` is the command's processes, `output` is what they print, `archive` is what is deployed,
-//! packed as one file, and `artifact` unpacks that for a job. `lease` keeps the lease under which all of it runs.
+//! It knows nothing of a server, a queue, a store or a client: a `Job` goes in, `Report`s and at last a `Verdict` come
+//! out, and a `Stop` may arrive at any time. `pipeline` walks the phases and rolls back, `command` runs one script of a
+//! phase, `check` requests a URL. `process` owns the command's processes, `output` reads what they print, `archive`
+//! packs and unpacks artifacts, and `artifact` unpacks the artifact of a job. `lease` keeps the lease under which all
+//! of it runs.
 
 pub mod archive;
 pub mod artifact;

@@ -1,4 +1,4 @@
-//! Walks a pipeline's phases and, when one fails or the deployment is cancelled, takes back what had started.
+//! Walks a pipeline's phases. When one fails or the deployment is cancelled, rolls back those that had started.
 //!
 //! When `run` returns, no process that it started runs any more (I12).
 
@@ -36,28 +36,28 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 pub struct Job {
     /// The deployment's id.
     pub deployment_id: String,
-    /// Its number in its project, where the server knows one.
+    /// Its number in its project, if the server knows one.
     pub deployment_number: Option<u64>,
     /// Its project.
     pub project: String,
     /// The pipeline's name.
     pub pipeline_name: String,
-    /// What to run.
+    /// The pipeline to run.
     pub pipeline: Pipeline,
     /// The branch or tag, if known.
     pub ref_name: Option<String>,
     /// The commit, if known.
     pub commit: Option<String>,
-    /// Grows with every claim in the project: what commands write can be fenced with it.
+    /// Grows with every claim in the project, so that commands can fence their writes with it.
     pub fencing_token: u64,
     /// Which variables of this process's environment the commands get.
     pub pass_env: PassEnv,
     /// The deployment's inputs.
     pub inputs: BTreeMap<String, String>,
-    /// A directory that does not exist yet; made for the phases and removed at the end. Beside it stands a lock file,
+    /// A directory that does not exist yet. It is made for the phases and removed at the end. Beside it is a lock file,
     /// see [`lock_path`].
     pub workspace: PathBuf,
-    /// What is deployed, packed; it is unpacked into the workspace.
+    /// The artifact; it is unpacked into the workspace.
     pub artifact: Option<Artifact>,
     /// How much may be unpacked.
     pub unpack_limits: UnpackLimits,
@@ -65,30 +65,31 @@ pub struct Job {
     pub grace: Duration,
     /// How long it may take when the lease ends or this process is gone (K).
     pub kill_budget: Duration,
-    /// Where commands reach the server, if they may.
+    /// The server's address for the commands, if they may call it.
     pub server_url: Option<String>,
-    /// The program that owns the commands.
+    /// The program that owns the commands' processes.
     pub shim: ShimProgram,
-    /// When the lease ends unless renewed: should this process be stopped, commands are killed by then all the same.
+    /// When the lease ends unless renewed. If this process is stopped (SIGSTOP), the shim kills the commands by then
+    /// all the same.
     pub lease_deadline: Option<watch::Receiver<BootInstant>>,
 }
 
-/// The file that is locked as long as a command in this workspace may run; for [`super::leftovers_gone`].
+/// The file that stays locked as long as a command in this workspace may run; for [`super::leftovers_gone`].
 pub fn lock_path(workspace: &Path) -> PathBuf {
     let mut name = workspace.as_os_str().to_owned();
     name.push(".lock");
     PathBuf::from(name)
 }
 
-/// Runs the pipeline to its end and tells what happens on the way. `None`: the lease was lost or the worker ended, and
-/// nothing may be said of it under this lease.
+/// Runs the pipeline to its end and reports its progress. `None`: the lease was lost or the worker ended, and no end
+/// may be reported under this lease.
 ///
-/// Reports wait for their taker without ever holding up a command; the verdict comes after the last was taken. Should
-/// nobody listen any more, the pipeline goes on all the same.
+/// Reports wait for their receiver without ever making a command wait. The verdict is returned after the last report
+/// was taken. If the receiver is dropped, the pipeline goes on all the same.
 pub async fn run(job: Job, stop: watch::Receiver<Option<Stop>>, reports: mpsc::Sender<Report>) -> Option<Verdict> {
     let outbox = Arc::new(Outbox::default());
     let secrets = Arc::new(secrets(&job));
-    // Closes the box even when this future is dropped, so that the forwarding ends.
+    // Closes the outbox even when this future is dropped, so that the forwarding ends.
     let closing = CloseOnDrop(Arc::clone(&outbox));
     let mut forwarding = tokio::spawn({
         let outbox = Arc::clone(&outbox);
@@ -99,7 +100,7 @@ pub async fn run(job: Job, stop: watch::Receiver<Option<Stop>>, reports: mpsc::S
     let grace = job.grace;
     let mut lost = stop.clone();
     let made = make_workspace(&workspace).await;
-    // One that could not be made may be another run's, and is not ours to remove.
+    // A workspace that could not be made may belong to another run. Then it is not ours to remove.
     let ours = made.is_ok();
     let verdict = match made {
         Ok(()) => {
@@ -126,7 +127,7 @@ pub async fn run(job: Job, stop: watch::Receiver<Option<Stop>>, reports: mpsc::S
     let verdict = tokio::select! {
         biased;
         Ok(_) = lease_lost => None,
-        // After a shutdown nobody may be left to take the reports.
+        // After a shutdown the receiver may never take the reports.
         () = tokio::time::sleep(grace), if verdict.is_none() => verdict,
         _ = &mut forwarding => verdict,
     };
@@ -137,7 +138,7 @@ pub async fn run(job: Job, stop: watch::Receiver<Option<Stop>>, reports: mpsc::S
     verdict
 }
 
-/// What is masked in what phases print.
+/// The values to mask in the output of phases.
 fn secrets(job: &Job) -> Secrets {
     let secrets = Secrets::default();
     for (name, value) in environment(std::env::vars_os(), job, "") {
@@ -164,7 +165,8 @@ async fn make_workspace(workspace: &Path) -> io::Result<()> {
     if let Some(parent) = workspace.parent() {
         tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).await?;
     }
-    // Fails if it exists: files of another run must never be deployed. Closed to others, as inputs may be secret.
+    // Fails if the directory exists, because files of another run must never be deployed. Closed to others, because
+    // inputs may be secret.
     tokio::fs::DirBuilder::new().mode(0o700).create(workspace).await
 }
 
@@ -195,7 +197,7 @@ impl Runner {
             let (state, message) = match end {
                 ActionEnd::Done => (PhaseState::Succeeded, None),
                 ActionEnd::Failed { .. } | ActionEnd::Halted(Stop::LeaseLost { .. }) => (PhaseState::Failed, None),
-                // The wire has no state of its own for these.
+                // The wire has no separate state for these.
                 ActionEnd::Halted(Stop::Cancel) => (PhaseState::Failed, Some("it was cancelled")),
                 ActionEnd::Halted(Stop::Shutdown) => (PhaseState::Failed, Some("its worker is being shut down")),
             };
@@ -281,8 +283,8 @@ impl Runner {
         }
     }
 
-    /// Tells which phases were never started, then runs the rollbacks of those that were, the last first. Answers
-    /// which rollbacks failed, or `None` if the lease was lost on the way.
+    /// Reports which phases were never started, then runs the rollbacks of the started ones, the last first. Returns
+    /// the rollbacks that failed, or `None` if the lease was lost meanwhile.
     async fn take_back(&self, started_count: usize) -> Option<Vec<String>> {
         let (started, skipped) = self.job.pipeline.phases.split_at(started_count);
         for phase in skipped {
@@ -291,7 +293,7 @@ impl Runner {
         let mut failures = Vec::new();
         for phase in started.iter().rev() {
             let Some(script) = &phase.rollback else { continue };
-            // A cancel waits for a rollback as it does for a protected phase.
+            // A cancel waits for a rollback in the same way as for a protected phase.
             self.outbox.phase(&phase.name, PhaseState::RollingBack, None);
             let output = self.output(phase, true);
             let timeout = phase.timeout.unwrap_or(ROLLBACK_TIMEOUT);

@@ -1,4 +1,4 @@
-//! Why the executor should stop, and what it says of what it cannot end.
+//! Why the executor should stop, and its words about processes that it cannot end.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -7,10 +7,10 @@ use tokio::sync::watch;
 pub use crate::model::{FailureCause, PhaseState, Report, Stream, Verdict};
 use crate::{clock::BootInstant, model::CANNOT_BE_ENDED};
 
-/// Said of a phase that a cancel does not interrupt, when it starts.
+/// The message of a phase that a cancel does not interrupt, set when it starts.
 pub const PROTECTED_MESSAGE: &str = "protected: a cancel waits until it is over";
 
-/// Said of processes that nobody here may end.
+/// The message about processes that the executor has no right to end.
 pub fn cannot_be_ended(what: &str) -> String {
     format!(
         "{CANNOT_BE_ENDED}{what}, another user's or stuck in the kernel; the slot is kept until it ends, or until an operator \
@@ -18,13 +18,13 @@ pub fn cannot_be_ended(what: &str) -> String {
     )
 }
 
-/// Why work should stop before its end, the least urgent first. Of two, the more urgent one holds (`max`); where nothing
-/// asks for a stop, there is `None`.
+/// Why work should stop before its end, the least urgent first. Of two, the more urgent one counts (`max`). `None`
+/// means that nothing asks for a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Somebody cancelled the deployment: stop at the next safe point and roll back.
+    /// The deployment was cancelled: stop at the next safe point and roll back.
     Cancel,
-    /// The worker ends, and its patience with what runs is over: stop now and roll back.
+    /// The worker ends, and its grace for running pipelines is over: stop now and roll back.
     Shutdown,
     /// The lease can no longer be trusted: everything must be gone at the deadline, and nothing may be rolled back,
     /// because the slot may belong to another deployment then.
@@ -35,7 +35,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// Makes what was asked at least as urgent as this: a cancel never takes back that the lease is lost.
+    /// Makes the stop at least as urgent as this: a cancel never replaces a lost lease.
     pub fn ask(self, stop: &watch::Sender<Option<Stop>>) {
         stop.send_if_modified(|asked| {
             let wanted = (*asked).max(Some(self));
@@ -43,7 +43,7 @@ impl Stop {
         });
     }
 
-    /// How urgent it is; of two lost leases, the one that ends earlier is.
+    /// How urgent it is. Of two lost leases, the one with the earlier deadline is more urgent.
     fn urgency(self) -> (u8, Reverse<Option<BootInstant>>) {
         match self {
             Stop::Cancel => (0, Reverse(None)),

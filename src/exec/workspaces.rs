@@ -1,5 +1,6 @@
-//! Removes the workspaces of deployments, and what stands beside them. What a command made as another user, or made
-//! immutable, cannot be removed: it is told and counted, and tried again, since somebody may have helped.
+//! Removes the workspaces of deployments, and the files beside them. Files that a command made as another user, or made
+//! immutable, cannot be removed. That is logged and counted, and tried again, because somebody may have fixed it
+//! meanwhile.
 
 use std::{
     fs::{self, File, Permissions},
@@ -16,10 +17,10 @@ use tokio::{task::spawn_blocking, time::sleep};
 use super::{archive::unpacking_path, pipeline::lock_path};
 use crate::model::DeploymentId;
 
-/// How long until what could not be removed is tried again.
+/// How long until removing is tried again after a failure.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// How many there are now that could not be removed.
+/// How many workspaces could not be removed.
 static LEFT_COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// How many workspaces could not be removed, as of the last try.
@@ -27,15 +28,15 @@ pub fn left_count() -> u64 {
     LEFT_COUNT.load(Ordering::Relaxed)
 }
 
-/// Where what is deployed lies until it has been unpacked, on an agent.
+/// Where an agent keeps the artifact until it has been unpacked.
 pub fn artifact_path(workspace: &Path) -> PathBuf {
     workspace.with_extension("artifact")
 }
 
-/// Removes a workspace of which nothing runs any more, and what stands beside it, the lock last. Says so if that cannot be.
+/// Removes a workspace in which nothing runs any more, and the files beside it, the lock last. Logs a failure.
 pub async fn remove(workspace: &Path) {
     let path = workspace.to_owned();
-    // It does not panic; and if it did, the next sweep finds what is left.
+    // It does not panic. If it did, the next sweep would remove the rest.
     if let Ok(Err(error)) = spawn_blocking(move || remove_all_of(&path)).await {
         LEFT_COUNT.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(
@@ -46,8 +47,8 @@ pub async fn remove(workspace: &Path) {
     }
 }
 
-/// Removes, now and then, whatever of former deployments is still in the folder of workspaces. `is_in_use` says of which
-/// one something may still run. Never returns.
+/// Removes, from time to time, everything of former deployments that is still in the folder of workspaces. `is_in_use`
+/// tells whether something of a deployment may still run. Never returns.
 pub async fn keep_swept(dir: PathBuf, is_in_use: impl Fn(DeploymentId) -> bool) {
     let mut told_count = 0;
     loop {
@@ -68,7 +69,7 @@ pub async fn keep_swept(dir: PathBuf, is_in_use: impl Fn(DeploymentId) -> bool) 
     }
 }
 
-/// The deployments of which there is anything.
+/// The deployments that have any file there.
 fn deployments_in(dir: &Path) -> Vec<DeploymentId> {
     let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let ids = names.filter_map(|name| name.to_str()?.split('.').next()?.parse().ok());
@@ -102,7 +103,7 @@ fn remove_all_of(workspace: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a folder, be it that some in it are closed to their owner, as the module caches of Go are.
+/// Removes a folder, even if some folders in it are closed to their owner, as the module caches of Go are.
 fn remove_folder(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -115,7 +116,7 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
 
 /// Gives the owner every right to the folders below. Links are not followed.
 fn open_up(folder: &Path) {
-    // What is another user's stays as it is.
+    // Another user's folder stays as it is.
     let _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

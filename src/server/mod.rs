@@ -1,5 +1,5 @@
-//! One server, whole: `start` starts store, queue, reaper, worker and HTTP in a stated order and stops them in another, and
-//! `restart` says what a configuration means for a restart.
+//! One whole server: `start` starts store, queue, reaper, worker and HTTP in a stated order and stops them in another.
+//! `restart` computes what a configuration means for a restart.
 
 mod restart;
 mod start;

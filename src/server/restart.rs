@@ -1,5 +1,5 @@
-//! What a configuration means for a restart, as far as that can be told at the start: how long the end takes at most, and which
-//! limits it does not go with.
+//! What a configuration means for a restart, as far as that is known at the start: how long a stop takes at most, and
+//! which limits are too short for that.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::{
     worker::STOP_LAST_WORDS,
 };
 
-/// How long `deploy` and `run` wait unless they are told otherwise (`--timeout`).
+/// How long `deploy` and `run` wait by default (`--timeout`).
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// How long the end takes at most after the first stop signal; `None` where no pipelines run on the server, so that nothing
-/// is waited for.
+/// How long a stop takes at most after the first stop signal; `None` if no pipelines run on the server, because then it
+/// waits for nothing.
 pub fn stop_limit(config: &Config) -> Option<Duration> {
     let runs_pipelines =
         config.projects.values().any(|project| project.agents.is_none() && !project.pipelines.is_empty());
@@ -26,7 +26,7 @@ pub fn stop_limit(config: &Config) -> Option<Duration> {
 pub fn warnings(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
     let limits = &config.limits;
-    // What a worker has left when its last heartbeat before the end is as old as it may be.
+    // What is left of a worker's lease if its last heartbeat before the stop is as old as possible.
     let left = limits.lease.saturating_sub(limits.heartbeat + limits.kill_budget);
     if left < END_LIMIT {
         found.push(format!(

@@ -28,7 +28,7 @@ use crate::{
     worker::Embedded,
 };
 
-/// How long to wait between two looks for a database that is not there yet, at first and at most.
+/// How long to wait between two attempts to reach a database that is not there yet, at first and at most.
 const FIRST_START_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_START_PAUSE: Duration = Duration::from_secs(2);
 
@@ -38,7 +38,7 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It cannot listen.
+    /// HTTP cannot listen.
     #[error(transparent)]
     Serve(#[from] ServeError),
     /// The work directory cannot be used.
@@ -62,26 +62,26 @@ pub struct Node {
     end: ShutdownOrder,
 }
 
-/// What ends the parts of a server, in this order.
+/// The tokens that end the parts of a server, in this order.
 #[derive(Default)]
 struct ShutdownOrder {
-    /// From then on nothing new is taken.
+    /// From then on no new work is taken.
     drain: CancellationToken,
-    /// Pipelines that still run are stopped, whatever is left of their grace.
+    /// Running pipelines are stopped, even if some of their grace is left.
     hurry: CancellationToken,
-    /// The reaper judges nobody any more.
+    /// The reaper stops judging.
     reaper: CancellationToken,
     /// HTTP ends.
     http: CancellationToken,
-    /// All else ends.
+    /// Everything else ends.
     background: CancellationToken,
 }
 
 impl Node {
-    /// Starts a server. When this answers, it listens.
+    /// Starts a server. When this returns, it listens.
     ///
     /// # Errors
-    /// The store cannot be opened, or the address cannot be had.
+    /// The store cannot be opened, or the server cannot listen on the address.
     pub async fn start(config: Config, shim: ShimProgram) -> Result<Node, StartError> {
         super::restart::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
         let notifier = Arc::new(Notifier::default());
@@ -98,7 +98,7 @@ impl Node {
         let artifacts = Retention::new(depot, queue.store().clone(), config.artifacts);
         let (seen, ending) = (health.clone(), end.http.clone());
         let server = serve(&config, queue.clone(), watch.clone(), metrics, seen, artifacts.clone(), ending).await?;
-        // A port 0 has become a real one by now.
+        // A port 0 has been replaced by a real one by now.
         worker.listens_on(server.address());
         let worker = tokio::spawn(worker.run(health.clone(), end.drain.clone(), end.hurry.clone()));
         let reaper = supervise_reaper(&health, &queue, &notifier, &end);
@@ -111,7 +111,7 @@ impl Node {
         self.server.address()
     }
 
-    /// The queue, for looking at what happens.
+    /// The queue, for observing the server.
     pub fn queue(&self) -> &Queue {
         &self.queue
     }
@@ -121,9 +121,9 @@ impl Node {
         self.end.hurry.clone()
     }
 
-    /// Stops. New work is refused at once. Pipelines that run here go on for as long as the configuration gives them, and
-    /// are stopped then; as long as one runs, every client is served. HTTP ends after the last pipeline, and the reaper
-    /// before HTTP: a server that cannot be heard must not judge silence. The store is closed last.
+    /// Stops. New work is refused at once. Pipelines that run here continue for the configured grace, and are stopped
+    /// then. As long as one runs, every client is served. HTTP ends after the last pipeline, and the reaper before
+    /// HTTP, because a server that cannot be reached must not judge silence. The store is closed last.
     pub async fn stop(self) {
         self.health.drain();
         self.end.drain.cancel();
@@ -141,7 +141,7 @@ impl Node {
     }
 }
 
-/// Starts what goes on beside requests and pipelines, each under supervision.
+/// Starts the tasks that run beside requests and pipelines, each under supervision.
 fn supervise(
     config: &Config,
     health: &Health,
@@ -175,7 +175,8 @@ fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
     })
 }
 
-/// Opens the store. A database that is not there yet is waited for, and requests are told so meanwhile.
+/// Opens the store. If the database is not there yet, waits for it; meanwhile requests are answered that the server is
+/// not ready.
 async fn await_store(
     config: &Config,
     notifier: &Arc<Notifier>,
@@ -188,7 +189,7 @@ async fn await_store(
     let mut pauses = pauses.without_max_times().build();
     loop {
         let why = match open_store(config, notifier, on_commit.clone(), health).await {
-            // Another process has a file for as long as it lives; a database comes up.
+            // Another process holds a file as long as it lives, so waiting is useless; but a database may come up.
             Err(StoreError::Unavailable(why) | StoreError::Unknown(why))
                 if matches!(config.store, StoreLocation::Postgres(_)) && Instant::now() < gives_up_at =>
             {

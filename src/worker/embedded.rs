@@ -1,8 +1,8 @@
-//! The server's own worker: claims what waits for it, runs the configured pipelines, and reports. See decision 0009.
+//! The server's own worker: claims waiting deployments, runs the configured pipelines, and reports. See decision 0009.
 //!
-//! It holds leases like every worker. What distinguishes it is that it is gone exactly when its server is: a server that
-//! starts again ends what its predecessor ran, once the predecessor's shims have ended their children. What other servers
-//! of the store run is none of its business.
+//! It holds leases like every worker. The difference: it dies exactly when its server dies. A server that starts again
+//! therefore ends the runs of its predecessor, once the predecessor's shims have ended their children. It leaves the
+//! runs of the store's other servers alone.
 
 use std::{
     collections::BTreeMap,
@@ -46,13 +46,13 @@ use crate::{
     watch::Notifier,
 };
 
-/// How many of those that wait for a place are told so at the same time, so that they share commits.
+/// How many deployments that wait for a place are postponed at the same time, so that they share commits.
 const POSTPONED_AT_ONCE: usize = 16;
-/// How long to rely on wake-ups before looking at the store all the same.
+/// How long to rely on wake-ups before looking at the store anyway.
 const LOOK_PAUSE: Duration = Duration::from_secs(10);
-/// How the loop that claims is supervised.
+/// How the claiming loop is supervised.
 const CLAIMS: Task = Task::new("worker", Duration::from_secs(60)).with_round_limit(Duration::from_secs(30));
-/// How much longer than grace and kill budget a stopped pipeline may take, for its last words.
+/// How much longer than grace and kill budget a stopped pipeline may take, for its last reports.
 pub const STOP_LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The server's own worker.
@@ -61,7 +61,7 @@ pub struct Embedded {
     queue: Queue,
     notifier: Arc<Notifier>,
     projects: BTreeMap<String, ProjectConfig>,
-    /// What it can run of them: all that is not left to agents.
+    /// The pipelines that it can run: all that are not left to agents.
     offers: Arc<Offers>,
     runs_dir: PathBuf,
     depot: Depot,
@@ -78,7 +78,7 @@ impl Embedded {
     /// A worker for the configured pipelines.
     ///
     /// # Errors
-    /// Its directory cannot be made, or is another server's.
+    /// Its directory cannot be made, or another server uses it.
     pub fn new(
         config: &Config,
         queue: Queue,
@@ -92,7 +92,7 @@ impl Embedded {
         private::work_dir(&work_dir)?;
         private::folder(&runs_dir)?;
         for artifacts in ["artifacts", "artifact-copies"].map(|name| work_dir.join(name)) {
-            // Those of a former version were open to others.
+            // A former version left this folder open to other users.
             if artifacts.is_dir() {
                 private::folder_of_files(&artifacts)?;
             }
@@ -115,12 +115,13 @@ impl Embedded {
         })
     }
 
-    /// Tells commands where the server listens, once that is known.
+    /// Sets the address of the server for the commands, once it is known.
     pub fn listens_on(&mut self, address: SocketAddr) {
         self.server_url = reachable_at(address);
     }
 
-    /// Claims and runs until `drain`, then waits for what runs, and stops it when the grace is over, or at `hurry`.
+    /// Claims and runs until `drain`, then waits for the running pipelines, and stops them when the grace is over, or
+    /// at `hurry`.
     pub async fn run(self, health: Health, drain: CancellationToken, hurry: CancellationToken) {
         let this = Arc::new(self);
         let (runs, past) = (TaskTracker::new(), TaskTracker::new());
@@ -130,7 +131,7 @@ impl Embedded {
         let claims = health.supervise(CLAIMS, drain, move |pulse| {
             claiming.clone().claim_until(claimed.clone(), pulse, ending.clone())
         });
-        // It does not fail; and if it did, what follows is the same.
+        // It does not fail. If it did, the next steps would be the same.
         let _ = claims.await;
         runs.close();
         if !runs.is_empty() {
@@ -175,8 +176,8 @@ impl Embedded {
                     }
                     rest => rest,
                 },
-                // The reaper looks at every holder of a slot once a second, and wakes us for one that waits; this is for
-                // what escapes it.
+                // The reaper looks at every holder of a slot once a second, and wakes this worker for one that waits.
+                // This pause covers the deployments that the reaper misses.
                 Ok(()) => LOOK_PAUSE,
                 Err(_) => self.limits.fallback_poll,
             };
@@ -189,11 +190,11 @@ impl Embedded {
         }
     }
 
-    /// Starts what can be claimed, the oldest first, for as long as there are places.
+    /// Starts claimable deployments, the oldest first, as long as there are places.
     async fn take_work(self: &Arc<Self>, runs: &TaskTracker) -> Result<(), StoreError> {
         while !self.offers.is_empty() && self.places.free() > 0 {
-            // What is being claimed at this moment may still be seen as claimable, so it is not enough to ask for as many as
-            // there are free places.
+            // A deployment that is being claimed at this moment may still look claimable, so asking for only as many as
+            // there are free places is not enough.
             let page = self.queue.claimable(&self.offers, self.places.limit).await?;
             let is_all = page.len() < self.places.limit;
             let mut took = false;
@@ -211,7 +212,7 @@ impl Embedded {
         Ok(())
     }
 
-    /// Tells those for which there is no place that they wait for one, each so often that nobody takes it for unclaimed.
+    /// Postpones the deployments that have no place, each often enough that its `unclaimed` limit never passes.
     async fn postpone(&self, postponed: &mut Postponed) {
         postponed.looked_at = Some(Instant::now());
         let waiting = match self.queue.store().claimable(self.offers.clone(), usize::MAX).await {
@@ -256,15 +257,15 @@ impl Embedded {
                 let job = self.job(&claimed.deployment, pipeline);
                 self.guard(id, lessor.run(job, sent_at, self.stop.subscribe())).await;
             }
-            // Cancelled in between, or overtaken by a newer build.
+            // Cancelled meanwhile, or superseded by a newer build.
             Ok(None) => {}
             Err(error) => tracing::warn!(deployment.id = %id, %error, "a deployment could not be claimed"),
         }
         drop(place);
     }
 
-    /// Runs what runs a deployment. Should that panic, the deployment has failed, and the next one has the slot, as soon as
-    /// its commands have ended: their shim ends them when the task is gone.
+    /// Runs `running`, the run of a deployment. If it panics, the deployment has failed, and the next one gets the slot
+    /// as soon as the commands have ended: the shim ends them when the task is gone.
     async fn guard(&self, id: DeploymentId, running: impl Future<Output = ()>) {
         if AssertUnwindSafe(running).catch_unwind().await.is_ok() {
             return;
@@ -279,7 +280,7 @@ impl Embedded {
                 sleep(self.limits.fallback_poll).await;
             }
         };
-        // Later its lease has run out, and the reaper ends it.
+        // After that time the lease has run out, and the reaper ends the deployment.
         if let Ok(Some(watched)) = timeout(self.limits.lease, found).await {
             self.end_lost_run(watched).await;
         }
@@ -300,7 +301,7 @@ impl Embedded {
             pass_env: project.map(|project| project.pass_env.clone()).unwrap_or_default(),
             inputs: spec.inputs.clone(),
             workspace: self.workspace(deployment.id),
-            // Its name was looked at when it was submitted.
+            // The digest was checked at the submit.
             artifact: spec
                 .artifact
                 .as_deref()
@@ -319,7 +320,7 @@ impl Embedded {
         self.runs_dir.join(id.to_string())
     }
 
-    /// Ends what an earlier server was running, and then keeps the folder of workspaces free of what is left in it.
+    /// Ends the runs of an earlier server, and then keeps the folder of workspaces free of their remains.
     async fn settle_the_past(self: Arc<Self>, drain: CancellationToken) {
         self.clone().end_former_runs(drain.clone()).await;
         tokio::select! {
@@ -328,8 +329,8 @@ impl Embedded {
         }
     }
 
-    /// Ends what an earlier server on this store was running when it died. Its shims have seen it die and end their
-    /// children; only when they are done is the slot free.
+    /// Ends the runs of an earlier server on this store that died. Its shims have noticed its death and end their
+    /// children. The slot is free only when they are done.
     async fn end_former_runs(self: Arc<Self>, shutdown: CancellationToken) {
         let watched = loop {
             match self.queue.store().watched().await {
@@ -354,7 +355,7 @@ impl Embedded {
         ends.wait().await;
     }
 
-    /// Ends a deployment that nobody runs any more, once what it started is gone.
+    /// Ends a deployment whose worker is gone, once the processes that it started are gone.
     async fn end_lost_run(&self, Watched { project, id, vital, .. }: Watched) {
         let workspace = self.workspace(id);
         let patience = self.limits.kill_budget + self.limits.lock_delay;
@@ -373,7 +374,7 @@ impl Embedded {
     }
 }
 
-/// Where commands on this machine reach a server that listens here.
+/// The address at which commands on this machine reach a server that listens on `address`.
 fn reachable_at(mut address: SocketAddr) -> String {
     match address {
         SocketAddr::V4(ipv4) if ipv4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -386,7 +387,7 @@ fn reachable_at(mut address: SocketAddr) -> String {
 /// The pipelines that are not left to agents.
 fn offers(projects: &BTreeMap<String, ProjectConfig>) -> Offers {
     let own = projects.iter().filter(|(_, project)| project.agents.is_none() && !project.pipelines.is_empty());
-    // Their names were looked at when they were read.
+    // The names were checked when the configuration was read.
     own.filter_map(|(name, project)| Some((name.parse().ok()?, project.pipelines.keys().cloned().collect()))).collect()
 }
 

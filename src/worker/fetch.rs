@@ -1,4 +1,4 @@
-//! Bringing an artifact from where the server keeps it to where the executor unpacks it.
+//! Brings an artifact from the server's storage to the executor, which unpacks it.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     store::StoreError,
 };
 
-/// How long to wait before a depot that did not answer is asked again.
+/// How long to wait before the depot is asked again after it did not answer.
 const DEPOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// An artifact that the server keeps.

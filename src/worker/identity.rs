@@ -1,5 +1,5 @@
-//! Who this server is among the servers of one store, now and after a restart: what it was running when it died is its own
-//! to settle, and nobody else's.
+//! The identity of this server among the servers of one store, kept over a restart: it settles the runs that it was
+//! running when it died, and only those.
 
 use std::{
     fs::File,
@@ -17,10 +17,10 @@ use crate::private;
 
 /// The name under which the one server of a store holds leases.
 const ONLY_SERVER: &str = "server";
-/// Holds the identity of the server whose work directory this is.
+/// The file in the work directory that holds the server's identity.
 const FILE_NAME: &str = "server-id";
 
-/// The name under which a server's worker holds leases. As long as it is held, no other server has the same.
+/// The name under which a server's worker holds leases. As long as this value lives, no other server has the same name.
 #[derive(Debug)]
 pub(super) struct ServerIdentity {
     pub(super) worker_name: String,
@@ -28,12 +28,13 @@ pub(super) struct ServerIdentity {
 }
 
 impl ServerIdentity {
-    /// Of a server that has its store for itself.
+    /// For a server that is the only one on its store.
     pub(super) fn only() -> Self {
         ServerIdentity { worker_name: ONLY_SERVER.to_owned(), _lock: None }
     }
 
-    /// Of one of several: it is kept in the work directory, together with what it was running there.
+    /// For one of several servers. The identity is kept in the work directory, together with the workspaces of its
+    /// runs.
     ///
     /// # Errors
     /// The directory cannot be used, or another server uses it at this moment.
@@ -53,7 +54,7 @@ impl ServerIdentity {
         }
         let mut text = String::new();
         file.read_to_string(&mut text)?;
-        // What a full disk left half written is no identity; what it was running ends with its leases.
+        // A file that a full disk left half written is no identity. The former runs then end with their leases.
         let id = match Uuid::try_parse(text.trim()) {
             Ok(id) => id,
             Err(_) => {

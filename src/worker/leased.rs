@@ -1,4 +1,4 @@
-//! One deployment that the server's own worker has claimed: its lessor is the queue in this process.
+//! One deployment that the server's own worker has claimed. Its lessor is the queue in this process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,8 +40,8 @@ impl QueueLessor {
         QueueLessor { queue, notifier, project, id, secret }
     }
 
-    /// Runs the job to its end and reports it. `claimed_at` is when the claim was sent; `server_stop` tells when the whole
-    /// server wants its pipelines to stop.
+    /// Runs the job to its end and reports it. `claimed_at` is when the claim was sent. `server_stop` tells when the
+    /// whole server wants its pipelines to stop.
     pub async fn run(self, job: Job, claimed_at: BootInstant, server_stop: watch::Receiver<Option<Stop>>) {
         let (project, id) = (self.project.clone(), self.id);
         let (clock, times) = (self.queue.clock().clone(), Times::of_limits(self.queue.limits()));
@@ -49,7 +49,7 @@ impl QueueLessor {
         let backlog = Backlog::default();
         let working = async {
             let verdict = keeper.run(job, &backlog).await;
-            // One whose lease is lost is told nothing any more, and drops the rest.
+            // If the lease is lost, the lessor records nothing more, and the rest is dropped.
             let _ = keeper.tell(&backlog).await;
             verdict
         };
@@ -105,7 +105,7 @@ impl Lessor for QueueLessor {
     }
 }
 
-/// What the queue's answer means to who holds a lease of its.
+/// The meaning of the queue's answer for the holder of a lease.
 fn reply<T>(answer: Result<T, WorkerError>) -> Reply<T> {
     match answer {
         Ok(value) => Reply::Done(value),

@@ -1,5 +1,5 @@
-//! The server's own worker: `embedded` claims what waits for it, as far as there are `places`, and `leased` runs each claimed
-//! deployment and keeps its lease. `identity` is who this server is after a restart.
+//! The server's own worker: `embedded` claims waiting deployments, as long as there are free `places`, and `leased`
+//! runs each claimed deployment and keeps its lease. `identity` is this server's identity, kept over a restart.
 
 mod embedded;
 mod fetch;

@@ -1,4 +1,5 @@
-//! The places in which the server's worker runs pipelines: so many at once, whatever is submitted. See decision 0040.
+//! The places in which the server's worker runs pipelines: a fixed number at once, however many are submitted. See
+//! decision 0040.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,16 +11,16 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::model::DeploymentId;
 
-/// The pause between two looks at those that wait for a place, which the wake-ups of many newcomers share.
+/// The pause between two looks at the deployments that wait for a place. Wake-ups of many new deployments share one
+/// look.
 const LOOK_REST: Duration = Duration::from_secs(1);
 
 /// All places.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// How many there are.
     pub(super) limit: usize,
     taken: Arc<Mutex<HashSet<DeploymentId>>>,
-    /// A place became free.
+    /// Notified when a place becomes free.
     pub(super) freed: Arc<Notify>,
 }
 
@@ -38,7 +39,7 @@ impl Places {
         taken(&self.taken).contains(&id)
     }
 
-    /// A place for this deployment, which has none yet.
+    /// Takes a place for this deployment, which has none yet.
     pub(super) fn take(&self, id: DeploymentId) -> Option<TakenPlace> {
         let mut all = taken(&self.taken);
         let is_taken = all.len() < self.limit && all.insert(id);
@@ -66,34 +67,34 @@ impl Drop for TakenPlace {
         let was_full = all.len() >= self.limit;
         all.remove(&self.id);
         drop(all);
-        // Nobody waits for one of several free places.
+        // If several places are free, nobody waits for one.
         if was_full {
             self.freed.notify_one();
         }
     }
 }
 
-/// Which of those that wait for a place were told so, and when.
+/// Which deployments were postponed, and when.
 #[derive(Debug)]
 pub(super) struct Postponed {
     pub(super) told: HashMap<DeploymentId, Instant>,
     pub(super) looked_at: Option<Instant>,
-    /// How often each is told.
+    /// How often each is postponed.
     period: Duration,
 }
 
 impl Postponed {
-    /// So often that two times may be missed before `unclaimed` is over.
+    /// Often enough that two times may be missed before `unclaimed` is over.
     pub(super) fn new(unclaimed: Duration) -> Self {
         Postponed { told: HashMap::new(), looked_at: None, period: unclaimed / 3 }
     }
 
-    /// How long there is nothing to look for.
+    /// How long until the next look is useful.
     pub(super) fn rest(&self) -> Duration {
         self.looked_at.map_or(Duration::ZERO, |at| LOOK_REST.min(self.period).saturating_sub(at.elapsed()))
     }
 
-    /// Whether it is to be told now.
+    /// Whether this deployment is to be postponed now.
     pub(super) fn is_due(&self, id: DeploymentId) -> bool {
         self.told.get(&id).is_none_or(|at| at.elapsed() >= self.period)
     }

@@ -6,8 +6,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// How many steps a link may take to where it leads: the kernel gives up after 40 links, and deep trees have some dozens
-/// of folders. It bounds the work on hostile archives.
+/// How many steps following one link may take. The kernel gives up after 40 links, and deep trees have some dozens of
+/// folders. It bounds the work on hostile archives.
 const STEP_LIMIT: usize = 256;
 
 /// Whether the link at `link` leads nowhere outside of the tree, with all the other `links` in it.
@@ -37,7 +37,7 @@ pub fn stays_inside(link: &Path, target: &Path, links: &BTreeMap<PathBuf, PathBu
             }
         }
     }
-    // A ring, or a maze.
+    // The links form a ring, or a maze that is too deep.
     false
 }
 
@@ -61,7 +61,7 @@ mod tests {
             ("a", "..", &[]),
             ("a/b", "../..", &[]),
             ("a", "b/../../c", &[]),
-            // Each looks harmless, both together do not.
+            // Each link alone looks harmless; both together lead out.
             ("out", "a/up/..", &[("a/up", "..")]),
             ("loop", "loop", &[]),
             ("x", "y", &[("y", "x")]),

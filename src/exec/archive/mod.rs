@@ -1,8 +1,8 @@
-//! What is deployed, as one file: packed by the client (tar + zstd), named by the SHA-256 of its bytes, kept by the
-//! server, and unpacked into a deployment's workspace.
+//! Artifacts: the files to deploy, as one file. The client packs them (tar + zstd), their name is the SHA-256 of the
+//! packed bytes, the server keeps them, and the executor unpacks them into a deployment's workspace.
 //!
-//! The same tree always packs to the same bytes, so it is uploaded once. What is unpacked was written by strangers: it
-//! is taken whole or not at all, and nothing is ever written outside its directory.
+//! The same tree always packs to the same bytes, so it is uploaded once. An artifact is untrusted input: it is unpacked
+//! whole or not at all, and nothing is ever written outside its directory.
 
 mod links;
 mod pack;

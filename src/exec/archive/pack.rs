@@ -1,5 +1,5 @@
-//! Packs a directory or a file. The same tree gives the same bytes: sorted, and without times and owners. What unpacking would
-//! refuse is refused here, before anything is uploaded.
+//! Packs a directory or a file. The same tree gives the same bytes, because entries are sorted and carry no times and
+//! owners. Whatever unpacking would refuse is refused here, before anything is uploaded.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -24,27 +24,27 @@ use super::{
 };
 use crate::model::Digest;
 
-/// A file in the tree that says what is left out, in the format of `.gitignore`, and is stronger than that.
+/// A file in the tree that lists files to leave out, in the format of `.gitignore`. It overrides `.gitignore`.
 pub const IGNORE_FILE: &str = ".singletrackignore";
-/// Fast, and nearly as small as the levels above it: the upload is waited for.
+/// Fast, and nearly as small as the levels above it. Speed matters because the user waits for the upload.
 const COMPRESSION_LEVEL: i32 = 3;
 
-/// How many of the things that were left out are named.
+/// How many of the left-out files are named.
 const NAMED: usize = 5;
 
-/// What is packed of a directory.
+/// How a directory is packed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PackOptions {
-    /// Whether the `.gitignore` files in it count as well.
+    /// Whether the `.gitignore` files in the directory count as well.
     pub respect_gitignore: bool,
-    /// Whether there need be no file in it.
+    /// Whether a directory without a single file may be packed.
     pub allow_empty: bool,
 }
 
-/// What was left out of a directory.
+/// The files and folders of a directory that were left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// How many files and folders; one for a folder with all that is in it.
+    /// How many files and folders; a folder counts as one, with everything in it.
     pub count: usize,
     first: Vec<PathBuf>,
 }
@@ -60,7 +60,7 @@ impl fmt::Display for LeftOut {
     }
 }
 
-/// A packed artifact, in a file that has no name and is gone with this.
+/// A packed artifact, in a file without a name that vanishes when this is dropped.
 #[derive(Debug)]
 pub struct Packed {
     /// The bytes.
@@ -71,14 +71,14 @@ pub struct Packed {
     pub bytes: u64,
     /// How many files, folders and links are in it.
     pub entry_count: usize,
-    /// What of the directory is not.
+    /// The files of the directory that are not in the artifact.
     pub left_out: LeftOut,
 }
 
-/// Why it cannot be packed.
+/// Why a directory or file cannot be packed.
 #[derive(Debug, Error)]
 pub enum PackError {
-    /// It cannot be read.
+    /// A file cannot be read.
     #[error("{path}: {error}")]
     Unreadable {
         /// Which file.
@@ -86,7 +86,7 @@ pub enum PackError {
         /// Why.
         error: io::Error,
     },
-    /// A link leads out of the directory, where it would lead elsewhere on another machine.
+    /// A link leads out of the directory. On another machine it would lead elsewhere.
     #[error("{path} is a link that leads out of what is packed, to {target}; leave it out with {IGNORE_FILE}")]
     LinkOut {
         /// The link.
@@ -94,19 +94,19 @@ pub enum PackError {
         /// Where it leads.
         target: String,
     },
-    /// It is a socket, a pipe or a device.
+    /// The file is a socket, a pipe or a device.
     #[error("{0} is no file, folder or link; leave it out with {IGNORE_FILE}")]
     Special(String),
-    /// It was written to meanwhile.
+    /// The file was written to while it was packed.
     #[error("{0} changed while it was packed; pack what is finished")]
     Changed(String),
     /// There are too many files.
     #[error("there are more than {ENTRY_LIMIT} files in it; leave some out with {IGNORE_FILE}")]
     TooMany,
-    /// There is no file in it.
+    /// There is no file in the directory.
     #[error("there is no file to deploy in it{}; pass --allow-empty if that is meant", but_left_out(.0))]
     Empty(LeftOut),
-    /// On some file systems, two names in it are one.
+    /// Two names in the directory are the same on some file systems.
     #[error(
         "{one} and {other} differ only in upper and lower case, and are one file on some machines; rename one of them, or \
          leave it out with {IGNORE_FILE}"
@@ -120,7 +120,7 @@ pub enum PackError {
     /// A path, or the target of a link, is too long.
     #[error("{0} is too long a path; leave it out with {IGNORE_FILE}")]
     TooLong(String),
-    /// It packs so well that unpacking would take it for a bomb.
+    /// The directory packs so well that unpacking would take it for a decompression bomb.
     #[error(
         "it packs to less than 1/{RATIO_LIMIT} of its size, which is refused where it is unpacked; pack it with another tool, and deploy that file"
     )]
@@ -134,10 +134,12 @@ fn but_left_out(left_out: &LeftOut) -> String {
     if left_out.count == 0 { String::new() } else { format!(" (left out: {left_out})") }
 }
 
-/// Packs a directory without what its `.singletrackignore` files leave out, or a single file under its own name.
+/// Packs a directory, except the files that its `.singletrackignore` files leave out; or a single file under its own
+/// name.
 ///
-/// Only files in the tree itself decide what is left out: neither those of folders above it, since a build's output is
-/// usually ignored there, nor the user's own, since the same tree must be the same artifact everywhere.
+/// Only files in the tree itself decide which files are left out. The ignore files of the folders above the tree do not
+/// count, because a build's output is usually ignored there. The user's own ignore file does not count, because the
+/// same tree must be the same artifact everywhere.
 ///
 /// # Errors
 /// Something in it cannot be packed, or the packed file cannot be written.
@@ -145,7 +147,7 @@ pub fn pack(path: &Path, options: PackOptions) -> Result<Packed, PackError> {
     let found = metadata(path, true)?;
     let mut left_out = LeftOut::default();
     let (root, entries, links) = if found.is_dir() {
-        // The directory itself, should a link to it be named.
+        // Resolve the path, in case it names a link to the directory.
         let root = path.canonicalize().map_err(|error| unreadable(path, error))?;
         let entries = entries(&root, options.respect_gitignore)?;
         let links = links(&root, &entries)?;
@@ -158,7 +160,7 @@ pub fn pack(path: &Path, options: PackOptions) -> Result<Packed, PackError> {
         (root, entries, links)
     } else {
         let name = path.file_name().ok_or_else(|| PackError::Special(path.display().to_string()))?;
-        // Who names a single link means what it leads to.
+        // A single link on the command line stands for its target.
         (path.parent().map(Path::to_path_buf).unwrap_or_default(), vec![PathBuf::from(name)], BTreeMap::new())
     };
     let file = tempfile::tempfile().map_err(PackError::Unwritable)?;
@@ -185,7 +187,7 @@ pub fn pack(path: &Path, options: PackOptions) -> Result<Packed, PackError> {
     Ok(Packed { file, digest: Digest::of(hasher), bytes, entry_count: entries.len(), left_out })
 }
 
-/// What is in the directory and not left out, in the order of its names, folders before what is in them.
+/// The entries of the directory that are not left out, ordered by name, each folder before its content.
 fn entries(root: &Path, respect_gitignore: bool) -> Result<Vec<PathBuf>, PackError> {
     let walk = WalkBuilder::new(root)
         .hidden(false)
@@ -194,7 +196,7 @@ fn entries(root: &Path, respect_gitignore: bool) -> Result<Vec<PathBuf>, PackErr
         .git_global(false)
         .git_exclude(false)
         .git_ignore(respect_gitignore)
-        // A tree that was exported from git is ignored the same way as one in it.
+        // A tree that was exported from git is ignored the same way as a git work tree.
         .require_git(false)
         .add_custom_ignore_filename(IGNORE_FILE)
         .filter_entry(|entry| entry.depth() == 0 || entry.file_name() != ".git")
@@ -215,7 +217,7 @@ fn entries(root: &Path, respect_gitignore: bool) -> Result<Vec<PathBuf>, PackErr
     Ok(entries)
 }
 
-/// What stands beside the entries, but for `.git`.
+/// The files and folders that are in the directory and not among the entries, except `.git`.
 fn find_left_out(root: &Path, entries: &[PathBuf]) -> Result<LeftOut, PackError> {
     let packed: HashSet<&Path> = entries.iter().map(PathBuf::as_path).collect();
     let mut left_out = Vec::new();
@@ -240,7 +242,7 @@ fn find_left_out(root: &Path, entries: &[PathBuf]) -> Result<LeftOut, PackError>
     Ok(LeftOut { count, first: left_out })
 }
 
-/// Whether it will be taken where it is unpacked.
+/// Checks that unpacking will accept these entries.
 fn check(root: &Path, entries: &[PathBuf], links: &BTreeMap<PathBuf, PathBuf>) -> Result<(), PackError> {
     let mut names: HashMap<Vec<u8>, &Path> = HashMap::new();
     for name in entries {
@@ -277,7 +279,7 @@ fn links(root: &Path, entries: &[PathBuf]) -> Result<BTreeMap<PathBuf, PathBuf>,
     Ok(links)
 }
 
-/// The directory itself: its mode is the workspace's.
+/// Appends the directory itself: its mode becomes the workspace's mode.
 fn append_root(tar: &mut tar::Builder<impl Write>, found: &Metadata) -> Result<(), PackError> {
     let mut root = header(EntryType::Directory, mode(found), 0);
     // As `tar -C DIR .` names it.
@@ -292,7 +294,8 @@ fn append_link(tar: &mut tar::Builder<impl Write>, name: &Path, target: &Path) -
     tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), name, target).map_err(PackError::Unwritable)
 }
 
-/// Who may do what: a file that was closed to others stays so. To run as another user is nothing that an artifact gives.
+/// The permission bits: a file that was closed to others stays closed. The set-uid and set-gid bits are dropped,
+/// because an artifact must not give the right to run as another user.
 fn mode(found: &Metadata) -> u32 {
     found.permissions().mode() & 0o777
 }
@@ -304,7 +307,7 @@ fn append(tar: &mut tar::Builder<impl Write>, path: &Path, name: &Path, is_lone:
             .append_data(&mut header(EntryType::Directory, mode(&found), 0), name, io::empty())
             .map_err(PackError::Unwritable);
     }
-    // A pipe would be waited for without end.
+    // Opening a pipe would block without end.
     let kind = found.file_type();
     if !found.is_file() || kind.is_fifo() || kind.is_socket() {
         return Err(PackError::Special(path.display().to_string()));
@@ -339,7 +342,8 @@ fn unreadable(path: &Path, error: io::Error) -> PackError {
     PackError::Unreadable { path: path.display().to_string(), error }
 }
 
-/// Counts what is read, and keeps the error: the archive's writer would mix it up with its own.
+/// Counts the bytes that are read, and keeps a read error, because the archive's writer would report it as an error of
+/// its own.
 struct Exact {
     file: io::Take<File>,
     error: Option<io::Error>,

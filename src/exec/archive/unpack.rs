@@ -1,8 +1,8 @@
-//! Unpacks what strangers have packed: files, folders and links that stay inside, and an archive with anything else is
-//! refused whole.
+//! Unpacks untrusted archives. Only files, folders and links that stay inside are accepted; an archive with anything
+//! else is refused whole.
 //!
-//! It is unpacked beside its target and moved there at the end, so nothing of a refused archive is ever seen. Links are
-//! made last: nothing can be written through them.
+//! The archive is unpacked beside its target and moved there at the end, so nothing of a refused archive is ever seen.
+//! Links are made last, so nothing can be written through them.
 
 use std::{
     cell::RefCell,
@@ -34,15 +34,17 @@ const NAME_LIMIT: usize = 255;
 pub(super) const TARGET_LIMIT: usize = 1024;
 /// The records that carry long names.
 const EXTENSION_LIMIT: u64 = 64 << 10;
-/// The window of the decompression: what RFC 8878 asks every decoder to support, and the most memory that this takes.
+/// The window of the decompression: the size that RFC 8878 asks every decoder to support, and the upper bound of the
+/// memory that decompression takes.
 const WINDOW_LOG_LIMIT: u32 = 23;
-/// What may be unpacked whatever the ratio: an empty database of zeros compresses well.
+/// How many bytes may be unpacked at any ratio: an empty database of zeros compresses well.
 pub(super) const FREE_BYTES: u64 = 64 << 20;
-/// Beyond that an artifact may be so many times larger than it was packed: text seldom passes 20.
+/// Beyond `FREE_BYTES`, an artifact may be at most this many times larger than its packed size. Text seldom passes 20.
 pub(super) const RATIO_LIMIT: u64 = 200;
-/// The mode of the root, if the archive does not say it: who copies the tree keeps nobody out by it.
+/// The mode of the root if the archive does not contain it: everybody may read, because such an archive restricts
+/// nobody.
 const ROOT_MODE: u32 = 0o755;
-/// An archive ends with so many zeros.
+/// An archive ends with this many zero bytes.
 const END_BYTES: u64 = 1024;
 
 /// How much may be unpacked.
@@ -61,13 +63,13 @@ impl Default for UnpackLimits {
 /// Why nothing was unpacked.
 #[derive(Debug, Error)]
 pub enum UnpackError {
-    /// The archive is not one that is taken.
+    /// The archive breaks a rule.
     #[error("the artifact is refused: {0}")]
     Refused(String),
-    /// It could not be written.
+    /// A file could not be written.
     #[error("the artifact could not be unpacked: {0}")]
     Io(#[from] io::Error),
-    /// It was told to stop.
+    /// The caller asked to stop.
     #[error("unpacking was stopped")]
     Stopped,
 }
@@ -82,7 +84,7 @@ pub fn unpacking_path(target: &Path) -> PathBuf {
 /// Unpacks into `target`, which must be absent or empty, unless `stop` becomes true. Blocks.
 ///
 /// # Errors
-/// Why it was refused; then there is nothing left on disk.
+/// Why the archive was refused. Nothing is left on disk then.
 pub fn unpack(
     archive: impl Read,
     target: &Path,
@@ -105,10 +107,10 @@ pub fn unpack(
 
 struct Unpacking<'a> {
     root: &'a Path,
-    /// What is in the tree by its name in lower case: on some file systems `A` and `a` are one file.
+    /// The entries of the tree by their names in lower case: on some file systems `A` and `a` are one file.
     seen: HashMap<Vec<u8>, SeenEntries>,
     links: BTreeMap<PathBuf, PathBuf>,
-    /// Given at the end: a folder may be closed to its owner.
+    /// Applied at the end, because a folder's mode may deny writing even to its owner.
     folder_modes: BTreeMap<PathBuf, u32>,
     stop: &'a AtomicBool,
 }
@@ -120,14 +122,14 @@ struct SeenEntries {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EntryKind {
-    /// A folder that only what is in it has named so far.
+    /// A folder that has no entry of its own so far: only the paths of its content name it.
     ImpliedFolder,
     Folder,
     File,
     Link,
 }
 
-/// What the records before an entry say about it.
+/// What the extension records before an entry say about it.
 #[derive(Default)]
 struct Extensions {
     path: Option<Vec<u8>>,
@@ -143,7 +145,7 @@ impl Unpacking<'_> {
         let open = OpenSide { from: decoder, meter: Rc::clone(&meter), max_bytes: limits.max_bytes, stop: self.stop };
         let mut tar = tar::Archive::new(open);
         let unpacked = self.entries(&mut tar).and_then(|()| finish(tar.into_inner(), &meter));
-        // What went wrong below is told by the readers above in other words.
+        // The readers above know the real cause; the tar reader reports it in other words.
         match meter.borrow_mut().failure.take() {
             Some(failure) => return Err(failure),
             None => unpacked?,
@@ -163,7 +165,7 @@ impl Unpacking<'_> {
                 EntryType::GNULongName => extensions.path = Some(long_name(&mut entry)?),
                 EntryType::GNULongLink => extensions.target = Some(long_name(&mut entry)?),
                 EntryType::XHeader => extensions.read_pax(&extension(&mut entry)?)?,
-                // Of the whole archive: a comment of git's.
+                // A header for the whole archive: git puts a comment there.
                 EntryType::XGlobalHeader => Extensions::default().read_pax(&extension(&mut entry)?)?,
                 kind => {
                     let Extensions { path, target } = std::mem::take(&mut extensions);
@@ -186,11 +188,11 @@ impl Unpacking<'_> {
         let path = inner_path(name)?;
         let size = entry.header().entry_size().map_err(damaged)?;
         if path.as_os_str().is_empty() {
-            // The root itself, as `tar -C DIR .` has it.
+            // The root itself, as `tar -C DIR .` writes it.
             if kind != EntryType::Directory {
                 return Err(refused(name, "names the root"));
             }
-            // Whatever it says, phases run in it.
+            // The owner always gets every right, because phases run in this folder.
             self.folder_modes.insert(path, mode_of(entry)? | 0o700);
             return Ok(());
         }
@@ -222,7 +224,7 @@ impl Unpacking<'_> {
         }
     }
 
-    /// Takes a place in the tree, and makes the folders.
+    /// Reserves a path in the tree, and makes its parent folders.
     fn place(&mut self, path: &Path, kind: EntryKind) -> Result<(), UnpackError> {
         let mut above = PathBuf::new();
         for component in path.parent().into_iter().flat_map(Path::components) {
@@ -275,7 +277,7 @@ impl Unpacking<'_> {
                 }
             }
         }
-        // Whatever the umask is here.
+        // Set explicitly, because the umask of this process must not matter.
         file.set_permissions(Permissions::from_mode(mode))?;
         let name = path.as_os_str().as_bytes();
         if written == size { Ok(()) } else { Err(refused(name, "is shorter than its size says")) }
@@ -294,7 +296,7 @@ impl Unpacking<'_> {
     }
 }
 
-/// Who may do what; none of it as another user.
+/// The permission bits without set-uid and set-gid.
 fn mode_of(entry: &Entry<'_, impl Read>) -> Result<u32, UnpackError> {
     Ok(entry.header().mode().map_err(damaged)? & 0o777)
 }
@@ -306,7 +308,7 @@ impl Extensions {
             match extension.key_bytes() {
                 b"path" => self.path = Some(extension.value_bytes().to_vec()),
                 b"linkpath" => self.target = Some(extension.value_bytes().to_vec()),
-                // Two sizes for one file: readers differ in which they believe.
+                // Refused because it gives one file two sizes, and readers differ in the one that they believe.
                 b"size" => return Err(UnpackError::Refused("a size stands in an extension".to_owned())),
                 key if key.starts_with(b"GNU.sparse") => {
                     return Err(UnpackError::Refused("it has files with holes".to_owned()));
@@ -372,7 +374,7 @@ fn damaged(error: io::Error) -> UnpackError {
     UnpackError::Refused(format!("it is not a whole tar archive compressed with zstd ({error})"))
 }
 
-/// What follows the last file must be nothing, to the end: a cut archive is noticed there.
+/// Checks that only zeros follow the last file, up to the end. A truncated archive is noticed here.
 fn finish(mut rest: impl Read, meter: &RefCell<Meter>) -> Result<(), UnpackError> {
     let mut buffer = [0; 8 << 10];
     loop {
@@ -398,7 +400,7 @@ struct Meter {
     failure: Option<UnpackError>,
 }
 
-/// Counts before decompression, and tells trouble with reading from damage.
+/// Counts the bytes before decompression, and distinguishes a read error from a damaged archive.
 struct PackedSide<R> {
     from: R,
     meter: Rc<RefCell<Meter>>,
@@ -421,7 +423,7 @@ impl<R: Read> Read for PackedSide<R> {
     }
 }
 
-/// Counts after decompression, and ends what becomes too much.
+/// Counts the bytes after decompression, and ends an archive that becomes too large.
 struct OpenSide<'a, R> {
     from: R,
     meter: Rc<RefCell<Meter>>,

@@ -1,4 +1,4 @@
-//! Reports on their way to the lessor: in order, each with its number, each told once however often a call is repeated.
+//! Reports on their way to the lessor: in order, numbered, each recorded once even if a call is repeated.
 
 use std::{
     collections::VecDeque,
@@ -9,30 +9,31 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::model::{Report, Stream};
 
-/// How many reports go with one call, at most; a server takes 256.
+/// The highest number of reports in one call; a server takes 256.
 const BATCH_LIMIT: usize = 128;
-/// How much text goes with one call: well below what a server takes, and enough for 100 MiB/s on a slow link.
+/// The highest number of bytes of text in one call: well below the server's limit, and enough for 100 MiB/s on a slow
+/// link.
 const BATCH_BYTES_LIMIT: usize = 1 << 20;
-/// How many reports wait here; more wait in the outbox, which cuts output.
+/// How many reports wait here. More reports wait in the outbox, which cuts output.
 const ROOM: usize = 64;
-/// How much text of a journalled backlog may wait: some seconds of a flood. What comes on top is cut here.
+/// How many bytes of text a journalled backlog may hold: some seconds of a flood. Output beyond it is cut here.
 const JOURNALLED_BYTES_LIMIT: usize = 4 << 20;
 
-/// What notes reports before they are told, so that another process can tell them.
+/// Writes reports down before they are sent, so that another process can send them if this one ends.
 pub trait Journal: Send {
-    /// Notes something to tell.
+    /// Writes down a report that is to be sent.
     fn report(&mut self, number: u64, report: &Report);
-    /// Notes that everything up to this number has been told.
+    /// Writes down that every report up to this number has been recorded.
     fn told(&mut self, last: u64);
 }
 
-/// Reports that end with this process are noted nowhere.
+/// No journal: these reports end with this process.
 impl Journal for () {
     fn report(&mut self, _: u64, _: &Report) {}
     fn told(&mut self, _: u64) {}
 }
 
-/// The reports of one deployment that have not been recorded by its lessor.
+/// The reports of one deployment that its lessor has not recorded yet.
 pub struct Backlog<J = ()> {
     state: Mutex<BacklogState<J>>,
     news: Notify,
@@ -41,15 +42,16 @@ pub struct Backlog<J = ()> {
 
 struct BacklogState<J> {
     journal: J,
-    /// Whether they are noted: then none waits for room, since the journal must have it before this process ends.
+    /// Whether there is a journal. With one, no report waits for room, because the journal must have it before this
+    /// process ends.
     is_journalled: bool,
     pending: VecDeque<Pending>,
     bytes: usize,
-    /// The number of the last report there was.
+    /// The number of the newest report.
     last: u64,
-    /// How many of the pending ones are with the lessor.
+    /// How many of the pending reports have been sent and not answered yet.
     sent_count: usize,
-    /// Up to this number each goes by itself, since one of them is refused.
+    /// Reports up to this number are sent one by one, because one of them is refused.
     alone_up_to: u64,
     is_closed: bool,
     is_lost: bool,
@@ -59,7 +61,7 @@ struct Pending {
     number: u64,
     report: Report,
     bytes: usize,
-    /// How many lines stand for nothing but their number here; 0 once it has been sent.
+    /// How many cut lines only take up a report's number here; 0 once that report has been sent.
     cut_count: usize,
 }
 
@@ -71,7 +73,8 @@ impl Default for Backlog {
 }
 
 impl<J: Journal> Backlog<J> {
-    /// With a journal; it begins after the report `last`, with those of a former process that are still to be told.
+    /// With a journal. Numbering begins after the report `last`; `former` are the reports of a former process that are
+    /// still to be sent.
     pub fn journalled(journal: J, last: u64, former: Vec<(u64, Report)>) -> Self {
         Backlog::new(journal, true, last, former)
     }
@@ -95,7 +98,7 @@ impl<J: Journal> Backlog<J> {
         Backlog { state: Mutex::new(state), news: Notify::new(), room: Notify::new() }
     }
 
-    /// Takes reports until their sender is gone.
+    /// Takes reports until the sender is dropped.
     pub async fn fill(&self, mut reports: mpsc::Receiver<Report>) {
         while let Some(report) = reports.recv().await {
             while !self.state().has_room() {
@@ -106,13 +109,13 @@ impl<J: Journal> Backlog<J> {
         self.close();
     }
 
-    /// Says that no more will come.
+    /// Marks that no more reports will come.
     pub fn close(&self) {
         self.state().is_closed = true;
         self.news.notify_one();
     }
 
-    /// Does something with the journal.
+    /// Calls `act` with the journal.
     pub fn with_journal<T>(&self, act: impl FnOnce(&mut J) -> T) -> T {
         act(&mut self.state().journal)
     }
@@ -122,8 +125,9 @@ impl<J: Journal> Backlog<J> {
         self.news.notify_one();
     }
 
-    /// The next reports to send and the number of the first of them, as soon as there are any; `None` when all is told and no
-    /// more will come. Asked again without an answer in between, it answers the same and what has come since.
+    /// The next reports to send and the number of the first of them, as soon as there are any; `None` when all are
+    /// recorded and no more will come. Asked again without an answer in between, it returns the same reports and the
+    /// newer ones.
     pub(super) async fn batch(&self) -> Option<(u64, Vec<Report>)> {
         loop {
             let news = self.news.notified();
@@ -140,31 +144,31 @@ impl<J: Journal> Backlog<J> {
         }
     }
 
-    /// The batch is recorded, and this is the lessor's count.
+    /// The batch is recorded, and `last` is the lessor's count.
     pub(super) fn told(&self, last: u64) {
         self.state().told(last);
         self.room.notify_one();
     }
 
-    /// The lessor's count is another, and goes on from there. Answers whether that is news.
+    /// Continues after `last`, because the lessor's count differs. Returns whether that changed anything.
     pub(super) fn go_on_after(&self, last: u64) -> bool {
         self.state().go_on_after(last)
     }
 
-    /// The batch is refused for good: which of its reports it is, is found out one by one, and that one is told without its
-    /// text. Answers whether it was a single one.
+    /// The batch is refused for good. Its reports are then sent one by one to find the refused one, and that one is
+    /// sent without its text. Returns whether the batch was a single report.
     pub(super) fn refused(&self) -> bool {
         self.state().refused()
     }
 
-    /// Drops the batch's output. Answers whether there was any.
+    /// Drops the batch's output. Returns whether there was any.
     pub(super) fn drop_output(&self) -> bool {
         let dropped = self.state().drop_output();
         self.room.notify_one();
         dropped
     }
 
-    /// Nothing that is told counts any more: what there is and what still comes is dropped.
+    /// Drops all pending and future reports, because the lessor accepts none any more.
     pub(super) fn give_up(&self) {
         let mut state = self.state();
         state.is_lost = true;
@@ -221,7 +225,7 @@ impl<J: Journal> BacklogState<J> {
             if !batch.is_empty() && bytes > BATCH_BYTES_LIMIT {
                 break;
             }
-            // What has been sent once must stay the same.
+            // A report that was sent once must not change.
             pending.cut_count = 0;
             batch.push(pending.report.clone());
         }
@@ -240,7 +244,7 @@ impl<J: Journal> BacklogState<J> {
         if let Some(told) = told {
             self.journal.told(told);
             if told < last {
-                // An earlier attempt had brought more reports than this one.
+                // An earlier attempt had recorded more reports than this one.
                 self.renumber(last);
             }
         }
@@ -254,19 +258,19 @@ impl<J: Journal> BacklogState<J> {
         is_news
     }
 
-    /// The number of the last report before those that are pending.
+    /// The number of the last report before the pending ones.
     fn before_pending(&self) -> u64 {
         self.pending.front().map_or(self.last, |first| first.number - 1)
     }
 
-    /// Numbers what is pending from the one after `last` on.
+    /// Numbers the pending reports anew, from the one after `last` on.
     fn renumber(&mut self, last: u64) {
         let former = std::mem::replace(&mut self.last, last);
         for pending in &mut self.pending {
             self.last += 1;
             pending.number = self.last;
         }
-        // Whoever reads the journal must count as the lessor does.
+        // The journal's reader must count as the lessor does.
         self.journal.told(former);
         for pending in &self.pending {
             self.journal.report(pending.number, &pending.report);
@@ -278,7 +282,8 @@ impl<J: Journal> BacklogState<J> {
             self.alone_up_to = self.before_pending() + self.sent_count as u64;
             return false;
         }
-        // Something must have its number, as an earlier attempt may have brought it. Output without a line makes no event.
+        // Some report must have this number, because an earlier attempt may have recorded one under it. Output without
+        // a line makes no event.
         let nothing = Report::Log { stream: Stream::Stdout, phase: None, lines: Vec::new() };
         let before = self.before_pending();
         let Some(mut first) = self.pending.pop_front() else { return true };

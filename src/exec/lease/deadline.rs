@@ -1,42 +1,42 @@
 //! The arithmetic of a lease: pure functions, without a clock.
 //!
-//! A lease is trusted until boot time when the last heartbeat that was answered was *sent*, plus the lease's length. The
-//! server waits longer than that before it frees the slot. So a server that restarts, or a network that is cut, is ridden
-//! out until then, and the work is gone before the slot can be another's.
+//! A lease is trusted until an instant of the boot clock: when the last answered heartbeat was *sent*, plus the lease's
+//! length. The server waits longer than that before it frees the slot. So the work survives a server's restart or a cut
+//! network until then, and it is gone before the slot can go to another deployment.
 
 use std::time::Duration;
 
 use crate::{clock::BootInstant, model::Limits};
 
-/// How many heartbeats there are in a lease whose length is all that a worker knows: five may be lost.
+/// How many heartbeats one lease has if the worker knows only its length: five may be lost.
 const BEATS: u32 = 6;
-/// How long everything may take to stop before the lease is over, unless the lease is short.
+/// How long everything may take to stop before the lease ends, unless the lease is short.
 const KILL_BUDGET: Duration = Duration::from_secs(10);
-/// How long the last reports may hold up an end that cannot wait: a server that is there takes them in much less.
+/// How long the last reports may delay an end that cannot wait. A reachable server takes them in much less time.
 const LAST_REPORTS_LIMIT: Duration = Duration::from_secs(10);
 /// The first pause after an attempt that failed.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between attempts.
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The lengths of time by which one lease is kept. Letters in brackets are those that the design uses.
+/// The lengths of time by which one lease is kept. The letters in brackets are those of the design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// How long the lease lasts after the last heartbeat that was answered (L).
+    /// How long the lease lasts after the last answered heartbeat (L).
     pub lease: Duration,
     /// How often it is renewed (H).
     pub beat: Duration,
-    /// How long a heartbeat waits at the lessor, so that a cancel comes at once.
+    /// How long a heartbeat waits at the lessor, so that a cancel arrives at once.
     pub park: Duration,
-    /// How much longer than that an answer may take. One that takes longer counts as lost, so that there is time for
-    /// another attempt.
+    /// How much longer than `park` an answer may take. A heartbeat without an answer by then counts as lost, so that
+    /// there is time for another attempt.
     pub answer_limit: Duration,
-    /// How long before its end the work begins to stop, where the lease was not renewed (K).
+    /// How long before the lease's end the work begins to stop if the lease was not renewed (K).
     pub kill_budget: Duration,
 }
 
 impl Times {
-    /// For a worker that is told the lease's length and nothing else: `run` and agents.
+    /// For a worker that knows only the lease's length: `run` and agents.
     pub fn of_length(lease: Duration) -> Times {
         let beat = lease / BEATS;
         Times {
@@ -49,53 +49,54 @@ impl Times {
         }
     }
 
-    /// For a worker that shares the server's configuration: its own.
+    /// For a worker that shares the server's configuration: the server's own worker.
     pub fn of_limits(limits: &Limits) -> Times {
         let Limits { lease, heartbeat, kill_budget, .. } = *limits;
         Times { lease, beat: heartbeat, park: heartbeat, answer_limit: heartbeat, kill_budget }
     }
 
-    /// Until when the lease is trusted whose renewal, or grant, was asked for at `sent_at`.
+    /// Until when the lease is trusted, if its grant or renewal was requested at `sent_at`.
     pub fn trusted_until(&self, sent_at: BootInstant) -> BootInstant {
         sent_at.after(self.lease)
     }
 
-    /// How long until the first heartbeat is due. Work that ends at once costs none, unless the grant took long to come.
+    /// How long until the first heartbeat is due. Short work needs none, unless the grant took long to arrive.
     pub fn before_first_beat(&self, now: BootInstant, trusted_until: BootInstant) -> Duration {
         let is_fresh = trusted_until.since(now) > self.lease.saturating_sub(self.beat);
         if is_fresh { FIRST_PAUSE } else { Duration::ZERO }
     }
 
-    /// How long a heartbeat waits at the lessor: work that is being stopped already waits for no cancel.
+    /// How long a heartbeat waits at the lessor. It does not wait while the work stops, because a cancel would change
+    /// nothing.
     pub fn park(&self, is_stopping: bool) -> Duration {
         if is_stopping { Duration::ZERO } else { self.park }
     }
 
-    /// How long until the next heartbeat is due after one that was parked for up to `park` and answered after `spent`. A
-    /// lessor that answers at once, parked or not, is not asked without end.
+    /// How long until the next heartbeat is due, after one that was parked for up to `park` and answered after `spent`.
+    /// There is always a pause, so a lessor that answers at once is not flooded.
     pub fn before_next_beat(&self, park: Duration, spent: Duration) -> Duration {
         let wanted = if park.is_zero() { self.beat } else { FIRST_PAUSE };
         wanted.saturating_sub(spent)
     }
 
-    /// How long until the work must begin to stop, unless the lease is renewed by then; zero: now.
+    /// How long until the work must begin to stop unless the lease is renewed; zero means now.
     pub fn before_stop(&self, now: BootInstant, trusted_until: BootInstant) -> Duration {
         trusted_until.since(now.after(self.kill_budget))
     }
 
-    /// When the last process must be gone, now that the lessor has said that the lease is lost: soon, and never later than
-    /// without its word.
+    /// When the last process must be gone, after the lessor has answered that the lease is lost: soon, and never later
+    /// than without that answer.
     pub fn gone_by(&self, now: BootInstant, trusted_until: BootInstant) -> BootInstant {
         trusted_until.min(now.after(self.kill_budget))
     }
 
-    /// How long the last reports may hold up an end that cannot wait for them.
+    /// How long the last reports may delay an end that cannot wait for them.
     pub fn last_reports_limit(&self) -> Duration {
         LAST_REPORTS_LIMIT.min(self.lease / 2)
     }
 }
 
-/// The pause after so many attempts in a row that failed, one at least.
+/// The pause after this many failed attempts in a row, at least one.
 pub fn pause_after(failure_count: u32) -> Duration {
     let doublings = failure_count.saturating_sub(1).min(16);
     FIRST_PAUSE.saturating_mul(1 << doublings).min(PAUSE_LIMIT)

@@ -1,5 +1,5 @@
-//! Keeps one lease: heartbeats renew it and bring a cancel at once, reports tell how far the work is, and an end is told until
-//! it is known.
+//! Keeps one lease. Heartbeats renew it and bring a cancel at once, reports carry the progress, and the end is sent
+//! until it is recorded.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -15,16 +15,16 @@ use crate::{
     model::{DeploymentId, Report, Verdict},
 };
 
-/// How many reports wait for the backlog; what comes on top waits in the outbox, which cuts lines.
+/// How many reports wait for the backlog. More reports wait in the outbox, which cuts lines.
 pub const REPORT_QUEUE_LIMIT: usize = 64;
-/// Timers stand still while a machine sleeps and the boot clock does not, so no deadline is slept towards for longer.
+/// The longest single sleep towards a deadline. Timers stand still while a machine is suspended and the boot clock does
+/// not, so a longer sleep could miss a deadline.
 const SLEEP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Keeps one lease.
 pub struct Keeper<L> {
     lessor: L,
     clock: Arc<dyn Clock>,
-    /// For the log.
     id: DeploymentId,
     times: Times,
     stop: watch::Sender<Option<Stop>>,
@@ -32,12 +32,12 @@ pub struct Keeper<L> {
     reason: watch::Sender<Option<String>>,
 }
 
-/// For how long an end is told that nobody answers.
+/// For how long an end is sent again while nobody answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Until there is an answer.
+    /// Until an answer comes.
     Answered,
-    /// Until the lease is over, and once at least.
+    /// Until the lease is over, but at least once.
     LeaseOver,
 }
 
@@ -55,11 +55,11 @@ impl<L: Lessor> Keeper<L> {
         }
     }
 
-    /// Keeps a lease that was granted at some moment in the past, once it has been renewed: the call that brought it may have been
-    /// parked for longer than it lasts. A cancel that came meanwhile is known then.
+    /// Keeps a lease whose grant may be old, once it has been renewed: the call that brought it may have been parked
+    /// for longer than the lease lasts. A cancel that came meanwhile is known then.
     ///
     /// # Errors
-    /// It is lost.
+    /// The lease is lost.
     pub async fn renewed(
         lessor: L,
         clock: Arc<dyn Clock>,
@@ -90,22 +90,22 @@ impl<L: Lessor> Keeper<L> {
         self.stop.subscribe()
     }
 
-    /// Until when the lease is trusted. Whoever owns the processes must end them by then, renewed or not.
+    /// Until when the lease is trusted. The owner of the processes must end them by then if the lease is not renewed.
     pub fn deadline(&self) -> watch::Receiver<BootInstant> {
         self.trusted_until.subscribe()
     }
 
-    /// Why the work was cancelled, as far as that was told.
+    /// The reason for the cancel, if the lessor told it.
     pub fn reason(&self) -> Option<String> {
         self.reason.borrow().clone()
     }
 
-    /// How long everything may take to stop before the lease is over.
+    /// How long everything may take to stop before the lease ends.
     pub fn kill_budget(&self) -> Duration {
         self.times.kill_budget
     }
 
-    /// Makes the work stop when the whole worker is to stop.
+    /// Stops the work when the whole worker has to stop.
     pub async fn obey(&self, mut worker: watch::Receiver<Option<Stop>>) -> Infallible {
         loop {
             if let Some(stop) = *worker.borrow_and_update() {
@@ -117,8 +117,8 @@ impl<L: Lessor> Keeper<L> {
         }
     }
 
-    /// Renews the lease and passes on what asks the work to stop, for as long as it is polled. A lease that is lost is told to
-    /// the work, which then ends by itself.
+    /// Renews the lease and passes on every stop, for as long as it is polled. A lost lease is passed to the work as a
+    /// stop; the work then ends by itself.
     pub async fn keep(&self) -> Infallible {
         let mut failure_count = 0;
         self.pause(self.times.before_first_beat(self.clock.boot(), self.trusted_until())).await;
@@ -161,7 +161,7 @@ impl<L: Lessor> Keeper<L> {
         }
     }
 
-    /// Tells when the lease could not be renewed in time.
+    /// Raises a stop when the lease could not be renewed in time.
     async fn watch_deadline(&self) -> Infallible {
         loop {
             let deadline = self.trusted_until();
@@ -182,8 +182,8 @@ impl<L: Lessor> Keeper<L> {
         }
     }
 
-    /// Runs a pipeline to its end, and tells what it reports on the way. What is not told by then waits in `backlog`. `None`:
-    /// nothing may be told of its end under this lease.
+    /// Runs a pipeline to its end, and sends its reports meanwhile. Reports that are not sent by then stay in
+    /// `backlog`. `None`: no end may be sent under this lease.
     pub async fn run<J: Journal>(&self, mut job: Job, backlog: &Backlog<J>) -> Option<Verdict> {
         job.lease_deadline = Some(self.deadline());
         let (reports, reported) = mpsc::channel(REPORT_QUEUE_LIMIT);
@@ -191,12 +191,13 @@ impl<L: Lessor> Keeper<L> {
         tokio::pin!(running);
         tokio::select! {
             verdict = &mut running => verdict,
-            // All is told; or the lease is lost, of which the heartbeat learns, too, and stops the pipeline.
+            // Either every report is recorded, or the lease is lost. The heartbeat also learns of the loss, and stops
+            // the pipeline.
             _ = self.tell(backlog) => running.await,
         }
     }
 
-    /// Tells reports until their sender is gone and all of them are recorded, or the lease is lost.
+    /// Sends reports until their sender is dropped and all of them are recorded, or the lease is lost.
     pub async fn relay(&self, reports: mpsc::Receiver<Report>) {
         let backlog = Backlog::default();
         let (filling, telling) = (backlog.fill(reports), self.tell(&backlog));
@@ -209,11 +210,11 @@ impl<L: Lessor> Keeper<L> {
         }
     }
 
-    /// Tells what is in the backlog, until that is closed and empty. No report holds up the next one: one that is refused for
-    /// good is told without its text, or not at all.
+    /// Sends the reports of the backlog, until it is closed and empty. No report blocks the next one: a report that is
+    /// refused for good is sent without its text, or dropped.
     ///
     /// # Errors
-    /// The lease is lost, and nothing more will be told.
+    /// The lease is lost, and nothing more will be sent.
     pub async fn tell<J: Journal>(&self, backlog: &Backlog<J>) -> Result<(), Lost> {
         let mut failure_count = 0;
         while let Some((first, batch)) = backlog.batch().await {
@@ -247,7 +248,7 @@ impl<L: Lessor> Keeper<L> {
         Ok(())
     }
 
-    /// Tells all that is in the backlog, and then how the work ended. Does not renew the lease meanwhile.
+    /// Sends every report of the backlog, and then how the work ended. Does not renew the lease meanwhile.
     ///
     /// # Errors
     /// The lease was lost before.
@@ -255,15 +256,16 @@ impl<L: Lessor> Keeper<L> {
         match self.tell(backlog).await {
             Ok(()) => self.tell_end(verdict, Until::Answered).await,
             Err(Lost) => {
-                // What comes too late is kept in the audit log there.
+                // The server keeps an end that comes too late in its audit log.
                 let _ = self.lessor.finish(&verdict).await;
                 Err(Lost)
             }
         }
     }
 
-    /// Tells how the work ended, until that is known or the lease is over; renews it meanwhile. `last_reports` is what still
-    /// tells reports; it comes first, if it ends in time: a server that is away needs the end more than the last lines.
+    /// Sends how the work ended, until that is recorded or the lease is over; renews the lease meanwhile.
+    /// `last_reports` is the future that still sends reports. It goes first, within a limit: after an outage the server
+    /// needs the end more than the last lines.
     ///
     /// # Errors
     /// The lease was over before.
@@ -278,11 +280,12 @@ impl<L: Lessor> Keeper<L> {
         }
     }
 
-    /// Tells how the work ended. Nothing that the verdict says may hold up that it is over: where its text is refused, it is
-    /// told without it.
+    /// Sends how the work ended. No text of the verdict may prevent that: if the text is refused, the verdict is sent
+    /// without it.
     ///
     /// # Errors
-    /// The lease was lost, or over, before it was known; or it is refused for good, and the lease must run out.
+    /// The lease was lost or over before the end was recorded; or the end is refused for good, and the lease must run
+    /// out.
     pub async fn tell_end(&self, mut verdict: Verdict, until: Until) -> Result<(), Lost> {
         let mut failure_count = 0;
         loop {
@@ -325,7 +328,7 @@ mod tests {
         model::{FailureCause, PhaseState, Stream},
     };
 
-    /// A lessor that answers by a script; to what is beyond its end it never answers.
+    /// A lessor that answers by a script. After the script's end it never answers.
     #[derive(Default)]
     struct Script {
         heartbeats: Mutex<VecDeque<Reply<Renewed>>>,
@@ -377,7 +380,7 @@ mod tests {
         Verdict::Failed { cause: FailureCause::PhaseFailed, message: "it failed".to_owned(), phase: None }
     }
 
-    /// Keeps the lease until it asks for a stop that fits.
+    /// Keeps the lease until a stop comes for which `fits` holds.
     async fn stop_of(keeper: &Keeper<&Script>, fits: impl FnMut(&Option<Stop>) -> bool) -> Option<Stop> {
         let mut stop = keeper.stop();
         tokio::select! {

@@ -1,52 +1,54 @@
-//! Whom a worker answers to, and what an answer means.
+//! The lessor of a lease, and the meaning of its answers.
 
 use std::time::Duration;
 
 use crate::model::{Report, Verdict};
 
-/// The other side of a lease: who granted it, renews it, and takes what is told under it. Each method makes one attempt.
+/// The other side of a lease: it granted the lease, renews it, and records what the worker reports under it. Each
+/// method makes one attempt.
 pub trait Lessor: Sync {
-    /// Renews the lease. Where nobody wants the work stopped, the answer may wait for up to `park` for somebody who does;
-    /// it comes within `park` and `limit`, or is [`Reply::Unknown`].
+    /// Renews the lease. If no cancel was asked for, the answer may wait for up to `park` for one. It comes within
+    /// `park` and `limit`, or is [`Reply::Unknown`].
     fn heartbeat(&self, park: Duration, limit: Duration) -> impl Future<Output = Reply<Renewed>> + Send;
 
-    /// Records reports, the first of which has this number; those that are recorded already are skipped. Answers the number
-    /// of the last one that is recorded.
+    /// Records reports; `first` is the number of the first one. Reports that are recorded already are skipped. Returns
+    /// the number of the last recorded report.
     fn report(&self, first: u64, reports: &[Report]) -> impl Future<Output = Reply<u64>> + Send;
 
-    /// Records how the work ended. The same verdict again is answered as the first was.
+    /// Records how the work ended. The same verdict again gets the same answer as the first time.
     fn finish(&self, verdict: &Verdict) -> impl Future<Output = Reply<()>> + Send;
 }
 
-/// What a lessor says to a heartbeat, to reports or to an end.
+/// A lessor's answer to a heartbeat, to reports or to an end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<T> {
     /// It is done.
     Done(T),
-    /// The lease is not, or no longer, this worker's: what runs under it must stop, and nothing that is told counts.
+    /// This worker does not hold the lease, or no longer. Everything that runs under the lease must stop, and nothing
+    /// more is recorded under it.
     Lost,
-    /// Reports are missing: the lessor knows them up to this number, and goes on from there.
+    /// Reports are missing. The lessor has those up to this number, and continues from there.
     Gap {
         /// The number of the last report that is recorded.
         last: u64,
     },
-    /// No, and the same would be refused again.
+    /// Refused, and the same request would be refused again.
     Refused(String),
-    /// The disk is full. Output gives way, so that phases and the end can be recorded.
+    /// The disk is full. Drop output, so that phases and the end can be recorded.
     Full,
-    /// Nobody knows whether it is done. The same may be sent again.
+    /// Unknown whether it was done. The same request may be sent again.
     Unknown(String),
 }
 
-/// A lease that was renewed.
+/// The answer to a heartbeat that renewed the lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renewed {
-    /// Whether somebody wants the work stopped.
+    /// Whether the work is to be cancelled.
     pub is_cancelled: bool,
-    /// Why, in the canceller's words.
+    /// Why, in the words of the person who cancelled.
     pub reason: Option<String>,
 }
 
-/// The lease is lost: nothing that is told under it counts any more.
+/// The lease is lost: nothing more is recorded under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost;

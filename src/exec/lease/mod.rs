@@ -1,9 +1,9 @@
-//! The one loop that keeps a lease: for pipelines of the server's own worker, for `run` and for agents.
+//! The one loop that keeps a lease: for the server's own worker, for `run` and for agents.
 //!
-//! A [`Keeper`] renews the lease, passes on what asks the work to stop, and tells reports and the end. It answers to a
-//! [`Lessor`], which is the queue in the server's process and calls over HTTP elsewhere; what each answer means is one
-//! [`Reply`]. [`Times`] is the arithmetic: until when a lease is trusted, and when the work must begin to stop. Reports
-//! wait in a [`Backlog`], and an agent's [`Journal`] notes them on the way there. See decision 0061.
+//! A [`Keeper`] renews the lease, passes on every stop, and sends the reports and the end. It calls a [`Lessor`]: the
+//! queue in the server's process, or the server over HTTP. Each answer is one [`Reply`]. [`Times`] is the arithmetic:
+//! until when a lease is trusted, and when the work must begin to stop. Reports wait in a [`Backlog`], and an agent's
+//! [`Journal`] writes them down on the way there. See decision 0061.
 
 mod backlog;
 mod deadline;

@@ -1,8 +1,8 @@
-//! The lines by which commands tell a CI system of a secret. They are heeded here as well: what is announced is masked from
-//! then on, and the line itself, which shows it, is not copied.
+//! The lines by which commands announce a secret to a CI system. They count here as well: the announced value is masked
+//! from then on, and the line itself is not copied, because it shows the value.
 //!
-//! GitHub, Gitea and Forgejo: `::add-mask::VALUE` and `##[add-mask]VALUE`. Azure Pipelines: `##vso[task.setsecret]VALUE` and
-//! `##vso[task.setvariable variable=NAME;issecret=true]VALUE`, anywhere in a line.
+//! GitHub, Gitea and Forgejo: `::add-mask::VALUE` and `##[add-mask]VALUE`. Azure Pipelines:
+//! `##vso[task.setsecret]VALUE` and `##vso[task.setvariable variable=NAME;issecret=true]VALUE`, anywhere in a line.
 
 use super::lines::COMMAND_PREFIX;
 
@@ -10,7 +10,7 @@ const GITHUB: &str = "::add-mask::";
 const GITHUB_OLD: &str = "##[add-mask]";
 const AZURE: &str = "##vso[task.set";
 
-/// What lines for us, or for a CI system about secrets, are known by.
+/// The prefixes of directives: lines for us, or lines that announce a secret to a CI system.
 pub const SIGNS: [&str; 4] = [COMMAND_PREFIX, GITHUB, GITHUB_OLD, AZURE];
 
 /// The secret that a line announces.
@@ -33,7 +33,7 @@ pub(super) fn announced(line: &str) -> Option<String> {
     announces.then(|| unescape(value, &escapes))
 }
 
-/// Whether this beginning of a line may become one that is for us, or is one.
+/// Whether this beginning of a line is a directive, or may become one.
 pub(super) fn may_be_for_us(beginning: &[u8]) -> bool {
     let text = beginning.trim_ascii_start();
     SIGNS.iter().any(|sign| {
@@ -42,7 +42,7 @@ pub(super) fn may_be_for_us(beginning: &[u8]) -> bool {
     })
 }
 
-/// Whether a line that is not read whole may announce a secret.
+/// Whether a line may announce a secret, judged by its beginning alone.
 pub fn begins_to_announce(beginning: &str) -> bool {
     let text = beginning.trim_start();
     text.starts_with(GITHUB) || text.starts_with(GITHUB_OLD) || beginning.contains(AZURE)

@@ -1,12 +1,12 @@
-//! The forms in which tools print a secret: as it is, quoted for a shell, escaped for JSON, XML and URLs, in hexadecimal and in
-//! base64. A form holds no line ends, as masking looks past them: so one form stands for all widths at which it is wrapped.
-//! Upper and lower case are one to whoever looks for it.
+//! The forms in which tools print a secret: as it is, quoted for a shell, escaped for JSON, XML and URLs, in
+//! hexadecimal and in base64. A form holds no line ends, because masking skips them: so one form covers every width at
+//! which it is wrapped. The search ignores upper and lower case.
 
 use std::fmt::Write as _;
 
 use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, Encoding, HEXLOWER};
 
-/// A longer value is looked for line by line only: its other forms would cost more memory than they are worth.
+/// A longer value is searched only line by line, because its other forms would cost too much memory.
 pub(super) const WHOLE_LIMIT: usize = 8 << 10;
 
 /// Every form of this value, in lower case, each of at least `length_min` bytes.
@@ -34,7 +34,8 @@ pub(super) fn forms(value: &str, length_min: usize) -> Vec<Vec<u8>> {
     forms
 }
 
-/// The text as it is compared: without its line ends and the white space behind each, and without what a log never shows.
+/// The text as it is compared: without line ends and the white space after each, and without the characters that a log
+/// never shows.
 fn without_line_ends(text: &str) -> String {
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default().to_owned();
@@ -42,7 +43,7 @@ fn without_line_ends(text: &str) -> String {
     joined.chars().filter(|character| !character.is_control() || *character == '\t').collect()
 }
 
-/// Percent-encoded as libraries do it, which differ in what they leave alone.
+/// Percent-encoded. Libraries differ in the characters that they leave unencoded.
 fn in_urls(value: &str) -> Vec<String> {
     ["", "*", "~", "~/", "~!'()*", "~!'()*;,/?:@&=+$#"]
         .into_iter()
@@ -63,7 +64,8 @@ fn percent(value: &str, spared: &str, plus: bool) -> String {
     text
 }
 
-/// In a JSON string: as most write it, with `/` escaped (PHP), safe in HTML (Go), in ASCII alone (Python); and JSON within JSON.
+/// In a JSON string: as most libraries write it, with `/` escaped (PHP), safe in HTML (Go), in ASCII alone (Python);
+/// and JSON within JSON.
 fn in_json(value: &str) -> Vec<String> {
     let plain = json(value);
     let html = plain.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
@@ -114,8 +116,8 @@ fn hex(bytes: &[u8], separator: &str) -> String {
     digits.join(separator)
 }
 
-/// The characters that these bytes alone decide when they are encoded behind `offset` other bytes (modulo 3) and before
-/// any others.
+/// The base64 characters that depend on these bytes alone, if `offset` other bytes (modulo 3) stand before them and any
+/// others after them.
 fn base64_core(bytes: &[u8], offset: usize, encoding: &Encoding) -> String {
     let text = encoding.encode(&[&[0; 2][..offset], bytes].concat());
     text.get((offset * 8).div_ceil(6)..(offset + bytes.len()) * 8 / 6).unwrap_or_default().to_owned()

@@ -1,7 +1,7 @@
-//! Cuts what a command prints into lines that are safe to store and to show.
+//! Cuts a command's output into lines that are safe to store and to show.
 //!
-//! A line holds no control character but tabs, so that no log can move a terminal or end a stream; it is valid UTF-8
-//! and 64 KiB long at most. Longer ones are split, and `…` marks both sides of the cut.
+//! A line holds no control character except tabs, so no log can move a terminal or end a stream. It is valid UTF-8 and
+//! at most 64 KiB long. Longer lines are split, and `…` marks both sides of the cut.
 
 use std::{borrow::Cow, io::BufRead};
 
@@ -12,26 +12,26 @@ use crate::model::bounds;
 /// How long a line may be, in bytes of its text.
 pub const LINE_LIMIT: usize = bounds::LINE_BYTES;
 
-/// What marks the two sides of a cut.
+/// The mark on both sides of a cut.
 const MARK: char = '…';
 
-/// How many bytes are read before a line is cut, which leaves room for two marks.
+/// How many bytes are read before a line is cut. It leaves room for two marks.
 const PIECE_LIMIT: usize = LINE_LIMIT - 2 * MARK.len_utf8();
 
-/// The beginning of a line that speaks to us. Such a line is not passed on before it is whole.
+/// The prefix of a directive line. Such a line is not passed on before it is complete.
 pub const COMMAND_PREFIX: &str = "::singletrack ";
 
 /// A part of a line, clean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LinePart {
     pub(super) text: String,
-    /// Whether the line begins with it; only a line that is one part can be a command to us.
+    /// Whether this is the line's beginning. Only a line of a single part can be a directive.
     pub(super) begins: bool,
     /// Whether the line ends with it.
     pub(super) ends: bool,
 }
 
-/// A line that somebody else sent, as safe as those that are read here: mostly itself, else in pieces.
+/// A line from outside, cleaned in the same way as the lines that are read here: mostly one piece, else several.
 pub fn clean_line(line: String) -> Vec<String> {
     if line.len() <= LINE_LIMIT && !line.chars().any(|c| c.is_control() && c != '\t') {
         return vec![line];
@@ -45,7 +45,7 @@ pub fn clean_line(line: String) -> Vec<String> {
     lines
 }
 
-/// A text of some lines that somebody else sent, without what would move a terminal.
+/// A text of some lines from outside, without the characters that would move a terminal.
 pub fn clean_text(text: String) -> String {
     if text.chars().any(|c| c.is_control() && c != '\t') { clean_line(text).join("\n") } else { text }
 }
@@ -54,7 +54,7 @@ pub fn clean_text(text: String) -> String {
 #[derive(Debug, Default)]
 pub(super) struct LineSplitter {
     pending: Vec<u8>,
-    /// Whether the line's beginning has been passed on already.
+    /// Whether the line's beginning has been emitted already.
     continued: bool,
     cleaner: Cleaner,
 }
@@ -65,7 +65,7 @@ impl LineSplitter {
         LineSplitter { continued: true, ..LineSplitter::default() }
     }
 
-    /// Takes what was read and passes on each line that it completes.
+    /// Takes bytes, and emits each line that they complete.
     pub(super) fn push(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(LinePart)) {
         while !bytes.is_empty() {
             // Reading from a slice into memory cannot fail.
@@ -85,13 +85,13 @@ impl LineSplitter {
         }
     }
 
-    /// Whether there is the beginning of a line that somebody may be waiting to see, and that is none of those that are for us
-    /// if `is_for_us` says so of it.
+    /// Whether there is the beginning of a line that is not complete. A beginning for which `is_for_us` holds does not
+    /// count.
     pub(super) fn is_waiting(&self, is_for_us: impl Fn(&[u8]) -> bool) -> bool {
         whole_characters(&self.pending) > 0 && (self.continued || !is_for_us(&self.pending))
     }
 
-    /// Passes on the beginning of a line whose end has not come, such as a prompt.
+    /// Emits the beginning of an incomplete line, such as a prompt.
     pub(super) fn flush(&mut self, emit: &mut impl FnMut(LinePart)) {
         let rest = self.pending.split_off(whole_characters(&self.pending));
         let piece = std::mem::replace(&mut self.pending, rest);
@@ -100,7 +100,7 @@ impl LineSplitter {
         }
     }
 
-    /// Passes on what is left when the output has ended, or a part of it is missing.
+    /// Emits the rest when the output has ended, or when a part of it is missing.
     pub(super) fn finish(&mut self, emit: &mut impl FnMut(LinePart)) {
         if !self.pending.is_empty() {
             self.end_line(emit);
@@ -126,7 +126,6 @@ impl LineSplitter {
 #[derive(Debug, Default)]
 pub(super) struct Cutter {
     pending: String,
-    /// Whether the line's beginning has been passed on already.
     continued: bool,
 }
 
@@ -136,13 +135,13 @@ impl Cutter {
         Cutter { continued: true, ..Cutter::default() }
     }
 
-    /// Takes a part of a line; passes the line on if that `ends` with it.
+    /// Takes a part of a line; emits the line if it `ends` with this part.
     pub(super) fn push(&mut self, text: Cow<'_, str>, ends: bool, emit: &mut impl FnMut(String)) {
         if self.pending.is_empty() && !self.continued && ends && text.len() <= PIECE_LIMIT {
             return emit(text.into_owned());
         }
         self.pending.push_str(&text);
-        // Each invalid byte became a character of three, so the text may be too long again.
+        // Each invalid byte became a character of three bytes, so the text may be too long again.
         while self.pending.len() > PIECE_LIMIT {
             let rest = self.pending.split_off(self.pending.floor_char_boundary(PIECE_LIMIT));
             self.pass_on(true, emit);
@@ -161,14 +160,14 @@ impl Cutter {
         !self.pending.is_empty()
     }
 
-    /// Passes on the beginning of a line whose end has not come.
+    /// Emits the beginning of an incomplete line.
     pub(super) fn flush(&mut self, emit: &mut impl FnMut(String)) {
         if !self.pending.is_empty() {
             self.pass_on(false, emit);
         }
     }
 
-    /// Passes on what there is of a line whose end is missing.
+    /// Emits the beginning of a line whose end is missing.
     pub(super) fn break_off(&mut self, emit: &mut impl FnMut(String)) {
         if !self.pending.is_empty() {
             self.pass_on(true, emit);
@@ -176,7 +175,7 @@ impl Cutter {
         self.continued = false;
     }
 
-    /// `cut` says that the line goes on because it was too long, or that the rest of it is missing.
+    /// `cut` means that the line was too long and continues, or that its rest is missing.
     fn pass_on(&mut self, cut: bool, emit: &mut impl FnMut(String)) {
         let text = std::mem::take(&mut self.pending);
         let mut line = String::with_capacity(text.len() + 2 * MARK.len_utf8());
@@ -188,7 +187,7 @@ impl Cutter {
     }
 }
 
-/// How many of the bytes make whole characters: an incomplete one at the end waits for the rest of it.
+/// How many of the bytes form complete characters. An incomplete character at the end waits for its rest.
 fn whole_characters(bytes: &[u8]) -> usize {
     let tail_start = bytes.len().saturating_sub(3);
     let tail = &bytes[tail_start..];
@@ -204,13 +203,14 @@ fn whole_characters(bytes: &[u8]) -> usize {
     incomplete.map_or(bytes.len(), |at| tail_start + at)
 }
 
-/// Takes out what would move a terminal. It remembers an escape sequence that began in an earlier piece of a line.
+/// Removes the characters that would move a terminal. It remembers an escape sequence that began in an earlier piece of
+/// a line.
 #[derive(Debug, Default)]
 struct Cleaner {
     escapes: StripBytes,
-    /// An escape sequence may have begun.
+    /// Whether an escape sequence may have begun.
     escaped: bool,
-    /// A carriage return was seen: what follows overwrites the line, as on a terminal.
+    /// Whether a carriage return was seen. The text after it overwrites the line, as on a terminal.
     returned: bool,
 }
 

@@ -1,8 +1,9 @@
-//! Takes secrets out of what is sent to the server, in whatever form they are printed and however the output is cut into
-//! pieces.
+//! Removes secrets from the output before it is sent to the server, in every form in which tools print them and however
+//! the output is cut into pieces.
 //!
-//! It reads text that is clean already: what colours a text, or hides in it, parts no secret. A window looks past line ends
-//! and indentation, as base64 is wrapped at some width. What may be the beginning of a secret is kept back until it is clear.
+//! It reads cleaned text, so colours and hidden characters cannot split a secret. A window skips line ends and
+//! indentation, because base64 is wrapped at some width. Text that may be the beginning of a secret is held back until
+//! that is decided.
 
 use std::{
     borrow::Cow,
@@ -22,11 +23,11 @@ use thiserror::Error;
 
 use super::forms::forms;
 
-/// What stands for a secret.
+/// The replacement of a secret.
 const MASK: &str = "***";
-/// The shortest value that is masked, in bytes: a shorter one would be found everywhere.
+/// The shortest value that is masked, in bytes. A shorter one would be found everywhere.
 pub const LENGTH_MIN: usize = 4;
-/// How much all forms of all secrets may be: some thousand passwords, or some private keys.
+/// The total size of all forms of all secrets: some thousand passwords, or some private keys.
 const FORMS_LIMIT: usize = 1 << 20;
 /// How far a wrapped text may be indented.
 const INDENT_LIMIT: usize = 64;
@@ -37,16 +38,16 @@ pub enum NotMasked {
     /// It is too short.
     #[error("it is shorter than {LENGTH_MIN} bytes: half of the log would be masked")]
     TooShort,
-    /// With it, there would be too many forms.
+    /// With this value there would be too many forms.
     #[error("there are too many secrets, or too long ones: all their forms are more than 1 MiB")]
     TooMany,
 }
 
-/// The secrets of one deployment, which may become more while it runs.
+/// The secrets of one deployment. More may be added while it runs.
 #[derive(Debug, Default)]
 pub struct Secrets {
     forms: Mutex<Forms>,
-    /// How often there were more.
+    /// How often secrets were added.
     version: AtomicU64,
 }
 
@@ -59,10 +60,10 @@ struct Forms {
 }
 
 impl Secrets {
-    /// Adds a value, for whoever masks from now on.
+    /// Adds a value that is masked from now on.
     ///
     /// # Errors
-    /// It cannot be masked. With too many of them nothing can be shown any more, see [`Secrets::are_overfull`].
+    /// The value cannot be masked. With too many values no output can be shown any more, see [`Secrets::are_overfull`].
     pub fn add(&self, value: &str) -> Result<(), NotMasked> {
         if value.trim().len() < LENGTH_MIN {
             return Err(NotMasked::TooShort);
@@ -83,17 +84,17 @@ impl Secrets {
         Ok(())
     }
 
-    /// Whether there are secrets that are not looked for, so that no output can be trusted.
+    /// Whether there are secrets that are not searched for. Then no output can be trusted.
     pub fn are_overfull(&self) -> bool {
         self.lock().is_overfull
     }
 
-    /// Says that there is a secret that nobody knows.
+    /// Marks that there is a secret whose value is unknown.
     pub fn give_up(&self) {
         self.lock().is_overfull = true;
     }
 
-    /// A text of its own without the secrets in it.
+    /// A separate text, without the secrets in it.
     pub fn mask<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let Some(finder) = self.finder() else { return Cow::Borrowed(text) };
         let mut masker = Masker { finder: Some(finder), ..Masker::default() };
@@ -113,7 +114,7 @@ impl Secrets {
     fn finder(&self) -> Option<Arc<Finder>> {
         let mut known = self.lock();
         if known.finder.is_none() && !known.all.is_empty() {
-            // Its size is far below what cannot be built.
+            // Building cannot fail, because the size is far below the finder's limit.
             known.finder = Finder::new(&known.all).map(Arc::new);
             known.is_overfull |= known.finder.is_none();
         }
@@ -130,9 +131,9 @@ impl Secrets {
 struct Finder {
     automaton: NFA,
     start: StateID,
-    /// With which bytes forms begin.
+    /// The first bytes of all forms.
     begins: [bool; 256],
-    /// How much of a form has come, and how long the shortest such form is.
+    /// For each state: how much of a form has been read, and how long the shortest such form is.
     begun: HashMap<StateID, BegunSecret>,
 }
 
@@ -166,7 +167,7 @@ impl Finder {
         Some(Finder { automaton, start, begins, begun })
     }
 
-    /// How long the longest form is that ends here.
+    /// The length of the longest form that ends in this state.
     fn found(&self, state: StateID) -> Option<u64> {
         if !self.automaton.is_match(state) {
             return None;
@@ -184,21 +185,22 @@ pub(super) struct Masker {
     version: u64,
     finder: Option<Arc<Finder>>,
     state: Option<StateID>,
-    /// What is kept back, with its line ends.
+    /// The text that is held back, with its line ends.
     window: Vec<u8>,
-    /// Where the window ends in the stream: with all that was read, and without line ends and indentation.
+    /// The position of the window's end in the joined stream: all text that was read, without line ends and
+    /// indentation.
     end: u64,
     joined_end: u64,
-    /// Line ends and indentation: before which byte of the joined text, and how long.
+    /// The skipped line ends and indentation: the byte of the joined text that follows, and the length.
     skipped: VecDeque<(u64, u64)>,
-    /// What is masked, from where to where.
+    /// The ranges of the joined text that are masked.
     masked: VecDeque<(u64, u64)>,
-    /// Whether what was shown last is a mask that goes on.
+    /// Whether the last shown text is a mask that continues.
     in_mask: bool,
     /// How far the line is indented, until its text begins.
     text_began: bool,
     indent: usize,
-    /// Nothing is shown of what came before.
+    /// Text before this position must not be shown.
     unseen_until: u64,
 }
 
@@ -207,7 +209,8 @@ impl Masker {
         Masker { secrets, ..Masker::default() }
     }
 
-    /// Takes a part of a line, or its end, and shows what is clear: parts of lines, and whether each ends its line.
+    /// Takes a part of a line, or its end, and shows the text that is decided: parts of lines, and whether each ends
+    /// its line.
     pub(super) fn push(&mut self, text: Cow<'_, str>, ends: bool, show: &mut impl FnMut(Cow<'_, str>, bool)) {
         self.learn();
         if self.finder.is_none() {
@@ -216,7 +219,7 @@ impl Masker {
         self.read(&text, ends, show);
     }
 
-    /// Takes what is not to be shown, but may be the beginning of what is.
+    /// Takes text that is not shown, but may be the beginning of a secret in the shown text after it.
     pub(super) fn push_unseen(&mut self, text: &str, ends: bool) {
         self.learn();
         if self.finder.is_some() {
@@ -231,24 +234,25 @@ impl Masker {
         self.text_began
     }
 
-    /// Whether something is kept back that [`Masker::flush`] shows.
+    /// Whether text is held back that [`Masker::flush`] would show.
     pub(super) fn is_waiting(&self) -> bool {
         !self.window.is_empty() && self.begun().length < LENGTH_MIN as u64
     }
 
-    /// Shows what is kept back if it is so little of a secret that it tells nothing of it. The rest of it is masked all the
-    /// same, should it come.
+    /// Shows the held-back text if it is too small a part of a secret to reveal it. The rest of the secret is masked
+    /// all the same, if it comes.
     pub(super) fn flush(&mut self, show: &mut impl FnMut(Cow<'_, str>, bool)) {
         if self.is_waiting() {
             self.show_until(self.end, show);
         }
     }
 
-    /// What is left when the stream has ended, or a part of it is missing. Most of a secret is nearly as good as the secret; and
-    /// where the text `is_cut`, each part of one is masked that is long enough to be one.
+    /// Shows the rest when the stream has ended, or when a part of it is missing. A large part of a secret is masked,
+    /// because it is nearly as good as the secret. If the text `is_cut`, each part of a secret is masked that is at
+    /// least as long as the shortest secret.
     pub(super) fn show_rest(&mut self, is_cut: bool, show: &mut impl FnMut(Cow<'_, str>, bool)) {
         let BegunSecret { length, of } = self.begun();
-        // A text that is whole often ends with what a secret begins with, such as `https`.
+        // A complete text often ends with the first letters of a secret, such as `https`.
         let is_secret = length >= LENGTH_MIN as u64 && (is_cut || length * 2 >= of);
         if is_secret {
             self.found(length);
@@ -262,7 +266,7 @@ impl Masker {
         known.and_then(|(finder, state)| finder.begun.get(&state).copied()).unwrap_or_default()
     }
 
-    /// Looks for the secrets that became known meanwhile, in what is kept back as well.
+    /// Searches for the newly added secrets, in the held-back text as well.
     fn learn(&mut self) {
         let version = self.secrets.version.load(Ordering::Acquire);
         if version == self.version {
@@ -272,7 +276,7 @@ impl Masker {
         self.finder = self.secrets.finder();
         let kept = std::mem::take(&mut self.window);
         self.end -= kept.len() as u64;
-        // A window begins with a text's first byte, never with what is looked past.
+        // A window begins with the first byte of some text, never with skipped bytes.
         let is_kept = !kept.is_empty();
         (self.text_began, self.indent) = if is_kept { (true, 0) } else { (self.text_began, self.indent) };
         self.forget();
@@ -303,7 +307,7 @@ impl Masker {
         self.show_until(clear_until, show);
     }
 
-    /// How many of these bytes begin no form, where none has begun.
+    /// How many of these bytes begin no form, while no form has begun.
     fn pass_over(&mut self, bytes: &[u8]) -> usize {
         let Some(finder) = self.finder.as_ref().filter(|finder| self.text_began && self.state == Some(finder.start))
         else {
@@ -320,7 +324,7 @@ impl Masker {
         self.window.push(byte);
         self.end += 1;
         match byte {
-            // An empty line is no line end of a wrapped text.
+            // An empty line is not the line end of a wrapped text.
             b'\n' if !self.text_began => self.forget(),
             b'\n' => {
                 (self.text_began, self.indent) = (false, 0);
@@ -352,13 +356,13 @@ impl Masker {
         }
     }
 
-    /// Where this byte of the joined text stands in the stream.
+    /// The position in the stream of this byte of the joined text.
     fn place(&self, joined: u64) -> u64 {
         let behind = self.skipped.iter().rev().take_while(|(before, _)| *before > joined);
         self.end - (self.joined_end - joined) - behind.map(|(_, length)| length).sum::<u64>()
     }
 
-    /// Masks so much of the joined text's end, together with what it overlaps.
+    /// Masks this many bytes at the end of the joined text, and every range that they overlap.
     fn found(&mut self, length: u64) {
         let mut from = self.place(self.joined_end - length);
         let until = self.place(self.joined_end - 1) + 1;
@@ -369,7 +373,7 @@ impl Masker {
     }
 
     fn show_until(&mut self, until: u64, show: &mut impl FnMut(Cow<'_, str>, bool)) {
-        // What was flushed may have been the beginning of what is kept back now.
+        // The flushed text may have been the beginning of the held-back text.
         let mut at = self.end - self.window.len() as u64;
         let kept = self.window.split_off(usize::try_from(until.saturating_sub(at)).unwrap_or(0));
         let shown = std::mem::replace(&mut self.window, kept);
@@ -420,7 +424,7 @@ impl Masker {
         }
         let mut text = text;
         if !self.in_mask {
-            // Of a line that begins with the rest of a secret, the indentation stays.
+            // If a line begins with the rest of a secret, its indentation stays.
             let indented = text.iter().position(|byte| *byte != b' ' && *byte != b'\t').unwrap_or(text.len());
             part.push_str(&String::from_utf8_lossy(&text[..indented]));
             text = &text[indented..];

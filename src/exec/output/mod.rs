@@ -1,7 +1,8 @@
-//! What commands print, read without ever making them wait.
+//! Reads the output of commands without ever making them wait.
 //!
-//! `phase` reads the streams of one command, `stream_log` is the way of each into the log: `lines` cleans and cuts it, `mask`
-//! takes secrets out (in all their `forms`, and those that are `announced`), and `outbox` keeps what is not told yet.
+//! `phase` reads the streams of one command, `stream_log` is the way of each stream into the log: `lines` cleans and
+//! cuts it, `mask` removes secrets (in all their `forms`, and those that are `announced`), and `outbox` keeps the
+//! reports that are not sent yet.
 
 mod announced;
 mod forms;

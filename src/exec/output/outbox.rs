@@ -1,9 +1,9 @@
-//! Holds reports between the commands that make them and whoever takes them.
+//! Holds reports between the commands that make them and the task that sends them.
 //!
-//! Commands never wait for it: log lines beyond a limit are dropped and counted, but for the last ones of them, which often say
-//! why a command fails. Phases, outputs and progress are never
-//! lost, and the latter two overtake the lines (I16). Lines leave in batches, so that a flood makes few events, but a
-//! line that comes alone leaves at once; the same holds for progress and outputs.
+//! Commands never wait for it. Log lines beyond a limit are dropped and counted, except the last ones, because these
+//! often say why a command fails. Phases, outputs and progress are never lost; outputs and progress overtake the lines
+//! (I16). Lines leave in batches, so a flood makes few events. A line that comes alone leaves at once; the same holds
+//! for progress and outputs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,22 +18,23 @@ use crate::{
     model::bounds,
 };
 
-/// How much log text may wait: enough to ride out a slow commit at any sane rate, and small beside a server's memory.
+/// How many bytes of log text may wait: enough for a slow commit at any sane rate, and small beside a server's memory.
 pub const PENDING_LIMIT: usize = 1024 * 1024;
 
-/// How much of what is cut is kept: its end.
+/// How many bytes at the end of a cut output are kept.
 const TAIL_LIMIT: usize = 64 * 1024;
 
 /// What a line costs besides its text.
 const LINE_OVERHEAD: usize = 32;
 
-/// How many batches are kept apart to keep the order of the two streams; beyond it lines join their stream's last.
+/// How many batches are kept separate to keep the order of the two streams. Beyond it, lines join the last batch of
+/// their stream.
 const BATCH_LIMIT: usize = 16;
 
-/// How long lines, or values, are collected after the last of their kind have left.
+/// How long lines, or values, are collected after the last ones of their kind have left.
 const BATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The reports of one deployment that have not been taken yet.
+/// The reports of one deployment that have not been sent yet.
 #[derive(Debug, Default)]
 pub struct Outbox {
     inner: Mutex<Inner>,
@@ -49,13 +50,13 @@ struct Inner {
     progress: u8,
     progress_told: bool,
     outputs: BTreeMap<String, String>,
-    /// The largest value that each output has had, in bytes: the server may still have that one while another one of them
-    /// has grown already.
+    /// The largest value that each output has had, in bytes. The server may still hold the largest value of one output
+    /// when another output has grown already.
     output_peaks: BTreeMap<String, usize>,
     closed: bool,
 }
 
-/// What happened between two reports of phases.
+/// The lines, outputs and progress between two reports of phases.
 #[derive(Debug, Default)]
 struct Segment {
     progress: Option<(Option<u8>, Option<String>)>,
@@ -77,7 +78,7 @@ struct Cut {
     stream: Stream,
     phase: String,
     line_count: u64,
-    /// The last lines, which are not counted as cut.
+    /// The last lines. They are not counted as cut.
     tail: VecDeque<String>,
     tail_bytes: usize,
 }
@@ -104,7 +105,7 @@ impl Segment {
         let bytes = text.len() + LINE_OVERHEAD;
         let same = |batch: &&mut Batch| batch.stream == stream && batch.phase == phase;
         let depth = if self.batches.len() >= BATCH_LIMIT { usize::MAX } else { 1 };
-        // Only the stream's last batch will do, or its lines would change places.
+        // Only the stream's last batch may take the line, because otherwise lines would change their order.
         let last = self.batches.iter_mut().rev().take(depth).find(same);
         match last.filter(|batch| batch.bytes + bytes <= LINE_LIMIT) {
             Some(batch) => {
@@ -120,19 +121,19 @@ impl Segment {
     }
 }
 
-/// What can be taken now.
+/// What can be sent now.
 enum Takeable {
     Report(Report),
-    /// Tells how much was cut.
+    /// A report that tells how much was cut.
     Cut(Report),
-    /// Something waits, but may collect a little longer.
+    /// Reports wait, but may collect a little longer.
     Later,
     Nothing,
     Closed,
 }
 
 impl Outbox {
-    /// Says that a phase changed its state.
+    /// Reports that a phase changed its state.
     pub fn phase(&self, name: &str, state: PhaseState, message: Option<&str>) {
         let message = message.map(str::to_owned);
         let mut inner = self.lock();
@@ -141,7 +142,7 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Says how far the deployment is; a lower progress than an earlier one counts as that one.
+    /// Reports the deployment's progress. A progress lower than an earlier one counts as that one.
     pub fn progress(&self, progress: Option<u8>, message: Option<String>) {
         let mut inner = self.lock();
         inner.progress = inner.progress.max(progress.unwrap_or(0).min(100));
@@ -153,7 +154,7 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Says how far the pipeline's own steps are; told only if that is further than what was told before.
+    /// Reports the progress of the pipeline's own steps, only if it is further than the last reported progress.
     pub fn reached(&self, percent: usize) {
         let percent = u8::try_from(percent).unwrap_or(100).min(100);
         let news = {
@@ -165,7 +166,7 @@ impl Outbox {
         }
     }
 
-    /// Makes a value known; refused if there are too many, or if they are too large together.
+    /// Reports an output; refused if there are too many outputs, or if they are too large together.
     #[must_use]
     pub fn output(&self, name: &str, value: &str) -> bool {
         let mut inner = self.lock();
@@ -187,7 +188,7 @@ impl Outbox {
         true
     }
 
-    /// Every value made known so far.
+    /// Every output reported so far.
     pub fn outputs(&self) -> BTreeMap<String, String> {
         self.lock().outputs.clone()
     }
@@ -201,7 +202,8 @@ impl Outbox {
         let bytes = text.len() + LINE_OVERHEAD;
         let full = inner.pending_bytes + bytes > PENDING_LIMIT;
         let segment = &mut inner.filling;
-        // Once lines were cut, none is taken until the cut has been told: so its place in the log is right.
+        // Once lines were cut, no line is taken until the cut has been reported, so that the cut has its right place in
+        // the log.
         match segment.cuts.iter_mut().find(|cut| cut.stream == stream && cut.phase == phase) {
             Some(cut) => cut.add(text),
             None if full => {
@@ -217,17 +219,17 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// Says that nothing more will come; [`Outbox::forward`] ends when all is taken.
+    /// Marks that no more will come. [`Outbox::forward`] ends when everything is taken.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_one();
     }
 
-    /// Sends everything on, in order, until the box is closed and empty or nobody listens any more.
+    /// Sends every report, in order, until the outbox is closed and empty, or the receiver is dropped.
     pub async fn forward(&self, reports: mpsc::Sender<Report>) {
         let mut urgent_at = Instant::now();
         let mut lines_at = urgent_at;
-        // How many batches of the flush that has begun are still to go; what comes later waits for the next one.
+        // How many batches of the current flush are still to be sent. Later ones wait for the next flush.
         let mut flushing_count = 0_usize;
         loop {
             let now = Instant::now();
@@ -266,7 +268,7 @@ impl Outbox {
         }
     }
 
-    /// Whether somebody has taken it; where nobody listens any more, nothing more is collected.
+    /// Sends a report, and returns whether it was taken. Once the receiver is dropped, nothing more is collected.
     async fn send(&self, reports: &mpsc::Sender<Report>, report: Report) -> bool {
         let is_taken = reports.send(report).await.is_ok();
         if !is_taken {
@@ -282,7 +284,7 @@ impl Outbox {
 
     fn take(&self, urgent_due: bool, lines_due: bool) -> Takeable {
         let mut inner = self.lock();
-        // What stands before the report of a phase must not hold that up.
+        // The lines before the report of a phase must not delay it.
         let hurry = !inner.done.is_empty() || inner.closed;
         let lines_due = lines_due || hurry || inner.pending_bytes >= LINE_LIMIT;
         let segment = match inner.done.front_mut() {
@@ -320,7 +322,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing in here panics half-way; and the log of a deployment is no reason to bring a server down.
+        // Nothing in here panics half-way; and the log of a deployment must not bring a server down.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
-//! Reads what a phase prints, and understands the lines by which it speaks to us.
+//! Reads a phase's output, and obeys the directives in it.
 //!
-//! The reading never waits for anybody but the command: its lines go into the outbox, which drops and counts what is
-//! too much, so no command is ever held up by a slow store or a slow reader.
+//! Reading waits only for the command itself. The lines go into the outbox, which drops and counts the excess, so
+//! neither a slow store nor a slow reader ever makes a command wait.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,17 +13,16 @@ use tokio::time::Instant;
 use super::{lines::COMMAND_PREFIX, mask::Secrets, outbox::Outbox, stream_log::StreamLog};
 use crate::{exec::report::Stream, model::bounds};
 
-/// How long the beginning of a line waits for its end before it is passed on as it is.
+/// How long the beginning of a line waits for its end before it is shown as it is.
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
-/// A line by which a command speaks to us.
+/// A directive: a line by which a command tells us something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Directive {
     /// `progress=40`, `message=Uploading`, or both in this order; the message is the rest of the line.
     Progress {
         /// 0 to 100.
         progress: Option<u8>,
-        /// A line for people.
         message: Option<String>,
     },
     /// `output NAME=VALUE`.
@@ -33,14 +32,14 @@ pub enum Directive {
         /// The rest of the line.
         value: String,
     },
-    /// `protect`: from now on a cancel waits.
+    /// `protect`: from now on a cancel has to wait.
     Protect,
-    /// `unprotect`: a cancel need not wait any more.
+    /// `unprotect`: a cancel no longer has to wait.
     Unprotect,
 }
 
 impl Directive {
-    /// Reads a line `::singletrack …::`; `None` if it is anything else, even nearly one.
+    /// Parses a line `::singletrack …::`; `None` if it is anything else, even something similar.
     pub fn parse(line: &str) -> Option<Directive> {
         let body = line.trim_end().strip_prefix(COMMAND_PREFIX)?.strip_suffix("::")?.trim();
         match body.split_once(' ').unwrap_or((body, "")) {
@@ -76,7 +75,7 @@ fn parse_progress(body: &str) -> Option<Directive> {
     (progress.is_some() || message.is_some()).then_some(Directive::Progress { progress, message })
 }
 
-/// What a phase's output tells besides its lines; shared by the readers of both streams.
+/// The state of a phase's output besides its lines; shared by the readers of both streams.
 #[derive(Clone, Debug)]
 pub struct PhaseOutput {
     outbox: Arc<Outbox>,
@@ -87,7 +86,7 @@ pub struct PhaseOutput {
 }
 
 impl PhaseOutput {
-    /// For a phase that is now starting. Nothing of the secrets gets into the outbox.
+    /// For a phase that is now starting. The secrets never get into the outbox.
     pub fn new(outbox: Arc<Outbox>, phase: &str, protected: bool, secrets: Arc<Secrets>) -> Self {
         PhaseOutput {
             outbox,
@@ -103,23 +102,23 @@ impl PhaseOutput {
         *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a cancel has to wait, as the command last said.
+    /// Whether a cancel has to wait, by the command's last directive.
     pub fn protection(&self) -> watch::Receiver<bool> {
         self.protected.subscribe()
     }
 
-    /// What is masked.
+    /// The secrets to mask.
     pub fn secrets(&self) -> &Arc<Secrets> {
         &self.secrets
     }
 
-    /// Adds a line of the executor's own to the phase's log.
+    /// Adds a line to the phase's log that the executor itself wrote.
     pub fn note(&self, text: impl Into<String>) {
         let text = format!("singletrack: {}", text.into());
         self.outbox.line(Stream::Stderr, &self.phase, self.secrets.mask(&text).into_owned());
     }
 
-    /// Tells what the deployment does, in its record.
+    /// Sets the message in the deployment's record.
     pub fn say(&self, message: String) {
         self.outbox.progress(None, Some(self.secrets.mask(&message).into_owned()));
     }
@@ -128,7 +127,7 @@ impl PhaseOutput {
     pub async fn read(self, stream: Stream, mut pipe: impl AsyncRead + Unpin) {
         let heard_at = Arc::clone(&self.heard_at);
         let mut log = StreamLog::new(self, stream);
-        // As much as a pipe holds, so a flood is taken in few calls.
+        // As many bytes as a pipe holds, so that a flood is read in few calls.
         let mut chunk = vec![0; 64 * 1024];
         let mut flush_at = None;
         loop {
@@ -139,7 +138,7 @@ impl PhaseOutput {
                 }
             };
             let count = tokio::select! {
-                // Data first: its end may be there already.
+                // Read data first, because its end may be there already.
                 biased;
                 read = pipe.read(&mut chunk) => read,
                 () = due => {
@@ -162,7 +161,7 @@ impl PhaseOutput {
         self.outbox.line(stream, &self.phase, line);
     }
 
-    /// Does what a command says; whether that was possible.
+    /// Obeys a directive. Returns whether that was possible.
     pub(super) fn obey(&self, command: Directive) -> bool {
         match command {
             Directive::Progress { progress, message } => {
@@ -181,7 +180,7 @@ impl PhaseOutput {
         }
     }
 
-    /// What the command wrote, without secrets. Where one of them is not known, that is nothing.
+    /// The command's text without secrets. Empty if a secret's value is unknown.
     fn masked(&self, text: &str) -> String {
         if self.secrets.are_overfull() { "***".to_owned() } else { self.secrets.mask(text).into_owned() }
     }

@@ -1,5 +1,5 @@
-//! The way of one stream into the log: its bytes are cleaned line by line, lines that speak to us are understood, secrets are
-//! masked in what is clean, and at last it is cut into lines again. See decision 0059.
+//! The way of one stream into the log: its bytes are cleaned line by line, directives are obeyed, secrets are masked in
+//! the cleaned text, and at last the text is cut into lines again. See decision 0059.
 
 use super::{
     announced::{announced, begins_to_announce, may_be_for_us},
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::exec::report::Stream;
 
-/// How long a line may be that announces a secret: as long as what a variable of the environment holds.
+/// How long a line may be that announces a secret: the longest value of an environment variable.
 const ANNOUNCED_LIMIT: usize = 128 << 10;
 
 /// One stream of a phase.
@@ -23,16 +23,16 @@ struct Taker {
     stream: Stream,
     masker: Masker,
     cutter: Cutter,
-    /// A line that announces a secret and has not ended yet.
+    /// A line that announces a secret and is not complete yet.
     announcing: Option<String>,
-    /// Whether lines that speak to us were heard already.
+    /// Whether directives are ignored, because they were obeyed already.
     is_deaf: bool,
     line_ended: bool,
     withheld: bool,
 }
 
 impl StreamLog {
-    /// From the stream's beginning.
+    /// For a stream from its beginning.
     pub fn new(output: PhaseOutput, stream: Stream) -> Self {
         let masker = Masker::new(output.secrets().clone());
         let cutter = Cutter::default();
@@ -41,7 +41,7 @@ impl StreamLog {
         StreamLog { splitter: LineSplitter::default(), taker }
     }
 
-    /// Takes what was read; whether a line has ended.
+    /// Takes bytes. Returns whether a line has ended.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         let StreamLog { splitter, taker } = self;
         taker.line_ended = false;
@@ -49,13 +49,13 @@ impl StreamLog {
         taker.line_ended
     }
 
-    /// Whether there is something that [`StreamLog::flush`] shows.
+    /// Whether there is text that [`StreamLog::flush`] would show.
     pub fn is_waiting(&self) -> bool {
         let Taker { masker, cutter, .. } = &self.taker;
         self.splitter.is_waiting(may_be_for_us) || masker.is_waiting() || cutter.is_waiting()
     }
 
-    /// Shows the beginning of a line whose end has not come, such as a prompt.
+    /// Shows the beginning of an incomplete line, such as a prompt.
     pub fn flush(&mut self) {
         let StreamLog { splitter, taker } = self;
         if splitter.is_waiting(may_be_for_us) {
@@ -67,23 +67,22 @@ impl StreamLog {
         cutter.flush(&mut line);
     }
 
-    /// Takes what was read of lines that stand alone: a part of the stream that is otherwise left out. Only what they say to
-    /// us is of interest.
+    /// Takes complete lines of a part of the stream that is otherwise left out. Only the directives in them count.
     pub fn hear(&mut self, lines: &[u8]) {
         let taker = &mut self.taker;
         let mut splitter = LineSplitter::default();
         splitter.push(lines, &mut |part| _ = taker.hear(&part));
     }
 
-    /// Takes what was read, and whose lines that speak to us were heard already.
+    /// Takes bytes whose directives were obeyed already.
     pub fn push_heard(&mut self, bytes: &[u8]) {
         self.taker.is_deaf = true;
         self.push(bytes);
         self.taker.is_deaf = false;
     }
 
-    /// Goes on behind a part that is missing. `context` is the end of that part, and ends with a line unless the rest is
-    /// `within_line`. What is in the `tail` that follows was heard already.
+    /// Continues after a missing part. `context` is the end of that part; it ends with a complete line unless the rest
+    /// is `within_line`. The directives in the `tail` that follows were obeyed already.
     pub fn skip(&mut self, note: String, context: &[u8], within_line: bool, tail: &[u8]) {
         let StreamLog { splitter, taker } = self;
         splitter.finish(&mut |part| taker.take(LinePart { ends: false, ..part }));
@@ -102,7 +101,7 @@ impl StreamLog {
         self.push_heard(tail);
     }
 
-    /// Shows what is left when the stream has ended.
+    /// Shows the rest when the stream has ended.
     pub fn finish(&mut self) {
         let StreamLog { splitter, taker } = self;
         splitter.finish(&mut |part| taker.take(part));
@@ -138,7 +137,8 @@ impl Taker {
         });
     }
 
-    /// Understands a line that speaks to us, or to a CI system about a secret; whether it is one, which is not shown.
+    /// Obeys a directive, or masks an announced secret. Returns whether the line was one of these; such a line is not
+    /// shown.
     fn hear(&mut self, part: &LinePart) -> bool {
         if let Some(line) = &mut self.announcing {
             line.push_str(&part.text);
@@ -158,7 +158,7 @@ impl Taker {
                 let secret = announced(text);
                 let is_secret = secret.is_some();
                 self.learn(secret);
-                // What was not understood is shown, so that its author can see why nothing happened.
+                // A directive that was not understood is shown, so that its author can see why nothing happened.
                 is_secret || Directive::parse(text).is_some_and(|command| self.is_deaf || self.output.obey(command))
             }
             LinePart { .. } => false,
@@ -168,7 +168,7 @@ impl Taker {
     fn learn(&self, secret: Option<String>) {
         let Some(secret) = secret.filter(|secret| !secret.is_empty() && !self.is_deaf) else { return };
         match self.output.secrets().add(&secret) {
-            // Said where the first line is withheld.
+            // `TooMany` is reported where the first line is withheld.
             Ok(()) | Err(NotMasked::TooMany) => {}
             Err(why) => self.output.note(format!("a value that the command wants masked is not: {why}")),
         }

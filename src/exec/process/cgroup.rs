@@ -1,9 +1,10 @@
-//! A control group for one command, where cgroup v2 is there and writable: the kernel then ends everything in it with one
-//! write, also what forks faster than anybody can read the process table. See decision 0014.
+//! A control group for one command, if cgroup v2 is there and writable. Then the kernel ends everything in it with one
+//! write, even processes that fork faster than anybody can read the process table. See decision 0014.
 //!
-//! It comes beside the process group and the subreaper, never in their place: most CI containers mount the tree read-only,
-//! and then all of this answers `None`. Its shim holds a lock on the group's folder. So whoever gets that lock knows that
-//! the shim is gone, in whatever PID namespace it was, and may end what it left.
+//! It works in addition to the process group and the subreaper, and never replaces them: most CI containers mount the
+//! tree read-only, and then every function here answers `None`. The shim of a group holds a lock on the group's folder.
+//! So a process that gets the lock knows that the shim is gone, in any PID namespace, and may end the processes that
+//! the shim left.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
@@ -20,7 +21,7 @@ use crate::clock::{BootInstant, Clock, SystemClock};
 /// How the names of our groups begin.
 const PREFIX: &str = "singletrack-";
 
-/// From `linux/sched.h`; libc's own is too narrow to hold it.
+/// From `linux/sched.h`. libc's own constant has too narrow a type to hold it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// The group of one command.
@@ -31,7 +32,7 @@ pub(super) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes one below our own, once what dead shims left there is gone; `None` where that cannot be.
+    /// Makes a group below our own, after removing the groups of dead shims there; `None` if that is impossible.
     pub(super) fn make() -> Option<Cgroup> {
         let parent = own_group()?;
         sweep_below(&parent);
@@ -39,27 +40,27 @@ impl Cgroup {
         let path = parent.join(format!("{PREFIX}{}-{}", std::process::id(), started_ms.as_millis()));
         fs::create_dir(&path).ok()?;
         let group = File::open(&path).map(|folder| Cgroup { path, folder }).ok()?;
-        // A kernel that cannot kill a group (before 5.14) makes it useless.
+        // A kernel that cannot kill a group (before 5.14) makes the group useless.
         let is_ours = flock(&group.folder, FlockOperation::NonBlockingLockExclusive).is_ok();
         (is_ours && group.path.join("cgroup.kill").exists()).then_some(group)
     }
 
-    /// Forks this process, the child being in the group from its first instruction on. `None` if the system does not let us;
-    /// otherwise as fork(2) answers. Moving a process there afterwards would miss what it forked by then, and can take
-    /// milliseconds.
+    /// Forks this process; the child is in the group from its first instruction on. `None` if the system refuses;
+    /// otherwise the result of fork(2). Moving the child there afterwards would miss the processes that it forked
+    /// before, and can take milliseconds.
     #[expect(unsafe_code, reason = "the standard library cannot start a process in a cgroup")]
     pub(super) fn fork(&self) -> Option<libc::pid_t> {
-        // SAFETY: all zero is how the kernel wants the fields that are not used.
+        // SAFETY: the kernel requires zero in the fields that are not used.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
         arguments.flags = CLONE_INTO_CGROUP;
         arguments.exit_signal = libc::SIGCHLD as u64;
         arguments.cgroup = u64::try_from(self.folder.as_raw_fd()).ok()?;
-        // SAFETY: without CLONE_VM this is a fork(2). This process has one thread, so the child may go on as any program.
+        // SAFETY: without CLONE_VM this is a fork(2). This process has one thread, so the child may run any code.
         let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
         libc::pid_t::try_from(pid).ok().filter(|pid| *pid != -1)
     }
 
-    /// Kills everything in it, and whatever that forks meanwhile.
+    /// Kills everything in the group, and everything that forks meanwhile.
     pub(super) fn kill(&self) {
         kill(&self.path);
     }
@@ -67,12 +68,12 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // That fails as long as something runs in it, and is done by whoever comes next then.
+        // Removing fails while a process runs in the group. Then the next `sweep` removes it.
         let _ = fs::remove_dir(&self.path);
     }
 }
 
-/// Ends what shims that are gone left in their groups below ours, and removes the groups.
+/// Ends the processes that dead shims left in their groups below ours, and removes the groups.
 pub(super) fn sweep() {
     if let Some(own) = own_group() {
         sweep_below(&own);
@@ -93,7 +94,7 @@ fn sweep_below(own: &Path) {
     }
 }
 
-/// Kills everything in a group and waits until it is empty, which takes long only if something is stuck in the kernel.
+/// Kills everything in a group and waits until it is empty. That takes long only if a process is stuck in the kernel.
 fn end(path: &Path) {
     let is_empty = || fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.contains("populated 0"));
     if is_empty() {
@@ -117,8 +118,8 @@ fn own_group() -> Option<PathBuf> {
     group_folder(&fs::read_to_string("/proc/self/mountinfo").ok()?, &fs::read_to_string("/proc/self/cgroup").ok()?)
 }
 
-/// Where the group of `/proc/PID/cgroup` is found in the mounts of `/proc/PID/mountinfo`, as proc(5) and cgroups(7) lay
-/// them out; `None` if it is in no mount that we see.
+/// The folder of the group of `/proc/PID/cgroup`, found through the mounts of `/proc/PID/mountinfo`, in the formats of
+/// cgroups(7) and proc(5); `None` if no visible mount contains it.
 fn group_folder(mounts: &str, groups: &str) -> Option<PathBuf> {
     let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     mounts.lines().find_map(|line| {
@@ -129,7 +130,7 @@ fn group_folder(mounts: &str, groups: &str) -> Option<PathBuf> {
         let mut fields = mount.split(' ').skip(3);
         let (root, mount_point) = (fields.next()?, fields.next()?);
         let below = Path::new(group).strip_prefix(root).ok()?;
-        // A group outside our namespace is shown so, and a mount point with blanks is written otherwise than it is.
+        // A group outside our namespace is shown with `..`, and a mount point with blanks is escaped.
         let is_plain = !below.starts_with("..") && !mount_point.contains('\\');
         is_plain.then(|| Path::new(mount_point).join(below))
     })

@@ -1,4 +1,4 @@
-//! The shim's end of the socket to its worker: a line is an order, or an answer. Which ones there are is listed in `shim`.
+//! The shim's end of the socket to its worker. Each line is an order or an answer; `shim` lists them.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use rustix::time::Timespec;
 
 use crate::clock::BootInstant;
 
-/// What the worker says before the command starts.
+/// The worker's orders before the command starts.
 #[derive(Default)]
 pub(super) struct Orders {
     pub(super) variables: Vec<(String, String)>,
@@ -30,13 +30,13 @@ impl Control {
         Control { stream, buffer: Vec::new(), open: true }
     }
 
-    /// Tells the worker; if it is gone, the end of file says so soon enough.
+    /// Sends a line to the worker. An error is ignored, because the end of file soon tells that the worker is gone.
     pub(super) fn say(&mut self, line: &str) {
         let _ = self.stream.write_all(format!("{line}\n").as_bytes());
     }
 
-    /// Blocks until the worker says `start`; answers what it said before. The lock is held by
-    /// then: so a restarted server, which finds it free, can be sure that nothing will be started late.
+    /// Blocks until the worker sends `start`; returns the orders before it. The shim holds its lock by then. So if a
+    /// restarted server finds the lock free, nothing will be started late.
     pub(super) fn wait_for_start(&mut self) -> io::Result<Orders> {
         let mut orders = Orders::default();
         loop {
@@ -59,14 +59,14 @@ impl Control {
         Ok(orders)
     }
 
-    /// Whether the worker is gone, be it that orders of it are still to be read.
+    /// Whether the worker is gone, even if orders of it are still to be read.
     pub(super) fn is_deserted(&self) -> bool {
         let mut fds = [PollFd::new(&self.stream, PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP)
     }
 
-    /// Blocks until the worker knows that the command has ended, or is gone. Whether it knows.
+    /// Blocks until the worker knows that the command has ended, or until the worker is gone. Returns whether it knows.
     pub(super) fn is_told_done(&mut self) -> bool {
         if self.stream.set_nonblocking(false).is_err() {
             return false;
@@ -80,7 +80,7 @@ impl Control {
         }
     }
 
-    /// The next line, as soon as it is there to its end. What came behind it stays for the next call, or for `take`.
+    /// The next complete line. The bytes after it stay for the next call, or for `take`.
     fn wait_for_line(&mut self) -> io::Result<String> {
         let mut chunk = [0; 4096];
         loop {
@@ -96,7 +96,7 @@ impl Control {
         }
     }
 
-    /// Takes the commands that have arrived, without waiting.
+    /// Takes the orders that have arrived, without waiting.
     pub(super) fn take(&mut self) -> Vec<String> {
         let mut chunk = [0; 512];
         while self.open {
@@ -111,7 +111,7 @@ impl Control {
         std::iter::from_fn(|| self.next_line()).collect()
     }
 
-    /// The next line of what has arrived.
+    /// The next line of the arrived bytes.
     fn next_line(&mut self) -> Option<String> {
         let newline = self.buffer.iter().position(|byte| *byte == b'\n')?;
         let line: Vec<u8> = self.buffer.drain(..=newline).take(newline).collect();

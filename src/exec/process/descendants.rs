@@ -1,5 +1,6 @@
-//! Finds the processes that descend from another, however they tried to leave: in sessions of their own, or orphaned and
-//! handed to their subreaper. Where even that is gone, its commands are known by what stands in their environment.
+//! Finds the descendants of a process, even those that tried to leave: in sessions of their own, or orphaned and
+//! adopted by their subreaper. If even the subreaper is gone, the command's processes are found by a variable in their
+//! environment.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr, OsString};
@@ -7,30 +8,32 @@ use std::path::PathBuf;
 
 use rustix::process::{Pid, Signal};
 
-/// The name that a shim's process has. The kernel keeps 15 bytes of it.
+/// The name of a shim's process. The kernel keeps 15 bytes of it.
 pub(super) const SHIM_NAME: &CStr = c"singletrack-shi";
 
-/// A process that still runs, or a child that ended and waits to be collected.
+/// A process that runs, or a child that ended and waits to be reaped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Descendant {
     pub(super) pid: Pid,
     pub(super) parent: i32,
     pub(super) group: i32,
-    /// Whether it is the shim of a run inside the command, or below one: that shim tells its processes when to stop.
+    /// Whether it is the shim of a run inside the command, or below such a shim. That shim tells its processes when to
+    /// stop.
     pub(super) has_own_shim: bool,
     /// When it started, in clock ticks.
     started_ticks: u64,
 }
 
 impl Descendant {
-    /// Names this process for ever: another one may get its pid, but started later.
+    /// Identifies this process for ever: another process may get its pid, but starts later.
     pub(super) fn identity(&self) -> (Pid, u64) {
         (self.pid, self.started_ticks)
     }
 }
 
-/// Every descendant of a process that runs, parents before their children, and its own children even when they have ended: those are
-/// for it to collect. Other zombies are their parents' business, and waiting for them would wait for nothing.
+/// Every running descendant of a process, parents before their children; and the ended children of that process,
+/// because it has to reap them. Other zombies are left out: only their parents can reap them, and waiting for them
+/// would never end.
 pub(super) fn descendants_of(root: Pid) -> Vec<Descendant> {
     let mut children: HashMap<i32, Vec<Stat>> = HashMap::new();
     for stat in all_pids().filter_map(read_stat) {
@@ -39,7 +42,7 @@ pub(super) fn descendants_of(root: Pid) -> Vec<Descendant> {
     let mut found = Vec::new();
     let mut parents = vec![(root.as_raw_nonzero().get(), false)];
     while let Some((parent, parent_has_own_shim)) = parents.pop() {
-        // Taken out, so that a pid that was reused while we read cannot make us walk in a circle.
+        // Removed from the map, so that a pid that was reused while we read cannot make us walk in a circle.
         for stat in children.remove(&parent).unwrap_or_default() {
             let has_own_shim = parent_has_own_shim || stat.is_shim;
             parents.push((stat.pid, has_own_shim));
@@ -53,7 +56,7 @@ pub(super) fn descendants_of(root: Pid) -> Vec<Descendant> {
     found
 }
 
-/// Every descendant of a process that still runs, for whoever is not its parent.
+/// Every running descendant of a process, for a caller that is not its parent.
 pub(super) fn running_below(root: Pid) -> Vec<Pid> {
     descendants_of(root).into_iter().map(|found| found.pid).filter(|pid| runs(*pid)).collect()
 }
@@ -63,11 +66,11 @@ fn runs(pid: Pid) -> bool {
     read_stat(pid.as_raw_nonzero().get()).is_some_and(|stat| stat.runs)
 }
 
-/// Every process but this one that runs and has this assignment in the environment with which it was started.
+/// Every running process, except this one, that was started with this assignment in its environment.
 pub(super) fn marked_with(assignment: &str) -> Vec<Pid> {
     let own = rustix::process::getpid();
     let is_marked = |pid: &i32| {
-        // Another user's cannot be read, and is none of ours.
+        // Another user's environment cannot be read, and such a process is not ours.
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|known| known == assignment.as_bytes())
     };
@@ -75,8 +78,8 @@ pub(super) fn marked_with(assignment: &str) -> Vec<Pid> {
     marked.filter_map(Pid::from_raw).filter(|pid| *pid != own).collect()
 }
 
-/// Whether a process has a way of its own to deal with a signal: a handler, or waiting for it as a blocked signal. Any
-/// other process is ended by the first one, or ignores all of them.
+/// Whether a process handles a signal itself: by a handler, or by waiting for it as a blocked signal. Any other process
+/// dies of the first such signal, or ignores all of them.
 pub(super) fn deals_with(pid: Pid, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
     signals(&status, &["SigBlk:", "SigCgt:"]) & bit(signal) != 0
@@ -88,7 +91,7 @@ pub(super) fn ignores(pid: Pid, signal: Signal) -> bool {
     signals(&status, &["SigIgn:"]) & bit(signal) != 0
 }
 
-/// Whether a process is about to do something about a signal that it was sent: it has not taken it yet, or runs.
+/// Whether a process is about to handle a signal that it was sent: the signal is pending, or the process runs.
 pub(super) fn is_at_work_on(pid: Pid, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
     let runs = status.lines().any(|line| line.starts_with("State:\tR"));
@@ -105,7 +108,7 @@ pub(super) fn is_stopped(pid: Pid) -> bool {
     states.all(|state| b"TtZX".contains(&state))
 }
 
-/// Whether a process runs and is not about to end: one that is has closed its files already, and says nothing of itself.
+/// Whether a process runs and is not about to end. A process that is about to end has closed its files already.
 pub(super) fn stays(pid: Pid) -> bool {
     const PF_EXITING: u64 = 4;
     let text = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
@@ -113,14 +116,14 @@ pub(super) fn stays(pid: Pid) -> bool {
     runs(pid) && flags.is_some_and(|flags| flags & PF_EXITING == 0)
 }
 
-/// What a process reads from, as `/proc` names it.
+/// The standard input of a process, as `/proc` names it.
 pub(super) fn standard_input(pid: Pid) -> OsString {
     let link = std::fs::read_link(format!("/proc/{}/fd/0", pid.as_raw_nonzero()));
     link.map(PathBuf::into_os_string).unwrap_or_default()
 }
 
-/// Whether a process is the end of a pipe within the command, which reads from `theirs`: `tee` in `exec > >(tee log)` ends by
-/// itself when that is closed, and is left by nobody.
+/// Whether a process reads from a pipe inside the command, not from `theirs`. Such a process, like `tee` in `exec >
+/// >(tee log)`, ends by itself when the pipe is closed, so it does not count as left running.
 pub(super) fn reads_its_own_pipe(pid: Pid, theirs: &OsStr) -> bool {
     let own = standard_input(pid);
     own.as_encoded_bytes().starts_with(b"pipe:") && own != theirs
@@ -170,7 +173,7 @@ struct Stat {
 /// Reads `/proc/PID/stat` as proc_pid_stat(5) lays it out; `None` if the process is gone.
 fn read_stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The name in brackets may itself hold brackets and spaces, so the fields are counted from its end.
+    // The name in brackets may itself contain brackets and spaces, so the fields are counted from its end.
     let name_end = text.iter().rposition(|byte| *byte == b')')?;
     let name_start = text.iter().position(|byte| *byte == b'(')? + 1;
     let fields: Vec<&str> = std::str::from_utf8(&text[name_end + 1..]).ok()?.split_ascii_whitespace().collect();

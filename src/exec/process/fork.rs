@@ -1,9 +1,9 @@
-//! A shim that is a fork of this process: of a `run`, which is there for one command. See decision 0020.
+//! A shim that is a fork of this process: for `run`, whose process serves one command only. See decision 0020.
 //!
-//! Executing this program a second time would do as well, but costs more than all the rest of a short run: the linker
-//! relocates it anew. A fork shares what is there already. That asks for two things: no other thread may run, and no runtime
-//! may ever have been there, since it leaves behind what it has of signals; and what an execution would have closed has
-//! to be closed by hand.
+//! Executing this program a second time would work as well. But it costs more than all the rest of a short run, because
+//! the linker relocates the program anew. A fork shares the loaded program. It has two conditions: no other thread may
+//! run, and no runtime may ever have been created, because a runtime leaves its signal handling behind. And the files
+//! that an exec would close must be closed by hand.
 
 use std::ffi::OsString;
 use std::fs;
@@ -25,34 +25,36 @@ use super::{
     shim::{self, Done, Duty},
 };
 
-/// The hidden first argument under which this program does what its standard input says, in place of a run that is gone.
+/// The hidden first argument under which this program carries out the will on its standard input, in place of a run
+/// that is gone.
 pub const WILL_ARGUMENT: &str = "__will";
 
-/// A command that is to be run with this process's own standard input, or a terminal.
+/// A command that is to be run with this process's own standard input, or with a terminal.
 #[derive(Debug)]
 pub struct Here<'a> {
     /// The program and its arguments.
     pub command: &'a [OsString],
-    /// Variables that neither it nor its shim must show, besides those by which a CI system finds a job's processes.
+    /// Variables to remove from the environment of the command and its shim, besides those by which a CI system finds a
+    /// job's processes.
     pub hidden: &'a [&'a str],
-    /// The file that the shim keeps locked until nothing of the command is left.
+    /// The file that the shim keeps locked until no process of the command is left.
     pub lock: &'a Path,
-    /// The folder of this command's own, which goes with the shim even if this process is killed. It holds files only.
+    /// The folder of this command. The shim removes it at its end, even if this process is killed. It holds files only.
     pub folder: &'a Path,
     /// How long everything may take to stop when this process is gone, or before its deadline.
     pub kill_budget: Duration,
-    /// Where its standard input is a terminal that is to be its own, so that it leads a session there: the one at which
-    /// somebody sits, which the shim sets right again should this process be killed.
+    /// The terminal in front of the user, if the command's standard input is a terminal that the command leads a
+    /// session on. The shim restores the user's terminal if this process is killed.
     pub terminal: Option<BorrowedFd<'a>>,
-    /// Where its standard input comes from, if not from where ours does.
+    /// The command's standard input, if it differs from ours.
     pub stdin: Option<OwnedFd>,
-    /// Where its standard output goes, if not where ours does.
+    /// The command's standard output, if it differs from ours.
     pub stdout: Option<OwnedFd>,
-    /// Where its standard error goes, if not where ours does.
+    /// The command's standard error, if it differs from ours.
     pub stderr: Option<OwnedFd>,
 }
 
-/// Forks the shim of a command. To be called while this process has one thread, and before there was a runtime.
+/// Forks the shim of a command. Call it while this process has one thread, and before a runtime was created.
 ///
 /// # Errors
 /// The system gives no process, or there are other threads.
@@ -65,12 +67,12 @@ pub fn fork(here: Here<'_>) -> io::Result<Prepared> {
     let (ours, theirs) = UnixStream::pair()?;
     let terminal = here.terminal.map(|terminal| terminal.try_clone_to_owned()).transpose()?;
     #[expect(unsafe_code, reason = "there is no safe way to fork")]
-    // SAFETY: there is no other thread that could hold a lock or be in the middle of something.
+    // SAFETY: there is no other thread that could hold a lock or be in the middle of a change.
     let pid = unsafe { libc::fork() };
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            // Whatever happens, it must not unwind into what this process was about to do.
+            // A panic must not unwind into the code of the parent.
             let ended = catch_unwind(AssertUnwindSafe(|| go_on_as_shim(here, theirs, terminal)));
             let code = ended.ok().and_then(Result::ok).unwrap_or(125);
             std::process::exit(code)
@@ -103,11 +105,11 @@ fn go_on_as_shim(here: Here<'_>, control: UnixStream, terminal: Option<OwnedFd>)
     }
 }
 
-/// Goes on as this same program, which has a runtime and a client to tell what a worker that is gone wanted told.
+/// Continues as this same program, executed anew, because sending a will needs a runtime and a client.
 fn become_executor(will: &str) -> io::Error {
     let read_by_it = || -> io::Result<OwnedFd> {
         let (reading, mut writing) = io::pipe()?;
-        // A line has room in a pipe that nobody reads yet.
+        // A pipe that nobody reads yet has room for one line.
         writing.write_all(will.as_bytes())?;
         Ok(reading.into())
     };
@@ -117,8 +119,8 @@ fn become_executor(will: &str) -> io::Error {
     }
 }
 
-/// Closes whatever does not outlive an exec, but for these: the worker's end of the socket above all, or we would never
-/// see it close.
+/// Closes the files that an exec would close, except `kept`. The worker's end of the socket matters most, because
+/// otherwise the shim would never see it close.
 fn close_as_exec_does(kept: &[RawFd]) -> io::Result<()> {
     let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -126,9 +128,9 @@ fn close_as_exec_does(kept: &[RawFd]) -> io::Result<()> {
         .collect();
     for number in open {
         #[expect(unsafe_code, reason = "descriptors that others own can be closed in no other way")]
-        // SAFETY: whoever owns them is what the parent was about to do, which this process never comes back to.
+        // SAFETY: only the parent's code owns these files, and this process never returns to it.
         unsafe {
-            // The folder that was just read is among them, and closed already.
+            // The descriptor of the folder that was just read is among them, and closed already.
             let is_open_till_exec =
                 fcntl_getfd(BorrowedFd::borrow_raw(number)).is_ok_and(|flags| flags.contains(FdFlags::CLOEXEC));
             if is_open_till_exec {

@@ -1,8 +1,8 @@
-//! Takes variables out of a shim's environment, and so out of its command's: those that are the worker's own, and those by
+//! Removes variables from a shim's environment, and so from its command's: the worker's own variables, and those by
 //! which a CI system finds the processes of a job.
 //!
-//! Jenkins and the runners of GitHub and Azure end a job by a signal to every process with a variable of theirs. Where they
-//! find the `run` alone, each process of its command is told to stop once, by the shim, in the right order.
+//! Jenkins and the runners of GitHub and Azure end a job by a signal to every process that has a variable of theirs. If
+//! they find only the `run`, the shim tells each process of the command to stop once, in the right order.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -16,19 +16,19 @@ pub(super) fn finds_processes(name: &OsStr) -> bool {
     (is_of_jenkins && name.ends_with(b"_COOKIE")) || name == b"BUILD_ID" || name == b"RUNNER_TRACKING_ID"
 }
 
-/// Takes variables out of this process's environment. They vanish from `/proc/PID/environ` as well, which shows the bytes
-/// that were there at the start.
+/// Removes variables from this process's environment, and from `/proc/PID/environ` as well, which shows the bytes that
+/// were there at the start.
 ///
 /// # Safety
 /// This process must have one thread, and hold no reference into its environment.
 ///
 /// # Errors
-/// `/proc` cannot be read. Then children do not have the variables all the same.
+/// `/proc` cannot be read. Even then, children do not get the variables.
 #[expect(unsafe_code, reason = "no safe way leads to the bytes with which a process was started")]
 pub(super) unsafe fn hide(is_hidden: impl Fn(&OsStr) -> bool) -> io::Result<()> {
     let hidden: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).filter(|name| is_hidden(name)).collect();
     for name in &hidden {
-        // SAFETY: there is no other thread, as the caller says.
+        // SAFETY: there is no other thread, by this function's contract.
         unsafe { std::env::remove_var(name) };
     }
     if hidden.is_empty() {
@@ -40,8 +40,8 @@ pub(super) unsafe fn hide(is_hidden: impl Fn(&OsStr) -> bool) -> io::Result<()> 
     for assignment in shown.split(|byte| *byte == 0) {
         let name = assignment.split(|byte| *byte == b'=').next().unwrap_or_default();
         if is_hidden(&OsString::from_vec(name.to_vec())) {
-            // SAFETY: the kernel has just read these bytes there, they are writable as part of the stack, and nobody refers
-            // to them any more.
+            // SAFETY: the kernel has just read these bytes there; they are writable as part of the stack; and no
+            // reference to them is left.
             unsafe {
                 std::ptr::write_bytes(std::ptr::with_exposed_provenance_mut::<u8>(start + at), 0, assignment.len())
             };

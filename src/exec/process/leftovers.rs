@@ -1,8 +1,9 @@
-//! Ends what a shim should have ended and could not: because it is stopped or hangs, because it was killed, or because
-//! worker and shim were killed together. See decision 0014.
+//! Ends the processes that a shim should have ended and could not: because it is stopped or hangs, because it was
+//! killed, or because worker and shim were killed together. See decision 0014.
 //!
-//! A stopped shim's processes are below it. Those of a shim that is gone were handed to whoever reaps orphans on this
-//! machine; they are known by the deployment's id, which every command has in its environment, and by their cgroup.
+//! The processes of a stopped shim are below it. Those of a dead shim were adopted by the process that reaps orphans on
+//! this machine. They are found by the deployment's id, which every command has in its environment, and by their
+//! cgroup.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,7 +18,8 @@ use super::{
     shim::{LOOK_AGAIN, VANISH_LIMIT, lock_exclusively},
 };
 
-/// The variable that tells a command's processes from all others: no two deployments have the same.
+/// The variable that distinguishes a command's processes from all others, because no two deployments have the same
+/// value.
 pub(super) const MARK_VARIABLE: &str = "SINGLETRACK_DEPLOYMENT_ID";
 
 /// The mark of a deployment's processes.
@@ -25,13 +27,13 @@ pub(super) fn mark(deployment_id: &str) -> String {
     format!("{MARK_VARIABLE}={deployment_id}")
 }
 
-/// Kills everything below a process that does not end it itself. Answers how many are left, which is none but for those
-/// that nobody can kill.
+/// Kills everything below a process that does not end its descendants itself. Returns how many are left: only those
+/// that cannot be killed.
 pub(super) async fn end_below(root: Pid) -> usize {
     elsewhere(move || end_all(|| running_below(root))).await
 }
 
-/// Kills what a shim that is gone left behind. Answers how many are left.
+/// Kills the processes that a dead shim left behind. Returns how many are left.
 pub(super) async fn end_marked(mark: &str) -> usize {
     let mark = mark.to_owned();
     let find = move || {
@@ -41,9 +43,9 @@ pub(super) async fn end_marked(mark: &str) -> usize {
     elsewhere(move || end_all(find)).await
 }
 
-/// On a thread of its own: the process table is read with calls that block.
+/// Runs `work` on a thread of its own, because the process table is read with calls that block.
 async fn elsewhere(work: impl FnOnce() -> usize + Send + 'static) -> usize {
-    // It does not panic; and if it did, something may be left.
+    // It does not panic. If it did, a process might be left.
     tokio::task::spawn_blocking(work).await.unwrap_or(1)
 }
 
@@ -55,7 +57,7 @@ fn end_all(find: impl Fn() -> Vec<Pid>) -> usize {
         if Instant::now() > give_up_at {
             return running.len();
         }
-        // Opened before the signal: the number may be another process's soon after it.
+        // Opened before the signal is sent, because the pid may soon belong to another process.
         let ending = rustix::process::pidfd_open(*first, PidfdFlags::empty());
         for pid in &running {
             let _ = rustix::process::kill_process(*pid, Signal::KILL);
@@ -65,22 +67,22 @@ fn end_all(find: impl Fn() -> Vec<Pid>) -> usize {
                 let limit = Timespec::try_from(LOOK_AGAIN).ok();
                 let _ = poll(&mut [PollFd::new(&ending, PollFlags::IN)], limit.as_ref());
             }
-            // Gone already, or the kernel knows no such handles.
+            // The process is gone already, or the kernel has no pidfds.
             Err(_) => std::thread::sleep(LOOK_AGAIN),
         }
     }
 }
 
-/// Waits until the shim that locked this file is gone, and sees to it that every process of its command is; whether that
-/// came true in time. A file that is not there is locked by nobody.
+/// Waits until the shim that locked this file is gone, and ends the rest of its command's processes. Returns whether
+/// all of them were gone in time. A file that does not exist is not locked.
 pub async fn leftovers_gone(lock_path: &Path, deployment_id: &str, max: Duration) -> bool {
     if !lock_path.exists() {
         return true;
     }
     let path = lock_path.to_owned();
     let (gone, told) = tokio::sync::oneshot::channel();
-    // A thread of its own, not one of the runtime's: a blocked flock(2) cannot be called off, and the runtime would
-    // wait for it at its end.
+    // A thread of its own, not one of the runtime's, because a blocked flock(2) cannot be cancelled, and the runtime
+    // would wait for it at its end.
     std::thread::spawn(move || {
         let _ = gone.send(lock_exclusively(&path).is_ok());
     });

@@ -1,4 +1,5 @@
-//! A command and everything it starts, as the worker sees it: started, told to stop, and waited for through the shim.
+//! A command and everything that it starts, from the worker's side: started, told to stop, and waited for through the
+//! shim.
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -22,11 +23,12 @@ use super::{
 };
 use crate::clock::{BootInstant, Clock, SystemClock};
 
-/// How long after the time for everything to be killed the shim may take to say that it is. Then it counts as stopped or
-/// stuck, and its work is done in its stead: early enough to be over long before the server gives the slot away.
+/// How long after the kill deadline the shim may take to report that everything was killed. After that it counts as
+/// stopped or stuck, and the worker does its work. This is early enough to be over long before the server gives the
+/// slot to another deployment.
 const HEED_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long a shim that was only slow may take for its last words, once nothing is left.
+/// How long a shim that was only slow may take for its last report, once no process is left.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 
 /// The program that is started as the shim.
@@ -34,7 +36,7 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 pub struct ShimProgram(pub PathBuf);
 
 impl Default for ShimProgram {
-    /// This very program, even if its file has been replaced by another version since it started.
+    /// This very program, even if its file has been replaced by another version since its start.
     fn default() -> Self {
         ShimProgram(PathBuf::from("/proc/self/exe"))
     }
@@ -43,29 +45,29 @@ impl Default for ShimProgram {
 /// A script to be run.
 #[derive(Debug)]
 pub struct Script<'a> {
-    /// What `sh -ec` gets.
+    /// The script's text, for `sh -ec`.
     pub text: &'a str,
-    /// Where it starts.
+    /// The working directory.
     pub directory: &'a Path,
     /// Its whole environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// The file that the shim keeps locked until nothing of the script is left.
+    /// The file that the shim keeps locked until no process of the script is left.
     pub lock: &'a Path,
     /// How long everything may take to stop when the worker is gone, or before its deadline.
     pub kill_budget: Duration,
-    /// When the lease ends unless renewed, if it may. The shim knows it before the command starts: a worker may be stopped
-    /// at any moment after that.
+    /// When the lease ends unless renewed, if there is a lease. The shim gets it before the command starts, because the
+    /// worker may be stopped (SIGSTOP) at any moment after that.
     pub deadline: Option<BootInstant>,
 }
 
-/// How a command ended, and that nothing of it runs any more.
+/// How a command ended. No process of it runs any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandExit {
     /// How the command itself ended.
     pub kind: ExitKind,
-    /// Who made it end.
+    /// The cause of its end.
     pub stopped_by: StoppedBy,
-    /// How many processes could not be killed: stuck in the kernel, or another user's. Zero but for such.
+    /// How many processes could not be killed: stuck in the kernel, or another user's. Zero otherwise.
     pub left_count: u32,
 }
 
@@ -76,20 +78,20 @@ pub enum ExitKind {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// Nobody could see: the shim was killed, or the process could not be.
+    /// Unknown: the shim was killed, or the process could not be killed.
     Unknown,
 }
 
-/// Who made a command end.
+/// The cause of a command's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoppedBy {
     /// It ended by itself.
     Nobody,
-    /// The worker said so.
+    /// The worker ordered it.
     Worker,
-    /// The shim, because the worker was gone.
+    /// The shim ended it, because the worker was gone.
     WorkerGone,
-    /// The shim, because the deadline was not renewed.
+    /// The shim ended it, because the deadline was not renewed.
     Deadline,
 }
 
@@ -115,7 +117,7 @@ impl ExitKind {
         }
     }
 
-    /// What a shell would show as `$?`.
+    /// The value that a shell would show as `$?`.
     pub fn shell_code(self) -> i32 {
         match self {
             ExitKind::Code(code) => code,
@@ -148,7 +150,7 @@ impl StoppedBy {
     }
 }
 
-/// A shim that waits for the word to start its command. Dropping it starts nothing.
+/// A shim that waits for the order to start its command. Dropping it starts nothing.
 #[derive(Debug)]
 pub struct Prepared {
     shim: ShimProcess,
@@ -166,9 +168,9 @@ impl Prepared {
         self.shim.gone().await;
     }
 
-    /// Starts the command, with these variables besides those that the shim has. No value may hold a newline. Unless
-    /// renewed, everything ends by the deadline; past it, nothing is started. `will`, a line of at most some KiB, is what the
-    /// shim has told once everything has ended, should this process be gone by then.
+    /// Starts the command, with these variables besides the shim's own. No value may contain a newline. Unless renewed,
+    /// everything ends by the deadline; after it, nothing is started. `will` is a line of at most some KiB. If this
+    /// process is gone when everything has ended, the shim has the will sent.
     ///
     /// # Errors
     /// The command, or the shim, could not be started.
@@ -181,8 +183,9 @@ impl Prepared {
         let line = |(name, value): &(&str, &str)| format!("env {name}={}\n", value.replace(['\n', '\0'], " "));
         let variables_said: String = variables.iter().map(line).collect();
         let deadline = deadline.map(|at| format!("deadline {}\n", in_milliseconds(at)));
-        // All at once, since each write would wake the shim; and before it says that it is ready, so that it finds them
-        // then. These few bytes have room in a socket that is still empty. If it is gone, there is no answer.
+        // All lines in one write, because each write would wake the shim; and before the shim reports that it is ready,
+        // so that it finds them then. An empty socket has room for these few bytes. If the shim is gone, its answer is
+        // missing.
         let will = will.map(|text| format!("will {text}\n"));
         let open_files = open_files_before().map(|count| format!("open-files {count}\n"));
         let orders = [Some(variables_said), deadline, will, open_files, Some("start\n".to_owned())];
@@ -220,13 +223,13 @@ impl Prepared {
 pub(super) enum ShimProcess {
     /// Started as a program.
     Program(Child),
-    /// A fork of this process, until it is waited for. A process that forks its shim ends soon after it, so nobody else
-    /// need collect it.
+    /// A fork of this process, until it was waited for. A process that forks its shim ends soon after it, so nobody
+    /// else has to reap it.
     Fork(Option<Pid>),
 }
 
 impl ShimProcess {
-    /// Its number, unless it was waited for.
+    /// Its pid, unless it was waited for.
     fn pid(&self) -> Option<Pid> {
         match self {
             ShimProcess::Program(child) => child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)),
@@ -248,7 +251,7 @@ impl ShimProcess {
                 let _ = child.wait().await;
             }
             ShimProcess::Fork(pid) => {
-                // Heard of from now on, so that none is missed.
+                // Subscribe before the first look, so that no signal is missed.
                 let Ok(mut ends) = signal(SignalKind::child()) else { return };
                 while let Some(shim) = *pid {
                     match rustix::process::waitpid(Some(shim), WaitOptions::NOHANG) {
@@ -268,18 +271,18 @@ pub struct Process {
     control: UnixStream,
     buffer: Vec<u8>,
     command: Option<Pid>,
-    /// What tells its processes from all others, wherever they are.
+    /// The assignment that distinguishes its processes from all others, wherever they are.
     mark: Option<String>,
-    /// When the shim should have said that everything has ended.
+    /// When the shim should have reported that everything has ended.
     overdue_at: Option<Instant>,
-    /// What the command left running, and was ended after it.
+    /// The processes that the command left running. They were ended after it.
     left: Option<String>,
-    /// What cannot be ended.
+    /// The processes that cannot be ended.
     stuck: watch::Sender<Option<String>>,
 }
 
 impl Process {
-    /// Starts the script; answers it with its standard output and standard error.
+    /// Starts the script; returns it with its standard output and standard error.
     pub async fn start(program: &ShimProgram, script: Script<'_>) -> io::Result<(Process, ChildStdout, ChildStderr)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let id = script.environment.iter().find(|(name, _)| name == MARK_VARIABLE);
@@ -309,33 +312,33 @@ impl Process {
         self.command
     }
 
-    /// What the command left running when it ended by itself: that was ended after it.
+    /// The processes that the command left running when it ended by itself. They were ended after it.
     pub fn left(&self) -> Option<&str> {
         self.left.as_deref()
     }
 
-    /// Says that the lease is over and nothing is left to be told, should this process end before the command.
+    /// Deletes the will: the lease is over, so nothing must be sent if this process ends before the command.
     pub fn forget_will(&self) {
         self.say("forget");
     }
 
-    /// What cannot be ended, once that is clear: other users' processes, such as those of `sudo`.
+    /// The processes that cannot be ended, once they are known: other users' processes, such as those of `sudo`.
     pub fn stuck(&self) -> watch::Receiver<Option<String>> {
         self.stuck.subscribe()
     }
 
-    /// Collects a shim that was forked, once its command has ended: nobody else may ever do that.
+    /// Reaps a forked shim once its command has ended, because no other process will.
     pub async fn collect(mut self) {
         let _ = tokio::time::timeout(LAST_WORDS_LIMIT, self.shim.gone()).await;
     }
 
-    /// Sends SIGTERM to everything now, and SIGKILL at the given instant to what is left. A later call can only
-    /// bring the SIGKILL forward.
+    /// Sends SIGTERM to everything now, and SIGKILL at the given instant to the processes that are left. A later call
+    /// can only bring the SIGKILL forward.
     pub fn terminate(&mut self, kill_at: BootInstant) {
         self.end("term", kill_at);
     }
 
-    /// The same, as a terminal's Ctrl-C does it: SIGINT to the command's process group, to all others as above.
+    /// The same, as Ctrl-C in a terminal does it: SIGINT to the command's process group, SIGTERM to all others.
     pub fn interrupt(&mut self, kill_at: BootInstant) {
         self.end("int", kill_at);
     }
@@ -358,14 +361,15 @@ impl Process {
         self.say("kill");
     }
 
-    /// Moves the instant at which the shim ends everything by itself, because it then takes the worker for stopped.
+    /// Moves the instant at which the shim ends everything by itself, because it then assumes that the worker is
+    /// stopped.
     pub fn renew_deadline(&mut self, deadline: BootInstant) {
         self.say(&format!("deadline {}", in_milliseconds(deadline)));
     }
 
-    /// Waits until nothing of the command runs any more. May be dropped and called again.
+    /// Waits until no process of the command runs any more. May be dropped and called again.
     pub async fn wait(&mut self) -> CommandExit {
-        // What cannot be ended is waited for.
+        // Processes that cannot be ended are waited for.
         let overdue_at = self.overdue_at.filter(|_| self.stuck.borrow().is_none());
         let overdue = async {
             match overdue_at {
@@ -388,7 +392,7 @@ impl Process {
         }
     }
 
-    /// How the shim says that it ended; `None` if it ends without a word.
+    /// How the command ended, by the shim's report; `None` if the shim ends without a report.
     async fn ended(&mut self) -> Option<CommandExit> {
         while let Ok(Some(line)) = self.next_line().await {
             if let Some(left) = line.strip_prefix("left ") {
@@ -407,8 +411,9 @@ impl Process {
         None
     }
 
-    /// The shim should have killed everything by now. It was stopped and is so again, or hangs: its processes, which are
-    /// all below it, are killed from here. If that was only slow, it has its say after all.
+    /// Called when the shim should have killed everything and has not reported it. The shim was stopped and is stopped
+    /// again, or hangs. Its processes are all below it, so they are killed from here. If the shim was only slow, its
+    /// report is used after all.
     async fn end_in_its_stead(&mut self) -> Option<CommandExit> {
         self.wake_shim();
         if let Some(shim) = self.shim.pid() {
@@ -417,8 +422,8 @@ impl Process {
         tokio::time::timeout(LAST_WORDS_LIMIT, self.ended()).await.ok().flatten()
     }
 
-    /// The shim is gone, or has to go: what it can no longer do is done from here. Its direct child dies with it by the
-    /// kernel's hand.
+    /// Called when the shim is gone, or has to go: its remaining work is done from here. The kernel kills the shim's
+    /// direct child together with the shim.
     async fn wait_without_shim(&mut self) -> CommandExit {
         if let Some(command) = self.command.take() {
             let _ = rustix::process::kill_process_group(command, Signal::KILL);
@@ -436,15 +441,14 @@ impl Process {
         self.shim.pid().is_some_and(|shim| rustix::process::test_kill_process(shim).is_ok())
     }
 
-    /// Lets a shim go on that somebody has stopped; the others take no notice.
+    /// Continues a stopped shim; a shim that is not stopped takes no notice.
     fn wake_shim(&self) {
         if let Some(shim) = self.shim.pid() {
             let _ = rustix::process::kill_process(shim, Signal::CONT);
         }
     }
 
-    /// Writes a command. A socket that takes no more of these few bytes belongs to a shim that hangs, which
-    /// `overdue_at` finds out.
+    /// Writes an order. If the socket takes no more of these few bytes, the shim hangs, and `overdue_at` notices that.
     fn say(&self, line: &str) {
         let _ = self.control.try_write(format!("{line}\n").as_bytes());
     }

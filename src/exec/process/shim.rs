@@ -56,27 +56,28 @@ use crate::clock::{BootInstant, Clock, SystemClock};
 /// The hidden first argument under which this program is the shim.
 pub const ARGUMENT: &str = "__shim";
 
-/// How long what a command left running in the background may take to stop after SIGTERM.
+/// How long processes that a command left running in the background may take to stop after SIGTERM.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 
-/// How long killed processes may take to vanish. Longer means stuck in the kernel or another user's, as the processes of
-/// `sudo` are: that is told, and waited for as long as there is a worker.
+/// How long killed processes may take to vanish. A longer time means that they are stuck in the kernel or another
+/// user's, as the processes of `sudo` are. That is reported, and they are waited for as long as there is a worker.
 pub(super) const VANISH_LIMIT: Duration = Duration::from_secs(10);
 
-/// A time shorter than that is not cut in half: reading the process table takes some, too.
+/// A shorter time than this is not cut in half, because reading the process table takes some time, too.
 const SHORTEST_HALF: Duration = Duration::from_millis(20);
 
-/// How often the process table is read again while leftovers end: one that forks just then can be missed once.
+/// How often the process table is read again while leftovers end. A process that forks during one reading can be missed
+/// once.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The same while something cannot be ended.
+/// The same while some process cannot be ended.
 const LOOK_AGAIN_STUCK: Duration = Duration::from_secs(1);
 
-/// How many processes are watched at once while they end; any of them wakes us to look again, so more would add
-/// nothing but open files.
+/// How many processes are watched at once while they end. The end of any one starts a new look, so watching more would
+/// only cost open files.
 const WATCH_LIMIT: usize = 128;
 
-/// Runs the shim if the program was started as one, and answers its exit code.
+/// Runs the shim if the program was started as one, and returns its exit code.
 pub fn entry(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
     let mut args = args.into_iter().skip(1);
     if args.next()? != ARGUMENT {
@@ -84,7 +85,7 @@ pub fn entry(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
     }
     let code = match main(args.collect()) {
         Ok(code) => code,
-        // Nobody would read standard error here but the phase's log, which is a good place.
+        // Standard error is the phase's log here, which is a good place for this message.
         Err(error) => {
             let _ = writeln!(io::stderr(), "singletrack: the shim failed: {error}");
             125
@@ -100,7 +101,7 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     let kill_budget_ms = kill_budget.to_str().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
     let done = serve(Duty {
         control: UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?),
-        // The socket is ours, so the command gets nothing.
+        // Our standard input is the socket, so the command gets an empty one.
         command_stdin: Stdio::null(),
         command,
         lock: lock.as_ref(),
@@ -111,32 +112,31 @@ fn main(args: Vec<OsString>) -> io::Result<i32> {
     Ok(done.code)
 }
 
-/// What would end us and has a handler here.
+/// The signals that would end us and have a handler here.
 const HANDLED: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
-/// What a shim is there for.
+/// The task of one shim.
 pub(super) struct Duty<'a> {
     /// The socket to the worker.
     pub(super) control: UnixStream,
     /// The command's standard input; it has our standard output and standard error.
     pub(super) command_stdin: Stdio,
-    /// The program and its arguments.
     pub(super) command: &'a [OsString],
     /// The file that is kept locked until nothing of the command is left.
     pub(super) lock: &'a Path,
-    /// The folder that goes with us.
+    /// The folder that we remove at our end.
     pub(super) folder: Option<&'a Path>,
     /// How long everything may take to stop when the worker is gone, or before its deadline.
     pub(super) kill_budget: Duration,
-    /// Where standard input is a terminal of the command's own: the one at which somebody sits.
+    /// The terminal in front of the user, if standard input is a terminal of the command's own.
     pub(super) terminal: Option<OwnedFd>,
 }
 
-/// How a shim's duty ended.
+/// The result of a shim's task.
 pub(super) struct Done {
     /// The exit code.
     pub(super) code: i32,
-    /// What the worker wanted told, if it is gone. Nothing of the command is left.
+    /// The worker's will, if the worker is gone. No process of the command is left.
     pub(super) will: Option<String>,
 }
 
@@ -146,17 +146,18 @@ impl Done {
     }
 }
 
-/// Does it to the end.
+/// Runs the task to its end.
 pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     let Duty { control, command_stdin, command, lock, folder, kill_budget, terminal } = duty;
-    // A run's folder goes with its shim; a phase has a workspace.
+    // A run's folder is removed with its shim; a phase has a workspace.
     let serves_phase = folder.is_none();
     let mut control = Control::new(control);
     let _ = rustix::thread::set_name(SHIM_NAME);
     let real_terminal = terminal.map(RealTerminal::new).transpose()?;
 
-    // A terminal's Ctrl-C, and a service manager that signals all of a server's processes, must not end the one
-    // process that can still clean up. Handlers, unlike ignored signals, are not inherited by the command.
+    // A terminal's Ctrl-C, or a service manager that signals all of a server's processes, must not end the one process
+    // that can still clean up. Handlers are used because the command does not inherit them; it would inherit ignored
+    // signals.
     let _ = rustix::process::setsid();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let _entered = runtime.enter();
@@ -166,7 +167,7 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
 
     let _lock_held_to_the_end = lock_exclusively(lock)?;
-    // Dropped before the lock: once that is free, the folder is gone.
+    // Dropped before the lock, so that the folder is gone when the lock is free.
     let _removed_at_the_end = folder.map(ShimFolder);
     let cgroup = Cgroup::make();
     let mut command = as_command(command, real_terminal.is_some(), ignored)?;
@@ -176,12 +177,13 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
         return Ok(Done::with(0));
     };
     if deadline.is_some_and(|deadline| before(deadline, kill_budget) <= SystemClock.boot()) {
-        // The worker was stopped meanwhile, and the slot may be another's.
+        // The worker was stopped meanwhile, and another deployment may have the slot.
         control.say("failed its lease was over before it was started");
         return Ok(Done::with(127));
     }
     if control.is_deserted() {
-        // It was killed before we had the lock. So whoever came after it found that free, and its slot may be another's.
+        // The worker was killed before we had the lock. So its successor found the lock free, and another deployment
+        // may have the slot.
         return Ok(Done { code: 0, will });
     }
     let prepare = || {
@@ -206,8 +208,8 @@ pub(super) fn serve(duty: Duty<'_>) -> io::Result<Done> {
     }
 }
 
-/// Leaves the command's output to the command: whoever reads it sees its end when the last writer ends, and need not
-/// wait for us to be gone as well.
+/// Closes our copy of the command's output. Its reader then sees the end of file when the last writer ends, and does
+/// not have to wait for the shim.
 fn let_go_of_output() {
     let nowhere = File::options().write(true).open("/dev/null");
     if let Ok(nowhere) = nowhere {
@@ -216,12 +218,12 @@ fn let_go_of_output() {
     }
 }
 
-/// A folder of files that goes with us.
+/// A folder of files that is removed with us.
 struct ShimFolder<'a>(&'a Path);
 
 impl Drop for ShimFolder<'_> {
     fn drop(&mut self) {
-        // The run removes it as well, if it is still there; whoever comes second finds nothing.
+        // The run also removes the folder, if it is still there. The second of the two finds nothing.
         for entry in std::fs::read_dir(self.0).into_iter().flatten().flatten() {
             let _ = std::fs::remove_file(entry.path());
         }
@@ -229,7 +231,7 @@ impl Drop for ShimFolder<'_> {
     }
 }
 
-/// The terminal at which somebody sits, as it was before the worker made it pass on every key.
+/// The terminal in front of the user, with its settings from before the worker set it to pass on every key.
 struct RealTerminal {
     terminal: OwnedFd,
     before: Termios,
@@ -241,8 +243,8 @@ impl RealTerminal {
         Ok(RealTerminal { terminal, before })
     }
 
-    /// Gives it back as it was, if it is still as the worker set it: a shell may have taken it over. We have left its
-    /// session, so that nothing stops us for it.
+    /// Restores the settings, unless they differ from the worker's: then a shell has taken the terminal over. We have
+    /// left the terminal's session, so the kernel does not stop us for this.
     fn set_right(self) {
         let mut raw = self.before.clone();
         raw.make_raw();
@@ -253,7 +255,8 @@ impl RealTerminal {
     }
 }
 
-/// Opens and locks the file, waiting for whoever holds it. Children do not inherit it: it tells of the shim alone.
+/// Opens and locks the file, waiting for its present holder. Children do not inherit the lock, because it stands for
+/// the shim alone.
 pub(super) fn lock_exclusively(path: &Path) -> io::Result<File> {
     let file = File::options().create(true).append(true).open(path)?;
     loop {
@@ -273,7 +276,7 @@ fn as_command(command: &[OsString], owns_terminal: bool, ignored: Vec<i32>) -> i
     // SAFETY: signal(2) is async-signal-safe.
     unsafe {
         command.pre_exec(move || {
-            // What `nohup` or a script had ignored stays so. Our handlers are not inherited.
+            // A signal that `nohup` or a script had ignored stays ignored. Our handlers are not inherited.
             ignored.iter().for_each(|signal| _ = libc::signal(*signal, libc::SIG_IGN));
             Ok(())
         });
@@ -286,7 +289,7 @@ fn as_command(command: &[OsString], owns_terminal: bool, ignored: Vec<i32>) -> i
     // SAFETY: setsid(2) and ioctl(2) are async-signal-safe.
     unsafe {
         command.pre_exec(|| {
-            // A session's leader leads a process group as well, which is the terminal's foreground one.
+            // The leader of a session also leads a process group, and that is the terminal's foreground group.
             rustix::process::setsid()?;
             // Input or output may be redirected.
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
@@ -297,11 +300,11 @@ fn as_command(command: &[OsString], owns_terminal: bool, ignored: Vec<i32>) -> i
     Ok(command)
 }
 
-/// Why and until when everything is being ended.
+/// Why everything is being ended, and by when.
 struct ShimEnding {
     by: StoppedBy,
     kill_at: BootInstant,
-    /// When the next level of the process tree is told to stop, since half of the time is over.
+    /// When the next level of the process tree gets its signal, because half of the time is over.
     next_level_at: BootInstant,
     terms: Terms,
 }
@@ -332,7 +335,7 @@ struct Shim {
     deadline: Option<BootInstant>,
     will: Option<String>,
     ending: Option<ShimEnding>,
-    /// What the command reads from, as `/proc` names it.
+    /// The command's standard input, as `/proc` names it.
     stdin: OsString,
     told_stuck: bool,
 }
@@ -403,8 +406,8 @@ impl Shim {
         };
         let kind = self.child_status.map_or(ExitKind::Unknown, ExitKind::of);
         self.control.say(&format!("ended {} {} {left_count}", kind.to_word(), by.to_word()));
-        // A command may end sooner than its killed worker is seen to be gone, which would have told of the end and set the
-        // terminal right.
+        // The command may end before the shim notices that its worker was killed. The killed worker did not report the
+        // end and did not restore the terminal, so wait for the answer.
         let is_awaited = self.real_terminal.is_some() || self.will.is_some();
         let is_bereaved = is_awaited && !self.control.is_told_done();
         if let Some(terminal) = self.real_terminal.filter(|_| is_bereaved) {
@@ -414,8 +417,8 @@ impl Shim {
         Ok(Done { code: kind.shell_code(), will })
     }
 
-    /// Collects who has ended; whether anyone is left. As the subreaper we are the parent of every orphan, so "no
-    /// child" means "no descendant".
+    /// Reaps the children that have ended; returns whether any are left. As the subreaper we are the parent of every
+    /// orphan, so "no child" means "no descendant".
     fn reap(&mut self) -> bool {
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
@@ -427,7 +430,7 @@ impl Shim {
         }
     }
 
-    /// Does what the worker said since the last look.
+    /// Obeys the worker's orders since the last look.
     fn obey(&mut self) {
         for line in self.control.take() {
             let (word, argument) = line.split_once(' ').unwrap_or((&line, ""));
@@ -444,7 +447,7 @@ impl Shim {
         }
     }
 
-    /// Begins the end when nobody is there to say so.
+    /// Begins the end when no worker orders it: the worker is gone, or the deadline has passed.
     fn decide(&mut self, now: BootInstant) {
         if !self.control.open {
             if let Some(terminal) = self.real_terminal.take() {
@@ -456,7 +459,7 @@ impl Shim {
             self.end(StoppedBy::Deadline, deadline, Signal::TERM);
         }
         if self.child_status.is_some() && self.ending.is_none() {
-            // The command itself is done, so nobody stopped it; what it left behind goes.
+            // The command itself has ended, so nobody stopped it. The processes that it left behind are ended.
             let left: Vec<Descendant> = descendants_of(rustix::process::getpid())
                 .into_iter()
                 .filter(|one| stays(one.pid) && !reads_its_own_pipe(one.pid, &self.stdin))
@@ -481,7 +484,7 @@ impl Shim {
             ending.bring_forward(kill_at, now);
             return;
         }
-        // With nobody to hear it, or no time to act on it, a SIGTERM is left out.
+        // SIGTERM is left out if the command has ended already, or if there is no time to act on it.
         let terms = if self.child_status.is_some() || kill_at <= now {
             Terms::new()
         } else {
@@ -490,7 +493,7 @@ impl Shim {
         self.ending = Some(ShimEnding { by, kill_at, next_level_at: half_way(now, kill_at), terms });
     }
 
-    /// Passes on a signal that means something to the command, as long as its number is its own.
+    /// Passes a signal on to the command, as long as its pid is its own.
     fn pass_on(&self, signal: &str) {
         let signal = signal.parse().ok().and_then(Signal::from_named_raw);
         if let Some(signal) = signal.filter(|_| self.child_status.is_none()) {
@@ -502,7 +505,7 @@ impl Shim {
         if let Some(cgroup) = &self.cgroup {
             cgroup.kill();
         }
-        // After the child was reaped its number may become another group's.
+        // After the child was reaped, its pid may become another group's number.
         if self.child_status.is_none() {
             let _ = rustix::process::kill_process_group(self.child, Signal::KILL);
         }
@@ -511,7 +514,7 @@ impl Shim {
         }
     }
 
-    /// Waits for the worker, for one of the processes to end, for a signal or for the instant.
+    /// Waits for the worker, for the end of a watched process, for a signal or for the instant.
     fn wait(&self, timer: &OwnedFd, wake_at: Option<BootInstant>, watched: &[Pid]) -> io::Result<()> {
         set(timer, wake_at)?;
         let mut cannot_watch = false;
@@ -519,9 +522,9 @@ impl Shim {
         for pid in watched {
             match rustix::process::pidfd_open(*pid, PidfdFlags::empty()) {
                 Ok(pidfd) => pidfds.push(pidfd),
-                // Gone already: there is something to reap or to look at again.
+                // The process is gone already, so there is one to reap, or a new look is due.
                 Err(Errno::SRCH) => return Ok(()),
-                // An old kernel, a profile that forbids it, or too many files.
+                // An old kernel, a security profile that forbids it, or too many open files.
                 Err(_) => cannot_watch = true,
             }
         }

@@ -10,15 +10,15 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 use super::cgroup::Cgroup;
 
-/// Starts it, in this cgroup if there is one and the system lets us; `prepare` is called in the new process. To be called
+/// Starts it, in this cgroup if there is one and the system allows it. `prepare` is called in the new process. Call it
 /// while this process has one thread.
 pub(super) fn start(command: &mut Command, cgroup: Option<&Cgroup>, prepare: impl FnOnce()) -> io::Result<Pid> {
-    // Where the new process says why it could not become the command; closed once it is.
+    // The new process writes here why it could not become the command. The pipe closes once it is the command.
     let (report, reporting) = pipe_with(PipeFlags::CLOEXEC)?;
     let shim = rustix::process::getpid();
     let forked = cgroup.and_then(Cgroup::fork).unwrap_or_else(|| {
         #[expect(unsafe_code, reason = "there is no safe way to fork")]
-        // SAFETY: this process has one thread, so the child may go on as any program.
+        // SAFETY: this process has one thread, so the child may run any code.
         unsafe {
             libc::fork()
         }
@@ -29,7 +29,7 @@ pub(super) fn start(command: &mut Command, cgroup: Option<&Cgroup>, prepare: imp
         let code = error.raw_os_error().unwrap_or(libc::EINVAL);
         let _ = rustix::io::write(&reporting, &code.to_ne_bytes());
         #[expect(unsafe_code, reason = "there is no other way")]
-        // SAFETY: ends this child without running what the parent has registered for its own end.
+        // SAFETY: ends this child without running the parent's exit handlers.
         unsafe {
             libc::_exit(127)
         }
@@ -47,12 +47,12 @@ pub(super) fn start(command: &mut Command, cgroup: Option<&Cgroup>, prepare: imp
     }
 }
 
-/// In the child; comes back only where that cannot be.
+/// In the child; returns only on an error.
 fn become_command(command: &mut Command, shim: Pid) -> io::Error {
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
     }
-    // Had the shim died before that call, the signal would never come.
+    // If the shim had died before that call, the signal would never come.
     if rustix::process::getppid() != Some(shim) {
         return io::ErrorKind::NotFound.into();
     }

@@ -1,19 +1,20 @@
-//! Who gets SIGTERM, and when. Each process gets one: a second makes many programs give up their orderly end, and
-//! Terraform then loses what it was making from its state. See decision 0037.
+//! Which processes get SIGTERM, and when. Each process gets one, because a second one makes many programs give up their
+//! orderly end; Terraform then loses the resources that it was creating from its state. See decision 0037.
 //!
-//! `timeout`, `tini`, `dumb-init`, a `run` inside this one and many scripts pass a SIGTERM on to what they started, and
-//! nobody can see from outside whether a process has had one. So it goes from the top of the process tree down:
+//! `timeout`, `tini`, `dumb-init`, a `run` inside this one and many scripts pass a SIGTERM on to their children, and
+//! nobody can see from outside whether a process has received one. So it goes from the top of the process tree down:
 //!
 //! 1. The command itself gets it at once, and alone.
-//! 2. When the command has ended, those that it leaves without a parent get it, and so on down. But where a process that
-//!    ended had a way of its own to deal with SIGTERM, it may have passed it on: then only those below it get it at once
-//!    that would have died of one, since they have had none.
-//! 3. Whenever half of the time until the SIGKILL is over, the next level down gets it: a command may wait for its child
-//!    without having told it. This is for those that were there at the beginning; what was started since is somebody's
-//!    way to clean up.
+//! 2. When the command has ended, the processes that it leaves without a parent get it, and so on down. But if an ended
+//!    process handled SIGTERM itself, it may have passed it on. Then only those processes below it get a SIGTERM at once
+//!    that would have died of one, because they have received none.
+//! 3. Whenever half of the time until the SIGKILL is over, the next level down gets it, because a command may wait for
+//!    its child without having told it. This holds for the processes that were there at the beginning; a process that was
+//!    started later is a program's way to clean up.
 //!
-//! `timeout` sends two signals to its child by itself, one to the process and one to its group. Two that arrive while a
-//! process is stopped become one, so what is in the group of a process is held for the moment in which that passes it on.
+//! `timeout` sends two signals to its child, one to the process and one to its group. Two signals that arrive while a
+//! process is stopped become one. So the processes in the group of a process are stopped for the moment in which it
+//! passes the signal on.
 //!
 //! The processes of a run inside the command are left to that run's own shim.
 
@@ -25,13 +26,14 @@ use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 
 use super::descendants::{Descendant, deals_with, ignores, is_at_work_on, is_stopped};
 
-/// How long a process may take to pass a signal on while others are held: on a busy machine it may not run for a while.
+/// How long a process may take to pass a signal on while others are stopped. On a busy machine it may not run for a
+/// while.
 const PASS_ON_LIMIT: Duration = Duration::from_millis(500);
 
-/// How often it is looked at meanwhile. Nobody tells when another one's child stops or goes to sleep.
+/// How often it is looked at meanwhile. The kernel sends no event when another process's child stops or goes to sleep.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// Who has had its SIGTERM, and who may have.
+/// Which processes have received their SIGTERM, and which may have.
 pub(super) struct Terms {
     told: HashSet<Identity>,
     may_have_been_told: HashSet<Identity>,
@@ -41,13 +43,13 @@ pub(super) struct Terms {
 type Identity = (Pid, u64);
 
 impl Terms {
-    /// Nobody has had one.
+    /// No process has received one.
     pub(super) fn new() -> Self {
         Terms { told: HashSet::new(), may_have_been_told: HashSet::new(), there_at_the_beginning: HashSet::new() }
     }
 
-    /// Tells the command by this signal. A SIGINT goes to its process group, as from a terminal: a shell that waits for its
-    /// child takes note of it only once that has ended.
+    /// Sends this signal to the command. A SIGINT goes to its process group, as from a terminal, because a shell that
+    /// waits for its child acts on SIGINT only after the child has ended.
     pub(super) fn begin(command: Pid, running: &[Descendant], signal: Signal) -> Self {
         let mut terms = Terms::new();
         terms.there_at_the_beginning = running.iter().map(Descendant::identity).collect();
@@ -57,11 +59,11 @@ impl Terms {
         terms
     }
 
-    /// Tells those whose turn it is.
+    /// Sends the signal to the processes whose turn it is.
     pub(super) fn go_on(&mut self, running: &[Descendant], command_has_ended: bool, next_level: bool) {
         let identities: HashMap<i32, Identity> =
             running.iter().map(|one| (one.pid.as_raw_nonzero().get(), one.identity())).collect();
-        // Children first, so that one level at a time is told.
+        // Children first, so that one level at a time is signalled.
         for descendant in running.iter().rev() {
             let identity = descendant.identity();
             if descendant.has_own_shim || self.told.contains(&identity) {
@@ -100,7 +102,7 @@ impl Terms {
         } else {
             let _ = kill_process(one.pid, signal);
         }
-        // A stopped process hears it only when it goes on.
+        // A stopped process handles the signal only when it continues.
         let _ = kill_process(one.pid, Signal::CONT);
         if !held.is_empty() {
             wait_while(|| is_at_work_on(one.pid, signal));
@@ -108,14 +110,14 @@ impl Terms {
         for pid in held {
             let _ = kill_process(pid, Signal::CONT);
         }
-        // It may wait for one that was stopped together with it.
+        // It may wait for a process that was stopped together with it.
         if one.group == one.pid.as_raw_nonzero().get() {
             let _ = kill_process_group(one.pid, Signal::CONT);
         }
     }
 }
 
-/// Those below a process.
+/// The processes below a process.
 fn below(root: Pid, running: &[Descendant]) -> Vec<&Descendant> {
     let mut parents = HashSet::from([root.as_raw_nonzero().get()]);
     let is_below = |descendant: &&Descendant| {
@@ -129,7 +131,8 @@ fn below(root: Pid, running: &[Descendant]) -> Vec<&Descendant> {
     running.iter().filter(is_below).collect()
 }
 
-/// Stops those that a second signal would harm, and answers them. The others it would end, or they ignore it.
+/// Stops the processes that a second signal would harm, and returns them. Any other process would die of the signal or
+/// ignores it, so it need not be stopped.
 fn hold<'a>(those: impl Iterator<Item = &'a Descendant>, signal: Signal) -> Vec<Pid> {
     let own = getpid();
     let may_be_held =
@@ -142,7 +145,7 @@ fn hold<'a>(those: impl Iterator<Item = &'a Descendant>, signal: Signal) -> Vec<
     held
 }
 
-/// Waits for as long as that is so, within the limit.
+/// Waits while `is_so` holds, within the limit.
 fn wait_while(is_so: impl Fn() -> bool) {
     let give_up_at = Instant::now() + PASS_ON_LIMIT;
     while is_so() && Instant::now() < give_up_at {
