@@ -21,7 +21,7 @@ Exit codes:
   123  lease lost
   124  --timeout passed
   125  no server, or a fault of something in between
-  130  interrupted; the own deployment was cancelled first
+  130  interrupted; the client cancelled its deployment first
 
 Environment:
   SINGLETRACK_URL      the server, as --server
@@ -126,7 +126,7 @@ pub enum AnyCommand {
     Serve(ServeArgs),
     /// Run pipelines on this machine for a server: those of its own configuration, with the server's inputs
     Agent(AgentArgs),
-    /// Say whether a server's configuration is right
+    /// Check whether a server's configuration is valid
     CheckConfig(CheckConfigArgs),
     /// Make and read tokens
     #[command(subcommand)]

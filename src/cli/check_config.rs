@@ -1,4 +1,4 @@
-//! `check-config`: says whether a configuration is right.
+//! `check-config`: says whether a configuration is valid.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -15,13 +15,13 @@ pub struct CheckConfigArgs {
     pub path: PathBuf,
 }
 
-/// Says whether a configuration is right.
+/// Says whether a configuration is valid.
 pub fn check_config(args: &CheckConfigArgs) -> ExitCode {
     match Config::load(Some(&args.path)) {
         Ok(config) => {
             let (path, project_count) = (args.path.display(), config.projects.len());
             let pipeline_count: usize = config.projects.values().map(|project| project.pipelines.len()).sum();
-            print(&format!("{path} is right: projects: {project_count}, pipelines: {pipeline_count}"));
+            print(&format!("{path} is valid: projects: {project_count}, pipelines: {pipeline_count}"));
             ExitCode::SUCCESS
         }
         Err(error) => fail(EX_CONFIG, &error.to_string()),

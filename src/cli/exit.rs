@@ -30,7 +30,7 @@ pub enum Exit {
     Cancelled,
     /// The lease was lost while the command ran.
     LeaseLost,
-    /// The client's own time-out.
+    /// `--timeout` passed.
     TimedOut,
     /// No server, or something in between is broken.
     Fault,
@@ -195,8 +195,8 @@ impl From<ServerRefusal> for Failure {
     fn from(refusal: ServerRefusal) -> Self {
         let hint = match refusal.code {
             Some(ErrorCode::Unauthorized) if refusal.with_token => Some(
-                "the token that was sent is none of its tokens: check SINGLETRACK_TOKEN or --token-file, and that --server \
-                 is the one it was made for",
+                "the server does not know this token: check SINGLETRACK_TOKEN or --token-file, and that the token was made \
+                 for this --server",
             ),
             code => code.and_then(|code| meaning(code).1),
         };

@@ -92,7 +92,7 @@ pub struct JobEndArgs {
     /// its build number is not lower
     #[arg(long, help_heading = "End")]
     pub follow_successor: bool,
-    /// Write what became of it to this file, a variable a line, as a dotenv report of GitLab
+    /// Write the deployment's outcome to this file, one variable a line, as a GitLab dotenv report
     #[arg(long, value_name = "FILE", help_heading = "End")]
     pub dotenv: Option<PathBuf>,
     /// Write how it ended to this file, as the JSON object that `deploy --json` prints, with exit code and reason

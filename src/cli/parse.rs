@@ -17,7 +17,7 @@ pub(super) fn parse_server(text: &str) -> Result<Url, String> {
     if !text.contains("://") {
         return Err(format!("it has no scheme; write http://{text} or https://{text}"));
     }
-    let url = Url::parse(text).map_err(|error| format!("it is no URL ({error}); {EXAMPLE}"))?;
+    let url = Url::parse(text).map_err(|error| format!("it is not a URL ({error}); {EXAMPLE}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("its scheme is {}; {EXAMPLE}", url.scheme()));
     }
@@ -98,7 +98,7 @@ mod tests {
             ("localhost:7878", "write http://localhost:7878"),
             ("deploy.example", "write http://deploy.example"),
             ("ftp://deploy.example", "scheme is ftp"),
-            ("http://", "no URL"),
+            ("http://", "not a URL"),
             ("http://deploy.example/?a=b", "goes on after its path"),
         ] {
             let error = parse_server(text).expect_err(text);

@@ -195,7 +195,7 @@ fn stopped(session: &Session, project: &ProjectName, ending: HowStopped) -> Resu
     let is_down = trouble.is_some();
     let trouble = trouble.unwrap_or_default();
     let became = deployment.as_ref().map_or_else(
-        || "what became of it is not known".to_owned(),
+        || "its outcome is unknown".to_owned(),
         |deployment| match deployment.status {
             Status::Pending | Status::Running => "it is asked to stop, and has not stopped yet".to_owned(),
             Status::Succeeded => "it had succeeded by then".to_owned(),

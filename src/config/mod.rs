@@ -262,7 +262,7 @@ fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<BTreeSet<String>
         section.document.problem(section.span_of("projects"), message);
     }
     for name in names.iter().filter(|name| !is_project_name(name.get_ref())) {
-        section.document.problem(name.span(), "this is no project's name");
+        section.document.problem(name.span(), "this is not a valid project name");
     }
     Some(names.into_iter().map(Spanned::into_inner).collect())
 }

@@ -157,7 +157,7 @@ impl FromStr for PostgresUrl {
         // The driver names the parameter that is wrong, and never its value.
         let mut driver: tokio_postgres::Config = driver_url.parse().map_err(|error: tokio_postgres::Error| {
             let source = std::error::Error::source(&error).map(ToString::to_string);
-            format!("is no PostgreSQL URL ({})", source.unwrap_or_else(|| error.to_string()))
+            format!("is not a PostgreSQL URL ({})", source.unwrap_or_else(|| error.to_string()))
         })?;
         if driver.get_hosts().is_empty() && driver.get_hostaddrs().is_empty() {
             if std::path::Path::new(SOCKET_DIRECTORY).is_dir() {

@@ -261,7 +261,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        let number = Number::from_f64(value).ok_or_else(|| E::custom("a number that is none"))?;
+        let number = Number::from_f64(value).ok_or_else(|| E::custom("a number that is not finite"))?;
         if value.abs() > NUMBER_LIMIT as f64 {
             return Err(E::custom("a number beyond 2^53"));
         }

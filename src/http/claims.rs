@@ -78,7 +78,7 @@ async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), E
             return Err(ErrorAnswer::new(
                 ErrorCode::NotFound,
                 format!(
-                    "project '{project}' is none that agents run on this server (run_by = \"agents\"), or not for you"
+                    "project '{project}' is not run by agents on this server (run_by = \"agents\"), or this token may not see it"
                 ),
             ));
         }
@@ -107,7 +107,7 @@ fn check(wish: &ClaimRequest) -> Result<(), ErrorAnswer> {
         }
         let bad = |name: &&String| !is_project_name(name) || name.len() > PIPELINE_NAME_LIMIT;
         if let Some(name) = pipelines.iter().find(bad) {
-            return Err(invalid(format!("projects.{project}: '{}' is no name of a pipeline", echo(name))));
+            return Err(invalid(format!("projects.{project}: '{}' is not a valid pipeline name", echo(name))));
         }
     }
     Ok(())

@@ -80,10 +80,10 @@ impl Default for Metrics {
             log_bytes.clone(),
         );
         let (checks, check_ages, restarts) = (Family::default(), Family::default(), Family::default());
-        registry.register("check_ok", "1 where this check of /readyz is right, else 0", checks.clone());
+        registry.register("check_ok", "1 while this check of /readyz passes, else 0", checks.clone());
         registry.register(
             "check_seconds_since",
-            "Seconds since this check was found right last; for a task, since its last completed round",
+            "Seconds since this check last passed; for a task, since its last completed round",
             check_ages.clone(),
         );
         registry.register(

@@ -22,7 +22,7 @@ impl App {
             Which::Number(number) => number,
         };
         if !name.is_of(project) {
-            return Err(missing(format!("{name} is no deployment of project {project}")));
+            return Err(missing(format!("{name} is not a deployment of project {project}")));
         }
         let store = self.queue.store();
         if let Some(id) = store.numbered(project.clone(), number).await? {

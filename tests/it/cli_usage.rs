@@ -112,7 +112,7 @@ fn no_token_and_an_unknown_one_are_two_things() {
     );
     let environment = [("SINGLETRACK_URL", fake.url.as_str()), ("SINGLETRACK_TOKEN", "st_wrong")];
     let (code, _, stderr) = run(&environment, &["list"]);
-    assert!(code == 125 && stderr.contains("none of its tokens") && !stderr.contains("st_wrong"), "{stderr}");
+    assert!(code == 125 && stderr.contains("does not know this token") && !stderr.contains("st_wrong"), "{stderr}");
 }
 
 #[test]

@@ -233,7 +233,7 @@ fn who_runs_a_project_and_whom_a_token_serves_is_checked() {
         ("[projects.web]\nunclaimed_timeout = \"1m\"", "run_by = \"agents\" only"),
         ("[projects.web]\nrun_by = \"agents\"\nwithout_agent = \"x\"", "must be \"refuse\" or \"wait\""),
         ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = []", "is empty"),
-        ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = [\"../x\"]", "no project's name"),
+        ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = [\"../x\"]", "not a valid project name"),
     ] {
         assert!(wrong(text).contains(says), "{text}: {}", wrong(text));
     }

@@ -74,7 +74,7 @@ async fn in_time<T>(
         done = work => Ok(done),
         () = signals.first() => Err(Failure::new(Exit::Interrupted, format!("interrupted while {what}; nothing was deployed"))),
         () = deadline.passed() => {
-            Err(Failure::new(Exit::TimedOut, format!("the time-out ended while {what}; nothing was deployed"))
+            Err(Failure::new(Exit::TimedOut, format!("`--timeout` passed while {what}; nothing was deployed"))
                 .hint("pass a longer --timeout; what has been uploaded is not uploaded again"))
         }
     }

@@ -88,8 +88,8 @@ pub async fn check_fence(args: &FenceCheckArgs) -> Result<Exit, Failure> {
         Some(SlotHeld::Holds) => Ok(Exit::Done),
         Some(SlotHeld::Lost) => Err(Failure::new(Exit::LeaseLost, "the slot is not held by this run any more")),
         Some(SlotHeld::Unknown) => Err(Failure::new(Exit::Fault, "the server does not say who holds the slot")),
-        None => Err(Failure::new(Exit::Fault, format!("this is no command of a run of {}", args.target.project))
-            .hint("it is asked within `singletrack run -- CMD`, or within a pipeline")),
+        None => Err(Failure::new(Exit::Fault, format!("this is not inside a run of project {}", args.target.project))
+            .hint("call it from the command of `singletrack run -- CMD`, or from a phase of a pipeline")),
     }
 }
 

@@ -60,7 +60,7 @@ impl Will {
     /// Tells the server, for as long as the lease may last.
     async fn execute(self) -> Result<Exit, Failure> {
         let Will { server, token, ca_cert, project, id, lease } = self;
-        let server = server.parse().map_err(|_| Failure::new(Exit::Usage, "the server's address is none"))?;
+        let server = server.parse().map_err(|_| Failure::new(Exit::Usage, "the server's address is not a URL"))?;
         let token = Token::parse(&token.unwrap_or_default())?;
         let nobody_listens = Box::new(|_: &str| {});
         let connection = Connection::new(

@@ -102,7 +102,7 @@ async fn an_agent_that_the_server_does_not_take_says_so_and_ends() {
     let output = agent.command().output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("project 'api' is none that agents run"), "{said}");
+    assert!(said.contains("project 'api' is not run by agents"), "{said}");
 }
 
 #[tokio::test]

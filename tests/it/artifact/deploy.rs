@@ -250,7 +250,7 @@ async fn the_timeout_and_a_signal_end_an_upload() {
     fs::write(server.path("site/noise"), noise(16 << 20)).unwrap();
     let wire = wire(&server, 1 << 20).await;
     let args = ["deploy", "--artifact", "site", "--timeout", "2s"];
-    run(&server, &wire.url, &args).await.expect(124).says("the time-out ended while uploading");
+    run(&server, &wire.url, &args).await.expect(124).says("`--timeout` passed while uploading");
     assert!(server.deployments().await.is_empty());
     let (_, mut other) = (wire, super::deploy::wire(&server, 1 << 20).await);
     let mut command = Command::new(SINGLETRACK);
