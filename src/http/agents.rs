@@ -1,5 +1,5 @@
-//! Which agents there are: what they can run, and when they last asked for work. The store knows, at whichever of its
-//! servers they ask.
+//! The known agents: what they can run, and when they last asked for work. They are kept in the store, so it does not
+//! matter which of the store's servers an agent calls.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -27,30 +27,31 @@ pub struct Agents {
 }
 
 impl Agents {
-    /// Those that the store knows. From here on they have a little time to come back before they are missed.
+    /// The agents that the store knows. After a server's start they have a little time to come back before they count
+    /// as absent.
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, watch: Watch) -> Self {
         let began_at = clock.boot();
         Agents { store, clock, watch, began_at }
     }
 
-    /// Notes an agent that asks for work, for as long as the answer is kept and `window` at most.
+    /// Notes an agent that asks for work, for as long as the returned [`Present`] is kept, and for `window` at most.
     ///
     /// # Errors
-    /// The store did not do it.
+    /// The store did not record it.
     pub async fn arrive(&self, wish: &ClaimRequest, window: std::time::Duration) -> Result<Present, StoreError> {
         let (id, worker, offers) = (Uuid::now_v7(), wish.worker.clone(), wish.projects.clone());
         let call = AgentCall { id, worker, offers, window };
         let came_at = self.clock.now();
         let ends_at = came_at.boot.after(window);
         let (store, clock) = (self.store.clone(), self.clock.clone());
-        // Before the store is told: whoever hangs up in between is gone, too.
+        // Made before the store is told, so that a client that hangs up in between is noted as gone, too.
         let present = Present { store, clock, call: Some(call.clone()), ends_at };
         self.store.agent_came(call, came_at).await?;
         self.watch.agent_came();
         Ok(present)
     }
 
-    /// A project's agents, those that were heard of last first.
+    /// A project's agents, those with the most recent call first.
     ///
     /// # Errors
     /// The store did not answer.
@@ -58,8 +59,8 @@ impl Agents {
         self.store.agents(project.clone(), self.clock.now()).await.map(KnownAgents)
     }
 
-    /// A project's agents, once there is one for this pipeline, or once those that were there at the server's start have
-    /// had the time to come back.
+    /// A project's agents, once one of them can run this pipeline, or once the agents from before the server's start
+    /// have had the time to come back.
     ///
     /// # Errors
     /// The store did not answer.
@@ -73,13 +74,13 @@ impl Agents {
             if known.can_run(pipeline) || left.is_zero() {
                 return Ok(known);
             }
-            // Either an agent came, or the time is up: both are looked at.
+            // Either an agent came, or the time is up: both cases are checked.
             let _ = timeout(left, came.changed()).await;
         }
     }
 }
 
-/// A project's agents at one moment, those that were heard of last first.
+/// A project's agents at one moment, those with the most recent call first.
 pub struct KnownAgents(Vec<KnownAgent>);
 
 impl KnownAgents {
@@ -98,12 +99,12 @@ impl KnownAgents {
         absence::can_run(pipeline, &self.0)
     }
 
-    /// That none of them can run this pipeline now, in one sentence; `None` where one can.
+    /// One sentence that no agent can run this pipeline now; `None` if one can.
     pub fn absence(&self, project: &ProjectName, pipeline: &str) -> Option<String> {
         absence::absence(project, pipeline, &self.0)
     }
 
-    /// In one sentence.
+    /// The agents in one sentence.
     pub fn in_words(&self) -> String {
         absence::in_words(&self.0)
     }
@@ -125,7 +126,7 @@ pub struct Present {
 impl Drop for Present {
     fn drop(&mut self) {
         let now = self.clock.now();
-        // The store knows by itself when the window is over.
+        // The store knows by itself when the window has passed.
         if let Some(call) = self.call.take()
             && now.boot < self.ends_at
         {

@@ -1,4 +1,4 @@
-//! Answers that go well: JSON with the right headers, and what the wire adds to the model's deployments.
+//! Successful answers: JSON with the right headers, and the members that the wire adds to the model's deployments.
 
 use axum::{
     body::Body,
@@ -24,10 +24,10 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
     }
 }
 
-/// A deployment as it was read, which others may have read together with us.
+/// A deployment as it was read. Other requests may share the same read.
 ///
 /// # Errors
-/// It cannot be told; that is a fault of ours.
+/// It cannot be encoded; that is a fault of ours.
 pub fn seen(seen: &Seen) -> Result<Response, ErrorAnswer> {
     let bytes = match seen.encoded.get() {
         Some(bytes) => bytes.clone(),
@@ -40,7 +40,7 @@ pub fn seen(seen: &Seen) -> Result<Response, ErrorAnswer> {
     Ok(whole(StatusCode::OK, bytes))
 }
 
-/// How large something is on the wire.
+/// The size of a value on the wire, in bytes.
 pub fn size(body: &impl Serialize) -> usize {
     struct Count(usize);
     impl std::io::Write for Count {
@@ -53,7 +53,7 @@ pub fn size(body: &impl Serialize) -> usize {
         }
     }
     let mut count = Count(0);
-    // What has no form is told so where it is answered.
+    // A value that has no JSON form causes an error where it is answered.
     let _ = serde_json::to_writer(&mut count, body);
     count.0
 }
@@ -82,12 +82,12 @@ pub fn unplaced(deployment: &Deployment) -> wire::Deployment {
     wire::Deployment::of(deployment, 0)
 }
 
-/// A lease for its worker, and for nobody else.
+/// A lease for its worker. No other caller may see it.
 pub fn lease(lease: &Lease, secret: &LeaseSecret) -> wire::Lease {
     wire::Lease { secret: secret.reveal(), fencing_token: lease.fencing_token, ttl_seconds: lease.ttl.as_secs() }
 }
 
-/// The members that tell who holds the slot.
+/// The members that describe the holder of the slot.
 pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, own_url: Option<&str>) -> Conflict {
     let spec = &blocker.spec;
     // A job that waits for a deployment of its own run waits for itself.
@@ -123,7 +123,8 @@ pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, o
     }
 }
 
-/// Whether the holder's worker lives, as far as its last heartbeat tells. For display: the reaper decides by observation.
+/// Whether the holder's worker lives, judged by its last heartbeat. For display only: the reaper decides by its own
+/// observation.
 pub fn liveness(holder: &Deployment, now: jiff::Timestamp) -> Liveness {
     let State::Running(lease) = &holder.state else { return Liveness::Alive };
     let silent_ms = holder.last_heartbeat_at.map_or(0, |at| now.as_millisecond() - at.as_millisecond());

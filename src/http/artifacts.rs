@@ -28,12 +28,12 @@ use crate::{
     wire::{ErrorCode, OFFSET_HEADER},
 };
 
-/// So much is collected before it is written: a write for each piece that the network has would keep the disk busy.
+/// How many bytes are collected before a write, because a write for each network packet would keep the disk busy.
 const WRITE_BYTES: usize = 1 << 20;
-/// How often an upload shows that it goes on, though nothing may have come.
+/// How often an upload renews its hold on the part, even if no data came.
 const HOLD_PAUSE: Duration = Duration::from_secs(5);
 
-/// How many uploads of one token may be under way at once, so that those of the other tokens find a place, too.
+/// How many uploads one token may have under way at once, so that other tokens' uploads find a place, too.
 const UPLOADS_LIMIT: usize = 32;
 
 /// How many uploads of each token are under way at this server. Callers without a token count as one.
@@ -58,7 +58,7 @@ impl Uploads {
     }
 }
 
-/// A place among the uploads of a token, until it is dropped.
+/// A place among the uploads of a token, until dropped.
 struct UploadPlace<'a> {
     uploads: &'a Uploads,
     token: Option<usize>,
@@ -73,7 +73,7 @@ impl Drop for UploadPlace<'_> {
     }
 }
 
-/// Whether it is there, and else how much of it.
+/// Whether the artifact is there, or how much of it.
 pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, ErrorAnswer> {
     Query::of(request.uri(), &[])?;
     let digest = digest(&path)?;
@@ -89,7 +89,7 @@ pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Req
     Ok(response)
 }
 
-/// Sends it.
+/// Sends the artifact.
 pub async fn get(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, ErrorAnswer> {
     Query::of(request.uri(), &[])?;
     let digest = digest(&path)?;
@@ -99,7 +99,7 @@ pub async fn get(State(app): State<Arc<App>>, path: RawPathParams, request: Requ
     Ok(response)
 }
 
-/// Takes it, or the rest of it.
+/// Takes the artifact, or the rest of it.
 pub async fn put(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, ErrorAnswer> {
     let (parts, mut body) = request.into_parts();
     take(&app, &path, &parts, &mut body).await
@@ -141,7 +141,8 @@ async fn take(
     let mut received = upload.length();
     let mut holds = tokio::time::interval_at(Instant::now() + HOLD_PAUSE, HOLD_PAUSE);
     let cut = loop {
-        // One wait for a piece however often the upload is held meanwhile: it has a limit.
+        // One future for a piece, however often the upload renews its hold meanwhile, because waiting for a piece has a
+        // limit.
         let mut next = std::pin::pin!(body::next_piece(body));
         let piece = loop {
             tokio::select! {
@@ -169,7 +170,7 @@ async fn take(
             (upload, pieces) = upload.add(pieces).await?;
         }
     };
-    // What did arrive is not sent again.
+    // The pieces that arrived are kept, so they are not sent again.
     (upload, _) = upload.add(pieces).await?;
     if let Some(failure) = cut {
         return Err(failure);
@@ -183,26 +184,26 @@ async fn take(
     Ok(answer::json(StatusCode::CREATED, &json!({ "sha256": digest })))
 }
 
-/// The name of what this caller uploads of an artifact.
+/// The name of the part of an artifact that this caller uploads.
 fn part_name(digest: &Digest, caller: &Extensions) -> PartName {
     Scope::of(caller).only().map_or_else(|| PartName::of_all(digest), |projects| PartName::of(digest, projects))
 }
 
-/// Whether an artifact that a submit names is there; then it stays until the submit is stored.
+/// Whether the artifact that a submit names is there. If so, it stays until the submit is stored.
 ///
 /// # Errors
-/// The name is none, or the depot cannot be read.
+/// The digest is malformed, or the depot cannot be read.
 pub async fn is_there(app: &App, digest: &str) -> Result<bool, ErrorAnswer> {
     let digest: Digest =
         digest.parse().map_err(|error| ErrorAnswer::new(ErrorCode::InvalidBody, format!("{error}")))?;
     Ok(app.artifacts.depot().want(&digest).await?.is_some())
 }
 
-/// Which part of an artifact a body is.
+/// Which part of an artifact a body contains.
 struct Range {
-    /// Where it begins; `None` where it is the whole of it, and what was there is written anew.
+    /// Where it begins; `None` if the body is the whole artifact, which replaces what was there.
     start: Option<u64>,
-    /// How long the whole artifact is, where that is told.
+    /// The length of the whole artifact, if the client tells it.
     total: Option<u64>,
 }
 

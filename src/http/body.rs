@@ -1,4 +1,4 @@
-//! Reading bodies: bounded in size and in what gzip may make of them; and JSON, more strictly than serde alone.
+//! Reads bodies, limited in size and in their size after decompression; and JSON, more strictly than serde alone.
 
 use std::{fmt, io::Write as _};
 
@@ -21,21 +21,22 @@ use super::{
 };
 use crate::wire::ErrorCode;
 
-/// The largest body on the wire. A submit is a few KiB; a deploy tool that sends its whole plan as inputs, a few MiB.
+/// The largest body on the wire. A submit has a few KiB; a deploy tool that sends its whole plan as inputs, a few MiB.
 const WIRE_LIMIT: usize = 8 << 20;
 /// The largest body after decompression.
 const INFLATED_LIMIT: usize = 32 << 20;
-/// Past its first MiB a body may be at most so many times larger than what was sent: text seldom passes 20.
+/// Past its first MiB, a body may be at most this many times larger than the bytes that were sent. Text seldom passes
+/// 20.
 const INFLATION_RATIO_LIMIT: usize = 100;
-/// JSON may nest so deep.
+/// How deep JSON may nest.
 const DEPTH_LIMIT: usize = 64;
 /// Numbers beyond this lose digits in many clients.
 const NUMBER_LIMIT: u64 = 1 << 53;
 
-/// Reads a body, decompressed.
+/// Reads a body and decompresses it.
 ///
 /// # Errors
-/// Too large, too slow, cut off, or in an encoding that is not known.
+/// The body is too large, too slow, cut off, or in an unknown encoding.
 pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ErrorAnswer> {
     let mut sink = Sink::for_encoding(headers)?;
     let mut body = body;
@@ -53,10 +54,10 @@ pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ErrorAnswer>
     sink.finish()
 }
 
-/// The next piece of a body, or nothing at its end.
+/// The next piece of a body; `None` at its end.
 ///
 /// # Errors
-/// Too slow, or cut off.
+/// The body is too slow, or cut off.
 pub async fn next_piece(body: &mut Body) -> Result<Option<Bytes>, ErrorAnswer> {
     loop {
         match body.frame().await {
@@ -128,7 +129,7 @@ fn bad_gzip() -> ErrorAnswer {
     ErrorAnswer::new(ErrorCode::InvalidBody, "the body is not whole and valid gzip")
 }
 
-/// Takes decompressed bytes up to a limit, so that a bomb is never held in memory.
+/// Takes decompressed bytes up to a limit, so that a decompression bomb is never held in memory.
 #[derive(Default)]
 struct Bounded {
     bytes: Vec<u8>,
@@ -162,7 +163,7 @@ pub fn is_json(headers: &HeaderMap) -> bool {
 /// Fails for a body that is not declared as JSON.
 ///
 /// # Errors
-/// That.
+/// The body is not declared as JSON.
 pub fn require_json(headers: &HeaderMap) -> Result<(), ErrorAnswer> {
     if is_json(headers) {
         return Ok(());
@@ -173,7 +174,7 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), ErrorAnswer> {
 /// Reads a body that must be JSON.
 ///
 /// # Errors
-/// What [`read`], [`require_json`] and [`parse`] say, in this order.
+/// The errors of [`read`], [`require_json`] and [`parse`], in this order.
 pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ErrorAnswer> {
     let bytes = read(headers, body).await?;
     require_json(headers)?;
@@ -190,7 +191,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ErrorAnswer> {
     let mut reader = serde_json::Deserializer::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes));
     let value = Strict { depth: 0 }.deserialize(&mut reader).map_err(invalid)?;
     reader.end().map_err(invalid)?;
-    // serde would take an array for a structure, member by member.
+    // serde would accept an array for a structure, member by member.
     if !value.is_object() {
         return Err(ErrorAnswer::new(ErrorCode::InvalidBody, "the body is not a JSON object, such as {}"));
     }
@@ -199,7 +200,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ErrorAnswer> {
         if error.to_string().starts_with("unknown field") {
             return ErrorAnswer::new(ErrorCode::UnknownParameter, describe(&error));
         }
-        // A single dot stands for the whole body.
+        // serde names the whole body by a single dot.
         let place = if path == "." { String::new() } else { format!(" at '{}'", echo(&path)) };
         ErrorAnswer::new(ErrorCode::InvalidBody, format!("{}{place}", describe(&error)))
     })
@@ -207,14 +208,15 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ErrorAnswer> {
 
 fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    // serde names what it found and what it expected: the first may be long or wild, the second is ours.
+    // serde names the found value and the expected one. The found value may be long or hostile; the expected one is
+    // ours.
     match text.split_once(", expected ") {
         Some((found, expected)) => format!("the body is not valid: {}, expected {expected}", echo(found)),
         None => format!("the body is not valid: {}", echo(&text)),
     }
 }
 
-/// Builds a [`Value`] and refuses what serde_json lets through.
+/// Builds a [`Value`], and refuses input that serde_json accepts but this API does not.
 #[derive(Clone, Copy)]
 struct Strict {
     depth: usize,

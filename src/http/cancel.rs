@@ -26,7 +26,8 @@ pub async fn cancel(
 ) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
     Query::of(&parts.uri, &[])?;
-    // Whatever the type is said to be: some clients name one for a body that they do not send.
+    // Read the body whatever its declared type is, because some clients declare a type for a body that they do not
+    // send.
     let bytes = body::read(&parts.headers, body).await?;
     let CancelBody { superseded_by, reason } =
         if bytes.is_empty() { CancelBody::default() } else { body::parse(&bytes)? };

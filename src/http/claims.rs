@@ -1,4 +1,4 @@
-//! `POST /v1/claims`: an agent asks for work, and is parked until there is some.
+//! `POST /v1/claims`: an agent asks for work, and its call is parked until there is some.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,8 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let (window, wish) = Box::pin(read(&app, request)).await?;
     let holder = Lease::holder(&wish.worker, &wish.claim_id);
     if app.watch.is_draining() {
-        // What an earlier call of this claim has taken is told all the same: the agent may not have got that answer.
+        // An earlier call of this claim may have taken a deployment. It is answered all the same, because the agent may
+        // not have received that answer.
         let taken = Box::pin(app.queue.claimed_by(&holder)).await?;
         return visible(taken, &wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed))).ok_or_else(draining);
     }
@@ -38,8 +39,8 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let _present = Box::pin(app.agents.arrive(&wish, window)).await?;
     let _parked = app.metrics.park();
     let mut work = app.watch.work(wish.projects.keys());
-    // An earlier call of this claim may have taken something already. What another one takes from now on, the decision
-    // itself finds, should there be anything to take here.
+    // An earlier call of this claim may have taken a deployment already. From here on, if there is anything to take,
+    // the decision itself finds what another call has taken.
     let mut claimed = Box::pin(app.queue.claimed_by(&holder)).await?;
     loop {
         work.mark_unchanged();
@@ -60,12 +61,12 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     }
 }
 
-/// What was claimed, if the caller may see its project: an agent that calls itself by another one's name gets no lease.
+/// The claimed deployment, if the caller may see its project: an agent that uses another agent's name gets no lease.
 fn visible(claimed: Option<Claimed>, wish: &ClaimRequest) -> Option<Claimed> {
     claimed.filter(|claimed| wish.projects.contains_key(&claimed.deployment.project))
 }
 
-/// Reads what the agent wants, and lets go of the request.
+/// Reads the agent's wishes, and drops the request.
 async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), ErrorAnswer> {
     let (parts, body) = request.into_parts();
     let window = Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?;
@@ -73,7 +74,7 @@ async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), E
     check(&wish)?;
     let scope = Scope::of(&parts.extensions);
     for project in wish.projects.keys() {
-        // The same words whether it is not there, not an agent's, or not this caller's to see.
+        // The same words for a project that does not exist, that agents do not run, or that this caller may not see.
         if !scope.sees(project) || app.by_agents(project).is_none() {
             return Err(ErrorAnswer::new(
                 ErrorCode::NotFound,

@@ -1,9 +1,9 @@
-//! One connection: hyper serves it, and lets go of it while a request only waits. See decision 0022.
+//! One connection: hyper serves it, and releases it while a request only waits. See decision 0022.
 //!
 //! hyper keeps two buffers of 8 KiB for as long as it serves a connection, and it takes no smaller ones. A long-poll
 //! spends its life waiting, with nothing to read and nothing to write. So a request that *stands by* is taken off hyper
-//! together with its connection, and what is left is a socket and a wait. Its answer is a whole one, of a known length,
-//! which needs no library to be written; for whatever the client sends next, hyper serves the connection again.
+//! together with its connection. Only a socket and a wait are left. The answer has a known length and is written as a
+//! whole, so no library is needed to write it. For the client's next request, hyper serves the connection again.
 
 use std::{
     convert::Infallible,
@@ -37,15 +37,16 @@ use tower::ServiceExt as _;
 use super::socket::{HEAD_LIMIT, HeadTimer, Socket, SocketSigns};
 use crate::clock::Clock;
 
-/// The largest head of a request that is read at all; the guard's limits are below it, so that they can be told properly.
+/// The largest head of a request that is read at all. The guard's limits are lower, so that it can answer with a proper
+/// error.
 const HEAD_BYTES: usize = 64 << 10;
-/// How long after a connection was made its first request is waited for when the server ends: it is most likely on its way.
+/// How long a new connection's first request is waited for when the server ends, because it is most likely on its way.
 const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a client that does not read is waited for when the server ends.
+/// How long the server's end waits for a client that does not read.
 const LAST_WRITE_LIMIT: Duration = Duration::from_secs(1);
 
-/// What all connections share.
+/// The values that all connections share.
 pub struct ConnectionShared {
     pub router: Router,
     pub clock: Arc<dyn Clock>,
@@ -55,10 +56,11 @@ pub struct ConnectionShared {
 /// Serves a connection to its end.
 pub async fn serve(stream: TcpStream, shared: Arc<ConnectionShared>) {
     let mut socket = Socket::new(stream);
-    // Boxed, so that a connection that stands by is rid of it.
+    // Boxed, so that its memory is freed while the connection stands by.
     while let Some((mut left, waiting)) = Box::pin(serve_until_standby(socket, shared.clone())).await {
         let Some(answer) = stand_by(&left, waiting.answering).await else { return };
-        // A client that must go on elsewhere does not send its next request here.
+        // The server ends or wants the client on another connection, so the client must not send its next request on
+        // this one.
         let closes =
             waiting.closes || answer.headers().contains_key(header::CONNECTION) || shared.shutdown.is_cancelled();
         match left.tell(answer, closes, shared.clock.wall()).await {
@@ -84,7 +86,8 @@ async fn serve_until_standby(socket: Socket, shared: Arc<ConnectionShared>) -> O
     let served = tokio::select! {
         served = poll_fn(|context| poll_served(&mut connection, &desk, context)) => served,
         () = shared.shutdown.cancelled() => {
-            // One that seems idle is closed at once, and a request that is on its way would be lost with it.
+            // hyper closes a connection at once that seems idle, and a request that is on its way would be lost with
+            // it.
             let first = poll_fn(|context| match poll_served(&mut connection, &desk, context) {
                 Poll::Pending if desk.has_asked.load(Ordering::Relaxed) => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
@@ -114,7 +117,7 @@ async fn serve_until_standby(socket: Socket, shared: Arc<ConnectionShared>) -> O
     }
 }
 
-/// Serves a connection that ends with what it has been asked. A client that does not read any more is not waited for.
+/// Serves a connection that ends after the requests that have arrived. A client that no longer reads is not waited for.
 async fn last_answers(connection: &mut Connection, desk: &Desk) -> Served {
     loop {
         let served = poll_fn(|context| poll_served(connection, desk, context));
@@ -128,7 +131,7 @@ async fn last_answers(connection: &mut Connection, desk: &Desk) -> Served {
 
 type Connection = http1::Connection<TokioIo<Socket>, Service>;
 
-/// Drives a connection until there is a reason to serve it no longer.
+/// Drives a connection until hyper need not serve it any longer.
 fn poll_served(connection: &mut Connection, desk: &Desk, context: &mut Context<'_>) -> Poll<Served> {
     match Pin::new(connection).poll(context) {
         Poll::Ready(ended) => Poll::Ready(Served::Ended(ended)),
@@ -136,13 +139,13 @@ fn poll_served(connection: &mut Connection, desk: &Desk, context: &mut Context<'
     }
 }
 
-/// Why hyper serves a connection no longer.
+/// Why hyper stopped serving a connection.
 enum Served {
     Ended(hyper::Result<()>),
     StandsBy(Waiting),
 }
 
-/// Waits for the answer; `None` if the client hangs up before.
+/// Waits for the answer; `None` if the client hangs up first.
 async fn stand_by(socket: &Socket, answering: Answering) -> Option<Response> {
     tokio::select! {
         biased;
@@ -154,22 +157,22 @@ async fn stand_by(socket: &Socket, answering: Answering) -> Option<Response> {
     }
 }
 
-/// How the router answers a request.
+/// The router's future answer to a request.
 type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 /// A request that stands by.
 struct Waiting {
     answering: Answering,
-    /// Whether its client wants the connection closed behind the answer.
+    /// Whether the client wants the connection closed after the answer.
     closes: bool,
 }
 
-/// Where a connection and the request that it carries leave each other word. One request is answered after the other.
+/// How a connection and its present request exchange signals. A connection has one request at a time.
 struct Desk {
     signs: Arc<SocketSigns>,
-    /// Whether there was a request since hyper began to serve the connection.
+    /// Whether a request came since hyper began to serve the connection.
     has_asked: AtomicBool,
-    /// Whether the request is to stand by.
+    /// Whether the request wants to stand by.
     stands_by: AtomicBool,
     /// The request, on its way off hyper.
     waiting: Mutex<Option<Waiting>>,
@@ -194,7 +197,7 @@ impl Desk {
 pub struct Standby(Option<Arc<Desk>>);
 
 impl Standby {
-    /// From now on the request needs no buffers, whenever it waits.
+    /// From now on the request needs no buffers while it waits.
     pub fn begin(self) {
         if let Some(desk) = self.0 {
             desk.stands_by.store(true, Ordering::Relaxed);
@@ -210,8 +213,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Standby {
     }
 }
 
-/// Whether the connection ends with the answer to this request; `None` if that is for hyper to say, as where its body may still
-/// come, or where its client speaks an older HTTP or wishes for something uncommon.
+/// Whether the connection ends with the answer to this request; `None` if hyper must decide that: the request's body
+/// may still come, or the client uses an older HTTP or an uncommon feature.
 fn closes_behind(request: &Request<Incoming>) -> Option<bool> {
     let is_plain =
         request.method() == Method::GET && request.version() == Version::HTTP_11 && request.body().is_end_stream();
@@ -227,7 +230,7 @@ fn closes(headers: &HeaderMap) -> Option<bool> {
     }
 }
 
-/// What hyper asks for answers.
+/// The service that hyper calls for answers.
 struct Service {
     shared: Arc<ConnectionShared>,
     desk: Arc<Desk>,
@@ -251,7 +254,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
-/// An answer on its way, until its request stands by.
+/// An answer in preparation, until its request stands by.
 struct AnswerUnderWay {
     answering: Option<Answering>,
     closes: bool,

@@ -1,4 +1,4 @@
-//! What is answered before there is a store: the process lives, and is not ready.
+//! Answers requests before there is a store: the process is alive, and not ready.
 
 use std::net::SocketAddr;
 
@@ -25,10 +25,10 @@ pub struct Early {
 }
 
 impl Early {
-    /// Listens where the server will.
+    /// Listens on the address of the future server.
     ///
     /// # Errors
-    /// The address cannot be had, or must not be.
+    /// The address cannot be bound, or is refused.
     pub async fn listen(config: &Config, health: Health) -> Result<Early, ServeError> {
         require_protection(config)?;
         let address = config.listen;
@@ -45,7 +45,6 @@ impl Early {
         Ok(Early { address, serving })
     }
 
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -70,7 +69,7 @@ fn answered(uri: &Uri, health: &Health) -> Response {
     if uri.path() != "/healthz" {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    // The next request goes to the server that will listen by then.
+    // Close the connection, so that the client's next request goes to the real server, which will listen by then.
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -1,4 +1,4 @@
-//! The one map from what went wrong to HTTP.
+//! The one mapping from errors to HTTP.
 
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ use crate::{
     wire::{ErrorCode, PlanRefusal, Problem, ascii},
 };
 
-/// Raw input is shown up to so many characters.
+/// How many characters of raw input are shown.
 const ECHO_LIMIT: usize = 64;
 
 /// An error that is about to be answered.
@@ -29,7 +29,7 @@ pub struct ErrorAnswer {
 }
 
 impl ErrorAnswer {
-    /// A failure of this kind.
+    /// An error with this code.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         ErrorAnswer { code, detail: detail.into(), extra: Map::new() }
     }
@@ -37,7 +37,7 @@ impl ErrorAnswer {
     /// Adds a member to the body.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
-        // What we add are our own types: they always have a JSON form.
+        // The members that we add are types of our own, so they always have a JSON form.
         self.extra.insert(name.to_owned(), serde_json::to_value(value).unwrap_or(Value::Null));
         self
     }
@@ -51,19 +51,20 @@ impl ErrorAnswer {
         self
     }
 
-    /// What it says, for a plan.
+    /// This error as a plan shows it.
     pub fn planned(self) -> PlanRefusal {
         PlanRefusal { error_code: self.code, message: self.detail, retryable: self.code.is_retryable() }
     }
 
-    /// Nothing here: the same words whatever is missing, so that no answer tells one project's client of another's.
+    /// Not found. The words are the same whatever is missing, so that no answer tells one project's client about
+    /// another project.
     pub fn not_found() -> Self {
         ErrorAnswer::new(ErrorCode::NotFound, "there is no such project or deployment on this server, or not for you")
     }
 }
 
 impl IntoResponse for ErrorAnswer {
-    /// The bare status; [`render`] adds the body, since only who has the request knows the path.
+    /// Only the status. [`render`] adds the body, because only its caller has the request and so the path.
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
@@ -72,7 +73,7 @@ impl IntoResponse for ErrorAnswer {
     }
 }
 
-/// Nothing new is taken here any more.
+/// The server drains: it takes no new deployments.
 pub fn draining() -> ErrorAnswer {
     Rejection::Draining.into()
 }
@@ -81,7 +82,7 @@ pub fn draining() -> ErrorAnswer {
 pub fn render(path: String, mut response: Response) -> Response {
     let Some(failure) = response.extensions_mut().remove::<ErrorAnswer>() else { return response };
     let ErrorAnswer { code, detail, extra } = failure;
-    // Past 400 to 405 the path's parts have been parsed: they are ours by then.
+    // Any other status means that the path was parsed, so it contains only our own text by then.
     let instance = if matches!(code.status(), 400..=405 | 414 | 431) { echo(&path) } else { path };
     let mut problem = Problem::new(code, detail, instance);
     problem.extra = extra;

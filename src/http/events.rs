@@ -1,4 +1,4 @@
-//! `GET …/{id}/events`: the same events by Server-Sent Events, and by JSON long-poll for where a stream cannot pass.
+//! `GET …/{id}/events`: the same events by Server-Sent Events, and by JSON long-poll for networks that block streams.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -26,9 +26,9 @@ use crate::{
     wire::{Event, EventData, EventsPage, ascii},
 };
 
-/// Proxies cut streams that are mute for a minute or less.
+/// How often an idle stream sends something, because proxies cut streams that are silent for a minute or less.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How much room an event takes that says little.
+/// The buffer size of a short event.
 const FRAME_BYTES: usize = 256;
 
 /// Follows a deployment's events.
@@ -42,7 +42,7 @@ pub async fn events(
         Reading::Stream { start } => {
             let StartingPoint { after, skipped_lines } = Box::pin(begin(&app, &target, start)).await?;
             let (follow, now) = Box::pin(app.watch.follow(&target.project, target.id, after)).await?;
-            // A browser opens a stream again when it has ended, for ever, unless it is told that there is nothing more.
+            // A browser reopens an ended stream for ever, unless it is told that there is nothing more.
             if now.is_final() && after >= now.event_count {
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }
@@ -72,7 +72,7 @@ async fn begin(app: &App, target: &PathTarget, start: Start) -> Result<StartingP
     }
 }
 
-/// The events of a page, the first of them without so many of its lines.
+/// The events of a page; the first event without its first `skipped_lines` lines.
 fn wire(page: &EventPage, skipped_lines: usize) -> Vec<Event> {
     let ended = |event: &model::Event| match event.body {
         EventBody::Complete => page.complete.as_deref().map(answer::unplaced),
@@ -89,13 +89,13 @@ struct Streaming {
     follow: Follow,
     ready: Option<Bytes>,
     is_over: bool,
-    /// How many lines of the first event are not wanted.
+    /// How many lines of the first event are left out.
     skipped_lines: usize,
     _parked: Parked,
 }
 
 fn stream_of(follow: Follow, now: &Deployment, skipped_lines: usize, parked: Parked) -> Response {
-    // The state as it is now comes first and at once, so that who connects has something to show.
+    // The current state is sent first and at once, so that a new client has something to show.
     let state = EventBody::Progress { status: now.status(), progress: now.progress, message: now.message.clone() };
     let mut first = Vec::with_capacity(FRAME_BYTES);
     frame(&mut first, None, "progress", &state);
@@ -132,7 +132,7 @@ impl Streaming {
                 Ok(Ok(page)) => {
                     // An empty page says that the server shuts down.
                     self.is_over = page.events.is_empty() || page.complete.is_some();
-                    // A thousand who watch the same deployment send the same bytes.
+                    // A thousand clients that watch the same deployment share the same bytes.
                     let encoded = match std::mem::take(&mut self.skipped_lines) {
                         0 => page.encoded.get_or_init(|| frames(&page, 0)).clone(),
                         skipped_lines => frames(&page, skipped_lines),

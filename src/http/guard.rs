@@ -1,5 +1,5 @@
-//! Who may call at all: tokens where there are any, and else only programs and pages of this machine.
-//! See decision 0045.
+//! Access: which requests are let in, and what their callers may see. With tokens, a request needs one; without tokens,
+//! only programs and pages of this machine may call. See decision 0045.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,49 +10,49 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use super::error::{ErrorAnswer, echo};
 use crate::{config::TokenHash, model::ProjectName, wire::ErrorCode};
 
-/// The longest address that is looked at.
+/// The longest address that is examined.
 const URI_LIMIT: usize = 8 << 10;
 
-/// The largest headers that are looked at.
+/// The largest headers that are examined.
 const HEADERS_LIMIT: usize = 16 << 10;
 
-/// Headers that proxies add. `X-Forwarded-Host` and all others that begin like it count, too.
+/// Headers that proxies add. `X-Forwarded-Host` and all others with the same prefix count, too.
 const FORWARDING: [&str; 7] =
     ["forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"];
-/// What the names of most of them begin with.
+/// The common prefix of most of them.
 const FORWARDING_PREFIX: &str = "x-forwarded";
 
-/// What a request must show.
+/// The rules that requests must meet.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// The SHA-256 of each token, and what its holder sees; empty where no token is needed.
+    /// The SHA-256 of each token, and the scope of its holder; empty if no token is needed.
     tokens: Vec<([u8; 32], Scope)>,
-    /// Beside tokens, the only names that `Host` may carry besides the loopback ones; in lower case. Any, if empty.
+    /// With tokens: the only names that `Host` may carry besides the loopback ones, in lower case. Empty allows every
+    /// name.
     allowed_hosts: Vec<String>,
 }
 
-/// The projects that a caller sees. To all others it is told what is told of projects that do not exist.
+/// The projects that a caller may see. Any other project is answered as if it did not exist.
 #[derive(Clone, Debug, Default)]
 pub struct Scope(Option<Arc<BTreeSet<String>>>);
 
 impl Scope {
-    /// The scope of the caller of this request.
     pub fn of(extensions: &Extensions) -> Scope {
         extensions.get::<Scope>().cloned().unwrap_or_default()
     }
 
-    /// Whether the caller sees this project.
+    /// Whether the caller may see this project.
     pub fn sees(&self, project: &ProjectName) -> bool {
         self.0.as_ref().is_none_or(|projects| projects.contains(project.as_str()))
     }
 
-    /// The only projects that the caller sees, in order; `None` if it sees all.
+    /// The only projects that the caller may see, in order; `None` if it may see all.
     pub fn only(&self) -> Option<impl Iterator<Item = ProjectName>> {
-        // The configuration takes no names that are none.
+        // The configuration accepts only valid names.
         self.0.as_ref().map(|projects| projects.iter().filter_map(|name| name.parse().ok()))
     }
 
-    /// Leaves word of it for the handlers.
+    /// Stores the scope in the request for the handlers.
     pub fn attach(self, extensions: &mut Extensions) {
         if self.0.is_some() {
             extensions.insert(self);
@@ -61,16 +61,16 @@ impl Scope {
 }
 
 impl Access {
-    /// What requests must show under this configuration.
+    /// The rules of this configuration.
     pub fn new(tokens: &[TokenHash], allowed_hosts: Vec<String>) -> Self {
         let scope = |token: &TokenHash| Scope(token.projects.clone().map(Arc::new));
         Access { tokens: tokens.iter().map(|token| (token.sha256, scope(token))).collect(), allowed_hosts }
     }
 
-    /// Lets in who may call, and tells what they see.
+    /// Checks a request, and returns the scope of its caller.
     ///
     /// # Errors
-    /// Who may not, and why.
+    /// The request is refused; the error says why.
     pub fn check(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Scope, ErrorAnswer> {
         if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
             return Err(ErrorAnswer::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
@@ -83,9 +83,9 @@ impl Access {
         let name = without_port(&host).0;
         let mut scope = Scope::default();
         if self.tokens.is_empty() {
-            // Without tokens only this machine may call, and a proxy on this machine calls for others. A page of another
-            // site reaches us through a browser here, be it by a name that it made point to this machine, which then stands
-            // in `Host`, or directly, with its `Origin`.
+            // Without tokens only this machine may call, and a proxy on this machine would call for other machines. A
+            // page of another site can reach us through a browser on this machine in two ways: by a name that resolves
+            // to this machine, which then stands in `Host`; or directly, with the site's `Origin`.
             refuse_forwarded(version, headers)?;
             if !is_loopback_name(name) {
                 return Err(host_not_allowed(
@@ -113,12 +113,12 @@ impl Access {
         Ok(scope)
     }
 
-    /// What the holder of the token sees that is shown; `None` if it is not one of ours.
+    /// The scope of the token in the headers; `None` if it is not one of ours.
     fn bearer(&self, headers: &HeaderMap) -> Option<&Scope> {
         self.tokens.get(self.token(headers)?).map(|(_, scope)| scope)
     }
 
-    /// Which of our tokens is shown.
+    /// The index of the token in the headers.
     pub fn token(&self, headers: &HeaderMap) -> Option<usize> {
         let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
@@ -126,7 +126,7 @@ impl Access {
             return None;
         }
         let shown: [u8; 32] = Sha256::digest(token.trim().as_bytes()).into();
-        // All are compared, in constant time: the delay tells nothing of which one it was.
+        // All tokens are compared, in constant time, so that the delay does not reveal which one matched.
         let mut found = u64::MAX;
         for (index, (known, _)) in (0..).zip(&self.tokens) {
             found.conditional_assign(&index, known.ct_eq(&shown));
@@ -135,8 +135,8 @@ impl Access {
     }
 }
 
-/// Fails for a request that came through a proxy, as far as that can be seen: by what the proxy adds, or by HTTP/1.0, which
-/// nginx speaks unless it is told otherwise, and adds nothing.
+/// Fails for a request that came through a proxy, as far as that is visible: by the headers that the proxy adds, or by
+/// HTTP/1.0. nginx uses HTTP/1.0 by default, and adds no headers.
 fn refuse_forwarded(version: Version, headers: &HeaderMap) -> Result<(), ErrorAnswer> {
     let is_forwarding = |name: &&str| name.starts_with(FORWARDING_PREFIX) || FORWARDING.contains(name);
     let sign = match headers.keys().map(header::HeaderName::as_str).find(is_forwarding) {
@@ -164,7 +164,6 @@ fn host_not_allowed(name: &str, why: &str) -> ErrorAnswer {
     )
 }
 
-/// The host and its port, in lower case.
 fn host(uri: &Uri, headers: &HeaderMap) -> Result<String, ErrorAnswer> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next(), uri.authority()) {
@@ -176,10 +175,10 @@ fn host(uri: &Uri, headers: &HeaderMap) -> Result<String, ErrorAnswer> {
     Ok(host.to_ascii_lowercase())
 }
 
-/// The name and the port, where there is one.
+/// The name, and the port if there is one.
 fn without_port(host: &str) -> (&str, Option<u16>) {
     match host.rsplit_once(':') {
-        // The colons inside [::1] are none of a port.
+        // The colons inside [::1] do not begin a port.
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => (name, port.parse().ok()),
         Some(_) | None => (host, None),
     }
@@ -193,7 +192,7 @@ fn is_loopback_name(host: &str) -> bool {
         || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether a browser sent this for a page of another site.
+/// Whether a browser sent this request for a page of another site.
 fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
     let value = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if matches!(value("sec-fetch-site"), Some("cross-site" | "same-site" | "?")) {
@@ -202,8 +201,8 @@ fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
     value("origin").is_some_and(|origin| !is_own_origin(origin, host))
 }
 
-/// Whether a page of this origin came from this host: another port is another program. A host without a port has been
-/// asked at that of its scheme, which only a proxy in between knows.
+/// Whether a page of this origin came from this host. Another port is another program. A host without a port was called
+/// at the default port of its scheme, and only a proxy in between knows that scheme.
 fn is_own_origin(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let (origin_name, origin_port) = without_port(authority);

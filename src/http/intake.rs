@@ -1,5 +1,6 @@
-//! The body of a request on its way in. Whoever reads it is held to time; what no handler has read is read and thrown away
-//! before the answer goes, so that a client that is still sending sees the answer and not a reset. See decision 0046.
+//! The incoming body of a request. Reading it has time limits. A body that no handler has read is read and thrown away
+//! before the answer is sent, because a client that is still sending must get the answer and not a reset. See decision
+//! 0046.
 //!
 //! This is the one place for that: it stands in front of all handlers and of the guard.
 
@@ -25,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the next piece of a body may take.
 const PIECE_LIMIT: Duration = Duration::from_secs(30);
-/// How long a client may keep us waiting for all of a body, and longer by a second for each so many bytes that came.
+/// How long the server waits for a whole body, longer by a second for each `SLOWEST_BYTES_PER_SECOND` bytes that came.
 const WHOLE_LIMIT: Duration = Duration::from_secs(60);
 const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
-/// So much is thrown away of a body that no handler wants, for so long.
+/// How many bytes of an unwanted body are thrown away, and for how long.
 const DRAIN_BYTES: u64 = 32 << 20;
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-/// How long it is thrown away once the server shuts down.
+/// For how long once the server shuts down.
 const LAST_DRAIN_LIMIT: Duration = Duration::from_millis(500);
 
 /// A body came too slowly.
@@ -39,7 +40,7 @@ const LAST_DRAIN_LIMIT: Duration = Duration::from_millis(500);
 #[error("the body did not arrive in time")]
 struct TooSlow;
 
-/// Whether a body could not be read since it came too slowly.
+/// Whether reading a body failed because it came too slowly.
 pub fn is_too_slow(error: &axum::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
@@ -51,13 +52,13 @@ pub fn is_too_slow(error: &axum::Error) -> bool {
     false
 }
 
-/// What is left of a request's body when its handler has gone.
+/// The unread rest of a request's body after its handler has finished.
 pub struct Rest {
     left: Arc<Mutex<Option<Intake>>>,
     awaits_consent: bool,
 }
 
-/// Puts a request's body under watch; `None` where it has none.
+/// Puts a request's body under the time limits; `None` if it has none.
 pub fn watch(request: &mut Request) -> Option<Rest> {
     if request.body().is_end_stream() {
         return None;
@@ -70,18 +71,19 @@ pub fn watch(request: &mut Request) -> Option<Rest> {
     Some(Rest { left, awaits_consent })
 }
 
-/// Whether the client sends its body only when it is told to go on.
+/// Whether the client sends its body only after `100 Continue`.
 fn awaits_consent(headers: &HeaderMap) -> bool {
     headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 impl Rest {
-    /// Reads what is left, within bounds. An answer that goes while something is left closes the connection, and says so.
+    /// Reads the rest, within the limits. If something is still left, the answer closes the connection, with
+    /// `Connection: close`.
     pub async fn settle(self, shutdown: &CancellationToken, response: &mut Response) {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
         let is_settled = match left {
             Some(intake) if intake.is_over => true,
-            // A client that waits for our consent sends nothing.
+            // A client that waits for `100 Continue` sends nothing.
             Some(intake) if !intake.has_begun && self.awaits_consent => false,
             Some(intake) if intake.body.size_hint().lower() > DRAIN_BYTES => false,
             Some(intake) => tokio::select! {
@@ -96,7 +98,7 @@ impl Rest {
     }
 }
 
-/// Reads a body to its end, unless that is too far away.
+/// Reads a body to its end, within the limits. Returns whether it got there.
 async fn drain(mut body: Body) -> bool {
     let mut left = DRAIN_BYTES;
     while let Some(frame) = body.frame().await {
@@ -109,14 +111,14 @@ async fn drain(mut body: Body) -> bool {
     true
 }
 
-/// A body that is held to time.
+/// A body under time limits.
 struct Intake {
     body: Body,
     has_begun: bool,
-    /// Whether its end was reached, in order.
+    /// Whether its end was reached without an error.
     is_over: bool,
     received: u64,
-    /// How long we have waited for it. What we do with it meanwhile does not count.
+    /// How long we have waited for it. The time that the handler needs to use the data does not count.
     waited: Duration,
     wait: Option<BodyWait>,
 }
@@ -126,7 +128,7 @@ struct BodyWait {
     limit: Pin<Box<Sleep>>,
 }
 
-/// How long the next piece of a body may take, given what came of it in which time.
+/// How long the next piece of a body may take, by the bytes received so far and the time waited for them.
 fn patience(received: u64, waited: Duration) -> Duration {
     let longer = Duration::from_secs(received / SLOWEST_BYTES_PER_SECOND);
     PIECE_LIMIT.min((WHOLE_LIMIT + longer).saturating_sub(waited))
@@ -153,7 +155,7 @@ impl Intake {
     }
 }
 
-/// A body that comes back when its reader has gone, unless it broke.
+/// A body that is handed back when its reader is dropped, unless it broke.
 struct Returned {
     intake: Option<Intake>,
     left: Arc<Mutex<Option<Intake>>>,

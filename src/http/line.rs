@@ -1,4 +1,4 @@
-//! What those in line are told: who ends them there, and when they are expected to start.
+//! What a waiting deployment is told: which deployment would supersede it, and when it is expected to start.
 
 use jiff::Timestamp;
 
@@ -13,8 +13,8 @@ use crate::{
     wire::{self, Conflict},
 };
 
-/// So much of a line's front is looked at for one that waits further back: whoever is put before others stands there, and how long
-/// all before it take is no better known with more of them.
+/// How much of a line's front is read for a deployment that waits further back. Deployments that are put ahead stand in
+/// this part, and more of the line would not make the expected start more exact.
 pub const LOOK_LIMIT: usize = 20;
 
 /// A project's slot and the front of its line, at one moment.
@@ -24,17 +24,17 @@ pub struct SlotAndLine<'a> {
     waits_for_agent: bool,
 }
 
-/// How one stands in line.
+/// The standing of one deployment in line.
 #[derive(Clone, Debug, Default)]
 pub struct StandingInLine {
-    /// The newer deployment that supersedes it when that starts.
+    /// The newer deployment that supersedes it when that one starts.
     pub overtaker: Option<Mention>,
-    /// How long until it has the slot; `None` where it does not wait, or the slot is just handed on.
+    /// How long until it has the slot; `None` if it does not wait, or if the slot is being handed on right now.
     pub start: Option<Result<Eta, StartUnknown>>,
 }
 
 impl App {
-    /// The line of a project that was read.
+    /// The slot and the line, from a project that was read.
     pub async fn line<'a>(&self, state: &'a ProjectState) -> Result<SlotAndLine<'a>, ErrorAnswer> {
         let waits_for_agent = match &state.holder {
             Some(holder) => self.agent_absence(holder).await?.is_some(),
@@ -43,7 +43,7 @@ impl App {
         Ok(SlotAndLine { state, now: self.now(), waits_for_agent })
     }
 
-    /// How a deployment stands, if it waits in line.
+    /// The standing of a deployment; empty if it does not wait.
     pub async fn standing(&self, placed: &Placed) -> Result<StandingInLine, ErrorAnswer> {
         let waiting = &placed.deployment;
         if !waiting.is_waiting() {
@@ -55,7 +55,7 @@ impl App {
         }
     }
 
-    /// A deployment for the wire, with everything that is told of one that waits: in line, or for an agent.
+    /// A deployment for the wire, with all that a waiting deployment is told: about the line, or about an agent.
     pub async fn told(&self, placed: &Placed) -> Result<wire::Deployment, ErrorAnswer> {
         let told = self.standing(placed).await?.in_deployment(answer::deployment(placed));
         self.with_absence(&placed.deployment, told).await
@@ -63,7 +63,7 @@ impl App {
 }
 
 impl SlotAndLine<'_> {
-    /// How this one stands in it.
+    /// The standing of this deployment.
     pub fn standing(&self, placed: &Placed) -> StandingInLine {
         let waiting = &placed.deployment;
         if !waiting.is_waiting() {
@@ -88,13 +88,13 @@ impl SlotAndLine<'_> {
 }
 
 impl StandingInLine {
-    /// The deployment with it.
+    /// Adds the standing to the deployment.
     pub fn in_deployment(&self, told: wire::Deployment) -> wire::Deployment {
         let (expected_start, start_unknown) = self.start();
         wire::Deployment { expected_start, start_unknown, ..told.overtaken_by(self.overtaker.clone()) }
     }
 
-    /// The conflict of the one that waits, with it.
+    /// Adds the standing to the conflict of the deployment that waits.
     pub fn in_conflict(&self, conflict: Conflict, own: &Placed) -> Conflict {
         let (expected_start, start_unknown) = self.start();
         let (will_be_superseded_by, will_be_superseded_by_deployment) = wire::parts(self.overtaker.clone());
@@ -110,7 +110,7 @@ impl StandingInLine {
         }
     }
 
-    /// What is told of the start: the time, null where nobody can tell; and then why.
+    /// The members about the start: the time, null if it is unknown, and then the reason.
     fn start(&self) -> (Option<Option<Eta>>, Option<String>) {
         match &self.start {
             Some(Ok(start)) => (Some(Some(*start)), None),

@@ -32,7 +32,7 @@ pub async fn healthz(uri: Uri) -> Result<Response, ErrorAnswer> {
     Ok(answer::json(StatusCode::OK, &json!({ "status": "ok" })))
 }
 
-/// It can do its work: every check is right, and it is not about to end.
+/// It can work: every check passes, and it is not shutting down.
 pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
     if !app.watch.is_draining() {
@@ -41,7 +41,7 @@ pub async fn readyz(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, E
     Ok(ready(&app.health))
 }
 
-/// What is known of it.
+/// The readiness, from what is known.
 pub fn ready(health: &Health) -> Response {
     let report = health.report();
     let is_ok = report.status == ProcessState::Ok;
@@ -54,7 +54,7 @@ pub fn ready(health: &Health) -> Response {
     response
 }
 
-/// What strangers may know of it, and what the log says.
+/// What a caller without a token may know of it; the log has the details.
 fn why_not_ready(error: StoreError) -> Failing {
     let told = match error {
         StoreError::Full => "the disk is full",
@@ -66,7 +66,7 @@ fn why_not_ready(error: StoreError) -> Failing {
     Failing { told: told.to_owned(), why: error.to_string() }
 }
 
-/// What this server speaks, exactly.
+/// The API description of exactly this server.
 pub async fn openapi(uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
     let kind = HeaderValue::from_static("application/yaml");

@@ -1,4 +1,4 @@
-//! Figures for Prometheus. Each server has its own registry, so that two in one process share nothing.
+//! Metrics for Prometheus. Each server has its own registry, so that two servers in one process share nothing.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -40,7 +40,7 @@ struct CheckLabels {
     name: &'static str,
 }
 
-/// One server's figures.
+/// One server's metrics.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -126,7 +126,7 @@ impl Default for Metrics {
     }
 }
 
-/// A long-poll or a stream that is open, until it is dropped.
+/// An open long-poll or stream, until dropped.
 #[derive(Debug)]
 pub struct Parked(Gauge);
 
@@ -137,7 +137,7 @@ impl Drop for Parked {
 }
 
 impl Metrics {
-    /// Counts an answer. `route` is one of our own: what strangers ask for must not fill the memory.
+    /// Counts an answer. `route` is one of our own routes: paths from clients would fill the memory.
     pub fn count(&self, method: &Method, route: &str, status: StatusCode) {
         let method = match *method {
             Method::GET => "GET",
@@ -154,18 +154,18 @@ impl Metrics {
         Parked(self.parked.clone())
     }
 
-    /// Counts a connection that could not come in.
+    /// Counts a connection that was turned away.
     pub fn count_turned_away(&self) {
         self.turned_away.inc();
     }
 
-    /// Takes over what the store has counted.
+    /// Copies the store's counts.
     fn note_commits(&self, commits: Commits) {
         self.commits.inner().store(commits.commit_count, Ordering::Relaxed);
         self.transactions.inner().store(commits.transaction_count, Ordering::Relaxed);
     }
 
-    /// Takes over what is known of the process's own state.
+    /// Copies the process's readiness.
     fn note_health(&self, report: &health::ReadinessReport) {
         for check in &report.checks {
             let labels = CheckLabels { name: check.name };
@@ -175,7 +175,7 @@ impl Metrics {
         }
     }
 
-    /// Counts what a commit ended.
+    /// Counts the deployments that a commit ended.
     pub fn note(&self, changes: &Changes) {
         for step in changes.steps.iter().filter(|step| step.is_state_change()) {
             if let Standing::Finished { outcome, .. } = &step.deployment().state {

@@ -59,10 +59,10 @@ use artifacts::Uploads;
 use error::{ErrorAnswer, echo};
 use phases::PhaseTimes;
 
-/// So many of the last events of a deployment that waits for an agent are looked at for when it got the slot.
+/// How many of the last events are searched for the moment at which a deployment that waits for an agent got the slot.
 const SLOT_LOOK_LIMIT: usize = 50;
 
-/// What handlers need.
+/// The state that handlers need.
 pub struct App {
     queue: Queue,
     watch: Watch,
@@ -74,7 +74,7 @@ pub struct App {
     artifacts: Retention,
     uploads: Uploads,
     phase_times: PhaseTimes,
-    /// What need not be finished ends with it.
+    /// Cancelled at shutdown, for work that need not be finished.
     shutdown: CancellationToken,
 }
 
@@ -93,7 +93,7 @@ impl App {
         self.projects.range::<ProjectName, _>((from, Bound::Unbounded)).map(|(name, _)| name.clone())
     }
 
-    /// What holds for the project, if agents run it.
+    /// The project's settings for agents, if agents run it.
     fn by_agents(&self, project: &ProjectName) -> Option<ByAgents> {
         self.projects.get(project)?.agents
     }
@@ -111,7 +111,8 @@ impl App {
         pipelines.get(name).ok_or_else(|| unknown_pipeline(name, pipelines.keys()))
     }
 
-    /// Fails for a pipeline that none of the agents offers that were ever seen; when none was, nobody can tell.
+    /// Fails for a pipeline that no known agent has ever offered. If no agent was ever seen, nothing is known and it
+    /// passes.
     async fn require_offered(&self, project: &ProjectName, pipeline: &str) -> Result<(), ErrorAnswer> {
         let known = self.agents.of(project).await?;
         let offered = known.pipelines();
@@ -121,8 +122,8 @@ impl App {
         Err(unknown_pipeline(pipeline, offered.into_iter()))
     }
 
-    /// That a deployment which holds its slot waits for an agent, that none is there, and until when it waits; `None` where
-    /// that is not so.
+    /// The sentence that a deployment which holds its slot waits for an agent, that no agent is there, and until when
+    /// it waits; `None` if that does not apply.
     async fn agent_absence(&self, holder: &model::Deployment) -> Result<Option<String>, ErrorAnswer> {
         let is_by_agents = self.by_agents(&holder.project).is_some() && holder.spec.executor == Executor::Server;
         if holder.state != State::Ready || !is_by_agents || holder.message.is_some() {
@@ -136,13 +137,14 @@ impl App {
         let since = events.iter().find(has_slot).map_or(holder.created_at, |event| event.at);
         let patience = Duration::from_secs(holder.spec.claim_within_seconds.unwrap_or_default());
         let until = since.checked_add(patience).unwrap_or(since);
-        // The date only where it is needed.
+        // With the date only if it is not today.
         let format =
             if patience < Duration::from_secs(12 * 60 * 60) { "%H:%M:%S UTC" } else { "%Y-%m-%d %H:%M:%S UTC" };
         Ok(Some(format!("{absence}; waits until {}", until.strftime(format))))
     }
 
-    /// What a holder waits for, and how long that may take: an agent that is not there, or a phase that a cancel may not interrupt.
+    /// What a holder waits for, and how long that may take: an absent agent, or a phase that a cancel may not
+    /// interrupt.
     async fn holder_wait(&self, holder: &model::Deployment) -> Result<Option<String>, ErrorAnswer> {
         match self.agent_absence(holder).await? {
             Some(absence) => Ok(Some(absence)),
@@ -150,7 +152,7 @@ impl App {
         }
     }
 
-    /// A deployment for the wire, which says so where it waits for something that this server alone knows.
+    /// A deployment for the wire, with a note if it waits for something that only this server knows.
     async fn with_absence(
         &self,
         holder: &model::Deployment,
@@ -162,7 +164,7 @@ impl App {
         Ok(told)
     }
 
-    /// Who holds the slot, for one who is in its way; the same.
+    /// The holder of the slot, for a deployment that it blocks; with the same note.
     async fn conflict(
         &self,
         blocker: &model::Deployment,
@@ -176,7 +178,7 @@ impl App {
         Ok(conflict)
     }
 
-    /// How long a run of this pipeline takes. What an agent's or a client's may take, only these know.
+    /// How long a run of this pipeline takes. Only agents and clients know how long their own pipelines take.
     fn takes(&self, project: &model::Project, spec: &model::Spec) -> wire::Takes {
         let configured = self.projects.get(&project.name).filter(|configured| configured.agents.is_none());
         let pipeline = configured.and_then(|configured| configured.pipelines.get(&spec.pipeline));
@@ -187,13 +189,13 @@ impl App {
         }
     }
 
-    /// Tells one definition of a pipeline from another.
+    /// Distinguishes definitions of a pipeline.
     fn pipeline_digest(&self, project: &ProjectName, name: &str) -> Result<String, ErrorAnswer> {
         let definition = serde_json::to_vec(self.pipeline(project, name)?).unwrap_or_default();
         Ok(HEXLOWER.encode(&Sha256::digest(definition))[..16].to_owned())
     }
 
-    /// Fails for a project that is neither configured nor was ever deployed.
+    /// Fails for a project that is not configured and was never deployed.
     async fn require_project(&self, project: &ProjectName) -> Result<(), ErrorAnswer> {
         if self.is_configured(project) || self.queue.store().project(project.clone(), 0).await?.is_some() {
             return Ok(());

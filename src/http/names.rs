@@ -1,5 +1,5 @@
-//! Which deployment somebody means who names it by its id, or by its number in its project: the one place that knows, for
-//! paths and bodies alike.
+//! Resolves a deployment's name: its id, or its number in its project. This is the one place for that, for paths and
+//! bodies alike.
 
 use super::{App, error::ErrorAnswer};
 use crate::{
@@ -8,10 +8,10 @@ use crate::{
 };
 
 impl App {
-    /// The id of the deployment of this project that is named so. An id is not looked up: whoever works with it does that.
+    /// The id of the deployment of this project that has this name. An id is not looked up, because its user does that.
     ///
     /// # Errors
-    /// The project has no deployment of that number, or the name is of another project.
+    /// The project has no deployment of that number, or the name belongs to another project.
     pub(super) async fn named(
         &self,
         project: &ProjectName,
@@ -28,7 +28,7 @@ impl App {
         if let Some(id) = store.numbered(project.clone(), number).await? {
             return Ok(id);
         }
-        // Of a project that nobody ever deployed nothing is told.
+        // A project without any deployment is answered as not found.
         let state = store.project(project.clone(), 0).await?.ok_or_else(ErrorAnswer::not_found)?;
         let last = state.project.deployment_count;
         if last == 0 {
@@ -39,7 +39,7 @@ impl App {
         )))
     }
 
-    /// The same, where something may be named.
+    /// The same for an optional name.
     ///
     /// # Errors
     /// The same.

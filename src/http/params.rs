@@ -1,4 +1,4 @@
-//! What a path, a query string and the headers say, parsed strictly: unknown and repeated parameters are named.
+//! Parses path, query string and headers strictly: errors name unknown and repeated parameters.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -23,9 +23,7 @@ pub struct InProject(pub ProjectName);
 
 /// The `{project}` and `{id}` of a path.
 pub struct PathTarget {
-    /// The project.
     pub project: ProjectName,
-    /// The deployment.
     pub id: DeploymentId,
 }
 
@@ -44,7 +42,7 @@ impl FromRequestParts<Arc<App>> for PathTarget {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ErrorAnswer> {
         let path = path_params(parts, app).await?;
         let project = project(&path, parts)?;
-        // A malformed name names no deployment: it is answered like one that is not there.
+        // A malformed name is answered like a deployment that does not exist.
         let name: DeploymentName =
             param(&path, "id").and_then(|name| name.parse().ok()).ok_or_else(ErrorAnswer::not_found)?;
         let id = app.named(&project, &name).await?;
@@ -52,10 +50,10 @@ impl FromRequestParts<Arc<App>> for PathTarget {
     }
 }
 
-/// The window of a long-poll that knows no other parameter.
+/// The window of a long-poll that has no other parameter.
 ///
-/// Extractors parse what a parked poll needs and let go of the rest: whatever keeps a piece of the request alive, keeps
-/// the whole buffer that it was read into, on each of ten thousand connections.
+/// Extractors parse what a parked poll needs and drop the rest, because a kept piece of the request keeps the whole
+/// buffer that it was read into, on each of ten thousand connections.
 pub struct MaxWait(pub Duration);
 
 impl<S: Send + Sync> FromRequestParts<S> for MaxWait {
@@ -66,7 +64,7 @@ impl<S: Send + Sync> FromRequestParts<S> for MaxWait {
     }
 }
 
-/// What the caller may see.
+/// The projects that the caller may see.
 pub struct VisibleProjects(pub Scope);
 
 impl<S: Send + Sync> FromRequestParts<S> for VisibleProjects {
@@ -88,21 +86,21 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
     }
 }
 
-/// After which events a client wants to read.
+/// The events after which a client wants to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// After the last `seq` that it has.
+    /// After the last `seq` that the client has.
     After(u64),
-    /// The end of what is there.
+    /// At the end of the existing events.
     End {
-        /// The last so many lines of output.
+        /// With the last so many lines of output.
         tail: Option<usize>,
-        /// What happened since then.
+        /// With the events since then.
         since: Option<Since>,
     },
 }
 
-/// How a client wants to read events, and after which.
+/// How a client wants to read events, and from where.
 pub enum Reading {
     /// As a stream.
     Stream {
@@ -113,7 +111,6 @@ pub enum Reading {
     Poll {
         /// Where it begins.
         start: Start,
-        /// How long it waits.
         window: Duration,
     },
 }
@@ -125,7 +122,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Reading {
         let is_stream = wants_event_stream(&parts.headers)?;
         let query = Query::of(&parts.uri, &["after", "tail", "since", "maxWaitSeconds"])?;
         let (start, window) = (start(&parts.headers, &query)?, query.max_wait()?);
-        // Streams wait by themselves.
+        // Streams wait by themselves, so they have no window.
         Ok(if is_stream { Reading::Stream { start } } else { Reading::Poll { start, window } })
     }
 }
@@ -140,7 +137,7 @@ fn param<'a>(path: &'a RawPathParams, name: &str) -> Option<&'a str> {
     path.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
 }
 
-/// The project, if the caller may see it: to others it is not there.
+/// The project, if the caller may see it. Otherwise it is answered as if it did not exist.
 fn project(path: &RawPathParams, parts: &Parts) -> Result<ProjectName, ErrorAnswer> {
     let name = param(path, "project").unwrap_or_default();
     let named: ProjectName = name
@@ -153,10 +150,10 @@ fn project(path: &RawPathParams, parts: &Parts) -> Result<ProjectName, ErrorAnsw
 pub struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {
-    /// Parses the query string of `uri`, which may have these parameters only, each once.
+    /// Parses the query string of `uri`, which may contain only these parameters, each once.
     ///
     /// # Errors
-    /// An unknown or repeated parameter, named.
+    /// A parameter is unknown or repeated; the error names it.
     pub fn of(uri: &'a Uri, known: &[&str]) -> Result<Self, ErrorAnswer> {
         let pairs: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
         for (at, (name, _)) in pairs.iter().enumerate() {
@@ -234,7 +231,8 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Where to begin: after `Last-Event-ID`, which a browser sends by itself when it goes on, or else as the query says.
+/// Where to begin: after `Last-Event-ID`, which a browser sends by itself when it reconnects, or else as the query
+/// says.
 fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, ErrorAnswer> {
     let tail = query.number("tail", 0..=TAIL_LINES as u64)?.map(|tail| usize::try_from(tail).unwrap_or(usize::MAX));
     let since = query.since()?;
@@ -252,7 +250,7 @@ fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, ErrorAnswer> {
     let mut ids = headers.get_all("last-event-id").iter();
     match (ids.next(), ids.next()) {
         (None, _) => Ok(begin),
-        // A browser sends an empty one where the stream gave it none.
+        // A browser sends an empty one if the stream gave it none.
         (Some(id), None) if id.is_empty() => Ok(begin),
         (Some(id), None) => id.to_str().ok().and_then(decimal).map(Start::After).ok_or_else(|| {
             ErrorAnswer::new(ErrorCode::InvalidParameter, "Last-Event-ID is the number of an event of this deployment")
@@ -261,7 +259,7 @@ fn start(headers: &HeaderMap, query: &Query<'_>) -> Result<Start, ErrorAnswer> {
     }
 }
 
-/// The idempotency key, where there is one.
+/// The idempotency key, if there is one.
 ///
 /// # Errors
 /// It is malformed, or given twice.
@@ -278,7 +276,8 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Er
     }
 }
 
-/// Whether the client takes Server-Sent Events rather than JSON. Where it takes both alike, those that it names.
+/// Whether the client prefers Server-Sent Events to JSON. If it accepts both alike, the type that it names explicitly
+/// is used.
 fn wants_event_stream(headers: &HeaderMap) -> Result<bool, ErrorAnswer> {
     let accepts: Vec<&str> = headers.get_all(header::ACCEPT).iter().map(|value| value.to_str().unwrap_or("")).collect();
     if accepts.is_empty() {
@@ -296,7 +295,7 @@ fn wants_event_stream(headers: &HeaderMap) -> Result<bool, ErrorAnswer> {
     Err(ErrorAnswer::new(ErrorCode::NotAcceptable, "events come as text/event-stream or as application/json"))
 }
 
-/// A range of media types in lower case, and how much it is wanted, from 0 to 1.
+/// A range of media types in lower case, and its weight from 0 to 1.
 fn media_range(text: &str) -> (String, f32) {
     let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
     let range = parts.next().unwrap_or_default();
@@ -304,7 +303,7 @@ fn media_range(text: &str) -> (String, f32) {
     (range, quality.and_then(|quality| quality.parse().ok()).unwrap_or(1.0))
 }
 
-/// How much a media type is wanted, which the most specific range says, and whether that names it.
+/// The weight of a media type, by the most specific range that matches, and whether that range names the type.
 fn quality(ranges: &[(String, f32)], kind: &str, subtype: &str) -> (f32, bool) {
     let of = |wanted: &str| ranges.iter().find(|(range, _)| range == wanted).map(|(_, quality)| *quality);
     match of(&format!("{kind}/{subtype}")) {

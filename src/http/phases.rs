@@ -1,4 +1,4 @@
-//! How long a phase takes as a rule: told where a cancel waits for its end.
+//! How long a phase usually takes: told when a cancel waits for its end.
 
 use std::{
     collections::VecDeque,
@@ -13,17 +13,18 @@ use crate::{
     store::ListQuery,
 };
 
-/// So many of the last successes are looked through for those of the same pipeline.
+/// How many of the last successes are searched for runs of the same pipeline.
 const SUCCESSES_LIMIT: usize = 20;
-/// So many of these are enough for a middle.
+/// How many runs are enough for a median.
 const RUNS_LIMIT: usize = 5;
-/// How many events one read brings, and how many reads a run is worth: output stands between the phases.
+/// How many events one read returns, and how many reads are made for a run. Output between the phases makes the phases'
+/// events rare.
 const EVENTS_LIMIT: usize = 256;
 const READS_LIMIT: usize = 8;
-/// So many answers are remembered: all who wait ask for the same.
+/// How many answers are kept. Few are needed, because all waiting clients ask for the same.
 const KNOWN_LIMIT: usize = 64;
 
-/// What was found out already, by the deployment that is waited for.
+/// Known times, by the deployment that is waited for and its phase.
 #[derive(Default)]
 pub struct PhaseTimes(Mutex<VecDeque<(DeploymentId, String, Option<Duration>)>>);
 
@@ -43,7 +44,8 @@ impl PhaseTimes {
 }
 
 impl App {
-    /// That a cancel waits for the end of a phase, and how long that takes as a rule; `None` where that is not so, or not known.
+    /// The sentence that a cancel waits for the end of a phase, and how long that usually takes; `None` if no cancel
+    /// waits, or if nothing is known.
     pub async fn protected_wait(&self, holder: &Deployment) -> Result<Option<String>, ErrorAnswer> {
         let is_waited_for = matches!(holder.state, State::Running(_)) && holder.cancel.is_some();
         let message = holder.message.as_deref().filter(|message| is_waited_for && message.starts_with(CANCEL_WAITS));
@@ -61,7 +63,7 @@ impl App {
         Ok(time.map(|time| format!("{message}, which takes about {} as a rule", format_duration(time))))
     }
 
-    /// The middle of what the phase took in the last successes.
+    /// The median time of the phase in the last successes.
     async fn usual_time(&self, holder: &Deployment, phase: &str) -> Result<Option<Duration>, ErrorAnswer> {
         let query = ListQuery { status: Some(Status::Succeeded), limit: SUCCESSES_LIMIT, ..ListQuery::default() };
         let successes = self.queue.store().list(holder.project.clone(), query).await?;

@@ -17,19 +17,19 @@ use crate::{
     wire::{self, Plan, PlanChange, PlanOutcome, PlanPhase},
 };
 
-/// What a dry run asks beside the submit itself.
+/// The flags of a dry run besides the submit itself.
 #[derive(Clone, Copy, Debug)]
 pub struct DryRunFlags {
-    /// Whether the client would ask the holder to make way.
+    /// Whether the client would ask the holder to give up the slot.
     pub cancels: bool,
-    /// Whether the client would upload the artifact before.
+    /// Whether the client would upload the artifact first.
     pub uploads: bool,
 }
 
 /// Answers the plan of a submission.
 pub async fn plan(app: &App, submission: Submission, asked: DryRunFlags) -> Result<Response, ErrorAnswer> {
     let Submission { id, project, spec, .. } = submission.clone();
-    // What an agent's pipeline does, only the agent knows.
+    // Only the agent knows what an agent's pipeline does.
     let configured = match app.by_agents(&project) {
         Some(_) => &[],
         None => app.pipeline(&project, &spec.pipeline)?.phases.as_slice(),
@@ -46,7 +46,7 @@ pub async fn plan(app: &App, submission: Submission, asked: DryRunFlags) -> Resu
     let planned = app.queue.plan(submission, asked.cancels).await?;
     let query = ListQuery { status: Some(Status::Succeeded), before: None, limit: 1 };
     let last = app.queue.store().list(project.clone(), query).await?.into_iter().next();
-    // The id of what is never made tells nobody anything.
+    // Leave out the id, because the deployment is never made and so its id means nothing.
     let refusal = |rejection: Rejection| {
         let mut refusal = ErrorAnswer::from(rejection).planned();
         refusal.message = refusal.message.replacen(&format!("deployment {id}"), "it", 1);
@@ -96,7 +96,7 @@ pub async fn plan(app: &App, submission: Submission, asked: DryRunFlags) -> Resu
     Ok(answer::json(StatusCode::OK, &plan))
 }
 
-/// How long until the slot would be one's own, or why nobody can tell.
+/// How long until the caller would get the slot, or why that is unknown.
 async fn start(app: &App, planned: &Planned) -> Result<Result<Eta, StartUnknown>, ErrorAnswer> {
     let Some(start) = &planned.start else { return Ok(Ok(Eta { p50_seconds: 0, p90_seconds: 0 })) };
     match &planned.holder {

@@ -24,10 +24,10 @@ use crate::{
     wire::{ErrorCode, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest},
 };
 
-/// How much of a line is shown.
+/// How many deployments of a line are shown.
 const LINE_SHOWN_LIMIT: usize = 100;
 
-/// Projects by name: those that are configured, and those that were ever deployed.
+/// Projects by name: the configured ones, and those that were ever deployed.
 pub async fn list(
     State(app): State<Arc<App>>,
     VisibleProjects(scope): VisibleProjects,
@@ -49,10 +49,10 @@ pub async fn list(
     Ok(answer::json(StatusCode::OK, &ProjectList { projects, next_cursor }))
 }
 
-/// A project, by its name. Of one that cannot be read there is nothing to show, and the log says why.
+/// A project, by its name. A project that cannot be read has no summary, and the log says why.
 type Listed = (ProjectName, Option<ProjectSummary>);
 
-/// So many of the projects that the caller may see, by name.
+/// The next projects that the caller may see, by name.
 async fn following(
     app: &App,
     scope: &Scope,
@@ -61,7 +61,7 @@ async fn following(
 ) -> Result<Vec<Listed>, ErrorAnswer> {
     let mut found: BTreeMap<ProjectName, Option<ProjectState>> = BTreeMap::new();
     match scope.only() {
-        // Not even the cursor may tell of others.
+        // The cursor must not reveal other projects either.
         Some(visible) => {
             let is_next = |name: &ProjectName| after.as_ref().is_none_or(|after| name > after);
             for name in visible.filter(is_next) {

@@ -21,12 +21,12 @@ use crate::{
     wire::{self, DeploymentList, ErrorCode},
 };
 
-/// How many a page has, if the client does not say.
+/// How many deployments a page has by default.
 const PAGE_DEFAULT: u64 = 20;
-/// How many a page may have: a few hundred KiB of JSON.
+/// How many deployments a page may have: a few hundred KiB of JSON.
 const PAGE_LIMIT: u64 = 100;
 
-/// Revisions are counted; no project ever has so many.
+/// The digits of a cursor. Revisions are counted; no project ever has so many.
 const CURSOR_DIGITS: usize = 14;
 
 /// One deployment.
@@ -68,8 +68,8 @@ pub async fn list(
     Ok(answer::json(StatusCode::OK, &DeploymentList { deployments, next_cursor: next.map(to_cursor) }))
 }
 
-/// A cursor, which only this server must understand: the ticket of the last deployment that was looked at. Whatever arrives later
-/// has a higher one, so a cursor stands where it stood.
+/// A cursor, which only this server has to understand: the ticket of the last deployment on the page. Later deployments
+/// have higher tickets, so a cursor's position does not change.
 fn to_cursor(ticket: Revision) -> String {
     format!("t{:x}", ticket.0)
 }
@@ -82,7 +82,7 @@ fn from_cursor(text: &str) -> Result<Revision, ErrorAnswer> {
     })
 }
 
-/// A deployment of a list, and its place in the order of arrival.
+/// A deployment of a list, and its ticket in the order of arrival.
 #[derive(Serialize)]
 struct Listed {
     #[serde(skip)]
@@ -91,7 +91,7 @@ struct Listed {
     deployment: wire::Deployment,
 }
 
-/// A deployment with its place in line. Only one that waits has a place, and that must be counted.
+/// A deployment with its place in line. Only a waiting deployment has a place, and finding that place needs a count.
 async fn placed(app: &App, project: &ProjectName, deployment: &Deployment) -> Result<wire::Deployment, ErrorAnswer> {
     let placed = if deployment.is_waiting() {
         app.queue.store().deployment(project.clone(), deployment.id).await?
@@ -101,7 +101,7 @@ async fn placed(app: &App, project: &ProjectName, deployment: &Deployment) -> Re
     Ok(placed.as_ref().map_or_else(|| answer::unplaced(deployment), answer::deployment))
 }
 
-/// How many a page shall have.
+/// How many deployments a page shall have.
 ///
 /// # Errors
 /// The client asks for none, or for too many.

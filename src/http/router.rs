@@ -18,7 +18,7 @@ use crate::wire::ErrorCode;
 
 type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<App>>);
 
-/// The paths, their methods, and who answers. `openapi.yaml` is held against this list.
+/// The paths, their methods, and their handlers. A test compares `openapi.yaml` with this list.
 fn routes() -> Vec<Route> {
     const DEPLOYMENTS: &str = "/v1/projects/{project}/deployments";
     vec![
@@ -69,8 +69,8 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// What every request passes: the guard, and on the way back the rest of its body, the error's body and the count. It is one
-/// layer, since each costs a parked poll another half KiB.
+/// The layer that every request passes: the guard, and on the way back the rest of its body, the error's body and the
+/// count. It is one layer, because each layer costs a parked poll another half KiB.
 async fn front(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
@@ -88,11 +88,12 @@ async fn front(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     };
     let mut response = error::render(path, response);
     if app.watch.is_draining() {
-        // So that the client's next request opens a connection, which a load balancer leads to another server.
+        // Close the connection, so that the client's next request opens a new one, which a load balancer sends to
+        // another server.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(rest) = rest {
-        // Boxed, since it is needed for few.
+        // Boxed, because few requests need it.
         Box::pin(rest.settle(&app.shutdown, &mut response)).await;
     }
     app.metrics.count(&method, route.as_ref().map_or("none", MatchedPath::as_str), response.status());

@@ -1,4 +1,4 @@
-//! Walks through a project's history for those deployments that a client wants to see.
+//! Walks through a project's history for the deployments that match a client's filter.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,14 +13,15 @@ use crate::{
     wire::ErrorCode,
 };
 
-/// How many deployments one request looks at. Where few match, its page is short, and the next page goes on.
+/// How many deployments one request examines. If few match, its page is short, and the next page continues.
 const SCAN_LIMIT: usize = 2_000;
-/// How many are read at first, before it is known how large they are, and at most: they are in memory together.
+/// How many deployments are read at first, before their size is known, and at most; they are in memory together.
 const PARTS: (usize, usize) = (8, 250);
-/// By how much the clocks of servers may differ: a deployment that is so much older ends the search for younger ones.
+/// By how much the clocks of servers may differ. A deployment that is older than the filter allows by this much ends
+/// the search, because all before it are too old.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
 
-/// Which deployments are wanted.
+/// Which deployments match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListFilter {
     status: Option<Status>,
@@ -30,13 +31,13 @@ pub struct ListFilter {
 }
 
 impl ListFilter {
-    /// The parameters that it is read from.
+    /// The query parameters of the filter.
     pub const PARAMETERS: [&'static str; 4] = ["status", "actor", "ref", "since"];
 
-    /// What the query says, if it is `now`.
+    /// The filter of the query, at the time `now`.
     ///
     /// # Errors
-    /// A value that cannot be.
+    /// A value is invalid.
     pub fn of(query: &Query<'_>, now: Timestamp) -> Result<Self, ErrorAnswer> {
         Ok(ListFilter {
             status: query.get("status").map(status).transpose()?,
@@ -46,7 +47,7 @@ impl ListFilter {
         })
     }
 
-    /// Whether the store finds what is wanted without looking at anything else.
+    /// Whether an index of the store finds the matches without examining other deployments.
     fn is_by_index(&self) -> bool {
         self.actor.is_none() && self.ref_name.is_none() && self.since.is_none()
     }
@@ -59,7 +60,7 @@ impl ListFilter {
             && self.since.is_none_or(|since| deployment.created_at >= since)
     }
 
-    /// Whether all that came before this deployment is too old.
+    /// Whether every deployment before this one is too old.
     fn ends_at(&self, deployment: &Deployment) -> bool {
         self.since.is_some_and(|since| deployment.created_at.duration_until(since) > CLOCK_SLACK)
     }
@@ -74,11 +75,11 @@ pub struct Scan<'a> {
     part: usize,
 }
 
-/// What a walk has found.
+/// The result of a walk.
 pub struct Found {
-    /// Those that are wanted.
+    /// The matches.
     pub deployments: Vec<Deployment>,
-    /// Where to go on, if not all that were asked for were found, and there may be more.
+    /// Where to continue, if fewer than asked for were found and there may be more.
     pub goes_on: Option<Revision>,
 }
 
@@ -88,7 +89,7 @@ impl<'a> Scan<'a> {
         Scan { app, project, filter, left: SCAN_LIMIT, part: PARTS.0 }
     }
 
-    /// The next ones before `before`, at most `wanted`.
+    /// The next matches before `before`, at most `wanted`.
     ///
     /// # Errors
     /// The store does not answer.

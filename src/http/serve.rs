@@ -1,4 +1,4 @@
-//! The accept loop, and an end in a stated order.
+//! The accept loop, and a shutdown in a stated order.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,36 +28,31 @@ use crate::{
     watch::Watch,
 };
 
-/// How long connections may take to end once HTTP ends.
+/// How long connections may take to end at HTTP's shutdown.
 pub const END_LIMIT: Duration = Duration::from_secs(10);
 /// How the accept loop is supervised.
 const ACCEPT_LOOP: Task = Task::new("accept", Duration::from_secs(30));
-/// After the system had no more file descriptors: waiting lets others close.
+/// The pause after the system ran out of file descriptors, so that other connections can close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How many descriptors no connection may take, where there are twice as many.
+/// How many file descriptors connections never use, if there are at least twice as many.
 const RESERVED_DESCRIPTORS: usize = 512;
-/// How often it is told that connections are turned away.
+/// How often it is logged that connections are turned away.
 const EXCESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the server does not start.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// Everybody on the network could deploy.
+    /// Every machine on the network could deploy.
     #[error(
         "refusing to listen on {0}, which other machines can reach, without tokens\n\
          hint: make one with `singletrack token new` and put it into the configuration, or listen on 127.0.0.1"
     )]
     Unprotected(SocketAddr),
-    /// The address cannot be had.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}: {error}\nhint: choose another address with --listen")]
-    Bind {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        error: std::io::Error,
-    },
-    /// A project's name in the configuration is not one.
+    Bind { address: SocketAddr, error: std::io::Error },
+    /// A project's name in the configuration is invalid.
     #[error("invalid project name '{0}' in the configuration")]
     ProjectName(String),
 }
@@ -69,12 +64,11 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits until it has stopped after its shutdown was asked for: every request that arrived is answered.
+    /// Waits until it has stopped after `shutdown`: every request that arrived is answered.
     pub async fn stopped(self) {
         // A panic of the accept loop has been reported already.
         let _ = self.accepting.await;
@@ -84,7 +78,7 @@ impl HttpServer {
 /// Listens and serves until `shutdown`.
 ///
 /// # Errors
-/// The address cannot be had, or must not be.
+/// The address cannot be bound, or is refused.
 pub async fn serve(
     config: &Config,
     queue: Queue,
@@ -126,7 +120,7 @@ pub async fn serve(
     Ok(HttpServer { address, accepting })
 }
 
-/// Refuses an address at which everybody on the network could deploy.
+/// Refuses an address at which every machine on the network could deploy without a token.
 pub(super) fn require_protection(config: &Config) -> Result<(), ServeError> {
     if !config.listen.ip().is_loopback() && config.tokens.is_empty() {
         return Err(ServeError::Unprotected(config.listen));
@@ -142,7 +136,7 @@ async fn accept_until_told(listener: TcpListener, shared: Arc<ConnectionShared>,
     let accepting = health.supervise(ACCEPT_LOOP, shared.shutdown.clone(), move |pulse| {
         accept(listening.clone(), serving.clone(), serve.clone(), door.clone(), pulse)
     });
-    // It does not fail; and if it did, what follows is the same.
+    // It does not fail. If it did, the next steps would be the same.
     let _ = accepting.await;
     for stream in take_waiting(listener) {
         connections.spawn(connection::serve(stream, shared.clone()));
@@ -153,7 +147,8 @@ async fn accept_until_told(listener: TcpListener, shared: Arc<ConnectionShared>,
     }
 }
 
-/// How many connections there may be: the other descriptors are left for the store, for uploads and for the worker's commands.
+/// How many connections there may be. The other descriptors are left for the store, for uploads and for the worker's
+/// commands.
 fn connection_limit() -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -176,7 +171,7 @@ async fn accept(
             accepted = pulse.resting(listener.accept()) => accepted,
         };
         match accepted {
-            // Closed at once: whoever holds so many must not cost the worker its pipes and the store its files.
+            // Closed at once: a client with many connections must not cost the worker its pipes or the store its files.
             Ok((stream, _)) if connections.len() >= limit => {
                 drop(stream);
                 door.turned_away();
@@ -196,7 +191,7 @@ async fn accept(
     }
 }
 
-/// Who must know of those who could not come in.
+/// Counts and logs the connections that were turned away.
 #[derive(Clone)]
 struct TurnedAway {
     unheard: Unheard,
@@ -211,7 +206,7 @@ impl TurnedAway {
     }
 }
 
-/// What happens often and is told at most once a second.
+/// Something that happens often and is logged at most once a second.
 #[derive(Default)]
 struct Rarely {
     count: u64,
@@ -219,7 +214,7 @@ struct Rarely {
 }
 
 impl Rarely {
-    /// How often it has happened since it was told last, where it is to be told.
+    /// How often it has happened since the last log line, if it is to be logged now.
     fn note(&mut self) -> Option<u64> {
         self.count += 1;
         if self.told.is_some_and(|told| told.elapsed() < EXCESS_PAUSE) {
@@ -230,7 +225,7 @@ impl Rarely {
     }
 }
 
-/// The connections that the system has made and nobody has accepted yet: they would be reset with the listener.
+/// The connections that the system has established and nobody has accepted yet. Closing the listener would reset them.
 fn take_waiting(listener: Arc<TcpListener>) -> Vec<TcpStream> {
     let Some(Ok(listener)) = Arc::into_inner(listener).map(TcpListener::into_std) else { return Vec::new() };
     let accepted = std::iter::from_fn(|| listener.accept().ok());

@@ -1,4 +1,5 @@
-//! A connection's socket, and what bounds it in time: a head that trickles, an idle client, a client that does not read.
+//! A connection's socket, with time limits against a head that trickles, an idle client, and a client that does not
+//! read.
 
 use std::{
     future::pending,
@@ -27,29 +28,28 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long the head of a request may take. A new connection has as long for its first byte.
+/// How long the head of a request may take. A new connection has the same time for its first byte.
 pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// How long a client that was answered may keep its connection without asking for more. Balancers keep theirs for 60 s, and
-/// must not be the last to learn that one is closed.
+/// How long a client may keep its connection idle after an answer. It is longer than the 60 s of load balancers,
+/// because a balancer must be the first to close, not the last to learn that the connection is closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
-/// How long a client may take nothing of what is written to it.
+/// How long a client may take none of the written data.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
 static DATES: DateTimePrinter = DateTimePrinter::new();
 
-/// Room for the head of an answer.
+/// Buffer size for the head of an answer.
 const ANSWER_HEAD_BYTES: usize = 256;
 
-/// What is seen at a socket.
+/// The observed state of a socket.
 #[derive(Default)]
 pub struct SocketSigns {
-    /// Whether something has been written that the socket did not take yet: as long as that is so, only hyper knows it.
+    /// Whether data was written that the socket did not take yet. As long as that is so, only hyper has the data.
     is_write_pending: AtomicBool,
-    /// Whether something has been written since the last look.
+    /// Whether data was written since the last check.
     has_written: AtomicBool,
-    /// Whether something has come since the next head is waited for.
+    /// Whether data has come since the wait for the next head began.
     has_head_begun: AtomicBool,
-    /// Whether the client has ever sent a request.
     has_ever_asked: AtomicBool,
 }
 
@@ -58,18 +58,18 @@ impl SocketSigns {
         self.is_write_pending.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing of what is to be written was taken since the last look.
+    /// Whether the client took none of the pending data since the last check.
     pub fn is_stuck(&self) -> bool {
         !self.has_written.swap(false, Ordering::Relaxed) && self.is_write_pending()
     }
 
-    /// A request has come.
+    /// Notes that a request has come.
     pub fn note_request(&self) {
         self.has_ever_asked.store(true, Ordering::Relaxed);
     }
 }
 
-/// The clock by which hyper waits for heads: an idle client may take longer than one that has begun.
+/// The timer by which hyper waits for heads. An idle client has more time than one that has begun to send.
 pub struct HeadTimer(pub Arc<SocketSigns>);
 
 impl Timer for HeadTimer {
@@ -109,29 +109,30 @@ impl Future for HeadSleep {
     }
 }
 
-/// A socket, and what is to be read before it.
+/// A socket, and bytes that are to be read before the socket's own.
 pub struct Socket {
     stream: TcpStream,
     ahead: Bytes,
     pub signs: Arc<SocketSigns>,
-    /// Ends the wait of a write that is stuck.
+    /// Ends a write that is stuck.
     stuck: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
     pub fn new(stream: TcpStream) -> Self {
-        // Answers are small and somebody waits for each.
+        // Answers are small, and a client waits for each.
         let _ = stream.set_nodelay(true);
         Socket { stream, ahead: Bytes::new(), signs: Arc::default(), stuck: None }
     }
 
-    /// Puts what was read already before what comes.
+    /// Puts bytes that were read already before the socket's next bytes.
     pub fn put_back(&mut self, ahead: &[u8]) {
-        // Copied, since what is left of hyper's buffer would keep all of it.
+        // Copied, because a slice of hyper's buffer would keep the whole buffer in memory.
         self.ahead = Bytes::copy_from_slice(ahead);
     }
 
-    /// Resolves when the client hangs up. One who has sent more already is not seen to do so, as with hyper.
+    /// Resolves when the client hangs up. If the client has sent more data already, its hang-up is not seen, as with
+    /// hyper.
     pub async fn hung_up(&self) {
         if !self.ahead.is_empty() {
             return pending().await;
@@ -142,7 +143,7 @@ impl Socket {
         }
     }
 
-    /// Writes an answer that is there as a whole.
+    /// Writes a whole answer.
     pub async fn tell(&mut self, answer: Response, closes: bool, now: Timestamp) -> io::Result<()> {
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -154,7 +155,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Whether the client sends something else, before it has been idle for too long.
+    /// Waits for the client's next data. Returns whether it came before the idle limit.
     pub async fn is_asked_more(&self, shutdown: &CancellationToken) -> bool {
         if !self.ahead.is_empty() {
             return true;
@@ -167,7 +168,7 @@ impl Socket {
         }
     }
 
-    /// Gives up on a client that takes nothing.
+    /// Gives up on a client that takes no data.
     fn watch(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.signs.is_write_pending.store(written.is_pending(), Ordering::Relaxed);
         if written.is_ready() {

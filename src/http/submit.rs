@@ -1,4 +1,4 @@
-//! `POST …/deployments`: take the slot, a place in line, or learn who holds it. See decision 0008.
+//! `POST …/deployments`: takes the slot, or a place in line, or answers with the holder. See decision 0008.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use crate::{
     wire::{self, Accepted, Conflict, ErrorCode, OnConflict, REPLAYED_HEADER, SubmitRequest, Takes},
 };
 
-/// A body larger than this is not read before the slot was looked at, and not decided upon if that is held.
+/// A body larger than this is read only after the slot was looked at, and is not decided upon if the slot is held.
 const EARLY_CHECK_LIMIT: u64 = 64 << 10;
 /// How long a client may ask to wait in line.
 const DEADLINE_LIMIT_SECONDS: u64 = 24 * 60 * 60;
@@ -55,8 +55,8 @@ pub async fn submit(
     let key = idempotency_key(&parts.headers)?;
     let may_be_held = key.is_none() && !dry_run && is_large(&parts.headers);
     let held = if may_be_held { early_conflict(&app, &project).await? } else { None };
-    // The body is read all the same: a client that still sends it sees the answer and not a reset, and only the body tells
-    // who wants to be queued, for whom a held slot is no conflict.
+    // Read the body anyway: otherwise a client that is still sending gets a reset instead of the answer, and only the
+    // body says `onConflict: queue`, for which a held slot is no conflict.
     let wish = match (read_wish(&parts.headers, body).await, held) {
         (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue => wish,
         (_, Some(conflict)) => return Err(conflict),
@@ -65,7 +65,7 @@ pub async fn submit(
     let key = key.map(|key| (key, fingerprint(&wish)));
     match (prepare(&app, &project, &wish, key.clone(), dry_run).await, key) {
         (Ok(mut submission), _) if dry_run => {
-            // A server that is about to end plans all the same: the submit itself would be taken by another one.
+            // A draining server plans all the same, because another server would take the submit itself.
             submission.refusal = match without_artifact(&app, &submission).await?.filter(|_| !asked.uploads) {
                 Some(missing) => Some(missing),
                 None => without_agent(&app, &submission).await?,
@@ -76,13 +76,14 @@ pub async fn submit(
             submission.refusal = refusal(&app, &submission).await?;
             decide(&app, submission, None).await
         }
-        // The key comes first: what was granted before is answered, though the same would not be granted now.
+        // The key comes first: a deployment that was granted earlier is answered, even if the same submit would be
+        // refused now.
         (Err(failure), Some(key)) if !dry_run => decide(&app, repeated(&app, project, &wish, key), Some(failure)).await,
         (Err(failure), _) => Err(failure),
     }
 }
 
-/// What a submit comes down to, if it can be granted as it stands.
+/// The submission, if it can be granted.
 async fn prepare(
     app: &App,
     project: &ProjectName,
@@ -90,13 +91,13 @@ async fn prepare(
     key: Option<(IdempotencyKey, [u8; 32])>,
     dry_run: bool,
 ) -> Result<Submission, ErrorAnswer> {
-    // A plan keeps no place, so it needs no key to find one again.
+    // A plan keeps no place, so it needs no key to find the place again.
     check(wish, key.is_some() || dry_run)?;
     let former = former(app, project, wish).await?;
     submission(app, project.clone(), wish.clone(), key, former).await
 }
 
-/// What only finds again what was made under its key, and makes nothing.
+/// A submission that only finds the deployment made under its key, and makes none.
 fn repeated(app: &App, project: ProjectName, wish: &SubmitRequest, key: (IdempotencyKey, [u8; 32])) -> Submission {
     Submission {
         id: DeploymentId::generate(),
@@ -109,7 +110,7 @@ fn repeated(app: &App, project: ProjectName, wish: &SubmitRequest, key: (Idempot
     }
 }
 
-/// The fields stand in one order always, so equal requests have equal texts.
+/// A digest of the request. The fields are always in the same order, so equal requests have equal digests.
 fn fingerprint(wish: &SubmitRequest) -> [u8; 32] {
     Sha256::digest(serde_json::to_vec(wish).unwrap_or_default()).into()
 }
@@ -122,8 +123,8 @@ fn claim_terms(app: &App, wish: &SubmitRequest) -> Option<ClaimTerms> {
     })
 }
 
-/// Why nothing new can be made of it now. What was made under its key before is served all the same: a ticket whose turn
-/// comes must not lose the slot because this server drains.
+/// Why the server takes no new deployment now. A deployment that was made under the key earlier is served all the same:
+/// a ticket whose turn comes must not lose the slot because this server drains.
 async fn refusal(app: &App, submission: &Submission) -> Result<Option<Rejection>, ErrorAnswer> {
     if app.watch.is_draining() {
         return Ok(Some(Rejection::Draining));
@@ -134,15 +135,15 @@ async fn refusal(app: &App, submission: &Submission) -> Result<Option<Rejection>
     }
 }
 
-/// Why nothing can be made of it, where it names what is not there. What was made under its key already is answered all
-/// the same, though retention may have taken the artifact since.
+/// Why no deployment can be made if the submit names an artifact that is not there. A deployment that was made under
+/// the key earlier is answered all the same, even if retention has removed the artifact since.
 async fn without_artifact(app: &App, submission: &Submission) -> Result<Option<Rejection>, ErrorAnswer> {
     let Some(digest) = &submission.spec.artifact else { return Ok(None) };
     let is_there = artifacts::is_there(app, digest).await?;
     Ok((!is_there).then(|| Rejection::ArtifactMissing { digest: digest.clone() }))
 }
 
-/// Why nothing can be made of it now, where its project wants to know at once that no agent is there.
+/// Why no deployment can be made now, if its project refuses at once when no agent is there.
 async fn without_agent(app: &App, submission: &Submission) -> Result<Option<Rejection>, ErrorAnswer> {
     let Submission { project, spec, .. } = submission;
     let is_strict = app.by_agents(project).is_some_and(|by_agents| by_agents.without_agent == WithoutAgent::Refuse);
@@ -165,7 +166,7 @@ async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Err
     body::parse(&bytes)
 }
 
-/// Decides it. Where nothing can be made of it anew, `otherwise` tells why.
+/// Decides the submission. If no new deployment can be made, `otherwise` says why.
 async fn decide(app: &App, submission: Submission, otherwise: Option<ErrorAnswer>) -> Result<Response, ErrorAnswer> {
     let url = submission.spec.url.clone();
     let SubmitOutcome { admission, own, overtaker, project } = app.queue.submit(submission).await?;
@@ -178,7 +179,7 @@ async fn decide(app: &App, submission: Submission, otherwise: Option<ErrorAnswer
             let failure = in_progress(&blocker);
             let Some(own) = own else { return Err(failure.with_all(conflict)) };
             let line = match own.position {
-                // Whoever is next needs to know of nobody but the holder.
+                // The first in line waits only for the holder.
                 0 | 1 => Vec::new(),
                 _ => {
                     let state = app.queue.store().project(project.name.clone(), LOOK_LIMIT).await?;
@@ -210,7 +211,7 @@ async fn accepted(
     let standing = StandingInLine { overtaker, ..app.standing(own).await? };
     let told = standing.in_deployment(answer::deployment(own));
     let deployment = app.with_absence(&own.deployment, told).await?;
-    // The lease of one who runs it himself; told again to who asks again with the same key.
+    // The lease for a client that runs the deployment itself. It is answered again to the same key.
     let lease = match &own.deployment.state {
         State::Running(lease) if own.deployment.spec.executor == Executor::Client => {
             app.queue.lease_secret(&own.deployment).map(|secret| answer::lease(lease, &secret))
@@ -240,7 +241,7 @@ fn in_progress(holder: &Deployment) -> ErrorAnswer {
     ErrorAnswer::new(ErrorCode::DeploymentInProgress, detail)
 }
 
-/// Whether the body is large, or does not say how large it is.
+/// Whether the body is large, or has no declared size.
 fn is_large(headers: &HeaderMap) -> bool {
     match headers.get(header::CONTENT_LENGTH) {
         Some(length) => length.to_str().ok().and_then(|l| l.parse().ok()).is_none_or(|l: u64| l > EARLY_CHECK_LIMIT),
@@ -248,7 +249,8 @@ fn is_large(headers: &HeaderMap) -> bool {
     }
 }
 
-/// The conflict that a submit without a key meets now. Such a one can keep no place in line, so it need not be read.
+/// The conflict that a submit without a key meets now. Without a key it can keep no place in line, so its body need not
+/// be read.
 async fn early_conflict(app: &App, project: &ProjectName) -> Result<Option<ErrorAnswer>, ErrorAnswer> {
     let state = app.queue.store().project(project.clone(), 0).await?;
     Ok(state.and_then(|state| {
@@ -303,7 +305,7 @@ fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), ErrorAnswer> 
     check_inputs(wish)
 }
 
-/// A client that runs its deployment itself claims it with the submit: there is no other way to a lease for it.
+/// A client that runs its deployment itself must claim it with the submit, because it has no other way to a lease.
 fn check_claim(wish: &SubmitRequest) -> Result<(), ErrorAnswer> {
     match (wish.executor, wish.claim) {
         (Executor::Server, false) if wish.lease_seconds.is_none() => Ok(()),
@@ -356,7 +358,7 @@ fn check_inputs(wish: &SubmitRequest) -> Result<(), ErrorAnswer> {
     Ok(())
 }
 
-/// What a submit may leave out, taken from the deployment that is run again.
+/// The fields that a submit may leave out, taken from the deployment that is run again.
 #[derive(Default)]
 struct Former {
     mention: Option<Mention>,
@@ -394,7 +396,7 @@ async fn submission(
         Executor::Client => "run".to_owned(),
     });
     let (pipeline_digest, claim_within_seconds) = match (wish.executor, app.by_agents(&project)) {
-        // What a client runs by itself needs no configuration here, and is in none.
+        // A pipeline that a client runs itself is not configured here.
         (Executor::Client, _) => (None, None),
         (Executor::Server, Some(by_agents)) => {
             app.require_offered(&project, &pipeline).await?;

@@ -3,10 +3,10 @@
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-/// A token, to be shown once, and what the configuration keeps of it.
+/// A token, to be shown once, and its hash for the configuration.
 pub struct NewToken {
-    /// The token itself: `st_`, 64 hexadecimal digits, and a checksum of eight by which scanners for secrets tell a real
-    /// one.
+    /// The token itself: `st_`, 64 hexadecimal digits, and a checksum of eight digits, by which secret scanners
+    /// recognize a real token.
     pub token: String,
     /// SHA-256 of it, for `[[tokens]]`.
     pub sha256: String,
@@ -15,7 +15,7 @@ pub struct NewToken {
 /// Makes a token.
 ///
 /// # Errors
-/// When the system has no randomness to give.
+/// The system has no randomness.
 pub fn new_token() -> Result<NewToken, getrandom::Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)?;

@@ -1,7 +1,7 @@
-//! `completion` and `turn`: long-polls that are parked until what they wait for is true.
+//! `completion` and `turn`: long-polls that are parked until their condition is true.
 //!
-//! A parked poll costs the memory of its whole future, for as long as it waits. So what comes before and after the wait, and is
-//! large, is boxed.
+//! A parked poll costs the memory of its whole future for as long as it waits. So the large futures before and after the
+//! wait are boxed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     wire::ErrorCode,
 };
 
-/// How often within the attendance limit a parked poll shows again that its client is there.
+/// How often within the attendance limit a parked poll records again that its client is there.
 const ATTENDED_AGAIN: u32 = 3;
 
 /// Waits for the deployment's end.
@@ -36,7 +36,7 @@ pub async fn completion(
     standby.begin();
     let _parked = app.metrics.park();
     match app.watch.completion(&target.project, target.id, window).await? {
-        // Ten thousand who waited together are told the same bytes.
+        // Ten thousand clients that waited together share the same bytes.
         Waited::Reached(seen) => answer::seen(&seen),
         Waited::NotYet(placed) => {
             let told = Box::pin(app.told(&placed)).await?;
@@ -55,11 +55,11 @@ pub async fn turn(
 ) -> Result<Response, ErrorAnswer> {
     standby.begin();
     let PathTarget { project, id } = target;
-    // Before the store is written to: a drain that begins meanwhile ends this call, too.
+    // Taken before the store is written to, so that a drain that begins meanwhile ends this call, too.
     let wait_end = app.watch.wait_end().clone();
     let waits = Box::pin(app.watch.read(&project, id)).await?.deployment.is_waiting();
     let _parked = app.metrics.park();
-    // Before the store hears of the window: from then on a hang-up must be told to it, even while it still writes.
+    // Made before the store records the window: from then on it must be told of a hang-up, even during that write.
     let attendance = Attendance(waits.then(|| (app.queue.clone(), project.clone(), id)));
     if waits {
         Box::pin(app.queue.attend(project.clone(), id, window)).await?;
@@ -70,7 +70,8 @@ pub async fn turn(
         loop {
             match timeout(app.queue.limits().attendance / ATTENDED_AGAIN, &mut turn).await {
                 Ok(waited) => break waited?,
-                // Another poll of this ticket may have said less meanwhile, at whichever server, or have hung up.
+                // Another poll of this ticket, at any server, may have recorded a shorter window meanwhile, or its
+                // hang-up.
                 Err(_) if waits => {
                     let left = ends.saturating_duration_since(Instant::now());
                     if let Err(error) = Box::pin(app.queue.attend(project.clone(), id, left)).await {
@@ -88,7 +89,7 @@ pub async fn turn(
     }
 }
 
-/// The answer to a poll whose turn has not come: how it stands in line, and who holds the slot.
+/// The answer to a poll whose turn has not come: its standing in line, and the holder of the slot.
 async fn still_waiting(app: &App, project: ProjectName, placed: &Placed) -> Result<ErrorAnswer, ErrorAnswer> {
     let state = app.queue.store().project(project, LOOK_LIMIT).await?;
     let standing = match &state {
@@ -106,12 +107,12 @@ async fn still_waiting(app: &App, project: ProjectName, placed: &Placed) -> Resu
     })
 }
 
-/// A poll of `turn` that is parked. Should its client hang up, its silence counts from then on, not from when the poll
-/// would have ended.
+/// A parked poll of `turn`. If its client hangs up, its silence counts from the hang-up, not from the poll's planned
+/// end.
 struct Attendance(Option<(Queue, ProjectName, DeploymentId)>);
 
 impl Attendance {
-    /// The poll ended by itself: its silence is counted from there anyhow.
+    /// The poll ended by itself, so the silence counts from now anyway.
     fn end(mut self) {
         self.0 = None;
     }

@@ -1,4 +1,4 @@
-//! The worker's three: heartbeat, reports and finish, each under the lease of its deployment.
+//! The three calls of a worker: heartbeat, reports and finish, each under the lease of its deployment.
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,7 +49,7 @@ fn lease(headers: &HeaderMap) -> Result<SecretHash, ErrorAnswer> {
     Ok(secret.hash())
 }
 
-/// Renews a lease, and waits for a cancel for as long as the worker likes.
+/// Renews a lease, and waits for a cancel for as long as the worker asks for.
 pub async fn heartbeat(
     State(app): State<Arc<App>>,
     target: PathTarget,
@@ -81,7 +81,7 @@ pub async fn heartbeat(
     Ok(answer::json(StatusCode::OK, &told))
 }
 
-/// Records what a worker tells.
+/// Records a worker's reports.
 pub async fn reports(
     State(app): State<Arc<App>>,
     target: PathTarget,
@@ -101,7 +101,7 @@ pub async fn reports(
     Ok(answer::json(StatusCode::OK, &ReportsAnswer { last }))
 }
 
-/// Records what became of a deployment.
+/// Records how a deployment ended.
 pub async fn finish(
     State(app): State<Arc<App>>,
     target: PathTarget,
@@ -116,7 +116,7 @@ pub async fn finish(
     Ok(answer::json(StatusCode::OK, &answer::unplaced(&ended)))
 }
 
-/// The window of a heartbeat: none unless it is asked for.
+/// The window of a heartbeat: zero unless the worker asks for one.
 pub struct MaxWaitOrNone(Duration);
 
 impl<S: Send + Sync> FromRequestParts<S> for MaxWaitOrNone {
@@ -133,7 +133,7 @@ fn invalid(detail: impl Into<String>) -> ErrorAnswer {
     ErrorAnswer::new(ErrorCode::InvalidBody, detail)
 }
 
-/// How much output comes with one call, before any of it is taken.
+/// Checks how much output one call carries, before any of it is taken.
 fn check_logs(reports: &[Report]) -> Result<(), ErrorAnswer> {
     let mut all_bytes = 0;
     for report in reports {
@@ -152,7 +152,7 @@ fn check_logs(reports: &[Report]) -> Result<(), ErrorAnswer> {
     Ok(())
 }
 
-/// A report as it may be recorded: names and texts within their bounds, output without control characters.
+/// A report as it may be recorded: names and texts within their limits, output without control characters.
 fn checked(report: Report) -> Result<Report, ErrorAnswer> {
     Ok(match report {
         Report::Phase { name, state, message } => {
@@ -184,7 +184,7 @@ fn named(what: &str, name: String) -> Result<String, ErrorAnswer> {
     Err(invalid(format!("the name of {what} is 1 to {limit} characters without control characters")))
 }
 
-/// What a worker tells in words: without what would move a terminal.
+/// A text from a worker, without the characters that would move a terminal.
 fn text(field: &str, text: String) -> Result<String, ErrorAnswer> {
     if bounds::fits(&text, bounds::REPORT_TEXT) {
         return Ok(clean_text(text));
@@ -196,7 +196,7 @@ fn text_if_any(field: &str, words: Option<String>) -> Result<Option<String>, Err
     words.map(|words| text(field, words)).transpose()
 }
 
-/// An output. Its value is data, so it is taken as it is or not at all.
+/// An output. Its value is data, so it is taken unchanged or refused.
 fn output(name: String, value: String) -> Result<(String, String), ErrorAnswer> {
     let name = named("an output", name)?;
     if !bounds::fits(&value, bounds::OUTPUT_VALUE) || !bounds::is_text(&value) {
@@ -208,7 +208,7 @@ fn output(name: String, value: String) -> Result<(String, String), ErrorAnswer> 
     Ok((name, value))
 }
 
-/// An end as it may be recorded: names and texts within their bounds.
+/// An end as it may be recorded: names and texts within their limits.
 fn verdict(finish: FinishRequest) -> Result<Verdict, ErrorAnswer> {
     match Verdict::try_from(finish).map_err(|error| invalid(error.detail(echo)))? {
         Verdict::Succeeded { outputs } => {
