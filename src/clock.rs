@@ -1,4 +1,4 @@
-//! The machine's two clocks, as a value that is passed to whatever decides by time.
+//! The machine's two clocks, as a value that is passed to everything that decides by time.
 //!
 //! Wall time is for people: it is shown and stored, and no decision rests on it. Boot time (`CLOCK_BOOTTIME`, which
 //! goes on while the machine sleeps and never jumps) is for leases and deadlines. How long one call or one pause may take
@@ -40,7 +40,7 @@ pub struct Now {
     pub boot: BootInstant,
 }
 
-/// Where the time comes from; an argument of everything that needs it.
+/// The source of time; an argument of everything that needs the time.
 pub trait Clock: Send + Sync + 'static {
     /// The wall clock, for people.
     fn wall(&self) -> Timestamp;

@@ -1,9 +1,9 @@
-//! Where log lines and other words on standard error go. A line that cannot be written is dropped and counted: it neither
-//! ends nor blocks whoever has something to say.
+//! Where log lines and other texts on standard error go. A line that cannot be written is dropped and counted: it
+//! neither ends nor blocks its sender.
 //!
-//! A server and an agent log through a thread of their own, so that a pipe that nobody empties holds up that thread alone.
-//! Their queue is bounded. Commands for people write by themselves, because the order of what they print matters; they wait
-//! only for a terminal, which a person has paused.
+//! A server and an agent log through a thread of their own, so that a pipe that nobody empties blocks that thread
+//! alone. The queue of that thread is bounded. Commands for people write by themselves, because the order of their
+//! output matters; they wait only for a terminal, which a person has paused.
 
 use std::{
     io::{self, IsTerminal as _, Write},
@@ -25,11 +25,11 @@ use tracing_subscriber::EnvFilter;
 
 /// How many lines may wait to be written: a burst of them, and 1 MiB at most where lines are of the usual length.
 const QUEUE_LIMIT: usize = 4096;
-/// How long the end of the process waits for what is to be written.
+/// How long the end of the process waits for lines that are not written yet.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-/// How long a word waits for room in a pipe. After one that was dropped, the next ones do not wait.
+/// How long a text waits for room in a pipe. After a text was dropped, the next ones do not wait.
 const ROOM_LIMIT: Duration = Duration::from_secs(1);
-/// So much goes into a pipe that is said to have room without waiting: `PIPE_BUF`.
+/// How many bytes a pipe that reports room takes without waiting: `PIPE_BUF`.
 const CHUNK_BYTES: usize = 4096;
 
 static QUEUE: OnceLock<SyncSender<LogEntry>> = OnceLock::new();
@@ -42,10 +42,10 @@ enum LogEntry {
     Flush(SyncSender<()>),
 }
 
-/// Logs to standard error from now on, what `SINGLETRACK_LOG` or else `default` lets through. A panic is logged, too.
+/// Logs to standard error from now on, filtered by `SINGLETRACK_LOG` or else by `default`. A panic is logged, too.
 pub fn start(default: &str) {
     let (queue, entries) = sync_channel(QUEUE_LIMIT);
-    // Without a thread, lines are written by whoever has them.
+    // Without the thread, each line is written by its sender.
     if thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&entries)).is_ok() {
         let _ = QUEUE.set(queue);
     }
@@ -53,7 +53,7 @@ pub fn start(default: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| LogLine)
-        // It would print them, and panic where that fails.
+        // The subscriber would print its own errors, and panic where that fails.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
@@ -76,7 +76,7 @@ pub fn dropped_count() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Waits until what was logged is written, but not for long: before the process ends.
+/// Waits until everything logged so far is written, but not for long: before the process ends.
 pub fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let deadline = Instant::now() + FLUSH_LIMIT;
@@ -95,7 +95,7 @@ pub fn flush() {
 /// Writes a line for people on standard error. It is dropped where it cannot be written soon.
 pub fn say(line: &str) {
     let is_written = {
-        // Colours are taken out where nobody sees them.
+        // Colours are removed where standard error is no terminal that shows them.
         let mut text = anstream::AutoStream::new(Vec::new(), anstream::AutoStream::choice(&io::stderr()));
         writeln!(text, "{line}").is_ok() && write_soon(&text.into_inner()).is_ok()
     };
@@ -104,7 +104,7 @@ pub fn say(line: &str) {
     }
 }
 
-/// The same with control sequences that are meant for whatever reads the log, such as those of a CI's sections.
+/// The same, with control sequences that are meant for the reader of the log, such as those of a CI's sections.
 pub fn say_whole(line: &str) {
     if write_soon(format!("{line}\n").as_bytes()).is_err() {
         DROPPED.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +131,7 @@ impl Write for LogLine {
     }
 }
 
-/// The thread: writes what comes, and says how much is missing once it can write again.
+/// The body of the thread: writes the entries that come, and says how many are missing once it can write again.
 fn write_all(entries: &Receiver<LogEntry>) {
     let mut told_count = 0;
     while let Ok(entry) = entries.recv() {
@@ -154,7 +154,7 @@ fn write_all(entries: &Receiver<LogEntry>) {
     }
 }
 
-/// Writes all of it, however long that takes.
+/// Writes all bytes, however long that takes.
 fn write_whole(mut bytes: &[u8]) -> Result<(), Errno> {
     let stderr = io::stderr();
     while !bytes.is_empty() {
@@ -162,7 +162,7 @@ fn write_whole(mut bytes: &[u8]) -> Result<(), Errno> {
             Ok(0) => return Err(Errno::IO),
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::INTR) => {}
-            // Whoever shares it has made it so.
+            // Another process that shares standard error has made it non-blocking.
             Err(Errno::AGAIN) => _ = wait_for_room(&stderr, None)?,
             Err(error) => return Err(error),
         }
@@ -170,7 +170,7 @@ fn write_whole(mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Writes all of it, but does not wait for long for a pipe that nobody empties.
+/// Writes all bytes, but does not wait for long for a pipe that nobody empties.
 fn write_soon(bytes: &[u8]) -> Result<(), Errno> {
     let stderr = io::stderr();
     if stderr.is_terminal() {

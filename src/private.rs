@@ -1,4 +1,5 @@
-//! Folders and files that hold what others on the machine should not read: artifacts, output, who deployed what.
+//! Folders and files that other users of the machine should not read, because they hold artifacts, output, and the
+//! records of deployments.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions, Permissions},
@@ -11,11 +12,11 @@ use std::{
 const FOLDER: u32 = 0o700;
 const FILE: u32 = 0o600;
 
-/// What we make in a work directory. One that holds nothing else is ours alone.
+/// The names that we make in a work directory. A directory that holds nothing else is ours alone.
 const OURS: &[&str] =
     &["runs", "artifacts", "artifact-copies", "server-id", "journals", "agent.lock", "agent-id", "former-runs"];
 
-/// Makes a folder, and those above it, for our user alone. One that is there and is ours is closed to others.
+/// Makes a folder, and those above it, for our user alone. An existing folder that is ours is closed to others.
 ///
 /// # Errors
 /// It cannot be made.
@@ -25,8 +26,8 @@ pub fn folder(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a work directory for our user alone. One that is there is closed to others where it holds nothing but what is ours: it
-/// may be a directory such as `/tmp`.
+/// Makes a work directory for our user alone. An existing directory is closed to others only where it holds nothing but
+/// our own files, because it may be a directory such as `/tmp`.
 ///
 /// # Errors
 /// It cannot be made.
@@ -54,14 +55,14 @@ pub fn folder_of_files(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// How a file is opened that is for our user alone, should it be made.
+/// The options to open a file that is for our user alone if it is made.
 pub fn file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(FILE);
     options
 }
 
-/// Closes a file that is there to others.
+/// Closes an existing file to others.
 pub fn close_file(path: &Path) {
     close(path, FILE);
 }
@@ -71,7 +72,7 @@ fn close(path: &Path, mode: u32) {
         if found.mode() & 0o077 == 0 {
             return Ok(());
         }
-        // Only rights are taken away.
+        // Rights are only taken away, never given.
         fs::set_permissions(path, Permissions::from_mode(found.mode() & mode))
     });
     match closed {

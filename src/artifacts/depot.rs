@@ -1,8 +1,9 @@
-//! Where a server keeps artifacts: in a folder of its own, or, where several servers share a store, in that, with a folder
-//! for copies of what this server ran.
+//! The artifacts of a server: in a folder of its own, or, where several servers share a store, in that store, with a
+//! folder for copies of the artifacts that this server ran.
 //!
-//! Either way an artifact is named by its content, and is there whole or not at all. What was uploaded of one stays when
-//! the connection is cut, so that the client goes on where it was: at whichever server, where they share.
+//! Either way an artifact is named by its content, and is there whole or not at all. The uploaded part of an artifact
+//! stays when the connection is cut, so that the client goes on where it was: at whichever server, where the servers
+//! share a store.
 
 use std::{fmt, fs::File, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,10 +22,10 @@ use crate::{
     store::{Store, StoreError, artifacts::StoredArtifact},
 };
 
-/// So much is read ahead of a file for a download.
+/// How much of a file is read ahead for a download.
 const READ_BYTES: usize = 64 << 10;
 
-/// Why the depot did not do it.
+/// Why a call to the depot failed.
 #[derive(Debug, Error)]
 pub enum DepotError {
     /// The store.
@@ -44,22 +45,22 @@ pub enum UploadBegun<U> {
     Upload(U),
 }
 
-/// Why an upload does not begin, or go on.
+/// Why an upload does not begin, or does not go on.
 #[derive(Debug, Error)]
 pub enum UploadError {
-    /// Another is writing it at this moment.
+    /// Another upload is writing it at this moment.
     #[error("the artifact is being uploaded at this moment")]
     Busy,
-    /// It begins elsewhere than where the last one ended.
+    /// The upload begins at another byte than the one where the last upload ended.
     #[error("the upload goes on at byte {offset}")]
     Offset {
         /// Where it goes on.
         offset: u64,
     },
-    /// The bytes are those of another artifact; they are gone.
+    /// The bytes are those of another artifact; they were removed.
     #[error("the content has another SHA-256: {found}")]
     Mismatch {
-        /// Of which.
+        /// The digest of the bytes.
         found: Digest,
     },
     /// Too many artifacts are there in part.
@@ -73,8 +74,9 @@ pub enum UploadError {
     Store(#[from] StoreError),
 }
 
-/// The name of what is uploaded of an artifact, until it is whole. Callers who see other projects have other names: none of them
-/// is held up by another's upload of the same bytes, or goes on with what another one sent.
+/// The name of an artifact's uploaded part, until the artifact is whole. Callers who see other projects have other
+/// names, so that no caller is held up by another caller's upload of the same bytes, or goes on with bytes that another
+/// caller sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartName(Digest);
 
@@ -96,13 +98,13 @@ impl PartName {
     }
 }
 
-/// What is to be read of a whole artifact.
+/// The content of a whole artifact.
 pub type Content = BoxStream<'static, io::Result<Bytes>>;
 
 /// An artifact that is there, whole or in part.
 #[derive(Clone, Debug)]
 pub struct KeptArtifact {
-    /// Which.
+    /// Which artifact.
     pub digest: Digest,
     /// Whether it is whole.
     pub is_whole: bool,
@@ -113,7 +115,7 @@ pub struct KeptArtifact {
     seen: SeenHow,
 }
 
-/// How it was seen: whoever wanted it since keeps it.
+/// An artifact as it was seen: if it was wanted since, it is kept.
 #[derive(Clone, Debug)]
 enum SeenHow {
     File(folder::KeptFile),
@@ -132,7 +134,8 @@ enum DepotPlace {
     SharedDepot(SharedDepot),
 }
 
-/// One artifact on its way in. It is the only one of its [`PartName`] until it is dropped; what it has written stays.
+/// One artifact that is being uploaded. At most one exists for each [`PartName`] until it is dropped; the written bytes
+/// stay.
 #[derive(Debug)]
 pub struct Upload(Way);
 
@@ -148,7 +151,7 @@ impl Depot {
         if store.artifacts().is_none() {
             return Depot::below(work_dir);
         }
-        // Not the folder of a server that has its store for itself: that one's are all there is of them.
+        // Not the folder of a server that has its store for itself, because that folder holds the only artifacts.
         let copies = ArtifactFolder::at(work_dir.join("artifact-copies"));
         Depot { place: DepotPlace::SharedDepot(SharedDepot::new(store, copies)) }
     }
@@ -158,7 +161,7 @@ impl Depot {
         Depot { place: DepotPlace::Folder(ArtifactFolder::at(work_dir.join("artifacts"))) }
     }
 
-    /// How large an artifact is, if it is there whole; it is wanted from now on.
+    /// How large an artifact is, if it is there whole; it counts as wanted from now on.
     ///
     /// # Errors
     /// The store or the disk.
@@ -169,7 +172,7 @@ impl Depot {
         }
     }
 
-    /// How much of an upload under this name is there.
+    /// How many bytes of an upload under this name are there.
     ///
     /// # Errors
     /// The store or the disk.
@@ -214,7 +217,7 @@ impl Depot {
     /// Begins an upload at `start`, or anew.
     ///
     /// # Errors
-    /// It may not begin, or not there.
+    /// The upload may not begin, or not at this byte.
     pub async fn begin(
         &self,
         digest: &Digest,
@@ -236,7 +239,7 @@ impl Depot {
         }
     }
 
-    /// Everything that is there.
+    /// All artifacts that are there.
     ///
     /// # Errors
     /// The store or the disk.
@@ -256,7 +259,7 @@ impl Depot {
         }
     }
 
-    /// Removes what was seen, unless it was wanted since, or is being written.
+    /// Removes an artifact, unless it was wanted since it was seen, or is being written.
     ///
     /// # Errors
     /// The store or the disk.
@@ -269,7 +272,7 @@ impl Depot {
         }
     }
 
-    /// Frees the room of what was removed, where that takes more than its removal.
+    /// Frees the room of removed artifacts, where that takes more than their removal.
     ///
     /// # Errors
     /// The store.
@@ -280,7 +283,8 @@ impl Depot {
         }
     }
 
-    /// Whether it is this server's turn to look for what may go, each `pause`: where servers share, one does so for all.
+    /// Whether it is this server's turn to look for artifacts that may go, each `pause`: where servers share a store,
+    /// one does so for all.
     ///
     /// # Errors
     /// The store.
@@ -291,7 +295,7 @@ impl Depot {
         }
     }
 
-    /// The copies that this server can do without, since the store has them.
+    /// The copies that this server can do without, because the store has the artifacts.
     ///
     /// # Errors
     /// The disk.
@@ -318,11 +322,11 @@ impl Upload {
         }
     }
 
-    /// Adds bytes. Answers their buffer, empty, where it is of use again.
+    /// Adds bytes. Answers their buffer, empty, where it can be used again.
     ///
     /// # Errors
-    /// The disk or the store. What has been added is kept, unless the disk is full: then it is given up, since others need
-    /// the room.
+    /// The disk or the store. The added bytes are kept, unless the disk is full: then they are given up, because others
+    /// need the room.
     pub async fn add(self, mut bytes: Vec<u8>) -> Result<(Upload, Vec<u8>), UploadError> {
         match self.0 {
             Way::File(mut upload) => {
@@ -340,10 +344,10 @@ impl Upload {
         }
     }
 
-    /// Shows that it goes on, though no bytes come: to be called every few seconds.
+    /// Shows that the upload goes on, although no bytes come: to be called every few seconds.
     ///
     /// # Errors
-    /// The store; or it is another's by now.
+    /// The store; or another upload is writing it by now.
     pub async fn hold(&self) -> Result<(), UploadError> {
         match &self.0 {
             Way::File(_) => Ok(()),
@@ -351,10 +355,10 @@ impl Upload {
         }
     }
 
-    /// Ends it: from here on the artifact is there, and stays there through a loss of power. Answers its size.
+    /// Ends the upload: from here on the artifact is there, and stays there through a loss of power. Answers its size.
     ///
     /// # Errors
-    /// The content is another's, and is gone; or the disk, or the store.
+    /// The content is that of another artifact, and was removed; or the disk, or the store.
     pub async fn finish(self) -> Result<u64, UploadError> {
         match self.0 {
             Way::File(upload) => blocking(move || upload.finish()).await,
@@ -362,7 +366,7 @@ impl Upload {
         }
     }
 
-    /// Removes what was uploaded.
+    /// Removes the uploaded part.
     ///
     /// # Errors
     /// The disk or the store.
@@ -405,7 +409,7 @@ async fn remove_file(folder: &ArtifactFolder, file: folder::KeptFile) -> Result<
     Ok(blocking(move || folder.remove(&file)).await?)
 }
 
-/// Does what waits for the disk elsewhere.
+/// Runs work that waits for the disk on a thread for such work.
 pub(super) async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {

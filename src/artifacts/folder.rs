@@ -1,7 +1,7 @@
 //! Artifacts in a directory: a file each, named by its content, that appears whole or not at all.
 //!
-//! What was uploaded of an artifact stays when the connection is cut, so that the client goes on where it was. A file's
-//! time of change tells when it was last wanted.
+//! The uploaded part of an artifact stays when the connection is cut, so that the client goes on where it was. A file's
+//! time of change is the time when it was last wanted.
 
 use std::{
     collections::HashSet,
@@ -17,10 +17,10 @@ use sha2::{Digest as _, Sha256};
 use super::{UploadBegun, UploadError};
 use crate::{model::Digest, private};
 
-/// The ending of the name of what is not whole yet.
+/// The ending of the name of a file that is not whole yet.
 const PARTIAL: &str = ".part";
-/// How many artifacts may be there in part: each is a client that was cut off, or is uploading. Where there are more, the one
-/// that was cut off longest ago gives way.
+/// How many unfinished artifacts may be there: each belongs to a client that was cut off, or is uploading. Where there
+/// are more, the one that was cut off longest ago gives way.
 const PARTIAL_LIMIT: usize = 256;
 
 /// Artifacts in a directory.
@@ -31,7 +31,8 @@ pub(super) struct ArtifactFolder {
     uploading: Arc<Mutex<HashSet<Digest>>>,
 }
 
-/// One artifact on its way in. It is the only one of its part's name until it is dropped; what it has written stays.
+/// One artifact that is being uploaded. At most one exists for each part's name until it is dropped; the written bytes
+/// stay.
 #[derive(Debug)]
 pub(super) struct FileUpload {
     claim: Claim,
@@ -72,7 +73,7 @@ impl ArtifactFolder {
         self.uploading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How large an artifact is, if it is there whole; it is wanted from now on.
+    /// How large an artifact is, if it is there whole; it counts as wanted from now on.
     ///
     /// # Errors
     /// The disk.
@@ -88,7 +89,7 @@ impl ArtifactFolder {
         Ok(Some(file.metadata()?.len()))
     }
 
-    /// How much is there under this name of a part.
+    /// How many bytes are there under this name of a part.
     ///
     /// # Errors
     /// The disk.
@@ -118,7 +119,7 @@ impl ArtifactFolder {
     /// Begins an upload under the name `part` at `start`, or anew. Blocks while it reads what is there.
     ///
     /// # Errors
-    /// It may not begin, or not there.
+    /// The upload may not begin, or not at this byte.
     pub(super) fn begin(
         &self,
         digest: &Digest,
@@ -163,8 +164,8 @@ impl ArtifactFolder {
         Ok(UploadBegun::Upload(FileUpload { claim, file, hasher, length }))
     }
 
-    /// Whether there is a place for another part. Of those that nobody is writing, the one that was written to longest ago
-    /// gives way.
+    /// Whether there is a place for another part. Of the parts that nobody is writing, the part that was written to
+    /// longest ago gives way.
     fn make_place(&self) -> io::Result<bool> {
         let mut parts: Vec<_> = self.kept()?.into_iter().filter(|kept| !kept.is_whole).collect();
         if parts.len() < PARTIAL_LIMIT {
@@ -179,7 +180,7 @@ impl ArtifactFolder {
         Ok(false)
     }
 
-    /// Everything that is there.
+    /// All files that are there.
     ///
     /// # Errors
     /// The disk.
@@ -195,7 +196,7 @@ impl ArtifactFolder {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let (digits, is_whole) = name.strip_suffix(PARTIAL).map_or((name, true), |digits| (digits, false));
-            // What is none of ours is left alone, and what has gone meanwhile is gone.
+            // Files that are not ours are left alone, and files that have gone meanwhile are skipped.
             let (Ok(digest), Ok(found)) = (digits.parse(), entry.metadata()) else { continue };
             kept.push(KeptFile { digest, is_whole, bytes: found.len(), wanted_at: found.modified()? });
         }
@@ -222,7 +223,7 @@ impl ArtifactFolder {
     }
 }
 
-/// Keeps others from writing under the same name.
+/// Keeps other uploads from writing under the same name.
 #[derive(Debug)]
 struct Claim {
     folder: ArtifactFolder,
@@ -245,13 +246,14 @@ impl FileUpload {
     /// Adds bytes. Blocks.
     ///
     /// # Errors
-    /// The disk. What has been added is kept, unless the disk is full: then it is given up, since others need the room.
+    /// The disk. The added bytes are kept, unless the disk is full: then they are given up, because others need the
+    /// room.
     pub(super) fn add(&mut self, bytes: &[u8]) -> Result<(), UploadError> {
         if let Err(error) = self.file.write_all(bytes) {
             if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
                 self.discard()?;
             } else {
-                // What was written of it is not in the hash.
+                // The bytes of the failed write are not in the hash.
                 self.file.set_len(self.length)?;
             }
             return Err(error.into());
@@ -261,10 +263,10 @@ impl FileUpload {
         Ok(())
     }
 
-    /// Ends it: from here on the artifact is there, and stays there through a loss of power. Blocks.
+    /// Ends the upload: from here on the artifact is there, and stays there through a loss of power. Blocks.
     ///
     /// # Errors
-    /// The content is another's, and is gone; or the disk.
+    /// The content is that of another artifact, and was removed; or the disk.
     pub(super) fn finish(self) -> Result<u64, UploadError> {
         let found = Digest::of(self.hasher.clone());
         if found != self.claim.digest {
@@ -278,7 +280,7 @@ impl FileUpload {
         Ok(self.length)
     }
 
-    /// Removes what was uploaded.
+    /// Removes the uploaded part.
     ///
     /// # Errors
     /// The disk.

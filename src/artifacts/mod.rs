@@ -1,5 +1,5 @@
-//! The artifacts that a server keeps: `depot` is where they are, in a `folder` of its own or `shared` in the store, and
-//! `retention` removes what nobody needs any more.
+//! The artifacts that a server keeps: `depot` is the place for them, in a `folder` of its own or `shared` in the store,
+//! and `retention` removes artifacts that are not needed any more.
 
 mod depot;
 mod folder;

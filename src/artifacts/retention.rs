@@ -1,5 +1,6 @@
-//! Removes artifacts that nobody needs any more: those that were not wanted for long, and the oldest when there are too
-//! many. What a deployment that is not final runs, or one of the last of each project ran, is never removed.
+//! Removes artifacts that are not needed any more: those that were not wanted for long, and the oldest when there are
+//! too many. An artifact is never removed while a deployment that is not final runs it, or one of the last deployments
+//! of each project ran it.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -15,24 +16,24 @@ use crate::{
 
 /// How often it looks.
 const TICK: Duration = Duration::from_secs(10 * 60);
-/// How it is supervised: a look may have many files to remove.
+/// How its task is supervised: a look may have many files to remove.
 pub const TASK: Task = Task::new("retention", Duration::from_secs(10 * 60));
-/// Of servers that share their artifacts, the next one to look does so this long after the last one.
+/// Where servers share their artifacts, the next look is this long after the last one, at whichever server.
 const SHARED_PAUSE: Duration = Duration::from_secs(9 * 60);
-/// How long a copy of what the store has stays: a pipeline that runs often needs it often.
+/// How long a copy of a stored artifact stays: a pipeline that runs often needs it often.
 const COPY_KEEP: Duration = Duration::from_secs(24 * 60 * 60);
-/// Of how many deployments of each project the artifacts stay, for a redeploy.
+/// For how many deployments of each project the artifacts stay, for a redeploy.
 const REDEPLOY_COUNT: usize = 10;
 /// How long an unfinished upload stays: a client comes back within its own time-out, which is at most a day.
 const PARTIAL_KEEP: Duration = Duration::from_secs(24 * 60 * 60);
-/// What was wanted within this time is not removed: a submit may be on its way.
+/// An artifact that was wanted within this time is not removed, because a submit may be on its way.
 const FRESH: Duration = Duration::from_secs(10 * 60);
-/// How long what deployments need is known for uploads: shorter than [`FRESH`] by far.
+/// How long the set of needed artifacts is reused for uploads: shorter than [`FRESH`] by far.
 const NEEDED_KEEP: Duration = Duration::from_secs(60);
 /// Projects are read in pages of so many.
 const PAGE_LIMIT: usize = 100;
 
-/// What deployments needed at a moment.
+/// The artifacts that deployments needed at one moment.
 struct NeededArtifacts {
     at: Instant,
     digests: Arc<HashSet<String>>,
@@ -105,7 +106,7 @@ impl Retention {
         Ok(())
     }
 
-    /// Removes what is old, and the oldest where there is too much.
+    /// Removes old artifacts, and the oldest where there is too much.
     async fn remove_unneeded(&self) -> Result<(), DepotError> {
         let kept = self.depot.kept().await?;
         let total = kept.iter().map(|kept| kept.bytes).sum::<u64>();
@@ -117,10 +118,10 @@ impl Retention {
         Ok(())
     }
 
-    /// Removes what may go until there is `room` for so many bytes. Answers whether there is.
+    /// Removes artifacts that may go until there is `room` for so many bytes. Answers whether there is.
     ///
-    /// Each upload asks for it, so it costs little: nothing is looked for where there is room, nor where all that may go
-    /// would not be enough, and what deployments need is looked for once a minute at most.
+    /// Each upload asks for it, so it must cost little: it looks for nothing where there is room, nor where all
+    /// artifacts that may go would not be enough; and it reads which artifacts deployments need at most once a minute.
     ///
     /// # Errors
     /// The store or the disk; then nothing more is removed.
@@ -144,7 +145,7 @@ impl Retention {
         kept.unwanted_for > keep.max(FRESH)
     }
 
-    /// Removes what is old, and more until there is `room`. Answers how much there is then.
+    /// Removes old artifacts, and more until there is `room`. Answers how many bytes there are then.
     async fn remove(
         &self,
         mut kept: Vec<KeptArtifact>,
@@ -164,8 +165,8 @@ impl Retention {
         Ok(total)
     }
 
-    /// What deployments need, or needed at most so long ago. A deployment that came since has wanted its artifact since,
-    /// which is too fresh to be removed then.
+    /// The artifacts that deployments need, or needed at most so long ago. A later deployment has wanted its artifact
+    /// since then, so that artifact is too fresh to be removed.
     async fn needed(&self, at_most_ago: Duration) -> Result<Arc<HashSet<String>>, StoreError> {
         let mut last = self.last_needed.lock().await;
         if let Some(needed) = &*last

@@ -25,9 +25,9 @@ use crate::{
     },
 };
 
-/// So much of an artifact is held in memory for who downloads it; a slow one keeps no more.
+/// How much of an artifact is held in memory for one download; a slow reader keeps no more.
 const SENT_BYTES: usize = 256 << 10;
-/// So much is read at a time where the disk takes it at once.
+/// How much is read at a time where the disk takes it at once.
 const FETCHED_BYTES: usize = 1 << 20;
 
 /// The artifacts of a shared store.
@@ -35,7 +35,7 @@ const FETCHED_BYTES: usize = 1 << 20;
 pub(super) struct SharedDepot {
     store: Arc<dyn Store>,
     copies: ArtifactFolder,
-    /// Who waits for a copy that another one is fetching.
+    /// The copies that are being fetched: other callers that want the same copy wait for the lock.
     fetches: Arc<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>>,
 }
 
@@ -66,7 +66,7 @@ impl SharedDepot {
         Ok(Some((bytes, pieces.boxed())))
     }
 
-    /// A copy on this disk; made once, however many want it.
+    /// A copy on this disk; made once, however many callers want it.
     pub(super) async fn fetch(&self, digest: &Digest) -> Result<Option<PathBuf>, DepotError> {
         let turn = self.turn(digest);
         let _turn = turn.lock().await;
@@ -84,7 +84,7 @@ impl SharedDepot {
             let piece = piece(&*self.store, digest, copy.length(), FETCHED_BYTES).await?;
             copy = blocking(move || copy.add(&piece).map(|()| copy)).await.map_err(unexpected)?;
         }
-        // What came is what it is called, or it is none of it.
+        // `finish` fails unless the bytes have the digest that names them.
         blocking(move || copy.finish()).await.map_err(unexpected)?;
         Ok(Some(path))
     }
@@ -134,7 +134,7 @@ async fn piece(store: &dyn Store, digest: &Digest, at: u64, limit: usize) -> Res
     piece.ok_or_else(|| StoreError::Unavailable("the artifact was removed meanwhile".to_owned()))
 }
 
-/// What a copy that nobody else makes can fail of.
+/// The errors that can still happen to a copy, which has no other writer.
 fn unexpected(error: UploadError) -> DepotError {
     match error {
         UploadError::Io(error) => error.into(),
@@ -143,7 +143,7 @@ fn unexpected(error: UploadError) -> DepotError {
     }
 }
 
-/// The right to write, let go of when it is dropped.
+/// The right to write; other writers can take it when it is dropped.
 struct WriteRight {
     store: Arc<dyn Store>,
     digest: Digest,
@@ -160,7 +160,7 @@ impl Drop for WriteRight {
     }
 }
 
-/// One artifact on its way in.
+/// One artifact that is being uploaded.
 pub(super) struct SharedUpload {
     held: WriteRight,
     hasher: Sha256,
@@ -182,7 +182,7 @@ impl SharedUpload {
             Ok(true) => {}
             Ok(false) => return Err(self.overtaken()),
             Err(StoreError::Full) => {
-                // It is given up: others need the room.
+                // The part is given up, because others need the room.
                 self.discard().await?;
                 return Err(StoreError::Full.into());
             }
@@ -224,7 +224,7 @@ impl SharedUpload {
         Ok(())
     }
 
-    /// What is there already is a part of what is finished, so it is looked at as it is.
+    /// The bytes that are there already are a part of the finished artifact, so they are read as they are.
     async fn read_again(&mut self, writing: Writing) -> Result<(), UploadError> {
         let (mut at, mut held_at) = (0, Instant::now());
         while at < writing.length {

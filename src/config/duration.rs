@@ -7,7 +7,7 @@ use std::time::Duration;
 const UNITS: [(&str, u64); 5] =
     [("ms", 1), ("d", 24 * 60 * 60 * 1000), ("h", 60 * 60 * 1000), ("m", 60 * 1000), ("s", 1000)];
 
-/// Longer than this is taken for a slip of the pen; it also keeps sums of limits far from any overflow.
+/// A longer duration is taken for a typing mistake; this limit also keeps sums of limits far from any overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Reads a duration such as `30m`, `90s`, `1h30m` or `500ms`: whole numbers, each with a unit, larger units first.

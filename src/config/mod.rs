@@ -1,4 +1,4 @@
-//! What an operator writes into `singletrack.toml`, read once at start into types that hold only what is possible.
+//! The settings of an operator in `singletrack.toml`, read once at start into types that hold only valid values.
 //!
 //! A configuration that contradicts itself is refused before anything starts: all its problems are listed, each with
 //! its line, and an unknown key names the nearest known one. Flags and environment variables override the file, the
@@ -38,7 +38,7 @@ use reader::{ConfigTable, Document};
 /// The file that is read when none is named, if it is there.
 pub const DEFAULT_FILE: &str = "singletrack.toml";
 
-/// Everything a server is told at start.
+/// The settings of a server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The address that the server listens on.
@@ -49,19 +49,19 @@ pub struct Config {
     pub postgres: Postgres,
     /// Where workspaces are made; see [`Config::work_dir`].
     pub work_dir: Option<PathBuf>,
-    /// Beside tokens, the only names that a request's `Host` may carry besides the loopback ones, in lower case.
+    /// The only host names, besides loopback ones, that a request's `Host` may carry, in lower case. They need tokens.
     pub allowed_hosts: Vec<String>,
     /// How long running pipelines may go on after the server was told to stop.
     pub shutdown_grace: Duration,
     /// How many pipelines the server itself runs at once.
     pub max_running: usize,
-    /// Which variables phases get of the server's own environment, besides those that they always get.
+    /// The variables of the server's own environment that phases get, besides those that they always get.
     pub pass_env: PassEnv,
     /// The limits of leases and hand-offs.
     pub limits: Limits,
     /// How artifacts are kept.
     pub artifacts: Artifacts,
-    /// Who may call, besides loopback.
+    /// The tokens of callers from other machines; a caller on loopback needs none.
     pub tokens: Vec<TokenHash>,
     /// The projects, by name.
     pub projects: BTreeMap<String, ProjectConfig>,
@@ -70,11 +70,11 @@ pub struct Config {
 /// A token as the server knows it: never the token itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenHash {
-    /// Whom it was given to.
+    /// The holder's name.
     pub name: String,
     /// The SHA-256 of the token.
     pub sha256: [u8; 32],
-    /// The only projects that its holder sees; all of them if unset.
+    /// The only projects that its holder may see; all of them if unset.
     pub projects: Option<BTreeSet<String>>,
 }
 
@@ -86,7 +86,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file's name.
         file: String,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The file was read, and is wrong. Shown as one line per problem.
@@ -94,7 +94,7 @@ pub enum ConfigError {
     Wrong {
         /// The file's name.
         file: String,
-        /// What is wrong, in the order of the file; never empty.
+        /// The problems, in the order of the file; never empty.
         problems: Vec<ConfigProblem>,
     },
 }
@@ -137,7 +137,7 @@ impl Config {
             document.problem(error.span().unwrap_or(0..0), error.message());
         }
         let mut config = Config::default();
-        // What a broken file still says would only repeat the same slip as further problems.
+        // The rest of a broken file would only repeat the same mistake as further problems.
         if syntax_errors.is_empty() {
             config = read_config(ConfigTable::new(&document, String::new(), root.span(), root.get_ref()));
         }
@@ -147,7 +147,7 @@ impl Config {
         }
     }
 
-    /// The same configuration with what flags or the environment said instead.
+    /// The same configuration, with the values of flags or the environment in place of its own.
     #[must_use]
     pub fn overriding(mut self, listen: Option<SocketAddr>, store: Option<StoreLocation>) -> Config {
         self.listen = listen.unwrap_or(self.listen);
@@ -193,8 +193,8 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
     config
 }
 
-/// Pipelines mostly wait for the network, so a core has room for some of them. A machine whose cores are not known counts
-/// as one of two.
+/// Pipelines mostly wait for the network, so a core has room for several of them. A machine whose number of cores is
+/// not known counts as a machine with two.
 fn default_max_running() -> usize {
     4 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }
@@ -267,7 +267,7 @@ fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<BTreeSet<String>
     Some(names.into_iter().map(Spanned::into_inner).collect())
 }
 
-/// Says that a key is missing, unless it is there and was already found wrong.
+/// Reports that a key is missing, unless it is there and was already found wrong.
 fn require(section: &ConfigTable<'_>, key: &str, absent: bool) {
     if absent && !section.has(key) {
         section.document.problem(section.span.clone(), format!("`{}` is missing", section.path_of(key)));

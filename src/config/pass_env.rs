@@ -1,12 +1,14 @@
 //! `pass_env`: which variables of the server's or the agent's own environment phases get; `mask_env`: which variables of
 //! phases are secrets. See decision 0038.
 //!
-//! What configures a service is no business of what the service runs: its environment holds database passwords, tokens and
-//! cloud credentials. So phases get what programs need to work at all, and what is listed.
+//! The environment of a service is no business of the commands that it runs, because it holds database passwords,
+//! tokens and cloud credentials. So phases get the variables that programs need to work at all, and those that are
+//! listed.
 
 use super::reader::ConfigTable;
 
-/// What phases get in any case: where programs, the user and the language are, and how to reach the network.
+/// The variables that phases get in any case: where programs, the user and the language are, and how to reach the
+/// network.
 const ALWAYS: &[&str] = &[
     "PATH",
     "HOME",
@@ -38,7 +40,7 @@ const ALWAYS: &[&str] = &[
     "GIT_SSL_CAPATH",
 ];
 
-/// What no phase gets, and why.
+/// The variables that no phase gets, and why.
 const NEVER: &[(&str, &str)] = &[
     ("PG*", "the store is read from it"),
     ("SINGLETRACK_*", "Singletrack reads and sets it itself, and its token is among them"),
@@ -81,7 +83,7 @@ impl PassEnv {
         self.masked.iter().any(|pattern| fits(pattern, name))
     }
 
-    /// These, and those of a part of what they are for.
+    /// These patterns, together with those of one part of their area, such as one project of the server.
     #[must_use]
     pub fn with(&self, more: PassEnv) -> PassEnv {
         PassEnv {

@@ -1,14 +1,14 @@
-//! Where a PostgreSQL database is and how to get there, as one URL. What is secret in it is never shown.
+//! The place of a PostgreSQL database and the way to it, as one URL. Its secret parts are never shown.
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use super::reader::ConfigTable;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
-/// The schema that our tables live in, unless another is named: the database may well be somebody else's, too.
+/// The schema of our tables, unless another is named, because the database may also be used by other programs.
 const DEFAULT_SCHEMA: &str = "singletrack";
 
-/// Where a local database listens when no host is named, as Debian and most others have it.
+/// The socket directory of a local database when no host is named: the usual one of Debian and most others.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
 /// The `[postgres]` table: how a PostgreSQL database is used.
@@ -45,10 +45,10 @@ pub struct PostgresUrl {
     schema: String,
 }
 
-/// Who vouches for the database: `sslrootcert`.
+/// The authorities that vouch for the database: `sslrootcert`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum RootCertificates {
-    /// Whom the system trusts.
+    /// The authorities that the system trusts.
     System,
     /// The certificates in this file.
     File(PathBuf),
@@ -65,17 +65,17 @@ impl RootCertificates {
 pub enum TlsMode {
     /// Not at all.
     Disable,
-    /// Encrypted where the server can, without a proof of who that is; the default, as everywhere.
+    /// Encrypted where the database offers it, without a proof of its identity; the default, as everywhere.
     Prefer,
-    /// Encrypted, and the server's certificate is issued by an authority that we trust; whose name it bears is not looked
-    /// at.
+    /// Encrypted, and the database's certificate is issued by an authority that we trust; the name in the certificate
+    /// is not checked.
     VerifyCa,
     /// Encrypted, and the certificate is for the host that was asked for. `require` means this, too.
     VerifyFull,
 }
 
 impl PostgresUrl {
-    /// What the driver needs; without TLS and time limits, which are not its business.
+    /// The settings of the driver, without TLS and time limits, because the driver does not handle these.
     pub fn driver(&self) -> &tokio_postgres::Config {
         &self.driver
     }
@@ -85,11 +85,12 @@ impl PostgresUrl {
         self.tls.unwrap_or(TlsMode::Prefer)
     }
 
-    /// The same with what `PGSSLMODE` and `PGSSLROOTCERT` say where the URL says nothing. Where the database is and who asks,
-    /// the URL alone says: what a deploy's data goes to must not depend on the shell that the server was started from.
+    /// The same, with the values of `PGSSLMODE` and `PGSSLROOTCERT` where the URL has none. The database's place and
+    /// user come from the URL alone, because the place to which a deploy's data goes must not depend on the shell that
+    /// started the server.
     ///
     /// # Errors
-    /// `PGSSLMODE` is none that is known.
+    /// `PGSSLMODE` is not a known mode.
     pub fn with_environment(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         if self.tls.is_none()
@@ -118,7 +119,7 @@ impl PostgresUrl {
         &self.schema
     }
 
-    /// Whether some host is reached over a network.
+    /// Whether any host is reached over a network.
     pub fn leaves_the_machine(&self) -> bool {
         self.driver.get_hosts().iter().any(|host| match host {
             Host::Tcp(name) => !matches!(name.as_str(), "localhost" | "127.0.0.1" | "::1"),
@@ -135,7 +136,7 @@ impl FromStr for PostgresUrl {
         let mut tls = None;
         let mut root_certificates = None;
         let mut schema = DEFAULT_SCHEMA.to_owned();
-        // What the driver does not know of is ours, the rest is handed on.
+        // Parameters that the driver does not know are ours; the rest is handed on.
         let mut rest = form_urlencoded::Serializer::new(String::new());
         let mut has_rest = false;
         for (key, value) in form_urlencoded::parse(query.replace('+', "%2B").as_bytes()) {
@@ -206,7 +207,7 @@ fn parse_schema(name: &str) -> Result<String, String> {
 }
 
 impl fmt::Display for PostgresUrl {
-    /// Without what is secret, and without most of what is not.
+    /// Without any secret, and without most other parts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("postgres://")?;
         if let Some(user) = self.driver.get_user() {

@@ -33,7 +33,7 @@ pub struct ProjectConfig {
     pub pipelines: BTreeMap<String, Pipeline>,
 }
 
-/// What holds for a project whose deployments agents run.
+/// The settings of a project whose deployments agents run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByAgents {
     /// What becomes of a submit when no agent could run it.
@@ -51,7 +51,7 @@ pub enum WithoutAgent {
     Wait,
 }
 
-/// What one deployment runs, phase by phase.
+/// The phases of one deployment, in order.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pipeline {
@@ -72,7 +72,7 @@ pub struct Pipeline {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Phase {
-    /// What people see; unique in its pipeline.
+    /// The name that people see; unique in its pipeline.
     pub name: String,
     /// What is done.
     #[serde(flatten)]

@@ -1,7 +1,7 @@
 //! Reads TOML tables key by key and remembers everything that is wrong with them.
 //!
 //! A `ConfigTable` knows which keys were asked for, so an unknown key is an error that names the nearest known one. All
-//! problems of a file are collected, because whoever mends a configuration wants to run the check once.
+//! problems of a file are collected, because a person who mends a configuration wants to run the check once.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -55,7 +55,7 @@ impl<'a> Document<'a> {
 
 /// One table of the document, and the keys that it may have.
 pub(super) struct ConfigTable<'a> {
-    /// The document that problems are told to.
+    /// The document that collects the problems.
     pub(super) document: &'a Document<'a>,
     /// The table's full name, empty for the whole file.
     pub(super) path: String,
@@ -232,7 +232,7 @@ impl<'a> ConfigTable<'a> {
         }
     }
 
-    /// Ends the reading: every key that nobody asked for is a problem that names the nearest one.
+    /// Ends the reading: every key that was not asked for is a problem that names the nearest one.
     pub(super) fn finish(self) {
         for (name, _) in self.table.iter().filter(|(name, _)| !self.known.contains(&name.get_ref().as_ref())) {
             let hint = match nearest(name.get_ref(), &self.known) {

@@ -6,7 +6,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 use super::{format_duration, parse_duration};
 
-/// Since when. What is counted back from now is counted by the clock of whoever answers.
+/// A moment in the past. A duration is counted back by the clock of the side that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
     /// So long ago.
@@ -16,7 +16,7 @@ pub enum Since {
 }
 
 impl Since {
-    /// The moment, if it is `now`.
+    /// The moment, where the time is `now`.
     pub fn moment(self, now: Timestamp) -> Timestamp {
         match self {
             // A duration is at most a year long.

@@ -1,9 +1,9 @@
-//! What the process knows of its own state: one registry that `/readyz` and `/metrics` read.
+//! The state of the process: one registry that `/readyz` and `/metrics` read.
 //!
-//! Two kinds of checks. A *fact* is set by whoever finds it out: [`Health::set`]. A *task* is run by
-//! [`Health::supervise`]: its end, its panic and its standstill make its check fail, are logged and counted, and it is
-//! started again. Where nothing can be started again, [`end_process`] ends the process, so that its supervisor starts it
-//! anew.
+//! Two kinds of checks. A *fact* is set by the code that finds it out: [`Health::set`]. A *task* is run by
+//! [`Health::supervise`]: if it ends, panics or stands still, its check fails, the fault is logged and counted, and the
+//! task is started again. Where nothing can be started again, [`end_process`] ends the process, so that its supervisor
+//! starts it anew.
 //!
 //! ```text
 //! health.set("store", Err("the last write failed".into()));      // /readyz: 503, one log line
@@ -46,7 +46,7 @@ struct HealthState {
 struct HealthCheck {
     /// Why it fails, for people. It must tell nothing of any project, because `/readyz` needs no token.
     failure: Option<Failing>,
-    /// When it was found right last; when it was registered, before that.
+    /// When it was right last; before that, when it was registered.
     right_at: Instant,
     /// For a task: the limits of its silence, and its signs of life.
     task: Option<supervise::WatchedTask>,
@@ -85,7 +85,7 @@ pub struct CheckReport {
     /// Why it fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// How long ago it was found right last.
+    /// How long ago it was right last.
     pub seconds_since: u64,
     /// How often the task was started again.
     #[serde(skip)]
@@ -95,9 +95,9 @@ pub struct CheckReport {
 /// Why a check fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failing {
-    /// What anybody may know. It must tell nothing of any project, nor where anything is.
+    /// The text that anybody may see. It must tell nothing of any project, nor the place of anything.
     pub told: String,
-    /// What the log says.
+    /// The text for the log.
     pub why: String,
 }
 
@@ -108,7 +108,7 @@ impl From<&str> for Failing {
 }
 
 impl Health {
-    /// Notes what was found out: `Err` with the reason where it is not right. A change is logged.
+    /// Sets a fact: `Err` with the reason where it is not right. A change is logged.
     pub fn set(&self, name: &'static str, found: Result<(), Failing>) {
         let mut checks = self.checks();
         let check = checks.entry(name).or_insert_with(HealthCheck::new);
@@ -135,7 +135,7 @@ impl Health {
         self.0.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this check fails now. One that is not known does not.
+    /// Whether this check fails now. An unknown check does not fail.
     pub fn is_failing(&self, name: &str) -> bool {
         self.checks().get(name).is_some_and(|check| check.why_failing().is_some())
     }

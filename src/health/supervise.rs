@@ -1,4 +1,5 @@
-//! Background tasks under supervision: whatever ends one is noticed, and it is started again. See decision 0035.
+//! Background tasks under supervision: every end of a task is noticed, and the task is started again. See decision
+//! 0035.
 
 use std::{
     pin::pin,
@@ -26,7 +27,7 @@ const RAN_WELL: Duration = Duration::from_secs(60);
 /// and a second one beside it would do everything twice: the process ends.
 const ABORT_LIMIT: Duration = Duration::from_secs(10);
 
-/// A background task, as its supervisor needs to know it.
+/// A background task: the facts that its supervisor needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
     name: &'static str,
@@ -40,8 +41,8 @@ impl Task {
         Task { name, standstill_limit, round_limit: None }
     }
 
-    /// Its check fails, too, where it completed no round for so long: [`Pulse::done`]. Such a task is not started again,
-    /// because it lives: what it needs does not answer.
+    /// Its check also fails where it completed no round ([`Pulse::done`]) for this long. Such a task is not started
+    /// again, because it lives: something that it needs does not answer.
     #[must_use]
     pub const fn with_round_limit(mut self, round_limit: Duration) -> Self {
         self.round_limit = Some(round_limit);
@@ -87,7 +88,7 @@ impl Pulse {
         }
     }
 
-    /// The task lives, and has completed what it is for once more.
+    /// The task lives, and has completed one more round of its work.
     pub fn done(&self) {
         self.beat();
         self.0.done_ms.store(self.0.now_ms(), Ordering::Relaxed);
@@ -136,7 +137,7 @@ impl TaskSigns {
     }
 }
 
-/// What a check knows of its task.
+/// A check's knowledge of its task.
 #[derive(Debug)]
 pub(super) struct WatchedTask {
     pulse: Pulse,
@@ -170,8 +171,8 @@ impl WatchedTask {
 }
 
 impl Health {
-    /// Runs what `make` makes until it ends after `shutdown`. Should it end before that, panic, or stand still, then its
-    /// check fails, and it is made and run again; the check is right again with its next sign of life.
+    /// Runs the future that `make` makes, until it ends after `shutdown`. If it ends before that, panics, or stands
+    /// still, its check fails, and it is made and run again; the check is right again with its next sign of life.
     pub fn supervise<F, T>(&self, task: Task, shutdown: CancellationToken, make: F) -> JoinHandle<()>
     where
         F: FnMut(Pulse) -> T + Send + 'static,
@@ -210,18 +211,18 @@ impl Health {
                 () = shutdown.cancelled() => return,
                 () = sleep(pause) => {}
             }
-            // It has all the time anew, but only a sign of life of its own makes its check right.
+            // The new run has the whole time anew, but only its own sign of life makes its check right.
             signs.touch();
         }
     }
 }
 
-/// Waits for the end of a task. Answers why it ended, where nobody had told it to.
+/// Waits for the end of a task. Answers why it ended, where it was not told to end.
 async fn run_once(mut running: JoinHandle<()>, pulse: &Pulse, shutdown: &CancellationToken) -> Option<&'static str> {
     let stands_still = async {
         pulse.stands_still().await;
         if shutdown.is_cancelled() {
-            // Whoever stops the process bounds how long its end may take.
+            // The code that stops the process bounds how long its end may take.
             std::future::pending::<()>().await;
         }
     };

@@ -1,5 +1,5 @@
-//! Who starts, waits, is refused or is superseded: the decisions about a project's slot that involve more than one
-//! deployment. Each takes the [`Slot`] under its lock, changes it, and says what became of the wish. See decision 0002.
+//! Decisions about a project's slot that involve more than one deployment: which one starts, waits, is refused or is
+//! superseded. Each decision takes the [`Slot`] under its lock, changes it, and returns the outcome. See decision 0002.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::{
 /// A client's wish to deploy.
 #[derive(Clone, Debug)]
 pub struct Submission {
-    /// The id that the deployment gets, should this make one.
+    /// The id that the deployment gets, if this submit makes one.
     pub id: DeploymentId,
     /// The project.
     pub project: ProjectName,
@@ -31,9 +31,9 @@ pub struct Submission {
     pub key: Option<(IdempotencyKey, [u8; 32])>,
     /// What to do when the slot is held.
     pub on_conflict: OnConflict,
-    /// Why nothing new may be made of it now; what was granted before is found all the same.
+    /// Why no new deployment may be made now. A deployment that the same key made before is found all the same.
     pub refusal: Option<Rejection>,
-    /// The lease that the client, being the worker itself, wants with the slot.
+    /// The lease that the client wants with the slot, because the client is the worker itself.
     pub claim: Option<ClaimTerms>,
 }
 
@@ -51,7 +51,7 @@ pub struct ClaimTerms {
 /// What a client wants when the slot is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnConflict {
-    /// To be told.
+    /// A refusal that names the holder.
     Refuse,
     /// A place in line, for which it polls.
     Wait,
@@ -59,7 +59,7 @@ pub enum OnConflict {
     Queue,
 }
 
-/// What became of a submit.
+/// The outcome of a submit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// It is in: it holds the slot, or is queued.
@@ -68,12 +68,12 @@ pub enum Admission {
     Replayed(DeploymentId),
     /// The slot is held.
     Conflict {
-        /// By whom.
+        /// The deployment that holds it.
         blocker: Box<Deployment>,
         /// The place in line that is kept.
         ticket: Option<DeploymentId>,
     },
-    /// No, and waiting does not help.
+    /// Refused, and waiting does not help.
     Rejected(Rejection),
 }
 
@@ -88,18 +88,18 @@ pub enum Rejection {
         /// The newer one.
         newer: StartedOrder,
     },
-    /// Another deployment, which has the slot or waits, is newer than the one that wants to take over, or as new.
+    /// Another deployment, which has the slot or waits, is newer than the successor, or as new as it.
     #[error("{successor}{} is not newer than {}{}, which {}", build(*order), newer, build(*newer_order), standing(*newer_waits))]
     NotTheNewest {
-        /// The one that wants to take over.
+        /// The deployment that wants to take over.
         successor: Box<Mention>,
         /// Its build number.
         order: Option<u64>,
-        /// The one that is not older.
+        /// The deployment that is not older.
         newer: Box<Mention>,
-        /// The build number of that.
+        /// The build number of `newer`.
         newer_order: Option<u64>,
-        /// Whether that waits in line.
+        /// Whether `newer` waits in line.
         newer_waits: bool,
     },
     /// The place in line was lost to its deadline.
@@ -123,13 +123,13 @@ pub enum Rejection {
     /// The project does not let newcomers cancel what runs.
     #[error("the project's policy lets the running deployment finish")]
     PreemptionRefused,
-    /// The successor is what it wants to supersede.
+    /// The successor is the very deployment that it wants to supersede.
     #[error("a deployment can only supersede older ones, not itself")]
     NotOlder,
-    /// The successor is not there, or final.
+    /// The successor does not exist, or is final.
     #[error("the superseding deployment is not in line")]
     SuccessorGone,
-    /// No agent is there that could run it.
+    /// No connected agent could run it.
     #[error("no agent that runs pipeline {pipeline} of this project is connected; {known}")]
     NoAgent {
         /// The pipeline.
@@ -140,7 +140,7 @@ pub enum Rejection {
     /// The server that was asked is about to end.
     #[error("the server is about to end and takes no new work")]
     Draining,
-    /// What is to be deployed is not there.
+    /// The artifact that is to be deployed is not there.
     #[error("artifact {digest} is not on this server")]
     ArtifactMissing {
         /// Its SHA-256.
@@ -168,14 +168,14 @@ fn standing(waits: bool) -> &'static str {
     if waits { "waits in line" } else { "has the slot" }
 }
 
-/// Decides a submit. Needs the key's deployment, and of the line its [`super::Edges`], or all of it where the line keeps the
-/// latest only.
+/// Decides a submit. Needs the key's deployment, and a part of the line: its [`super::Edges`], or the whole line where
+/// the policy is `LinePolicy::Latest`.
 pub fn submit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Policy) -> Admission {
     let terms = wish.claim.clone();
     let admission = admit(slot, keyed, wish, policy);
     if let (Admission::Accepted(id), Some(ClaimTerms { pepper, ttl, worker })) = (&admission, terms) {
         let secret = LeaseSecret::derive(&pepper, *id, slot.next_revision()).hash();
-        // Who is only queued has no slot to work under; every other one that was accepted is ready.
+        // A queued deployment holds no slot, so it refuses this claim. Every other accepted deployment is `Ready`.
         let _ = slot.step(*id, Command::Claim { secret, ttl, worker });
     }
     admission
@@ -218,7 +218,7 @@ fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Polic
     }
 }
 
-/// Lets a newcomer into the line: at its end, or, where the newest is served first, before those that are older.
+/// Lets a newcomer into the line: at its end, or, with `LinePolicy::Latest`, before the deployments that are older.
 fn join(slot: &mut Slot, wish: Submission, place: Place, blocker: Mention, line: LinePolicy) {
     let age = slot.age_of_newcomer(&wish.spec);
     let ahead = match line {
@@ -238,8 +238,8 @@ fn join(slot: &mut Slot, wish: Submission, place: Place, blocker: Mention, line:
     }
 }
 
-/// Those in line who are superseded by one that is put at `rank` when it starts, and by nobody else until then: whoever
-/// was told already is not told again.
+/// The deployments in line that a newcomer at `rank` supersedes when it starts, and that no other deployment supersedes
+/// until then: a deployment that was told already is not told again.
 fn not_yet_overtaken(slot: &Slot, newcomer: Age<'_>, rank: i64) -> Vec<DeploymentId> {
     let line = slot.line();
     let behind = line.iter().filter(|waiting| waiting.rank() > rank && waiting.ticket != newcomer.ticket);
@@ -258,15 +258,16 @@ fn tell_overtaken(slot: &mut Slot, overtaken: &[DeploymentId], by: &Mention) {
     }
 }
 
-/// Decides a worker's claim. Needs the deployment, and whoever its start may end: [`super::Edges::is_start`].
+/// Decides a worker's claim. Needs the deployment, and the deployments that its start may end:
+/// [`super::Edges::is_start`].
 ///
 /// # Errors
-/// The build number was overtaken, in which case the deployment is ended, or it is not there to be claimed; or the call
-/// that claims it has taken another one.
+/// The build number was overtaken, in which case the deployment is ended; or the deployment cannot be claimed; or the
+/// same claim call has already taken another deployment.
 pub fn claim(slot: &mut Slot, id: DeploymentId, terms: ClaimTerms) -> Result<Deployment, Refusal> {
     let ClaimTerms { pepper, ttl, worker } = terms;
     let ready = slot.deployment(id).ok_or(Refusal::WrongState)?;
-    // Of a call that is made twice, because an answer was lost, both may be at work at once, each at another server.
+    // A call is made twice when its answer was lost. Both may be at work at once, each at another server.
     if slot.held().is_some() {
         return Err(Refusal::Taken);
     }
@@ -280,7 +281,7 @@ pub fn claim(slot: &mut Slot, id: DeploymentId, terms: ClaimTerms) -> Result<Dep
     slot.step(id, Command::Claim { secret, ttl, worker }).cloned()
 }
 
-/// What became of a cancel.
+/// The outcome of a cancel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cancellation {
     /// It is cancelled, or its worker is asked to stop it.
@@ -289,15 +290,16 @@ pub enum Cancellation {
     Unchanged(Box<Deployment>),
     /// There is no such deployment.
     NotFound,
-    /// No.
+    /// Refused.
     Rejected(Rejection),
 }
 
-/// Decides a cancel. Needs the deployment and [`super::LineLoad::Head`]; with a successor also that one, and the whole line.
+/// Decides a cancel. Needs the deployment and [`super::LineLoad::Head`]; with a successor also the successor and the
+/// whole line.
 ///
-/// With a successor, whoever holds the slot is cancelled, and the successor is put before the older ones in line, which end
-/// when it starts, and go on if it leaves. The successor must be newer than the target, than whoever holds the slot by now,
-/// and than everyone who waits.
+/// With a successor, the deployment that holds the slot is cancelled, and the successor is put before the older ones in
+/// line. Those end when the successor starts, and go on if the successor leaves. The successor must be newer than the
+/// target, than the present holder of the slot, and than every waiting deployment.
 pub fn cancel(
     slot: &mut Slot,
     id: DeploymentId,
@@ -307,7 +309,8 @@ pub fn cancel(
 ) -> Cancellation {
     let Some(target) = slot.deployment(id).cloned() else { return Cancellation::NotFound };
     let changed = match successor {
-        // A refusal means that it is final or was asked before: both are what was wished for.
+        // A refusal means that the deployment is final, or that a cancel was requested before: both are what the caller
+        // wished for.
         None => slot.step(id, Command::Cancel { reason, superseded_by: None }).is_ok(),
         Some(successor) => match preempt(slot, &target, reason, successor, policy) {
             Ok(changed) => changed,
@@ -342,17 +345,18 @@ fn preempt(
         return Err(Rejection::PreemptionRefused);
     }
     let mut changed = put_ahead(slot, &newcomer);
-    // Last of all the holder, so that its end finds the line as it is to be.
+    // The holder comes last, so that its end finds the line in its final order.
     if let Some(holder) = holder {
         changed |= slot.step(holder.id, Command::Cancel { reason, superseded_by: Some(newcomer.mention()) }).is_ok();
     }
     Ok(changed)
 }
 
-/// Puts a newcomer before the older ones in line, and tells those of them who were not told yet that it will end them.
+/// Puts a newcomer before the older deployments in line, and tells those of them that were not told yet that it will
+/// end them.
 fn put_ahead(slot: &mut Slot, newcomer: &Deployment) -> bool {
     if newcomer.started_at.is_some() {
-        // It has started, so there is nothing to wait for.
+        // The newcomer has started, so there is nothing to wait for.
         let before = Deployment { started_at: None, line_rank: Some(newcomer.rank()), ..newcomer.clone() };
         let waited = slot.project().waiting_count;
         slot.supersede_older(&before);
@@ -360,7 +364,8 @@ fn put_ahead(slot: &mut Slot, newcomer: &Deployment) -> bool {
     }
     let others: Vec<_> = slot.line().into_iter().filter(|waiting| waiting.id != newcomer.id).collect();
     let Some((at, rank)) = order::place_before_older(newcomer.age(), &others) else { return false };
-    // Who holds the slot, or stands before all of them already, stays there: it ends them by its rank or by its `order`.
+    // A newcomer that holds the slot, or that stands before all of them already, keeps its place: it ends them by its
+    // rank or by its `order`.
     if others.get(at).is_some_and(|older| !newcomer.is_waiting() || newcomer.rank() < older.rank()) {
         return false;
     }
@@ -373,7 +378,7 @@ fn put_ahead(slot: &mut Slot, newcomer: &Deployment) -> bool {
     changed
 }
 
-/// The same request again: what it made, or the slot that was kept for it.
+/// The same request again: the deployment that it made, or the slot that was kept for it.
 fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
     match &made.state {
         State::Reserved => {
@@ -417,7 +422,7 @@ fn outdated(spec: &Spec, slot: &Slot) -> Option<Rejection> {
 }
 
 fn may_preempt(holder: &Deployment, slot: &Slot, policy: &Policy) -> bool {
-    // Only work that runs is protected: a slot that nobody works under costs nothing to take.
+    // Only running work is protected, because taking a slot under which no worker runs costs nothing.
     if !matches!(holder.state, State::Running(_)) {
         return true;
     }

@@ -1,8 +1,8 @@
-//! How much the server takes of what others send: the one table of these limits. `docs/limits.md` shows it to users, and
+//! How much the server accepts from others: the one table of these limits. `docs/limits.md` shows it to users, and
 //! `openapi.yaml` states it; a test holds all three against each other. See decision 0039.
 //!
 //! The server's door keeps the limits for every caller. Our own workers and clients keep to them by themselves, so that
-//! nothing of theirs is refused. What an older version has stored beyond a limit can still be read.
+//! nothing of theirs is refused. Data that an older version has stored beyond a limit can still be read.
 //!
 //! A text is counted in characters, as in JSON Schema; a sum, a body or a line in bytes.
 
@@ -31,11 +31,11 @@ pub const INPUTS_BYTES: usize = 64 << 10;
 pub const REASON: usize = 1024;
 /// How many reports come with one call: a second of a busy pipeline.
 pub const REPORTS: usize = 256;
-/// What a worker tells in words: of a phase, of progress, of a failure.
+/// A text that a worker reports: of a phase, of progress, of a failure.
 pub const REPORT_TEXT: usize = 8192;
 /// How many failed rollbacks are kept with a deployment: each heartbeat reads and writes them.
 pub const ROLLBACKS: usize = 100;
-/// What of the reason of a failed rollback is kept with the deployment; the event has all of it.
+/// How much of the reason of a failed rollback is kept with the deployment; the event has all of it.
 pub const ROLLBACK_TEXT: usize = 512;
 /// How many lines one log report has.
 pub const LOG_LINES: usize = 4096;
@@ -68,7 +68,7 @@ pub const PAGE_BYTES: usize = 1 << 20;
 
 /// Whether a text has at most so many characters.
 pub fn fits(text: &str, limit: usize) -> bool {
-    // Most are far shorter, which their bytes tell at once.
+    // Most texts are far shorter: then the number of bytes decides at once.
     text.len() <= limit || text.chars().count() <= limit
 }
 
@@ -85,7 +85,7 @@ pub fn is_name(text: &str) -> bool {
     !text.is_empty() && fits(text, NAME) && !text.chars().any(char::is_control)
 }
 
-/// Whether a text may be kept and shown as it is: of control characters it holds none but tabs and the ends of lines.
+/// Whether a text may be kept and shown unchanged: its only control characters are tabs and the ends of lines.
 pub fn is_text(text: &str) -> bool {
     !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
 }

@@ -1,4 +1,5 @@
-//! What can happen to a deployment, in the words of those to whom it happens: commands, and why one is refused.
+//! The commands that can change a deployment, and why one is refused. The words are those of the deployment: "its turn
+//! has come", "its worker lives".
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -24,24 +25,24 @@ pub enum Command {
         rank: i64,
         /// How many are served before it then, itself included; 0 when it has the slot.
         position: u64,
-        /// Who holds the slot.
+        /// The deployment that holds the slot.
         blocker: Option<Mention>,
     },
-    /// A newer one was put before it.
+    /// A newer deployment was put before it.
     Overtaken {
         /// How many are served before it then, itself included.
         position: u64,
-        /// Who holds the slot.
+        /// The deployment that holds the slot.
         blocker: Option<Mention>,
-        /// The newer one.
+        /// The newer deployment.
         by: Mention,
     },
     /// Its ticket's client polls, and will be parked for `window` at most.
     Attend {
-        /// How long.
+        /// How long the poll will be parked.
         window: Duration,
     },
-    /// Its ticket's client came back for the slot that was kept.
+    /// Its ticket's client has come back for the slot that was kept.
     TakeUp,
     /// A worker takes it.
     Claim {
@@ -52,9 +53,9 @@ pub enum Command {
         /// The worker's name.
         worker: String,
     },
-    /// A worker that will take it lives, and has no free place yet.
+    /// A living worker will take it, but has no free place yet.
     Postpone {
-        /// What people are told.
+        /// The message for people.
         why: String,
     },
     /// Its worker lives.
@@ -66,8 +67,8 @@ pub enum Command {
     Report {
         /// The worker's proof.
         secret: SecretHash,
-        /// The worker's own number of the first of them, from 1; what was recorded before is skipped. `None` for a
-        /// worker that loses no answers and so does not number.
+        /// The worker's own number of the first report, from 1; reports that were recorded before are skipped. `None`
+        /// for a worker that loses no answers, and so does not number its reports.
         first: Option<u64>,
         /// What it tells, in order.
         reports: Vec<Report>,
@@ -83,21 +84,21 @@ pub enum Command {
     Finish {
         /// The worker's proof.
         secret: SecretHash,
-        /// What became of it.
+        /// How it ended.
         verdict: Verdict,
     },
-    /// Nobody attended to it for longer than its state allows, as somebody observed.
+    /// It has lapsed, as an observer saw: silence, a deadline, or a lost worker.
     Lapse {
         /// What was observed.
         seen: Vital,
         /// What has run out.
         cause: Lapse,
     },
-    /// No worker took it in time, and none is there that could.
+    /// No worker took it in time, and no worker is there that could.
     Unclaimed {
         /// What was observed.
         seen: Vital,
-        /// Who is missing, for people.
+        /// Which agents are missing, for people.
         absence: String,
     },
     /// An operator forces the slot free.
@@ -107,7 +108,7 @@ pub enum Command {
     },
 }
 
-/// What a worker says became of its deployment.
+/// How a worker says that its deployment ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It did what it should.
@@ -129,7 +130,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// How a deployment stands that ends so.
+    /// The status of a deployment that ends with this verdict.
     pub fn status(&self) -> Status {
         match self {
             Verdict::Succeeded { .. } => Status::Succeeded,
@@ -138,7 +139,7 @@ impl Verdict {
         }
     }
 
-    /// The same end without its text, where that cannot be kept.
+    /// The same verdict without its text, where the text cannot be kept.
     #[must_use]
     pub fn bare(self) -> Verdict {
         match self {
@@ -150,7 +151,7 @@ impl Verdict {
         }
     }
 
-    /// Whether a deployment that ended so ended by this verdict.
+    /// Whether a deployment with this outcome ended by this verdict.
     pub fn agrees_with(&self, outcome: &Outcome) -> bool {
         match (self, outcome) {
             (Verdict::Succeeded { .. }, Outcome::Succeeded) | (Verdict::Stopped, Outcome::Cancelled { .. }) => true,
@@ -160,7 +161,7 @@ impl Verdict {
     }
 }
 
-/// What a worker tells between its claim and its end, in the form that it has on the wire and in an agent's journal.
+/// A message of a worker between its claim and its end, in the form that it has on the wire and in an agent's journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
 pub enum Report {
@@ -168,7 +169,7 @@ pub enum Report {
     Phase {
         /// Which.
         name: String,
-        /// What became of it.
+        /// The phase's new state.
         state: PhaseState,
         /// More about it, such as that a cancel must wait.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,7 +204,7 @@ pub enum Report {
 }
 
 impl Report {
-    /// What is left to tell of it where its text cannot be kept; `None` where that is nothing.
+    /// The part of the report that is left where its text cannot be kept; `None` where nothing is left.
     pub fn bare(&self) -> Option<Report> {
         let bare = match self {
             Report::Phase { name, state, message: Some(_) } => {
@@ -222,7 +223,7 @@ impl Report {
     }
 }
 
-/// What an observer compares to tell silence: equal twice means that nothing was heard in between.
+/// The values that an observer compares to detect silence: equal twice means that no sign of life came in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Vital {
     /// The deployment's last slot change.
@@ -234,7 +235,7 @@ pub struct Vital {
 /// What ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lapse {
-    /// Who should attend to it, given its state, did not.
+    /// The sign of life that its state requires (poll, heartbeat, claim) did not come.
     Silence,
     /// Its deadline in the line.
     Deadline,
@@ -254,10 +255,10 @@ pub enum Refusal {
     /// The command has no meaning in its state.
     #[error("the deployment is not in a state for that")]
     WrongState,
-    /// Who claims it has another one by the same call.
+    /// The same claim call has already taken another deployment.
     #[error("its claim has taken another deployment already")]
     Taken,
-    /// Who was thought silent was heard of.
+    /// A sign of life arrived after it was observed as silent.
     #[error("it was heard of in between")]
     Alive,
     /// Its outputs would be too many, or too large together.

@@ -1,4 +1,4 @@
-//! One deployment: what was asked for, how far it is, and what became of it.
+//! One deployment: its spec, its state and its outcome.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -42,7 +42,7 @@ pub struct Spec {
     /// What is deployed: the SHA-256 of an uploaded artifact.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<String>,
-    /// Who runs it.
+    /// Which side runs it.
     pub executor: Executor,
     /// Whether it may go back behind a newer `order`.
     pub rollback: bool,
@@ -52,7 +52,7 @@ pub struct Spec {
     /// The deployment that it runs again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<DeploymentId>,
-    /// What people know that one by.
+    /// The number, actor and commit of that deployment, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of_named: Option<Named>,
     /// A digest of the pipeline's definition when it was submitted, to tell whether it changed since.
@@ -63,7 +63,7 @@ pub struct Spec {
     pub claim_within_seconds: Option<u64>,
 }
 
-/// Who runs a deployment.
+/// Which side runs a deployment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Executor {
@@ -81,7 +81,7 @@ pub struct Deployment {
     pub id: DeploymentId,
     /// Its project.
     pub project: ProjectName,
-    /// What people call it in its project: 1, 2, 3 … in the order of arrival. 0 of one that is only planned.
+    /// Its number in its project: 1, 2, 3 … in the order of arrival. 0 for a deployment that is only planned.
     pub number: u64,
     /// What was asked for.
     pub spec: Spec,
@@ -89,12 +89,13 @@ pub struct Deployment {
     pub state: State,
     /// Its place in the order of arrival: the revision at which it was admitted.
     pub ticket: Revision,
-    /// Its place in the order in which the line is served, where it was put before older ones; those end when it starts.
+    /// Its place in the order in which the line is served, where it was put before older deployments; those end when it
+    /// starts.
     pub line_rank: Option<i64>,
     /// The project's revision at its last slot change.
     pub revision: Revision,
-    /// Counts the signs of life of whoever attends to it: a ticket's polls, a worker's heartbeats. Who watches for
-    /// silence compares two observations of it and needs no common clock.
+    /// Counts its signs of life: a ticket's polls, a worker's heartbeats. An observer detects silence by comparing two
+    /// readings of this count, so it needs no common clock.
     pub pulse: u64,
     /// 0 to 100, never falling.
     pub progress: u8,
@@ -104,9 +105,9 @@ pub struct Deployment {
     pub phase: Option<String>,
     /// What it produced so far.
     pub outputs: BTreeMap<String, String>,
-    /// What became of its rollbacks, if any was begun.
+    /// The state of its rollbacks, if one began.
     pub rollbacks: Option<Rollbacks>,
-    /// Who asked for it to be stopped, if anybody did.
+    /// The first request to stop it, if there is one.
     pub cancel: Option<CancelRequest>,
     /// How many events it has: the `seq` of the last one.
     pub event_count: u64,
@@ -118,7 +119,7 @@ pub struct Deployment {
     pub created_at: Timestamp,
     /// When a worker took it.
     pub started_at: Option<Timestamp>,
-    /// When its worker was last heard of.
+    /// When its worker last gave a sign of life.
     pub last_heartbeat_at: Option<Timestamp>,
 }
 
@@ -135,7 +136,7 @@ pub enum State {
     Running(Lease),
     /// Final.
     Finished {
-        /// What became of it.
+        /// The outcome.
         outcome: Outcome,
         /// When.
         at: Timestamp,
@@ -144,15 +145,15 @@ pub enum State {
     },
 }
 
-/// How somebody stands in line.
+/// How a deployment stands in line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A client stands there and polls.
+    /// A client keeps the place by polling.
     Ticket {
         /// How long its current poll may be parked; silence counts from the end of it.
         window: Duration,
     },
-    /// It is started by the server when its turn comes; nobody needs to poll.
+    /// The server starts it when its turn comes; no client must poll.
     Queued,
 }
 
@@ -193,7 +194,7 @@ impl Status {
     }
 }
 
-/// What became of a deployment. The cause travels with the outcome.
+/// The outcome of a deployment. The cause is a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It did what it should; its outputs are the deployment's.
@@ -232,7 +233,7 @@ pub enum FailureCause {
     Unclaimed,
     /// The whole took longer than it may.
     TimedOut,
-    /// Nothing was heard of it for longer than it may.
+    /// Its command gave no sign of life for longer than it may.
     Stalled,
     /// An operator forced the slot free.
     Released,
@@ -256,7 +257,7 @@ pub enum CancelCause {
     Released,
 }
 
-/// Somebody's wish that a deployment be stopped.
+/// A request to stop a deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CancelRequest {
     /// When it was made.
@@ -325,16 +326,16 @@ impl Deployment {
 }
 
 impl State {
-    /// How long whoever must attend to a deployment in this state may be silent; `None` where nobody must. `claim_within` is
-    /// how long it may wait for a worker, where it says so itself. Each observer counts on its own clock, from when it first
-    /// saw the deployment's vital signs as they are.
+    /// How long a deployment in this state may go without the sign of life that its state requires; `None` where its
+    /// state requires none. `claim_within` is the deployment's own limit for its wait for a worker, if it has one. Each
+    /// observer counts on its own clock, from when it first saw the present vital signs.
     pub fn patience(&self, claim_within: Option<Duration>, limits: &Limits) -> Option<Duration> {
         match self {
             State::Waiting(Place::Ticket { window }) => Some(*window + limits.attendance),
             State::Waiting(Place::Queued) | State::Finished { .. } => None,
             State::Reserved => Some(limits.reserve),
             State::Ready => Some(claim_within.unwrap_or(limits.unclaimed)),
-            // The lock delay gives a worker that cannot reach us the time to stop its child first.
+            // The lock delay gives a worker that cannot reach the server the time to stop its child first.
             State::Running(lease) => Some(lease.ttl + limits.lock_delay),
         }
     }

@@ -12,13 +12,13 @@ use thiserror::Error;
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
 
-/// It is no such name.
+/// The text is not such a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("an artifact is named by its SHA-256: 64 hexadecimal digits in lower case")]
 pub struct InvalidDigest;
 
 impl Digest {
-    /// What a hasher has come to.
+    /// The digest that a hasher has computed.
     pub fn of(hasher: Sha256) -> Self {
         Digest(HEXLOWER.encode(&hasher.finalize()))
     }

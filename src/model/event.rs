@@ -9,10 +9,10 @@ use super::{
     mention::{Mention, Named},
 };
 
-/// A deployment's message that begins so says for what a cancel of it waits.
+/// A deployment's message that begins with this text says for what its cancel waits.
 pub const CANCEL_WAITS: &str = "the cancel waits until";
 
-/// A deployment's message that begins so says what of it cannot be ended, so that it keeps the slot.
+/// A deployment's message that begins with this text says which part of it cannot be ended, so that it keeps the slot.
 pub const CANNOT_BE_ENDED: &str = "cannot be ended: ";
 
 /// One entry of a deployment's history. `seq` counts 1, 2, 3 … without a gap.
@@ -34,16 +34,16 @@ pub enum EventBody {
     Queue {
         /// How many are served before it, itself included; 0 when the slot is its own.
         position: u64,
-        /// Who held the slot at that moment.
+        /// The deployment that held the slot at that moment.
         #[serde(skip_serializing_if = "Option::is_none")]
         blocker: Option<DeploymentId>,
-        /// What people know that one by.
+        /// The number, actor and commit of that deployment, for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         blocker_deployment: Option<Named>,
-        /// The newer deployment that supersedes it when that starts, if it still waits then.
+        /// The newer deployment that supersedes it when the newer one starts, if it still waits then.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         will_be_superseded_by: Option<DeploymentId>,
-        /// What people know that one by.
+        /// The number, actor and commit of that deployment, for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         will_be_superseded_by_deployment: Option<Named>,
     },
@@ -56,7 +56,7 @@ pub enum EventBody {
     Phase {
         /// The phase.
         name: String,
-        /// What became of it.
+        /// The phase's new state.
         state: PhaseState,
         /// More about it, such as that a cancel must wait.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,7 +95,7 @@ pub enum EventBody {
         /// The newer deployment that takes its place.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         superseded_by: Option<DeploymentId>,
-        /// What people know that one by.
+        /// The number, actor and commit of that deployment, for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         superseded_by_deployment: Option<Named>,
     },
@@ -111,7 +111,8 @@ pub enum EventBody {
 }
 
 impl EventBody {
-    /// That it stands at this place in line, behind whom, and who will end it there.
+    /// The event of a place in line: the position, the deployment in front, and the newer deployment that will
+    /// supersede it.
     pub fn queue(position: u64, blocker: Option<Mention>, overtaker: Option<Mention>) -> Self {
         let (blocker, blocker_deployment) = parts(blocker);
         let (will_be_superseded_by, will_be_superseded_by_deployment) = parts(overtaker);
@@ -124,13 +125,13 @@ impl EventBody {
         }
     }
 
-    /// That somebody wants it stopped.
+    /// The event of a request to stop.
     pub fn cancel(reason: Option<String>, successor: Option<Mention>) -> Self {
         let (superseded_by, superseded_by_deployment) = parts(successor);
         EventBody::Cancel { reason, superseded_by, superseded_by_deployment }
     }
 
-    /// The newer deployment of the project that it tells of: one that takes the place, or will.
+    /// The newer deployment of the project that this event names: the one that takes the place, or will take it.
     pub fn told_of(&self, project: &ProjectName) -> Option<Mention> {
         let (id, named) = match self {
             EventBody::Queue { will_be_superseded_by: Some(id), will_be_superseded_by_deployment: named, .. }
@@ -168,7 +169,7 @@ impl EventBody {
         matches!(self, EventBody::Log { .. })
     }
 
-    /// About how much there is of it, in bytes.
+    /// About how large it is, in bytes.
     pub fn size(&self) -> usize {
         let text = match self {
             EventBody::Log { lines, .. } => lines.iter().map(|line| line.len() + 3).sum(),
@@ -205,7 +206,7 @@ fn parts(mention: Option<Mention>) -> (Option<DeploymentId>, Option<Named>) {
     mention.map_or((None, None), |Mention { id, named, .. }| (Some(id), named))
 }
 
-/// What became of a phase.
+/// The state of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PhaseState {

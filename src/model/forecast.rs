@@ -1,9 +1,9 @@
-//! When a run is expected to end, and when one that waits is expected to start: from the durations of past successes.
+//! When a run is expected to end, and when a waiting one is expected to start, from the durations of past successes.
 //! See decision 0053.
 //!
-//! Durations of deploys are no bell curve: a run that has to build takes far longer than one that finds all in a cache. So what
-//! is told of one run are quantiles of the past runs themselves: of those that took longer than this one has taken already. Of
-//! several runs in a row the means add up, and the variances do.
+//! Durations of deploys are no bell curve, because a run that has to build takes far longer than a run that finds
+//! everything in a cache. So the forecast of one run is made of quantiles of past runs: of those that took longer than
+//! this run has taken already. For several runs in a row, the means are added, and the variances are.
 
 use std::time::Duration;
 
@@ -16,18 +16,19 @@ use super::{
     project::{Eta, Project},
 };
 
-/// So many standard deviations above the mean nine in ten of a sum stay below: it is close to a bell curve.
+/// 90 % of the sums of runs stay below their mean plus this many standard deviations, because a sum is close to a bell
+/// curve.
 const NINE_IN_TEN: f64 = 1.2816;
-/// How far runs lie apart as long as too few are known to tell, as a part of their mean.
+/// The spread of runs that is assumed while too few runs are known, as a part of their mean.
 const USUAL_SPREAD: f64 = 0.25;
-/// How much longer a run takes that has outlasted all known ones, as a part of what it has taken: nobody knows, and what has
-/// lasted for hours does not end within a second.
+/// How much longer a run takes that has outlasted all known runs, as a part of its time so far. Nobody knows; but a run
+/// that has lasted for hours does not end within a second.
 const OVERTIME: f64 = 0.25;
 
-/// Why nobody can tell when one that waits starts.
+/// Why nobody can tell when a waiting deployment starts.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StartUnknown {
-    /// One of those before it has a pipeline that never succeeded.
+    /// A deployment before it has a pipeline that never succeeded.
     #[error("pipeline {pipeline} has not succeeded yet, so nobody knows how long it takes")]
     NeverSucceeded {
         /// The pipeline.
@@ -39,12 +40,12 @@ pub enum StartUnknown {
     /// The holder has not started, since no agent is there.
     #[error("the deployment that has the slot waits for an agent")]
     NoAgent,
-    /// It does not start, as things stand.
+    /// As things stand, it never starts.
     #[error("a newer deployment that is before it in line will supersede it")]
     Superseded,
 }
 
-/// How long runs of one pipeline take from a moment on: what is left of each past run that took longer than until then.
+/// How long runs of one pipeline take from a moment on: the rest of each past run that lasted beyond that moment.
 struct Runs {
     /// In milliseconds, in ascending order. None where all past runs were shorter.
     rests: Vec<f64>,
@@ -76,20 +77,22 @@ impl Runs {
         self.rests.iter().sum::<f64>() / self.count()
     }
 
-    /// Of the runs themselves, with the usual spread counted as one more run: few runs that happen to be equal prove nothing.
+    /// The variance of the runs. The usual spread counts as one more run, because a few runs that happen to be equal
+    /// prove nothing.
     fn variance(&self) -> f64 {
         let mean = self.mean();
         let apart: f64 = self.rests.iter().map(|rest| (rest - mean).powi(2)).sum();
         (apart + (mean * USUAL_SPREAD).powi(2)) / self.count()
     }
 
-    /// What of `count` runs in a row lies apart. Their mean is known from so many runs only, and is wrong for all in the same way.
+    /// The variance of `count` runs in a row. It includes the error of their mean, because the mean is known from the
+    /// past runs only, and its error is the same for each run of the row.
     fn variance_of(&self, count: f64) -> f64 {
         self.variance() * (count + count * count / self.count())
     }
 
-    /// The rest that is exceeded by as many of those to come as the percentage leaves: the next run is as likely to fall between
-    /// any two of the past ones, or beyond the last.
+    /// The rest that `100 - percent` % of future runs are expected to exceed: the next run is as likely to fall between
+    /// any two of the past runs as beyond the last.
     fn at(&self, percent: usize) -> f64 {
         let rank = (percent * (self.rests.len() + 1)).div_ceil(100);
         match (self.rests.get(rank.saturating_sub(1)), self.rests.last()) {
@@ -123,23 +126,24 @@ impl Project {
     }
 }
 
-/// Tells when those in line behind `holder` start.
+/// Tells when the deployments in line behind `holder` start.
 #[derive(Clone, Copy, Debug)]
 pub struct Forecast<'a> {
     /// The project's counters.
     pub project: &'a Project,
-    /// Who holds the slot.
+    /// The deployment that holds the slot.
     pub holder: &'a Deployment,
     /// The moment from which it is counted.
     pub now: Timestamp,
 }
 
 impl Forecast<'_> {
-    /// How long until `waiting`, which is number `position` in line, has the slot. `front` is the begin of the line, in the order
-    /// in which it is served; those further back are taken to run what `waiting` runs.
+    /// How long until `waiting`, which is number `position` in line, has the slot. `front` is the beginning of the
+    /// line, in the order in which it is served. Deployments behind `front` are assumed to run the same pipeline as
+    /// `waiting`.
     ///
     /// # Errors
-    /// Nobody can tell, and why.
+    /// Nobody can tell; the error is the reason.
     pub fn start<'a>(
         &'a self,
         waiting: &'a Deployment,
@@ -151,7 +155,7 @@ impl Forecast<'_> {
         let unseen_count = position.saturating_sub(1).saturating_sub(ahead.len() as u64);
         let mut served = vec![holder];
         for one in ahead {
-            // Whoever ends before its turn takes no time.
+            // A deployment that ends before its turn takes no time.
             let is_served = !served.iter().any(|before| before.will_supersede(one.age()));
             if is_served && outdated_by(&one.spec, self.project).is_none() {
                 served.push(one);

@@ -1,4 +1,4 @@
-//! What of a project's deployments stirred: enough to know who must look again, and nothing that could be believed.
+//! Which deployments changed. Enough to wake the right waiters; carries no state, so every waiter re-reads the store.
 
 use super::{
     deployment::{Executor, State},
@@ -6,7 +6,7 @@ use super::{
     slot::Changes,
 };
 
-/// Something that was committed, or may have been. The store tells the truth.
+/// Something that was committed, or may have been. Only the store has the state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Hint {
     /// A deployment's slot changed, or a cancel was asked for.
@@ -24,7 +24,7 @@ pub enum Hint {
 }
 
 impl Changes {
-    /// The hints that tell of these changes.
+    /// The hints for these changes.
     pub fn hints(&self) -> impl Iterator<Item = Hint> + '_ {
         self.steps.iter().flat_map(|step| {
             let after = step.deployment();

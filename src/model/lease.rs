@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::ids::{DeploymentId, Revision};
 
-/// What the servers of one store share and nobody else knows.
+/// The secret that the servers of one store share, and that nobody else knows.
 #[derive(Clone, Copy)]
 pub struct Pepper([u8; 32]);
 
@@ -25,7 +25,7 @@ impl Pepper {
         Ok(Pepper(bytes))
     }
 
-    /// The one with these bytes, as a store keeps it.
+    /// The pepper with these bytes, as a store keeps it.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Pepper(bytes)
     }
@@ -42,15 +42,16 @@ impl fmt::Debug for Pepper {
     }
 }
 
-/// What a worker shows with each call: 256 bits that cannot be guessed, and are never stored.
+/// The proof that a worker sends with each call: 256 bits that cannot be guessed, and are never stored.
 #[derive(Clone)]
 pub struct LeaseSecret([u8; 32]);
 
 impl LeaseSecret {
-    /// The secret of a deployment's lease with this fencing token: an HMAC under the store's own secret, so that a worker
-    /// whose answer was lost can be told it again although it stands nowhere. A deployment has one lease in its life, but a
-    /// store that was restored, or a database that was failed over, may have forgotten the claim and grant a second one.
-    /// The second lease has another token, and so another secret: the first worker does not pass for the second.
+    /// The secret of a deployment's lease with this fencing token: an HMAC under the store's own secret. So a worker
+    /// whose answer was lost can be told its secret again, although the secret is stored nowhere. A deployment has one
+    /// lease in its life, but a restored store, or a database after a failover, may have forgotten the claim and grant
+    /// a second lease. The second lease has another token, and so another secret: the first worker does not pass for
+    /// the second.
     pub fn derive(pepper: &Pepper, deployment: DeploymentId, token: Revision) -> Self {
         LeaseSecret::hmac(pepper, &[deployment.as_bytes(), &token.0.to_be_bytes()])
     }
@@ -105,7 +106,7 @@ impl FromStr for LeaseSecret {
     }
 }
 
-/// SHA-256 of a secret: proves who knows it, tells nobody what it is.
+/// SHA-256 of a secret: proves that a caller knows the secret, and does not reveal it.
 #[derive(Clone, Copy, Debug)]
 pub struct SecretHash(pub [u8; 32]);
 
@@ -118,7 +119,7 @@ impl PartialEq for SecretHash {
 
 impl Eq for SecretHash {}
 
-/// Who runs a deployment, and until when it may believe so.
+/// The worker that runs a deployment, and how long its lease lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Proof of ownership.
@@ -127,15 +128,15 @@ pub struct Lease {
     pub fencing_token: Revision,
     /// How long it lasts after the last answered heartbeat.
     pub ttl: Duration,
-    /// The worker's name, for people and for a restarted server that looks for its own.
+    /// The worker's name, for people, and for a restarted server that looks for its own leases.
     pub worker: String,
 }
 
-/// Stands between an agent's name and its claim's; neither may hold it.
+/// Stands between an agent's name and its claim id; neither may contain it.
 const CLAIM_SEPARATOR: char = '\u{1f}';
 
 impl Lease {
-    /// What an agent is called that took a deployment by this claim.
+    /// The name under which an agent holds a deployment that it took by this claim.
     pub fn holder(worker: &str, claim_id: &str) -> String {
         format!("{worker}{CLAIM_SEPARATOR}{claim_id}")
     }

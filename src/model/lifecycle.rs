@@ -25,9 +25,9 @@ pub const LOG_HEAD_LIMIT: u64 = 2 << 20;
 /// Output that is kept from the end of a deployment, in bytes of text: where the reason for a failure stands.
 pub const LOG_TAIL_LIMIT: u64 = 6 << 20;
 
-/// How many events a deployment has before it tells no more of its work: those of a day of output, line by line.
+/// A deployment with this many events gets no more events of its work. A day of output, line by line, makes this many.
 pub const EVENTS_LIMIT: u64 = 1_000_000;
-/// The last word of such a deployment before its end.
+/// The last text of such a deployment before its end.
 const EVENTS_FULL: &str = "this deployment has 1,000,000 events; more output, phases and progress are not kept";
 
 /// One accepted change, ready to be recorded.
@@ -67,7 +67,7 @@ impl Step {
         self.created
     }
 
-    /// The events with how much output there was when each was told, itself included: what [`LogTrim`] cuts by.
+    /// The events, each with the amount of output at that moment, its own included: [`LogTrim`] cuts by this amount.
     pub fn events_with_log_end(&self) -> impl Iterator<Item = (&Event, u64)> {
         let written: u64 = self.events.iter().map(|event| event.body.log_bytes()).sum();
         self.events.iter().scan(self.after.logs.total_bytes - written, |log_end, event| {
@@ -86,8 +86,8 @@ impl Step {
         self.trim
     }
 
-    /// Whether it changed where the deployment stands, or asked its worker to stop: what a parked poll waits for. Output
-    /// and signs of life do not.
+    /// Whether it changed the deployment's state, or asked its worker to stop: parked polls wait for these. Output and
+    /// signs of life are neither.
     pub fn is_state_change(&self) -> bool {
         self.stirs
     }
@@ -114,11 +114,11 @@ pub enum Entry {
         place: Place,
         /// How many are served before it, itself included.
         position: u64,
-        /// Who holds the slot.
+        /// The deployment that holds the slot.
         blocker: Mention,
         /// Its rank, where it is put before older ones.
         rank: Option<i64>,
-        /// The newer one ahead of it that supersedes it when that starts.
+        /// The newer deployment ahead of it that supersedes it when the newer one starts.
         overtaker: Option<Mention>,
     },
 }
@@ -167,13 +167,13 @@ pub(super) fn create(
     Step { created: true, stirs: true, is_put_ahead: line_rank.is_some(), ..draft.step() }
 }
 
-/// What is told of one that holds the slot.
+/// The event of a deployment that holds the slot.
 fn at_the_slot() -> EventBody {
     EventBody::queue(0, None, None)
 }
 
 impl Deployment {
-    /// What an observer compares to tell silence.
+    /// The values that an observer compares to detect silence.
     pub fn vital(&self) -> Vital {
         Vital { revision: self.revision, pulse: self.pulse }
     }
@@ -304,7 +304,7 @@ impl Draft {
         match &mut self.after.state {
             State::Waiting(Place::Ticket { window: current }) => *current = window,
             State::Finished { .. } => return Err(Refusal::Final),
-            // Who is queued, or has the slot already, needs no attendance.
+            // Queued deployments, and those that have the slot already, have no client that must poll.
             State::Waiting(Place::Queued) | State::Reserved | State::Ready | State::Running(_) => {
                 return Err(Refusal::WrongState);
             }
@@ -321,15 +321,15 @@ impl Draft {
         }
         self.enter(State::Running(Lease { secret, fencing_token: self.at.revision, ttl, worker }));
         self.after.started_at = Some(self.at.now);
-        // What it waited for has come.
+        // The message said what it waited for, and that wait is over.
         self.after.message = None;
         self.heard();
         self.tell(EventBody::Status { status: Status::Running });
         Ok(())
     }
 
-    /// A sign of life, by which it is not taken for unclaimed. Of several workers that have no place the first one's word
-    /// stands: it is told once.
+    /// A sign of life: the deployment is not taken for unclaimed. Where several workers have no free place, the first
+    /// one's message stands: it is told once.
     fn postpone(&mut self, why: String) -> Result<(), Refusal> {
         match self.after.state {
             State::Ready => {}
@@ -369,7 +369,7 @@ impl Draft {
         }
     }
 
-    /// Fails where the outputs outgrew their limit. Those of an older version may be beyond it, but do not grow.
+    /// Fails where the outputs grew beyond their limit. Outputs of an older version may be beyond it, but do not grow.
     fn require_outputs(&self, before: &BTreeMap<String, String>) -> Result<(), Refusal> {
         let after = &self.after.outputs;
         let has_grown = after.len() > before.len() || bounds::size(after) > bounds::size(before);
@@ -382,7 +382,7 @@ impl Draft {
             Report::Phase { name, state, message } => {
                 if matches!(state, PhaseState::Started | PhaseState::RollingBack) {
                     self.after.phase = Some(name.clone());
-                    // What the phase before it did is over.
+                    // The message was about the phase before, which is over.
                     self.after.message = None;
                 }
                 self.after.rollbacks = Rollbacks::after(self.after.rollbacks.take(), &name, state, message.as_deref());
@@ -403,7 +403,7 @@ impl Draft {
         }
     }
 
-    /// Tells what the worker did, up to the limit of events. The record follows in any case.
+    /// Adds an event of the worker's work, up to the limit of events. The deployment itself is updated in any case.
     fn tell_of_work(&mut self, body: EventBody) {
         let body = match self.after.event_count.cmp(&EVENTS_LIMIT) {
             Ordering::Less => body,
@@ -420,7 +420,7 @@ impl Draft {
         }
     }
 
-    /// Told at once, where it is news: a deployment that fails later has produced it all the same.
+    /// An output is told at once, where it is news, because a deployment that fails later has produced it all the same.
     fn output(&mut self, name: String, value: String) {
         if self.after.outputs.get(&name) != Some(&value) {
             self.after.outputs.insert(name.clone(), value.clone());
@@ -428,7 +428,7 @@ impl Draft {
         }
     }
 
-    /// Cuts the middle of the output once it has outgrown head and tail by a quarter of the tail, so that cutting is rare.
+    /// Cuts the middle of the output once it has outgrown head and tail by 25 % of the tail, so that cutting is rare.
     fn trim_logs(&mut self) {
         let logs = &mut self.after.logs;
         let kept = LOG_HEAD_LIMIT + LOG_TAIL_LIMIT;
@@ -444,7 +444,7 @@ impl Draft {
         match self.after.state {
             State::Finished { .. } => return Err(Refusal::Final),
             State::Running(_) => {
-                // The first request stands, but a plain one may still learn who takes the place.
+                // The first request stands, but a request without a successor may still get one.
                 let known = self.after.cancel.as_ref().map(|cancel| cancel.superseded_by.is_some());
                 if known.is_some_and(|has_successor| has_successor || superseded_by.is_none()) {
                     return Err(Refusal::WrongState);
@@ -465,7 +465,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Ends as whoever asked for the cancel wanted it.
+    /// Ends as the cancel request says.
     fn end_cancelled(&mut self) {
         let (cause, message) = match &self.after.cancel {
             Some(CancelRequest { superseded_by: Some(by), .. }) => {
@@ -534,7 +534,7 @@ impl Draft {
         match self.after.state {
             State::Ready if self.after.vital() == seen => {}
             State::Finished { .. } => return Err(Refusal::Final),
-            // A worker took it since, or said that it will.
+            // A worker has taken it since, or has said that it will.
             State::Ready | State::Waiting(_) | State::Reserved | State::Running(_) => return Err(Refusal::Alive),
         }
         let message = format!("no worker took it: {absence}");

@@ -1,4 +1,4 @@
-//! How one deployment is named to people where another one is told of: `web#17 of alice at 3f2a91c`. See decision 0051.
+//! How a text about one deployment names another one to people: `web#17 of alice at 3f2a91c`. See decision 0051.
 
 use std::{fmt, str::FromStr};
 
@@ -9,10 +9,11 @@ use super::{
     ids::{DeploymentId, InvalidId, ProjectName},
 };
 
-/// So many digits of a commit are shown.
+/// How many digits of a commit are shown.
 const COMMIT_DIGITS: usize = 10;
 
-/// What people know a deployment by. It never changes, so it is kept wherever the deployment is told of.
+/// The facts by which people know a deployment. They never change, so they are kept wherever the deployment is
+/// mentioned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
     /// Its number in its project.
@@ -25,15 +26,15 @@ pub struct Named {
     pub commit: Option<String>,
 }
 
-/// A deployment that is told of beside another one.
+/// A deployment that is mentioned beside another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mention {
     /// Its project.
     pub project: ProjectName,
     /// Its id.
     pub id: DeploymentId,
-    /// Its number, actor and commit; not known where a version before the numbers has recorded it, and of a deployment that
-    /// is only planned.
+    /// Its number, actor and commit; not known where a version without numbers has recorded the mention, nor for a
+    /// deployment that is only planned.
     pub named: Option<Named>,
 }
 
@@ -46,19 +47,20 @@ impl Mention {
         }
     }
 
-    /// How a command names it: by its number, or by its id where that is not known. `#` begins a comment in a shell.
+    /// How a command names it: by its number, or by its id where the number is not known. The number has no `#`,
+    /// because `#` begins a comment in a shell.
     pub fn argument(&self) -> String {
         self.named.as_ref().map_or_else(|| self.id.to_string(), |named| named.number.to_string())
     }
 
-    /// A deployment of which nothing but the id is known.
+    /// A deployment of which only the id is known.
     pub fn unnamed(project: ProjectName, id: DeploymentId) -> Self {
         Mention { project, id, named: None }
     }
 }
 
 impl Deployment {
-    /// How it is named where another one is told of.
+    /// How a text about another deployment names it.
     pub fn mention(&self) -> Mention {
         let Deployment { id, project, number, spec, .. } = self;
         let named = Named { number: *number, actor: spec.actor.clone(), commit: spec.commit.clone() };
@@ -86,7 +88,7 @@ pub fn short(commit: &str) -> &str {
     if is_hash { &commit[..COMMIT_DIGITS] } else { commit }
 }
 
-/// How somebody names a deployment of a project: by its id, or by its number as `17`, `#17` or `web#17`.
+/// How a user names a deployment of a project: by its id, or by its number as `17`, `#17` or `web#17`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeploymentName {
     /// The project that stands before the number, if one does.

@@ -1,5 +1,5 @@
-//! Which of two deployments is the newer one, and which of those in line a start ends: the only place that knows.
-//! See decision 0031.
+//! Decides which of two deployments is the newer one, and which deployments in line a start ends. No other module
+//! decides this. See decision 0031.
 
 use std::cmp::Ordering;
 
@@ -10,13 +10,14 @@ use super::{
     project::{Project, StartedOrder},
 };
 
-/// How far two neighbours in line stand apart where nobody was put between them: room for twenty who are.
+/// How far the ranks of two neighbours in line are apart where nothing was put between them: room for twenty
+/// deployments.
 const RANK_STEP: i64 = 1 << 20;
 
-/// What tells which of two deployments is newer: what was asked for, and when it arrived.
+/// The two facts that decide which of two deployments is newer: the spec, and the order of arrival.
 #[derive(Clone, Copy, Debug)]
 pub struct Age<'a> {
-    /// What was asked for.
+    /// The spec.
     pub spec: &'a Spec,
     /// The place in the order of arrival.
     pub ticket: Revision,
@@ -31,8 +32,8 @@ pub fn is_newer(b: Age<'_>, a: Age<'_>) -> bool {
     }
 }
 
-/// Whether `a`, which waits, ends superseded when `b` starts, should `b` end all that is older. An ordinary deployment
-/// leaves a declared rollback where it is.
+/// Whether `a`, which waits, ends superseded when `b` starts, provided that `b` ends all older deployments. An ordinary
+/// deployment does not end a declared rollback.
 pub fn supersedes(b: Age<'_>, a: Age<'_>) -> bool {
     is_newer(b, a) && (b.spec.rollback || !a.spec.rollback)
 }
@@ -42,7 +43,7 @@ pub fn is_same_run(one: Option<&str>, other: Option<&str>) -> bool {
     one.is_some() && one == other
 }
 
-/// The last ordinary start, where it is newer than `spec`, so that this would go backwards.
+/// The last ordinary start, where it is newer than `spec`, so that a start of `spec` would go backwards.
 pub fn outdated_by(spec: &Spec, project: &Project) -> Option<StartedOrder> {
     let order = ordinary_order(spec)?;
     project.last_started.as_ref().filter(|last| last.order > order).cloned()
@@ -58,18 +59,18 @@ fn by_order(b: &Spec, a: &Spec) -> Option<Ordering> {
 }
 
 impl Deployment {
-    /// What tells whether it is newer than another one.
+    /// The facts that decide whether it is newer than another one.
     pub fn age(&self) -> Age<'_> {
         Age { spec: &self.spec, ticket: self.ticket }
     }
 
-    /// Its place in the order in which those in line are served.
+    /// Its place in the order in which the line is served.
     pub fn rank(&self) -> i64 {
         self.line_rank.unwrap_or_else(|| rank_of_arrival(self.ticket))
     }
 
-    /// Whether `waiting`, which is served after it, ends superseded when it starts: whatever is older, if it was put
-    /// before that, else what has a lower `order`.
+    /// Whether `waiting`, which is served after this deployment, ends superseded when this deployment starts. If this
+    /// deployment was put before older ones, every older one ends; else those with a lower `order`.
     pub fn will_supersede(&self, waiting: Age<'_>) -> bool {
         let is_put_ahead = self.line_rank.is_some();
         self.started_at.is_none()
@@ -78,22 +79,22 @@ impl Deployment {
     }
 }
 
-/// The deployment that ends `waiting` when it starts: the first one of those `ahead`, which are in the order in which
-/// they are served.
+/// The deployment that ends `waiting` when it starts: the first such one of `ahead`, which is in the order in which the
+/// line is served.
 pub fn overtaker<'a>(waiting: Age<'_>, ahead: impl IntoIterator<Item = &'a Deployment>) -> Option<Mention> {
     ahead.into_iter().find(|one| one.will_supersede(waiting)).map(Deployment::mention)
 }
 
-/// Where a newcomer stands that goes before what it supersedes: its place among those in `line`, and its rank. `None`
-/// where that is the end of the line.
+/// The place of a newcomer that goes before the deployments that it supersedes: its index in `line`, and its rank.
+/// `None` where that is the end of the line.
 pub fn place_before_older(newcomer: Age<'_>, line: &[&Deployment]) -> Option<(usize, i64)> {
-    // Nobody is put before one who is newer.
+    // No deployment is put before a newer one.
     let first = line.iter().rposition(|one| is_newer(one.age(), newcomer)).map_or(0, |newer| newer + 1);
     (first..line.len()).filter(|at| supersedes(newcomer, line[*at].age())).find_map(|at| {
         let behind = line[at].rank();
         let before = at.checked_sub(1).map_or(behind - 2 * RANK_STEP, |before| line[before].rank());
         let rank = before + (behind - before) / 2;
-        // Where there is no room any more, it goes before the next older one.
+        // Where no rank is free between its neighbours, it goes before the next older one.
         (rank > before && rank < behind).then_some((at, rank))
     })
 }

@@ -1,4 +1,5 @@
-//! What a project's owner may set about its slot and its line, and the time limits that leases obey. See decision 0004.
+//! The rules that a project's owner may set for its slot and its line, and the time limits that leases obey. See
+//! decision 0004.
 //!
 //! Policies come from the server's configuration and are handed to each decision as a value, so that a decision
 //! can be replayed under another policy.
@@ -7,14 +8,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Who may stay in line behind the deployment that holds the slot.
+/// Which deployments may stay in line behind the deployment that holds the slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinePolicy {
-    /// Everyone, served in the order of arrival.
+    /// All, served in the order of arrival.
     #[default]
     All,
-    /// Everyone, the newest first: when it starts it supersedes every older one that still waits.
+    /// All, the newest first: when a deployment starts, it supersedes every older one that still waits.
     Latest,
 }
 
@@ -27,7 +28,7 @@ pub enum Preempt {
     Allow,
     /// Never: newcomers wait.
     Never,
-    /// At most so many times in a row; then one must land before the next may be cancelled.
+    /// At most this many times in a row; then one deployment must land before the next may be cancelled.
     #[serde(untagged)]
     Times {
         /// How many running deployments in a row may be superseded.
@@ -39,13 +40,13 @@ pub enum Preempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
-    /// Who may wait.
+    /// Which deployments may wait.
     pub line: LinePolicy,
-    /// How many may wait at once; the next one is refused with `LINE_FULL`.
+    /// How many deployments may wait at once; the next one is refused with `LINE_FULL`.
     pub line_limit: u32,
     /// Whether newcomers may cancel the running deployment.
     pub preempt: Preempt,
-    /// Whether new deployments are refused. Who is already in line is still served.
+    /// Whether new deployments are refused. Deployments that are already in line are still served.
     pub paused: bool,
 }
 

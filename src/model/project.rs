@@ -1,4 +1,4 @@
-//! What is kept of a project beside its deployments: the counters that every decision about its slot needs.
+//! The counters of a project, beside its deployments: every decision about its slot needs them.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub struct Project {
     pub deployment_count: u64,
     /// How many deployments wait in line.
     pub waiting_count: u64,
-    /// The highest build number that was started, and by whom.
+    /// The highest build number that was started, and the deployment that started with it.
     pub last_started: Option<StartedOrder>,
     /// How many running deployments in a row were superseded before they could land.
     pub preempted_count: u32,
@@ -50,7 +50,7 @@ pub struct StartedOrder {
 /// How long one success took.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecentRun {
-    /// Which pipeline.
+    /// The pipeline.
     pub pipeline: Arc<str>,
     /// From its start to its end, in milliseconds.
     pub duration_ms: u64,
@@ -60,14 +60,14 @@ pub struct RecentRun {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Eta {
-    /// As likely as not it takes no longer.
+    /// 50 % of the runs take no longer.
     pub p50_seconds: u64,
-    /// Nine times in ten it takes no longer.
+    /// 90 % of the runs take no longer.
     pub p90_seconds: u64,
 }
 
 impl Project {
-    /// A project of which nothing is known yet.
+    /// A project without any history.
     pub fn new(name: ProjectName) -> Self {
         Project {
             name,

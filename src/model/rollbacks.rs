@@ -1,7 +1,7 @@
-//! What became of a deployment's rollbacks, as its worker's reports of phases tell it. See decision 0066.
+//! The state of a deployment's rollbacks, as its worker's reports of phases tell it. See decision 0066.
 //!
-//! It is kept with the deployment while that runs. So it is known however the deployment ends, even if its worker is lost in the
-//! middle of a rollback and nobody is left to say what became of it (decision 0066).
+//! It is kept with the deployment while the deployment runs. So it is known however the deployment ends, even if the
+//! worker is lost in the middle of a rollback and nobody is left to report how that rollback ended.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,23 +17,23 @@ pub struct Rollbacks {
 /// A rollback that has not succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct OpenRollback {
-    /// What is rolled back.
+    /// The phase that is rolled back.
     phase: String,
-    /// Why that failed; none as long as it has not.
+    /// Why the rollback failed; `None` as long as it has not failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
 }
 
-/// A rollback after which a person must look: it failed, or was never seen to end.
+/// A rollback after which a person must look: it failed, or its end was never reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedRollback {
-    /// What was not rolled back.
+    /// The phase that was not rolled back.
     pub phase: String,
     /// Why, as a sentence.
     pub message: String,
 }
 
-/// How people are told of a phase's rollback.
+/// The words for a phase's rollback.
 pub fn rollback_of(phase: &str) -> String {
     format!("the rollback of phase {phase:?}")
 }
@@ -69,7 +69,7 @@ impl Rollbacks {
         Some(Rollbacks { open })
     }
 
-    /// Those that failed, of a deployment that has ended: also those that nobody saw the end of.
+    /// The rollbacks of an ended deployment that failed, and those whose end was never reported.
     pub fn failed(&self) -> impl Iterator<Item = FailedRollback> {
         self.open.iter().map(|OpenRollback { phase, failure }| FailedRollback {
             phase: phase.clone(),

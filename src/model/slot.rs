@@ -1,7 +1,7 @@
-//! A project's slot and line under its lock: what was loaded, and what a decision makes of it.
+//! A project's slot and line under its lock: the loaded data, and the changes that a decision makes to it.
 //!
-//! Whoever ends a deployment promotes the head of the line in the same transaction, so the slot is free exactly when the
-//! line is empty. [`Slot`] keeps that by itself: any step that frees the slot is followed by the promotion.
+//! The step that ends a deployment promotes the head of the line in the same transaction, so the slot is free exactly
+//! when the line is empty. [`Slot`] keeps that by itself: any step that frees the slot is followed by the promotion.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::{
     project::{Project, StartedOrder},
 };
 
-/// What a decision needs to see of a project. A store loads exactly this, under the project's lock.
+/// The part of a project that a decision needs to see. A store loads exactly this, under the project's lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// These deployments of the project, where they exist.
@@ -26,8 +26,8 @@ pub struct Load {
     pub key: Option<IdempotencyKey>,
     /// How much of slot and line.
     pub line: LineLoad,
-    /// What runs under a lease of this holder, in whichever project. Until the decision is recorded, no other one that
-    /// asks for the same holder is made.
+    /// The holder whose running deployment is wanted, in whichever project. Until the decision is recorded, no other
+    /// decision that asks for the same holder is made.
     pub held_by: Option<String>,
 }
 
@@ -39,7 +39,7 @@ pub enum LineLoad {
     None,
     /// The holder of the slot and the head of the line.
     Head,
-    /// The same, and whoever in line concerns somebody who starts, or joins the line's end.
+    /// The same, and the part of the line that matters to a deployment that starts, or that joins the line's end.
     Edges(Edges),
     /// The holder and the whole line.
     All,
@@ -48,32 +48,32 @@ pub enum LineLoad {
 /// Which part of the line a decision needs beside its head. A store may bring more of the line than that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Edges {
-    /// Whoever may end when the holder starts: those with a lower `order` than the holder's, and everyone where the holder
-    /// was put before others. Nobody where it has started already.
+    /// The deployments that may end when the holder starts: those with a lower `order` than the holder's, and all where
+    /// the holder was put before others. None where the holder has started already.
     pub is_start: bool,
-    /// The one with the highest `order`, if that is higher than this.
+    /// The deployment with the highest `order`, if that is higher than this.
     pub above: Option<u64>,
 }
 
-/// What a store loaded. `line` is in no certain order.
+/// The data that a store loaded. `line` is in no certain order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// The project's counters; those of a new project where it is not known yet.
+    /// The project's counters; new ones where the project is not known yet.
     pub project: Project,
-    /// Who holds the slot.
+    /// The deployment that holds the slot.
     pub holder: Option<Deployment>,
     /// The part of the line that was asked for; its head is always there.
     pub line: Vec<Deployment>,
     /// The deployments that were asked for by id and exist in this project.
     pub deployments: Vec<Deployment>,
-    /// What was submitted under the key.
+    /// The deployment that was submitted under the key.
     pub keyed: Option<Keyed>,
-    /// What runs under a lease of the holder that was asked for.
+    /// The deployment that runs under a lease of the holder that was asked for.
     pub held: Option<DeploymentId>,
 }
 
 impl Loaded {
-    /// What there is of a project of which nothing is known yet.
+    /// The data of a project of which nothing is known yet.
     pub fn nothing(name: &ProjectName) -> Self {
         Loaded {
             project: Project::new(name.clone()),
@@ -106,12 +106,12 @@ pub struct KeyRecord {
     pub deployment: DeploymentId,
 }
 
-/// An operator's or a worker's act that the deployment's own history does not tell.
+/// An act of an operator or a worker that the deployment's own history does not contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
     /// When.
     pub at: Timestamp,
-    /// What: `release`, `late_result`.
+    /// Which act: `release`, `late_result`.
     pub action: &'static str,
     /// To which deployment.
     pub deployment: Option<DeploymentId>,
@@ -153,7 +153,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Begins a decision at `now` that will not be recorded: what it admits gets no number.
+    /// Begins a decision at `now` that will not be recorded: a deployment that it admits gets no number.
     pub fn planning(loaded: Loaded, now: Timestamp) -> Self {
         Slot { is_plan: true, ..Slot::of(loaded, now) }
     }
@@ -178,12 +178,12 @@ impl Slot {
         &self.project
     }
 
-    /// Who holds the slot.
+    /// The deployment that holds the slot.
     pub fn holder(&self) -> Option<&Deployment> {
         self.holder.and_then(|id| self.known.get(&id))
     }
 
-    /// What ran under a lease of the holder that was asked for, when it was loaded.
+    /// The deployment that ran under a lease of the holder that was asked for, at the time of loading.
     pub fn held(&self) -> Option<DeploymentId> {
         self.held
     }
@@ -200,12 +200,13 @@ impl Slot {
         line
     }
 
-    /// What tells how new a deployment is that is admitted next.
+    /// The age of a deployment that is admitted next.
     pub fn age_of_newcomer<'a>(&self, spec: &'a Spec) -> Age<'a> {
         Age { spec, ticket: self.project.revision.next() }
     }
 
-    /// The newer deployment that supersedes `waiting` when that starts: of those who are served before `rank`.
+    /// The newer deployment that supersedes `waiting` when the newer one starts, among those that are served before
+    /// `rank`.
     pub fn overtaker(&self, waiting: Age<'_>, rank: i64) -> Option<Mention> {
         let line = self.line().into_iter().take_while(|ahead| ahead.rank() < rank);
         order::overtaker(waiting, self.holder().into_iter().chain(line))
@@ -219,7 +220,7 @@ impl Slot {
         &self.known[&id]
     }
 
-    /// Changes a loaded deployment, and whatever follows from it: the head of the line gets a slot that becomes free.
+    /// Changes a loaded deployment. If that frees the slot, the head of the line gets it in the same step.
     ///
     /// # Errors
     /// What [`Deployment::step`] refuses; [`Refusal::WrongState`] for one that was not loaded.
@@ -233,14 +234,14 @@ impl Slot {
         if let Some(starting) = starting {
             self.supersede_older(&starting);
         }
-        // Only then: where the line was not loaded, the slot looks free and is not.
+        // Only then, because the slot looks free where the line was not loaded, and is not.
         if was_held && self.holder.is_none() {
             self.promote_head();
         }
         Ok(&self.known[&id])
     }
 
-    /// Ends whoever waits and is older than the one that starts, which is given as it stood before.
+    /// Ends every waiting deployment that is older than the one that starts, which is given as it stood before.
     pub(super) fn supersede_older(&mut self, starting: &Deployment) {
         let older: Vec<_> =
             self.line().into_iter().filter(|waiting| starting.will_supersede(waiting.age())).map(|it| it.id).collect();
@@ -260,7 +261,7 @@ impl Slot {
         self.changes.audit = Some(AuditEntry { at: self.now, action, deployment, detail });
     }
 
-    /// What was decided.
+    /// The changes that were decided.
     pub fn into_changes(self) -> Changes {
         let project = (self.project != self.project_before).then_some(self.project);
         Changes { project, ..self.changes }
@@ -285,7 +286,7 @@ impl Slot {
             self.project.revision = after.revision;
         }
         if step.is_creation() {
-            // In the same transaction as the deployment, and never taken back.
+            // The count is recorded in the same transaction as the deployment, and never goes down.
             self.project.deployment_count = self.project.deployment_count.max(after.number);
         }
         match (was_waiting, after.is_waiting()) {
@@ -309,7 +310,8 @@ impl Slot {
     }
 
     fn note_start(&mut self, started: &Deployment) {
-        // A declared rollback leaves the mark: what it went back behind stays the newest that was started.
+        // A declared rollback leaves the mark, because the deployment behind which it went back stays the newest that
+        // was started.
         let Some(order) = order::ordinary_order(&started.spec) else { return };
         if self.project.last_started.as_ref().is_none_or(|last| last.order <= order) {
             self.project.last_started = Some(StartedOrder { order, deployment: started.mention() });
@@ -326,7 +328,7 @@ impl Slot {
                 self.project.remember_success(&ended.spec.pipeline, started_at, *at);
             }
             Outcome::Cancelled { cause: CancelCause::Superseded { .. }, .. } => self.project.preempted_count += 1,
-            // A failure landed too: the newcomers' fix must not be held up by it.
+            // A failure counts as landed too, because it must not hold up a newcomer that fixes it.
             Outcome::Failed { .. } => self.project.preempted_count = 0,
             Outcome::Cancelled { .. } => {}
         }

@@ -1,4 +1,5 @@
-//! That no agent is there which could run a deployment, in words: for whoever waits for one, and for whom none came.
+//! Says in words that no agent is there that could run a deployment: to a client that waits for an agent, and of a
+//! deployment that no agent took.
 
 use super::Queue;
 use crate::{
@@ -6,16 +7,17 @@ use crate::{
     store::{KnownAgent, StoreError},
 };
 
-/// How many agents a sentence tells of.
+/// How many agents a sentence names.
 const TOLD_LIMIT: usize = 5;
-/// How many names of pipelines are told of an agent: what is longer is looked up.
+/// How many pipelines of an agent a sentence names; a longer list must be looked up.
 const NAMES_TOLD_LIMIT: usize = 20;
 
 impl Queue {
-    /// That no agent is there for one that holds its slot and waits for one; `None` where it does not, or where one is there.
+    /// The sentence for a deployment that holds its slot and waits for an agent, where no agent is there; otherwise
+    /// `None`.
     pub(super) async fn absence(&self, project: &ProjectName, id: DeploymentId) -> Result<Option<String>, StoreError> {
         let placed = self.store.deployment(project.clone(), id).await?;
-        // Only what agents run says by itself how long it may wait for one.
+        // Only a deployment that agents run has its own limit for the wait for an agent.
         let waiting = placed.filter(|placed| {
             placed.deployment.state == State::Ready && placed.deployment.spec.claim_within_seconds.is_some()
         });
@@ -25,7 +27,7 @@ impl Queue {
     }
 }
 
-/// That none of a project's agents can run this pipeline now, in one sentence; `None` where one can.
+/// A sentence that no agent of a project can run this pipeline now; `None` where one can.
 pub fn absence(project: &ProjectName, pipeline: &str, known: &[KnownAgent]) -> Option<String> {
     if can_run(pipeline, known) {
         return None;
@@ -57,7 +59,7 @@ pub fn in_words(known: &[KnownAgent]) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-/// Names in a row, as many as are read.
+/// Names in a row, as many as a person reads.
 pub fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<_> = names.collect();
     let told = names.iter().take(NAMES_TOLD_LIMIT).copied().collect::<Vec<_>>().join(", ");

@@ -24,12 +24,12 @@ use crate::{
 pub struct Claimed {
     /// The deployment, running.
     pub deployment: Deployment,
-    /// What to show with each call. It is not stored anywhere.
+    /// The secret to send with each call. It is stored nowhere.
     pub secret: LeaseSecret,
 }
 
-/// How many claimable deployments are looked at first: mostly the oldest can be had. Only where somebody else has taken all
-/// of these meanwhile, all are looked at.
+/// How many claimable deployments are read first, because mostly the oldest one can be taken. Only where other workers
+/// have taken all of these meanwhile, all are read.
 const FIRST_LOOK_LIMIT: usize = 4;
 
 /// How long a claim waits for a deployment before it tries the next one beside it.
@@ -42,7 +42,7 @@ const CLAIM_LIMIT: Duration = Duration::from_secs(2);
 const LOCKED_MEMORY: Duration = Duration::from_secs(60);
 
 impl Queue {
-    /// What `holder` took before and still runs: the answer that told him was lost.
+    /// The deployment that `holder` took before and still runs: the answer to its claim was lost.
     ///
     /// # Errors
     /// The store did not answer.
@@ -56,13 +56,13 @@ impl Queue {
     /// # Errors
     /// The store did not answer.
     pub async fn claimable(&self, offers: &Arc<Offers>, limit: usize) -> Result<Vec<Claimable>, StoreError> {
-        // One that is locked takes nobody's place in the page.
+        // The locked ones are read in addition, so that they take no other deployment's place in the page.
         let page = self.store.claimable(offers.clone(), limit.saturating_add(self.locked.count())).await?;
         Ok(self.locked.last(page))
     }
 
-    /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`, who holds one at most: what he
-    /// has taken meanwhile by the same call, at whichever server, is answered again.
+    /// Takes the oldest deployment for which one of these pipelines is offered, as `holder`. One holder holds at most
+    /// one deployment: if the same claim call has taken one meanwhile, at whichever server, the answer is that one.
     ///
     /// # Errors
     /// The store did not do it.
@@ -72,7 +72,7 @@ impl Queue {
         let is_all = first.len() < FIRST_LOOK_LIMIT;
         let tried = self.claim_first(holder, first).await;
         match tried {
-            // What is in the way of these is not in the way of the others.
+            // The obstacle at these is no obstacle at the others.
             Ok(None) | Err(_) if !is_all => {
                 let all = self.store.claimable(offers, usize::MAX).await?;
                 self.claim_first(holder, all).await
@@ -81,11 +81,13 @@ impl Queue {
         }
     }
 
-    /// One that cannot be taken soon, since its project is locked or cannot be read, costs the others little: they are tried
-    /// beside it, and the next claims try it last. Where nothing else can be had, the answer is what was in the way.
+    /// Takes the first of these that can be taken. A deployment that cannot be taken soon, because its project is
+    /// locked or cannot be read, delays the others little: they are tried beside it, and the next claims try it last.
+    /// Where no other can be taken, the answer is the obstacle.
     async fn claim_first(&self, holder: &str, claimable: Vec<Claimable>) -> Result<Option<Claimed>, WorkerError> {
-        // What waits for a project's lock goes on waiting when this gives up, and must not take it then: the holder has been
-        // told something else, and would never hear of it. Of those that are tried side by side, one is taken.
+        // A claim that waits for a project's lock goes on waiting when this function gives up. It must not take the
+        // deployment then, because the holder has had another answer, and would never hear of it. Of the deployments
+        // that are tried side by side, one is taken.
         let wanted = WantedClaim::default();
         let mut untried = self.locked.last(claimable).into_iter().peekable();
         let mut tries = FuturesUnordered::new();
@@ -113,7 +115,7 @@ impl Queue {
                     continue;
                 }
                 () = &mut end, if chosen.is_none() => match wanted.give_up() {
-                    // It is decided and about to be durable, which the store bounds.
+                    // The claim is decided and about to be durable; the store bounds how long that takes.
                     Some(id) => {
                         chosen = Some(id);
                         continue;
@@ -128,12 +130,12 @@ impl Queue {
             };
             under_way.projects.remove(&project);
             self.locked.forget(&project);
-            // There is no need to wait for the next one.
+            // The next one need not wait for its turn.
             next_at = Instant::now();
             match taken {
                 Ok(Ok(claimed)) => return Ok(Some(claimed)),
                 Ok(Err(Refusal::Taken)) => return self.claimed_by(holder).await,
-                // Somebody else has it, or it is final by now.
+                // Another worker has it, or it is final by now.
                 Ok(Err(
                     Refusal::WrongState
                     | Refusal::Final
@@ -151,7 +153,7 @@ impl Queue {
         in_the_way.map_or(Ok(None), Err)
     }
 
-    /// Takes a deployment for `worker`; `None` where somebody else has it, or it is final by now.
+    /// Takes a deployment for `worker`; `None` where another worker has it, or it is final by now.
     ///
     /// # Errors
     /// The store did not do it, or not soon.
@@ -168,7 +170,7 @@ impl Queue {
                 self.locked.mark(project);
                 return Err(StoreError::Unavailable("the project is locked, or slow".to_owned()).into());
             }
-            // It is decided and about to be durable, which the store bounds.
+            // The claim is decided and about to be durable; the store bounds how long that takes.
             Err(_) => taking.await,
             Ok(taken) => taken,
         };
@@ -176,7 +178,7 @@ impl Queue {
         Ok(taken?.ok())
     }
 
-    /// Takes it for `worker`, unless something runs already that is held by the same.
+    /// Takes it for `worker`, unless the same holder runs another deployment already.
     async fn take(
         &self,
         project: ProjectName,
@@ -210,7 +212,7 @@ impl Queue {
     }
 }
 
-/// Which deployment a claim takes, or that it is given up: the first word counts. Clones share it.
+/// The deployment that a claim takes, or that the claim is given up: the first call decides. Clones share it.
 #[derive(Clone, Default)]
 struct Decision(Arc<OnceLock<Option<DeploymentId>>>);
 
@@ -221,14 +223,15 @@ impl Decision {
     }
 }
 
-/// A claim that somebody waits for: it is given up when this is dropped, unless it is decided by then.
+/// A claim that a caller waits for. It is given up when this is dropped, unless it is decided by then.
 #[derive(Default)]
 struct WantedClaim {
     decision: Decision,
 }
 
 impl WantedClaim {
-    /// Gives it up, so that it will change nothing; the deployment that it takes, where it is decided already.
+    /// Gives the claim up, so that it will change nothing. Answers the deployment that it takes, where that is decided
+    /// already.
     fn give_up(&self) -> Option<DeploymentId> {
         *self.decision.0.get_or_init(|| None)
     }
@@ -264,7 +267,8 @@ impl LockedProjects {
         self.all().len()
     }
 
-    /// In the same order, with those behind it that were locked a moment ago; of these the one first that was tried longest ago.
+    /// The same order, but projects that were locked a moment ago come last; of these, the project that was tried
+    /// longest ago comes first.
     fn last(&self, mut claimable: Vec<Claimable>) -> Vec<Claimable> {
         let all = self.all();
         if !all.is_empty() {
@@ -274,7 +278,7 @@ impl LockedProjects {
     }
 }
 
-/// The projects that a claim is trying. Those that it leaves behind are locked.
+/// The projects that a claim is trying. Those that are still in it when it is dropped count as locked.
 struct Marks<'a> {
     locked: &'a LockedProjects,
     projects: BTreeSet<ProjectName>,

@@ -1,4 +1,4 @@
-//! Finish: a worker says what became of its deployment, and the next in line gets the slot in the same commit.
+//! Finish: a worker reports the end of its deployment, and the next in line gets the slot in the same commit.
 
 use super::{Queue, WorkerError};
 use crate::{
@@ -9,12 +9,12 @@ use crate::{
     store::transact,
 };
 
-/// So much of a result that comes too late is kept in the audit log.
+/// How many bytes of a late result the audit log keeps.
 const LATE_RESULT_LIMIT: usize = 4096;
 
 impl Queue {
-    /// Ends a deployment. The same verdict again is answered as the first was; one that comes too late changes nothing
-    /// and is kept in the audit log.
+    /// Ends a deployment. The same verdict again gets the answer that the first one got. A verdict that comes too late
+    /// changes nothing, and is kept in the audit log.
     ///
     /// # Errors
     /// There is no such deployment, the lease is lost, or the store did not do it.

@@ -1,4 +1,4 @@
-//! Heartbeat: a worker shows that it lives, and learns whether it shall stop.
+//! Heartbeat: a worker shows that it lives, and learns whether it must stop.
 
 use super::{Queue, WorkerError};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Queue {
-    /// Renews a lease. Answers whether somebody wants the deployment stopped.
+    /// Renews a lease. Answers whether a stop of the deployment was requested.
     ///
     /// # Errors
     /// There is no such deployment, the lease is lost, or the store did not do it.

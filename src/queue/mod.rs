@@ -1,5 +1,5 @@
-//! What can be done to a project's slot and line: one verb, one file. Each loads under the project's lock, lets the
-//! model decide, and records; the store wakes whoever waits.
+//! The operations on a project's slot and line: one verb, one file. Each loads under the project's lock, lets the model
+//! decide, and records; then the store wakes the waiters.
 
 pub mod absence;
 pub mod cancel;
@@ -97,7 +97,7 @@ impl Queue {
         &self.limits
     }
 
-    /// The secret of a deployment's lease, to be told to who holds it; `None` for one that was never claimed.
+    /// The secret of a deployment's lease, to be told to its holder; `None` for a deployment that was never claimed.
     pub fn lease_secret(&self, deployment: &Deployment) -> Option<LeaseSecret> {
         Some(LeaseSecret::of(&self.store.pepper(), deployment.id, deployment.lease()?))
     }

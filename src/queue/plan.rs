@@ -1,4 +1,4 @@
-//! What a submit would do now: it is decided as a submit is, by the same function on the same data, and nothing of it is
+//! What a submit would do now. It is decided as a submit is, by the same function on the same data, but nothing is
 //! recorded. See decision 0048.
 
 use jiff::Timestamp;
@@ -13,26 +13,26 @@ use crate::{
     store::{StoreError, transact},
 };
 
-/// What would become of a submit.
+/// The outcome that a submit would have.
 #[derive(Clone, Debug)]
 pub struct Planned {
     /// The decision.
     pub admission: Admission,
-    /// Who holds the slot now.
+    /// The deployment that holds the slot now.
     pub holder: Option<Deployment>,
     /// The deployment that would be made, or was made before under the same key.
     pub own: Option<Deployment>,
-    /// The place in line of that one; where the submit does not wait, the place that it would get if it did.
+    /// The place in line of `own`. Where the submit does not wait, the place that it would get if it did.
     pub position: u64,
-    /// The holder, as it would stand then, where it would be cancelled.
+    /// The holder in its state after the cancel, where it would be cancelled.
     pub cancelled: Option<Box<Deployment>>,
-    /// Why it would not be, though that is wished.
+    /// Why it would not be cancelled, although that is asked for.
     pub cancel_refusal: Option<Rejection>,
     /// The project's counters as they stand now.
     pub project: Project,
-    /// Those in line that the deployment would supersede when it starts.
+    /// The deployments in line that `own` would supersede when it starts.
     pub superseded: Vec<Deployment>,
-    /// The newer deployment that would supersede this one when that starts.
+    /// The newer deployment that would supersede `own` when the newer one starts.
     pub overtaker: Option<Mention>,
     /// How long until it would have the slot; `None` where it would not wait.
     pub start: Option<Result<Eta, StartUnknown>>,
@@ -60,7 +60,7 @@ fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, pol
     let mut slot = Slot::planning(loaded.clone(), now);
     let admission = admission::submit(&mut slot, loaded.keyed.clone(), wish.clone(), policy);
     if matches!(admission, Admission::Conflict { ticket: None, .. }) && wish.on_conflict == OnConflict::Refuse {
-        // Whoever is told that the slot is held wants to know how long the line is.
+        // A client that is told that the slot is held wants to know how long the line is.
         let queued = Submission { on_conflict: OnConflict::Queue, ..wish.clone() };
         let planned = decide(loaded, now, &queued, false, policy);
         return Planned { admission, own: None, superseded: Vec::new(), ..planned };

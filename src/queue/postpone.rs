@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Queue {
-    /// Keeps a deployment that holds its slot from being taken for unclaimed; whoever looks at it is told `why`.
+    /// Keeps a deployment that holds its slot from being taken for unclaimed. People who look at it read `why`.
     ///
     /// # Errors
     /// The store did not do it.

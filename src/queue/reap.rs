@@ -1,4 +1,4 @@
-//! Reap: end a deployment to which nobody attended, as an observer saw it.
+//! Reap: end a deployment that has lapsed, as an observer saw it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     store::{StoreError, transact},
 };
 
-/// A judgement of silence counts for so long. What was locked for longer is judged anew.
+/// How long a judgement of silence counts. A deployment that was locked for longer is judged anew.
 const JUDGEMENT_LIMIT: Duration = Duration::from_secs(2);
 
 impl Queue {
@@ -25,7 +25,7 @@ impl Queue {
         cause: Lapse,
         judged_at: BootInstant,
     ) -> Result<Result<Deployment, Refusal>, StoreError> {
-        // It is told to people, so what cannot be read now keeps nothing from being ended.
+        // The sentence is for people, so a failure to read it must not keep the deployment from being ended.
         let absence = if cause == Lapse::Silence { self.absence(&project, id).await.ok().flatten() } else { None };
         let now = self.clock.wall();
         let clock = self.clock.clone();
@@ -35,7 +35,7 @@ impl Queue {
                 id,
                 transact(&*self.store, project, load, move |loaded| {
                     let mut slot = Slot::of(loaded, now);
-                    // It waited for its turn, and so did the signs of life behind it, which were heard of later.
+                    // The judgement waited for the project's lock, and so did the signs of life that arrived after it.
                     let is_stale = cause == Lapse::Silence && clock.boot().since(judged_at) > JUDGEMENT_LIMIT;
                     let reaped = if is_stale {
                         Err(Refusal::Alive)

@@ -10,21 +10,21 @@ use crate::{
     store::{StoreError, transact},
 };
 
-/// What became of a release.
+/// The outcome of a release.
 #[derive(Clone, Debug)]
 pub enum Released {
     /// This deployment held the slot, and is final now.
     Ended(Box<Deployment>),
     /// The slot was free.
     WasFree,
-    /// Another deployment holds the slot than the operator meant.
+    /// The slot is held by another deployment than the operator meant.
     HolderChanged(Box<Deployment>),
-    /// The holder's worker was heard of within its lease, and may still be at work.
+    /// The holder's worker gave a sign of life within its lease, and may still be at work.
     Alive(Box<Deployment>),
 }
 
 impl Queue {
-    /// Frees the slot, if `only` holds it or is not given, whatever its worker does.
+    /// Frees the slot, whatever its worker does; if `only` is given, only where that deployment holds it.
     ///
     /// # Errors
     /// The store did not do it.
@@ -37,7 +37,7 @@ impl Queue {
         self.release_if(project, reason, only, true).await
     }
 
-    /// The same, but where it is not to be released `even_if_alive`, not from a worker that was heard of within its lease.
+    /// The same; but unless `even_if_alive` is set, not from a worker that gave a sign of life within its lease.
     ///
     /// # Errors
     /// The store did not do it.
@@ -59,8 +59,8 @@ impl Queue {
     }
 }
 
-/// Whether a worker runs it that was heard of within its lease. What people are shown is what counts here: this keeps an operator
-/// from a slip, and takes nothing from anybody.
+/// Whether a worker runs it that gave a sign of life within its lease. The times that people see decide here, because
+/// this check only keeps an operator from a mistake, and takes nothing from anybody.
 fn is_alive(holder: &Deployment, now: Timestamp) -> bool {
     let State::Running(lease) = &holder.state else { return false };
     let silent_ms = holder.last_heartbeat_at.map_or(0, |at| now.as_millisecond() - at.as_millisecond());

@@ -7,8 +7,8 @@ use crate::{
 };
 
 impl Queue {
-    /// Records what a worker tells, in order, all of it or nothing; what it told before, by its numbers from `first` on, is
-    /// skipped. Answers the number of the last report that is recorded.
+    /// Records a worker's reports in order, all of them or none. Reports that were recorded before, by their numbers
+    /// from `first` on, are skipped. Answers the number of the last report that is recorded.
     ///
     /// # Errors
     /// There is no such deployment, the lease is lost, reports are missing, or the store did not do it.

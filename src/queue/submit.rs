@@ -1,4 +1,4 @@
-//! Submit: take the slot, a place in line, or learn who holds it.
+//! Submit: take the slot, take a place in line, or learn which deployment holds the slot.
 
 use super::Queue;
 use crate::{
@@ -10,14 +10,14 @@ use crate::{
     store::{Placed, StoreError, transact},
 };
 
-/// What became of a submit, with what is needed to tell it.
+/// The outcome of a submit, with the data for its answer.
 #[derive(Clone, Debug)]
 pub struct SubmitOutcome {
     /// The decision.
     pub admission: Admission,
-    /// The deployment that was made, found again, or waits.
+    /// The deployment that was made, was found again, or waits.
     pub own: Option<Placed>,
-    /// The newer deployment that supersedes that one when it starts.
+    /// The newer deployment that supersedes `own` when the newer one starts.
     pub overtaker: Option<Mention>,
     /// The project's counters at that moment.
     pub project: Project,
@@ -59,7 +59,8 @@ impl Queue {
                 let line = slot.line();
                 let position = match (deployment.is_waiting(), deployment.line_rank) {
                     (false, _) => 0,
-                    // One that joins stands at the end, or before older ones: then the whole line was loaded.
+                    // A deployment joins at the end, or before older ones: in the second case, the whole line was
+                    // loaded.
                     (true, None) => project.waiting_count,
                     (true, Some(_)) => line.iter().take_while(|it| it.rank() <= deployment.rank()).count() as u64,
                 };

@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl Queue {
-    /// Keeps a ticket alive while its client is parked for `window`, and for the attendance limit after it. Does nothing
-    /// to a deployment that needs no attendance.
+    /// Keeps a ticket alive while its client is parked for `window`, and for the attendance limit after it. Does
+    /// nothing to a deployment that has no client that must poll.
     ///
     /// # Errors
     /// The store did not do it.
@@ -22,7 +22,7 @@ impl Queue {
                 id,
                 transact(&*self.store, project, load, move |loaded| {
                     let mut slot = Slot::of(loaded, now);
-                    // A refusal says that it left the line: who polls reads that for itself.
+                    // A refusal says that the ticket has left the line: the polling client reads that for itself.
                     let _ = slot.step(id, Command::Attend { window });
                     (slot.into_changes(), ())
                 }),

@@ -1,4 +1,4 @@
-//! Signs of life that came and could not be recorded: whoever sent them was not silent. See decision 0036.
+//! Signs of life that arrived and could not be recorded: their senders were not silent. See decision 0036.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use crate::{
     store::StoreError,
 };
 
-/// A call that takes longer than this is stuck: it may be noted when it is too late.
+/// A call that takes longer than this is stuck: its failure may be noted too late.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// The deployments whose signs of life could not be recorded. Clones share it.
@@ -20,28 +20,28 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 pub struct Unheard {
     clock: Arc<dyn Clock>,
     calls: Arc<Mutex<HashMap<DeploymentId, SignsOfLife>>>,
-    /// When this server itself could not write to a project, the last time.
+    /// When this server last failed to write to a project.
     projects: Arc<Mutex<HashMap<ProjectName, BootInstant>>>,
-    /// When a caller could not even be listened to, the last time.
+    /// When a caller was last turned away before its call was read.
     turned_away_at: Arc<Mutex<Option<BootInstant>>>,
 }
 
 /// What is known of a deployment's signs of life. Calls that were recorded soon leave nothing behind.
 #[derive(Default)]
 struct SignsOfLife {
-    /// When the calls began that are being recorded.
+    /// When each call began that is still being recorded.
     under_way: Vec<BootInstant>,
     failed_at: Option<BootInstant>,
 }
 
-/// Whether a deployment could be heard.
+/// Whether a deployment's signs of life could be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hearing {
-    /// Nothing is known against it.
+    /// No failure is known.
     Clear,
-    /// A sign of life could not be recorded; the last time, at this instant.
+    /// A sign of life could not be recorded; the last failure was at this instant.
     FailedAt(BootInstant),
-    /// A sign of life is waiting to be recorded, and has been for long.
+    /// A sign of life has been waiting for long to be recorded.
     Stuck,
 }
 
@@ -50,8 +50,8 @@ impl Unheard {
         Unheard { clock, calls: Arc::default(), projects: Arc::default(), turned_away_at: Arc::default() }
     }
 
-    /// Makes a call that is a sign of life of a deployment, and notes where it fails or is stuck. Whether it is stuck is seen by
-    /// whoever asks: a timer for each call would wake the runtime for each.
+    /// Makes a call that is a sign of life of a deployment, and notes where it fails or is stuck. The reader finds out
+    /// whether it is stuck, because a timer for each call would wake the runtime for each.
     pub(super) async fn note<T>(
         &self,
         id: DeploymentId,
@@ -63,14 +63,14 @@ impl Unheard {
         answer
     }
 
-    /// Notes that this server could not write to a project: another server could not record anybody's signs of life in it
-    /// either, and cannot tell this one.
+    /// Notes that this server could not write to a project. Then another server could not record any sign of life in
+    /// the project either, and cannot tell this server.
     pub fn note_failed(&self, project: ProjectName) {
         let failed_at = self.clock.boot();
         self.failed_projects().insert(project, failed_at);
     }
 
-    /// When this server could not write to a project, the last time.
+    /// When this server last failed to write to a project.
     pub fn failed_at(&self, project: &ProjectName) -> Option<BootInstant> {
         self.failed_projects().get(project).copied()
     }
@@ -79,12 +79,13 @@ impl Unheard {
         self.projects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a caller was turned away before it could say anything: it may have been anybody, with a sign of life.
+    /// Notes that a caller was turned away before its call was read: it may have brought a sign of life of any
+    /// deployment.
     pub fn note_turned_away(&self) {
         *self.last_turned_away() = Some(self.clock.boot());
     }
 
-    /// When a caller was turned away last.
+    /// When a caller was last turned away.
     pub fn turned_away_at(&self) -> Option<BootInstant> {
         *self.last_turned_away()
     }
@@ -93,7 +94,7 @@ impl Unheard {
         self.turned_away_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this deployment could be heard.
+    /// Whether this deployment's signs of life could be recorded.
     pub fn of(&self, id: DeploymentId) -> Hearing {
         let now = self.clock.boot();
         match self.calls().get(&id) {
@@ -103,7 +104,7 @@ impl Unheard {
         }
     }
 
-    /// Forgets the deployments that nobody watches, and the projects without any.
+    /// Forgets the deployments that are not watched, and the projects without watched ones.
     pub fn forget_others(&self, is_watched: impl Fn(DeploymentId) -> bool, has_watched: impl Fn(&ProjectName) -> bool) {
         self.failed_projects().retain(|project, _| has_watched(project));
         self.calls().retain(|id, calls| !calls.under_way.is_empty() || is_watched(*id));

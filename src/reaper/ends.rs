@@ -1,4 +1,5 @@
-//! Ending what has lapsed, each project by itself: one that is locked, slow or cannot be read costs the others nothing.
+//! Ends the deployments that have lapsed, each project by itself: a project that is locked, slow or cannot be read does
+//! not delay the others.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,15 +17,15 @@ use crate::{
     store::StoreError,
 };
 
-/// In how many projects at once. Each of them may keep a connection to a database.
+/// In how many projects at once deployments are ended. Each of them may keep a connection to a database.
 const PROJECT_LIMIT: usize = 16;
-/// How long one end is waited for.
+/// How long one end may take before it is given up.
 const END_LIMIT: Duration = Duration::from_secs(3);
 /// How long a project whose deployments could not be ended is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// A deployment that nobody attends to.
+/// A deployment that has lapsed.
 #[derive(Debug)]
 pub(super) struct Lapsed {
     pub(super) project: ProjectName,
@@ -35,22 +36,22 @@ pub(super) struct Lapsed {
     pub(super) cause: Lapse,
 }
 
-/// What is being ended.
+/// The ends that are under way.
 pub(super) struct Ends {
     queue: Queue,
     permits: Arc<Semaphore>,
     projects: Projects,
 }
 
-/// The projects that are not simply to be looked at.
+/// The projects in which nothing is to be ended now, and why.
 #[derive(Clone, Default)]
 struct Projects(Arc<Mutex<HashMap<ProjectName, EndStanding>>>);
 
 #[derive(Clone, Copy)]
 enum EndStanding {
-    /// Something of it is being ended.
+    /// An end is under way in it.
     UnderWay,
-    /// It failed, and is left alone for a while.
+    /// An end failed, and the project is left alone for a while.
     Failed { until: BootInstant, pause: Duration },
 }
 
@@ -59,8 +60,8 @@ impl Ends {
         Ends { queue, permits: Arc::new(Semaphore::new(PROJECT_LIMIT)), projects: Projects::default() }
     }
 
-    /// Begins to end these, but for those of projects where that is under way, or has just failed.
-    /// None of it goes on after `shutdown`, since nobody can be heard from then on.
+    /// Begins to end these deployments, except in projects where an end is under way, or has just failed. Nothing of it
+    /// goes on after `shutdown`, because no sign of life can be recorded from then on.
     pub(super) fn begin(&self, lapsed: Vec<Lapsed>, shutdown: &CancellationToken) {
         let mut by_project: BTreeMap<ProjectName, Vec<Lapsed>> = BTreeMap::new();
         for one in lapsed {
@@ -74,7 +75,7 @@ impl Ends {
             let shutdown = shutdown.clone();
             tokio::spawn(async move {
                 let ending = async {
-                    // Nobody closes it.
+                    // The semaphore is never closed.
                     let _permit = permits.acquire().await;
                     end(&queue, lapsed, turn).await;
                 };
@@ -97,7 +98,7 @@ async fn end(queue: &Queue, lapsed: Vec<Lapsed>, mut turn: EndTurn) {
                 let code = ended.status().as_str();
                 tracing::info!(%project, deployment.id = %id, deployment.status = code, ?cause, "reaped");
             }
-            // A sign of life came in between, or another server was faster.
+            // A sign of life came in between, or another server ended it first.
             Ok(Err(
                 Refusal::Alive
                 | Refusal::Final

@@ -1,4 +1,5 @@
-//! The reaper's rounds: once a second it looks at all deployments that somebody must attend to, and finds those that lapsed.
+//! The reaper's rounds: once a second it looks at all deployments whose state requires a sign of life, and finds those
+//! that have lapsed.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,27 +16,27 @@ use crate::{
     watch::Notifier,
 };
 
-/// How often it looks: a slot is freed at most so much later than it could be.
+/// How often it looks: a slot is freed at most this much later than it could be.
 pub const TICK: Duration = Duration::from_secs(1);
-/// How often it looks at a database that others use, too, while nothing in it needs watching: the first hint of something
-/// has it look at once, and a lost one delays it by this.
+/// How often it looks at a shared database while nothing in it needs watching: the first hint of something makes it
+/// look at once, and a lost hint delays it by this.
 const IDLE_TICK: Duration = Duration::from_secs(3);
 /// A process that did not run for this long was stopped or starved, and its workers' heartbeats may lie unread. A store
-/// that did not answer for this long could not note them either.
+/// that did not answer for this long could not record them either.
 const DEAF_LIMIT: Duration = Duration::from_secs(5);
-/// How long a look may take. One that is cut has seen nothing.
+/// How long a look may take. A look that is cut has seen nothing.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// How it is supervised: it shows signs of life while it looks, too.
 pub const TASK: Task = Task::new("reaper", Duration::from_secs(60)).with_round_limit(Duration::from_secs(15));
 
-/// What was seen of one deployment.
+/// The observation of one deployment.
 #[derive(Clone, Copy, Debug)]
 struct Observed {
     vital: Vital,
-    /// Since when the signs are these, and could have been others.
+    /// Since when the signs are unchanged, although they could have changed.
     same_since: BootInstant,
-    /// Since when it is known, for its deadline in the line.
+    /// Since when the deployment is known, for its deadline in the line.
     known_since: BootInstant,
 }
 
@@ -47,11 +48,11 @@ pub struct Reaper {
     seen: HashMap<DeploymentId, Observed>,
     drain: CancellationToken,
     ends: Ends,
-    /// When this process is known to have run last.
+    /// The last moment at which this process is known to have run.
     ran_at: BootInstant,
     /// Since when the store has not answered.
     unanswered_since: Option<BootInstant>,
-    /// Until when nobody could be heard.
+    /// Until when no sign of life could be recorded.
     deaf_until: Option<BootInstant>,
 }
 
@@ -85,7 +86,7 @@ impl Reaper {
             }
             pulse.beat();
             self.notifier.await_anything();
-            // Nobody may be judged once HTTP ends, however long this look takes.
+            // No deployment may be judged once HTTP ends, however long this look takes.
             let looked = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
@@ -110,7 +111,7 @@ impl Reaper {
         }
     }
 
-    /// Looks once at everything. Answers what has lapsed.
+    /// Looks once at everything. Answers the deployments that have lapsed.
     async fn look(&mut self) -> Result<Vec<Lapsed>, StoreError> {
         let watched = self.read().await?;
         let now = self.clock.boot();
@@ -147,14 +148,15 @@ impl Reaper {
         Ok(lapsed)
     }
 
-    /// Reads what is to be judged, and finds out whether signs of life could be recorded until now.
+    /// Reads the deployments to judge, and finds out whether signs of life could be recorded until now.
     async fn read(&mut self) -> Result<Vec<Watched>, StoreError> {
         let began = self.clock.boot();
         self.note_running(began);
         let store = self.queue.store().clone();
         let has_seen = !self.seen.is_empty();
         let reading = async move {
-            // Nobody is judged whom the store could not have heard; on a full disk it hears signs of life all the same.
+            // No deployment is judged whose signs of life the store could not record; on a full disk, the store records
+            // signs of life all the same.
             let writes = async { if has_seen { store.ready().await } else { Ok(()) } };
             let (watched, writes) = tokio::join!(store.watched(), writes);
             Ok((watched?, !matches!(writes, Ok(()) | Err(StoreError::Full))))
@@ -213,8 +215,8 @@ impl Reaper {
         {
             return Some(Lapse::Deadline);
         }
-        // A claim is the sign of life that is missing, and this server itself claims nothing and refuses agents by now. Another
-        // server takes it, or this one when it has started again.
+        // The missing sign of life is a claim, and this server itself claims nothing and refuses agents by now. Another
+        // server takes the deployment, or this server after its next start.
         if watched.state == State::Ready && self.drain.is_cancelled() {
             return None;
         }

@@ -1,8 +1,8 @@
-//! Who asks for work: the calls of agents, as a store knows them. See decision 0017.
+//! The calls of agents for work, as a store knows them. See decision 0017.
 //!
-//! A call is noted once, as it begins, with how long it may be parked; by that alone it is over, whatever happens to the
-//! server that it was parked at. Only one that ends sooner is noted again. What is kept serves people, and the first answer
-//! to a submit that no agent could run; nothing else rests on it.
+//! A call is noted once, as it begins, with how long it may be parked. After that time it counts as ended, whatever
+//! happens to the server at which it was parked. Only a call that ends sooner is noted again. The data serves people,
+//! and the first answer to a submit that no agent could run; nothing else depends on it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,17 +18,17 @@ use crate::{
     model::ProjectName,
 };
 
-/// An agent that asked so short a time ago counts as there: between two polls, or while it is restarted.
+/// An agent that asked at most this long ago counts as there: it may be between two polls, or being restarted.
 pub const ABSENCE_LIMIT: Duration = Duration::from_secs(5);
-/// How many agents are remembered, each once a project: those that are gone longest are forgotten first.
+/// How many agents are remembered, each once for each of its projects: those that are gone longest are forgotten first.
 pub(super) const REMEMBERED_LIMIT: usize = 10_000;
-/// How many of a project's agents are answered, those that asked last first: what they offer is looked at with each submit.
+/// How many of a project's agents are answered, the last callers first, because each submit looks at their offers.
 pub(super) const KNOWN_LIMIT: usize = 1_000;
 
 /// One call of an agent for work.
 #[derive(Clone, Debug)]
 pub struct AgentCall {
-    /// Tells it from every other call.
+    /// Tells this call from every other call.
     pub id: Uuid,
     /// The agent's name.
     pub worker: String,
@@ -45,7 +45,7 @@ pub struct KnownAgent {
     pub worker: String,
     /// What it offered when it last asked.
     pub pipelines: Vec<String>,
-    /// When it was last heard of, for people.
+    /// When it last called, for people.
     pub last_seen_at: Timestamp,
     /// Whether a call of it is parked now, at whichever server.
     pub is_parked: bool,
@@ -54,7 +54,7 @@ pub struct KnownAgent {
 }
 
 impl KnownAgent {
-    /// Whether it can be relied upon to take work.
+    /// Whether it can be relied upon to take work: it is parked, or called a moment ago.
     pub fn is_there(&self) -> bool {
         self.is_parked || self.gone_for < ABSENCE_LIMIT
     }
@@ -108,7 +108,7 @@ impl Presence {
         }
     }
 
-    /// A project's agents, those that were heard of last first.
+    /// A project's agents, the last callers first.
     pub(super) fn of(&self, project: &ProjectName, now: Now) -> Vec<KnownAgent> {
         let seen = self.seen();
         let from = (project.clone(), String::new());
@@ -120,13 +120,13 @@ impl Presence {
     }
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<(ProjectName, String), SeenAgent>> {
-        // A panic while it is locked leaves it whole enough for what it serves.
+        // A panic while it is locked leaves it whole enough for its purpose.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl SeenAgent {
-    /// When the last of its calls ended, or will.
+    /// When its last call ended, or will end.
     fn ended_at(&self) -> BootInstant {
         self.due.values().copied().fold(self.last.boot, BootInstant::max)
     }
@@ -135,7 +135,7 @@ impl SeenAgent {
         let ended_at = self.ended_at();
         let is_parked = ended_at > now.boot;
         let gone_for = now.boot.since(ended_at);
-        // A call that nobody ended was there until its window was over.
+        // A call whose end was not noted counts as there until its window was over.
         let last_seen_at = if is_parked { Some(self.last.wall) } else { now.wall.checked_sub(gone_for).ok() };
         KnownAgent {
             worker: worker.to_owned(),

@@ -1,4 +1,5 @@
-//! Artifacts in the store, where several servers share it: what one of them took, all of them have. See decision 0018.
+//! Artifacts in the store, where several servers share it: an artifact that one server took is there for all. See
+//! decision 0018.
 
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use uuid::Uuid;
 use super::{BoxFuture, StoreError};
 use crate::model::Digest;
 
-/// How long whoever writes an artifact may be silent before another may go on with it: after a server was killed, its
-/// clients wait so long.
+/// How long the writer of an artifact may be silent before another may go on with it. After a server was killed, its
+/// clients wait this long.
 pub const WRITER_LEASE: Duration = Duration::from_secs(15);
-/// How many artifacts may be there in part: each is a client that was cut off, or is uploading. Where there are more, the one
-/// that was cut off longest ago gives way.
+/// How many unfinished artifacts may be there: each belongs to a client that was cut off, or is uploading. Where there
+/// are more, the one that was cut off longest ago gives way.
 pub const UNFINISHED_LIMIT: u64 = 256;
 
 /// How an upload begins.
@@ -19,24 +20,24 @@ pub const UNFINISHED_LIMIT: u64 = 256;
 pub enum UploadStart {
     /// It is there already.
     Whole,
-    /// Another is writing it at this moment.
+    /// Another upload is writing it at this moment.
     Busy,
-    /// It goes on elsewhere than it was to begin.
+    /// It goes on at this byte, and not at the one where it was to begin.
     Offset(u64),
-    /// Too many are there in part.
+    /// Too many unfinished artifacts are there.
     TooMany,
     /// It may go on.
     Go(Writing),
 }
 
-/// The right to write an artifact. Whoever takes it over ends it.
+/// The right to write an artifact. It ends when another writer takes the artifact over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Writing {
     /// The artifact's number.
     pub artifact: i64,
     /// Tells its writer from all others.
     pub writer: Uuid,
-    /// How much is there.
+    /// How many bytes are there.
     pub length: u64,
 }
 
@@ -51,44 +52,45 @@ pub struct StoredArtifact {
     pub bytes: u64,
     /// How long ago it was last wanted, or written to.
     pub unwanted_for: Duration,
-    /// Tells whether it was wanted since.
+    /// A mark that changes when it is wanted again.
     pub mark: i64,
 }
 
 /// What a store of several servers keeps of artifacts. Times are the store's own.
 pub trait SharedArtifacts: Send + Sync {
-    /// How large an artifact is, if it is there whole; it is wanted from now on.
+    /// How large an artifact is, if it is there whole; it counts as wanted from now on.
     fn want(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, StoreError>>;
 
-    /// How much is there under this name that is not whole.
+    /// How many bytes are there under this name of an unfinished artifact.
     fn offset(&self, digest: Digest) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Begins an upload under this name at `start`, or anew.
     fn begin(&self, digest: Digest, writer: Uuid, start: Option<u64>)
     -> BoxFuture<'_, Result<UploadStart, StoreError>>;
 
-    /// Adds a piece behind what is there. `false`: another one writes it by now.
+    /// Adds a piece behind the bytes that are there. `false`: another writer has it by now.
     fn add(&self, writing: Writing, piece: Vec<u8>) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Goes on holding it. `false`: another one writes it by now.
+    /// Keeps the right to write. `false`: another writer has it by now.
     fn hold(&self, writing: Writing) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Lets another go on with it. Must not block.
+    /// Lets another writer go on with it. Must not block.
     fn let_go(&self, writing: Writing);
 
-    /// From here on the artifact is there, for everyone. `false`: another one writes it by now.
+    /// Makes the artifact whole: from here on it is there for everyone. `false`: another writer has it by now.
     fn finish(&self, writing: Writing) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// The same for one that was begun under another name than its own. What others have of it in part is removed.
+    /// The same for an artifact that was begun under another name than its own. Other unfinished parts of it are
+    /// removed.
     fn finish_as(&self, writing: Writing, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Removes what was uploaded.
+    /// Removes the uploaded part.
     fn discard(&self, writing: Writing) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// At most `limit` bytes of a whole artifact from `start` on; at least one, or nothing where there is none.
     fn read(&self, digest: Digest, start: u64, limit: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>>;
 
-    /// The same of one that is being written.
+    /// The same of an artifact that is being written.
     fn read_unfinished(
         &self,
         writing: Writing,
@@ -102,9 +104,9 @@ pub trait SharedArtifacts: Send + Sync {
     /// Removes an artifact, unless it was wanted since it was seen, or is being written.
     fn remove(&self, seen: StoredArtifact) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Frees the room of what was removed.
+    /// Frees the room of removed artifacts.
     fn sweep(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Whether it is this server's turn to look for what may go: one does so for all, each `pause`.
+    /// Whether it is this server's turn to look for artifacts that may go: one does so for all, each `pause`.
     fn is_retention_due(&self, pause: Duration) -> BoxFuture<'_, Result<bool, StoreError>>;
 }

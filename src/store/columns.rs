@@ -10,7 +10,7 @@ use crate::model::{
     CancelCause, Deployment, DeploymentId, Executor, FailureCause, Lease, Outcome, Place, RecentRun, State, Step,
 };
 
-/// What of a deployment may change, as it stands in columns.
+/// The fields of a deployment that may change, as values of columns.
 pub(super) struct Written<'a> {
     pub(super) deployment: &'a Deployment,
     pub(super) outputs: String,
@@ -75,7 +75,7 @@ impl<'a> Written<'a> {
 
 /// The deployments that a decision's steps change, each as its row is written, and whether that row is new.
 ///
-/// Of several steps of one deployment the last one tells where it stands. Their order is kept, so that the slot is free
+/// Where one deployment has several steps, the last one gives its state. The order is kept, so that the slot is free
 /// before it is taken.
 pub(super) fn written_rows(steps: &[Step]) -> Vec<(&Deployment, bool)> {
     let mut last_steps: BTreeMap<DeploymentId, (usize, bool)> = BTreeMap::new();
@@ -91,7 +91,7 @@ pub(super) fn written_rows(steps: &[Step]) -> Vec<(&Deployment, bool)> {
     rows.collect()
 }
 
-/// The word for who runs a deployment.
+/// The word for the side that runs a deployment.
 pub(super) fn executor_word(executor: Executor) -> &'static str {
     match executor {
         Executor::Server => "server",
@@ -142,7 +142,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What tasks that serve all projects read of a spec. Whatever else it holds is passed over, so that it may be unknown, or
+/// The part of a spec that tasks for all projects read. All other fields are skipped, because they may be unknown, or
 /// large.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -162,7 +162,7 @@ impl JudgedSpec {
     }
 }
 
-/// The word for who runs a deployment, read.
+/// Reads the word for the side that runs a deployment.
 pub(super) fn executor(word: &str) -> Option<Executor> {
     [Executor::Server, Executor::Client].into_iter().find(|executor| executor_word(*executor) == word)
 }

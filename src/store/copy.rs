@@ -1,19 +1,21 @@
-//! What a store consists of, row by row, for a copy from one engine to another: the engines write the same words into
-//! columns of the same names, and what differs between them stands here. See decision 0019.
+//! The tables of a store, row by row, for a copy from one engine to another: the engines write the same words into
+//! columns of the same names, and the differences between them stand here. See decision 0019.
 
 use sha2::{Digest as _, Sha256};
 
 use super::StoreError;
 
-/// What a store that was restored or copied adds to each project's revision. What was handed out since is not known to it,
-/// and a fencing token must never be given twice: so many slot changes, a hundred a day for 270 years, lie in between.
+/// This is added to each project's revision in a store that was restored or copied. The store does not know which
+/// revisions were handed out since, and a fencing token must never be given twice. So many slot changes, a hundred a
+/// day for 270 years, lie in between.
 pub(super) const REVISION_LEAP: i64 = 10_000_000;
 
-/// What a store that forgot some of its last deployments adds to each project's count of them, so that no number is given
-/// twice: more than a project's deployments between two backups, and few enough digits to be told over the phone.
+/// This is added to each project's count of deployments in a store that forgot some of its last deployments, so that no
+/// number is given twice: more than a project's deployments between two backups, and few enough digits to be told over
+/// the phone.
 pub(super) const NUMBER_LEAP: i64 = 1_000;
 
-/// Hears how much of how much is done.
+/// Is told the progress: how much of the total is done.
 pub type Progress<'a> = &'a mut (dyn FnMut(u64, u64) + Send);
 
 /// How a value is written.
@@ -22,9 +24,9 @@ pub(super) enum ValueKind {
     Integer,
     /// An integer that PostgreSQL keeps in two bytes.
     Small,
-    /// What never holds NUL.
+    /// A text that never contains NUL.
     Text,
-    /// What somebody wrote: PostgreSQL keeps NUL escaped.
+    /// A text that users wrote: PostgreSQL keeps NUL escaped.
     FreeText,
     /// A deployment's id.
     Id,
@@ -35,7 +37,7 @@ pub(super) enum ValueKind {
 pub(super) struct Column {
     pub(super) name: &'static str,
     pub(super) kind: ValueKind,
-    /// What SQLite is asked for it, where it has none of this name.
+    /// The SQL by which SQLite computes it, where SQLite has no column of this name.
     pub(super) derived: Option<&'static str>,
 }
 
@@ -43,7 +45,7 @@ pub(super) struct Column {
 pub(super) struct CopiedTable {
     pub(super) name: &'static str,
     pub(super) columns: &'static [Column],
-    /// What orders its rows, in both engines alike.
+    /// The order of its rows, the same in both engines.
     pub(super) order: &'static str,
     /// Whether its rows are numbered as they arrive.
     pub(super) is_numbered: bool,
@@ -58,11 +60,11 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
 }
 
-/// What is sent from one engine to the other.
+/// A message from one engine to the other.
 pub(super) enum CopyPart {
     /// Rows of the table whose turn it is.
     Rows(Vec<Vec<Value>>),
-    /// There are no more; so many they were.
+    /// There are no more rows; this is the tally of all.
     End(Tally),
 }
 
@@ -81,7 +83,7 @@ macro_rules! columns {
     (@ $derived:literal) => { Some($derived) };
 }
 
-/// Everything, each after what it refers to.
+/// All tables, each after those to which it refers.
 #[rustfmt::skip]
 pub(super) const TABLES: &[CopiedTable] = &[
     CopiedTable {
@@ -139,7 +141,7 @@ impl CopiedTable {
         self.columns.iter().map(|column| column.name).collect::<Vec<_>>().join(", ")
     }
 
-    /// Fails for a table that has other columns than those that are known here.
+    /// Fails for a table whose columns differ from those that are known here.
     pub(super) fn require_columns(&self, found: &[String], is_derived: bool) -> Result<(), StoreError> {
         let mut known: Vec<_> = self
             .columns
@@ -166,7 +168,7 @@ impl Tally {
     pub(super) fn add(&mut self, row: &[Value]) {
         self.count += 1;
         for value in row {
-            // Each with its kind and length, so that no two rows are told alike.
+            // Each value goes in with its kind and length, so that no two different rows look alike.
             match value {
                 Value::Null => self.hasher.update([0]),
                 Value::Integer(number) => {
@@ -185,7 +187,7 @@ impl Tally {
         self.hasher.update(bytes);
     }
 
-    /// Whether both saw the same rows.
+    /// Whether both counted the same rows.
     pub(super) fn agrees(&self, other: &Tally) -> bool {
         self.count == other.count && self.hasher.clone().finalize() == other.hasher.clone().finalize()
     }

@@ -38,7 +38,7 @@ pub struct MemoryStore {
 struct Everything {
     projects: BTreeMap<ProjectName, KeptProject>,
     deployments: HashMap<DeploymentId, KeptDeployment>,
-    /// Who holds a slot and waits for a worker of the server, by arrival.
+    /// The deployments that hold a slot and wait for a worker of the server, by arrival.
     claimable: BTreeMap<u64, DeploymentId>,
     /// How many deployments ever arrived.
     arrived_count: u64,
@@ -59,14 +59,14 @@ struct KeptDeployment {
     deployment: Deployment,
     /// Its number in the order of arrival over all projects.
     arrival: u64,
-    /// By `seq`, each with how much output there was when it was told.
+    /// By `seq`, each with the amount of output at that moment.
     events: BTreeMap<u64, (Event, u64)>,
 }
 
 impl MemoryStore {
     /// An empty store.
     pub fn new(on_commit: OnCommit) -> Self {
-        // Ids hold 74 random bits each, so four make a secret; and nothing can be refused here.
+        // An id holds 74 random bits, so four ids make a secret; and no call here can fail.
         let ids = [(); 4].map(|()| DeploymentId::generate());
         let hash = ids.iter().fold(Sha256::new(), |hash, id| hash.chain_update(id.as_bytes()));
         let pepper = Pepper::from_bytes(hash.finalize().into());
@@ -80,7 +80,7 @@ impl MemoryStore {
     }
 
     fn transact_now(&self, name: &ProjectName, load: &Load, decide: Decide) -> Result<(), StoreError> {
-        // The lock is held until the waiters are told, so that they are told in the order of the commits.
+        // The lock is held until the waiters are woken, so that they are woken in the order of the commits.
         let mut kept = self.kept();
         let loaded = kept.load(name, load);
         let changes = catch_unwind(AssertUnwindSafe(|| decide(loaded)))
@@ -117,7 +117,7 @@ impl Everything {
         loaded
     }
 
-    /// The head of the line, and whoever concerns somebody who starts or joins its end.
+    /// The head of the line, and the part of the line that matters to a deployment that starts or joins its end.
     fn edges(&self, kept: &KeptProject, Edges { is_start, above }: Edges) -> Vec<DeploymentId> {
         let starting = kept.holder.map(|id| self.get(id)).filter(|holder| is_start && holder.started_at.is_none());
         if starting.is_some_and(|starting| starting.line_rank.is_some()) {
@@ -132,7 +132,7 @@ impl Everything {
         line
     }
 
-    /// Refuses what the schema of the other engines refuses, and what is a mistake in the program.
+    /// Refuses changes that the schema of the other engines refuses, and those that are mistakes of the program.
     fn check(&self, name: &ProjectName, load: &Load, changes: &Changes) -> Result<(), StoreError> {
         let refuse = |why: &str| Err(StoreError::Unavailable(why.to_owned()));
         if let Some(project) = &changes.project {

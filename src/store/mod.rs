@@ -1,9 +1,9 @@
 //! Where deployments are kept: one trait, and its engines. See decision 0003.
 //!
 //! An engine promises: a decision sees what was committed before it and nothing else changes its project meanwhile; what
-//! it decides is recorded whole or not at all; `transact` answers after the commit is durable; and the committed changes
-//! are told to [`OnCommit`] even when the caller has gone away by then, so that a client that hangs up cannot come
-//! between commit and wake. Rules are the model's; an engine knows none.
+//! it decides is recorded whole or not at all; `transact` answers after the commit is durable; and the committed
+//! changes are passed to [`OnCommit`] even when the caller has gone away by then, so that a client that hangs up cannot
+//! come between commit and wake. All rules are in the model; an engine knows none.
 
 mod agents;
 pub mod artifacts;
@@ -46,28 +46,28 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// The decision of a transaction: pure, called once, on whatever thread the engine likes.
 pub type Decide = Box<dyn FnOnce(Loaded) -> Changes + Send>;
 
-/// Hears of every commit that changed something, after it is durable. Must not block.
+/// Is told of every commit that changed something, after the commit is durable. Must not block.
 pub type OnCommit = Arc<dyn Fn(&ProjectName, &Changes) + Send + Sync>;
 
-/// Hears of what another server of the same store committed. Must not block.
+/// Is told of the commits of other servers of the same store. Must not block.
 pub type OnHint = Arc<dyn Fn(Hint) + Send + Sync>;
 
-/// Why a store did not do it.
+/// Why a call to a store failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// Nothing happened; the same call may work later.
     #[error("the store is not available: {0}")]
     Unavailable(String),
-    /// It may have happened or not, and nobody can tell: ask for its trace.
+    /// It may have happened or not, and nobody can tell: read the store to find out.
     #[error("the store did not answer: {0}")]
     Unknown(String),
-    /// Nothing happened, and the same call will never work: the store cannot keep what it brings.
+    /// Nothing happened, and the same call will never work, because the store cannot keep its data.
     #[error("the store cannot keep this: {0}")]
     Refused(String),
     /// Nothing happened: the disk is full.
     #[error("the disk is full")]
     Full,
-    /// The store holds what this version does not understand, or cannot be opened.
+    /// The store holds data that this version does not understand, or cannot be opened.
     #[error("{0}")]
     Unusable(String),
 }
@@ -86,7 +86,7 @@ pub struct Placed {
 pub struct ProjectState {
     /// The counters.
     pub project: Project,
-    /// Who holds the slot.
+    /// The deployment that holds the slot.
     pub holder: Option<Deployment>,
     /// The front of the line, at most as long as was asked for.
     pub line: Vec<Deployment>,
@@ -94,7 +94,7 @@ pub struct ProjectState {
     pub last_outcome: Option<Deployment>,
 }
 
-/// Projects by name. Of one that cannot be read there is the name alone.
+/// Projects by name. A project that cannot be read has its name alone.
 pub type ProjectPage = Vec<(ProjectName, Option<ProjectState>)>;
 
 /// Which deployments of a project to list, newest first.
@@ -108,8 +108,8 @@ pub struct ListQuery {
     pub limit: usize,
 }
 
-/// A deployment that somebody must attend to: what the reaper judges by, and nothing else of it. Its inputs and outputs may
-/// be large, and it is read once a second.
+/// A deployment whose state requires a sign of life, or has a deadline: the fields by which the reaper judges, and no
+/// others. Its inputs and outputs may be large, and it is read once a second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
     /// Its project.
@@ -120,7 +120,7 @@ pub struct Watched {
     pub vital: Vital,
     /// Where it stands.
     pub state: State,
-    /// Who runs it.
+    /// Which side runs it.
     pub executor: Executor,
     /// How long it may wait in line; read only while it waits.
     pub deadline: Option<Duration>,
@@ -129,7 +129,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// How long whoever must attend to it may be silent; `None` where nobody must.
+    /// How long the sign of life that its state requires may be missing; `None` where its state requires none.
     pub fn patience(&self, limits: &Limits) -> Option<Duration> {
         self.state.patience(self.claim_within, limits)
     }
@@ -142,14 +142,14 @@ pub struct Claimable {
     pub project: ProjectName,
     /// Its id.
     pub id: DeploymentId,
-    /// What it wants.
+    /// Its spec.
     pub spec: Spec,
 }
 
 /// The pipelines that somebody can run, by project.
 pub type Offers = BTreeMap<ProjectName, Vec<String>>;
 
-/// What tells whether something was committed to a deployment since it was last looked at.
+/// The values that tell whether something was committed to a deployment since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Its last slot change.
@@ -169,7 +169,7 @@ pub struct Commits {
     pub transaction_count: u64,
 }
 
-/// Counts them, since the store was opened.
+/// Counts commits and transactions since the store was opened.
 #[derive(Debug, Default)]
 struct CommitCounter {
     commit_count: AtomicU64,
@@ -177,7 +177,7 @@ struct CommitCounter {
 }
 
 impl CommitCounter {
-    /// A commit of so many transactions that changed something; of none it is no commit.
+    /// Counts a commit of so many transactions that changed something; a commit of none is not counted.
     fn count(&self, transaction_count: usize) {
         if transaction_count > 0 {
             self.commit_count.fetch_add(1, Ordering::Relaxed);
@@ -197,7 +197,7 @@ impl CommitCounter {
 pub trait Store: Send + Sync + 'static {
     /// Loads under the project's lock, decides, records.
     ///
-    /// A decision without changes is answered all the same, after whatever it saw is durable.
+    /// A decision without changes is answered all the same, after everything that it saw is durable.
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// One deployment of a project.
@@ -223,8 +223,8 @@ pub trait Store: Send + Sync + 'static {
     /// A project that has ever been deployed.
     fn project(&self, name: ProjectName, line: usize) -> BoxFuture<'_, Result<Option<ProjectState>, StoreError>>;
 
-    /// Projects by name, after `after`, at most `limit`; their lines are left out. One that cannot be read is named all the
-    /// same.
+    /// Projects by name, after `after`, at most `limit`; their lines are left out. A project that cannot be read is
+    /// listed by its name.
     fn projects(&self, after: Option<ProjectName>, limit: usize) -> BoxFuture<'_, Result<ProjectPage, StoreError>>;
 
     /// The artifacts of a project's `recent` newest deployments, and of all that are not final. Nothing else of them is read.
@@ -234,42 +234,43 @@ pub trait Store: Send + Sync + 'static {
     /// slots. A row that cannot be read is left out.
     fn watched(&self) -> BoxFuture<'_, Result<Vec<Watched>, StoreError>>;
 
-    /// Deployments that hold their slot, wait for a worker of the server, and want a pipeline that is offered: the oldest
-    /// ones, at most `limit`.
+    /// Deployments that hold their slot, wait for a worker of the server, and want a pipeline that is offered: the
+    /// oldest ones, at most `limit`.
     fn claimable(&self, offers: Arc<Offers>, limit: usize) -> BoxFuture<'_, Result<Vec<Claimable>, StoreError>>;
 
     /// The marks of those of these deployments that exist.
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>>;
 
-    /// What runs under a lease of this holder, if there is something; any of them, should it hold several.
+    /// The deployment that runs under a lease of this holder, if there is one; any of them, if the holder has several.
     fn held(&self, holder: String) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>>;
 
     /// Notes that an agent asks for work. `now` is the caller's; a store of several servers goes by its own clock.
     fn agent_came(&self, call: AgentCall, now: Now) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Notes that a call of an agent ended before its window did: soon, where others keep it, too. Must not block.
+    /// Notes that a call of an agent ended before its window did; soon, where a shared store keeps it. Must not block.
     fn agent_left(&self, call: AgentCall, now: Now);
 
     /// A project's agents, at whichever server they ask, those that were heard of last first.
     fn agents(&self, project: ProjectName, now: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>>;
 
-    /// What the servers of this store share: leases' secrets are made from it.
+    /// The secret that the servers of this store share: the secrets of leases are made from it.
     fn pepper(&self) -> Pepper;
 
-    /// How much it has committed since it was opened.
+    /// How many commits were made since the store was opened.
     fn commits(&self) -> Commits;
 
-    /// How many rows could not be read since it was opened, and were left out where they stood between others.
+    /// How many rows could not be read since the store was opened, and were left out of lists.
     fn unreadable_count(&self) -> u64 {
         0
     }
 
-    /// How long its log of commits is that are not in its file yet, in bytes, where it keeps one itself.
+    /// The length in bytes of the log of commits that are not in the store's file yet; `None` where the engine keeps no
+    /// such log.
     fn log_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// Whether it can be written to: it was, a moment ago.
+    /// Whether the store can be written to: it was, a moment ago.
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Whether other servers may work on it at the same time.
@@ -277,12 +278,12 @@ pub trait Store: Send + Sync + 'static {
         false
     }
 
-    /// What it keeps of artifacts, where other servers must have them, too; else each server has a folder for them.
+    /// The artifacts in the store, where other servers must have them, too; else each server has a folder for them.
     fn artifacts(&self) -> Option<&dyn SharedArtifacts> {
         None
     }
 
-    /// Finishes what is under way, and leaves everything in order. Whoever asks afterwards is told that the store is not
+    /// Finishes all work under way, and leaves everything in order. Later calls are told that the store is not
     /// available.
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()>;
 }
@@ -290,7 +291,7 @@ pub trait Store: Send + Sync + 'static {
 /// Runs a decision that answers something.
 ///
 /// # Errors
-/// What the store says; then nothing was recorded, or, where it is [`StoreError::Unknown`], nobody knows.
+/// The error of the store. Then nothing was recorded; or, where it is [`StoreError::Unknown`], nobody knows.
 pub async fn transact<T: Send + 'static>(
     store: &dyn Store,
     project: ProjectName,
@@ -300,7 +301,7 @@ pub async fn transact<T: Send + 'static>(
     let (answer, answered) = tokio::sync::oneshot::channel();
     let decide: Decide = Box::new(move |loaded| {
         let (changes, value) = decide(loaded);
-        // The caller may be gone; the changes count all the same.
+        // The caller may be gone; the changes are recorded all the same.
         let _ = answer.send(value);
         changes
     });

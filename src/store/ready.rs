@@ -1,4 +1,4 @@
-//! Whether a store can be written to: found out by writing, once for all who ask at about the same time.
+//! Whether a store can be written to: found out by a trial write, once for all callers that ask at about the same time.
 
 use std::time::{Duration, Instant};
 
@@ -14,23 +14,23 @@ const TRIAL_LIMIT: Duration = Duration::from_secs(3);
 
 type Found = Result<(), StoreError>;
 
-/// What is known of it.
+/// The last answer, and the trial that is under way.
 #[derive(Debug, Default)]
 pub(super) struct Readiness(Mutex<KnownReadiness>);
 
 #[derive(Debug, Default)]
 struct KnownReadiness {
     last: Option<(Instant, Found)>,
-    /// The trial that is under way, should nobody have had the patience to wait for it.
+    /// The trial that is under way, if its callers have stopped waiting for it.
     trial: Option<JoinHandle<Found>>,
 }
 
 impl Readiness {
-    /// What the last trial found, or `trial` where that was too long ago. All who ask meanwhile wait for the same trial, and there is
-    /// never a second one beside it: where writes hang, each would hold a connection.
+    /// The result of the last trial, or of `trial` where the last one is too old. All callers meanwhile wait for the
+    /// same trial, and there is never a second one beside it, because where writes hang, each would hold a connection.
     ///
     /// # Errors
-    /// What the trial met with; [`StoreError::Unavailable`] where it took too long.
+    /// The error of the trial; [`StoreError::Unavailable`] where it took too long.
     pub(super) async fn ask(&self, trial: impl Future<Output = Found> + Send + 'static) -> Found {
         let mut known = self.0.lock().await;
         if let Some((at, found)) = &known.last

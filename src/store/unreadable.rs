@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// How many are told apart. More are neither logged nor counted, so that memory stays bounded.
+/// How many rows are remembered. Further rows are neither logged nor counted, so that memory stays bounded.
 const KNOWN_LIMIT: usize = 10_000;
 
 /// The rows of a store that could not be read since it was opened.
@@ -14,7 +14,7 @@ const KNOWN_LIMIT: usize = 10_000;
 pub(super) struct Unreadable(Mutex<HashSet<String>>);
 
 impl Unreadable {
-    /// Answers what was read, or notes why `row` cannot be read.
+    /// Answers the value that was read, or notes why `row` cannot be read.
     pub(super) fn skip<T, E: Display>(&self, read: Result<T, E>, row: impl FnOnce() -> String) -> Option<T> {
         match read {
             Ok(read) => Some(read),
@@ -29,7 +29,7 @@ impl Unreadable {
         }
     }
 
-    /// How many there were.
+    /// How many rows could not be read.
     pub(super) fn count(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
     }

@@ -1,16 +1,16 @@
-//! Where a reader of a deployment's events begins that does not want all of them.
+//! Where a reader begins that does not want all of a deployment's events.
 
 use jiff::Timestamp;
 
 use super::wait::{EVENT_PAGE_LIMIT, EVENT_PART, Watch, WatchError};
 use crate::model::{DeploymentId, EventBody, ProjectName, bounds};
 
-/// Which of the events that are there already are wanted. Of both limits, the one that leaves fewer counts.
+/// Which of the existing events are wanted. Where both limits are given, the limit that leaves fewer events counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WantedEvents {
-    /// The last so many lines of output, with what happened from the first of them on.
+    /// The last so many lines of output, with all other events from the first of these lines on.
     pub tail: Option<usize>,
-    /// What happened since then. The clock may have jumped: the last event that is older ends the search.
+    /// The events since then. The clock may have jumped: the last event that is older ends the search.
     pub since: Option<Timestamp>,
 }
 
@@ -24,8 +24,8 @@ pub struct StartingPoint {
 }
 
 impl Watch {
-    /// Where to begin to read what is wanted of a deployment's events. Looks backwards from the end, so the cost depends on
-    /// what is wanted, and not on how much there is.
+    /// Where to begin to read the wanted events of a deployment. The search goes backwards from the end, so the cost
+    /// depends on the number of wanted events, and not on the number of all.
     ///
     /// # Errors
     /// There is no such deployment, or the store does not answer.

@@ -11,9 +11,10 @@ use super::{
 };
 use crate::model::{DeploymentId, ProjectName};
 
-/// How long after some output the next is read at the earliest: nobody reads faster than that.
+/// The shortest time between two reads of output, because nobody reads faster than that.
 const REST: Duration = Duration::from_millis(25);
-/// How much longer that is for each one who follows, so that a crowd is told of a flood at most 2,500 times a second in all.
+/// How much longer that time is for each follower, so that a crowd is told of a flood at most 2,500 times a second in
+/// all.
 const REST_OF_EACH: Duration = Duration::from_micros(400);
 /// The longest that output waits for more of it, however many follow.
 const REST_LIMIT: Duration = Duration::from_secs(1);
@@ -24,17 +25,17 @@ pub struct Follow {
     project: ProjectName,
     id: DeploymentId,
     cursor: u64,
-    /// What must be told at once.
+    /// Events that must be told at once.
     history: Subscription,
-    /// Output, which may wait for more of it.
+    /// Output, which may wait for more output.
     output: Subscription,
-    /// What is shared with those who were woken with us last; nobody has woken us yet where there is none.
+    /// The cell that is shared by all readers of the last wake-up; `None` before the first wake-up.
     woken: Option<SharedRead>,
-    /// Whether everything was read that was there when we were woken last.
+    /// Whether everything was read that was there at the last wake-up.
     is_drained: bool,
-    /// Until when output waits for more of it. Nothing of it wakes us until then.
+    /// Until when output waits for more output. No output wakes this reader until then.
     rests_until: Option<Instant>,
-    /// What ends the wait for more.
+    /// Ends the wait for more.
     wait_end: CancellationToken,
 }
 
@@ -90,15 +91,15 @@ impl Follow {
         self.is_drained = false;
     }
 
-    /// The next events, if there are any that were not looked for since the last wake-up. What follows them stirs the topic
-    /// again after its commit, so a page that was not full need not be followed by another look.
+    /// The next events, if there are any that were not read since the last wake-up. Later events wake the topic again
+    /// after their commit, so a page that was not full needs no second look.
     pub(super) async fn look(&mut self) -> Result<Option<Arc<EventPage>>, WatchError> {
         if self.is_drained {
             return Ok(None);
         }
         let read = self.watch.read_page(&self.project, self.id, self.cursor);
         let page = match &self.woken {
-            // It is read after the wake-up, by one of us for all who are at the same place.
+            // The page is read after the wake-up, by one reader for all readers at the same cursor.
             Some(shared) => shared.page(self.cursor, read).await?,
             None => Arc::new(read.await?),
         };
@@ -106,17 +107,17 @@ impl Follow {
         if page.events.is_empty() {
             return Ok(None);
         }
-        // A flood of output is read in sips: what comes within one is sent to each reader at once.
+        // A flood of output is read at intervals: the output of one interval is sent to each reader at once.
         let is_output = page.events.iter().all(|event| event.body.is_log());
         let reader_count = self.woken.as_ref().map_or(1, |shared| shared.reader_count);
         self.rests_until = is_output.then(|| Instant::now() + rest(reader_count));
-        // Only now: nobody may drop this between the cursor's move and the events' arrival.
+        // Only now, because nothing may drop this future between the cursor's move and the events' arrival.
         self.cursor = page.last;
         Ok(Some(page))
     }
 }
 
-/// How long output waits for more of it where so many follow.
+/// How long output waits for more output, with this many followers.
 fn rest(reader_count: usize) -> Duration {
     let count = u32::try_from(reader_count).unwrap_or(u32::MAX);
     REST_OF_EACH.saturating_mul(count).clamp(REST, REST_LIMIT)

@@ -1,8 +1,8 @@
 //! Waiting for something to become true of a deployment, and following its events.
 //!
-//! `wakes` are hints that something was committed, told after the commit, and `shared` is what those who were woken together
-//! have read. `wait` parks on them on behalf of clients, `follow` is one reader of events, from where it `begin`s, and
-//! `seekers` wait for work.
+//! `wakes` are hints that something was committed, sent after the commit, and `shared` holds the reads of waiters that
+//! were woken together. `wait` parks on the hints on behalf of clients, `follow` is one reader of events, `begin` finds
+//! where that reader starts, and `seekers` wait for work.
 
 mod begin;
 mod follow;

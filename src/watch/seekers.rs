@@ -1,5 +1,5 @@
-//! Who waits for work, by project: what can be claimed wakes those who offer to do it, and nobody else.
-//! See decision 0027.
+//! Waiters for work, by project: a deployment that can be claimed wakes the workers that offer its project, and no
+//! others. See decision 0027.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::model::ProjectName;
 
-/// Those who wait.
+/// The waiters.
 #[derive(Debug, Default)]
 pub(super) struct Seekers {
     table: Mutex<SeekerTable>,
@@ -24,7 +24,7 @@ struct SeekerTable {
 }
 
 impl Seekers {
-    /// Hears of work in these projects from now on.
+    /// Subscribes to work in these projects.
     pub(super) fn add<'a>(self: &Arc<Self>, projects: impl IntoIterator<Item = &'a ProjectName>) -> Seeker {
         let (sender, receiver) = watch::channel(());
         let sender = Arc::new(sender);
@@ -38,7 +38,7 @@ impl Seekers {
         Seeker { number, projects, receiver, seekers: self.clone() }
     }
 
-    /// Wakes those who wait for work in this project.
+    /// Wakes the waiters for work in this project.
     pub(super) fn wake(&self, project: &ProjectName) {
         if let Some(seekers) = self.table().seekers.get(project) {
             seekers.values().for_each(|seeker| seeker.send_replace(()));
@@ -56,7 +56,7 @@ impl Seekers {
     }
 }
 
-/// Hears of work until it is dropped.
+/// A subscription to work, until it is dropped.
 #[derive(Debug)]
 pub struct Seeker {
     number: u64,
@@ -66,15 +66,16 @@ pub struct Seeker {
 }
 
 impl Seeker {
-    /// From now on only what comes later wakes it. Look for work after this, never before.
+    /// From now on only later work wakes it. Look for work after this, never before.
     pub fn mark_unchanged(&mut self) {
         self.receiver.mark_unchanged();
     }
 
-    /// Waits until there may be work; what came since [`Seeker::mark_unchanged`] is not missed.
+    /// Waits until there may be work; work that came since [`Seeker::mark_unchanged`] is not missed.
     pub async fn changed(&mut self) {
         if self.receiver.changed().await.is_err() {
-            // The table keeps the sender; without one nothing ever comes, and whoever waits has a time-out of his own.
+            // The table keeps the sender. Without a sender nothing ever comes, and every waiter has a time-out of its
+            // own.
             std::future::pending().await
         }
     }

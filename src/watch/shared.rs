@@ -1,5 +1,5 @@
-//! What those who were woken together have read, each part once: the first of them reads the store, so that ten thousand
-//! polls on one deployment, or a thousand streams of it, cost one read.
+//! The reads of waiters that were woken together: the first of them reads the store for all, so that ten thousand polls
+//! on one deployment, or a thousand streams of it, cost one read.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -8,12 +8,13 @@ use tokio::sync::OnceCell;
 
 use crate::model::{Deployment, Event};
 
-/// A page that holds more output than this, and this for each who was woken, is kept by those who read it, and not for those
-/// who come later.
+/// A page with more output than this, plus `KEPT_PAGE_BYTES_LIMIT_EACH` for each reader that was woken, is kept only by
+/// the readers that have it, and not for readers that come later.
 const KEPT_PAGE_BYTES_LIMIT: u64 = 64 << 10;
-/// A crowd is told of a flood's output more seldom, and so in larger pages: that they are kept costs each of it this much.
+/// With many readers, a flood's output is told less often, and so in larger pages: this much more is kept for each
+/// reader.
 const KEPT_PAGE_BYTES_LIMIT_EACH: u64 = 1 << 10;
-/// From how many places a history is kept: most who follow it are at the same one.
+/// From how many cursors pages are kept, because most followers of a history are at the same cursor.
 const KEPT_PAGES_LIMIT: usize = 4;
 
 /// Some events in order.
@@ -23,11 +24,11 @@ pub struct EventPage {
     pub events: Vec<Event>,
     /// The cursor after them.
     pub last: u64,
-    /// The final deployment, when the last of them is `complete`, or was seen before.
+    /// The final deployment, when the last event is `complete`, or `complete` was seen before.
     pub complete: Option<Arc<Deployment>>,
-    /// Whether more may follow that is there already.
+    /// Whether more events may be there already.
     pub goes_on: bool,
-    /// How they are sent, once somebody has put them into that form: the same for all who read the page.
+    /// The bytes to send, encoded by the first reader that needs them, for all readers of the page.
     pub encoded: OnceLock<Bytes>,
 }
 
@@ -45,26 +46,27 @@ pub struct Seen {
     pub deployment: Deployment,
     /// How many are served before it, itself included; 0 when it does not wait.
     pub position: u64,
-    /// How it is sent, once somebody has put it into that form: the same for all who have read it together.
+    /// The bytes to send, encoded by the first reader that needs them, for all that have read it together.
     pub encoded: OnceLock<Bytes>,
 }
 
 impl Seen {
-    /// Nobody has sent it yet.
+    /// A deployment that nobody has sent yet.
     pub fn new(deployment: Deployment, position: u64) -> Self {
         Seen { deployment, position, encoded: OnceLock::new() }
     }
 }
 
-/// What those who were woken together have read, each part once.
+/// The reads of waiters that were woken together, each part once.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// How many were woken together.
+    /// How many waiters were woken together.
     pub reader_count: usize,
-    /// The deployment as the commit left it that stirred the topic, where that is known and it does not stand in line: true
-    /// at that moment, so it may be told at once where it is what somebody waits for, and is read anew where it is not.
+    /// The deployment as the commit that woke the topic left it, where that is known and the deployment does not stand
+    /// in line. It was true at that moment, so it may be told at once where it meets a waiter's condition; where it
+    /// does not, the store is read.
     pub committed: Option<Arc<Seen>>,
-    /// The deployment, where the topic is its state: empty until the first of them has read it.
+    /// The deployment, where the topic is its state: empty until the first waiter has read it.
     pub deployment: OnceCell<Option<Arc<Seen>>>,
     /// The pages of its history, by the cursor before them.
     pages: Mutex<Vec<KeptPage>>,
@@ -73,7 +75,7 @@ pub struct Shared {
 /// A page, once it is read, and the cursor before it.
 type KeptPage = (u64, Arc<OnceCell<Arc<EventPage>>>);
 
-/// What is shared by those who were woken together.
+/// The reads that the waiters of one wake-up share.
 pub type SharedRead = Arc<Shared>;
 
 impl Shared {
@@ -82,10 +84,10 @@ impl Shared {
         Shared { reader_count, committed, ..Shared::default() }
     }
 
-    /// The page after this cursor; whoever comes first reads it.
+    /// The page after this cursor; the first caller reads it.
     ///
     /// # Errors
-    /// What `read` says; then the next one tries.
+    /// The error of `read`; then the next caller tries.
     pub async fn page<E>(
         &self,
         after: u64,
@@ -131,8 +133,8 @@ mod tests {
     use super::*;
     use crate::model::{EventBody, Stream};
 
-    /// Reads a page that holds this much output, as `reader_count` do who are woken together at each of these cursors;
-    /// answers how often it was read.
+    /// Reads a page that holds this much output, by `reader_count` readers that are woken together at each of these
+    /// cursors; answers how often it was read.
     async fn reads(cursors: &[u64], reader_count: usize, line: &str) -> usize {
         let (shared, read_count) = (Shared::default(), AtomicUsize::new(0));
         for _ in 0..reader_count {

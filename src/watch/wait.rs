@@ -1,6 +1,7 @@
 //! Waiting for something to become true of a deployment, and following its events.
 //!
-//! Everywhere the same order: subscribe, read, wait, read again. A wake-up is only a hint; the store tells the truth.
+//! The order is the same everywhere: subscribe, read, wait, read again. A wake-up is only a hint; only the store has
+//! the state.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,12 +19,12 @@ use crate::{
 /// How many events one read brings: a screenful of a flood, and little memory for a slow reader.
 pub const EVENT_PAGE_LIMIT: usize = 256;
 
-/// How the slow poll is supervised, that looks once in each `period`.
+/// How the slow poll is supervised. It looks once in each `period`.
 pub fn fallback_task(period: Duration) -> Task {
     Task::new("watch", period + Duration::from_secs(60)).with_round_limit(period + Duration::from_secs(15))
 }
 
-/// How many events are read first, before it is known how large they are.
+/// How many events are read first, while their size is unknown.
 pub(super) const EVENT_PART: usize = 8;
 
 /// Waits on behalf of clients.
@@ -40,7 +41,7 @@ pub struct Watch {
 pub enum Waited {
     /// What was waited for is true.
     Reached(Arc<Seen>),
-    /// It is not, and the window has ended, or the server drains or shuts down.
+    /// It is not true, and the window has ended, or the server drains or shuts down.
     NotYet(Box<Placed>),
 }
 
@@ -68,7 +69,7 @@ pub enum WatchError {
 }
 
 impl Watch {
-    /// Waits on `store`'s deployments until `shutdown`. At `drain` what waits then is answered, once.
+    /// Waits on `store`'s deployments until `shutdown`. At `drain`, the waits of that moment are answered, once.
     pub fn new(
         store: Arc<dyn Store>,
         notifier: Arc<Notifier>,
@@ -83,13 +84,14 @@ impl Watch {
         self.drain.is_cancelled()
     }
 
-    /// What ends a wait that begins now, before its window does. A wait that began before the drain ends with its begin, so
-    /// that a load balancer can send the client to another server; one that begins later lasts until the server's end.
+    /// The token that ends a wait that begins now, if that comes before the end of its window. A wait that began before
+    /// the drain ends when the drain begins, so that a load balancer can send the client to another server; a wait that
+    /// begins later lasts until the server's end.
     pub fn wait_end(&self) -> &CancellationToken {
         if self.drain.is_cancelled() { &self.shutdown } else { &self.drain }
     }
 
-    /// Hears of deployments of these projects that became ready for a worker of the server.
+    /// Subscribes to deployments of these projects that become ready for a worker of the server.
     pub fn work<'a>(&self, projects: impl IntoIterator<Item = &'a ProjectName>) -> Seeker {
         self.notifier.work(projects)
     }
@@ -107,7 +109,8 @@ impl Watch {
         self.until(project, id, window, self.wait_end(), Deployment::is_final).await
     }
 
-    /// Waits until the deployment has left the line, at most for `window` and until `wait_end`, which is that of the call's begin.
+    /// Waits until the deployment has left the line, at most for `window` and until `wait_end`, the token of the moment
+    /// when the call began.
     ///
     /// # Errors
     /// There is no such deployment, or the store does not answer.
@@ -125,21 +128,21 @@ impl Watch {
         .await
     }
 
-    /// Hears of agents that come, at whichever server.
+    /// Subscribes to agents that come, at whichever server.
     pub fn agents(&self) -> tokio::sync::watch::Receiver<()> {
         self.notifier.agents()
     }
 
-    /// Tells those who wait for an agent that one came.
+    /// Tells the waiters for an agent that one came.
     pub fn agent_came(&self) {
         self.notifier.hear(Hint::Agents);
     }
 
-    /// The slow poll that stands behind the wake-ups: looks at all awaited deployments together, every `period`, and wakes
-    /// who waits for one that changed. Ends at `shutdown`.
+    /// The slow poll that stands behind the wake-ups: looks at all awaited deployments together, every `period`, and
+    /// wakes the waiters of each one that changed. Ends at `shutdown`.
     pub async fn fallback(self, period: Duration, pulse: Pulse, shutdown: CancellationToken) {
         let mut known: HashMap<DeploymentId, Mark> = HashMap::new();
-        // It may have been started again, and know nothing of what happened meanwhile.
+        // This task may have been started again, and know nothing of what happened meanwhile.
         let mut is_first = true;
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,7 +154,7 @@ impl Watch {
             }
             pulse.beat();
             if self.store.is_shared() {
-                // Whoever waits for an agent looks again; there is seldom somebody.
+                // The waiters for an agent look again; there are seldom any.
                 self.notifier.hear(Hint::Agents);
             }
             let awaited = self.notifier.awaited();
@@ -163,8 +166,8 @@ impl Watch {
             match self.store.marks(awaited.into_iter().collect()).await {
                 Ok(marks) => {
                     for (id, mark) in &marks {
-                        // Whoever began to wait since the last look may have been passed by another server's change before
-                        // this one, so where there are other servers, a newcomer looks once more.
+                        // A wait that began since the last look may have missed another server's change from before
+                        // this look. So where there are other servers, a new waiter looks once more.
                         let sees_all = !self.store.is_shared() && !is_first;
                         let before = known.get(id).copied().or(sees_all.then_some(*mark));
                         let is_same = |before: Mark| {
@@ -174,7 +177,7 @@ impl Watch {
                             self.notifier.wake(Topic::State(*id));
                             self.notifier.wake(Topic::History(*id));
                         }
-                        // It may be output alone, as it is in a flood, which those who follow have heard of long since.
+                        // The change may be output alone, as in a flood; its followers were woken for that long since.
                         if before.is_none_or(|before| before.event_count != mark.event_count) {
                             self.notifier.wake(Topic::Output(*id));
                         }
@@ -219,7 +222,7 @@ impl Watch {
         if reached(&placed.deployment) {
             return Ok(Waited::reached(placed));
         }
-        // A parked poll keeps nothing that it can read again.
+        // A parked poll keeps no data that it can read again.
         drop(placed);
         loop {
             let woken = tokio::select! {
@@ -228,7 +231,7 @@ impl Watch {
                 woken = timeout_at(ends, subscription.changed()) => woken.ok(),
             };
             let Some(shared) = woken else { break };
-            // What is waited for stays true once it is, so it does not matter that more may have happened since.
+            // The awaited condition stays true once it is true, so later changes do not matter.
             if let Some(seen) = shared.committed.as_ref().filter(|seen| reached(&seen.deployment)) {
                 return Ok(Waited::Reached(seen.clone()));
             }
@@ -258,7 +261,7 @@ impl Watch {
             return Ok(Arc::new(EventPage { complete: Some(Arc::new(first)), ..EventPage::empty(after) }));
         }
         drop(first);
-        // The window bounds the wait, not the look at what is there: one of zero is answered by that.
+        // The window bounds the wait, and not the first look: a window of zero is answered by that look.
         if let Some(page) = Box::pin(follow.look()).await? {
             return Ok(page);
         }
@@ -321,7 +324,7 @@ impl Watch {
         let mut events = Vec::with_capacity(read.len());
         let mut complete = None;
         for event in read {
-            // Retention leaves holes, which are told: every `seq` is accounted for.
+            // Retention leaves holes, which are told as gaps: every `seq` is accounted for.
             if event.seq > cursor + 1 {
                 let (from, to) = (cursor + 1, event.seq - 1);
                 events.push(Event { seq: to, at: event.at, body: EventBody::Gap { from, to } });
@@ -349,7 +352,7 @@ impl Watch {
             if is_last || events.len() >= EVENT_PAGE_LIMIT || bytes >= bounds::PAGE_BYTES {
                 return Ok((events, !is_last));
             }
-            // As many as would fill the page, if they are like those before them.
+            // As many events as would fill the page, if they are as large as those before them.
             part = ((bounds::PAGE_BYTES - bytes) / (bytes / events.len())).max(1);
         }
     }

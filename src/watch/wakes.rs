@@ -1,11 +1,11 @@
-//! Wake-ups: hints that something was committed, told after the commit. Who is woken re-reads the store.
+//! Wake-ups: hints that something was committed, sent after the commit. A woken waiter re-reads the store.
 //!
-//! There are three topics a deployment. Its *state* stirs when its slot changes or a cancel is asked for; its *history*
-//! with every event that is more than output; and its *output* with the rest. So output wakes who follows it, and nobody
-//! who waits for the end, nor one who has just been told of some.
+//! Each deployment has three topics. Its *state* wakes when its slot changes or a cancel is requested; its *history*
+//! wakes with every event that is more than output; and its *output* wakes with the rest. So output wakes the followers
+//! of output, but no waiter for the end, and no follower that pauses after it has just been sent output.
 //!
-//! Every wake-up of a topic brings a fresh cell that all who were woken share: the first of them reads the store into it,
-//! so that ten thousand polls on one deployment, or a thousand streams of it, cost one read.
+//! Every wake-up of a topic brings a fresh cell that all woken waiters share: the first of them reads the store into
+//! it, so that ten thousand polls on one deployment, or a thousand streams of it, cost one read.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::RandomState},
@@ -28,7 +28,7 @@ use super::{
 /// Locks of the topic table: enough that ten thousand polls that park at once seldom meet.
 const SHARD_COUNT: usize = 32;
 
-/// What of a deployment to hear of.
+/// Which events of a deployment wake a waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// Slot changes and cancel requests.
@@ -41,14 +41,14 @@ pub enum Topic {
 
 type Topics = HashMap<Topic, watch::Sender<SharedRead>>;
 
-/// The topics that somebody waits for.
+/// The topics that have waiters.
 #[derive(Debug)]
 pub struct Notifier {
     shards: [Mutex<Topics>; SHARD_COUNT],
     hasher: RandomState,
     seekers: Arc<Seekers>,
     agents: watch::Sender<()>,
-    /// Whether somebody wants to hear of anything at all, once.
+    /// Whether a waiter wants the next hint, whatever it is.
     is_anything_awaited: AtomicBool,
     anything: Notify,
 }
@@ -67,23 +67,23 @@ impl Default for Notifier {
 }
 
 impl Notifier {
-    /// Hears of `topic` from now on. Read the store after this, never before.
+    /// Subscribes to `topic`. Read the store after this, never before.
     pub fn subscribe(self: &Arc<Self>, topic: Topic) -> Subscription {
         let receiver = self.shard(topic).entry(topic).or_default().subscribe();
         Subscription { receiver: Some(receiver), topic, notifier: self.clone() }
     }
 
-    /// Hears of deployments of these projects that became ready for a worker of the server.
+    /// Subscribes to deployments of these projects that become ready for a worker of the server.
     pub fn work<'a>(&self, projects: impl IntoIterator<Item = &'a ProjectName>) -> Seeker {
         self.seekers.add(projects)
     }
 
-    /// Hears of agents that come.
+    /// Subscribes to agents that come.
     pub fn agents(&self) -> watch::Receiver<()> {
         self.agents.subscribe()
     }
 
-    /// Wakes whoever waits for what these changes changed.
+    /// Wakes the waiters for what these changes changed.
     pub fn publish(&self, changes: &Changes) {
         for hint in changes.hints() {
             match hint {
@@ -99,7 +99,7 @@ impl Notifier {
         }
     }
 
-    /// From now on the next hint is remembered for [`Notifier::anything`], for one who waits.
+    /// From now on the next hint is remembered for [`Notifier::anything`], which has one waiter.
     pub fn await_anything(&self) {
         self.is_anything_awaited.store(true, Ordering::SeqCst);
     }
@@ -109,9 +109,9 @@ impl Notifier {
         self.anything.notified().await;
     }
 
-    /// Wakes whom this may concern.
+    /// Wakes every waiter that this hint may concern.
     pub fn hear(&self, hint: Hint) {
-        // Nothing of a deployment stirs when an agent comes.
+        // A new agent changes no deployment.
         if hint != Hint::Agents {
             self.note_anything();
         }
@@ -134,7 +134,7 @@ impl Notifier {
         }
     }
 
-    /// The deployments that somebody waits for.
+    /// The deployments that have waiters.
     pub fn awaited(&self) -> HashSet<DeploymentId> {
         let mut ids = HashSet::new();
         for shard in &self.shards {
@@ -144,7 +144,7 @@ impl Notifier {
         ids
     }
 
-    /// Wakes who waits for this topic.
+    /// Wakes the waiters for this topic.
     pub fn wake(&self, topic: Topic) {
         if let Some(sender) = self.shard(topic).get(&topic) {
             stir(sender, None);
@@ -152,7 +152,7 @@ impl Notifier {
     }
 
     fn note_anything(&self) {
-        // A look costs nothing where nobody waits, as is usual while there is something to hear.
+        // The first look costs nothing where nobody waits, which is usual while there are many hints.
         if self.is_anything_awaited.load(Ordering::SeqCst) && self.is_anything_awaited.swap(false, Ordering::SeqCst) {
             self.anything.notify_one();
         }
@@ -169,13 +169,13 @@ fn stir(topic: &watch::Sender<SharedRead>, committed: Option<Arc<Seen>>) {
     topic.send_replace(Arc::new(Shared::of(topic.receiver_count(), committed)));
 }
 
-/// The deployment as these changes leave it; of one in line they do not tell its position.
+/// The deployment as these changes leave it; `None` for one in line, because the changes do not tell its position.
 fn committed(changes: &Changes, id: DeploymentId) -> Option<Arc<Seen>> {
     let last = changes.steps.iter().rev().map(Step::deployment).find(|deployment| deployment.id == id)?;
     (!last.is_waiting()).then(|| Arc::new(Seen::new(last.clone(), 0)))
 }
 
-/// Hears of one topic until it is dropped.
+/// A subscription to one topic, until it is dropped.
 #[derive(Debug)]
 pub struct Subscription {
     receiver: Option<watch::Receiver<SharedRead>>,
@@ -184,16 +184,16 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Waits for the next wake-up; one that came since the last call is not missed. Answers the cell that is shared by
-    /// all whom it woke: what is read into it is at least as new as the commit that it tells of.
+    /// Waits for the next wake-up; a wake-up that came since the last call is not missed. Answers the cell that all
+    /// waiters of this wake-up share: what is read into it is at least as new as the commit that caused the wake-up.
     pub async fn changed(&mut self) -> SharedRead {
         if let Some(receiver) = &mut self.receiver
             && receiver.changed().await.is_ok()
         {
             return receiver.borrow_and_update().clone();
         }
-        // The sender outlives every subscription, so this is never reached; waiting for ever is the safe answer, since
-        // all who wait have a time-out of their own.
+        // The sender outlives every subscription, so this is never reached; waiting for ever is the safe answer,
+        // because every waiter has a time-out of its own.
         std::future::pending().await
     }
 

@@ -1,5 +1,5 @@
-//! JSON in plain ASCII: for streams, where nothing may be taken for the end of a line, and for terminals, which some
-//! characters beyond ASCII move or turn around. Everything else than printable ASCII is escaped.
+//! JSON in plain ASCII. Streams need it because no character may be taken for the end of a line; terminals need it
+//! because some characters beyond ASCII move or turn around the text. Everything but printable ASCII is escaped.
 
 use std::io;
 
@@ -16,7 +16,7 @@ pub fn to_vec(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The same behind what is there.
+/// The same, appended to `bytes`.
 ///
 /// # Errors
 /// The value has no JSON form.
@@ -42,7 +42,7 @@ pub fn to_string(value: &impl Serialize) -> serde_json::Result<String> {
     String::from_utf8(to_vec(value)?).map_err(serde::ser::Error::custom)
 }
 
-/// Writes what `F` does, but for strings.
+/// Writes as `F` does, except for strings.
 struct Ascii<F>(F);
 
 macro_rules! as_inner {

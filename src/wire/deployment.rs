@@ -17,7 +17,7 @@ use crate::model::{
 pub struct Deployment {
     /// Its id.
     pub id: DeploymentId,
-    /// What people call it in its project. Of one that is only planned, and of an older server: none.
+    /// Its number in its project. Missing for a deployment that is only planned, and from an older server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<u64>,
     /// Its project.
@@ -34,9 +34,10 @@ pub struct Deployment {
     pub phase: Option<String>,
     /// 0 to 100, never falling.
     pub progress: u8,
-    /// What it does; while it is not final, in its own words.
+    /// Its message; while it is not final, in the worker's own words.
     pub message: Option<String>,
-    /// What it waits for: a worker that has a place, an agent that is not there, or the end of what a cancel may not interrupt.
+    /// The reason for its wait: no worker has a free place, no agent is there, or a cancel may not interrupt the
+    /// present phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
     /// The branch or tag.
@@ -52,22 +53,23 @@ pub struct Deployment {
     pub order: Option<u64>,
     /// Always false: a dry run makes no deployment.
     pub dry_run: bool,
-    /// What it produced so far, by name. Of an older server: nothing.
+    /// Its outputs so far, by name. Empty from an older server.
     #[serde(default)]
     pub outputs: BTreeMap<String, String>,
-    /// What it produced; not null exactly when it succeeded.
+    /// Its outputs; not null exactly when it succeeded.
     pub result: Option<DeploymentResult>,
     /// Why it did not succeed; not null exactly when it failed or was cancelled.
     pub error: Option<DeploymentError>,
     /// The newer deployment that took its place.
     pub superseded_by: Option<DeploymentId>,
-    /// What people know that one by.
+    /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded_by_deployment: Option<Named>,
-    /// The newer deployment that supersedes it when that starts, if it still waits then; where that was looked for.
+    /// The newer deployment that supersedes it when the newer one starts, if it still waits then. Set only in answers
+    /// for which it was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by: Option<DeploymentId>,
-    /// What people know that one by.
+    /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by_deployment: Option<Named>,
     /// How long until it is expected to have the slot; null where nobody can tell, left out where it does not wait in line.
@@ -78,7 +80,7 @@ pub struct Deployment {
     pub start_unknown: Option<String>,
     /// The deployment that it runs again.
     pub retry_of: Option<DeploymentId>,
-    /// What people know that one by.
+    /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of_deployment: Option<Named>,
     /// When it was submitted.
@@ -90,17 +92,17 @@ pub struct Deployment {
     /// When it became final.
     #[serde(with = "time::option")]
     pub ended_at: Option<Timestamp>,
-    /// When somebody first asked for it to be stopped.
+    /// When a stop was first requested.
     #[serde(with = "time::option")]
     pub cancel_requested_at: Option<Timestamp>,
-    /// When its worker was last heard of.
+    /// When its worker last gave a sign of life.
     #[serde(with = "time::option")]
     pub last_heartbeat_at: Option<Timestamp>,
     /// The project's revision at its last slot change.
     pub revision: Revision,
 }
 
-/// What a success produced.
+/// The outputs of a success.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeploymentResult {
     /// Values by name.
@@ -117,17 +119,17 @@ pub struct DeploymentError {
     /// Where it happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
-    /// What became of its rollbacks; left out where none was begun.
+    /// The state of its rollbacks; left out where none began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,
 }
 
-/// What became of a deployment's rollbacks.
+/// The state of a deployment's rollbacks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
     /// Of all of them: `rolledBack` where each one that was begun succeeded, else `rollbackFailed`.
     pub status: String,
-    /// Those after which a person must look.
+    /// The phases after which a person must look.
     #[serde(default)]
     pub failed: Vec<FailedRollback>,
 }
@@ -135,7 +137,7 @@ pub struct Rollback {
 /// A phase that was not rolled back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedRollback {
-    /// Which.
+    /// The phase.
     pub phase: String,
     /// Why, for people.
     pub message: String,
@@ -207,7 +209,7 @@ impl Deployment {
 }
 
 impl Deployment {
-    /// How it is named where another one is told of.
+    /// How a text about another deployment names it.
     pub fn mention(&self) -> Mention {
         let (actor, commit) = (self.actor.clone(), self.commit.clone());
         let named = self.number.map(|number| Named { number, actor, commit });
@@ -219,7 +221,8 @@ impl Deployment {
         name(&self.project, self.number, self.id)
     }
 
-    /// How a command names it: by its number, or by its id where the server knows no numbers. `#` begins a comment in a shell.
+    /// How a command names it: by its number, or by its id where the server knows no numbers. The number has no `#`,
+    /// because `#` begins a comment in a shell.
     pub fn argument(&self) -> String {
         self.number.map_or_else(|| self.id.to_string(), |number| number.to_string())
     }
@@ -229,7 +232,7 @@ impl Deployment {
         mention(&self.project, self.superseded_by, self.superseded_by_deployment.as_ref())
     }
 
-    /// The newer deployment that supersedes it when that starts.
+    /// The newer deployment that supersedes it when the newer one starts.
     pub fn overtaker(&self) -> Option<Mention> {
         mention(&self.project, self.will_be_superseded_by, self.will_be_superseded_by_deployment.as_ref())
     }
@@ -239,7 +242,7 @@ impl Deployment {
         mention(&self.project, self.retry_of, self.retry_of_deployment.as_ref())
     }
 
-    /// Tells of the newer deployment that supersedes it when that starts.
+    /// Adds the newer deployment that supersedes it when the newer one starts.
     #[must_use]
     pub fn overtaken_by(self, overtaker: Option<Mention>) -> Self {
         let (will_be_superseded_by, will_be_superseded_by_deployment) = parts(overtaker);
@@ -252,12 +255,12 @@ pub fn name(project: &ProjectName, number: Option<u64>, id: DeploymentId) -> Str
     number.map_or_else(|| format!("deployment {id}"), |number| format!("{project}#{number}"))
 }
 
-/// A deployment that is named by an id and what stands beside it.
+/// The mention of the deployment with this id, whose number, actor and commit stand beside the id.
 pub fn mention(project: &ProjectName, id: Option<DeploymentId>, named: Option<&Named>) -> Option<Mention> {
     id.map(|id| Mention { project: project.clone(), id, named: named.cloned() })
 }
 
-/// An id, and what stands beside it.
+/// The id of a mention, and the number, actor and commit that stand beside the id.
 pub fn parts(mention: Option<Mention>) -> (Option<DeploymentId>, Option<Named>) {
     mention.map_or((None, None), |Mention { id, named, .. }| (Some(id), named))
 }

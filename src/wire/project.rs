@@ -16,7 +16,7 @@ use crate::model::{DeploymentId, DeploymentName, Eta, Mention, Named, Policy, Pr
 pub struct ProjectView {
     /// Its name.
     pub project: ProjectName,
-    /// Who holds the slot; null when it is free.
+    /// The deployment that holds the slot; null when it is free.
     pub holder: Option<Deployment>,
     /// Whether the holder's worker lives; null when the slot is free.
     pub liveness: Option<Liveness>,
@@ -32,7 +32,7 @@ pub struct ProjectView {
     pub policy: PolicyView,
     /// The pipelines that the server runs for it, or that its agents offer.
     pub pipelines: Vec<String>,
-    /// The agents that run it, those that asked last first; at most 100. Of an older server: none.
+    /// The agents that run it, those that asked last first; at most 100. Missing from an older server.
     #[serde(default)]
     pub agents: Vec<AgentView>,
     /// The project's revision.
@@ -66,13 +66,13 @@ impl From<Policy> for PolicyView {
 pub struct ProjectSummary {
     /// Its name.
     pub project: ProjectName,
-    /// Who holds the slot; null when it is free.
+    /// The deployment that holds the slot; null when it is free.
     pub holder: Option<Deployment>,
     /// How many wait in line.
     pub line_length: u64,
     /// The deployment that ran last and is final.
     pub last_outcome: Option<Deployment>,
-    /// Whether new deployments are refused. Of an older server: not told.
+    /// Whether new deployments are refused. Missing from an older server.
     #[serde(default)]
     pub paused: bool,
 }
@@ -101,41 +101,41 @@ pub struct Plan {
     pub phases: Vec<PlanPhase>,
     /// What differs from the last success.
     pub changes: Vec<PlanChange>,
-    /// Who holds the slot; null when it is free.
+    /// The deployment that holds the slot; null when it is free.
     pub holder: Option<Deployment>,
     /// The place in line that it would get now, or, where it does not wait, would get if it did; 0 when it would start at
     /// once, or be refused.
     pub queue_position: u64,
     /// How long the wait for the slot is expected to take; null when that cannot be told.
     pub expected_wait: Option<Eta>,
-    /// Why nobody can tell how long; not null exactly where `expected_wait` is null. Of an older server: none.
+    /// Why the wait cannot be told; not null exactly where `expected_wait` is null. Missing from an older server.
     #[serde(default)]
     pub start_unknown: Option<String>,
-    /// What would become of the submit. Of an older server: none.
+    /// The outcome that the submit would have. Missing from an older server.
     #[serde(default)]
     pub outcome: Option<PlanOutcome>,
     /// Why it would be refused; not null exactly where the outcome is `refused`.
     #[serde(default)]
     pub refusal: Option<PlanRefusal>,
-    /// What an earlier submit with the same key made; not null exactly where the outcome is `replayed`.
+    /// The deployment that an earlier submit with the same key made; not null exactly where the outcome is `replayed`.
     #[serde(default)]
     pub replays: Option<Deployment>,
-    /// Whom it would cancel.
+    /// The deployment that it would cancel.
     #[serde(default)]
     pub cancels: Option<Deployment>,
-    /// Why it would cancel nobody, though that is wished.
+    /// Why it would cancel no deployment, although that is asked for.
     #[serde(default)]
     pub cancel_refusal: Option<PlanRefusal>,
-    /// Those in line that it would supersede when it starts.
+    /// The deployments in line that it would supersede when it starts.
     #[serde(default)]
     pub supersedes: Vec<Deployment>,
-    /// The newer deployment that would supersede it when that starts.
+    /// The newer deployment that would supersede it when the newer one starts.
     #[serde(default)]
     pub will_be_superseded_by: Option<DeploymentId>,
-    /// What people know that one by.
+    /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by_deployment: Option<Named>,
-    /// That no agent is connected that could run it, in one sentence.
+    /// One sentence, where no connected agent could run it.
     #[serde(default)]
     pub waits_for_agent: Option<String>,
     /// How long its run would take.
@@ -144,13 +144,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The newer deployment that would supersede it when that starts.
+    /// The newer deployment that would supersede it when the newer one starts.
     pub fn overtaker(&self) -> Option<Mention> {
         mention(&self.project, self.will_be_superseded_by, self.will_be_superseded_by_deployment.as_ref())
     }
 }
 
-/// What would become of a submit.
+/// The outcome that a submit would have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlanOutcome {
@@ -166,7 +166,7 @@ pub enum PlanOutcome {
     Replayed,
 }
 
-/// Why something would be refused: what the refusal itself would say.
+/// Why something would be refused: the code and the text of the refusal itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanRefusal {
@@ -213,7 +213,7 @@ pub struct ReleaseRequest {
     /// Only if this deployment holds the slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment_id: Option<DeploymentName>,
-    /// Also from a worker that was heard of within its lease, and may still be at work.
+    /// Whether to release even from a worker that gave a sign of life within its lease, and may still be at work.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub even_if_alive: bool,
 }

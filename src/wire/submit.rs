@@ -1,4 +1,4 @@
-//! Submit and cancel: what clients ask for, and how a conflict is told.
+//! Submit and cancel: the requests of clients, and the body of a conflict.
 
 use std::collections::BTreeMap;
 
@@ -36,10 +36,10 @@ pub struct SubmitRequest {
     /// Values for the pipeline.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, String>,
-    /// What is deployed, uploaded before.
+    /// The artifact to deploy, uploaded before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<ArtifactRef>,
-    /// Who runs it.
+    /// Which side runs it.
     pub executor: Executor,
     /// Whether the answer shall carry the lease already; only with `executor: client`.
     pub claim: bool,
@@ -73,7 +73,7 @@ pub enum OnConflict {
     /// 409, and nothing is stored.
     #[default]
     Refuse,
-    /// 409, and the place in line is kept for who polls `turn`.
+    /// 409, and the place in line is kept for a client that polls `turn`.
     Wait,
     /// 202, and the server starts it when its turn comes.
     Queue,
@@ -83,23 +83,23 @@ pub enum OnConflict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Conflict {
-    /// Who holds the slot; never a final deployment.
+    /// The deployment that holds the slot; never a final one.
     pub deployment_id: DeploymentId,
     /// More about it.
     pub blocking: Blocking,
     /// The id that your deployment will have, where a place in line is kept for you.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<DeploymentId>,
-    /// What people call that deployment in its project.
+    /// The number of that deployment in its project.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket_number: Option<u64>,
     /// How many are served before you, yourself included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_position: Option<u64>,
-    /// The newer deployment that supersedes yours when that starts, if yours still waits then.
+    /// The newer deployment that supersedes yours when the newer one starts, if yours still waits then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by: Option<DeploymentId>,
-    /// What people know that one by.
+    /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by_deployment: Option<Named>,
     /// How long until yours is expected to have the slot; null where nobody can tell, left out where no place is kept for you.
@@ -128,24 +128,24 @@ pub struct Takes {
 }
 
 impl Conflict {
-    /// Who holds the slot, as it is named where another one is told of.
+    /// The deployment that holds the slot, as texts about another one name it.
     pub fn holder(&self, project: &ProjectName) -> Mention {
         let Blocking { number, actor, commit, .. } = &self.blocking;
         let named = number.map(|number| Named { number, actor: actor.clone(), commit: commit.clone() });
         Mention { project: project.clone(), id: self.deployment_id, named }
     }
 
-    /// The newer deployment that supersedes yours when that starts.
+    /// The newer deployment that supersedes yours when the newer one starts.
     pub fn overtaker(&self, project: &ProjectName) -> Option<Mention> {
         mention(project, self.will_be_superseded_by, self.will_be_superseded_by_deployment.as_ref())
     }
 }
 
-/// Who is in the way: who, what, how far, how long yet.
+/// The deployment in the way: its actor, its spec, its progress and its remaining time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blocking {
-    /// What people call it in its project. Of an older server: none.
+    /// Its number in its project. Missing from an older server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<u64>,
     /// Who started it.
@@ -163,7 +163,7 @@ pub struct Blocking {
     pub status: Status,
     /// The phase that runs.
     pub phase: Option<String>,
-    /// What it does, or waits for, in its own words. Of an older server: none.
+    /// Its message: what it does or waits for, in its own words. Missing from an older server.
     #[serde(default)]
     pub message: Option<String>,
     /// 0 to 100.
@@ -171,10 +171,10 @@ pub struct Blocking {
     /// When a worker took it.
     #[serde(with = "time::option")]
     pub started_at: Option<Timestamp>,
-    /// When its worker was last heard of.
+    /// When its worker last gave a sign of life.
     #[serde(with = "time::option")]
     pub last_heartbeat_at: Option<Timestamp>,
-    /// When somebody first asked for it to be stopped.
+    /// When a stop was first requested.
     #[serde(with = "time::option")]
     pub cancel_requested_at: Option<Timestamp>,
     /// Whether its worker lives.
@@ -187,7 +187,7 @@ pub struct Blocking {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Liveness {
-    /// It was heard of as it should be.
+    /// Its signs of life come in time.
     Alive,
     /// Heartbeats are overdue.
     Silent,
@@ -195,11 +195,11 @@ pub enum Liveness {
     Lost,
 }
 
-/// What a conflict's holder is to the client.
+/// How the holder in a conflict relates to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Relation {
-    /// Of the same CI run: waiting for it would be waiting for oneself.
+    /// Of the same CI run: a client that waited for it would wait for itself.
     #[serde(rename = "self")]
     Own,
     /// Of another.

@@ -1,4 +1,4 @@
-//! What workers and the server say to each other: claims, heartbeats, reports and ends, all under a lease.
+//! The messages between workers and the server: claims, heartbeats, reports and ends, all under a lease.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::model::{DeploymentId, FailureCause, Named, ProjectName, Report, Revis
 /// The header that carries a lease's secret.
 pub const LEASE_HEADER: &str = "singletrack-lease";
 
-/// Proof that a deployment is a worker's, and for how long.
+/// Proof that a deployment belongs to a worker, and for how long.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lease {
@@ -81,7 +81,7 @@ pub struct Claimed {
     pub lease: Lease,
     /// Values for the pipeline.
     pub inputs: BTreeMap<String, String>,
-    /// What is to be unpacked before the first phase.
+    /// The artifact to unpack before the first phase.
     pub artifact: Option<ArtifactRef>,
 }
 
@@ -95,14 +95,14 @@ pub struct HeartbeatAnswer {
     pub reason: Option<String>,
     /// The newer deployment that takes its place.
     pub superseded_by: Option<DeploymentId>,
-    /// What people know that one by.
+    /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded_by_deployment: Option<Named>,
     /// How long the lease lasts from when this heartbeat was sent.
     pub ttl_seconds: u64,
 }
 
-/// What a worker tells between its claim and its end.
+/// A worker's reports between its claim and its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReportsRequest {
@@ -119,13 +119,13 @@ pub struct ReportsAnswer {
     pub last: u64,
 }
 
-/// A worker says what became of its deployment.
+/// A worker reports the end of its deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FinishRequest {
     /// SUCCEEDED, FAILED or CANCELLED.
     pub status: Status,
-    /// What it produced, beside what was reported already; with SUCCEEDED.
+    /// Its outputs, beside those that were reported already; with SUCCEEDED.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, String>,
     /// Why; with FAILED.
@@ -133,7 +133,8 @@ pub struct FinishRequest {
     pub error: Option<FinishError>,
 }
 
-/// Why a deployment failed, as its worker tells it. What became of its rollbacks is known from the reports of its phases.
+/// Why a deployment failed, as its worker reports it. The state of its rollbacks is known from the reports of its
+/// phases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FinishError {
@@ -161,7 +162,7 @@ impl From<Verdict> for FinishRequest {
     }
 }
 
-/// The causes of a failure that a worker tells.
+/// The causes of a failure that a worker may report.
 const TOLD_BY_WORKERS: [FailureCause; 6] = [
     FailureCause::PhaseFailed,
     FailureCause::PhaseTimeout,
@@ -171,17 +172,17 @@ const TOLD_BY_WORKERS: [FailureCause; 6] = [
     FailureCause::WorkerLost,
 ];
 
-/// Why an end is none.
+/// Why a reported end is not valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InvalidEnd {
-    /// No worker tells a failure with this code.
+    /// A worker may not report a failure with this code.
     UnknownCode(String),
-    /// What is told does not go together.
+    /// The parts of the report contradict each other.
     Contradiction(&'static str),
 }
 
 impl InvalidEnd {
-    /// For people; `echo` makes what was sent fit to be shown.
+    /// For people; `echo` makes the sent text fit to be shown.
     pub fn detail(&self, echo: impl Fn(&str) -> String) -> String {
         match self {
             InvalidEnd::UnknownCode(code) => {

@@ -1,7 +1,7 @@
-//! A copy of a store's file, and a store made of a copy again.
+//! A copy of a store's file, and a store that is made of a copy again.
 //!
 //! A backup is taken while the server goes on: one read transaction holds the moment that is copied, and readers never
-//! stand in the writer's way. What is written appears whole under its name, or not at all.
+//! block the writer. The written file appears whole under its name, or not at all.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -29,10 +29,10 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// How many pages are copied between two words of progress: 4 MiB, a few milliseconds.
+/// How many pages are copied between two reports of progress: 4 MiB, a few milliseconds.
 const STEP_PAGES: i32 = 1024;
 
-/// Hears how much of how much is done, in bytes.
+/// Is told the progress in bytes: how much of the total is done.
 pub use crate::store::copy::Progress;
 
 /// Copies the store at `from`, which may be in use, to the new file `to`. Answers its size in bytes.
@@ -41,7 +41,7 @@ pub use crate::store::copy::Progress;
 /// [`StoreError`] with what to do about it; then there is no file `to`.
 pub fn backup(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, StoreError> {
     let from = existing(from)?;
-    // Under another name of the file, the newest of it would not be found.
+    // Under another name of the file, SQLite would not find its log, and so not its newest commits.
     require_one_name(&from)?;
     let to = absent(to)?;
     let source = reader_connection(&from)?;
@@ -60,7 +60,7 @@ pub fn backup(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, Sto
     copied.and_then(|()| size(&to))
 }
 
-/// Makes the store at `to` of the backup `from`, with revisions that follow all that were ever handed out.
+/// Makes the store at `to` from the backup `from`, with revisions above all that were ever handed out.
 ///
 /// # Errors
 /// [`StoreError`] with what to do about it; then there is no file `to`.
@@ -68,7 +68,7 @@ pub fn restore(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, St
     let from = existing(from)?;
     let to = locate(to)?;
     require_fit_file_system(to.parent().unwrap_or(Path::new("/")))?;
-    // Before the look whether it is there: a server may be making it.
+    // The lock comes before the check whether `to` exists, because a server may be making it.
     let _lock = Lock::take(&to)?;
     let to = absent(&to)?;
     check(&from)?;
@@ -95,7 +95,7 @@ pub(super) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
 
 fn absent(path: &Path) -> Result<PathBuf, StoreError> {
     let path = locate(path)?;
-    // What a server left beside a file that is gone would be taken for a part of the new one.
+    // Files that a server left beside a store that is gone would be taken for a part of the new one.
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let path = beside(&path, suffix);
         if path.exists() {
@@ -128,17 +128,17 @@ fn in_place(to: &Path, write: impl FnOnce(&Path) -> Result<(), StoreError>) -> R
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
 }
 
-/// Gives the file at `partial` the name `to`, unless something has come there meanwhile.
+/// Gives the file at `partial` the name `to`, unless a file has appeared there meanwhile.
 fn publish(partial: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, partial, CWD, to, RenameFlags::NOREPLACE) {
-        // This file system knows no such rename; perhaps links.
+        // This file system has no such rename; it may have links.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
         done => return Ok(done?),
     }
     match fs::hard_link(partial, to) {
         Ok(()) => fs::remove_file(partial),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        // Neither, such as FAT or a network share. The place was free a moment ago, and is looked at once more.
+        // It has neither, as on FAT or a network share. The place was free a moment ago, and is checked once more.
         Err(_) if to.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
         Err(_) => fs::rename(partial, to),
     }
@@ -157,13 +157,13 @@ fn copy(source: &Connection, to: &Path, progress: Progress<'_>) -> rusqlite::Res
         progress(pages(seen.pagecount - seen.remaining), pages(seen.pagecount));
         match step {
             StepResult::Done => break,
-            // The source stands still, and nobody else knows the target.
+            // The source stands still, and no other connection knows the target.
             StepResult::More | StepResult::Busy | StepResult::Locked => {}
             _ => return Err(rusqlite::Error::InvalidQuery),
         }
     }
     drop(copying);
-    // One file, that needs nothing beside it; whoever opens it as a store makes a write-ahead log again.
+    // One file that needs nothing beside it; when it is opened as a store, a write-ahead log is made again.
     target.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
     target.close().map_err(|(_, error)| error)
 }

@@ -1,8 +1,9 @@
-//! Room kept back for bad days: a file that is given up when the disk is full, so that slots can still be freed.
-//! See decision 0042.
+//! Room that is kept back: a file that is given up when the disk is full, so that slots can still be freed. See
+//! decision 0042.
 //!
-//! The room must hold all of the log: what is in the log needs as much room in the store's file, and only a log that was moved there
-//! starts anew. So it grows with a log that a long reader keeps from being moved.
+//! The room must be as large as the whole log, because the content of the log needs as much room in the store's file,
+//! and only a log that was moved there starts anew. So the ballast grows with a log that a long reader keeps from being
+//! moved.
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,14 +17,15 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::{emergency, fault::is_full, open::beside};
 
-/// Room for some 400 lone commits of five pages of 4 KiB, or far more that share one: enough to land what runs. It grows by as
-/// much.
+/// Room for some 400 lone commits of five pages of 4 KiB, or for far more that share one: enough to land the
+/// deployments that run. The ballast grows in steps of this size.
 const BALLAST_BYTES: u64 = 8 << 20;
 
-/// Without so much room beside the ballast, a store can not even be opened: the index of its log is made anew then.
+/// Without this much room beside the ballast, a store cannot even be opened, because the index of its log is made anew
+/// then.
 const START_BYTES: usize = 256 << 10;
 
-/// How long it is not taken again where free space was not what was missing.
+/// How long the ballast is not taken again after a failure for another reason than a lack of free space.
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// The file, whether it is there or not.
@@ -32,13 +34,13 @@ pub(super) struct Ballast {
     held_bytes: u64,
     /// Whether it was given up so that the store could be opened.
     is_spent: bool,
-    /// When it may be taken again at the earliest, where it is not the disk that is full.
+    /// When it may be taken again at the earliest, where the disk is not full.
     not_before: Option<Instant>,
 }
 
 impl Ballast {
-    /// What a former server left beside the store at `path`. It is given up at once where the disk is so full that the store
-    /// could not be opened.
+    /// The ballast that a former server left beside the store at `path`. It is given up at once where the disk is so
+    /// full that the store could not be opened.
     pub(super) fn found(path: &Path) -> Self {
         let ballast_path = beside(path, ".ballast");
         let held_bytes = ballast_path.metadata().map_or(0, |found| found.blocks() * 512);
@@ -56,7 +58,8 @@ impl Ballast {
 
     /// Takes the room, if there is any.
     pub(super) fn take(&mut self) {
-        // Less of it is there where a former server was stopped as it took it. What was only given up now is not taken again.
+        // The file is smaller where a former server was stopped while it took the room. Room that was only just given
+        // up is not taken again.
         if self.held_bytes >= BALLAST_BYTES || self.is_spent {
             return;
         }
@@ -85,8 +88,8 @@ impl Ballast {
         released
     }
 
-    /// Takes the room again once there is plenty: twice what it takes, so that it is not given up again at once. Takes more of it
-    /// for a log of so many bytes.
+    /// Takes the room again once there is plenty: twice its size, so that it is not given up again at once. Takes more
+    /// of it for a log of so many bytes.
     pub(super) fn retake(&mut self, log_bytes: u64) {
         if emergency::was_given_up() {
             self.held_bytes = 0;
@@ -102,7 +105,7 @@ impl Ballast {
         }
     }
 
-    /// Gives back what it took for a log that was long. The log is short again.
+    /// Gives back the part that it took for a long log. The log is short again.
     pub(super) fn shrink(&mut self) {
         if self.held_bytes <= BALLAST_BYTES {
             return;
@@ -118,7 +121,7 @@ impl Ballast {
         statvfs(directory).map_or(0, |disk| disk.f_bavail * disk.f_frsize)
     }
 
-    /// Has it hold so many bytes. What it held is left where there is no room for more.
+    /// Makes the file this large. The room that it held stays where there is no room for more.
     fn allocate(&mut self, bytes: u64) -> io::Result<()> {
         match allocate(&self.path, bytes) {
             Ok(()) => {
@@ -131,7 +134,7 @@ impl Ballast {
                     let kept = OpenOptions::new().write(true).open(&self.path);
                     let _ = kept.and_then(|file| file.set_len(self.held_bytes));
                 } else {
-                    // What there is of it would only be in the way.
+                    // A part of the ballast would only be in the way.
                     let _ = fs::remove_file(&self.path);
                 }
                 Err(error)
@@ -153,7 +156,7 @@ fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether something can be written at all. It is written, since a quota is told in no other way.
+/// Whether anything can be written at all. It writes, because a quota shows in no other way.
 fn try_room(path: &Path) -> io::Result<()> {
     let tried = (|| {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;

@@ -1,9 +1,10 @@
 //! Moving the write-ahead log into the file, so that the log can start anew. See decision 0024.
 //!
-//! What a log holds belongs to pages all over the file, and to sync those takes a hundred times as long as a commit. So a thread
-//! beside the writer moves it, while commits go on. But the log starts anew only when nothing in it is left to move, which it
-//! never is where someone commits all the time: what came meanwhile is little, and the writer moves it between two commits.
-//! (Nor does SQLite sync the file before nothing is left, so the thread does, lest all of it be the writer's after all.)
+//! The pages in a log belong to places all over the file, and to sync those takes a hundred times as long as a commit.
+//! So a thread beside the writer moves the log, while commits go on. But the log starts anew only when nothing in it is
+//! left to move, and while commits come all the time, something always is. Only a little is left, and the writer moves
+//! that between two commits. (SQLite does not sync the file before nothing is left, so the thread syncs it; otherwise
+//! the writer would have to sync everything after all.)
 
 use std::{
     fs::File,
@@ -27,20 +28,21 @@ use super::{
 };
 use crate::{health::or_end_process, store::StoreError};
 
-/// How many pages the log may hold: what was taken for it beforehand. A longer one would need more room than is kept back for a
-/// full disk, both in the log and in the file to which it is moved.
+/// How many pages the log may hold: the room that was taken for it beforehand. A longer log would need more room than
+/// is kept back for a full disk, both for the log and in the file to which it is moved.
 const FULL_PAGES: u32 = (WAL_BYTES / PAGE_BYTES) as u32;
 
 /// The size of a page of a new store, for which the limits are meant.
 pub(super) const PAGE_BYTES: u64 = 4096;
 
-/// How many pages it holds before it is moved: the rest is for what comes meanwhile.
+/// How many pages the log holds before it is moved; the rest is for the commits that come meanwhile.
 const DUE_PAGES: u32 = FULL_PAGES / 4 * 3;
 
-/// What may be left to the writer: a sync of these costs it little more than a commit does.
+/// How many pages may be left to the writer: to sync these costs it little more than a commit does.
 const REST_PAGES: u32 = 64;
 
-/// How often the thread goes back for what came meanwhile: each time it is less, unless the disk is too slow for it.
+/// How often the thread goes back for pages that came meanwhile: each time they are fewer, unless the disk is too slow
+/// for that.
 const PASSES_MAX: usize = 4;
 
 /// How much of the file is synced at once, in bytes, unless that made too many parts of it.
@@ -50,10 +52,10 @@ const SYNC_PARTS_MAX: u64 = 4096;
 const WRITE_AND_WAIT: libc::c_uint =
     libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
 
-/// From how many pages on a log is one that grows: our own readers cannot make it so long.
+/// A log of this many pages is reported as growing, because our own readers cannot make it so long.
 const TOLD_PAGES: u32 = FULL_PAGES * 2;
 
-/// What a look at the log came to.
+/// The result of a look at the log.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
@@ -67,10 +69,11 @@ pub(super) enum Look {
 pub(super) struct Checkpoints {
     /// How many pages the log holds.
     log_pages: Arc<AtomicU32>,
-    /// Whether all of the log is in the file and nothing was committed since, or another log has begun and nobody has said so yet.
+    /// Whether all of the log is in the file and nothing was committed since, or another log has begun and that is not
+    /// recorded yet.
     begins: Arc<AtomicBool>,
     due_at: u32,
-    /// From how many pages on it is said that the log grows.
+    /// From how many pages on the growth of the log is reported.
     told_at: u32,
     is_under_way: bool,
     readers: Arc<RwLock<()>>,
@@ -127,7 +130,7 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    /// Whether what is committed next begins another log, or what was committed last has done so.
+    /// Whether the next commit begins another log, or the last commit has done so.
     pub(super) fn begins_log(&self) -> bool {
         self.begins.load(Ordering::Relaxed)
     }
@@ -152,11 +155,11 @@ impl Checkpoints {
         Arc::clone(&self.log_pages)
     }
 
-    /// Between two commits: has the log moved, if it is long, and moves the rest once that is done. Waits for it where the log
-    /// is full.
+    /// Between two commits: starts the move of a long log, and moves the rest once that is done. Waits for the move
+    /// where the log is full.
     ///
-    /// A reader that still reads from the end of the log keeps it from starting anew. Our own are kept out of a full log for a
-    /// moment; for another program's, this is tried again a little later.
+    /// A reader that still reads from the end of the log keeps it from starting anew. Our own readers are kept out of a
+    /// full log for a moment; with a reader of another program, this is tried again a little later.
     pub(super) fn look(&mut self, writer: &Connection) -> Look {
         let pages = self.log_pages.load(Ordering::Relaxed);
         if self.is_under_way {
@@ -164,7 +167,7 @@ impl Checkpoints {
                 if pages < FULL_PAGES {
                     return Look::Done;
                 }
-                // Done, or gone.
+                // The move is done, or the thread is gone.
                 let _ = self.done.recv();
             }
             self.is_under_way = false;
@@ -188,7 +191,8 @@ impl Checkpoints {
         }
     }
 
-    /// Moves what is in the log, as the writer. Whoever begins to read when all of it is moved reads from the file alone.
+    /// Moves the content of the log, as the writer. A reader that begins after all of it is moved reads from the file
+    /// alone.
     fn move_rest(&self, writer: &Connection, pages: u32) -> Look {
         let _pause = (pages >= FULL_PAGES).then(|| self.readers.write().unwrap_or_else(PoisonError::into_inner));
         self.move_all(writer)
@@ -198,7 +202,7 @@ impl Checkpoints {
         match move_log(writer) {
             Moved::Full => Look::Full,
             Moved::Pages { is_all, .. } => {
-                // Nobody else commits.
+                // No other connection commits.
                 self.begins.fetch_or(is_all, Ordering::Relaxed);
                 Look::Done
             }
@@ -206,7 +210,7 @@ impl Checkpoints {
         }
     }
 
-    /// Says that the log grows, and each time that it is twice as long.
+    /// Reports that the log grows, and again each time that it is twice as long.
     fn tell_growth(&mut self, pages: u32) {
         if pages < DUE_PAGES && self.told_at > TOLD_PAGES {
             self.told_at = TOLD_PAGES;
@@ -221,17 +225,17 @@ impl Checkpoints {
         }
     }
 
-    /// Moves everything, since there is nothing else to do.
+    /// Moves everything, because there is nothing else to do.
     pub(super) fn settle(&mut self, writer: &Connection) {
         if self.is_under_way {
-            // Done, or gone.
+            // The move is done, or the thread is gone.
             let _ = self.done.recv();
             self.is_under_way = false;
         }
         let _ = self.move_rest(writer, FULL_PAGES);
     }
 
-    /// Moves what is in the log, before the process ends without it.
+    /// Moves the content of the log, before the process ends and the log is lost.
     pub(super) fn save(&self, writer: &Connection, file: &OwnFile) {
         if matches!(move_log(writer), Moved::Pages { .. }) && file.file().sync_all().is_err() {
             abort_on_failed_sync();
@@ -260,7 +264,7 @@ fn move_beside(db: &Connection, file: &File, log_pages: &AtomicU32) {
     }
 }
 
-/// Syncs the file, one part after the other: a commit that comes meanwhile waits for what is being written of one part at most,
+/// Syncs the file, one part after the other: a commit that comes meanwhile waits for the writes of one part at most,
 /// and not of the whole file.
 fn sync(file: &File) -> io::Result<()> {
     let length = file.metadata()?.len();
@@ -273,20 +277,20 @@ fn sync(file: &File) -> io::Result<()> {
         if written != 0 {
             let error = io::Error::last_os_error();
             match error.raw_os_error() {
-                // It may tell so only once.
+                // The kernel may report this error only once.
                 Some(libc::EIO | libc::ENOSPC | libc::EDQUOT) => return Err(error),
-                // This file system does not know parts.
+                // This file system cannot sync parts.
                 _ => break,
             }
         }
     }
-    // That has written the pages, but says nothing of what the disk itself still keeps in its cache.
+    // That has written the pages, but the disk itself may still have them in its cache.
     file.sync_data()
 }
 
-/// What became of moving the log.
+/// The result of moving the log.
 enum Moved {
-    /// So many of its pages are moved now; and whether that is all of them.
+    /// How many of its pages are moved now, and whether that is all of them.
     Pages { moved: u32, is_all: bool },
     /// There is no room for them in the file.
     Full,
@@ -294,7 +298,7 @@ enum Moved {
     Failed,
 }
 
-/// Moves what no reader needs to find in the log.
+/// Moves the pages that no reader must find in the log.
 fn move_log(db: &Connection) -> Moved {
     match db.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
         Ok((pages, moved)) => Moved::Pages { moved: u32::try_from(moved).unwrap_or(0), is_all: pages == moved },

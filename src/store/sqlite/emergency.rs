@@ -1,9 +1,11 @@
-//! What happens where a full disk is not told by an error, but by a signal.
+//! What happens where the system reports a full disk not by an error, but by a signal.
 //!
-//! SQLite maps the log's index (`-shm`) into memory. A file system that writes each page to a new place, such as btrfs, needs room
-//! for a page that has been there for long, and has no other way to say that there is none than SIGBUS. So the
+//! SQLite maps the log's index (`-shm`) into memory. A file system that writes each page to a new place, such as btrfs,
+//! needs room even for a page that has been there for long, and can report the lack of it only by SIGBUS. So the
 //! handler gives up the ballast, and the page is written again. Where that does not help, the process says why it ends.
-//! And a limit of file sizes (`ulimit -f`) ends a process by SIGXFSZ, unless it handles that: then writing fails with EFBIG.
+//!
+//! A limit of file sizes (`ulimit -f`) ends a process by SIGXFSZ, unless the process handles the signal: then writing
+//! fails with EFBIG.
 
 use std::{
     ffi::{CString, c_char, c_int},
@@ -14,14 +16,15 @@ use std::{
     sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, Ordering},
 };
 
-/// The path of the ballast, while it is there. What was once put here is never freed: a handler may be reading it.
+/// The path of the ballast, while it is there. A path that was put here is never freed, because a handler may be
+/// reading it.
 static BALLAST: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
-/// Whether it was given up here, of which its owner does not know yet.
+/// Whether the handler gave it up, and the owner of the ballast does not know yet.
 static WAS_GIVEN_UP: AtomicBool = AtomicBool::new(false);
 
 /// When it was given up last, in seconds of the monotonic clock; 0 for never.
 static GIVEN_UP_AT: AtomicI64 = AtomicI64::new(0);
-/// For so long other threads may meet with the disk as it was before.
+/// For how long after that other threads may still find the disk full.
 const IN_EFFECT_AFTER_SECONDS: i64 = 2;
 
 /// `SIGBUS`: the address is right, but there is no page for it.
@@ -80,10 +83,11 @@ fn seconds() -> i64 {
     now.tv_sec
 }
 
-/// Has a full disk and a limit of file sizes end no process by a signal, where that can be helped. For the server's process.
+/// Keeps a full disk and a limit of file sizes from ending the process by a signal, where that is possible. For the
+/// server's process.
 pub fn survive_full_disks() {
     handle(libc::SIGBUS, on_bus_error);
-    // Not ignored: what a process ignores, its children ignore, too.
+    // A handler, and not `SIG_IGN`, because the children of a process ignore every signal that it ignores.
     handle(libc::SIGXFSZ, on_file_limit);
 }
 

@@ -1,4 +1,4 @@
-//! Everything that a store's file holds, for another engine.
+//! All rows of a store's file, for another engine.
 
 use std::path::{Path, PathBuf};
 
@@ -17,9 +17,9 @@ use crate::store::{
     copy::{CopiedTable, CopyPart, TABLES, Tally, Value},
 };
 
-/// So many rows go together,
+/// How many rows are sent together at most,
 const ROWS_LIMIT: usize = 500;
-/// or so many bytes of them.
+/// or how many bytes of them.
 const BYTES_LIMIT: usize = 1 << 20;
 
 /// A store's file that nobody else uses.
@@ -59,7 +59,7 @@ impl Export {
 
     /// Sends all rows of all tables, in order. Blocks.
     pub(in crate::store) fn send(&self, to: &mpsc::Sender<CopyPart>) -> Result<(), StoreError> {
-        // Nobody writes; this is one moment all the same.
+        // Nobody writes to the file, but the transaction makes sure that this is one moment.
         let moment = self.db.unchecked_transaction().map_err(|error| self.unreadable(&error))?;
         for table in TABLES {
             let tally = self.send_table(&moment, table, to)?;
@@ -123,7 +123,7 @@ impl Export {
     }
 }
 
-/// Who takes the rows has failed, and says why.
+/// The receiver of the rows has failed, and reports the reason itself.
 fn gone() -> StoreError {
     StoreError::Unavailable("the copy ended early".to_owned())
 }

@@ -18,10 +18,10 @@ pub(super) enum Reach {
     File,
 }
 
-/// How far `error` reaches, which `db` has just told.
+/// How far `error`, which `db` has just returned, reaches.
 ///
-/// A failed fsync reaches furthest: the kernel may have dropped what it could not write, so that a second fsync would
-/// answer well for data that is lost. The process ends at once, and starts again from what is on the disk.
+/// A failed fsync reaches furthest: the kernel may have dropped the data that it could not write, so that a second
+/// fsync would succeed although the data is lost. The process ends at once, and starts again from the data on the disk.
 pub(super) fn reach(db: &Connection, error: &Error) -> Reach {
     let Error::SqliteFailure(failure, _) = error else { return Reach::Request };
     match failure.code {
@@ -31,7 +31,7 @@ pub(super) fn reach(db: &Connection, error: &Error) -> Reach {
             _ if is_full(&system_error(db)) => Reach::Full,
             _ => Reach::File,
         },
-        // Of a file beside the store's that could not be made.
+        // This is an error about a file beside the store's that could not be made.
         ErrorCode::CannotOpen if is_full(&system_error(db)) => Reach::Full,
         ErrorCode::DatabaseCorrupt
         | ErrorCode::NotADatabase
@@ -45,12 +45,13 @@ pub(super) fn reach(db: &Connection, error: &Error) -> Reach {
     }
 }
 
-/// Whether there is no room: on the disk, within a quota, or below a limit of file sizes. SQLite knows the first only.
+/// Whether there is no room: on the disk, within a quota, or below a limit of file sizes. SQLite reports the first case
+/// only.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG))
 }
 
-/// What the system said when `db` last failed.
+/// The system's error when `db` last failed.
 fn system_error(db: &Connection) -> io::Error {
     #[expect(unsafe_code, reason = "rusqlite does not tell it")]
     // SAFETY: the connection is open, and belongs to this thread.
@@ -58,11 +59,11 @@ fn system_error(db: &Connection) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 
-/// What our own triggers and unique indexes find is said of what has changed meanwhile, too.
+/// Errors of our own triggers and unique indexes. They can also come from data that has changed meanwhile.
 const IS_CHANGED: [i32; 3] =
     [ffi::SQLITE_CONSTRAINT_TRIGGER, ffi::SQLITE_CONSTRAINT_UNIQUE, ffi::SQLITE_CONSTRAINT_PRIMARYKEY];
 
-/// What a caller is told of `error`, which `db` has just told.
+/// The caller's error for `error`, which `db` has just returned.
 pub(super) fn store_error(db: &Connection, error: &Error) -> StoreError {
     match error {
         Error::SqliteFailure(..) if reach(db, error) == Reach::Full => StoreError::Full,
@@ -85,7 +86,7 @@ pub(super) fn store_error(db: &Connection, error: &Error) -> StoreError {
     }
 }
 
-/// Ends the process, since nobody knows any more what is on the disk.
+/// Ends the process, because nobody knows any more which data is on the disk.
 pub(super) fn abort_on_failed_sync() -> ! {
     // Some file systems find out so late that there is no room. The next start needs some.
     emergency::give_up();
@@ -94,7 +95,7 @@ pub(super) fn abort_on_failed_sync() -> ! {
     std::process::abort()
 }
 
-/// Ends the process, since what it would acknowledge is lost at its next start.
+/// Ends the process, because all that it would acknowledge is lost at its next start.
 pub(super) fn end_displaced(what: &Path) -> ! {
     end_process(&format!(
         "{} was removed, replaced or renamed while it was in use: what the store commits would be lost",

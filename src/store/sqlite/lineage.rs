@@ -1,4 +1,4 @@
-//! Which copy of the store a file is, so that an older one that is put in its place is noticed.
+//! Which copy of the store a file is, so that an older copy that is put in its place is noticed.
 //!
 //! ```text
 //! test.db           row:  branch, epoch            a log that begins raises the epoch, in its first commit
@@ -7,9 +7,9 @@
 //! at the start      the row is behind the line, or of another branch, or there is no line: the revisions leap
 //! ```
 //!
-//! A log begins when all of the one before is in the file. So a copy of the file of an idle or a stopped server is behind as soon as
-//! something is decided after it. A copy has forgotten what was done since, and must not give again the fencing tokens that
-//! were given then. (Decision 0050.)
+//! A log begins when all of the former log is in the file. So a copy of the file of an idle or a stopped server is
+//! behind as soon as something is decided after the copy was made. Such a copy does not know the later commits, and
+//! must not hand out again the fencing tokens that were handed out in them. (Decision 0050.)
 
 use std::{
     fs::{self, File},
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// What stands behind the name of the store's file.
+/// The ending of the name of the file beside the store's file.
 pub(super) const SUFFIX: &str = ".lineage";
 
 const ROW: &str = "SELECT branch, epoch, is_backup FROM lineage";
@@ -48,7 +48,7 @@ pub(super) struct BranchStanding {
     floor: i64,
 }
 
-/// What the file says of itself.
+/// The row in the store's file.
 #[derive(Clone, Copy, Debug)]
 struct LineageRow {
     branch: Uuid,
@@ -56,7 +56,7 @@ struct LineageRow {
     is_backup: bool,
 }
 
-/// What must be done before the store is used.
+/// The step that must be done before the store is used.
 #[derive(Debug, PartialEq, Eq)]
 enum NeededStep {
     Nothing,
@@ -66,7 +66,7 @@ enum NeededStep {
     Leap(&'static str),
 }
 
-/// Holds what the file says against what stands beside it.
+/// Compares the row in the file with the line beside it.
 fn needed(row: Option<&LineageRow>, known: Option<&BranchStanding>) -> NeededStep {
     match (row, known) {
         (None, None) => NeededStep::Beginning,
@@ -91,7 +91,8 @@ pub(super) struct Lineage {
 }
 
 impl Lineage {
-    /// Finds out what the file is that `db` has open to write, and makes the revisions leap where it is no longer the newest.
+    /// Finds out which copy the file is that `db` has open to write, and makes the revisions leap where it is no longer
+    /// the newest.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] with what to do about it.
@@ -106,7 +107,8 @@ impl Lineage {
             (NeededStep::Nothing | NeededStep::Beginning, _) => begin(db).map_err(failed)?,
             (NeededStep::Leap(why), _) => {
                 let standing = leap(db, known, why).map_err(failed)?;
-                // Otherwise what stands beside the file would be ahead of it, and its log be taken for another file's.
+                // Otherwise the line beside the file would be ahead of the file, and the log would be taken for another
+                // file's.
                 if !is_all_moved(db).map_err(failed)? {
                     return Err(StoreError::Unusable(format!(
                         "another program reads {}, which must be brought up to date first ({why}); close it, and start again",
@@ -138,14 +140,15 @@ impl Lineage {
         self.write_line();
     }
 
-    /// Has what stands beside the file survive a loss of power.
+    /// Makes the line beside the file survive a loss of power.
     pub(super) fn sync(&self) {
         if let Some(Err(error)) = self.line.as_ref().map(File::sync_data) {
             tracing::warn!(%error, "the file beside the store's that tells older copies of it could not be synchronised");
         }
     }
 
-    /// Not synchronised: whoever puts a copy back sees it all the same, and without power the file is ahead of it, never behind.
+    /// The line is not synchronised: when a copy is put back, the line is seen all the same, and after a loss of power
+    /// the file is ahead of the line, never behind.
     fn write_line(&mut self) {
         let Some(line) = &self.line else { return };
         let text = self.standing.line();
@@ -157,7 +160,7 @@ impl Lineage {
 }
 
 impl BranchStanding {
-    /// Always as long, so that it is overwritten in place.
+    /// Always of the same length, so that it is overwritten in place.
     fn line(&self) -> String {
         format!("{} {:020} {:020}\n", self.branch.simple(), self.epoch, self.floor)
     }
@@ -170,7 +173,7 @@ impl BranchStanding {
     }
 }
 
-/// What stands beside the store's file, if it can be read.
+/// The line beside the store's file, if it can be read.
 fn read_line(path: &Path) -> Option<BranchStanding> {
     let place = beside(path, SUFFIX);
     match fs::read_to_string(&place) {
@@ -223,7 +226,7 @@ fn write_row(db: &Connection, standing: &BranchStanding) -> rusqlite::Result<()>
     db.execute(write, params![standing.branch.as_bytes(), standing.epoch]).map(|_| ())
 }
 
-/// Raises all revisions above those that any copy that is known of can have given out.
+/// Raises all revisions above those that any known copy can have handed out.
 fn leap(db: &mut Connection, known: Option<BranchStanding>, why: &str) -> rusqlite::Result<BranchStanding> {
     let leap = db.transaction()?;
     let (before, own) = (floor(&leap)?, row(&leap)?);
@@ -246,7 +249,7 @@ fn leap(db: &mut Connection, known: Option<BranchStanding>, why: &str) -> rusqli
     Ok(standing)
 }
 
-/// Marks a copy as a backup. One of an older version has no place for that.
+/// Marks a copy as a backup. A copy of an older version has no place for the mark.
 pub(super) fn mark_backup(db: &Connection) -> rusqlite::Result<()> {
     if db.query_row(HAS_TABLE, [], |row| row.get::<_, i64>(0))? > 0 {
         db.execute("UPDATE lineage SET is_backup = 1", [])?;
@@ -254,19 +257,19 @@ pub(super) fn mark_backup(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Makes the newest store of a copy that will stand at `path`. Answers what is to stand beside it.
+/// Makes a copy that will stand at `path` the newest store. Answers the line to write beside it.
 pub(super) fn restore(db: &mut Connection, path: &Path) -> rusqlite::Result<BranchStanding> {
     leap(db, read_line(path), "it was restored")
 }
 
-/// Writes what stands beside a store that was restored.
+/// Writes the line beside a store that was restored.
 pub(super) fn write_beside(path: &Path, standing: BranchStanding) {
     let mut lineage = Lineage { standing, line: open_line(path) };
     lineage.write_line();
     lineage.sync();
 }
 
-/// Refuses a file that was put where the log of another one is: that log would be played into it.
+/// Refuses a file that was put beside the log of another file, because that log would be played into it.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] with what to do about it.
@@ -275,7 +278,7 @@ pub(super) fn require_own_log(path: &Path) -> Result<(), StoreError> {
     if !has_commits(&log) {
         return Ok(());
     }
-    // What the file holds without its log. While a log is in use, that is the epoch before it or its own.
+    // The row of the file without its log. While a log is in use, that is the epoch before the log's, or the log's own.
     let Some(alone) = row_alone(path) else { return Ok(()) };
     let is_foreign =
         |known: BranchStanding| alone.branch != known.branch || alone.epoch.saturating_add(1) < known.epoch;
@@ -298,7 +301,7 @@ fn has_commits(log: &Path) -> bool {
     read.is_ok() && header.iter().any(|byte| *byte != 0)
 }
 
-/// What the file by itself says, whatever lies beside it; nothing, if it cannot be read so.
+/// The row of the file alone, whatever lies beside it; `None` where it cannot be read so.
 fn row_alone(path: &Path) -> Option<LineageRow> {
     let mut address = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {

@@ -6,8 +6,8 @@
 //! a long log        ─▶ mover thread: into the file, beside the commits
 //! ```
 //!
-//! A durable commit costs an fsync, so everyone who waits shares the next one. What was answered survives a `kill -9`,
-//! and power loss where the disk honours fsync (`synchronous=FULL`; SQLite uses `fdatasync` on Linux, where
+//! A durable commit costs an fsync, so all waiting callers share the next one. Every answered change survives
+//! `kill -9`, and power loss where the disk honours fsync (`synchronous=FULL`; SQLite uses `fdatasync` on Linux, where
 //! `fullfsync` is unknown).
 
 mod backup;
@@ -56,7 +56,7 @@ pub struct SqliteStore {
     readers: Readers,
     pepper: Pepper,
     readiness: Readiness,
-    /// Not in the file: agents ask again within seconds of a server's start.
+    /// Not in the file, because agents ask again within seconds of a server's start.
     presence: Presence,
     unreadable: Arc<Unreadable>,
     // Closed after all connections.
@@ -88,10 +88,10 @@ impl SqliteStore {
         Ok(SqliteStore { writer, readers, pepper, readiness, presence, unreadable, _file: file, _lock: lock })
     }
 
-    /// Finishes what is queued, moves everything into the one file and waits for the threads. Whoever asks afterwards
-    /// is told that the store is not available. Blocks.
+    /// Finishes the queued requests, moves everything into the one file and waits for the threads. Later calls are told
+    /// that the store is not available. Blocks.
     pub fn close(&self) {
-        // The readers first: the writer's last checkpoint can only empty the log when nobody reads from it.
+        // The readers end first, because the writer's last checkpoint can only empty the log when nobody reads from it.
         self.readers.stop();
         self.writer.stop();
     }

@@ -17,8 +17,8 @@ use crate::{model::Pepper, store::StoreError};
 /// How long to wait for another program that has the file locked, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Room for the write-ahead log that is taken before anybody waits for it: a log that grows makes every fsync dearer,
-/// since the file system must record the growth too. It holds what is written between two checkpoints.
+/// Room for the write-ahead log that is taken before anybody waits for it, because a growing log makes every fsync
+/// dearer: the file system must record the growth too. It holds the commits between two checkpoints.
 pub(super) const WAL_BYTES: u64 = 8 << 20;
 
 /// The absolute path of the store's file, which need not exist yet, in a directory that must.
@@ -33,7 +33,7 @@ pub(super) fn locate(path: &Path) -> Result<PathBuf, StoreError> {
             path.join("singletrack.db").display()
         )));
     }
-    // A link leads to the file that is meant, so that two names of it share one lock.
+    // A link is followed to its file, so that two names of the file share one lock.
     if let Ok(file) = path.canonicalize() {
         return Ok(file);
     }
@@ -75,7 +75,7 @@ pub(super) fn writer_connection(path: &Path) -> Result<Connection, StoreError> {
              needs; give a place on a local disk with --store"
         )));
     }
-    // Every commit is on the disk before it is answered.
+    // Every commit is on the disk before its answer.
     db.pragma_update(None, "synchronous", "full").map_err(failed)?;
     db.pragma_update(None, "foreign_keys", true).map_err(failed)?;
     // The writer decides when to move the log into the file.
@@ -89,8 +89,9 @@ pub(super) fn writer_connection(path: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
-/// Moves the whole log into the file, if that can be done at once. Whoever still reads from it, such as a backup, keeps it from that, and so
-/// does a full disk: neither is a reason not to start, or to end in disorder. The log is as good a place for what is in it.
+/// Moves the whole log into the file, if that can be done at once. A program that still reads from the log, such as a
+/// backup, prevents that, and so does a full disk. Neither is a reason not to start, or to end in disorder: the commits
+/// are as safe in the log.
 pub(super) fn empty_log(db: &Connection) {
     let moved = db.busy_timeout(Duration::ZERO).and_then(|()| {
         let emptied = db.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE);
@@ -116,7 +117,7 @@ pub(super) fn is_all_moved(db: &Connection) -> rusqlite::Result<bool> {
     db.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE).map(|(pages, moved)| pages == moved)
 }
 
-/// What this file's servers share; made with the file.
+/// The secret that the servers of this file share; made with the file.
 pub(super) fn pepper(db: &Connection, path: &Path) -> Result<Pepper, StoreError> {
     let failed = |error: rusqlite::Error| schema::unreadable(&error, &path.display().to_string());
     let fresh = Pepper::generate()
@@ -138,8 +139,8 @@ pub(super) fn reader_connection(path: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
-/// The connection that moves the log into the file. It syncs as SQLite does unless told otherwise (`synchronous=FULL`), and is
-/// told nothing: that would have it read the schema, which takes more memory than all else of it.
+/// The connection that moves the log into the file. It syncs as SQLite does by default (`synchronous=FULL`), and gets
+/// no setting for that, because a setting would make it read the schema, which takes more memory than all else of it.
 pub(super) fn mover_connection(path: &Path) -> Result<Connection, StoreError> {
     let failed = |error: rusqlite::Error| schema::unreadable(&error, &path.display().to_string());
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
@@ -149,18 +150,19 @@ pub(super) fn mover_connection(path: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
-/// A connection as every one is made.
+/// Makes a connection with the settings that all connections have.
 pub(super) fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     // Each connection stays on its thread, so SQLite needs no mutex of its own.
     let db = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
-    // One plan for each statement, whatever it is asked with; else a changed `LIMIT` has it prepared again.
+    // One plan for each statement, whatever its parameters are; otherwise a changed `LIMIT` makes SQLite prepare the
+    // statement again.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(db)
 }
 
-/// Makes an empty file that only its owner may read: it holds what tells who deployed what. SQLite gives the files
-/// beside it the same mode.
+/// Makes an empty file that only its owner may read, because it holds the records of all deployments. SQLite gives the
+/// files beside it the same mode.
 pub(super) fn make(path: &Path) -> Result<(), StoreError> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),

@@ -1,9 +1,9 @@
-//! Where the store's file is: refused where two servers could both have it, locked, and watched while it is used.
+//! The place of the store's file: refused where two servers could both have it, locked, and watched while it is used.
 //! See decision 0041.
 //!
-//! A lock beside the file keeps its name, but one file can have several names: a hard link, a mount of the file alone. So the file
-//! itself is locked, too. And since SQLite finds the log by the file's name, a file with several names has several logs,
-//! each with a part of what was committed: such a file is refused even where nobody else has it.
+//! A lock beside the file guards one name, but one file can have several names: a hard link, a mount of the file alone.
+//! So the file itself is locked, too. And because SQLite finds the log by the file's name, a file with several names
+//! has several logs, each with a part of the commits: such a file is refused even where no other server has it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -24,8 +24,8 @@ use rustix::{
 use super::{lineage, lock::lock_soon, open::beside};
 use crate::{private, store::StoreError};
 
-/// What `statfs` tells of file systems on which the lock of one machine, or of one mount, says nothing to another. (Their
-/// numbers are those of `linux/magic.h` and of the file systems' own sources.)
+/// File systems, by the numbers that `statfs` tells, on which the lock of one machine, or of one mount, does not hold
+/// for another. (The numbers are those of `linux/magic.h` and of the file systems' own sources.)
 const UNFIT_FILE_SYSTEMS: &[(u32, &str)] = &[
     (0x6969, "NFS"),
     (0x517b, "SMB"),
@@ -49,14 +49,14 @@ const UNFIT_FILE_SYSTEMS: &[(u32, &str)] = &[
     (0x7c7c_6673, "Parallels shared folders"),
 ];
 
-/// What is gone when the machine restarts.
+/// File systems whose content is gone when the machine restarts.
 const IN_MEMORY: &[u32] = &[0x0102_1994, 0x8584_58f6];
 
 /// The store's file, locked for as long as this lives.
 pub(super) struct OwnFile {
     path: PathBuf,
     file: File,
-    /// What SQLite keeps beside it, once there is something.
+    /// The files that SQLite keeps beside it, once they exist.
     beside: OnceLock<[(PathBuf, Identity); 2]>,
     has_other_name: AtomicBool,
 }
@@ -65,10 +65,10 @@ pub(super) struct OwnFile {
 type Identity = (u64, u64);
 
 impl OwnFile {
-    /// Takes the file at `path`, which is there, and keeps every other server from it, whatever name they know it by.
+    /// Takes the file at `path`, which exists, and keeps every other server from it, under whatever name they know it.
     ///
-    /// To close any handle of a file takes away the locks that SQLite has on it in this process, so this comes before all
-    /// connections and is dropped after them.
+    /// Closing any handle of a file takes away the locks that SQLite has on it in this process, so this handle is
+    /// opened before all connections and is dropped after them.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] where it is in use, or where it is not safe to use it.
@@ -124,10 +124,11 @@ impl OwnFile {
         Ok(())
     }
 
-    /// Whether everything still is under its name, where a restart, a backup and SQLite look for it. Takes some microseconds.
+    /// Whether every file is still under its name, where a restart, a backup and SQLite look for it. Takes some
+    /// microseconds.
     ///
     /// # Errors
-    /// What is not, and what that means.
+    /// The file that is not in its place, and what that means.
     pub(super) fn require_in_place(&self) -> Result<(), Displaced> {
         let own = self.file.metadata().map_err(|_| Displaced { what: self.path.clone(), is_the_log: false })?;
         if !identity(&self.path).is_ok_and(|found| found == (own.dev(), own.ino())) {
@@ -154,10 +155,11 @@ impl OwnFile {
     }
 }
 
-/// A file of the store is not under its name any more.
+/// A file of the store that is not under its name any more.
 pub(super) struct Displaced {
     pub(super) what: PathBuf,
-    /// Whether only the log or its index is, so that what is in it can still be moved into the store's file.
+    /// Whether only the log or its index is displaced, so that the content of the log can still be moved into the
+    /// store's file.
     pub(super) is_the_log: bool,
 }
 
@@ -165,7 +167,7 @@ fn identity(path: &Path) -> io::Result<Identity> {
     path.symlink_metadata().map(|found| (found.dev(), found.ino()))
 }
 
-/// Fails for a file that has a name besides `path`: SQLite would look for its log under this one only.
+/// Fails for a file that has another name besides `path`, because SQLite would look for its log under `path` only.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] with what to do about it.

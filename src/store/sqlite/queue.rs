@@ -1,4 +1,4 @@
-//! What the writer's and the readers' queues share: their end.
+//! The end of a queue, the same for the writer's and the readers' queues.
 
 use std::{thread, time::Duration};
 
@@ -6,7 +6,7 @@ use tokio::sync::mpsc::{Sender, error::TrySendError};
 
 use crate::store::StoreError;
 
-/// What is answered once nobody serves the queue any more.
+/// The error once no thread serves the queue any more.
 pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".to_owned())
 }

@@ -20,8 +20,8 @@ use crate::{health::or_end_process, store::StoreError};
 /// How many threads read: one that answers while another walks a long answer. More would only compete for the cores.
 const READER_COUNT: usize = 2;
 
-/// How many questions may wait for a reader: as many as a thousand woken watchers ask at once. The next one waits to be
-/// let in, so that nothing is lost and memory stays bounded.
+/// How many questions may wait for a reader: as many as a thousand woken watchers ask at once. The next one waits for
+/// room, so that nothing is lost and memory stays bounded.
 const QUEUE_LIMIT: usize = 1024;
 
 /// `None` ends the reader that takes it.
@@ -34,7 +34,7 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// Starts them. Whoever has `pause` to itself, has none of them read meanwhile.
+    /// Starts the threads. While another thread has `pause` to itself, none of them reads.
     pub(super) fn start(path: &Path, pause: Arc<RwLock<()>>) -> Result<Self, StoreError> {
         let (queue, questions) = mpsc::channel::<Question>(QUEUE_LIMIT);
         let questions = Arc::new(Mutex::new(questions));
@@ -50,7 +50,7 @@ impl Readers {
         Ok(Readers { queue: Mutex::new(Some(queue)), threads: Mutex::new(threads) })
     }
 
-    /// Has one of them answer `question`.
+    /// Lets one of the threads answer `question`.
     pub(super) fn read<T, F>(&self, question: F) -> impl Future<Output = Result<T, StoreError>> + Send + use<T, F>
     where
         T: Send + 'static,
@@ -59,7 +59,7 @@ impl Readers {
         let (answer, answered) = oneshot::channel();
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let question: Question = Some(Box::new(move |db| {
-            // Who asked may be gone.
+            // The caller may be gone.
             let _ = answer.send(question(db).map_err(|error| store_error(db, &error)));
         }));
         async move {
@@ -69,7 +69,7 @@ impl Readers {
         }
     }
 
-    /// Answers what was asked, and ends.
+    /// Answers the questions that are queued, and ends.
     pub(super) fn stop(&self) {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(queue) = queue {
@@ -88,7 +88,7 @@ fn answer(db: &Connection, questions: &Mutex<mpsc::Receiver<Question>>, pause: &
         // One reader waits in the queue, the others for their turn to do so.
         let question = questions.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         match question {
-            // Whoever asked is told that there is no answer; the others are answered all the same.
+            // The caller is told that there is no answer; the other callers are answered all the same.
             Some(Some(question)) => {
                 let _reading = pause.read().unwrap_or_else(PoisonError::into_inner);
                 if catch_unwind(AssertUnwindSafe(|| question(db))).is_err() {

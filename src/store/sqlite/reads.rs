@@ -73,7 +73,8 @@ pub(super) const PROJECT: &str = concat!("SELECT ", project_columns!(), " FROM p
 pub(super) const PROJECTS: &str =
     concat!("SELECT ", project_columns!(), ", p.name FROM projects AS p WHERE p.name > ?1 ORDER BY p.name LIMIT ?2");
 
-/// What the reaper judges by. Of the columns that may be large, the spec is read only while something in it matters.
+/// The columns by which the reaper judges. Of the columns that may be large, the spec is read only while something in
+/// it matters.
 macro_rules! watched_columns {
     () => {
         "p.name, d.id, d.revision, d.pulse, d.state, d.window_ms, d.executor, d.lease_secret, d.fencing_token, \
@@ -130,14 +131,14 @@ pub(super) fn deployment(db: &Connection, project: &ProjectName, id: DeploymentI
 }
 
 pub(super) fn numbered(db: &Connection, project: &ProjectName, number: u64) -> Read<Option<DeploymentId>> {
-    // None has a number past the largest one that a row can have.
+    // No deployment has a number above the largest one that a row can have.
     let Ok(number) = i64::try_from(number) else { return Ok(None) };
     let id = |row: &Row<'_>| rows::required_id_at(row, 0);
     db.prepare_cached(BY_SHORT_NUMBER)?.query_row(params![project.as_str(), number], id).optional()
 }
 
 pub(super) fn events(db: &Connection, id: DeploymentId, after: u64, limit: usize) -> Read<Vec<Event>> {
-    // Whoever asks past the largest number that a row can have asks past the end.
+    // A number above the largest one that a row can have is past the end.
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     db.prepare_cached(EVENTS)?.query_map(params![id.as_bytes(), after, bound(limit)], rows::event)?.collect()
 }
@@ -216,7 +217,7 @@ pub(super) fn projects(
     while let Some(row) = rows.next()? {
         let name = rows::name_at(row, rows::PROJECT_COLUMN_COUNT)?;
         let state = match project_state(db, row, &name) {
-            // The file itself is in trouble, and not what one row of it holds.
+            // The file itself is in trouble, and not only one row of it.
             Err(error @ rusqlite::Error::SqliteFailure(..)) => return Err(error),
             read => unreadable.skip(read, || format!("project {name}")),
         };
@@ -272,13 +273,14 @@ pub(super) fn watched(db: &Connection, unreadable: &Unreadable) -> Read<Vec<Watc
             watched.extend(unreadable.skip(rows::watched(row), || rows::row_of(row, 1)));
         }
     }
-    // Those that are queued without a deadline wait for nobody.
+    // Queued deployments without a deadline have nothing that could lapse.
     watched.retain(|it| it.state != State::Waiting(Place::Queued) || it.deadline.is_some());
     snapshot.commit()?;
     Ok(watched)
 }
 
-/// Of what can be claimed the first so many that are offered; of the others no more than the name of the project is read.
+/// Of the deployments that can be claimed, the first so many that are offered; of the others only the project's name is
+/// read.
 pub(super) fn claimable(
     db: &Connection,
     offers: &Offers,
@@ -322,7 +324,7 @@ pub(super) fn marks(db: &Connection, ids: &[DeploymentId]) -> Read<Vec<(Deployme
     Ok(marks)
 }
 
-/// What runs under a lease of this holder.
+/// The deployment that runs under a lease of this holder.
 pub(super) fn held(db: &Connection, holder: &str) -> Read<Option<Deployment>> {
     db.prepare_cached(HELD)?
         .query_row([holder], |row| {

@@ -1,4 +1,4 @@
-//! What happens inside a transaction: loading what a decision needs, and recording what it decided.
+//! The work inside a transaction: loading the data that a decision needs, and recording the decision.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,14 +17,14 @@ use crate::{
     store::columns::written_rows,
 };
 
-/// Those with a lower `order` than this.
+/// The deployments in line with a lower `order` than this.
 pub(super) const LINE_BELOW: &str = concat!(
     "SELECT ",
     deployment_columns!(),
     " FROM deployments AS d WHERE d.project = ?1 AND d.state = 'waiting' AND d.spec ->> '$.order' < ?2"
 );
 
-/// The one with the highest `order`, if that is higher than this. A declared rollback is not judged by its own.
+/// The deployment with the highest `order`, if that is higher than this. A declared rollback is not judged by its own.
 pub(super) const LINE_ABOVE: &str = concat!(
     "SELECT ",
     deployment_columns!(),
@@ -144,7 +144,7 @@ impl<'c> Recorder<'c> {
             loaded.holder = self.holder.query_row([project], |row| located.note(row, name)).optional()?;
         }
         for id in &load.deployments {
-            // Mostly it is the holder that is asked for.
+            // Mostly the holder is the one that is asked for.
             if let Some(holder) = loaded.holder.as_ref().filter(|holder| holder.id == *id) {
                 loaded.deployments.push(holder.clone());
                 continue;
@@ -159,7 +159,7 @@ impl<'c> Recorder<'c> {
             };
             loaded.keyed = self.keyed.query_row(params![project, key.as_str()], read).optional()?;
         }
-        // Mostly nobody waits, as the counters tell.
+        // Mostly the line is empty, and the counters say so.
         if loaded.project.waiting_count > 0 {
             loaded.line = match load.line {
                 LineLoad::None => Vec::new(),
@@ -181,7 +181,7 @@ impl<'c> Recorder<'c> {
         self.line.query_map([project, limit], |row| located.note(row, name))?.collect()
     }
 
-    /// The head of the line, and whoever concerns somebody who starts or joins its end.
+    /// The head of the line, and the part of the line that matters to a deployment that starts or joins its end.
     fn edges(
         &mut self,
         project: i64,
@@ -207,7 +207,7 @@ impl<'c> Recorder<'c> {
         Ok(line)
     }
 
-    /// Writes what was decided.
+    /// Writes the changes that were decided.
     pub(super) fn record(
         &mut self,
         db: &Connection,
@@ -310,7 +310,7 @@ impl Located {
     }
 }
 
-/// A decision that cannot be recorded, by a mistake in the program.
+/// The error for a decision that cannot be recorded because of a mistake in the program.
 fn mistaken(what: &'static str) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(what.into())
 }

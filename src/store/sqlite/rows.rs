@@ -35,7 +35,7 @@ macro_rules! deployment_columns {
 }
 pub(super) use deployment_columns;
 
-/// How many columns that is: what a query adds stands behind them.
+/// The number of these columns: columns that a query adds stand behind them.
 pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 36;
 
 /// A project's columns, in the order that [`project`] reads them.
@@ -58,7 +58,7 @@ pub(super) const UPDATE_PROJECT: &str = "UPDATE projects SET revision = ?1, wait
      last_started_order = ?3, last_started = ?4, preempted_count = ?5, recent_runs = ?6, last_outcome = ?7, \
      deployment_count = ?8, last_started_named = ?9 WHERE number = ?10";
 
-/// All but the recent runs, which only a success changes.
+/// All columns but the recent runs, which only a success changes.
 pub(super) const UPDATE_PROJECT_COUNTERS: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
      last_started_order = ?3, last_started = ?4, preempted_count = ?5, last_outcome = ?6, deployment_count = ?7, \
      last_started_named = ?8 WHERE number = ?9";
@@ -71,7 +71,7 @@ pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, 
      id, project, ticket, executor, created_at, spec, line_place, short_number) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
      ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37)";
 
-/// Everything that may change.
+/// All columns that may change.
 pub(super) const UPDATE_DEPLOYMENT: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
@@ -80,7 +80,7 @@ pub(super) const UPDATE_DEPLOYMENT: &str = "UPDATE deployments SET window_ms = ?
      lease_secret = ?22, fencing_token = ?23, lease_ttl_ms = ?24, worker = ?25, cause = ?26, cause_message = ?27, \
      cause_phase = ?28, superseded_by = ?29 WHERE number = ?30";
 
-/// What changes while the state stays; it touches no index, so a heartbeat or a report is cheap.
+/// The columns that change while the state stays; none of them is in an index, so a heartbeat or a report is cheap.
 pub(super) const UPDATE_SIGNS_OF_LIFE: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
@@ -351,13 +351,13 @@ pub(super) fn insert_event(
     log_end_bytes: Option<u64>,
 ) -> rusqlite::Result<()> {
     let Event { seq, at, body } = event;
-    // The type stands apart, too, so that the schema can tell output from what happened.
+    // The type has a column of its own, too, so that the schema can tell output from other events.
     let kind = body.kind();
     statement.execute(params![deployment, seq, at.as_millisecond(), kind, log_end_bytes, to_json(body)?])?;
     Ok(())
 }
 
-/// Reads what the reaper judges by.
+/// Reads the columns by which the reaper judges.
 pub(super) fn watched(row: &Row<'_>) -> rusqlite::Result<Watched> {
     let spec = match row.get_ref(11)? {
         ValueRef::Null => JudgedSpec::default(),
@@ -390,7 +390,7 @@ pub(super) fn watched(row: &Row<'_>) -> rusqlite::Result<Watched> {
     })
 }
 
-/// What a row is called that cannot be read, by the id in this column.
+/// The name of a row that cannot be read, by the id in this column.
 pub(super) fn row_of(row: &Row<'_>, id_column: usize) -> String {
     match required_id_at(row, id_column) {
         Ok(id) => format!("deployment {id}"),
@@ -446,7 +446,7 @@ fn unwritable(error: serde_json::Error) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
-/// A column that does not hold what this version writes there.
+/// The error for a column whose value is not one that this version writes there.
 fn broken(column: usize, error: impl Into<Box<dyn Error + Send + Sync>>) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
 }

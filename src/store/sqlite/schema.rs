@@ -1,4 +1,4 @@
-//! Brings a file to the schema that this version knows, and refuses what it does not know.
+//! Brings a file to the schema that this version knows, and refuses a file with an unknown schema.
 //!
 //! Each migration is a numbered file that never changes once it was released; its checksum is kept in the database.
 //! All that are missing are applied in one transaction.
@@ -23,14 +23,14 @@ const MIGRATIONS: &[&str] = &[
 const CHECKSUMS: &str =
     "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, checksum BLOB NOT NULL) STRICT";
 
-/// Applies what is missing.
+/// Applies the missing migrations.
 ///
 /// # Errors
 /// [`StoreError::Unusable`] for a file of another program, of a newer version, or that was tampered with; then nothing
 /// in it was changed.
 pub(super) fn migrate(db: &mut Connection, path: &str) -> Result<(), StoreError> {
     let failed = |error: rusqlite::Error| unreadable(&error, path);
-    // Under the write lock from the first look on.
+    // The write lock is held from the first read on.
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     let application_id: i64 = pragma(&transaction, "application_id").map_err(failed)?;
     let version: i64 = pragma(&transaction, "user_version").map_err(failed)?;
@@ -125,7 +125,7 @@ fn pragma(db: &Connection, name: &str) -> rusqlite::Result<i64> {
     db.pragma_query_value(None, name, |row| row.get(0))
 }
 
-/// What the user is told when the file cannot be used as a database at all.
+/// The user's message when the file cannot be used as a database at all.
 pub(super) fn unreadable(error: &rusqlite::Error, path: &str) -> StoreError {
     let told = match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => {

@@ -1,8 +1,8 @@
-//! The one thread that writes: everyone who waits shares the next commit. See decision 0013.
+//! The one thread that writes: all waiting callers share the next commit. See decision 0013.
 //!
-//! A request that cannot be recorded, a full disk and a failing file all take the whole batch back. Then what the others
-//! decided is recorded anew, one by one. (A savepoint for each request would take back that one alone, but costs all of
-//! them a tenth, and what they are for is a mistake in the program.)
+//! A request that cannot be recorded, a full disk and a failing file all take the whole batch back. Then the decisions
+//! of the other requests are recorded anew, one by one. (A savepoint for each request would take back that request
+//! alone, but makes every request 10 % dearer, and serves only mistakes in the program.)
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -36,26 +36,26 @@ use crate::{
     store::{CommitCounter, Commits, Decide, OnCommit, StoreError},
 };
 
-/// How many requests may wait for the next commit. Four batches: with more the answer would come late anyway, so the
-/// senders wait to be let in, and memory stays bounded.
+/// How many requests may wait for the next commit. Four batches: with more, the answer would come late anyway, so the
+/// senders wait for room, and memory stays bounded.
 const QUEUE_LIMIT: usize = 1024;
 
-/// How many are taken out of the queue at once.
+/// How many requests are taken out of the queue at once.
 const TAKE_LIMIT: usize = 256;
 
-/// How many share one commit at most: enough that the fsync costs each of them next to nothing, few enough that the
-/// first need not wait for more than some 10 ms of the others' work.
+/// How many requests share one commit at most: enough that the fsync costs each of them next to nothing, few enough
+/// that the first one need not wait for more than some 10 ms of the others' work.
 const BATCH_LIMIT: usize = 512;
 
-/// A batch takes nobody in any more once it has worked for so many times what the last commit took. On a slow disk that is
-/// never before everyone is in. On a fast one there is little to share: those who were served first had rather be answered,
-/// and ask again while the next are served, than wait for all the others. (Decision 0023.)
+/// A batch stops admitting requests after this many times the duration of the last commit (decision 0023). On a slow
+/// disk all requests are in before that. On a fast disk there is little to share: it is better to answer the first
+/// callers, which ask again while the next are served, than to make them wait for all the others.
 const WORK_PER_COMMIT: u32 = 2;
 
-/// What a commit is taken to cost before there was one: that of a slow disk.
+/// The assumed duration of a commit before there was one: that of a slow disk.
 const FIRST_COMMIT: Duration = Duration::from_millis(4);
 
-/// How long there must be nothing to do before the log is moved.
+/// How long the queue must be empty before the log is moved.
 const IDLE: Duration = Duration::from_secs(1);
 
 type Answer = oneshot::Sender<Result<(), StoreError>>;
@@ -119,7 +119,7 @@ impl Writer {
         }
     }
 
-    /// Writes something, to see whether it becomes durable.
+    /// Writes something, to find out whether it becomes durable.
     pub(super) fn try_write(&self) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (answer, answered) = oneshot::channel();
@@ -151,7 +151,7 @@ impl Writer {
     }
 }
 
-/// A decision that was made, until it is durable.
+/// A decision that is made, but not durable yet.
 struct AwaitingCommit {
     project: ProjectName,
     load: Load,
@@ -160,7 +160,7 @@ struct AwaitingCommit {
 }
 
 impl AwaitingCommit {
-    /// Whether it only adds output, which gives way to everything else when room is short.
+    /// Whether it only adds output: output gives way to everything else when room is short.
     fn is_output_only(&self) -> bool {
         let Changes { project, steps, key, audit } = &self.changes;
         let output = |step: &Step| !step.events().is_empty() && step.events().iter().all(|event| event.body.is_log());
@@ -168,13 +168,13 @@ impl AwaitingCommit {
     }
 }
 
-/// What became of one request of a batch.
+/// The outcome of one request of a batch.
 enum Made {
     /// It waits for the commit.
     Decided(AwaitingCommit),
-    /// It was answered already: nothing of it is in the batch.
+    /// It was answered already: the batch holds nothing of it.
     Refused,
-    /// Nothing of the whole batch is left, by this error.
+    /// Nothing of the whole batch is left, because of this error.
     Lost(AwaitingCommit, rusqlite::Error),
 }
 
@@ -186,11 +186,11 @@ struct Batches<'c> {
     begin: Statement<'c>,
     commit: Statement<'c>,
     lineage: Lineage,
-    /// Says that a log begins.
+    /// Records that a log begins.
     begin_log: Statement<'c>,
-    /// Writes what is there already.
+    /// Writes a value that is there already.
     trial: Statement<'c>,
-    /// Who waits for a trial.
+    /// The callers that wait for a trial.
     trials: Vec<Answer>,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
@@ -200,11 +200,11 @@ struct Batches<'c> {
     /// How long the last commit took.
     commit_took: Duration,
     is_closing: bool,
-    /// Whether nothing was decided since the log was moved for want of other work.
+    /// Whether nothing was decided since the idle thread moved the log.
     is_settled: bool,
 }
 
-/// Writes what is there already, and fails where a table is gone that every call needs.
+/// Writes a value that is there already, and fails where a table is gone that every call needs.
 const TRIAL: &str = "UPDATE secrets SET value = value \
     WHERE (SELECT count(*) FROM (SELECT 1 FROM deployments JOIN projects LIMIT 1)) >= 0";
 
@@ -231,7 +231,7 @@ fn run(
     };
     let (recorder, begin, commit, trial, begin_log) = match prepared() {
         Ok(prepared) => prepared,
-        // Nobody else writes: without it, every change would be refused for ever.
+        // No other thread writes: without this thread, every change would be refused for ever.
         Err(error) => end_process(&format!("the store's writer cannot begin: {error}")),
     };
     let mut batches = Batches {
@@ -257,7 +257,7 @@ fn run(
     let Batches { checkpoints, lineage, .. } = batches;
     checkpoints.stop();
     lineage.sync();
-    // Leaves one file behind, and an empty log, where that can be done.
+    // Leaves one file and an empty log, where that can be done.
     open::empty_log(db);
     Ok(())
 }
@@ -277,7 +277,8 @@ impl Batches<'_> {
         }
     }
 
-    /// Waits for requests. When none has come for a moment, everything is moved into the file, so that a copy of the file holds it.
+    /// Waits for requests. When none has come for a moment, everything is moved into the file, so that a copy of the
+    /// file is complete.
     fn receive(&mut self, taken: &mut Vec<Request>) -> usize {
         if self.is_settled {
             return self.requests.blocking_recv_many(taken, TAKE_LIMIT);
@@ -285,17 +286,17 @@ impl Batches<'_> {
         if let Some(count) = receive_within(&mut self.requests, taken, TAKE_LIMIT, IDLE) {
             return count;
         }
-        // Where a reader or a full disk keeps it from that, the next commit has it tried again.
+        // Where a reader or a full disk prevents the move, it is tried again after the next commit.
         self.is_settled = true;
         self.checkpoints.settle(self.db);
         self.lineage.sync();
         self.requests.blocking_recv_many(taken, TAKE_LIMIT)
     }
 
-    /// Has the log moved when it is due. On a full disk that needs the room that was kept back.
+    /// Starts the move of the log when it is due. On a full disk, the move needs the room that was kept back.
     fn look_at_log(&mut self) {
         if self.checkpoints.look(self.db) == Look::Full && self.ballast.release() {
-            // What is still left to move is tried again at the next look.
+            // The rest that is left to move is tried again at the next look.
             let _ = self.checkpoints.look(self.db);
         }
         if self.checkpoints.is_short() {
@@ -303,7 +304,7 @@ impl Batches<'_> {
         }
     }
 
-    /// One small commit for all who asked whether there can be one.
+    /// One small commit for all callers that asked whether a commit is possible.
     fn answer_trials(&mut self) {
         if self.trials.is_empty() {
             return;
@@ -324,8 +325,9 @@ impl Batches<'_> {
         }
     }
 
-    /// One commit for what is in `queue` and whatever else is ready by the time that is done, for as long as sharing it pays:
-    /// if those waited for the next commit, two groups of callers would take turns at half the speed.
+    /// One commit for the requests in `queue` and all others that are ready by the time these are done, for as long as
+    /// sharing it pays: if the others waited for the next commit, two groups of callers would take turns at half the
+    /// speed.
     fn batch(&mut self, queue: &mut VecDeque<Request>) {
         if let Err(error) = self.begin.raw_execute() {
             tracing::error!(%error, "the store cannot begin a transaction");
@@ -356,7 +358,7 @@ impl Batches<'_> {
                     continue;
                 }
                 Request::Close => {
-                    // Nobody else gets in; whoever is in already is served.
+                    // No further request gets in; the requests that are in already are served.
                     self.is_closing = true;
                     self.requests.close();
                     continue;
@@ -372,7 +374,7 @@ impl Batches<'_> {
         let is_changed = decided.iter().any(|decided| !decided.changes.is_empty());
         match self.commit(is_changed) {
             Ok(()) => {
-                // One that wrote nothing synced nothing.
+                // A commit that wrote nothing synced nothing.
                 if is_changed {
                     self.commit_took = worked.elapsed();
                 }
@@ -382,7 +384,8 @@ impl Batches<'_> {
         }
     }
 
-    /// Commits. Where that begins a log it is said in the same commit, so that a copy of the file from before is told from it.
+    /// Commits. A commit that begins a log also records that, so that an older copy of the file can be told from the
+    /// file.
     fn commit(&mut self, is_changed: bool) -> rusqlite::Result<()> {
         let begins = is_changed && self.checkpoints.begins_log();
         if begins {
@@ -419,7 +422,7 @@ impl Batches<'_> {
                 return refuse(answer, told);
             }
         };
-        // A decision has written nothing yet when it panics, so there is nothing to take back.
+        // A decision that panics has written nothing yet, so there is nothing to take back.
         let Ok(changes) = catch_unwind(AssertUnwindSafe(|| decide(loaded))) else {
             tracing::error!(project.name = %project, "a decision panicked; nothing of it is recorded");
             return refuse(answer, StoreError::Unavailable("the decision failed".to_owned()));
@@ -437,7 +440,8 @@ impl Batches<'_> {
         }
     }
 
-    /// Wakes whoever waits for these projects, then answers. Where it would be lost at the next start, nobody is answered.
+    /// Wakes the waiters of these projects, then answers. Where the commits would be lost at the next start, nobody is
+    /// answered.
     fn publish(&mut self, decided: Vec<AwaitingCommit>) {
         if decided.iter().any(|decided| !decided.changes.is_empty()) {
             self.require_in_place();
@@ -445,7 +449,7 @@ impl Batches<'_> {
         }
         self.commits.count(decided.iter().filter(|decided| !decided.changes.is_empty()).count());
         for AwaitingCommit { project, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
-            // It is durable, so nothing that happens in there may keep the answers back.
+            // The changes are durable, so a failure in there must not keep the answers back.
             if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(project, changes))).is_err() {
                 tracing::error!(project.name = %project, "a wake-up panicked");
             }
@@ -457,13 +461,14 @@ impl Batches<'_> {
     fn require_in_place(&self) {
         let Err(displaced) = self.file.require_in_place() else { return };
         if displaced.is_the_log {
-            // The file itself is still ours, so what was committed can be saved.
+            // The file itself is still ours, so the commits in the log can be saved.
             self.checkpoints.save(self.db, self.file);
         }
         end_displaced(&displaced.what)
     }
 
-    /// After a batch that cannot be committed, because of `failed` or all of it.
+    /// Recovers after a batch that cannot be committed, because of the decision `failed`, or because of the whole
+    /// batch.
     fn recover(&mut self, mut decided: Vec<AwaitingCommit>, failed: Option<AwaitingCommit>, error: &rusqlite::Error) {
         self.roll_back();
         match (reach(self.db, error), failed) {
@@ -488,7 +493,7 @@ impl Batches<'_> {
     /// Records each decision in a commit of its own, so that as many as possible get through. While the disk is full,
     /// output gives way to the rest, which gets the room that was kept back.
     ///
-    /// What was decided stays right as long as everything before it in its project is recorded too.
+    /// A decision stays right as long as all earlier decisions of its project are recorded too.
     fn record_anew(&mut self, decided: Vec<AwaitingCommit>) {
         let mut dropped: HashSet<ProjectName> = HashSet::new();
         for decided in decided {
@@ -525,7 +530,7 @@ impl Batches<'_> {
     }
 
     fn roll_back(&self) {
-        // SQLite may have done so by itself.
+        // SQLite may have rolled back by itself.
         if !self.db.is_autocommit()
             && let Err(error) = self.db.execute_batch("ROLLBACK")
         {
@@ -534,7 +539,7 @@ impl Batches<'_> {
     }
 }
 
-/// What `blocking_recv_many` does, for so long at most.
+/// The same as `blocking_recv_many`, but waits for at most this long.
 fn receive_within(
     requests: &mut mpsc::Receiver<Request>,
     taken: &mut Vec<Request>,
@@ -562,7 +567,7 @@ fn receive_within(
 }
 
 fn tell(answer: Answer, result: Result<(), StoreError>) {
-    // Who asked may be gone; it is recorded, or not, all the same.
+    // The caller may be gone; the decision is recorded, or not, all the same.
     let _ = answer.send(result);
 }
 
