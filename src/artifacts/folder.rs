@@ -116,7 +116,7 @@ impl ArtifactFolder {
         }
     }
 
-    /// Begins an upload under the name `part` at `start`, or anew. Blocks while it reads what is there.
+    /// Begins an upload under the name `part` at `start`, or anew. Blocks while it reads the part that is there.
     ///
     /// # Errors
     /// The upload may not begin, or not at this byte.

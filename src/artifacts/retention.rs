@@ -45,7 +45,7 @@ pub struct Retention {
     depot: Depot,
     store: Arc<dyn Store>,
     rules: Artifacts,
-    /// What deployments needed when that was looked for last.
+    /// The set of needed artifacts that was read last.
     last_needed: Arc<tokio::sync::Mutex<Option<NeededArtifacts>>>,
 }
 

@@ -1,5 +1,5 @@
-//! The `[limits]` table. Limits that contradict each other are refused here, with a sentence that says why, because
-//! the server would otherwise lose healthy deployments in ways that nobody could explain.
+//! The `[limits]` table. Limits that contradict each other are refused here, with a sentence that says why. Otherwise
+//! the server would lose healthy deployments, and no user could find the cause.
 
 use super::{duration::format_duration, reader::ConfigTable};
 use crate::model::Limits;

@@ -61,7 +61,7 @@ pub struct Config {
     pub limits: Limits,
     /// How artifacts are kept.
     pub artifacts: Artifacts,
-    /// The tokens of callers from other machines; a caller on loopback needs none.
+    /// The tokens that give access; without any, only programs and pages of this machine may call.
     pub tokens: Vec<TokenHash>,
     /// The projects, by name.
     pub projects: BTreeMap<String, ProjectConfig>,

@@ -66,7 +66,7 @@ const NEVER: &[(&str, &str)] = &[
 pub struct PassEnv {
     /// A name, or the beginning of names and `*`.
     patterns: Vec<String>,
-    /// Those of the variables whose values are masked in what phases print; inputs may be among them.
+    /// The variables whose values are masked in the output of phases; inputs may be among them.
     masked: Vec<String>,
 }
 
@@ -78,7 +78,7 @@ impl PassEnv {
         is_listed && !NEVER.iter().any(|(never, _)| fits(never, name))
     }
 
-    /// Whether the value of this variable is masked in what phases print.
+    /// Whether the value of this variable is masked in the output of phases.
     pub fn masks(&self, name: &str) -> bool {
         self.masked.iter().any(|pattern| fits(pattern, name))
     }

@@ -20,7 +20,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// How long a deployment waits for an agent when the configuration is silent: a reboot of the agent's machine fits.
 const DEFAULT_UNCLAIMED_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// One project: its rules, and what a deployment of it runs.
+/// One project: its rules, and its pipelines.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProjectConfig {
     /// The rules of its slot and its line.
@@ -29,20 +29,20 @@ pub struct ProjectConfig {
     pub agents: Option<ByAgents>,
     /// Which variables phases get of the server's or agent's own environment, besides those that they always get.
     pub pass_env: PassEnv,
-    /// What can be run, by name. All of a project's pipelines share its one slot.
+    /// The pipelines, by name. All of a project's pipelines share its one slot.
     pub pipelines: BTreeMap<String, Pipeline>,
 }
 
 /// The settings of a project whose deployments agents run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByAgents {
-    /// What becomes of a submit when no agent could run it.
+    /// The answer to a submit when no agent could run it.
     pub without_agent: WithoutAgent,
     /// How long a deployment that holds the slot may wait for an agent.
     pub unclaimed_timeout: Duration,
 }
 
-/// What becomes of a submit when no agent could run it.
+/// The answer to a submit when no agent could run it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WithoutAgent {
     /// It is refused.
@@ -74,7 +74,7 @@ pub struct Pipeline {
 pub struct Phase {
     /// The name that people see; unique in its pipeline.
     pub name: String,
-    /// What is done.
+    /// The work of the phase.
     #[serde(flatten)]
     pub action: PhaseAction,
     /// The command that takes it back when this phase or a later one fails or is cancelled.
@@ -86,7 +86,7 @@ pub struct Phase {
     pub timeout: Option<Duration>,
 }
 
-/// What a phase does.
+/// The work of a phase.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PhaseAction {

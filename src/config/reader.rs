@@ -19,11 +19,11 @@ pub struct ConfigProblem {
     pub line: usize,
     /// The column in characters, from 1.
     pub column: usize,
-    /// What is wrong and what to write instead.
+    /// The problem, and the text to write instead.
     pub message: String,
 }
 
-/// The text that is being read, and what was found wrong with it so far.
+/// The text that is being read, and the problems found so far.
 pub(super) struct Document<'a> {
     text: &'a str,
     problems: RefCell<Vec<ConfigProblem>>,
@@ -210,7 +210,7 @@ impl<'a> ConfigTable<'a> {
         sections
     }
 
-    /// The tables under a key whose names the user chose, each with its name and where that stands.
+    /// The tables under a key whose names the user chose, each with its name and the place of the name.
     pub(super) fn named_sections(&mut self, key: &'static str) -> Vec<(Spanned<String>, ConfigTable<'a>)> {
         let Some(parent) = self.section(key) else { return Vec::new() };
         let mut sections = Vec::new();

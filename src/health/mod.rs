@@ -53,7 +53,7 @@ struct HealthCheck {
     restart_count: u64,
 }
 
-/// What `/readyz` answers.
+/// The answer of `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReadinessReport {
     /// In one word.

@@ -25,7 +25,7 @@ pub struct Submission {
     pub id: DeploymentId,
     /// The project.
     pub project: ProjectName,
-    /// What is asked for.
+    /// The spec of the deployment.
     pub spec: Spec,
     /// The client's own name for this wish, and SHA-256 of the request.
     pub key: Option<(IdempotencyKey, [u8; 32])>,
@@ -40,7 +40,7 @@ pub struct Submission {
 /// A lease that is wanted together with the slot.
 #[derive(Clone, Debug)]
 pub struct ClaimTerms {
-    /// What the lease's secret is made from.
+    /// The pepper from which the lease's secret is made.
     pub pepper: Pepper,
     /// How long the lease lasts.
     pub ttl: Duration,
@@ -48,7 +48,7 @@ pub struct ClaimTerms {
     pub worker: String,
 }
 
-/// What a client wants when the slot is held.
+/// The wish of a client for the case that the slot is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnConflict {
     /// A refusal that names the holder.
@@ -64,7 +64,7 @@ pub enum OnConflict {
 pub enum Admission {
     /// It is in: it holds the slot, or is queued.
     Accepted(DeploymentId),
-    /// The same wish was granted before, and this is what it made.
+    /// The same submit was accepted before, and made this deployment.
     Replayed(DeploymentId),
     /// The slot is held.
     Conflict {
@@ -120,7 +120,7 @@ pub enum Rejection {
     /// The key names another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
-    /// The project does not let newcomers cancel what runs.
+    /// The project does not let newcomers cancel a running deployment.
     #[error("the project's policy lets the running deployment finish")]
     PreemptionRefused,
     /// The successor is the very deployment that it wants to supersede.

@@ -16,7 +16,7 @@ pub const REF: usize = 1024;
 pub const COMMIT: usize = 256;
 /// The message of a submit: a commit's whole message fits.
 pub const MESSAGE: usize = 4096;
-/// Who started a deployment. It is part of a name that PostgreSQL keeps in an index, which takes 2.7 KB.
+/// The actor of a deployment. It is part of a name that PostgreSQL keeps in an index, which takes 2.7 KB.
 pub const ACTOR: usize = 256;
 /// The job's page: browsers take no longer ones.
 pub const URL: usize = 2048;
@@ -100,7 +100,8 @@ pub fn outputs_fit(outputs: &BTreeMap<String, String>) -> bool {
     outputs.len() <= OUTPUTS && size(outputs) <= OUTPUTS_BYTES
 }
 
-/// The variable that carries an input to a phase's command: upper case, with `_` for what is no letter or digit.
+/// The variable that carries an input to a phase's command: upper case, with `_` for every character that is no letter
+/// or digit.
 pub fn input_variable(name: &str) -> String {
     let fitting = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     format!("INPUT_{}", name.chars().map(fitting).collect::<String>())

@@ -14,7 +14,7 @@ use super::{
     mention::Mention,
 };
 
-/// What can happen to a deployment.
+/// A change of a deployment, from outside or from another deployment.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Its turn has come: the slot is its own.
@@ -70,10 +70,10 @@ pub enum Command {
         /// The worker's own number of the first report, from 1; reports that were recorded before are skipped. `None`
         /// for a worker that loses no answers, and so does not number its reports.
         first: Option<u64>,
-        /// What it tells, in order.
+        /// The reports, in order.
         reports: Vec<Report>,
     },
-    /// Somebody wants it stopped.
+    /// A stop is requested.
     Cancel {
         /// Why, in the canceller's words.
         reason: Option<String>,
@@ -89,14 +89,14 @@ pub enum Command {
     },
     /// It has lapsed, as an observer saw: silence, a deadline, or a lost worker.
     Lapse {
-        /// What was observed.
+        /// The vital signs at the time of the observation.
         seen: Vital,
         /// What has run out.
         cause: Lapse,
     },
     /// No worker took it in time, and no worker is there that could.
     Unclaimed {
-        /// What was observed.
+        /// The vital signs at the time of the observation.
         seen: Vital,
         /// Which agents are missing, for people.
         absence: String,
@@ -111,9 +111,9 @@ pub enum Command {
 /// How a worker says that its deployment ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It did what it should.
+    /// Its work succeeded.
     Succeeded {
-        /// What it produced, beside what was reported already.
+        /// The outputs, beside those that were reported already.
         outputs: BTreeMap<String, String>,
     },
     /// It did not.
@@ -125,7 +125,7 @@ pub enum Verdict {
         /// Where.
         phase: Option<String>,
     },
-    /// It was stopped because somebody asked for it.
+    /// It was stopped because of a cancel.
     Stopped,
 }
 
@@ -180,7 +180,7 @@ pub enum Report {
         /// 0 to 100; a lower one than before leaves it where it is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         progress: Option<u8>,
-        /// What it does.
+        /// The present work, in the worker's words.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },

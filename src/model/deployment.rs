@@ -28,7 +28,7 @@ pub struct Spec {
     /// A line about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Who started it.
+    /// The person or system that started it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// Where to read more: the CI job's page.
@@ -39,7 +39,7 @@ pub struct Spec {
     pub order: Option<u64>,
     /// Values for the pipeline.
     pub inputs: BTreeMap<String, String>,
-    /// What is deployed: the SHA-256 of an uploaded artifact.
+    /// The artifact to deploy: the SHA-256 of its bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<String>,
     /// Which side runs it.
@@ -83,7 +83,7 @@ pub struct Deployment {
     pub project: ProjectName,
     /// Its number in its project: 1, 2, 3 … in the order of arrival. 0 for a deployment that is only planned.
     pub number: u64,
-    /// What was asked for.
+    /// The spec.
     pub spec: Spec,
     /// Where it stands.
     pub state: State,
@@ -99,11 +99,11 @@ pub struct Deployment {
     pub pulse: u64,
     /// 0 to 100, never falling.
     pub progress: u8,
-    /// What it does, in its own words.
+    /// Its message: the present work or the reason for a wait, in the words of its worker.
     pub message: Option<String>,
     /// The phase that runs, or ran last.
     pub phase: Option<String>,
-    /// What it produced so far.
+    /// The outputs so far.
     pub outputs: BTreeMap<String, String>,
     /// The state of its rollbacks, if one began.
     pub rollbacks: Option<Rollbacks>,
@@ -123,7 +123,7 @@ pub struct Deployment {
     pub last_heartbeat_at: Option<Timestamp>,
 }
 
-/// Where a deployment stands. Each variant holds what is true in it only.
+/// The state of a deployment. Each variant holds the data that exist in that state only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// In line.
@@ -165,7 +165,7 @@ pub enum Status {
     Pending,
     /// A worker runs it.
     Running,
-    /// It did what it should.
+    /// Its work succeeded.
     Succeeded,
     /// It did not.
     Failed,
@@ -197,7 +197,7 @@ impl Status {
 /// The outcome of a deployment. The cause is a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It did what it should; its outputs are the deployment's.
+    /// Its work succeeded; the outputs are the deployment's.
     Succeeded,
     /// It did not.
     Failed {
@@ -242,7 +242,7 @@ pub enum FailureCause {
 /// Why a deployment was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelCause {
-    /// Somebody asked for it.
+    /// A cancel was requested.
     Requested,
     /// A newer deployment took its place.
     Superseded {

@@ -1,4 +1,4 @@
-//! What happened to a deployment, in order, as its watchers see it.
+//! The history of a deployment, in order, as its watchers see it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,7 @@ pub enum EventBody {
         status: Status,
         /// 0 to 100, never falling.
         progress: u8,
-        /// What it does.
+        /// The present work, in the worker's words.
         message: Option<String>,
     },
     /// It produced something.
@@ -87,7 +87,7 @@ pub enum EventBody {
         /// The lines, without their ends.
         lines: Vec<String>,
     },
-    /// Somebody asked for it to be stopped.
+    /// A stop was requested.
     Cancel {
         /// Why, in the canceller's words.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -164,7 +164,7 @@ impl EventBody {
         }
     }
 
-    /// Whether retention may cut it: only output, never what happened.
+    /// Whether retention may cut it: only output may be cut, never other events.
     pub fn is_log(&self) -> bool {
         matches!(self, EventBody::Log { .. })
     }
@@ -212,17 +212,17 @@ fn parts(mention: Option<Mention>) -> (Option<DeploymentId>, Option<Named>) {
 pub enum PhaseState {
     /// It runs.
     Started,
-    /// It did what it should.
+    /// Its work succeeded.
     Succeeded,
     /// It did not.
     Failed,
     /// It was not run, since an earlier one failed or was cancelled.
     Skipped,
-    /// What it did is being taken back.
+    /// The phase's rollback runs.
     RollingBack,
-    /// What it did was taken back.
+    /// The phase's rollback succeeded.
     RolledBack,
-    /// What it did could not be taken back.
+    /// The phase's rollback failed.
     RollbackFailed,
 }
 

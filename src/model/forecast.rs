@@ -113,7 +113,7 @@ impl Runs {
 
 /// Whole seconds, rounded up: never "0 s" while something still runs.
 fn seconds(ms: f64) -> u64 {
-    // A float of that size becomes the largest number, which is what is wanted.
+    // A float of that size becomes the largest number, as is wanted here.
     ((ms / 1e3).ceil() as u64).max(1)
 }
 

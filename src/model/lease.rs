@@ -80,7 +80,7 @@ impl LeaseSecret {
         HEXLOWER.encode(&self.0)
     }
 
-    /// What the store keeps of it.
+    /// The hash of it, which the store keeps.
     pub fn hash(&self) -> SecretHash {
         SecretHash(Sha256::digest(self.0).into())
     }

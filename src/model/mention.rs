@@ -18,7 +18,7 @@ const COMMIT_DIGITS: usize = 10;
 pub struct Named {
     /// Its number in its project.
     pub number: u64,
-    /// Who started it.
+    /// The person or system that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// The commit.

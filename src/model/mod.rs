@@ -1,5 +1,5 @@
-//! What a slot, a line, a lease and a deployment are, and every rule about them: pure, without a store, a network or
-//! a clock.
+//! The slot, the line, the lease and the deployment, and every rule about them: pure, without a store, a network or a
+//! clock.
 
 #![warn(missing_docs)]
 

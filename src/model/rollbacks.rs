@@ -39,7 +39,7 @@ pub fn rollback_of(phase: &str) -> String {
 }
 
 impl Rollbacks {
-    /// What is known once a phase has this state; nothing as long as no rollback was begun.
+    /// The rollbacks after `phase` has reported `state`; `None` as long as no rollback was begun.
     pub(super) fn after(
         known: Option<Rollbacks>,
         phase: &str,

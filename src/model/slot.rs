@@ -223,7 +223,7 @@ impl Slot {
     /// Changes a loaded deployment. If that frees the slot, the head of the line gets it in the same step.
     ///
     /// # Errors
-    /// What [`Deployment::step`] refuses; [`Refusal::WrongState`] for one that was not loaded.
+    /// The refusal of [`Deployment::step`]; [`Refusal::WrongState`] for a deployment that was not loaded.
     pub fn step(&mut self, id: DeploymentId, command: Command) -> Result<&Deployment, Refusal> {
         let before = self.known.get(&id).ok_or(Refusal::WrongState)?;
         let step = before.step(command, self.moment())?;

@@ -13,7 +13,8 @@ use crate::{
 const JUDGEMENT_LIMIT: Duration = Duration::from_secs(2);
 
 impl Queue {
-    /// Ends a deployment whose vital signs are still those that were `seen` at `judged_at`; else it is refused as alive.
+    /// Ends a deployment whose vital signs are still those that were `seen` at `judged_at`; otherwise the call is
+    /// refused, because the deployment is alive.
     ///
     /// # Errors
     /// The store did not do it.

@@ -26,7 +26,7 @@ pub struct Unheard {
     turned_away_at: Arc<Mutex<Option<BootInstant>>>,
 }
 
-/// What is known of a deployment's signs of life. Calls that were recorded soon leave nothing behind.
+/// The known failures of a deployment's signs of life. Calls that were recorded soon leave nothing behind.
 #[derive(Default)]
 struct SignsOfLife {
     /// When each call began that is still being recorded.

@@ -89,7 +89,7 @@ impl Ends {
     }
 }
 
-/// Ends what has lapsed in one project.
+/// Ends the deployments that have lapsed in one project.
 async fn end(queue: &Queue, lapsed: Vec<Lapsed>, mut turn: EndTurn) {
     for Lapsed { project, id, vital, judged_at, cause } in lapsed {
         let ended = timeout(END_LIMIT, queue.reap(project.clone(), id, vital, cause, judged_at)).await;

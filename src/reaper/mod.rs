@@ -11,7 +11,7 @@
 //! server could not write to it either. A deployment whose silence did not count has its whole time anew.
 //!
 //! ```text
-//! once a second: look at all ─▶ who has lapsed? ─▶ end them, each project by itself (`ends`)
+//! once a second: look at all ─▶ which have lapsed? ─▶ end them, each project by itself (`ends`)
 //! ```
 
 mod ends;

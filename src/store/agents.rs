@@ -43,7 +43,7 @@ pub struct AgentCall {
 pub struct KnownAgent {
     /// Its name.
     pub worker: String,
-    /// What it offered when it last asked.
+    /// The pipelines that it offered when it last asked.
     pub pipelines: Vec<String>,
     /// When it last called, for people.
     pub last_seen_at: Timestamp,

@@ -56,7 +56,7 @@ pub struct StoredArtifact {
     pub mark: i64,
 }
 
-/// What a store of several servers keeps of artifacts. Times are the store's own.
+/// The artifacts in a store of several servers. Times are the store's own.
 pub trait SharedArtifacts: Send + Sync {
     /// How large an artifact is, if it is there whole; it counts as wanted from now on.
     fn want(&self, digest: Digest) -> BoxFuture<'_, Result<Option<u64>, StoreError>>;

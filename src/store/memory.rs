@@ -175,7 +175,7 @@ impl Everything {
     }
 
     fn record(&mut self, name: &ProjectName, changes: &Changes) {
-        // Nobody can ask for the audit log, so it is not kept.
+        // The audit log cannot be read from this store, so it is not kept.
         let Changes { project, steps, key, audit: _ } = changes;
         if let Some(project) = project {
             self.project_mut(name).project = project.clone();
@@ -247,7 +247,7 @@ impl Everything {
         self.deployments.get(&id).map(|kept| &kept.deployment).filter(|deployment| deployment.project == *name)
     }
 
-    /// What runs under a lease of this holder.
+    /// The deployment that runs under a lease of this holder.
     fn held(&self, holder: &str) -> Option<&Deployment> {
         let holders = self.projects.values().filter_map(|kept| kept.holder).map(|id| self.get(id));
         let mut held = holders.filter(|it| matches!(&it.state, State::Running(lease) if lease.worker == holder));

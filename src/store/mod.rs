@@ -1,9 +1,9 @@
 //! Where deployments are kept: one trait, and its engines. See decision 0003.
 //!
-//! An engine promises: a decision sees what was committed before it and nothing else changes its project meanwhile; what
-//! it decides is recorded whole or not at all; `transact` answers after the commit is durable; and the committed
-//! changes are passed to [`OnCommit`] even when the caller has gone away by then, so that a client that hangs up cannot
-//! come between commit and wake. All rules are in the model; an engine knows none.
+//! An engine promises: a decision sees everything that was committed before it, and nothing else changes its project
+//! meanwhile; its changes are recorded whole or not at all; `transact` answers after the commit is durable; and the
+//! committed changes are passed to [`OnCommit`] even when the caller has gone away by then, so that a client that hangs
+//! up cannot come between commit and wake. All rules are in the model; an engine knows none.
 
 mod agents;
 pub mod artifacts;
@@ -116,7 +116,7 @@ pub struct Watched {
     pub project: ProjectName,
     /// Its id.
     pub id: DeploymentId,
-    /// What changes with each sign of life.
+    /// The values that change with each sign of life.
     pub vital: Vital,
     /// Where it stands.
     pub state: State,
@@ -146,7 +146,7 @@ pub struct Claimable {
     pub spec: Spec,
 }
 
-/// The pipelines that somebody can run, by project.
+/// The pipelines that workers offer, by project.
 pub type Offers = BTreeMap<ProjectName, Vec<String>>;
 
 /// The values that tell whether something was committed to a deployment since the last look.
@@ -193,7 +193,7 @@ impl CommitCounter {
     }
 }
 
-/// What every engine can do.
+/// The calls that every engine answers.
 pub trait Store: Send + Sync + 'static {
     /// Loads under the project's lock, decides, records.
     ///
@@ -206,7 +206,7 @@ pub trait Store: Send + Sync + 'static {
     /// The id of the deployment of a project that has this number.
     fn numbered(&self, project: ProjectName, number: u64) -> BoxFuture<'_, Result<Option<DeploymentId>, StoreError>>;
 
-    /// A deployment's events after `after`, at most `limit`, in order. Holes are what retention cut.
+    /// A deployment's events after `after`, at most `limit`, in order. Retention leaves holes.
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
 
     /// A deployment's events before `before`, at most `limit`, the last one first.
@@ -291,7 +291,7 @@ pub trait Store: Send + Sync + 'static {
 /// Runs a decision that answers something.
 ///
 /// # Errors
-/// The error of the store. Then nothing was recorded; or, where it is [`StoreError::Unknown`], nobody knows.
+/// The error of the store. Then nothing was recorded; with [`StoreError::Unknown`], nobody knows whether it was.
 pub async fn transact<T: Send + 'static>(
     store: &dyn Store,
     project: ProjectName,

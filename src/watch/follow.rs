@@ -40,7 +40,7 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Follows what comes after `cursor`. Read the deployment after this, never before.
+    /// Follows the events after `cursor`. Read the deployment after this, never before.
     pub(super) fn new(watch: Watch, project: ProjectName, id: DeploymentId, cursor: u64) -> Self {
         Follow {
             history: watch.notifier.subscribe(Topic::History(id)),

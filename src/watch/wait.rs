@@ -39,7 +39,7 @@ pub struct Watch {
 /// How a wait ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waited {
-    /// What was waited for is true.
+    /// The awaited condition is true.
     Reached(Arc<Seen>),
     /// It is not true, and the window has ended, or the server drains or shuts down.
     NotYet(Box<Placed>),

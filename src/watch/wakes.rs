@@ -83,7 +83,7 @@ impl Notifier {
         self.agents.subscribe()
     }
 
-    /// Wakes the waiters for what these changes changed.
+    /// Wakes the waiters that these changes concern.
     pub fn publish(&self, changes: &Changes) {
         for hint in changes.hints() {
             match hint {

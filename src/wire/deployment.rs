@@ -45,7 +45,7 @@ pub struct Deployment {
     pub ref_name: Option<String>,
     /// The commit.
     pub commit: Option<String>,
-    /// Who started it.
+    /// The person or system that started it.
     pub actor: Option<String>,
     /// Where to read more.
     pub url: Option<String>,
@@ -72,10 +72,11 @@ pub struct Deployment {
     /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by_deployment: Option<Named>,
-    /// How long until it is expected to have the slot; null where nobody can tell, left out where it does not wait in line.
+    /// How long until it is expected to have the slot; null where that cannot be told, left out where it does not wait
+    /// in line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_start: Option<Option<Eta>>,
-    /// Why nobody can tell.
+    /// Why that cannot be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_unknown: Option<String>,
     /// The deployment that it runs again.

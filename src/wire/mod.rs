@@ -1,4 +1,4 @@
-//! The wire: what server and client say to each other. JSON in camelCase, times in RFC 3339 UTC with milliseconds.
+//! The wire: the messages between server and client. JSON in camelCase, times in RFC 3339 UTC with milliseconds.
 
 #![warn(missing_docs)]
 

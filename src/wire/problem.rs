@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What went wrong, for programs. Whether the same request may succeed later follows from the code, and is told as
-/// `retryable` for clients that do not know it; ours goes by the code.
+/// The kind of an error, for programs. The code decides whether the same request may succeed later. `retryable` tells
+/// that to clients that do not know the code; our own client goes by the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[expect(missing_docs, reason = "each code's sentence is `title`")]
@@ -146,7 +146,7 @@ impl ErrorCode {
         }
     }
 
-    /// What it means, the same for every occurrence.
+    /// The meaning of the code, the same for every occurrence.
     pub fn title(self) -> &'static str {
         match self {
             ErrorCode::BadRequest => "The request is malformed",
@@ -259,7 +259,7 @@ impl ErrorCode {
 pub struct Problem {
     /// RFC 9457: names the kind of problem.
     pub r#type: String,
-    /// RFC 9457: what the kind means.
+    /// RFC 9457: the meaning of the kind.
     pub title: Cow<'static, str>,
     /// RFC 9457: the HTTP status.
     pub status: u16,
@@ -273,7 +273,7 @@ pub struct Problem {
     pub error: Cow<'static, str>,
     /// The stock client's dialect: `detail` again.
     pub message: String,
-    /// What went wrong, for programs.
+    /// The kind of the error, for programs.
     pub error_code: ErrorCode,
     /// Whether the same request may succeed later.
     pub retryable: bool,
@@ -305,7 +305,7 @@ impl Problem {
     /// Adds a member.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
-        // What we add are our own types: they always have a JSON form.
+        // The members that we add have our own types, which always have a JSON form.
         self.extra.insert(name.to_owned(), serde_json::to_value(value).unwrap_or(Value::Null));
         self
     }

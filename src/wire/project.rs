@@ -87,7 +87,7 @@ pub struct ProjectList {
     pub next_cursor: Option<String>,
 }
 
-/// What a deployment would do: the answer to a dry run.
+/// The plan of a deployment: the answer to a dry run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
@@ -99,7 +99,7 @@ pub struct Plan {
     pub pipeline: String,
     /// Its phases, in order.
     pub phases: Vec<PlanPhase>,
-    /// What differs from the last success.
+    /// The differences from the last success.
     pub changes: Vec<PlanChange>,
     /// The deployment that holds the slot; null when it is free.
     pub holder: Option<Deployment>,

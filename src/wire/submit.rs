@@ -24,7 +24,7 @@ pub struct SubmitRequest {
     /// A line about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Who started it.
+    /// The person or system that started it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// Where to read more: the CI job's page.
@@ -53,7 +53,7 @@ pub struct SubmitRequest {
     pub deadline_seconds: Option<u64>,
     /// Whether it may go back behind a newer `order`.
     pub rollback: bool,
-    /// A former deployment of the project that is run again: what is left out above is taken from it.
+    /// A former deployment of the project that is run again: fields that are left out above are taken from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<DeploymentName>,
 }
@@ -102,10 +102,11 @@ pub struct Conflict {
     /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub will_be_superseded_by_deployment: Option<Named>,
-    /// How long until yours is expected to have the slot; null where nobody can tell, left out where no place is kept for you.
+    /// How long until yours is expected to have the slot; null where that cannot be told, left out where no place is
+    /// kept for you.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_start: Option<Option<Eta>>,
-    /// Why nobody can tell.
+    /// Why that cannot be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_unknown: Option<String>,
     /// Whether the blocking deployment is of the same CI run.
@@ -148,7 +149,7 @@ pub struct Blocking {
     /// Its number in its project. Missing from an older server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<u64>,
-    /// Who started it.
+    /// The person or system that started it.
     pub actor: Option<String>,
     /// The branch or tag.
     #[serde(rename = "ref")]

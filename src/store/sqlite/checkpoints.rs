@@ -65,7 +65,7 @@ pub(super) enum Look {
     Full,
 }
 
-/// When the log is moved, and who does it.
+/// Decides when the log is moved, and by which thread.
 pub(super) struct Checkpoints {
     /// How many pages the log holds.
     log_pages: Arc<AtomicU32>,
@@ -83,7 +83,7 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Counts what `writer` adds to the log, and starts the thread that moves it and syncs `file`.
+    /// Counts the pages that `writer` adds to the log, and starts the thread that moves the log and syncs `file`.
     ///
     /// # Errors
     /// There is no connection or no thread to be had.
@@ -242,7 +242,7 @@ impl Checkpoints {
         }
     }
 
-    /// Ends the thread, after what it is doing.
+    /// Ends the thread, after its present work.
     pub(super) fn stop(self) {
         drop((self.orders, self.done));
         if self.thread.join().is_err() {

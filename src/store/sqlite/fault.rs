@@ -1,4 +1,4 @@
-//! What SQLite's errors mean for us.
+//! The meaning of SQLite's errors for us.
 
 use std::{io, path::Path};
 
@@ -10,7 +10,7 @@ use crate::{health::end_process, store::StoreError};
 /// How far a failure reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// This request only: what it decided cannot be recorded, or what it asked for cannot be read.
+    /// This request only: its changes cannot be recorded, or the data that it asked for cannot be read.
     Request,
     /// The disk is full: everything since the last commit is taken back.
     Full,

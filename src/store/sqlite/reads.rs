@@ -1,5 +1,5 @@
-//! The questions that need no lock. Each is answered from one snapshot, and every search is backed by an index: its cost
-//! depends on what it answers, not on how much history there is. (The one exception says so.)
+//! The reads that need no lock. Each is answered from one snapshot, and every search is backed by an index: its cost
+//! depends on the size of the answer, not on the length of the history. (The one exception says so.)
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 

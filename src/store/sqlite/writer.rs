@@ -138,7 +138,7 @@ impl Writer {
         self.commits.read()
     }
 
-    /// Finishes what is queued, and ends.
+    /// Finishes the queued requests, and ends.
     pub(super) fn stop(&self) {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(queue) = queue {
@@ -178,7 +178,7 @@ enum Made {
     Lost(AwaitingCommit, rusqlite::Error),
 }
 
-/// What the writer's thread works with.
+/// The data with which the writer's thread works.
 struct Batches<'c> {
     db: &'c Connection,
     file: &'c OwnFile,
@@ -208,7 +208,7 @@ struct Batches<'c> {
 const TRIAL: &str = "UPDATE secrets SET value = value \
     WHERE (SELECT count(*) FROM (SELECT 1 FROM deployments JOIN projects LIMIT 1)) >= 0";
 
-/// What keeps the file and its log in order.
+/// The parts that keep the file and its log in order.
 struct Upkeep {
     lineage: Lineage,
     ballast: Ballast,
@@ -407,7 +407,7 @@ impl Batches<'_> {
         Ok(())
     }
 
-    /// Lets one request decide, and writes what it decided.
+    /// Lets one request decide, and writes its changes.
     fn make(&mut self, project: ProjectName, load: Load, decide: Decide, answer: Answer) -> Made {
         let (loaded, mut located) = match self.recorder.load(&project, &load) {
             Ok(loaded) => loaded,
