@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     ids::{DeploymentId, ProjectName, Revision},
     lease::Lease,
+    limits::Limits,
     mention::{Mention, Named},
-    policy::Limits,
     rollbacks::Rollbacks,
 };
 
