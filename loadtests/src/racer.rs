@@ -16,7 +16,7 @@ use singletrack::{
     },
     clock::{BootInstant, Clock, SystemClock},
     exec::lease::{Keeper, Lost, Times},
-    model::{DeploymentId, Eta, Executor, IdempotencyKey, ProjectName, Revision, Status, Verdict},
+    model::{DeploymentId, Eta, IdempotencyKey, ProjectName, Revision, RunBy, Status, Verdict},
     wire::{CancelBody, Lease, OnConflict, SubmitRequest},
 };
 
@@ -154,7 +154,7 @@ impl Racer {
         let request = SubmitRequest {
             actor: Some(self.actor.clone()),
             ref_name: Some("main".to_owned()),
-            executor: Executor::Client,
+            executor: RunBy::Submitter,
             claim: true,
             lease_seconds: Some(60),
             on_conflict,

@@ -12,7 +12,7 @@ use singletrack::{
     model::{
         Changes, Command, DeploymentId, LineLoad, Load, Mention, Project, ProjectName, RecentRun, SecretHash, Slot,
         Verdict,
-        deployment::{Executor, Place, Spec},
+        deployment::{Place, RunBy, Spec},
         lifecycle::Entry,
     },
     store::{Store, postgres::PostgresStore, sqlite::SqliteStore, transact},
@@ -152,7 +152,7 @@ fn spec(number: usize) -> Spec {
         message: Some("Let the checkout tell what a voucher is worth".to_owned()),
         actor: Some("alice".to_owned()),
         url: Some(format!("https://ci.example/web/runs/{number}")),
-        executor: Executor::Client,
+        executor: RunBy::Submitter,
         ..Spec::default()
     }
 }

@@ -49,7 +49,7 @@ use crate::{
     artifacts::retention::Retention,
     config::{ByAgents, Pipeline, ProjectConfig},
     health::Health,
-    model::{self, EventBody, Executor, ProjectName, State},
+    model::{self, EventBody, ProjectName, RunBy, State},
     queue::{Queue, absence::some_of},
     watch::Watch,
     wire::{self, ErrorCode},
@@ -125,7 +125,7 @@ impl App {
     /// The sentence that a deployment which holds its slot waits for an agent, that no agent is there, and until when
     /// it waits; `None` if that does not apply.
     async fn agent_absence(&self, holder: &model::Deployment) -> Result<Option<String>, ErrorAnswer> {
-        let is_by_agents = self.by_agents(&holder.project).is_some() && holder.spec.executor == Executor::Server;
+        let is_by_agents = self.by_agents(&holder.project).is_some() && holder.spec.executor == RunBy::Worker;
         if holder.state != State::Ready || !is_by_agents || holder.message.is_some() {
             return Ok(None);
         }
@@ -182,7 +182,7 @@ impl App {
     fn takes(&self, project: &model::Project, spec: &model::Spec) -> wire::Takes {
         let configured = self.projects.get(&project.name).filter(|configured| configured.agents.is_none());
         let pipeline = configured.and_then(|configured| configured.pipelines.get(&spec.pipeline));
-        let given = pipeline.filter(|pipeline| spec.executor == Executor::Server && pipeline.is_timeout_given);
+        let given = pipeline.filter(|pipeline| spec.executor == RunBy::Worker && pipeline.is_timeout_given);
         wire::Takes {
             pipeline_timeout_seconds: given.map(|pipeline| pipeline.timeout.as_secs()),
             usual_duration: project.eta(&spec.pipeline, Duration::ZERO),

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::WithoutAgent,
     model::{
-        Deployment, DeploymentId, Executor, IdempotencyKey, Mention, Project, ProjectName, Spec, State,
+        Deployment, DeploymentId, IdempotencyKey, Mention, Project, ProjectName, RunBy, Spec, State,
         admission::{self, Admission, ClaimTerms, Rejection, Submission},
         bounds,
     },
@@ -147,7 +147,7 @@ async fn without_artifact(app: &App, submission: &Submission) -> Result<Option<R
 async fn without_agent(app: &App, submission: &Submission) -> Result<Option<Rejection>, ErrorAnswer> {
     let Submission { project, spec, .. } = submission;
     let is_strict = app.by_agents(project).is_some_and(|by_agents| by_agents.without_agent == WithoutAgent::Refuse);
-    if spec.executor == Executor::Client || !is_strict {
+    if spec.executor == RunBy::Submitter || !is_strict {
         return Ok(None);
     }
     let known = app.agents.for_pipeline(project, &spec.pipeline).await?;
@@ -213,7 +213,7 @@ async fn accepted(
     let deployment = app.with_absence(&own.deployment, told).await?;
     // The lease for a client that runs the deployment itself. It is answered again to the same key.
     let lease = match &own.deployment.state {
-        State::Running(lease) if own.deployment.spec.executor == Executor::Client => {
+        State::Running(lease) if own.deployment.spec.executor == RunBy::Submitter => {
             app.queue.lease_secret(&own.deployment).map(|secret| answer::lease(lease, &secret))
         }
         State::Running(_) | State::Waiting(_) | State::Reserved | State::Ready | State::Finished { .. } => None,
@@ -308,13 +308,13 @@ fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), ErrorAnswer> 
 /// A client that runs its deployment itself must claim it with the submit, because it has no other way to a lease.
 fn check_claim(wish: &SubmitRequest) -> Result<(), ErrorAnswer> {
     match (wish.executor, wish.claim) {
-        (Executor::Server, false) if wish.lease_seconds.is_none() => Ok(()),
-        (Executor::Server, _) => Err(invalid("claim and leaseSeconds go with executor: client only")),
-        (Executor::Client, false) => Err(invalid("executor: client goes with claim: true")),
-        (Executor::Client, true) if wish.on_conflict == OnConflict::Queue => {
+        (RunBy::Worker, false) if wish.lease_seconds.is_none() => Ok(()),
+        (RunBy::Worker, _) => Err(invalid("claim and leaseSeconds go with executor: client only")),
+        (RunBy::Submitter, false) => Err(invalid("executor: client goes with claim: true")),
+        (RunBy::Submitter, true) if wish.on_conflict == OnConflict::Queue => {
             Err(invalid("a claim cannot be queued: use onConflict: wait, and come back for the lease"))
         }
-        (Executor::Client, true) => match wish.lease_seconds {
+        (RunBy::Submitter, true) => match wish.lease_seconds {
             Some(seconds) if !LEASE_SECONDS.contains(&seconds) => Err(invalid(format!(
                 "leaseSeconds is from {} to {}, not {seconds}",
                 LEASE_SECONDS.start(),
@@ -372,7 +372,7 @@ async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Resul
     let placed = app.queue.store().deployment(project.clone(), id).await?.ok_or_else(ErrorAnswer::not_found)?;
     let mention = Some(placed.deployment.mention());
     let spec = placed.deployment.spec;
-    if spec.executor == Executor::Client && wish.executor == Executor::Server {
+    if spec.executor == RunBy::Submitter && wish.executor == RunBy::Worker {
         return Err(invalid("retryOf names a deployment that its client ran: run its command again"));
     }
     Ok(Former { mention, pipeline: Some(spec.pipeline.clone()), spec })
@@ -392,17 +392,17 @@ async fn submission(
     };
     let claim = claim_terms(app, &wish);
     let pipeline = wish.pipeline.or(former.pipeline).unwrap_or_else(|| match wish.executor {
-        Executor::Server => "deploy".to_owned(),
-        Executor::Client => "run".to_owned(),
+        RunBy::Worker => "deploy".to_owned(),
+        RunBy::Submitter => "run".to_owned(),
     });
     let (pipeline_digest, claim_within_seconds) = match (wish.executor, app.by_agents(&project)) {
         // A pipeline that a client runs itself is not configured here.
-        (Executor::Client, _) => (None, None),
-        (Executor::Server, Some(by_agents)) => {
+        (RunBy::Submitter, _) => (None, None),
+        (RunBy::Worker, Some(by_agents)) => {
             app.require_offered(&project, &pipeline).await?;
             (None, Some(by_agents.unclaimed_timeout.as_secs().max(1)))
         }
-        (Executor::Server, None) => (Some(app.pipeline_digest(&project, &pipeline)?), None),
+        (RunBy::Worker, None) => (Some(app.pipeline_digest(&project, &pipeline)?), None),
     };
     let (retry_of, retry_of_named) = wire::parts(former.mention);
     let former = former.spec;

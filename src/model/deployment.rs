@@ -43,7 +43,7 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<String>,
     /// Which side runs it.
-    pub executor: Executor,
+    pub executor: RunBy,
     /// Whether it may go back behind a newer `order`.
     pub rollback: bool,
     /// How long it may wait in line.
@@ -65,13 +65,14 @@ pub struct Spec {
 
 /// Which side runs a deployment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Executor {
-    /// A worker that runs the project's configured pipeline.
+pub enum RunBy {
+    /// A worker that claims it: the server's own or an agent. It runs the project's pipeline.
     #[default]
-    Server,
-    /// The client that submitted it.
-    Client,
+    #[serde(rename = "server")]
+    Worker,
+    /// The client that submitted it: `singletrack run`.
+    #[serde(rename = "client")]
+    Submitter,
 }
 
 /// One deployment, as it stands at one committed moment.

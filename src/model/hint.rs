@@ -1,7 +1,7 @@
 //! Which deployments changed. Enough to wake the right waiters; carries no state, so every waiter re-reads the store.
 
 use super::{
-    deployment::{Executor, State},
+    deployment::{RunBy, State},
     ids::{DeploymentId, ProjectName},
     slot::Changes,
 };
@@ -28,7 +28,7 @@ impl Changes {
     pub fn hints(&self) -> impl Iterator<Item = Hint> + '_ {
         self.steps.iter().flat_map(|step| {
             let after = step.deployment();
-            let is_work = matches!(after.state, State::Ready) && after.spec.executor == Executor::Server;
+            let is_work = matches!(after.state, State::Ready) && after.spec.executor == RunBy::Worker;
             let is_told = !step.events().is_empty();
             let is_output = step.events().iter().all(|event| event.body.is_log());
             [

@@ -24,7 +24,7 @@ pub mod slot;
 
 pub use command::{Command, Lapse, Refusal, Report, Verdict, Vital};
 pub use deployment::{
-    CancelCause, CancelRequest, Deployment, Executor, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
+    CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, RunBy, Spec, State, Status,
 };
 pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody, PhaseState, Stream};

@@ -10,7 +10,7 @@ use super::ends::{Ends, Lapsed};
 use crate::{
     clock::{BootInstant, Clock},
     health::{Pulse, Task},
-    model::{DeploymentId, Executor, Hint, Lapse, ProjectName, State, Vital},
+    model::{DeploymentId, Hint, Lapse, ProjectName, RunBy, State, Vital},
     queue::{Hearing, Queue},
     store::{StoreError, Watched},
     watch::Notifier,
@@ -123,7 +123,7 @@ impl Reaper {
         let mut lapsed = Vec::new();
         let mut still = HashMap::with_capacity(watched.len());
         for one in &watched {
-            if one.state == State::Ready && one.executor == Executor::Server {
+            if one.state == State::Ready && one.executor == RunBy::Worker {
                 // Its wake-up may have been lost on the way from another server.
                 self.notifier.hear(Hint::Work(one.project.clone()));
             }

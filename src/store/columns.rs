@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::model::{
-    CancelCause, Deployment, DeploymentId, Executor, FailureCause, Lease, Outcome, Place, RecentRun, State, Step,
+    CancelCause, Deployment, DeploymentId, FailureCause, Lease, Outcome, Place, RecentRun, RunBy, State, Step,
 };
 
 /// The fields of a deployment that may change, as values of columns.
@@ -92,10 +92,10 @@ pub(super) fn written_rows(steps: &[Step]) -> Vec<(&Deployment, bool)> {
 }
 
 /// The word for the side that runs a deployment.
-pub(super) fn executor_word(executor: Executor) -> &'static str {
+pub(super) fn executor_word(executor: RunBy) -> &'static str {
     match executor {
-        Executor::Server => "server",
-        Executor::Client => "client",
+        RunBy::Worker => "server",
+        RunBy::Submitter => "client",
     }
 }
 
@@ -163,6 +163,6 @@ impl JudgedSpec {
 }
 
 /// Reads the word for the side that runs a deployment.
-pub(super) fn executor(word: &str) -> Option<Executor> {
-    [Executor::Server, Executor::Client].into_iter().find(|executor| executor_word(*executor) == word)
+pub(super) fn executor(word: &str) -> Option<RunBy> {
+    [RunBy::Worker, RunBy::Submitter].into_iter().find(|executor| executor_word(*executor) == word)
 }

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     clock::Now,
     model::{
-        Changes, Deployment, DeploymentId, Edges, Event, Executor, IdempotencyKey, LineLoad, Load, Loaded, Pepper,
-        Place, Project, ProjectName, Revision, State, Step,
+        Changes, Deployment, DeploymentId, Edges, Event, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place,
+        Project, ProjectName, Revision, RunBy, State, Step,
         order::ordinary_order,
         slot::{KeyRecord, Keyed},
     },
@@ -205,7 +205,7 @@ impl Everything {
                 *seq <= trim.after_seq || !event.body.is_log() || *log_end > trim.up_to_bytes
             });
         }
-        if after.state == State::Ready && after.spec.executor == Executor::Server {
+        if after.state == State::Ready && after.spec.executor == RunBy::Worker {
             self.claimable.insert(kept.arrival, after.id);
         } else {
             self.claimable.remove(&kept.arrival);

@@ -35,8 +35,8 @@ use ready::Readiness;
 use crate::{
     clock::Now,
     model::{
-        Changes, Deployment, DeploymentId, Event, Executor, Hint, Limits, Load, Loaded, Pepper, Project, ProjectName,
-        Revision, Spec, State, Status, Vital,
+        Changes, Deployment, DeploymentId, Event, Hint, Limits, Load, Loaded, Pepper, Project, ProjectName, Revision,
+        RunBy, Spec, State, Status, Vital,
     },
 };
 
@@ -121,7 +121,7 @@ pub struct Watched {
     /// Where it stands.
     pub state: State,
     /// Which side runs it.
-    pub executor: Executor,
+    pub executor: RunBy,
     /// How long it may wait in line; read only while it waits.
     pub deadline: Option<Duration>,
     /// How long it may hold the slot without a worker, where that is not the usual time; read only while it is ready.

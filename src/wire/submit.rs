@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{deployment::mention, time};
-use crate::model::{DeploymentId, DeploymentName, Eta, Executor, Mention, Named, ProjectName, Status};
+use crate::model::{DeploymentId, DeploymentName, Eta, Mention, Named, ProjectName, RunBy, Status};
 
 /// The body of a submit. Every field may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct SubmitRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<ArtifactRef>,
     /// Which side runs it.
-    pub executor: Executor,
+    pub executor: RunBy,
     /// Whether the answer shall carry the lease already; only with `executor: client`.
     pub claim: bool,
     /// How long the lease lasts without a heartbeat.

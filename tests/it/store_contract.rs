@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use singletrack::{
     clock::Clock as _,
     model::{
-        Changes, Command, Deployment, Edges, Executor, FailureCause, IdempotencyKey, Lapse, LineLoad, LinePolicy, Load,
-        Mention, Named, PhaseState, Place, Policy, Project, Report, Revision, Rollbacks, Slot, Spec, State, Status,
+        Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Lapse, LineLoad, LinePolicy, Load, Mention,
+        Named, PhaseState, Place, Policy, Project, Report, Revision, Rollbacks, RunBy, Slot, Spec, State, Status,
         Stream, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
@@ -163,7 +163,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         order: Some((1 << 53) - 1),
         inputs: BTreeMap::from([("region".to_owned(), "eu".to_owned()), (String::new(), "'; --".to_owned())]),
         artifact: Some("ab".repeat(32)),
-        executor: Executor::Client,
+        executor: RunBy::Submitter,
         rollback: true,
         deadline_seconds: Some(86_400),
         retry_of: Some(id(77)),
@@ -699,7 +699,7 @@ async fn what_waits_for_a_worker_is_claimable_in_the_order_of_arrival(trial: Tri
     trial.submit("b", 1, OnConflict::Refuse).await;
     trial.submit("a", 2, OnConflict::Refuse).await;
     trial.submit("a", 3, OnConflict::Queue).await;
-    let by_client = Spec { executor: Executor::Client, ..spec() };
+    let by_client = Spec { executor: RunBy::Submitter, ..spec() };
     trial.submit_spec("client", 4, OnConflict::Refuse, by_client).await;
     trial.submit("c", 5, OnConflict::Refuse).await;
     let claimable = async |offers: &[(&str, &str)], limit| {

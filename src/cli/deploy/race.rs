@@ -32,7 +32,7 @@ use crate::{
     },
     clock::BootInstant,
     exec::archive::PackOptions,
-    model::{DeploymentId, Eta, Executor, Mention, ProjectName, Status},
+    model::{DeploymentId, Eta, Mention, ProjectName, RunBy, Status},
     wire::{self, ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest, Takes},
 };
 
@@ -580,7 +580,7 @@ pub fn request(args: &DeployArgs, wish: Wish, ci: Option<&CiRun>) -> Result<Subm
         // Known once it is packed.
         artifact: None,
         // `run` claims the slot for itself.
-        executor: Executor::Server,
+        executor: RunBy::Worker,
         claim: false,
         lease_seconds: None,
     })

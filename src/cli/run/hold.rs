@@ -50,7 +50,7 @@ use crate::{
         process::owner::{CommandExit, ExitKind, Prepared, Process, StoppedBy},
         report::{PROTECTED_MESSAGE, cannot_be_ended},
     },
-    model::{self, CANCEL_WAITS, DeploymentId, Executor, ProjectName},
+    model::{self, CANCEL_WAITS, DeploymentId, ProjectName, RunBy},
     wire::{Deployment, SubmitRequest},
 };
 
@@ -102,7 +102,7 @@ async fn take_and_hold(args: &cli::RunArgs, reports: &Reports<'_>, ahead: Ahead)
     let as_deploy = as_deploy(args);
     let wish = race::wish(&as_deploy);
     let request = SubmitRequest {
-        executor: Executor::Client,
+        executor: RunBy::Submitter,
         claim: true,
         lease_seconds: Some(args.lease.as_secs()),
         ..race::request(&as_deploy, wish, session.ci.as_ref())?

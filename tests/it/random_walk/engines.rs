@@ -12,8 +12,8 @@ use std::{
 
 use singletrack::{
     model::{
-        CancelCause, Deployment, DeploymentId, EventBody, Executor, FailureCause, Lapse, Limits, Outcome, PhaseState,
-        Place, Policy, ProjectName, Report, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
+        CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, Limits, Outcome, PhaseState, Place,
+        Policy, ProjectName, Report, RunBy, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
         admission::{Admission, Cancellation, OnConflict, Rejection, Submission},
     },
     queue::{Queue, WorkerError, release::Released},
@@ -518,7 +518,7 @@ impl Walk {
         let offers = [(name.clone(), all.iter().map(|it| it.spec.pipeline.clone()).collect())].into();
         let claimable = store.claimable(Arc::new(offers), usize::MAX).await.unwrap();
         let claimable: Vec<_> = claimable.into_iter().map(|it| it.id).collect();
-        let expected = all.iter().filter(|it| it.state == State::Ready && it.spec.executor == Executor::Server);
+        let expected = all.iter().filter(|it| it.state == State::Ready && it.spec.executor == RunBy::Worker);
         assert!(claimable.into_iter().eq(expected.map(|it| it.id)), "claimable");
     }
 
@@ -582,7 +582,7 @@ fn spec(wish: &Wish) -> Spec {
         rollback: wish.rollback,
         url: wish.run.map(|run| format!("https://ci.example/run/{run}")),
         deadline_seconds: wish.deadline.then_some(60),
-        executor: if wish.client { Executor::Client } else { Executor::Server },
+        executor: if wish.client { RunBy::Submitter } else { RunBy::Worker },
         ..Spec::default()
     }
 }
