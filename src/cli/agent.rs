@@ -1,6 +1,6 @@
 //! `agent`: runs an agent until it is told to stop.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,6 @@ use crate::{
     config::Config,
     exec::{ShimProgram, archive::UnpackLimits},
     log,
-    model::ProjectName,
 };
 
 /// Where an agent works, if nobody says.
@@ -100,13 +99,8 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
 /// What the command line, the configuration and the environment tell an agent, but for its token.
 fn settings(args: AgentArgs, shim: ShimProgram) -> Result<Settings, String> {
     let config = Config::load(Some(&args.config)).map_err(|error| error.to_string())?;
-    let mut projects = BTreeMap::new();
-    for (name, project) in config.projects {
-        if !project.pipelines.is_empty() {
-            let name: ProjectName = name.parse().map_err(|_| format!("invalid project name '{name}'"))?;
-            projects.insert(name, project);
-        }
-    }
+    let mut projects = config.projects;
+    projects.retain(|_, project| !project.pipelines.is_empty());
     if projects.is_empty() {
         return Err(format!(
             "{} has no pipelines; write some as [[projects.NAME.pipelines.deploy.phases]]",

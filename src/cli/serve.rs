@@ -74,7 +74,7 @@ async fn serve_until_told(config: Config) -> ExitCode {
         Ok(node) => node,
         Err(error) => {
             let code = match &error {
-                StartError::Serve(ServeError::Unprotected(_) | ServeError::ProjectName(_)) => EX_CONFIG,
+                StartError::Serve(ServeError::Unprotected(_)) => EX_CONFIG,
                 StartError::Store(
                     StoreError::Unusable(_)
                     | StoreError::Unavailable(_)

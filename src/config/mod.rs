@@ -28,11 +28,11 @@ pub use duration::{format_duration, parse_duration};
 pub use location::StoreLocation;
 pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
-pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, WithoutAgent, is_project_name};
+pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, WithoutAgent, is_pipeline_name};
 pub use reader::ConfigProblem;
 pub use since::Since;
 
-use crate::model::Limits;
+use crate::model::{Limits, ProjectName};
 use reader::{ConfigTable, Document};
 
 /// The file that is read when none is named, if it is there.
@@ -64,7 +64,7 @@ pub struct Config {
     /// The tokens that give access; without any, only programs and pages of this machine may call.
     pub tokens: Vec<TokenHash>,
     /// The projects, by name.
-    pub projects: BTreeMap<String, ProjectConfig>,
+    pub projects: BTreeMap<ProjectName, ProjectConfig>,
 }
 
 /// A token as the server knows it: never the token itself.
@@ -75,7 +75,7 @@ pub struct TokenHash {
     /// The SHA-256 of the token.
     pub sha256: [u8; 32],
     /// The only projects that its holder may see; all of them if unset.
-    pub projects: Option<BTreeSet<String>>,
+    pub projects: Option<BTreeSet<ProjectName>>,
 }
 
 /// Why a configuration was not accepted.
@@ -252,7 +252,7 @@ fn read_tokens(root: &mut ConfigTable<'_>) -> Vec<TokenHash> {
     tokens
 }
 
-fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<BTreeSet<String>> {
+fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<BTreeSet<ProjectName>> {
     let names = section.strings("projects");
     if !section.has("projects") {
         return None;
@@ -261,10 +261,7 @@ fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<BTreeSet<String>
         let message = format!("`{}` is empty: leave it out for a token that sees all", section.path_of("projects"));
         section.document.problem(section.span_of("projects"), message);
     }
-    for name in names.iter().filter(|name| !is_project_name(name.get_ref())) {
-        section.document.problem(name.span(), "this is not a valid project name");
-    }
-    Some(names.into_iter().map(Spanned::into_inner).collect())
+    Some(names.iter().filter_map(|name| section.document.project_name(name)).collect())
 }
 
 /// Reports that a key is missing, unless it is there and was already found wrong.

@@ -13,8 +13,10 @@ use super::{
     reader::ConfigTable,
     require,
 };
-use crate::model::{LinePolicy, Policy, Preempt};
+use crate::model::{LinePolicy, Policy, Preempt, ProjectName};
 
+/// The longest name of a pipeline or a phase.
+const NAME_LIMIT: usize = 63;
 /// How long a pipeline may take when its configuration is silent: a deploy that hangs must not hold its slot for ever.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// How long a deployment waits for an agent when the configuration is silent: a reboot of the agent's machine fits.
@@ -112,33 +114,29 @@ pub struct Check {
     pub expect_status: Option<u16>,
 }
 
-/// Whether a project may have this name: `[A-Za-z0-9][A-Za-z0-9._-]{0,254}`.
-pub fn is_project_name(name: &str) -> bool {
-    is_name(name, 255)
-}
-
-fn is_name(name: &str, length_limit: usize) -> bool {
+/// Whether a pipeline or a phase may have this name: `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`.
+pub fn is_pipeline_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    name.len() <= length_limit
-        && name.bytes().all(fits)
-        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+    name.len() <= NAME_LIMIT && name.bytes().all(fits) && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-pub(super) fn read_all(root: &mut ConfigTable<'_>, pass_env: &PassEnv) -> BTreeMap<String, ProjectConfig> {
+pub(super) fn read_all(root: &mut ConfigTable<'_>, pass_env: &PassEnv) -> BTreeMap<ProjectName, ProjectConfig> {
     let mut projects = BTreeMap::new();
     for (name, section) in root.named_sections("projects") {
-        check_name("project", &name, 255, &section);
-        projects.insert(name.into_inner(), read_project(section, pass_env));
+        let name = root.document.project_name(&name);
+        // What is wrong inside a project with an invalid name is listed, too.
+        let project = read_project(section, pass_env);
+        projects.extend(name.map(|name| (name, project)));
     }
     projects
 }
 
-fn check_name(what: &str, name: &Spanned<String>, length_limit: usize, section: &ConfigTable<'_>) {
-    if !is_name(name.get_ref(), length_limit) {
+fn check_name(what: &str, name: &Spanned<String>, section: &ConfigTable<'_>) {
+    if !is_pipeline_name(name.get_ref()) {
         section.document.problem(
             name.span(),
             format!(
-                "a {what}'s name is a letter or digit, then letters, digits, `.`, `_` and `-`, {length_limit} in all at most"
+                "a {what}'s name is a letter or digit, then letters, digits, `.`, `_` and `-`, {NAME_LIMIT} in all at most"
             ),
         );
     }
@@ -156,7 +154,7 @@ fn read_project(mut section: ConfigTable<'_>, pass_env: &PassEnv) -> ProjectConf
     let pass_env = pass_env.with(pass_env::read(&mut section));
     let mut pipelines = BTreeMap::new();
     for (name, pipeline) in section.named_sections("pipelines") {
-        check_name("pipeline", &name, 63, &pipeline);
+        check_name("pipeline", &name, &pipeline);
         pipelines.insert(name.into_inner(), read_pipeline(pipeline));
     }
     section.finish();
@@ -250,7 +248,7 @@ fn read_phase(mut section: ConfigTable<'_>, pipeline_timeout: Duration) -> Optio
     let name = section.string("name");
     require(&section, "name", name.is_none());
     if let Some(name) = &name {
-        check_name("phase", &Spanned::new(section.span_of("name"), name.clone()), 63, &section);
+        check_name("phase", &Spanned::new(section.span_of("name"), name.clone()), &section);
     }
     let run = section.parsed("run", parse_script);
     let check = section.section("check");

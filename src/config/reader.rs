@@ -11,6 +11,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::duration::parse_duration;
+use crate::model::{InvalidId, ProjectName};
+
+/// How much of a wrong name a problem repeats, in characters.
+const SHOWN_LIMIT: usize = 64;
 
 /// One thing that is wrong with a configuration, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,16 @@ impl<'a> Document<'a> {
         });
     }
 
+    /// The project's name that stands at this place, or the problem that it is none.
+    pub(super) fn project_name(&self, name: &Spanned<String>) -> Option<ProjectName> {
+        let parsed: Result<ProjectName, InvalidId> = name.get_ref().parse();
+        if let Err(error) = &parsed {
+            let shown: String = name.get_ref().chars().take(SHOWN_LIMIT).collect();
+            self.problem(name.span(), format!("invalid project name {shown:?}: {error}"));
+        }
+        parsed.ok()
+    }
+
     /// Every problem, in the order of the text.
     pub(super) fn into_problems(self) -> Vec<ConfigProblem> {
         let mut problems = self.problems.into_inner();
@@ -73,7 +87,8 @@ impl<'a> ConfigTable<'a> {
     /// The full name of one of this table's keys.
     pub(super) fn path_of(&self, key: &str) -> String {
         let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-        let key = if bare { key.to_owned() } else { format!("{:?}", key.chars().take(64).collect::<String>()) };
+        let key =
+            if bare { key.to_owned() } else { format!("{:?}", key.chars().take(SHOWN_LIMIT).collect::<String>()) };
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 

@@ -16,14 +16,11 @@ use super::{
     params::Query,
 };
 use crate::{
-    config::is_project_name,
+    config::is_pipeline_name,
     model::{Lease, bounds},
     queue::claim::Claimed,
     wire::{self, ClaimRequest, ErrorCode},
 };
-
-/// The longest name of a pipeline.
-const PIPELINE_NAME_LIMIT: usize = 63;
 
 /// Hands out the oldest deployment that the agent can run.
 pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, ErrorAnswer> {
@@ -106,8 +103,7 @@ fn check(wish: &ClaimRequest) -> Result<(), ErrorAnswer> {
         if pipelines.is_empty() || pipelines.len() > bounds::AGENT_PIPELINES {
             return Err(invalid(format!("projects.{project} names 1 to {} pipelines", bounds::AGENT_PIPELINES)));
         }
-        let bad = |name: &&String| !is_project_name(name) || name.len() > PIPELINE_NAME_LIMIT;
-        if let Some(name) = pipelines.iter().find(bad) {
+        if let Some(name) = pipelines.iter().find(|name| !is_pipeline_name(name)) {
             return Err(invalid(format!("projects.{project}: '{}' is not a valid pipeline name", echo(name))));
         }
     }

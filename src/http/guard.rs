@@ -34,7 +34,7 @@ pub struct Access {
 
 /// The projects that a caller may see. Any other project is answered as if it did not exist.
 #[derive(Clone, Debug, Default)]
-pub struct Scope(Option<Arc<BTreeSet<String>>>);
+pub struct Scope(Option<Arc<BTreeSet<ProjectName>>>);
 
 impl Scope {
     pub fn of(extensions: &Extensions) -> Scope {
@@ -43,13 +43,12 @@ impl Scope {
 
     /// Whether the caller may see this project.
     pub fn sees(&self, project: &ProjectName) -> bool {
-        self.0.as_ref().is_none_or(|projects| projects.contains(project.as_str()))
+        self.0.as_ref().is_none_or(|projects| projects.contains(project))
     }
 
     /// The only projects that the caller may see, in order; `None` if it may see all.
     pub fn only(&self) -> Option<impl Iterator<Item = ProjectName>> {
-        // The configuration accepts only valid names.
-        self.0.as_ref().map(|projects| projects.iter().filter_map(|name| name.parse().ok()))
+        self.0.as_ref().map(|projects| projects.iter().cloned())
     }
 
     /// Stores the scope in the request for the handlers.

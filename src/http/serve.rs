@@ -23,7 +23,6 @@ use crate::{
     artifacts::retention::Retention,
     config::Config,
     health::{Health, Pulse, Task},
-    model::ProjectName,
     queue::{Queue, Unheard},
     watch::Watch,
 };
@@ -52,9 +51,6 @@ pub enum ServeError {
     /// The address cannot be bound.
     #[error("cannot listen on {address}: {error}\nhint: choose another address with --listen")]
     Bind { address: SocketAddr, error: std::io::Error },
-    /// A project's name in the configuration is invalid.
-    #[error("invalid project name '{0}' in the configuration")]
-    ProjectName(String),
 }
 
 /// A server that listens.
@@ -90,16 +86,11 @@ pub async fn serve(
 ) -> Result<HttpServer, ServeError> {
     let address = config.listen;
     require_protection(config)?;
-    let mut projects = std::collections::BTreeMap::new();
-    for (name, project) in &config.projects {
-        let name: ProjectName = name.parse().map_err(|_| ServeError::ProjectName(name.clone()))?;
-        projects.insert(name, project.clone());
-    }
     let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
     let access = Access::new(&config.tokens, config.allowed_hosts.clone());
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
-    let (projects, clock, ending) = (Arc::new(projects), queue.clock().clone(), shutdown.clone());
+    let (projects, clock, ending) = (Arc::new(config.projects.clone()), queue.clock().clone(), shutdown.clone());
     let door = TurnedAway { unheard: queue.unheard().clone(), metrics: metrics.clone(), health: health.clone() };
     let app = App {
         queue,

@@ -1,6 +1,6 @@
 //! Starts and stops store, queue, reaper, worker and HTTP, each in a stated order. See decision 0033.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use thiserror::Error;
@@ -20,7 +20,6 @@ use crate::{
     exec::ShimProgram,
     health::Health,
     http::{Early, HttpServer, Metrics, ServeError, serve},
-    model::{Policy, ProjectName},
     queue::Queue,
     reaper::{self, Reaper},
     store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
@@ -88,7 +87,7 @@ impl Node {
         let metrics = Arc::new(Metrics::default());
         let health = Health::default();
         let store = await_store(&config, &notifier, &on_commit(&notifier, &metrics), &health).await?;
-        let policies = policies(&config)?;
+        let policies = config.projects.iter().map(|(name, project)| (name.clone(), project.policy)).collect();
         let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
         let end = ShutdownOrder::default();
         let watch = Watch::new(store, notifier.clone(), end.drain.clone(), end.http.clone());
@@ -229,15 +228,4 @@ async fn open_store(
         }
         StoreLocation::Memory => Arc::new(MemoryStore::new(on_commit)),
     })
-}
-
-fn policies(config: &Config) -> Result<HashMap<ProjectName, Policy>, ServeError> {
-    config
-        .projects
-        .iter()
-        .map(|(name, project)| {
-            let name = name.parse().map_err(|_| ServeError::ProjectName(name.clone()))?;
-            Ok((name, project.policy))
-        })
-        .collect()
 }

@@ -39,7 +39,7 @@ use crate::{
         workspaces,
     },
     health::{Health, Pulse, Task},
-    model::{Deployment, DeploymentId, Lapse, Limits, State},
+    model::{Deployment, DeploymentId, Lapse, Limits, ProjectName, State},
     private,
     queue::Queue,
     store::{Claimable, Offers, StoreError, Watched},
@@ -60,7 +60,7 @@ pub struct Embedded {
     identity: ServerIdentity,
     queue: Queue,
     notifier: Arc<Notifier>,
-    projects: BTreeMap<String, ProjectConfig>,
+    projects: BTreeMap<ProjectName, ProjectConfig>,
     /// The pipelines that it can run: all that are not left to agents.
     offers: Arc<Offers>,
     runs_dir: PathBuf,
@@ -244,7 +244,7 @@ impl Embedded {
     }
 
     fn pipeline(&self, claimable: &Claimable) -> Option<Pipeline> {
-        self.projects.get(claimable.project.as_str())?.pipelines.get(&claimable.spec.pipeline).cloned()
+        self.projects.get(&claimable.project)?.pipelines.get(&claimable.spec.pipeline).cloned()
     }
 
     async fn run_one(self: Arc<Self>, claimable: Claimable, pipeline: Pipeline, place: TakenPlace) {
@@ -288,7 +288,7 @@ impl Embedded {
 
     fn job(&self, deployment: &Deployment, pipeline: Pipeline) -> Job {
         let spec = &deployment.spec;
-        let project = self.projects.get(deployment.project.as_str());
+        let project = self.projects.get(&deployment.project);
         Job {
             deployment_id: deployment.id.to_string(),
             deployment_number: Some(deployment.number),
@@ -385,10 +385,9 @@ fn reachable_at(mut address: SocketAddr) -> String {
 }
 
 /// The pipelines that are not left to agents.
-fn offers(projects: &BTreeMap<String, ProjectConfig>) -> Offers {
+fn offers(projects: &BTreeMap<ProjectName, ProjectConfig>) -> Offers {
     let own = projects.iter().filter(|(_, project)| project.agents.is_none() && !project.pipelines.is_empty());
-    // The names were checked when the configuration was read.
-    own.filter_map(|(name, project)| Some((name.parse().ok()?, project.pipelines.keys().cloned().collect()))).collect()
+    own.map(|(name, project)| (name.clone(), project.pipelines.keys().cloned().collect())).collect()
 }
 
 #[cfg(test)]
@@ -399,7 +398,7 @@ mod tests {
     use crate::{
         clock::SystemClock,
         model::{
-            FailureCause, Outcome, ProjectName, Spec,
+            FailureCause, Outcome, Spec,
             admission::{OnConflict, Submission},
         },
         store::memory::MemoryStore,

@@ -64,7 +64,7 @@ check = { url = "http://127.0.0.1:8080/healthz", timeout = "60s", interval = "50
     assert_eq!(config.shutdown_grace, Duration::from_secs(5));
     assert_eq!(config.limits.heartbeat, Duration::from_secs(5), "a sixth of the lease");
     assert_eq!(config.tokens[0].sha256[31], 0xff);
-    let project = &config.projects["web"];
+    let project = &config.projects[&"web".parse().unwrap()];
     assert_eq!(project.policy.line, LinePolicy::Latest);
     assert_eq!(project.policy.preempt, Preempt::Times { times: 2 });
     assert!(project.policy.paused && project.policy.line_limit == 5);
@@ -162,7 +162,11 @@ fn what_contradicts_or_cannot_be_is_refused_with_a_sentence() {
             format!("{0}{0}", format_args!("[[tokens]]\nname = \"ci\"\nsha256 = \"{}\"\n", "0".repeat(64))),
             "`tokens[1].name` is the name of another token",
         ),
-        ("[projects.\"-x\"]".to_owned(), "a project's name is a letter or digit"),
+        (
+            "[projects.\"-x\"]".to_owned(),
+            "s.toml:1:11: invalid project name \"-x\": a project name is 1 to 255 letters",
+        ),
+        ("[projects.\"a\\nb\"]".to_owned(), "invalid project name \"a\\nb\""),
         ("[projects.web]\nline_limit = -1".to_owned(), "must be a whole number from 0"),
         ("[projects.web]\npreempt = 2".to_owned(), "`projects.web.preempt` must be"),
         ("[projects.web]\npreempt = \"always\"".to_owned(), "\"allow\", \"never\" or { times = 2 }"),
@@ -209,7 +213,8 @@ fn a_plan_shows_durations_with_their_unit() {
     let text = pipeline(
         "[[projects.web.pipelines.deploy.phases]]\nname = \"v\"\ncheck = { url = \"http://h/\", interval = \"500ms\" }",
     );
-    let plan = serde_json::to_value(&parse(&text).unwrap().projects["web"].pipelines["deploy"]).unwrap();
+    let plan =
+        serde_json::to_value(&parse(&text).unwrap().projects[&"web".parse().unwrap()].pipelines["deploy"]).unwrap();
     let wanted = serde_json::json!({
         "timeoutSeconds": 600, "stallTimeoutSeconds": null,
         "phases": [{
@@ -233,7 +238,7 @@ fn who_runs_a_project_and_whom_a_token_serves_is_checked() {
         ("[projects.web]\nunclaimed_timeout = \"1m\"", "run_by = \"agents\" only"),
         ("[projects.web]\nrun_by = \"agents\"\nwithout_agent = \"x\"", "must be \"refuse\" or \"wait\""),
         ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = []", "is empty"),
-        ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = [\"../x\"]", "not a valid project name"),
+        ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = [\"../x\"]", ":4:13: invalid project name \"../x\""),
     ] {
         assert!(wrong(text).contains(says), "{text}: {}", wrong(text));
     }

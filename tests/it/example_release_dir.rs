@@ -44,7 +44,7 @@ impl Machine {
             }
         });
         let config = Config::load(Some(&example().join("singletrack.toml"))).unwrap_or_else(|error| panic!("{error}"));
-        let mut pipeline = config.projects["site"].pipelines["deploy"].clone();
+        let mut pipeline = config.projects[&"site".parse().unwrap()].pipelines["deploy"].clone();
         // What the README's first shell exports, and a port and patience that suit a test.
         let export = format!("RELEASE_ROOT='{}'\n", root.path().display());
         for phase in &mut pipeline.phases {

@@ -45,20 +45,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "server",
-        &[
-            "artifacts",
-            "clock",
-            "config",
-            "exec",
-            "health",
-            "http",
-            "model",
-            "queue",
-            "reaper",
-            "store",
-            "watch",
-            "worker",
-        ],
+        &["artifacts", "clock", "config", "exec", "health", "http", "queue", "reaper", "store", "watch", "worker"],
     ),
     // It starts everything.
     (

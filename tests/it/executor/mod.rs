@@ -127,7 +127,7 @@ impl Trial {
     fn into_job(mut self) -> (TempDir, Job) {
         let text = format!("[projects.web.pipelines.deploy]\n{}", self.pipeline);
         let mut config = Config::parse(&text, Path::new("trial.toml")).unwrap_or_else(|error| panic!("{error}"));
-        let mut project = config.projects.remove("web").unwrap();
+        let mut project = config.projects.remove(&"web".parse().unwrap()).unwrap();
         self.job.pipeline = project.pipelines.remove("deploy").unwrap();
         (self.directory, self.job)
     }
