@@ -11,6 +11,7 @@ use super::{Depot, DepotError, KeptArtifact};
 use crate::{
     config::Artifacts,
     health::{Pulse, Task},
+    model::Digest,
     store::{Store, StoreError},
 };
 
@@ -36,7 +37,7 @@ const PAGE_LIMIT: usize = 100;
 /// The artifacts that deployments needed at one moment.
 struct NeededArtifacts {
     at: Instant,
-    digests: Arc<HashSet<String>>,
+    digests: Arc<HashSet<Digest>>,
 }
 
 /// Decides which artifacts stay.
@@ -151,13 +152,13 @@ impl Retention {
         mut kept: Vec<KeptArtifact>,
         mut total: u64,
         room: u64,
-        needed: &HashSet<String>,
+        needed: &HashSet<Digest>,
     ) -> Result<u64, DepotError> {
         let fits = |total: u64| total.saturating_add(room) <= self.rules.max_total_bytes;
         kept.sort_by_key(|kept| std::cmp::Reverse(kept.unwanted_for));
         for kept in kept {
             let may_go = self.is_old(&kept) || (!fits(total) && kept.unwanted_for > FRESH);
-            if may_go && !needed.contains(kept.digest.as_str()) && self.depot.remove(kept.clone()).await? {
+            if may_go && !needed.contains(&kept.digest) && self.depot.remove(kept.clone()).await? {
                 tracing::info!(artifact = %kept.digest, bytes = kept.bytes, "removed an artifact");
                 total -= kept.bytes;
             }
@@ -167,7 +168,7 @@ impl Retention {
 
     /// The artifacts that deployments need, or needed at most so long ago. A later deployment has wanted its artifact
     /// since then, so that artifact is too fresh to be removed.
-    async fn needed(&self, at_most_ago: Duration) -> Result<Arc<HashSet<String>>, StoreError> {
+    async fn needed(&self, at_most_ago: Duration) -> Result<Arc<HashSet<Digest>>, StoreError> {
         let mut last = self.last_needed.lock().await;
         if let Some(needed) = &*last
             && needed.at.elapsed() < at_most_ago
@@ -180,7 +181,7 @@ impl Retention {
         Ok(digests)
     }
 
-    async fn look_for_needed(&self) -> Result<HashSet<String>, StoreError> {
+    async fn look_for_needed(&self) -> Result<HashSet<Digest>, StoreError> {
         let mut needed = HashSet::new();
         let mut after = None;
         loop {

@@ -116,7 +116,7 @@ fn wire(claimed: Claimed) -> wire::Claimed {
     wire::Claimed {
         lease: wire::Lease { secret: secret.reveal(), fencing_token, ttl_seconds: ttl.as_secs() },
         inputs: deployment.spec.inputs.clone(),
-        artifact: deployment.spec.artifact.clone().map(|sha256| wire::ArtifactRef { sha256 }),
+        artifact: deployment.spec.artifact.clone().map(|digest| wire::ArtifactRef { sha256: digest.into() }),
         deployment: answer::unplaced(&deployment),
     }
 }

@@ -122,7 +122,7 @@ fn fields(spec: &Spec) -> BTreeMap<String, String> {
     let named = [
         ("pipeline", Some(spec.pipeline.clone())),
         ("pipelineDigest", spec.pipeline_digest.clone()),
-        ("artifact", spec.artifact.clone()),
+        ("artifact", spec.artifact.clone().map(String::from)),
         ("ref", spec.ref_name.clone()),
         ("commit", spec.commit.clone()),
         ("order", spec.order.map(|order| order.to_string())),

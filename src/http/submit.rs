@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     App, answer, artifacts, body,
@@ -20,7 +20,8 @@ use super::{
 use crate::{
     config::WithoutAgent,
     model::{
-        Deployment, DeploymentId, IdempotencyKey, Mention, Project, ProjectName, RunBy, Spec, State,
+        Deployment, DeploymentId, Digest, IdempotencyKey, InvalidDigest, Mention, Project, ProjectName, RunBy, Spec,
+        State,
         admission::{self, Admission, ClaimTerms, Rejection, Submission},
         bounds,
     },
@@ -93,8 +94,10 @@ async fn prepare(
 ) -> Result<Submission, ErrorAnswer> {
     // A plan keeps no place, so it needs no key to find the place again.
     check(wish, key.is_some() || dry_run)?;
+    let artifact = wish.artifact.as_ref().map(|artifact| artifact.sha256.parse()).transpose();
+    let artifact = artifact.map_err(|error: InvalidDigest| invalid(error.to_string()))?;
     let former = former(app, project, wish).await?;
-    submission(app, project.clone(), wish.clone(), key, former).await
+    submission(app, project.clone(), wish.clone(), artifact, key, former).await
 }
 
 /// A submission that only finds the deployment made under its key, and makes none.
@@ -299,9 +302,6 @@ fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), ErrorAnswer> 
     {
         return Err(invalid("url begins with https:// or http://"));
     }
-    if let Some(artifact) = &wish.artifact {
-        artifact.sha256.parse::<crate::model::Digest>().map_err(|error| invalid(error.to_string()))?;
-    }
     check_inputs(wish)
 }
 
@@ -382,6 +382,7 @@ async fn submission(
     app: &App,
     project: ProjectName,
     wish: SubmitRequest,
+    artifact: Option<Digest>,
     key: Option<(IdempotencyKey, [u8; 32])>,
     former: Former,
 ) -> Result<Submission, ErrorAnswer> {
@@ -415,7 +416,7 @@ async fn submission(
         url: wish.url,
         order: wish.order.or(former.order),
         inputs: if wish.inputs.is_empty() { former.inputs } else { wish.inputs },
-        artifact: wish.artifact.map(|artifact| artifact.sha256).or(former.artifact),
+        artifact: artifact.or(former.artifact),
         executor: wish.executor,
         rollback: wish.rollback,
         deadline_seconds: wish.deadline_seconds,

@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::{
     command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Place, Spec, State},
+    digest::Digest,
     ids::{DeploymentId, IdempotencyKey, ProjectName},
     lease::{LeaseSecret, Pepper},
     lifecycle::Entry,
@@ -144,7 +145,7 @@ pub enum Rejection {
     #[error("artifact {digest} is not on this server")]
     ArtifactMissing {
         /// Its SHA-256.
-        digest: String,
+        digest: Digest,
     },
 }
 

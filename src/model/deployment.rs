@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    digest::Digest,
     ids::{DeploymentId, ProjectName, Revision},
     lease::Lease,
     limits::Limits,
@@ -41,7 +42,7 @@ pub struct Spec {
     pub inputs: BTreeMap<String, String>,
     /// The artifact to deploy: the SHA-256 of its bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub artifact: Option<String>,
+    pub artifact: Option<Digest>,
     /// Which side runs it.
     pub executor: RunBy,
     /// Whether it may go back behind a newer `order`.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::model::{
-    CancelCause, Deployment, DeploymentId, FailureCause, Lease, Outcome, Place, RecentRun, RunBy, State, Step,
+    CancelCause, Deployment, DeploymentId, Digest, FailureCause, Lease, Outcome, Place, RecentRun, RunBy, State, Step,
 };
 
 /// The fields of a deployment that may change, as values of columns.
@@ -147,7 +147,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct JudgedSpec {
-    pub(super) artifact: Option<String>,
+    pub(super) artifact: Option<Digest>,
     deadline_seconds: Option<u64>,
     claim_within_seconds: Option<u64>,
 }

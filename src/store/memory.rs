@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::Now,
     model::{
-        Changes, Deployment, DeploymentId, Edges, Event, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place,
+        Changes, Deployment, DeploymentId, Digest, Edges, Event, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place,
         Project, ProjectName, Revision, RunBy, State, Step,
         order::ordinary_order,
         slot::{KeyRecord, Keyed},
@@ -348,7 +348,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>> {
         now(move || {
             let kept = self.kept();
             let Some(found) = kept.projects.get(&project) else { return Vec::new() };

@@ -35,8 +35,8 @@ use ready::Readiness;
 use crate::{
     clock::Now,
     model::{
-        Changes, Deployment, DeploymentId, Event, Hint, Limits, Load, Loaded, Pepper, Project, ProjectName, Revision,
-        RunBy, Spec, State, Status, Vital,
+        Changes, Deployment, DeploymentId, Digest, Event, Hint, Limits, Load, Loaded, Pepper, Project, ProjectName,
+        Revision, RunBy, Spec, State, Status, Vital,
     },
 };
 
@@ -228,7 +228,7 @@ pub trait Store: Send + Sync + 'static {
     fn projects(&self, after: Option<ProjectName>, limit: usize) -> BoxFuture<'_, Result<ProjectPage, StoreError>>;
 
     /// The artifacts of a project's `recent` newest deployments, and of all that are not final. Nothing else of them is read.
-    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
+    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>>;
 
     /// Everything that can fall silent or miss a deadline: tickets, waiting deployments with a deadline, and holders of
     /// slots. A row that cannot be read is left out.

@@ -301,11 +301,9 @@ impl Embedded {
             pass_env: project.map(|project| project.pass_env.clone()).unwrap_or_default(),
             inputs: spec.inputs.clone(),
             workspace: self.workspace(deployment.id),
-            // The digest was checked at the submit.
             artifact: spec
                 .artifact
-                .as_deref()
-                .and_then(|name| name.parse().ok())
+                .clone()
                 .map(|digest| Artifact::Remote(Arc::new(InDepot { depot: self.depot.clone(), digest }))),
             unpack_limits: self.unpack_limits,
             grace: self.limits.cancel_grace,

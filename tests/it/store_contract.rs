@@ -162,13 +162,13 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         url: Some("https://ci.example/run/17".to_owned()),
         order: Some((1 << 53) - 1),
         inputs: BTreeMap::from([("region".to_owned(), "eu".to_owned()), (String::new(), "'; --".to_owned())]),
-        artifact: Some("ab".repeat(32)),
+        artifact: Some("ab".repeat(32).parse().unwrap()),
         executor: RunBy::Submitter,
         rollback: true,
         deadline_seconds: Some(86_400),
         retry_of: Some(id(77)),
         retry_of_named: Some(Named { number: 3, actor: Some("bob\0".to_owned()), commit: None }),
-        pipeline_digest: Some("ab".repeat(32)),
+        pipeline_digest: Some("ab".repeat(32).parse().unwrap()),
         claim_within_seconds: Some(600),
     };
     trial.submit_spec("web", 1, OnConflict::Refuse, full.clone()).await;

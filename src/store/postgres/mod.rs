@@ -51,7 +51,7 @@ use crate::{
     clock::Now,
     config::PostgresUrl,
     health::Health,
-    model::{Deployment, DeploymentId, Event, Hint, Load, Pepper, ProjectName},
+    model::{Deployment, DeploymentId, Digest, Event, Hint, Load, Pepper, ProjectName},
 };
 
 pub use import::Import;
@@ -269,7 +269,7 @@ impl Store for PostgresStore {
         read!(self, session => reads::projects(&mut session, after.as_ref(), limit, &self.unreadable))
     }
 
-    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>> {
         read!(self, session => reads::artifacts_of(&mut session, &project, recent, &self.unreadable))
     }
 

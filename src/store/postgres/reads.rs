@@ -13,7 +13,7 @@ use super::{
     text::escaped,
 };
 use crate::{
-    model::{Deployment, DeploymentId, Event, ProjectName, Revision, Status},
+    model::{Deployment, DeploymentId, Digest, Event, ProjectName, Revision, Status},
     store::{
         Claimable, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, columns::JudgedSpec,
         unreadable::Unreadable,
@@ -170,7 +170,7 @@ pub(super) async fn artifacts_of(
     project: &ProjectName,
     recent: usize,
     unreadable: &Unreadable,
-) -> Result<Vec<String>, DatabaseFault> {
+) -> Result<Vec<Digest>, DatabaseFault> {
     let found = session.ask(call!(Sql::Specs, text(project), bound(recent))).await?;
     let artifact = |row: &Row| {
         let spec = rows::json::<JudgedSpec>(row, 1).map_err(DatabaseFault::into_store_error);

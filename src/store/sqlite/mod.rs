@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     clock::Now,
-    model::{Deployment, DeploymentId, Event, Load, Pepper, ProjectName},
+    model::{Deployment, DeploymentId, Digest, Event, Load, Pepper, ProjectName},
 };
 
 pub use backup::{Progress, backup, restore};
@@ -154,7 +154,7 @@ impl Store for SqliteStore {
         Box::pin(self.readers.read(move |db| reads::projects(db, after.as_ref(), limit, &unreadable)))
     }
 
-    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+    fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>> {
         let unreadable = self.unreadable.clone();
         Box::pin(self.readers.read(move |db| reads::artifacts_of(db, &project, recent, &unreadable)))
     }

@@ -5,7 +5,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::rows::{self, DEPLOYMENT_COLUMN_COUNT, deployment_columns, project_columns};
 use crate::{
-    model::{Deployment, DeploymentId, Event, Place, ProjectName, Revision, Spec, State, Status},
+    model::{Deployment, DeploymentId, Digest, Event, Place, ProjectName, Revision, Spec, State, Status},
     store::{
         Claimable, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, columns::JudgedSpec,
         unreadable::Unreadable,
@@ -246,7 +246,7 @@ pub(super) fn artifacts_of(
     project: &ProjectName,
     recent: usize,
     unreadable: &Unreadable,
-) -> Read<Vec<String>> {
+) -> Read<Vec<Digest>> {
     let snapshot = db.unchecked_transaction()?;
     let Some(number) = number_of(db, project)? else { return Ok(Vec::new()) };
     let mut artifacts = Vec::new();
