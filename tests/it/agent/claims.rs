@@ -46,7 +46,7 @@ async fn bad_claims_are_refused_by_name() {
         (changed(|w| w["claimId"] = json!("x".repeat(65))), 400, "claimId is"),
         (changed(|w| w["projects"] = json!({})), 400, "1 to 100 projects"),
         (changed(|w| w["projects"] = json!({ "web": [] })), 400, "1 to 100 pipelines"),
-        (changed(|w| w["projects"] = json!({ "web": ["a b"] })), 400, "no name of a pipeline"),
+        (changed(|w| w["projects"] = json!({ "web": ["a b"] })), 400, "not a valid pipeline name"),
         (changed(|w| w["projects"] = json!({ "../web": ["a"] })), 400, "not valid"),
         (changed(|w| w["capacity"] = json!(-1)), 400, "not valid"),
         (changed(|w| w["shell"] = json!("sh")), 400, "shell"),
