@@ -1,5 +1,5 @@
-//! Agents' calls for work, which all servers of the database see alike: each is noted as it comes, and when it ends early.
-//! See decisions 0017 and 0063.
+//! Agents' calls for work, which all servers of the database see alike. Each call is noted when it comes, and when it
+//! ends early. See decisions 0017 and 0063.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Notes a call, unless it is known to have ended already. Answers whether its agent was not there before, for some of its
+/// Notes a call, unless it is known to have ended already. Returns whether its agent was absent before, for some of its
 /// projects.
 pub(super) async fn came(session: &mut DatabaseSession, agent: &AgentCall) -> Result<bool, DatabaseFault> {
     let (projects, pipelines) = offers(agent)?;
@@ -32,20 +32,20 @@ pub(super) async fn came(session: &mut DatabaseSession, agent: &AgentCall) -> Re
     let row = noted.first().ok_or(DatabaseFault::Mistaken("the database tells nothing of an agent"))?;
     let (known_count, near_count): (i64, i64) = (rows::get(row, 0)?, rows::get(row, 1)?);
     if known_count < count {
-        // Only newcomers make the table grow.
+        // Only agents that are new make the table grow.
         let limit = i64::try_from(REMEMBERED_LIMIT).unwrap_or(i64::MAX);
         session.write(call!(Sql::ForgetAgents, limit)).await?;
     }
     Ok(near_count < count)
 }
 
-/// Notes that a call ended before its window did, be it that its coming is noted only after this.
+/// Notes that a call ended before its window did, even if its coming is noted only after this.
 pub(super) async fn left(session: &mut DatabaseSession, agent: &AgentCall) -> Result<(), DatabaseFault> {
     let (projects, pipelines) = offers(agent)?;
     session.write(call!(Sql::AgentLeft, agent.worker.clone(), projects, pipelines, agent.id)).await.map(|_| ())
 }
 
-/// The projects of a call, and what is offered for each.
+/// The projects of a call, and the pipelines that it offers for each.
 fn offers(agent: &AgentCall) -> Result<(Vec<String>, Vec<String>), DatabaseFault> {
     let offers = agent.offers.iter().map(|(project, pipelines)| {
         let pipelines =
@@ -55,7 +55,7 @@ fn offers(agent: &AgentCall) -> Result<(Vec<String>, Vec<String>), DatabaseFault
     offers.collect()
 }
 
-/// A project's agents, those that were heard of last first.
+/// A project's agents, those with the most recent call first.
 pub(super) async fn of(session: &mut DatabaseSession, project: &ProjectName) -> Result<Vec<KnownAgent>, DatabaseFault> {
     let limit = i64::try_from(KNOWN_LIMIT).unwrap_or(i64::MAX);
     let found = session.ask(call!(Sql::Agents, project.as_str().to_owned(), limit)).await?;

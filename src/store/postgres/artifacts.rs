@@ -1,7 +1,7 @@
-//! Artifacts in the database: a row each, and a row for each piece.
+//! Artifacts in the database: one row for each artifact, and one for each piece.
 //!
-//! Pieces come in one by one, each guarded by who writes and by how much there is, so that a repeated one is written once
-//! and one of a writer that was overtaken not at all.
+//! Pieces are written one by one. Each write is guarded by the writer's identity and by the length so far. So a
+//! repeated piece is written once, and a piece of a writer that was overtaken is not written at all.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// How often it is begun anew, should another begin at the same moment.
+/// How often it is tried again when another upload begins at the same moment.
 const BEGIN_LIMIT: u32 = 3;
 
 impl SharedArtifacts for PostgresStore {
@@ -70,7 +70,7 @@ impl SharedArtifacts for PostgresStore {
 
     fn let_go(&self, writing: Writing) {
         let engine = self.engine.clone();
-        // Whoever sent it is gone, so it is not waited for; but the store's end waits for it.
+        // The client is gone, so no request waits for this; but the store's end waits for it.
         self.under_way.spawn(async move {
             let let_go = async {
                 let mut session = engine.session().await?;
@@ -103,7 +103,7 @@ impl SharedArtifacts for PostgresStore {
             let length = rows::signed(length)?;
             let finish = call!(Sql::FinishArtifactAs, artifact, writer, length, schema::VERSION, text(&digest));
             session.write(finish).await?;
-            // It is there now, be it by this attempt, by a first one whose answer was lost, or by another's upload.
+            // It is there now: by this attempt, by a first one whose answer was lost, or by another upload.
             Ok(!session.write(call!(Sql::WantArtifact, text(&digest))).await?.is_empty())
         })
     }
@@ -182,7 +182,7 @@ async fn begin(
     Ok(UploadStart::Busy)
 }
 
-/// `None`: another began at the same moment.
+/// `None`: another upload began at the same moment.
 async fn begin_once(
     session: &mut DatabaseSession,
     digest: &Digest,
@@ -254,7 +254,7 @@ async fn begin_once(
     Ok(number.map(|artifact| UploadStart::Go(Writing { artifact, writer, length: offset })))
 }
 
-/// Bytes that are sent once more, should the connection turn out to be broken, without a copy of them.
+/// Bytes that are sent again, without a copy of them, if the connection turns out to be broken.
 #[derive(Clone, Debug)]
 struct Piece(Arc<Vec<u8>>);
 
@@ -285,7 +285,7 @@ async fn add(session: &mut DatabaseSession, writing: Writing, piece: Piece) -> R
     Ok(rows::get::<Option<Uuid>>(row, 1)? == Some(writer) && rows::get::<i64>(row, 2)? == end)
 }
 
-/// Removes the pieces of artifacts that are gone, a few at a time, so that none of it takes long.
+/// Removes the pieces of removed artifacts, a few at a time, so that no single step takes long.
 async fn sweep(engine: &Engine) -> Result<(), DatabaseFault> {
     loop {
         let mut session = engine.session().await?;

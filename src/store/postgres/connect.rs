@@ -1,4 +1,4 @@
-//! Getting a connection: to which host, and whether the database there is one that we can work with, and the newest.
+//! Gets a connection: decides which host to use, and whether the database there is usable and the newest.
 
 use std::{
     fmt::Write as _,
@@ -37,26 +37,26 @@ use crate::{
     store::StoreError,
 };
 
-/// How long connecting may take, to one host.
+/// How long connecting to one host may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// How long to one that answers with several addresses, and through TLS and log-in.
+/// How long it may take to a host with several addresses, including TLS and log-in.
 const SETUP_LIMIT: Duration = Duration::from_secs(15);
-/// How long data that nobody confirms may be under way.
+/// How long sent data may stay unconfirmed.
 const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(10);
-/// When a silent connection is asked whether it is still there.
+/// After how long a silent connection is probed.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 /// How long to wait until a connection that is being closed is gone.
 const ROOM_LIMIT: Duration = Duration::from_secs(5);
-/// One of so many connections of the pool, and at least one, is left to those who read: commits may hang, and people want to
-/// know why.
+/// One of this many connections of the pool, and at least one, is reserved for reads. Commits may hang, and people then
+/// want to know why.
 const READ_SHARE: usize = 8;
 /// How often the same refusal is logged.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(30);
 
-/// Is told of what a connection brings unasked.
+/// Called with each message that a connection brings unasked.
 pub(super) type Hear = Arc<dyn Fn(&AsyncMessage) + Send + Sync>;
 
-/// Room for a connection of the pool, until whatever was opened in it is closed.
+/// Room for a connection of the pool, until the connection opened in it is closed.
 type Room = Arc<OwnedSemaphorePermit>;
 
 /// Makes connections.
@@ -65,49 +65,50 @@ pub(super) struct Connector {
     /// One for each host.
     drivers: Vec<Config>,
     tls: MakeRustlsConnect,
-    /// Whether sessions are shared: a pooler in between gives each transaction another one.
+    /// Whether sessions are shared: then a pooler gives each transaction another session.
     shares_sessions: AtomicBool,
     refusals: Refusals,
-    /// The newest branch that was seen, and where.
+    /// The newest known branch, and its host.
     known: watch::Sender<Option<Known>>,
-    /// The last refusal of a database that was logged, and when.
+    /// The last logged refusal of a database, and when it was logged.
     refused: Mutex<Option<(Uuid, Instant)>>,
-    /// Room for the connections of the pool, those included that are being closed.
+    /// Room for the connections of the pool, including those that are being closed.
     room: Arc<Semaphore>,
     writes: Arc<Semaphore>,
 }
 
-/// The branch that is worked on.
+/// The branch that this server works on.
 #[derive(Clone, Debug)]
 struct Known {
     branch: Branch,
     host: usize,
 }
 
-/// A connection to a database that we can work with.
+/// A connection to a usable database.
 pub(super) struct Link {
     pub(super) client: Client,
     pub(super) facts: Facts,
     pub(super) wire: Arc<Wire>,
 }
 
-/// What is known of a connection for as long as it is open, whoever has let go of it.
+/// The state of a connection for as long as it is open, even after its client was dropped.
 pub(super) struct Wire {
-    /// Whether a commit was answered, or is going to be lost, that no standby is known to have.
+    /// Whether a commit was answered, or is about to be lost, that no standby is known to have.
     is_warned: AtomicBool,
     _room: Option<Room>,
-    /// Of the connections of the pool some are never taken by what writes, and so may wait for a standby.
+    /// The permits to write. They are fewer than the connections, because some connections must never wait for a
+    /// standby.
     writes: Arc<Semaphore>,
     writing: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Wire {
-    /// Whether the database has warned since this was asked last that a commit is not replicated as its settings demand.
+    /// Whether the database has warned, since the last call, that a commit is not replicated as its settings demand.
     pub(super) fn take_warning(&self) -> bool {
         self.is_warned.swap(false, Ordering::Relaxed)
     }
 
-    /// Waits until one more connection may write, if this one may not already.
+    /// Waits until one more connection may write, unless this one may already.
     pub(super) async fn begin_writing(&self) -> Result<(), DatabaseFault> {
         if self.writing().is_none() {
             self.may_write(one_of(&self.writes).await?);
@@ -115,12 +116,12 @@ impl Wire {
         Ok(())
     }
 
-    /// Has this connection write by the leave of one that waited for that before it had a connection.
+    /// Lets this connection write, with a permit that was waited for before there was a connection.
     pub(super) fn may_write(&self, leave: OwnedSemaphorePermit) {
         *self.writing() = Some(leave);
     }
 
-    /// The database has answered: nothing waits for a standby any more.
+    /// Returns the permit: the database has answered, so nothing waits for a standby any more.
     pub(super) fn end_writing(&self) {
         *self.writing() = None;
     }
@@ -134,28 +135,28 @@ impl Wire {
             && is_unreplicated(notice)
         {
             self.is_warned.store(true, Ordering::Relaxed);
-            // Whoever commits says so where it matters; an immediate shutdown brings the same warning.
+            // The code that commits reports it if it matters; an immediate shutdown brings the same warning.
             tracing::debug!(notice = notice.message(), "the database warns");
         }
     }
 }
 
-/// Waits for one of these, and not for ever.
+/// Waits for a permit, within a limit.
 async fn one_of(room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, DatabaseFault> {
     let taken = timeout(ROOM_LIMIT, room.clone().acquire_owned()).await;
     // It is never closed.
     taken.ok().and_then(Result::ok).ok_or(DatabaseFault::Exhausted)
 }
 
-/// Whether a commit that waits for its standby was told to wait no longer. The words are the database's language, the codes
-/// are not; no statement of ours brings a warning of these codes otherwise.
+/// Whether a commit that waits for its standby was told to stop waiting. The message is in the database's language, but
+/// the codes are not. No statement of ours brings a warning of these codes otherwise.
 fn is_unreplicated(notice: &DbError) -> bool {
     let codes = [SqlState::WARNING, SqlState::ADMIN_SHUTDOWN];
     notice.parsed_severity() == Some(Severity::Warning) && codes.contains(notice.code())
 }
 
 impl Connector {
-    /// Reads what is needed of files and the environment. The pool has at most `connection_limit` connections.
+    /// Reads the files and environment variables that it needs. The pool has at most `connection_limit` connections.
     pub(super) fn new(url: &PostgresUrl, connection_limit: usize) -> Result<Self, StoreError> {
         let environment = |name: &str| std::env::var(name).ok();
         let url = &url.clone().with_environment(environment).map_err(StoreError::Unusable)?;
@@ -197,7 +198,7 @@ impl Connector {
         self.drivers.len()
     }
 
-    /// Says so where passwords or deployments may be read on the way.
+    /// Logs a warning if passwords or deployments may be read on the way to the database.
     pub(super) fn warn_of_open_wires(&self) {
         let why = match self.url.tls() {
             TlsMode::Disable => "connections to the database are not encrypted; use sslmode=verify-full",
@@ -214,7 +215,7 @@ impl Connector {
         self.shares_sessions.load(Ordering::Relaxed)
     }
 
-    /// From now on no session is believed to be ours alone.
+    /// From now on every session counts as shared.
     pub(super) fn share_sessions(&self) {
         if !self.shares_sessions.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -225,30 +226,30 @@ impl Connector {
         }
     }
 
-    /// Whether this is the branch to work on.
+    /// Whether this server works on this branch.
     pub(super) fn is_current(&self, branch: Uuid) -> bool {
         self.known.borrow().as_ref().is_some_and(|known| known.branch.name == branch)
     }
 
-    /// The branch that is worked on.
+    /// The branch that this server works on.
     pub(super) fn current_branch(&self) -> Option<Uuid> {
         self.known.borrow().as_ref().map(|known| known.branch.name)
     }
 
-    /// The host that is worked with.
+    /// The host that this server works with.
     pub(super) fn current_host(&self) -> Option<usize> {
         self.known.borrow().as_ref().map(|known| known.host)
     }
 
-    /// Resolves once another branch than this is the one to work on.
+    /// Resolves once this server works on another branch.
     pub(super) async fn moved_from(&self, branch: Uuid) {
         let mut known = self.known.subscribe();
-        // The other end lives as long as this.
+        // The sender lives as long as `self`.
         let _ = known.wait_for(|known| known.as_ref().is_none_or(|known| known.branch.name != branch)).await;
     }
 
-    /// A connection to whichever host has the newest primary, before anything is known: all of them are asked, since a
-    /// former primary that was started again looks like one.
+    /// A connection to the host with the newest primary, before anything is known. All hosts are asked, because a
+    /// former primary that was started again looks like the primary.
     pub(super) async fn first(&self) -> Result<(usize, Link), DatabaseFault> {
         let reached = join_all((0..self.host_count()).map(|host| self.reach(host, None, None))).await;
         let mut best: Option<(usize, Link, Option<Branch>)> = None;
@@ -261,7 +262,7 @@ impl Connector {
                     continue;
                 }
             };
-            // Tables that are not there, or older than branches, are made or brought up to date by whoever asked.
+            // If the tables do not exist, or are older than branches, the caller makes them or brings them up to date.
             let branch = match link.facts.lineage {
                 Some(_) => Some(self.settle(&mut link).await?),
                 None => None,
@@ -287,7 +288,7 @@ impl Connector {
         }
     }
 
-    /// Answers the branch that a connection leads to, and works on it from now on, unless a newer one is known.
+    /// Returns the branch of a connection, and makes it the branch to work on, unless a newer one is known.
     pub(super) async fn admit(&self, host: usize, link: &mut Link) -> Result<Branch, DatabaseFault> {
         let branch = self.settle(link).await?;
         let kinship = {
@@ -300,7 +301,7 @@ impl Connector {
             return Err(DatabaseFault::Refused(refusal));
         }
         self.known.send_if_modified(|known| {
-            // Another connection may have found a newer one meanwhile.
+            // Another connection may have found a newer branch meanwhile.
             let is_news = match known {
                 None => true,
                 Some(known) => match known.branch.kinship(&branch) {
@@ -357,7 +358,7 @@ impl Connector {
         name
     }
 
-    /// A connection to the branch that is worked on, or to a newer one.
+    /// A connection to the branch that this server works on, or to a newer one.
     pub(super) async fn connect(
         &self,
         hear: Option<Hear>,
@@ -388,7 +389,7 @@ impl Connector {
         Ok(Some(Arc::new(one_of(&self.room).await?)))
     }
 
-    /// A connection to this host, if the database there is one that we can work with.
+    /// A connection to this host, if the database there is usable.
     pub(super) async fn reach(
         &self,
         host: usize,
@@ -408,7 +409,7 @@ impl Connector {
         Ok(Link { client, facts, wire })
     }
 
-    /// Waits until one more connection may write. Whoever waits for that has no connection yet, so those who read find one.
+    /// Waits until one more connection may write. The caller has no connection yet while it waits, so reads find one.
     pub(super) async fn leave_to_write(&self) -> Result<OwnedSemaphorePermit, DatabaseFault> {
         one_of(&self.writes).await
     }
@@ -418,7 +419,7 @@ impl Connector {
         Arc::new(Wire { is_warned: AtomicBool::new(false), _room: room, writes, writing })
     }
 
-    /// A connection to this host, whatever it is.
+    /// A connection to this host, without checks.
     pub(super) async fn bare(&self, host: usize) -> Result<Client, DatabaseFault> {
         let Some(driver) = self.drivers.get(host) else { return Err(DatabaseFault::Mistaken("there is no such host")) };
         let connecting = driver.connect(self.tls.clone());
@@ -427,19 +428,19 @@ impl Connector {
         Ok(client)
     }
 
-    /// Looks at a database anew, whose tables were made meanwhile.
+    /// Examines a database again after its tables were made.
     pub(super) async fn look_again(&self, link: &mut Link) -> Result<(), DatabaseFault> {
         link.facts = facts::read(&link.client, self.schema(), &self.refusals).await?;
         Ok(())
     }
 
-    /// Which timeline each transaction of a session that is shared must find, where it can be asked for.
+    /// The timeline that each transaction of a shared session must find, if the database tells it.
     fn expected_timeline(&self, facts: &Facts) -> Option<i64> {
         facts.timeline.filter(|_| self.refusals.tells_timeline())
     }
 }
 
-/// What the driver is told of one of several hosts.
+/// The driver's configuration for one of several hosts.
 fn one_host(driver: &Config, at: usize) -> Config {
     let mut one = Config::new();
     if let Some(host) = driver.get_hosts().get(at) {
@@ -485,7 +486,7 @@ fn one_host(driver: &Config, at: usize) -> Config {
     one.keepalives(driver.get_keepalives()).keepalives_idle(driver.get_keepalives_idle());
     one.ssl_mode(driver.get_ssl_mode()).ssl_negotiation(driver.get_ssl_negotiation());
     one.channel_binding(driver.get_channel_binding());
-    // Which of several is the primary is found out by more than this tells.
+    // With several hosts, more is examined than this setting tells to find the primary.
     one.target_session_attrs(match driver.get_hosts().len() {
         0 | 1 => driver.get_target_session_attrs(),
         _ => TargetSessionAttrs::Any,
@@ -493,7 +494,7 @@ fn one_host(driver: &Config, at: usize) -> Config {
     one
 }
 
-/// Of what several hosts were refused for, that which says most: what one of them answered.
+/// The refusal that says most, of the refusals of several hosts: an answer of a host says more than no answer.
 fn most_telling(refused: Vec<DatabaseFault>) -> DatabaseFault {
     let weight = |fault: &DatabaseFault| match fault {
         DatabaseFault::Refused(StoreError::Unusable(_)) => 4,
@@ -502,7 +503,7 @@ fn most_telling(refused: Vec<DatabaseFault>) -> DatabaseFault {
         DatabaseFault::Driver(_) => 1,
         DatabaseFault::Silent | DatabaseFault::Exhausted => 0,
     };
-    // Of equals the last; the first host is the one that is mostly meant.
+    // Of equal ones the last in this order, because the first host is usually the one that is meant.
     let telling = refused.into_iter().rev().max_by_key(weight);
     telling.unwrap_or(DatabaseFault::Mistaken("the database's URL names no host"))
 }
@@ -549,8 +550,8 @@ impl Connector {
     }
 }
 
-/// Moves a connection's data until it ends. It ends when nobody has the client any more and the database has answered
-/// everything: a commit that waits for a standby keeps its place until then.
+/// Moves a connection's data until it ends. It ends when the client was dropped and the database has answered
+/// everything. So a commit that waits for a standby keeps its place until then.
 fn drive<S, T>(mut connection: Connection<S, T>, hear: Option<Hear>, wire: Arc<Wire>)
 where
     Connection<S, T>: Send + 'static,

@@ -1,8 +1,8 @@
-//! What the database's settings mean for what was answered to clients, said once at start.
+//! Reports once, at the start, whether answered deployments survive a crash under the database's settings.
 
 use super::facts::Facts;
 
-/// Says how durable the database is set.
+/// Logs how durable the database's settings are.
 pub(super) fn report(facts: &Facts) {
     let Facts { fsync, synchronous_commit, full_page_writes, synchronous_standbys, standby_count, .. } = facts;
     let version = format!("{}.{}", facts.version / 10_000, facts.version % 10_000);
@@ -20,7 +20,7 @@ pub(super) fn report(facts: &Facts) {
     }
 }
 
-/// What an operator should know of these settings.
+/// The warnings for an operator about these settings.
 fn warnings(facts: &Facts) -> Vec<&'static str> {
     let mut warnings = Vec::new();
     if facts.timeline.is_none() || facts.system.is_none() {

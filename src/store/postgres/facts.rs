@@ -1,5 +1,5 @@
-//! What a database tells of itself when it is connected to. Some of it must be told, and some only adds protection: a managed
-//! database that refuses to tell it is worked with all the same.
+//! The facts that a database tells about itself on connecting. Some are required. Others only add protection, so a
+//! managed database that refuses to tell them is used all the same.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -9,11 +9,11 @@ use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 use super::{fault::DatabaseFault, lineage::Row};
 use crate::store::StoreError;
 
-/// The oldest PostgreSQL that is good enough: `pg_xact_status` and all our statements are older, but nobody mends those
-/// before it.
+/// The oldest accepted PostgreSQL. `pg_xact_status` and all our statements exist in older versions, but those versions
+/// get no fixes any more.
 const OLDEST_VERSION: u32 = 140_000;
 
-/// How the database presents itself.
+/// The facts about a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) version: u32,
@@ -25,40 +25,40 @@ pub(super) struct Facts {
     pub(super) synchronous_commit: String,
     pub(super) full_page_writes: String,
     pub(super) synchronous_standbys: String,
-    /// How many standbys stream from it, where we may see that.
+    /// How many standbys stream from it, if we have the right to see that.
     pub(super) standby_count: i64,
     pub(super) synchronous_standby_count: i64,
-    /// Which cluster it is, where it tells.
+    /// The identity of its cluster, if it tells.
     pub(super) system: Option<String>,
-    /// How often a standby of the cluster was promoted, where it tells.
+    /// How often a standby of the cluster was promoted, if it tells.
     pub(super) timeline: Option<i64>,
-    /// It changes when the database starts anew.
+    /// Changes when the database starts again.
     pub(super) life: String,
-    /// The numbers of the database and of our tables, where there are any.
+    /// The object ids of the database and of our tables, if there are any.
     pub(super) tables: Option<String>,
-    /// What our tables say of their branch, where they say something.
+    /// The row in which our tables say their branch, if there is one.
     pub(super) lineage: Option<Row>,
 }
 
-/// What every PostgreSQL tells.
+/// The facts that every PostgreSQL tells.
 const BASICS: &str = "SELECT current_setting('server_version_num'), pg_is_in_recovery()::int, pg_backend_pid(), \
     current_setting('server_encoding'), current_database(), current_setting('fsync'), \
     current_setting('synchronous_commit'), current_setting('full_page_writes'), \
     current_setting('synchronous_standby_names')";
 
 const SYSTEM: &str = "SELECT system_identifier FROM pg_control_system()";
-/// The timeline that is written to: right from the moment of a promotion on.
+/// The timeline of the present writes: correct from the moment of a promotion on.
 pub(super) const TIMELINE: &str = "CASE WHEN NOT pg_is_in_recovery() \
     THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint END";
-/// The timeline of the last checkpoint, which follows the promotion by moments.
+/// The timeline of the last checkpoint. It changes shortly after a promotion.
 const CHECKPOINT_TIMELINE: &str = "SELECT timeline_id FROM pg_control_checkpoint()";
 const STANDBYS: &str = "SELECT count(*), count(*) FILTER (WHERE sync_state IN ('sync', 'quorum')) \
     FROM pg_stat_replication";
-/// The second part is another one even after a crash that the first process survived: it resets the statistics.
+/// The second part changes even after a crash that the first process survived, because the crash resets the statistics.
 pub(super) const LIFE: &str = "extract(epoch FROM pg_postmaster_start_time()) || ' ' \
     || coalesce(extract(epoch FROM (SELECT stats_reset FROM pg_stat_bgwriter))::text, '')";
 
-/// What some databases refuse to tell. Once one has refused it, it is not asked again.
+/// The questions that some databases refuse. A question that was refused once is not asked again.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(AtomicU8);
 
@@ -80,7 +80,7 @@ impl Refusals {
         self.0.fetch_or(what as u8, Ordering::Relaxed);
     }
 
-    /// Whether the timeline that is written to can be asked for.
+    /// Whether the timeline of the present writes can be asked for.
     pub(super) fn tells_timeline(&self) -> bool {
         !self.has(Optional::Timeline)
     }
@@ -88,7 +88,7 @@ impl Refusals {
 
 type Cells = Vec<Option<String>>;
 
-/// Asks, in one flight.
+/// Asks all questions, in one flight.
 pub(super) async fn read(client: &Client, schema: &str, refusals: &Refusals) -> Result<Facts, DatabaseFault> {
     let timeline = format!("SELECT {TIMELINE}");
     let life = format!("SELECT {LIFE}");
@@ -118,7 +118,7 @@ pub(super) async fn read(client: &Client, schema: &str, refusals: &Refusals) -> 
                     refusals.note(what);
                     Ok(None)
                 }
-                // Tables of before the first start, or of a version that did not know of branches.
+                // There are no tables before the first start, or their version knew no branches.
                 (Some(code), None) if is_absent(code) => Ok(None),
                 (Some(_) | None, _) => Err(DatabaseFault::Driver(error)),
             },
@@ -156,7 +156,7 @@ pub(super) async fn read(client: &Client, schema: &str, refusals: &Refusals) -> 
 }
 
 impl Facts {
-    /// Refuses a database that no server can work with.
+    /// Refuses a database that no server can use.
     pub(super) fn require_fit(&self) -> Result<(), DatabaseFault> {
         let refuse = |why: String| Err(DatabaseFault::Refused(StoreError::Unusable(why)));
         if self.version < OLDEST_VERSION {
@@ -172,7 +172,7 @@ impl Facts {
             ));
         }
         if self.is_standby {
-            // It may be promoted, or the URL name another host, so this is no reason to give up.
+            // The standby may be promoted, or the URL may name another host, so this is no reason to give up.
             return Err(DatabaseFault::Refused(StoreError::Unavailable(
                 "the database is a standby, which cannot be written to; name the primary, or all hosts".to_owned(),
             )));
@@ -182,7 +182,7 @@ impl Facts {
 }
 
 fn is_absent(code: &SqlState) -> bool {
-    // Who may not use the schema is told so by whoever makes the tables.
+    // If the right to use the schema is missing, the code that makes the tables reports it.
     [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::INSUFFICIENT_PRIVILEGE].contains(code)
 }
 

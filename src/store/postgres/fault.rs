@@ -1,4 +1,4 @@
-//! What goes wrong between us and the database, and what it means for us. See decision 0044.
+//! Faults between us and the database, and their meaning for us. See decision 0044.
 
 use std::error::Error as _;
 
@@ -7,32 +7,32 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use crate::store::StoreError;
 
-/// Why the database did not do it.
+/// Why the database did not carry out a request.
 #[derive(Debug)]
 pub(super) enum DatabaseFault {
     /// The database refused, or the connection to it broke.
     Driver(tokio_postgres::Error),
     /// It did not answer in time.
     Silent,
-    /// All connections were busy for as long as anybody may wait for one.
+    /// All connections were busy for the longest time that a request may wait for one.
     Exhausted,
-    /// The connection leads to a database that another one has taken the place of.
+    /// The connection leads to a database that another one has replaced.
     Moved,
-    /// It is not one that we can work with.
+    /// The database is not usable.
     Refused(StoreError),
-    /// A row does not hold what this version writes there.
+    /// A row does not contain the values that this version writes.
     Row(String),
-    /// A decision that cannot be recorded, by a mistake in the program.
+    /// A decision cannot be recorded, because of a bug in the program.
     Mistaken(&'static str),
 }
 
 impl DatabaseFault {
-    /// Whether the connection is of no use any more. What was under way on it may have been done or not.
+    /// Whether the connection is useless now. A statement under way on it may have been carried out or not.
     pub(super) fn breaks_connection(&self) -> bool {
         match self {
             DatabaseFault::Driver(error) => match error.as_db_error() {
                 Some(error) => ends_session(error),
-                // Anything but an answer of the database: closed, torn, or not to be understood.
+                // Not an answer of the database: the connection was closed or cut, or its data makes no sense.
                 None => true,
             },
             DatabaseFault::Silent | DatabaseFault::Moved => true,
@@ -43,15 +43,14 @@ impl DatabaseFault {
         }
     }
 
-    /// Whether the statement was not known to the session that it came to: somebody hands out other sessions behind our
-    /// connection.
+    /// Whether the session did not know the prepared statement. Then a pooler gives our connection other sessions.
     pub(super) fn is_lost_statement(&self) -> bool {
         let DatabaseFault::Driver(error) = self else { return false };
         let Some(code) = error.code() else { return false };
         *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT
     }
 
-    /// What a caller is told, where nothing happened.
+    /// The caller's error, if nothing was written.
     pub(super) fn into_store_error(self) -> StoreError {
         match self {
             DatabaseFault::Driver(error) => match error.code() {
@@ -128,22 +127,22 @@ pub(super) fn told(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// Whether the database ends the session with this, or the session leads to one that became a standby.
+/// Whether the database ends the session with this error, or has become a standby.
 fn ends_session(error: &DbError) -> bool {
     if matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic)) {
         return true;
     }
     let code = error.code();
-    // Class 08 is the connection's, 57P01 to 57P05 are shutdowns.
+    // Class 08 are connection errors, 57P01 to 57P05 are shutdowns.
     code.code().starts_with("08") || code.code().starts_with("57P") || *code == SqlState::READ_ONLY_SQL_TRANSACTION
 }
 
-/// Whether the name, the password or the database is wrong, which waiting does not mend.
+/// Whether the name, the password or the database is wrong. Waiting does not help then.
 fn is_locked_out(code: &SqlState) -> bool {
     code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME
 }
 
-/// Whether it proves not who it is, which waiting does not mend either.
+/// Whether the server's identity could not be verified. Waiting does not help then either.
 fn is_mistrusted(error: &tokio_postgres::Error) -> bool {
     let mut cause = error.source();
     while let Some(next) = cause {
@@ -159,9 +158,10 @@ fn is_mistrusted(error: &tokio_postgres::Error) -> bool {
     false
 }
 
-/// Whether the same statement would be refused again: a value that the database cannot hold (22), that breaks a rule of the
-/// tables (23), or that is too large (54). What our own functions raise where something has changed meanwhile is a
-/// plain 23000, and what somebody else has written meanwhile a 23505: both are decided anew.
+/// Whether the same statement would be refused again: a value that the database cannot store (22), that breaks a rule
+/// of the tables (23), or that is too large (54). Two codes of class 23 are exceptions, and the decision is made anew:
+/// our own functions raise a plain 23000 if something has changed meanwhile, and 23505 means that another transaction
+/// wrote the same key meanwhile.
 fn is_refusal(code: &SqlState) -> bool {
     let is_of = |class: &str| code.code().starts_with(class);
     let is_changed = [SqlState::INTEGRITY_CONSTRAINT_VIOLATION, SqlState::UNIQUE_VIOLATION].contains(code);

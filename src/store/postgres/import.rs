@@ -1,7 +1,7 @@
-//! A database that is filled with everything that another engine's store holds.
+//! Fills a database with all rows of another engine's store.
 //!
-//! It happens in one transaction, which is committed when what is there was read again and found to be what was sent. Until
-//! then nobody sees anything of it, no server starts on it, and an interruption leaves nothing behind.
+//! It happens in one transaction. Before the commit, the rows are read again and compared with the sent ones. Until the
+//! commit the rows are invisible, no server starts on the database, and an interruption leaves nothing behind.
 
 use std::sync::Arc;
 
@@ -30,9 +30,9 @@ use crate::{
     },
 };
 
-/// How long to wait for servers that are just ending.
+/// How long to wait for servers that are just shutting down.
 const PATIENCE_MS: u32 = 5_000;
-/// So many batches are read ahead.
+/// How many batches are read ahead.
 const AHEAD: usize = 4;
 
 /// An empty database.
@@ -42,7 +42,7 @@ pub struct Import {
 }
 
 impl Import {
-    /// Connects to the database, makes its tables where need be, and sees to it that it is empty and nobody's.
+    /// Connects to the database, makes its tables if needed, and checks that it is empty and that no server uses it.
     ///
     /// # Errors
     /// [`StoreError`] with what to do about it.
@@ -58,11 +58,11 @@ impl Import {
         opened.await.map_err(DatabaseFault::into_store_error)
     }
 
-    /// Copies all rows. Answers how many of which table.
+    /// Copies all rows. Returns the number of rows of each table.
     ///
     /// # Errors
-    /// [`StoreError`] with what to do about it; then the database is as it was. [`StoreError::Unknown`] where nobody can
-    /// tell.
+    /// [`StoreError`] with what to do about it; then the database is unchanged. [`StoreError::Unknown`] if it is
+    /// unknown whether the copy was committed.
     pub async fn copy_from(
         mut self,
         export: Export,
@@ -74,9 +74,9 @@ impl Import {
         let filled = self.fill(parts, total, progress).await;
         let sent = sending.await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
         match (filled, sent) {
-            // Kept until here: until it is committed nobody must use the file.
+            // Kept until here, because no server may use the file until the commit.
             (Ok(copied), Ok(_export)) => Ok(copied),
-            // Whichever failed first had the other one fail, too, with less to say.
+            // The side that failed first made the other one fail, too, and its error says more.
             (Err(DatabaseFault::Silent), Err(error)) => Err(error),
             (Err(fault), _) => Err(fault.into_store_error()),
             (Ok(_), Err(error)) => Err(error),
@@ -90,7 +90,7 @@ impl Import {
         progress: Progress<'_>,
     ) -> Result<Vec<(&'static str, u64)>, DatabaseFault> {
         let filling = self.lock().await?;
-        // Its numbers have gaps where output was cut, which no server would leave.
+        // The numbers of events have gaps where output was cut. The trigger would refuse such gaps.
         filling.batch_execute("ALTER TABLE events DISABLE TRIGGER events_are_appended; DELETE FROM secrets; DELETE FROM revision_floor").await?;
         let (mut done, mut tallies) = (0, Vec::with_capacity(TABLES.len()));
         for table in TABLES {
@@ -115,12 +115,13 @@ impl Import {
             copied.push((table.name, found.count));
         }
         filling.batch_execute("ALTER TABLE events ENABLE TRIGGER events_are_appended").await?;
-        // What the file's server hands out, should somebody start it once more, is not handed out here.
+        // The file's server may be started once more. The revisions that it would hand out are not handed out here.
         for table in ["projects", "revision_floor"] {
             filling.execute(&format!("UPDATE {table} SET revision = revision + $1"), &[&REVISION_LEAP]).await?;
         }
-        // It is another store from here on. A server behind a pooler in transaction mode holds no lock by which it could be
-        // seen; it is refused by this, and does not go on with a secret that is no longer the store's.
+        // From here on it is another store. A server behind a pooler in transaction mode holds no lock that would
+        // reveal it. The missing row makes it stop, so that it does not continue with a secret that is no longer the
+        // store's.
         filling.execute("DELETE FROM lineage", &[]).await?;
         for table in TABLES.iter().filter(|table| table.is_numbered) {
             let name = table.name;
@@ -140,7 +141,7 @@ impl Import {
         Ok(copied)
     }
 
-    /// Begins a transaction that keeps everybody else out of the database, which is empty.
+    /// Begins a transaction that locks everybody else out of the database, which is empty.
     async fn lock(&mut self) -> Result<Transaction<'_>, DatabaseFault> {
         let schema = &self.schema;
         let settings = format!(
@@ -186,7 +187,7 @@ async fn require_columns(filling: &Transaction<'_>, table: &CopiedTable) -> Resu
     Ok(table.require_columns(&found, false)?)
 }
 
-/// Writes a table's rows. Answers what was sent of them.
+/// Writes a table's rows. Returns the tally of the sent rows.
 async fn copy(
     filling: &Transaction<'_>,
     table: &CopiedTable,
@@ -198,7 +199,7 @@ async fn copy(
     let writer = BinaryCopyInWriter::new(sink, &types);
     pin_mut!(writer);
     loop {
-        // Who sends has failed, and says why.
+        // The sender has failed, and reports why.
         match parts.recv().await.ok_or(DatabaseFault::Silent)? {
             CopyPart::Rows(rows) => {
                 let count = rows.len() as u64;
@@ -219,7 +220,7 @@ async fn copy(
     }
 }
 
-/// What is there of a table.
+/// The tally of the rows that a table contains.
 async fn tally(filling: &Transaction<'_>, table: &CopiedTable) -> Result<Tally, DatabaseFault> {
     let ask = format!("SELECT {} FROM {} ORDER BY {}", table.names(), table.name, table.order);
     let found = filling.query_raw(&ask, std::iter::empty::<&(dyn ToSql + Sync)>()).await?;

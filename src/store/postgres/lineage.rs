@@ -24,9 +24,9 @@ use crate::store::{
     copy::{NUMBER_LEAP, REVISION_LEAP},
 };
 
-/// How long a new branch waits for those that use the tables.
+/// How long a new branch waits for transactions that use the tables.
 const PATIENCE_MS: u32 = 10_000;
-/// More promotions than this between two looks are a mistake in what was read.
+/// More promotions than this between two looks mean that the values were read wrongly.
 const TIMELINE_STEP_LIMIT: i64 = 1_000;
 
 /// A branch of a store's history.
@@ -41,20 +41,20 @@ pub(super) struct Branch {
     timeline: Option<i64>,
 }
 
-/// How another branch stands to the one that is known.
+/// The relation of another branch to the known one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kinship {
     Same,
-    /// It holds what was decided last.
+    /// It contains the latest decisions.
     Newer,
-    /// The known one was made from it, or beside it.
+    /// The known branch was made from it, or beside it.
     Older,
-    /// It is of another store.
+    /// It belongs to another store.
     Stranger,
 }
 
 impl Branch {
-    /// How `other` stands to this one.
+    /// The relation of `other` to this branch.
     pub(super) fn kinship(&self, other: &Branch) -> Kinship {
         if self.name == other.name {
             return Kinship::Same;
@@ -67,7 +67,7 @@ impl Branch {
             _ => None,
         };
         let (known, new) = timelines.unwrap_or((self.era, other.era));
-        // Of two that were promoted independently, the one that was seen first stays.
+        // Of two that were promoted independently, the one that was seen first counts as newer.
         if new > known { Kinship::Newer } else { Kinship::Older }
     }
 
@@ -78,7 +78,7 @@ impl Branch {
     }
 }
 
-/// The row in which the tables say which branch they are.
+/// The row in which the tables record their branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     branch: Branch,
@@ -104,18 +104,18 @@ impl Row {
     }
 }
 
-/// What must be written before the tables can be worked with.
+/// The change that must be written before the tables can be used.
 #[derive(Debug, PartialEq, Eq)]
 enum Needed {
     /// The tables are new.
     Beginning,
-    /// The database tells more of itself than it did.
+    /// The database tells more about itself than before.
     Detail,
-    /// The row was written elsewhere: commits of before may be missing here.
+    /// The row was written by another database, so earlier commits may be missing here.
     Leap { times: i64, why: String },
 }
 
-/// Holds what the tables say against what the database tells of itself.
+/// Compares the tables' row with the facts that the database tells about itself.
 fn needed(facts: &Facts) -> Option<Needed> {
     let Some(Row { branch, tables }) = &facts.lineage else { return Some(Needed::Beginning) };
     if facts.tables.as_ref() != Some(tables) {
@@ -128,21 +128,23 @@ fn needed(facts: &Facts) -> Option<Needed> {
     }
     match (branch.timeline, facts.timeline) {
         (Some(before), Some(now)) if before < now => {
-            // Once for each promotion: one whose leap is missing here may have granted tokens too.
+            // One leap for each promotion, because a promoted primary whose leap is missing here may have granted
+            // tokens, too.
             let times = (now - before).clamp(1, TIMELINE_STEP_LIMIT);
             let why = format!("a standby of the database was promoted (timeline {before} to {now})");
             Some(Needed::Leap { times, why })
         }
         (None, Some(_)) => Some(Needed::Detail),
-        // The tables know of a promotion that is not told to everybody: it has been.
+        // The tables may know of a later promotion than the database tells here, because it does not tell every role.
+        // The leap of that promotion has been made.
         (Some(_) | None, Some(_) | None) => {
             (branch.system.is_none() && facts.system.is_some()).then_some(Needed::Detail)
         }
     }
 }
 
-/// Answers the branch that the connection leads to; where it begins, that is written first, once, by whichever server comes
-/// first. The connection's transaction must not be under way.
+/// Returns the branch of the connection. If the branch is new, its beginning is written first, once, by whichever
+/// server comes first. The connection must not be in a transaction.
 pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts) -> Result<Branch, DatabaseFault> {
     if let (None, Some(row)) = (needed(facts), &facts.lineage) {
         return Ok(row.branch.clone());
@@ -154,7 +156,7 @@ pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts)
         schema::lock(schema)
     );
     transaction.batch_execute(&settings).await?;
-    // Somebody else may have done it meanwhile.
+    // Another server may have done it meanwhile.
     let row = transaction.simple_query("SELECT store, branch, era, system, timeline, tables FROM lineage").await?;
     facts.lineage = first_row(&row).map(|cells| Row::parse(&cells)).transpose()?;
     let name = Uuid::now_v7();
@@ -171,17 +173,17 @@ pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts)
             let detail = format!(
                 "{why}: what was committed last before may be missing, so the project's revision was raised by {leap}"
             );
-            // A row that never got beyond its lock stays one.
+            // A row that was only made to be locked stays as it is.
             let raise = "UPDATE projects SET revision = revision + $1 WHERE revision > 0";
             transaction.query_typed(raise, &[(&leap, Type::INT8)]).await?;
-            // The tables may not be brought up to date yet; whoever does that finds the floor by the revisions.
+            // The tables may be of an older version. The migration finds the floor by the revisions.
             let has_floor =
                 transaction.query_typed_one("SELECT to_regclass('revision_floor') IS NOT NULL", &[]).await?;
             if has_floor.get(0) {
                 let raise = "UPDATE revision_floor SET revision = revision + $1";
                 transaction.query_typed(raise, &[(&leap, Type::INT8)]).await?;
             }
-            // Before it, no deployment had a number.
+            // In a version before it, no deployment had a number.
             let is_counted = transaction
                 .query_typed_one(
                     "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('projects') \
@@ -238,7 +240,7 @@ pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts)
     Ok(branch)
 }
 
-/// What an older branch is refused with.
+/// The error that refuses an older branch.
 pub(super) fn refusal(known: &Branch, other: &Branch, kinship: Kinship) -> StoreError {
     let (known, other) = (known.in_words(), other.in_words());
     StoreError::Unavailable(match kinship {

@@ -63,9 +63,9 @@ use statements::Sql;
 use transact::Engine;
 use wakes::Wakes;
 
-/// How long to wait for a free connection: longer than any transaction that is not stuck.
+/// How long to wait for a free connection: longer than any transaction takes that is not stuck.
 const CONNECTION_WAIT_LIMIT: Duration = Duration::from_secs(5);
-/// How long closing waits for what is under way.
+/// How long closing waits for work that is under way.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A store in a PostgreSQL database.
@@ -78,17 +78,17 @@ pub struct PostgresStore {
     pepper: Pepper,
     unreadable: Unreadable,
     readiness: Readiness,
-    /// Whether the disk was full when something was to be recorded, and nobody has found room since.
+    /// Whether the disk was full at a write, and no room has been found since.
     was_full: Arc<AtomicBool>,
 }
 
 impl PostgresStore {
-    /// Connects to the database, and brings it to the schema of this version; `connection_limit` is how many connections
-    /// it is given at most, besides the one for the wake-ups between servers, of which `on_hint` hears. Its tasks are
-    /// supervised by `health`.
+    /// Connects to the database, and brings it to the schema of this version. `connection_limit` is how many
+    /// connections it may use at most, besides the one for the wake-ups between servers, which go to `on_hint`.
+    /// `health` supervises its tasks.
     ///
     /// # Errors
-    /// [`StoreError::Unusable`] with what to do about it; [`StoreError::Unavailable`] where the database does not answer,
+    /// [`StoreError::Unusable`] with what to do about it; [`StoreError::Unavailable`] if the database does not answer,
     /// or is a standby.
     pub async fn open(
         url: &PostgresUrl,
@@ -139,12 +139,12 @@ impl Drop for PostgresStore {
     }
 }
 
-/// Looks at the database, and brings it up to date.
+/// Examines the database, and brings it up to date.
 async fn prepare(connector: &Connector) -> Result<Pepper, DatabaseFault> {
     let (host, mut link) = connector.first().await?;
     durability::report(&link.facts);
     connector.warn_of_open_wires();
-    // Two connections that lead to one session: somebody in between gives each transaction any session.
+    // If two connections lead to one session, a pooler gives each transaction any session.
     let other = connector.reach(host, None, None).await?;
     if link.facts.backend == other.facts.backend {
         connector.share_sessions();
@@ -156,8 +156,8 @@ async fn prepare(connector: &Connector) -> Result<Pepper, DatabaseFault> {
     Ok(pepper)
 }
 
-/// Writes something that is there already, and commits it: with all the rights that work needs, or it says which are missing.
-/// That needs no room, so where there was none for something, room is looked for as well.
+/// Writes a value that is there already, and commits it. So it tests every right that work needs, and reports the
+/// missing ones. This write needs no room on the disk, so if the disk was full, it tests for room as well.
 async fn try_write(engine: Arc<Engine>, was_full: Arc<AtomicBool>) -> Result<(), StoreError> {
     let mut attempt = 1;
     loop {
@@ -180,15 +180,15 @@ async fn try_write(engine: Arc<Engine>, was_full: Arc<AtomicBool>) -> Result<(),
         };
         match written.await {
             Ok(()) => return Ok(()),
-            // What was written is what was there, so it may be written twice.
+            // It writes the present value, so it may be written twice.
             Err(fault) if engine.may_retry(&fault, attempt) => attempt += 1,
             Err(fault) => return Err(DatabaseFault::into_store_error(fault)),
         }
     }
 }
 
-/// Asks on a connection of the pool; once more on another where it turned out to be broken, so what it does must be the same
-/// when it is done twice.
+/// Asks on a connection of the pool, and once more on another one if the first was broken. So the question must be safe
+/// to ask twice.
 macro_rules! read {
     ($store:expr, $session:ident => $read:expr) => {
         Box::pin(async move {
@@ -198,7 +198,7 @@ macro_rules! read {
                     let mut $session = $store.engine.session().await?;
                     let branch = $session.origin().branch;
                     let answer: Result<_, DatabaseFault> = $read.await;
-                    // What a former primary knows must not be told for the truth.
+                    // The data of a former primary must not be answered as the present data.
                     if $store.engine.connector().is_current(branch) { answer } else { Err(DatabaseFault::Moved) }
                 };
                 match answer.await {
@@ -225,7 +225,7 @@ impl Store for PostgresStore {
     fn transact(&self, project: ProjectName, load: Load, decide: Decide) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
-            // Detached: a client that hangs up cannot stop it between commit and wake.
+            // Detached, so that a client that hangs up cannot stop it between commit and wake.
             self.under_way.spawn(self.engine.clone().transact(project, load, decide, answer));
             let answer =
                 answered.await.map_err(|_| StoreError::Unknown("the store was closed meanwhile".to_owned()))?;
@@ -302,11 +302,11 @@ impl Store for PostgresStore {
 
     fn agent_left(&self, call: AgentCall, _: Now) {
         let engine = self.engine.clone();
-        // Whoever it was parked for is gone, so it is not waited for; but the store's end waits for it.
+        // The client of the parked call is gone, so no request waits for this; but the store's end waits for it.
         self.under_way.spawn(async move {
             let left = async { agents::left(&mut *engine.session().await?, &call).await };
             if let Err(fault) = left.await {
-                // It counts as parked until its window is over.
+                // On a failure it counts as parked until its window is over.
                 tracing::debug!(?fault, "could not note that an agent's call ended");
             }
         });

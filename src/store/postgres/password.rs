@@ -8,7 +8,7 @@ use std::{
 
 use tokio_postgres::config::Host;
 
-/// `PGPASSWORD`, else the first line that fits of `PGPASSFILE` or `~/.pgpass`.
+/// `PGPASSWORD`, else the first matching line of `PGPASSFILE` or `~/.pgpass`.
 pub(super) fn from_environment(driver: &tokio_postgres::Config) -> Option<String> {
     if let Ok(password) = env::var("PGPASSWORD") {
         return Some(password);
@@ -17,7 +17,7 @@ pub(super) fn from_environment(driver: &tokio_postgres::Config) -> Option<String
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".pgpass")))?;
     if fs::metadata(&file).ok()?.permissions().mode() & 0o077 != 0 {
-        // As libpq has it: a password that others can read is none.
+        // As in libpq: a password file that others can read is ignored.
         let file = file.display();
         tracing::warn!("the password file {file} is not used, because others can read it; chmod 600 {file}");
         return None;
@@ -25,13 +25,13 @@ pub(super) fn from_environment(driver: &tokio_postgres::Config) -> Option<String
     let lines = fs::read_to_string(file).ok()?;
     let user = driver.get_user()?;
     let database = driver.get_dbname().unwrap_or(user);
-    // All hosts get one password, so the first of them that has a line tells.
+    // All hosts get one password, so the first host that has a line decides.
     driver.get_hosts().iter().enumerate().find_map(|(at, host)| {
         let ports = driver.get_ports();
         let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432).to_string();
         let host = match host {
             Host::Tcp(name) => name.clone(),
-            // As libpq has it: a socket is the local host.
+            // As in libpq: a socket counts as the local host.
             Host::Unix(_) => "localhost".to_owned(),
         };
         let wanted = [host.as_str(), port.as_str(), database, user];
@@ -45,7 +45,7 @@ pub(super) fn from_environment(driver: &tokio_postgres::Config) -> Option<String
     })
 }
 
-/// `host:port:database:user:password`, where a backslash takes the meaning from ':' and '\'.
+/// `host:port:database:user:password`. A backslash escapes ':' and '\'.
 fn split_pgpass(line: &str) -> Vec<String> {
     let (mut fields, mut field) = (Vec::new(), String::new());
     let mut characters = line.chars();

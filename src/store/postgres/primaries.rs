@@ -1,4 +1,5 @@
-//! Looks for a newer primary among the hosts of the URL, so that a server that still reaches the former one leaves it.
+//! Looks for a newer primary among the hosts of the URL, so that a server leaves a former primary that it still
+//! reaches.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,22 +11,23 @@ use tokio_util::sync::CancellationToken;
 use super::connect::{Connector, Link, Sessions};
 use crate::health::{Pulse, Task};
 
-/// This task, for its supervisor. Each look is bounded.
+/// This task, for its supervisor. Each look has a time limit.
 pub(super) const TASK: Task = Task::new("primaries", Duration::from_secs(90));
 
-/// How often the other hosts are looked at, and so for how long a server may work on a former primary that it still reaches.
+/// How often the other hosts are examined, and so for how long a server may work on a former primary that it still
+/// reaches.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a host may take to say whether it is a standby.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// What is known of a host that is not worked with.
+/// The state of a host that this server does not work with.
 struct Other {
     client: Client,
-    /// It is a primary that was judged already.
+    /// It is a primary that was examined already.
     is_judged: bool,
 }
 
-/// Looks until `shutdown`, and closes what leads to a former primary.
+/// Looks until `shutdown`, and closes the connections to a former primary.
 pub(super) async fn watch(connector: Arc<Connector>, pool: Pool<Sessions>, pulse: Pulse, shutdown: CancellationToken) {
     let watching = async {
         tokio::join!(close_former(&connector, &pool), look_around(&connector));
@@ -36,7 +38,7 @@ pub(super) async fn watch(connector: Arc<Connector>, pool: Pool<Sessions>, pulse
     }
 }
 
-/// Nobody needs to find out by using it that a session leads to a former primary.
+/// Closes the connections to a former primary, so that no request has to find that out by using one.
 async fn close_former(connector: &Connector, pool: &Pool<Sessions>) {
     while let Some(branch) = connector.current_branch() {
         connector.moved_from(branch).await;
@@ -63,7 +65,7 @@ async fn look_around(connector: &Connector) {
     }
 }
 
-/// Looks at one host; a connection to a standby is kept.
+/// Examines one host. A connection to a standby is kept.
 async fn look(connector: &Connector, host: usize, known: Option<Other>) -> Option<Other> {
     let Other { client, is_judged } = match known {
         Some(known) => known,

@@ -1,5 +1,5 @@
-//! The questions that need no lock. Each is answered from one snapshot, mostly in one flight, and every search is backed
-//! by an index: its cost depends on what it answers, not on how much history there is.
+//! The reads that need no lock. Each is answered from one snapshot, mostly in one flight. Every search uses an index,
+//! so its cost depends on the size of its answer, not on the length of the history.
 
 use std::collections::HashMap;
 
@@ -38,7 +38,7 @@ pub(super) async fn numbered(
     project: &ProjectName,
     number: u64,
 ) -> Result<Option<DeploymentId>, DatabaseFault> {
-    // None has a number past the largest one that a row can have.
+    // No row has a number beyond the largest number of the column.
     let Ok(number) = i64::try_from(number) else { return Ok(None) };
     let found = session.ask(call!(Sql::ByShortNumber, text(project), number)).await?;
     found.first().map(|row| rows::id(row, 0)).transpose()
@@ -50,7 +50,7 @@ pub(super) async fn events(
     after: u64,
     limit: usize,
 ) -> Result<Vec<Event>, DatabaseFault> {
-    // Whoever asks past the largest number that a row can have asks past the end.
+    // A larger number than the column can hold is past the end.
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     let found = session.ask(call!(Sql::Events, rows::uuid(id), after, bound(limit))).await?;
     found.iter().map(rows::event).collect()
@@ -139,7 +139,8 @@ pub(super) async fn projects(
         let state = project.map(|project| ProjectState { project, holder: None, line: Vec::new(), last_outcome: None });
         page.push((name, state));
     }
-    // What changed since is shown as it is now: each of these is true, and a page is only a look.
+    // Deployments that changed since are shown in their present state: each is true, and a page needs no single
+    // snapshot.
     let numbers: Vec<i64> = places.keys().copied().collect();
     let calls = vec![call!(Sql::ProjectsHolders, numbers.clone()), call!(Sql::ProjectsOutcomes, numbers)];
     let found = session.ask_together(calls).await?;
@@ -149,7 +150,7 @@ pub(super) async fn projects(
             let (name, state) = &mut page[*place];
             let deployment = rows::deployment(row, name).map_err(DatabaseFault::into_store_error);
             let Some(deployment) = unreadable.skip(deployment, || rows::row_of(row, 0)) else {
-                // Without it, the project would seem to be free.
+                // Otherwise the project would seem to be free.
                 *state = None;
                 continue;
             };
@@ -211,12 +212,13 @@ pub(super) async fn claimable(
             wanted.truncate(limit);
             return Ok(wanted);
         }
-        // Some want another pipeline of these projects, which is rare; there is one for each project at most.
+        // Some deployments of these projects want another pipeline, which is rare. There is at most one for each
+        // project.
         count = usize::MAX;
     }
 }
 
-/// What runs under a lease of this holder.
+/// The deployment that runs under a lease of this holder.
 pub(super) async fn held(session: &mut DatabaseSession, holder: &str) -> Result<Option<Deployment>, DatabaseFault> {
     let found = session.ask(call!(Sql::Held, escaped(holder))).await?;
     let held = |row: &Row| {

@@ -1,5 +1,5 @@
-//! What goes over the wire inside a transaction: the questions that load what a decision needs, and the statements that
-//! record what it decided.
+//! The statements inside a transaction: the queries that load what a decision needs, and the statements that record the
+//! decision.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,8 @@ use crate::{
     store::columns::written_rows,
 };
 
-/// The calls of a load, without the lock that goes before them: what is asked for by name, the line, and what a holder has.
+/// The queries of a load, without the lock before them: the deployments asked for by name, the line, and a holder's
+/// deployment.
 pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<BoundStatement>, DatabaseFault> {
     let text = || name.as_str().to_owned();
     let mut calls = Vec::with_capacity(4);
@@ -41,16 +42,17 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<BoundStatement
         LineLoad::All => calls.extend([call!(Sql::Line, text(), i64::MAX), call!(Sql::Holder, text())]),
     }
     if let Some(holder) = &load.held_by {
-        // Last, and after the project's lock: whoever waits here has all that it waits for, so no two wait for each other.
+        // Last, and after the project's lock: a transaction that waits here already holds every other lock, so no two
+        // wait for each other.
         let holder = text::escaped(holder);
         calls.extend([call!(Sql::HolderTurn, holder.clone()), call!(Sql::Held, holder)]);
     }
     Ok(calls)
 }
 
-/// What the row that is locked tells.
+/// The contents of the locked row.
 pub(super) struct Locked {
-    /// The project's counters, where they can be read, and its row's revision.
+    /// The project's counters, if they are readable, and its row's revision.
     pub(super) project: Result<(Project, Revision), DatabaseFault>,
     /// The schema's version.
     pub(super) version: Option<i32>,
@@ -64,7 +66,7 @@ impl Locked {
             project: rows::project(row, name).and_then(|mut project| {
                 let seen = project.revision;
                 if seen == Revision(0) {
-                    // Its row was made to be locked, and it begins where new projects do.
+                    // The row was only made to be locked, so the project begins where new projects do.
                     project.revision = Revision(rows::number(row, PROJECT_COLUMN_COUNT + 2)?);
                 }
                 Ok((project, seen))
@@ -75,7 +77,7 @@ impl Locked {
     }
 }
 
-/// Where the loaded deployments stood, so that what is written compares them once more.
+/// The loaded rows as they were seen, so that each write checks that they are unchanged.
 #[derive(Debug, Default)]
 pub(super) struct Sighted {
     project: Option<Revision>,
@@ -130,14 +132,14 @@ pub(super) fn loaded(
         }
     }
     if load.held_by.is_some() {
-        // The first of the two answers is that of the wait.
+        // The first of the two answers belongs to the wait.
         let (_, held) = (next(), next());
         loaded.held = held.first().map(|row| rows::id(row, 0)).transpose()?;
     }
     Ok((loaded, sighted))
 }
 
-/// The calls that write what was decided.
+/// The calls that write the decision.
 pub(super) fn calls(
     name: &ProjectName,
     sighted: &Sighted,

@@ -1,5 +1,5 @@
-//! Rows to the model and back. Every field of the model has its column here, by full destructuring, so that a new field
-//! cannot be forgotten.
+//! Converts rows to the model and back. Every field of the model has its column here. Full destructuring makes the
+//! compiler report a forgotten new field.
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
@@ -46,7 +46,7 @@ pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Database
     })
 }
 
-/// Writes a project's counters, if its revision is still the one that was seen.
+/// Writes a project's counters, if its revision is still `seen`.
 pub(super) fn update_project(project: &Project, seen: Revision) -> Result<BoundStatement, DatabaseFault> {
     #[rustfmt::skip]
     let Project {
@@ -151,7 +151,7 @@ fn lease(row: &Row) -> Result<Option<Lease>, DatabaseFault> {
     }))
 }
 
-/// Reads what the reaper judges by.
+/// Reads the columns by which the reaper judges.
 pub(super) fn watched(row: &Row) -> Result<Watched, DatabaseFault> {
     let spec = match get::<Option<&str>>(row, 12)? {
         None => JudgedSpec::default(),
@@ -184,7 +184,7 @@ pub(super) fn watched(row: &Row) -> Result<Watched, DatabaseFault> {
     })
 }
 
-/// What a row is called that cannot be read, by the id in this column.
+/// The name of an unreadable row, by the id in this column.
 pub(super) fn row_of(row: &Row, id_column: usize) -> String {
     match id(row, id_column) {
         Ok(id) => format!("deployment {id}"),
@@ -198,7 +198,7 @@ pub(super) fn insert_deployment(deployment: &Deployment) -> Result<BoundStatemen
     #[rustfmt::skip]
     let Deployment {
         id, project, number, spec, ticket, created_at,
-        // These are written by the two functions below.
+        // The two functions below write these.
         state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, rollbacks: _, cancel: _,
         event_count: _, report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
         // This is its place in line.
@@ -222,7 +222,7 @@ pub(super) fn insert_deployment(deployment: &Deployment) -> Result<BoundStatemen
     Ok(BoundStatement { sql: Sql::InsertDeployment, params })
 }
 
-/// What of a row is compared once more as it is written.
+/// The values of a row that are compared again when it is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SeenRow {
     pub(super) revision: Revision,
@@ -236,7 +236,7 @@ impl SeenRow {
     }
 }
 
-/// Writes what changed of a deployment, if it is still as it was seen.
+/// Writes the changes of a deployment, if it is still as it was seen.
 pub(super) fn update_deployment(deployment: &Deployment, seen: SeenRow) -> Result<BoundStatement, DatabaseFault> {
     let written = Written::of(deployment).map_err(unwritable)?;
     let mut params = signs_of_life(&written)?;
@@ -316,7 +316,7 @@ pub(super) fn insert_events(steps: &[Step]) -> Result<Option<BoundStatement>, Da
             deployments.push(id);
             seqs.push(signed(*seq)?);
             instants.push(at.as_millisecond());
-            // The type stands apart, too, so that the schema can tell output from what happened.
+            // The type has a column of its own, so that the schema can tell output from other events.
             kinds.push(body.kind());
             log_ends.push(body.is_log().then(|| signed(log_end)).transpose()?);
             bodies.push(serde_json::to_string(body).map_err(unwritable)?);
@@ -358,7 +358,7 @@ fn number_or_none(row: &Row, column: usize) -> Result<Option<u64>, DatabaseFault
     number.map(u64::try_from).transpose().map_err(|error| broken(column, error))
 }
 
-/// What people know a deployment by, where that was recorded beside its id.
+/// A value that people know a deployment by, if it was recorded beside its id.
 fn json_or_none<T: DeserializeOwned>(row: &Row, column: usize) -> Result<Option<T>, DatabaseFault> {
     match get::<Option<&str>>(row, column)? {
         Some(_) => json(row, column).map(Some),
@@ -403,7 +403,7 @@ pub(super) fn uuid(id: DeploymentId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
 }
 
-/// A number as the database keeps it; ours never grow that large.
+/// A number in the database's type. Our numbers never grow too large for it.
 pub(super) fn signed(number: u64) -> Result<i64, DatabaseFault> {
     number.try_into().map_err(|_| DatabaseFault::Mistaken("a number is too large to be kept"))
 }
@@ -412,7 +412,7 @@ fn unwritable(_: serde_json::Error) -> DatabaseFault {
     DatabaseFault::Mistaken("what was decided has no JSON form")
 }
 
-/// A column that does not hold what this version writes there.
+/// The fault for a column that does not contain the values that this version writes.
 fn broken(column: usize, error: impl Display) -> DatabaseFault {
     DatabaseFault::Row(format!("column {column}: {error}"))
 }

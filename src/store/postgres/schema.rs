@@ -1,9 +1,9 @@
-//! Brings a database to the schema that this version knows, and refuses what it does not know.
+//! Brings a database to the schema that this version knows, and refuses a schema that it does not know.
 //!
 //! Each migration is a numbered file that never changes once it was released; its checksum is kept in the database. All
-//! that are missing are applied in one transaction. Several replicas may try at once: an advisory lock lets one of them.
-//! Whoever migrates also keeps all others from locking projects meanwhile; each transaction of theirs looks at the
-//! version once it has its lock, so no version of this program writes into a schema that it does not know.
+//! missing migrations are applied in one transaction. Several replicas may try at once; an advisory lock lets one of
+//! them through. The migrating server also keeps all others from locking projects meanwhile. Each of their transactions
+//! reads the version once it has its lock, so no version of this program writes into a schema that it does not know.
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, Transaction};
@@ -26,13 +26,13 @@ const MIGRATIONS: &[&str] = &[
 /// The schema's version that this program knows.
 pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 
-/// How long a migration waits for those that use the tables.
+/// How long a migration waits for transactions that use the tables.
 const PATIENCE_MS: u32 = 60_000;
 
 const CHECKSUMS: &str = "CREATE TABLE IF NOT EXISTS migrations \
     (version integer PRIMARY KEY, checksum bytea NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())";
 
-/// Applies what is missing, and reads what the servers of this database share.
+/// Applies the missing migrations, and reads the secret that the servers of this database share.
 pub(super) async fn migrate(client: &mut Client, schema: &str) -> Result<Pepper, DatabaseFault> {
     match migrated(client, schema).await {
         Err(DatabaseFault::Driver(error))
@@ -138,10 +138,11 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, DatabaseF
     Ok(Pepper::from_bytes(kept))
 }
 
-/// A logical replica has the rows and not the numbers that were given, so the next one would be given twice.
+/// Moves the sequences past the existing numbers. A logical replica has the rows but not the sequences' positions, so
+/// the next number would be given twice.
 pub(super) async fn catch_up_sequences(transaction: &Transaction<'_>) -> Result<(), DatabaseFault> {
     for table in ["projects", "deployments", "audit", "artifacts"] {
-        // Who lacks the rights to work is told so by readiness, and not refused here.
+        // If rights for work are missing, readiness reports it; it is no reason to refuse here.
         let rights = format!(
             "SELECT has_sequence_privilege('{table}_number_seq', 'SELECT') \
                 AND has_sequence_privilege('{table}_number_seq', 'UPDATE')"
@@ -150,7 +151,7 @@ pub(super) async fn catch_up_sequences(transaction: &Transaction<'_>) -> Result<
         if !is_allowed {
             continue;
         }
-        // The last number is the index's last entry.
+        // The last number is the last entry of the index.
         let catch_up = format!(
             "SELECT setval('{table}_number_seq', newest.number) FROM (SELECT max(number) AS number FROM {table}) AS newest \
              WHERE newest.number >= (SELECT last_value + is_called::int FROM {table}_number_seq)"
@@ -162,7 +163,7 @@ pub(super) async fn catch_up_sequences(transaction: &Transaction<'_>) -> Result<
     Ok(())
 }
 
-/// Waits for everybody else who makes or fills tables, until the transaction ends.
+/// Waits for every other server that makes or fills tables, until the transaction ends.
 pub(super) fn lock(schema: &str) -> String {
     format!("SELECT pg_advisory_xact_lock(hashtextextended('singletrack.{schema}', 0))")
 }

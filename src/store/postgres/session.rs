@@ -1,7 +1,7 @@
-//! One connection: how it is set up, and how many statements go on it in one flight.
+//! One connection: its settings, and how many statements it sends in one flight.
 //!
-//! The driver sends a statement when its future is first polled and answers come in the order of the statements, so a
-//! flight of many costs one round trip.
+//! The driver sends a statement when its future is first polled, and answers come in the order of the statements. So a
+//! flight of many statements costs one round trip.
 
 use std::{
     future::Future,
@@ -23,14 +23,15 @@ use super::{
     statements::Sql,
 };
 
-/// How long a statement may take. The longest is the load of a line of thousands, some 100 ms; or a wait for the lock.
+/// How long a statement may take. The longest are the load of a line of thousands, some 100 ms, and a wait for the
+/// lock.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(12);
-/// How long to wait for another replica that has a project locked. Longer than it may idle there: whoever is stopped in
-/// between holds nobody up for good.
+/// How long to wait for another replica that has locked a project. It is longer than `IDLE_LIMIT`, so a replica that is
+/// stopped while it holds the lock does not block the others for good.
 const LOCK_LIMIT: Duration = Duration::from_secs(8);
-/// How long a transaction may wait for us; between its two flights is only a decision.
+/// How long a transaction may wait for us. Between its two flights is only a decision.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
-/// How long a flight may take as we see it, for a database that is stopped, or that nobody reaches any more.
+/// How long a flight may take on our side, in case the database is stopped or unreachable.
 const FLIGHT_LIMIT: Duration = Duration::from_secs(15);
 
 /// A parameter of a statement.
@@ -56,10 +57,10 @@ pub(super) use call;
 /// The answers of a flight, in the order of its calls.
 pub(super) type Answers = Vec<Result<Vec<Row>, DatabaseFault>>;
 
-/// What a session is told once, or with each transaction where sessions are shared.
+/// The settings of a session: set once, or with each transaction if sessions are shared.
 ///
-/// Every statement finds its rows by an index, a few of them. A plan is made when a statement is first run and kept until
-/// the database knows better, so one that was made for empty tables must do for large ones.
+/// Every statement finds its rows by an index, and they are few. A plan is made when a statement is first run, and kept
+/// until the database has new statistics. So a plan that was made for empty tables must work for large ones.
 pub(super) fn settings(schema: &str, scope: &str) -> String {
     format!(
         "SET {scope} search_path TO {schema}; SET {scope} statement_timeout TO {}; SET {scope} lock_timeout TO {}; \
@@ -72,37 +73,37 @@ pub(super) fn settings(schema: &str, scope: &str) -> String {
     )
 }
 
-/// Which database it was, in which of its lives, when it was connected to.
+/// The database, and its life, to which the session was connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// It changes when a standby is promoted.
+    /// Changes when a standby is promoted.
     pub(super) branch: Uuid,
-    /// It changes when the database starts anew.
+    /// Changes when the database starts again.
     pub(super) life: String,
 }
 
-/// A connection that knows our tables.
+/// A connection with our statements.
 pub(super) struct DatabaseSession {
     client: Client,
-    /// By the numbers of [`Sql`]; empty where each statement may come to another session.
+    /// By the numbers of [`Sql`]; empty if each statement may reach another session.
     prepared: Vec<Statement>,
-    /// Where sessions are shared, what a transaction begins with besides.
+    /// If sessions are shared: the additional beginning of each transaction.
     opening: Option<Opening>,
     wire: Arc<Wire>,
     origin: Origin,
-    /// Whether a transaction is, or may be, under way.
+    /// Whether a transaction is, or may be, open.
     is_dirty: bool,
 }
 
-/// What a transaction begins with in a session that is anybody's.
+/// The additional beginning of a transaction in a shared session.
 struct Opening {
     settings: String,
-    /// Its timeline must be this one, where the database tells it.
+    /// The timeline that the transaction must find, if the database tells it.
     timeline: Option<i64>,
 }
 
 impl DatabaseSession {
-    /// A connection whose session is ours alone: it is set up once.
+    /// A connection whose session is ours alone, so it is set up once.
     pub(super) async fn own(link: Link, schema: &str, origin: Origin) -> Result<DatabaseSession, DatabaseFault> {
         let Link { client, wire, facts: _ } = link;
         client.batch_execute(&settings(schema, "SESSION")).await?;
@@ -111,35 +112,35 @@ impl DatabaseSession {
         Ok(DatabaseSession { client, prepared, opening: None, wire, origin, is_dirty: false })
     }
 
-    /// A connection behind which each transaction may come to another session: nothing is left behind in any, and each
-    /// looks where it came to.
+    /// A connection behind which each transaction may reach another session. So no session is changed for good, and
+    /// each transaction checks which database it reached.
     pub(super) fn shared(link: Link, schema: &str, origin: Origin, timeline: Option<i64>) -> DatabaseSession {
         let Link { client, wire, facts: _ } = link;
         let opening = Some(Opening { settings: settings(schema, "LOCAL"), timeline });
         DatabaseSession { client, prepared: Vec::new(), opening, wire, origin, is_dirty: false }
     }
 
-    /// Whether it can be used for something new.
+    /// Whether it can be used for a new request.
     pub(super) fn is_usable(&self) -> bool {
         !self.is_dirty && !self.client.is_closed()
     }
 
-    /// Which of its lives the database was in when it was connected to.
+    /// The database, and its life, to which this was connected.
     pub(super) fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Whether the database has warned since this was asked last that a commit is not replicated as its settings demand.
+    /// Whether the database has warned, since the last call, that a commit is not replicated as its settings demand.
     pub(super) fn take_warning(&self) -> bool {
         self.wire.take_warning()
     }
 
-    /// Has it write by the leave of [`Connector::leave_to_write`](super::connect::Connector::leave_to_write).
+    /// Lets it write, with the permit of [`Connector::leave_to_write`](super::connect::Connector::leave_to_write).
     pub(super) fn may_write(&self, leave: OwnedSemaphorePermit) {
         self.wire.may_write(leave);
     }
 
-    /// Sends these together; the first of them begins a transaction. Each is answered for itself.
+    /// Sends these together; the first of them begins a transaction. Each has an answer of its own.
     pub(super) async fn begin(&mut self, calls: &[BoundStatement]) -> Result<Answers, DatabaseFault> {
         self.wire.begin_writing().await?;
         self.is_dirty = true;
@@ -159,7 +160,7 @@ impl DatabaseSession {
         Ok(answers)
     }
 
-    /// One question that needs no transaction of its own.
+    /// Asks one question that needs no transaction of its own.
     pub(super) async fn ask(&mut self, call: BoundStatement) -> Result<Vec<Row>, DatabaseFault> {
         if self.opening.is_none() {
             let answers = self.send_all(&[call]).await?;
@@ -168,7 +169,7 @@ impl DatabaseSession {
         self.ask_together(vec![call]).await.map(|mut answers| answers.pop().unwrap_or_default())
     }
 
-    /// One statement that writes, and is a transaction of its own.
+    /// Sends one statement that writes, as a transaction of its own.
     pub(super) async fn write(&mut self, call: BoundStatement) -> Result<Vec<Row>, DatabaseFault> {
         self.wire.begin_writing().await?;
         self.is_dirty = true;
@@ -179,20 +180,20 @@ impl DatabaseSession {
             return rows(answers).map(|mut answers| answers.pop().unwrap_or_default());
         }
         let answers = self.send_all(&[call!(Sql::Begin), call, call!(Sql::Commit)]).await?;
-        // A commit ends a transaction that failed, too.
+        // A commit also ends a transaction that failed.
         self.is_dirty = !matches!(answers.last(), Some(Ok(_)));
         self.wire.end_writing();
         rows(answers).map(|mut answers| answers.swap_remove(1))
     }
 
-    /// Several questions that see the same, in one flight.
+    /// Asks several questions on one snapshot, in one flight.
     pub(super) async fn ask_together(&mut self, calls: Vec<BoundStatement>) -> Result<Vec<Vec<Row>>, DatabaseFault> {
         let mut all = vec![call!(Sql::BeginSnapshot)];
         all.extend(calls);
         all.push(call!(Sql::Commit));
         self.is_dirty = true;
         let answers = self.send_all(&all).await?;
-        // A commit ends a transaction that failed, too.
+        // A commit also ends a transaction that failed.
         self.is_dirty = !matches!(answers.last(), Some(Ok(_)));
         let mut answers = rows(answers)?;
         answers.pop();
@@ -217,7 +218,7 @@ impl DatabaseSession {
         Ok(rows.try_collect().await?)
     }
 
-    /// Begins a transaction in whichever session it came to, and sees to it that this is the database that was connected to.
+    /// Begins a transaction in whichever session it reached, and checks that this is still the same database.
     async fn open(&self, begin: Sql, Opening { settings, timeline }: &Opening) -> Result<(), DatabaseFault> {
         let asked = if timeline.is_some() { facts::TIMELINE } else { "NULL" };
         let opening = format!("{}; {settings}; SELECT branch, {asked} FROM lineage", begin.text());

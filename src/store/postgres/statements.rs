@@ -1,4 +1,5 @@
-//! Every statement of the store, with the types of its parameters, so that each can be prepared, or sent without, alike.
+//! Every statement of the store, with the types of its parameters, so that each can be sent both prepared and
+//! unprepared.
 
 use tokio_postgres::types::Type;
 
@@ -12,7 +13,7 @@ macro_rules! statements {
             /// All of them, in the order of their numbers.
             pub(super) const ALL: &[Sql] = &[$(Sql::$name),*];
 
-            /// What the database is told.
+            /// Its text.
             pub(super) const fn text(self) -> &'static str {
                 match self { $(Sql::$name => $sql),* }
             }
@@ -37,7 +38,7 @@ macro_rules! deployment {
     };
 }
 
-/// What the reaper judges by. Of the columns that may be large, the spec is read only while something in it matters.
+/// The columns by which the reaper judges. The spec may be large, so it is read only while something in it matters.
 macro_rules! watched {
     () => {
         "p.name, d.id, d.revision, d.pulse, d.state, d.window_ms, d.executor, d.lease_secret, d.fencing_token, \
@@ -46,7 +47,7 @@ macro_rules! watched {
     };
 }
 
-/// How many columns that is: what a query adds stands behind them.
+/// How many columns that is. A query's additional columns come after them.
 pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 35;
 
 /// A project's columns, in the order that `rows::project` reads them.
@@ -103,24 +104,25 @@ macro_rules! head {
 }
 
 statements! {
-    /// Whatever the database's defaults are: each statement sees what was committed before it began.
+    /// Independent of the database's defaults: each statement sees what was committed before it began.
     Begin() = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-    /// All statements see the same.
+    /// All statements see the same snapshot.
     BeginSnapshot() = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     Commit() = "COMMIT";
     Rollback() = "ROLLBACK";
 
-    /// Locks a project, and tells its counters, the schema's version, the transaction's number and where new projects begin.
-    /// Whoever migrates keeps everyone from locking a row of this table, so the version stays what it is until the transaction ends.
+    /// Locks a project, and reads its counters, the schema's version, the transaction's number, and the revision at
+    /// which new projects begin. A migration keeps everyone from locking a row of this table, so the version does not
+    /// change until the transaction ends.
     Lock(TEXT) = concat!(
         "SELECT ", project!(), ", (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint, \
             (SELECT revision FROM revision_floor) \
          FROM projects AS p WHERE p.name = $1 FOR NO KEY UPDATE"
     );
-    /// Makes the row that a new project is locked by.
+    /// Makes the row that locks a new project.
     NewProject(TEXT, TEXT) = "INSERT INTO projects (name, revision, waiting_count, preempted_count, recent_runs) \
         VALUES ($1, 0, 0, 0, $2) ON CONFLICT (name) DO NOTHING";
-    /// Writes what is there already, unless the schema is not of the version that is asked for; and which rights are missing.
+    /// Writes the present value again, unless the schema has another version; and answers which rights are missing.
     TryWrite(INT4) = "WITH written AS (UPDATE chores SET done_at = done_at WHERE name = 'retention' \
             AND (SELECT max(version) FROM migrations) = $1 RETURNING name) \
         SELECT (SELECT max(version) FROM migrations), \
@@ -133,13 +135,13 @@ statements! {
                 ('artifact_pieces', 'SELECT'), ('artifact_pieces', 'INSERT')) AS needed (name, \"right\") \
                 WHERE NOT has_table_privilege(needed.name, needed.\"right\")), \
             (SELECT count(*) FROM written)";
-    /// Has the database take a new page, which it gives back at the end of the transaction.
+    /// Makes the database allocate a new page, which it frees at the end of the transaction.
     TakeRoom() = "CREATE TEMPORARY TABLE singletrack_room ON COMMIT DROP AS SELECT 1 AS taken";
-    /// Of a transaction that locks no project.
+    /// The number of a transaction that locks no project.
     TransactionNumber() = "SELECT (SELECT max(version) FROM migrations), pg_current_xact_id()::text::bigint";
-    /// What became of a transaction, and which branch tells it.
+    /// The outcome of a transaction, and the branch of the database that answers.
     Outcome(TEXT) = "SELECT pg_xact_status($1::xid8), branch FROM lineage";
-    /// Writes something and nothing: once it is committed, so is everything before it, wherever that must be.
+    /// A write without effect. Once it is committed, every commit before it is also wherever the settings demand it.
     Fence() = "UPDATE lineage SET era = era";
 
     Holder(TEXT) = of_project!(holding!());
@@ -147,8 +149,9 @@ statements! {
     Head(TEXT) = concat!(
         "SELECT ", deployment!(), " FROM projects AS p CROSS JOIN LATERAL (", head!(), ") AS d WHERE p.name = $1"
     );
-    /// The same, and whoever in line concerns somebody who starts, where the second parameter says so, or joins the end with
-    /// an order of the third. One may be told more than once.
+    /// The same, and two kinds of waiting deployments: if the second parameter is true, those that a start concerns; and
+    /// the one with the highest build order above the third parameter, which concerns a newcomer of that order. A
+    /// deployment may come more than once.
     Edges(TEXT, BOOL, INT8) = concat!(
         "SELECT ", deployment!(), " FROM projects AS p CROSS JOIN LATERAL (", head!(), " \
             UNION ALL (SELECT d.* FROM deployments AS d WHERE d.project = p.number AND d.state = 'waiting' \
@@ -165,16 +168,16 @@ statements! {
     ByShortNumber(TEXT, INT8) = "SELECT d.id FROM deployments AS d \
         WHERE d.project = (SELECT number FROM projects WHERE name = $1) AND d.short_number = $2";
     ByIds(TEXT, UUID_ARRAY) = of_project!("d.id = ANY ($2)");
-    /// The columns of the key stand behind the deployment's.
+    /// The columns of the key follow the deployment's.
     Keyed(TEXT, TEXT) = concat!(
         "SELECT ", deployment!(), ", k.fingerprint \
          FROM idempotency_keys AS k JOIN deployments AS d ON d.number = k.deployment \
          WHERE k.project = (SELECT number FROM projects WHERE name = $1) AND k.key = $2"
     );
 
-    /// Has others wait that decide for the same holder, each on another project.
+    /// Makes decisions for the same holder wait for each other, each on another project.
     HolderTurn(TEXT) = "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))";
-    /// The name of the project stands behind the deployment's columns.
+    /// The name of the project follows the deployment's columns.
     Held(TEXT) = concat!(
         "SELECT ", deployment!(), ", p.name FROM deployments AS d JOIN projects AS p ON p.number = d.project \
          WHERE d.state = 'running' AND d.worker = $1 LIMIT 1"
@@ -198,7 +201,7 @@ statements! {
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
         $23, $24, $25, $26, $27, $28, $29, $30, (SELECT number FROM projects WHERE name = $31), \
         $32, $33, $34, $35, $36, $37, $38, $39)";
-    /// Everything that may change, of one that is still as it was seen.
+    /// Every column that may change, if the deployment is still as it was seen.
     UpdateDeployment(
         INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT,
         INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID, UUID, INT8, INT8, INT8
@@ -212,7 +215,7 @@ statements! {
             cause_phase = $28, superseded_by = $29 \
         WHERE id = $30 AND revision = $31 AND pulse = $32 AND event_count = $33 RETURNING 1) \
         SELECT require_one(count(*)) FROM written";
-    /// What changes while the state stays; it touches no index, so a heartbeat or a report is cheap.
+    /// The columns that change while the state stays. None of them is in an index, so a heartbeat or a report is cheap.
     UpdateSignsOfLife(
         INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT, UUID,
         INT8, INT8, INT8
@@ -257,17 +260,17 @@ statements! {
         of_project!("d.state = 'waiting' AND d.ticket < $2 ORDER BY d.ticket DESC LIMIT $3");
     ListEnded(TEXT, INT8, INT8, TEXT) =
         of_project!("d.ended_at IS NOT NULL AND d.state = $4 AND d.ticket < $2 ORDER BY d.ticket DESC LIMIT $3");
-    /// The row of a project that never got beyond its lock is none.
+    /// A project's row that was only made to be locked does not count.
     Project(TEXT) = concat!("SELECT ", project!(), " FROM projects AS p WHERE p.name = $1 AND p.revision > 0");
     LastOutcome(TEXT) = concat!(
         "SELECT ", deployment!(), " FROM projects AS p JOIN deployments AS d ON d.id = p.last_outcome WHERE p.name = $1"
     );
-    /// The name stands behind the project's columns.
+    /// The name follows the project's columns.
     Projects(TEXT, INT8) = concat!(
         "SELECT ", project!(), ", p.name FROM projects AS p WHERE p.name > $1 AND p.revision > 0 \
          ORDER BY p.name LIMIT $2"
     );
-    /// The number of the project stands behind the deployment's columns, here and below.
+    /// The number of the project follows the deployment's columns, here and below.
     ProjectsHolders(INT8_ARRAY) = concat!(
         "SELECT ", deployment!(), ", d.project FROM deployments AS d WHERE d.project = ANY ($1) AND ", holding!()
     );
@@ -280,7 +283,7 @@ statements! {
         "(", specs!("d.ticket > 0 ORDER BY d.ticket DESC LIMIT $2"), ") UNION ALL (", specs!("d.state = 'waiting'"),
         ") UNION ALL (", specs!(holding!()), ")"
     );
-    /// Every holder of a slot, and everyone in line whose client must be watched or who has a deadline.
+    /// Every holder of a slot, and every waiting deployment that has a client to watch or a deadline.
     Watched() = concat!(
         "SELECT ", watched!(), " FROM deployments AS d JOIN projects AS p ON p.number = d.project WHERE ",
         holding!(),
@@ -291,8 +294,8 @@ statements! {
     Claimable(TEXT_ARRAY, INT8) =
         "SELECT p.name, d.id, d.spec FROM deployments AS d JOIN projects AS p ON p.number = d.project \
          WHERE d.state = 'ready' AND d.executor = 'server' AND p.name = ANY ($1) ORDER BY d.number LIMIT $2";
-    /// Tells for how many of these projects the agent was known before, and for how many it was there. What is over is
-    /// swept, but for rows that another call sweeps.
+    /// Answers for how many of these projects the agent was known before, and for how many it was present. Ended calls
+    /// are swept, except rows that another call sweeps.
     AgentCame(TEXT, TEXT_ARRAY, TEXT_ARRAY, UUID, INT8, INT8) = "WITH \
         over AS MATERIALIZED (SELECT project, worker, call FROM agent_calls \
             WHERE project = ANY ($2) AND worker = $1 AND call <> $4 AND due_at <= now() FOR UPDATE SKIP LOCKED), \
@@ -305,23 +308,23 @@ statements! {
         SELECT count(DISTINCT project), \
             count(DISTINCT project) FILTER (WHERE due_at + $6 * interval '1 millisecond' > now()) \
         FROM agent_calls WHERE project = ANY ($2) AND worker = $1 AND call <> $4";
-    /// It may come before the call is noted; then that changes nothing any more.
+    /// This may come before the call is noted. Noting the call then changes nothing.
     AgentLeft(TEXT, TEXT_ARRAY, TEXT_ARRAY, UUID) = "INSERT INTO agent_calls AS a \
             (project, worker, call, pipelines, came_at, due_at) \
         SELECT o.project, $1, $4, o.pipelines, now(), now() FROM unnest($2::text[], $3::text[]) AS o (project, pipelines) \
         ON CONFLICT (project, worker, call) DO UPDATE SET due_at = least(a.due_at, now())";
     ForgetAgents(INT8) = "DELETE FROM agent_calls WHERE (project, worker, call) IN \
         (SELECT project, worker, call FROM agent_calls ORDER BY due_at DESC OFFSET $1)";
-    /// Each agent once, as its last call has it.
+    /// Each agent once, by its last call.
     Agents(TEXT, INT8) = "SELECT worker, (array_agg(pipelines ORDER BY came_at DESC))[1], \
             (extract(epoch FROM CASE WHEN max(due_at) > now() THEN max(came_at) ELSE max(due_at) END) * 1000)::bigint \
                 AS last_seen, \
             max(due_at) > now(), \
             greatest(0, extract(epoch FROM now() - max(due_at)) * 1000)::bigint AS gone \
         FROM agent_calls WHERE project = $1 GROUP BY worker ORDER BY gone, last_seen DESC LIMIT $2";
-    /// As long as the transaction lasts nobody migrates.
+    /// Nobody can migrate until the transaction ends.
     HoldSchema() = "LOCK TABLE projects IN ROW SHARE MODE";
-    /// What one server does for all, if it was not done within so many milliseconds.
+    /// Claims a chore that one server does for all, if it was not done within this many milliseconds.
     ClaimChore(TEXT, INT8) = "UPDATE chores SET done_at = now() \
         WHERE name = $1 AND done_at <= now() - $2 * interval '1 millisecond' RETURNING name";
 
@@ -329,10 +332,10 @@ statements! {
     ArtifactOffset(TEXT) = "SELECT bytes FROM artifacts WHERE sha256 = $1 AND NOT is_whole";
     LockArtifact(TEXT) = "SELECT number, is_whole, bytes, coalesce(writer_until > now(), false) \
         FROM artifacts WHERE sha256 = $1 FOR UPDATE";
-    /// And how many of them nobody is writing.
+    /// How many artifacts are unfinished, and how many of them have no present writer.
     UnfinishedCount() = "SELECT count(*), count(*) FILTER (WHERE coalesce(writer_until <= now(), true)) \
         FROM artifacts WHERE NOT is_whole";
-    /// The one that was written to longest ago, of those that nobody is writing.
+    /// Drops the part with the oldest last write, of those without a present writer.
     DropOldestPart() = "DELETE FROM artifacts WHERE number = (SELECT number FROM artifacts \
         WHERE NOT is_whole AND coalesce(writer_until <= now(), true) ORDER BY wanted_at LIMIT 1 FOR UPDATE SKIP LOCKED)";
     NewArtifact(TEXT, UUID, INT8) = "INSERT INTO artifacts (sha256, is_whole, bytes, wanted_at, writer, writer_until) \
@@ -341,7 +344,7 @@ statements! {
     TakeArtifact(INT8, UUID, INT8) = "UPDATE artifacts SET wanted_at = now(), writer = $2, \
         writer_until = now() + $3 * interval '1 millisecond' WHERE number = $1 RETURNING number";
     DropArtifact(INT8) = "DELETE FROM artifacts WHERE number = $1 AND NOT is_whole";
-    /// If it is still this writer's, and as long as it was.
+    /// Adds a piece, if the part still belongs to this writer and has the expected length.
     AddPiece(INT8, UUID, INT8, BYTEA, INT8, INT4) = "WITH own AS (\
         UPDATE artifacts SET bytes = bytes + octet_length($4), wanted_at = now(), \
             writer_until = now() + $5 * interval '1 millisecond' \
@@ -356,13 +359,13 @@ statements! {
         SET is_whole = true, wanted_at = now(), writer = NULL, writer_until = NULL \
         WHERE number = $1 AND writer = $2 AND bytes = $3 AND (SELECT max(version) FROM migrations) = $4 \
         RETURNING number";
-    /// The parts that others have of an artifact under its own name.
+    /// Drops other uploads' parts of an artifact that is complete under its own name.
     DropOtherParts(TEXT, INT8) = "DELETE FROM artifacts WHERE sha256 = $1 AND NOT is_whole AND number <> $2";
-    /// Its pieces stay, since it keeps its number.
+    /// Gives a finished part its name. Its pieces stay, because it keeps its number.
     FinishArtifactAs(INT8, UUID, INT8, INT4, TEXT) = "WITH own AS (DELETE FROM artifacts         WHERE number = $1 AND writer = $2 AND bytes = $3 AND (SELECT max(version) FROM migrations) = $4         RETURNING number, bytes)         INSERT INTO artifacts (number, sha256, is_whole, bytes, wanted_at) OVERRIDING SYSTEM VALUE         SELECT number, $5, true, bytes, now() FROM own ON CONFLICT (sha256) DO NOTHING RETURNING number";
     ArtifactState(INT8) = "SELECT is_whole, writer, bytes FROM artifacts WHERE number = $1";
     DiscardArtifact(INT8, UUID) = "DELETE FROM artifacts WHERE number = $1 AND writer = $2";
-    /// From the piece that holds this byte.
+    /// Reads from the piece that contains this byte.
     ReadArtifact(TEXT, INT8, INT4) = "SELECT substr(p.content, (($2 - p.start) + 1)::int, $3) \
         FROM artifact_pieces AS p \
         WHERE p.artifact = (SELECT number FROM artifacts WHERE sha256 = $1 AND is_whole) AND p.start <= $2 \

@@ -1,11 +1,11 @@
-//! Free text as PostgreSQL can keep it: its text cannot hold NUL.
+//! Free text in a form that PostgreSQL can store, because its text type cannot hold NUL.
 
 use std::borrow::Cow;
 
-/// Stands before what is told of NUL and of itself, since PostgreSQL's text cannot hold NUL.
+/// The escape character before NUL's replacement, and before itself.
 const ESCAPE: char = '\u{1a}';
 
-/// Free text as the database can keep it.
+/// Free text in the form that the database stores.
 pub(super) fn escaped(text: &str) -> String {
     if !text.contains(['\0', ESCAPE]) {
         return text.to_owned();

@@ -1,4 +1,4 @@
-//! The rules of TLS, by `sslmode`: whom to believe.
+//! The rules of TLS, by `sslmode`: which certificates are trusted.
 
 use std::{path::Path, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     store::StoreError,
 };
 
-/// What a connection to this URL asks of the other side.
+/// The TLS configuration for a connection to this URL.
 pub(super) fn config(url: &PostgresUrl) -> Result<ClientConfig, StoreError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let unusable = |what: &dyn std::fmt::Display| StoreError::Unusable(format!("cannot set up TLS: {what}"));
@@ -37,11 +37,11 @@ pub(super) fn config(url: &PostgresUrl) -> Result<ClientConfig, StoreError> {
             Arc::new(Verifier { strict: Some(strict), takes_any_name, named, provider })
         }
     };
-    // Whom to believe is decided by the verifiers below; each of them says what it leaves out.
+    // The verifiers below decide which certificates are trusted. Each one documents the checks that it leaves out.
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// The authorities, and the certificates of the file that was named.
+/// The authorities, and the certificates of the named file.
 fn roots(file: Option<&Path>) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), StoreError> {
     let (mut roots, mut named) = (RootCertStore::empty(), Vec::new());
     match file {
@@ -73,9 +73,10 @@ fn roots(file: Option<&Path>) -> Result<(RootCertStore, Vec<CertificateDer<'stat
     Ok((roots, named))
 }
 
-/// Believes whom an authority vouches for: under the name that was asked for, or under any (`sslmode=verify-ca`). Without
-/// authorities everyone, which keeps out who only listens (`sslmode=prefer`). A certificate that stands itself in
-/// the file of `sslrootcert`, such as the self-signed one of PostgreSQL's manual, is believed as it is: it was named.
+/// Trusts a certificate that an authority has signed: for the name in the URL, or for any name (`sslmode=verify-ca`).
+/// Without authorities it trusts every certificate, which protects only against passive listeners (`sslmode=prefer`). A
+/// certificate that is itself in the file of `sslrootcert`, such as the self-signed one of PostgreSQL's manual, is
+/// trusted as it is, because the user named it.
 #[derive(Debug)]
 struct Verifier {
     strict: Option<Arc<WebPkiServerVerifier>>,
@@ -97,7 +98,7 @@ impl ServerCertVerifier for Verifier {
         if self.named.iter().any(|named| named.as_ref() == certificate.as_ref()) {
             return Ok(ServerCertVerified::assertion());
         }
-        // The name is looked at last, so this says that all else is well.
+        // The name is checked last, so this error means that every other check passed.
         match strict.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

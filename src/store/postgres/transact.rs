@@ -33,16 +33,16 @@ use crate::{
     store::{CommitCounter, Decide, OnCommit, StoreError},
 };
 
-/// How long to wait until it is a request's turn in its project: as long as those before it may take at worst.
+/// How long to wait for a request's turn in its project: as long as the requests before it may take in the worst case.
 const TURN_LIMIT: Duration = Duration::from_secs(10);
-/// How often a transaction that did nothing yet is begun at most: connections that broke unseen are found one by one.
+/// How often a transaction without effect so far is begun at most, because broken connections are found one by one.
 const BEGIN_LIMIT: u32 = 4;
-/// How long to look for what became of a transaction.
+/// How long to look for the outcome of a transaction.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait before it is asked for again; doubled each time.
+/// How long to wait before the outcome is asked for again; doubled each time.
 const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 
-/// What transactions are made with.
+/// The parts that transactions need.
 pub(super) struct Engine {
     pub(super) pool: Pool<Sessions>,
     pub(super) turns: Arc<Turns>,
@@ -51,15 +51,15 @@ pub(super) struct Engine {
     pub(super) wakes: Arc<Wakes>,
 }
 
-/// A transaction that has locked its project and loaded what was asked for.
+/// A transaction that has locked its project and loaded its data.
 struct Begun {
     loaded: Loaded,
     sighted: Sighted,
-    /// Its number in the database, once it has one.
+    /// Its number in the database, if it has one yet.
     number: Option<i64>,
 }
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 enum TransactionOutcome {
     Committed,
     Aborted,
@@ -68,37 +68,36 @@ enum TransactionOutcome {
 
 /// Why a transaction was not committed.
 enum Denied {
-    /// The database refused something of it, and nothing has happened.
+    /// The database refused a statement of it, and nothing was written.
     Refused(DatabaseFault),
-    /// The connection broke; this is what became of it.
+    /// The connection broke; the error tells the outcome.
     Lost(StoreError),
 }
 
 pub(super) type Answer = oneshot::Sender<Result<(), StoreError>>;
 
 impl Engine {
-    /// Who makes the connections.
     pub(super) fn connector(&self) -> &Arc<Connector> {
         &self.pool.manager().0
     }
 
-    /// A connection.
     pub(super) async fn session(&self) -> Result<Object<Sessions>, DatabaseFault> {
         Ok(self.pool.get().await?)
     }
 
-    /// Whether a question, or a transaction that did nothing yet, may be put again.
+    /// Whether a question, or a transaction without effect so far, may be sent again.
     pub(super) fn may_retry(&self, fault: &DatabaseFault, attempt: u32) -> bool {
         if fault.is_lost_statement() {
             self.connector().share_sessions();
-            // The other connections expect prepared statements, too.
+            // The other connections rely on prepared statements, too.
             self.pool.retain(|_, _| false);
             return attempt < BEGIN_LIMIT;
         }
         fault.breaks_connection() && !matches!(fault, DatabaseFault::Silent) && attempt < BEGIN_LIMIT
     }
 
-    /// Decides and records, and tells of it. Whoever asked may be gone by then; it is recorded, or not, all the same.
+    /// Decides, records, and announces the commit. The caller may be gone by then; the decision is recorded, or not,
+    /// all the same.
     pub(super) async fn transact(self: Arc<Self>, project: ProjectName, load: Load, decide: Decide, answer: Answer) {
         let Ok(turn) = timeout(TURN_LIMIT, self.turns.take(project.clone())).await else {
             let _ = answer.send(Err(StoreError::Unavailable("too many wait for this project".to_owned())));
@@ -113,8 +112,8 @@ impl Engine {
         }
     }
 
-    /// Decides and records, and tells of it. What is left of a transaction that wrote nothing is `unfinished`: nobody needs
-    /// to wait for its end.
+    /// Decides, records, and announces the commit. A transaction that wrote nothing stays in `unfinished`, because
+    /// nobody needs to wait for its end.
     async fn decide(
         &self,
         project: &ProjectName,
@@ -126,7 +125,7 @@ impl Engine {
         let Begun { loaded, sighted, number } = begun;
         let changes = match decided(project, decide, loaded) {
             Ok(changes) if !changes.is_empty() => changes,
-            // What it saw was durable before it could be seen.
+            // It wrote nothing, and all that it read was durable before.
             nothing => {
                 *unfinished = Some(session);
                 return nothing.map(|_| ());
@@ -135,7 +134,7 @@ impl Engine {
         let prepared = async {
             let number = match number {
                 Some(number) => number,
-                // No row was locked, so nobody looked at the schema or asked for a number yet.
+                // No row was locked, so the schema's version and the transaction's number were not read yet.
                 None => transaction_number(&session).await?,
             };
             Ok::<_, DatabaseFault>((number, record::calls(project, &sighted, &changes)?))
@@ -156,7 +155,7 @@ impl Engine {
             }
         }
         self.commits.count(1);
-        // It is durable, so nothing that happens in there may keep the answer back.
+        // The commit is durable, so a panic in the callback must not withhold the answer.
         if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(project, &changes))).is_err() {
             tracing::error!(project.name = %project, "a wake-up panicked");
         }
@@ -164,7 +163,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Begins a transaction, and locks and loads; again, where the connection turned out to be broken.
+    /// Begins a transaction, locks and loads; again, if the connection turned out to be broken.
     async fn begin(&self, project: &ProjectName, load: &Load) -> Result<(Object<Sessions>, Begun), DatabaseFault> {
         let mut attempt = 1;
         loop {
@@ -186,7 +185,7 @@ impl Engine {
         }
     }
 
-    /// Writes and commits. A commit that is not answered, or not replicated as it should be, is looked up.
+    /// Writes and commits. If the commit is not answered, or not replicated as it should be, its outcome is looked up.
     async fn commit(
         &self,
         mut session: Object<Sessions>,
@@ -196,7 +195,7 @@ impl Engine {
         let connector = self.connector().clone();
         let origin = session.origin().clone();
         if !connector.is_current(origin.branch) {
-            // Nothing was written yet, and the end of the connection takes the locks back.
+            // Nothing was written yet, and the end of the connection releases the locks.
             drop(Object::take(session));
             return Err(Denied::Lost(DatabaseFault::Moved.into_store_error()));
         }
@@ -211,13 +210,13 @@ impl Engine {
                     let why = "it was committed to a database that was failed over meanwhile".to_owned();
                     return Err(Denied::Lost(StoreError::Unknown(why)));
                 }
-                // The COMMIT behind it took everything back.
+                // The COMMIT after it rolled everything back.
                 Err(fault) if !fault.breaks_connection() => return Err(Denied::Refused(fault)),
                 Err(fault) => Some(fault),
             },
             Err(fault) => Some(fault),
         };
-        // The connection is broken, or stuck; its place goes to another one once it is gone.
+        // The connection is broken or stuck. Its place goes to another connection once it is gone.
         drop(Object::take(session));
         match &lost {
             Some(fault) => tracing::warn!(?fault, "a commit was not answered; looking for what became of it"),
@@ -234,7 +233,7 @@ impl Engine {
         }))
     }
 
-    /// What became of a transaction whose commit was not answered.
+    /// The outcome of a transaction whose commit was not answered.
     async fn outcome(&self, number: i64, origin: &Origin) -> TransactionOutcome {
         let deadline = Instant::now() + OUTCOME_LIMIT;
         let mut pause = OUTCOME_PAUSE;
@@ -246,7 +245,7 @@ impl Engine {
                 let status = rows::get::<Option<String>>(row, 0)?;
                 let now = Origin { branch: rows::get(row, 1)?, life: session.origin().life.clone() };
                 if status.as_deref() == Some("committed") && now == *origin {
-                    // It is here; whether it is wherever it must be before it is believed, a commit after it shows.
+                    // It is here. A later commit shows whether it is also wherever the settings demand it.
                     session.take_warning();
                     session.write(call!(Sql::Fence)).await?;
                     if session.take_warning() {
@@ -256,17 +255,17 @@ impl Engine {
                 Ok::<_, DatabaseFault>((status, now))
             };
             match asked.await {
-                // Another server was promoted meanwhile. What it had not heard of is lost, and the number may be
-                // somebody else's by now.
+                // Another database was promoted meanwhile. Commits that it had not received are lost, and another
+                // transaction may have the number by now.
                 Ok((_, now)) if now.branch != origin.branch => return TransactionOutcome::Unknown,
-                // After a crash a number whose transaction left no trace on the disk is given out again, so that another's
-                // commit may be told for ours; but none that was committed is ever told as aborted.
+                // After a crash, a number whose transaction left no trace on the disk is given out again. So another
+                // transaction's commit may be reported as ours; but a committed one is never reported as aborted.
                 Ok((Some(status), now)) if status == "committed" && now != *origin => {
                     return TransactionOutcome::Unknown;
                 }
                 Ok((Some(status), _)) if status == "committed" => return TransactionOutcome::Committed,
                 Ok((Some(status), _)) if status == "aborted" => return TransactionOutcome::Aborted,
-                // Still in progress: the database has not noticed yet that we are gone.
+                // Still in progress: the database has not noticed yet that our connection is gone.
                 Ok((Some(_), _)) => {}
                 Ok((None, _)) => return TransactionOutcome::Unknown,
                 Err(fault) => tracing::debug!(?fault, "cannot ask what became of a transaction yet"),
@@ -278,7 +277,7 @@ impl Engine {
     }
 }
 
-/// The first flight; and a second one for a project that has no row yet by which it could be locked.
+/// The first flight; and a second one for a project that has no row to lock yet.
 async fn begin(session: &mut DatabaseSession, name: &ProjectName, load: &Load) -> Result<Begun, DatabaseFault> {
     let text = || name.as_str().to_owned();
     let mut calls = vec![call!(Sql::Begin), call!(Sql::Lock, text())];
@@ -304,7 +303,7 @@ async fn begin(session: &mut DatabaseSession, name: &ProjectName, load: &Load) -
     Ok(Begun { loaded, sighted, number })
 }
 
-/// What is decided. It has written nothing yet, should it panic.
+/// The decision. If it panics, nothing has been written yet.
 fn decided(project: &ProjectName, decide: Decide, loaded: Loaded) -> Result<Changes, StoreError> {
     catch_unwind(AssertUnwindSafe(|| decide(loaded))).map_err(|_| {
         tracing::error!(project.name = %project, "a decision panicked; nothing of it is recorded");
@@ -312,7 +311,7 @@ fn decided(project: &ProjectName, decide: Decide, loaded: Loaded) -> Result<Chan
     })
 }
 
-/// The number of a transaction that has locked no project.
+/// The number of a transaction that locked no project.
 async fn transaction_number(session: &DatabaseSession) -> Result<i64, DatabaseFault> {
     let answers = session::rows(session.go_on(&[call!(Sql::TransactionNumber)]).await?)?;
     let row = answers.first().and_then(|rows| rows.first());
@@ -321,15 +320,15 @@ async fn transaction_number(session: &DatabaseSession) -> Result<i64, DatabaseFa
     rows::get(row, 1)
 }
 
-/// Whether all of a flight that ends with COMMIT was done.
+/// Whether every statement of a flight that ends with COMMIT succeeded.
 fn committed(answers: Answers) -> Result<(), DatabaseFault> {
-    // The first error tells; what follows it in a transaction only says that it was aborted.
+    // The first error says the cause; the errors after it only say that the transaction was aborted.
     session::rows(answers).map(|_| ())
 }
 
 async fn roll_back(session: &mut DatabaseSession) {
     if let Err(fault) = session.end(&[call!(Sql::Rollback)]).await {
-        // It is not used again, and its end takes everything back.
+        // The connection is not used again, and its end rolls everything back.
         tracing::debug!(?fault, "a transaction could not be taken back");
     }
 }

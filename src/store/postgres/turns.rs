@@ -1,5 +1,5 @@
-//! One after the other, per project, within this server: who waits for a project here does not wait for its row in the
-//! database and keep a connection busy with that. It is also what has a project's commits told in their order.
+//! Turns, one per project, within this server: a request that waits for a project here does not wait for its row in the
+//! database, and so occupies no connection. Turns also keep the announcements of a project's commits in order.
 
 use std::{
     collections::HashMap,
@@ -12,13 +12,13 @@ use crate::model::ProjectName;
 
 type Gates = HashMap<ProjectName, Arc<tokio::sync::Mutex<()>>>;
 
-/// Whose turn it is, in each project that somebody works on.
+/// The turns of all projects that are being worked on.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     gates: Mutex<Gates>,
 }
 
-/// A turn: nobody else of this server works on the project until it is dropped.
+/// A turn: no other task of this server works on the project until it is dropped.
 #[derive(Debug)]
 pub(super) struct ProjectTurn {
     turns: Arc<Turns>,
@@ -27,7 +27,7 @@ pub(super) struct ProjectTurn {
 }
 
 impl Turns {
-    /// Waits for a turn; who came first is served first.
+    /// Waits for a turn; first come, first served.
     pub(super) async fn take(self: &Arc<Self>, project: ProjectName) -> ProjectTurn {
         let gate = self.gates().entry(project.clone()).or_default().clone();
         let mut turn = ProjectTurn { turns: self.clone(), project, guard: None };
@@ -44,7 +44,7 @@ impl Drop for ProjectTurn {
     fn drop(&mut self) {
         let mut gates = self.turns.gates();
         self.guard = None;
-        // Whoever waits holds the gate, too, and took hold of it under this lock.
+        // A waiting task also holds the gate, and it got hold of the gate under this lock.
         if gates.get(&self.project).is_some_and(|gate| Arc::strong_count(gate) == 1) {
             gates.remove(&self.project);
         }

@@ -36,39 +36,41 @@ use crate::{
     store::OnHint,
 };
 
-/// How much the database takes in one notification, less a little.
+/// How many bytes one notification may have: a little less than the database's limit.
 const PAYLOAD_LIMIT: usize = 7_900;
-/// How many hints may wait. With more, everybody looks at everything once: that costs less than so many words.
+/// How many hints may wait. With more, every waiter looks at everything once, because that costs less than so many
+/// hints.
 const PENDING_LIMIT: usize = 10_000;
-/// How long output may wait for more of it: people do not read faster, and a flood costs five words a second.
+/// How long a hint about output waits for more output. People do not read faster, and so a flood costs five hints a
+/// second.
 const OUTPUT_PAUSE: Duration = Duration::from_millis(200);
-/// How often it is tried whether hints come through while there are none to tell.
+/// How often the connection is tested while there are no hints to send.
 const TRIAL_PAUSE: Duration = Duration::from_secs(15);
-/// How long one's own hint may take to come back.
+/// How long our own hint may take to come back.
 const ECHO_LIMIT: Duration = Duration::from_secs(5);
-/// How long a word to the database may take.
+/// How long sending to the database may take.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 
-/// How it is supervised: each of its steps is bounded, and none takes so long.
+/// How it is supervised: each of its steps has a limit, and none takes this long.
 pub(super) const TASK: Task = Task::new("wake-ups", Duration::from_secs(90));
 
 /// The hints of one server.
 pub(super) struct Wakes {
-    /// Tells this server's hints from the others'.
+    /// Distinguishes this server's hints from the others'.
     server: String,
     channel: String,
-    /// What a server holds as long as it serves this database, so that nobody fills it meanwhile.
+    /// The lock that a server holds as long as it serves this database, so that nobody fills it meanwhile.
     served_key: String,
     pending: Mutex<UntoldHints>,
     stirred: Notify,
     on_hint: OnHint,
 }
 
-/// What is to be told to the other servers.
+/// The hints that are to be sent to the other servers.
 #[derive(Debug, Default)]
 struct UntoldHints {
     hints: HashSet<Hint>,
-    /// Whether there is more than output among them.
+    /// Whether there are other hints than output.
     is_urgent: bool,
 }
 
@@ -77,7 +79,7 @@ impl Wakes {
     pub(super) fn new(schema: &str, on_hint: OnHint) -> Arc<Self> {
         Arc::new(Wakes {
             server: Uuid::now_v7().simple().to_string(),
-            // A channel is the whole database's; its name has at most 63 bytes.
+            // A channel is shared by the whole database; its name has at most 63 bytes.
             channel: format!("singletrack_{}", channel_of(schema)),
             served_key: served_key(schema),
             pending: Mutex::default(),
@@ -86,12 +88,12 @@ impl Wakes {
         })
     }
 
-    /// Has the other servers told of what was committed.
+    /// Queues hints to the other servers about a commit.
     pub(super) fn tell(&self, changes: &Changes) {
         self.tell_hints(changes.hints());
     }
 
-    /// Has the other servers told of this.
+    /// Queues these hints to the other servers.
     pub(super) fn tell_hints(&self, hints: impl IntoIterator<Item = Hint>) {
         let mut pending = self.pending();
         let before = pending.hints.len();
@@ -107,7 +109,7 @@ impl Wakes {
         }
     }
 
-    /// Sends and hears until `shutdown`; connects again whenever it must.
+    /// Sends and receives until `shutdown`; reconnects whenever it must.
     pub(super) async fn run(
         self: Arc<Self>,
         connector: Arc<Connector>,
@@ -126,7 +128,7 @@ impl Wakes {
             };
             is_first = false;
             if connector.shares_sessions() {
-                // Nobody hears of anything behind a pooler; it has said so.
+                // Behind a pooler no notifications arrive; that was logged already.
                 return pulse.resting(self.forget(&shutdown)).await;
             }
             tracing::warn!(fault = ?ended, "wake-ups between servers are interrupted; the slow poll stands in");
@@ -141,7 +143,7 @@ impl Wakes {
         }
     }
 
-    /// Sends what is pending and not sent any more when this server goes.
+    /// Sends the pending hints when this server shuts down.
     pub(super) async fn last_words(&self, connector: &Connector) {
         let hints = std::mem::take(&mut *self.pending()).hints;
         if hints.is_empty() || connector.shares_sessions() {
@@ -158,7 +160,7 @@ impl Wakes {
         if connector.shares_sessions() {
             return DatabaseFault::Silent;
         }
-        // The number of the last of our own words that came back.
+        // The number of the last of our own messages that came back.
         let (heard, mut echo) = watch::channel(0);
         let this = self.clone();
         let hear: Hear = Arc::new(move |message| {
@@ -175,7 +177,7 @@ impl Wakes {
                 Ok(never) => match never {},
                 Err(fault) => fault,
             },
-            // The others listen there by now.
+            // The other servers listen on the new branch by now.
             () = connector.moved_from(branch.name) => DatabaseFault::Moved,
         }
     }
@@ -189,7 +191,7 @@ impl Wakes {
     ) -> Result<std::convert::Infallible, DatabaseFault> {
         let listen = format!("LISTEN {}; SELECT pg_advisory_lock_shared({})", self.channel, self.served_key);
         timeout(SEND_LIMIT, client.batch_execute(&listen)).await.map_err(|_| DatabaseFault::Silent)??;
-        // What was told before is lost, to us and from us.
+        // Earlier hints are lost, those to us and those from us.
         (self.on_hint)(Hint::Anything);
         let mut hints = if is_first { HashSet::new() } else { HashSet::from([Hint::Anything]) };
         let mut number = 0;
@@ -197,7 +199,7 @@ impl Wakes {
             pulse.beat();
             number += 1;
             self.send(client, hints, number).await?;
-            // Until our own word is back, what stirs waits for the next one: many commits share it.
+            // Until our own message is back, new hints wait for the next message, so that many commits share it.
             let came_back = async { echo.wait_for(|heard| *heard >= number).await.is_ok() };
             if timeout(ECHO_LIMIT, came_back).await != Ok(true) {
                 return Err(DatabaseFault::Silent);
@@ -209,7 +211,7 @@ impl Wakes {
         }
     }
 
-    /// What is to be told next; nothing when it is time for a trial.
+    /// The hints to send next; none when it is time for a test.
     async fn next(&self, echo: &mut watch::Receiver<u64>) -> Result<HashSet<Hint>, DatabaseFault> {
         let trial = Instant::now() + TRIAL_PAUSE;
         let mut wanted = trial;
@@ -227,14 +229,14 @@ impl Wakes {
             tokio::select! {
                 () = self.stirred.notified() => {}
                 () = sleep_until(wanted) => if wanted == trial { return Ok(HashSet::new()) },
-                // The connection's task holds the other end; it is gone with the connection.
+                // The connection's task holds the sender, which is gone with the connection.
                 changed = echo.changed() => if changed.is_err() { return Err(DatabaseFault::Silent) },
             }
         }
     }
 
     async fn send(&self, client: &Client, hints: HashSet<Hint>, number: u64) -> Result<(), DatabaseFault> {
-        // Letters, digits, blanks and signs that need no quoting, so it can go as it is, on any connection.
+        // Letters, digits, blanks and signs that need no quoting, so the text can be sent unchanged, on any connection.
         let words: Vec<String> = payloads(&self.server, number, hints)
             .into_iter()
             .map(|payload| format!("SELECT pg_notify('{}', '{payload}')", self.channel))
@@ -252,11 +254,11 @@ impl Wakes {
             }
             return;
         }
-        // What a newer version tells and we do not understand may be anything.
+        // A hint of a newer version that we do not understand may mean anything.
         words.skip(1).for_each(|word| (self.on_hint)(parse(word).unwrap_or(Hint::Anything)));
     }
 
-    /// Keeps nothing for a task that is not there.
+    /// Discards the hints, because no task sends them.
     async fn forget(&self, shutdown: &CancellationToken) {
         loop {
             *self.pending() = UntoldHints::default();
@@ -277,12 +279,12 @@ pub(super) fn served_key(schema: &str) -> String {
     format!("hashtextextended('singletrack.{schema}.served', 0)")
 }
 
-/// Tells schemas apart, whatever they are called.
+/// A number that distinguishes schemas, whatever their names contain.
 fn channel_of(schema: &str) -> String {
     HEXLOWER.encode(&Sha256::digest(schema)[..16])
 }
 
-/// `<server> <number> <hint>…`, as many as it takes; at least one.
+/// Messages `<server> <number> <hint>…`, as many as needed, at least one.
 fn payloads(server: &str, number: u64, hints: HashSet<Hint>) -> Vec<String> {
     let head = format!("{server} {number}");
     let mut payloads = vec![head.clone()];
@@ -324,7 +326,7 @@ fn parse(word: &str) -> Option<Hint> {
     }
 }
 
-/// How long to wait before connecting again: not all servers at once.
+/// The pauses before connecting again, random, so that not all servers connect at once.
 fn pauses() -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(100))

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a server may take to accept before it is another's turn.
+/// How long a server may take to accept before the next server is tried.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 
 /// A balancer, on a thread of its own until it is dropped.
@@ -46,7 +46,7 @@ async fn serve(listener: TcpListener, targets: Vec<String>) {
         tokio::spawn(async move {
             for target in targets {
                 if let Ok(Ok(mut far)) = timeout(CONNECT_LIMIT, TcpStream::connect(target)).await {
-                    // Either end may break it off, and both then know.
+                    // Either end may break the connection off, and the other end then notices.
                     let _ = copy_bidirectional(&mut near, &mut far).await;
                     return;
                 }

@@ -1,4 +1,4 @@
-//! A client's command under way, whose progress is read line by line.
+//! A running command of the client, whose progress is read line by line.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::SINGLETRACK;
 
-/// A client's command under way.
+/// A running command of the client.
 pub struct Client {
     child: Child,
     stderr: BufReader<ChildStderr>,
@@ -25,7 +25,7 @@ pub struct Ended {
 }
 
 impl Client {
-    /// Starts one of the program's commands, with nothing in its environment but this.
+    /// Starts one of the program's commands, with only these variables in its environment.
     pub fn start(variables: &[(&str, &str)], args: &[&str]) -> Self {
         let mut command = Command::new(SINGLETRACK);
         command.env_clear().envs(variables.iter().copied()).args(args);

@@ -1,8 +1,8 @@
-//! Kernels, file systems and profiles that do not have, or forbid, what is liked to be used.
+//! Simulates kernels, file systems and profiles that lack, or forbid, optional features.
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
-/// Has these system calls fail with this error in the command, and in all that it starts.
+/// Makes these system calls fail with this error in the command, and in everything that it starts.
 pub fn forbid(command: &mut Command, calls: &[libc::c_long], error: i32) {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;

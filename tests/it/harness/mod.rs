@@ -1,4 +1,5 @@
-//! A real server for each test: the real binary, its own directory, a port of its own, and an end that leaves nothing.
+//! A real server for each test: the real binary, its own directory, a port of its own, and an end that leaves no
+//! process behind.
 
 pub mod balancer;
 pub mod client;
@@ -56,14 +57,14 @@ pub struct TestServer {
     child: Option<Child>,
     /// While it is held, pipelines wait at the gate.
     gate: Mutex<Option<File>>,
-    /// Where it keeps everything.
+    /// The store that it uses.
     store: String,
     place: Place,
     pub base: String,
     pub client: Client,
 }
 
-/// An answer, read whole and held against the API description.
+/// An answer, read whole and checked against the API description.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -78,16 +79,16 @@ impl TestServer {
         TestServer::start_on("sqlite:test.db", config)
     }
 
-    /// One of several servers of this store.
+    /// Starts one of several servers of this store.
     pub fn start_on(store: &str, config: &str) -> Self {
         TestServer::start_at(Place::default(), store, config)
     }
 
-    /// The same, at some other place.
+    /// The same, at another place.
     pub fn start_at(place: Place, store: &str, config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("singletrack.toml"), with_test_dir(config)).unwrap();
-        // A connection for each request: none is stale after a restart.
+        // A connection for each request, so that none is stale after a restart.
         let client = Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let mut server = TestServer {
             dir,
@@ -124,13 +125,13 @@ impl TestServer {
         self.dir.path().join(name)
     }
 
-    /// Starts it, again if need be, on the same store. A restart keeps the port, as a supervised server does.
+    /// Starts it, or starts it again, on the same store. A restart keeps the port, as a supervised server does.
     pub fn boot(&mut self) {
         let command = self.command();
         self.boot_by(command, self.log_file());
     }
 
-    /// The same with something else than `server.log` as its standard error.
+    /// The same with another standard error than `server.log`.
     pub fn boot_logging_to(&mut self, stderr: Stdio) {
         let command = self.command();
         self.boot_by(command, stderr);
@@ -147,7 +148,7 @@ impl TestServer {
         OpenOptions::new().create(true).append(true).open(self.path("server.log")).unwrap().into()
     }
 
-    /// The same with so many file descriptors.
+    /// The same with this many file descriptors.
     pub fn boot_with_descriptors(&mut self, count: u32) {
         let command = self.command();
         let mut limited = Command::new("prlimit");
@@ -174,7 +175,7 @@ impl TestServer {
             panic!("the server did not start: {line:?}, {:?}\n{}", child.wait(), self.log())
         };
         self.base = address.to_owned();
-        // Whatever else it prints must not block it.
+        // Read the rest of its output, so that a full pipe does not block it.
         thread::spawn(move || _ = stdout.read_to_end(&mut Vec::new()));
         self.child = Some(child);
     }
@@ -189,7 +190,7 @@ impl TestServer {
         fs::write(self.path("singletrack.toml"), with_test_dir(config)).unwrap();
     }
 
-    /// The command that starts it, for tests of how it does not start.
+    /// The command that starts it, for tests in which the start fails.
     pub fn command(&self) -> Command {
         self.tool(&["serve", "--config", "singletrack.toml", "--store", &self.store])
     }
@@ -234,12 +235,12 @@ impl TestServer {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Its end, which it comes to by itself.
+    /// Waits until it ends by itself.
     pub fn exited(&mut self) -> ExitStatus {
         self.child.take().expect("it runs").wait().unwrap()
     }
 
-    /// How it stands with `web`.
+    /// The state of `web`.
     pub async fn project(&self) -> Value {
         self.get("/v1/projects/web").await.body
     }
@@ -251,14 +252,14 @@ impl TestServer {
         page["deployments"].as_array().unwrap().clone()
     }
 
-    /// Submits to `web`, and the id of what that makes.
+    /// Submits to `web`; returns the id of the new deployment.
     pub async fn accepted(&self, body: Value) -> String {
         let answer = self.submit(body).await;
         assert_eq!(answer.status, 202, "{}", answer.text);
         answer.id()
     }
 
-    /// Submits a deployment that stops at the gate, and its id when it is there.
+    /// Submits a deployment that stops at the gate; returns its id when it is there.
     pub async fn at_the_gate(&self) -> String {
         let id = self.accepted(json!({})).await;
         self.event(&id, |event| event["lines"][0] == "at the gate").await;
@@ -291,7 +292,7 @@ impl TestServer {
         send(request.header("Idempotency-Key", key).json(&body)).await
     }
 
-    /// One of `web`'s deployments, or what is below it.
+    /// One of `web`'s deployments, or a path below it.
     pub async fn deployment(&self, id: &str, below: &str) -> Answer {
         self.get(&format!("/v1/projects/web/deployments/{id}{below}")).await
     }
@@ -301,7 +302,7 @@ impl TestServer {
         self.post(&format!("/v1/projects/web/deployments/{id}/cancel"), body).await
     }
 
-    /// What the audit log says of a deployment: each action and its detail.
+    /// The audit log's entries about a deployment: each action and its detail.
     pub fn audit(&self, id: &str) -> Vec<(String, String)> {
         let store = rusqlite::Connection::open(self.path("test.db")).unwrap();
         let mut rows = store
@@ -312,7 +313,7 @@ impl TestServer {
         rows.map(Result::unwrap).collect()
     }
 
-    /// Waits until so many long-polls and streams are parked.
+    /// Waits until this many long-polls and streams are parked.
     pub async fn parked(&self, count: usize) {
         let line = format!("singletrack_parked_requests {count}");
         while !self.get("/metrics").await.text.lines().any(|known| known == line) {
@@ -389,14 +390,14 @@ impl Drop for TestServer {
         }
         let log = self.log();
         assert!(!log.contains("panicked"), "the server panicked:\n{log}");
-        // I12: whatever it started ends with it.
+        // I12: every process that it started ends with it.
         let mark = format!("TEST_DIR={}", self.dir.path().display());
         assert!(processes::all_gone(&mark), "processes outlived their server:\n{log}");
     }
 }
 
-/// The configuration, with the folder in which the server runs passed on to phases. On the first line, so that no line
-/// that a problem names moves.
+/// The configuration, with the server's folder passed on to phases. It is added to the first line, so that the line
+/// numbers in error messages do not change.
 fn with_test_dir(config: &str) -> String {
     format!("pass_env = [\"TEST_DIR\"]{}{config}", if config.starts_with('\n') { "" } else { "\n" })
 }
@@ -443,7 +444,7 @@ pub fn client_with(token: &str) -> Client {
     Client::builder().no_proxy().pool_max_idle_per_host(0).default_headers(headers).build().unwrap()
 }
 
-/// Sends a request and holds the answer against the API description.
+/// Sends a request and checks the answer against the API description.
 pub async fn send(request: RequestBuilder) -> Answer {
     let (client, request) = request.build_split();
     let request = request.unwrap();
@@ -452,7 +453,7 @@ pub async fn send(request: RequestBuilder) -> Answer {
     read(&method, &path, response).await
 }
 
-/// Reads an answer and holds it against the API description.
+/// Reads an answer and checks it against the API description.
 pub async fn read(method: &Method, path: &str, response: Response) -> Answer {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let text = response.text().await.unwrap();

@@ -1,12 +1,12 @@
-//! Tests that mount something: run again in a mount namespace of their own, from which nothing is left when they end.
+//! Tests that mount something. Each runs again in a mount namespace of its own, which leaves nothing behind at its end.
 
 use std::{env, fs::File, io::Write as _, path::Path, process::Command};
 
 /// Runs the ignored test `name` in a mount namespace of its own.
 ///
-/// It fails where there is none to be had: what is not tested must not look as if it were.
+/// It fails if there is no such namespace, because a test that did not run must not look as if it had passed.
 pub fn in_a_mount_namespace(name: &str) {
-    // Root needs none of its rights' likes, and goes on to know other users.
+    // Root needs no user namespace, and must still know other users.
     let is_root = rustix::process::geteuid().is_root();
     let ran = Command::new("unshare")
         .arg("--mount")
@@ -26,7 +26,7 @@ pub fn in_a_mount_namespace(name: &str) {
     assert!(ran.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
 }
 
-/// Whether this process is the one in the namespace; whoever runs all ignored tests must not mount anything over its own
+/// Whether this process is the one in the namespace. A run of all ignored tests must not mount anything over its own
 /// directories.
 pub fn is_inside() -> bool {
     env::var_os(MARK).is_some()
@@ -40,13 +40,13 @@ pub fn mount(args: &[&str]) {
     assert!(done.status.success(), "mount {args:?}: {done:?}");
 }
 
-/// `umount`, whoever still uses what is there.
+/// `umount`, even if the mount is still in use.
 pub fn unmount(path: &Path) {
     let done = Command::new("umount").arg("--lazy").arg(path).output().unwrap();
     assert!(done.status.success(), "umount {}: {done:?}", path.display());
 }
 
-/// Takes all the room that is left.
+/// Uses up all the room on the disk.
 pub fn fill(disk: &Path) {
     let mut filler = File::create(disk.join("filler")).unwrap();
     for size in [64 << 10, 4096, 1] {

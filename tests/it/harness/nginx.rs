@@ -1,4 +1,4 @@
-//! A real nginx in front of servers, as little configured as can be.
+//! A real nginx in front of servers, with as little configuration as possible.
 
 use std::{
     net::TcpListener,
@@ -29,7 +29,7 @@ impl Nginx {
             .iter()
             .map(|kind| format!("{kind}_temp_path {at}/{kind};\n"))
             .collect();
-        // As root its workers would be somebody else, who cannot write to the directory.
+        // Started by root, its workers would run as another user, which cannot write to the directory.
         let user = if rustix::process::getuid().is_root() { "user root;" } else { "" };
         let config = format!(
             "{user}\ndaemon off;\npid {at}/pid;\nerror_log {at}/error.log;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}\
@@ -37,7 +37,7 @@ impl Nginx {
         );
         std::fs::write(dir.path().join("nginx.conf"), config).unwrap();
         let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
-        // It takes over a socket that listens already, so the port is its own and nobody has to wait for it.
+        // It takes over a socket that listens already, so the port is its own and no test has to wait for it.
         let child = Command::new(program)
             .args(["-p", &at.to_string(), "-c", "nginx.conf"])
             .env("NGINX", "0;")
@@ -53,7 +53,7 @@ impl Nginx {
         Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap()
     }
 
-    /// What it complained about.
+    /// Its error log.
     pub fn complaints(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
     }
@@ -61,7 +61,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // It ends its workers only if it is asked.
+        // It ends its workers only if it gets a signal.
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
         }

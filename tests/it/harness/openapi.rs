@@ -1,4 +1,4 @@
-//! Holds every answer that a test sees against `openapi.yaml`.
+//! Checks every answer that a test sees against `openapi.yaml`.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -30,7 +30,7 @@ pub fn described() -> BTreeSet<Answered> {
     all
 }
 
-/// The described path that this one is of.
+/// The described path that matches this one.
 pub fn route(path: &str) -> Option<&'static str> {
     let parts: Vec<_> = path.split('/').collect();
     let fits = |template: &str| {
@@ -51,7 +51,7 @@ pub fn check(method: &str, path: &str, status: u16, kind: &str, body: &Value) {
             let responses = format!("/paths/{}/{method}/responses/{status}", escape(route));
             let response = resolve(&responses);
             let Some(response) = response else { panic!("{method} {path}: status {status} is not described: {body}") };
-            // What answers HEAD has a type and no body.
+            // An answer to HEAD has a type and no body.
             if method == "head" || kind == "text/event-stream" || !kind.ends_with("json") {
                 return;
             }
@@ -78,7 +78,7 @@ pub fn validate(pointer: &str, value: &Value, what: &str) {
     assert!(errors.is_empty(), "{what} is not as described:\n  {}\n{value:#}", errors.join("\n  "));
 }
 
-/// The pointer to what stands here, behind one reference at most.
+/// The pointer to the value at this place, behind one reference at most.
 fn resolve(pointer: &str) -> Option<String> {
     let here = description().pointer(pointer)?;
     match here.get("$ref").and_then(Value::as_str) {

@@ -1,4 +1,4 @@
-//! Where a server runs: in another network, or by another clock.
+//! Where a server runs: in another network, or with another clock.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ impl Default for Place {
 }
 
 impl Place {
-    /// What is run by this program, which becomes it: it keeps the pid.
+    /// The server runs by this program, which becomes the server: it keeps the pid.
     pub fn by(wrap: &[&str]) -> Self {
         Place { wrap: wrap.iter().map(|word| (*word).to_owned()).collect(), ..Place::default() }
     }

@@ -1,6 +1,6 @@
-//! Throw-away PostgreSQL clusters: the newest version that is installed, in a directory of their own, on a Unix socket
-//! and on TCP only where a test asks for it. They end, and their directory goes, with the process that made them, however
-//! that ends.
+//! Throw-away PostgreSQL clusters: the newest installed version, in a directory of their own, on a Unix socket, and on
+//! TCP only if a test asks for it. The clusters end, and their directories go, with the process that made them, however
+//! it ends.
 
 use std::{
     fs,
@@ -22,16 +22,16 @@ use tokio_postgres::NoTls;
 
 use crate::store_trial::deaf;
 
-/// Who owns the databases.
+/// The owner of the databases.
 const USER: &str = "singletrack";
 
-/// Who may come over TCP: whoever is on this machine.
+/// The lines that let everyone on this machine connect over TCP.
 pub const TRUSTED: &str = "host all all 127.0.0.1/32 trust\nhost all all ::1/128 trust";
 
-/// Speeds up what nobody means to crash.
+/// Settings that make a cluster faster, for tests that do not crash it.
 pub const UNSAFE: &[&str] = &["fsync=off", "full_page_writes=off"];
 
-/// Watches the pipe from the test's process: when that ends, by whatever means, so does the database.
+/// Watches the pipe from the test's process. When that process ends, by whatever means, the database ends, too.
 const KEEPER: &str = r#"
 if [ -n "$PRIMARY" ]; then
     "$1"/pg_basebackup --no-sync --checkpoint=fast --write-recovery-conf --dbname="$PRIMARY" --pgdata="$2/data"
@@ -68,17 +68,17 @@ pub struct Cluster {
     tcp: Option<Tcp>,
 }
 
-/// Where a cluster listens beside its socket.
+/// The address on which a cluster listens besides its socket.
 struct Tcp {
     port: u16,
-    /// Keeps the port from everybody who takes any.
+    /// Reserves the port, so that no process that asks for any free port gets it.
     _reserved: TcpSocket,
 }
 
 impl Tcp {
     fn reserve() -> Self {
         let reserved = TcpSocket::new_v4().unwrap();
-        // PostgreSQL does the same, so it can have the address as long as only one of the two listens.
+        // PostgreSQL does the same, so it can bind the address as long as only one of the two listens.
         reserved.set_reuseaddr(true).unwrap();
         reserved.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         Tcp { port: reserved.local_addr().unwrap().port(), _reserved: reserved }
@@ -98,7 +98,7 @@ impl Cluster {
         Cluster::start_in(&directory(), &settings, None, "")
     }
 
-    /// Starts a primary and a standby that follows it; and a database of both.
+    /// Starts a primary and a standby that follows it; returns them with a URL that names both.
     pub async fn pair() -> (Cluster, Cluster, String) {
         let primary = Cluster::start_on_tcp(UNSAFE, TRUSTED);
         let database = primary.database().await;
@@ -117,12 +117,13 @@ impl Cluster {
         self.ready();
     }
 
-    /// Starts one that listens on all addresses of its network, too, where these lines of `pg_hba.conf` say who may come.
+    /// Starts one that also listens on all addresses of its network. `who` are the lines of `pg_hba.conf` that say
+    /// which clients may connect.
     pub fn start_on_tcp(settings: &[&str], who: &str) -> Cluster {
         Cluster::start_on_tcp_in(&directory(), settings, who)
     }
 
-    /// The same in a directory that [`directory`] made and that holds what the settings name.
+    /// The same in a directory that [`directory`] made and that contains the files of the settings.
     pub fn start_on_tcp_in(directory: &Path, settings: &[&str], who: &str) -> Cluster {
         Cluster::listen_in(directory, settings, who, "")
     }
@@ -150,7 +151,7 @@ impl Cluster {
             .args(["-c", "max_connections=400"])
             .env("PRIMARY", primary);
         settings.iter().for_each(|setting| _ = command.args(["-c", setting]));
-        // A signal to the tests' group, such as Ctrl-C, must not keep it from cleaning up.
+        // A signal to the tests' process group, such as Ctrl-C, must not keep it from cleaning up.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some((uid, gid)) = owner() {
             command.uid(uid).gid(gid).current_dir(&directory);
@@ -165,7 +166,7 @@ impl Cluster {
                 if let Some(copy) = &mut copy {
                     let _ = writeln!(copy, "{line}");
                 }
-                // A standby says "read-only connections", and the other when it is promoted.
+                // A standby says "read-only connections", and it says the other message when it is promoted.
                 if line.contains("database system is ready to accept") || line.starts_with("keeper: ") {
                     let _ = tell.send(());
                 }
@@ -273,7 +274,7 @@ impl Cluster {
         self.tcp.as_ref().expect("it listens").port
     }
 
-    /// A connection to one of its databases, past everything that is ours.
+    /// A connection to one of its databases, without any of our code.
     pub async fn client(&self, database: &str) -> tokio_postgres::Client {
         let (client, connection) = tokio_postgres::connect(&self.url(database), NoTls).await.unwrap();
         tokio::spawn(connection);
@@ -296,9 +297,9 @@ impl Cluster {
             .await
             .unwrap();
             std::sync::Arc::new(store).shut_down().await;
-            // A copy begins as a store of its own: one that knows that it is a copy leaps.
+            // A copy begins as a store of its own, because a store that knows that it is a copy would leap.
             self.client("template_singletrack").await.batch_execute("DELETE FROM singletrack.lineage").await.unwrap();
-            // Nobody may be connected to what is copied.
+            // PostgreSQL copies a database only while nobody is connected to it.
             admin.batch_execute("ALTER DATABASE template_singletrack ALLOW_CONNECTIONS false").await.unwrap();
             let end = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
                 WHERE datname = 'template_singletrack'";
@@ -339,7 +340,7 @@ pub fn directory() -> PathBuf {
     directory
 }
 
-/// Gives a file to who runs the databases.
+/// Gives a file to the user that runs the databases.
 pub fn give(path: &Path) {
     if let Some((uid, gid)) = owner() {
         chown(path, Some(uid), Some(gid)).unwrap();
@@ -363,7 +364,7 @@ pub fn binaries() -> PathBuf {
     PathBuf::from(String::from_utf8(told.stdout).unwrap().trim())
 }
 
-/// Who runs the databases where we are root, whom PostgreSQL refuses.
+/// The user that runs the databases if the tests run as root, because PostgreSQL refuses root.
 pub fn owner() -> Option<(u32, u32)> {
     rustix::process::getuid().is_root().then(unprivileged)
 }

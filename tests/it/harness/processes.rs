@@ -14,7 +14,7 @@ use rustix::{
 /// How long processes may take to end once nobody needs them: a kill budget, and some time on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits for the end of every process that has this variable in its environment. Answers whether it came.
+/// Waits for the end of every process that has this variable in its environment. Returns whether all ended in time.
 pub fn all_gone(variable: &str) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while let Some(pid) = with_environment(variable) {
@@ -25,15 +25,15 @@ pub fn all_gone(variable: &str) -> bool {
     true
 }
 
-/// Waits for the end of one process. Answers whether it came.
+/// Waits for the end of one process. Returns whether it ended in time.
 pub fn gone(pid: Pid) -> bool {
     gone_by(pid, Instant::now() + PATIENCE)
 }
 
-/// Whether the process runs, be it stopped.
+/// Whether the process runs; a stopped process counts as running.
 pub fn runs(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-    // The state stands behind the name, which is in brackets and may hold some itself.
+    // The state follows the name, which is in brackets and may contain brackets itself.
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
@@ -43,7 +43,7 @@ fn gone_by(pid: Pid, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
         match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
-            // Another test's child has ended.
+            // The child of another test has ended.
             Err(Errno::INTR) => {}
             ended => return ended.unwrap() > 0,
         }

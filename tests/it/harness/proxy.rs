@@ -1,4 +1,5 @@
-//! A network between a worker and its servers that can be cut: nothing passes then, and nobody is told so.
+//! A network between a worker and its servers that can be cut. While it is cut, nothing passes, and neither side is
+//! told.
 
 use std::thread;
 
@@ -33,7 +34,7 @@ impl Network {
             runtime.block_on(async {
                 tokio::select! {
                     () = serve(TcpListener::from_std(listener).unwrap(), targets, state) => {}
-                    // An error: the test's end of it is gone.
+                    // An error means that the test's end of the channel is gone.
                     _ = gone.wait_for(|_| false) => {}
                 }
             });
@@ -41,12 +42,12 @@ impl Network {
         Network { base, is_whole }
     }
 
-    /// From now on nothing passes.
+    /// From now on no data passes.
     pub fn cut(&self) {
         self.is_whole.send_replace(false);
     }
 
-    /// From now on everything passes again, what was on its way as well.
+    /// From now on all data passes again, including the data that was on its way.
     pub fn mend(&self) {
         self.is_whole.send_replace(true);
     }
@@ -59,7 +60,7 @@ async fn serve(listener: TcpListener, targets: Vec<String>, is_whole: watch::Rec
         tokio::spawn(async move {
             let Some(far) = connect(&targets).await else { return };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            // Once one way has ended the other has nothing to answer.
+            // Once one direction has ended, the other has nothing to answer.
             tokio::select! {
                 () = pass(near_in, far_out, is_whole.clone()) => {}
                 () = pass(far_in, near_out, is_whole) => {}

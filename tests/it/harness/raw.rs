@@ -1,4 +1,4 @@
-//! Requests as bytes, for what no well-behaved client sends.
+//! Requests as raw bytes, because no well-behaved client sends these.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ impl TestServer {
         let line = String::from_utf8_lossy(lines[0]).into_owned();
         let mut words = line.split(' ');
         let (method, path) = (words.next().unwrap(), words.next().unwrap_or_default());
-        // What is no HTTP is answered by the HTTP library, without a body.
+        // The HTTP library answers a request that is not HTTP, without a body.
         if !answer.text.is_empty() {
             let kind = answer.headers.get("content-type").map_or("", String::as_str);
             let path = path.split('?').next().unwrap_or_default();
@@ -66,14 +66,14 @@ impl TestServer {
     }
 }
 
-/// Reads an answer whose end is that of its connection.
+/// Reads an answer that ends with its connection.
 pub async fn read_to_end(connection: &mut TcpStream) -> RawAnswer {
     let mut bytes = Vec::new();
     let _ = connection.read_to_end(&mut bytes).await;
     answer(&bytes)
 }
 
-/// Reads an answer that says how long it is, and nothing of what follows it.
+/// Reads an answer that states its length, and nothing after it.
 pub async fn read_one(connection: &mut TcpStream) -> RawAnswer {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {

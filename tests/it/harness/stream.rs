@@ -1,4 +1,4 @@
-//! Server-Sent Events, read frame by frame and held against the API description.
+//! Server-Sent Events, read frame by frame and checked against the API description.
 
 use reqwest::{Method, Response};
 use serde_json::Value;
@@ -11,7 +11,7 @@ pub struct EventStream {
     buffer: String,
 }
 
-/// What stands between two blank lines.
+/// The text between two blank lines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
     pub id: Option<u64>,
@@ -69,7 +69,7 @@ impl EventStream {
 }
 
 impl Frame {
-    /// The frame's text must be exactly so: an optional `id`, `event`, one line of `data`; or a comment.
+    /// The frame's text must have exactly this form: an optional `id`, `event`, one line of `data`; or a comment.
     fn parse(text: &str) -> Self {
         if let Some(comment) = text.strip_prefix(": ") {
             let comment = Some(comment.to_owned());

@@ -19,7 +19,7 @@ use rustix::{
 pub struct Terminal {
     /// The test's side: its keyboard and its screen.
     pub ours: File,
-    /// The command's side. Once nobody has it open any more, reading ours fails.
+    /// The command's side. Once no process has it open any more, reading `ours` fails.
     pub theirs: OwnedFd,
 }
 
@@ -34,7 +34,8 @@ impl Terminal {
         Terminal { ours: File::from(ours), theirs }
     }
 
-    /// Starts the command as the leader of a session at it, with standard output elsewhere, if so.
+    /// Starts the command as the leader of a session on this terminal, with another standard output if `stdout` is
+    /// given.
     pub fn seat(&self, mut command: Command, stdout: Option<Stdio>) -> Child {
         let side = || Stdio::from(self.theirs.try_clone().unwrap());
         command.stdin(side()).stdout(stdout.unwrap_or_else(side)).stderr(side());
