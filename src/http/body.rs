@@ -184,7 +184,7 @@ pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> 
 /// Parses a JSON body, which is an object: no member twice, no unknown one, no depth beyond 64, no number beyond 2^53.
 ///
 /// # Errors
-/// It says what is wrong and where.
+/// The error says what is wrong and where.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ErrorAnswer> {
     let invalid = |error: serde_json::Error| ErrorAnswer::new(ErrorCode::InvalidBody, describe(&error));
     // Some editors and clients put a byte order mark before it.

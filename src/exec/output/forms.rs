@@ -87,8 +87,8 @@ fn json(value: &str) -> String {
     quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default().to_owned()
 }
 
-/// Quoted for a shell: within `'…'` (as `set -x` prints it), within `"…"`, within `$'…'`, and each special character by itself
-/// (`printf %q`).
+/// Quoted for a shell: within `'…'` (as `set -x` prints it), within `"…"`, within `$'…'`, and with each special character
+/// escaped by itself (`printf %q`).
 fn in_shells(value: &str) -> Vec<String> {
     let escaped = |special: &str| -> String {
         let escape = |character| special.contains(character).then_some('\\').into_iter().chain([character]);

@@ -1,29 +1,30 @@
 //! The small process between the worker and a phase's command, which keeps the promise that no command outlives its
-//! lease (I12), whatever becomes of the worker. See decision 0006.
+//! lease (I12), whatever happens to the worker. See decision 0006.
 //!
 //! It is this same program under the hidden argument `__shim`, with a socket to the worker as its standard input; or a
-//! fork of the worker, see `fork`. It starts the command in a process group of its own, adopts whatever the command
-//! leaves behind (it is their subreaper), and listens on the socket:
+//! fork of the worker, see `fork`. It starts the command in a process group of its own, adopts the processes that the
+//! command leaves behind (it is their subreaper), and listens on the socket:
 //!
 //! | from the worker | |
 //! |---|---|
-//! | `deadline MS` | before `start`: as below, and past it nothing is started |
+//! | `deadline MS` | before `start`: as below, and after it nothing is started |
 //! | `open-files N` | before `start`: the command's soft limit of open files |
 //! | `env NAME=VALUE` | before `start`: one more variable for the command |
-//! | `will TEXT` | before `start`: what is to be told should the worker be gone by the time that everything has ended |
+//! | `will TEXT` | before `start`: the text to send if the worker is gone when everything has ended |
 //! | `start` | start the command; without it nothing is ever started |
 //! | `term MS` | SIGTERM as `terms` says, SIGKILL to all at that instant of the boot clock, in milliseconds |
 //! | `int MS` | the same, with SIGINT for the command's process group |
 //! | `signal N` | this signal to the command |
 //! | `kill` | SIGKILL to everything now |
-//! | `deadline MS` | unless renewed: the same one kill budget before that instant, with SIGKILL at it |
-//! | `forget` | there is nothing to tell any more, whatever becomes of the worker |
-//! | `done` | it knows that everything has ended |
-//! | end of file | the worker is gone: the same, with SIGKILL after the kill budget |
+//! | `deadline MS` | unless renewed: as `term`, one kill budget before that instant, with SIGKILL at the instant |
+//! | `forget` | drop the will: there is nothing to send any more |
+//! | `done` | the worker knows that everything has ended |
+//! | end of file | the worker is gone: as `term`, with SIGKILL after the kill budget |
 //!
-//! It answers `ready` when it holds its lock file, `started PID` or `failed WHY`, `left WHAT` when the command has ended and left
-//! something running that is ended now, `stuck WHAT` when something cannot be ended, and at last `ended …` when not one
-//! descendant is left, or when the worker is gone and nobody can end the rest. Whoever can lock that file knows the same: see `leftovers::leftovers_gone`.
+//! It answers `ready` when it holds its lock file, and `started PID` or `failed WHY`. It answers `left WHAT` when the
+//! command has ended and left processes running, which are ended now, and `stuck WHAT` when a process cannot be ended. At
+//! last it answers `ended …`: no descendant is left, or the worker is gone and the rest cannot be ended. A process that
+//! can lock the lock file knows the same: see `leftovers::leftovers_gone`.
 
 use std::ffi::OsString;
 use std::fs::File;

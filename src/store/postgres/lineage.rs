@@ -1,4 +1,4 @@
-//! Which branch of the database's history a session leads to, and which of two branches is the newer one.
+//! Finds the branch of the database's history that a session leads to, and the newer one of two branches.
 //! See decision 0043.
 //!
 //! ```text
@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A promotion, a restore and a copy each begin a branch on which the last commits may be missing. The first server that
-//! notices makes the revisions leap, under a lock and before anything is granted, so that no fencing token is given twice.
-//! Each server keeps the newest branch that it has seen in memory, and works on no other.
+//! notices the new branch makes the revisions leap, under a lock and before anything is granted, so that no fencing token
+//! is given twice. Each server remembers (in memory) the newest branch that it has seen, and works on no other.
 
 use tokio_postgres::{Client, types::Type};
 use uuid::Uuid;

@@ -5,8 +5,9 @@
 //! reads    ─▶ pool: one flight, one snapshot
 //! ```
 //!
-//! The row of a project is its lock, and the first thing a transaction takes. What was answered survives what the
-//! database survives: how that is set is said at start. A commit whose answer was lost is looked up by its number.
+//! The row of a project is its lock, and a transaction takes it first. An answered deployment is as durable as the
+//! database; the database's settings for that are logged at the start. A commit whose answer was lost is looked up by its
+//! number.
 
 mod agents;
 mod artifacts;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! turn ─▶ BEGIN · lock the project · load ─▶ decide ─▶ write · COMMIT ─▶ tell ─▶ answer
-//!         └─── nothing has happened: again ───┘   └── lost? ask what became of it ──┘
+//!         └─── nothing has happened: again ───┘   └── lost? look up its outcome ────┘
 //! ```
 
 use std::{

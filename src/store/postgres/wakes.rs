@@ -1,13 +1,13 @@
-//! Wake-ups between servers: what one of them commits, the others hear of. See decisions 0015 and 0063.
+//! Wake-ups between servers: each server tells the others about its commits. See decisions 0015 and 0063.
 //!
 //! ```text
 //! commit ─▶ pending ─▶ one task, one connection: NOTIFY ─▶ the database ─▶ every server's same connection: LISTEN ─▶ hint
 //! ```
 //!
-//! They are sent after the commit and never within it: a transaction that notifies takes a lock of the whole database
-//! when it commits. What stirs while some are under way goes together with the next ones. A server hears its own, too,
-//! by which it knows that they come through. While they do not, the slow poll stands behind them; and whoever comes back
-//! looks at everything again.
+//! Hints are sent after the commit and never within it, because a transaction that notifies takes a lock of the whole
+//! database when it commits. Hints that come while others are under way go together with the next ones. A server also
+//! receives its own hints, and so it knows that they come through. While they do not, the slow poll replaces them. After
+//! a reconnect, a server looks at everything again.
 
 use std::{
     collections::HashSet,

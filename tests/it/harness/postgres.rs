@@ -221,7 +221,8 @@ impl Cluster {
         self.ready();
     }
 
-    /// Ends the replication to a standby: from now on the standby misses what is committed here. Answers how it was connected.
+    /// Ends the replication to a standby: from now on the standby misses the commits of this cluster. Returns the standby's
+    /// connection setting.
     pub async fn lose(&self, standby: &Cluster) -> String {
         let client = standby.client("postgres").await;
         let connected = client.query_one("SHOW primary_conninfo", &[]).await.unwrap().get(0);
