@@ -68,8 +68,8 @@ pub async fn list(
     Ok(answer::json(StatusCode::OK, &DeploymentList { deployments, next_cursor: next.map(to_cursor) }))
 }
 
-/// A cursor, which only this server has to understand: the ticket of the last deployment on the page. Later deployments
-/// have higher tickets, so a cursor's position does not change.
+/// A cursor, which only this server has to understand: the ticket of the last deployment that was examined. Later
+/// deployments have higher tickets, so a cursor's position does not change.
 fn to_cursor(ticket: Revision) -> String {
     format!("t{:x}", ticket.0)
 }

@@ -61,7 +61,7 @@ struct Pending {
     number: u64,
     report: Report,
     bytes: usize,
-    /// How many cut lines only take up a report's number here; 0 once that report has been sent.
+    /// How many cut lines this report stands for; 0 once it has been sent, because it must not change then.
     cut_count: usize,
 }
 

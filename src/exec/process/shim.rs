@@ -407,8 +407,8 @@ impl Shim {
         };
         let kind = self.child_status.map_or(ExitKind::Unknown, ExitKind::of);
         self.control.say(&format!("ended {} {} {left_count}", kind.to_word(), by.to_word()));
-        // The command may end before the shim notices that its worker was killed. The killed worker did not report the
-        // end and did not restore the terminal, so wait for the answer.
+        // The command may end before the shim notices that its worker was killed. A killed worker cannot report the end
+        // or restore the terminal, so wait until the worker confirms the end, or is gone.
         let is_awaited = self.real_terminal.is_some() || self.will.is_some();
         let is_bereaved = is_awaited && !self.control.is_told_done();
         if let Some(terminal) = self.real_terminal.filter(|_| is_bereaved) {
@@ -448,7 +448,8 @@ impl Shim {
         }
     }
 
-    /// Begins the end when no worker orders it: the worker is gone, or the deadline has passed.
+    /// Begins the end when no worker orders it: the worker is gone, the deadline is one kill budget away, or the command
+    /// has ended.
     fn decide(&mut self, now: BootInstant) {
         if !self.control.open {
             if let Some(terminal) = self.real_terminal.take() {
