@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use singletrack::{
     model::{
-        Command, Deployment, DeploymentId, LineLoad, Load, Loaded, ProjectName, SecretHash, Slot, Verdict,
+        Command, Deployment, DeploymentId, LeaseHolder, LineLoad, Load, Loaded, ProjectName, SecretHash, Slot, Verdict,
         deployment::Spec, lifecycle::Entry,
     },
     store::{Store as _, sqlite::SqliteStore, transact},
@@ -71,7 +71,7 @@ fn spec() -> Spec {
 fn pass(slot: &mut Slot, name: &ProjectName) -> Result<DeploymentId> {
     let (id, secret) = (DeploymentId::generate(), SecretHash([7; 32]));
     slot.admit(id, name.clone(), spec(), Entry::Ready);
-    let claim = Command::Claim { secret, ttl: Duration::from_secs(60), worker: "counted".to_owned() };
+    let claim = Command::Claim { secret, ttl: Duration::from_secs(60), holder: LeaseHolder::worker("counted") };
     let finish = Command::Finish { secret, verdict: Verdict::Succeeded { outputs: Default::default() } };
     for command in [claim, finish] {
         if let Err(refusal) = slot.step(id, command) {

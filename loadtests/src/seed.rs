@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use singletrack::{
     model::{
-        Changes, Command, DeploymentId, LineLoad, Load, Mention, Project, ProjectName, RecentRun, SecretHash, Slot,
-        Verdict,
+        Changes, Command, DeploymentId, LeaseHolder, LineLoad, Load, Mention, Project, ProjectName, RecentRun,
+        SecretHash, Slot, Verdict,
         deployment::{Place, RunBy, Spec},
         lifecycle::Entry,
     },
@@ -129,7 +129,7 @@ async fn line_up(store: &dyn Store, name: ProjectName, count: usize) -> Result<(
             secret: SecretHash([7; 32]),
             // Nobody renews it, and it must outlive the measurement.
             ttl: Duration::from_secs(3600),
-            worker: "seed".to_owned(),
+            holder: LeaseHolder::worker("seed"),
         };
         let refused = slot.step(holder, claim).err();
         for number in 1..=count {
@@ -165,7 +165,7 @@ async fn finish(store: &dyn Store, name: ProjectName, first: usize, count: usize
         for number in first..first + count {
             let (id, secret) = (DeploymentId::generate(), SecretHash([7; 32]));
             slot.admit(id, name.clone(), spec(number), Entry::Ready);
-            let claim = Command::Claim { secret, ttl: Duration::from_secs(60), worker: "seed".to_owned() };
+            let claim = Command::Claim { secret, ttl: Duration::from_secs(60), holder: LeaseHolder::worker("seed") };
             let finish = Command::Finish { secret, verdict: Verdict::Succeeded { outputs: Default::default() } };
             let steps = [claim, finish].into_iter().try_for_each(|command| slot.step(id, command).map(|_| ()));
             refused = refused.or(steps.err());

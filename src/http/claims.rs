@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::is_pipeline_name,
-    model::{Lease, bounds},
+    model::{LeaseHolder, bounds},
     queue::claim::Claimed,
     wire::{self, ClaimRequest, ErrorCode},
 };
@@ -25,7 +25,7 @@ use crate::{
 /// Hands out the oldest deployment that the agent can run.
 pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, ErrorAnswer> {
     let (window, wish) = Box::pin(read(&app, request)).await?;
-    let holder = Lease::holder(&wish.worker, &wish.claim_id);
+    let holder = LeaseHolder::agent(&wish.worker, &wish.claim_id);
     if app.watch.is_draining() {
         // An earlier call of this claim may have taken a deployment. It is answered all the same, because the agent may
         // not have received that answer.

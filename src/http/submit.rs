@@ -20,8 +20,8 @@ use super::{
 use crate::{
     config::WithoutAgent,
     model::{
-        Deployment, DeploymentId, Digest, IdempotencyKey, InvalidDigest, Mention, Project, ProjectName, RunBy, Spec,
-        State,
+        Deployment, DeploymentId, Digest, IdempotencyKey, InvalidDigest, LeaseHolder, Mention, Project, ProjectName,
+        RunBy, Spec, State,
         admission::{self, Admission, ClaimTerms, Rejection, Submission},
         bounds,
     },
@@ -122,7 +122,9 @@ fn claim_terms(app: &App, wish: &SubmitRequest) -> Option<ClaimTerms> {
     wish.claim.then(|| ClaimTerms {
         pepper: app.queue.store().pepper(),
         ttl: wish.lease_seconds.map_or(app.queue.limits().lease, Duration::from_secs),
-        worker: wish.actor.clone().map_or_else(|| "client".to_owned(), |actor| format!("{actor}'s client")),
+        holder: LeaseHolder::worker(
+            wish.actor.as_ref().map_or("client".to_owned(), |actor| format!("{actor}'s client")),
+        ),
     })
 }
 

@@ -10,7 +10,7 @@ use super::{
     deployment::{CancelCause, Deployment, Outcome, Place, Spec, State},
     digest::Digest,
     ids::{DeploymentId, IdempotencyKey, ProjectName},
-    lease::{LeaseSecret, Pepper},
+    lease::{LeaseHolder, LeaseSecret, Pepper},
     lifecycle::Entry,
     mention::Mention,
     order::{self, Age, outdated_by},
@@ -45,8 +45,8 @@ pub struct ClaimTerms {
     pub pepper: Pepper,
     /// How long the lease lasts.
     pub ttl: Duration,
-    /// The worker's name.
-    pub worker: String,
+    /// The holder of the lease.
+    pub holder: LeaseHolder,
 }
 
 /// The wish of a client for the case that the slot is held.
@@ -174,10 +174,10 @@ fn standing(waits: bool) -> &'static str {
 pub fn submit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Policy) -> Admission {
     let terms = wish.claim.clone();
     let admission = admit(slot, keyed, wish, policy);
-    if let (Admission::Accepted(id), Some(ClaimTerms { pepper, ttl, worker })) = (&admission, terms) {
+    if let (Admission::Accepted(id), Some(ClaimTerms { pepper, ttl, holder })) = (&admission, terms) {
         let secret = LeaseSecret::derive(&pepper, *id, slot.next_revision()).hash();
         // A queued deployment holds no slot, so it refuses this claim. Every other accepted deployment is `Ready`.
-        let _ = slot.step(*id, Command::Claim { secret, ttl, worker });
+        let _ = slot.step(*id, Command::Claim { secret, ttl, holder });
     }
     admission
 }
@@ -266,7 +266,7 @@ fn tell_overtaken(slot: &mut Slot, overtaken: &[DeploymentId], by: &Mention) {
 /// The build number was overtaken, in which case the deployment is ended; or the deployment cannot be claimed; or the
 /// same claim call has already taken another deployment.
 pub fn claim(slot: &mut Slot, id: DeploymentId, terms: ClaimTerms) -> Result<Deployment, Refusal> {
-    let ClaimTerms { pepper, ttl, worker } = terms;
+    let ClaimTerms { pepper, ttl, holder } = terms;
     let ready = slot.deployment(id).ok_or(Refusal::WrongState)?;
     // A call is made twice when its answer was lost. Both may be at work at once, each at another server.
     if slot.held().is_some() {
@@ -279,7 +279,7 @@ pub fn claim(slot: &mut Slot, id: DeploymentId, terms: ClaimTerms) -> Result<Dep
         return Err(Refusal::Final);
     }
     let secret = LeaseSecret::derive(&pepper, id, slot.next_revision()).hash();
-    slot.step(id, Command::Claim { secret, ttl, worker }).cloned()
+    slot.step(id, Command::Claim { secret, ttl, holder }).cloned()
 }
 
 /// The outcome of a cancel.

@@ -10,7 +10,7 @@ use super::{
     deployment::{FailureCause, Outcome, Status},
     event::{PhaseState, Stream},
     ids::Revision,
-    lease::SecretHash,
+    lease::{LeaseHolder, SecretHash},
     mention::Mention,
 };
 
@@ -50,8 +50,8 @@ pub enum Command {
         secret: SecretHash,
         /// How long the lease lasts.
         ttl: Duration,
-        /// The worker's name.
-        worker: String,
+        /// The holder of the lease.
+        holder: LeaseHolder,
     },
     /// A living worker will take it, but has no free place yet.
     Postpone {

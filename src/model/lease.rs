@@ -128,21 +128,61 @@ pub struct Lease {
     pub fencing_token: Revision,
     /// How long it lasts after the last answered heartbeat.
     pub ttl: Duration,
-    /// The worker's name, for people, and for a restarted server that looks for its own leases.
-    pub worker: String,
+    /// The holder of the lease. A server that starts again finds by it the runs of its predecessor.
+    pub holder: LeaseHolder,
 }
 
 /// Stands between an agent's name and its claim id; neither may contain it.
 const CLAIM_SEPARATOR: char = '\u{1f}';
 
-impl Lease {
-    /// The name under which an agent holds a deployment that it took by this claim.
-    pub fn holder(worker: &str, claim_id: &str) -> String {
-        format!("{worker}{CLAIM_SEPARATOR}{claim_id}")
+/// The holder of a lease: a worker's name, and for an agent also the id of the claim by which it took the deployment.
+/// By the id, an agent that repeats the call gets the same deployment again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseHolder(String);
+
+impl LeaseHolder {
+    /// A worker that holds leases by its name alone: the server's own worker, or the client of a `run`.
+    pub fn worker(name: impl Into<String>) -> Self {
+        LeaseHolder(name.into())
+    }
+
+    /// An agent that takes a deployment by this claim.
+    pub fn agent(name: &str, claim_id: &str) -> Self {
+        LeaseHolder(format!("{name}{CLAIM_SEPARATOR}{claim_id}"))
+    }
+
+    /// The holder that a store kept as this text.
+    pub const fn from_stored(text: String) -> Self {
+        LeaseHolder(text)
+    }
+
+    /// The text that a store keeps.
+    pub fn as_stored(&self) -> &str {
+        &self.0
     }
 
     /// The worker's name, for people.
     pub fn worker_name(&self) -> &str {
-        self.worker.split_once(CLAIM_SEPARATOR).map_or(&*self.worker, |(name, _)| name)
+        self.0.split_once(CLAIM_SEPARATOR).map_or(&*self.0, |(name, _)| name)
+    }
+
+    /// The id of the claim, if the holder is an agent.
+    pub fn claim_id(&self) -> Option<&str> {
+        self.0.split_once(CLAIM_SEPARATOR).map(|(_, claim_id)| claim_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_known_by_its_parts_also_when_it_comes_from_the_store() {
+        let agent = LeaseHolder::agent("builder-1", "c7");
+        assert_eq!(agent.as_stored(), "builder-1\u{1f}c7");
+        let stored = LeaseHolder::from_stored(agent.as_stored().to_owned());
+        assert_eq!((stored.worker_name(), stored.claim_id()), ("builder-1", Some("c7")));
+        let server = LeaseHolder::worker("server");
+        assert_eq!((server.worker_name(), server.claim_id()), ("server", None));
     }
 }

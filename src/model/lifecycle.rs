@@ -15,7 +15,7 @@ use super::{
     },
     event::{Event, EventBody, PhaseState, Stream},
     ids::{DeploymentId, ProjectName, Revision},
-    lease::{Lease, SecretHash},
+    lease::{Lease, LeaseHolder, SecretHash},
     mention::Mention,
     rollbacks::Rollbacks,
 };
@@ -194,7 +194,7 @@ impl Deployment {
                 State::Finished { .. } => return Err(Refusal::Final),
                 State::Waiting(_) | State::Ready | State::Running(_) => return Err(Refusal::WrongState),
             },
-            Command::Claim { secret, ttl, worker } => draft.claim(secret, ttl, worker)?,
+            Command::Claim { secret, ttl, holder } => draft.claim(secret, ttl, holder)?,
             Command::Postpone { why } => draft.postpone(why)?,
             Command::Heartbeat { secret } => {
                 draft.require_lease(secret)?;
@@ -313,13 +313,13 @@ impl Draft {
         Ok(())
     }
 
-    fn claim(&mut self, secret: SecretHash, ttl: Duration, worker: String) -> Result<(), Refusal> {
+    fn claim(&mut self, secret: SecretHash, ttl: Duration, holder: LeaseHolder) -> Result<(), Refusal> {
         match self.after.state {
             State::Ready => {}
             State::Finished { .. } => return Err(Refusal::Final),
             State::Waiting(_) | State::Reserved | State::Running(_) => return Err(Refusal::WrongState),
         }
-        self.enter(State::Running(Lease { secret, fencing_token: self.at.revision, ttl, worker }));
+        self.enter(State::Running(Lease { secret, fencing_token: self.at.revision, ttl, holder }));
         self.after.started_at = Some(self.at.now);
         // The message said what it waited for, and that wait is over.
         self.after.message = None;
@@ -515,11 +515,12 @@ impl Draft {
                 Outcome::Failed { cause: FailureCause::Unclaimed, message: "no worker took it".to_owned(), phase: None }
             }
             (State::Running(lease), Lapse::Silence) => {
-                lost(format!("its worker {} fell silent", lease.worker_name()), self.after.phase.clone())
+                lost(format!("its worker {} fell silent", lease.holder.worker_name()), self.after.phase.clone())
             }
-            (State::Running(lease), Lapse::WorkerGone) => {
-                lost(format!("its worker {} ended before it was done", lease.worker_name()), self.after.phase.clone())
-            }
+            (State::Running(lease), Lapse::WorkerGone) => lost(
+                format!("its worker {} ended before it was done", lease.holder.worker_name()),
+                self.after.phase.clone(),
+            ),
             (State::Waiting(Place::Queued), Lapse::Silence)
             | (State::Reserved | State::Ready | State::Running(_), Lapse::Deadline)
             | (State::Waiting(_) | State::Reserved | State::Ready, Lapse::WorkerGone) => {

@@ -30,7 +30,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody, PhaseState, Stream};
 pub use hint::Hint;
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
-pub use lease::{Lease, LeaseSecret, Pepper, SecretHash};
+pub use lease::{Lease, LeaseHolder, LeaseSecret, Pepper, SecretHash};
 pub use lifecycle::Step;
 pub use limits::Limits;
 pub use mention::{DeploymentName, Mention, Named, Which};

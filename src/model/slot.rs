@@ -11,6 +11,7 @@ use super::{
     command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Spec, State},
     ids::{DeploymentId, IdempotencyKey, ProjectName, Revision},
+    lease::LeaseHolder,
     lifecycle::{Entry, Moment, Step, create},
     mention::Mention,
     order::{self, Age},
@@ -28,7 +29,7 @@ pub struct Load {
     pub line: LineLoad,
     /// The holder whose running deployment is wanted, in whichever project. Until the decision is recorded, no other
     /// decision that asks for the same holder is made.
-    pub held_by: Option<String>,
+    pub held_by: Option<LeaseHolder>,
 }
 
 /// How much of slot and line a decision needs.

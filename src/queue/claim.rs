@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{Queue, WorkerError};
 use crate::{
     model::{
-        Changes, Deployment, DeploymentId, Edges, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot,
+        Changes, Deployment, DeploymentId, Edges, LeaseHolder, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot,
         admission::{self, ClaimTerms},
     },
     store::{Claimable, Offers, StoreError, transact},
@@ -46,8 +46,8 @@ impl Queue {
     ///
     /// # Errors
     /// The store did not answer.
-    pub async fn claimed_by(&self, holder: &str) -> Result<Option<Claimed>, WorkerError> {
-        let held = self.store.held(holder.to_owned()).await?;
+    pub async fn claimed_by(&self, holder: &LeaseHolder) -> Result<Option<Claimed>, WorkerError> {
+        let held = self.store.held(holder.clone()).await?;
         Ok(held.and_then(|deployment| Some(Claimed { secret: self.lease_secret(&deployment)?, deployment })))
     }
 
@@ -66,7 +66,7 @@ impl Queue {
     ///
     /// # Errors
     /// The store did not do it.
-    pub async fn claim_any(&self, holder: &str, offers: &Offers) -> Result<Option<Claimed>, WorkerError> {
+    pub async fn claim_any(&self, holder: &LeaseHolder, offers: &Offers) -> Result<Option<Claimed>, WorkerError> {
         let offers = Arc::new(offers.clone());
         let first = self.claimable(&offers, FIRST_LOOK_LIMIT).await?;
         let is_all = first.len() < FIRST_LOOK_LIMIT;
@@ -84,7 +84,11 @@ impl Queue {
     /// Takes the first of these that can be taken. A deployment that cannot be taken soon, because its project is
     /// locked or cannot be read, delays the others little: they are tried beside it, and the next claims try it last.
     /// Where no other can be taken, the answer is the obstacle.
-    async fn claim_first(&self, holder: &str, claimable: Vec<Claimable>) -> Result<Option<Claimed>, WorkerError> {
+    async fn claim_first(
+        &self,
+        holder: &LeaseHolder,
+        claimable: Vec<Claimable>,
+    ) -> Result<Option<Claimed>, WorkerError> {
         // A claim that waits for a project's lock goes on waiting when this function gives up. It must not take the
         // deployment then, because the holder has had another answer, and would never hear of it. Of the deployments
         // that are tried side by side, one is taken.
@@ -161,10 +165,10 @@ impl Queue {
         &self,
         project: ProjectName,
         id: DeploymentId,
-        worker: String,
+        holder: LeaseHolder,
     ) -> Result<Option<Claimed>, WorkerError> {
         let wanted = WantedClaim::default();
-        let mut taking = pin!(self.take(project.clone(), id, worker, None, wanted.decision.clone()));
+        let mut taking = pin!(self.take(project.clone(), id, holder, None, wanted.decision.clone()));
         let taken = match timeout(CLAIM_LIMIT, &mut taking).await {
             Err(_) if wanted.give_up().is_none() => {
                 self.locked.mark(project);
@@ -183,12 +187,12 @@ impl Queue {
         &self,
         project: ProjectName,
         id: DeploymentId,
-        worker: String,
-        held_by: Option<String>,
+        holder: LeaseHolder,
+        held_by: Option<LeaseHolder>,
         decision: Decision,
     ) -> Result<Result<Claimed, Refusal>, WorkerError> {
         let now = self.clock.wall();
-        let terms = ClaimTerms { pepper: self.store.pepper(), ttl: self.limits.lease, worker };
+        let terms = ClaimTerms { pepper: self.store.pepper(), ttl: self.limits.lease, holder };
         let line = LineLoad::Edges(Edges { is_start: true, above: None });
         let load = Load { deployments: vec![id], line, held_by, ..Load::default() };
         let claimed = self

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     clock::Now,
     model::{
-        Changes, Deployment, DeploymentId, Digest, Edges, Event, IdempotencyKey, LineLoad, Load, Loaded, Pepper, Place,
-        Project, ProjectName, Revision, RunBy, State, Step,
+        Changes, Deployment, DeploymentId, Digest, Edges, Event, IdempotencyKey, LeaseHolder, LineLoad, Load, Loaded,
+        Pepper, Place, Project, ProjectName, Revision, RunBy, State, Step,
         order::ordinary_order,
         slot::{KeyRecord, Keyed},
     },
@@ -248,9 +248,9 @@ impl Everything {
     }
 
     /// The deployment that runs under a lease of this holder.
-    fn held(&self, holder: &str) -> Option<&Deployment> {
+    fn held(&self, holder: &LeaseHolder) -> Option<&Deployment> {
         let holders = self.projects.values().filter_map(|kept| kept.holder).map(|id| self.get(id));
-        let mut held = holders.filter(|it| matches!(&it.state, State::Running(lease) if lease.worker == holder));
+        let mut held = holders.filter(|it| matches!(&it.state, State::Running(lease) if lease.holder == *holder));
         held.next()
     }
 
@@ -398,7 +398,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn held(&self, holder: String) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>> {
+    fn held(&self, holder: LeaseHolder) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>> {
         now(move || self.kept().held(&holder).cloned())
     }
 

@@ -35,8 +35,8 @@ use ready::Readiness;
 use crate::{
     clock::Now,
     model::{
-        Changes, Deployment, DeploymentId, Digest, Event, Hint, Limits, Load, Loaded, Pepper, Project, ProjectName,
-        Revision, RunBy, Spec, State, Status, Vital,
+        Changes, Deployment, DeploymentId, Digest, Event, Hint, LeaseHolder, Limits, Load, Loaded, Pepper, Project,
+        ProjectName, Revision, RunBy, Spec, State, Status, Vital,
     },
 };
 
@@ -242,7 +242,7 @@ pub trait Store: Send + Sync + 'static {
     fn marks(&self, ids: Vec<DeploymentId>) -> BoxFuture<'_, Result<Vec<(DeploymentId, Mark)>, StoreError>>;
 
     /// The deployment that runs under a lease of this holder, if there is one; any of them, if the holder has several.
-    fn held(&self, holder: String) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>>;
+    fn held(&self, holder: LeaseHolder) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>>;
 
     /// Notes that an agent asks for work. `now` is the caller's; a store of several servers goes by its own clock.
     fn agent_came(&self, call: AgentCall, now: Now) -> BoxFuture<'_, Result<(), StoreError>>;

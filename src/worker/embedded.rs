@@ -250,7 +250,7 @@ impl Embedded {
     async fn run_one(self: Arc<Self>, claimable: Claimable, pipeline: Pipeline, place: TakenPlace) {
         let Claimable { project, id, spec: _ } = claimable;
         let sent_at = self.queue.clock().boot();
-        match self.queue.claim(project.clone(), id, self.identity.worker_name.clone()).await {
+        match self.queue.claim(project.clone(), id, self.identity.holder.clone()).await {
             Ok(Some(claimed)) => {
                 let (queue, notifier) = (self.queue.clone(), self.notifier.clone());
                 let lessor = QueueLessor::new(queue, notifier, project, id, claimed.secret.hash());
@@ -341,7 +341,7 @@ impl Embedded {
             }
         };
         let former = watched.into_iter().filter(|watched| {
-            let ours = matches!(&watched.state, State::Running(lease) if lease.worker == self.identity.worker_name);
+            let ours = matches!(&watched.state, State::Running(lease) if lease.holder == self.identity.holder);
             ours && !self.places.has(watched.id)
         });
         let ends = TaskTracker::new();
@@ -430,7 +430,7 @@ mod tests {
             };
             queue.submit(wish).await.expect("it is taken");
         }
-        let name = worker.identity.worker_name.clone();
+        let name = worker.identity.holder.clone();
         queue.claim(project.clone(), ids[0], name).await.expect("the store answers").expect("it is claimed");
 
         worker.guard(ids[0], async { panic!("a test") }).await;

@@ -13,7 +13,7 @@ use rustix::{
 };
 use uuid::Uuid;
 
-use crate::private;
+use crate::{model::LeaseHolder, private};
 
 /// The name under which the one server of a store holds leases.
 const ONLY_SERVER: &str = "server";
@@ -23,14 +23,14 @@ const FILE_NAME: &str = "server-id";
 /// The name under which a server's worker holds leases. As long as this value lives, no other server has the same name.
 #[derive(Debug)]
 pub(super) struct ServerIdentity {
-    pub(super) worker_name: String,
+    pub(super) holder: LeaseHolder,
     _lock: Option<File>,
 }
 
 impl ServerIdentity {
     /// For a server that is the only one on its store.
     pub(super) fn only() -> Self {
-        ServerIdentity { worker_name: ONLY_SERVER.to_owned(), _lock: None }
+        ServerIdentity { holder: LeaseHolder::worker(ONLY_SERVER), _lock: None }
     }
 
     /// For one of several servers. The identity is kept in the work directory, together with the workspaces of its
@@ -66,7 +66,7 @@ impl ServerIdentity {
                 id
             }
         };
-        Ok(ServerIdentity { worker_name: format!("{ONLY_SERVER}-{id}"), _lock: Some(file) })
+        Ok(ServerIdentity { holder: LeaseHolder::worker(format!("{ONLY_SERVER}-{id}")), _lock: Some(file) })
     }
 }
 
@@ -82,11 +82,11 @@ mod tests {
         let work_dir = directory.path().join("work");
         let first = ServerIdentity::of(&work_dir).unwrap();
         assert_eq!(ServerIdentity::of(&work_dir).unwrap_err().kind(), ErrorKind::ResourceBusy);
-        let name = first.worker_name.clone();
+        let name = first.holder.clone();
         drop(first);
-        assert_eq!(ServerIdentity::of(&work_dir).unwrap().worker_name, name);
-        assert_ne!(ServerIdentity::of(&directory.path().join("other")).unwrap().worker_name, name);
+        assert_eq!(ServerIdentity::of(&work_dir).unwrap().holder, name);
+        assert_ne!(ServerIdentity::of(&directory.path().join("other")).unwrap().holder, name);
         fs::write(work_dir.join(FILE_NAME), "half").unwrap();
-        assert_ne!(ServerIdentity::of(&work_dir).unwrap().worker_name, name);
+        assert_ne!(ServerIdentity::of(&work_dir).unwrap().holder, name);
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use singletrack::{
     clock::SystemClock,
     model::{
-        Deployment, DeploymentId, EventBody, Lapse, Limits, ProjectName, Revision, Spec, Status, Verdict,
+        Deployment, DeploymentId, EventBody, Lapse, LeaseHolder, Limits, ProjectName, Revision, Spec, Status, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
     },
     queue::Queue,
@@ -198,7 +198,7 @@ async fn submit(queue: &Queue, project: &ProjectName, turn: u64) {
 async fn work(queue: &Queue, project: &ProjectName, turn: u64) {
     let state = queue.store().project(project.clone(), 0).await.unwrap();
     let Some(holder) = state.and_then(|state| state.holder) else { return tokio::task::yield_now().await };
-    match queue.claim(project.clone(), holder.id, "victim".to_owned()).await.unwrap() {
+    match queue.claim(project.clone(), holder.id, LeaseHolder::worker("victim")).await.unwrap() {
         Some(claimed) => {
             tell(&claimed.deployment);
             let secret = claimed.secret.hash();

@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use singletrack::{
     clock::Clock as _,
     model::{
-        Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Lapse, LineLoad, LinePolicy, Load, Mention,
-        Named, PhaseState, Place, Policy, Project, Report, Revision, Rollbacks, RunBy, Slot, Spec, State, Status,
-        Stream, Verdict,
+        Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Lapse, LeaseHolder, LineLoad, LinePolicy,
+        Load, Mention, Named, PhaseState, Place, Policy, Project, Report, Revision, Rollbacks, RunBy, Slot, Spec,
+        State, Status, Stream, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
@@ -101,7 +101,7 @@ async fn every_state_comes_back_as_it_was_recorded(trial: Trial) {
 
     assert_eq!(trial.deployment("ready", 1).await.state, State::Ready);
     assert!(matches!(trial.deployment("running", 2).await.state, State::Running(lease) if
-        lease.worker == "worker-1" && lease.fencing_token == Revision(2) && lease.ttl == Duration::from_secs(60)));
+        lease.holder == LeaseHolder::worker("worker-1") && lease.fencing_token == Revision(2) && lease.ttl == Duration::from_secs(60)));
     let window = Duration::from_secs(30);
     assert_eq!(trial.deployment("waiting", 4).await.state, State::Waiting(Place::Ticket { window }));
     assert_eq!(trial.deployment("waiting", 5).await.state, State::Waiting(Place::Queued));
@@ -918,22 +918,23 @@ async fn a_claim_that_is_made_twice_takes_one_deployment(trial: Trial) {
     for (number, project) in (1..).zip(&projects) {
         trial.submit(project, number, OnConflict::Refuse).await;
     }
-    let holder = "agent\u{1f}claim";
-    assert_eq!(trial.store.held(holder.to_owned()).await.unwrap(), None);
+    let holder = LeaseHolder::agent("agent", "claim");
+    assert_eq!(trial.store.held(holder.clone()).await.unwrap(), None);
     // Each begins with another project, as if the others' answers had not come yet.
     let claims = projects.iter().map(|first| {
-        let (trial, offers) = (trial.clone(), [(name(first), vec!["deploy".to_owned()])].into());
-        tokio::spawn(async move { trial.queue.claim_any(holder, &offers).await.unwrap().expect("there is work") })
+        let (trial, holder) = (trial.clone(), holder.clone());
+        let offers = [(name(first), vec!["deploy".to_owned()])].into();
+        tokio::spawn(async move { trial.queue.claim_any(&holder, &offers).await.unwrap().expect("there is work") })
     });
     let claimed: Vec<_> = join_all(claims).await.into_iter().map(Result::unwrap).collect();
     let first = &claimed[0].deployment;
     assert!(claimed.iter().all(|claimed| claimed.deployment.id == first.id), "{claimed:#?}");
     let offers = projects.iter().map(|project| (name(project), vec!["deploy".to_owned()])).collect();
     assert_eq!(trial.store.claimable(Arc::new(offers), 100).await.unwrap().len(), projects.len() - 1);
-    let held = trial.store.held(holder.to_owned()).await.unwrap().expect("it runs");
+    let held = trial.store.held(holder.clone()).await.unwrap().expect("it runs");
     assert_eq!((held.id, &held.project), (first.id, &first.project));
     let secret = claimed[0].secret.hash();
     let verdict = Verdict::Succeeded { outputs: Default::default() };
     trial.queue.finish(first.project.clone(), first.id, secret, verdict).await.unwrap();
-    assert_eq!(trial.store.held(holder.to_owned()).await.unwrap(), None);
+    assert_eq!(trial.store.held(holder.clone()).await.unwrap(), None);
 }

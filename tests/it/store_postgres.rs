@@ -14,7 +14,7 @@ use singletrack::{
     clock::SystemClock,
     health::Pulse,
     model::{
-        Deployment, Limits, ProjectName, Spec, Status, Verdict,
+        Deployment, LeaseHolder, Limits, ProjectName, Spec, Status, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
     queue::{Queue, WorkerError},
@@ -90,7 +90,8 @@ async fn call(queue: Queue, caller: u64, over: Arc<AtomicBool>, steps: Arc<Atomi
         if let Ok(Some(state)) = queue.store().project(project.clone(), 0).await
             && let Some(holder) = state.holder
         {
-            let claimed = queue.claim(project.clone(), holder.id, format!("caller-{caller}")).await;
+            let claimed =
+                queue.claim(project.clone(), holder.id, LeaseHolder::worker(format!("caller-{caller}"))).await;
             report.told.extend(claimed.ok().flatten().map(|claimed| claimed.deployment));
             // Whoever claimed it: what it runs under is read again.
             let Ok(Some(claimed)) = queue.store().deployment(project.clone(), holder.id).await else { continue };
@@ -253,9 +254,9 @@ async fn a_database_of_the_first_version_is_brought_up_to_date_by_servers_that_s
     let offers: Offers = [(name("web"), vec!["deploy".to_owned()])].into();
     let waiting = one.store().claimable(Arc::new(offers.clone()), 9).await.unwrap();
     let [waiting] = waiting.try_into().expect("one deployment");
-    let claimed = other.claim_any("agent", &offers).await.unwrap().expect("there is work");
+    let claimed = other.claim_any(&LeaseHolder::worker("agent"), &offers).await.unwrap().expect("there is work");
     assert_eq!(claimed.deployment.id, waiting.id);
-    assert_eq!(one.store().held("agent".to_owned()).await.unwrap().expect("it runs").id, waiting.id);
+    assert_eq!(one.store().held(LeaseHolder::worker("agent")).await.unwrap().expect("it runs").id, waiting.id);
     assert_eq!(described(&admin).await, described(&cluster.client(&new).await).await);
 }
 
@@ -268,7 +269,7 @@ async fn who_does_not_know_the_schema_writes_nothing() {
     // A newer version of the program brings the tables up to date, as in a rolling upgrade.
     let admin = cluster.client(&database).await;
     admin.batch_execute("INSERT INTO singletrack.migrations (version, checksum) VALUES (99, '')").await.unwrap();
-    let claimed = trial.queue.claim(name("web"), id(1), "worker".to_owned()).await;
+    let claimed = trial.queue.claim(name("web"), id(1), LeaseHolder::worker("worker")).await;
     assert!(matches!(claimed, Err(WorkerError::Store(StoreError::Unusable(why))) if why.contains("newer")));
     assert!(matches!(trial.store.ready().await, Err(StoreError::Unusable(_))));
     assert_eq!(trial.deployment("web", 1).await.status(), Status::Pending);

@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use singletrack::{
     clock::{BootInstant, Clock},
     model::{
-        Changes, Deployment, DeploymentId, Event, Limits, Load, Policy, ProjectName, Revision, SecretHash, Slot, Spec,
-        Verdict,
+        Changes, Deployment, DeploymentId, Event, LeaseHolder, Limits, Load, Policy, ProjectName, Revision, SecretHash,
+        Slot, Spec, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
     queue::Queue,
@@ -198,7 +198,7 @@ impl Trial {
 
     /// A worker takes a deployment. Answers its proof.
     pub async fn claim(&self, project: &str, number: u64) -> SecretHash {
-        let claimed = self.queue.claim(name(project), id(number), "worker-1".to_owned()).await.unwrap();
+        let claimed = self.queue.claim(name(project), id(number), LeaseHolder::worker("worker-1")).await.unwrap();
         claimed.expect("it can be claimed").secret.hash()
     }
 

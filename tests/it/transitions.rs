@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use jiff::Timestamp;
 use singletrack::model::{
-    Changes, Command, Deployment, Event, EventBody, FailureCause, Lapse, Loaded, Mention, PhaseState, Place, Project,
-    Refusal, Report, Revision, SecretHash, Slot, State, Status, Step, Stream, Verdict, Vital,
+    Changes, Command, Deployment, Event, EventBody, FailureCause, Lapse, LeaseHolder, Loaded, Mention, PhaseState,
+    Place, Project, Refusal, Report, Revision, SecretHash, Slot, State, Status, Step, Stream, Verdict, Vital,
     lifecycle::{EVENTS_LIMIT, Entry, Moment},
 };
 
@@ -38,7 +38,7 @@ fn the_transition_table_is_as_reviewed() {
 fn a_deployment_with_a_million_events_says_so_once_keeps_its_record_and_tells_its_end() {
     let mut running = made(
         Entry::Ready,
-        vec![Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), worker: "w".to_owned() }],
+        vec![Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), holder: LeaseHolder::worker("w") }],
     );
     running.event_count = EVENTS_LIMIT - 1;
     let lines = |step: &Step| {
@@ -79,7 +79,7 @@ fn states() -> Vec<(&'static str, Deployment)> {
         |place| made(Entry::Waiting { place, position: 1, blocker: other(9), rank: None, overtaker: None }, vec![]);
     let ticket = || waiting(Place::Ticket { window: Duration::from_secs(30) });
     let with = |commands| made(Entry::Ready, commands);
-    let claim = || Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), worker: "w".to_owned() };
+    let claim = || Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), holder: LeaseHolder::worker("w") };
     let cancel = |superseded_by| Command::Cancel { reason: None, superseded_by };
     let finish = |verdict| Command::Finish { secret: SECRET, verdict };
     let reserved = then(ticket(), Command::Promote);
@@ -105,7 +105,7 @@ const COMMANDS: &[(&str, Make)] = &[
     ("overtaken", |_| Command::Overtaken { position: 2, blocker: Some(other(9)), by: other(8) }),
     ("attend", |_| Command::Attend { window: Duration::from_secs(5) }),
     ("take up", |_| Command::TakeUp),
-    ("claim", |_| Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), worker: "w".to_owned() }),
+    ("claim", |_| Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), holder: LeaseHolder::worker("w") }),
     ("postpone", |_| Command::Postpone { why: "no free place".to_owned() }),
     ("heartbeat", |_| Command::Heartbeat { secret: SECRET }),
     ("heartbeat, stale lease", |_| Command::Heartbeat { secret: STALE }),

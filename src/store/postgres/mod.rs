@@ -52,7 +52,7 @@ use crate::{
     clock::Now,
     config::PostgresUrl,
     health::Health,
-    model::{Deployment, DeploymentId, Digest, Event, Hint, Load, Pepper, ProjectName},
+    model::{Deployment, DeploymentId, Digest, Event, Hint, LeaseHolder, Load, Pepper, ProjectName},
 };
 
 pub use import::Import;
@@ -286,7 +286,7 @@ impl Store for PostgresStore {
         read!(self, session => reads::marks(&mut session, ids.clone()))
     }
 
-    fn held(&self, holder: String) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>> {
+    fn held(&self, holder: LeaseHolder) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>> {
         read!(self, session => reads::held(&mut session, &holder))
     }
 

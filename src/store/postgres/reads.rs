@@ -13,7 +13,7 @@ use super::{
     text::escaped,
 };
 use crate::{
-    model::{Deployment, DeploymentId, Digest, Event, ProjectName, Revision, Status},
+    model::{Deployment, DeploymentId, Digest, Event, LeaseHolder, ProjectName, Revision, Status},
     store::{
         Claimable, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, columns::JudgedSpec,
         unreadable::Unreadable,
@@ -219,8 +219,11 @@ pub(super) async fn claimable(
 }
 
 /// The deployment that runs under a lease of this holder.
-pub(super) async fn held(session: &mut DatabaseSession, holder: &str) -> Result<Option<Deployment>, DatabaseFault> {
-    let found = session.ask(call!(Sql::Held, escaped(holder))).await?;
+pub(super) async fn held(
+    session: &mut DatabaseSession,
+    holder: &LeaseHolder,
+) -> Result<Option<Deployment>, DatabaseFault> {
+    let found = session.ask(call!(Sql::Held, escaped(holder.as_stored()))).await?;
     let held = |row: &Row| {
         let project = rows::name(row, DEPLOYMENT_COLUMN_COUNT)?;
         rows::deployment(row, &project)

@@ -44,7 +44,7 @@ pub(super) fn load(name: &ProjectName, load: &Load) -> Result<Vec<BoundStatement
     if let Some(holder) = &load.held_by {
         // Last, and after the project's lock: a transaction that waits here already holds every other lock, so no two
         // wait for each other.
-        let holder = text::escaped(holder);
+        let holder = text::escaped(holder.as_stored());
         calls.extend([call!(Sql::HolderTurn, holder.clone()), call!(Sql::Held, holder)]);
     }
     Ok(calls)

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     model::{
-        CancelRequest, Deployment, DeploymentId, Event, Lease, LogAccount, Mention, Outcome, Place, Project,
-        ProjectName, Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, order::ordinary_order,
+        CancelRequest, Deployment, DeploymentId, Event, Lease, LeaseHolder, LogAccount, Mention, Outcome, Place,
+        Project, ProjectName, Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, order::ordinary_order,
     },
     store::{
         Watched,
@@ -147,7 +147,7 @@ fn lease(row: &Row) -> Result<Option<Lease>, DatabaseFault> {
         secret: SecretHash(secret.try_into().map_err(|error| broken(22, error))?),
         fencing_token: Revision(number(row, 23)?),
         ttl: Duration::from_millis(number(row, 24)?),
-        worker: text(row, 25)?,
+        holder: LeaseHolder::from_stored(text(row, 25)?),
     }))
 }
 
@@ -169,7 +169,7 @@ pub(super) fn watched(row: &Row) -> Result<Watched, DatabaseFault> {
             secret: SecretHash(get::<&[u8]>(row, 7)?.try_into().map_err(|error| broken(7, error))?),
             fencing_token: Revision(number(row, 8)?),
             ttl: Duration::from_millis(number(row, 9)?),
-            worker: text(row, 10)?,
+            holder: LeaseHolder::from_stored(text(row, 10)?),
         }),
         unknown => return Err(broken(4, format!("unknown state {unknown:?}"))),
     };
@@ -298,7 +298,7 @@ fn slot(written: &Written<'_>) -> Result<[Param; 12], DatabaseFault> {
         Box::new(lease.map(|lease| lease.secret.0.to_vec())),
         Box::new(lease.map(|lease| signed(lease.fencing_token.0)).transpose()?),
         Box::new(lease.map(|lease| signed(millis(lease.ttl))).transpose()?),
-        Box::new(lease.map(|lease| escaped(&lease.worker))),
+        Box::new(lease.map(|lease| escaped(lease.holder.as_stored()))),
         Box::new(written.cause),
         Box::new(written.cause_message.map(escaped)),
         Box::new(written.cause_phase.map(escaped)),

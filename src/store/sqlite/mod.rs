@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     clock::Now,
-    model::{Deployment, DeploymentId, Digest, Event, Load, Pepper, ProjectName},
+    model::{Deployment, DeploymentId, Digest, Event, LeaseHolder, Load, Pepper, ProjectName},
 };
 
 pub use backup::{Progress, backup, restore};
@@ -173,7 +173,7 @@ impl Store for SqliteStore {
         Box::pin(self.readers.read(move |db| reads::marks(db, &ids)))
     }
 
-    fn held(&self, holder: String) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>> {
+    fn held(&self, holder: LeaseHolder) -> BoxFuture<'_, Result<Option<Deployment>, StoreError>> {
         Box::pin(self.readers.read(move |db| reads::held(db, &holder)))
     }
 

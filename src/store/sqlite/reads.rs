@@ -5,7 +5,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::rows::{self, DEPLOYMENT_COLUMN_COUNT, deployment_columns, project_columns};
 use crate::{
-    model::{Deployment, DeploymentId, Digest, Event, Place, ProjectName, Revision, Spec, State, Status},
+    model::{Deployment, DeploymentId, Digest, Event, LeaseHolder, Place, ProjectName, Revision, Spec, State, Status},
     store::{
         Claimable, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, columns::JudgedSpec,
         unreadable::Unreadable,
@@ -325,9 +325,9 @@ pub(super) fn marks(db: &Connection, ids: &[DeploymentId]) -> Read<Vec<(Deployme
 }
 
 /// The deployment that runs under a lease of this holder.
-pub(super) fn held(db: &Connection, holder: &str) -> Read<Option<Deployment>> {
+pub(super) fn held(db: &Connection, holder: &LeaseHolder) -> Read<Option<Deployment>> {
     db.prepare_cached(HELD)?
-        .query_row([holder], |row| {
+        .query_row([holder.as_stored()], |row| {
             let project = rows::name_at(row, DEPLOYMENT_COLUMN_COUNT)?;
             rows::deployment(row, &project)
         })

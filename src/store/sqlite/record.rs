@@ -123,7 +123,7 @@ impl<'c> Recorder<'c> {
         let mut loaded = Loaded::nothing(name);
         let mut located = Located { counted: load.line != LineLoad::None, ..Located::default() };
         if let Some(holder) = &load.held_by {
-            loaded.held = self.held.query_row([holder], |row| rows::required_id_at(row, 1)).optional()?;
+            loaded.held = self.held.query_row([holder.as_stored()], |row| rows::required_id_at(row, 1)).optional()?;
         }
         if located.counted {
             let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, rows::project(row, name)?));

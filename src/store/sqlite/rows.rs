@@ -12,8 +12,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     model::{
-        CancelCause, CancelRequest, Deployment, DeploymentId, Event, FailureCause, Lease, LogAccount, Mention, Outcome,
-        Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State, Vital,
+        CancelCause, CancelRequest, Deployment, DeploymentId, Event, FailureCause, Lease, LeaseHolder, LogAccount,
+        Mention, Outcome, Place, Project, ProjectName, RecentRun, Revision, SecretHash, Spec, StartedOrder, State,
+        Vital,
     },
     store::{
         Watched,
@@ -232,7 +233,7 @@ fn lease(row: &Row<'_>) -> rusqlite::Result<Option<Lease>> {
         secret: SecretHash(secret),
         fencing_token: Revision(row.get(24)?),
         ttl: Duration::from_millis(row.get(25)?),
-        worker: row.get(26)?,
+        holder: LeaseHolder::from_stored(row.get(26)?),
     }))
 }
 
@@ -282,7 +283,7 @@ impl Written<'_> {
         statement.raw_bind_parameter(22, self.lease.map(|lease| lease.secret.0))?;
         statement.raw_bind_parameter(23, self.lease.map(|lease| lease.fencing_token.0))?;
         statement.raw_bind_parameter(24, self.lease.map(|lease| millis(lease.ttl)))?;
-        statement.raw_bind_parameter(25, self.lease.map(|lease| &lease.worker))?;
+        statement.raw_bind_parameter(25, self.lease.map(|lease| lease.holder.as_stored()))?;
         statement.raw_bind_parameter(26, self.cause)?;
         statement.raw_bind_parameter(27, self.cause_message)?;
         statement.raw_bind_parameter(28, self.cause_phase)?;
@@ -375,7 +376,7 @@ pub(super) fn watched(row: &Row<'_>) -> rusqlite::Result<Watched> {
             secret: SecretHash(row.get(7)?),
             fencing_token: Revision(row.get(8)?),
             ttl: Duration::from_millis(row.get(9)?),
-            worker: row.get(10)?,
+            holder: LeaseHolder::from_stored(row.get(10)?),
         }),
         unknown => return Err(broken(4, format!("unknown state {unknown:?}"))),
     };

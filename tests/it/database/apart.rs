@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use singletrack::{
     model::{
-        Outcome, State, Verdict,
+        LeaseHolder, Outcome, State, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
     store::StoreError,
@@ -99,7 +99,7 @@ async fn a_worker_that_asks_twice_at_once_has_one_and_ends_free_the_slots() {
     let claim_all = || {
         let mut claims = JoinSet::new();
         for number in 0..COUNT {
-            let (queue, worker) = (trial.queue.clone(), format!("worker-{}", number / 2));
+            let (queue, worker) = (trial.queue.clone(), LeaseHolder::worker(format!("worker-{}", number / 2)));
             let offers = [(name(&project(number)), vec![spec().pipeline])].into();
             claims.spawn(async move {
                 (number, queue.claim_any(&worker, &offers).await.unwrap().expect("there is work").deployment)

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use singletrack::{
     clock::Clock as _,
     model::{
-        Digest, Event, LineLoad, Load, Report, Revision, Slot, Status, Stream,
+        Digest, Event, LeaseHolder, LineLoad, Load, Report, Revision, Slot, Status, Stream,
         admission::{Admission, OnConflict, Submission},
     },
     store::{
@@ -126,8 +126,9 @@ async fn agents_and_artifacts(trial: &Trial) {
     }
     store.agent_left(call(1), now);
     assert_eq!(store.agents(name("p3"), now).await.unwrap().len(), 2);
-    let claimed = trial.queue.claim_any("builder", &call(1).offers).await.unwrap().expect("there is work");
-    assert_eq!(store.held("builder".to_owned()).await.unwrap().expect("it runs").id, claimed.deployment.id);
+    let claimed =
+        trial.queue.claim_any(&LeaseHolder::worker("builder"), &call(1).offers).await.unwrap().expect("there is work");
+    assert_eq!(store.held(LeaseHolder::worker("builder")).await.unwrap().expect("it runs").id, claimed.deployment.id);
 
     let (artifacts, bytes) = (store.artifacts().expect("it is shared"), vec![7; 100_000]);
     let digest = Digest::of(Sha256::new_with_prefix(&bytes));

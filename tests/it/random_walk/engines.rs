@@ -12,8 +12,8 @@ use std::{
 
 use singletrack::{
     model::{
-        CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, Limits, Outcome, PhaseState, Place,
-        Policy, ProjectName, Report, RunBy, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
+        CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, LeaseHolder, Limits, Outcome,
+        PhaseState, Place, Policy, ProjectName, Report, RunBy, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
         admission::{Admission, Cancellation, OnConflict, Rejection, Submission},
     },
     queue::{Queue, WorkerError, release::Released},
@@ -216,7 +216,7 @@ impl Walk {
                 "done".to_owned()
             }
             Act::Claim(project, number) => {
-                match queue.claim(self.project(project), self.id(number), "w".to_owned()).await.unwrap() {
+                match queue.claim(self.project(project), self.id(number), LeaseHolder::worker("w")).await.unwrap() {
                     Some(claimed) => {
                         self.secrets[engine].insert(number, claimed.secret.hash());
                         format!("claimed {}", claimed.deployment.lease().expect("it is leased").fencing_token)
