@@ -21,7 +21,7 @@ use crate::{
     log,
 };
 
-/// Where an agent works, if nobody says.
+/// An agent's default folder.
 const DEFAULT_WORK_DIR: &str = "singletrack-agent";
 /// The longest name.
 const NAME_LIMIT: usize = 100;
@@ -29,13 +29,13 @@ const NAME_LIMIT: usize = 100;
 /// `agent`.
 #[derive(Args, Clone, Debug)]
 pub struct AgentArgs {
-    /// The projects and the pipelines that it runs, in the format of the server's configuration
+    /// The projects and pipelines that the agent runs, in the format of the server's configuration
     #[arg(long, short, value_name = "FILE", env = "SINGLETRACK_AGENT_CONFIG", default_value = "agent.toml")]
     pub config: PathBuf,
-    /// Its name, for people: visible ASCII without blanks [default: the machine's]
+    /// The agent's name, for people: visible ASCII without spaces [default: the machine's name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// How many deployments it runs at once
+    /// How many deployments the agent runs at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = parse_count::<u32>(1..=1000))]
     pub max_concurrent: u32,
     /// The folder in which pipelines run and journals are kept [default: singletrack-agent]
@@ -69,7 +69,7 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
         Ok(signals) => signals,
         Err(failure) => return end(Err(failure), false),
     };
-    // It has commands to be ended first.
+    // The agent must end its commands first.
     signals.own_command();
     let drain = CancellationToken::new();
     let agent = match agent::Agent::new(settings) {
@@ -96,7 +96,7 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
     end(ended.map(|()| Exit::Done).map_err(Failure::from), false)
 }
 
-/// What the command line, the configuration and the environment tell an agent, but for its token.
+/// An agent's settings from the command line, the configuration and the environment, without the token.
 fn settings(args: AgentArgs, shim: ShimProgram) -> Result<Settings, String> {
     let config = Config::load(Some(&args.config)).map_err(|error| error.to_string())?;
     let mut projects = config.projects;
@@ -112,7 +112,7 @@ fn settings(args: AgentArgs, shim: ShimProgram) -> Result<Settings, String> {
         None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
     };
     if name.is_empty() || name.len() > NAME_LIMIT || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("--name is 1 to {NAME_LIMIT} visible ASCII characters without blanks"));
+        return Err(format!("--name is 1 to {NAME_LIMIT} visible ASCII characters without spaces"));
     }
     let chosen = args.work_dir.clone().or(config.work_dir).unwrap_or_else(|| PathBuf::from(DEFAULT_WORK_DIR));
     let work_dir = std::path::absolute(&chosen).map_err(|error| format!("{}: {error}", chosen.display()))?;

@@ -20,13 +20,13 @@ Exit codes:
   122  cancelled or superseded
   123  lease lost
   124  --timeout passed
-  125  no server, or a fault of something in between
+  125  no server, or a fault on the way to it
   130  interrupted; the client cancelled its deployment first
 
 Environment:
   SINGLETRACK_URL      the server, as --server
   SINGLETRACK_PROJECT  the project, as --project
-  SINGLETRACK_TOKEN    the token; there is no flag for it, since other processes can read arguments
+  SINGLETRACK_TOKEN    the token; there is no flag for it, because other processes can read arguments
   NO_COLOR             no colours";
 
 /// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.
@@ -40,10 +40,10 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// What this process's arguments say.
+    /// The command of this process's arguments.
     ///
     /// # Errors
-    /// They cannot be understood, or ask for help.
+    /// The arguments are not valid, or ask for help.
     pub fn read() -> Result<Self, clap::Error> {
         match RunArgs::read_alone(std::env::args_os()) {
             Some(run) => Ok(Cli { command: AnyCommand::Client(ClientCommand::Run(run)) }),
@@ -52,14 +52,14 @@ impl Cli {
     }
 }
 
-/// Reads arguments and variables. A variable that is set to nothing counts as not set: CI systems set it so where the value
-/// that is to stand in it does not exist.
+/// Reads arguments and variables. An empty variable counts as not set, because CI systems set an empty value where the
+/// real value does not exist.
 pub(super) fn read<T: CommandFactory + FromArgMatches>(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<T, clap::Error> {
     let args: Vec<_> = args.into_iter().collect();
     let mut command = without_empty_variables(T::command());
-    // A flag wins over a variable, also one that says that what the variable holds is not wanted.
+    // A flag wins over a variable; `--no-order` also wins over the variable of `--order`.
     if args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--no-order") {
         command = without_variable(command, "order");
     }
@@ -68,7 +68,7 @@ pub(super) fn read<T: CommandFactory + FromArgMatches>(
     T::from_arg_matches(&matches)
 }
 
-/// The arguments with the project that a deployment's name tells, as in `status web#17`: it stands for `--project`, and wins over
+/// Adds `--project` for a deployment's name that has the project, as in `status web#17`. That project wins over
 /// the variable.
 fn with_project_of_deployment(
     command: &mut clap::Command,
@@ -77,7 +77,7 @@ fn with_project_of_deployment(
     if !args.iter().any(|arg| arg.as_encoded_bytes().contains(&b'#')) {
         return Ok(args);
     }
-    // What else is wrong is told by those who read all of it.
+    // Other errors are found by the full parse below.
     let Ok(matches) = without_need_of_project(command.clone()).try_get_matches_from(&args) else { return Ok(args) };
     let Some((verb, matches)) = matches.subcommand() else { return Ok(args) };
     let named =
@@ -124,21 +124,21 @@ pub enum AnyCommand {
     Client(ClientCommand),
     /// Run the server
     Serve(ServeArgs),
-    /// Run pipelines on this machine for a server: those of its own configuration, with the server's inputs
+    /// Run pipelines on this machine for a server: the agent's configuration has the pipelines, the server sends the inputs
     Agent(AgentArgs),
     /// Check whether a server's configuration is valid
     CheckConfig(CheckConfigArgs),
     /// Make and read tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Back up a store, and make one of a backup
+    /// Back up, copy or restore a store
     #[command(subcommand)]
     Store(StoreCommand),
     /// Watch a server and three racing pipelines on this machine
     Demo(DemoArgs),
     /// Say what an error code or an exit code means, and what to do
     Explain(ExplainArgs),
-    /// Print the version, the commit that it was built from, and when
+    /// Print the version, the commit of the build, and the time of the build
     Version(VersionArgs),
     /// Print the completion script of a shell
     Completions(CompletionsArgs),
@@ -155,16 +155,16 @@ pub enum ClientCommand {
     Run(Box<RunArgs>),
     /// Inside a run: keep a cancel away from a command until it has ended
     Protect(ProtectArgs),
-    /// Inside a run: ask whether it still holds the slot
+    /// Inside a run: ask whether the run still holds the slot
     #[command(subcommand)]
     Fence(FenceCommand),
-    /// Run a former deployment again, with its artifact and inputs; it may go back behind newer ones
+    /// Run an earlier deployment again, with its artifact and inputs, even if newer ones were deployed since
     Redeploy(Box<RedeployArgs>),
     /// Show one deployment; without an ID, the one that holds the slot, else the latest
     Status(StatusArgs),
-    /// Wait until a deployment is final, and end with its exit code; the deployment goes on whatever ends the wait
+    /// Wait until a deployment is final, and exit with its exit code; a wait that is stopped does not stop the deployment
     Wait(WaitArgs),
-    /// Say who holds the slot, who waits, for how long, and what to do about it
+    /// Show who holds the slot, who waits and for how long, and what you can do
     Why(WhyArgs),
     /// Print a deployment's output; without an ID, of the one that holds the slot, else of the latest
     Logs(LogsArgs),
@@ -172,7 +172,7 @@ pub enum ClientCommand {
     List(ListArgs),
     /// Cancel a deployment: ask it to stop
     Cancel(CancelArgs),
-    /// Force a project's slot free, whatever its holder does; it is recorded
+    /// Free a project's slot by force, whatever its holder does; the release is recorded
     Release(ReleaseArgs),
 }
 
@@ -187,7 +187,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// What stands in a terminal when nobody wrote words for it.
+    /// Parts of clap's own error texts: a flag must not show them.
     const WORDS_OF_THE_LIBRARY: [&str; 6] =
         ["invalid digit", "digit found", "invalid socket", "is not in ", "number too large", "empty string"];
 

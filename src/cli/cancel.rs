@@ -1,4 +1,4 @@
-//! `cancel`: asks for a deployment to be stopped.
+//! `cancel`: asks the worker of a deployment to stop it.
 
 use std::time::Duration;
 
@@ -24,16 +24,16 @@ use crate::{
 /// `cancel`.
 #[derive(Args, Debug)]
 pub struct CancelArgs {
-    /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
+    /// The deployment: its number, such as 17; its number with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
-    /// Why; it is shown to those who watch the deployment
+    /// The reason; it is shown to everybody who watches the deployment
     #[arg(long, short)]
     pub reason: Option<String>,
-    /// Wait until it is final; ends with 0 if it was cancelled, and with 1 if it succeeded or failed all the same
+    /// Wait until the deployment is final; exit with 0 if it was cancelled, with 1 if it succeeded or failed first
     #[arg(long)]
     pub wait: bool,
-    /// How long to wait; the cancel stays asked for after that
+    /// How long to wait; the request to stop stays after that
     #[arg(long, value_name = "DURATION", requires = "wait", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
     /// Where.
@@ -49,7 +49,7 @@ pub async fn run(args: &CancelArgs) -> Result<Exit, Failure> {
     let patience = if args.wait { wait::patience(args.timeout) } else { Patience::QUESTION };
     let session = Session::open(&args.target.connect, patience)?;
     let project = &args.target.project;
-    // Before anything is asked for: whoever stops the wait hears that the cancel stands.
+    // Before the cancel is sent: an interrupted wait must say that the cancel stays.
     let signals = if args.wait { Some(Signals::of_a_job(session.in_ci)?) } else { None };
     let body = CancelBody { superseded_by: None, reason: args.reason.clone() };
     let (deployment, changed) = session.connection.cancel(project, &args.id, &body).await?;
@@ -71,7 +71,9 @@ pub async fn run(args: &CancelArgs) -> Result<Exit, Failure> {
     }
     let line = match (deployment.status, changed) {
         (Status::Pending | Status::Running, true) => {
-            format!("{name} is asked to stop; `singletrack logs --project {project} {argument} --follow` shows how")
+            format!(
+                "{name} is asked to stop; `singletrack logs --project {project} {argument} --follow` shows its output"
+            )
         }
         (Status::Pending | Status::Running, false) => format!("{name} was asked to stop already"),
         (Status::Cancelled, true) => format!("{name} is cancelled"),
@@ -83,7 +85,7 @@ pub async fn run(args: &CancelArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Whether the cancel came to what it was for.
+/// The command's result after the wait: was the deployment cancelled?
 fn tell_end(session: &Session, deployment: &Deployment) -> Result<Exit, Failure> {
     result::tell_repairs(session, deployment);
     let (project, name, argument) = (&deployment.project, deployment.name(), deployment.argument());

@@ -40,7 +40,7 @@ pub struct DemoArgs {
     pub keep: bool,
 }
 
-/// Shows what it is all about.
+/// Runs the demo.
 pub fn demo(args: &DemoArgs) -> ExitCode {
     log::start("warn");
     let shown = runtime().map_err(DemoError::Io).and_then(|runtime| {
@@ -63,7 +63,7 @@ pub enum DemoError {
     /// Its server does not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A file or a process cannot be had.
+    /// A file cannot be written, or a process cannot start.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// Its own configuration is wrong, which a test rules out.
@@ -75,11 +75,11 @@ pub enum DemoError {
     /// Its store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It was told to stop.
+    /// The demo was told to stop.
     #[error("interrupted")]
     Interrupted,
-    /// What it shows did not come out right.
-    #[error("the demo did not come out right: {0}")]
+    /// The race had an unexpected result.
+    #[error("the demo had an unexpected result: {0}")]
     Wrong(String),
 }
 
@@ -100,7 +100,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// Runs the demo, until `stop` at the latest. With `keep`, the server goes on until then.
 ///
 /// # Errors
-/// It cannot be run, or did not come out right.
+/// The demo cannot run, or had an unexpected result.
 pub async fn run(program: PathBuf, keep: bool, stop: impl Future<Output = ()>) -> Result<(), DemoError> {
     let dir = temporary_dir()?;
     let shown = show(&program, &dir, keep, stop).await;
@@ -224,7 +224,7 @@ fn temporary_dir() -> io::Result<PathBuf> {
 
 fn say(text: &str) {
     for line in text.split('\n') {
-        // Where it cannot be written there is nobody to tell that.
+        // If this cannot be written, nobody can read an error either.
         let _ = print::result(line);
     }
 }

@@ -1,4 +1,4 @@
-//! Which command is run by what, and how the program ends.
+//! Runs the command that the arguments name, and ends the program.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Tells what a run that is gone wanted told, if the program was started for that.
+/// Executes the last will of a killed run, if the program was started for that.
 pub fn execute_will(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     (args.nth(1)? == WILL_ARGUMENT).then(|| end(run::execute_will(), false))
 }
@@ -47,13 +47,13 @@ fn client(command: &ClientCommand) -> ExitCode {
 
 /// Runs one of a client's tasks to its end.
 pub(super) fn on_runtime(task: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
-    // One thread does: a client waits for one thing at a time, and starts faster without the others.
+    // One thread is enough: a client waits for one thing at a time, and starts faster without more threads.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Fault, format!("the runtime does not start: {error}")))?;
     let ended = runtime.block_on(task);
-    // A look-up of a name may still be under way, and nobody waits for it; what else there is goes with the process.
+    // Leak the runtime: dropping it would wait for a DNS look-up on the blocking pool, and the process ends now anyway.
     std::mem::forget(runtime);
     ended
 }
@@ -78,7 +78,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
     if is_help {
-        // Where it cannot be written there is nobody to tell that.
+        // If this cannot be written, nobody can read an error either.
         let _ = error.print();
     } else {
         let text = error.render().to_string();

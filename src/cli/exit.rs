@@ -22,7 +22,7 @@ pub enum Exit {
     Done,
     /// The deployment FAILED.
     Failed,
-    /// What was asked for cannot be; the command line or the configuration must change.
+    /// The request is not possible; the command line or the configuration must change.
     Usage,
     /// The slot was still held by another at the deadline.
     Blocked,
@@ -77,7 +77,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command ends without what was wished for: one line, and the next thing to do.
+/// Why a command failed: one line, and a hint for the next step.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// The exit code.

@@ -27,7 +27,7 @@ pub fn run(args: &ExplainArgs) -> Result<Exit, Failure> {
     lines
         .iter()
         .try_for_each(|line| print::result(line))
-        .map_err(|error| Failure::new(Exit::Fault, format!("it cannot be written: {error}")))?;
+        .map_err(|error| Failure::new(Exit::Fault, format!("the text cannot be written: {error}")))?;
     Ok(Exit::Done)
 }
 

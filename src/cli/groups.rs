@@ -1,5 +1,5 @@
-//! Flags that several commands share. Each names its heading of the help itself: a heading that were set for a whole group
-//! would go on to the flags that come after it.
+//! Flags that several commands share. Each flag names its help heading itself, because a heading set for a whole group
+//! would also apply to the flags after the group.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -63,7 +63,7 @@ pub struct Source {
     #[arg(long, value_name = "N", env = "SINGLETRACK_ORDER", allow_negative_numbers = true, value_parser = parse_order)]
     #[arg(help_heading = "Source")]
     pub order: Option<u64>,
-    /// Take no build number from the CI; for projects that several workflows deploy, each with its own count
+    /// Take no build number from the CI; for projects that several workflows deploy, each with its own build numbers
     #[arg(long, conflicts_with = "order", help_heading = "Source")]
     pub no_order: bool,
 }
@@ -71,13 +71,13 @@ pub struct Source {
 /// Who deploys, and where to read more.
 #[derive(Args, Clone, Debug)]
 pub struct OriginArgs {
-    /// A line about it [default: from the CI]
+    /// A line about the deployment [default: from the CI]
     #[arg(long, short, value_name = "TEXT", help_heading = "Source")]
     pub message: Option<String>,
     /// Who deploys [default: from the CI, else the user]
     #[arg(long, value_name = "NAME", value_parser = parse_text, help_heading = "Source")]
     pub actor: Option<String>,
-    /// Where to read more [default: the CI job's page]
+    /// A page with more information [default: the CI job's page]
     #[arg(long, value_parser = parse_text, help_heading = "Source")]
     pub url: Option<String>,
 }
@@ -85,17 +85,17 @@ pub struct OriginArgs {
 /// How the job ends, and what it leaves to later ones.
 #[derive(Args, Clone, Debug)]
 pub struct JobEndArgs {
-    /// End with 0 where a newer deployment superseded this one, or was deployed before it
+    /// Exit with 0 if a newer deployment superseded this one or was already deployed
     #[arg(long, conflicts_with = "follow_successor", help_heading = "End")]
     pub superseded_ok: bool,
-    /// Where a newer deployment superseded this one, follow that one and end as it ends: with 0 only if it succeeded and
-    /// its build number is not lower
+    /// If a newer deployment superseded this one, follow the newer one and exit as it ends: with 0 only if it succeeded
+    /// and its build number is not lower
     #[arg(long, help_heading = "End")]
     pub follow_successor: bool,
     /// Write the deployment's outcome to this file, one variable a line, as a GitLab dotenv report
     #[arg(long, value_name = "FILE", help_heading = "End")]
     pub dotenv: Option<PathBuf>,
-    /// Write how it ended to this file, as the JSON object that `deploy --json` prints, with exit code and reason
+    /// Write the result to this file: the JSON object of `deploy --json`, with exit code and reason
     #[arg(long, value_name = "FILE", help_heading = "End")]
     pub result_file: Option<PathBuf>,
 }
@@ -106,10 +106,10 @@ pub struct LineArgs {
     /// Cancel the deployment that holds the slot, if this one is newer, and go before the older ones in line
     #[arg(long, help_heading = "Waiting")]
     pub cancel_in_progress_deployment: bool,
-    /// Leave the line as soon as a newer deployment is there that will supersede this one when it starts
+    /// Leave the line as soon as a newer deployment waits that would supersede this one
     #[arg(long, help_heading = "Waiting")]
     pub leave_when_overtaken: bool,
-    /// How long all of it may take
+    /// How long everything together may take: waiting, retries, running
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_timeout, help_heading = "Waiting")]
     pub timeout: Duration,
 }

@@ -1,5 +1,5 @@
-//! How the job of a client ends: what it tells of its deployment, and what becomes of it where a newer deployment superseded
-//! that: the job fails, it ends well all the same, or it follows the newer one and ends as that one ends.
+//! How a client's CI job ends. If a newer deployment superseded its deployment, the job fails, ends with 0
+//! (`--superseded-ok`), or follows the newer one and ends as that one ends (`--follow-successor`).
 //! See decision 0057.
 
 use serde_json::Value;
@@ -49,7 +49,7 @@ impl CiJob<'_> {
     /// Tells a verdict, and ends as the job is to end. `problem` is the last conflict as the server told it.
     ///
     /// # Errors
-    /// Whatever is not a success, to be told by the caller.
+    /// Every end that is not a success; the caller reports it.
     pub async fn conclude(
         &self,
         verdict: Ending,
@@ -67,10 +67,10 @@ impl CiJob<'_> {
         self.finish(ours.as_deref(), by, ended, signals).await
     }
 
-    /// The same where it is known how it would end, of a deployment that was superseded `by` another one or not.
+    /// The same when the end is already known; `by` is the deployment that superseded ours, if any.
     ///
     /// # Errors
-    /// Whatever is not a success, to be told by the caller.
+    /// Every end that is not a success; the caller reports it.
     pub async fn finish(
         &self,
         ours: Option<&Deployment>,
@@ -156,7 +156,7 @@ impl CiJob<'_> {
                 exit,
                 format!("{why} while it followed {}, which superseded {former} and goes on", next.name()),
             )
-            .hint(format!("`singletrack status --project {project} {}` shows how it stands", next.argument())))
+            .hint(format!("`singletrack status --project {project} {}` shows its status", next.argument())))
         };
         let ended = tokio::select! {
             biased;
@@ -193,7 +193,7 @@ fn is_outdated(failure: &Failure) -> bool {
     code.and_then(|code| serde_json::from_value(code).ok()) == Some(ErrorCode::Outdated)
 }
 
-/// Whether what `successor` deployed has in it what `ours` would have deployed.
+/// Whether the state that `successor` deployed includes the state of `ours`.
 ///
 /// # Errors
 /// Why not.

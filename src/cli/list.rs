@@ -34,7 +34,7 @@ pub struct ListArgs {
     /// How many at most
     #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = parse_count::<u16>(1..=1000))]
     pub limit: u16,
-    /// Go on where a list ended: the nextCursor that it told
+    /// Continue a list: the nextCursor of its last page
     #[arg(long, value_parser = parse_text)]
     pub cursor: Option<String>,
     /// The server.
@@ -54,7 +54,7 @@ pub struct FilterArgs {
     /// Only deployments of this branch or tag
     #[arg(long = "ref", value_name = "REF", value_parser = parse_text, help_heading = "Filter")]
     pub ref_name: Option<String>,
-    /// Only deployments submitted since then: so long ago, such as 24h, or a time, such as 2026-03-01T12:00:00Z
+    /// Only deployments submitted since then: a duration before now, such as 24h, or a time, such as 2026-03-01T12:00:00Z
     #[arg(long, value_name = "WHEN", help_heading = "Filter")]
     pub since: Option<Since>,
 }
@@ -106,7 +106,7 @@ async fn deployments(
         let cursor = all.next_cursor.as_deref();
         let page = connection.deployments(project, &args.wanted.filter(), count.min(PAGE_LIMIT), cursor).await;
         let page = page.map_err(|fault| about_project(connection, project, fault))?;
-        // A page without entries is one that has found none yet: the next one goes on.
+        // An empty page has found no entries yet: the next page continues the search.
         let is_stuck = page.next_cursor == all.next_cursor;
         all.deployments.extend(page.deployments);
         all.next_cursor = page.next_cursor;
@@ -142,7 +142,7 @@ fn deployment_lines(project: &ProjectName, list: &DeploymentList, now: Timestamp
     lines
 }
 
-/// How to see what stands behind a list.
+/// The line that says how to get the next page.
 fn more(cursor: &str) -> String {
     format!("(there are more: raise --limit, or go on with --cursor {})", clean(cursor))
 }

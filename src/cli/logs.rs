@@ -27,22 +27,22 @@ use crate::{
 /// `logs`.
 #[derive(Args, Debug)]
 pub struct LogsArgs {
-    /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
+    /// The deployment: its number, such as 17; its number with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: Option<DeploymentName>,
-    /// Go on until the deployment is final
+    /// Continue until the deployment is final
     #[arg(long, short)]
     pub follow: bool,
-    /// Only the last N lines of what is there already
+    /// Only the last N lines of the output so far
     #[arg(long, short = 'n', value_name = "N", value_parser = parse_count::<u64>(0..=TAIL_LINES as u64))]
     pub tail: Option<u64>,
-    /// Only what happened since then: so long ago, such as 10m, or a time, such as 2026-03-01T12:00:00Z
+    /// Only what happened since then: a duration before now, such as 10m, or a time, such as 2026-03-01T12:00:00Z
     #[arg(long, value_name = "WHEN")]
     pub since: Option<Since>,
     /// Print the time before each line
     #[arg(long, short)]
     pub timestamps: bool,
-    /// End with the deployment's exit code, as `wait` does
+    /// Exit with the deployment's exit code, as `wait` does
     #[arg(long, requires = "follow")]
     pub exit_code: bool,
     /// Where.

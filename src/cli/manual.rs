@@ -55,5 +55,5 @@ pub fn man(args: &ManArgs) -> Result<Exit, Failure> {
 }
 
 fn unwritten(error: io::Error) -> Failure {
-    Failure::new(Exit::Fault, format!("it cannot be written: {error}"))
+    Failure::new(Exit::Fault, format!("the text cannot be written: {error}"))
 }

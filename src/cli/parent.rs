@@ -1,5 +1,5 @@
-//! The process that started us. Runners of CI systems signal the step's shell alone, and a shell passes nothing on: what its
-//! child sees of a cancelled job is that the shell ends.
+//! Watches the parent process. Runners of CI systems signal only the step's shell, and a shell does not pass signals on: the
+//! only sign of a cancelled job that its child sees is the end of the shell.
 
 use std::os::fd::OwnedFd;
 

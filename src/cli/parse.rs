@@ -1,4 +1,4 @@
-//! What turns the words of a command line into values, and says what it takes where it does not take a word.
+//! Parses the values of flags; each error says which values are valid.
 
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
@@ -21,7 +21,7 @@ pub(super) fn parse_server(text: &str) -> Result<Url, String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("its scheme is {}; {EXAMPLE}", url.scheme()));
     }
-    // A password in it is refused later, by words of our own: these here would be printed with the whole value.
+    // A password in the URL is refused later, because an error here would be printed together with the whole value.
     if url.query().is_some() || url.fragment().is_some() {
         return Err(format!("it goes on after its path; {EXAMPLE}"));
     }

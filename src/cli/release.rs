@@ -22,13 +22,13 @@ use crate::{
 /// `release`.
 #[derive(Args, Debug)]
 pub struct ReleaseArgs {
-    /// Why; it is recorded
+    /// The reason; it is recorded
     #[arg(long, short)]
     pub reason: String,
     /// Only if this deployment holds the slot
     #[arg(long, value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub deployment: Option<DeploymentName>,
-    /// Also from a worker that is alive: what it runs may go on for a while beside the next deployment
+    /// Even if the worker is alive: its command may then go on for a while beside the next deployment
     #[arg(long)]
     pub even_if_alive: bool,
     /// Where.
@@ -70,15 +70,15 @@ pub async fn run(args: &ReleaseArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// What may go on although the slot is another's; nothing of one that had not started.
+/// The warning that a released deployment may still run; `None` if it had not started.
 fn may_still_run(released: &Deployment, now: Timestamp) -> Option<String> {
     released.started_at?;
     let what =
         released.phase.as_deref().map_or_else(|| "its command".to_owned(), |phase| format!("phase {}", clean(phase)));
-    let heard = released.last_heartbeat_at.map(|at| format!(", which was heard of {} ago,", span(between(at, now))));
+    let heard = released.last_heartbeat_at.map(|at| format!(" (last sign of life {} ago)", span(between(at, now))));
     let heard = heard.unwrap_or_default();
     Some(format!(
-        "{what} may still run: its worker{heard} stops it as soon as it hears of the release, and cannot hear of it while it \
-         is cut off from the server"
+        "{what} may still run: its worker{heard} stops it when the worker learns of the release, which it cannot while it is \
+         cut off from the server"
     ))
 }

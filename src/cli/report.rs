@@ -1,5 +1,5 @@
-//! What a job is told besides its log: a step's outputs and summary, a file of variables, and the result as JSON. They are
-//! written however the job ends, also where it ended before there was a deployment. A file that cannot be written
+//! The files for a CI job: a step's outputs and summary, a file of variables, and the result as JSON. They are
+//! written however the job ends, also if it ended before there was a deployment. A file that cannot be written
 //! costs a warning, and never the deployment.
 
 use std::{cell::Cell, io, path::Path};
@@ -21,7 +21,7 @@ use crate::{
     wire::{Deployment, ascii},
 };
 
-/// Where it is told.
+/// The files to write.
 #[derive(Debug)]
 pub struct Reports<'a> {
     files: Files,
@@ -30,7 +30,7 @@ pub struct Reports<'a> {
     is_written: Cell<bool>,
 }
 
-/// What is told.
+/// The content of the files.
 pub struct JobOutcome<'a> {
     /// The project.
     pub project: &'a ProjectName,
@@ -43,7 +43,7 @@ pub struct JobOutcome<'a> {
 }
 
 impl<'a> Reports<'a> {
-    /// Those that the CI and the command line ask for.
+    /// The files that the CI and the command line ask for.
     pub fn wanted(end: &'a JobEndArgs) -> Self {
         let get = |name: &str| std::env::var(name).ok();
         Reports {
@@ -54,7 +54,7 @@ impl<'a> Reports<'a> {
         }
     }
 
-    /// Whether nobody asks for any.
+    /// Whether there is no file to write.
     pub fn is_empty(&self) -> bool {
         self.files == Files::default() && self.dotenv.is_none() && self.result.is_none()
     }

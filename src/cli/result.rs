@@ -1,4 +1,4 @@
-//! How a `deploy` is said to have ended: the result on standard output, the reason and the next thing to do on standard
+//! How the end of a `deploy` is reported: the result on standard output, the reason and the next thing to do on standard
 //! error, and the exit code.
 
 use serde_json::Value;
@@ -22,7 +22,7 @@ use crate::{
 /// Tells the verdict. `problem` is the last conflict as the server told it.
 ///
 /// # Errors
-/// Whatever is not a success, to be told by the caller.
+/// Every end that is not a success; the caller reports it.
 pub fn tell(
     session: &Session,
     project: &ProjectName,
@@ -46,7 +46,9 @@ pub fn tell(
         Ending::Inside(conflict) => Err(Failure {
             exit: Exit::Blocked,
             message: format!("this is a command of {}, which holds the slot", named(&conflict.holder(project))),
-            hint: Some("waiting for it would be waiting for oneself: deploy another project, or after it".to_owned()),
+            hint: Some(
+                "the command would wait for itself: deploy another project, or deploy after this deployment".to_owned(),
+            ),
             reason: Some(Reason::InsideHolder),
             problem,
         }),
@@ -72,7 +74,7 @@ pub fn tell(
     }
 }
 
-/// To whom an end is told.
+/// The reader of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ToldTo {
     /// To the client that made the deployment.
@@ -86,7 +88,7 @@ enum ToldTo {
 /// Tells an onlooker how a deployment has ended.
 ///
 /// # Errors
-/// Whatever is not a success, to be told by the caller.
+/// Every end that is not a success; the caller reports it.
 pub fn tell_onlooker(session: &Session, deployment: &Deployment) -> Result<Exit, Failure> {
     ended(session, deployment, ToldTo::Onlooker)
 }
@@ -119,7 +121,7 @@ fn ended(session: &Session, deployment: &Deployment, told: ToldTo) -> Result<Exi
             format!("`singletrack status --project {project} {}` shows what took its place", by.argument()),
         ),
         (Status::Cancelled, "ABANDONED", None) if told == ToldTo::Onlooker => (
-            format!("{name} lost its place in line: the server had not heard of its client for too long"),
+            format!("{name} lost its place in line: the server got no sign of life from its client for too long"),
             format!("`singletrack status --project {project} {argument}` shows whose it was"),
         ),
         (Status::Cancelled, "EXPIRED", None) if told == ToldTo::Onlooker => (
@@ -127,7 +129,7 @@ fn ended(session: &Session, deployment: &Deployment, told: ToldTo) -> Result<Exi
             "`singletrack why` shows who holds the slot".to_owned(),
         ),
         (Status::Cancelled, "ABANDONED", None) => (
-            format!("{name} lost its place in line: the server had not heard of this client for too long"),
+            format!("{name} lost its place in line: the server got no sign of life from this client for too long"),
             "check the network between this job and the server, then deploy again".to_owned(),
         ),
         (Status::Cancelled, "EXPIRED", None) => (
@@ -185,7 +187,7 @@ struct HowStopped {
 
 fn stopped(session: &Session, project: &ProjectName, ending: HowStopped) -> Result<Exit, Failure> {
     let HowStopped { why, reached, deployment, problem } = ending;
-    // A deployment that finished anyway stays what it became.
+    // A deployment that succeeded anyway is reported as succeeded.
     let succeeded = deployment.as_ref().filter(|deployment| deployment.status == Status::Succeeded);
     if let (StopReason::Deadline, Some(deployment)) = (why, succeeded) {
         return ended(session, deployment, ToldTo::Owner);
@@ -207,7 +209,7 @@ fn stopped(session: &Session, project: &ProjectName, ending: HowStopped) -> Resu
     let name = |id| name_of(deployment.as_deref(), id);
     let look = |id: DeploymentId| {
         let argument = deployment.as_ref().map_or_else(|| id.to_string(), |deployment| deployment.argument());
-        format!("`singletrack status --project {project} {argument}` shows how it stands")
+        format!("`singletrack status --project {project} {argument}` shows its status")
     };
     let (exit, reason, message, hint) = match (why, reached) {
         (StopReason::Signal, Reached::Nothing) => {

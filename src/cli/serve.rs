@@ -31,7 +31,7 @@ pub struct ServeArgs {
     /// The address to listen on [default: 127.0.0.1:7878]
     #[arg(long, value_name = "ADDRESS", env = "SINGLETRACK_LISTEN", value_parser = parse_listen)]
     pub listen: Option<SocketAddr>,
-    /// Where everything is kept: sqlite:FILE, postgres://HOST/DATABASE or memory: [default: sqlite:singletrack.db]
+    /// The store: sqlite:FILE, postgres://HOST/DATABASE or memory: [default: sqlite:singletrack.db]
     #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE")]
     pub store: Option<String>,
     /// The folder in which pipelines run
@@ -95,7 +95,7 @@ async fn serve_until_told(config: Config) -> ExitCode {
     tracing::info!(address = %node.address(), %store, project_count, version = BUILD.version, commit = BUILD.commit, built_at = BUILD.built_at, "ready");
     if let Some(limit) = stop_limit {
         let limit = format_duration(limit);
-        tracing::info!(%limit, "after SIGTERM it ends within this limit; whatever supervises it must not kill it before");
+        tracing::info!(%limit, "after SIGTERM the server ends within this limit; its supervisor must not kill it earlier");
     }
     if project_count == 0 {
         tracing::info!("no project has pipelines: `run` works for any, `deploy` for those that --config FILE names");

@@ -69,6 +69,6 @@ pub(super) fn fail(code: u8, message: &str) -> ExitCode {
 }
 
 pub(super) fn print(text: &str) {
-    // Where it cannot be written there is nobody to tell that.
+    // If this cannot be written, nobody can read an error either.
     let _ = screen::result(text);
 }

@@ -30,7 +30,7 @@ pub struct Session {
     pub clock: Arc<dyn Clock>,
     /// Whether the result is printed as JSON.
     pub json: bool,
-    /// The CI that we run in.
+    /// The CI system of this process.
     pub ci: Option<CiRun>,
     /// Whether it is any CI at all, known or not.
     pub in_ci: bool,

@@ -30,10 +30,10 @@ use crate::{
 /// `status`.
 #[derive(Args, Debug)]
 pub struct StatusArgs {
-    /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
+    /// The deployment: its number, such as 17; its number with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: Option<DeploymentName>,
-    /// Go on showing it until it is final: in its place at a terminal, else a line for each change
+    /// Show the deployment until it is final: updated in place at a terminal, else a line for each change
     #[arg(long)]
     pub watch: bool,
     /// Where.
@@ -219,7 +219,7 @@ fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
     repairs(deployment).into_iter().for_each(|repair| add("rollback", Some(repair)));
     add("superseded", deployment.successor().map(|by| format!("by {}", named(&by))));
     add("again", deployment.former().map(|former| format!("what {} deployed", named(&former))));
-    // An older server tells them with the result alone.
+    // An older server has them only in the result.
     let outputs = deployment.result.as_ref().map(|result| &result.outputs).filter(|_| deployment.outputs.is_empty());
     for (name, value) in outputs.unwrap_or(&deployment.outputs) {
         add("output", Some(format!("{}={}", clean(name), clean(value))));

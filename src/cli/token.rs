@@ -13,9 +13,9 @@ use crate::http::new_token;
 /// `token`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Make a token: prints it once, and the line that lets the server know it
+    /// Make a token: print the token once, and the lines for the server's configuration
     New {
-        /// What it is for, for people
+        /// What the token is for; people see this name
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
     },
@@ -37,6 +37,6 @@ pub fn token(args: &TokenCommand) -> ExitCode {
             config.lines().for_each(screen::progress);
             ExitCode::SUCCESS
         }
-        Err(error) => fail(EX_UNAVAILABLE, &format!("the system has no randomness to give: {error}")),
+        Err(error) => fail(EX_UNAVAILABLE, &format!("the system gives no random bytes: {error}")),
     }
 }

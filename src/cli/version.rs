@@ -31,6 +31,6 @@ pub fn run(args: &VersionArgs) -> Result<Exit, Failure> {
         ];
         lines.iter().try_for_each(|line| print::result(line))
     };
-    written.map_err(|error| Failure::new(Exit::Fault, format!("it cannot be written: {error}")))?;
+    written.map_err(|error| Failure::new(Exit::Fault, format!("the text cannot be written: {error}")))?;
     Ok(Exit::Done)
 }

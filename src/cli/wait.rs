@@ -30,20 +30,20 @@ Exit codes:
   121  it was still blocked at its deadline, or its client was gone
   122  it was cancelled or superseded
   124  --timeout passed; the deployment goes on
-  125  no server, or a fault of something in between
+  125  no server, or a fault on the way to it
   130  interrupted; the deployment goes on";
 
 /// `wait`.
 #[derive(Args, Debug)]
 #[command(after_long_help = WAIT_HELP)]
 pub struct WaitArgs {
-    /// The deployment: its number, such as 17; that with the project, such as web#17; or its ID
+    /// The deployment: its number, such as 17; its number with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
     /// How long to wait; the deployment goes on after that [default: until it is final]
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
-    /// Show what happens until then, as `deploy` does; without it, only the end is told
+    /// Show progress while waiting, as `deploy` does; without this flag, only the end is shown
     #[arg(long)]
     pub progress: bool,
     /// Where.
@@ -54,7 +54,7 @@ pub struct WaitArgs {
 /// Waits for the end of a deployment, and ends as the deployment did.
 ///
 /// # Errors
-/// Whatever is not a success of the deployment, with its exit code.
+/// Every end that is not a success of the deployment, with its exit code.
 pub async fn run(args: &WaitArgs) -> Result<Exit, Failure> {
     let session = Session::open(&args.target.connect, patience(args.timeout))?;
     let how = if args.progress { How::Auto } else { How::EndOnly };
@@ -71,7 +71,7 @@ pub async fn run(args: &WaitArgs) -> Result<Exit, Failure> {
     result::tell_onlooker(&session, &deployment)
 }
 
-/// How long an onlooker puts up with a server that does not answer.
+/// How long `wait` tolerates a server that does not answer.
 pub(super) fn patience(timeout: Option<Duration>) -> Patience {
     match timeout {
         Some(timeout) => Patience::DEADLINE.within(timeout),
@@ -79,7 +79,7 @@ pub(super) fn patience(timeout: Option<Duration>) -> Patience {
     }
 }
 
-/// Somebody who waits for the end of a deployment, and changes nothing.
+/// A client that waits for the end of a deployment, and changes nothing.
 pub(super) struct Onlooker<'a> {
     pub(super) session: &'a Session,
     pub(super) project: &'a ProjectName,
@@ -90,10 +90,10 @@ pub(super) struct Onlooker<'a> {
 }
 
 impl Onlooker<'_> {
-    /// The deployment as it ended. A signal and the time-out end the wait alone.
+    /// Waits and returns the final deployment. A signal or `--timeout` ends only the wait.
     ///
     /// # Errors
-    /// It is not final yet, or there is no answer to go by.
+    /// The deployment is not final yet, or no usable answer came.
     pub(super) async fn until_final(&self, how: How, signals: &mut Signals) -> Result<Deployment, Failure> {
         let Onlooker { session, project, name, .. } = self;
         let deadline = self.timeout.map(|timeout| Deadline::after(session.clock.clone(), timeout));
@@ -140,7 +140,7 @@ impl Onlooker<'_> {
         }
     }
 
-    /// Why nothing more is heard of it, which says nothing about what becomes of it.
+    /// Adds to a failure that the outcome of the deployment is unknown.
     fn lost(&self, fault: Fault) -> Failure {
         match fault {
             Fault::Refused(_) => fault.into(),

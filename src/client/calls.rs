@@ -39,7 +39,7 @@ pub struct Filter {
     pub since: Option<Since>,
 }
 
-/// What became of a submit.
+/// The outcome of a submit.
 #[derive(Debug)]
 pub enum Submitted {
     /// 202.
@@ -62,7 +62,7 @@ pub enum Submitted {
         /// The whole problem.
         problem: Value,
     },
-    /// Any other no.
+    /// Any other refusal.
     Refused(Box<ServerRefusal>),
 }
 
@@ -73,7 +73,7 @@ pub enum Turn {
     Come(Box<Deployment>),
     /// 408: still in line.
     Still {
-        /// The own deployment.
+        /// The deployment of the ticket.
         deployment: Box<Deployment>,
         /// Who holds the slot, where the server says so.
         conflict: Option<Box<Conflict>>,
@@ -111,7 +111,7 @@ pub struct Worker<'a> {
     pub secret: &'a str,
 }
 
-/// A server and who asks it.
+/// A connection to a server, with the caller's token.
 pub struct Connection {
     transport: Transport,
 }
@@ -156,7 +156,7 @@ impl Connection {
         self.transport.trouble()
     }
 
-    /// Whether the last submit may have reached the server without our having its answer.
+    /// Whether the last submit may have reached the server although no answer came.
     pub fn is_in_doubt(&self) -> bool {
         self.transport.is_in_doubt()
     }
@@ -164,7 +164,7 @@ impl Connection {
     /// Submits. `body` must be the same bytes whenever `key` is.
     ///
     /// # Errors
-    /// There is no answer to go by.
+    /// No usable answer came.
     pub async fn submit(&self, project: &ProjectName, key: &IdempotencyKey, body: &[u8]) -> Result<Submitted, Fault> {
         let url = self.project_url(project, &["deployments"]);
         let call = Call { key: Some(key), body: Some(body.to_vec()), ..Call::new(Method::POST, url) };
@@ -183,10 +183,10 @@ impl Connection {
         Ok(Submitted::Refused(Box::new(refusal(answer))))
     }
 
-    /// What a submit would do. `flags` are the query's, of what else the client would do.
+    /// What a submit would do. `flags` are query flags: what else the client would do.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn plan(
         &self,
         project: &ProjectName,
@@ -205,7 +205,7 @@ impl Connection {
     /// Whether the slot is kept for a ticket; parks at the server for up to `window`.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn turn(&self, project: &ProjectName, id: DeploymentId, window: Duration) -> Result<Turn, Fault> {
         let answer = self.park(project, id, "turn", window, ErrorCode::StillWaiting).await?;
         if answer.status.is_success() {
@@ -218,7 +218,7 @@ impl Connection {
     /// Whether a deployment is final; parks at the server for up to `window`.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn completion(
         &self,
         project: &ProjectName,
@@ -232,11 +232,11 @@ impl Connection {
         Ok(Completion::Still(self.transport.member(answer, "deployment")?))
     }
 
-    /// The events after `after`, as JSON; parks at the server for up to `window`. Each event is left as it came, so that
-    /// one of a kind that is not known here costs no more than itself. What does not come from a server is not waited out.
+    /// The events after `after`, as JSON; parks at the server for up to `window`. Each event stays raw JSON, so that
+    /// an event of an unknown kind does not lose the others. A fault that is not the server's is not waited out.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn events(
         &self,
         project: &ProjectName,
@@ -251,7 +251,7 @@ impl Connection {
     /// from that moment on.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn last_events(
         &self,
         project: &ProjectName,
@@ -278,8 +278,8 @@ impl Connection {
         self.transport.read(answer).map(|page| *page)
     }
 
-    /// Opens the event stream after `after`: one attempt, since whoever reads it must be ready for its end anyway. `None`:
-    /// it has ended, and all of it was read.
+    /// Opens the event stream after `after`: one attempt, because the reader must handle the stream's end anyway. `None`:
+    /// the deployment has ended, and all events were read.
     ///
     /// # Errors
     /// There is no stream.
@@ -292,10 +292,10 @@ impl Connection {
         self.transport.open_stream(self.deployment_url(project, id, &["events"]), after).await
     }
 
-    /// Asks for a deployment to be stopped. `true` beside it: this changed something.
+    /// Asks for a deployment to be stopped. The `bool` says whether this changed something.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn cancel(
         &self,
         project: &ProjectName,
@@ -312,7 +312,7 @@ impl Connection {
     /// A deployment.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn deployment(&self, project: &ProjectName, name: &DeploymentName) -> Result<Deployment, Fault> {
         let answer = self.succeed(&Call::new(Method::GET, self.named_url(project, name, &[]))).await?;
         self.transport.read(answer).map(|deployment| *deployment)
@@ -321,7 +321,7 @@ impl Connection {
     /// A page of the deployments that are wanted, newest first.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn deployments(
         &self,
         project: &ProjectName,
@@ -346,7 +346,7 @@ impl Connection {
     /// A project with its slot and line.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn project(&self, project: &ProjectName) -> Result<ProjectView, Fault> {
         let answer = self.succeed(&Call::new(Method::GET, self.project_url(project, &[]))).await?;
         self.transport.read(answer).map(|view| *view)
@@ -355,7 +355,7 @@ impl Connection {
     /// A page of projects, by name.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn projects(&self, limit: u64, cursor: Option<&str>) -> Result<ProjectList, Fault> {
         let mut url = self.url(&["v1", "projects"]);
         url.query_pairs_mut().append_pair("limit", &limit.to_string());
@@ -369,7 +369,7 @@ impl Connection {
     /// Forces the slot free.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn release(&self, project: &ProjectName, body: &ReleaseRequest) -> Result<ReleaseAnswer, Fault> {
         let url = self.project_url(project, &["release"]);
         let call = Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) };
@@ -381,7 +381,7 @@ impl Connection {
     /// attempt.
     ///
     /// # Errors
-    /// There is no answer to go by, or the lease is lost.
+    /// No usable answer came, or the lease is lost.
     pub async fn heartbeat(
         &self,
         worker: Worker<'_>,
@@ -394,19 +394,19 @@ impl Connection {
         self.once(&call).await
     }
 
-    /// Tells what happened. One attempt.
+    /// Sends reports. One attempt.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn reports(&self, worker: Worker<'_>, body: &ReportsRequest) -> Result<ReportsAnswer, Fault> {
         let url = self.deployment_url(worker.project, worker.id, &["reports"]);
         self.once(&Call { body: Some(to_json(body)), lease: Some(worker.secret), ..Call::new(Method::POST, url) }).await
     }
 
-    /// Says what became of a deployment. One attempt.
+    /// Reports the outcome of a deployment. One attempt.
     ///
     /// # Errors
-    /// There is no answer to go by, or the lease is lost.
+    /// No usable answer came, or the lease is lost.
     pub async fn finish(&self, worker: Worker<'_>, body: &FinishRequest) -> Result<Deployment, Fault> {
         let url = self.deployment_url(worker.project, worker.id, &["finish"]);
         self.once(&Call { body: Some(to_json(body)), lease: Some(worker.secret), ..Call::new(Method::POST, url) }).await
@@ -444,7 +444,7 @@ impl Connection {
 
     pub(super) fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.transport.base.clone();
-        // Only URLs without a host cannot have a path, and the command line lets none in.
+        // Only a URL without a host cannot have a path, and the command line refuses such URLs.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
         }
@@ -462,7 +462,7 @@ impl Connection {
     }
 
     fn named_url(&self, project: &ProjectName, name: &DeploymentName, rest: &[&str]) -> Url {
-        // Of another project the server says so.
+        // If the number is of another project, the server refuses it.
         let name = if name.is_of(project) { name.which.to_string() } else { name.to_string() };
         let mut segments = vec!["deployments", name.as_str()];
         segments.extend(rest);
@@ -471,6 +471,6 @@ impl Connection {
 }
 
 fn to_json(body: &impl serde::Serialize) -> Vec<u8> {
-    // These are our own types, without maps of odd keys: they always have a JSON form.
+    // Our own types, without maps whose keys are not strings: serializing cannot fail.
     serde_json::to_vec(body).unwrap_or_default()
 }

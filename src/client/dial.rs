@@ -10,10 +10,10 @@ use reqwest::{Certificate, Url};
 
 use super::error::SetupError;
 
-/// How long a connection may take to stand.
+/// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// A client for this server; `ca_cert` is an authority to be trusted besides.
+/// An HTTP client for this server; `ca_cert` is an additional certificate authority.
 pub(super) fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest::Client, SetupError> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("singletrack/", env!("CARGO_PKG_VERSION")))
@@ -21,20 +21,20 @@ pub(super) fn http_client(base: &Url, ca_cert: Option<&Path>) -> Result<reqwest:
         .connect_timeout(CONNECT_LIMIT)
         .tcp_nodelay(true)
         .tcp_keepalive(Duration::from_secs(15))
-        // A parked poll and one more call are all there ever is.
+        // There is never more than a parked poll and one other call.
         .pool_max_idle_per_host(2)
         .pool_idle_timeout(Duration::from_secs(20));
     if is_loopback(base) {
-        // A proxy that is set for the outside cannot reach this machine's own servers.
+        // A proxy for the internet cannot reach servers of this machine.
         builder = builder.no_proxy();
-        // Whatever this machine's files say of `localhost`, it is both of these, and the server listens at one.
+        // `localhost` means both of these addresses, whatever /etc/hosts says, and the server listens on one of them.
         if let Some(name) = base.domain() {
             let [v4, v6] = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
             builder = builder.resolve_to_addrs(name, &[SocketAddr::new(v4, 0), SocketAddr::new(v6, 0)]);
         }
     }
     builder = match (base.scheme(), ca_cert) {
-        // Reading the system's certificates is most of the start-up time, and plain HTTP needs none.
+        // Reading the system's certificates takes most of the start-up time, and plain HTTP needs no certificates.
         ("http", _) => builder.tls_certs_only([]),
         (_, Some(path)) => builder.tls_certs_merge(certificates(path)?),
         (_, None) => builder,
@@ -58,7 +58,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     by_name || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// What lies at the bottom of it.
+/// The innermost cause of an error.
 pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

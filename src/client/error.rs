@@ -1,14 +1,14 @@
-//! Why a client cannot even begin. What a server said, or that there was none, is a [`super::calls::Fault`].
+//! Why a client cannot start. A refusal of the server, or a missing answer, is a [`super::calls::Fault`].
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// What a client was given cannot be used.
+/// The client's settings cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SetupError {
     /// No header can carry the token.
-    #[error("the token has characters that no token has")]
+    #[error("the token has characters that a token cannot have")]
     Token,
     /// The server's address holds a name or a password.
     #[error("the server's address holds a password, which other processes can read")]

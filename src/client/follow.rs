@@ -1,5 +1,5 @@
-//! Follows a deployment to its end: by the event stream, or by polls on the same cursor where streams do not come
-//! through. However often either breaks, each event is passed on once and in order.
+//! Follows a deployment to its end: by the event stream, or by polls on the same cursor where streams do not
+//! work. However often a stream or a poll breaks, each event is passed on once and in order.
 
 use std::{
     fmt,
@@ -23,12 +23,12 @@ use crate::{
     wire::{Deployment, ErrorCode, Event, EventData},
 };
 
-/// Streams that ended without telling anything new, in a row, until polls take over: two can be chance.
+/// How many streams in a row may end without a new event until polls take over: two can be chance.
 const STRIKES_LIMIT: u32 = 3;
-/// The pause after a poll that found nothing, so that a server that answers at once is not asked without end.
+/// The pause after a poll that found nothing, so that a server that answers at once is not asked in a tight loop.
 const EMPTY_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a poll is parked that only asks for what is there: long enough for a busy server to look.
+/// How long a poll that asks only for existing events is parked: long enough for a busy server to look.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// How to follow.
@@ -47,7 +47,7 @@ pub enum How {
 /// The time limits of following.
 #[derive(Clone, Copy, Debug)]
 pub struct FollowLimits {
-    /// Until a stream's first byte: the server sends it at once, so what takes longer is held back on the way.
+    /// Until a stream's first byte: the server sends it at once, so a later one was held back on the way.
     pub first_byte: Duration,
     /// Between two bytes of a stream: the server sends one at least every 15 s.
     pub silence: Duration,
@@ -71,9 +71,9 @@ impl Default for FollowLimits {
 /// Something to show.
 #[derive(Debug)]
 pub enum Update {
-    /// An event, each once and in order; the last one is not passed on, but returned.
+    /// An event; each comes once and in order. The last event is returned instead.
     Event(Event),
-    /// Where it stands, as a stream begins.
+    /// The deployment's state at the begin of a stream.
     State {
         /// The status.
         status: Status,
@@ -82,7 +82,7 @@ pub enum Update {
         /// What it does.
         message: Option<String>,
     },
-    /// The way of following has changed; reads alone.
+    /// The way of following has changed; the text is a whole sentence.
     Switched(String),
 }
 
@@ -105,7 +105,7 @@ enum StreamEnd {
     Complete(Box<Deployment>),
     Broken,
     Mute,
-    /// It is over, and how it ended must be asked.
+    /// The deployment is over; its end must be asked for.
     Over,
 }
 
@@ -117,10 +117,10 @@ enum FollowStep {
 }
 
 impl Follower<'_> {
-    /// The deployment as it ended; what happens until then goes to `show`.
+    /// Follows to the end and returns the deployment; events until then go to `show`.
     ///
     /// # Errors
-    /// There is no answer to go by, or no such deployment.
+    /// No usable answer came, or there is no such deployment.
     pub async fn follow(&mut self, how: How, show: &mut (dyn FnMut(Update) + Send)) -> Result<Deployment, Fault> {
         match how {
             How::Auto => {
@@ -143,7 +143,7 @@ impl Follower<'_> {
     /// The deployment as it ended, if its end is among that.
     ///
     /// # Errors
-    /// There is no answer to go by, or no such deployment.
+    /// No usable answer came, or there is no such deployment.
     pub async fn begin(
         &mut self,
         tail: Option<u64>,
@@ -166,7 +166,7 @@ impl Follower<'_> {
     /// What has happened until now, without waiting for more.
     ///
     /// # Errors
-    /// There is no answer to go by, or no such deployment.
+    /// No usable answer came, or there is no such deployment.
     pub async fn read_so_far(&mut self, show: &mut (dyn FnMut(Update) + Send)) -> Result<(), Fault> {
         loop {
             let page = self.connection.events(self.project, self.id, self.after, MOMENT).await?;
@@ -178,7 +178,7 @@ impl Follower<'_> {
         }
     }
 
-    /// By stream; `None` when it must go on by other means.
+    /// Follows by stream; `None` when polls must take over.
     async fn by_stream(
         &mut self,
         strikes_limit: Option<u32>,
@@ -198,17 +198,17 @@ impl Follower<'_> {
                 StreamEnd::Complete(deployment) => return Ok(Some(*deployment)),
                 StreamEnd::Over => return self.end().await.map(Some),
                 StreamEnd::Mute if strikes_limit.is_some() => {
-                    show(Update::Switched("the event stream is mute; going on by polls".to_owned()));
+                    show(Update::Switched("the event stream sends nothing; polling instead".to_owned()));
                     return Ok(None);
                 }
                 StreamEnd::Broken if strikes_limit.is_some_and(|limit| strikes >= limit) => {
-                    show(Update::Switched("the event stream breaks again and again; going on by polls".to_owned()));
+                    show(Update::Switched("the event stream breaks again and again; polling instead".to_owned()));
                     return Ok(None);
                 }
                 StreamEnd::Mute | StreamEnd::Broken => {}
             }
             tokio::time::sleep(pause.next().unwrap_or(EMPTY_PAUSE)).await;
-            // While the server is away this waits for it, and says so; a server that has come back is asked anew.
+            // While the server is away, this waits for it and says so; then the stream is opened again.
             self.connection.deployment(self.project, &self.id.into()).await?;
         }
     }
@@ -271,15 +271,15 @@ impl Follower<'_> {
             }
             Ok(event) => show(Update::Event(event)),
             Err(_) if is_complete => return Some(StreamEnd::Over),
-            // An event of a newer server: nothing that we could show.
+            // An event of a newer server, which this version cannot show.
             Err(_) => {}
         }
         self.after = seq;
         None
     }
 
-    /// A server repeats nothing and leaves nothing out, but what is in between may: what came already is skipped, and
-    /// where something is missing the stream is opened again. Missing the second time, it is gone.
+    /// The server repeats no event and leaves none out, but a proxy may. Repeated events are skipped. If an event is
+    /// missing, the stream is opened again; if it is missing again, it is gone.
     fn step(&self, seq: u64, is_gap: bool, again: bool) -> FollowStep {
         if seq <= self.after {
             FollowStep::Skip
@@ -298,7 +298,7 @@ impl Follower<'_> {
                 Err(Fault::Refused(refusal)) if refusal.code == Some(ErrorCode::NotFound) => {
                     return Err(Fault::Refused(refusal));
                 }
-                // Something stands in for a server that is restarted, most likely: this waits for it.
+                // Most likely a proxy answers for a server that is being restarted: this waits for the server.
                 Err(Fault::Foreign { .. }) if strikes < STRIKES_LIMIT => {
                     strikes += 1;
                     self.connection.deployment(self.project, &self.id.into()).await?;
@@ -329,7 +329,7 @@ impl Follower<'_> {
         }
     }
 
-    /// The end, without what happens until then.
+    /// Waits for the end, without the events.
     async fn end(&self) -> Result<Deployment, Fault> {
         loop {
             match self.connection.completion(self.project, self.id, self.limits.window).await? {
@@ -351,7 +351,7 @@ enum BodyFault {
 impl fmt::Display for BodyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            BodyFault::Mute => "the stream is mute",
+            BodyFault::Mute => "the stream sends nothing",
             BodyFault::Broken => "the stream is broken",
             BodyFault::TooLarge => "the stream's event is too large",
         })
@@ -360,7 +360,7 @@ impl fmt::Display for BodyFault {
 
 impl std::error::Error for BodyFault {}
 
-/// The bytes of a stream, under its time limits; `unread` counts those of the block that is not whole yet.
+/// The bytes of a stream, with its time limits; `unread` counts the bytes of the block that is not complete yet.
 fn timed(
     response: Response,
     limits: FollowLimits,

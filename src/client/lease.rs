@@ -39,17 +39,17 @@ impl Lessor for HttpLessor<'_> {
     }
 }
 
-/// What a server's answer means to who holds a lease of its.
+/// What a server's answer means for the holder of a lease.
 fn reply<T>(answer: Result<T, Fault>) -> Reply<T> {
     match answer {
         Ok(value) => Reply::Done(value),
         Err(Fault::Refused(refusal)) => match (refusal.code, refusal.status) {
-            // A server that does not know the deployment has lost it, and with it the lease.
+            // A server that does not know the deployment has lost it, together with the lease.
             (Some(ErrorCode::LeaseLost | ErrorCode::NotFound), _) => Reply::Lost,
             (Some(ErrorCode::ReportGap), _) => {
                 Reply::Gap { last: refusal.body.get("last").and_then(serde_json::Value::as_u64).unwrap_or(0) }
             }
-            // A token may be mended, and a server may get well.
+            // A token may be corrected, and a server may recover.
             (_, 401 | 403 | 408 | 429 | 500..) => Reply::Unknown(refusal.message),
             (_, _) => Reply::Refused(refusal.message),
         },

@@ -1,7 +1,7 @@
 //! One call after another over HTTP, each with its own time limit, and repeated while the fault is one that passes.
 //!
-//! What passes: a broken connection, 502, 503, 504, 429, 520 and beyond, a 408 that no Singletrack wrote, and once a Singletrack
-//! has answered, whatever did not come from one. The caller sees to it that a repeated call does no harm, and drops the call when
+//! Faults that pass: a broken connection, 502, 503, 504, 429, 520 and beyond, a 408 that no Singletrack wrote, and once a Singletrack
+//! has answered, whatever did not come from one. The caller makes sure that repeating a call does no harm, and drops the call when
 //! the overall deadline has passed. The pauses are those of `backon`: decision 0005.
 
 use std::{
@@ -35,9 +35,9 @@ use crate::{
     wire::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
 };
 
-/// Spans are told in whole seconds: what is left of 15 s is 15 s for a while.
+/// Durations are printed in whole seconds, rounded: shortly after the start, 15 s are still 15 s.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
-/// How much longer than its window a call may take: a server under load answers within it, a dead one does not.
+/// How much longer than its window a call may take: a server under load answers in this time, a dead one does not.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How much longer than its window the first two attempts may take; the next ones twice as long each, for as long as nothing
 /// comes. Behind a load balancer another server answers, and whoever's turn it is must not wait out one that is stopped.
@@ -48,34 +48,34 @@ const LAST_ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 const BODY_LIMIT: usize = 32 << 20;
 /// How long a call is parked, in a URL.
 pub(super) const WAIT_PARAMETER: &str = "maxWaitSeconds";
-/// How long a server may ask us to stay away; more would eat the deadline of whoever waits.
+/// The longest `Retry-After` that is obeyed; a longer one would use up the caller's deadline.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long it is tried again, beside the caller's deadline.
+/// How long a call is retried, in addition to the caller's deadline.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// Until the server has answered for the first time: most likely the address is wrong.
     pub first: Duration,
-    /// Once it has: it is most likely being restarted. `None` leaves it to the caller's deadline.
+    /// After it has answered once: it is most likely being restarted. `None`: only the caller's deadline counts.
     pub later: Option<Duration>,
 }
 
 impl Patience {
-    /// For who waits for a deployment under a deadline of its own.
+    /// For a caller that waits for a deployment with its own deadline.
     pub const DEADLINE: Patience = Patience { first: Duration::from_secs(15), later: None };
     /// For a question that a person or a script asks: long enough for a restart.
     pub const QUESTION: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(15)) };
     /// For `logs --follow`, which has no deadline.
     pub const WATCH: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(300)) };
 
-    /// The same for who gives up after `timeout` anyway.
+    /// The same for a caller that gives up after `timeout` anyway.
     #[must_use]
     pub fn within(self, timeout: Duration) -> Patience {
         Patience { first: self.first.min(timeout), later: self.later }
     }
 }
 
-/// Why there is no answer to go by.
+/// Why no usable answer came.
 #[derive(Debug, Error)]
 pub enum Fault {
     /// Nobody answered.
@@ -94,18 +94,18 @@ pub enum Fault {
         /// What is wrong with it.
         why: String,
     },
-    /// What stands before the server takes no body of that size.
-    #[error("a proxy in front of {server} refuses so large a request (HTTP 413)")]
+    /// A proxy in front of the server refuses a body of that size.
+    #[error("a proxy in front of {server} refuses a request of this size (HTTP 413)")]
     Proxy {
         /// Where it was asked.
         server: String,
     },
-    /// The server said no.
+    /// The server refused.
     #[error("{0}")]
     Refused(Box<ServerRefusal>),
 }
 
-/// A server's no.
+/// A server's refusal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerRefusal {
     /// The HTTP status.
@@ -126,7 +126,7 @@ impl fmt::Display for ServerRefusal {
     }
 }
 
-/// Hears of faults that are tried again.
+/// Is called for each fault that is retried.
 pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
 
 /// The way to a server.
@@ -145,7 +145,7 @@ pub(super) struct Transport {
 /// A fault that is being tried again.
 struct ToldTrouble {
     why: String,
-    /// Whether it is worth no further word.
+    /// Whether the fault was already reported.
     is_told: bool,
 }
 
@@ -160,11 +160,11 @@ pub(super) struct Call<'a> {
     pub(super) lease: Option<&'a str>,
     /// How long the answer may take beyond the window.
     pub(super) limit: Duration,
-    /// Whether whoever calls can do without: then an answer of something in between is not waited out.
+    /// Whether the caller can do without the answer: then a proxy's answer is not waited out.
     pub(super) is_optional: bool,
 }
 
-/// An answer that is one.
+/// An answer of a Singletrack server.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) replayed: bool,
@@ -231,13 +231,13 @@ impl Transport {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|told| told.why.clone())
     }
 
-    /// Whether the last submit may have reached the server without our having its answer. While every attempt was
-    /// refused at the door, there is nothing to wait for.
+    /// Whether the last submit may have reached the server although no answer came. If every attempt was
+    /// refused at the connection, there is nothing to wait for.
     pub fn is_in_doubt(&self) -> bool {
         self.in_doubt.load(Ordering::Relaxed)
     }
 
-    /// Sends until there is an answer, or patience ends.
+    /// Sends until an answer comes, or patience ends.
     pub(super) async fn send(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         let mut retry = self.retry();
         let look = call.look();
@@ -258,7 +258,7 @@ impl Transport {
             let is_silent = trouble.is_silent();
             let left = retry.pause(trouble, after).await?;
             if is_silent {
-                // What it was parked for may have come meanwhile.
+                // The event that the call waited for may have come meanwhile.
                 (url, window) = (&look, Duration::ZERO);
                 limit = if is_first { limit } else { (limit * 2).min(call.limit) };
             } else {
@@ -267,14 +267,14 @@ impl Transport {
             if let Some(left) = left
                 && call.window.is_zero()
             {
-                // A server that is mute must not take more than what was said.
+                // A server that sends nothing must not cost more time than was announced.
                 limit = limit.min(left.max(LAST_ATTEMPT_LIMIT));
             }
             is_first = false;
         }
     }
 
-    /// Sends once; whoever calls knows best how long it may be tried again.
+    /// Sends once; the caller decides how long it is retried.
     pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         match self.attempt(call, &call.url, call.window + call.limit).await {
             Attempt::Answered(answer) => Ok(answer),
@@ -294,7 +294,7 @@ impl Transport {
         self.authorized(self.http.request(method, url))
     }
 
-    /// Remembers what is wrong, and tells it once.
+    /// Remembers a fault, and reports it once.
     fn note_trouble(&self, trouble: &Trouble, contacted: bool, tried_for: Duration, left: Option<Duration>) {
         let mut noted = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let was_told = noted.as_ref().is_some_and(|noted| noted.is_told);
@@ -355,10 +355,10 @@ impl Transport {
         }
     }
 
-    /// What an attempt without an answer comes to.
+    /// The result of an attempt without an answer.
     pub(super) fn failed(&self, error: &reqwest::Error) -> Attempt {
         let why = why(error);
-        // Another attempt meets the same certificate.
+        // A retry would get the same certificate.
         if why.contains("certificate") {
             return Attempt::Hopeless(self.unreachable(why));
         }
@@ -366,7 +366,7 @@ impl Transport {
         Attempt::Again { trouble: Trouble { why, kind }, after: None }
     }
 
-    /// Tells an answer from a fault of something in between.
+    /// Tells an answer of the server from a fault on the way to it.
     pub(super) async fn judge(&self, response: Response) -> Attempt {
         let status = response.status();
         let replayed = response.headers().get(REPLAYED_HEADER).is_some_and(|value| value == "true");
@@ -379,7 +379,7 @@ impl Transport {
         if status.is_redirection() {
             let to = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("nowhere");
             let to: String = to.chars().filter(|c| !c.is_control()).take(200).collect();
-            return self.not_ours(status, after, format!("it sends us on to {to}, and we do not follow"));
+            return self.not_ours(status, after, format!("it redirects to {to}, and the client follows no redirects"));
         }
         let bytes = match read_limited(response).await {
             Ok(bytes) => bytes,
@@ -417,8 +417,8 @@ impl Transport {
         }
     }
 
-    /// What to do about an answer that no Singletrack gave. Where one has answered before, something stands in for it
-    /// while it is being restarted; where none ever has, the address is most likely wrong.
+    /// What to do about an answer that is not Singletrack's. If Singletrack has answered before, a proxy answers while the
+    /// server is being restarted; otherwise the address is most likely wrong.
     fn not_ours(&self, status: StatusCode, after: Option<Duration>, why: String) -> Attempt {
         if status == StatusCode::PAYLOAD_TOO_LARGE {
             return Attempt::Hopeless(Fault::Proxy { server: self.server().to_owned() });
@@ -492,10 +492,10 @@ pub(super) struct Retry<'a> {
 }
 
 impl Retry<'_> {
-    /// Waits until it is time for the next attempt. Answers how much patience is left then; `None` where it has no end.
+    /// Waits until it is time for the next attempt. Returns how much patience is left; `None` if it has no end.
     ///
     /// # Errors
-    /// It was tried for long enough.
+    /// Patience has ended.
     pub(super) async fn pause(&mut self, trouble: Trouble, after: Option<Duration>) -> Result<Option<Duration>, Fault> {
         let Retry { transport, pauses, begun } = self;
         let contacted = transport.contacted.load(Ordering::Relaxed);
@@ -584,7 +584,7 @@ fn message_of(body: &Value) -> String {
     text.unwrap_or("the server refuses and does not say why").to_owned()
 }
 
-/// The reason that helps, without the address that stands in the sentence already.
+/// The useful reason, without the address that the sentence has already.
 fn why(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return if error.is_connect() { "no connection in time".to_owned() } else { "no answer in time".to_owned() };

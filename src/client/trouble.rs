@@ -1,13 +1,13 @@
-//! What is wrong while a call is tried again, and how that is said.
+//! The fault while a call is retried, and its text.
 
 use std::time::Duration;
 
 use crate::{clock::span, wire::ErrorCode};
 
-/// How long nothing may come before that is told. A server under load, or one that waits for its database, answers within it.
+/// How long no answer may come before that is reported. A server under load, or one that waits for its database, answers within it.
 const SILENCE_LIMIT: Duration = Duration::from_secs(6);
 
-/// Why there is no answer to go by, this time.
+/// Why this attempt brought no usable answer.
 pub(super) struct Trouble {
     /// For people.
     pub why: String,
@@ -17,9 +17,9 @@ pub(super) struct Trouble {
 /// Who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TroubleKind {
-    /// Nothing came at all.
+    /// No answer came at all.
     Silent,
-    /// The server answered that it cannot now, and said why.
+    /// The server answered that it cannot do it now, with a reason.
     Said(Option<ErrorCode>),
     /// Anything else: a connection that breaks, an answer of something in between.
     Broken,

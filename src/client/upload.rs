@@ -1,4 +1,4 @@
-//! Uploading an artifact: once, and gone on with after a cut.
+//! Uploading an artifact: once, and continued after an interruption.
 
 use std::{
     fs::File,
@@ -25,18 +25,18 @@ use crate::{
     wire::{ErrorCode, OFFSET_HEADER},
 };
 
-/// So much is read and sent at a time.
+/// How much is read and sent at a time.
 const PIECE_BYTES: usize = 64 << 10;
-/// An upload that does not move for this long is begun again. At its end the server waits for its disk.
+/// An upload without progress for this long is started again. At its end the server waits for its disk.
 const STALL_LIMIT: Duration = Duration::from_secs(90);
-/// How often it is looked how far it is.
+/// How often the progress is read.
 const LOOK: Duration = Duration::from_millis(200);
-/// How often it is asked whether another's upload of the same artifact is done.
+/// How often the server is asked whether another client's upload of the same artifact is done.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
-/// How often the whole may arrive as something else before that is believed.
+/// How often the upload may arrive with another digest before the client gives up.
 const MISMATCH_LIMIT: u32 = 2;
 
-/// What an upload has come to, for people.
+/// The progress of an upload, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// It begins, or goes on after a cut, at this byte.
@@ -69,7 +69,7 @@ struct Uploading<'a> {
     tell: &'a dyn Fn(Progress),
 }
 
-/// What one look or one attempt came to.
+/// The result of one check or one attempt.
 enum UploadStep {
     Done,
     /// Go on at this byte.
@@ -130,7 +130,7 @@ impl Uploading<'_> {
             if let UploadStep::At(offset) = step
                 && offset > 0
             {
-                // It moves: patience begins anew.
+                // There is progress: patience begins anew.
                 retry = self.transport.retry();
             }
         }
@@ -146,11 +146,11 @@ impl Uploading<'_> {
         let offset = response.headers().get(OFFSET_HEADER).and_then(|offset| offset.to_str().ok()?.parse().ok());
         match (response.status(), offset) {
             (StatusCode::OK, _) => UploadStep::Done,
-            // One that claims more than there is holds something else.
+            // If the server has more bytes than the artifact, it has something else.
             (StatusCode::NOT_FOUND, Some(offset)) => {
                 UploadStep::At(if offset >= self.packed.bytes { 0 } else { offset })
             }
-            // Why not is told in a body only, which an answer to HEAD has not.
+            // Only a body tells the reason, and an answer to HEAD has no body.
             (_, _) => {
                 let request = self.transport.request(Method::GET, url.clone()).header(ACCEPT, "application/json");
                 match request.timeout(super::transport::ANSWER_LIMIT).send().await {
@@ -185,11 +185,11 @@ impl Uploading<'_> {
         };
         tokio::select! {
             step = sending => step,
-            () = self.watch(&sent) => UploadStep::Again { trouble: Trouble::broken("the upload does not move"), after: None },
+            () = self.watch(&sent) => UploadStep::Again { trouble: Trouble::broken("the upload makes no progress"), after: None },
         }
     }
 
-    /// Shows how far it is, until it stands still for too long.
+    /// Shows the progress, until there is none for too long.
     async fn watch(&self, sent: &AtomicU64) {
         let (mut last, mut still) = (u64::MAX, Duration::ZERO);
         while still < STALL_LIMIT {

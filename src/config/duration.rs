@@ -37,7 +37,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             return refuse("the units are d, h, m, s and ms");
         };
         if unit_ms >= last_unit_ms {
-            return refuse("each unit stands once, larger ones first");
+            return refuse("each unit appears once, larger ones first");
         }
         let part = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
         match part.and_then(|part| total_ms.checked_add(part)) {

@@ -30,7 +30,7 @@ impl FromStr for StoreLocation {
                     Err("names no file; a store in memory is memory:, and a file of that name sqlite:./:memory:"
                         .to_owned())
                 }
-                file if file.contains('\0') => Err("the file's name holds a NUL".to_owned()),
+                file if file.contains('\0') => Err("the file's name contains a NUL character".to_owned()),
                 file => Ok(StoreLocation::Sqlite(PathBuf::from(file.strip_prefix("//").unwrap_or(file)))),
             },
             "memory" if text == "memory:" => Ok(StoreLocation::Memory),

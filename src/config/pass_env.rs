@@ -46,13 +46,13 @@ const NEVER: &[(&str, &str)] = &[
     ("SINGLETRACK_*", "Singletrack reads and sets it itself, and its token is among them"),
     ("INPUT_*", "it would look like an input of the deployment"),
     ("CREDENTIALS_DIRECTORY", "the service's credentials are found by it"),
-    ("NOTIFY_SOCKET", "it is between the server and its service manager"),
-    ("LISTEN_*", "it is between the server and its service manager"),
-    ("WATCHDOG_*", "it is between the server and its service manager"),
-    ("INVOCATION_ID", "it is between the server and its service manager"),
-    ("JOURNAL_STREAM", "it is between the server and its service manager"),
-    ("MAINPID", "it is between the server and its service manager"),
-    ("MANAGERPID", "it is between the server and its service manager"),
+    ("NOTIFY_SOCKET", "it belongs to the server and its service manager"),
+    ("LISTEN_*", "it belongs to the server and its service manager"),
+    ("WATCHDOG_*", "it belongs to the server and its service manager"),
+    ("INVOCATION_ID", "it belongs to the server and its service manager"),
+    ("JOURNAL_STREAM", "it belongs to the server and its service manager"),
+    ("MAINPID", "it belongs to the server and its service manager"),
+    ("MANAGERPID", "it belongs to the server and its service manager"),
     ("SSLKEYLOGFILE", "the keys of TLS connections are written where it says"),
     ("JENKINS_*_COOKIE", "a CI system finds the processes of a job by it, and would signal them twice"),
     ("HUDSON_*_COOKIE", "a CI system finds the processes of a job by it, and would signal them twice"),
@@ -130,9 +130,7 @@ fn no_name(pattern: &str) -> Option<String> {
     let begin = pattern.strip_suffix('*').unwrap_or(pattern);
     let is_name = begin.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let is_wrong = !is_name || begin.is_empty() || begin.starts_with(|first: char| first.is_ascii_digit());
-    is_wrong.then(|| {
-        format!("takes names of variables and beginnings of names such as \"AWS_*\", which {pattern:?} is not")
-    })
+    is_wrong.then(|| format!("takes names of variables and prefixes such as \"AWS_*\"; {pattern:?} is neither"))
 }
 
 /// Why a pattern may not be listed.
@@ -153,7 +151,9 @@ fn refusal(pattern: &str) -> Option<String> {
     let (never, why) = NEVER.iter().find(|(never, _)| meets(never))?;
     Some(match pattern == *never || !pattern.ends_with('*') {
         true => format!("must not pass {pattern} on to phases: {why}; give phases what they need under another name"),
-        false => format!("would pass {never} on to phases with {pattern:?}: {why}; list the names that phases need"),
+        false => {
+            format!("would pass {never} on to phases because of {pattern:?}: {why}; list the names that phases need")
+        }
     })
 }
 

@@ -181,7 +181,7 @@ fn read_agents(section: &mut ConfigTable<'_>) -> Option<ByAgents> {
     }
     for key in ["without_agent", "unclaimed_timeout"] {
         if section.has(key) {
-            let message = format!("`{}` holds for projects with run_by = \"agents\" only", section.path_of(key));
+            let message = format!("`{}` is only for projects with run_by = \"agents\"", section.path_of(key));
             section.document.problem(section.span_of(key), message);
         }
     }
@@ -279,7 +279,7 @@ fn read_phase(mut section: ConfigTable<'_>, pipeline_timeout: Duration) -> Optio
 fn parse_script(text: &str) -> Result<String, String> {
     match text {
         text if text.trim().is_empty() => Err("must be a command".to_owned()),
-        text if text.contains('\0') => Err("holds a NUL, which no command can".to_owned()),
+        text if text.contains('\0') => Err("contains a NUL character".to_owned()),
         text => Ok(text.to_owned()),
     }
 }

@@ -252,7 +252,7 @@ impl<'a> ConfigTable<'a> {
         for (name, _) in self.table.iter().filter(|(name, _)| !self.known.contains(&name.get_ref().as_ref())) {
             let hint = match nearest(name.get_ref(), &self.known) {
                 Some(known) => format!("did you mean `{known}`?"),
-                None => format!("known here are {}", self.known.join(", ")),
+                None => format!("known keys here: {}", self.known.join(", ")),
             };
             let path = self.path_of(name.get_ref());
             self.document.problem(name.span(), format!("unknown key `{path}`; {hint}"));

@@ -283,7 +283,7 @@ impl From<UploadError> for ErrorAnswer {
 
 impl From<io::Error> for ErrorAnswer {
     fn from(error: io::Error) -> Self {
-        tracing::error!(%error, "the artifacts' directory did not do it");
+        tracing::error!(%error, "an operation in the artifacts' directory failed");
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 ErrorAnswer::new(ErrorCode::DiskFull, "the server's disk is full; free some space there")

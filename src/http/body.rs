@@ -294,7 +294,7 @@ impl<'de> Visitor<'de> for Strict {
         while let Some(Name(name)) = map.next_key()? {
             let value = map.next_value_seed(inner)?;
             if members.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("the member '{}' stands twice", echo(&name))));
+                return Err(de::Error::custom(format_args!("the member '{}' appears twice", echo(&name))));
             }
             members.insert(name, value);
         }

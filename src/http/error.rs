@@ -59,7 +59,10 @@ impl ErrorAnswer {
     /// Not found. The words are the same whatever is missing, so that no answer tells one project's client about
     /// another project.
     pub fn not_found() -> Self {
-        ErrorAnswer::new(ErrorCode::NotFound, "there is no such project or deployment on this server, or not for you")
+        ErrorAnswer::new(
+            ErrorCode::NotFound,
+            "there is no such project or deployment on this server, or this token may not see it",
+        )
     }
 }
 
@@ -135,7 +138,7 @@ impl From<StoreError> for ErrorAnswer {
                 tracing::error!(error = %why, "the store did not say whether it was done");
                 ErrorAnswer::new(
                     ErrorCode::Unavailable,
-                    "the store did not say whether it was done; try again with the same key, or look",
+                    "the store did not confirm the change; try again with the same key, or check the status",
                 )
             }
             StoreError::Refused(why) => {

@@ -171,7 +171,7 @@ pub async fn release(
             return Err(ErrorAnswer::new(
                 ErrorCode::HolderAlive,
                 format!(
-                    "{} runs{phase}, and its worker was heard of within its lease: what it runs may go on beside \
+                    "{} runs{phase}, and its worker sent a sign of life within its lease: its command may go on beside \
                      the next deployment. Cancel it, or release it with evenIfAlive",
                     holder.mention()
                 ),

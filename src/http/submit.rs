@@ -296,7 +296,7 @@ fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), ErrorAnswer> 
             return Err(invalid(format!("{name} is longer than {limit} characters")));
         }
         if text.chars().any(|c| c.is_control() && !(name == "message" && matches!(c, '\n' | '\t' | '\r'))) {
-            return Err(invalid(format!("{name} holds a control character")));
+            return Err(invalid(format!("{name} contains a control character")));
         }
     }
     if let Some(url) = &wish.url
@@ -342,7 +342,7 @@ fn check_inputs(wish: &SubmitRequest) -> Result<(), ErrorAnswer> {
             )));
         }
         if value.contains('\0') {
-            return Err(invalid(format!("input {name} holds a NUL, which no variable of a process can")));
+            return Err(invalid(format!("input {name} contains a NUL character")));
         }
         let variable = bounds::input_variable(name);
         if let Some(other) = variables.insert(variable.clone(), name) {

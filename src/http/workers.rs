@@ -202,7 +202,7 @@ fn output(name: String, value: String) -> Result<(String, String), ErrorAnswer> 
     if !bounds::fits(&value, bounds::OUTPUT_VALUE) || !bounds::is_text(&value) {
         let (name, limit) = (echo(&name), bounds::OUTPUT_VALUE);
         return Err(invalid(format!(
-            "output '{name}' is longer than {limit} characters, or holds a control character that is no tab or line end"
+            "output '{name}' is longer than {limit} characters, or contains a control character that is no tab or line end"
         )));
     }
     Ok((name, value))

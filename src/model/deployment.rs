@@ -18,7 +18,7 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Spec {
-    /// Which of the project's pipelines.
+    /// The pipeline to run.
     pub pipeline: String,
     /// The branch or tag.
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]

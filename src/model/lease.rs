@@ -18,7 +18,7 @@ impl Pepper {
     /// A new one.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
+    /// When the system gives no random bytes.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes)?;

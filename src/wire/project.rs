@@ -208,7 +208,7 @@ pub struct PlanChange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReleaseRequest {
-    /// Why; it is recorded.
+    /// The reason; it is recorded.
     pub reason: String,
     /// Only if this deployment holds the slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -12,7 +12,7 @@ use crate::model::{DeploymentId, DeploymentName, Eta, Mention, Named, ProjectNam
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct SubmitRequest {
-    /// Which of the project's pipelines; `deploy` when it is left out.
+    /// The pipeline to run; `deploy` when it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<String>,
     /// The branch or tag.

@@ -33,7 +33,7 @@ impl Fetch for InDepot {
                         tracing::warn!(artifact = %self.digest, why, "an artifact cannot be fetched; trying again");
                         sleep(DEPOT_PAUSE).await;
                     }
-                    Err(error) => return Err(format!("the artifact cannot be had: {error}")),
+                    Err(error) => return Err(format!("the artifact cannot be downloaded: {error}")),
                 }
             }
         })

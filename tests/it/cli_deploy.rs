@@ -273,7 +273,7 @@ fn a_command_does_not_wait_for_the_deployment_that_runs_it() {
     });
     let mut command = singletrack(&fake, &["deploy", "--project", "web"]);
     let ended = Ended::of(command.env("SINGLETRACK_DEPLOYMENT_ID", HOLDER).output().expect("it runs"));
-    ended.expect(121).says("waiting for oneself");
+    ended.expect(121).says("would wait for itself");
     assert_eq!(fake.routes(), [SUBMIT, CANCEL]);
     assert!(fake.of(CANCEL)[0].path.ends_with(&format!("/{OURS}/cancel")), "the place in line is given back");
 }
@@ -479,7 +479,7 @@ fn the_token_goes_to_the_server_and_nowhere_else() {
     let fake = Fake::start(move |_, _| Reply::With(307, headers, json!({})));
     let mut command = singletrack(&fake, &["deploy", "--project", "web"]);
     let ended = Ended::of(command.env("SINGLETRACK_TOKEN", "st_secret").output().expect("it runs"));
-    ended.expect(125).says("we do not follow").says(location);
+    ended.expect(125).says("follows no redirects").says(location);
     assert!(elsewhere.requests().is_empty());
 }
 

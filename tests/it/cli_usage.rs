@@ -45,7 +45,7 @@ fn bad_input_is_a_usage_error_that_says_what_to_write() {
         (&["deploy", "--project", "web", "--timeout", "0s"], "from 1s to 24h"),
         (&["deploy", "--project", "web", "--timeout", "25h"], "from 1s to 24h"),
         (&["deploy", "--project", "web", "--input", "novalue"], "NAME=VALUE"),
-        (&["deploy", "--project", "web", "--input", "a=1", "--input", "a=2"], "stands twice"),
+        (&["deploy", "--project", "web", "--input", "a=1", "--input", "a=2"], "is given twice"),
         (&["deploy", "--project", "web", "--on-conflict", "shout"], "wait, queue, fail"),
         (&["deploy", "--project", "web", "--order", "-1"], "--order"),
         (&["deploy", "--project", "web", "--order", "1", "--no-order"], "cannot be used with"),

@@ -180,7 +180,7 @@ async fn a_stream_that_never_begins_is_left_for_polls() {
         let fake = streaming(move |_, _| mute());
         let followed = follow(&fake, How::Auto).await;
         followed.expect(&["one", "two"]);
-        assert_eq!(followed.switches, ["the event stream is mute; going on by polls"]);
+        assert_eq!(followed.switches, ["the event stream sends nothing; polling instead"]);
         assert_eq!(fake.of(EVENTS).len(), 2);
     }
 }

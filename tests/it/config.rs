@@ -117,7 +117,7 @@ fn unknown_keys_at_every_depth_name_their_path_their_place_and_the_nearest_key()
             "[[projects.w.pipelines.d.phases]]\nname = \"x\"\ncheck = { url = \"http://h\", intervall = \"1s\" }",
             "unknown key `projects.w.pipelines.d.phases[0].check.intervall`; did you mean `interval`?",
         ),
-        ("[[tokens]]\nname = \"ci\"\nzzz = 1", "unknown key `tokens[0].zzz`; known here are name, sha256"),
+        ("[[tokens]]\nname = \"ci\"\nzzz = 1", "unknown key `tokens[0].zzz`; known keys here: name, sha256"),
     ];
     for (text, wanted) in cases {
         let refusal = refusal(text);
@@ -178,7 +178,7 @@ fn what_contradicts_or_cannot_be_is_refused_with_a_sentence() {
         (phase("run = \"true\""), "phases[0].name` is missing"),
         (phase("name = \"x y\"\nrun = \"true\""), "a phase's name is a letter or digit"),
         (phase("name = \"x\"\nrun = \" \""), "must be a command"),
-        (phase("name = \"x\"\nrun = \"a\\u0000b\""), "holds a NUL"),
+        (phase("name = \"x\"\nrun = \"a\\u0000b\""), "contains a NUL"),
         (phase("name = \"x\"\nrun = \"true\"\ntimeout = \"11m\""), "is longer than the whole pipeline's (10m)"),
         (phase("name = \"x\"\nrun = \"true\"\ncheck = { url = \"http://h\" }"), "has both `run` and `check`"),
         (phase("name = \"x\"\ncheck = { url = \"h:80\" }"), "must be a URL such as"),
@@ -234,8 +234,8 @@ fn who_runs_a_project_and_whom_a_token_serves_is_checked() {
     };
     for (text, says) in [
         ("[projects.web]\nrun_by = \"me\"", "must be \"server\" or \"agents\""),
-        ("[projects.web]\nwithout_agent = \"wait\"", "run_by = \"agents\" only"),
-        ("[projects.web]\nunclaimed_timeout = \"1m\"", "run_by = \"agents\" only"),
+        ("[projects.web]\nwithout_agent = \"wait\"", "run_by = \"agents\""),
+        ("[projects.web]\nunclaimed_timeout = \"1m\"", "run_by = \"agents\""),
         ("[projects.web]\nrun_by = \"agents\"\nwithout_agent = \"x\"", "must be \"refuse\" or \"wait\""),
         ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = []", "is empty"),
         ("[[tokens]]\nname = \"a\"\nsha256 = \"\"\nprojects = [\"../x\"]", ":4:13: invalid project name \"../x\""),

@@ -142,7 +142,7 @@ fn what_no_phase_gets_cannot_be_listed() {
         ("PGPASSWORD", "`pass_env` must not pass PGPASSWORD on to phases: the store is read from it"),
         ("SINGLETRACK_TOKEN", "`pass_env` must not pass SINGLETRACK_TOKEN on to phases"),
         ("S*", "`pass_env` would pass SINGLETRACK_* on to phases with \"S*\""),
-        ("*", "`pass_env` takes names of variables and beginnings of names"),
+        ("*", "`pass_env` takes names of variables and prefixes"),
     ] {
         std::fs::write(server.path("wrong.toml"), format!("\npass_env = [\"{listed}\"]\n")).unwrap();
         let output = server.tool(&["check-config", "wrong.toml"]).output().unwrap();

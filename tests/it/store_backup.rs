@@ -64,7 +64,7 @@ async fn a_backup_of_a_busy_store_restores_to_what_stood_at_one_moment() {
         fs::rename(server.path(name), server.path(&format!("old-{name}"))).unwrap();
     }
     let told = ok(&server, &["restore", "--from", "backup.db", "--to", "sqlite:test.db"]);
-    assert!(told.starts_with("test.db is made of backup.db"), "{told}");
+    assert!(told.starts_with("test.db is restored from backup.db"), "{told}");
     server.boot();
 
     let restored: Value = server.deployment(&before, "").await.body;
@@ -130,7 +130,7 @@ fn what_is_no_whole_store_of_ours_is_neither_backed_up_nor_restored() {
         }
     }
     let (code, told) = refused(&server, &["backup", "--from", "memory:", "--to", "made.db"]);
-    assert!(code == 2 && told.contains("nothing of memory:"), "{code}: {told}");
+    assert!(code == 2 && told.contains("a memory: store has no file"), "{code}: {told}");
 }
 
 /// The fencing token of a deployment that is claimed in `project`, and finished.

@@ -279,9 +279,9 @@ async fn what_cannot_be_copied_is_said_and_changes_nothing() {
         ("sqlite:test.db", &missing, 69, "no_such_database"),
         ("sqlite:test.db", "postgres://u:hunter2@127.0.0.1:1/d", 69, "refused"),
         ("sqlite:test.db", "postgres://u:hunter2@h/d?sslmode=perhaps", 2, "--to: `sslmode`"),
-        ("sqlite:test.db", "sqlite:other.db", 2, "--to: it can be copied into a database"),
+        ("sqlite:test.db", "sqlite:other.db", 2, "--to: a store can only be copied into a database"),
         ("sqlite:test.db", "mysql://h/d", 2, "--to: must begin with"),
-        ("memory:", &store, 2, "--from: what can be copied"),
+        ("memory:", &store, 2, "--from: only a store in a file can be copied"),
         ("sqlite:", &store, 2, "--from: names no file"),
     ] {
         let (code, why) = refused(&copy(&server, from, to));

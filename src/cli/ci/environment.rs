@@ -16,22 +16,22 @@ impl<'a> Environment<'a> {
         Environment(get)
     }
 
-    /// The CI that we run in.
+    /// The CI system of this process.
     pub fn detect(&self) -> Option<CiRun> {
         systems::detect(self).map(CiRun::cleaned)
     }
 
-    /// Whether this looks like any CI at all: somebody reads the output later, and no person is at the keyboard.
+    /// Whether this looks like any CI system: the output is read later, and nobody is at the keyboard.
     pub fn is_ci(&self) -> bool {
         self.get("CI").is_some_and(|value| !value.eq_ignore_ascii_case("false")) || self.detect().is_some()
     }
 
-    /// The files in which the CI wants to be told something.
+    /// The files through which the CI reads outputs and summaries.
     pub fn files(&self) -> Files {
         systems::github::files(self)
     }
 
-    /// Who uses this machine.
+    /// The user of this machine.
     pub fn user(&self) -> Option<String> {
         self.first(&["USER", "LOGNAME"]).and_then(|user| line(user, bounds::ACTOR))
     }

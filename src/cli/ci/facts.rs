@@ -1,29 +1,29 @@
-//! What became of a deployment, as names and values for later steps and jobs.
+//! The outcome of a deployment, as names and values for later steps and jobs.
 
 use std::collections::BTreeMap;
 
 use crate::wire::Deployment;
 
-/// What became of a deployment.
+/// The outcome of a deployment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobFacts {
-    /// Of its own: `id`, `status`, `number`, `url`, `superseded-by`, `rollback`.
+    /// Facts of the deployment itself: `id`, `status`, `number`, `url`, `superseded-by`, `rollback`.
     pub own: Vec<(&'static str, String)>,
-    /// What it produced.
+    /// The outputs of its phases.
     pub outputs: BTreeMap<String, String>,
 }
 
 impl JobFacts {
-    /// Those of a deployment. `produced` is the one whose outputs count: the deployment itself, or the successor that covers it.
+    /// The facts of a deployment. `produced` is the one whose outputs count: the deployment itself, or the successor that covers it.
     pub fn of(deployment: &Deployment, produced: &Deployment) -> Self {
         let outputs = match &produced.result {
-            // An older server tells them with the result alone.
+            // An older server has them only in the result.
             Some(result) if produced.outputs.is_empty() => result.outputs.clone(),
             Some(_) | None => produced.outputs.clone(),
         };
         let mut own = vec![("id", deployment.id.to_string()), ("status", deployment.status.as_str().to_owned())];
         own.extend(deployment.number.map(|number| ("number", number.to_string())));
-        // A pipeline knows better where what it deployed can be seen.
+        // A pipeline's output `url` wins: it says where the deployed state can be seen.
         if let Some(url) = deployment.url.clone().filter(|_| !outputs.contains_key("url")) {
             own.push(("url", url));
         }

@@ -1,4 +1,4 @@
-//! Files that a CI reads: of a step's outputs and summary, and of a job's variables. Whatever is wrong with one is said, and
+//! Files that a CI reads: of a step's outputs and summary, and of a job's variables. A failed write is reported, and
 //! changes nothing else.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// The files that the CI named for what a step has to tell.
+/// The files that the CI named for a step's outputs and summary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files {
     /// The step's outputs.
@@ -19,14 +19,14 @@ pub struct Files {
     pub summary: Option<PathBuf>,
 }
 
-/// Adds a text to what earlier commands wrote, as lines of its own.
+/// Appends a text to a file, on new lines.
 ///
 /// # Errors
-/// It is no file, it cannot be written, or it would be larger than `limit`.
+/// The path is not a file, cannot be written, or the file would be larger than `limit`.
 pub fn append(path: &Path, text: &str, limit: u64) -> io::Result<()> {
     let mut file = open(path, OpenOptions::new().append(true))?;
     let length = file.metadata()?.len();
-    // What is there may end without a line end. Both kinds of files may have empty lines.
+    // The existing text may lack a final line end. Both kinds of files may have empty lines.
     let text = if length > 0 { format!("\n{text}") } else { text.to_owned() };
     if length + text.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it would have more than {limit} bytes")));
@@ -34,10 +34,10 @@ pub fn append(path: &Path, text: &str, limit: u64) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// Makes this text the file.
+/// Replaces the file's content.
 ///
 /// # Errors
-/// It is no file, or it cannot be written.
+/// The path is not a file, or cannot be written.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file = open(path, OpenOptions::new().write(true).truncate(false))?;
     file.set_len(0)?;
@@ -45,7 +45,7 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    // A pipe that nobody reads would hold us up.
+    // Opening a pipe that nobody reads would block.
     let no_wait = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = options.create(true).custom_flags(no_wait).open(path)?;
     if !file.metadata()?.is_file() {

@@ -1,5 +1,5 @@
-//! How a CI's log shows structure: sections that fold, and errors that the system lists beside the job. Each system's own words
-//! stand beside its detection.
+//! How a CI's log shows structure: sections that fold, and errors that the system lists beside the job. Each system's syntax
+//! is in the file that detects the system.
 
 use jiff::Timestamp;
 
@@ -13,15 +13,15 @@ use super::{
 pub struct Section {
     /// Its place among the sections of this process, from 1.
     pub number: u32,
-    /// What is seen while it is folded: one line, cleaned.
+    /// The line that stays visible while the section is folded, cleaned.
     pub title: String,
     /// When it began.
     pub began_at: Timestamp,
 }
 
-/// What one system reads in a log. Each answer is a whole line; every text comes cleaned, in one line.
+/// The log syntax of one CI system. Each result is a whole line; each text is cleaned and has one line.
 pub trait LogWords: Sync {
-    /// Whether the system reads them on standard output alone.
+    /// Whether the system reads this syntax only on standard output.
     fn wants_standard_output(&self) -> bool {
         false
     }
@@ -37,7 +37,7 @@ pub trait LogWords: Sync {
         None
     }
 
-    /// Whether a line that begins so would fold the log.
+    /// Whether a line would be read as this syntax.
     fn is_word(&self, _line: &str) -> bool {
         false
     }
@@ -47,14 +47,14 @@ pub trait LogWords: Sync {
         None
     }
 
-    /// The same of what is no error.
+    /// A notice, in the same way.
     fn notice(&self, _title: &str, _message: &str) -> Option<String> {
         None
     }
 }
 
 impl System {
-    /// What this system reads in a log; `None` where it shows a log as it is.
+    /// The log syntax of this system; `None` if it has none.
     pub fn log_words(self) -> Option<&'static dyn LogWords> {
         match self {
             System::GitHub | System::Gitea | System::Forgejo => Some(&github::GitHubWords),

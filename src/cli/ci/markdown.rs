@@ -1,12 +1,12 @@
-//! Text that others wrote, in Markdown: it stays text.
+//! Escapes untrusted text for Markdown, so that it stays text.
 
 use crate::cli::screen::clean::clean;
 
 /// The most characters of one text.
 const TEXT_LIMIT: usize = 1_000;
 
-/// The text with everything that Markdown or HTML could take for more than text written as a character reference, which both
-/// show as that character and never read as structure.
+/// The text with every character that Markdown or HTML could read as structure replaced by a character reference, which both
+/// show as that character.
 pub fn text(text: &str) -> String {
     let text = clean(text);
     let mut out = String::with_capacity(text.len());
@@ -21,11 +21,11 @@ pub fn text(text: &str) -> String {
             c => out.push(c),
         }
     }
-    // A text that begins so would be a list or a line.
+    // At the begin of a text these characters would make a list or a rule.
     if out.starts_with(['-', ' ']) { format!("&#{};{}", u32::from(out.as_bytes()[0]), &out[1..]) } else { out }
 }
 
-/// The same of an address, which can be followed if it has only characters that addresses have.
+/// The same for a URL; it becomes a link if it has only characters of URLs.
 pub fn address(url: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/:?#=&%+,@".contains(c);
     let is_http = url.starts_with("https://") || url.starts_with("http://");

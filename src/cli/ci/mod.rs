@@ -1,4 +1,4 @@
-//! What the CI that we run in says about itself: pure functions over the environment.
+//! Reads what the CI system says about its job: pure functions over the environment.
 //!
 //! `run` says what is known of a job, `environment` reads variables, `log` says how a system's log shows structure, `facts`
 //! and `files` what later steps and jobs are told, and each file in `systems` is one CI system. The names of
@@ -23,12 +23,12 @@ pub const SUMMARY_LIMIT: u64 = systems::github::SUMMARY_LIMIT;
 /// The largest file of a step's outputs, in bytes.
 pub const OUTPUTS_LIMIT: u64 = systems::github::OUTPUTS_LIMIT;
 
-/// The outputs of a step of GitHub Actions, and the names of those that there is no place for. The delimiter is random.
+/// The outputs of a step of GitHub Actions, and the names of the outputs that do not fit. The delimiter is random.
 pub fn outputs(facts: &JobFacts, delimiter: &str) -> (String, Vec<String>) {
     systems::github::outputs(facts, delimiter)
 }
 
-/// A dotenv report of GitLab, and the names of those that there is no place for.
+/// A dotenv report of GitLab, and the names of the outputs that do not fit.
 pub fn dotenv(facts: &JobFacts) -> (String, Vec<String>) {
     systems::gitlab::dotenv(facts)
 }

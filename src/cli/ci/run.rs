@@ -1,7 +1,7 @@
 //! A run of a CI job, as its system describes it.
 //!
-//! What is detected decorates a deployment and may never keep it from running, so it is cleaned and cut here to what every
-//! server takes. Only what a flag says is refused.
+//! Detected values describe a deployment and must never prevent it, so they are cleaned and cut here to the server's
+//! limits. Only values of flags are refused.
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
@@ -82,7 +82,7 @@ pub struct CiRun {
 }
 
 impl CiRun {
-    /// A run of which nothing is known but its system.
+    /// A run of which only the system is known.
     pub fn of(system: System) -> Self {
         CiRun {
             system,
@@ -96,7 +96,7 @@ impl CiRun {
         }
     }
 
-    /// The same with values that every server takes: without control characters, and no longer than a line.
+    /// The run with cleaned values: without control characters, and no longer than a line.
     pub(super) fn cleaned(self) -> Self {
         let is_address = |url: &String| {
             (url.starts_with("https://") || url.starts_with("http://"))

@@ -1,4 +1,4 @@
-//! What `deploy` and `redeploy` can be asked for.
+//! The flags of `deploy` and `redeploy`.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -18,23 +18,23 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(after_long_help = EXIT_CODES)]
 pub struct DeployArgs {
-    /// Which of the project's pipelines
+    /// The pipeline to run
     #[arg(long, value_name = "NAME", default_value = "deploy")]
     pub pipeline: Option<String>,
-    /// A value for the pipeline, which sees it as INPUT_NAME; may be repeated
+    /// A value for the pipeline: its phases get the variable INPUT_NAME; may be repeated
     #[arg(long = "input", value_name = "NAME=VALUE", value_parser = parse_input)]
     pub inputs: Vec<(String, String)>,
-    /// What is deployed: a folder, without what its .singletrackignore files leave out, or a file. Phases find it in
+    /// The folder or file to deploy; .singletrackignore files leave out files of the folder. Phases find the artifact in
     /// their working directory
     #[arg(long, value_name = "PATH")]
     pub artifact: Option<PathBuf>,
-    /// Leave out of the artifact what the .gitignore files in the folder say, too
+    /// Leave out what the folder's .gitignore files list, too
     #[arg(long, requires = "artifact")]
     pub respect_gitignore: bool,
-    /// Deploy a folder in which there is no file
+    /// Accept a folder without files
     #[arg(long, requires = "artifact")]
     pub allow_empty: bool,
-    /// Go back on purpose: a lower build number is not refused
+    /// Go back on purpose: accept a lower build number
     #[arg(long)]
     pub rollback: bool,
     /// What is deployed, and who deploys it.
@@ -54,9 +54,9 @@ pub struct DeployArgs {
 /// `redeploy`.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXIT_CODES)]
-#[command(mut_arg("message", |arg| arg.help("A line about it [default: that of the former deployment]")))]
+#[command(mut_arg("message", |arg| arg.help("A line about the deployment [default: that of the earlier one]")))]
 pub struct RedeployArgs {
-    /// The former deployment: its number, such as 17; that with the project, such as web#17; or its ID
+    /// The earlier deployment: its number, such as 17; its number with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
     /// Who deploys it.
@@ -82,14 +82,14 @@ pub struct SubmitArgs {
     /// How the deployment is followed
     #[arg(long, value_enum, value_name = "HOW", default_value_t = FollowMode::Auto, help_heading = "Waiting")]
     pub follow: FollowMode,
-    /// Do not wait: hand it to the server and print its id
+    /// Do not wait: hand the deployment to the server and print its ID
     #[arg(long, conflicts_with_all = ["cancel_in_progress_deployment", "leave_when_overtaken", "follow_successor"])]
     #[arg(help_heading = "Waiting")]
     pub detach: bool,
-    /// Deploy nothing: print what would happen; ends with the code of a deploy that would be refused
+    /// Deploy nothing, print what would happen; if the deploy would be refused, exit with its exit code
     #[arg(long, conflicts_with = "detach")]
     pub dry_run: bool,
-    /// The key of this request: repeated with the same key, it makes one deployment [default: from the CI job]
+    /// Idempotency key of this request: requests with the same key make one deployment [default: from the CI job]
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     pub idempotency_key: Option<IdempotencyKey>,
     /// How the job ends.
@@ -102,22 +102,22 @@ pub struct SubmitArgs {
 pub enum WhenHeld {
     /// Wait in line for it
     Wait,
-    /// Wait in line; should this client go away, the server starts it all the same
+    /// Wait in line; if this client goes away, the server still starts the deployment
     Queue,
-    /// Fail
+    /// Do not wait: fail
     Fail,
 }
 
 /// How a deployment is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FollowMode {
-    /// By a stream, and by polls where streams do not come through
+    /// By a stream; by polls where streams do not work
     Auto,
     /// By a stream only
     Sse,
     /// By polls only
     Poll,
-    /// Not at all: only wait for its end
+    /// Not at all: only wait for the end
     None,
 }
 

@@ -1,4 +1,4 @@
-//! `--artifact`: packed here, uploaded once, and shown while that goes on.
+//! `--artifact`: packs and uploads the artifact, and shows the progress.
 
 use std::path::PathBuf;
 
@@ -14,10 +14,10 @@ use crate::{
     model::Digest,
 };
 
-/// Packs what is to be deployed.
+/// Packs the artifact.
 ///
 /// # Errors
-/// It cannot be packed, or not in time.
+/// Packing failed, or `--timeout` passed.
 pub async fn pack(
     session: &Session,
     path: PathBuf,
@@ -43,10 +43,10 @@ pub async fn pack(
     Ok(packed)
 }
 
-/// Uploads it, unless the server has it.
+/// Uploads the artifact, unless the server has it.
 ///
 /// # Errors
-/// The server does not take it, or not in time.
+/// The server refuses the artifact, or `--timeout` passed.
 pub async fn upload(
     session: &Session,
     packed: &Packed,
@@ -94,7 +94,7 @@ fn show(session: &Session, packed: &Packed, progress: Progress) {
     }
 }
 
-/// Enough of the name to tell it from others.
+/// A digest shortened for people.
 fn short(digest: &Digest) -> &str {
     digest.as_str().get(..12).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Whether `--timeout` leaves a deployment the time that it is expected to take.
+//! Whether `--timeout` is long enough for the expected duration of a deployment.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::{cli::screen::words::span, model::Eta, wire::Takes};
 pub(super) struct KnownAtSubmit<'a> {
     /// How long until it has the slot.
     pub start: Option<Eta>,
-    /// How long its run takes, where the time-out counts that, too.
+    /// How long its run takes, if `--timeout` counts the run, too.
     pub run: Option<&'a Takes>,
 }
 
-/// What is said where the time-out is too short for it. `left` is what is left of `timeout`.
+/// The warning if `--timeout` is too short. `left` is the rest of `timeout`.
 pub(super) fn too_short(expected: KnownAtSubmit<'_>, timeout: Duration, left: Duration) -> Option<String> {
     let wait = Duration::from_secs(expected.start.map_or(0, |start| start.p50_seconds));
     let advice = format!("--timeout {} is shorter: pass a longer one", span(timeout));

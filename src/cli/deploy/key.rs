@@ -1,8 +1,8 @@
-//! The idempotency key of a submit: given by a flag, or made up by us. See decision 0047.
+//! The idempotency key of a submit: given by a flag, or generated. See decision 0047.
 //!
-//! A key that we made up attaches a repeated step to what its first attempt made, as long as that is not over. What is over is
-//! history, and a repeated step is meant to deploy: its key follows from the former key and from what became of it, so that
-//! two racing repetitions still make one deployment. A key that somebody gave stays as it is.
+//! A generated key attaches a repeated step to the deployment of its first attempt while that deployment is not final. After
+//! that, a repeated step is meant to deploy again: its key is derived from the former key and that deployment, so that two
+//! racing repetitions still make one deployment. A key from a flag is never changed.
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
@@ -19,11 +19,11 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     key: IdempotencyKey,
-    /// How many more keys may follow: none after a key that was given, nor after a random one, under which nothing is found.
+    /// How many more keys may follow: none after a given key, and none after a random key, under which nothing can be found.
     followers_left: u32,
 }
 
-/// How often one step of a job may be repeated: far more often than any does, and not without end.
+/// How often one step of a job may be repeated: more often than any real step, and still bounded.
 const REPEATS_LIMIT: u32 = 100;
 
 impl Key {
@@ -35,15 +35,14 @@ impl Key {
     /// A key from what the CI says about the job, else a random one.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The system gives no random bytes.
     pub fn made(ci: Option<&CiRun>, project: &ProjectName, body: &[u8]) -> Result<Self, Failure> {
         let (text, followers_left) = match ci.and_then(|ci| ci.key(project.as_str(), body)) {
             Some(text) => (text, REPEATS_LIMIT),
             None => {
                 let mut bytes = [0; 16];
-                getrandom::fill(&mut bytes).map_err(|error| {
-                    Failure::new(Exit::Fault, format!("the system has no randomness to give: {error}"))
-                })?;
+                getrandom::fill(&mut bytes)
+                    .map_err(|error| Failure::new(Exit::Fault, format!("the system gives no random bytes: {error}")))?;
                 (format!("cli-{}", HEXLOWER.encode(&bytes)), 0)
             }
         };
@@ -56,8 +55,8 @@ impl Key {
         &self.key
     }
 
-    /// The key that follows a key from the CI when what was made under that is over; `None` after the last one of a hundred,
-    /// and after any other key.
+    /// The next key after a key from the CI whose deployment is final; `None` after the hundredth, and after any other kind
+    /// of key.
     pub fn after(&self, over: &str) -> Option<Self> {
         let followers_left = self.followers_left.checked_sub(1)?;
         let mut digest = Sha256::new();

@@ -33,7 +33,7 @@ pub async fn run(session: &Session, args: &DeployArgs, body: &[u8], deadline: &D
     ];
     let flags: Vec<_> = flags.into_iter().filter_map(|(is, flag)| is.then_some(flag)).collect();
     let project = &args.target.project;
-    // Of the keys that are made up, none names a submit that was made before.
+    // Only a key from a flag can name an earlier submit; generated keys are left out.
     let key = args.submit.idempotency_key.as_ref();
     let (plan, mut whole) = tokio::select! {
         answer = session.connection.plan(project, key, body, &flags) => answer?,
@@ -54,7 +54,7 @@ pub async fn run(session: &Session, args: &DeployArgs, body: &[u8], deadline: &D
     Ok(end.unwrap_or(Exit::Done))
 }
 
-/// How the deploy itself would end at once; `None` where it would start, or wait.
+/// The exit of a deploy that would end at once; `None` if it would start or wait.
 fn end(plan: &Plan, args: &DeployArgs, inside: Option<DeploymentId>) -> Option<Exit> {
     match outcome(plan) {
         PlanOutcome::Refused => Some(exit_of(plan.refusal.as_ref().map(|refusal| refusal.error_code))),
@@ -73,7 +73,7 @@ fn end(plan: &Plan, args: &DeployArgs, inside: Option<DeploymentId>) -> Option<E
     }
 }
 
-/// Why it would end so, as the deploy itself would say it.
+/// The reason that the deploy itself would give for that exit.
 fn reason(plan: &Plan, end: Exit) -> Option<String> {
     let own = |reason: Reason| Some(reason.as_str().to_owned());
     match outcome(plan) {
@@ -160,7 +160,7 @@ fn differences(changes: &[PlanChange]) -> Vec<String> {
     }
     let value = |value: &Option<String>| value.as_deref().map_or_else(|| "nothing".to_owned(), clean);
     let line = |change: &PlanChange| match change.field.as_str() {
-        // Its value is a hash, which tells people no more than that it is another one.
+        // The value is a hash: people only need to know that it changed.
         "pipelineDigest" => "  the pipeline's definition changed".to_owned(),
         field => format!("  {}: {} -> {}", clean(field), value(&change.from), value(&change.to)),
     };

@@ -36,31 +36,31 @@ use crate::{
     wire::{self, ArtifactRef, CancelBody, Conflict, Deployment, ErrorCode, Lease, OnConflict, SubmitRequest, Takes},
 };
 
-/// How long the answer to a submit is waited for once it is time to stop, so that what it made can be cancelled.
+/// How long to wait for the answer to a submit when it is time to stop, so that its deployment can be cancelled.
 const SUBMIT_GRACE: Duration = Duration::from_secs(3);
-/// How long a cancel of our own may take once it is time to stop. CI systems kill a cancelled job after about 7 s.
+/// How long our own cancel may take when it is time to stop. CI systems kill a cancelled job after about 7 s.
 const LEAVE_LIMIT: Duration = Duration::from_secs(4);
-/// How long the end of our own deployment is waited for when the deadline, not a person, stops us: a worker that is told
-/// to stop has 30 s by default, and who looks on wants to see what became of it.
+/// How long to wait for the end of our own deployment when the deadline, not a person, stops the client: a worker that is
+/// told to stop has 30 s by default, and the user wants to see the outcome.
 const END_LIMIT: Duration = Duration::from_secs(35);
-/// How many seconds one poll of `turn` is parked: as many as are served before us, within these limits. Its end is when those
-/// further back hear of another holder or place, so it is shorter than it could be; a thousand who wait still ask but a
-/// hundred times a second. Those at the front ask more often: should the server at which they are parked be stopped, they
-/// must have asked another one before the slot that is kept for them meanwhile is the next one's.
+/// How many seconds one poll of `turn` is parked: one second for each deployment before ours, within these limits. Clients far
+/// back learn of a new holder or place only when a poll ends, so polls are not longer; a thousand waiting clients still ask
+/// only a hundred times a second. Clients at the front ask more often: if the server at which they are parked stops, they
+/// must reach another server while the slot is still kept for them.
 const TURN_WINDOW_SECONDS: RangeInclusive<u64> = 3..=10;
-/// How long one poll for the end is parked: nothing is told in between.
+/// How long one poll for the end is parked: the poll answers only at the end.
 const END_WINDOW: Duration = Duration::from_secs(30);
-/// The pause after a poll that was answered: a server that answers at once is not asked without end.
+/// The pause after a poll was answered, so that a server that answers at once is not asked in a tight loop.
 const TURN_PAUSE: Duration = Duration::from_millis(200);
-/// How often it is looked who is before us, where no poll of `turn` tells.
+/// How often the client asks who is before it, if no poll of `turn` tells.
 const LINE_PAUSE: Duration = Duration::from_secs(15);
-/// The same where a person looks on.
+/// The same when a person watches.
 const LIVE_LINE_PAUSE: Duration = Duration::from_secs(3);
 
 /// Deploys.
 ///
 /// # Errors
-/// Whatever kept it from succeeding, with its exit code.
+/// Every end that is not a success, with its exit code.
 pub async fn run(args: &DeployArgs) -> Result<Exit, Failure> {
     let reports = Reports::wanted(&args.submit.end);
     let ended = deploy(args, &reports).await;
@@ -79,7 +79,7 @@ async fn deploy(args: &DeployArgs, reports: &Reports<'_>) -> Result<Exit, Failur
     if let Some(path) = &args.artifact {
         let options = PackOptions { respect_gitignore: args.respect_gitignore, allow_empty: args.allow_empty };
         let packed = artifact::pack(&session, path.clone(), options, &deadline, &mut signals).await?;
-        // Before the slot is taken: nobody waits for a slow network.
+        // Before the slot is taken, so that no deployment waits for a slow network.
         if !args.submit.dry_run {
             artifact::upload(&session, &packed, &deadline, &mut signals).await?;
         }
@@ -112,7 +112,7 @@ async fn deploy(args: &DeployArgs, reports: &Reports<'_>) -> Result<Exit, Failur
     job(&session, args, reports, &run.deadline).conclude(verdict, run.problem, &mut signals).await
 }
 
-/// The job that wants this.
+/// The CI job of this deploy.
 pub fn job<'a>(
     session: &'a Session,
     args: &'a DeployArgs,
@@ -133,15 +133,15 @@ pub struct Race<'a> {
     pub wish: Wish,
     /// Whether the submit claims the slot for this process.
     pub claims: bool,
-    /// What a submit that claims has brought.
+    /// The grant of a submit that claims.
     pub grant: Option<Grant>,
-    /// For whom we wait.
+    /// The deployment for which we wait.
     pub held: Option<Box<Conflict>>,
     /// The last conflict as the server told it, for `--json`.
     pub problem: Option<Value>,
     /// The number of our deployment, once it is known.
     pub number: Option<u64>,
-    /// Up to which event it was looked whether a newer deployment is before ours.
+    /// The last event that was checked for a newer deployment before ours.
     pub seen_event: Cell<u64>,
 }
 
@@ -181,7 +181,7 @@ impl Race<'_> {
                         seen = &mut work => seen,
                         why = &mut stop => {
                             stopped = Some(why);
-                            // An answer that is on its way tells what there is to cancel.
+                            // The pending answer says which deployment must be cancelled.
                             let late = match action {
                                 Action::Submit if connection.is_in_doubt() => tokio::time::timeout(SUBMIT_GRACE, work).await.ok(),
                                 _ => None,
@@ -252,14 +252,14 @@ impl Race<'_> {
         }
     }
 
-    /// Submits. What is over under a key that we made up is history, of an earlier attempt at the same step: then the key that
-    /// follows from it is taken.
+    /// Submits. If a generated key finds a deployment that is already final, that is from an earlier attempt at the same step:
+    /// then the next key is used.
     async fn submit_anew(&mut self) -> Result<Submitted, Fault> {
         loop {
             let submitted = self.session.connection.submit(self.project(), self.key.get(), &self.body).await?;
             let ticket = self.held.as_ref().and_then(|held| held.ticket);
             let over = match &submitted {
-                // Where an earlier attempt of ours may have arrived, what it made may be over by now.
+                // If an earlier attempt of this submit may have arrived, its deployment may be final by now.
                 Submitted::Accepted { deployment, replayed: true, was_in_doubt: false, .. }
                     if deployment.status.is_final() && ticket != Some(deployment.id) =>
                 {
@@ -305,7 +305,7 @@ impl Race<'_> {
         self.session.screen.line(&format!("{} {what}{place}", deployment.name()));
     }
 
-    /// Says at the first submit that the time-out is too short, rather than when it is over.
+    /// Warns at the first submit if `--timeout` is too short, not only when it has passed.
     fn tell_fit(&self, start: Option<Eta>, takes: &Takes) {
         if self.held.is_some() {
             return;
@@ -396,15 +396,15 @@ impl Race<'_> {
         }
     }
 
-    /// The newer deployment that supersedes ours when it starts, as soon as there is one; waits for ever where nobody leaves
-    /// for that.
+    /// The newer deployment that supersedes ours when it starts, as soon as there is one. Waits for ever without
+    /// `--leave-when-overtaken`.
     async fn overtaken(&self, id: DeploymentId) -> Mention {
         if !self.args.submit.line.leave_when_overtaken {
             return std::future::pending().await;
         }
         let connection = &self.session.connection;
         loop {
-            // A question that fails is asked again; what must be known is asked elsewhere.
+            // A failed call is simply repeated; nothing here is needed for a correct end.
             if let Ok(page) = connection.events(self.project(), id, self.seen_event.get(), END_WINDOW).await {
                 self.seen_event.set(page.last);
                 if page.r#final {
@@ -424,7 +424,7 @@ impl Race<'_> {
         }
     }
 
-    /// Tells who is before us, where that `is_wanted`.
+    /// Shows who is before us, if that `is_wanted`.
     async fn watch_line(&self, id: DeploymentId, is_wanted: bool) -> std::convert::Infallible {
         let session = self.session;
         let pause = if session.screen.is_live() { LIVE_LINE_PAUSE } else { LINE_PAUSE };
@@ -436,10 +436,10 @@ impl Race<'_> {
         std::future::pending().await
     }
 
-    /// Tells who is before us; whether that is worth asking again.
+    /// Shows who is before us. Returns whether to ask again.
     async fn tell_line(&self, id: DeploymentId) -> bool {
         let session = self.session;
-        // A question that fails is asked again later; what must be known is asked elsewhere.
+        // A failed call is repeated later; nothing here is needed for a correct end.
         let Ok(view) = session.connection.project(self.project()).await else { return true };
         match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
             (Some(holder), Some(own)) => {
@@ -453,7 +453,7 @@ impl Race<'_> {
         }
     }
 
-    /// Cancels what is ours, within a few seconds.
+    /// Cancels our deployment, within a few seconds.
     async fn leave(
         &self,
         id: DeploymentId,
@@ -504,7 +504,7 @@ impl Race<'_> {
         }
     }
 
-    /// The name of what is ours, for people.
+    /// Our deployment's name, for people.
     fn name_of(&self, id: DeploymentId) -> String {
         wire::name(self.project(), self.number, id)
     }
@@ -541,19 +541,19 @@ fn how(mode: FollowMode) -> How {
     }
 }
 
-/// What is asked for: flags first, then what the CI says.
+/// The request: flags first, then values from the CI.
 pub fn request(args: &DeployArgs, wish: Wish, ci: Option<&CiRun>) -> Result<SubmitRequest, Failure> {
-    let inputs = args.inputs().map_err(|name| Failure::new(Exit::Usage, format!("--input {name} stands twice")))?;
+    let inputs = args.inputs().map_err(|name| Failure::new(Exit::Usage, format!("--input {name} is given twice")))?;
     if args.submit.line.cancel_in_progress_deployment && args.submit.on_conflict != WhenHeld::Wait {
         return Err(Failure::new(Exit::Usage, "--cancel-in-progress-deployment waits for the slot")
             .hint("leave --on-conflict out, or the other flag"));
     }
     if args.submit.line.leave_when_overtaken && args.submit.on_conflict == WhenHeld::Fail {
-        return Err(Failure::new(Exit::Usage, "--leave-when-overtaken is for who waits in line")
+        return Err(Failure::new(Exit::Usage, "--leave-when-overtaken is for a deployment that waits in line")
             .hint("leave --on-conflict out, or the other flag"));
     }
     let source = &args.source;
-    // A former deployment says what it was itself; of this job only who runs it and where is of interest.
+    // A redeploy takes its source from the earlier deployment; this job adds only its actor and its page.
     let source_ci = if args.retry_of.is_some() { None } else { ci };
     let from_ci = |ci: Option<&CiRun>, flag: &Option<String>, ci_says: fn(&CiRun) -> &Option<String>| {
         flag.clone().or_else(|| ci.and_then(|ci| ci_says(ci).clone()))
@@ -573,7 +573,7 @@ pub fn request(args: &DeployArgs, wish: Wish, ci: Option<&CiRun>) -> Result<Subm
             Wish::Queue | Wish::Detach => OnConflict::Queue,
             Wish::Fail { .. } => OnConflict::Refuse,
         },
-        // The whole time-out, not what is left of it: the request must read the same when a step is repeated.
+        // The whole `--timeout`, not the rest of it: a repeated step must send the same request.
         deadline_seconds: Some(args.submit.line.timeout.as_secs()),
         rollback: args.rollback,
         retry_of: args.retry_of.clone(),

@@ -43,7 +43,7 @@ use crate::{
 /// What the command's output is filed under.
 const PHASE: &str = "run";
 
-/// A shim that waits, and the near ends of all that its command gets. There is no runtime yet.
+/// A waiting shim, and our ends of its command's pipes. There is no runtime yet.
 pub(super) struct Ahead {
     folder: PrivateFolder,
     prepared: Prepared,
@@ -134,7 +134,7 @@ impl Ahead {
         let outbox = Arc::new(Outbox::default());
         let output = PhaseOutput::new(Arc::clone(&outbox), PHASE, false, Arc::clone(secrets));
         let copy = |stream| Copy { stream, output: output.clone() };
-        // Where no thread is to be had, that must be known before the slot is taken.
+        // A failure to start a thread must come before the slot is taken.
         let start = || -> io::Result<Vec<Relay>> {
             let mut relays = Vec::new();
             if let Some(terminal) = &terminal {

@@ -1,4 +1,4 @@
-//! What `run`, and a command inside a run, can be asked for.
+//! The flags of `run`, `protect` and `fence`.
 
 use std::{ffi::OsString, time::Duration};
 
@@ -13,12 +13,13 @@ use crate::config::parse_duration;
 
 const RUN_HELP: &str = "\
 Exit codes:
-  The command's own; 128+N when a signal N ended it, 127 when there is no such command, 126 when it cannot be run. And:
+  The command's exit code; 128+N if signal N ended the command, 127 if there is no such command, 126 if it cannot be run.
+  And:
   2    usage
   121  still blocked at the deadline
   122  cancelled or superseded: the command was ended
-  123  lease lost: the command was ended before the slot could be another's
-  125  no server, or a fault of something in between, before the command was started
+  123  lease lost: the command was ended before another deployment could get the slot
+  125  no server, or a fault on the way to it, before the command was started
   130  interrupted; the command was ended first
 
 Environment of the command:
@@ -26,46 +27,47 @@ Environment of the command:
   SINGLETRACK_DEPLOYMENT_ID, _PROJECT, _PIPELINE, _REF, _COMMIT, _URL (the server)
   SINGLETRACK_TOKEN is not passed on.
 
-Its standard input, output and error are this process's own, byte for byte. Where input is a terminal, the command
-gets a terminal of its own that looks the same: Ctrl-C, the window's size and /dev/tty are its, also in `| tee log`; in
-front of a pager, `</dev/null` leaves the keys to that. What comes faster
-than about 2 MiB a second is left out of the copy, but for the last 64 KiB. Of output that is copied, these lines speak to Singletrack:
+The command uses the standard input, output and error of `run`, byte for byte. If the input is a terminal, the command
+gets its own terminal of the same size: Ctrl-C and /dev/tty work, also in `| tee log`. In front of a pager, `</dev/null`
+leaves the keyboard to the pager. The server gets a copy of the output. Output that is faster than about 2 MiB a second
+is left out of the copy, except for its last 64 KiB. These lines of the output are commands to Singletrack:
   ::singletrack progress=40 message=Uploading::
   ::singletrack output url=https://example.com::
-  ::singletrack protect::  and  ::singletrack unprotect::   a cancel waits in between,
-                                                           and so does the first Ctrl-C at a terminal
+  ::singletrack protect::
+  ::singletrack unprotect::
+Between the last two, a cancel waits, and so does the first Ctrl-C at a terminal.
 
-A run inside a run of the same project takes part in its parent's slot.";
+A run inside a run of the same project uses the slot of the outer run.";
 
 /// `run`.
 #[derive(Args, Debug)]
 #[command(after_long_help = RUN_HELP)]
-// It has no result to print; `run` says so to who asks for it.
+// `run` has no result to print; it says so if `--json` is given.
 #[command(mut_arg("json", |arg| arg.hide(true)))]
 #[command(mut_arg("actor", |arg| arg.help("Who runs it [default: from the CI, else the user]")))]
 #[command(mut_arg("timeout", |arg| {
-    arg.help("How long to wait for the slot; the command itself may take as long as it likes")
+    arg.help("How long to wait for the slot; the command itself has no time limit")
 }))]
 pub struct RunArgs {
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, last = true)]
     pub command: Vec<OsString>,
-    /// What it is called among the project's deployments
+    /// The name of this run's pipeline in the project's deployments
     #[arg(long, value_name = "NAME", default_value = "run")]
     pub pipeline: String,
-    /// How long the slot is kept when the server hears nothing of this process; the command is ended by then
+    /// How long the server keeps the slot without a sign of life from this process; the command is ended before that
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_lease)]
     pub lease: Duration,
     /// How long the command may take to stop after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_grace)]
     pub grace: Duration,
-    /// Keep the output here: send no copy of it to the server
+    /// Send no copy of the output to the server
     #[arg(long)]
     pub no_logs: bool,
-    /// The names of environment variables whose values are masked in what the server gets
+    /// Environment variables whose values are masked in the server's copy of the output
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub mask: Vec<String>,
-    /// Go back on purpose: a lower build number is not refused
+    /// Go back on purpose: accept a lower build number
     #[arg(long)]
     pub rollback: bool,
     /// What is deployed, and who deploys it.
@@ -90,7 +92,7 @@ pub struct RunArgs {
 pub enum RunWhenHeld {
     /// Wait in line for it
     Wait,
-    /// Fail
+    /// Do not wait: fail
     Fail,
 }
 
@@ -105,7 +107,7 @@ pub struct ProtectArgs {
 /// `fence`.
 #[derive(Subcommand, Debug)]
 pub enum FenceCommand {
-    /// Exit with 0 if the run still holds the slot, with 123 if not, with 125 if that cannot be told
+    /// Exit with 0 if the run still holds the slot, with 123 if not, with 125 if that is unknown
     Check(FenceCheckArgs),
 }
 
@@ -137,8 +139,8 @@ struct Alone {
 }
 
 impl RunArgs {
-    /// A `run` whose arguments are right: it stands around commands that take no longer than to get to know all the other
-    /// verbs. What is not right is told by those who know them.
+    /// A `run` whose arguments are valid. This fast path saves reading the definitions of all other
+    /// commands. Invalid arguments are left to the full parser, which reports them.
     pub fn read_alone(args: impl IntoIterator<Item = OsString>) -> Option<Box<RunArgs>> {
         let mut args = args.into_iter().skip(1).peekable();
         args.peek().filter(|verb| *verb == "run")?;

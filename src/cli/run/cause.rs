@@ -37,7 +37,7 @@ pub(super) fn wanted(asked: Option<Stop>, signalled: Asked) -> Option<Cause> {
     }
 }
 
-/// What the server is told of a command that has ended, if it may be told anything, and the exit of the run.
+/// The verdict for the server, if one may be sent, and the exit of the run.
 pub(super) fn judge(
     exit: CommandExit,
     cause: Option<Cause>,
@@ -48,15 +48,15 @@ pub(super) fn judge(
             let message = "the slot is no longer held, and something of the command that cannot be ended may still run";
             (None, Err(Failure::new(Exit::LeaseLost, message)))
         }
-        // The shim acted because this process did not: then the lease is over, whatever we believe.
+        // The shim ended the command because this process did not: so the lease is over, whatever this process believes.
         (_, Some(Cause::LeaseLost), _) | (StoppedBy::Deadline | StoppedBy::WorkerGone, _, _) => {
-            let message = "the lease was lost, and the command was ended before the slot could be another's";
+            let message = "the lease was lost; the command was ended before another deployment could get the slot";
             (None, Err(Failure::new(Exit::LeaseLost, message)))
         }
         (_, Some(Cause::Interrupted | Cause::InterruptedAgain), _) => {
             (Some(Verdict::Stopped), Err(Failure::new(Exit::Interrupted, "interrupted; the command was ended first")))
         }
-        // It finished anyway: that is what is true.
+        // The command finished anyway: report its real end.
         (_, _, ExitKind::Code(0)) => (Some(Verdict::Succeeded { outputs: BTreeMap::new() }), Ok(Exit::Command(0))),
         (_, Some(Cause::Cancelled), _) => {
             let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();

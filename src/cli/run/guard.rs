@@ -1,4 +1,4 @@
-//! `protect` and `fence check`: what a command inside a run asks of it.
+//! `protect` and `fence check`: requests of a command to the `run` around it.
 
 use std::{env, io, path::PathBuf};
 
@@ -47,14 +47,14 @@ pub async fn protect(args: &ProtectArgs) -> Result<Exit, Failure> {
     let cannot_be_run = |error: io::Error| {
         Failure::new(program::NOT_EXECUTABLE, format!("{} cannot be run: {error}", name.to_string_lossy()))
     };
-    // Before the command is there: none of them may end this process and leave it without protection.
+    // Before the command starts: a signal must not end this process and leave the command without protection.
     let mut passed_on = PassedOn::listen(&PassedOn::BY_PROTECT).map_err(cannot_be_run)?;
     let _ignored = PassedOn::listen(&[SignalKind::interrupt(), SignalKind::quit()]).map_err(cannot_be_run)?;
     let mut command = with_our_end(Command::new(name).args(arguments)).spawn().map_err(cannot_be_run)?;
     let pid = command.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let status = loop {
         tokio::select! {
-            // Until it was waited for, its number is no other process's.
+            // Until the child was waited for, no other process can get its pid.
             status = command.wait() => break status.map_err(cannot_be_run)?,
             signal = passed_on.next() => {
                 let _ = pid.map(|pid| kill_process(pid, signal));
@@ -64,12 +64,12 @@ pub async fn protect(args: &ProtectArgs) -> Result<Exit, Failure> {
     Ok(Exit::Command(shell_code(ExitKind::from(status))))
 }
 
-/// Has the command killed when this process is, whose protection it has.
+/// Kills the command when this process is killed, because the protection ends with this process.
 fn with_our_end(command: &mut Command) -> &mut Command {
     let us = rustix::process::getpid();
     let dies_with_us = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // Had we been killed before that call, the signal would never come.
+        // If the parent died before that call, the signal would never come.
         if rustix::process::getppid() == Some(us) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     };
     #[expect(unsafe_code, reason = "the closure makes two system calls and allocates nothing, as pre_exec demands")]
@@ -82,7 +82,7 @@ fn with_our_end(command: &mut Command) -> &mut Command {
 /// Whether the run around us still holds the slot.
 ///
 /// # Errors
-/// It does not, or that cannot be told.
+/// The run does not hold the slot, or that is unknown.
 pub async fn check_fence(args: &FenceCheckArgs) -> Result<Exit, Failure> {
     match held(&args.target.connect, &args.target.project).await? {
         Some(SlotHeld::Holds) => Ok(Exit::Done),

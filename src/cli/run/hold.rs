@@ -54,7 +54,7 @@ use crate::{
     wire::{Deployment, SubmitRequest},
 };
 
-/// What is said beside what a command left running.
+/// The hint about processes that a command left running.
 const OUTLIVE_HINT: &str = "start a service that is to outlive the run with `systemd-run`";
 /// What a protected section is shown as.
 const PROTECTED_PHASE: &str = "protected";
@@ -68,7 +68,7 @@ const SIGNAL_SKEW: Duration = Duration::from_millis(50);
 /// Runs a command in the project's slot.
 ///
 /// # Errors
-/// Whatever kept the command from running to its own end.
+/// The command did not run to its own end.
 pub fn run(args: &cli::RunArgs) -> Result<Exit, Failure> {
     let reports = Reports::wanted(&args.end);
     let ended = prepare_and_run(args, &reports);
@@ -77,7 +77,7 @@ pub fn run(args: &cli::RunArgs) -> Result<Exit, Failure> {
 }
 
 fn prepare_and_run(args: &cli::RunArgs, reports: &Reports<'_>) -> Result<Exit, Failure> {
-    // Before the runtime: it is forked from this process, which has one thread until then.
+    // Before the runtime: the shim is forked from this process, which must have only one thread.
     let ahead = Ahead::new(args)?;
     on_runtime(take_and_hold(args, reports, ahead))
 }
@@ -184,7 +184,7 @@ async fn take_slot(
     signals: &mut Signals,
 ) -> Result<Result<Box<Grant>, Exit>, Failure> {
     let body = serde_json::to_vec(request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
-    // Not the CI job's own name: this process is the worker, and another one cannot take part in its lease.
+    // Not the CI job's key: this process is the worker, and another process cannot use its lease.
     let key = Key::made(None, &args.target.project, &body)?;
     let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
     let mut way = race::Race {
@@ -211,7 +211,7 @@ async fn take_slot(
         )
         .hint("the server may be older than this client")),
         (Some(grant), verdict) => {
-            // It was time to stop just when the slot became ours.
+            // The time to stop came just when the slot was granted.
             let keeper = keeper(session, &args.target.project, &grant);
             let _ = keeper.finish_in_time(std::future::ready(()), model::Verdict::Stopped).await;
             race::job(session, args, reports, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
@@ -322,14 +322,14 @@ impl Work<'_> {
                 // Without a word, its thread could not be started, or has ended before its time.
                 relay.passed_on.await.unwrap_or(Err(Errno::AGAIN))
             };
-            // What nobody could end may hold the pipe open for ever.
+            // A process that could not be ended may hold the pipe open for ever.
             let passed_on = match self.may_run.get() {
                 true => timeout(DRAIN_LIMIT, passed_on).await.unwrap_or(Ok(())),
                 false => passed_on.await,
             };
             lost = lost.or(passed_on.err());
         }
-        // Where nobody collects orphans, it would stay as a zombie.
+        // If no init collects orphans, the process would stay as a zombie.
         if let Some(shim) = self.shim.take() {
             shim.collect().await;
         }
@@ -350,9 +350,9 @@ impl Work<'_> {
             Err(Lost) if exit.as_ref().is_err_and(|failure| failure.exit == Exit::LeaseLost) => exit,
             Err(Lost) => Err(Failure::new(
                 Exit::LeaseLost,
-                format!("the command has ended, but the lease of {name} was over before the server knew it"),
+                format!("the command ended, but the lease of {name} ran out before the server learned of the end"),
             )
-            .hint(format!("`singletrack status --project {project} {argument}` shows what the server takes it for"))),
+            .hint(format!("`singletrack status --project {project} {argument}` shows what the server recorded"))),
         }
     }
 
@@ -414,7 +414,7 @@ impl Work<'_> {
         judge(exit, cause, keeper)
     }
 
-    /// Waits for the command's end, or brings it about.
+    /// Waits for the command's end, or ends the command.
     async fn watch(
         &self,
         process: &mut Process,

@@ -1,4 +1,4 @@
-//! Looks for a command before the slot is taken: a typing error must not cost anybody a place in line.
+//! Looks for a command before the slot is taken: a typing error must not take the slot.
 
 use std::{
     env,
@@ -14,9 +14,9 @@ use rustix::fs::{Access, access};
 
 use crate::cli::exit::{Exit, Failure};
 
-/// What a shell answers for a command that is not there.
+/// A shell's exit code for a command that does not exist.
 const NOT_FOUND: Exit = Exit::Command(127);
-/// What a shell answers for a command that cannot be run.
+/// A shell's exit code for a command that cannot be run.
 pub(super) const NOT_EXECUTABLE: Exit = Exit::Command(126);
 
 /// Where the C library looks where there is no `PATH`.
@@ -46,10 +46,10 @@ pub(super) fn check(name: &OsStr) -> Result<(), Failure> {
     }
 }
 
-/// Whether what runs a script is there: `#!/bin/sh` in its first line, for one.
+/// Whether a script's interpreter exists: `#!/bin/sh` in its first line, for one.
 fn check_interpreter(script: &Path) -> Result<(), Failure> {
     let mut beginning = Vec::new();
-    // What cannot be read can be run all the same, if it is no script.
+    // A program without read permission can still be run, if it is not a script.
     let read = File::open(script).and_then(|file| file.take(INTERPRETER_LIMIT).read_to_end(&mut beginning));
     let Some(rest) = beginning.strip_prefix(b"#!").filter(|_| read.is_ok()) else { return Ok(()) };
     let shown = script.display();
@@ -76,7 +76,7 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, Access::EXEC_OK).is_ok()
 }
 
-/// Becomes the command: nothing of this process is left then.
+/// Replaces this process by the command (exec).
 pub(super) fn become_it(command: &[std::ffi::OsString]) -> Failure {
     let Some((program, arguments)) = command.split_first() else {
         return Failure::new(Exit::Usage, "there is no command");

@@ -1,6 +1,6 @@
 //! Passes a command's output on, byte for byte, while a copy of it goes to the log. See decision 0062.
 //!
-//! The passing on waits for nobody but the one who reads our own output, and does nothing per line. The copy branches off in
+//! Passing on waits only for the reader of our own output, and does no work per line. The copy branches off in
 //! `tap`.
 
 use std::{

@@ -1,5 +1,5 @@
-//! The copy of a command's output. It is bounded before any work is done on it: what comes too fast is counted and left out,
-//! but for its end, which often says why the command fails, and for the lines in it that speak to us. Another thread takes the
+//! The copy of a command's output. It is bounded before any work is done on it: output that is too fast is counted and left
+//! out, except its end, which often says why the command fails, and the lines that are commands to Singletrack. Another thread takes the
 //! copy into the log.
 
 use std::{

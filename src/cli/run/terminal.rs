@@ -1,4 +1,4 @@
-//! A terminal of the command's own, for a run at which somebody sits: the command leads its session and is in its
+//! The command's own terminal, for a run at a terminal: the command leads its session and is in its
 //! foreground, so that Ctrl-C, `/dev/tty`, full-screen programs and a changed window work as without us, and a copy of
 //! what is shown can be taken.
 

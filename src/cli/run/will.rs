@@ -1,5 +1,5 @@
-//! What a run leaves to its shim to tell, should it be killed: that its command is gone, so that the slot need not wait for the
-//! lease to run out. See decision 0025.
+//! The last will of a run: if the run is killed, its shim tells the server that the command is gone, so that the slot is free
+//! before the lease runs out. See decision 0025.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -23,7 +23,7 @@ use crate::{
     wire::Lease,
 };
 
-/// What deployments are said to have ended by.
+/// The error message of such deployments.
 const MESSAGE: &str = "the run was killed; its command was ended";
 
 /// The last will: all that it takes to tell the server.
@@ -53,7 +53,7 @@ impl Will {
 
     /// As one line. It holds secrets, and is for a private socket only.
     pub(super) fn to_line(&self) -> Option<String> {
-        // Without it the lease runs out.
+        // Without a will the lease runs out.
         serde_json::to_string(self).ok()
     }
 
@@ -76,7 +76,7 @@ impl Will {
         let lessor = HttpLessor::new(&connection, Worker { project: &project, id, secret: &lease.secret });
         let keeper = Keeper::new(lessor, clock, id, Times::of_length(lease.length()), now);
         let verdict = Verdict::Failed { cause: FailureCause::WorkerLost, message: MESSAGE.to_owned(), phase: None };
-        // Whether it was heard or not, there is nobody left to be told.
+        // Success or failure: nobody is left to read an error.
         let _ = keeper.tell_end(verdict, Until::LeaseOver).await;
         Ok(Exit::Done)
     }

@@ -25,7 +25,7 @@ use crate::{
     wire::{Event, EventData},
 };
 
-/// How often the same wait is told again in a log: CI systems take a job for dead that says nothing for minutes.
+/// How often a log repeats the line of a wait: CI systems end a job that prints nothing for minutes.
 const REPEAT: Duration = Duration::from_secs(30);
 
 /// The bar of who waits: one line, cut at its end.
@@ -214,10 +214,10 @@ impl Screen {
                 self.over(|| lines.iter().for_each(|line| print(line)));
             }
             EventBody::Cancel { reason, .. } => {
-                let by = body.told_of(project).map(|by| format!(", for {} to take its place", named(&by)));
+                let by = body.told_of(project).map(|by| format!(", so that {} can take its place", named(&by)));
                 let by = by.unwrap_or_default();
                 let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-                self.line(&format!("it is asked to stop{by}{reason}"));
+                self.line(&format!("the deployment is asked to stop{by}{reason}"));
             }
             EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
             EventBody::Queue { .. } => {
@@ -307,7 +307,7 @@ impl Screen {
     /// It could not be written.
     pub fn json(&self, value: &Value) -> std::io::Result<()> {
         self.clear();
-        // A value read from JSON can be written as JSON.
+        // A value that was read from JSON can always be written as JSON.
         print::json(value)
     }
 }

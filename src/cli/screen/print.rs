@@ -1,10 +1,10 @@
 //! The one door through which the program prints for people and scripts.
 //!
-//! Much of what is printed was written by others: names, messages, reasons, output. So every text is cleaned here, and nowhere
-//! else need be: it cannot move a terminal's cursor or add a line, and in a CI it cannot command the job's runner. Only styles
+//! Much of the printed text is untrusted: names, messages, reasons, output. So every text is cleaned here, and only here:
+//! it cannot move a terminal's cursor or add a line, and in a CI it cannot give commands to the job's runner. Only styles
 //! and runner commands of our own pass, by functions that take them apart from the text. A test keeps other ways out closed.
 //!
-//! A reader that has gone away, as in `singletrack list | head -1`, is no fault of ours and ends nothing.
+//! A reader that has gone away, as in `singletrack list | head -1`, is not an error and ends nothing.
 
 use std::{
     io::{self, Write},
@@ -53,7 +53,7 @@ pub fn progress_columns() -> Option<usize> {
     columns(io::stderr())
 }
 
-/// Takes half a line of progress away, for who ends at once.
+/// Removes the unfinished line of progress before the process ends at once.
 pub fn erase_line() {
     if progress_columns().is_some() && !in_ci() {
         let _ = write!(anstream::stderr().lock(), "\r\u{1b}[K\u{1b}[?25h");

@@ -1,5 +1,4 @@
-//! What is said while a deployment says nothing: CI systems take a job for dead that prints nothing for ten minutes, and people
-//! wonder sooner.
+//! The lines that break a silence: CI systems end a job that prints nothing for ten minutes, and people wonder sooner.
 
 use std::time::Duration;
 
@@ -60,7 +59,7 @@ impl Silence {
             Some((name, since)) => {
                 format!("phase {name}: running for {}, no output for {quiet}", span(between(*since, now.wall)))
             }
-            None => format!("nothing was heard of the deployment for {quiet}; still following it"),
+            None => format!("no news of the deployment for {quiet}; still following it"),
         })
     }
 }
@@ -87,6 +86,6 @@ mod tests {
         assert_eq!(silence.phase_ended("build", wall(209)), Some(Duration::from_secs(199)));
         assert_eq!(silence.phase_ended("build", wall(209)), None);
         let words = silence.line(now(210)).expect("it is due");
-        assert!(words.starts_with("nothing was heard of the deployment for 1m00s"), "{words}");
+        assert!(words.starts_with("no news of the deployment for 1m00s"), "{words}");
     }
 }

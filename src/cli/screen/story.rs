@@ -11,7 +11,7 @@ use crate::{
     model::{DeploymentId, PhaseState},
 };
 
-/// So many waits and phases are kept: more than any summary shows.
+/// The limit of kept waits and phases: more than any summary shows.
 const ENTRIES_LIMIT: usize = 200;
 
 /// What happened.

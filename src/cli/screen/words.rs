@@ -107,7 +107,7 @@ pub fn who_deploys(deployment: &Deployment) -> String {
     who(deployment.actor.as_deref(), &deployment.pipeline, deployment.ref_name.as_deref(), deployment.commit.as_deref())
 }
 
-/// What awaits one that a newer deployment was put before.
+/// What will happen to a deployment that a newer one has overtaken.
 pub fn overtaken(by: &Mention) -> String {
     format!("will be superseded by {} when that starts", named(by))
 }
@@ -169,7 +169,7 @@ impl PlaceInLine {
         }
     }
 
-    /// Of one whose way is barred.
+    /// The place of a deployment that cannot start now.
     pub fn behind(project: &ProjectName, conflict: &Conflict) -> Self {
         PlaceInLine {
             position: conflict.queue_position,
@@ -180,7 +180,7 @@ impl PlaceInLine {
     }
 }
 
-/// Who is in the way, and how far that is.
+/// The deployment that holds the slot, and its progress.
 #[derive(Clone, Debug)]
 pub struct LineAhead {
     /// The project.
@@ -286,7 +286,7 @@ impl LineAhead {
         format!("waiting for {}: {}{place}{fate}{url}", self.name_and_who(), self.how_far(now))
     }
 
-    /// The same for a line that is cut at its end: what matters most to one who waits stands first.
+    /// The same for a line that is cut at its end: the most important part comes first.
     pub fn short_wait_line(&self, place: &PlaceInLine, now: Timestamp) -> String {
         let position = match place.position {
             Some(1) => "next in line".to_owned(),
@@ -309,7 +309,7 @@ impl LineAhead {
         place.position == Some(1) && is_told
     }
 
-    /// What must differ for the line to be worth another one in a log.
+    /// The parts of the line that must change before a log gets it again.
     pub fn news(&self, place: &PlaceInLine) -> String {
         let blocking = &self.blocking;
         format!(
@@ -317,7 +317,7 @@ impl LineAhead {
             self.id,
             place.position,
             place.overtaker,
-            // The time moves with every look, and alone is no news.
+            // The time changes with every poll; a new time alone is not printed.
             place.unknown,
             blocking.status,
             blocking.phase,

@@ -51,7 +51,7 @@ fn places(args: &CopyArgs) -> Result<(PathBuf, PostgresUrl), Failed> {
     let from = match args.from.parse() {
         Ok(StoreLocation::Sqlite(file)) => file,
         Ok(StoreLocation::Postgres(_) | StoreLocation::Memory) => {
-            return Err(usage("--from", "what can be copied is a store in a file, sqlite:FILE"));
+            return Err(usage("--from", "only a store in a file can be copied: sqlite:FILE"));
         }
         Err(why) => return Err(usage("--from", &why)),
     };
@@ -59,7 +59,7 @@ fn places(args: &CopyArgs) -> Result<(PathBuf, PostgresUrl), Failed> {
         Ok(StoreLocation::Postgres(url)) => Ok((from, *url)),
         Ok(StoreLocation::Sqlite(_) | StoreLocation::Memory) => Err(usage(
             "--to",
-            "it can be copied into a database, postgres://HOST/DATABASE; see `store backup` for a file",
+            "a store can only be copied into a database: postgres://HOST/DATABASE; see `store backup` for a file",
         )),
         Err(why) => Err(usage("--to", &why)),
     }
@@ -143,7 +143,7 @@ async fn copy_artifact(from: &Depot, to: &Depot, digest: &Digest, progress: &Pro
     if Digest::of(hasher) == *digest {
         return Ok(());
     }
-    Err(StoreError::Unusable(format!("artifact {digest} came as another; nothing was copied")).into())
+    Err(StoreError::Unusable(format!("artifact {digest} arrived with other content; nothing was copied")).into())
 }
 
 /// `None`: it is there.

@@ -18,11 +18,11 @@ use crate::{
 /// `store`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum StoreCommand {
-    /// Copy a store's file while its server goes on: whole, as it stood at one moment
+    /// Copy a store's file while its server runs: the whole store at one moment
     Backup(BackupArgs),
-    /// Move everything of a SQLite store whose server is stopped into an empty PostgreSQL database
+    /// Copy everything of a SQLite store whose server is stopped into an empty PostgreSQL database
     Copy(CopyArgs),
-    /// Put a backup into the place of a store, for a server to start from
+    /// Make a store from a backup, for a server to start with
     Restore(RestoreArgs),
 }
 
@@ -40,7 +40,7 @@ pub struct BackupArgs {
 /// `store copy`.
 #[derive(Args, Clone, Debug)]
 pub struct CopyArgs {
-    /// The store to copy, sqlite:FILE; it stays as it is
+    /// The store to copy, sqlite:FILE; it is not changed
     #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE", default_value = "sqlite:singletrack.db")]
     pub from: String,
     /// The empty database, postgres://HOST/DATABASE
@@ -57,12 +57,12 @@ pub struct RestoreArgs {
     /// The backup
     #[arg(long, value_name = "FILE")]
     pub from: PathBuf,
-    /// The store to make of it; its file must not exist yet
+    /// The store to make; its file must not exist yet
     #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE", default_value = "sqlite:singletrack.db")]
     pub to: String,
 }
 
-/// As clap ends for everything that it refuses.
+/// The exit code of clap for a usage error.
 const EXIT_USAGE: u8 = 2;
 
 /// Does it.
@@ -76,7 +76,9 @@ pub fn store(args: &StoreCommand) -> ExitCode {
         StoreCommand::Restore(RestoreArgs { from, to }) => file_of(to, "--to").and_then(|to| {
             let bytes = with_bar("restoring", |progress| sqlite::restore(from, &to, progress))?;
             let (to, from) = (to.display(), from.display());
-            Ok(format!("{to} is made of {from} ({bytes} bytes); start it with `singletrack serve --store sqlite:{to}`"))
+            Ok(format!(
+                "{to} is restored from {from} ({bytes} bytes); start it with `singletrack serve --store sqlite:{to}`"
+            ))
         }),
     };
     match done {
@@ -105,9 +107,9 @@ fn file_of(store: &str, flag: &str) -> Result<PathBuf, Failed> {
     match store.parse() {
         Ok(StoreLocation::Sqlite(file)) => Ok(file),
         Ok(StoreLocation::Postgres(_)) => Err(Failed::Usage(format!(
-            "{flag}: this is for sqlite: stores; back up a PostgreSQL database with its own tools, such as pg_dump"
+            "{flag}: this is only for sqlite: stores; back up a PostgreSQL database with its own tools, such as pg_dump"
         ))),
-        Ok(StoreLocation::Memory) => Err(Failed::Usage(format!("{flag}: nothing of memory: can be kept"))),
+        Ok(StoreLocation::Memory) => Err(Failed::Usage(format!("{flag}: a memory: store has no file"))),
         Err(why) => Err(Failed::Usage(format!("{flag}: {why}"))),
     }
 }

@@ -1,4 +1,4 @@
-//! An agent fetches the artifact that it deploys.
+//! The agent's download of an artifact.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use tokio::{fs::File, io::AsyncWriteExt as _};
 use crate::{client::calls::Connection, model::Digest};
 
 impl Connection {
-    /// Writes an artifact into a new file, and sees to it that it is that one. One attempt.
+    /// Writes an artifact into a new file and checks its digest. One attempt.
     ///
     /// # Errors
-    /// Why it is not there now, for people.
+    /// Why the download failed, for people.
     pub async fn download(&self, digest: &Digest, to: &Path) -> Result<(), String> {
         let url = self.url(&["v1", "artifacts", digest.as_str()]);
         let answer = self.transport().request(Method::GET, url).send().await;
@@ -29,6 +29,6 @@ impl Connection {
         }
         file.flush().await.map_err(unwritable)?;
         let found = Digest::of(hasher);
-        if found == *digest { Ok(()) } else { Err(format!("it came as another: {}", found.as_str())) }
+        if found == *digest { Ok(()) } else { Err(format!("the content has another digest: {}", found.as_str())) }
     }
 }

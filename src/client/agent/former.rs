@@ -1,5 +1,5 @@
-//! What a former agent left in this folder: its children are gone before anything else is said of them, and then the
-//! server is told what it did not hear yet.
+//! The journals that an earlier agent left in this folder. Its child processes must be gone first; then the missing reports
+//! and the end are sent to the server.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use crate::{
 };
 
 impl Agent {
-    /// Ends one deployment that a former agent on this folder had taken.
+    /// Ends one deployment that an earlier agent in this folder had taken.
     pub(super) async fn end_former(self: Arc<Self>, journal: JournalFile, record: Record) {
         let Record { taken, pending, last, end } = record;
         let id = taken.deployment;
         let workspace = self.workspace(id);
         let limits = &self.settings.limits;
-        // Its shims have seen it die and end their children; until they are done, the slot must not be free.
+        // The earlier agent's shims end their children; until they are done, the slot must not be free.
         if !leftovers_gone(&lock_path(&workspace), &id.to_string(), limits.kill_budget + limits.lock_delay).await {
             tracing::error!(deployment.id = %id, "a former agent's child does not end; its lease must run out first");
             return;
@@ -43,9 +43,11 @@ impl Agent {
         backlog.with_journal(|journal| journal.remove());
         match told {
             Ok(()) => {
-                tracing::warn!(deployment.id = %id, deployment.status = status, "told the end of what a former agent ran")
+                tracing::warn!(deployment.id = %id, deployment.status = status, "reported the end of a deployment that an earlier agent ran")
             }
-            Err(Lost) => tracing::warn!(deployment.id = %id, "what a former agent ran was ended without it"),
+            Err(Lost) => {
+                tracing::warn!(deployment.id = %id, "a deployment that an earlier agent ran ended without that agent")
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What an agent must not forget of a deployment that it took: the lease, what it has to tell, and the end.
+//! The journal of a deployment that an agent took: the lease, the reports that are not sent yet, and the end.
 //!
 //! One file a deployment, one line of JSON an entry, appended only. The claim is on disk before anything runs, and the
-//! end before it is told; output is written as it comes and may be lost with the machine, never with the process.
+//! end before it is reported. Output is written without a sync: it survives the process, but not always the machine.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -29,9 +29,9 @@ const KEPT_LIMIT: u64 = 16 << 20;
 enum JournalEntry {
     /// The first one: what was taken.
     Taken(Taken),
-    /// Something to tell.
+    /// A report.
     Report { number: u64, report: Report },
-    /// Everything up to this number has been told.
+    /// The server has every report up to this number.
     Told { last: u64 },
     /// The end.
     End { finish: FinishRequest },
@@ -62,19 +62,19 @@ pub struct JournalFile {
 pub struct Record {
     /// What was taken.
     pub taken: Taken,
-    /// What was not told yet, in order, with the reports' numbers.
+    /// The reports that were not sent yet, in order, with their numbers.
     pub pending: Vec<(u64, Report)>,
     /// The number of the last report there was.
     pub last: u64,
-    /// The end, if it had come to that.
+    /// The end, if the deployment has ended.
     pub end: Option<Verdict>,
 }
 
 impl JournalFile {
-    /// Begins the journal of a deployment; it is on disk when this answers. `None` if it has one already.
+    /// Begins the journal of a deployment; the journal is on disk when this returns. `None` if the deployment has one already.
     ///
     /// # Errors
-    /// The disk does not take it.
+    /// The journal cannot be written.
     pub fn begin(dir: &Path, taken: &Taken) -> io::Result<Option<JournalFile>> {
         let path = path(dir, taken.deployment);
         // The lease is a secret.
@@ -91,14 +91,14 @@ impl JournalFile {
         Ok(Some(journal))
     }
 
-    /// Notes the end; it is on disk when this answers. On this thread: nothing else of its deployment goes on meanwhile, and it
-    /// takes milliseconds.
+    /// Writes the end; it is on disk when this returns. Runs on this thread: nothing else of the deployment goes on meanwhile,
+    /// and the write takes milliseconds.
     pub fn end(&mut self, verdict: &Verdict) {
         let written = self.append(&JournalEntry::End { finish: verdict.clone().into() });
         note(written.and_then(|()| self.file.sync_data()));
     }
 
-    /// Everything has been told: the journal has done its work.
+    /// Everything has been sent: removes the journal.
     pub fn remove(&self) {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a journal could not be removed");
@@ -114,7 +114,7 @@ impl JournalFile {
 }
 
 impl Journal for JournalFile {
-    /// When there is too much to tell, only that there was output is noted.
+    /// When the journal is too large, only a note replaces the output.
     fn report(&mut self, number: u64, report: &Report) {
         let report = match report {
             Report::Log { stream, phase, lines } if self.written > KEPT_LIMIT => Report::Log {
@@ -132,7 +132,7 @@ impl Journal for JournalFile {
     }
 }
 
-/// A journal that cannot be written to is no reason to stop what runs: it matters only if the agent dies, too.
+/// Logs a failed write. The pipeline goes on: the journal matters only if the agent dies, too.
 fn note(written: io::Result<()>) {
     if let Err(error) = written {
         tracing::error!(%error, "the journal could not be written");
@@ -148,7 +148,7 @@ pub fn exists(dir: &Path, deployment: DeploymentId) -> bool {
     path(dir, deployment).exists()
 }
 
-/// Finds out whether journals can be written: what is taken without one would have to be given up.
+/// Checks whether journals can be written: a deployment without a journal would have to be given up.
 ///
 /// # Errors
 /// They cannot.
@@ -163,7 +163,7 @@ pub fn try_to_write(dir: &Path) -> io::Result<()> {
     tried.and(removed)
 }
 
-/// Every journal that a former agent left here, with what it says; those that say nothing are removed.
+/// Every journal that an earlier agent left here, with its content; empty journals are removed.
 pub fn left_behind(dir: &Path) -> io::Result<Vec<(JournalFile, Record)>> {
     let mut left = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -179,7 +179,7 @@ pub fn left_behind(dir: &Path) -> io::Result<Vec<(JournalFile, Record)>> {
             continue;
         };
         let mut file = OpenOptions::new().append(true).open(&path)?;
-        // A line that was cut off must not swallow the next one.
+        // A line that was cut off must not be joined with the next one.
         file.write_all(b"\n")?;
         left.push((JournalFile { path, file, written: bytes.len() as u64 }, record));
     }
@@ -190,7 +190,7 @@ fn read(bytes: &[u8]) -> Option<Record> {
     let mut lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let JournalEntry::Taken(taken) = serde_json::from_slice(lines.next()?).ok()? else { return None };
     let mut record = Record { taken, pending: Vec::new(), last: 0, end: None };
-    // A line that cannot be read was cut off by a crash: it never counted.
+    // A line that cannot be read was cut off by a crash: it does not count.
     for entry in lines.filter_map(|line| serde_json::from_slice(line).ok()) {
         match entry {
             JournalEntry::Taken(_) => {}
@@ -202,7 +202,7 @@ fn read(bytes: &[u8]) -> Option<Record> {
                 record.last = record.last.max(last);
                 record.pending.retain(|(number, _)| *number > last);
             }
-            // An end of a later version that is none here is told as if it were not there: the work is over.
+            // An end that only a later version knows is treated as a missing end: the work is over.
             JournalEntry::End { finish } => record.end = Verdict::try_from(finish).ok(),
         }
     }

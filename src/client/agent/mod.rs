@@ -1,8 +1,8 @@
 //! `agent`: runs pipelines on the machine that is deployed to.
 //!
 //! An agent asks a server for work on its projects and runs the pipelines of its *own* configuration: the server passes
-//! inputs, never commands. What it takes stands in a journal before it starts, so that whatever happens to the agent, the
-//! connection or the server, the end is told once and nothing runs twice.
+//! inputs, never commands. The agent writes each deployment into a journal before it starts the deployment. So the end is
+//! reported once and nothing runs twice, whatever happens to the agent, the connection or the server.
 
 mod download;
 mod former;
@@ -47,7 +47,7 @@ use journal::{JournalFile, Taken};
 
 /// How long a call for work is parked at the server.
 const WINDOW: Duration = Duration::from_secs(30);
-/// The longest pause between two attempts, should the server not answer.
+/// The longest pause between two attempts if the server does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How the loop that takes work is supervised: no call takes so long.
 const CLAIMS: Task = Task::new("claims", Duration::from_secs(180));
@@ -64,27 +64,27 @@ pub struct Settings {
     pub unpack_limits: UnpackLimits,
     /// How long it waits at its end for what runs.
     pub shutdown_grace: Duration,
-    /// How many deployments it runs at once.
+    /// How many deployments the agent runs at once.
     pub max_concurrent: u32,
     /// The folder in which pipelines run and journals are kept, an absolute path.
     pub work_dir: PathBuf,
-    /// What stands between it and each command.
+    /// The shim between the agent and each command.
     pub shim: ShimProgram,
     /// The server.
     pub server: Url,
-    /// What it shows to the server.
+    /// The agent's token.
     pub token: Option<Token>,
-    /// An authority to be trusted besides.
+    /// An additional certificate authority.
     pub ca_cert: Option<PathBuf>,
 }
 
 /// Why an agent does not work.
 #[derive(Debug, Error)]
 pub enum AgentError {
-    /// What it was given cannot be used.
+    /// The settings cannot be used.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// The server does not take it for an agent.
+    /// The server does not accept the agent.
     #[error("{}", .0.message)]
     Refused(Box<ServerRefusal>),
     /// Its folder cannot be used.
@@ -105,14 +105,14 @@ pub struct Agent {
     settings: Settings,
     connection: Arc<Connection>,
     clock: Arc<dyn Clock>,
-    /// What its own end asks of all that runs.
+    /// What all runs are asked to do when the agent ends.
     stop: watch::Sender<Option<Stop>>,
-    /// Held as long as this agent lives: two of them in one folder would end each other's work.
+    /// A lock that is held as long as this agent lives: two agents in one folder would end each other's work.
     _lock: File,
 }
 
 impl Agent {
-    /// An agent that has not begun.
+    /// An agent that has not started.
     ///
     /// # Errors
     /// Its folder is another agent's or cannot be made, or the token or the certificate cannot be used.
@@ -120,7 +120,7 @@ impl Agent {
         let lock = own(&settings.work_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let Settings { server, token, ca_cert, .. } = &settings;
-        // Every call here is made once: whoever makes it knows how long it may be tried again.
+        // Every call is made once: the caller decides how long it is retried.
         let notice = Box::new(|text: &str| tracing::warn!("{text}"));
         let connection = Connection::new(
             server.clone(),
@@ -137,11 +137,11 @@ impl Agent {
         Ok(Arc::new(Agent { settings, connection: Arc::new(connection), clock, stop, _lock: lock }))
     }
 
-    /// Works until `drain`, then waits for what runs, and stops it when the grace is over. `ready` is told once, when the
-    /// server has answered.
+    /// Takes work until `drain`, then waits for the running pipelines, and stops them when the grace is over. `ready` is
+    /// called once, when the server has answered.
     ///
     /// # Errors
-    /// The server does not take it for an agent.
+    /// The server does not accept the agent.
     pub async fn run(self: Arc<Self>, drain: CancellationToken, ready: impl FnOnce(&str)) -> Result<(), AgentError> {
         let runs = TaskTracker::new();
         let left = journal::left_behind(&self.journals()).map_err(|error| unusable(&self.settings.work_dir, error))?;
@@ -153,7 +153,7 @@ impl Agent {
             let runs = this.settings.work_dir.join("runs");
             tokio::select! {
                 () = swept.cancelled() => {}
-                // As long as there is a journal, its workspace is that run's to remove.
+                // As long as there is a journal, the run of that journal removes the workspace.
                 () = workspaces::keep_swept(runs, |id| journal::exists(&this.journals(), id)) => {}
             }
         });
@@ -181,13 +181,16 @@ impl Agent {
             self.stop.send_replace(Some(Stop::Shutdown));
             let Limits { cancel_grace, kill_budget, .. } = self.settings.limits;
             if timeout(run::last_words(cancel_grace, kill_budget), runs.wait()).await.is_err() {
-                tracing::error!(run_count = runs.len(), "not everything was told; the next start tells it");
+                tracing::error!(
+                    run_count = runs.len(),
+                    "some ends were not reported to the server; the next start reports them"
+                );
             }
         }
         ended
     }
 
-    /// Asks the server whether it takes us, until it answers. `false`: we shall end before it did.
+    /// Asks the server whether it accepts this agent, until it answers. `false`: the agent was told to end first.
     async fn introduce(&self, drain: &CancellationToken) -> Result<bool, AgentError> {
         let mut pauses = pauses();
         let mut was_told = false;
@@ -245,7 +248,7 @@ impl Agent {
             wish.capacity = capacity;
             let answer = tokio::select! {
                 answer = self.connection.claim(&wish, WINDOW) => answer,
-                // What the server handed out meanwhile is taken all the same.
+                // A deployment that the server handed out meanwhile still runs.
                 () = drain.cancelled() => {
                     wish.capacity = 0;
                     self.connection.claim(&wish, Duration::ZERO).await
@@ -260,7 +263,7 @@ impl Agent {
                     }
                     wish = self.wish(0);
                 }
-                // The same call once more: if its answer was lost, so would be what it handed out.
+                // The same call once more: if the answer was lost, this answers with the same deployment.
                 Err(fault) => {
                     if std::mem::replace(&mut is_well, false) {
                         tracing::warn!("{fault}; trying again");
@@ -274,8 +277,8 @@ impl Agent {
         }
     }
 
-    /// Waits until journals can be written, or for `drain`. Nothing is taken meanwhile: other agents may have it. Answers
-    /// whether they can.
+    /// Waits until journals can be written, or for `drain`. No work is taken meanwhile, so other agents can take it. Returns
+    /// whether journals can be written.
     async fn journals_can_be_written(&self, drain: &CancellationToken, pulse: &Pulse) -> bool {
         let mut pauses = pauses();
         let mut was_told = false;
@@ -302,7 +305,7 @@ impl Agent {
         false
     }
 
-    /// Runs what was handed out. Answers whether its journal could be written.
+    /// Runs a deployment that was handed out. Returns whether its journal could be written.
     async fn take(self: &Arc<Self>, claimed: Claimed, runs: &TaskTracker, free: &Arc<Semaphore>) -> bool {
         let id = claimed.deployment.id;
         match JournalFile::begin(&self.journals(), &run::taken(&claimed)) {
@@ -314,8 +317,10 @@ impl Agent {
                     drop(permit);
                 });
             }
-            // It runs here already, or did: it must not run twice.
-            Ok(None) => tracing::warn!(deployment.id = %id, "handed out twice; the first time counts"),
+            // The deployment runs here already, or did: it must not run twice.
+            Ok(None) => {
+                tracing::warn!(deployment.id = %id, "the server handed this deployment out twice; the first time counts")
+            }
             Err(error) => {
                 tracing::error!(deployment.id = %id, %error, "cannot be journalled and is not started");
                 let why =
@@ -327,7 +332,7 @@ impl Agent {
         true
     }
 
-    /// Tells the end of what was never started, for as long as its lease may last.
+    /// Reports the end of a deployment that was never started, for as long as its lease may last.
     async fn give_up(self: Arc<Self>, taken: Taken, why: String) {
         let keeper = self.keeper(&taken);
         if keeper.tell_end(run::failed(why), Until::LeaseOver).await.is_err() {
@@ -360,7 +365,7 @@ impl Agent {
     }
 }
 
-/// Makes the folder this agent's own.
+/// Locks the folder for this agent.
 fn own(dir: &Path) -> Result<File, AgentError> {
     let made = private::work_dir(dir)
         .and_then(|()| private::folder_of_files(&dir.join("journals")))

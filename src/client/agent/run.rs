@@ -28,7 +28,7 @@ const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const DOWNLOAD_ATTEMPTS: usize = 8;
 
 impl Agent {
-    /// Runs a deployment to its end, and tells it.
+    /// Runs a deployment to its end, and reports the end.
     pub(super) async fn run_claimed(self: Arc<Self>, claimed: Claimed, journal: JournalFile) {
         let taken = taken(&claimed);
         let (id, project) = (taken.deployment, &taken.project);
@@ -57,12 +57,12 @@ impl Agent {
         match told {
             Ok(()) => tracing::info!(%project, deployment.id = %id, deployment.status = status, "finished"),
             Err(Lost) => {
-                tracing::warn!(%project, deployment.id = %id, ?verdict, "the lease was lost before the end was told");
+                tracing::warn!(%project, deployment.id = %id, ?verdict, "the lease was lost before the end was reported");
             }
         }
     }
 
-    /// Keeps the lease of what was taken, if only to tell its end.
+    /// Keeps the lease of a deployment, if only to report its end.
     pub(super) fn keeper<'a>(&'a self, taken: &'a Taken) -> Keeper<HttpLessor<'a>> {
         let times = Times::of_length(taken.lease.length());
         Keeper::new(self.lessor(taken), self.clock.clone(), taken.deployment, times, self.clock.boot())
@@ -72,7 +72,7 @@ impl Agent {
         HttpLessor::new(&self.connection, Worker { project, id: *deployment, secret: &lease.secret })
     }
 
-    /// Runs what was taken, unless that cannot be or may not be any more.
+    /// Runs the deployment, unless it cannot run, or may no longer run.
     async fn run_under(
         &self,
         keeper: &Keeper<HttpLessor<'_>>,
@@ -80,7 +80,7 @@ impl Agent {
         backlog: &Backlog<JournalFile>,
     ) -> Verdict {
         if *keeper.stop().borrow() == Some(Stop::Cancel) {
-            // It came before: the child is never started.
+            // The stop came first: the child is never started.
             return Verdict::Stopped;
         }
         let Some(pipeline) = self.pipeline(&claimed.deployment) else {
@@ -100,10 +100,10 @@ impl Agent {
         verdict.unwrap_or_else(|| lost(*keeper.stop().borrow()))
     }
 
-    /// Fetches what is deployed, beside the workspace; an end where that cannot be.
+    /// Downloads the artifact beside the workspace; returns an end if that fails.
     async fn fetch(&self, claimed: &Claimed, keeper: &Keeper<HttpLessor<'_>>) -> Result<Option<PathBuf>, Verdict> {
         let Some(artifact) = &claimed.artifact else { return Ok(None) };
-        let gone = |why: String| failed(format!("the artifact cannot be had: {why}"));
+        let gone = |why: String| failed(format!("the artifact cannot be downloaded: {why}"));
         let digest = artifact.sha256.parse().map_err(|error| gone(format!("{error}")))?;
         let path = artifact_path(&self.workspace(claimed.deployment.id));
         let fetching = async {
@@ -165,12 +165,12 @@ pub fn taken(claimed: &Claimed) -> Taken {
     Taken { project: deployment.project.clone(), deployment: deployment.id, lease: lease.clone() }
 }
 
-/// The end of what could not be run.
+/// The end of a deployment that could not run.
 pub fn failed(message: String) -> Verdict {
     Verdict::Failed { cause: FailureCause::PhaseFailed, message, phase: None }
 }
 
-/// The end of what was stopped by something else than a cancel.
+/// The end of a deployment that was stopped, but not by a cancel.
 fn lost(why: Option<Stop>) -> Verdict {
     let why = match why {
         Some(Stop::Shutdown) => "the agent was shut down while it ran",
@@ -181,7 +181,7 @@ fn lost(why: Option<Stop>) -> Verdict {
     Verdict::Failed { cause: FailureCause::WorkerLost, message: why.to_owned(), phase: None }
 }
 
-/// How long what was taken may go on after it was told to stop.
+/// How long a deployment may go on after it was told to stop.
 pub fn last_words(grace: Duration, kill_budget: Duration) -> Duration {
     const LAST_WORDS: Duration = Duration::from_secs(5);
     grace + kill_budget + LAST_WORDS

@@ -16,11 +16,11 @@ impl Connection {
     /// Asks for work; parks at the server for up to `window`. One attempt.
     ///
     /// # Errors
-    /// There is no answer to go by, or the server refuses.
+    /// No usable answer came, or the server refuses.
     pub async fn claim(&self, wish: &ClaimRequest, window: Duration) -> Result<Option<Claimed>, Fault> {
         let mut url = self.url(&["v1", "claims"]);
         url.query_pairs_mut().append_pair(WAIT_PARAMETER, &window.as_secs().to_string());
-        // This is our own type: it always has a JSON form.
+        // Our own type: serializing cannot fail.
         let body = Some(serde_json::to_vec(wish).unwrap_or_default());
         let answer = self.transport().send_once(&Call { window, body, ..Call::new(Method::POST, url) }).await?;
         if answer.status.is_success() {

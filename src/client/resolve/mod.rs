@@ -1,7 +1,7 @@
 //! What to do next on the way from a submit to its end: pure decisions, nothing is sent from here. See decision 0011.
 //!
 //! The promise it keeps: in the normal case a deploy sends one submit and, when the slot was held, one more with the same
-//! body and key; and whatever of ours stands in line or runs when we stop is cancelled first.
+//! body and key; and when the client stops, its deployment is cancelled first, whether it waits or runs.
 
 use super::calls::{Fault, ServerRefusal};
 use crate::{
@@ -12,18 +12,18 @@ use crate::{
 /// What the user wants when the slot is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// Keep a place in line, and come back for the slot.
+    /// Keep a place in line, and take the slot when the turn comes.
     Wait {
-        /// Cancel who holds the slot, and those in line before us.
+        /// Cancel the deployment that holds the slot, and go before the older ones in line.
         preempt: bool,
     },
-    /// Leave it in line with the server, and follow it.
+    /// Leave the deployment in line at the server, and follow it.
     Queue,
-    /// Leave it with the server and go.
+    /// Leave the deployment to the server and end.
     Detach,
     /// Give up.
     Fail {
-        /// If the slot is free, leave it with the server and go.
+        /// If the slot is free, leave the deployment to the server and end.
         detach: bool,
     },
 }
@@ -37,7 +37,7 @@ pub enum StopReason {
     Signal,
 }
 
-/// What was seen. Each action of ours leads to exactly one.
+/// What was observed. Each action leads to exactly one observation.
 #[derive(Debug)]
 pub enum Observation {
     /// The submit was accepted.
@@ -54,7 +54,7 @@ pub enum Observation {
         /// Our ticket.
         ticket: DeploymentId,
     },
-    /// It was not; the place in line is still ours.
+    /// The request was refused; the place in line is kept.
     PreemptRefused {
         /// Our ticket.
         ticket: DeploymentId,
@@ -68,7 +68,7 @@ pub enum Observation {
         /// Who holds the slot now, where the server says so.
         holder: Option<DeploymentId>,
     },
-    /// A newer deployment will supersede ours, which waits, when that starts; and we leave for that.
+    /// A newer deployment will supersede ours when it starts, and the client is to leave the line then.
     Overtaken {
         /// Ours.
         id: DeploymentId,
@@ -77,13 +77,13 @@ pub enum Observation {
     },
     /// The deployment that was followed is final.
     Ended(Box<Deployment>),
-    /// What was ours was asked to stop; how it stands then, where that was told.
+    /// Our deployment was asked to stop; its state after that, if the server told it.
     Left(Option<Box<Deployment>>),
-    /// The server said no.
+    /// The server refused.
     Refused(Box<ServerRefusal>),
-    /// There was no answer to go by.
+    /// No usable answer came.
     Faulted(Fault),
-    /// It is time to stop, and the last action has not led to anything.
+    /// It is time to stop, and the last action has no result yet.
     Stopped(StopReason),
 }
 
@@ -104,7 +104,7 @@ pub enum Action {
     AwaitTurn(DeploymentId),
     /// Follow our deployment to its end.
     Follow(DeploymentId),
-    /// Cancel what is ours; if `until_final`, wait a little for its end.
+    /// Cancel our deployment; if `until_final`, wait a little for its end.
     Leave {
         /// What is ours.
         id: DeploymentId,
@@ -129,11 +129,11 @@ pub enum Ending {
     },
     /// It is with the server.
     Detached(Box<Deployment>),
-    /// The slot is held and waiting is not wished for.
+    /// The slot is held, and the user does not want to wait.
     Blocked(Box<Conflict>),
     /// We are a command of the deployment that holds the slot: it would wait for us, and we for it.
     Inside(Box<Conflict>),
-    /// We left the line, since a newer deployment would have superseded ours.
+    /// The client left the line, because a newer deployment would have superseded ours.
     Overtaken {
         /// Ours.
         id: DeploymentId,
@@ -142,9 +142,9 @@ pub enum Ending {
         /// Ours as it stood last; `None` where that was not told.
         deployment: Option<Box<Deployment>>,
     },
-    /// The server said no.
+    /// The server refused.
     Refused(Box<ServerRefusal>),
-    /// There was no answer to go by.
+    /// No usable answer came.
     Faulted(Fault),
     /// We stopped.
     Stopped {
@@ -175,7 +175,7 @@ pub struct Resolver {
     /// The deployment whose command we are, if we are one: it cannot end before we do.
     inside: Option<DeploymentId>,
     stage: Stage,
-    /// Whom we asked to be cancelled last: each holder is asked for once.
+    /// The holder whose cancel was requested last: each holder's cancel is requested once.
     asked_for: Option<DeploymentId>,
 }
 
@@ -278,7 +278,7 @@ impl Resolver {
             Stage::Submitting { ticket: Some(id) } | Stage::InLine { ticket: id } => Reached::Line(*id),
             Stage::Following { id, queued: true } => Reached::Line(*id),
             Stage::Following { id, queued: false } => Reached::Slot(*id),
-            // Leaving already: it ends as it was going to.
+            // The client is leaving already: the ending stays the same.
             Stage::Leaving(_) => return self.left(None),
         };
         match reached {

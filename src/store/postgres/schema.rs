@@ -118,7 +118,7 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, DatabaseF
         }
     }
     let fresh = Pepper::generate().map_err(|error| {
-        DatabaseFault::Refused(StoreError::Unavailable(format!("the system has no randomness to give: {error}")))
+        DatabaseFault::Refused(StoreError::Unavailable(format!("the system gives no random bytes: {error}")))
     })?;
     transaction
         .query_typed(

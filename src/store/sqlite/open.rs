@@ -121,7 +121,7 @@ pub(super) fn is_all_moved(db: &Connection) -> rusqlite::Result<bool> {
 pub(super) fn pepper(db: &Connection, path: &Path) -> Result<Pepper, StoreError> {
     let failed = |error: rusqlite::Error| schema::unreadable(&error, &path.display().to_string());
     let fresh = Pepper::generate()
-        .map_err(|error| StoreError::Unavailable(format!("the system has no randomness to give: {error}")))?;
+        .map_err(|error| StoreError::Unavailable(format!("the system gives no random bytes: {error}")))?;
     db.execute("INSERT INTO secrets (name, value) VALUES ('lease', ?1) ON CONFLICT DO NOTHING", [fresh.as_bytes()])
         .map_err(failed)?;
     let kept = db.query_row("SELECT value FROM secrets WHERE name = 'lease'", [], |row| row.get(0)).map_err(failed)?;

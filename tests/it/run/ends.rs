@@ -237,7 +237,7 @@ async fn a_stopped_run_whose_command_ended_by_itself_says_so() {
     stopped.signal(Signal::CONT);
     assert_eq!(stopped.end().0, 123);
     let told = std::io::read_to_string(told).unwrap();
-    assert!(told.contains("the command has ended, but the lease"), "{told}");
+    assert!(told.contains("the command ended, but the lease"), "{told}");
 }
 
 /// Ignores SIGTERM, as does what it starts in a session of its own; prints both pids.

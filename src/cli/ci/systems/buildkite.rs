@@ -19,7 +19,7 @@ pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
     }
     let job = environment.get("BUILDKITE_JOB_ID").map(|job| format!("#{job}")).unwrap_or_default();
     let number = environment.number("BUILDKITE_BUILD_NUMBER");
-    // A build that is made again from an old one has a number of its own, and the old commit.
+    // A build that is made again from an old one gets a new number, and has the old commit.
     let is_by_age = environment.is_unset_or("BUILDKITE_SOURCE", NUMBERED_BY_AGE)
         && !environment.has("BUILDKITE_REBUILT_FROM_BUILD_ID");
     Some(CiRun {

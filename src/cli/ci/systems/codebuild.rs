@@ -20,7 +20,7 @@ pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
         url: environment.first(&["CODEBUILD_BUILD_URL", "CODEBUILD_PUBLIC_BUILD_URL"]),
         // CODEBUILD_BUILD_NUMBER is given when a build starts, and anew when an old commit is built again.
         order: None,
-        // A build that is repeated has an id of its own.
+        // A build that is repeated has its own id.
         identity: environment.identity(System::CodeBuild, &["CODEBUILD_BUILD_ID"], &["CODEBUILD_BUILD_ARN"]),
         ..CiRun::of(System::CodeBuild)
     })

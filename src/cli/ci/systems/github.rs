@@ -107,7 +107,7 @@ pub(in super::super) fn files(environment: &Environment<'_>) -> Files {
     Files { outputs: path("GITHUB_OUTPUT"), summary: path("GITHUB_STEP_SUMMARY") }
 }
 
-/// Outputs of a step, and the names of those that there is no place for. `delimiter` must be unknown to whoever wrote a value:
+/// Outputs of a step, and the names of the outputs that do not fit. `delimiter` must be unknown to whoever wrote a value:
 /// with it, a value could end early and go on with outputs of its own.
 pub(in super::super) fn outputs(facts: &JobFacts, delimiter: &str) -> (String, Vec<String>) {
     let (mut text, mut left_out) = (String::new(), Vec::new());

@@ -28,7 +28,7 @@ pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
         actor: environment.first(&["GITLAB_USER_LOGIN", "GITLAB_USER_NAME"]),
         url: environment.first(&["CI_JOB_URL", "CI_PIPELINE_URL"]),
         order: number.filter(|_| environment.is_unset_or("CI_PIPELINE_SOURCE", NUMBERED_BY_AGE)),
-        // A job that is repeated, or one of several in parallel, has an id of its own.
+        // A job that is repeated, or one of several in parallel, has its own id.
         identity: environment.identity(System::GitLab, &["CI_JOB_ID"], &["CI_SERVER_URL", "CI_PROJECT_ID"]),
         ..CiRun::of(System::GitLab)
     })
@@ -80,7 +80,7 @@ const DOTENV_BYTES_LIMIT: usize = 5 * 1024;
 /// The most variables of a dotenv report, likewise.
 const DOTENV_COUNT_LIMIT: usize = 20;
 
-/// A dotenv report, and the names of those that there is no place for. Its variables become those of later jobs, so none has a
+/// A dotenv report, and the names of the outputs that do not fit. Its variables become those of later jobs, so none has a
 /// name that others chose whole. A value is what stands behind `=`, without quotes: it has no blanks and no line ends.
 pub(in super::super) fn dotenv(facts: &JobFacts) -> (String, Vec<String>) {
     let (mut text, mut left_out) = (String::new(), Vec::new());

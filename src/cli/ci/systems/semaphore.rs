@@ -34,7 +34,7 @@ pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
         ]),
         url,
         order: number.filter(|_| is_by_age),
-        // A job that is repeated, or one of several in parallel, has an id of its own.
+        // A job that is repeated, or one of several in parallel, has its own id.
         identity: environment.identity(System::Semaphore, &["SEMAPHORE_JOB_ID"], &["SEMAPHORE_ORGANIZATION_URL"]),
         ..CiRun::of(System::Semaphore)
     })

@@ -15,7 +15,7 @@ pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
     // On pull requests CI_COMMIT_BRANCH is the branch that it is for, and the source branch may be a fork's.
     let request = environment.get("CI_COMMIT_REF").filter(|_| environment.is("CI_PIPELINE_EVENT", "pull_request"));
     let number = environment.number("CI_PIPELINE_NUMBER");
-    // A pipeline that is started again has a number of its own, and the old commit.
+    // A pipeline that is started again gets a new number, and has the old commit.
     let is_by_age = environment.is_unset_or("CI_PIPELINE_EVENT", NUMBERED_BY_AGE)
         && environment.is_unset_or("CI_PIPELINE_PARENT", &["0"]);
     Some(CiRun {
