@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     archive::{UnpackError, UnpackLimits, unpack},
-    pipeline::Job,
+    job::Job,
     report::{FailureCause, Stop, Verdict},
 };
 

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::{
     environment::environment,
+    job::Job,
     output::phase::PhaseOutput,
-    pipeline::Job,
     process::owner::{CommandExit, ExitKind, Process, Script, StoppedBy},
     report::{FailureCause, Stop, Stream, cannot_be_ended},
 };

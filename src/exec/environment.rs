@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::pipeline::Job;
+use super::job::Job;
 use crate::model::bounds::input_variable;
 
 /// The whole environment of a phase's command: the variables of the server or agent that `pass_env` lets through, and

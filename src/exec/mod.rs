@@ -11,6 +11,7 @@ pub mod artifact;
 mod check;
 mod command;
 mod environment;
+mod job;
 pub mod lease;
 pub mod output;
 pub mod pipeline;
@@ -18,6 +19,7 @@ pub mod process;
 pub mod report;
 pub mod workspaces;
 
-pub use pipeline::{Job, lock_path, run};
+pub use job::{Job, lock_path};
+pub use pipeline::run;
 pub use process::owner::ShimProgram;
 pub use report::{FailureCause, PhaseState, Report, Stop, Stream, Verdict};

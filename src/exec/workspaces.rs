@@ -14,7 +14,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use tokio::{task::spawn_blocking, time::sleep};
 
-use super::{archive::unpacking_path, pipeline::lock_path};
+use super::{archive::unpacking_path, job::lock_path};
 use crate::model::DeploymentId;
 
 /// How long until removing is tried again after a failure.

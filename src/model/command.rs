@@ -8,10 +8,10 @@ use thiserror::Error;
 
 use super::{
     deployment::{FailureCause, Outcome, Status},
-    event::{PhaseState, Stream},
     ids::Revision,
     lease::{LeaseHolder, SecretHash},
     mention::Mention,
+    phase::{PhaseState, Stream},
 };
 
 /// A change of a deployment, from outside or from another deployment.

@@ -403,3 +403,11 @@ impl CancelCause {
         }
     }
 }
+impl Deployment {
+    /// How a text about another deployment names it.
+    pub fn mention(&self) -> Mention {
+        let Deployment { id, project, number, spec, .. } = self;
+        let named = Named { number: *number, actor: spec.actor.clone(), commit: spec.commit.clone() };
+        Mention { project: project.clone(), id: *id, named: Some(named).filter(|named| named.number > 0) }
+    }
+}

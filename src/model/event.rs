@@ -7,6 +7,7 @@ use super::{
     deployment::Status,
     ids::{DeploymentId, ProjectName},
     mention::{Mention, Named},
+    phase::{PhaseState, Stream},
 };
 
 /// A deployment's message that begins with this text says for what its cancel waits.
@@ -204,34 +205,4 @@ impl EventBody {
 
 fn parts(mention: Option<Mention>) -> (Option<DeploymentId>, Option<Named>) {
     mention.map_or((None, None), |Mention { id, named, .. }| (Some(id), named))
-}
-
-/// The state of a phase.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum PhaseState {
-    /// It runs.
-    Started,
-    /// Its work succeeded.
-    Succeeded,
-    /// It did not.
-    Failed,
-    /// It was not run, since an earlier one failed or was cancelled.
-    Skipped,
-    /// The phase's rollback runs.
-    RollingBack,
-    /// The phase's rollback succeeded.
-    RolledBack,
-    /// The phase's rollback failed.
-    RollbackFailed,
-}
-
-/// Which output of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
 }

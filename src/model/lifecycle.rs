@@ -13,10 +13,11 @@ use super::{
     deployment::{
         CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
     },
-    event::{Event, EventBody, PhaseState, Stream},
+    event::{Event, EventBody},
     ids::{DeploymentId, ProjectName, Revision},
     lease::{Lease, LeaseHolder, SecretHash},
     mention::Mention,
+    phase::{PhaseState, Stream},
     rollbacks::Rollbacks,
 };
 

@@ -4,10 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{
-    deployment::Deployment,
-    ids::{DeploymentId, InvalidId, ProjectName},
-};
+use super::ids::{DeploymentId, InvalidId, ProjectName};
 
 /// How many digits of a commit are shown.
 const COMMIT_DIGITS: usize = 10;
@@ -56,15 +53,6 @@ impl Mention {
     /// A deployment of which only the id is known.
     pub fn unnamed(project: ProjectName, id: DeploymentId) -> Self {
         Mention { project, id, named: None }
-    }
-}
-
-impl Deployment {
-    /// How a text about another deployment names it.
-    pub fn mention(&self) -> Mention {
-        let Deployment { id, project, number, spec, .. } = self;
-        let named = Named { number: *number, actor: spec.actor.clone(), commit: spec.commit.clone() };
-        Mention { project: project.clone(), id: *id, named: Some(named).filter(|named| named.number > 0) }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod mention;
 pub mod order;
+pub mod phase;
 pub mod policy;
 pub mod project;
 pub mod rollbacks;
@@ -27,13 +28,14 @@ pub use deployment::{
     CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, RunBy, Spec, State, Status,
 };
 pub use digest::{Digest, InvalidDigest};
-pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody, PhaseState, Stream};
+pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody};
 pub use hint::Hint;
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseHolder, LeaseSecret, Pepper, SecretHash};
 pub use lifecycle::Step;
 pub use limits::Limits;
 pub use mention::{DeploymentName, Mention, Named, Which};
+pub use phase::{PhaseState, Stream};
 pub use policy::{LinePolicy, Policy, Preempt};
 pub use project::{Eta, ORDER_LIMIT, Project, RecentRun, StartedOrder};
 pub use rollbacks::{FailedRollback, Rollbacks, rollback_of};

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{bounds, event::PhaseState};
+use super::{bounds, phase::PhaseState};
 
 /// The rollbacks that were begun.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

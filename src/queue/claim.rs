@@ -1,16 +1,16 @@
 //! Claim: a worker takes a deployment that holds its slot. See decision 0027.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Queue, WorkerError};
+use super::{Queue, WorkerError, locked::Marks};
 use crate::{
     model::{
         Changes, Deployment, DeploymentId, Edges, LeaseHolder, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot,
@@ -38,8 +38,6 @@ const GLANCE: Duration = Duration::from_millis(100);
 const TRIES_LIMIT: usize = 8;
 /// How long a claim tries in all, and how long the server's own worker tries to have one deployment.
 const CLAIM_LIMIT: Duration = Duration::from_secs(2);
-/// How long a project that was locked is tried after the others.
-const LOCKED_MEMORY: Duration = Duration::from_secs(60);
 
 impl Queue {
     /// The deployment that `holder` took before and still runs: the answer to its claim was lost.
@@ -244,52 +242,5 @@ impl WantedClaim {
 impl Drop for WantedClaim {
     fn drop(&mut self) {
         self.give_up();
-    }
-}
-
-/// The projects that were locked when a claim last tried them, and when that was. Clones share it.
-#[derive(Clone, Default)]
-pub(super) struct LockedProjects(Arc<Mutex<HashMap<ProjectName, Instant>>>);
-
-impl LockedProjects {
-    fn all(&self) -> MutexGuard<'_, HashMap<ProjectName, Instant>> {
-        // Nothing in here panics half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn mark(&self, project: ProjectName) {
-        let mut all = self.all();
-        all.retain(|_, at| at.elapsed() < LOCKED_MEMORY);
-        all.insert(project, Instant::now());
-    }
-
-    fn forget(&self, project: &ProjectName) {
-        self.all().remove(project);
-    }
-
-    fn count(&self) -> usize {
-        self.all().len()
-    }
-
-    /// The same order, but projects that were locked a moment ago come last; of these, the project that was tried
-    /// longest ago comes first.
-    fn last(&self, mut claimable: Vec<Claimable>) -> Vec<Claimable> {
-        let all = self.all();
-        if !all.is_empty() {
-            claimable.sort_by_key(|it| all.get(&it.project).filter(|at| at.elapsed() < LOCKED_MEMORY).copied());
-        }
-        claimable
-    }
-}
-
-/// The projects that a claim is trying. Those that are still in it when it is dropped count as locked.
-struct Marks<'a> {
-    locked: &'a LockedProjects,
-    projects: BTreeSet<ProjectName>,
-}
-
-impl Drop for Marks<'_> {
-    fn drop(&mut self) {
-        std::mem::take(&mut self.projects).into_iter().for_each(|project| self.locked.mark(project));
     }
 }

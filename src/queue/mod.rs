@@ -6,6 +6,7 @@ pub mod cancel;
 pub mod claim;
 pub mod finish;
 pub mod heartbeat;
+mod locked;
 pub mod plan;
 pub mod postpone;
 pub mod reap;
@@ -23,7 +24,7 @@ pub use plan::Planned;
 pub use submit::SubmitOutcome;
 pub use unheard::{Hearing, Unheard};
 
-use claim::LockedProjects;
+use locked::LockedProjects;
 
 use crate::{
     clock::Clock,

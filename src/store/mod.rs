@@ -9,11 +9,14 @@ mod agents;
 pub mod artifacts;
 mod columns;
 mod copy;
+mod error;
 pub mod memory;
 pub mod postgres;
 mod ready;
 pub mod sqlite;
 mod unreadable;
+
+pub use error::StoreError;
 
 use std::{
     collections::BTreeMap,
@@ -24,8 +27,6 @@ use std::{
     },
     time::Duration,
 };
-
-use thiserror::Error;
 
 pub use agents::{ABSENCE_LIMIT, AgentCall, KnownAgent};
 pub use artifacts::SharedArtifacts;
@@ -51,26 +52,6 @@ pub type OnCommit = Arc<dyn Fn(&ProjectName, &Changes) + Send + Sync>;
 
 /// Is told of the commits of other servers of the same store. Must not block.
 pub type OnHint = Arc<dyn Fn(Hint) + Send + Sync>;
-
-/// Why a call to a store failed.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum StoreError {
-    /// Nothing happened; the same call may work later.
-    #[error("the store is not available: {0}")]
-    Unavailable(String),
-    /// It may have happened or not, and nobody can tell: read the store to find out.
-    #[error("the store did not answer: {0}")]
-    Unknown(String),
-    /// Nothing happened, and the same call will never work, because the store cannot keep its data.
-    #[error("the store cannot keep this: {0}")]
-    Refused(String),
-    /// Nothing happened: the disk is full.
-    #[error("the disk is full")]
-    Full,
-    /// The store holds data that this version does not understand, or cannot be opened.
-    #[error("{0}")]
-    Unusable(String),
-}
 
 /// A deployment and its place in line.
 #[derive(Clone, Debug, PartialEq, Eq)]

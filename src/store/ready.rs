@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// How long an answer holds: no probe costs more than a small commit in two seconds, however many balancers ask.
 const OK_AGE: Duration = Duration::from_secs(2);

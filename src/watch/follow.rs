@@ -9,7 +9,7 @@ use super::{
     Subscription, Topic, Watch, WatchError,
     shared::{EventPage, SharedRead},
 };
-use crate::model::{DeploymentId, ProjectName};
+use crate::model::{Deployment, DeploymentId, ProjectName};
 
 /// The shortest time between two reads of output, because nobody reads faster than that.
 const REST: Duration = Duration::from_millis(25);
@@ -37,6 +37,27 @@ pub struct Follow {
     rests_until: Option<Instant>,
     /// Ends the wait for more.
     wait_end: CancellationToken,
+}
+
+impl Watch {
+    /// Follows the events after `after`. Answers the deployment as it stands at the beginning, too.
+    ///
+    /// # Errors
+    /// There is no such deployment, the cursor is ahead of its end, or the store does not answer.
+    pub async fn follow(
+        &self,
+        project: &ProjectName,
+        id: DeploymentId,
+        after: u64,
+    ) -> Result<(Follow, Deployment), WatchError> {
+        let follow = Follow::new(self.clone(), project.clone(), id, after);
+        let deployment = self.read(project, id).await?.deployment;
+        let last = deployment.event_count;
+        if after > last {
+            return Err(WatchError::AheadOfEnd { last });
+        }
+        Ok((follow, deployment))
+    }
 }
 
 impl Follow {

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{EventPage, Follow, Notifier, Seeker, Seen, Topic, shared::SharedRead};
+use super::{EventPage, Notifier, Seeker, Seen, Topic, shared::SharedRead};
 use crate::{
     health::{Pulse, Task},
     model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State, bounds},
@@ -269,25 +269,6 @@ impl Watch {
             Ok(page) => page,
             Err(_) => Ok(Arc::new(EventPage::empty(after))),
         }
-    }
-
-    /// Follows the events after `after`. Answers the deployment as it stands at the beginning, too.
-    ///
-    /// # Errors
-    /// There is no such deployment, the cursor is ahead of its end, or the store does not answer.
-    pub async fn follow(
-        &self,
-        project: &ProjectName,
-        id: DeploymentId,
-        after: u64,
-    ) -> Result<(Follow, Deployment), WatchError> {
-        let follow = Follow::new(self.clone(), project.clone(), id, after);
-        let deployment = self.read(project, id).await?.deployment;
-        let last = deployment.event_count;
-        if after > last {
-            return Err(WatchError::AheadOfEnd { last });
-        }
-        Ok((follow, deployment))
     }
 
     /// One deployment and its place in line.

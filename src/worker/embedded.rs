@@ -31,9 +31,10 @@ use crate::{
     artifacts::Depot,
     config::{Config, Pipeline, ProjectConfig, format_duration},
     exec::{
+        Job,
         archive::UnpackLimits,
         artifact::Artifact,
-        pipeline::{Job, lock_path},
+        lock_path,
         process::{leftovers::leftovers_gone, owner::ShimProgram},
         report::Stop,
         workspaces,

@@ -1,10 +1,6 @@
 //! Variables of the environment, read by name.
 
-use super::{
-    files::Files,
-    run::{CiRun, System, line},
-    systems,
-};
+use super::run::{System, line};
 use crate::model::bounds;
 
 /// An environment: a variable's value by its name; empty ones count as not set.
@@ -14,21 +10,6 @@ impl<'a> Environment<'a> {
     /// The environment that `get` reads.
     pub fn new(get: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Environment(get)
-    }
-
-    /// The CI system of this process.
-    pub fn detect(&self) -> Option<CiRun> {
-        systems::detect(self).map(CiRun::cleaned)
-    }
-
-    /// Whether this looks like any CI system: the output is read later, and nobody is at the keyboard.
-    pub fn is_ci(&self) -> bool {
-        self.get("CI").is_some_and(|value| !value.eq_ignore_ascii_case("false")) || self.detect().is_some()
-    }
-
-    /// The files through which the CI reads outputs and summaries.
-    pub fn files(&self) -> Files {
-        systems::github::files(self)
     }
 
     /// The user of this machine.

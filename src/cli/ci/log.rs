@@ -3,11 +3,6 @@
 
 use jiff::Timestamp;
 
-use super::{
-    run::System,
-    systems::{azure, buildkite, github, gitlab, teamcity},
-};
-
 /// A part of the log that folds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
@@ -53,30 +48,10 @@ pub trait LogWords: Sync {
     }
 }
 
-impl System {
-    /// The log syntax of this system; `None` if it has none.
-    pub fn log_words(self) -> Option<&'static dyn LogWords> {
-        match self {
-            System::GitHub | System::Gitea | System::Forgejo => Some(&github::GitHubWords),
-            System::GitLab => Some(&gitlab::GitLabWords),
-            System::Azure => Some(&azure::AzureWords),
-            System::Buildkite => Some(&buildkite::BuildkiteWords),
-            System::TeamCity => Some(&teamcity::TeamCityWords),
-            System::CircleCi
-            | System::Bitbucket
-            | System::Woodpecker
-            | System::Drone
-            | System::Semaphore
-            | System::CodeBuild
-            | System::Travis
-            | System::Jenkins => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::ci::run::System;
 
     const HOSTILE: &str = "100 %: a, ]b; ::error::c";
 

@@ -4,6 +4,7 @@
 mod args;
 mod artifact;
 mod fits;
+mod inside;
 pub mod key;
 mod plan;
 pub mod race;

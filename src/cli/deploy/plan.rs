@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     fits::{KnownAtSubmit, too_short},
-    race::inside,
+    inside::inside,
 };
 use crate::{
     cli::{

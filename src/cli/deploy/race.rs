@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     artifact,
     fits::{KnownAtSubmit, too_short},
+    inside::inside,
     key::Key,
     plan,
 };
@@ -525,11 +526,6 @@ pub fn wish(args: &DeployArgs) -> Wish {
         WhenHeld::Wait => Wish::Wait { preempt: args.submit.line.cancel_in_progress_deployment },
         WhenHeld::Queue => Wish::Queue,
     }
-}
-
-/// The deployment whose command we are: workers tell their commands.
-pub(super) fn inside() -> Option<DeploymentId> {
-    std::env::var("SINGLETRACK_DEPLOYMENT_ID").ok()?.parse().ok()
 }
 
 fn how(mode: FollowMode) -> How {

@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
+use clap::Args;
 use futures_util::TryStreamExt as _;
 use indicatif::ProgressBar;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
-use super::files::{CopyArgs, Failed, bar};
+use super::told::{Failed, bar};
 use crate::{
     artifacts::{Depot, DepotError, KeptArtifact, PartName, UploadBegun, UploadError},
     cli::service::runtime,
@@ -27,6 +28,20 @@ use crate::{
         sqlite::Export,
     },
 };
+
+/// `store copy`.
+#[derive(Args, Clone, Debug)]
+pub struct CopyArgs {
+    /// The store to copy, sqlite:FILE; it is not changed
+    #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE", default_value = "sqlite:singletrack.db")]
+    pub from: String,
+    /// The empty database, postgres://HOST/DATABASE
+    #[arg(long, value_name = "STORE")]
+    pub to: String,
+    /// The folder in which the store's server ran pipelines, and kept artifacts [default: singletrack-work beside the file]
+    #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
+    pub work_dir: Option<PathBuf>,
+}
 
 /// So much of an artifact is sent at a time.
 const PIECE_BYTES: usize = 1 << 20;

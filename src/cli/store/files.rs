@@ -1,19 +1,15 @@
 //! `store backup` and `store restore`, and the arguments of `store`.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 
 use super::{
     super::service::{EX_UNAVAILABLE, fail, print},
-    copy,
+    copy::{self, CopyArgs},
+    told::{Failed, bar},
 };
-use crate::{
-    config::StoreLocation,
-    store::{StoreError, sqlite},
-};
+use crate::{config::StoreLocation, store::sqlite};
 
 /// `store`.
 #[derive(Clone, Debug, Subcommand)]
@@ -35,20 +31,6 @@ pub struct BackupArgs {
     /// The file to write; it must not exist yet
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
-}
-
-/// `store copy`.
-#[derive(Args, Clone, Debug)]
-pub struct CopyArgs {
-    /// The store to copy, sqlite:FILE; it is not changed
-    #[arg(long, value_name = "STORE", env = "SINGLETRACK_STORE", default_value = "sqlite:singletrack.db")]
-    pub from: String,
-    /// The empty database, postgres://HOST/DATABASE
-    #[arg(long, value_name = "STORE")]
-    pub to: String,
-    /// The folder in which the store's server ran pipelines, and kept artifacts [default: singletrack-work beside the file]
-    #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
-    pub work_dir: Option<PathBuf>,
 }
 
 /// `store restore`.
@@ -91,17 +73,6 @@ pub fn store(args: &StoreCommand) -> ExitCode {
     }
 }
 
-pub(super) enum Failed {
-    Usage(String),
-    Store(StoreError),
-}
-
-impl From<StoreError> for Failed {
-    fn from(error: StoreError) -> Self {
-        Failed::Store(error)
-    }
-}
-
 /// The file of a SQLite store.
 fn file_of(store: &str, flag: &str) -> Result<PathBuf, Failed> {
     match store.parse() {
@@ -123,18 +94,4 @@ fn with_bar<T>(what: &'static str, work: impl FnOnce(sqlite::Progress<'_>) -> T)
     });
     bar.finish_and_clear();
     done
-}
-
-/// A bar that counts so.
-pub(super) fn bar(what: &'static str, count: &str) -> ProgressBar {
-    let bar = if std::io::stderr().is_terminal() {
-        ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr())
-    } else {
-        ProgressBar::hidden()
-    };
-    if let Ok(style) = ProgressStyle::with_template(&format!("{{msg}} {{bar:30}} {count}, {{eta}} left")) {
-        bar.set_style(style);
-    }
-    bar.set_message(what);
-    bar
 }

@@ -2,5 +2,6 @@
 
 mod copy;
 mod files;
+mod told;
 
 pub use files::{StoreCommand, store};

@@ -25,9 +25,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::{
+    branch::{Branch, Kinship},
     facts::{self, Facts, Refusals},
     fault::{DatabaseFault, told},
-    lineage::{self, Branch, Kinship},
+    lineage::{self},
     password,
     session::{DatabaseSession, Origin},
     tls,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use futures_util::future::join_all;
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
-use super::{fault::DatabaseFault, lineage::Row};
+use super::{branch::Row, fault::DatabaseFault};
 use crate::store::StoreError;
 
 /// The oldest accepted PostgreSQL. `pg_xact_status` and all our statements exist in older versions, but those versions

@@ -11,6 +11,7 @@
 
 mod agents;
 mod artifacts;
+mod branch;
 mod connect;
 mod durability;
 mod facts;

@@ -1,8 +1,8 @@
 //! The CI systems, one file each. A new system is a file and a line in `detect`.
 
-pub(super) mod azure;
+mod azure;
 mod bitbucket;
-pub(super) mod buildkite;
+mod buildkite;
 mod circleci;
 mod codebuild;
 mod drone;
@@ -11,15 +11,58 @@ pub(super) mod github;
 pub(super) mod gitlab;
 mod jenkins;
 mod semaphore;
-pub(super) mod teamcity;
+mod teamcity;
 mod travis;
 mod woodpecker;
 
-use super::{environment::Environment, run::CiRun};
+use super::{
+    environment::Environment,
+    files::Files,
+    log::LogWords,
+    run::{CiRun, System},
+};
+
+impl Environment<'_> {
+    /// The CI system of this process.
+    pub fn detect(&self) -> Option<CiRun> {
+        detect(self).map(CiRun::cleaned)
+    }
+
+    /// Whether this looks like any CI system: the output is read later, and nobody is at the keyboard.
+    pub fn is_ci(&self) -> bool {
+        self.get("CI").is_some_and(|value| !value.eq_ignore_ascii_case("false")) || self.detect().is_some()
+    }
+
+    /// The files through which the CI reads outputs and summaries.
+    pub fn files(&self) -> Files {
+        github::files(self)
+    }
+}
+
+impl System {
+    /// The log syntax of this system; `None` if it has none.
+    pub fn log_words(self) -> Option<&'static dyn LogWords> {
+        match self {
+            System::GitHub | System::Gitea | System::Forgejo => Some(&github::GitHubWords),
+            System::GitLab => Some(&gitlab::GitLabWords),
+            System::Azure => Some(&azure::AzureWords),
+            System::Buildkite => Some(&buildkite::BuildkiteWords),
+            System::TeamCity => Some(&teamcity::TeamCityWords),
+            System::CircleCi
+            | System::Bitbucket
+            | System::Woodpecker
+            | System::Drone
+            | System::Semaphore
+            | System::CodeBuild
+            | System::Travis
+            | System::Jenkins => None,
+        }
+    }
+}
 
 /// The system that we run in. Several of them set another one's variables too, for the sake of existing scripts; such a system
 /// stands before the one that it resembles.
-pub(super) fn detect(environment: &Environment<'_>) -> Option<CiRun> {
+fn detect(environment: &Environment<'_>) -> Option<CiRun> {
     let systems: [fn(&Environment<'_>) -> Option<CiRun>; 14] = [
         gitea::detect,
         github::detect,
