@@ -52,4 +52,14 @@ impl Queue {
             )
             .await
     }
+
+    /// Whether decisions of this project can be made: one that changes nothing is.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn try_project(&self, project: ProjectName) -> Result<(), StoreError> {
+        let now = self.clock.wall();
+        let nothing = move |loaded| (Slot::of(loaded, now).into_changes(), ());
+        transact(&*self.store, project, Load::default(), nothing).await
+    }
 }
