@@ -5,74 +5,24 @@
 //! stays when the connection is cut, so that the client goes on where it was: at whichever server, where the servers
 //! share a store.
 
-use std::{fmt, fs::File, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, fs::File, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::BoxStream};
+use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
-use thiserror::Error;
 use tokio_util::io::ReaderStream;
 
 use super::{
-    folder::{self, ArtifactFolder},
-    shared::{SharedDepot, SharedUpload},
+    error::{DepotError, UploadBegun, UploadError},
+    folder::{self, ArtifactFolder, blocking, on_disk},
+    shared::{Content, SharedDepot, SharedUpload},
 };
 use crate::{
     model::{Digest, ProjectName},
-    store::{Store, StoreError, artifacts::StoredArtifact},
+    store::{Store, artifacts::StoredArtifact},
 };
 
 /// How much of a file is read ahead for a download.
 const READ_BYTES: usize = 64 << 10;
-
-/// Why a call to the depot failed.
-#[derive(Debug, Error)]
-pub enum DepotError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The disk.
-    #[error("the artifacts' directory: {0}")]
-    Disk(#[from] io::Error),
-}
-
-/// How an upload begins.
-#[derive(Debug)]
-pub enum UploadBegun<U> {
-    /// It is there already.
-    Whole,
-    /// It may go on.
-    Upload(U),
-}
-
-/// Why an upload does not begin, or does not go on.
-#[derive(Debug, Error)]
-pub enum UploadError {
-    /// Another upload is writing it at this moment.
-    #[error("the artifact is being uploaded at this moment")]
-    Busy,
-    /// The upload begins at another byte than the one where the last upload ended.
-    #[error("the upload goes on at byte {offset}")]
-    Offset {
-        /// Where it goes on.
-        offset: u64,
-    },
-    /// The bytes are those of another artifact; they were removed.
-    #[error("the content has another SHA-256: {found}")]
-    Mismatch {
-        /// The digest of the bytes.
-        found: Digest,
-    },
-    /// Too many artifacts are there in part.
-    #[error("too many uploads are unfinished")]
-    TooMany,
-    /// The disk.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// The name of an artifact's uploaded part, until the artifact is whole. Callers who see other projects have other
 /// names, so that no caller is held up by another caller's upload of the same bytes, or goes on with bytes that another
@@ -97,9 +47,6 @@ impl PartName {
         PartName(Digest::of(hasher))
     }
 }
-
-/// The content of a whole artifact.
-pub type Content = BoxStream<'static, io::Result<Bytes>>;
 
 /// An artifact that is there, whole or in part.
 #[derive(Clone, Debug)]
@@ -382,15 +329,6 @@ fn of_file(file: File) -> Content {
     ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES).boxed()
 }
 
-pub(super) async fn on_disk<T: Send + 'static>(
-    folder: &ArtifactFolder,
-    digest: &Digest,
-    ask: fn(&ArtifactFolder, &Digest) -> io::Result<T>,
-) -> Result<T, DepotError> {
-    let (folder, digest) = (folder.clone(), digest.clone());
-    Ok(blocking(move || ask(&folder, &digest)).await?)
-}
-
 async fn files(folder: &ArtifactFolder) -> Result<Vec<KeptArtifact>, DepotError> {
     let folder = folder.clone();
     let files = blocking(move || folder.kept()).await?;
@@ -407,14 +345,4 @@ async fn files(folder: &ArtifactFolder) -> Result<Vec<KeptArtifact>, DepotError>
 async fn remove_file(folder: &ArtifactFolder, file: folder::KeptFile) -> Result<bool, DepotError> {
     let folder = folder.clone();
     Ok(blocking(move || folder.remove(&file)).await?)
-}
-
-/// Runs work that waits for the disk on a thread for such work.
-pub(super) async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'static>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, E> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(io::Error::other(error).into()),
-    }
 }

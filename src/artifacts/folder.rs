@@ -14,7 +14,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{UploadBegun, UploadError};
+use super::error::{DepotError, UploadBegun, UploadError};
 use crate::{model::Digest, private};
 
 /// The ending of the name of a file that is not whole yet.
@@ -286,5 +286,24 @@ impl FileUpload {
     /// The disk.
     pub(super) fn discard(&self) -> io::Result<()> {
         fs::remove_file(self.claim.folder.partial(&self.claim.part))
+    }
+}
+
+pub(super) async fn on_disk<T: Send + 'static>(
+    folder: &ArtifactFolder,
+    digest: &Digest,
+    ask: fn(&ArtifactFolder, &Digest) -> io::Result<T>,
+) -> Result<T, DepotError> {
+    let (folder, digest) = (folder.clone(), digest.clone());
+    Ok(blocking(move || ask(&folder, &digest)).await?)
+}
+
+/// Runs work that waits for the disk on a thread for such work.
+pub(super) async fn blocking<T: Send + 'static, E: From<io::Error> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(io::Error::other(error).into()),
     }
 }

@@ -2,8 +2,11 @@
 //! and `retention` removes artifacts that are not needed any more.
 
 mod depot;
+mod error;
 mod folder;
 pub mod retention;
 mod shared;
 
-pub use depot::{Content, Depot, DepotError, KeptArtifact, PartName, Upload, UploadBegun, UploadError};
+pub use depot::{Depot, KeptArtifact, PartName, Upload};
+pub use error::{DepotError, UploadBegun, UploadError};
+pub use shared::Content;

@@ -8,14 +8,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    depot::{Content, DepotError, UploadBegun, UploadError, blocking, on_disk},
-    folder::ArtifactFolder,
+    error::{DepotError, UploadBegun, UploadError},
+    folder::{ArtifactFolder, blocking, on_disk},
 };
 use crate::{
     model::Digest,
@@ -29,6 +32,9 @@ use crate::{
 const SENT_BYTES: usize = 256 << 10;
 /// How much is read at a time where the disk takes it at once.
 const FETCHED_BYTES: usize = 1 << 20;
+
+/// The content of a whole artifact.
+pub type Content = BoxStream<'static, io::Result<Bytes>>;
 
 /// The artifacts of a shared store.
 #[derive(Clone)]

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    dispatch::end,
+    end::end,
     exit::{Exit, Failure},
     groups::ServerArgs,
     parse::parse_count,

@@ -1,33 +1,12 @@
 //! The list of commands, as clap reads it. The flags of a command stand in its own file. Names and exit codes are a contract.
 
-use std::ffi::OsString;
-
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
+use clap::{Parser, Subcommand};
 
 use super::{
     AgentArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, DemoArgs, DeployArgs, ExplainArgs, FenceCommand, ListArgs,
     LogsArgs, ManArgs, ProtectArgs, RedeployArgs, ReleaseArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand,
-    TokenCommand, VersionArgs, WaitArgs, WhyArgs,
+    TokenCommand, VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
 };
-use crate::model::{DeploymentName, ProjectName};
-
-pub(super) const EXIT_CODES: &str = "\
-Exit codes:
-  0    done
-  1    the deployment FAILED
-  2    usage
-  121  still blocked at the deadline
-  122  cancelled or superseded
-  123  lease lost
-  124  --timeout passed
-  125  no server, or a fault on the way to it
-  130  interrupted; the client cancelled its deployment first
-
-Environment:
-  SINGLETRACK_URL      the server, as --server
-  SINGLETRACK_PROJECT  the project, as --project
-  SINGLETRACK_TOKEN    the token; there is no flag for it, because other processes can read arguments
-  NO_COLOR             no colours";
 
 /// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.
 #[derive(Debug, Parser)]
@@ -50,70 +29,6 @@ impl Cli {
             None => read(std::env::args_os()),
         }
     }
-}
-
-/// Reads arguments and variables. An empty variable counts as not set, because CI systems set an empty value where the
-/// real value does not exist.
-pub(super) fn read<T: CommandFactory + FromArgMatches>(
-    args: impl IntoIterator<Item = OsString>,
-) -> Result<T, clap::Error> {
-    let args: Vec<_> = args.into_iter().collect();
-    let mut command = without_empty_variables(T::command());
-    // A flag wins over a variable; `--no-order` also wins over the variable of `--order`.
-    if args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--no-order") {
-        command = without_variable(command, "order");
-    }
-    let args = with_project_of_deployment(&mut command, args)?;
-    let matches = command.try_get_matches_from(args)?;
-    T::from_arg_matches(&matches)
-}
-
-/// Adds `--project` for a deployment's name that has the project, as in `status web#17`. That project wins over
-/// the variable.
-fn with_project_of_deployment(
-    command: &mut clap::Command,
-    mut args: Vec<OsString>,
-) -> Result<Vec<OsString>, clap::Error> {
-    if !args.iter().any(|arg| arg.as_encoded_bytes().contains(&b'#')) {
-        return Ok(args);
-    }
-    // Other errors are found by the full parse below.
-    let Ok(matches) = without_need_of_project(command.clone()).try_get_matches_from(&args) else { return Ok(args) };
-    let Some((verb, matches)) = matches.subcommand() else { return Ok(args) };
-    let named =
-        ["id", "deployment"].into_iter().find_map(|id| matches.try_get_one::<DeploymentName>(id).ok().flatten());
-    let Some(named) = named else { return Ok(args) };
-    let Some(project) = &named.project else { return Ok(args) };
-    if matches.value_source("project") == Some(ValueSource::CommandLine) {
-        return match matches.get_one::<ProjectName>("project") {
-            Some(other) if other != project => {
-                let message =
-                    format!("--project is {other}, but {named} is a deployment of {project}; leave one of them out");
-                Err(command.error(ErrorKind::ArgumentConflict, message))
-            }
-            Some(_) | None => Ok(args),
-        };
-    }
-    let flag = format!("--project={project}").into();
-    let at = args.iter().position(|arg| arg == verb).map_or(args.len(), |at| at + 1);
-    args.insert(at, flag);
-    Ok(args)
-}
-
-fn without_need_of_project(command: clap::Command) -> clap::Command {
-    let command = command.mut_args(|arg| if arg.get_id() == "project" { arg.required(false) } else { arg });
-    command.mut_subcommands(without_need_of_project)
-}
-
-fn without_variable(command: clap::Command, id: &'static str) -> clap::Command {
-    let command = command.mut_args(|arg| if arg.get_id() == id { arg.env(None::<&'static str>) } else { arg });
-    command.mut_subcommands(|command| without_variable(command, id))
-}
-
-fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
-    command.mut_subcommands(without_empty_variables)
 }
 
 /// What to do.

@@ -2,10 +2,13 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
+use clap::CommandFactory as _;
+
 use super::{
     agent,
     args::{AnyCommand, Cli, ClientCommand},
     cancel, check_config, demo, deploy,
+    end::{end, on_runtime},
     exit::{Exit, Failure},
     explain, list, logs, manual, release, run,
     run::FenceCommand,
@@ -30,8 +33,8 @@ pub fn main() -> ExitCode {
         AnyCommand::Demo(args) => demo::demo(&args),
         AnyCommand::Version(args) => end(version::run(&args), false),
         AnyCommand::Explain(args) => end(explain::run(&args), false),
-        AnyCommand::Completions(args) => end(manual::completions(&args), false),
-        AnyCommand::Man(args) => end(manual::man(&args), false),
+        AnyCommand::Completions(args) => end(manual::completions(&args, Cli::command()), false),
+        AnyCommand::Man(args) => end(manual::man(&args, Cli::command()), false),
     }
 }
 
@@ -43,30 +46,6 @@ pub fn execute_will(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode
 /// Runs a client's command to its end, and tells what kept it from succeeding.
 fn client(command: &ClientCommand) -> ExitCode {
     end(dispatch(command), wants_json(command))
-}
-
-/// Runs one of a client's tasks to its end.
-pub(super) fn on_runtime(task: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
-    // One thread is enough: a client waits for one thing at a time, and starts faster without more threads.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Exit::Fault, format!("the runtime does not start: {error}")))?;
-    let ended = runtime.block_on(task);
-    // Leak the runtime: dropping it would wait for a DNS look-up on the blocking pool, and the process ends now anyway.
-    std::mem::forget(runtime);
-    ended
-}
-
-/// The exit code of what has ended; what went wrong is told on standard error, and with `json` on standard output too.
-pub(super) fn end(ended: Result<Exit, Failure>, json: bool) -> ExitCode {
-    match ended {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            tell(&failure, json);
-            failure.exit.into()
-        }
-    }
 }
 
 /// Tells what is wrong with the command line, or the help that was asked for. What is wrong may have been written by others: a
@@ -109,28 +88,6 @@ fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
         ClientCommand::List(args) => on_runtime(list::run(args)),
         ClientCommand::Cancel(args) => on_runtime(cancel::run(args)),
         ClientCommand::Release(args) => on_runtime(release::run(args)),
-    }
-}
-
-fn tell(failure: &Failure, json: bool) {
-    let topic = failure.topic();
-    let title = topic.map_or_else(
-        || format!("exit code {}", failure.exit.code()),
-        |code| match code.parse::<u8>() {
-            Ok(code) => format!("exit code {code}"),
-            Err(_) => code.to_owned(),
-        },
-    );
-    print::error(&format!("singletrack: {title}"), &failure.message);
-    if let Some(hint) = &failure.hint {
-        print::hint(hint);
-    }
-    if let Some(code) = topic {
-        print::more(&format!("singletrack explain {code}"));
-    }
-    if json {
-        // The exit code tells already that this did not go well.
-        let _ = print::json(&failure.to_json());
     }
 }
 

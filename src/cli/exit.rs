@@ -4,7 +4,7 @@ use std::{fmt, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use super::reason::{Reason, told_by};
+use super::reason::Reason;
 use crate::{
     client::{
         calls::{Connection, Fault, ServerRefusal},
@@ -14,6 +14,25 @@ use crate::{
     model::{ProjectName, Status},
     wire::ErrorCode,
 };
+
+/// The exit codes and variables, as the help shows them.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the deployment FAILED
+  2    usage
+  121  still blocked at the deadline
+  122  cancelled or superseded
+  123  lease lost
+  124  --timeout passed
+  125  no server, or a fault on the way to it
+  130  interrupted; the client cancelled its deployment first
+
+Environment:
+  SINGLETRACK_URL      the server, as --server
+  SINGLETRACK_PROJECT  the project, as --project
+  SINGLETRACK_TOKEN    the token; there is no flag for it, because other processes can read arguments
+  NO_COLOR             no colours";
 
 /// The documented exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,4 +340,32 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
         | ErrorCode::ShuttingDown
         | ErrorCode::DiskFull => (Exit::Fault, None),
     }
+}
+
+impl Reason {
+    /// What an exit code says by itself; `None` for an end that is no failure of the client's.
+    pub fn of(exit: Exit) -> Option<Reason> {
+        match exit {
+            Exit::Done | Exit::Command(_) => None,
+            Exit::Failed => Some(Reason::NotCancelled),
+            Exit::Usage => Some(Reason::Usage),
+            Exit::Blocked => Some(Reason::DeploymentInProgress),
+            Exit::Cancelled => Some(Reason::Cancelled),
+            Exit::LeaseLost => Some(Reason::LeaseLost),
+            Exit::TimedOut => Some(Reason::ClientTimeout),
+            Exit::Fault => Some(Reason::ClientFault),
+            Exit::Interrupted => Some(Reason::Interrupted),
+        }
+    }
+}
+
+/// The server's own code, where `body` is a refusal, or a deployment that did not succeed, and that leads to this exit.
+pub fn told_by(body: &Value, exit: Exit) -> Option<&str> {
+    let (refused, ended) = (&body["errorCode"], &body["error"]["code"]);
+    let status = serde_json::from_value(body["status"].clone()).ok();
+    let meant = match (ended.as_str(), status) {
+        (Some(code), Some(status)) => exit_of_end(status, code),
+        _ => exit_of(serde_json::from_value(refused.clone()).ok()),
+    };
+    (meant == exit).then(|| ended.as_str().or(refused.as_str())).flatten()
 }

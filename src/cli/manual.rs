@@ -2,10 +2,9 @@
 
 use std::{fs, io, path::PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 
 use super::{
-    Cli,
     exit::{Exit, Failure},
     screen::print,
 };
@@ -29,9 +28,9 @@ pub struct ManArgs {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn completions(args: &CompletionsArgs) -> Result<Exit, Failure> {
+pub fn completions(args: &CompletionsArgs, mut command: Command) -> Result<Exit, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "singletrack", &mut script);
+    clap_complete::generate(args.shell, &mut command, "singletrack", &mut script);
     print::raw_result(&script).map_err(unwritten)?;
     Ok(Exit::Done)
 }
@@ -40,15 +39,15 @@ pub fn completions(args: &CompletionsArgs) -> Result<Exit, Failure> {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn man(args: &ManArgs) -> Result<Exit, Failure> {
+pub fn man(args: &ManArgs, command: Command) -> Result<Exit, Failure> {
     match &args.out_dir {
         None => {
             let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(unwritten)?;
+            clap_mangen::Man::new(command).render(&mut page).map_err(unwritten)?;
             print::raw_result(&page).map_err(unwritten)?;
         }
         Some(folder) => fs::create_dir_all(folder)
-            .and_then(|()| clap_mangen::generate_to(Cli::command(), folder))
+            .and_then(|()| clap_mangen::generate_to(command, folder))
             .map_err(|error| Failure::new(Exit::Usage, format!("--out-dir {}: {error}", folder.display())))?,
     }
     Ok(Exit::Done)

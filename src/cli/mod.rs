@@ -1,7 +1,7 @@
 //! The command line: each command is one file, with its flags and what it does.
 //!
-//! `args` lists the commands, `groups` are flags that several share, `parse` turns words into values, and `dispatch` runs a
-//! command. All that is printed goes through `screen`; `exit` has the exit codes and `reason` what stands behind them;
+//! `args` lists the commands, `groups` are flags that several share, `read` reads the command line, `parse` turns words into
+//! values, `dispatch` runs a command, and `end` says how it ended. All that is printed goes through `screen`; `exit` has the exit codes and `reason` what stands behind them;
 //! `session` is what every client's command begins with, and `signals` what stops it. `ci` is what the CI system that we run
 //! in says and wants to be told; `job`, `result` and `report` are how a CI job ends. Names and exit codes are a contract.
 
@@ -13,6 +13,7 @@ pub mod ci;
 mod demo;
 pub mod deploy;
 pub mod dispatch;
+mod end;
 pub mod exit;
 mod explain;
 mod groups;
@@ -22,6 +23,7 @@ mod logs;
 mod manual;
 mod parent;
 mod parse;
+mod read;
 pub mod reason;
 mod release;
 mod report;

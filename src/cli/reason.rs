@@ -1,9 +1,5 @@
 //! Why a command ended as it did, for programs: the `reason` of `--json`. An exit code stands for several of them.
 
-use serde_json::Value;
-
-use super::exit::{Exit, exit_of, exit_of_end};
-
 /// What is told beside the reason, where rollbacks of the deployment failed.
 pub const ROLLBACK_FAILED: &str = "ROLLBACK_FAILED";
 
@@ -86,30 +82,4 @@ impl Reason {
             Reason::Interrupted => "INTERRUPTED",
         }
     }
-
-    /// What an exit code says by itself; `None` for an end that is no failure of the client's.
-    pub fn of(exit: Exit) -> Option<Reason> {
-        match exit {
-            Exit::Done | Exit::Command(_) => None,
-            Exit::Failed => Some(Reason::NotCancelled),
-            Exit::Usage => Some(Reason::Usage),
-            Exit::Blocked => Some(Reason::DeploymentInProgress),
-            Exit::Cancelled => Some(Reason::Cancelled),
-            Exit::LeaseLost => Some(Reason::LeaseLost),
-            Exit::TimedOut => Some(Reason::ClientTimeout),
-            Exit::Fault => Some(Reason::ClientFault),
-            Exit::Interrupted => Some(Reason::Interrupted),
-        }
-    }
-}
-
-/// The server's own code, where `body` is a refusal, or a deployment that did not succeed, and that leads to this exit.
-pub fn told_by(body: &Value, exit: Exit) -> Option<&str> {
-    let (refused, ended) = (&body["errorCode"], &body["error"]["code"]);
-    let status = serde_json::from_value(body["status"].clone()).ok();
-    let meant = match (ended.as_str(), status) {
-        (Some(code), Some(status)) => exit_of_end(status, code),
-        _ => exit_of(serde_json::from_value(refused.clone()).ok()),
-    };
-    (meant == exit).then(|| ended.as_str().or(refused.as_str())).flatten()
 }

@@ -1,7 +1,6 @@
 //! Unpacks a deployment's artifact into its workspace before the first phase.
 
 use std::{
-    fmt,
     fs::File,
     path::{Path, PathBuf},
     sync::{
@@ -10,7 +9,6 @@ use std::{
     },
 };
 
-use futures_util::future::BoxFuture;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -18,27 +16,9 @@ use tokio::{
 
 use super::{
     archive::{UnpackError, UnpackLimits, unpack},
-    job::Job,
+    job::{Artifact, Job},
     report::{FailureCause, Stop, Verdict},
 };
-
-/// The packed files to deploy.
-#[derive(Clone, Debug)]
-pub enum Artifact {
-    /// A file on this machine.
-    File(PathBuf),
-    /// The artifact is fetched first.
-    Remote(Arc<dyn Fetch>),
-}
-
-/// Brings an artifact to this machine.
-pub trait Fetch: fmt::Debug + Send + Sync {
-    /// The path of the fetched file. Fetching has no time limit of its own, because its caller has one.
-    ///
-    /// # Errors
-    /// The artifact cannot be fetched; the text is for people.
-    fn fetch(&self) -> BoxFuture<'_, Result<PathBuf, String>>;
-}
 
 /// Unpacks the job's artifact.
 ///

@@ -13,7 +13,8 @@ use super::{
     environment::environment,
     job::Job,
     output::phase::PhaseOutput,
-    process::owner::{CommandExit, ExitKind, Process, Script, StoppedBy},
+    process::contract::{ExitKind, StoppedBy},
+    process::owner::{CommandExit, Process, Script},
     report::{FailureCause, Stop, Stream, cannot_be_ended},
 };
 use crate::{

@@ -2,17 +2,38 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{archive::UnpackLimits, artifact::Artifact, process::owner::ShimProgram};
+use super::{archive::UnpackLimits, process::owner::ShimProgram};
 use crate::{
     clock::BootInstant,
     config::{PassEnv, Pipeline},
 };
+
+/// The packed files to deploy.
+#[derive(Clone, Debug)]
+pub enum Artifact {
+    /// A file on this machine.
+    File(PathBuf),
+    /// The artifact is fetched first.
+    Remote(Arc<dyn Fetch>),
+}
+
+/// Brings an artifact to this machine.
+pub trait Fetch: fmt::Debug + Send + Sync {
+    /// The path of the fetched file. Fetching has no time limit of its own, because its caller has one.
+    ///
+    /// # Errors
+    /// The artifact cannot be fetched; the text is for people.
+    fn fetch(&self) -> BoxFuture<'_, Result<PathBuf, String>>;
+}
 
 /// One deployment's run of a pipeline.
 #[derive(Clone, Debug)]

@@ -1,11 +1,6 @@
 //! `PUT`, `HEAD` and `GET /v1/artifacts/{sha256}`: streamed to and from the depot, never held in memory.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -21,6 +16,7 @@ use super::{
     error::{ErrorAnswer, echo},
     guard::Scope,
     params::{Query, decimal},
+    uploads::UPLOADS_LIMIT,
 };
 use crate::{
     artifacts::{DepotError, PartName, UploadBegun, UploadError},
@@ -32,46 +28,6 @@ use crate::{
 const WRITE_BYTES: usize = 1 << 20;
 /// How often an upload renews its hold on the part, even if no data came.
 const HOLD_PAUSE: Duration = Duration::from_secs(5);
-
-/// How many uploads one token may have under way at once, so that other tokens' uploads find a place, too.
-const UPLOADS_LIMIT: usize = 32;
-
-/// How many uploads of each token are under way at this server. Callers without a token count as one.
-#[derive(Debug, Default)]
-pub struct Uploads(Mutex<HashMap<Option<usize>, usize>>);
-
-impl Uploads {
-    fn counts(&self) -> MutexGuard<'_, HashMap<Option<usize>, usize>> {
-        // Nothing in here panics half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place for an upload of this token.
-    fn take(&self, token: Option<usize>) -> Option<UploadPlace<'_>> {
-        let mut counts = self.counts();
-        let count = counts.entry(token).or_default();
-        if *count >= UPLOADS_LIMIT {
-            return None;
-        }
-        *count += 1;
-        Some(UploadPlace { uploads: self, token })
-    }
-}
-
-/// A place among the uploads of a token, until dropped.
-struct UploadPlace<'a> {
-    uploads: &'a Uploads,
-    token: Option<usize>,
-}
-
-impl Drop for UploadPlace<'_> {
-    fn drop(&mut self) {
-        let mut counts = self.uploads.counts();
-        if let Some(count) = counts.get_mut(&self.token) {
-            *count -= 1;
-        }
-    }
-}
 
 /// Whether the artifact is there, or how much of it.
 pub async fn head(State(app): State<Arc<App>>, path: RawPathParams, request: Request) -> Result<Response, ErrorAnswer> {

@@ -18,6 +18,7 @@ mod metrics;
 mod names;
 mod page;
 mod params;
+mod phase_times;
 mod phases;
 mod plan;
 mod projects;
@@ -28,6 +29,7 @@ mod serve;
 mod socket;
 mod submit;
 mod tokens;
+mod uploads;
 mod waits;
 mod workers;
 
@@ -55,9 +57,9 @@ use crate::{
     wire::{self, ErrorCode},
 };
 use agents::{Agents, KnownAgents};
-use artifacts::Uploads;
 use error::{ErrorAnswer, echo};
-use phases::PhaseTimes;
+use phase_times::PhaseTimes;
+use uploads::Uploads;
 
 /// How many of the last events are searched for the moment at which a deployment that waits for an agent got the slot.
 const SLOT_LOOK_LIMIT: usize = 50;

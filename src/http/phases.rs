@@ -1,10 +1,6 @@
 //! How long a phase usually takes: told when a cancel waits for its end.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use super::{App, error::ErrorAnswer};
 use crate::{
@@ -21,27 +17,6 @@ const RUNS_LIMIT: usize = 5;
 /// events rare.
 const EVENTS_LIMIT: usize = 256;
 const READS_LIMIT: usize = 8;
-/// How many answers are kept. Few are needed, because all waiting clients ask for the same.
-const KNOWN_LIMIT: usize = 64;
-
-/// Known times, by the deployment that is waited for and its phase.
-#[derive(Default)]
-pub struct PhaseTimes(Mutex<VecDeque<(DeploymentId, String, Option<Duration>)>>);
-
-impl PhaseTimes {
-    fn known(&self, id: DeploymentId, phase: &str) -> Option<Option<Duration>> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().find(|(of, name, _)| *of == id && name == phase).map(|(_, _, time)| *time)
-    }
-
-    fn remember(&self, id: DeploymentId, phase: &str, time: Option<Duration>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() == KNOWN_LIMIT {
-            known.pop_front();
-        }
-        known.push_back((id, phase.to_owned(), time));
-    }
-}
 
 impl App {
     /// The sentence that a cancel waits for the end of a phase, and how long that usually takes; `None` if no cancel

@@ -14,10 +14,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Access, App, Metrics,
     agents::Agents,
-    artifacts::Uploads,
     connection::{self, ConnectionShared},
-    phases::PhaseTimes,
+    phase_times::PhaseTimes,
     router::router,
+    uploads::Uploads,
 };
 use crate::{
     artifacts::retention::Retention,

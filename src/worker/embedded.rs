@@ -31,9 +31,8 @@ use crate::{
     artifacts::Depot,
     config::{Config, Pipeline, ProjectConfig, format_duration},
     exec::{
-        Job,
+        Artifact, Job,
         archive::UnpackLimits,
-        artifact::Artifact,
         lock_path,
         process::{leftovers::leftovers_gone, owner::ShimProgram},
         report::Stop,

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::{
     artifacts::{Depot, DepotError},
-    exec::artifact::Fetch,
+    exec::Fetch,
     model::Digest,
     store::StoreError,
 };

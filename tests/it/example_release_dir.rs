@@ -78,7 +78,7 @@ impl Machine {
             pass_env: singletrack::config::PassEnv::default(),
             inputs,
             workspace: self.root.path().join("work").join(id),
-            artifact: artifact.map(singletrack::exec::artifact::Artifact::File),
+            artifact: artifact.map(singletrack::exec::Artifact::File),
             unpack_limits: singletrack::exec::archive::UnpackLimits::default(),
             grace: Duration::from_secs(30),
             kill_budget: Duration::from_secs(10),

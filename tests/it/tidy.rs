@@ -264,15 +264,15 @@ fn words_below(folders: &[&str]) -> BTreeSet<String> {
 
 /// One file of `src/`: its path from the root, the top-level module it belongs to, its text as it stands, and the
 /// words of its code.
-struct Source {
-    path: String,
+pub struct Source {
+    pub path: String,
     module: String,
-    text: String,
+    pub text: String,
     words: Vec<String>,
 }
 
 impl Source {
-    fn all() -> Vec<Source> {
+    pub fn all() -> Vec<Source> {
         let mut paths = Vec::new();
         collect_rust_files(&root().join("src"), &mut paths);
         assert!(paths.len() > 10, "only {} files found in src", paths.len());
@@ -342,7 +342,7 @@ fn first_segments(words: &[String]) -> Vec<String> {
 
 /// Splits Rust source into identifiers, `::` and single punctuation marks, leaving out comments, strings and
 /// characters. It knows as much of the language as this file needs.
-fn words_of_code(text: &str) -> Vec<String> {
+pub fn words_of_code(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     let mut words = Vec::new();
     let mut at = 0;

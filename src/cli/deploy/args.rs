@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use crate::{
     cli::{
         TargetArgs,
-        args::EXIT_CODES,
+        exit::EXIT_CODES,
         groups::{JobEndArgs, LineArgs, OriginArgs, Source},
         parse::{parse_deployment, parse_input, parse_key},
     },

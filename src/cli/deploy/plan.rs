@@ -9,8 +9,8 @@ use super::{
 use crate::{
     cli::{
         DeployArgs,
-        exit::{Exit, Failure, exit_of},
-        reason::{Reason, told_by},
+        exit::{Exit, Failure, exit_of, told_by},
+        reason::Reason,
         screen::{
             clean::clean,
             words::{name_and_who, overtaken, start},

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::{
     TargetArgs,
-    args::read,
     groups::{JobEndArgs, LineArgs, Source},
+    read::read,
 };
 use crate::config::parse_duration;
 

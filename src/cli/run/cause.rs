@@ -12,7 +12,8 @@ use crate::{
     exec::{
         Stop,
         lease::Keeper,
-        process::owner::{CommandExit, ExitKind, StoppedBy},
+        process::contract::{ExitKind, StoppedBy},
+        process::owner::CommandExit,
     },
     model::{FailureCause, Verdict},
 };

@@ -17,7 +17,7 @@ use crate::{
         signals::PassedOn,
     },
     client::calls::{Connection, Fault, Patience},
-    exec::process::owner::ExitKind,
+    exec::process::contract::ExitKind,
     model::{DeploymentId, ProjectName, Status},
 };
 

@@ -9,7 +9,7 @@ use crate::{
     cli::{
         TargetArgs,
         deploy::race::Grant,
-        dispatch::on_runtime,
+        end::on_runtime,
         exit::{Exit, Failure},
         session::Session,
     },

@@ -13,8 +13,7 @@ use crate::{
     },
     config::Pipeline,
     exec::{
-        Job, Stop,
-        artifact::Artifact,
+        Artifact, Job, Stop,
         lease::{Backlog, Keeper, Lost, Times},
         workspaces::artifact_path,
     },

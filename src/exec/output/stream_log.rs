@@ -3,9 +3,10 @@
 
 use super::{
     announced::{announced, begins_to_announce, may_be_for_us},
+    directive::Directive,
     lines::{Cutter, LinePart, LineSplitter},
     mask::{Masker, NotMasked},
-    phase::{Directive, PhaseOutput},
+    phase::PhaseOutput,
 };
 use crate::exec::report::Stream;
 

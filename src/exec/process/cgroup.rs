@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::time::Timespec;
 
-use super::shim::{LOOK_AGAIN, VANISH_LIMIT};
+use super::contract::{LOOK_AGAIN, VANISH_LIMIT};
 use crate::clock::{BootInstant, Clock, SystemClock};
 
 /// How the names of our groups begin.

@@ -14,8 +14,8 @@ use rustix::time::Timespec;
 
 use super::{
     cgroup,
+    contract::{LOOK_AGAIN, VANISH_LIMIT, lock_exclusively},
     descendants::{marked_with, running_below},
-    shim::{LOOK_AGAIN, VANISH_LIMIT, lock_exclusively},
 };
 
 /// The variable that distinguishes a command's processes from all others, because no two deployments have the same

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{
+    contract::{ARGUMENT, ExitKind, StoppedBy},
     inherited::open_files_before,
     leftovers::{MARK_VARIABLE, end_below, end_marked, mark},
-    shim::ARGUMENT,
 };
 use crate::clock::{BootInstant, Clock, SystemClock};
 
@@ -71,82 +71,9 @@ pub struct CommandExit {
     pub left_count: u32,
 }
 
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitKind {
-    /// By itself, with this code.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-    /// Unknown: the shim was killed, or the process could not be killed.
-    Unknown,
-}
-
-/// The cause of a command's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoppedBy {
-    /// It ended by itself.
-    Nobody,
-    /// The worker ordered it.
-    Worker,
-    /// The shim ended it, because the worker was gone.
-    WorkerGone,
-    /// The shim ended it, because the deadline was not renewed.
-    Deadline,
-}
-
-impl ExitKind {
-    pub(super) fn of(status: WaitStatus) -> Self {
-        let signal = status.terminating_signal().map(ExitKind::Signal);
-        status.exit_status().map(ExitKind::Code).or(signal).unwrap_or(ExitKind::Unknown)
-    }
-
-    pub(super) fn to_word(self) -> String {
-        match self {
-            ExitKind::Code(code) => format!("code:{code}"),
-            ExitKind::Signal(number) => format!("signal:{number}"),
-            ExitKind::Unknown => "unknown".to_owned(),
-        }
-    }
-
-    fn from_word(word: &str) -> Self {
-        match word.split_once(':').map(|(kind, number)| (kind, number.parse())) {
-            Some(("code", Ok(code))) => ExitKind::Code(code),
-            Some(("signal", Ok(number))) => ExitKind::Signal(number),
-            _ => ExitKind::Unknown,
-        }
-    }
-
-    /// The value that a shell would show as `$?`.
-    pub fn shell_code(self) -> i32 {
-        match self {
-            ExitKind::Code(code) => code,
-            ExitKind::Signal(number) => 128 + number,
-            ExitKind::Unknown => 125,
-        }
-    }
-}
-
 impl From<std::process::ExitStatus> for ExitKind {
     fn from(status: std::process::ExitStatus) -> Self {
         status.code().map(ExitKind::Code).or(status.signal().map(ExitKind::Signal)).unwrap_or(ExitKind::Unknown)
-    }
-}
-
-impl StoppedBy {
-    const ALL: [StoppedBy; 4] = [StoppedBy::Nobody, StoppedBy::Worker, StoppedBy::WorkerGone, StoppedBy::Deadline];
-
-    pub(super) fn to_word(self) -> &'static str {
-        match self {
-            StoppedBy::Nobody => "nobody",
-            StoppedBy::Worker => "worker",
-            StoppedBy::WorkerGone => "worker-gone",
-            StoppedBy::Deadline => "deadline",
-        }
-    }
-
-    fn from_word(word: &str) -> Self {
-        Self::ALL.into_iter().find(|by| by.to_word() == word).unwrap_or(StoppedBy::Nobody)
     }
 }
 

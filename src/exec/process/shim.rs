@@ -45,31 +45,20 @@ use tokio::signal::unix::SignalKind;
 
 use super::{
     cgroup::Cgroup,
+    contract::{ARGUMENT, ExitKind, LOOK_AGAIN, StoppedBy, VANISH_LIMIT, lock_exclusively},
     control::{Control, Orders},
     descendants::{Descendant, SHIM_NAME, descendants_of, list, reads_its_own_pipe, standard_input, stays},
     inherited::{favour_no_more, is_ignored, limit_open_files, start_afresh},
-    owner::{ExitKind, StoppedBy},
     start::start,
     terms::Terms,
 };
 use crate::clock::{BootInstant, Clock, SystemClock};
 
-/// The hidden first argument under which this program is the shim.
-pub const ARGUMENT: &str = "__shim";
-
 /// How long processes that a command left running in the background may take to stop after SIGTERM.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
 
-/// How long killed processes may take to vanish. A longer time means that they are stuck in the kernel or another
-/// user's, as the processes of `sudo` are. That is reported, and they are waited for as long as there is a worker.
-pub(super) const VANISH_LIMIT: Duration = Duration::from_secs(10);
-
 /// A shorter time than this is not cut in half, because reading the process table takes some time, too.
 const SHORTEST_HALF: Duration = Duration::from_millis(20);
-
-/// How often the process table is read again while leftovers end. A process that forks during one reading can be missed
-/// once.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The same while some process cannot be ended.
 const LOOK_AGAIN_STUCK: Duration = Duration::from_secs(1);
@@ -252,18 +241,6 @@ impl RealTerminal {
         let modes = |of: &Termios| (of.input_modes, of.output_modes, of.control_modes, of.local_modes);
         if tcgetattr(&self.terminal).is_ok_and(|now| modes(&now) == modes(&raw)) {
             let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
-        }
-    }
-}
-
-/// Opens and locks the file, waiting for its present holder. Children do not inherit the lock, because it stands for
-/// the shim alone.
-pub(super) fn lock_exclusively(path: &Path) -> io::Result<File> {
-    let file = File::options().create(true).append(true).open(path)?;
-    loop {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive) {
-            Err(Errno::INTR) => {}
-            result => return result.map(|()| file).map_err(io::Error::from),
         }
     }
 }

@@ -16,8 +16,9 @@ use tokio_postgres::{
 use uuid::Uuid;
 
 use super::{
-    connect::{Connector, Link},
+    connect::Connector,
     fault::{DatabaseFault, told},
+    link::Link,
     rows, schema, text,
     wakes::served_key,
 };

@@ -18,6 +18,7 @@ mod facts;
 mod fault;
 mod import;
 mod lineage;
+mod link;
 mod password;
 mod primaries;
 mod reads;

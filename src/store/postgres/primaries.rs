@@ -8,7 +8,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{Connector, Link, Sessions};
+use super::{
+    connect::{Connector, Sessions},
+    link::Link,
+};
 use crate::health::{Pulse, Task};
 
 /// This task, for its supervisor. Each look has a time limit.

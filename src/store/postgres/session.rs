@@ -17,9 +17,9 @@ use tokio_postgres::{Client, Row, Statement, types::ToSql};
 use uuid::Uuid;
 
 use super::{
-    connect::{Link, Wire},
     facts::{self, first_row},
     fault::DatabaseFault,
+    link::{Link, Wire},
     statements::Sql,
 };
 

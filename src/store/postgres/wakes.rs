@@ -27,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    connect::{Connector, Hear, Link},
+    connect::{Connector, Hear},
     fault::DatabaseFault,
+    link::Link,
 };
 use crate::{
     health::{Pulse, Task},

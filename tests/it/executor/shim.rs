@@ -41,7 +41,7 @@ impl Shim {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_singletrack"))
-            .arg(singletrack::exec::process::shim::ARGUMENT)
+            .arg(singletrack::exec::process::contract::ARGUMENT)
             .arg(&lock)
             .arg(BUDGET.as_millis().to_string())
             .args(["sh", "-ec", script])
@@ -126,7 +126,7 @@ async fn a_worker_that_died_before_its_shim_had_the_lock_starts_nothing_by_the_s
     // What the kernel does to a worker's socket on kill -9. A restarted server may have found the lock free since.
     drop(ours);
     let ended = Command::new(env!("CARGO_BIN_EXE_singletrack"))
-        .arg(singletrack::exec::process::shim::ARGUMENT)
+        .arg(singletrack::exec::process::contract::ARGUMENT)
         .arg(&lock)
         .arg(BUDGET.as_millis().to_string())
         .arg("touch")
