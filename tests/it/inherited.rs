@@ -141,7 +141,7 @@ fn what_no_phase_gets_cannot_be_listed() {
     for (listed, wanted) in [
         ("PGPASSWORD", "`pass_env` must not pass PGPASSWORD on to phases: the store is read from it"),
         ("SINGLETRACK_TOKEN", "`pass_env` must not pass SINGLETRACK_TOKEN on to phases"),
-        ("S*", "`pass_env` would pass SINGLETRACK_* on to phases with \"S*\""),
+        ("S*", "`pass_env` would pass SINGLETRACK_* on to phases because of \"S*\""),
         ("*", "`pass_env` takes names of variables and prefixes"),
     ] {
         std::fs::write(server.path("wrong.toml"), format!("\npass_env = [\"{listed}\"]\n")).unwrap();
