@@ -1,8 +1,8 @@
-//! Instructions of the hot paths, counted under callgrind: the same on a busy machine as on an idle one, so that CI can compare
-//! them with those that were counted last.
+//! Counts the instructions of the hot paths under callgrind. The counts are the same on a busy and on an idle machine,
+//! so CI can compare them with the last counts.
 //!
-//! Each path is run a few times and many times, and the difference counted, so that what a start costs is not in it. They are
-//! counted in the build that the tests use anyway.
+//! Each path is run a few times and then many times, and the difference is the count, so the cost of the start is not
+//! included. The paths are counted in the build that the tests use anyway.
 
 use std::{
     fmt::Write as _,

@@ -1,4 +1,4 @@
-//! How long the disk takes to make a write durable: the figure beside which all others must be read.
+//! How long the disk takes to make a write durable. All other figures must be compared with this figure.
 
 use std::{
     fs::OpenOptions,

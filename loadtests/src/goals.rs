@@ -1,4 +1,4 @@
-//! The goals, what each one is measured by, and whether it is met.
+//! The goals, how each goal is measured, and whether each goal is met.
 
 use std::io::{self, Write};
 

@@ -1,5 +1,5 @@
-//! Whether what happened was right: pure functions over what clients saw and what the server recorded. Each answers what is
-//! wrong, in words, so that an empty list is the good news.
+//! Checks whether a run was correct: pure functions over what clients saw and what the server recorded. Each function
+//! returns a list of errors, in words; an empty list means that all is correct.
 
 use std::{
     collections::{BTreeMap, HashMap},

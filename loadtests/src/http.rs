@@ -1,5 +1,5 @@
-//! A lean HTTP/1.1 client for raw load: one connection, one request at a time, hardly an allocation. The project's own
-//! client is what the scenarios about clients use; here it would be the bottleneck instead of the server.
+//! A lean HTTP/1.1 client for raw load: one connection, one request at a time, hardly an allocation. The scenarios
+//! about clients use the project's own client. For raw load that client would be the bottleneck, not the server.
 
 use std::net::SocketAddr;
 

@@ -1,7 +1,8 @@
-//! Load tests on the real server, side by side with what people use today: figures, and whether all of it was true.
+//! Load tests of the real server and of what people use today instead: figures, and whether all answers were correct.
 //!
-//! `cargo run --release -p loadtests -- all --peers` runs everything. A wrong answer fails the run; a slow one is only
-//! reported. `--small` takes seconds, for the truth checks alone; `--json FILE` is for machines, `--html FILE` to look at.
+//! `cargo run --release -p loadtests -- all --peers` runs everything. A wrong answer fails the run; a slow answer is
+//! only reported. `--small` takes seconds and is only for the correctness checks. `--json FILE` is for programs,
+//! `--html FILE` for people.
 
 mod counts;
 mod disk;

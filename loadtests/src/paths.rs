@@ -1,4 +1,4 @@
-//! The hot paths that are counted (`counts`) and timed (`benches/hot_paths.rs`).
+//! The hot paths. `counts` counts their instructions, and `benches/hot_paths.rs` measures their time.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A throw-away PostgreSQL cluster that syncs each commit: a store of ours, and what peers stand on.
+//! A temporary PostgreSQL cluster that syncs each commit. Singletrack uses it as a store, and some peers use it, too.
 
 use std::{
     fs,

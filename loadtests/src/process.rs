@@ -1,4 +1,4 @@
-//! A process under load: started with throw-away data, watched through /proc, and ended when it is dropped.
+//! A process under load: started with temporary data, watched through /proc, and ended when its value is dropped.
 
 use std::{
     ops::Sub,

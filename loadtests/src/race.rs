@@ -1,4 +1,4 @@
-//! A race for one slot: who had it when, what that comes to, and whether it was right.
+//! A race for one slot: which client held the slot when, the figures of that, and whether it was correct.
 
 use std::{
     collections::BTreeMap,

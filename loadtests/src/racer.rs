@@ -1,5 +1,5 @@
-//! A client that races for a slot by the project's own code: its connection, its pure decisions, its lease keeper. Only what
-//! stands around them in `singletrack run`, the command line and the command, is left out.
+//! A client that races for a slot with the project's own code: its connection, its pure decisions, its lease keeper.
+//! Two parts of `singletrack run` are left out: the command line and the command.
 
 use std::{
     collections::BTreeMap,

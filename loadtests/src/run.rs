@@ -1,4 +1,4 @@
-//! What every scenario needs to know about its run, and how subjects take turns.
+//! What each scenario needs to know about its run, and the order in which the subjects are measured.
 
 use std::{
     cell::{Cell, RefCell},

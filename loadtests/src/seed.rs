@@ -1,4 +1,4 @@
-//! Fills a store with years of deployments, by the library's own decisions, as fast as it takes them.
+//! Fills a store with years of deployments as fast as the store takes them. The library's own code makes the decisions.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,4 @@
-//! The server under test: the release binary, a process of its own with a store of its own.
+//! The server under test: the release binary in its own process, with its own store.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},

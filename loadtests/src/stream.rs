@@ -1,7 +1,7 @@
-//! One who watches a stream of server-sent events: a state machine over the bytes as they come, since a thousand of them
-//! must not be what is slow.
+//! A watcher of a stream of server-sent events: a state machine over the bytes as they come, because a thousand
+//! watchers must not be the bottleneck.
 //!
-//! Each message carries its number between two `#`. A number that does not follow the last one is an error.
+//! Each message carries its number between two `#`. A number that does not follow the last number is an error.
 
 use std::{net::SocketAddr, time::Instant};
 

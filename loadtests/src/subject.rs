@@ -1,8 +1,9 @@
-//! What a scenario drives: Singletrack or a peer, behind the same few traits, so that all of them meet the same load from
-//! the same client.
+//! What a scenario measures: Singletrack or a peer, behind the same few traits, so that each of them gets the same load
+//! from the same client.
 //!
-//! A [`Peer`] is an entry in the list of what can be measured; starting it gives a [`Subject`], a running thing with
-//! throw-away data, which ends when it is dropped. A subject offers what its entry's abilities promise and refuses the rest.
+//! A [`Peer`] is an entry in the list of what can be measured. Starting a peer gives a [`Subject`]: a running system
+//! with temporary data, which ends when the value is dropped. A subject offers what the abilities of its peer promise,
+//! and refuses the rest.
 
 use std::{net::SocketAddr, pin::Pin, process::Command, time::Duration};
 

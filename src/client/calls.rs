@@ -1,5 +1,5 @@
-//! Typed calls to a server. Every call here may be repeated without harm: submits carry a key, cancels are idempotent, a
-//! release names its deployment.
+//! Typed calls to a server. Each call may be repeated without harm: a submit carries a key, a cancel is idempotent, and
+//! a release names its deployment.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Which of a project's deployments are wanted; all of them where nothing is set.
+/// Which of a project's deployments to list. If nothing is set, all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// Only deployments with this status.
@@ -44,20 +44,19 @@ pub struct Filter {
 pub enum Submitted {
     /// 202.
     Accepted {
-        /// The deployment.
         deployment: Box<Deployment>,
-        /// Whether an earlier request with the same key made it.
+        /// Whether an earlier request with the same key created the deployment.
         replayed: bool,
-        /// Whether this client may have made it, by an earlier attempt that was not answered.
+        /// Whether an earlier unanswered attempt of this client may have created the deployment.
         was_in_doubt: bool,
-        /// The lease, where the submit claimed it.
+        /// The lease, if the submit claimed it.
         lease: Option<Lease>,
-        /// How long its run takes.
+        /// How long the deployment's run takes.
         takes: Takes,
     },
-    /// 409: another holds the slot.
+    /// 409: another deployment holds the slot.
     Conflict {
-        /// Who, and the place that is kept.
+        /// The holder of the slot, and the place in line that is kept.
         conflict: Box<Conflict>,
         /// The whole problem.
         problem: Value,
@@ -75,7 +74,7 @@ pub enum Turn {
     Still {
         /// The deployment of the ticket.
         deployment: Box<Deployment>,
-        /// Who holds the slot, where the server says so.
+        /// The holder of the slot, if the server names it.
         conflict: Option<Box<Conflict>>,
     },
 }
@@ -89,25 +88,22 @@ pub enum Completion {
     Still(Box<Deployment>),
 }
 
-/// An answer of the events' long-poll, its events as they came.
+/// A page from the events' long-poll, with its events as raw JSON.
 #[derive(Debug, Deserialize)]
 pub struct RawPage {
-    /// The events after the cursor; none when the window ended.
+    /// The events after the cursor; empty if the window ended without one.
     pub events: Vec<Value>,
     /// The cursor for the next call.
     pub last: u64,
-    /// Whether there will be no more.
+    /// Whether these are the last events.
     pub r#final: bool,
 }
 
-/// Who calls under a lease, and for which deployment.
+/// What a worker's call under a lease needs: the deployment and the lease's secret.
 #[derive(Clone, Copy)]
 pub struct Worker<'a> {
-    /// The project.
     pub project: &'a ProjectName,
-    /// The deployment.
     pub id: DeploymentId,
-    /// The lease's secret.
     pub secret: &'a str,
 }
 
@@ -141,7 +137,7 @@ impl Connection {
         self.transport.server()
     }
 
-    /// The token that is shown to it.
+    /// The token that is sent to the server.
     pub fn token(&self) -> Option<&str> {
         self.transport.token()
     }
@@ -151,7 +147,7 @@ impl Connection {
         self.transport.exposes_token()
     }
 
-    /// The fault that is being tried again at this moment, if any.
+    /// The fault after which a call is being retried now, if any.
     pub fn trouble(&self) -> Option<String> {
         self.transport.trouble()
     }
@@ -161,7 +157,7 @@ impl Connection {
         self.transport.is_in_doubt()
     }
 
-    /// Submits. `body` must be the same bytes whenever `key` is.
+    /// Submits. With the same `key`, `body` must be the same bytes.
     ///
     /// # Errors
     /// No usable answer came.
@@ -183,7 +179,7 @@ impl Connection {
         Ok(Submitted::Refused(Box::new(refusal(answer))))
     }
 
-    /// What a submit would do. `flags` are query flags: what else the client would do.
+    /// Asks what a submit would do. `flags` are query flags; they say what else the client would do.
     ///
     /// # Errors
     /// No usable answer came, or the server refuses.
@@ -202,7 +198,7 @@ impl Connection {
         Ok((*self.transport.read(answer)?, whole))
     }
 
-    /// Whether the slot is kept for a ticket; parks at the server for up to `window`.
+    /// Asks whether the slot is kept for a ticket. The server parks the call for up to `window`.
     ///
     /// # Errors
     /// No usable answer came, or the server refuses.
@@ -215,7 +211,7 @@ impl Connection {
         Ok(Turn::Still { deployment: self.transport.member(answer, "deployment")?, conflict })
     }
 
-    /// Whether a deployment is final; parks at the server for up to `window`.
+    /// Asks whether a deployment is final. The server parks the call for up to `window`.
     ///
     /// # Errors
     /// No usable answer came, or the server refuses.
@@ -232,8 +228,9 @@ impl Connection {
         Ok(Completion::Still(self.transport.member(answer, "deployment")?))
     }
 
-    /// The events after `after`, as JSON; parks at the server for up to `window`. Each event stays raw JSON, so that
-    /// an event of an unknown kind does not lose the others. A fault that is not the server's is not waited out.
+    /// The events after `after`. The server parks the call for up to `window`. Each event stays raw JSON, so that one
+    /// event of an unknown kind does not lose the others. An answer that is not from Singletrack is a fault at once,
+    /// without a retry.
     ///
     /// # Errors
     /// No usable answer came, or the server refuses.
@@ -247,8 +244,7 @@ impl Connection {
         self.events_from(project, id, &[("after", after.to_string())], window).await
     }
 
-    /// The last of the events that are there, without waiting for more: from the first of the last `tail` lines of output on, or
-    /// from that moment on.
+    /// The last existing events, without waiting for more: from the last `tail` lines of output on, or since `since`.
     ///
     /// # Errors
     /// No usable answer came, or the server refuses.
@@ -278,8 +274,8 @@ impl Connection {
         self.transport.read(answer).map(|page| *page)
     }
 
-    /// Opens the event stream after `after`: one attempt, because the reader must handle the stream's end anyway. `None`:
-    /// the deployment has ended, and all events were read.
+    /// Opens the event stream after `after`. One attempt, because the reader must handle a stream's end anyway. `None`:
+    /// the deployment has ended, and all its events were read.
     ///
     /// # Errors
     /// There is no stream.
@@ -318,7 +314,7 @@ impl Connection {
         self.transport.read(answer).map(|deployment| *deployment)
     }
 
-    /// A page of the deployments that are wanted, newest first.
+    /// A page of the deployments that match the filter, newest first.
     ///
     /// # Errors
     /// No usable answer came, or the server refuses.
@@ -377,8 +373,8 @@ impl Connection {
         self.transport.read(answer).map(|released| *released)
     }
 
-    /// Renews a lease, and parks for up to `window` in case a cancel comes; `limit` bounds the answer beyond that. One
-    /// attempt.
+    /// Renews a lease. The server parks the call for up to `window`, so that a cancel can be its answer. `limit` is how
+    /// much longer the answer may take. One attempt.
     ///
     /// # Errors
     /// No usable answer came, or the lease is lost.
@@ -471,6 +467,6 @@ impl Connection {
 }
 
 fn to_json(body: &impl serde::Serialize) -> Vec<u8> {
-    // Our own types, without maps whose keys are not strings: serializing cannot fail.
+    // Serializing cannot fail: these are our own types, and no map in them has keys that are not strings.
     serde_json::to_vec(body).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Follows a deployment to its end: by the event stream, or by polls on the same cursor where streams do not
-//! work. However often a stream or a poll breaks, each event is passed on once and in order.
+//! Follows a deployment to its end: by the event stream, or by polls on the same cursor if streams do not work. Each
+//! event is passed on once and in order, however often a stream or a poll breaks.
 
 use std::{
     fmt,
@@ -23,12 +23,12 @@ use crate::{
     wire::{Deployment, ErrorCode, Event, EventData},
 };
 
-/// How many streams in a row may end without a new event until polls take over: two can be chance.
+/// After this many streams in a row without a new event, polls take over. Two such streams can be chance.
 const STRIKES_LIMIT: u32 = 3;
-/// The pause after a poll that found nothing, so that a server that answers at once is not asked in a tight loop.
+/// The pause after a poll without events, so that a server that does not park is not asked in a tight loop.
 const EMPTY_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a poll that asks only for existing events is parked: long enough for a busy server to look.
+/// How long a poll for existing events is parked: long enough for a busy server to read the store.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// How to follow.
@@ -40,14 +40,15 @@ pub enum How {
     Stream,
     /// By polls only.
     Polls,
-    /// Only to the end, without the events.
+    /// Waits for the end only, without the events.
     EndOnly,
 }
 
 /// The time limits of following.
 #[derive(Clone, Copy, Debug)]
 pub struct FollowLimits {
-    /// Until a stream's first byte: the server sends it at once, so a later one was held back on the way.
+    /// Until a stream's first byte. The server sends this byte at once, so a proxy holds the stream back if the byte is
+    /// late.
     pub first_byte: Duration,
     /// Between two bytes of a stream: the server sends one at least every 15 s.
     pub silence: Duration,
@@ -68,18 +69,17 @@ impl Default for FollowLimits {
     }
 }
 
-/// Something to show.
+/// Something to show to the user.
 #[derive(Debug)]
 pub enum Update {
-    /// An event; each comes once and in order. The last event is returned instead.
+    /// An event. Each event comes once and in order. The final event is not shown but returned.
     Event(Event),
     /// The deployment's state at the begin of a stream.
     State {
-        /// The status.
         status: Status,
         /// 0 to 100.
         progress: u8,
-        /// What it does.
+        /// The deployment's current message.
         message: Option<String>,
     },
     /// The way of following has changed; the text is a whole sentence.
@@ -88,13 +88,9 @@ pub enum Update {
 
 /// Follows one deployment.
 pub struct Follower<'a> {
-    /// The server.
     pub connection: &'a Connection,
-    /// The project.
     pub project: &'a ProjectName,
-    /// The deployment.
     pub id: DeploymentId,
-    /// The time limits.
     pub limits: FollowLimits,
     /// The last event that was passed on.
     pub after: u64,
@@ -105,7 +101,7 @@ enum StreamEnd {
     Complete(Box<Deployment>),
     Broken,
     Mute,
-    /// The deployment is over; its end must be asked for.
+    /// The deployment has ended, and the deployment itself must be fetched.
     Over,
 }
 
@@ -139,8 +135,8 @@ impl Follower<'_> {
         }
     }
 
-    /// Begins with the last of what is there: from the first of the last `tail` lines of output on, or from that moment on.
-    /// The deployment as it ended, if its end is among that.
+    /// Begins with the last existing events: with the last `tail` lines of output, or with the events since `since`.
+    /// Returns the final deployment if its end is among these events.
     ///
     /// # Errors
     /// No usable answer came, or there is no such deployment.
@@ -163,7 +159,7 @@ impl Follower<'_> {
         Ok(None)
     }
 
-    /// What has happened until now, without waiting for more.
+    /// Shows the events until now, without waiting for more.
     ///
     /// # Errors
     /// No usable answer came, or there is no such deployment.
@@ -208,12 +204,13 @@ impl Follower<'_> {
                 StreamEnd::Mute | StreamEnd::Broken => {}
             }
             tokio::time::sleep(pause.next().unwrap_or(EMPTY_PAUSE)).await;
-            // While the server is away, this waits for it and says so; then the stream is opened again.
+            // While the server is away, this call waits for the server and reports that. Then the stream is opened
+            // again.
             self.connection.deployment(self.project, &self.id.into()).await?;
         }
     }
 
-    /// One stream, to its end.
+    /// Reads one stream to its end.
     async fn one_stream(&mut self, strikes: u32, show: &mut (dyn FnMut(Update) + Send)) -> Result<StreamEnd, Fault> {
         let opening = self.connection.event_stream(self.project, self.id, self.after);
         let response = match tokio::time::timeout(self.limits.first_byte, opening).await {
@@ -243,7 +240,7 @@ impl Follower<'_> {
         Ok(StreamEnd::Broken)
     }
 
-    /// One block of a stream; an end, if it is one.
+    /// Handles one block of a stream. Returns the stream's end if the block is the end.
     fn take_block(&mut self, block: &Sse, again: bool, show: &mut (dyn FnMut(Update) + Send)) -> Option<StreamEnd> {
         let value: Value = serde_json::from_str(block.data.as_deref()?).ok()?;
         if block.id.is_none() && value["type"] == "progress" {
@@ -255,7 +252,7 @@ impl Follower<'_> {
         self.take(value, again, show)
     }
 
-    /// One event; an end, if it is one.
+    /// Handles one event. Returns the stream's end if the event is the end.
     fn take(&mut self, value: Value, again: bool, show: &mut (dyn FnMut(Update) + Send)) -> Option<StreamEnd> {
         let seq = value["seq"].as_u64()?;
         match self.step(seq, value["type"] == "gap", again) {
@@ -278,8 +275,9 @@ impl Follower<'_> {
         None
     }
 
-    /// The server repeats no event and leaves none out, but a proxy may. Repeated events are skipped. If an event is
-    /// missing, the stream is opened again; if it is missing again, it is gone.
+    /// The server repeats no event and leaves no event out, but a proxy may. Repeated events are skipped. If an event
+    /// is missing, the stream is opened again. If the same event is missing again, it no longer exists, and the later
+    /// events are passed on without it.
     fn step(&self, seq: u64, is_gap: bool, again: bool) -> FollowStep {
         if seq <= self.after {
             FollowStep::Skip
@@ -298,7 +296,7 @@ impl Follower<'_> {
                 Err(Fault::Refused(refusal)) if refusal.code == Some(ErrorCode::NotFound) => {
                     return Err(Fault::Refused(refusal));
                 }
-                // Most likely a proxy answers for a server that is being restarted: this waits for the server.
+                // Most likely a proxy answers while the server is being restarted, so wait for the server.
                 Err(Fault::Foreign { .. }) if strikes < STRIKES_LIMIT => {
                     strikes += 1;
                     self.connection.deployment(self.project, &self.id.into()).await?;

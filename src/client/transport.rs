@@ -1,8 +1,9 @@
-//! One call after another over HTTP, each with its own time limit, and repeated while the fault is one that passes.
+//! Calls over HTTP. Each call has its own time limit and is repeated while its fault is temporary.
 //!
-//! Faults that pass: a broken connection, 502, 503, 504, 429, 520 and beyond, a 408 that no Singletrack wrote, and once a Singletrack
-//! has answered, whatever did not come from one. The caller makes sure that repeating a call does no harm, and drops the call when
-//! the overall deadline has passed. The pauses are those of `backon`: decision 0005.
+//! Temporary faults are: a broken connection; 429, 502, 503, 504, and 520 to 530; a 408 that does not come from
+//! Singletrack; and, after Singletrack has answered once, any answer that does not come from Singletrack. The caller
+//! makes sure that repeating a call does no harm, and drops the call when the overall deadline has passed. The pauses
+//! are those of `backon`: decision 0005.
 
 use std::{
     fmt,
@@ -35,18 +36,19 @@ use crate::{
     wire::{ErrorCode, IDEMPOTENCY_HEADER, LEASE_HEADER, REPLAYED_HEADER},
 };
 
-/// Durations are printed in whole seconds, rounded: shortly after the start, 15 s are still 15 s.
+/// Added before a duration is cut to whole seconds, so that the duration is rounded: 14.9 s are printed as 15 s.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
-/// How much longer than its window a call may take: a server under load answers in this time, a dead one does not.
+/// How much longer than its window a call may take. A server under load answers within this time.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How much longer than its window the first two attempts may take; the next ones twice as long each, for as long as nothing
-/// comes. Behind a load balancer another server answers, and whoever's turn it is must not wait out one that is stopped.
+/// How much longer than its window each of the first two attempts may take. While no answer comes, each later attempt
+/// may take twice as long as the one before. The limit is short, because behind a load balancer another server may
+/// answer the next attempt: a suspended server must not cost a waiting client its turn.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// What the last attempt may take at least, when hardly any patience is left.
+/// The least time that the last attempt gets, also when hardly any patience is left.
 const LAST_ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
-/// The largest answer that is read: a page of events is at most a few MiB, so more is no answer of ours.
+/// The largest answer that is read. A page of events has at most a few MiB, so a larger answer is not from Singletrack.
 const BODY_LIMIT: usize = 32 << 20;
-/// How long a call is parked, in a URL.
+/// The query parameter that says how long the server may park a call.
 pub(super) const WAIT_PARAMETER: &str = "maxWaitSeconds";
 /// The longest `Retry-After` that is obeyed; a longer one would use up the caller's deadline.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
@@ -54,9 +56,10 @@ const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
 /// How long a call is retried, in addition to the caller's deadline.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Until the server has answered for the first time: most likely the address is wrong.
+    /// Before the server's first answer. The time is short, because most likely the address is wrong.
     pub first: Duration,
-    /// After it has answered once: it is most likely being restarted. `None`: only the caller's deadline counts.
+    /// After the server has answered once: most likely the server is being restarted. `None`: only the caller's
+    /// deadline counts.
     pub later: Option<Duration>,
 }
 
@@ -78,26 +81,25 @@ impl Patience {
 /// Why no usable answer came.
 #[derive(Debug, Error)]
 pub enum Fault {
-    /// Nobody answered.
+    /// No answer came.
     #[error("no answer from {server}: {why}")]
     Unreachable {
-        /// Where it was asked.
+        /// The server's address.
         server: String,
-        /// Why.
+        /// Why no answer came.
         why: String,
     },
-    /// Somebody answered, but not as Singletrack does.
+    /// An answer came, but not from Singletrack.
     #[error("what answers at {server} is not Singletrack: {why}")]
     Foreign {
-        /// Where it was asked.
         server: String,
-        /// What is wrong with it.
+        /// What is wrong with the answer.
         why: String,
     },
     /// A proxy in front of the server refuses a body of that size.
     #[error("a proxy in front of {server} refuses a request of this size (HTTP 413)")]
     Proxy {
-        /// Where it was asked.
+        /// The server's address.
         server: String,
     },
     /// The server refused.
@@ -108,13 +110,11 @@ pub enum Fault {
 /// A server's refusal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerRefusal {
-    /// The HTTP status.
     pub status: u16,
     /// What went wrong; `None` for a code of a newer server.
     pub code: Option<ErrorCode>,
-    /// Whether a token was shown.
+    /// Whether a token was sent.
     pub with_token: bool,
-    /// For people.
     pub message: String,
     /// The whole problem.
     pub body: Value,
@@ -126,7 +126,7 @@ impl fmt::Display for ServerRefusal {
     }
 }
 
-/// Is called for each fault that is retried.
+/// Called for each fault that is retried.
 pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
 
 /// The way to a server.
@@ -142,7 +142,7 @@ pub(super) struct Transport {
     trouble: Mutex<Option<ToldTrouble>>,
 }
 
-/// A fault that is being tried again.
+/// A fault after which the call is being retried.
 struct ToldTrouble {
     why: String,
     /// Whether the fault was already reported.
@@ -160,7 +160,8 @@ pub(super) struct Call<'a> {
     pub(super) lease: Option<&'a str>,
     /// How long the answer may take beyond the window.
     pub(super) limit: Duration,
-    /// Whether the caller can do without the answer: then a proxy's answer is not waited out.
+    /// Whether the caller can do without the answer. Then an answer that is not from Singletrack is returned as a fault
+    /// at once, without a retry.
     pub(super) is_optional: bool,
 }
 
@@ -181,7 +182,7 @@ pub(super) enum Attempt {
         trouble: Trouble,
         after: Option<Duration>,
     },
-    /// An answer that is not Singletrack's, though one has answered before.
+    /// An answer that is not from Singletrack, although Singletrack has answered before.
     Strange {
         why: String,
         after: Option<Duration>,
@@ -216,7 +217,7 @@ impl Transport {
         self.base.as_str()
     }
 
-    /// The token that is shown to the server.
+    /// The token that is sent to the server.
     pub fn token(&self) -> Option<&str> {
         self.token.as_ref().and_then(Token::shown)
     }
@@ -226,13 +227,13 @@ impl Transport {
         self.token.is_some() && self.base.scheme() == "http" && !is_loopback(&self.base)
     }
 
-    /// The fault that is being tried again at this moment, if any.
+    /// The fault after which the call is being retried now, if any.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|told| told.why.clone())
     }
 
-    /// Whether the last submit may have reached the server although no answer came. If every attempt was
-    /// refused at the connection, there is nothing to wait for.
+    /// Whether the last submit may have reached the server although no answer came. If every attempt to connect was
+    /// refused, the server has nothing of it, and there is nothing to wait for.
     pub fn is_in_doubt(&self) -> bool {
         self.in_doubt.load(Ordering::Relaxed)
     }
@@ -258,7 +259,7 @@ impl Transport {
             let is_silent = trouble.is_silent();
             let left = retry.pause(trouble, after).await?;
             if is_silent {
-                // The event that the call waited for may have come meanwhile.
+                // The awaited event may have come meanwhile, so the next attempt asks without parking.
                 (url, window) = (&look, Duration::ZERO);
                 limit = if is_first { limit } else { (limit * 2).min(call.limit) };
             } else {
@@ -267,14 +268,14 @@ impl Transport {
             if let Some(left) = left
                 && call.window.is_zero()
             {
-                // A server that sends nothing must not cost more time than was announced.
+                // A server that sends nothing must not cost more time than the patience that was announced.
                 limit = limit.min(left.max(LAST_ATTEMPT_LIMIT));
             }
             is_first = false;
         }
     }
 
-    /// Sends once; the caller decides how long it is retried.
+    /// Sends once. The caller decides whether and how long to retry.
     pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         match self.attempt(call, &call.url, call.window + call.limit).await {
             Attempt::Answered(answer) => Ok(answer),
@@ -284,12 +285,12 @@ impl Transport {
         }
     }
 
-    /// Attempts at something, from now on.
+    /// Begins a series of attempts now.
     pub(super) fn retry(&self) -> Retry<'_> {
         Retry { transport: self, pauses: Box::new(pauses()), begun: self.clock.boot() }
     }
 
-    /// A request of any kind, with the token; for what is no [`Call`].
+    /// A request of any kind, with the token; for requests that are no [`Call`].
     pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.authorized(self.http.request(method, url))
     }
@@ -310,13 +311,13 @@ impl Transport {
         }
     }
 
-    /// All is well.
+    /// Forgets the fault, because an answer came.
     pub(super) fn end_trouble(&self) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     async fn attempt(&self, call: &Call<'_>, url: &Url, limit: Duration) -> Attempt {
-        // Only a submit makes something that would have to be cancelled, and only a submit has a key.
+        // Only a submit has a key, and only a submit creates something that would have to be cancelled.
         let was_in_doubt = call.key.is_some().then(|| self.in_doubt.swap(true, Ordering::Relaxed));
         let mut request = self.http.request(call.method.clone(), url.clone()).header(ACCEPT, "application/json");
         request = request.timeout(limit);
@@ -388,9 +389,10 @@ impl Transport {
         let body = serde_json::from_slice::<Value>(&bytes).ok();
         let is_problem = body.as_ref().is_some_and(|body| body.get("errorCode").is_some_and(Value::is_string));
         let passes = match status.as_u16() {
-            // What is from 520 on is a proxy's of its own, about a server that it does not reach.
+            // 520 to 530 come from a proxy that does not reach the server.
             429 | 502 | 503 | 504 | 520..=530 => true,
-            // Ours always carries a code; a proxy's does not. Ours for a request that came in too slowly passes, too.
+            // A 408 from Singletrack always carries a code; a proxy's 408 does not. Singletrack's 408 for a request
+            // that came in too slowly is temporary, too.
             408 => !matches!(
                 body.as_ref().and_then(code_of),
                 Some(ErrorCode::StillRunning | ErrorCode::StillWaiting | ErrorCode::NothingToDo)
@@ -417,8 +419,8 @@ impl Transport {
         }
     }
 
-    /// What to do about an answer that is not Singletrack's. If Singletrack has answered before, a proxy answers while the
-    /// server is being restarted; otherwise the address is most likely wrong.
+    /// What to do about an answer that is not from Singletrack. If Singletrack has answered before, a proxy most likely
+    /// answers while the server is being restarted. Otherwise the address is most likely wrong.
     fn not_ours(&self, status: StatusCode, after: Option<Duration>, why: String) -> Attempt {
         if status == StatusCode::PAYLOAD_TOO_LARGE {
             return Attempt::Hopeless(Fault::Proxy { server: self.server().to_owned() });
@@ -429,7 +431,7 @@ impl Transport {
         Attempt::Hopeless(self.foreign(why))
     }
 
-    /// Opens an event stream; one attempt. `None`: there is nothing more to come.
+    /// Opens an event stream; one attempt. `None`: no more events will come.
     pub(super) async fn open_stream(&self, url: Url, after: u64) -> Result<Option<Response>, Fault> {
         let request = self.http.get(url).header(ACCEPT, "text/event-stream");
         let request = if after > 0 { request.header("Last-Event-ID", after.to_string()) } else { request };
@@ -444,7 +446,7 @@ impl Transport {
             self.contacted.store(true, Ordering::Relaxed);
             return Ok(Some(response));
         }
-        // Only after the last event, which is never the first thing that is asked for.
+        // The server sends 204 only after the last event, so a first request (`after` is 0) never gets it.
         if status == StatusCode::NO_CONTENT && after > 0 {
             return Ok(None);
         }
@@ -528,7 +530,7 @@ impl Call<'_> {
         }
     }
 
-    /// Where the same is asked without parking.
+    /// The URL of the same call without parking.
     fn look(&self) -> Url {
         let mut url = self.url.clone();
         if !self.window.is_zero() {
@@ -539,8 +541,8 @@ impl Call<'_> {
     }
 }
 
-/// The pauses between attempts: from 0.2 s to 5 s, each up to twice that by chance, so that a thousand clients of a
-/// restarted server do not come back at once.
+/// The pauses between attempts: from 0.2 s to 5 s. A random part makes each pause up to twice as long, so that a
+/// thousand clients of a restarted server do not come back at once.
 pub fn pauses() -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(200))
@@ -584,7 +586,7 @@ fn message_of(body: &Value) -> String {
     text.unwrap_or("the server refuses and does not say why").to_owned()
 }
 
-/// The useful reason, without the address that the sentence has already.
+/// The useful reason, without the address, because the sentence around the reason already has the address.
 fn why(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return if error.is_connect() { "no connection in time".to_owned() } else { "no answer in time".to_owned() };

@@ -1,4 +1,4 @@
-//! Uploading an artifact: once, and continued after an interruption.
+//! Uploads an artifact. After an interruption the upload continues where it stopped.
 
 use std::{
     fs::File,
@@ -25,9 +25,10 @@ use crate::{
     wire::{ErrorCode, OFFSET_HEADER},
 };
 
-/// How much is read and sent at a time.
+/// How many bytes are read and sent at a time.
 const PIECE_BYTES: usize = 64 << 10;
-/// An upload without progress for this long is started again. At its end the server waits for its disk.
+/// An upload without progress for this long is started again. The limit is long, because after the last byte the server
+/// waits for its disk.
 const STALL_LIMIT: Duration = Duration::from_secs(90);
 /// How often the progress is read.
 const LOOK: Duration = Duration::from_millis(200);
@@ -39,25 +40,25 @@ const MISMATCH_LIMIT: u32 = 2;
 /// The progress of an upload, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It begins, or goes on after a cut, at this byte.
+    /// The upload begins, or continues after an interruption, at this byte.
     Begins {
         /// From the artifact's begin.
         offset: u64,
     },
-    /// So many bytes are there.
+    /// This many bytes are sent.
     At(u64),
-    /// Another client uploads the same artifact; that is waited for.
+    /// Another client uploads the same artifact, and this client waits for that upload.
     Busy,
-    /// It is on the server, and was there before.
+    /// The artifact was already on the server.
     WasThere,
-    /// It is on the server.
+    /// The artifact is on the server now.
     Done,
 }
 
 /// Uploads an artifact, unless the server has it.
 ///
 /// # Errors
-/// The server does not take it, or does not answer.
+/// The server refuses the artifact, or does not answer.
 pub async fn upload(connection: &Connection, packed: &Packed, tell: &dyn Fn(Progress)) -> Result<(), Fault> {
     Uploading { connection, packed, transport: connection.transport(), tell }.run().await
 }
@@ -74,9 +75,9 @@ enum UploadStep {
     Done,
     /// Go on at this byte.
     At(u64),
-    /// Another client uploads the same.
+    /// Another client uploads the same artifact.
     Busy,
-    /// What arrived was something else.
+    /// The bytes that arrived have another digest.
     Mismatch(Fault),
     Again {
         trouble: Trouble,
@@ -130,13 +131,13 @@ impl Uploading<'_> {
             if let UploadStep::At(offset) = step
                 && offset > 0
             {
-                // There is progress: patience begins anew.
+                // The upload made progress, so the patience starts again.
                 retry = self.transport.retry();
             }
         }
     }
 
-    /// Whether it is there, and how much of it.
+    /// Asks the server whether it has the artifact, and how many of its bytes.
     async fn look(&self, url: &Url) -> UploadStep {
         let request = self.transport.request(Method::HEAD, url.clone()).timeout(super::transport::ANSWER_LIMIT);
         let response = match request.send().await {
@@ -146,11 +147,11 @@ impl Uploading<'_> {
         let offset = response.headers().get(OFFSET_HEADER).and_then(|offset| offset.to_str().ok()?.parse().ok());
         match (response.status(), offset) {
             (StatusCode::OK, _) => UploadStep::Done,
-            // If the server has more bytes than the artifact, it has something else.
+            // If the server has at least as many bytes as the artifact, they are not this artifact's, so start at 0.
             (StatusCode::NOT_FOUND, Some(offset)) => {
                 UploadStep::At(if offset >= self.packed.bytes { 0 } else { offset })
             }
-            // Only a body tells the reason, and an answer to HEAD has no body.
+            // The reason of a refusal is in the body. An answer to HEAD has no body, so GET is sent.
             (_, _) => {
                 let request = self.transport.request(Method::GET, url.clone()).header(ACCEPT, "application/json");
                 match request.timeout(super::transport::ANSWER_LIMIT).send().await {
@@ -189,7 +190,7 @@ impl Uploading<'_> {
         }
     }
 
-    /// Shows the progress, until there is none for too long.
+    /// Shows the progress. Returns after `STALL_LIMIT` without progress.
     async fn watch(&self, sent: &AtomicU64) {
         let (mut last, mut still) = (u64::MAX, Duration::ZERO);
         while still < STALL_LIMIT {
@@ -229,9 +230,9 @@ impl Uploading<'_> {
     }
 }
 
-/// The file from where `sent` stands, which moves along with it.
+/// A body with the file's bytes from `sent` on. `sent` grows with each piece that is read.
 fn body(file: &File, sent: Arc<AtomicU64>) -> std::io::Result<Body> {
-    // Each attempt reads at places of its own: an earlier one may not have ended yet.
+    // Each attempt reads with `read_at`, not at a shared position, because an earlier attempt may not have ended yet.
     let file = file.try_clone()?;
     let pieces = std::iter::from_fn(move || {
         let mut piece = vec![0; PIECE_BYTES];

@@ -1,5 +1,5 @@
-//! Other people's servers: found where their packages put them, started on free ports with throw-away data, and ended
-//! with their owner, however that ends.
+//! Servers of other projects: found where their packages put them, and started on free ports with temporary data. A
+//! server ends when the process that started it ends, for whatever reason.
 
 use std::{
     fs::{self, File},

@@ -1,5 +1,6 @@
-//! etcd: a slot is a line of keys under one prefix, each bound to its client's lease, and the oldest of them holds it. This is
-//! the recipe of its own Go client (`concurrency.Mutex`), which `etcdctl lock` uses too.
+//! etcd: a slot is a line of keys under one prefix. Each key is bound to its client's lease, and the client with the
+//! oldest key holds the slot. This is the recipe of etcd's own Go client (`concurrency.Mutex`), which `etcdctl lock`
+//! uses, too.
 
 use std::{process::Command, time::Duration};
 

@@ -1,5 +1,6 @@
-//! The few messages of etcd's API that taking a slot needs, by hand: its generated ones would ask everyone who builds this
-//! for the protocol compiler. Numbers are those of etcd's `rpc.proto`; what we never set or read is left out.
+//! The few messages of etcd's API that taking a slot needs, written by hand, because generated messages would need the
+//! protocol compiler on each machine that builds this crate. The field numbers are those of etcd's `rpc.proto`. Fields
+//! that we never set or read are left out.
 
 use prost::{Message, Oneof};
 

@@ -1,4 +1,5 @@
-//! `flock`: a whole process that locks a file, runs a command, and ends. Nothing is recorded, and only this machine is locked.
+//! `flock`: a whole process that locks a file, runs a command, and ends. Nothing is recorded, and the lock counts only
+//! on this machine.
 
 use std::process::Command;
 

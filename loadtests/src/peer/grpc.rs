@@ -1,5 +1,5 @@
-//! As much of gRPC as a lean client of etcd needs: calls with one question, and one answer or several, over one HTTP/2
-//! connection.
+//! The part of gRPC that a lean client of etcd needs: calls with one request, and one or several answers, over one
+//! HTTP/2 connection.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
-//! Durable jobs: each queue's own library enqueues and runs them, in a program of its own beside `loadtests/peers/install`,
-//! which reads a load as a line of JSON and writes what became of it.
+//! Durable jobs: each queue's own library enqueues and runs the jobs, in a separate program beside
+//! `loadtests/peers/install`. The program reads a load as a line of JSON and writes the results.
 
 use std::{
     fs::File,

@@ -1,4 +1,5 @@
-//! What people use today instead: started from their packages, and driven by the best practice of their kind.
+//! The peers: what people use today instead of Singletrack. Each peer is started from its package, and used in the way
+//! that is best practice for it.
 
 mod daemon;
 mod etcd;

@@ -1,5 +1,6 @@
-//! NATS: a slot is a key of a key-value bucket, which is created only if it is not there, and deleted. A bucket is a stream of
-//! JetStream's, and whoever waits for a key watches it.
+//! NATS: a slot is a key of a key-value bucket. A client takes the slot by creating the key if it does not exist, and
+//! gives the slot back by deleting the key. A bucket is a JetStream stream, and a client that waits for a key watches
+//! the key.
 
 use std::{
     collections::HashMap,

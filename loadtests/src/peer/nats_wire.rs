@@ -1,4 +1,4 @@
-//! As much of NATS' protocol as a lean client of its key-value buckets needs.
+//! The part of NATS' protocol that a lean client of its key-value buckets needs.
 
 use std::{collections::VecDeque, io::Write as _, net::SocketAddr};
 

@@ -1,5 +1,5 @@
-//! nginx with the nchan module: clients park at a channel by long-poll or by a stream of server-sent events, and whoever
-//! posts to the channel answers them all. Nothing is durable: messages lie in nginx's shared memory.
+//! nginx with the nchan module: clients park at a channel by long-poll or by a stream of server-sent events, and one
+//! post to the channel answers all of them. Nothing is durable: messages are in nginx's shared memory.
 
 use std::{
     net::SocketAddr,

@@ -1,5 +1,5 @@
-//! PostgreSQL as it comes: a slot is a row that is inserted if it is not there, with an event beside it, and a NOTIFY that
-//! wakes those who wait; or it is an advisory lock, which leaves no trace at all.
+//! PostgreSQL without tuning. A slot is a row that a client inserts if it does not exist, together with an event row and
+//! a NOTIFY that wakes the waiting clients. Or a slot is an advisory lock, which leaves no record.
 
 use std::future::poll_fn;
 

@@ -1,5 +1,5 @@
-//! Redis with every write synced before its answer: a slot is a key that is set if it is not there, or a token in a list
-//! that whoever wants the slot pops.
+//! Redis with every write synced before its answer. A slot is a key that a client sets if it does not exist, or a token
+//! in a list: the client that pops the token has the slot.
 
 use std::{process::Command, time::Duration};
 

@@ -1,5 +1,5 @@
-//! As much of Redis' protocol as one client with one request at a time needs: as lean as the load client for HTTP, so that
-//! no peer pays for a heavier client than ours.
+//! The part of Redis' protocol that one client with one request at a time needs. This client is as lean as the load
+//! client for HTTP, so that no peer is slower only because its client is heavier than ours.
 
 use std::{io::Write as _, net::SocketAddr};
 

@@ -1,5 +1,5 @@
-//! Each peer keeps the promises that the scenarios compare ours with. They need what `loadtests/peers/install` installs, so
-//! they run only if asked for: `cargo test -p loadtests -- --ignored`.
+//! Tests that each peer keeps the promises that the scenarios compare with Singletrack's. The tests need what
+//! `loadtests/peers/install` installs, so they run only on demand: `cargo test -p loadtests -- --ignored`.
 
 use std::{
     sync::{

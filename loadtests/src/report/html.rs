@@ -1,4 +1,4 @@
-//! The report as a page of its own: nothing is fetched, so it can be attached to whatever asks for it.
+//! The report as one HTML page. The page fetches nothing, so it can be attached to an e-mail or an issue.
 
 use std::fmt::Write as _;
 

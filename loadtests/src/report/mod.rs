@@ -1,4 +1,4 @@
-//! What a run found: figures, latencies, plots, and whether all of it was true.
+//! The results of a run: figures, latencies, plots, and whether all answers were correct.
 
 pub mod html;
 pub mod markdown;

@@ -1,4 +1,4 @@
-//! Plots as inline SVG: latency curves, who held a slot when, waits by arrival.
+//! Plots as inline SVG: latency curves, the holders of a slot over time, and waits by arrival.
 
 use std::fmt::Write as _;
 

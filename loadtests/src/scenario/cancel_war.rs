@@ -1,5 +1,5 @@
-//! `cancel-war`: each newcomer cancels who holds the slot, and everyone before it. The youngest must win, nobody may be
-//! superseded by an older one, and it must come to an end.
+//! `cancel-war`: each new deployment cancels the slot's holder and all deployments before itself. The youngest
+//! deployment must win, no deployment may be superseded by an older one, and the war must end.
 
 use std::{
     collections::BTreeMap,

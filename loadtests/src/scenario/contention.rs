@@ -1,5 +1,6 @@
-//! `contention`: many race for one slot, each holds it a moment. Who waits how long, in which order, and what each hand-off
-//! costs beyond what was held.
+//! `contention`: many clients race for one slot, and each client holds the slot for a moment. Measures how long each
+//! client waits, in which order the clients get the slot, and what a hand-off costs in addition to the time for which
+//! the slot was held.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! `dead-waiters`: three in ten of those who wait are killed. The others must be served in order, and none of the dead may
-//! hold them up for longer than the slot is kept for one.
+//! `dead-waiters`: 30 % of the waiting clients are killed. The others must get the slot in order. A dead client may
+//! delay the others only for the time for which the slot is reserved for one client.
 
 use std::time::{Duration, Instant};
 

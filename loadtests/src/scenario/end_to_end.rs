@@ -1,5 +1,5 @@
-//! `end-to-end`: durable jobs from being enqueued to being done. Deployments that are submitted, claimed over the lease API
-//! and finished; and the server's own worker, which starts a process for each.
+//! `end-to-end`: durable jobs from submit to end. In one part, clients submit deployments, claim them over the lease
+//! API and finish them. In the other part, the server's own worker starts a process for each deployment.
 
 use std::{
     fmt::Write as _,

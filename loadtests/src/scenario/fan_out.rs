@@ -1,5 +1,5 @@
-//! `fan-out`: ten thousand parked long-polls and one event, a thousand streams of one deployment, and both at once. When is
-//! the last one told, and what does a parked poll cost the server?
+//! `fan-out`: ten thousand parked long-polls and one event, a thousand streams of one deployment, and both at once.
+//! When does the last client get the event, and what does a parked poll cost the server?
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! `logs`: a flood of output to a thousand watchers, and what it does to everyone else's submits.
+//! `logs`: a flood of output to a thousand watchers, and its effect on the submits of other clients.
 
 use std::time::{Duration, Instant};
 

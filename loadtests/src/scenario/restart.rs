@@ -1,5 +1,5 @@
-//! `restart`: the server is restarted and killed under load, again and again. Clients must ride it out: nothing that they
-//! were told is lost, and nobody ever holds a slot that another holds.
+//! `restart`: the server is restarted and killed under load, again and again. The clients must survive that: nothing
+//! that the server confirmed is lost, and two clients never hold the same slot.
 
 use std::{
     collections::BTreeMap,

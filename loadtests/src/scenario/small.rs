@@ -1,4 +1,4 @@
-//! `small`: what a server costs that does nothing.
+//! `small`: what an idle server costs.
 
 use anyhow::Result;
 

@@ -1,7 +1,9 @@
-//! `starts`: those who wait in line are told when their own start is expected. How often did it come before the p90?
+//! `starts`: the server tells waiting deployments when their start is expected. How often did the start come before the
+//! p90?
 //!
-//! Each project has a past of its own and a short line, and all of them go on side by side. What is drawn for the past is drawn in
-//! the same way for the runs that come: nobody can foretell a machine that has become slower.
+//! Each project has its own past runs and a short line, and all projects run at the same time. The durations of past
+//! and of coming runs are drawn from the same distribution, because no forecast can know that a machine has become
+//! slower.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! `throughput`: free slots are taken and given back, durably, as fast as it goes; each client has slots of its own.
+//! `throughput`: free slots are taken and given back, durably, as fast as possible. Each client has its own slots.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! `wrapper`: whole processes that take a slot, run `true` in it and give it back; one after the other, and fifty at once.
+//! `wrapper`: whole processes that take a slot, run `true` in the slot and give the slot back: first one after the
+//! other, then fifty at once.
 
 use std::{
     process::{Command, Stdio},

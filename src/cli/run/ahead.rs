@@ -1,4 +1,5 @@
-//! What a run does before it asks for the slot: its shim is started, so that the command begins the moment the slot is ours.
+//! What a run does before it asks for the slot: it starts its shim, so that the command can begin as soon as the slot
+//! is granted.
 
 use std::{
     fs::File,
@@ -40,10 +41,10 @@ use crate::{
     },
 };
 
-/// What the command's output is filed under.
+/// The phase under which the command's output is logged.
 const PHASE: &str = "run";
 
-/// A waiting shim, and our ends of its command's pipes. There is no runtime yet.
+/// A waiting shim, and our ends of the pipes of its command. The async runtime does not exist yet.
 pub(super) struct Ahead {
     folder: PrivateFolder,
     prepared: Prepared,
@@ -57,7 +58,7 @@ pub(super) struct Ready {
     pub(super) prepared: Prepared,
     pub(super) folder: PrivateFolder,
     pub(super) door: Door,
-    /// The command's own, where somebody sits at ours.
+    /// The command's own terminal, if `run` is at a terminal.
     pub(super) terminal: Option<Terminal>,
     pub(super) copied: Copied,
 }
@@ -84,7 +85,8 @@ impl Ahead {
 
     fn start(args: &cli::RunArgs, folder: PrivateFolder) -> io::Result<Self> {
         let (terminal, theirs) = Terminal::open()?.unzip();
-        // A terminal stays one, for the command as for who looks on.
+        // If our stream is a terminal, the command's stream is a terminal, too. If it is not, the command gets a pipe
+        // or our stream itself.
         let passes = |is_terminal: bool| match &theirs {
             Some(theirs) if is_terminal => Ok((None, Some(theirs.try_clone()?))),
             _ if args.no_logs || is_terminal => Ok((None, None)),
@@ -94,7 +96,8 @@ impl Ahead {
             }
         };
         let (stdout, their_stdout) = passes(io::stdout().is_terminal())?;
-        // What a command writes to one and then to the other stays in that order only if both are one pipe.
+        // If standard output and standard error are one file, the command gets one pipe for both. Two pipes would lose
+        // the order of its writes.
         let (stderr, their_stderr) = match &their_stdout {
             Some(their_stdout) if stdout.is_some() && is_one_file(io::stdout().as_fd(), io::stderr().as_fd()) => {
                 (None, Some(their_stdout.try_clone()?))
@@ -111,8 +114,8 @@ impl Ahead {
             stdin: match &theirs {
                 Some(theirs) if io::stdin().is_terminal() => Some(theirs.try_clone()?),
                 Some(_) => None,
-                // What is typed is for the shell, which stops others that read it. The command is in a session of its own,
-                // where nothing would stop it.
+                // Input at the terminal is for the shell. The shell stops background processes that read this input,
+                // but the command is in a session of its own, where nothing would stop it.
                 None if is_in_background() => Some(File::open("/dev/null")?.into()),
                 None => None,
             },
@@ -122,23 +125,24 @@ impl Ahead {
         Ok(Ahead { folder, prepared, terminal, stdout, stderr })
     }
 
-    /// Lets the shim go without a command.
+    /// Ends the shim without a command.
     pub(super) async fn abandon(self) {
         self.prepared.abandon().await;
     }
 
-    /// Makes ready to pass on what the command prints, and to answer what it asks.
+    /// Prepares to pass on the command's output, and to answer the command's requests.
     pub(super) fn ready(self, no_logs: bool, secrets: &Arc<Secrets>) -> Result<Ready, Failure> {
         let Ahead { folder, prepared, terminal, stdout, stderr } = self;
         let door = Door::open(&folder.socket()).map_err(|error| failed("the run's socket cannot be opened", &error))?;
         let outbox = Arc::new(Outbox::default());
         let output = PhaseOutput::new(Arc::clone(&outbox), PHASE, false, Arc::clone(secrets));
         let copy = |stream| Copy { stream, output: output.clone() };
-        // A failure to start a thread must come before the slot is taken.
+        // The threads are started before the slot is taken, so that a failure does not cost a slot.
         let start = || -> io::Result<Vec<Relay>> {
             let mut relays = Vec::new();
             if let Some(terminal) = &terminal {
-                // Where the output goes elsewhere, the rest does not: errors, and what is asked at `/dev/tty`.
+                // If standard output is redirected, the terminal still shows the rest: errors, and questions at
+                // `/dev/tty`.
                 let (to, stream) = match io::stdout() {
                     stdout if stdout.is_terminal() => (stdout.as_fd().try_clone_to_owned()?, Stream::Stdout),
                     _ => (terminal.real().try_clone_to_owned()?, Stream::Stderr),
@@ -166,7 +170,7 @@ impl Ahead {
     }
 }
 
-/// What is masked: the values of these variables, and what the command announces later.
+/// The secrets to mask: the values of these variables, and later the secrets that the command announces.
 pub(super) fn secrets(session: &Session, names: &[String]) -> Result<Secrets, Failure> {
     let secrets = Secrets::default();
     for name in names {
@@ -195,7 +199,8 @@ fn is_one_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let answer = unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, one.as_raw_fd(), other.as_raw_fd()) };
     match (answer, fstat(one), fstat(other)) {
         (-1, Ok(one), Ok(other)) => {
-            // Some profiles forbid the call. A pipe has one end to write to; a file may have been opened twice.
+            // Some security profiles forbid the call. Then only equal pipes count as one file: a pipe has one end for
+            // writing, but a regular file may have been opened twice.
             (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
                 && FileType::from_raw_mode(one.st_mode) == FileType::Fifo
         }

@@ -21,10 +21,10 @@ use crate::{
     model::{DeploymentId, ProjectName, Status},
 };
 
-/// Runs a command that a cancel waits for.
+/// Runs a command. A cancel waits until this command has ended.
 ///
 /// # Errors
-/// There is no run around us, or it is being stopped already.
+/// There is no `run` around this process, or that `run` is already being stopped.
 pub async fn protect(args: &ProtectArgs) -> Result<Exit, Failure> {
     let Some((name, arguments)) = args.command.split_first() else {
         return Err(Failure::new(Exit::Usage, "there is no command"));
@@ -47,14 +47,16 @@ pub async fn protect(args: &ProtectArgs) -> Result<Exit, Failure> {
     let cannot_be_run = |error: io::Error| {
         Failure::new(program::NOT_EXECUTABLE, format!("{} cannot be run: {error}", name.to_string_lossy()))
     };
-    // Before the command starts: a signal must not end this process and leave the command without protection.
+    // The handlers are set before the command starts, because a signal must not end this process and leave the command
+    // without protection.
     let mut passed_on = PassedOn::listen(&PassedOn::BY_PROTECT).map_err(cannot_be_run)?;
     let _ignored = PassedOn::listen(&[SignalKind::interrupt(), SignalKind::quit()]).map_err(cannot_be_run)?;
     let mut command = with_our_end(Command::new(name).args(arguments)).spawn().map_err(cannot_be_run)?;
     let pid = command.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let status = loop {
         tokio::select! {
-            // Until the child was waited for, no other process can get its pid.
+            // Before `wait` has returned, no other process can get the child's pid, so the signal below reaches only
+            // the child.
             status = command.wait() => break status.map_err(cannot_be_run)?,
             signal = passed_on.next() => {
                 let _ = pid.map(|pid| kill_process(pid, signal));
@@ -79,7 +81,7 @@ fn with_our_end(command: &mut Command) -> &mut Command {
     }
 }
 
-/// Whether the run around us still holds the slot.
+/// Whether the `run` around this process still holds the slot.
 ///
 /// # Errors
 /// The run does not hold the slot, or that is unknown.
@@ -93,7 +95,8 @@ pub async fn check_fence(args: &FenceCheckArgs) -> Result<Exit, Failure> {
     }
 }
 
-/// Whether the deployment whose command we are holds `project`'s slot; nothing if we are not the command of one.
+/// Whether the deployment that runs this process as its command holds `project`'s slot. `None` if this process is not a
+/// deployment's command.
 pub(super) async fn held(connect: &ConnectArgs, project: &ProjectName) -> Result<Option<SlotHeld>, Failure> {
     let own_project = env::var("SINGLETRACK_PROJECT").ok();
     let ours = || env::var("SINGLETRACK_DEPLOYMENT_ID").ok()?.parse::<DeploymentId>().ok();
@@ -108,7 +111,7 @@ pub(super) async fn held(connect: &ConnectArgs, project: &ProjectName) -> Result
     Ok(Some(ask_server(&session.connection, project, id, &token).await))
 }
 
-/// A deployment that runs holds the slot, and its revision is its fencing token.
+/// Asks the server. A running deployment holds the slot, and its revision is its fencing token.
 pub(super) async fn ask_server(
     connection: &Connection,
     project: &ProjectName,
@@ -125,7 +128,7 @@ pub(super) async fn ask_server(
     }
 }
 
-/// A code as the system takes it.
+/// The exit code as one byte, as the system needs it.
 pub(super) fn shell_code(kind: ExitKind) -> u8 {
     u8::try_from(kind.shell_code()).unwrap_or(u8::MAX)
 }

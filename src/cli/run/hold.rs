@@ -1,4 +1,5 @@
-//! `run` from the slot to the end: whatever happens, the command is gone before the slot can be another's.
+//! `run` from taking the slot to its end. In every case the command has ended before another deployment can get the
+//! slot.
 
 use std::{
     cell::Cell,
@@ -57,13 +58,15 @@ use crate::{
 
 /// The hint about processes that a command left running.
 const OUTLIVE_HINT: &str = "start a service that is to outlive the run with `systemd-run`";
-/// What a protected section is shown as.
+/// The name of the phase that shows a protected section.
 const PROTECTED_PHASE: &str = "protected";
-/// How long the last output may take to be logged once everything has ended.
+/// How long the last output may take to be logged after all processes have ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
-/// How long it may take to look what the server has recorded of the deployment, for whoever wants to be told.
+/// How long the final look-up of the deployment at the server may take. Reports, `--superseded-ok` and
+/// `--follow-successor` need this look-up.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
-/// How long a signal that has ended the command may take to reach us, too: CI systems send it to all.
+/// How long a signal that has ended the command may take to reach this process, too. CI systems send the signal to all
+/// processes of a job.
 const SIGNAL_SKEW: Duration = Duration::from_millis(50);
 
 /// Runs a command in the project's slot.
@@ -78,7 +81,7 @@ pub fn run(args: &cli::RunArgs) -> Result<Exit, Failure> {
 }
 
 fn prepare_and_run(args: &cli::RunArgs, reports: &Reports<'_>) -> Result<Exit, Failure> {
-    // Before the runtime: the shim is forked from this process, which must have only one thread.
+    // The shim is forked before the runtime starts, because this process must have only one thread when it forks.
     let ahead = Ahead::new(args)?;
     on_runtime(take_and_hold(args, reports, ahead))
 }
@@ -95,7 +98,8 @@ async fn take_and_hold(args: &cli::RunArgs, reports: &Reports<'_>, ahead: Ahead)
                 "the server does not say whether the run around this holds the slot",
             ));
         }
-        // A variable that outlived its run says nothing about us.
+        // No run is around this one (`None`), or the variables name a run that no longer holds the slot (`Lost`): take
+        // the slot.
         Some(SlotHeld::Lost) | None => {}
     }
     let session = Session::open(&args.target.connect, Patience::DEADLINE)?;
@@ -125,7 +129,7 @@ async fn take_and_hold(args: &cli::RunArgs, reports: &Reports<'_>, ahead: Ahead)
     finish(&session, &as_deploy, reports, id, ended, &mut signals).await
 }
 
-/// Ends as the job is to end, whose command has run in the slot.
+/// Decides how the job ends after its command has run in the slot.
 async fn finish(
     session: &Session,
     args: &DeployArgs,
@@ -142,13 +146,13 @@ async fn finish(
     }
     let asked = timeout(LOOK_LIMIT, session.connection.deployment(&args.target.project, &id.into())).await;
     let ours = asked.ok().and_then(Result::ok);
-    // What came before has had its own time.
+    // The wait for a successor gets the whole `--timeout` again, because the wait for the slot had its own.
     let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
     let by = ours.as_ref().and_then(Deployment::successor);
     race::job(session, args, reports, &deadline).finish(ours.as_ref(), by, ended, signals).await
 }
 
-/// What `deploy` would be asked for the same slot.
+/// The arguments of a `deploy` for the same slot.
 fn as_deploy(args: &cli::RunArgs) -> DeployArgs {
     DeployArgs {
         target: args.target.clone(),
@@ -175,7 +179,7 @@ fn as_deploy(args: &cli::RunArgs) -> DeployArgs {
     }
 }
 
-/// Takes the slot, as `deploy` does; the exit code, where it ends without one.
+/// Takes the slot, as `deploy` does. Returns an exit code if the wait ends without a slot.
 async fn take_slot(
     session: &Session,
     args: &DeployArgs,
@@ -185,7 +189,7 @@ async fn take_slot(
     signals: &mut Signals,
 ) -> Result<Result<Box<Grant>, Exit>, Failure> {
     let body = serde_json::to_vec(request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
-    // Not the CI job's key: this process is the worker, and another process cannot use its lease.
+    // The CI job's key is not used here: this process is the worker, and another process cannot use its lease.
     let key = Key::made(None, &args.target.project, &body)?;
     let deadline = Deadline::after(session.clock.clone(), args.submit.line.timeout);
     let mut way = race::Race {
@@ -212,7 +216,7 @@ async fn take_slot(
         )
         .hint("the server may be older than this client")),
         (Some(grant), verdict) => {
-            // The time to stop came just when the slot was granted.
+            // The request to stop came in the moment when the slot was granted, so the slot is given back.
             let keeper = keeper(session, &args.target.project, &grant);
             let _ = keeper.finish_in_time(std::future::ready(()), model::Verdict::Stopped).await;
             race::job(session, args, reports, &way.deadline).conclude(verdict, way.problem, signals).await.map(Err)
@@ -236,11 +240,11 @@ struct Work<'a> {
     request: &'a SubmitRequest,
     folder: PrivateFolder,
     door: Door,
-    /// The command's own, where somebody sits at ours.
+    /// The command's own terminal, if `run` is at a terminal.
     terminal: Option<Terminal>,
-    /// Of a command that has ended.
+    /// The shim of a command that has ended.
     shim: Cell<Option<Process>>,
-    /// Whether something of the command may still run, because nobody could end it.
+    /// Whether a process of the command may still run, because it could not be ended.
     may_run: Cell<bool>,
 }
 
@@ -316,11 +320,11 @@ impl Work<'_> {
             }
             None => Err(Lost),
         };
-        // Whoever reads our output slowly has held up nobody else until here.
+        // A slow reader of our output delays only this process: the outcome was reported before this wait.
         let mut lost = None;
         for relay in relays {
             let passed_on = async {
-                // Without a word, its thread could not be started, or has ended before its time.
+                // If the sender is gone without a result, the relay's thread did not start or ended too early.
                 relay.passed_on.await.unwrap_or(Err(Errno::AGAIN))
             };
             // A process that could not be ended may hold the pipe open for ever.
@@ -330,7 +334,7 @@ impl Work<'_> {
             };
             lost = lost.or(passed_on.err());
         }
-        // If no init collects orphans, the process would stay as a zombie.
+        // Without an init that collects orphans, the shim would stay as a zombie.
         if let Some(shim) = self.shim.take() {
             shim.collect().await;
         }
@@ -357,7 +361,8 @@ impl Work<'_> {
         }
     }
 
-    /// From the command's start to its end: what the server is told of it, if it may be told anything, and the exit.
+    /// Runs the command from its start to its end. Returns the verdict for the server (`None` after a lost lease) and
+    /// the exit.
     async fn work(
         &self,
         prepared: Prepared,
@@ -401,7 +406,7 @@ impl Work<'_> {
         }
         self.shim.set(Some(process));
         let cause = match (cause, exit.kind) {
-            // The same signal may have reached the command first.
+            // A signal to the whole job may have reached the command before this process.
             (None, ExitKind::Signal(1 | 2 | 15) | ExitKind::Code(129 | 130 | 143)) => {
                 timeout(SIGNAL_SKEW, signals.first()).await.ok().map(|()| Cause::Interrupted)
             }
@@ -446,11 +451,12 @@ impl Work<'_> {
                 outbox.phase(PROTECTED_PHASE, state, is_protected.then_some(PROTECTED_MESSAGE));
                 was_protected = is_protected;
             }
-            // A key that was kept from the command asks as a signal does; the next one the command gets itself.
+            // A withheld interrupt key asks to stop, as a signal does. The command itself gets the next press.
             let by_key = withheld.as_mut().is_some_and(|withheld| *withheld.borrow_and_update());
             let wanted = wanted(asked, if by_key { signalled.max(Asked::Stop) } else { signalled });
             if wanted == Some(Cause::LeaseLost) && stuck.borrow().is_some() {
-                // An operator has freed the slot, or the server was away for too long: there is nothing left to keep it for.
+                // An operator has freed the slot, or the server was away for too long. The lease is over, so this process
+                // does not wait for the command, and the will must not be sent.
                 process.forget_will();
                 let exit = CommandExit { kind: ExitKind::Unknown, stopped_by: StoppedBy::Worker, left_count: 1 };
                 return (exit, wanted);
@@ -464,7 +470,8 @@ impl Work<'_> {
                     output.say(format!("{CANCEL_WAITS} the protected section is over"));
                     wait_was_told = true;
                 } else if let Some(why) = wanted.filter(|_| !waits) {
-                    // Who was stopped for longer than the lease lasts finds both, the command's end only by asking the kernel.
+                    // If this process was suspended for longer than the lease, the lease is lost and the command may
+                    // have ended, too. Only the kernel knows of the command's end, so the kernel is asked first.
                     tokio::select! {
                         biased;
                         exit = process.wait() => return (exit, cause),
@@ -521,7 +528,7 @@ impl Work<'_> {
         self.say(&text);
     }
 
-    /// Says it on a line of its own, also where the terminal is as the command wants it.
+    /// Prints a line of its own, also while the terminal is in raw mode.
     fn say(&self, text: &str) {
         if self.terminal.is_some() && io::stderr().is_terminal() {
             self.session.screen.line_in_raw_mode(text);
@@ -531,7 +538,7 @@ impl Work<'_> {
     }
 }
 
-/// Waits for a change; for ever where there is nothing to change.
+/// Waits for a change. Waits for ever if there is no receiver.
 async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
     if let Some(receiver) = receiver
         && receiver.changed().await.is_ok()

@@ -1,5 +1,5 @@
-//! How a command speaks to the `run` around it: over a socket in a folder that only its user can enter. A line asks, a
-//! line answers:
+//! How a command talks to the `run` around it: over a socket in a folder that only the same user can enter. Each
+//! request is a line, and each answer is a line:
 //!
 //! | asked | answered |
 //! |---|---|
@@ -28,25 +28,26 @@ use tokio::{
 
 use crate::cli::exit::{Exit, Failure};
 
-/// Names the socket to the command.
+/// The variable that tells the command the socket's path.
 pub(super) const SOCKET_VARIABLE: &str = "SINGLETRACK_RUN_SOCKET";
 
-/// How many may ask at once: a deploy's parallel steps, with room.
+/// How many requests may be open at once: enough for a deploy's parallel steps, and more.
 const ASKER_LIMIT: usize = 256;
-/// The longest question.
+/// The longest request, in bytes.
 const LINE_LIMIT: u64 = 64;
-/// How long the run around us may take to answer: it asks the server, and a stopped one never does.
+/// How long the `run` around this command may take to answer. The `run` asks the server first, and a suspended `run`
+/// never answers.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// The longest path that a socket's address holds, with some room.
+/// The longest path for the socket: a little less than a socket's address can hold.
 const PATH_LIMIT: usize = 100;
-/// Where Linux keeps files in memory: to make and remove a few there waits for no disk, as it may in `/tmp`.
+/// Where Linux keeps files in memory. Making and removing files there never waits for a disk; in `/tmp` it may.
 const IN_MEMORY: &str = "/dev/shm";
 
-/// How the names of our folders begin.
+/// The beginning of the names of our folders.
 const FOLDER_PREFIX: &str = "singletrack-run-";
-/// How old a folder must be to be swept: one that was just made is not locked yet.
+/// How old a folder must be before it is swept, because a new folder is not locked yet.
 const SWEPT_AFTER: Duration = Duration::from_secs(60);
-/// How many of a base's entries are looked at for folders to sweep. What is left is the next run's to find.
+/// How many entries of the base folder one run examines for folders to sweep. The next runs find the rest.
 const SWEEP_LIMIT: usize = 1000;
 
 /// Whether a run still holds its slot.
@@ -66,7 +67,8 @@ impl SlotHeld {
     }
 }
 
-/// A folder of this run's own, gone with it; the shim removes it, too, for a run that is killed.
+/// This run's own folder, which is removed when the value is dropped. If the run is killed, the shim removes the
+/// folder.
 pub(super) struct PrivateFolder(PathBuf);
 
 impl PrivateFolder {
@@ -115,17 +117,18 @@ impl Drop for PrivateFolder {
     }
 }
 
-/// Removes the folders of runs that were killed together with their shims, which would have removed them.
+/// Removes the folders of runs that were killed together with their shims. A shim that still runs removes its folder
+/// itself.
 fn sweep(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten().take(SWEEP_LIMIT) {
         if entry.file_name().to_string_lossy().starts_with(FOLDER_PREFIX) && is_abandoned(&entry.path()) {
-            // Another user's stays, and so does one that somebody else removes.
+            // Errors are ignored: a folder of another user stays, and another run may be removing this folder.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// Whether the shim of a run's folder, which keeps the lock in it, is gone.
+/// Whether the shim of a run's folder has ended. The shim holds the lock in the folder while it runs.
 fn is_abandoned(folder: &Path) -> bool {
     let modified = fs::symlink_metadata(folder).and_then(|metadata| metadata.modified());
     if !modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > SWEPT_AFTER)) {
@@ -137,11 +140,11 @@ fn is_abandoned(folder: &Path) -> bool {
     }
 }
 
-/// What answers the command.
+/// The socket's server side: answers the command's requests.
 pub(super) struct Door {
     listener: UnixListener,
     protected_count: watch::Sender<usize>,
-    /// Whether the command is being ended: then nothing more is protected.
+    /// Whether the command is being ended. Then no new protection begins.
     stopping: Cell<bool>,
 }
 
@@ -151,17 +154,17 @@ impl Door {
         Ok(Door { listener, protected_count: watch::Sender::new(0), stopping: Cell::new(false) })
     }
 
-    /// How many protected commands run.
+    /// The number of protected commands that run now.
     pub(super) fn protected_count(&self) -> watch::Receiver<usize> {
         self.protected_count.subscribe()
     }
 
-    /// From now on nothing more is protected.
+    /// From now on no new protection begins.
     pub(super) fn stop(&self) {
         self.stopping.set(true);
     }
 
-    /// Answers for as long as it is polled. `check` asks the server.
+    /// Answers requests for as long as this future is polled. `check` asks the server.
     pub(super) async fn serve<F: Future<Output = SlotHeld>>(&self, check: impl Fn() -> F) -> Infallible {
         let mut asking = FuturesUnordered::new();
         loop {
@@ -185,7 +188,7 @@ impl Door {
             "protect" => {
                 let _protected = Counted::new(&self.protected_count);
                 stream.write_all(b"ok\n").await?;
-                // Until its end, however it comes.
+                // Protection lasts until the connection ends, for whatever reason.
                 let mut nothing = [0; 16];
                 while stream.read(&mut nothing).await? > 0 {}
                 Ok(())
@@ -211,7 +214,8 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Asks the run around us. The connection is part of the answer: `protect` lasts as long as it.
+/// Sends a request to the `run` around this command. Also returns the connection, because `protect` lasts as long as
+/// the connection.
 pub(super) async fn ask(socket: &Path, question: &str) -> io::Result<(String, UnixStream)> {
     let asked = async {
         let mut stream = BufReader::new(UnixStream::connect(socket).await?);
@@ -223,7 +227,7 @@ pub(super) async fn ask(socket: &Path, question: &str) -> io::Result<(String, Un
     timeout(ANSWER_LIMIT, asked).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-/// What the run around us says about its slot.
+/// Asks the `run` around this command whether it still holds its slot.
 pub(super) async fn ask_held(socket: &Path) -> io::Result<SlotHeld> {
     let (answer, _) = ask(socket, "fence").await?;
     Ok(SlotHeld::ALL.iter().find(|(_, word)| *word == answer).map_or(SlotHeld::Unknown, |(held, _)| *held))

@@ -1,7 +1,6 @@
-//! Passes a command's output on, byte for byte, while a copy of it goes to the log. See decision 0062.
+//! Passes a command's output on, byte for byte, while a copy of the output goes to the log. See decision 0062.
 //!
-//! Passing on waits only for the reader of our own output, and does no work per line. The copy branches off in
-//! `tap`.
+//! Passing on waits only for the reader of our own output, and does no work per line. `tap` takes the copy.
 
 use std::{
     io,
@@ -19,22 +18,24 @@ use tokio::sync::oneshot;
 
 use super::tap::{self, Copy};
 
-/// How much is read at once: large, so that a flood costs few calls, and small enough to stay in a core's own cache.
+/// How many bytes are read at once: many, so that a flood costs few calls, and few enough to stay in a core's own
+/// cache.
 const PIECE_LIMIT: usize = 128 << 10;
-/// How much a pipe may hold, where the system lets us.
+/// How many bytes a pipe may hold, if the system allows it.
 const PIPE_SIZE: usize = 1 << 20;
 
 /// A stream that is being passed on.
 pub(super) struct Relay {
-    /// Resolves when all of it is in the log.
+    /// Resolves when all output is in the log.
     pub(super) copied: oneshot::Receiver<()>,
-    /// Resolves when all of it is passed on, or told why a part is lost; without a word, all of it may be.
+    /// Resolves when all output is passed on, or with the error that lost a part of the output. If the sender is
+    /// dropped without a result, all output may be lost.
     pub(super) passed_on: oneshot::Receiver<Result<(), Errno>>,
 }
 
-/// Passes on what comes from `from`, with a copy if one is wanted, in threads of their own.
+/// Passes the bytes of `from` on to `to` in a thread. If a copy is wanted, a second thread logs the copy.
 pub(super) fn start(from: OwnedFd, to: OwnedFd, copy: Option<Copy>) -> io::Result<Relay> {
-    // Either may be no pipe, or the system may say no: then it is as large as it is.
+    // A failure is ignored: the descriptor may be no pipe, or the system may refuse. Then the size stays as it is.
     let _ = fcntl_setpipe_size(&from, PIPE_SIZE);
     let _ = fcntl_setpipe_size(&to, PIPE_SIZE);
     let (copied_told, copied) = oneshot::channel();
@@ -62,20 +63,20 @@ pub(super) fn start(from: OwnedFd, to: OwnedFd, copy: Option<Copy>) -> io::Resul
     Ok(Relay { copied, passed_on })
 }
 
-/// Passes on all that comes. Where it cannot be written, as on a full disk, the command goes on all the same: only a reader
-/// that is gone makes us stop reading, and the command's next write tells it so, as it would without us.
+/// Passes on all output. If the output cannot be written, for example on a full disk, the command still runs on. Only a
+/// reader that is gone ends the reading. Then the command's next write fails, as it would without `run`.
 fn pass_on(from: &OwnedFd, to: &OwnedFd, mut tap: impl FnMut(&[u8])) -> Result<(), Errno> {
     let mut buffer = vec![0; PIECE_LIMIT];
     let mut ended = Ok(());
     loop {
         let piece = match rustix::io::read(from, &mut buffer) {
-            // A terminal whose other side is closed says so with an error.
+            // Reading from a terminal whose other side is closed gives this error.
             Ok(0) | Err(Errno::IO) => return ended,
             Ok(count) => &buffer[..count],
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error),
         };
-        // The copy first: whoever reads our output may take it as a sign to ask the server.
+        // The copy is taken first, because a reader of our output may take a line as a sign to ask the server.
         tap(piece);
         match write_all(to, piece) {
             Ok(()) => {}
@@ -85,7 +86,7 @@ fn pass_on(from: &OwnedFd, to: &OwnedFd, mut tap: impl FnMut(&[u8])) -> Result<(
     }
 }
 
-/// Writes all of it, however the other end was left.
+/// Writes all bytes, also if `to` is non-blocking.
 pub(super) fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(to, bytes) {
@@ -98,7 +99,7 @@ pub(super) fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()
     Ok(())
 }
 
-/// Whoever started us may have left its end so that a write does not wait.
+/// Waits until `to` can take bytes. The process that started us may have made `to` non-blocking.
 fn wait_for_room(to: &OwnedFd) {
     let _ = poll(&mut [PollFd::from_borrowed_fd(to.as_fd(), PollFlags::OUT)], None);
 }

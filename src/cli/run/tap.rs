@@ -1,6 +1,6 @@
-//! The copy of a command's output. It is bounded before any work is done on it: output that is too fast is counted and left
-//! out, except its end, which often says why the command fails, and the lines that are commands to Singletrack. Another thread takes the
-//! copy into the log.
+//! The copy of a command's output. The copy is limited before any work is done on it: output that comes too fast is
+//! counted and left out. Two parts are kept: the end of the left-out output, because it often says why the command
+//! fails, and the lines that are directives to Singletrack. Another thread writes the copy to the log.
 
 use std::{
     sync::{
@@ -19,58 +19,60 @@ use crate::exec::{
     output::{SIGNS, begins_to_announce, mask::Secrets, phase::PhaseOutput, stream_log::StreamLog},
 };
 
-/// How much is copied in a second: more than anybody reads, and little work beside that of passing on a flood.
+/// How many bytes are copied in a second: more than a person reads, and little work compared with passing on a flood.
 const COPY_LIMIT: usize = 2 << 20;
-/// How long that is counted; also the least time between two notes that something is missing.
+/// The interval for which `COPY_LIMIT` counts; also the shortest time between two notes about missing output.
 const COPY_INTERVAL: Duration = Duration::from_secs(1);
-/// How much may wait to be copied: as much as the outbox behind it holds.
+/// How many bytes may wait to be copied: as many as the outbox behind the copy holds.
 const PENDING_LIMIT: usize = 1 << 20;
-/// How much more may wait of lines that speak to us.
+/// How many bytes may wait in total when the newest ones are lines with directives.
 const COMMANDS_PENDING_LIMIT: usize = PENDING_LIMIT + (256 << 10);
-/// What a piece costs besides its bytes.
+/// What a waiting piece counts in addition to its bytes.
 const PIECE_OVERHEAD: usize = 64;
-/// The longest line that may speak to us; a secret that is announced is the longest part of one.
+/// The longest line that may be a directive. Its longest part is an announced secret.
 const COMMAND_LIMIT: usize = 64 << 10;
-/// How much is copied of the end of what is left out.
+/// How many bytes of the end of left-out output are copied.
 const TAIL_LIMIT: usize = 64 << 10;
-/// How much is known of what was before that end: a secret may begin there.
+/// How many bytes before that end are kept as context, because a secret may begin there.
 const CONTEXT_LIMIT: usize = 64 << 10;
-/// How long the beginning of a line waits for its end before it is logged as it is.
+/// How long an unfinished line waits for its end. After that time the beginning is logged alone.
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
-/// A part of the copy.
+/// One piece of the copy.
 enum CopyPiece {
     Bytes(Vec<u8>),
-    /// Lines that speak to us, from a part that is left out.
+    /// Lines with directives, from a part that is left out.
     Commands(Vec<u8>),
-    /// What was to be left out and is there after all.
+    /// Output that was held back and then turned out to be short enough to copy. Its directives were already sent as
+    /// `Commands`.
     Late(Vec<u8>),
     Gap(Gap),
-    /// A secret was announced and could not be read: nothing that comes can be trusted.
+    /// A secret was announced and could not be read. Later output may contain this secret, so none of it can be logged
+    /// safely.
     SecretMissed,
 }
 
-/// What is missing.
+/// A missing part of the output.
 #[derive(Debug, Default)]
 struct Gap {
     byte_count: u64,
     line_count: u64,
-    /// Its last bytes before the tail.
+    /// The last missing bytes before the tail.
     context: Vec<u8>,
-    /// What comes after it, which was heard already.
+    /// The output after the missing part. The directives in the tail were already obeyed.
     tail: Vec<u8>,
     /// Whether the tail begins in the middle of a line.
     within_line: bool,
 }
 
-/// Where a copy goes.
+/// The destination of a copy.
 #[derive(Clone)]
 pub(super) struct Copy {
     pub(super) stream: Stream,
     pub(super) output: PhaseOutput,
 }
 
-/// Where the copy branches off, and where it arrives.
+/// Makes both ends: the `Tap` takes the copy, the `TapEnd` writes it to the log.
 pub(super) fn new(copy: Copy) -> (Tap, TapEnd) {
     let (pieces, taken) = channel();
     let pending = Arc::new(AtomicUsize::new(0));
@@ -80,17 +82,17 @@ pub(super) fn new(copy: Copy) -> (Tap, TapEnd) {
     (Tap::new(pieces, pending), taken)
 }
 
-/// Where the copy branches off.
+/// The end that takes the copy.
 pub(super) struct Tap {
     pieces: Sender<CopyPiece>,
     pending: Arc<AtomicUsize>,
-    /// Finds lines that speak to us; without it none is found.
+    /// Finds lines with directives. With `None`, no line is found.
     signs: Option<AhoCorasick>,
     counted_from: Option<Instant>,
     copied_count: usize,
-    /// While something is left out: how many bytes and lines, and the last of it.
+    /// While output is left out: its number of bytes and lines, and its last bytes.
     left_out: Option<LeftOutOutput>,
-    /// The line that has not ended yet, if it is not too long to speak to us.
+    /// The unfinished line, up to one byte more than the longest directive.
     open: Vec<u8>,
 }
 
@@ -107,7 +109,7 @@ impl Tap {
         Tap { pieces, pending, signs, counted_from: None, copied_count: 0, left_out: None, open: Vec::new() }
     }
 
-    /// Takes a copy of what is passed on.
+    /// Takes a copy of a piece that is passed on.
     pub(super) fn copy(&mut self, piece: &[u8], now: Instant) {
         if self.has_room(piece.len(), now) {
             self.close_gap();
@@ -130,8 +132,8 @@ impl Tap {
         self.close_gap();
     }
 
-    /// Whether so much more may be copied. Once it may not, it may not for the rest of the interval, so that the copy
-    /// has few gaps.
+    /// Whether `count` more bytes may be copied. After the first refusal nothing is copied for the rest of the
+    /// interval, so that the copy has few gaps.
     fn has_room(&mut self, count: usize, now: Instant) -> bool {
         if self.counted_from.is_none_or(|from| now.duration_since(from) >= COPY_INTERVAL) {
             self.counted_from = Some(now);
@@ -147,7 +149,7 @@ impl Tap {
 
     fn send(&self, piece: CopyPiece, byte_count: usize) {
         self.pending.fetch_add(byte_count + PIECE_OVERHEAD, Ordering::Relaxed);
-        // With nobody there to copy any more, there is nothing to do about it.
+        // Sending fails only when the receiving thread has ended. Then nothing can be copied, so the error is ignored.
         let _ = self.pieces.send(piece);
     }
 
@@ -160,7 +162,8 @@ impl Tap {
         left_out.last.drain(..left_out.last.len() - kept);
         left_out.last.extend_from_slice(&piece[piece.len().saturating_sub(KEPT)..]);
         let Some(first_end) = memchr(b'\n', piece).map(|newline| newline + 1) else { return };
-        // The line that was open first; what of it was copied already ends there without its end.
+        // First the line that was unfinished. If its beginning was copied already, the copy has this line without its
+        // end.
         let mut commands = Vec::new();
         let mut line = std::mem::take(&mut self.open);
         line.extend_from_slice(&piece[..first_end]);
@@ -177,7 +180,7 @@ impl Tap {
         }
     }
 
-    /// Adds the whole lines among these that speak to us.
+    /// Adds the complete lines among `lines` that are directives.
     fn find_commands(&self, lines: &[u8], commands: &mut Vec<u8>) {
         let Some(signs) = &self.signs else { return };
         let mut from = 0;
@@ -239,7 +242,7 @@ pub(super) struct TapEnd {
 }
 
 impl TapEnd {
-    /// Takes the copy into the log, to its end.
+    /// Writes the copy to the log until the copy ends.
     pub(super) fn log(self) {
         let TapEnd { pieces, pending, mut log, secrets } = self;
         loop {
@@ -286,7 +289,7 @@ impl TapEnd {
 mod tests {
     use super::*;
 
-    /// What is copied of these pieces when there is room for the first one only.
+    /// What is copied of these pieces when there is room only for the first piece.
     fn taken(pieces: &[&str]) -> (String, Vec<Gap>, String) {
         let (sender, taken) = channel();
         let mut tap = Tap::new(sender, Arc::default());
@@ -334,7 +337,7 @@ mod tests {
         let tail_lines = gap.tail.iter().filter(|byte| **byte == b'\n').count() as u64;
         assert_eq!(bytes + gap.tail.len() as u64, flood.len() as u64 + 12);
         assert_eq!(lines + tail_lines, TAIL_LIMIT as u64 + 1);
-        // What is short enough is not missing at all.
+        // Left-out output that is short enough is copied in the end, so nothing is missing.
         assert_eq!(taken(&["one\n", "two\nth", "ree\n"]).2, "two\nthree\n");
         let (_, gaps, _) = taken(&["", &"x".repeat(3 * TAIL_LIMIT)]);
         assert!(gaps[0].within_line && gaps[0].tail.len() == TAIL_LIMIT);

@@ -1,6 +1,6 @@
-//! The command's own terminal, for a run at a terminal: the command leads its session and is in its
-//! foreground, so that Ctrl-C, `/dev/tty`, full-screen programs and a changed window work as without us, and a copy of
-//! what is shown can be taken.
+//! The command's own pseudo-terminal, for a run at a terminal. The command leads the session of this terminal and is in
+//! its foreground. So Ctrl-C, `/dev/tty`, full-screen programs and a changed window size work as without `run`, and
+//! `run` can copy what is shown.
 
 use std::{
     convert::Infallible,
@@ -32,30 +32,30 @@ use tokio::{
 
 use super::relay;
 
-/// More than anybody types, and enough for what is pasted.
+/// How many bytes of input are read at once: more than a person types, and enough for pasted text.
 const INPUT_LIMIT: usize = 4 << 10;
 
-/// The command's terminal, whose other side we are.
+/// The command's terminal. `run` holds the other side of this terminal.
 pub(super) struct Terminal {
     ours: OwnedFd,
     real: OwnedFd,
     interrupt: Arc<Interrupt>,
 }
 
-/// What becomes of the key that interrupts.
+/// What happens to the interrupt key (Ctrl-C).
 struct Interrupt {
-    /// Whether the command got it.
+    /// Whether the command got the key.
     passed_on: AtomicBool,
-    /// Whether the first one is withheld from the command, because a part of it is protected.
+    /// Whether the first press is withheld from the command, because a protected section runs.
     is_protected: AtomicBool,
-    /// Whether one was.
+    /// Whether a press was withheld.
     withheld: watch::Sender<bool>,
 }
 
 impl Terminal {
-    /// A terminal like the one at which somebody sits, and the command's side of it; none if nobody does, or if this
-    /// process is not in the foreground there. Somebody sits there who has redirected the input or the output, too: `sudo` and
-    /// `ssh` ask at `/dev/tty`.
+    /// A new terminal like the user's terminal, and the command's side of the new terminal. `None` if there is no
+    /// user's terminal, or if this process is not in the foreground of that terminal. It is enough if only the input or
+    /// only the output is a terminal, because `sudo` and `ssh` ask at `/dev/tty`.
     pub(super) fn open() -> io::Result<Option<(Self, OwnedFd)>> {
         let at = match (io::stdin().is_terminal(), io::stdout().is_terminal()) {
             (true, _) => io::stdin().as_fd().try_clone_to_owned()?,
@@ -65,7 +65,7 @@ impl Terminal {
         if !is_in_foreground(at.as_fd()) {
             return Ok(None);
         }
-        // What was redirected may be open in one direction only.
+        // Standard input or output may be open in one direction only, so the terminal itself is opened if possible.
         let tty = rustix::fs::open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
         let real = tty.unwrap_or(at);
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
@@ -75,7 +75,7 @@ impl Terminal {
         let theirs = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
         let mut modes = tcgetattr(&real)?;
         if !io::stdout().is_terminal() {
-            // The real one goes on to put lines at the left edge, for whoever else writes there.
+            // The real terminal still moves each new line to the left edge, because other programs may write there.
             modes.output_modes.remove(OutputModes::OPOST);
         }
         tcsetattr(&theirs, OptionalActions::Now, &modes)?;
@@ -94,30 +94,32 @@ impl Terminal {
         self.ours.try_clone()
     }
 
-    /// The terminal at which somebody sits.
+    /// The user's terminal.
     pub(super) fn real(&self) -> BorrowedFd<'_> {
         self.real.as_fd()
     }
 
-    /// Whether the command got the key that interrupts.
+    /// Whether the command got the interrupt key.
     pub(super) fn was_interrupted(&self) -> bool {
         self.interrupt.passed_on.load(Ordering::Relaxed)
     }
 
-    /// From now on the first interrupt is kept from the command, or no longer. A second one always reaches it: whoever sits
-    /// there has the last word.
+    /// Sets whether the first interrupt is withheld from the command. A second interrupt always reaches the command,
+    /// because the user has the last word.
     pub(super) fn protect(&self, is_protected: bool) {
         self.interrupt.is_protected.store(is_protected, Ordering::Relaxed);
     }
 
-    /// Whether an interrupt was kept from the command.
+    /// Whether an interrupt was withheld from the command.
     pub(super) fn withheld(&self) -> watch::Receiver<bool> {
         self.interrupt.withheld.subscribe()
     }
 
-    /// Passes on each key as it is pressed, until the answer is dropped: then the real terminal is as it was.
+    /// Passes on each key as it is pressed, until the returned value is dropped. Dropping it restores the modes of the
+    /// real terminal.
     pub(super) fn connect(&self) -> io::Result<Option<Connected>> {
-        // Sent to the background while it waited: setting modes would stop us, and with us the lease.
+        // The run may have been sent to the background while it waited. Then setting the modes would stop this process,
+        // and the lease would no longer be renewed.
         if !is_in_foreground(self.real.as_fd()) {
             return Ok(None);
         }
@@ -131,7 +133,7 @@ impl Terminal {
         Ok(Some(Connected { _modes: modes, end: Some(end), keys: Some(keys) }))
     }
 
-    /// Keeps the size that of the real terminal, for as long as it is polled.
+    /// Keeps the size equal to the size of the real terminal, for as long as this future is polled.
     pub(super) async fn follow_size(&self) -> Infallible {
         let Ok(mut changes) = signal(SignalKind::window_change()) else { return std::future::pending().await };
         loop {
@@ -153,7 +155,7 @@ fn is_in_foreground(terminal: BorrowedFd<'_>) -> bool {
     tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
 }
 
-/// Whether standard input is a terminal in whose background this process is.
+/// Whether standard input is a terminal and this process is in the background of that terminal.
 pub(super) fn is_in_background() -> bool {
     let stdin = io::stdin();
     stdin.is_terminal() && !is_in_foreground(stdin.as_fd())
@@ -167,7 +169,7 @@ fn pass_keys_on(real: &OwnedFd, ours: &OwnedFd, ended: &OwnedFd, interrupt: &Int
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return,
         }
-        // What is typed from now on is for whoever comes after us.
+        // Keys that are typed from now on are for the next program at this terminal.
         if !fds[1].revents().is_empty() {
             return;
         }
@@ -189,7 +191,7 @@ fn pass_keys_on(real: &OwnedFd, ours: &OwnedFd, ended: &OwnedFd, interrupt: &Int
 }
 
 impl Interrupt {
-    /// What of these keys the command gets: all of them, or those before and after one that is withheld.
+    /// Which of these keys the command gets: all keys, or the keys before and after a withheld interrupt key.
     fn judge<'a>(&self, keys: &'a [u8], key: Option<u8>) -> (&'a [u8], &'a [u8]) {
         let Some(at) = keys.iter().position(|pressed| Some(*pressed) == key) else { return (keys, &[]) };
         let is_first = !*self.withheld.borrow();
@@ -202,13 +204,13 @@ impl Interrupt {
     }
 }
 
-/// The key that the command's terminal takes for an interrupt, if there is one now.
+/// The key that is the interrupt key at the command's terminal now, if there is one.
 fn interrupt_key(ours: &OwnedFd) -> Option<u8> {
     let modes = tcgetattr(ours).ok()?;
     modes.local_modes.contains(LocalModes::ISIG).then(|| modes.special_codes[SpecialCodeIndex::VINTR])
 }
 
-/// Passes keys on; the real terminal is as it was once it is dropped.
+/// Keys are passed on while this value exists. Dropping it restores the modes of the real terminal.
 pub(super) struct Connected {
     /// Dropped last.
     _modes: Modes,
@@ -219,19 +221,21 @@ pub(super) struct Connected {
 impl Drop for Connected {
     fn drop(&mut self) {
         drop(self.end.take());
-        // Not waited for: it may be writing to a command that reads nothing. It takes no key any more.
+        // The thread is not joined, because it may be blocked in a write to a command that reads nothing. The thread
+        // takes no more keys.
         drop(self.keys.take());
     }
 }
 
-/// A terminal's modes, which come back.
+/// A terminal's former modes. Dropping this value restores them.
 struct Modes {
     terminal: OwnedFd,
     before: Termios,
 }
 
 impl Modes {
-    /// As it is for a full screen. Lines that others write there, such as `tee`, still begin at the left edge if `others_write`.
+    /// Sets raw mode, as a full-screen program does. If `others_write`, lines from other programs (such as `tee`) still
+    /// begin at the left edge.
     fn raw(terminal: OwnedFd, others_write: bool) -> io::Result<Self> {
         let before = tcgetattr(&terminal)?;
         let mut raw = before.clone();
@@ -247,7 +251,7 @@ impl Modes {
 impl Drop for Modes {
     fn drop(&mut self) {
         if is_in_foreground(self.terminal.as_fd()) {
-            // What was shown last comes out under the modes for which it was meant.
+            // `Drain`: the last output is still shown under the modes for which it was written.
             let _ = tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
         }
     }

@@ -25,17 +25,17 @@ use crate::{
     wire::{Event, EventData},
 };
 
-/// How often a log repeats the line of a wait: CI systems end a job that prints nothing for minutes.
+/// How often a log repeats the line about a wait, because CI systems end a job that prints nothing for minutes.
 const REPEAT: Duration = Duration::from_secs(30);
 
-/// The bar of who waits: one line, cut at its end.
+/// The bar while the deployment waits: one line, cut at its end.
 const WAITING: &str = "{spinner} {wide_msg}";
-/// The bar of what runs, in a terminal of the usual width and in a narrow one.
+/// The bar while the deployment runs: for a terminal of the usual width, and for a narrow one.
 const RUNNING: [&str; 2] = [
     "{spinner} [{bar:30}] {percent:>3} % {wide_msg} {elapsed}",
     "{spinner} [{bar:8}] {percent:>3} % {wide_msg} {elapsed}",
 ];
-/// The bar of an upload.
+/// The bar during an upload, for the same two widths.
 const UPLOADING: [&str; 2] = ["{spinner} [{bar:30}] {wide_msg} {elapsed}", "{spinner} [{bar:8}] {wide_msg} {elapsed}"];
 /// Terminals with fewer columns are narrow.
 const NARROW: usize = 60;
@@ -49,12 +49,13 @@ pub struct Screen {
     story: Mutex<Story>,
 }
 
-/// What was told last.
+/// What was printed or shown last.
 #[derive(Default)]
 struct LastTold {
     wait: Option<(String, BootInstant)>,
     phase: Option<String>,
-    /// The last message, and whether the phase that runs has said it: one stands until another comes, over phases too.
+    /// The last message, and whether it came in the current phase. A message stays until the next message, also across
+    /// phases.
     message: Option<String>,
     is_of_phase: bool,
     percent: u8,
@@ -62,7 +63,8 @@ struct LastTold {
 }
 
 impl Screen {
-    /// A bar if standard error is a terminal that can move its cursor and no CI reads it, else lines.
+    /// Shows a bar if standard error is a terminal that can move its cursor and this is no CI job. Otherwise prints
+    /// lines.
     pub fn new(clock: Arc<dyn Clock>, in_ci: bool) -> Self {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let bar = (stderr().is_terminal() && !is_dumb && !in_ci).then(|| {
@@ -75,22 +77,22 @@ impl Screen {
         Screen { bar, clock, told: Mutex::new(LastTold::default()), silence, story: Mutex::default() }
     }
 
-    /// A line.
+    /// Prints a line.
     pub fn line(&self, text: &str) {
         self.over(|| print::progress(text));
     }
 
-    /// The same to a terminal that is as a command wants it.
+    /// Prints a line to a terminal in raw mode.
     pub fn line_in_raw_mode(&self, text: &str) {
         self.over(|| print::progress_in_raw_mode(text));
     }
 
-    /// Whether somebody looks on: then it is worth to ask more often how things stand.
+    /// Whether a bar is shown. Then a person probably watches, so asking the server more often is worth it.
     pub fn is_live(&self) -> bool {
         self.bar.is_some()
     }
 
-    /// Does what prints, with the bar out of its way.
+    /// Calls `print` while the bar is hidden.
     pub fn over<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(print),
@@ -98,12 +100,12 @@ impl Screen {
         }
     }
 
-    /// A line that the user should not miss.
+    /// Prints a warning: a line that the user should not miss.
     pub fn warning(&self, text: &str) {
         self.over(|| print::warning(text));
     }
 
-    /// What is waited for, where a bar can show it.
+    /// Shows in the bar what is awaited. Without a bar, does nothing.
     pub fn note(&self, text: &str) {
         if let Some(bar) = &self.bar {
             bar.set_style(style(WAITING));
@@ -111,7 +113,7 @@ impl Screen {
         }
     }
 
-    /// For whom one waits.
+    /// Shows which deployment is ahead.
     pub fn waiting(&self, ahead: &LineAhead, place: &PlaceInLine) {
         let text = ahead.wait_line(place, self.clock.wall());
         let news = ahead.news(place);
@@ -129,7 +131,7 @@ impl Screen {
         }
     }
 
-    /// It waits no more.
+    /// The wait for another deployment is over.
     pub fn waited(&self) {
         self.story_lock().waited(self.clock.boot());
     }
@@ -143,7 +145,7 @@ impl Screen {
         self.story.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How far an upload is, in bytes.
+    /// Shows the progress of an upload, in bytes.
     pub fn upload(&self, sent: u64, total: u64) {
         let text = format!("uploading: {} of {}", size(sent), size(total));
         if let Some(bar) = &self.bar {
@@ -165,7 +167,8 @@ impl Screen {
         }
     }
 
-    /// Breaks a silence in a log once a minute, for as long as it is awaited. At a terminal the bar shows that all is well.
+    /// Prints a line in a log after each minute without output, for as long as this future is polled. At a terminal the
+    /// bar is enough, so nothing is printed.
     pub async fn break_silence(&self) -> Infallible {
         if self.bar.is_some() {
             return std::future::pending().await;
@@ -185,7 +188,7 @@ impl Screen {
         self.silence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What following a deployment shows.
+    /// Shows an update from following a deployment.
     pub fn update(&self, project: &ProjectName, update: &Update) {
         match update {
             Update::Switched(text) => self.warning(text),
@@ -242,7 +245,7 @@ impl Screen {
             }
             PhaseState::Skipped => None,
         };
-        // What took no time worth telling tells none.
+        // A phase of less than a second is shown without its duration.
         let took = took.filter(|took| took.as_secs() > 0).map(|took| format!(" in {}", span(took))).unwrap_or_default();
         let begins = matches!(state, PhaseState::Started | PhaseState::RollingBack);
         let style = match state {
@@ -272,7 +275,7 @@ impl Screen {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let message = message.map(clean).filter(|message| !message.is_empty());
         let new_message = message.filter(|message| told.message.as_ref() != Some(message));
-        // In a log each ten percent is a line, and each new message.
+        // A log gets a line for each 10 % and for each new message.
         let is_news = percent / 10 > told.percent / 10 || new_message.is_some();
         told.percent = percent;
         if self.bar.is_none() && is_news {
@@ -293,7 +296,7 @@ impl Screen {
         bar.set_message(shown(&parts.into_iter().flatten().collect::<Vec<_>>().join(": ")));
     }
 
-    /// Takes the bar away, and ends a section of a CI's log.
+    /// Removes the bar, and ends the open section of a CI's log.
     pub fn clear(&self) {
         print::end_section(self.clock.wall());
         if let Some(bar) = &self.bar {
@@ -301,10 +304,10 @@ impl Screen {
         }
     }
 
-    /// Takes the bar away and prints the result as JSON.
+    /// Removes the bar and prints the result as JSON.
     ///
     /// # Errors
-    /// It could not be written.
+    /// Standard output could not be written.
     pub fn json(&self, value: &Value) -> std::io::Result<()> {
         self.clear();
         // A value that was read from JSON can always be written as JSON.

@@ -1,10 +1,11 @@
 //! The one door through which the program prints for people and scripts.
 //!
-//! Much of the printed text is untrusted: names, messages, reasons, output. So every text is cleaned here, and only here:
-//! it cannot move a terminal's cursor or add a line, and in a CI it cannot give commands to the job's runner. Only styles
-//! and runner commands of our own pass, by functions that take them apart from the text. A test keeps other ways out closed.
+//! Much of the printed text is untrusted: names, messages, reasons, output. So every text is cleaned here, and only
+//! here. A cleaned text cannot move a terminal's cursor or add a line, and in a CI it cannot give commands to the job's
+//! runner. Our own styles and runner commands are separate arguments and are not cleaned. A test makes sure that all
+//! printing goes through this module.
 //!
-//! A reader that has gone away, as in `singletrack list | head -1`, is not an error and ends nothing.
+//! A reader that has closed its end, as in `singletrack list | head -1`, is not an error, and the program goes on.
 
 use std::{
     io::{self, Write},
@@ -31,15 +32,15 @@ use crate::{
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default().bold();
-/// For what a deployment is doing, between its output.
+/// For lines about a deployment's activity, between lines of its output.
 pub const HEADING: Style = AnsiColor::Blue.on_default().bold();
-/// For what went well.
+/// For success.
 pub const GOOD: Style = AnsiColor::Green.on_default().bold();
-/// For what failed.
+/// For failure.
 pub const BAD: Style = AnsiColor::Red.on_default().bold();
-/// For what was stopped or left out.
+/// For something that was stopped or left out.
 pub const STOPPED: Style = AnsiColor::Yellow.on_default().bold();
-/// The words that tell an outcome, and their colours.
+/// The words for outcomes, and their colours.
 const OUTCOMES: [(&str, Style); 4] =
     [("SUCCEEDED", GOOD), ("FAILED", BAD), ("CANCELLED", STOPPED), ("RUNNING", HEADING)];
 
@@ -48,19 +49,19 @@ pub fn result_columns() -> Option<usize> {
     columns(io::stdout())
 }
 
-/// The same for progress.
+/// How many columns there are for progress, if a terminal shows it.
 pub fn progress_columns() -> Option<usize> {
     columns(io::stderr())
 }
 
-/// Removes the unfinished line of progress before the process ends at once.
+/// Removes the unfinished line of progress. Called before the process ends without its usual cleaning up.
 pub fn erase_line() {
     if progress_columns().is_some() && !in_ci() {
         let _ = write!(anstream::stderr().lock(), "\r\u{1b}[K\u{1b}[?25h");
     }
 }
 
-/// The text with the words that tell an outcome in their colours.
+/// The text with the words for outcomes in their colours.
 fn toned(text: &str) -> String {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let mut toned = text.to_owned();
@@ -75,10 +76,10 @@ fn toned(text: &str) -> String {
     toned
 }
 
-/// A line of what a command found out, on standard output: it fits the terminal, and colours tell outcomes.
+/// A line of a command's answer, on standard output: folded to the terminal's width, with outcomes in colour.
 ///
 /// # Errors
-/// It could not be written, other than because nobody reads it.
+/// Writing failed, and not because the reader has closed its end.
 pub fn answer(text: &str) -> io::Result<()> {
     let text = shown(text);
     match result_columns() {
@@ -87,10 +88,10 @@ pub fn answer(text: &str) -> io::Result<()> {
     }
 }
 
-/// Such lines at a terminal, in the place of the rows that showed the same before. Answers how many rows there are now.
+/// Prints lines of an answer at a terminal, over the rows of the former call. Returns how many rows there are now.
 ///
 /// # Errors
-/// It could not be written, other than because nobody reads it.
+/// Writing failed, and not because the reader has closed its end.
 pub fn repaint(lines: &[String], former_row_count: usize) -> io::Result<usize> {
     let columns = result_columns().unwrap_or(usize::MAX);
     let rows: Vec<_> = lines.iter().flat_map(|line| fold(&shown(line), columns)).map(|row| toned(&row)).collect();
@@ -99,11 +100,11 @@ pub fn repaint(lines: &[String], former_row_count: usize) -> io::Result<usize> {
     Ok(rows.len())
 }
 
-/// Who reads what we print.
+/// The reader of the printed text.
 struct Reader {
-    /// A CI's runner, known or not.
+    /// Whether the reader is a CI's runner, of a known CI system or not.
     is_ci: bool,
-    /// What the runner reads of its own in a log.
+    /// The commands that the runner understands in a log.
     words: Option<&'static dyn LogWords>,
 }
 
@@ -113,7 +114,8 @@ fn reader() -> &'static Reader {
         let get = |name: &str| std::env::var(name).ok();
         let environment = Environment::new(&get);
         let words = environment.detect().and_then(|run| run.system.log_words());
-        // Where a step says `2>&1`, progress is on standard output. Otherwise that has the result alone.
+        // With `2>&1` in a CI step, progress is on standard output. Otherwise standard output has only the result,
+        // without runner commands.
         let words = words.filter(|words| !words.wants_standard_output() || progress_is_on_standard_output());
         Reader { is_ci: environment.is_ci(), words }
     })
@@ -129,11 +131,11 @@ fn in_ci() -> bool {
     reader().is_ci
 }
 
-/// The sections of the log: how many there were, and the one that is open.
+/// The sections of the log: how many have begun, and the open section.
 static SECTIONS: Mutex<(u32, Option<Section>)> = Mutex::new((0, None));
 
-/// A heading of what a deployment does. Where a CI's log has sections, a heading that `begins` something begins a section, and
-/// any other heading ends it.
+/// A heading about a deployment's activity. If the CI's log has sections, a heading with `begins` begins a section, and
+/// any other heading ends the open section.
 pub fn heading(begins: bool, style: Style, head: &str, text: &str, at: Timestamp) {
     let Some(words) = reader().words else {
         return styled(style, &format!("==> {head}"), text);
@@ -159,14 +161,14 @@ pub fn end_section(at: Timestamp) {
     }
 }
 
-/// A text as it may be shown: one line, without control characters, and in a CI without commands to its runner.
+/// A text that is safe to show: one line, without control characters, and in a CI without commands to the runner.
 pub fn shown(text: &str) -> String {
     let text = clean(text);
     let text = if in_ci() { defuse(text) } else { text };
     if reader().words.is_some_and(|words| words.is_word(&text)) { format!("\u{2060}{text}") } else { text }
 }
 
-/// A line on standard error, to a terminal in raw mode: it does not go to the first column by itself.
+/// A line on standard error, to a terminal in raw mode. Such a terminal does not go to the first column by itself.
 pub fn progress_in_raw_mode(text: &str) {
     log::say(&format!("{}\r", shown(text)));
 }
@@ -174,32 +176,32 @@ pub fn progress_in_raw_mode(text: &str) {
 /// A line of the result, on standard output.
 ///
 /// # Errors
-/// It could not be written, other than because nobody reads it.
+/// Writing failed, and not because the reader has closed its end.
 pub fn result(text: &str) -> io::Result<()> {
     to_stdout(&shown(text))
 }
 
-/// The same that begins with something in a style of our own.
+/// A line of the result that begins with `head` in a style of our own.
 ///
 /// # Errors
-/// It could not be written, other than because nobody reads it.
+/// Writing failed, and not because the reader has closed its end.
 pub fn styled_result(style: Style, head: &str, text: &str) -> io::Result<()> {
     to_stdout(&format!("{style}{}{style:#}{}", shown(head), shown(text)))
 }
 
-/// A line of a deployment's output, on standard output, after something of our own, such as its time. Of a line that a carriage
-/// return wrote over, the last text.
+/// A line of a deployment's output, on standard output, after a `head` of our own, such as the line's time. If carriage
+/// returns overwrote the line, only its last text is printed.
 ///
 /// # Errors
-/// It could not be written, other than because nobody reads it.
+/// Writing failed, and not because the reader has closed its end.
 pub fn output_after(head: &str, line: &str) -> io::Result<()> {
     result(&format!("{head}{}", clean_log(line)))
 }
 
-/// The same of what was written to standard error, which a terminal marks.
+/// The same for a line that the command wrote to standard error. At a terminal the line is marked.
 ///
 /// # Errors
-/// It could not be written, other than because nobody reads it.
+/// Writing failed, and not because the reader has closed its end.
 pub fn error_output_after(head: &str, line: &str) -> io::Result<()> {
     match result_columns() {
         Some(_) => to_stdout(&format!("{}{BAD}!{BAD:#} {}", shown(head), shown(clean_log(line)))),
@@ -210,7 +212,7 @@ pub fn error_output_after(head: &str, line: &str) -> io::Result<()> {
 /// A value as JSON for people, on standard output.
 ///
 /// # Errors
-/// It could not be written, other than because nobody reads it.
+/// Writing failed, and not because the reader has closed its end.
 pub fn json(value: &impl Serialize) -> io::Result<()> {
     to_stdout(&inert(ascii::to_string_pretty(value)?))
 }
@@ -218,12 +220,12 @@ pub fn json(value: &impl Serialize) -> io::Result<()> {
 /// A value as JSON in one line, on standard output.
 ///
 /// # Errors
-/// It could not be written, other than because nobody reads it.
+/// Writing failed, and not because the reader has closed its end.
 pub fn json_line(value: &impl Serialize) -> io::Result<()> {
     to_stdout(&inert(ascii::to_string(value)?))
 }
 
-/// JSON that commands no runner: `##` stands only in strings, where it can be written otherwise.
+/// JSON without runner commands. `#` stands only in JSON strings, where it can be escaped.
 fn inert(json: String) -> String {
     if in_ci() { json.replace('#', "\\u0023") } else { json }
 }
@@ -236,10 +238,10 @@ fn to_stdout(line: &str) -> io::Result<()> {
     }
 }
 
-/// A result that is a file of our own making, byte for byte.
+/// A result that is a file made by this program, byte for byte.
 ///
 /// # Errors
-/// It could not be written, other than because nobody reads it.
+/// Writing failed, and not because the reader has closed its end.
 pub fn raw_result(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -253,12 +255,12 @@ pub fn progress(text: &str) {
     log::say(&shown(text));
 }
 
-/// The same of a deployment's output.
+/// A line of a deployment's output, on standard error.
 pub fn progress_output(line: &str) {
     progress(clean_log(line));
 }
 
-/// The same of what was written to standard error, which a terminal marks.
+/// The same for a line that the command wrote to standard error. At a terminal the line is marked.
 pub fn progress_error_output(line: &str) {
     match progress_columns() {
         Some(_) if !in_ci() => styled(BAD, "!", &format!(" {}", clean_log(line))),
@@ -266,12 +268,12 @@ pub fn progress_error_output(line: &str) {
     }
 }
 
-/// A line of progress that begins with something in a style of our own.
+/// A line of progress that begins with `head` in a style of our own.
 pub fn styled(style: Style, head: &str, text: &str) {
     log::say(&format!("{style}{}{style:#}{}", shown(head), shown(text)));
 }
 
-/// `error: …`, on standard error. A CI that lists errors beside the job lists it, under this title.
+/// `error: …`, on standard error. If a CI lists errors beside the job, the error is in that list under this title.
 pub fn error(title: &str, text: &str) {
     let (title, text) = (shown(title), shown(text));
     end_section(SystemClock.wall());
@@ -286,7 +288,7 @@ pub fn error(title: &str, text: &str) {
     }
 }
 
-/// `notice: …`, on standard error: what is no error, and should not be missed.
+/// `notice: …`, on standard error: something that is no error but should not be missed.
 pub fn notice(title: &str, text: &str) {
     let (title, text) = (shown(title), shown(text));
     end_section(SystemClock.wall());
@@ -306,7 +308,7 @@ pub fn hint(text: &str) {
     styled(HINT, "hint:", &format!(" {text}"));
 }
 
-/// `more: …`, on standard error: where more about an error stands.
+/// `more: …`, on standard error: where to read more about an error.
 pub fn more(text: &str) {
     styled(HINT, "more:", &format!(" {text}"));
 }

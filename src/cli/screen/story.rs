@@ -1,5 +1,5 @@
-//! What happened on the way of a deployment as its client saw it: for whom it waited and for how long, and its phases. A CI's
-//! summary is made of it.
+//! What happened to a deployment, as its client saw it: for which deployments it waited and for how long, and its
+//! phases. The summary in a CI is made of this story.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::{
     model::{DeploymentId, PhaseState},
 };
 
-/// The limit of kept waits and phases: more than any summary shows.
+/// How many waits and phases are kept: more than any summary shows.
 const ENTRIES_LIMIT: usize = 200;
 
 /// What happened.
 #[derive(Clone, Debug, Default)]
 pub struct Story {
     waits: Vec<WaitStory>,
-    /// Whether the last wait goes on.
+    /// Whether the last wait still lasts.
     is_waiting: bool,
     phases: Vec<PhaseStory>,
 }
@@ -26,18 +26,18 @@ pub struct Story {
 /// A wait for another deployment.
 #[derive(Clone, Debug)]
 pub struct WaitStory {
-    /// For which one.
+    /// The deployment that was ahead.
     id: DeploymentId,
-    /// Whose it is.
+    /// Name and owner of the deployment that was ahead.
     pub who: String,
-    /// Where to read more about it.
+    /// Where to read more about the deployment that was ahead.
     pub url: Option<String>,
     since: BootInstant,
     until: BootInstant,
 }
 
 impl WaitStory {
-    /// For how long.
+    /// How long the wait lasted.
     pub fn length(&self) -> Duration {
         self.until.since(self.since)
     }
@@ -46,17 +46,15 @@ impl WaitStory {
 /// A phase, or its rollback.
 #[derive(Clone, Debug)]
 pub struct PhaseStory {
-    /// Its name.
     pub name: String,
-    /// How it stands.
     pub state: PhaseState,
     began_at: Option<Timestamp>,
-    /// How long it took, where its begin and its end were heard.
+    /// How long the phase took, if its begin and its end were both seen.
     pub took: Option<Duration>,
 }
 
 impl Story {
-    /// The deployment waits for this one.
+    /// The deployment waits for the deployment `ahead`.
     pub fn waiting(&mut self, ahead: &LineAhead, now: BootInstant) {
         self.stay(now);
         let is_same = self.is_waiting && self.waits.last().is_some_and(|wait| wait.id == ahead.id);
@@ -67,7 +65,7 @@ impl Story {
         }
     }
 
-    /// It waits no more.
+    /// The deployment no longer waits.
     pub fn waited(&mut self, now: BootInstant) {
         self.stay(now);
         self.is_waiting = false;
@@ -105,7 +103,7 @@ impl Story {
     }
 }
 
-/// Whether something of a phase begins with this.
+/// Whether this state begins a phase or its rollback.
 fn begins(state: PhaseState) -> bool {
     matches!(state, PhaseState::Started | PhaseState::RollingBack)
 }

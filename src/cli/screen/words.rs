@@ -1,4 +1,4 @@
-//! How things are said: spans of time, who deploys what, for whom one waits.
+//! Wording for people: durations, whose deployment it is, and which deployment is ahead in line.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     wire::{Blocking, Conflict, Deployment, FailedRollback, Liveness},
 };
 
-/// What a person must repair after rollbacks that failed: a line for each.
+/// What a person must repair after failed rollbacks: one line for each failed rollback.
 pub fn repairs(deployment: &Deployment) -> Vec<String> {
     let rollback = deployment.error.as_ref().and_then(|error| error.rollback.as_ref());
     let failed = rollback.into_iter().flat_map(|rollback| &rollback.failed);
@@ -26,7 +26,7 @@ pub fn repairs(deployment: &Deployment) -> Vec<String> {
         .collect()
 }
 
-/// Whether it was rolled back, and each rollback succeeded.
+/// Whether the deployment was rolled back, and each rollback succeeded.
 pub fn is_rolled_back(deployment: &Deployment) -> bool {
     let rollback = deployment.error.as_ref().and_then(|error| error.rollback.as_ref());
     rollback.is_some_and(|rollback| rollback.failed.is_empty())
@@ -47,12 +47,12 @@ pub fn size(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
-/// From `begin` to `end`; nothing if the clocks disagree.
+/// The time from `begin` to `end`; zero if the clocks disagree.
 pub fn between(begin: Timestamp, end: Timestamp) -> Duration {
     Duration::from_millis(u64::try_from(end.as_millisecond() - begin.as_millisecond()).unwrap_or(0))
 }
 
-/// A time of day, in UTC; with its date unless that is today.
+/// A time of day, in UTC. The date is added unless it is today.
 pub fn time(at: Timestamp, now: Timestamp) -> String {
     let text = format!("{at:.0}");
     let today = format!("{now:.0}");
@@ -68,7 +68,7 @@ pub fn short(commit: &str) -> String {
     clean(mention::short(commit))
 }
 
-/// `main@3f2a1b2c4d`, or what of it is known.
+/// `main@3f2a1b2c4d`, or the known part of that.
 pub fn source(ref_name: Option<&str>, commit: Option<&str>) -> Option<String> {
     match (ref_name.map(clean), commit.map(short)) {
         (Some(name), Some(commit)) => Some(format!("{name}@{commit}")),
@@ -77,7 +77,7 @@ pub fn source(ref_name: Option<&str>, commit: Option<&str>) -> Option<String> {
     }
 }
 
-/// `alice's deploy of main@3f2a1b2c4d`, or what of it is known.
+/// `alice's deploy of main@3f2a1b2c4d`, or the known part of that.
 pub fn who(actor: Option<&str>, pipeline: &str, ref_name: Option<&str>, commit: Option<&str>) -> String {
     let pipeline = clean(pipeline);
     let whose = actor.map_or_else(|| format!("a {pipeline}"), |actor| format!("{}'s {pipeline}", clean(actor)));
@@ -87,7 +87,7 @@ pub fn who(actor: Option<&str>, pipeline: &str, ref_name: Option<&str>, commit: 
     }
 }
 
-/// `web#17 of alice at 3f2a1b2c4d`, or what of it is known.
+/// `web#17 of alice at 3f2a1b2c4d`, or the known part of that.
 pub fn named(mention: &Mention) -> String {
     clean(&mention.to_string())
 }
@@ -97,7 +97,7 @@ pub fn name_and_who(deployment: &Deployment) -> String {
     after_name(&deployment.project, deployment.number, who_deploys(deployment))
 }
 
-/// Its name and whose it is; of an older server, which gives no numbers, whose it is alone.
+/// The deployment's name, then `who`. An older server gives no numbers; then `who` alone.
 fn after_name(project: &ProjectName, number: Option<u64>, who: String) -> String {
     number.map_or_else(|| who.clone(), |number| format!("{project}#{number}, {who}"))
 }
@@ -133,7 +133,7 @@ pub fn starts(eta: Eta) -> String {
     }
 }
 
-/// When one that waits starts, or why nobody can tell; nothing where the server does not say.
+/// When a waiting deployment starts, or why that is unknown. `None` if the server says neither.
 pub fn start(expected: Option<Eta>, unknown: Option<&str>) -> Option<String> {
     match (expected, unknown) {
         (Some(eta), _) => Some(starts(eta)),
@@ -142,24 +142,24 @@ pub fn start(expected: Option<Eta>, unknown: Option<&str>) -> Option<String> {
     }
 }
 
-/// A start that is no further away than this is told as "any moment": until that is read, it has come.
+/// A start within this time is shown as "any moment", because the start comes before the user has read the line.
 const ANY_MOMENT: Duration = Duration::from_secs(1);
 
-/// Where one stands in line.
+/// A waiting deployment's place in line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlaceInLine {
-    /// How many are served before one, oneself included; 1 is next.
+    /// The position in line; 1 is next.
     pub position: Option<u64>,
-    /// The newer deployment that supersedes one when it starts.
+    /// The newer deployment. When it starts, it supersedes the waiting deployment.
     pub overtaker: Option<Mention>,
-    /// How long until one has the slot.
+    /// How long until the waiting deployment has the slot.
     pub expected: Option<Eta>,
-    /// Why nobody can tell.
+    /// Why the expected start is unknown.
     pub unknown: Option<String>,
 }
 
 impl PlaceInLine {
-    /// Of one that waits.
+    /// The place of a waiting deployment.
     pub fn of(waiting: &Deployment) -> Self {
         PlaceInLine {
             position: Some(waiting.queue_position),
@@ -183,11 +183,10 @@ impl PlaceInLine {
 /// The deployment that holds the slot, and its progress.
 #[derive(Clone, Debug)]
 pub struct LineAhead {
-    /// The project.
     pub project: ProjectName,
     /// The deployment that holds the slot.
     pub id: DeploymentId,
-    /// More about it.
+    /// More about the holder.
     pub blocking: Blocking,
 }
 
@@ -219,13 +218,13 @@ impl LineAhead {
         after_name(&self.project, self.blocking.number, self.who())
     }
 
-    /// Whose it is.
+    /// Whose deployment it is.
     pub fn who(&self) -> String {
         let blocking = &self.blocking;
         who(blocking.actor.as_deref(), &blocking.pipeline, blocking.ref_name.as_deref(), blocking.commit.as_deref())
     }
 
-    /// How far it is: since when, which phase, how long yet.
+    /// The holder's progress: since when it runs, its phase, and its remaining time.
     pub fn how_far(&self, now: Timestamp) -> String {
         let blocking = &self.blocking;
         let mut parts = Vec::new();
@@ -260,7 +259,7 @@ impl LineAhead {
         parts.join(", ")
     }
 
-    /// Whether [`Ahead::how_far`] has this message of the deployment in it.
+    /// Whether [`LineAhead::how_far`] contains this message of the deployment.
     pub fn says(&self, message: &str) -> bool {
         let blocking = &self.blocking;
         blocking.status == Status::Pending
@@ -268,7 +267,7 @@ impl LineAhead {
             || (blocking.cancel_requested_at.is_some() && message.starts_with(CANCEL_WAITS))
     }
 
-    /// The line that tells for whom one waits.
+    /// The line that says which deployment is ahead.
     pub fn wait_line(&self, place: &PlaceInLine, now: Timestamp) -> String {
         let PlaceInLine { position, overtaker, expected, unknown } = place;
         let fate = match overtaker {
@@ -286,7 +285,7 @@ impl LineAhead {
         format!("waiting for {}: {}{place}{fate}{url}", self.name_and_who(), self.how_far(now))
     }
 
-    /// The same for a line that is cut at its end: the most important part comes first.
+    /// The same line for a place where its end may be cut off, so the most important part comes first.
     pub fn short_wait_line(&self, place: &PlaceInLine, now: Timestamp) -> String {
         let position = match place.position {
             Some(1) => "next in line".to_owned(),
@@ -300,7 +299,7 @@ impl LineAhead {
         format!("{position}{expected}: {}: {}{overtaken}", self.who(), self.how_far(now))
     }
 
-    /// Whether [`Ahead::how_far`] tells when one that is next starts.
+    /// Whether [`LineAhead::how_far`] already says when the next deployment in line starts.
     fn tells_start(&self, place: &PlaceInLine) -> bool {
         let blocking = &self.blocking;
         let is_told = blocking.cancel_requested_at.is_some()
@@ -309,7 +308,7 @@ impl LineAhead {
         place.position == Some(1) && is_told
     }
 
-    /// The parts of the line that must change before a log gets it again.
+    /// The parts of the line that count as news. A log gets the line again only if one of these parts has changed.
     pub fn news(&self, place: &PlaceInLine) -> String {
         let blocking = &self.blocking;
         format!(
@@ -317,7 +316,7 @@ impl LineAhead {
             self.id,
             place.position,
             place.overtaker,
-            // The time changes with every poll; a new time alone is not printed.
+            // The expected time changes with every poll, so a new time alone is not news.
             place.unknown,
             blocking.status,
             blocking.phase,
@@ -363,7 +362,8 @@ mod tests {
             "{line}"
         );
         assert_eq!(ahead().news(&third), ahead().news(&PlaceInLine { expected: eta(23, 39), ..third.clone() }));
-        // Of whoever is next, the holder's rest tells it already; unless that is over.
+        // For the next deployment in line, the holder's remaining time already says when it starts. This does not hold
+        // when the remaining time is over.
         let next = PlaceInLine { expected: eta(1, 30), ..at_place(1) };
         let mut other = ahead();
         assert!(other.wait_line(&next, now).contains("; you are next - h"));
