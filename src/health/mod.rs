@@ -25,7 +25,7 @@ use std::{
 
 use serde::Serialize;
 
-pub use supervise::{Pulse, Task};
+pub use supervise::{Pulse, Task, ticks};
 
 use crate::log;
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     task::JoinHandle,
-    time::{interval, sleep, timeout},
+    time::{Interval, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +66,13 @@ struct TaskSigns {
     is_faulty: AtomicBool,
 }
 
+/// One tick in each `period`, the first at once. After a tick that came late, the next one is a whole period away.
+pub fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 impl Pulse {
     /// The signs of life of this task, before its first one.
     pub fn new(task: Task) -> Self {
@@ -92,6 +99,18 @@ impl Pulse {
     pub fn done(&self) {
         self.beat();
         self.0.done_ms.store(self.0.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Waits for the next round of the task's work, and shows a sign of life. `false`: there is none, because `shutdown` has
+    /// come.
+    pub async fn next_round(&self, ticks: &mut Interval, shutdown: &CancellationToken) -> bool {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return false,
+            _ = ticks.tick() => {}
+        }
+        self.beat();
+        true
     }
 
     /// Waits for something that may take any time, such as a signal. The task lives meanwhile, as long as it is polled.

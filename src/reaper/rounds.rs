@@ -3,13 +3,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::ends::{Ends, Lapsed};
 use crate::{
     clock::{BootInstant, Clock},
-    health::{Pulse, Task},
+    health::{Pulse, Task, ticks},
     model::{DeploymentId, Hint, Lapse, ProjectName, RunBy, State, Vital},
     queue::{Hearing, Queue},
     store::{StoreError, Watched},
@@ -76,15 +76,8 @@ impl Reaper {
 
     /// Ticks until `shutdown`.
     pub async fn run(mut self, pulse: Pulse, shutdown: CancellationToken) {
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            pulse.beat();
+        let mut ticks = ticks(TICK);
+        while pulse.next_round(&mut ticks, &shutdown).await {
             self.notifier.await_anything();
             // No deployment may be judged once HTTP ends, however long this look takes.
             let looked = tokio::select! {
@@ -179,8 +172,7 @@ impl Reaper {
     /// Waits for something, and notices whether the process was stopped meanwhile. How long it takes does not matter.
     async fn while_running<T>(&mut self, waiting: impl Future<Output = T>) -> T {
         let mut waiting = std::pin::pin!(waiting);
-        let mut ticks: Interval = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = ticks(TICK);
         loop {
             tokio::select! {
                 biased;

@@ -6,12 +6,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{EventPage, Notifier, Seeker, Seen, Topic, shared::SharedRead};
 use crate::{
-    health::{Pulse, Task},
+    health::{Pulse, Task, ticks},
     model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State, bounds},
     store::{Mark, Placed, Store, StoreError},
 };
@@ -144,15 +144,8 @@ impl Watch {
         let mut known: HashMap<DeploymentId, Mark> = HashMap::new();
         // This task may have been started again, and know nothing of what happened meanwhile.
         let mut is_first = true;
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            pulse.beat();
+        let mut ticks = ticks(period);
+        while pulse.next_round(&mut ticks, &shutdown).await {
             if self.store.is_shared() {
                 // The waiters for an agent look again; there are seldom any.
                 self.notifier.hear(Hint::Agents);

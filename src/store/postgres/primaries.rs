@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use deadpool::managed::Pool;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +12,7 @@ use super::{
     connect::{Connector, Sessions},
     link::Link,
 };
-use crate::health::{Pulse, Task};
+use crate::health::{Pulse, Task, ticks};
 
 /// This task, for its supervisor. Each look has a time limit.
 pub(super) const TASK: Task = Task::new("primaries", Duration::from_secs(90));
@@ -54,8 +54,7 @@ async fn look_around(connector: &Connector) {
         return;
     }
     let mut others: HashMap<usize, Other> = HashMap::new();
-    let mut ticks = interval(PAUSE);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = ticks(PAUSE);
     loop {
         ticks.tick().await;
         for host in 0..connector.host_count() {
