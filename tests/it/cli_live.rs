@@ -273,8 +273,16 @@ exit 3
 
 #[test]
 fn localhost_finds_a_server_that_listens_on_the_address_of_ipv6_alone() {
-    let server = TestServer::start_at(Place::at("[::1]"), "sqlite:test.db", &gated_config(""));
-    let port = server.base.rsplit(':').next().unwrap();
+    // At the same port of 127.0.0.1 some other program may listen, which would answer first. So the port is kept there: a
+    // socket that is bound and does not listen refuses.
+    let (_server, port, _kept) = loop {
+        let server = TestServer::start_at(Place::at("[::1]"), "sqlite:test.db", &gated_config(""));
+        let port: u16 = server.base.rsplit(':').next().unwrap().parse().unwrap();
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        if socket.bind((std::net::Ipv4Addr::LOCALHOST, port).into()).is_ok() {
+            break (server, port, socket);
+        }
+    };
     let mut command = Command::new(SINGLETRACK);
     command.env_clear().env("SINGLETRACK_URL", format!("http://localhost:{port}"));
     let output =
