@@ -8,7 +8,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Place, SINGLETRACK, TestServer, client::Client, gated_config};
+use crate::harness::{DeafPort, Place, SINGLETRACK, TestServer, client::Client, gated_config};
 
 /// A `deploy` of this actor, under way.
 fn deploy_of(server: &TestServer, actor: &str, args: &[&str]) -> Client {
@@ -273,16 +273,13 @@ exit 3
 
 #[test]
 fn localhost_finds_a_server_that_listens_on_the_address_of_ipv6_alone() {
-    // At the same port of 127.0.0.1 some other program may listen, which would answer first. So the port is kept there: a
-    // socket that is bound and does not listen refuses.
-    let (_server, port, _kept) = loop {
+    // At the same port of 127.0.0.1 some other program may listen, which would answer first. So that port is kept deaf.
+    let started = (0..10).find_map(|_| {
         let server = TestServer::start_at(Place::at("[::1]"), "sqlite:test.db", &gated_config(""));
-        let port: u16 = server.base.rsplit(':').next().unwrap().parse().unwrap();
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        if socket.bind((std::net::Ipv4Addr::LOCALHOST, port).into()).is_ok() {
-            break (server, port, socket);
-        }
-    };
+        let deaf = DeafPort::at(server.base.rsplit(':').next().unwrap().parse().unwrap())?;
+        Some((server, deaf))
+    });
+    let (_server, DeafPort { port, .. }) = started.as_ref().expect("one of ten ports is free");
     let mut command = Command::new(SINGLETRACK);
     command.env_clear().env("SINGLETRACK_URL", format!("http://localhost:{port}"));
     let output =

@@ -45,9 +45,14 @@ pub struct DeafPort {
 
 impl DeafPort {
     pub fn take() -> Self {
+        DeafPort::at(0).expect("some port is free")
+    }
+
+    /// This port of 127.0.0.1, unless somebody has it.
+    pub fn at(port: u16) -> Option<Self> {
         let bound = tokio::net::TcpSocket::new_v4().unwrap();
-        bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        DeafPort { port: bound.local_addr().unwrap().port(), _bound: bound }
+        bound.bind((std::net::Ipv4Addr::LOCALHOST, port).into()).ok()?;
+        Some(DeafPort { port: bound.local_addr().unwrap().port(), _bound: bound })
     }
 }
 
