@@ -46,6 +46,7 @@ mod replicas;
 mod rollbacks;
 mod rolling;
 mod run;
+mod store_acts;
 mod store_backup;
 mod store_contract;
 mod store_copy;

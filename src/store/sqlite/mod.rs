@@ -10,6 +10,8 @@
 //! `kill -9`, and power loss where the disk honours fsync (`synchronous=FULL`; SQLite uses `fdatasync` on Linux, where
 //! `fullfsync` is unknown).
 
+mod acts;
+mod awaiting;
 mod backup;
 mod ballast;
 mod checkpoints;
@@ -86,6 +88,17 @@ impl SqliteStore {
         let writer = Writer::start(connection, &path, Arc::clone(&file), lineage, ballast, pause, on_commit)?;
         let (readiness, presence, unreadable) = Default::default();
         Ok(SqliteStore { writer, readers, pepper, readiness, presence, unreadable, _file: file, _lock: lock })
+    }
+
+    /// Carries out a small administrative write in a transaction of its own, between two batches of decisions, and
+    /// answers after the commit is durable; with an error, nothing is left of it. `write` must take some ms at most. It
+    /// is called again where the disk was full and room that was kept back could be given up. Nobody is woken.
+    pub fn act<T, W>(&self, write: W) -> impl Future<Output = Result<T, StoreError>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnMut(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.writer.act(write)
     }
 
     /// Finishes the queued requests, moves everything into the one file and waits for the threads. Later calls are told

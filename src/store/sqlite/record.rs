@@ -118,6 +118,14 @@ impl<'c> Recorder<'c> {
         })
     }
 
+    /// Reads again from which revision on new projects begin. It never falls.
+    pub(super) fn look_at_floor(&mut self, db: &Connection) {
+        match db.query_row("SELECT revision FROM revision_floor", [], |row| row.get(0)) {
+            Ok(revision) => self.floor = Revision(revision),
+            Err(error) => tracing::error!(%error, "the store cannot read its lowest revision"),
+        }
+    }
+
     /// Exactly what `load` asks for.
     pub(super) fn load(&mut self, name: &ProjectName, load: &Load) -> rusqlite::Result<(Loaded, Located)> {
         let mut loaded = Loaded::nothing(name);

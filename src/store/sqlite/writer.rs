@@ -12,7 +12,6 @@ use std::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -21,18 +20,20 @@ use rusqlite::{Connection, Statement};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    acts::{self, Act, Attempt},
+    awaiting::{Answer, AwaitingCommit, Made, refuse, tell},
     ballast::Ballast,
     checkpoints::{self, Checkpoints, Look},
     fault::{Reach, end_displaced, reach, store_error},
     lineage::Lineage,
     open,
     place::OwnFile,
-    queue::{closed, send_blocking},
+    queue::{closed, receive_within, send_blocking},
     record::Recorder,
 };
 use crate::{
     health::{end_process, or_end_process},
-    model::{Changes, Load, ProjectName, Step},
+    model::{Changes, Load, ProjectName},
     store::{CommitCounter, Commits, Decide, OnCommit, StoreError},
 };
 
@@ -58,11 +59,10 @@ const FIRST_COMMIT: Duration = Duration::from_millis(4);
 /// How long the queue must be empty before the log is moved.
 const IDLE: Duration = Duration::from_secs(1);
 
-type Answer = oneshot::Sender<Result<(), StoreError>>;
-
 enum Request {
     Transact { project: ProjectName, load: Load, decide: Decide, answer: Answer },
     Try { answer: Answer },
+    Act(Box<dyn Act>),
     Close,
 }
 
@@ -129,6 +129,22 @@ impl Writer {
         }
     }
 
+    /// Carries out a small administrative write in a transaction of its own, between two batches (see [`acts`]). The
+    /// answer comes after the commit is durable; with an error, nothing is left of it. `write` is called again where the
+    /// disk was full and room that was kept back could be given up.
+    pub(super) fn act<T, W>(&self, write: W) -> impl Future<Output = Result<T, StoreError>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (act, answered) = acts::act(write);
+        async move {
+            queue.ok_or_else(closed)?.send(Request::Act(act)).await.map_err(|_| closed())?;
+            answered.await.map_err(|_| StoreError::Unavailable("the store's writer ended".to_owned()))?
+        }
+    }
+
     /// How long the log is.
     pub(super) fn log_bytes(&self) -> u64 {
         u64::from(self.log_pages.load(Ordering::Relaxed)) * checkpoints::PAGE_BYTES
@@ -151,33 +167,6 @@ impl Writer {
     }
 }
 
-/// A decision that is made, but not durable yet.
-struct AwaitingCommit {
-    project: ProjectName,
-    load: Load,
-    changes: Changes,
-    answer: Answer,
-}
-
-impl AwaitingCommit {
-    /// Whether it only adds output: output gives way to everything else when room is short.
-    fn is_output_only(&self) -> bool {
-        let Changes { project, steps, key, audit } = &self.changes;
-        let output = |step: &Step| !step.events().is_empty() && step.events().iter().all(|event| event.body.is_log());
-        project.is_none() && key.is_none() && audit.is_none() && !steps.is_empty() && steps.iter().all(output)
-    }
-}
-
-/// The outcome of one request of a batch.
-enum Made {
-    /// It waits for the commit.
-    Decided(AwaitingCommit),
-    /// It was answered already: the batch holds nothing of it.
-    Refused,
-    /// Nothing of the whole batch is left, because of this error.
-    Lost(AwaitingCommit, rusqlite::Error),
-}
-
 /// The data with which the writer's thread works.
 struct Batches<'c> {
     db: &'c Connection,
@@ -192,6 +181,8 @@ struct Batches<'c> {
     trial: Statement<'c>,
     /// The callers that wait for a trial.
     trials: Vec<Answer>,
+    /// The administrative writes that wait for their turn.
+    acts: VecDeque<Box<dyn Act>>,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
     commits: &'c CommitCounter,
@@ -244,6 +235,7 @@ fn run(
         begin_log,
         trial,
         trials: Vec::new(),
+        acts: VecDeque::new(),
         requests,
         on_commit,
         commits,
@@ -268,10 +260,13 @@ impl Batches<'_> {
         let mut queue = VecDeque::with_capacity(TAKE_LIMIT);
         while !self.is_closing && self.receive(&mut taken) > 0 {
             queue.extend(taken.drain(..));
-            while !queue.is_empty() {
+            while !queue.is_empty() || !self.acts.is_empty() {
                 self.ballast.retake(self.checkpoints.log_bytes());
                 self.batch(&mut queue);
                 self.answer_trials();
+                if let Some(act) = self.acts.pop_front() {
+                    self.carry_out(act);
+                }
                 self.look_at_log();
             }
         }
@@ -325,6 +320,42 @@ impl Batches<'_> {
         }
     }
 
+    /// One administrative write, and its commit.
+    fn carry_out(&mut self, mut act: Box<dyn Act>) {
+        let mut tried = self.try_act(&mut *act);
+        if tried == Err(StoreError::Full) && self.ballast.release() {
+            tried = self.try_act(&mut *act);
+        }
+        act.answer(tried);
+    }
+
+    fn try_act(&mut self, act: &mut dyn Act) -> Result<(), StoreError> {
+        let written = self.begin.raw_execute().map_or_else(Attempt::Failed, |_| acts::write(act, self.db));
+        let tried = match written {
+            // Not all that it may write is counted as a change of a row.
+            Attempt::Done => self.commit(true),
+            Attempt::Failed(error) => Err(error),
+            Attempt::Panicked => {
+                self.roll_back();
+                tracing::error!("an administrative write panicked; nothing of it is recorded");
+                return Err(StoreError::Unavailable("the act failed".to_owned()));
+            }
+        };
+        if let Err(error) = tried {
+            // Before the rollback: the error is the connection's last one.
+            let told = store_error(self.db, &error);
+            self.roll_back();
+            tracing::error!(%error, "an administrative write cannot be recorded");
+            return Err(told);
+        }
+        self.require_in_place();
+        self.is_settled = false;
+        self.commits.count(1);
+        // It may have raised the revision from which new projects begin.
+        self.recorder.look_at_floor(self.db);
+        Ok(())
+    }
+
     /// One commit for the requests in `queue` and all others that are ready by the time these are done, for as long as
     /// sharing it pays: if the others waited for the next commit, two groups of callers would take turns at half the
     /// speed.
@@ -336,6 +367,7 @@ impl Batches<'_> {
                 match request {
                     Request::Transact { answer, .. } => tell(answer, Err(store_error(self.db, &error))),
                     Request::Try { answer } => tell(answer, Err(store_error(self.db, &error))),
+                    Request::Act(act) => self.acts.push_back(act),
                     Request::Close => self.is_closing = true,
                 }
             }
@@ -355,6 +387,10 @@ impl Batches<'_> {
                 Request::Transact { project, load, decide, answer } => self.make(project, load, decide, answer),
                 Request::Try { answer } => {
                     self.trials.push(answer);
+                    continue;
+                }
+                Request::Act(act) => {
+                    self.acts.push_back(act);
                     continue;
                 }
                 Request::Close => {
@@ -537,41 +573,4 @@ impl Batches<'_> {
             tracing::error!(%error, "the store cannot take back a transaction");
         }
     }
-}
-
-/// The same as `blocking_recv_many`, but waits for at most this long.
-fn receive_within(
-    requests: &mut mpsc::Receiver<Request>,
-    taken: &mut Vec<Request>,
-    limit: usize,
-    patience: Duration,
-) -> Option<usize> {
-    struct Unpark(thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let until = Instant::now() + patience;
-    loop {
-        if let Poll::Ready(count) = requests.poll_recv_many(&mut Context::from_waker(&waker), taken, limit) {
-            return Some(count);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return None;
-        }
-        thread::park_timeout(left);
-    }
-}
-
-fn tell(answer: Answer, result: Result<(), StoreError>) {
-    // The caller may be gone; the decision is recorded, or not, all the same.
-    let _ = answer.send(result);
-}
-
-fn refuse(answer: Answer, error: StoreError) -> Made {
-    tell(answer, Err(error));
-    Made::Refused
 }
