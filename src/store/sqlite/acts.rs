@@ -21,7 +21,7 @@ pub(super) trait Act: Send {
 }
 
 /// How an act ended before its commit.
-pub(super) enum Attempt {
+pub(super) enum ActEnd {
     /// It may be committed.
     Done,
     /// Take back what it wrote.
@@ -31,11 +31,11 @@ pub(super) enum Attempt {
 }
 
 /// Carries an act out, without a commit.
-pub(super) fn write(act: &mut dyn Act, db: &Connection) -> Attempt {
+pub(super) fn write(act: &mut dyn Act, db: &Connection) -> ActEnd {
     match catch_unwind(AssertUnwindSafe(|| act.write(db))) {
-        Ok(Ok(())) => Attempt::Done,
-        Ok(Err(error)) => Attempt::Failed(error),
-        Err(_) => Attempt::Panicked,
+        Ok(Ok(())) => ActEnd::Done,
+        Ok(Err(error)) => ActEnd::Failed(error),
+        Err(_) => ActEnd::Panicked,
     }
 }
 

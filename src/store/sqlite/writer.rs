@@ -20,7 +20,7 @@ use rusqlite::{Connection, Statement};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    acts::{self, Act, Attempt},
+    acts::{self, Act, ActEnd},
     awaiting::{Answer, AwaitingCommit, Made, refuse, tell},
     ballast::Ballast,
     checkpoints::{self, Checkpoints, Look},
@@ -330,12 +330,12 @@ impl Batches<'_> {
     }
 
     fn try_act(&mut self, act: &mut dyn Act) -> Result<(), StoreError> {
-        let written = self.begin.raw_execute().map_or_else(Attempt::Failed, |_| acts::write(act, self.db));
+        let written = self.begin.raw_execute().map_or_else(ActEnd::Failed, |_| acts::write(act, self.db));
         let tried = match written {
             // Not all that it may write is counted as a change of a row.
-            Attempt::Done => self.commit(true),
-            Attempt::Failed(error) => Err(error),
-            Attempt::Panicked => {
+            ActEnd::Done => self.commit(true),
+            ActEnd::Failed(error) => Err(error),
+            ActEnd::Panicked => {
                 self.roll_back();
                 tracing::error!("an administrative write panicked; nothing of it is recorded");
                 return Err(StoreError::Unavailable("the act failed".to_owned()));
