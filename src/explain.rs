@@ -61,6 +61,7 @@ pub const PAGES: &[ExplainPage] = pages![
     "LEASE_LOST",
     "LINE_FULL",
     "METHOD_NOT_ALLOWED",
+    "MISSING_SCOPE",
     "NOTHING_TO_DO",
     "NOT_ACCEPTABLE",
     "NOT_CANCELLED",

@@ -323,6 +323,7 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
         ),
         ErrorCode::ProxyNeedsTokens
         | ErrorCode::ForbiddenOrigin
+        | ErrorCode::MissingScope
         | ErrorCode::MethodNotAllowed
         | ErrorCode::NotAcceptable
         | ErrorCode::StillRunning

@@ -32,7 +32,7 @@ pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, 
 pub use reader::ConfigProblem;
 pub use since::Since;
 
-use crate::model::{Limits, ProjectName};
+use crate::model::{Limits, ProjectName, Scope, Scopes};
 use reader::{ConfigTable, Document};
 
 /// The file that is read when none is named, if it is there.
@@ -76,6 +76,8 @@ pub struct TokenHash {
     pub sha256: [u8; 32],
     /// The only projects that its holder may see; all of them if unset.
     pub projects: Option<BTreeSet<ProjectName>>,
+    /// What its holder may do.
+    pub scopes: Scopes,
 }
 
 /// Why a configuration was not accepted.
@@ -244,8 +246,9 @@ fn read_tokens(root: &mut ConfigTable<'_>) -> Vec<TokenHash> {
             }
         }
         let projects = read_token_projects(&mut section);
+        let scopes = read_scopes(&mut section);
         if let (Some(name), Some(sha256)) = (name, sha256) {
-            tokens.push(TokenHash { name, sha256, projects });
+            tokens.push(TokenHash { name, sha256, projects, scopes });
         }
         section.finish();
     }
@@ -262,6 +265,27 @@ fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<BTreeSet<Project
         section.document.problem(section.span_of("projects"), message);
     }
     Some(names.iter().filter_map(|name| section.document.project_name(name)).collect())
+}
+
+/// What a caller may do: everything, where nothing is said.
+fn read_scopes(section: &mut ConfigTable<'_>) -> Scopes {
+    let named = section.strings("scopes");
+    if !section.has("scopes") {
+        return Scopes::all();
+    }
+    let path = section.path_of("scopes");
+    if section.is_empty_array("scopes") {
+        let message = format!("`{path}` is empty: leave it out for a token that may do everything");
+        section.document.problem(section.span_of("scopes"), message);
+    }
+    let read = |name: &Spanned<String>| match name.get_ref().parse::<Scope>() {
+        Ok(scope) => Some(scope),
+        Err(error) => {
+            section.document.problem(name.span(), format!("`{path}`: {error}"));
+            None
+        }
+    };
+    named.iter().filter_map(read).collect()
 }
 
 /// Reports that a key is missing, unless it is there and was already found wrong.

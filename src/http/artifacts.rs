@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{
     App, answer, body,
     error::{ErrorAnswer, echo},
-    guard::Scope,
+    guard::Grant,
     params::{Query, decimal},
     uploads::UPLOADS_LIMIT,
 };
@@ -142,7 +142,10 @@ async fn take(
 
 /// The name of the part of an artifact that this caller uploads.
 fn part_name(digest: &Digest, caller: &Extensions) -> PartName {
-    Scope::of(caller).only().map_or_else(|| PartName::of_all(digest), |projects| PartName::of(digest, projects))
+    Grant::of(caller)
+        .projects
+        .only()
+        .map_or_else(|| PartName::of_all(digest), |projects| PartName::of(digest, projects))
 }
 
 /// Whether the artifact that a submit names is there. If so, it stays until the submit is stored.

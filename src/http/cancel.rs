@@ -11,6 +11,7 @@ use axum::{
 use super::{
     App, answer, body,
     error::ErrorAnswer,
+    guard::Grant,
     params::{PathTarget, Query},
 };
 use crate::{
@@ -25,6 +26,7 @@ pub async fn cancel(
     request: Request,
 ) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
+    let caller = Grant::of(&parts.extensions).caller;
     Query::of(&parts.uri, &[])?;
     // Read the body whatever its declared type is, because some clients declare a type for a body that they do not
     // send.
@@ -34,7 +36,7 @@ pub async fn cancel(
     let reason = reason.map(|reason| reason_text(&reason)).transpose()?;
     let PathTarget { project, id } = target;
     let superseded_by = app.named_if_any(&project, superseded_by.as_ref()).await?;
-    let (status, deployment) = match app.queue.cancel(project, id, reason, superseded_by).await? {
+    let (status, deployment) = match app.queue.cancel(&caller, project, id, reason, superseded_by).await? {
         Cancellation::Requested(deployment) => (StatusCode::ACCEPTED, deployment),
         Cancellation::Unchanged(deployment) => (StatusCode::OK, deployment),
         Cancellation::NotFound => return Err(ErrorAnswer::not_found()),

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     App, answer, body,
     error::{ErrorAnswer, draining, echo},
-    guard::Scope,
+    guard::Grant,
     params::Query,
 };
 use crate::{
@@ -69,10 +69,10 @@ async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), E
     let window = Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?;
     let wish: ClaimRequest = body::read_json(&parts.headers, body).await?;
     check(&wish)?;
-    let scope = Scope::of(&parts.extensions);
+    let visible = Grant::of(&parts.extensions).projects;
     for project in wish.projects.keys() {
         // The same words for a project that does not exist, that agents do not run, or that this caller may not see.
-        if !scope.sees(project) || app.by_agents(project).is_none() {
+        if !visible.sees(project) || app.by_agents(project).is_none() {
             return Err(ErrorAnswer::new(
                 ErrorCode::NotFound,
                 format!(

@@ -34,6 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::guard::PeerAddress;
 use super::socket::{HEAD_LIMIT, HeadTimer, Socket, SocketSigns};
 use crate::clock::Clock;
 
@@ -55,9 +56,10 @@ pub struct ConnectionShared {
 
 /// Serves a connection to its end.
 pub async fn serve(stream: TcpStream, shared: Arc<ConnectionShared>) {
+    let peer = stream.peer_addr().ok().map(|address| PeerAddress(address.ip().to_canonical()));
     let mut socket = Socket::new(stream);
     // Boxed, so that its memory is freed while the connection stands by.
-    while let Some((mut left, waiting)) = Box::pin(serve_until_standby(socket, shared.clone())).await {
+    while let Some((mut left, waiting)) = Box::pin(serve_until_standby(socket, peer, shared.clone())).await {
         let Some(answer) = stand_by(&left, waiting.answering).await else { return };
         // The server ends or wants the client on another connection, so the client must not send its next request on
         // this one.
@@ -75,14 +77,18 @@ pub async fn serve(stream: TcpStream, shared: Arc<ConnectionShared>) {
 }
 
 /// Serves a connection until it has ended, or until its request stands by.
-async fn serve_until_standby(socket: Socket, shared: Arc<ConnectionShared>) -> Option<(Socket, Waiting)> {
+async fn serve_until_standby(
+    socket: Socket,
+    peer: Option<PeerAddress>,
+    shared: Arc<ConnectionShared>,
+) -> Option<(Socket, Waiting)> {
     let desk = Desk::of(&socket);
     let begun_at = Instant::now();
     let mut connection = http1::Builder::new()
         .timer(HeadTimer(socket.signs.clone()))
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(socket), Service { shared: shared.clone(), desk: desk.clone() });
+        .serve_connection(TokioIo::new(socket), Service { shared: shared.clone(), desk: desk.clone(), peer });
     let served = tokio::select! {
         served = poll_fn(|context| poll_served(&mut connection, &desk, context)) => served,
         () = shared.shutdown.cancelled() => {
@@ -234,6 +240,7 @@ fn closes(headers: &HeaderMap) -> Option<bool> {
 struct Service {
     shared: Arc<ConnectionShared>,
     desk: Arc<Desk>,
+    peer: Option<PeerAddress>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
@@ -245,6 +252,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         self.desk.has_asked.store(true, Ordering::Relaxed);
         self.desk.signs.note_request();
         self.desk.stands_by.store(false, Ordering::Relaxed);
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         let closes = closes_behind(&request);
         if closes.is_some() {
             request.extensions_mut().insert(self.desk.clone());

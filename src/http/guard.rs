@@ -1,14 +1,18 @@
 //! Access: which requests are let in, and what their callers may see. With tokens, a request needs one; without tokens,
 //! only programs and pages of this machine may call. See decision 0045.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use axum::http::{Extensions, HeaderMap, Uri, Version, header};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::error::{ErrorAnswer, echo};
-use crate::{config::TokenHash, model::ProjectName, wire::ErrorCode};
+use crate::{
+    config::TokenHash,
+    model::{Caller, Identity, ProjectName, Scope, Scopes},
+    wire::ErrorCode,
+};
 
 /// The longest address that is examined.
 const URI_LIMIT: usize = 8 << 10;
@@ -25,22 +29,68 @@ const FORWARDING_PREFIX: &str = "x-forwarded";
 /// The rules that requests must meet.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// The SHA-256 of each token, and the scope of its holder; empty if no token is needed.
-    tokens: Vec<([u8; 32], Scope)>,
+    /// The SHA-256 of each token, and what its holder may do; empty if no token is needed.
+    tokens: Vec<([u8; 32], Grant)>,
     /// With tokens: the only names that `Host` may carry besides the loopback ones, in lower case. Empty allows every
     /// name.
     allowed_hosts: Vec<String>,
 }
 
-/// The projects that a caller may see. Any other project is answered as if it did not exist.
-#[derive(Clone, Debug, Default)]
-pub struct Scope(Option<Arc<BTreeSet<ProjectName>>>);
+/// The address of a connection's other end, as its requests carry it to the guard.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub IpAddr);
 
-impl Scope {
-    pub fn of(extensions: &Extensions) -> Scope {
-        extensions.get::<Scope>().cloned().unwrap_or_default()
+/// Who calls, what the caller may do, and where. Each request that was let in carries it.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Who calls.
+    pub caller: Caller,
+    /// What the caller may do.
+    pub scopes: Scopes,
+    /// Which projects the caller may see.
+    pub projects: VisibleProjects,
+}
+
+impl Grant {
+    /// The grant of a request that was let in.
+    pub fn of(extensions: &Extensions) -> Grant {
+        extensions.get::<Grant>().cloned().unwrap_or_else(Grant::nothing)
     }
 
+    /// What a caller gets of whom nothing is known: only what needs no scope.
+    fn nothing() -> Grant {
+        Grant { scopes: Scopes::default(), ..Grant::local() }
+    }
+
+    /// What every program of this machine gets from a server that needs no token.
+    fn local() -> Grant {
+        let projects = VisibleProjects::default();
+        Grant { caller: Caller::new(Identity::Local), scopes: Scopes::all(), projects }
+    }
+
+    fn of_token(token: &TokenHash) -> Grant {
+        let caller = Caller::new(Identity::Token { name: token.name.clone() });
+        Grant { caller, scopes: token.scopes, projects: VisibleProjects(token.projects.clone().map(Arc::new)) }
+    }
+
+    /// Fails where the caller has none of these scopes, and one is needed.
+    ///
+    /// # Errors
+    /// The scope that is missing.
+    pub fn require(&self, needed: &[Scope]) -> Result<(), ErrorAnswer> {
+        let Some(first) = needed.first().filter(|_| !self.scopes.has_any(needed)) else { return Ok(()) };
+        let own: Vec<_> = self.scopes.iter().map(Scope::as_str).collect();
+        let own = if own.is_empty() { "no scope".to_owned() } else { own.join(", ") };
+        let detail = format!("this needs the scope {first}; {} has {own}", echo(&self.caller.identity.to_string()));
+        Err(ErrorAnswer::new(ErrorCode::MissingScope, detail))
+    }
+}
+
+/// The projects that a caller may see. Any other project is answered as if it did not exist.
+#[derive(Clone, Debug, Default)]
+pub struct VisibleProjects(Option<Arc<BTreeSet<ProjectName>>>);
+
+impl VisibleProjects {
     /// Whether the caller may see this project.
     pub fn sees(&self, project: &ProjectName) -> bool {
         self.0.as_ref().is_none_or(|projects| projects.contains(project))
@@ -50,27 +100,19 @@ impl Scope {
     pub fn only(&self) -> Option<impl Iterator<Item = ProjectName>> {
         self.0.as_ref().map(|projects| projects.iter().cloned())
     }
-
-    /// Stores the scope in the request for the handlers.
-    pub fn attach(self, extensions: &mut Extensions) {
-        if self.0.is_some() {
-            extensions.insert(self);
-        }
-    }
 }
 
 impl Access {
     /// The rules of this configuration.
     pub fn new(tokens: &[TokenHash], allowed_hosts: Vec<String>) -> Self {
-        let scope = |token: &TokenHash| Scope(token.projects.clone().map(Arc::new));
-        Access { tokens: tokens.iter().map(|token| (token.sha256, scope(token))).collect(), allowed_hosts }
+        Access { tokens: tokens.iter().map(|token| (token.sha256, Grant::of_token(token))).collect(), allowed_hosts }
     }
 
-    /// Checks a request, and returns the scope of its caller.
+    /// Checks a request, and returns who calls and what the caller may do.
     ///
     /// # Errors
     /// The request is refused; the error says why.
-    pub fn check(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Scope, ErrorAnswer> {
+    pub fn check(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Grant, ErrorAnswer> {
         if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
             return Err(ErrorAnswer::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
         }
@@ -80,12 +122,13 @@ impl Access {
         }
         let host = host(uri, headers)?;
         let name = without_port(&host).0;
-        let mut scope = Scope::default();
+        let mut grant = Grant::nothing();
         if self.tokens.is_empty() {
             // Without tokens only this machine may call, and a proxy on this machine would call for other machines. A
             // page of another site can reach us through a browser on this machine in two ways: by a name that resolves
             // to this machine, which then stands in `Host`; or directly, with the site's `Origin`.
             refuse_forwarded(version, headers)?;
+            grant = Grant::local();
             if !is_loopback_name(name) {
                 return Err(host_not_allowed(
                     name,
@@ -93,7 +136,7 @@ impl Access {
                 ));
             }
         } else if uri.path().starts_with("/v1") {
-            scope = self.bearer(headers).cloned().ok_or_else(|| {
+            grant = self.bearer(headers).cloned().ok_or_else(|| {
                 let detail = if headers.contains_key(header::AUTHORIZATION) {
                     "this server does not know this token"
                 } else {
@@ -109,12 +152,12 @@ impl Access {
         if is_foreign(headers, &host) {
             return Err(ErrorAnswer::new(ErrorCode::ForbiddenOrigin, "pages of other sites may not call this server"));
         }
-        Ok(scope)
+        Ok(grant)
     }
 
-    /// The scope of the token in the headers; `None` if it is not one of ours.
-    fn bearer(&self, headers: &HeaderMap) -> Option<&Scope> {
-        self.tokens.get(self.token(headers)?).map(|(_, scope)| scope)
+    /// What the token in the headers grants; `None` if it is not one of ours.
+    fn bearer(&self, headers: &HeaderMap) -> Option<&Grant> {
+        self.tokens.get(self.token(headers)?).map(|(_, grant)| grant)
     }
 
     /// The index of the token in the headers.

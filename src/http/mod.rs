@@ -41,7 +41,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 pub use early::Early;
-pub use guard::Access;
+pub use guard::{Access, Grant};
 pub use metrics::Metrics;
 pub use router::route_table;
 pub use serve::{END_LIMIT, HttpServer, ServeError, serve};

@@ -1,6 +1,6 @@
 //! Parses path, query string and headers strictly: errors name unknown and repeated parameters.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, RawPathParams},
@@ -10,7 +10,7 @@ use axum::{
 use super::{
     App,
     error::{ErrorAnswer, echo},
-    guard::Scope,
+    guard::Grant,
 };
 use crate::{
     config::Since,
@@ -64,14 +64,12 @@ impl<S: Send + Sync> FromRequestParts<S> for MaxWait {
     }
 }
 
-/// The projects that the caller may see.
-pub struct VisibleProjects(pub Scope);
+/// Who calls, and what the caller may do.
+impl<S: Send + Sync> FromRequestParts<S> for Grant {
+    type Rejection = Infallible;
 
-impl<S: Send + Sync> FromRequestParts<S> for VisibleProjects {
-    type Rejection = ErrorAnswer;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ErrorAnswer> {
-        Ok(VisibleProjects(Scope::of(&parts.extensions)))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Grant::of(&parts.extensions))
     }
 }
 
@@ -143,7 +141,7 @@ fn project(path: &RawPathParams, parts: &Parts) -> Result<ProjectName, ErrorAnsw
     let named: ProjectName = name
         .parse()
         .map_err(|error| ErrorAnswer::new(ErrorCode::InvalidProject, format!("{error}, not '{}'", echo(name))))?;
-    if Scope::of(&parts.extensions).sees(&named) { Ok(named) } else { Err(ErrorAnswer::not_found()) }
+    if Grant::of(&parts.extensions).projects.sees(&named) { Ok(named) } else { Err(ErrorAnswer::not_found()) }
 }
 
 /// The parameters of a query string.

@@ -12,9 +12,9 @@ use super::{
     App, answer, body,
     cancel::reason_text,
     error::{ErrorAnswer, echo},
-    guard::Scope,
+    guard::{Grant, VisibleProjects},
     page::{Filled, PageFilling},
-    params::{InProject, Query, VisibleProjects},
+    params::{InProject, Query},
     read::page_limit,
 };
 use crate::{
@@ -28,17 +28,13 @@ use crate::{
 const LINE_SHOWN_LIMIT: usize = 100;
 
 /// Projects by name: the configured ones, and those that were ever deployed.
-pub async fn list(
-    State(app): State<Arc<App>>,
-    VisibleProjects(scope): VisibleProjects,
-    uri: Uri,
-) -> Result<Response, ErrorAnswer> {
+pub async fn list(State(app): State<Arc<App>>, grant: Grant, uri: Uri) -> Result<Response, ErrorAnswer> {
     let query = Query::of(&uri, &["limit", "cursor"])?;
     let limit = page_limit(&query)?;
     let mut after = query.get("cursor").map(cursor).transpose()?;
     let mut page = PageFilling::of(limit);
     let filled = loop {
-        let read = following(&app, &scope, after.clone(), page.wanted()).await?;
+        let read = following(&app, &grant.projects, after.clone(), page.wanted()).await?;
         match page.fill(read) {
             Filled::NotYet => after = page.last().map(|(last, _): &Listed| last.clone()),
             filled @ (Filled::All | Filled::Full) => break filled,
@@ -55,16 +51,16 @@ type Listed = (ProjectName, Option<ProjectSummary>);
 /// The next projects that the caller may see, by name.
 async fn following(
     app: &App,
-    scope: &Scope,
+    visible: &VisibleProjects,
     after: Option<ProjectName>,
     count: usize,
 ) -> Result<Vec<Listed>, ErrorAnswer> {
     let mut found: BTreeMap<ProjectName, Option<ProjectState>> = BTreeMap::new();
-    match scope.only() {
+    match visible.only() {
         // The cursor must not reveal other projects either.
-        Some(visible) => {
+        Some(names) => {
             let is_next = |name: &ProjectName| after.as_ref().is_none_or(|after| name > after);
-            for name in visible.filter(is_next) {
+            for name in names.filter(is_next) {
                 match app.queue.store().project(name.clone(), 0).await {
                     Ok(Some(state)) => _ = found.insert(name, Some(state)),
                     Ok(None) if app.is_configured(&name) => _ = found.insert(name.clone(), Some(idle(name))),
@@ -154,7 +150,9 @@ pub async fn release(
     let reason = reason_text(&reason)?;
     app.require_project(&project).await?;
     let deployment_id = app.named_if_any(&project, deployment_id.as_ref()).await?;
-    let released = match app.queue.release_if(project.clone(), reason.clone(), deployment_id, even_if_alive).await? {
+    let caller = Grant::of(&parts.extensions).caller;
+    let call = app.queue.release_if(&caller, project.clone(), reason.clone(), deployment_id, even_if_alive);
+    let released = match call.await? {
         Released::Ended(deployment) => {
             tracing::warn!(%project, deployment.id = %deployment.id, %reason, "an operator forced the slot free");
             Some(answer::unplaced(&deployment))

@@ -1,63 +1,90 @@
 //! Every route on one screen.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderValue, header},
+    http::{HeaderValue, Method, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{MethodRouter, get, post},
 };
 
 use super::{
-    App, artifacts, cancel, claims, error, events, intake, meta, metrics, projects, read, submit, waits, workers,
+    App, artifacts, cancel, claims, error, events, guard::PeerAddress, intake, meta, metrics, projects, read, submit,
+    waits, workers,
 };
-use crate::wire::ErrorCode;
+use crate::{model::Scope, wire::ErrorCode};
 
-type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<App>>);
+/// A path, its methods with the scopes of which a caller needs one (none: everybody may), and who answers.
+type Route = (&'static str, &'static [MethodNeeds], MethodRouter<Arc<App>>);
+
+/// A method in lower case, and the scopes of which a caller needs one; where there are none, everybody may.
+pub type MethodNeeds = (&'static str, &'static [Scope]);
+
+/// What each path's methods need.
+type Needs = BTreeMap<&'static str, &'static [MethodNeeds]>;
+
+const NOTHING: &[Scope] = &[];
+const READ: &[Scope] = &[Scope::Read];
+const SUBMIT: &[Scope] = &[Scope::Submit];
+/// A lease's secret proves the rest.
+const RUN: &[Scope] = &[Scope::Work, Scope::Submit];
+const FETCH: &[Scope] = &[Scope::Read, Scope::Work];
 
 /// The paths, their methods, and their handlers. A test compares `openapi.yaml` with this list.
 fn routes() -> Vec<Route> {
     const DEPLOYMENTS: &str = "/v1/projects/{project}/deployments";
     vec![
-        (DEPLOYMENTS, &["get", "post"], get(read::list).post(submit::submit)),
-        ("/v1/projects/{project}/deployments/{id}", &["get"], get(read::one)),
-        ("/v1/projects/{project}/deployments/{id}/completion", &["get"], get(waits::completion)),
-        ("/v1/projects/{project}/deployments/{id}/turn", &["get"], get(waits::turn)),
-        ("/v1/projects/{project}/deployments/{id}/events", &["get"], get(events::events)),
-        ("/v1/projects/{project}/deployments/{id}/cancel", &["post"], post(cancel::cancel)),
-        ("/v1/projects/{project}/deployments/{id}/heartbeat", &["post"], post(workers::heartbeat)),
-        ("/v1/projects/{project}/deployments/{id}/reports", &["post"], post(workers::reports)),
-        ("/v1/projects/{project}/deployments/{id}/finish", &["post"], post(workers::finish)),
-        ("/v1/projects", &["get"], get(projects::list)),
-        ("/v1/projects/{project}", &["get"], get(projects::one)),
-        ("/v1/projects/{project}/release", &["post"], post(projects::release)),
-        ("/v1/claims", &["post"], post(claims::claim)),
+        (DEPLOYMENTS, &[("get", READ), ("post", SUBMIT)], get(read::list).post(submit::submit)),
+        ("/v1/projects/{project}/deployments/{id}", &[("get", READ)], get(read::one)),
+        ("/v1/projects/{project}/deployments/{id}/completion", &[("get", READ)], get(waits::completion)),
+        ("/v1/projects/{project}/deployments/{id}/turn", &[("get", SUBMIT)], get(waits::turn)),
+        ("/v1/projects/{project}/deployments/{id}/events", &[("get", READ)], get(events::events)),
+        ("/v1/projects/{project}/deployments/{id}/cancel", &[("post", &[Scope::Cancel])], post(cancel::cancel)),
+        ("/v1/projects/{project}/deployments/{id}/heartbeat", &[("post", RUN)], post(workers::heartbeat)),
+        ("/v1/projects/{project}/deployments/{id}/reports", &[("post", RUN)], post(workers::reports)),
+        ("/v1/projects/{project}/deployments/{id}/finish", &[("post", RUN)], post(workers::finish)),
+        ("/v1/projects", &[("get", READ)], get(projects::list)),
+        ("/v1/projects/{project}", &[("get", READ)], get(projects::one)),
+        ("/v1/projects/{project}/release", &[("post", &[Scope::Release])], post(projects::release)),
+        ("/v1/claims", &[("post", &[Scope::Work])], post(claims::claim)),
         (
             "/v1/artifacts/{sha256}",
-            &["get", "head", "put"],
+            &[("get", FETCH), ("head", &[Scope::Submit, Scope::Read, Scope::Work]), ("put", SUBMIT)],
             get(artifacts::get).head(artifacts::head).put(artifacts::put),
         ),
-        ("/healthz", &["get"], get(meta::healthz)),
-        ("/readyz", &["get"], get(meta::readyz)),
-        ("/metrics", &["get"], get(metrics::metrics)),
-        ("/openapi.yaml", &["get"], get(meta::openapi)),
+        ("/healthz", &[("get", NOTHING)], get(meta::healthz)),
+        ("/readyz", &[("get", NOTHING)], get(meta::readyz)),
+        ("/metrics", &[("get", NOTHING)], get(metrics::metrics)),
+        ("/openapi.yaml", &[("get", NOTHING)], get(meta::openapi)),
     ]
 }
 
-/// The paths and their methods in lower case.
-pub fn route_table() -> Vec<(&'static str, &'static [&'static str])> {
+/// The paths, with their methods and what these need.
+pub fn route_table() -> Vec<(&'static str, &'static [MethodNeeds])> {
     routes().into_iter().map(|(path, methods, _)| (path, methods)).collect()
+}
+
+/// The scopes of which a request needs one. A path or method that is not there is answered by its own error.
+fn needed(needs: &Needs, path: &str, method: &Method) -> &'static [Scope] {
+    let methods = needs.get(path).copied().unwrap_or_default();
+    let find = |name: &str| methods.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    // axum answers HEAD wherever there is a GET.
+    let found = find(method.as_str()).or_else(|| (*method == Method::HEAD).then(|| find("get")).flatten());
+    found.map_or(NOTHING, |(_, scopes)| scopes)
 }
 
 /// The whole HTTP service.
 pub fn router(app: Arc<App>) -> Router {
     let mut router = Router::new();
-    for (path, _, handlers) in routes() {
+    let mut needs = BTreeMap::new();
+    for (path, methods, handlers) in routes() {
         router = router.route(path, handlers);
+        needs.insert(path, methods);
     }
+    let needs = Arc::new(needs);
     router
         .fallback(|| async {
             error::ErrorAnswer::new(ErrorCode::NotFound, "there is no such route; see /openapi.yaml")
@@ -65,20 +92,25 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async {
             error::ErrorAnswer::new(ErrorCode::MethodNotAllowed, "this route does not take that method; see Allow")
         })
-        .layer(middleware::from_fn_with_state(app.clone(), front))
+        .layer(middleware::from_fn_with_state((app.clone(), needs), front))
         .with_state(app)
 }
 
 /// The layer that every request passes: the guard, and on the way back the rest of its body, the error's body and the
 /// count. It is one layer, because each layer costs a parked poll another half KiB.
-async fn front(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let rest = intake::watch(&mut request);
-    let response = match app.access.check(request.version(), request.uri(), request.headers()) {
-        Ok(scope) => {
-            scope.attach(request.extensions_mut());
+    let needed = route.as_ref().map_or(NOTHING, |route| needed(&needs, route.as_str(), &method));
+    let address = request.extensions_mut().remove::<PeerAddress>().map(|PeerAddress(address)| address);
+    let checked = app.access.check(request.version(), request.uri(), request.headers());
+    let checked = checked.and_then(|grant| grant.require(needed).map(|()| grant));
+    let response = match checked {
+        Ok(mut grant) => {
+            grant.caller.address = address;
+            request.extensions_mut().insert(grant);
             next.run(request).await
         }
         Err(failure) => {

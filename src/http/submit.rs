@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     App, answer, artifacts, body,
     error::{ErrorAnswer, echo},
+    guard::Grant,
     line::{LOOK_LIMIT, StandingInLine},
     params::{InProject, Query, idempotency_key},
     plan,
@@ -20,8 +21,8 @@ use super::{
 use crate::{
     config::WithoutAgent,
     model::{
-        Deployment, DeploymentId, Digest, IdempotencyKey, InvalidDigest, LeaseHolder, Mention, Project, ProjectName,
-        RunBy, Spec, State,
+        Caller, Deployment, DeploymentId, Digest, IdempotencyKey, InvalidDigest, LeaseHolder, Mention, Project,
+        ProjectName, RunBy, Spec, State,
         admission::{self, Admission, ClaimTerms, Rejection, Submission},
         bounds,
     },
@@ -44,6 +45,7 @@ pub async fn submit(
     request: Request,
 ) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
+    let caller = Grant::of(&parts.extensions).caller;
     let query = Query::of(&parts.uri, &["dryRun", "cancelInProgress", "artifactFollows"])?;
     let dry_run = query.flag("dryRun")?;
     let asked = plan::DryRunFlags { cancels: query.flag("cancelInProgress")?, uploads: query.flag("artifactFollows")? };
@@ -75,11 +77,13 @@ pub async fn submit(
         }
         (Ok(mut submission), _) => {
             submission.refusal = refusal(&app, &submission).await?;
-            decide(&app, submission, None).await
+            decide(&app, &caller, submission, None).await
         }
         // The key comes first: a deployment that was granted earlier is answered, even if the same submit would be
         // refused now.
-        (Err(failure), Some(key)) if !dry_run => decide(&app, repeated(&app, project, &wish, key), Some(failure)).await,
+        (Err(failure), Some(key)) if !dry_run => {
+            decide(&app, &caller, repeated(&app, project, &wish, key), Some(failure)).await
+        }
         (Err(failure), _) => Err(failure),
     }
 }
@@ -172,9 +176,14 @@ async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Err
 }
 
 /// Decides the submission. If no new deployment can be made, `otherwise` says why.
-async fn decide(app: &App, submission: Submission, otherwise: Option<ErrorAnswer>) -> Result<Response, ErrorAnswer> {
+async fn decide(
+    app: &App,
+    caller: &Caller,
+    submission: Submission,
+    otherwise: Option<ErrorAnswer>,
+) -> Result<Response, ErrorAnswer> {
     let url = submission.spec.url.clone();
-    let SubmitOutcome { admission, own, overtaker, project } = app.queue.submit(submission).await?;
+    let SubmitOutcome { admission, own, overtaker, project } = app.queue.submit(caller, submission).await?;
     match (admission, own) {
         (Admission::Accepted(_), Some(own)) => accepted(app, &own, overtaker, &project, false).await,
         (Admission::Replayed(_), Some(own)) => accepted(app, &own, overtaker, &project, true).await,

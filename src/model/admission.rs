@@ -309,6 +309,7 @@ pub fn cancel(
     policy: &Policy,
 ) -> Cancellation {
     let Some(target) = slot.deployment(id).cloned() else { return Cancellation::NotFound };
+    let told = reason.clone().unwrap_or_default();
     let changed = match successor {
         // A refusal means that the deployment is final, or that a cancel was requested before: both are what the caller
         // wished for.
@@ -318,6 +319,9 @@ pub fn cancel(
             Err(rejection) => return Cancellation::Rejected(rejection),
         },
     };
+    if changed {
+        slot.audit("cancel", Some(id), told);
+    }
     let after = Box::new(slot.deployment(id).cloned().unwrap_or(target));
     if changed { Cancellation::Requested(after) } else { Cancellation::Unchanged(after) }
 }
@@ -412,6 +416,7 @@ fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
 
 fn enter(slot: &mut Slot, id: DeploymentId, wish: Submission, entry: Entry) {
     slot.admit(id, wish.project, wish.spec, entry);
+    slot.audit("submit", Some(id), String::new());
     if let Some((key, fingerprint)) = wish.key {
         slot.record_key(KeyRecord { key, fingerprint, deployment: id });
     }

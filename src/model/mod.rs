@@ -11,6 +11,7 @@ pub mod digest;
 pub mod event;
 pub mod forecast;
 pub mod hint;
+pub mod identity;
 pub mod ids;
 pub mod lease;
 pub mod lifecycle;
@@ -30,6 +31,7 @@ pub use deployment::{
 pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody};
 pub use hint::Hint;
+pub use identity::{Caller, Identity, RequestId, Scope, Scopes};
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseHolder, LeaseSecret, Pepper, SecretHash};
 pub use lifecycle::Step;

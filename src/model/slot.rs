@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::{
     command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Spec, State},
+    identity::Caller,
     ids::{DeploymentId, IdempotencyKey, ProjectName, Revision},
     lease::LeaseHolder,
     lifecycle::{Entry, Moment, Step, create},
@@ -112,8 +113,10 @@ pub struct KeyRecord {
 pub struct AuditEntry {
     /// When.
     pub at: Timestamp,
-    /// Which act: `release`, `late_result`.
+    /// Which act: `submit`, `cancel`, `release`, `late_result` …
     pub action: &'static str,
+    /// Who did it.
+    pub caller: Caller,
     /// To which deployment.
     pub deployment: Option<DeploymentId>,
     /// More about it.
@@ -130,14 +133,14 @@ pub struct Changes {
     pub steps: Vec<Step>,
     /// A new idempotency key.
     pub key: Option<KeyRecord>,
-    /// A line for the audit log.
-    pub audit: Option<AuditEntry>,
+    /// Lines for the audit log.
+    pub audit: Vec<AuditEntry>,
 }
 
 impl Changes {
     /// Whether there is nothing to record.
     pub fn is_empty(&self) -> bool {
-        self.project.is_none() && self.steps.is_empty() && self.key.is_none() && self.audit.is_none()
+        self.project.is_none() && self.steps.is_empty() && self.key.is_none() && self.audit.is_empty()
     }
 }
 
@@ -151,6 +154,7 @@ pub struct Slot {
     known: BTreeMap<DeploymentId, Deployment>,
     changes: Changes,
     is_plan: bool,
+    caller: Option<Caller>,
 }
 
 impl Slot {
@@ -171,7 +175,14 @@ impl Slot {
             .map(|deployment| (deployment.id, deployment))
             .collect();
         let (project_before, changes) = (project.clone(), Changes::default());
-        Slot { now, project_before, project, holder: holder_id, held, known, changes, is_plan: false }
+        Slot { now, project_before, project, holder: holder_id, held, known, changes, is_plan: false, caller: None }
+    }
+
+    /// The same decision, on behalf of somebody. Without this the server decides by itself.
+    #[must_use]
+    pub fn by(mut self, caller: &Caller) -> Self {
+        self.caller = Some(caller.clone());
+        self
     }
 
     /// The project's counters as they stand.
@@ -259,7 +270,8 @@ impl Slot {
 
     /// Records a line for the audit log.
     pub fn audit(&mut self, action: &'static str, deployment: Option<DeploymentId>, detail: String) {
-        self.changes.audit = Some(AuditEntry { at: self.now, action, deployment, detail });
+        let caller = self.caller.clone().unwrap_or_else(Caller::server);
+        self.changes.audit.push(AuditEntry { at: self.now, action, caller, deployment, detail });
     }
 
     /// The changes that were decided.

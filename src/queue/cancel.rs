@@ -3,7 +3,7 @@
 use super::Queue;
 use crate::{
     model::{
-        DeploymentId, LineLoad, Load, ProjectName, Slot,
+        Caller, DeploymentId, LineLoad, Load, ProjectName, Slot,
         admission::{self, Cancellation},
     },
     store::{StoreError, transact},
@@ -16,20 +16,21 @@ impl Queue {
     /// The store did not do it.
     pub async fn cancel(
         &self,
+        caller: &Caller,
         project: ProjectName,
         id: DeploymentId,
         reason: Option<String>,
         successor: Option<DeploymentId>,
     ) -> Result<Cancellation, StoreError> {
         let policy = self.policy(&project);
-        let now = self.clock.wall();
+        let (now, caller) = (self.clock.wall(), caller.clone());
         let load = Load {
             deployments: [id].into_iter().chain(successor).collect(),
             line: if successor.is_some() { LineLoad::All } else { LineLoad::Head },
             ..Load::default()
         };
         transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
+            let mut slot = Slot::of(loaded, now).by(&caller);
             let cancellation = admission::cancel(&mut slot, id, reason, successor, &policy);
             (slot.into_changes(), cancellation)
         })

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::Queue;
 use crate::{
-    model::{Command, Deployment, DeploymentId, LineLoad, Load, ProjectName, Slot, State},
+    model::{Caller, Command, Deployment, DeploymentId, LineLoad, Load, ProjectName, Slot, State},
     store::{StoreError, transact},
 };
 
@@ -30,11 +30,12 @@ impl Queue {
     /// The store did not do it.
     pub async fn release(
         &self,
+        caller: &Caller,
         project: ProjectName,
         reason: String,
         only: Option<DeploymentId>,
     ) -> Result<Released, StoreError> {
-        self.release_if(project, reason, only, true).await
+        self.release_if(caller, project, reason, only, true).await
     }
 
     /// The same; but unless `even_if_alive` is set, not from a worker that gave a sign of life within its lease.
@@ -43,15 +44,16 @@ impl Queue {
     /// The store did not do it.
     pub async fn release_if(
         &self,
+        caller: &Caller,
         project: ProjectName,
         reason: String,
         only: Option<DeploymentId>,
         even_if_alive: bool,
     ) -> Result<Released, StoreError> {
-        let now = self.clock.wall();
+        let (now, caller) = (self.clock.wall(), caller.clone());
         let load = Load { line: LineLoad::Head, ..Load::default() };
         transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
+            let mut slot = Slot::of(loaded, now).by(&caller);
             let released = decide(&mut slot, reason, only, |holder| even_if_alive || !is_alive(holder, now));
             (slot.into_changes(), released)
         })

@@ -3,7 +3,7 @@
 use super::Queue;
 use crate::{
     model::{
-        DeploymentId, Edges, LineLoad, LinePolicy, Load, Mention, Project, Slot,
+        Caller, DeploymentId, Edges, LineLoad, LinePolicy, Load, Mention, Project, Slot,
         admission::{self, Admission, OnConflict, Submission},
         order,
     },
@@ -28,7 +28,7 @@ impl Queue {
     ///
     /// # Errors
     /// The store did not do it.
-    pub async fn submit(&self, wish: Submission) -> Result<SubmitOutcome, StoreError> {
+    pub async fn submit(&self, caller: &Caller, wish: Submission) -> Result<SubmitOutcome, StoreError> {
         let policy = self.policy(&wish.project);
         let may_join = wish.on_conflict != OnConflict::Refuse;
         let edges = Edges {
@@ -46,10 +46,10 @@ impl Queue {
         };
         let now = self.clock.wall();
         let project = wish.project.clone();
-        let new = wish.id;
+        let (new, caller) = (wish.id, caller.clone());
         let mut submitted = transact(&*self.store, project.clone(), load, move |loaded| {
             let keyed = loaded.keyed.clone();
-            let mut slot = Slot::of(loaded, now);
+            let mut slot = Slot::of(loaded, now).by(&caller);
             let admission = admission::submit(&mut slot, keyed, wish, &policy);
             let own = own_deployment(&admission).and_then(|id| slot.deployment(id)).cloned();
             let project = slot.project().clone();

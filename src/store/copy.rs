@@ -127,7 +127,10 @@ pub(super) const TABLES: &[CopiedTable] = &[
     },
     CopiedTable {
         name: "audit",
-        columns: columns![Integer number, Integer at, Text project, Text action, Id deployment, FreeText detail],
+        columns: columns![
+            Integer number, Integer at, Text project, Text action, Id deployment, FreeText detail, FreeText caller,
+            Text address, Text request,
+        ],
         order: "number",
         is_numbered: true,
     },

@@ -21,6 +21,7 @@ pub enum ErrorCode {
     HostNotAllowed,
     ProxyNeedsTokens,
     ForbiddenOrigin,
+    MissingScope,
     NotFound,
     MethodNotAllowed,
     NotAcceptable,
@@ -58,7 +59,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 43] = [
+    pub const ALL: [ErrorCode; 44] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -69,6 +70,7 @@ impl ErrorCode {
         ErrorCode::HostNotAllowed,
         ErrorCode::ProxyNeedsTokens,
         ErrorCode::ForbiddenOrigin,
+        ErrorCode::MissingScope,
         ErrorCode::NotFound,
         ErrorCode::MethodNotAllowed,
         ErrorCode::NotAcceptable,
@@ -114,7 +116,10 @@ impl ErrorCode {
             | ErrorCode::InvalidProject
             | ErrorCode::UnknownPipeline => 400,
             ErrorCode::Unauthorized => 401,
-            ErrorCode::HostNotAllowed | ErrorCode::ProxyNeedsTokens | ErrorCode::ForbiddenOrigin => 403,
+            ErrorCode::HostNotAllowed
+            | ErrorCode::ProxyNeedsTokens
+            | ErrorCode::ForbiddenOrigin
+            | ErrorCode::MissingScope => 403,
             ErrorCode::NotFound => 404,
             ErrorCode::MethodNotAllowed => 405,
             ErrorCode::NotAcceptable => 406,
@@ -158,6 +163,7 @@ impl ErrorCode {
             ErrorCode::Unauthorized => "A valid token is needed",
             ErrorCode::HostNotAllowed => "This server does not answer under that host name",
             ErrorCode::ProxyNeedsTokens => "A server without tokens takes nothing from a proxy",
+            ErrorCode::MissingScope => "This token may not do that",
             ErrorCode::ForbiddenOrigin => "Pages of other sites may not call this server",
             ErrorCode::NotFound => "There is no such project, deployment or address",
             ErrorCode::MethodNotAllowed => "The route does not take this method",
@@ -220,6 +226,7 @@ impl ErrorCode {
             | ErrorCode::HostNotAllowed
             | ErrorCode::ProxyNeedsTokens
             | ErrorCode::ForbiddenOrigin
+            | ErrorCode::MissingScope
             | ErrorCode::NotFound
             | ErrorCode::MethodNotAllowed
             | ErrorCode::NotAcceptable

@@ -396,7 +396,7 @@ mod tests {
     use crate::{
         clock::SystemClock,
         model::{
-            FailureCause, Outcome, Spec,
+            Caller, FailureCause, Outcome, Spec,
             admission::{OnConflict, Submission},
         },
         store::memory::MemoryStore,
@@ -428,7 +428,7 @@ mod tests {
                 refusal: None,
                 claim: None,
             };
-            queue.submit(wish).await.expect("it is taken");
+            queue.submit(&Caller::server(), wish).await.expect("it is taken");
         }
         let name = worker.identity.holder.clone();
         queue.claim(project.clone(), ids[0], name).await.expect("the store answers").expect("it is claimed");

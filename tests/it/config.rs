@@ -157,6 +157,11 @@ fn what_contradicts_or_cannot_be_is_refused_with_a_sentence() {
         ("[limits]\ncancel_grace = \"0s\"".to_owned(), "`limits.cancel_grace`: must be longer than zero"),
         ("[limits]\nfallback_poll = \"45s\"".to_owned(), "must be shorter than attendance"),
         ("[[tokens]]\nname = \"ci\"\nsha256 = \"12\"".to_owned(), "64 hexadecimal digits"),
+        (
+            "[[tokens]]\nname = \"ci\"\nscopes = [\"write\"]".to_owned(),
+            "`tokens[0].scopes`: a scope is one of read, submit",
+        ),
+        ("[[tokens]]\nname = \"ci\"\nscopes = []".to_owned(), "`tokens[0].scopes` is empty: leave it out"),
         ("[[tokens]]\nname = \"ci\"".to_owned(), "`tokens[0].sha256` is missing"),
         (
             format!("{0}{0}", format_args!("[[tokens]]\nname = \"ci\"\nsha256 = \"{}\"\n", "0".repeat(64))),

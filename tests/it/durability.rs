@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use singletrack::{
     clock::SystemClock,
     model::{
-        Deployment, DeploymentId, EventBody, Lapse, LeaseHolder, Limits, ProjectName, Revision, Spec, Status, Verdict,
+        Caller, Deployment, DeploymentId, EventBody, Lapse, LeaseHolder, Limits, ProjectName, Revision, Spec, Status,
+        Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
     },
     queue::Queue,
@@ -181,13 +182,13 @@ async fn submit(queue: &Queue, project: &ProjectName, turn: u64) {
         refusal: None,
         claim: None,
     };
-    let submitted = queue.submit(wish).await.unwrap();
+    let submitted = queue.submit(&Caller::server(), wish).await.unwrap();
     assert_eq!(submitted.admission, Admission::Accepted(id));
     tell(&submitted.own.expect("it is in").deployment);
     // So many that the line stays short enough to look at.
     if turn.is_multiple_of(3) || submitted.project.waiting_count > 20 {
         let (Cancellation::Requested(after) | Cancellation::Unchanged(after)) =
-            queue.cancel(project.clone(), id, None, None).await.unwrap()
+            queue.cancel(&Caller::server(), project.clone(), id, None, None).await.unwrap()
         else {
             panic!("{id} was in")
         };

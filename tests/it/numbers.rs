@@ -4,6 +4,7 @@ use std::{fs, process::Command};
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use singletrack::model::Caller;
 use singletrack::model::admission::OnConflict;
 
 use crate::{
@@ -243,9 +244,9 @@ async fn make_history(trial: &Trial) {
         trial.submit_spec(project, number, OnConflict::Queue, spec).await;
     }
     let secret = trial.claim("web", 5).await;
-    trial.queue.cancel(name("web"), id(5), None, Some(id(9))).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(5), None, Some(id(9))).await.unwrap();
     trial.finish("web", 5, secret).await;
-    trial.queue.cancel(name("web"), id(7), None, Some(id(9))).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(7), None, Some(id(9))).await.unwrap();
     trial.claim("web", 9).await;
 }
 
@@ -302,6 +303,8 @@ async fn the_deployments_of_an_older_database_are_numbered_in_the_order_of_their
              DROP INDEX deployments_by_short_number; \
              ALTER TABLE deployments DROP COLUMN rollbacks, DROP COLUMN short_number, DROP COLUMN cancel_superseded_by_named; \
              ALTER TABLE projects DROP COLUMN deployment_count, DROP COLUMN last_started_named; \
+             DROP INDEX audit_by_project; \
+             ALTER TABLE audit DROP COLUMN caller, DROP COLUMN address, DROP COLUMN request; \
              DELETE FROM migrations WHERE version >= 8",
         )
         .await

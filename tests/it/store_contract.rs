@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use singletrack::{
     clock::Clock as _,
     model::{
-        Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Lapse, LeaseHolder, LineLoad, LinePolicy,
-        Load, Mention, Named, PhaseState, Place, Policy, Project, Report, Revision, Rollbacks, RunBy, Slot, Spec,
-        State, Status, Stream, Verdict,
+        Caller, Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Lapse, LeaseHolder, LineLoad,
+        LinePolicy, Load, Mention, Named, PhaseState, Place, Policy, Project, Report, Revision, Rollbacks, RunBy, Slot,
+        Spec, State, Status, Stream, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
@@ -93,7 +93,7 @@ async fn every_state_comes_back_as_it_was_recorded(trial: Trial) {
     trial.queue.attend(name("waiting"), id(4), Duration::from_secs(30)).await.unwrap();
     trial.submit("reserved", 6, OnConflict::Refuse).await;
     trial.submit("reserved", 7, OnConflict::Wait).await;
-    trial.queue.cancel(name("reserved"), id(6), None, None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("reserved"), id(6), None, None).await.unwrap();
     trial.submit("done", 8, OnConflict::Refuse).await;
     let secret = trial.claim("done", 8).await;
     trial.clock.advance(Duration::from_millis(1500));
@@ -188,7 +188,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         Report::Log { stream: Stream::Stderr, phase: None, lines: vec![String::new(), "\u{1b}[31mred\0".to_owned()] },
     ];
     trial.queue.report(name("web"), id(1), secret, None, reports).await.unwrap();
-    trial.queue.cancel(name("web"), id(1), Some("stop it".to_owned()), None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(1), Some("stop it".to_owned()), None).await.unwrap();
     let load = Load { deployments: vec![id(1)], ..Load::default() };
     let named = Named { number: 2, actor: Some("al\0ice".to_owned()), commit: Some("3f2a".to_owned()) };
     let successor = Mention { named: Some(named), ..other(2) };
@@ -221,7 +221,7 @@ async fn every_deployment_gets_the_next_number_of_its_project(trial: Trial) {
         trial.submit(project, number, OnConflict::Wait).await;
     }
     trial.submit("web", 5, OnConflict::Refuse).await;
-    trial.queue.cancel(name("web"), id(3), None, None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(3), None, None).await.unwrap();
     trial.submit("web", 6, OnConflict::Queue).await;
     let wishes = (10..20).map(|number| trial.submit("web", number, OnConflict::Queue));
     join_all(wishes).await;
@@ -251,7 +251,7 @@ async fn the_counters_of_a_project_come_back(trial: Trial) {
     trial.claim("web", 30).await;
     trial.submit("web", 31, OnConflict::Wait).await;
     trial.submit("web", 32, OnConflict::Queue).await;
-    trial.queue.cancel(name("web"), id(30), None, Some(id(31))).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(30), None, Some(id(31))).await.unwrap();
     let (seen, told) = (trial.clock.clone(), trial.deployment("web", 30).await);
     seen.advance(Duration::from_secs(75));
     trial
@@ -360,13 +360,13 @@ async fn an_idempotency_key_brings_its_deployment_and_fingerprint(trial: Trial) 
         refusal: None,
         claim: None,
     };
-    assert_eq!(trial.queue.submit(wish(1, 7)).await.unwrap().admission, Admission::Accepted(id(1)));
+    assert_eq!(trial.queue.submit(&Caller::server(), wish(1, 7)).await.unwrap().admission, Admission::Accepted(id(1)));
     let load = || Load { key: Some(key.clone()), ..Load::default() };
     let keyed = loaded(&trial, "web", load()).await.keyed.expect("it is known");
     assert_eq!((keyed.fingerprint, keyed.deployment.id), ([7; 32], id(1)));
     assert_eq!(loaded(&trial, "api", load()).await.keyed, None, "another project's keys are its own");
-    assert_eq!(trial.queue.submit(wish(2, 7)).await.unwrap().admission, Admission::Replayed(id(1)));
-    let reused = trial.queue.submit(wish(3, 8)).await.unwrap().admission;
+    assert_eq!(trial.queue.submit(&Caller::server(), wish(2, 7)).await.unwrap().admission, Admission::Replayed(id(1)));
+    let reused = trial.queue.submit(&Caller::server(), wish(3, 8)).await.unwrap().admission;
     assert!(matches!(reused, Admission::Rejected(_)), "{reused:?}");
 }
 
@@ -393,7 +393,7 @@ async fn a_decision_that_cannot_be_recorded_changes_nothing_and_stops_nobody(tri
         refusal: None,
         claim: None,
     };
-    trial.queue.submit(wish(2, "web", 1)).await.unwrap();
+    trial.queue.submit(&Caller::server(), wish(2, "web", 1)).await.unwrap();
     let before = trial.store.project(name("web"), 9).await.unwrap();
     trial.heard();
 
@@ -405,7 +405,8 @@ async fn a_decision_that_cannot_be_recorded_changes_nothing_and_stops_nobody(tri
     let blind = trial.decide("web", Load { deployments: vec![id(2)], ..Load::default() }, |slot| {
         slot.step(id(2), Command::Cancel { reason: None, superseded_by: None }).map(|_| ())
     });
-    let (mistaken, blind, made) = futures_util::join!(mistaken, blind, trial.queue.submit(other));
+    let caller = Caller::server();
+    let (mistaken, blind, made) = futures_util::join!(mistaken, blind, trial.queue.submit(&caller, other));
     assert!(matches!(mistaken, Err(StoreError::Unavailable(_))), "{mistaken:?}");
     assert!(matches!(blind, Err(StoreError::Refused(_))), "it will never work: {blind:?}");
     assert_eq!(made.unwrap().admission, Admission::Accepted(id(4)));
@@ -482,9 +483,9 @@ async fn positions_count_who_is_served_before(trial: Trial) {
         positions
     };
     assert_eq!(positions(&trial).await, [0, 1, 2, 3, 4]);
-    trial.queue.cancel(name("web"), id(3), None, None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(3), None, None).await.unwrap();
     assert_eq!(positions(&trial).await, [0, 1, 0, 2, 3]);
-    trial.queue.cancel(name("web"), id(1), None, None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(1), None, None).await.unwrap();
     assert_eq!(positions(&trial).await, [0, 0, 0, 1, 2]);
 }
 
@@ -505,11 +506,14 @@ async fn whoever_leaves_the_line_leaves_all_others_as_they_were(trial: Trial) {
                     refusal: None,
                     claim: None,
                 };
-                queue.submit(wish).await.unwrap();
+                queue.submit(&Caller::server(), wish).await.unwrap();
             }
             if kind == "takeover" {
                 // The last one goes before all others.
-                let asked = queue.cancel(name(&project), id(first), None, Some(id(first + 5))).await.unwrap();
+                let asked = queue
+                    .cancel(&Caller::server(), name(&project), id(first), None, Some(id(first + 5)))
+                    .await
+                    .unwrap();
                 assert!(matches!(asked, Cancellation::Requested(_)), "{asked:?}");
             }
             let line = async || trial.store.project(name(&project), 9).await.unwrap().expect("it is there");
@@ -517,7 +521,7 @@ async fn whoever_leaves_the_line_leaves_all_others_as_they_were(trial: Trial) {
             let leaver = before.line.remove(at.min(before.line.len() - 1));
             let (target, seen) = (leaver.id, leaver.vital());
             match way {
-                "cancelled" => drop(queue.cancel(name(&project), target, None, None).await.unwrap()),
+                "cancelled" => drop(queue.cancel(&Caller::server(), name(&project), target, None, None).await.unwrap()),
                 "expired" => drop(
                     queue
                         .reap(name(&project), target, seen, Lapse::Deadline, queue.clock().boot())
@@ -548,7 +552,7 @@ async fn a_build_that_waits_for_a_worker_is_not_taken_over_by_an_older_one(trial
     let newer = trial.deployment("web", 12).await.mention();
     let fate = EventBody::queue(1, Some(newer.clone()), Some(newer));
     assert_eq!(told[1].body, fate, "it is told from the first on");
-    let refused = trial.queue.cancel(name("web"), id(12), None, Some(id(11))).await.unwrap();
+    let refused = trial.queue.cancel(&Caller::server(), name("web"), id(12), None, Some(id(11))).await.unwrap();
     let Cancellation::Rejected(rejection) = refused else { panic!("{refused:?}") };
     assert!(rejection.to_string().contains("(build 12), which has the slot"), "{rejection}");
     assert_eq!(trial.deployment("web", 12).await.state, State::Ready);
@@ -675,7 +679,7 @@ async fn whoever_can_fall_silent_is_watched(trial: Trial) {
     trial.submit("api", 6, OnConflict::Refuse).await;
     let secret = trial.claim("api", 6).await;
     trial.submit("done", 7, OnConflict::Refuse).await;
-    trial.queue.cancel(name("done"), id(7), None, None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("done"), id(7), None, None).await.unwrap();
 
     let watched = async |trial: &Trial| {
         let watched = trial.store.watched().await.unwrap();
@@ -690,7 +694,7 @@ async fn whoever_can_fall_silent_is_watched(trial: Trial) {
     };
     assert_eq!(watched(&trial).await, [1, 2, 4, 5, 6]);
     trial.finish("api", 6, secret).await;
-    trial.queue.cancel(name("web"), id(1), None, None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(1), None, None).await.unwrap();
     assert_eq!(trial.deployment("web", 2).await.state, State::Reserved);
     assert_eq!(watched(&trial).await, [2, 4, 5]);
 }
@@ -797,7 +801,7 @@ async fn marks_tell_the_last_change_of_what_exists(trial: Trial) {
         is_cancel_requested,
     };
     assert_eq!(marks, [(id(1), mark(1, 2, false)), (id(2), mark(2, 3, false))]);
-    trial.queue.cancel(name("api"), id(2), None, None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("api"), id(2), None, None).await.unwrap();
     assert_eq!(trial.store.marks(vec![id(2)]).await.unwrap(), [(id(2), mark(2, 4, true))], "no slot changed");
     assert_eq!(trial.store.marks(vec![]).await.unwrap(), []);
 }

@@ -14,7 +14,7 @@ use singletrack::{
     clock::SystemClock,
     health::Pulse,
     model::{
-        Deployment, LeaseHolder, Limits, ProjectName, Spec, Status, Verdict,
+        Caller, Deployment, LeaseHolder, Limits, ProjectName, Spec, Status, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
     queue::{Queue, WorkerError},
@@ -76,7 +76,7 @@ async fn call(queue: Queue, caller: u64, over: Arc<AtomicBool>, steps: Arc<Atomi
             refusal: None,
             claim: None,
         };
-        match queue.submit(wish).await {
+        match queue.submit(&Caller::server(), wish).await {
             Ok(submitted) => match (submitted.admission, submitted.own) {
                 (Admission::Accepted(_), Some(own)) => report.told.push(own.deployment),
                 (Admission::Conflict { .. }, _) => {}
@@ -208,7 +208,10 @@ async fn servers_that_start_together_on_an_empty_database_make_one_schema() {
             refusal: None,
             claim: None,
         };
-        assert_eq!(queue.submit(submission).await.unwrap().admission, Admission::Accepted(id(number)));
+        assert_eq!(
+            queue.submit(&Caller::server(), submission).await.unwrap().admission,
+            Admission::Accepted(id(number))
+        );
     }
     assert_eq!(one.store().project(name("web"), 9).await.unwrap().unwrap().line[0].id, id(2));
 }
@@ -299,7 +302,7 @@ async fn who_waits_is_told_by_the_slow_poll_when_every_wake_up_is_lost() {
             refusal: None,
             claim: None,
         };
-        one.submit(wish).await.unwrap();
+        one.submit(&Caller::server(), wish).await.unwrap();
         let waits = {
             let watch = watch.clone();
             tokio::spawn(async move { watch.completion(&name("web"), id(number), Duration::from_secs(60)).await })
@@ -307,7 +310,7 @@ async fn who_waits_is_told_by_the_slow_poll_when_every_wake_up_is_lost() {
         while notifier.awaited().is_empty() {
             tokio::task::yield_now().await;
         }
-        one.cancel(name("web"), id(number), None, None).await.unwrap();
+        one.cancel(&Caller::server(), name("web"), id(number), None, None).await.unwrap();
         // Generous for a busy machine, and far from the end of the window.
         let told = tokio::time::timeout(period * 10, waits).await.expect("the slow poll tells it").unwrap().unwrap();
         assert!(matches!(told, Waited::Reached(placed) if placed.deployment.status() == Status::Cancelled));

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use rusqlite::Connection;
 use singletrack::{
     model::{
-        EventBody, Report, Status, Stream,
+        Caller, EventBody, Report, Status, Stream,
         admission::{Admission, OnConflict},
     },
     queue::WorkerError,
@@ -78,7 +78,7 @@ async fn a_store_that_is_opened_again_holds_everything() {
         trial.events(1).await,
     );
     assert_eq!(before, after);
-    trial.queue.cancel(name("web"), id(2), None, None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(2), None, None).await.unwrap();
     assert_eq!(trial.deployment("web", 2).await.status(), Status::Cancelled);
     assert_eq!(trial.position("web", 3).await, 0, "its turn has come");
 }
@@ -101,7 +101,7 @@ async fn a_closed_store_has_finished_what_was_queued_and_answers_that_it_is_clos
                 refusal: None,
                 claim: None,
             };
-            let mut submit = Box::pin(async move { queue.submit(wish).await });
+            let mut submit = Box::pin(async move { queue.submit(&Caller::server(), wish).await });
             // On its way before the store is closed.
             let _ = futures_util::FutureExt::now_or_never(&mut submit);
             submit
@@ -241,8 +241,8 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         refusal: None,
         claim: None,
     };
-    trial.queue.submit(key).await.unwrap();
-    trial.queue.release(name("web"), "stuck".to_owned(), None).await.unwrap();
+    trial.queue.submit(&Caller::server(), key).await.unwrap();
+    trial.queue.release(&Caller::server(), name("web"), "stuck".to_owned(), None).await.unwrap();
     // By now: 1 succeeded, 2 failed, 3 is reserved, 4 waits.
     let path = trial.path();
     drop(trial.store.projects(None, 9).await.unwrap());

@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use singletrack::{
     clock::{BootInstant, Clock},
     model::{
-        Changes, Deployment, DeploymentId, Event, LeaseHolder, Limits, Load, Policy, ProjectName, Revision, SecretHash,
-        Slot, Spec, Verdict,
+        Caller, Changes, Deployment, DeploymentId, Event, LeaseHolder, Limits, Load, Policy, ProjectName, Revision,
+        SecretHash, Slot, Spec, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
     queue::Queue,
@@ -193,7 +193,7 @@ impl Trial {
             refusal: None,
             claim: None,
         };
-        self.queue.submit(wish).await.unwrap().admission
+        self.queue.submit(&Caller::server(), wish).await.unwrap().admission
     }
 
     /// A worker takes a deployment. Answers its proof.

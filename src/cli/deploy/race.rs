@@ -135,7 +135,7 @@ pub struct Race<'a> {
     /// Whether the submit claims the slot for this process.
     pub claims: bool,
     /// The grant of a submit that claims.
-    pub grant: Option<Grant>,
+    pub grant: Option<TakenSlot>,
     /// The deployment for which we wait.
     pub held: Option<Box<Conflict>>,
     /// The last conflict as the server told it, for `--json`.
@@ -147,7 +147,7 @@ pub struct Race<'a> {
 }
 
 /// A slot that is this process's own.
-pub struct Grant {
+pub struct TakenSlot {
     pub deployment: Box<Deployment>,
     pub lease: Lease,
     /// When the submit that brought the lease was sent.
@@ -233,7 +233,7 @@ impl Race<'_> {
                 }
                 match lease {
                     Some(lease) if self.claims => {
-                        self.grant = Some(Grant { deployment: deployment.clone(), lease, sent_at });
+                        self.grant = Some(TakenSlot { deployment: deployment.clone(), lease, sent_at });
                     }
                     Some(_) | None => {}
                 }

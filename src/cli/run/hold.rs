@@ -29,7 +29,7 @@ use crate::{
         self, DeployArgs, FollowMode, RunWhenHeld, SubmitArgs, WhenHeld,
         deploy::{
             key::Key,
-            race::{self, Grant},
+            race::{self, TakenSlot},
         },
         end::on_runtime,
         exit::{Exit, Failure},
@@ -187,7 +187,7 @@ async fn take_slot(
     wish: Wish,
     request: &SubmitRequest,
     signals: &mut Signals,
-) -> Result<Result<Box<Grant>, Exit>, Failure> {
+) -> Result<Result<Box<TakenSlot>, Exit>, Failure> {
     let body = serde_json::to_vec(request).map_err(|error| Failure::new(Exit::Fault, error.to_string()))?;
     // The CI job's key is not used here: this process is the worker, and another process cannot use its lease.
     let key = Key::made(None, &args.target.project, &body)?;
@@ -227,7 +227,7 @@ async fn take_slot(
     }
 }
 
-fn keeper<'a>(session: &'a Session, project: &'a ProjectName, grant: &'a Grant) -> Keeper<HttpLessor<'a>> {
+fn keeper<'a>(session: &'a Session, project: &'a ProjectName, grant: &'a TakenSlot) -> Keeper<HttpLessor<'a>> {
     let (id, lease) = (grant.deployment.id, &grant.lease);
     let lessor = HttpLessor::new(&session.connection, Worker { project, id, secret: &lease.secret });
     Keeper::new(lessor, session.clock.clone(), id, Times::of_length(lease.length()), grant.sent_at)
@@ -253,7 +253,7 @@ impl Work<'_> {
         self,
         prepared: Prepared,
         copied: Copied,
-        grant: Box<Grant>,
+        grant: Box<TakenSlot>,
         signals: &mut Signals,
     ) -> Result<Exit, Failure> {
         signals.own_command();
@@ -367,7 +367,7 @@ impl Work<'_> {
         &self,
         prepared: Prepared,
         keeper: &Keeper<HttpLessor<'_>>,
-        grant: &Grant,
+        grant: &TakenSlot,
         (output, outbox): (&PhaseOutput, &Outbox),
         signals: &mut Signals,
         mut passed_on: PassedOn,

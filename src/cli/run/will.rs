@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cli::{
         TargetArgs,
-        deploy::race::Grant,
+        deploy::race::TakenSlot,
         end::on_runtime,
         exit::{Exit, Failure},
         session::Session,
@@ -40,7 +40,7 @@ pub(super) struct Will {
 
 impl Will {
     /// For the deployment of this grant.
-    pub(super) fn new(session: &Session, target: &TargetArgs, grant: &Grant) -> Self {
+    pub(super) fn new(session: &Session, target: &TargetArgs, grant: &TakenSlot) -> Self {
         Will {
             server: session.connection.server().to_owned(),
             token: session.connection.token().map(str::to_owned),

@@ -174,9 +174,12 @@ pub(super) fn calls(
         let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());
         calls.push(call!(Sql::InsertKey, name.as_str().to_owned(), key, fingerprint, rows::uuid(*deployment)));
     }
-    if let Some(AuditEntry { at, action, deployment, detail }) = audit {
-        let (at, name) = (at.as_millisecond(), name.as_str().to_owned());
-        calls.push(call!(Sql::InsertAudit, at, name, *action, deployment.map(rows::uuid), text::escaped(detail)));
+    for AuditEntry { at, action, caller, deployment, detail } in audit {
+        let (at, name, deployment) = (at.as_millisecond(), name.as_str().to_owned(), deployment.map(rows::uuid));
+        let who = text::escaped(&caller.identity.to_string());
+        let address = caller.address.map(|address| address.to_string());
+        let (detail, request) = (text::escaped(detail), caller.request.as_deref().map(str::to_owned));
+        calls.push(call!(Sql::InsertAudit, at, name, *action, deployment, detail, who, address, request));
     }
     Ok(calls)
 }

@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_revision_floor.sql"),
     include_str!("migrations/0008_numbers_of_deployments.sql"),
     include_str!("migrations/0009_rollbacks.sql"),
+    include_str!("migrations/0010_who_did_it.sql"),
 ];
 
 /// The schema's version that this program knows.

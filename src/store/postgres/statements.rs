@@ -238,8 +238,9 @@ statements! {
     InsertKey(TEXT, TEXT, BYTEA, UUID) =
         "INSERT INTO idempotency_keys (project, key, fingerprint, deployment) VALUES \
          ((SELECT number FROM projects WHERE name = $1), $2, $3, (SELECT number FROM deployments WHERE id = $4))";
-    InsertAudit(INT8, TEXT, TEXT, UUID, TEXT) =
-        "INSERT INTO audit (at, project, action, deployment, detail) VALUES ($1, $2, $3, $4, $5)";
+    InsertAudit(INT8, TEXT, TEXT, UUID, TEXT, TEXT, TEXT, TEXT) =
+        "INSERT INTO audit (at, project, action, deployment, detail, caller, address, request) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     Trim(UUID, INT8, INT8) =
         "DELETE FROM events WHERE deployment = (SELECT number FROM deployments WHERE id = $1) \
          AND seq > $2 AND type = 'log' AND log_end_bytes <= $3";

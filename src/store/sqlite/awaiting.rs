@@ -22,7 +22,7 @@ impl AwaitingCommit {
     pub(super) fn is_output_only(&self) -> bool {
         let Changes { project, steps, key, audit } = &self.changes;
         let output = |step: &Step| !step.events().is_empty() && step.events().iter().all(|event| event.body.is_log());
-        project.is_none() && key.is_none() && audit.is_none() && !steps.is_empty() && steps.iter().all(output)
+        project.is_none() && key.is_none() && audit.is_empty() && !steps.is_empty() && steps.iter().all(output)
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) const KEYED: &str = concat!(
 
 const INSERT_KEY: &str = "INSERT INTO idempotency_keys (project, key, fingerprint, deployment) VALUES (?1, ?2, ?3, ?4)";
 
-const INSERT_AUDIT: &str = "INSERT INTO audit (at, project, action, deployment, detail) VALUES (?1, ?2, ?3, ?4, ?5)";
+const INSERT_AUDIT: &str = "INSERT INTO audit (at, project, action, deployment, detail, caller, address, request) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
 pub(super) const TRIM: &str =
     "DELETE FROM events WHERE deployment = ?1 AND seq > ?2 AND type = 'log' AND log_end_bytes <= ?3";
@@ -253,9 +253,12 @@ impl<'c> Recorder<'c> {
             let (project, number) = (located.project, located.number(*deployment)?);
             self.insert_key.execute(params![project, key.as_str(), fingerprint, number])?;
         }
-        if let Some(AuditEntry { at, action, deployment, detail }) = audit {
+        for AuditEntry { at, action, caller, deployment, detail } in audit {
             let deployment = deployment.as_ref().map(DeploymentId::as_bytes);
-            self.insert_audit.execute(params![at.as_millisecond(), name.as_str(), action, deployment, detail])?;
+            let (address, at) = (caller.address.map(|address| address.to_string()), at.as_millisecond());
+            let (who, request) = (caller.identity.to_string(), caller.request.as_deref());
+            let row = params![at, name.as_str(), action, deployment, detail, who, address, request];
+            self.insert_audit.execute(row)?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_lineage.sql"),
     include_str!("migrations/0005_numbers_of_deployments.sql"),
     include_str!("migrations/0006_rollbacks.sql"),
+    include_str!("migrations/0007_who_did_it.sql"),
 ];
 
 const CHECKSUMS: &str =

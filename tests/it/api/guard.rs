@@ -242,6 +242,35 @@ async fn with_tokens_only_who_has_one_is_answered_and_it_is_never_written_down()
 }
 
 #[tokio::test]
+async fn a_token_may_do_what_its_scopes_say() {
+    let mut server = TestServer::gated();
+    let (token, table) = a_token();
+    assert!(server.terminate().success());
+    server.configure(&gated_config(&format!("{table}scopes = [\"submit\", \"read\"]\n")));
+    server.boot();
+    let with = |method, path: &str| server.request(method, path).bearer_auth(&token);
+    let made = send(with(Method::POST, "/v1/projects/web/deployments").json(&json!({ "pipeline": "quick" }))).await;
+    assert_eq!(made.status, 202, "{}", made.text);
+    let completion = format!("/v1/projects/web/deployments/{}/completion", made.id());
+    assert_eq!(send(with(Method::GET, &completion)).await.body["status"], "SUCCEEDED");
+    for (path, scope) in [
+        (format!("/v1/projects/web/deployments/{}/cancel", made.id()), "cancel"),
+        ("/v1/projects/web/release".to_owned(), "release"),
+        ("/v1/claims".to_owned(), "work"),
+    ] {
+        let refused = send(with(Method::POST, &path)).await;
+        assert_eq!(refused.refusal(), (403, "MISSING_SCOPE"), "{path}: {}", refused.text);
+        let expected = format!("this needs the scope {scope}; token:ci has read, submit");
+        assert_eq!(refused.body["message"], expected, "{path}");
+    }
+    let store = rusqlite::Connection::open(server.path("test.db")).unwrap();
+    let row = store.query_row("SELECT action, caller, address FROM audit", [], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+    });
+    assert_eq!(row.unwrap(), ("submit".to_owned(), "token:ci".to_owned(), "127.0.0.1".to_owned()));
+}
+
+#[tokio::test]
 async fn other_machines_are_served_only_with_tokens() {
     let mut server = TestServer::gated();
     assert!(server.terminate().success());

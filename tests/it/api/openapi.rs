@@ -32,7 +32,7 @@ fn the_described_routes_are_those_of_the_code() {
     let described: BTreeSet<_> = openapi::described().into_iter().map(|(method, path, _)| (path, method)).collect();
     let served: BTreeSet<_> = singletrack::http::route_table()
         .into_iter()
-        .flat_map(|(path, methods)| methods.iter().map(move |method| (path.to_owned(), (*method).to_owned())))
+        .flat_map(|(path, methods)| methods.iter().map(move |(method, _)| (path.to_owned(), (*method).to_owned())))
         .collect();
     assert_eq!(described, served);
 }
@@ -75,7 +75,7 @@ impl Driven<'_> {
 /// Every route with its method; `id` stands for the deployment's.
 fn routes(project: &str, id: &str) -> Vec<(Method, String)> {
     let routes = singletrack::http::route_table().into_iter();
-    let routes = routes.flat_map(|(path, methods)| methods.iter().map(move |method| (*method, path)));
+    let routes = routes.flat_map(|(path, methods)| methods.iter().map(move |(method, _)| (*method, path)));
     let filled = |path: &str| path.replace("{project}", project).replace("{id}", id).replace("{sha256}", NOTHING);
     routes.map(|(method, path)| (method.to_ascii_uppercase().parse().unwrap(), filled(path))).collect()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use singletrack::{
     model::{
-        LeaseHolder, Outcome, State, Verdict,
+        Caller, LeaseHolder, Outcome, State, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
     store::StoreError,
@@ -56,7 +56,13 @@ fn submit_all(trial: &Trial) -> JoinSet<(u64, Result<Admission, StoreError>)> {
     for number in 0..COUNT {
         let queue = trial.queue.clone();
         submits.spawn(async move {
-            (number, queue.submit(wish(number, COUNT + number)).await.map(|submitted| submitted.admission))
+            (
+                number,
+                queue
+                    .submit(&Caller::server(), wish(number, COUNT + number))
+                    .await
+                    .map(|submitted| submitted.admission),
+            )
         });
     }
     submits
@@ -170,7 +176,7 @@ async fn a_transaction_that_takes_long_holds_nobody_up() {
         .await
         .unwrap();
     let queue = trial.queue.clone();
-    let slow = tokio::spawn(async move { queue.submit(wish(0, 2 * COUNT)).await });
+    let slow = tokio::spawn(async move { queue.submit(&Caller::server(), wish(0, 2 * COUNT)).await });
     waiting(&other, 1).await;
     for number in 1..COUNT {
         let accepted = trial.submit(&project(number), COUNT + number, OnConflict::Queue).await;

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use singletrack::{
     clock::Clock as _,
     model::{
-        Digest, Event, LeaseHolder, LineLoad, Load, Report, Revision, Slot, Status, Stream,
+        Caller, Digest, Event, LeaseHolder, LineLoad, Load, Report, Revision, Slot, Status, Stream,
         admission::{Admission, OnConflict, Submission},
     },
     store::{
@@ -73,7 +73,7 @@ async fn everything(trial: &Trial) {
         claim: None,
     };
     for _ in 0..2 {
-        let submitted = trial.queue.submit(keyed.clone()).await.unwrap().admission;
+        let submitted = trial.queue.submit(&Caller::server(), keyed.clone()).await.unwrap().admission;
         assert!(matches!(submitted, Admission::Accepted(_) | Admission::Replayed(_)));
     }
     trial.queue.attend(name("web"), id(13), Duration::from_secs(5)).await.unwrap();
@@ -87,9 +87,9 @@ async fn everything(trial: &Trial) {
         trial.queue.report(name("web"), id(1), secret, Some(first * 4 + 1), reports).await.unwrap();
     }
     trial.finish("web", 1, secret).await;
-    trial.queue.cancel(name("web"), id(4), None, None).await.unwrap();
-    trial.queue.cancel(name("web"), id(2), None, Some(id(6))).await.unwrap();
-    trial.queue.release(name("web"), "for the plans".to_owned(), None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(4), None, None).await.unwrap();
+    trial.queue.cancel(&Caller::server(), name("web"), id(2), None, Some(id(6))).await.unwrap();
+    trial.queue.release(&Caller::server(), name("web"), "for the plans".to_owned(), None).await.unwrap();
     let whole = Load { deployments: vec![id(7), id(8)], line: LineLoad::All, ..Load::default() };
     let nothing = |slot: &mut Slot| assert!(slot.holder().is_some());
     trial.decide("web", whole, nothing).await.unwrap();

@@ -1,5 +1,6 @@
 //! The schema refuses by itself what the program never does: the second line, should a program be wrong.
 
+use singletrack::model::Caller;
 use singletrack::model::admission::OnConflict;
 
 use crate::{
@@ -19,7 +20,7 @@ async fn the_database_refuses_what_must_never_be() {
     let secret = trial.claim("web", 1).await;
     trial.finish("web", 1, secret).await;
     trial.claim("web", 2).await;
-    trial.queue.release(name("web"), "stuck".to_owned(), None).await.unwrap();
+    trial.queue.release(&Caller::server(), name("web"), "stuck".to_owned(), None).await.unwrap();
     // By now 1 succeeded, 2 failed, 3 is ready and 4 waits.
     let admin = cluster.client(&database).await;
     admin.batch_execute("SET search_path TO singletrack").await.unwrap();

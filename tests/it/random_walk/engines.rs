@@ -12,7 +12,7 @@ use std::{
 
 use singletrack::{
     model::{
-        CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, LeaseHolder, Limits, Outcome,
+        Caller, CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, LeaseHolder, Limits, Outcome,
         PhaseState, Place, Policy, ProjectName, Report, RunBy, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
         admission::{Admission, Cancellation, OnConflict, Rejection, Submission},
     },
@@ -209,7 +209,7 @@ impl Walk {
                     refusal: None,
                     claim: None,
                 };
-                self.admission(queue.submit(submission).await.unwrap().admission)
+                self.admission(queue.submit(&Caller::server(), submission).await.unwrap().admission)
             }
             Act::Attend(project, number) => {
                 queue.attend(self.project(project), self.id(number), Duration::from_secs(9)).await.unwrap();
@@ -243,7 +243,13 @@ impl Walk {
             Act::Cancel(project, number, successor) => {
                 let successor = successor.map(|successor| self.id(successor));
                 match queue
-                    .cancel(self.project(project), self.id(number), Some("because".to_owned()), successor)
+                    .cancel(
+                        &Caller::server(),
+                        self.project(project),
+                        self.id(number),
+                        Some("because".to_owned()),
+                        successor,
+                    )
                     .await
                     .unwrap()
                 {
@@ -288,7 +294,7 @@ impl Walk {
             }
             Act::Release(project, only) => {
                 let only = only.map(|only| self.id(only));
-                match queue.release(self.project(project), "stuck".to_owned(), only).await.unwrap() {
+                match queue.release(&Caller::server(), self.project(project), "stuck".to_owned(), only).await.unwrap() {
                     Released::Ended(deployment) => format!("released {}", self.number(deployment.id)),
                     Released::WasFree => "was free".to_owned(),
                     Released::Alive(holder) => panic!("{} was not to be spared", self.number(holder.id)),
@@ -358,9 +364,12 @@ impl Walk {
                     all.reverse();
                     self.check_attention(store, &name, &all).await;
                     for deployment in all.iter().rev().filter(|it| !it.is_final()) {
-                        self.queue(engine).cancel(name.clone(), deployment.id, None, None).await.unwrap();
+                        self.queue(engine)
+                            .cancel(&Caller::server(), name.clone(), deployment.id, None, None)
+                            .await
+                            .unwrap();
                     }
-                    self.queue(engine).release(name.clone(), "over".to_owned(), None).await.unwrap();
+                    self.queue(engine).release(&Caller::server(), name.clone(), "over".to_owned(), None).await.unwrap();
                     let left = store.project(name, 9).await.unwrap();
                     assert!(left.is_none_or(|left| left.holder.is_none() && left.line.is_empty()));
                 }
