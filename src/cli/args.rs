@@ -3,9 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    AgentArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, DemoArgs, DeployArgs, ExplainArgs, FenceCommand, ListArgs,
-    LogsArgs, ManArgs, ProtectArgs, RedeployArgs, ReleaseArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand,
-    TokenCommand, VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
+    AgentArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
+    FenceCommand, ListArgs, LogsArgs, ManArgs, ProtectArgs, RedeployArgs, ReleaseArgs, RunArgs, ServeArgs, StatusArgs,
+    StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
 };
 
 /// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.
@@ -81,6 +81,8 @@ pub enum ClientCommand {
     Wait(WaitArgs),
     /// Show who holds the slot, who waits and for how long, and what you can do
     Why(WhyArgs),
+    /// Show what is live: the last deployment that succeeded, since when, and who deployed it; without a project, of all
+    Current(CurrentArgs),
     /// Print a deployment's output; without an ID, of the one that holds the slot, else of the latest
     Logs(LogsArgs),
     /// List a project's deployments, newest first; without a project, list the projects

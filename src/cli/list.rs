@@ -116,7 +116,12 @@ async fn deployments(
     }
 }
 
-async fn projects(connection: &Connection, limit: u64, cursor: Option<String>) -> Result<ProjectList, Failure> {
+/// The first projects, by name.
+pub(super) async fn projects(
+    connection: &Connection,
+    limit: u64,
+    cursor: Option<String>,
+) -> Result<ProjectList, Failure> {
     let mut all = ProjectList { projects: Vec::new(), next_cursor: cursor };
     loop {
         let wanted = limit - all.projects.len() as u64;
@@ -177,21 +182,27 @@ fn project_lines(list: &ProjectList) -> Vec<String> {
     if list.projects.is_empty() {
         return vec!["no projects yet: the first deploy makes one".to_owned()];
     }
-    let mut rows = vec![["PROJECT", "SLOT", "LINE", "LAST"].map(str::to_owned).to_vec()];
-    rows.extend(list.projects.iter().map(|ProjectSummary { project, holder, line_length, last_outcome, paused }| {
-        let slot =
-            holder.as_ref().map_or_else(|| "free".to_owned(), |holder| format!("held by {}", name_and_who(holder)));
-        vec![
-            project.to_string(),
-            match (paused, holder) {
-                (false, _) => slot,
-                (true, None) => "paused".to_owned(),
-                (true, Some(_)) => format!("{slot}; paused"),
-            },
-            line_length.to_string(),
-            last_outcome.as_ref().map_or_else(|| "-".to_owned(), status_and_more),
-        ]
-    }));
+    let mut rows = vec![["PROJECT", "SLOT", "LINE", "LAST", "LIVE"].map(str::to_owned).to_vec()];
+    rows.extend(list.projects.iter().map(
+        |ProjectSummary { project, holder, line_length, last_outcome, current, paused }| {
+            let slot =
+                holder.as_ref().map_or_else(|| "free".to_owned(), |holder| format!("held by {}", name_and_who(holder)));
+            vec![
+                project.to_string(),
+                match (paused, holder) {
+                    (false, _) => slot,
+                    (true, None) => "paused".to_owned(),
+                    (true, Some(_)) => format!("{slot}; paused"),
+                },
+                line_length.to_string(),
+                last_outcome.as_ref().map_or_else(|| "-".to_owned(), status_and_more),
+                current
+                    .as_ref()
+                    .and_then(|live| live.number)
+                    .map_or_else(|| "-".to_owned(), |number| format!("#{number}")),
+            ]
+        },
+    ));
     let mut lines = table::lines(&rows);
     lines.extend(list.next_cursor.as_deref().map(more));
     lines

@@ -177,7 +177,8 @@ fn summary(deployment: &Deployment) -> String {
     parts.join(", ")
 }
 
-fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
+/// A deployment, whole.
+pub(super) fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
     let mut lines = match deployment.number {
         Some(_) => vec![format!("deployment  {}", deployment.name()), format!("id          {}", deployment.id)],
         None => vec![format!("deployment  {}", deployment.id)],
@@ -204,7 +205,12 @@ fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
     add("source", source(deployment.ref_name.as_deref(), deployment.commit.as_deref()));
     add("actor", deployment.actor.as_deref().map(clean));
     add("order", deployment.order.map(|order| order.to_string()));
+    add("artifact", deployment.artifact.as_ref().map(|artifact| clean(&artifact.sha256)));
+    for (name, value) in &deployment.inputs {
+        add("input", Some(format!("{}={}", clean(name), clean(value))));
+    }
     add("url", deployment.url.as_deref().map(clean));
+    add("worker", deployment.worker.as_deref().map(clean));
     add("submitted", at(Some(deployment.created_at)));
     add("started", at(deployment.started_at));
     add("ended", at(deployment.ended_at));

@@ -108,6 +108,10 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
             ));
         }
     }
+    if let Some(live) = &view.current {
+        let since = live.ended_at.map(|at| format!(" since {}", time(at, now))).unwrap_or_default();
+        lines.push(format!("live: {}{since}", name_and_who(live)));
+    }
     lines.push(format!("rules: {}", rules(view)));
     if !view.pipelines.is_empty() {
         let names: Vec<_> = view.pipelines.iter().map(|name| clean(name)).collect();

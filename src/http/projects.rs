@@ -86,6 +86,7 @@ async fn following(
         holder: state.holder.as_ref().map(answer::unplaced),
         line_length: state.project.waiting_count,
         last_outcome: state.last_outcome.as_ref().map(answer::unplaced),
+        current: state.last_success.as_ref().map(answer::unplaced),
     };
     let listed = |(project, state): (ProjectName, Option<ProjectState>)| {
         (project.clone(), state.map(|state| summary(project, state)))
@@ -110,7 +111,7 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
             in_line.standing(&placed).in_deployment(answer::deployment(&placed))
         })
         .collect();
-    let ProjectState { project, holder, last_outcome, .. } = state;
+    let ProjectState { project, holder, last_outcome, last_success, .. } = state;
     let known = app.agents.of(&name).await?;
     let now = app.now();
     let mut bytes = 0;
@@ -129,6 +130,7 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
         line: line.collect(),
         line_length: project.waiting_count,
         last_outcome: last_outcome.as_ref().map(answer::unplaced),
+        current: last_success.as_ref().map(answer::unplaced),
         policy: app.queue.policy(&name).into(),
         pipelines: app.pipeline_names(&name, &known),
         agents: known.views(),
@@ -180,7 +182,7 @@ pub async fn release(
 }
 
 fn idle(name: ProjectName) -> ProjectState {
-    ProjectState { project: Project::new(name), holder: None, line: Vec::new(), last_outcome: None }
+    ProjectState::of(Project::new(name))
 }
 
 fn cursor(text: &str) -> Result<ProjectName, ErrorAnswer> {

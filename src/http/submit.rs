@@ -201,7 +201,7 @@ async fn decide(
                 }
             };
             let conflict = Conflict { takes: app.takes(&project, &own.deployment.spec), ..conflict };
-            let state = ProjectState { project, holder: Some(blocker), line, last_outcome: None };
+            let state = ProjectState { holder: Some(blocker), line, ..ProjectState::of(project) };
             let standing = StandingInLine { overtaker, ..app.line(&state).await?.standing(&own) };
             Err(failure.with_all(standing.in_conflict(conflict, &own)))
         }

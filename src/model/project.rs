@@ -36,6 +36,8 @@ pub struct Project {
     pub recent_runs: Arc<Vec<RecentRun>>,
     /// The deployment that became final last, after having run.
     pub last_outcome: Option<DeploymentId>,
+    /// The deployment that succeeded last: what is live.
+    pub last_success: Option<DeploymentId>,
 }
 
 /// The build number of a deployment that was started.
@@ -78,6 +80,7 @@ impl Project {
             preempted_count: 0,
             recent_runs: Arc::default(),
             last_outcome: None,
+            last_success: None,
         }
     }
 

@@ -338,6 +338,7 @@ impl Slot {
         match outcome {
             Outcome::Succeeded => {
                 self.project.preempted_count = 0;
+                self.project.last_success = Some(ended.id);
                 self.project.remember_success(&ended.spec.pipeline, started_at, *at);
             }
             Outcome::Cancelled { cause: CancelCause::Superseded { .. }, .. } => self.project.preempted_count += 1,

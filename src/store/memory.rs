@@ -260,6 +260,7 @@ impl Everything {
             holder: kept.holder.map(|id| self.get(id).clone()),
             line: kept.line.values().take(line).map(|id| self.get(*id).clone()).collect(),
             last_outcome: kept.project.last_outcome.map(|id| self.get(id).clone()),
+            last_success: kept.project.last_success.map(|id| self.get(id).clone()),
         }
     }
 }

@@ -73,6 +73,15 @@ pub struct ProjectState {
     pub line: Vec<Deployment>,
     /// The deployment that ran last and is final.
     pub last_outcome: Option<Deployment>,
+    /// The deployment that succeeded last: what is live.
+    pub last_success: Option<Deployment>,
+}
+
+impl ProjectState {
+    /// A project of which nothing but the counters is known.
+    pub fn of(project: Project) -> Self {
+        ProjectState { project, holder: None, line: Vec::new(), last_outcome: None, last_success: None }
+    }
 }
 
 /// Projects by name. A project that cannot be read has its name alone.

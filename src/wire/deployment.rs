@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::time;
+use super::{artifact::ArtifactRef, time};
 use crate::model::{
     self, CANCEL_WAITS, CANNOT_BE_ENDED, CancelCause, DeploymentId, Eta, Mention, Named, Outcome, ProjectName,
     Revision, State, Status,
@@ -51,6 +51,12 @@ pub struct Deployment {
     pub url: Option<String>,
     /// The build number.
     pub order: Option<u64>,
+    /// Values for the pipeline, by name. Empty from an older server.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, String>,
+    /// The artifact that it deploys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<ArtifactRef>,
     /// Always false: a dry run makes no deployment.
     pub dry_run: bool,
     /// Its outputs so far, by name. Empty from an older server.
@@ -84,6 +90,9 @@ pub struct Deployment {
     /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of_deployment: Option<Named>,
+    /// The worker that runs it or ran it: the server's own, an agent, or the client of a `run`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
     /// When it was submitted.
     #[serde(with = "time")]
     pub created_at: Timestamp,
@@ -187,6 +196,8 @@ impl Deployment {
             actor: spec.actor.clone(),
             url: spec.url.clone(),
             order: spec.order,
+            inputs: spec.inputs.clone(),
+            artifact: spec.artifact.clone().map(|digest| ArtifactRef { sha256: digest.into() }),
             dry_run: false,
             outputs: deployment.outputs.clone(),
             result,
@@ -199,6 +210,7 @@ impl Deployment {
             will_be_superseded_by_deployment: None,
             retry_of: spec.retry_of,
             retry_of_deployment: spec.retry_of_named.clone(),
+            worker: deployment.lease().map(|lease| lease.holder.worker_name().to_owned()),
             created_at: deployment.created_at,
             started_at: deployment.started_at,
             ended_at: deployment.ended_at(),

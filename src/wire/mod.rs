@@ -2,6 +2,7 @@
 
 #![warn(missing_docs)]
 
+pub mod artifact;
 pub mod ascii;
 pub mod deployment;
 pub mod event;
@@ -11,6 +12,7 @@ pub mod submit;
 pub mod time;
 pub mod worker;
 
+pub use artifact::ArtifactRef;
 pub use deployment::{
     Deployment, DeploymentError, DeploymentList, DeploymentResult, FailedRollback, Rollback, mention, name, parts,
 };
@@ -20,7 +22,7 @@ pub use project::{
     Plan, PlanChange, PlanOutcome, PlanPhase, PlanRefusal, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer,
     ReleaseRequest,
 };
-pub use submit::{ArtifactRef, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
+pub use submit::{Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
 pub use worker::{
     Accepted, AgentView, ClaimRequest, Claimed, FinishError, FinishRequest, HeartbeatAnswer, LEASE_HEADER, Lease,
     ReportsAnswer, ReportsRequest,

@@ -28,6 +28,9 @@ pub struct ProjectView {
     pub line_length: u64,
     /// The deployment that ran last and is final.
     pub last_outcome: Option<Deployment>,
+    /// What is live: the deployment that succeeded last. Missing from an older server.
+    #[serde(default)]
+    pub current: Option<Deployment>,
     /// The project's rules.
     pub policy: PolicyView,
     /// The pipelines that the server runs for it, or that its agents offer.
@@ -72,6 +75,9 @@ pub struct ProjectSummary {
     pub line_length: u64,
     /// The deployment that ran last and is final.
     pub last_outcome: Option<Deployment>,
+    /// What is live: the deployment that succeeded last. Missing from an older server.
+    #[serde(default)]
+    pub current: Option<Deployment>,
     /// Whether new deployments are refused. Missing from an older server.
     #[serde(default)]
     pub paused: bool,

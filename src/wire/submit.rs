@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{deployment::mention, time};
+use super::{artifact::ArtifactRef, deployment::mention, time};
 use crate::model::{DeploymentId, DeploymentName, Eta, Mention, Named, ProjectName, RunBy, Status};
 
 /// The body of a submit. Every field may be left out.
@@ -56,14 +56,6 @@ pub struct SubmitRequest {
     /// A former deployment of the project that is run again: fields that are left out above are taken from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<DeploymentName>,
-}
-
-/// An uploaded artifact, by its content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ArtifactRef {
-    /// 64 hexadecimal digits in lower case.
-    pub sha256: String,
 }
 
 /// What to do when the slot is held.

@@ -4,10 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    deployment::Deployment,
-    submit::{ArtifactRef, Takes},
-};
+use super::{artifact::ArtifactRef, deployment::Deployment, submit::Takes};
 use crate::model::{DeploymentId, FailureCause, Named, ProjectName, Report, Revision, Status, Verdict, bounds};
 
 /// The header that carries a lease's secret.

@@ -29,7 +29,7 @@ fn project_view() -> Value {
     waiting["queuePosition"] = json!(1);
     json!({
         "project": "web", "holder": holder, "liveness": "silent", "eta": null, "line": [waiting], "lineLength": 1,
-        "lastOutcome": deployment(OURS, "FAILED"), "pipelines": ["deploy"], "agents": [], "revision": 9,
+        "lastOutcome": deployment(OURS, "FAILED"), "current": null, "pipelines": ["deploy"], "agents": [], "revision": 9,
         "policy": {"line": "all", "lineLimit": 100, "preempt": {"times": 2}, "paused": false},
     })
 }

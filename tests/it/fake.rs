@@ -138,7 +138,7 @@ pub fn deployment(id: &str, status: &str) -> Value {
     json!({
         "id": id, "project": "web", "logicalId": "web", "pipeline": "deploy", "status": status, "queuePosition": 0,
         "phase": null, "progress": 0, "message": null, "ref": null, "commit": null, "actor": null, "url": null,
-        "order": null, "dryRun": false, "outputs": {},
+        "order": null, "dryRun": false, "inputs": {}, "outputs": {},
         "result": if status == "SUCCEEDED" { json!({"outputs": {"url": "https://web.example"}}) } else { Value::Null },
         "error": if matches!(status, "FAILED" | "CANCELLED") {
             json!({"code": if status == "FAILED" { "PHASE_FAILED" } else { "CANCELLED" }, "message": "as the test says"})

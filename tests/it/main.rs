@@ -39,6 +39,7 @@ mod fake;
 mod faults;
 mod harness;
 mod inherited;
+mod live;
 mod numbers;
 mod places;
 mod random_walk;

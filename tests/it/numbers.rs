@@ -263,6 +263,7 @@ async fn check_numbers(trial: &Trial) {
     assert_eq!(project.last_started.as_ref().map(|last| &last.deployment), Some(&newest));
     let cancel = trial.deployment("web", 5).await.cancel.expect("it was asked to stop");
     assert_eq!(cancel.superseded_by, Some(newest));
+    assert_eq!(project.last_success, Some(id(5)), "what is live is known, too");
     trial.submit("web", 20, OnConflict::Queue).await;
     assert_eq!(trial.deployment("web", 20).await.number, 5);
 }
@@ -280,6 +281,7 @@ async fn the_deployments_of_an_older_file_are_numbered_in_the_order_of_their_arr
              ALTER TABLE deployments DROP COLUMN rollbacks; \
              ALTER TABLE deployments DROP COLUMN short_number; ALTER TABLE deployments DROP COLUMN cancel_superseded_by_named; \
              ALTER TABLE projects DROP COLUMN deployment_count; ALTER TABLE projects DROP COLUMN last_started_named; \
+             ALTER TABLE projects DROP COLUMN last_success; \
              DELETE FROM migrations WHERE version >= 5; PRAGMA user_version = 4",
         )
         .unwrap();
@@ -302,7 +304,7 @@ async fn the_deployments_of_an_older_database_are_numbered_in_the_order_of_their
              DROP TRIGGER projects_deployment_count_never_falls ON projects; \
              DROP INDEX deployments_by_short_number; \
              ALTER TABLE deployments DROP COLUMN rollbacks, DROP COLUMN short_number, DROP COLUMN cancel_superseded_by_named; \
-             ALTER TABLE projects DROP COLUMN deployment_count, DROP COLUMN last_started_named; \
+             ALTER TABLE projects DROP COLUMN deployment_count, DROP COLUMN last_started_named, DROP COLUMN last_success; \
              DROP INDEX audit_by_project; \
              ALTER TABLE audit DROP COLUMN caller, DROP COLUMN address, DROP COLUMN request; \
              DELETE FROM migrations WHERE version >= 8",

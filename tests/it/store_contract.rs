@@ -68,6 +68,7 @@ contract! {
     a_list_filters_by_status,
     projects_page_by_name,
     a_project_shows_its_slot_line_and_last_outcome,
+    what_is_live_is_the_last_success_whatever_ends_after_it,
     whoever_can_fall_silent_is_watched,
     what_waits_for_a_worker_is_claimable_in_the_order_of_arrival,
     events_resume_after_any_of_them,
@@ -652,6 +653,38 @@ async fn a_project_shows_its_slot_line_and_last_outcome(trial: Trial) {
     assert_eq!(state.holder.map(|it| (it.id, it.state)), Some((id(2), State::Reserved)));
     assert_eq!(state.line.len(), 3);
     assert_eq!(state.last_outcome, Some(done));
+}
+
+async fn what_is_live_is_the_last_success_whatever_ends_after_it(trial: Trial) {
+    let live = async || {
+        let state = trial.store.project(name("web"), 9).await.unwrap().expect("it is there");
+        assert_eq!(state.last_success.as_ref().map(|live| live.id), state.project.last_success);
+        let page = trial.store.projects(None, 9).await.unwrap();
+        let (_, listed) = page.into_iter().find(|(project, _)| *project == name("web")).expect("it is listed");
+        assert_eq!(listed.expect("it is whole").last_success, state.last_success);
+        state.last_success
+    };
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    let secret = trial.claim("web", 1).await;
+    assert_eq!(live().await, None, "it runs, and is not live yet");
+    let first = trial.finish("web", 1, secret).await;
+    assert_eq!(live().await, Some(first.clone()));
+    // One fails, one is cancelled before it runs, and one while it runs.
+    trial.submit("web", 2, OnConflict::Refuse).await;
+    let secret = trial.claim("web", 2).await;
+    let verdict = Verdict::Failed { cause: FailureCause::PhaseFailed, message: "no".to_owned(), phase: None };
+    trial.queue.finish(name("web"), id(2), secret, verdict).await.unwrap();
+    trial.submit("web", 3, OnConflict::Refuse).await;
+    trial.queue.cancel(&Caller::server(), name("web"), id(3), None, None).await.unwrap();
+    trial.submit("web", 4, OnConflict::Refuse).await;
+    let secret = trial.claim("web", 4).await;
+    trial.queue.cancel(&Caller::server(), name("web"), id(4), None, None).await.unwrap();
+    trial.queue.finish(name("web"), id(4), secret, Verdict::Stopped).await.unwrap();
+    assert_eq!(live().await, Some(first));
+    trial.submit("web", 5, OnConflict::Refuse).await;
+    let secret = trial.claim("web", 5).await;
+    let next = trial.finish("web", 5, secret).await;
+    assert_eq!(live().await, Some(next));
 }
 
 /// Fails unless what is watched of a deployment is what is stored of it.

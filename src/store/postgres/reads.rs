@@ -107,16 +107,20 @@ pub(super) async fn project(
             call!(Sql::Project, text(name)),
             call!(Sql::Holder, text(name)),
             call!(Sql::Line, text(name), bound(line)),
-            call!(Sql::LastOutcome, text(name)),
+            call!(Sql::LastEnds, text(name)),
         ])
         .await?;
     let [project, holder, line, last] = found.as_slice() else { return Ok(None) };
     let Some(project) = project.first() else { return Ok(None) };
+    let project = rows::project(project, name)?;
+    let last = deployments(last.iter(), name)?;
+    let last = |id: Option<DeploymentId>| last.iter().find(|it| Some(it.id) == id).cloned();
     Ok(Some(ProjectState {
-        project: rows::project(project, name)?,
+        last_outcome: last(project.last_outcome),
+        last_success: last(project.last_success),
+        project,
         holder: holder.first().map(|row| rows::deployment(row, name)).transpose()?,
         line: deployments(line.iter(), name)?,
-        last_outcome: last.first().map(|row| rows::deployment(row, name)).transpose()?,
     }))
 }
 
@@ -136,13 +140,13 @@ pub(super) async fn projects(
         places.insert(rows::get(row, 0)?, page.len());
         let project = rows::project(row, &name).map_err(DatabaseFault::into_store_error);
         let project = unreadable.skip(project, || format!("project {name}"));
-        let state = project.map(|project| ProjectState { project, holder: None, line: Vec::new(), last_outcome: None });
+        let state = project.map(ProjectState::of);
         page.push((name, state));
     }
     // Deployments that changed since are shown in their present state: each is true, and a page needs no single
     // snapshot.
     let numbers: Vec<i64> = places.keys().copied().collect();
-    let calls = vec![call!(Sql::ProjectsHolders, numbers.clone()), call!(Sql::ProjectsOutcomes, numbers)];
+    let calls = vec![call!(Sql::ProjectsHolders, numbers.clone()), call!(Sql::ProjectsEnds, numbers)];
     let found = session.ask_together(calls).await?;
     for (rows_of, is_holder) in found.iter().zip([true, false]) {
         for row in rows_of {
@@ -157,7 +161,12 @@ pub(super) async fn projects(
             let Some(state) = state else { continue };
             if is_holder {
                 state.holder = Some(deployment);
-            } else {
+                continue;
+            }
+            if state.project.last_success == Some(deployment.id) {
+                state.last_success = Some(deployment.clone());
+            }
+            if state.project.last_outcome == Some(deployment.id) {
                 state.last_outcome = Some(deployment);
             }
         }

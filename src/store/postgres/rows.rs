@@ -43,6 +43,7 @@ pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Database
         preempted_count: narrow(number(row, 5)?, 5)?,
         recent_runs: columns::recent_runs_from_json(get(row, 6)?).map_err(|error| broken(6, error))?.into(),
         last_outcome: id_or_none(row, 7)?,
+        last_success: id_or_none(row, 10)?,
     })
 }
 
@@ -51,6 +52,7 @@ pub(super) fn update_project(project: &Project, seen: Revision) -> Result<BoundS
     #[rustfmt::skip]
     let Project {
         name, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs, last_outcome,
+        last_success,
     } = project;
     let last_started = last_started.as_ref();
     Ok(call!(
@@ -66,6 +68,7 @@ pub(super) fn update_project(project: &Project, seen: Revision) -> Result<BoundS
         last_outcome.map(uuid),
         signed(*deployment_count)?,
         named_text(last_started.map(|last| &last.deployment))?,
+        last_success.map(uuid),
     ))
 }
 

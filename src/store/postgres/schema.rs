@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_numbers_of_deployments.sql"),
     include_str!("migrations/0009_rollbacks.sql"),
     include_str!("migrations/0010_who_did_it.sql"),
+    include_str!("migrations/0011_last_success.sql"),
 ];
 
 /// The schema's version that this program knows.

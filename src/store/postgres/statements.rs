@@ -54,12 +54,12 @@ pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 35;
 macro_rules! project {
     () => {
         "p.number, p.revision, p.waiting_count, p.last_started_order, p.last_started, p.preempted_count, \
-         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named"
+         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named, p.last_success"
     };
 }
 
 /// How many columns that is.
-pub(super) const PROJECT_COLUMN_COUNT: usize = 10;
+pub(super) const PROJECT_COLUMN_COUNT: usize = 11;
 
 /// Deployments of the project whose name is the first parameter.
 macro_rules! of_project {
@@ -183,10 +183,10 @@ statements! {
          WHERE d.state = 'running' AND d.worker = $1 LIMIT 1"
     );
 
-    UpdateProject(TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID, INT8, TEXT) = "WITH written AS (\
+    UpdateProject(TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID, INT8, TEXT, UUID) = "WITH written AS (\
         UPDATE projects SET revision = $3, waiting_count = $4, last_started_order = $5, last_started = $6, \
             preempted_count = $7, recent_runs = $8, last_outcome = $9, deployment_count = $10, \
-            last_started_named = $11 \
+            last_started_named = $11, last_success = $12 \
         WHERE name = $1 AND revision = $2 RETURNING 1) SELECT require_one(count(*)) FROM written";
     InsertDeployment(
         INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT,
@@ -263,8 +263,10 @@ statements! {
         of_project!("d.ended_at IS NOT NULL AND d.state = $4 AND d.ticket < $2 ORDER BY d.ticket DESC LIMIT $3");
     /// A project's row that was only made to be locked does not count.
     Project(TEXT) = concat!("SELECT ", project!(), " FROM projects AS p WHERE p.name = $1 AND p.revision > 0");
-    LastOutcome(TEXT) = concat!(
-        "SELECT ", deployment!(), " FROM projects AS p JOIN deployments AS d ON d.id = p.last_outcome WHERE p.name = $1"
+    /// The deployment that ended last, and the one that succeeded last: mostly one and the same.
+    LastEnds(TEXT) = concat!(
+        "SELECT ", deployment!(), " FROM projects AS p \
+         JOIN deployments AS d ON d.id = ANY (ARRAY[p.last_outcome, p.last_success]) WHERE p.name = $1"
     );
     /// The name follows the project's columns.
     Projects(TEXT, INT8) = concat!(
@@ -275,9 +277,9 @@ statements! {
     ProjectsHolders(INT8_ARRAY) = concat!(
         "SELECT ", deployment!(), ", d.project FROM deployments AS d WHERE d.project = ANY ($1) AND ", holding!()
     );
-    ProjectsOutcomes(INT8_ARRAY) = concat!(
-        "SELECT ", deployment!(), ", d.project FROM projects AS p JOIN deployments AS d ON d.id = p.last_outcome \
-         WHERE p.number = ANY ($1)"
+    ProjectsEnds(INT8_ARRAY) = concat!(
+        "SELECT ", deployment!(), ", d.project FROM projects AS p \
+         JOIN deployments AS d ON d.id = ANY (ARRAY[p.last_outcome, p.last_success]) WHERE p.number = ANY ($1)"
     );
     /// The specs of the newest deployments, and of those that are not final.
     Specs(TEXT, INT8) = concat!(

@@ -195,6 +195,7 @@ pub(super) fn project(db: &Connection, name: &ProjectName, line: usize) -> Read<
     let state = ProjectState {
         holder: holder(db, number, name)?,
         last_outcome: project.last_outcome.map(|id| by_id(db, number, name, id)).transpose()?.flatten(),
+        last_success: project.last_success.map(|id| by_id(db, number, name, id)).transpose()?.flatten(),
         project,
         line,
     };
@@ -236,6 +237,7 @@ fn project_state(db: &Connection, row: &Row<'_>, name: &ProjectName) -> Read<Pro
         holder: holder(db, number, name)?,
         line: Vec::new(),
         last_outcome: project.last_outcome.map(|id| by_id(db, number, name, id)).transpose()?.flatten(),
+        last_success: project.last_success.map(|id| by_id(db, number, name, id)).transpose()?.flatten(),
         project,
     })
 }

@@ -43,23 +43,23 @@ pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 36;
 macro_rules! project_columns {
     () => {
         "p.number, p.revision, p.waiting_count, p.last_started_order, p.last_started, p.preempted_count, \
-         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named"
+         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named, p.last_success"
     };
 }
 pub(super) use project_columns;
 
 /// How many columns that is.
-pub(super) const PROJECT_COLUMN_COUNT: usize = 10;
+pub(super) const PROJECT_COLUMN_COUNT: usize = 11;
 
 pub(super) const INSERT_PROJECT: &str = "INSERT INTO projects (revision, waiting_count, last_started_order, \
      last_started, preempted_count, recent_runs, last_outcome, deployment_count, \
-     last_started_named, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+     last_started_named, last_success, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 
 pub(super) const UPDATE_PROJECT: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
      last_started_order = ?3, last_started = ?4, preempted_count = ?5, recent_runs = ?6, last_outcome = ?7, \
-     deployment_count = ?8, last_started_named = ?9 WHERE number = ?10";
+     deployment_count = ?8, last_started_named = ?9, last_success = ?10 WHERE number = ?11";
 
-/// All columns but the recent runs, which only a success changes.
+/// All columns but the recent runs and the last success, which only a success changes.
 pub(super) const UPDATE_PROJECT_COUNTERS: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
      last_started_order = ?3, last_started = ?4, preempted_count = ?5, last_outcome = ?6, deployment_count = ?7, \
      last_started_named = ?8 WHERE number = ?9";
@@ -112,6 +112,7 @@ pub(super) fn project(row: &Row<'_>, name: &ProjectName) -> rusqlite::Result<Pro
         preempted_count: row.get(5)?,
         recent_runs: recent_runs_at(row, 6)?.into(),
         last_outcome: id_at(row, 7)?,
+        last_success: id_at(row, 10)?,
     })
 }
 
@@ -124,6 +125,7 @@ pub(super) fn write_project(
     #[rustfmt::skip]
     let Project {
         name: _, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs, last_outcome,
+        last_success,
     } = project;
     statement.execute(params![
         revision.0,
@@ -135,6 +137,7 @@ pub(super) fn write_project(
         last_outcome.as_ref().map(DeploymentId::as_bytes),
         deployment_count,
         last_started.as_ref().and_then(|last| last.deployment.named.as_ref()).map(to_json).transpose()?,
+        last_success.as_ref().map(DeploymentId::as_bytes),
         last_param,
     ])?;
     Ok(())
@@ -145,6 +148,7 @@ pub(super) fn write_counters(statement: &mut Statement<'_>, project: &Project, n
     #[rustfmt::skip]
     let Project {
         name: _, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs: _, last_outcome,
+        last_success: _,
     } = project;
     statement.execute(params![
         revision.0,

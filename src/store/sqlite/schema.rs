@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_numbers_of_deployments.sql"),
     include_str!("migrations/0006_rollbacks.sql"),
     include_str!("migrations/0007_who_did_it.sql"),
+    include_str!("migrations/0008_last_success.sql"),
 ];
 
 const CHECKSUMS: &str =

@@ -413,6 +413,8 @@ impl Walk {
         );
         assert_eq!(project.last_outcome.map(|last| self.number(last)), line.last_outcome);
         assert_eq!(state.last_outcome.map(|last| last.id), project.last_outcome);
+        assert_eq!(project.last_success.map(|last| self.number(last)), line.last_success);
+        assert_eq!(state.last_success.map(|last| last.id), project.last_success);
 
         // I1, and that the slot is free exactly when the line is empty.
         let holders: Vec<_> = all.iter().filter(|it| it.holds_slot()).collect();

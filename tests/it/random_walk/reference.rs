@@ -22,6 +22,7 @@ pub struct Line {
     pub started: Option<(u64, u64)>,
     pub preempted: u32,
     pub last_outcome: Option<u64>,
+    pub last_success: Option<u64>,
     pub all: Vec<Dep>,
     /// Who waits, the next one first.
     pub line: Vec<usize>,
@@ -144,6 +145,7 @@ impl World {
             started: None,
             preempted: 0,
             last_outcome: None,
+            last_success: None,
             all: Vec::new(),
             line: Vec::new(),
         };
@@ -258,6 +260,9 @@ impl Line {
         self.all[at].events += 2;
         if self.all[at].started {
             self.last_outcome = Some(self.all[at].number);
+            if code == "SUCCEEDED" {
+                self.last_success = self.last_outcome;
+            }
             match code {
                 "SUPERSEDED" => self.preempted += 1,
                 "CANCELLED" => {}
