@@ -18,7 +18,7 @@ use crate::{
     client::agent::{self, AgentError, Settings},
     config::Config,
     exec::{ShimProgram, archive::UnpackLimits},
-    log,
+    log::{self, LogFormat},
 };
 
 /// An agent's default folder.
@@ -41,6 +41,9 @@ pub struct AgentArgs {
     /// The folder in which pipelines run and journals are kept [default: singletrack-agent]
     #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
+    /// The log on standard error: lines for people, or one JSON object a line
+    #[arg(long, value_name = "FORMAT", env = "SINGLETRACK_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
     /// The server.
     #[command(flatten)]
     pub server: ServerArgs,
@@ -48,7 +51,7 @@ pub struct AgentArgs {
 
 /// Runs an agent until it is told to stop.
 pub fn agent(args: AgentArgs) -> ExitCode {
-    log::start("info");
+    log::start("info", args.log_format);
     let token_file = args.server.token_file.clone();
     let settings = match shim().map_err(|error| error.to_string()).and_then(|shim| settings(args, shim)) {
         Ok(settings) => settings,

@@ -42,7 +42,7 @@ pub struct DemoArgs {
 
 /// Runs the demo.
 pub fn demo(args: &DemoArgs) -> ExitCode {
-    log::start("warn");
+    log::start("warn", log::LogFormat::Text);
     let shown = runtime().map_err(DemoError::Io).and_then(|runtime| {
         let program = std::env::current_exe()?;
         runtime.block_on(async {

@@ -16,7 +16,7 @@ use crate::{
     config::{Config, ConfigError, format_duration},
     exec::process::inherited::allow_many_open_files,
     http::ServeError,
-    log,
+    log::{self, LogFormat},
     server::{Node, StartError, stop_limit},
     store::{StoreError, sqlite::survive_full_disks},
     version::BUILD,
@@ -37,11 +37,14 @@ pub struct ServeArgs {
     /// The folder in which pipelines run
     #[arg(long, value_name = "FOLDER", env = "SINGLETRACK_WORK_DIR")]
     pub work_dir: Option<PathBuf>,
+    /// The log on standard error: lines for people, or one JSON object a line
+    #[arg(long, value_name = "FORMAT", env = "SINGLETRACK_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
 }
 
 /// Runs the server until it is told to stop.
 pub fn serve(args: ServeArgs) -> ExitCode {
-    log::start("info");
+    log::start("info", args.log_format);
     let config = match configured(args) {
         Ok(config) => config,
         Err(message) => return fail(EX_CONFIG, &message),
@@ -130,7 +133,7 @@ async fn stop_node(node: Node, stop: &mut StopSignals) -> ExitCode {
 
 /// The configuration: flag, then environment (clap has read both), then file, then default.
 fn configured(args: ServeArgs) -> Result<Config, String> {
-    let ServeArgs { config, listen, store, work_dir } = args;
+    let ServeArgs { config, listen, store, work_dir, log_format: _ } = args;
     let store = match store {
         Some(store) => Some(store.parse().map_err(|error| format!("--store: {error}"))?),
         None => None,

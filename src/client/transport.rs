@@ -28,7 +28,7 @@ use super::{
     dial::{http_client, is_loopback, root_cause},
     error::SetupError,
     token::Token,
-    trouble::{Trouble, TroubleKind},
+    trouble::{Trouble, TroubleKind, message_of},
 };
 use crate::{
     clock::{BootInstant, Clock, span},
@@ -579,11 +579,6 @@ pub(super) fn refused(answer: Answer) -> Fault {
 
 pub(super) fn code_of(body: &Value) -> Option<ErrorCode> {
     serde_json::from_value(body.get("errorCode")?.clone()).ok()
-}
-
-fn message_of(body: &Value) -> String {
-    let text = ["detail", "message", "title"].iter().find_map(|name| body.get(name).and_then(Value::as_str));
-    text.unwrap_or("the server refuses and does not say why").to_owned()
 }
 
 /// The useful reason, without the address, because the sentence around the reason already has the address.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{clock::span, wire::ErrorCode};
+use serde_json::Value;
+
+use crate::{clock::span, model::RequestId, wire::ErrorCode};
 
 /// How long no answer may come before that is reported. A server under load, or one that waits for its database, answers within it.
 const SILENCE_LIMIT: Duration = Duration::from_secs(6);
@@ -55,5 +57,33 @@ impl Trouble {
             }
             TroubleKind::Broken => format!("{server} does not answer ({why}); trying again {limit}"),
         }
+    }
+}
+
+/// The text of a refusal. A fault of the server's names the request, by which its operator finds it in the log.
+pub(super) fn message_of(body: &Value) -> String {
+    let text = ["detail", "message", "title"].iter().find_map(|name| body.get(name).and_then(Value::as_str));
+    let text = text.unwrap_or("the server refuses and does not say why");
+    let is_fault = body.get("status").and_then(Value::as_u64).is_some_and(|status| status >= 500);
+    let request = body.get("requestId").and_then(Value::as_str).and_then(|id| id.parse::<RequestId>().ok());
+    match request.filter(|_| is_fault) {
+        Some(request) => format!("{text} (request {request})"),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_of_the_server_names_the_request_and_a_refusal_does_not() {
+        let message = |status: u16, id: &str| message_of(&json!({ "status": status, "detail": "no", "requestId": id }));
+        assert_eq!(message(503, "00000000000000ff"), "no (request 00000000000000ff)");
+        assert_eq!(message(409, "00000000000000ff"), "no");
+        // What stands between the client and the server may answer anything.
+        assert_eq!(message(500, "\u{1b}[2J"), "no");
     }
 }

@@ -14,6 +14,7 @@ use super::{
     answer,
     error::{self, ErrorAnswer},
     meta,
+    request_id::new_request_id,
     serve::{ServeError, require_protection},
 };
 use crate::{config::Config, health::Health, wire::ErrorCode};
@@ -57,14 +58,12 @@ impl Drop for Early {
 }
 
 fn answered(uri: &Uri, health: &Health) -> Response {
-    let mut response = match uri.path() {
+    let response = match uri.path() {
         "/healthz" => answer::json(StatusCode::OK, &json!({ "status": "ok" })),
         "/readyz" => meta::ready(health),
-        path => {
-            let waits = ErrorAnswer::new(ErrorCode::Unavailable, "the server waits for its database; try again");
-            error::render(path.to_owned(), waits.into_response())
-        }
+        _ => ErrorAnswer::new(ErrorCode::Unavailable, "the server waits for its database; try again").into_response(),
     };
+    let (mut response, _) = error::render(uri.path(), &new_request_id(), response);
     let headers = response.headers_mut();
     if uri.path() != "/healthz" {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    model::{admission::Rejection, bounds},
+    model::{RequestId, admission::Rejection, bounds},
     queue::WorkerError,
     store::StoreError,
     watch::WatchError,
-    wire::{ErrorCode, PlanRefusal, Problem, ascii},
+    wire::{ErrorCode, PlanRefusal, Problem, REQUEST_ID_HEADER, ascii},
 };
 
 /// How many characters of raw input are shown.
@@ -81,13 +81,25 @@ pub fn draining() -> ErrorAnswer {
     Rejection::Draining.into()
 }
 
-/// Gives a [`Failure`] its body.
-pub fn render(path: String, mut response: Response) -> Response {
-    let Some(failure) = response.extensions_mut().remove::<ErrorAnswer>() else { return response };
+/// Gives an answer the request's id, and an error its body. Returns the error's code, too.
+pub fn render(path: &str, request: &RequestId, mut response: Response) -> (Response, Option<ErrorCode>) {
+    let failure = response.extensions_mut().remove::<ErrorAnswer>();
+    let code = failure.as_ref().map(|failure| failure.code);
+    if let Some(failure) = failure {
+        response = with_body(path, request, failure, response);
+    }
+    if let Ok(id) = HeaderValue::try_from(request.to_string()) {
+        response.headers_mut().insert(REQUEST_ID_HEADER, id);
+    }
+    (response, code)
+}
+
+fn with_body(path: &str, request: &RequestId, failure: ErrorAnswer, response: Response) -> Response {
     let ErrorAnswer { code, detail, extra } = failure;
     // Any other status means that the path was parsed, so it contains only our own text by then.
-    let instance = if matches!(code.status(), 400..=405 | 414 | 431) { echo(&path) } else { path };
+    let instance = if matches!(code.status(), 400..=405 | 414 | 431) { echo(path) } else { path.to_owned() };
     let mut problem = Problem::new(code, detail, instance);
+    problem.request_id = Some(request.clone());
     problem.extra = extra;
     let body = ascii::to_vec(&problem).unwrap_or_default();
     let (mut parts, _) = response.into_parts();

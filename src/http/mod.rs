@@ -1,5 +1,6 @@
 //! The HTTP server: routes, guards, encodings, and the one map from errors to HTTP. Rules are elsewhere.
 
+mod access_log;
 mod agents;
 mod answer;
 mod artifacts;
@@ -23,6 +24,7 @@ mod phases;
 mod plan;
 mod projects;
 mod read;
+mod request_id;
 mod router;
 mod scan;
 mod serve;
@@ -56,6 +58,7 @@ use crate::{
     watch::Watch,
     wire::{self, ErrorCode},
 };
+use access_log::AccessLog;
 use agents::{Agents, KnownAgents};
 use error::{ErrorAnswer, echo};
 use phase_times::PhaseTimes;
@@ -76,6 +79,7 @@ pub struct App {
     artifacts: Retention,
     uploads: Uploads,
     phase_times: PhaseTimes,
+    access_log: AccessLog,
     /// Cancelled at shutdown, for work that need not be finished.
     shutdown: CancellationToken,
 }

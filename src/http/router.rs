@@ -12,10 +12,15 @@ use axum::{
 };
 
 use super::{
-    App, artifacts, cancel, claims, error, events, guard::PeerAddress, intake, meta, metrics, projects, read, submit,
-    waits, workers,
+    App,
+    access_log::{AccessLog, Answered},
+    artifacts, cancel, claims, error, events,
+    guard::PeerAddress,
+    intake, meta, metrics, projects, read,
+    request_id::new_request_id,
+    submit, waits, workers,
 };
-use crate::{model::Scope, wire::ErrorCode};
+use crate::{log, model::Scope, wire::ErrorCode};
 
 /// A path, its methods with the scopes of which a caller needs one (none: everybody may), and who answers.
 type Route = (&'static str, &'static [MethodNeeds], MethodRouter<Arc<App>>);
@@ -96,9 +101,11 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// The layer that every request passes: the guard, and on the way back the rest of its body, the error's body and the
-/// count. It is one layer, because each layer costs a parked poll another half KiB.
+/// The layer that every request passes: its id and the guard, and on the way back the rest of its body, the error's
+/// body, the log and the count. It is one layer, because each layer costs a parked poll another half KiB.
 async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: Request, next: Next) -> Response {
+    let id = new_request_id();
+    let begun_at = AccessLog::begin();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -106,19 +113,20 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     let needed = route.as_ref().map_or(NOTHING, |route| needed(&needs, route.as_str(), &method));
     let address = request.extensions_mut().remove::<PeerAddress>().map(|PeerAddress(address)| address);
     let checked = app.access.check(request.version(), request.uri(), request.headers());
+    let caller = checked.as_ref().ok().map(|grant| grant.caller.identity.clone());
     let checked = checked.and_then(|grant| grant.require(needed).map(|()| grant));
     let response = match checked {
         Ok(mut grant) => {
-            grant.caller.address = address;
+            (grant.caller.address, grant.caller.request) = (address, Some(id.clone()));
             request.extensions_mut().insert(grant);
-            next.run(request).await
+            log::within(id.clone(), next.run(request)).await
         }
         Err(failure) => {
             drop(request);
             failure.into_response()
         }
     };
-    let mut response = error::render(path, response);
+    let (mut response, code) = error::render(&path, &id, response);
     if app.watch.is_draining() {
         // Close the connection, so that the client's next request opens a new one, which a load balancer sends to
         // another server.
@@ -128,6 +136,10 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
         // Boxed, because few requests need it.
         Box::pin(rest.settle(&app.shutdown, &mut response)).await;
     }
-    app.metrics.count(&method, route.as_ref().map_or("none", MatchedPath::as_str), response.status());
+    let status = response.status();
+    app.metrics.count(&method, route.as_ref().map_or("none", MatchedPath::as_str), status);
+    let answered =
+        Answered { method: &method, path: &path, status, code, caller: caller.as_deref(), address, begun_at };
+    log::within_sync(id, || app.access_log.note(&answered));
     response
 }

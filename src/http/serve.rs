@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Access, App, Metrics,
+    access_log::AccessLog,
     agents::Agents,
     connection::{self, ConnectionShared},
     phase_times::PhaseTimes,
@@ -103,6 +104,7 @@ pub async fn serve(
         artifacts,
         uploads: Uploads::default(),
         phase_times: PhaseTimes::default(),
+        access_log: AccessLog::default(),
         shutdown: ending,
     };
     let router = router(Arc::new(app));

@@ -7,6 +7,8 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 
+use super::request_id::RequestId;
+
 /// Who asks for something, as the server knows it.
 ///
 /// Its one form in words is stored and sent: `server`, `local`, `token:NAME`, `oidc:ISSUER:SUBJECT`.
@@ -157,9 +159,6 @@ impl FromIterator<Scope> for Scopes {
 fn bit(scope: Scope) -> u8 {
     1 << scope as u8
 }
-
-/// The id of a request, by which its error, its log lines and its line in the audit log are found.
-pub type RequestId = Arc<str>;
 
 /// Who calls, from where, and with which request: what the audit log keeps of an act.
 #[derive(Clone, Debug, PartialEq, Eq)]

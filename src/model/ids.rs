@@ -21,6 +21,9 @@ pub enum InvalidId {
     /// Empty, too long or with characters that a header cannot carry.
     #[error("an idempotency key is 1 to 255 visible ASCII characters")]
     IdempotencyKey,
+    /// Empty, too long or with other characters.
+    #[error("a request id is 1 to 64 letters, digits, '.', '_' or '-'")]
+    RequestId,
 }
 
 /// A project's name: `[A-Za-z0-9][A-Za-z0-9._-]{0,254}`. Cheap to clone.

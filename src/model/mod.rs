@@ -21,6 +21,7 @@ pub mod order;
 pub mod phase;
 pub mod policy;
 pub mod project;
+pub mod request_id;
 pub mod rollbacks;
 pub mod slot;
 
@@ -31,7 +32,7 @@ pub use deployment::{
 pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody};
 pub use hint::Hint;
-pub use identity::{Caller, Identity, RequestId, Scope, Scopes};
+pub use identity::{Caller, Identity, Scope, Scopes};
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseHolder, LeaseSecret, Pepper, SecretHash};
 pub use lifecycle::Step;
@@ -40,5 +41,6 @@ pub use mention::{DeploymentName, Mention, Named, Which};
 pub use phase::{PhaseState, Stream};
 pub use policy::{LinePolicy, Policy, Preempt};
 pub use project::{Eta, ORDER_LIMIT, Project, RecentRun, StartedOrder};
+pub use request_id::RequestId;
 pub use rollbacks::{FailedRollback, Rollbacks, rollback_of};
 pub use slot::{Changes, Edges, LineLoad, Load, Loaded, Slot};

@@ -30,6 +30,8 @@ pub use worker::{
 
 /// The header that carries the status with a 408.
 pub const STATUS_HEADER: &str = "singletrack-status";
+/// The header that carries the request's id.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// The header that says that the answer was given before.
 pub const REPLAYED_HEADER: &str = "idempotency-replayed";
 /// The header that tells at which byte an upload goes on.

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::model::RequestId;
+
 /// The kind of an error, for programs. The code decides whether the same request may succeed later. `retryable` tells
 /// that to clients that do not know the code; our own client goes by the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -251,7 +253,8 @@ impl ErrorCode {
         }
     }
 
-    fn as_value(self) -> String {
+    /// The code as it stands on the wire.
+    pub fn as_text(self) -> String {
         // Unit variants serialize to a string, always.
         match serde_json::to_value(self) {
             Ok(Value::String(code)) => code,
@@ -284,6 +287,9 @@ pub struct Problem {
     pub error_code: ErrorCode,
     /// Whether the same request may succeed later.
     pub retryable: bool,
+    /// By which the server's log names the request; `None` from an older server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<RequestId>,
     /// More members, by code.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -293,7 +299,7 @@ impl Problem {
     /// A problem of this kind that reads `detail`, for the path `instance`.
     pub fn new(code: ErrorCode, detail: impl Into<String>, instance: impl Into<String>) -> Self {
         let detail = detail.into();
-        let kind = code.as_value().to_ascii_lowercase().replace('_', "-");
+        let kind = code.as_text().to_ascii_lowercase().replace('_', "-");
         Problem {
             r#type: format!("urn:singletrack:problem:{kind}"),
             title: Cow::Borrowed(code.title()),
@@ -305,6 +311,7 @@ impl Problem {
             error: Cow::Borrowed(reason(code.status())),
             error_code: code,
             retryable: code.is_retryable(),
+            request_id: None,
             extra: Map::new(),
         }
     }

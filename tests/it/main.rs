@@ -40,6 +40,7 @@ mod faults;
 mod harness;
 mod inherited;
 mod live;
+mod log_lines;
 mod numbers;
 mod places;
 mod random_walk;

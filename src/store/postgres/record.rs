@@ -178,7 +178,7 @@ pub(super) fn calls(
         let (at, name, deployment) = (at.as_millisecond(), name.as_str().to_owned(), deployment.map(rows::uuid));
         let who = text::escaped(&caller.identity.to_string());
         let address = caller.address.map(|address| address.to_string());
-        let (detail, request) = (text::escaped(detail), caller.request.as_deref().map(str::to_owned));
+        let (detail, request) = (text::escaped(detail), caller.request.as_ref().map(ToString::to_string));
         calls.push(call!(Sql::InsertAudit, at, name, *action, deployment, detail, who, address, request));
     }
     Ok(calls)

@@ -256,7 +256,7 @@ impl<'c> Recorder<'c> {
         for AuditEntry { at, action, caller, deployment, detail } in audit {
             let deployment = deployment.as_ref().map(DeploymentId::as_bytes);
             let (address, at) = (caller.address.map(|address| address.to_string()), at.as_millisecond());
-            let (who, request) = (caller.identity.to_string(), caller.request.as_deref());
+            let (who, request) = (caller.identity.to_string(), caller.request.as_ref().map(ToString::to_string));
             let row = params![at, name.as_str(), action, deployment, detail, who, address, request];
             self.insert_audit.execute(row)?;
         }

@@ -45,7 +45,7 @@ async fn a_server_whose_file_is_damaged_is_not_ready_and_says_why_in_its_log() {
         file.write_all_at(&[0x5a; 4096], at).unwrap();
     }
     assert_eq!(why_not_ready(&server).await, "the store cannot be used; see the server's log");
-    let is_told = |line: &str| line.contains("check=\"store\"") && line.contains("the database is damaged");
+    let is_told = |line: &str| line.contains("check=store") && line.contains("the database is damaged");
     while !server.log().lines().any(is_told) {
         tokio::task::yield_now().await;
     }

@@ -1,5 +1,4 @@
-//! Where log lines and other texts on standard error go. A line that cannot be written is dropped and counted: it
-//! neither ends nor blocks its sender.
+//! Where log lines and other texts on standard error go.
 //!
 //! A server and an agent log through a thread of their own, so that a pipe that nobody empties blocks that thread
 //! alone. The queue of that thread is bounded. Commands for people write by themselves, because the order of their
@@ -21,7 +20,10 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
-use tracing_subscriber::EnvFilter;
+use serde_json::Map;
+use tracing::Level;
+
+use super::line::{Line, LogFormat};
 
 /// How many lines may wait to be written: a burst of them, and 1 MiB at most where lines are of the usual length.
 const QUEUE_LIMIT: usize = 4096;
@@ -35,6 +37,8 @@ const CHUNK_BYTES: usize = 4096;
 static QUEUE: OnceLock<SyncSender<LogEntry>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
+/// Whether standard error is to have nothing but JSON.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 enum LogEntry {
     Line(Vec<u8>),
@@ -42,33 +46,14 @@ enum LogEntry {
     Flush(SyncSender<()>),
 }
 
-/// Logs to standard error from now on, filtered by `SINGLETRACK_LOG` or else by `default`. A panic is logged, too.
-pub fn start(default: &str) {
+/// Begins to write through a thread of its own.
+pub(super) fn begin(format: LogFormat) {
+    IS_JSON.store(format == LogFormat::Json, Ordering::Relaxed);
     let (queue, entries) = sync_channel(QUEUE_LIMIT);
     // Without the thread, each line is written by its sender.
     if thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&entries)).is_ok() {
         let _ = QUEUE.set(queue);
     }
-    let filter = EnvFilter::try_from_env("SINGLETRACK_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| LogLine)
-        // The subscriber would print its own errors, and panic where that fails.
-        .log_internal_errors(false)
-        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(false)
-        .init();
-    std::panic::set_hook(Box::new(|panic| {
-        let name = thread::current().name().unwrap_or("unnamed").to_owned();
-        let backtrace = std::backtrace::Backtrace::capture();
-        tracing::error!(thread = %name, "{panic}");
-        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
-            tracing::error!("{backtrace}");
-        }
-        if name == "main" {
-            flush();
-        }
-    }));
 }
 
 /// How many lines could not be written since the start of the process.
@@ -94,6 +79,9 @@ pub fn flush() {
 
 /// Writes a line for people on standard error. It is dropped where it cannot be written soon.
 pub fn say(line: &str) {
+    if IS_JSON.load(Ordering::Relaxed) {
+        return say_json(line);
+    }
     let is_written = {
         // Colours are removed where standard error is no terminal that shows them.
         let mut text = anstream::AutoStream::new(Vec::new(), anstream::AutoStream::choice(&io::stderr()));
@@ -106,28 +94,53 @@ pub fn say(line: &str) {
 
 /// The same, with control sequences that are meant for the reader of the log, such as those of a CI's sections.
 pub fn say_whole(line: &str) {
+    if IS_JSON.load(Ordering::Relaxed) {
+        return say_json(line);
+    }
     if write_soon(format!("{line}\n").as_bytes()).is_err() {
         DROPPED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+/// Writes a text for people as a line of the JSON log, whatever the log's filter: mostly why the program ends.
+fn say_json(text: &str) {
+    let text = anstream::adapter::strip_str(text).to_string();
+    let level = match text.split(':').next() {
+        Some("error") => Level::ERROR,
+        Some("warning") => Level::WARN,
+        Some(_) | None => Level::INFO,
+    };
+    take(format!("{}\n", of_our_own(level, text).to_json()).as_bytes());
+}
+
+/// A line that is no event.
+fn of_our_own(level: Level, message: String) -> Line<'static> {
+    let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    Line { timestamp, level, target: "singletrack", message, request_id: None, fields: Map::new() }
+}
+
 /// Takes one event of the log, which is written at once.
-struct LogLine;
+pub(super) struct LogLine;
 
 impl Write for LogLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let is_taken = match QUEUE.get() {
-            Some(queue) => queue.try_send(LogEntry::Line(bytes.to_vec())).is_ok(),
-            None => write_soon(bytes).is_ok(),
-        };
-        if !is_taken {
-            DROPPED.fetch_add(1, Ordering::Relaxed);
-        }
+        take(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Takes a line, or counts it as dropped.
+fn take(line: &[u8]) {
+    let is_taken = match QUEUE.get() {
+        Some(queue) => queue.try_send(LogEntry::Line(line.to_vec())).is_ok(),
+        None => write_soon(line).is_ok(),
+    };
+    if !is_taken {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -139,8 +152,11 @@ fn write_all(entries: &Receiver<LogEntry>) {
             LogEntry::Line(line) => {
                 let lost_count = dropped_count() - told_count;
                 if lost_count > 0 {
-                    let notice =
-                        format!("singletrack: {lost_count} lines of the log could not be written before this one\n");
+                    let notice = format!("{lost_count} lines of the log could not be written before this one");
+                    let notice = match IS_JSON.load(Ordering::Relaxed) {
+                        true => format!("{}\n", of_our_own(Level::WARN, notice).to_json()),
+                        false => format!("singletrack: {notice}\n"),
+                    };
                     if write_whole(notice.as_bytes()).is_ok() {
                         told_count += lost_count;
                     }
