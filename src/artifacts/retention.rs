@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Depot, DepotError, KeptArtifact};
 use crate::{
-    config::Artifacts,
+    config::{Artifacts, LiveConfig},
     health::{Pulse, Task},
     model::Digest,
     store::{Store, StoreError},
@@ -45,15 +45,15 @@ struct NeededArtifacts {
 pub struct Retention {
     depot: Depot,
     store: Arc<dyn Store>,
-    rules: Artifacts,
+    config: LiveConfig,
     /// The set of needed artifacts that was read last.
     last_needed: Arc<tokio::sync::Mutex<Option<NeededArtifacts>>>,
 }
 
 impl Retention {
     /// The rules for a depot and the deployments that use it.
-    pub fn new(depot: Depot, store: Arc<dyn Store>, rules: Artifacts) -> Self {
-        Retention { depot, store, rules, last_needed: Arc::default() }
+    pub fn new(depot: Depot, store: Arc<dyn Store>, config: LiveConfig) -> Self {
+        Retention { depot, store, config, last_needed: Arc::default() }
     }
 
     /// The depot.
@@ -61,9 +61,9 @@ impl Retention {
         &self.depot
     }
 
-    /// The rules.
-    pub fn rules(&self) -> &Artifacts {
-        &self.rules
+    /// The present rules.
+    pub fn rules(&self) -> Artifacts {
+        self.config.now().artifacts
     }
 
     /// Looks now and then until `shutdown`.
@@ -98,7 +98,7 @@ impl Retention {
         let mut total = copies.iter().map(|copy| copy.bytes).sum::<u64>();
         copies.sort_by_key(|copy| std::cmp::Reverse(copy.unwanted_for));
         for copy in copies {
-            let is_too_much = total > self.rules.max_total_bytes && copy.unwanted_for > FRESH;
+            let is_too_much = total > self.rules().max_total_bytes && copy.unwanted_for > FRESH;
             let bytes = copy.bytes;
             if (is_too_much || copy.unwanted_for > COPY_KEEP) && self.depot.remove(copy).await? {
                 total -= bytes;
@@ -111,7 +111,7 @@ impl Retention {
     async fn remove_unneeded(&self) -> Result<(), DepotError> {
         let kept = self.depot.kept().await?;
         let total = kept.iter().map(|kept| kept.bytes).sum::<u64>();
-        if total <= self.rules.max_total_bytes && !kept.iter().any(|kept| self.is_old(kept)) {
+        if total <= self.rules().max_total_bytes && !kept.iter().any(|kept| self.is_old(kept)) {
             return Ok(());
         }
         let needed = self.needed(Duration::ZERO).await?;
@@ -129,20 +129,20 @@ impl Retention {
     pub async fn make_room(&self, room: u64) -> Result<bool, DepotError> {
         let kept = self.depot.kept().await?;
         let total = kept.iter().map(|kept| kept.bytes).sum::<u64>();
-        if total.saturating_add(room) <= self.rules.max_total_bytes {
+        if total.saturating_add(room) <= self.rules().max_total_bytes {
             return Ok(true);
         }
         let stays = kept.iter().filter(|kept| kept.unwanted_for <= FRESH).map(|kept| kept.bytes).sum::<u64>();
-        if stays.saturating_add(room) > self.rules.max_total_bytes {
+        if stays.saturating_add(room) > self.rules().max_total_bytes {
             return Ok(false);
         }
         let needed = self.needed(NEEDED_KEEP).await?;
         let total = self.remove(kept, total, room, &needed).await?;
-        Ok(total.saturating_add(room) <= self.rules.max_total_bytes)
+        Ok(total.saturating_add(room) <= self.rules().max_total_bytes)
     }
 
     fn is_old(&self, kept: &KeptArtifact) -> bool {
-        let keep = if kept.is_whole { self.rules.keep } else { PARTIAL_KEEP.min(self.rules.keep) };
+        let keep = if kept.is_whole { self.rules().keep } else { PARTIAL_KEEP.min(self.rules().keep) };
         kept.unwanted_for > keep.max(FRESH)
     }
 
@@ -154,7 +154,7 @@ impl Retention {
         room: u64,
         needed: &HashSet<Digest>,
     ) -> Result<u64, DepotError> {
-        let fits = |total: u64| total.saturating_add(room) <= self.rules.max_total_bytes;
+        let fits = |total: u64| total.saturating_add(room) <= self.rules().max_total_bytes;
         kept.sort_by_key(|kept| std::cmp::Reverse(kept.unwanted_for));
         for kept in kept {
             let may_go = self.is_old(&kept) || (!fits(total) && kept.unwanted_for > FRESH);

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -10,14 +11,14 @@ use super::{
     exit::{Exit, Failure},
     groups::ServerArgs,
     parse::parse_count,
-    service::{EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, fail, print, runtime, shim},
+    service::{EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, HangUps, fail, print, runtime, shim},
     session,
     signals::{Asked, Signals},
 };
 use crate::{
     client::agent::{self, AgentError, Settings},
-    config::Config,
-    exec::{ShimProgram, archive::UnpackLimits},
+    config::{Config, ConfigOrigin, LiveConfig},
+    exec::ShimProgram,
     log::{self, LogFormat},
 };
 
@@ -52,6 +53,18 @@ pub struct AgentArgs {
 /// Runs an agent until it is told to stop.
 pub fn agent(args: AgentArgs) -> ExitCode {
     log::start("info", args.log_format);
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+    };
+    // Before the file is read, so that a SIGHUP after that is not lost.
+    let hang_ups = {
+        let _inside = runtime.enter();
+        match HangUps::listen() {
+            Ok(hang_ups) => hang_ups,
+            Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+        }
+    };
     let token_file = args.server.token_file.clone();
     let settings = match shim().map_err(|error| error.to_string()).and_then(|shim| settings(args, shim)) {
         Ok(settings) => settings,
@@ -61,14 +74,12 @@ pub fn agent(args: AgentArgs) -> ExitCode {
         Ok(token) => Settings { token, ..settings },
         Err(failure) => return end(Err(failure), false),
     };
-    match runtime() {
-        Ok(runtime) => runtime.block_on(agent_until_told(settings)),
-        Err(error) => fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
-    }
+    runtime.block_on(agent_until_told(settings, hang_ups))
 }
 
-async fn agent_until_told(settings: Settings) -> ExitCode {
-    let mut signals = match Signals::listen() {
+async fn agent_until_told(settings: Settings, hang_ups: HangUps) -> ExitCode {
+    hang_ups.reload(settings.config.clone());
+    let mut signals = match Signals::of_a_service() {
         Ok(signals) => signals,
         Err(failure) => return end(Err(failure), false),
     };
@@ -101,15 +112,9 @@ async fn agent_until_told(settings: Settings) -> ExitCode {
 
 /// An agent's settings from the command line, the configuration and the environment, without the token.
 fn settings(args: AgentArgs, shim: ShimProgram) -> Result<Settings, String> {
-    let config = Config::load(Some(&args.config)).map_err(|error| error.to_string())?;
-    let mut projects = config.projects;
-    projects.retain(|_, project| !project.pipelines.is_empty());
-    if projects.is_empty() {
-        return Err(format!(
-            "{} has no pipelines; write some as [[projects.NAME.pipelines.deploy.phases]]",
-            args.config.display()
-        ));
-    }
+    let mut origin = ConfigOrigin::new(Some(args.config.clone()), require_pipelines);
+    let config = origin.read().map_err(|error| error.to_string())?;
+    origin.require_fit(&config).map_err(|error| error.to_string())?;
     let name = match &args.name {
         Some(name) => name.clone(),
         None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -117,14 +122,12 @@ fn settings(args: AgentArgs, shim: ShimProgram) -> Result<Settings, String> {
     if name.is_empty() || name.len() > NAME_LIMIT || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!("--name is 1 to {NAME_LIMIT} visible ASCII characters without spaces"));
     }
-    let chosen = args.work_dir.clone().or(config.work_dir).unwrap_or_else(|| PathBuf::from(DEFAULT_WORK_DIR));
+    let chosen =
+        args.work_dir.clone().or_else(|| config.work_dir.clone()).unwrap_or_else(|| PathBuf::from(DEFAULT_WORK_DIR));
     let work_dir = std::path::absolute(&chosen).map_err(|error| format!("{}: {error}", chosen.display()))?;
     Ok(Settings {
         name,
-        projects,
-        limits: config.limits,
-        unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
-        shutdown_grace: config.shutdown_grace,
+        config: LiveConfig::new(config, origin, Timestamp::now()),
         max_concurrent: args.max_concurrent,
         work_dir,
         shim,
@@ -132,6 +135,13 @@ fn settings(args: AgentArgs, shim: ShimProgram) -> Result<Settings, String> {
         token: None,
         ca_cert: args.server.ca_cert,
     })
+}
+
+fn require_pipelines(config: &Config) -> Result<(), String> {
+    match config.projects.values().any(|project| !project.pipelines.is_empty()) {
+        true => Ok(()),
+        false => Err("there are no pipelines; write some as [[projects.NAME.pipelines.deploy.phases]]".to_owned()),
+    }
 }
 
 impl From<AgentError> for Failure {

@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use super::{
     AgentArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
-    FenceCommand, ListArgs, LogsArgs, ManArgs, ProtectArgs, RedeployArgs, ReleaseArgs, RunArgs, ServeArgs, StatusArgs,
-    StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
+    FenceCommand, ListArgs, LogsArgs, ManArgs, ProtectArgs, RedeployArgs, ReleaseArgs, ReloadArgs, RunArgs, ServeArgs,
+    StatusArgs, StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
 };
 
 /// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.
@@ -91,6 +91,8 @@ pub enum ClientCommand {
     Cancel(CancelArgs),
     /// Free a project's slot by force, whatever its holder does; the release is recorded
     Release(ReleaseArgs),
+    /// Have the server read its configuration again, as SIGHUP does; a bad file changes nothing
+    Reload(ReloadArgs),
 }
 
 #[cfg(test)]

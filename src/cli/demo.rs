@@ -24,7 +24,7 @@ use super::{
     service::{EX_UNAVAILABLE, EXIT_INTERRUPTED, fail, runtime, stop_signals},
 };
 use crate::{
-    config::Config,
+    config::{Config, LiveConfig},
     exec::ShimProgram,
     log,
     model::{Deployment, InvalidId},
@@ -114,7 +114,7 @@ async fn show(program: &Path, dir: &Path, keep: bool, stop: impl Future<Output =
     let mut config = Config::parse(CONFIG, Path::new("demo.toml"))?;
     config.store = crate::config::StoreLocation::Sqlite(dir.join("demo.db"));
     config.work_dir = Some(dir.join("work"));
-    let node = Node::start(config, ShimProgram(program.to_owned())).await?;
+    let node = Node::start(LiveConfig::fixed(config), ShimProgram(program.to_owned())).await?;
     let server = format!("http://{}", node.address());
     say(&format!("A server listens on {server}; its store is in {}.", dir.display()));
 

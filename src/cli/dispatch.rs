@@ -10,7 +10,7 @@ use super::{
     cancel, check_config, current, demo, deploy,
     end::{end, on_runtime},
     exit::{Exit, Failure},
-    explain, list, logs, manual, release, run,
+    explain, list, logs, manual, release, reload, run,
     run::FenceCommand,
     screen::print,
     serve, status, store, token, version, wait, why,
@@ -89,6 +89,7 @@ fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
         ClientCommand::List(args) => on_runtime(list::run(args)),
         ClientCommand::Cancel(args) => on_runtime(cancel::run(args)),
         ClientCommand::Release(args) => on_runtime(release::run(args)),
+        ClientCommand::Reload(args) => on_runtime(reload::run(args)),
     }
 }
 
@@ -108,5 +109,6 @@ fn wants_json(command: &ClientCommand) -> bool {
         ClientCommand::List(args) => args.connect.json,
         ClientCommand::Cancel(args) => args.target.connect.json,
         ClientCommand::Release(args) => args.target.connect.json,
+        ClientCommand::Reload(args) => args.connect.json,
     }
 }

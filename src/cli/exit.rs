@@ -280,6 +280,8 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
             (Exit::Usage, Some("change the flag of that name; docs/limits.md lists what the server takes"))
         }
         ErrorCode::UnknownPipeline => (Exit::Usage, Some("`singletrack why` shows the project's pipelines")),
+        ErrorCode::UnknownProject => (Exit::Usage, Some("`singletrack list` without a project shows the projects")),
+        ErrorCode::ConfigInvalid => (Exit::Usage, Some("mend the file; `singletrack check-config FILE` checks it")),
         ErrorCode::NotFound => (Exit::Usage, Some("`singletrack list` shows what there is")),
         ErrorCode::BodyTooLarge => (
             Exit::Usage,

@@ -1,21 +1,20 @@
 //! `serve`: runs a server until it is told to stop.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use jiff::Timestamp;
 
 use super::{
     parse::parse_listen,
-    service::{EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, StopSignals, fail, print, runtime, shim, stop_signals},
+    service::{
+        EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, HangUps, StopSignals, fail, print, runtime, shim, stop_signals,
+    },
 };
 use crate::{
-    config::{Config, ConfigError, format_duration},
+    config::{ConfigOrigin, LiveConfig, format_duration},
     exec::process::inherited::allow_many_open_files,
-    http::ServeError,
+    http::{ServeError, require_protection},
     log::{self, LogFormat},
     server::{Node, StartError, stop_limit},
     store::{StoreError, sqlite::survive_full_disks},
@@ -45,6 +44,18 @@ pub struct ServeArgs {
 /// Runs the server until it is told to stop.
 pub fn serve(args: ServeArgs) -> ExitCode {
     log::start("info", args.log_format);
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+    };
+    // Before the file is read, so that a SIGHUP after that is not lost.
+    let hang_ups = {
+        let _inside = runtime.enter();
+        match HangUps::listen() {
+            Ok(hang_ups) => hang_ups,
+            Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
+        }
+    };
     let config = match configured(args) {
         Ok(config) => config,
         Err(message) => return fail(EX_CONFIG, &message),
@@ -53,13 +64,12 @@ pub fn serve(args: ServeArgs) -> ExitCode {
         tracing::debug!(%error, "the limit of open files could not be raised");
     }
     survive_full_disks();
-    match runtime() {
-        Ok(runtime) => runtime.block_on(serve_until_told(config)),
-        Err(error) => fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
-    }
+    runtime.block_on(serve_until_told(config, hang_ups))
 }
 
-async fn serve_until_told(config: Config) -> ExitCode {
+async fn serve_until_told(live: LiveConfig, hang_ups: HangUps) -> ExitCode {
+    hang_ups.reload(live.clone());
+    let config = live.now();
     let (mut stop, shim) = match (stop_signals(), shim()) {
         (Ok(stop), Ok(shim)) => (stop, shim),
         (Err(error), _) | (_, Err(error)) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
@@ -67,7 +77,7 @@ async fn serve_until_told(config: Config) -> ExitCode {
     let (store, project_count) = (config.store.to_string(), config.projects.len());
     let stop_limit = stop_limit(&config);
     let starting = tokio::select! {
-        started = Node::start(config, shim) => started,
+        started = Node::start(live, shim) => started,
         () = stop.received() => {
             tracing::info!("stopped while it waited for its store");
             return ExitCode::SUCCESS;
@@ -132,16 +142,14 @@ async fn stop_node(node: Node, stop: &mut StopSignals) -> ExitCode {
 }
 
 /// The configuration: flag, then environment (clap has read both), then file, then default.
-fn configured(args: ServeArgs) -> Result<Config, String> {
+fn configured(args: ServeArgs) -> Result<LiveConfig, String> {
     let ServeArgs { config, listen, store, work_dir, log_format: _ } = args;
     let store = match store {
         Some(store) => Some(store.parse().map_err(|error| format!("--store: {error}"))?),
         None => None,
     };
-    let config = Config::load(config.as_deref().map(Path::new)).map_err(|error: ConfigError| error.to_string())?;
-    let mut config = config.overriding(listen, store);
-    if work_dir.is_some() {
-        config.work_dir = work_dir;
-    }
-    Ok(config)
+    let mut origin = ConfigOrigin::new(config, |config| require_protection(config).map_err(|error| error.to_string()));
+    (origin.listen, origin.store, origin.work_dir) = (listen, store, work_dir);
+    let config = origin.read().map_err(|error| error.to_string())?;
+    Ok(LiveConfig::new(config, origin, Timestamp::now()))
 }

@@ -1,11 +1,26 @@
-//! What the commands share that start a server or an agent, or look after one: signals that stop it, and how it ends.
+//! What the commands share that start a server or an agent, or look after one: signals that stop it, the signal that
+//! reads the configuration again, and how it ends.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt as _,
+    process::ExitCode,
+    time::Duration,
+};
 
+use jiff::Timestamp;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
+    process::{getpid, kill_process},
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::screen::print as screen;
-use crate::exec::ShimProgram;
+use crate::{
+    config::LiveConfig,
+    exec::{ShimProgram, process::inherited::is_ignored},
+};
 
 /// `sysexits.h`: the service is not available.
 pub(super) const EX_UNAVAILABLE: u8 = 69;
@@ -53,6 +68,47 @@ impl StopSignals {
 
 pub(super) fn stop_signals() -> std::io::Result<StopSignals> {
     Ok(StopSignals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+}
+
+/// Hears of SIGHUP, which reads the configuration again. It ends nothing, except where it comes since the terminal of
+/// this process was closed: that is a SIGTERM.
+pub(super) struct HangUps {
+    signal: Signal,
+    /// The terminal. None where there is none, and under `nohup`, which asks us to outlive it.
+    terminal: Option<File>,
+}
+
+impl HangUps {
+    /// From now on SIGHUP does not end the process by itself.
+    pub(super) fn listen() -> std::io::Result<Self> {
+        let open = || OpenOptions::new().read(true).custom_flags(OFlags::NOCTTY.bits().cast_signed()).open("/dev/tty");
+        let outlives = is_ignored(SignalKind::hangup().as_raw_value());
+        let terminal = if outlives { None } else { open().ok() };
+        Ok(HangUps { signal: signal(SignalKind::hangup())?, terminal })
+    }
+
+    /// From now on each SIGHUP reads the configuration again.
+    pub(super) fn reload(mut self, config: LiveConfig) {
+        tokio::spawn(async move {
+            while self.signal.recv().await.is_some() {
+                if self.terminal.as_ref().is_some_and(is_closed) {
+                    tracing::info!("the terminal was closed");
+                    // The process exists, and may signal itself.
+                    let _ = kill_process(getpid(), rustix::process::Signal::TERM);
+                    continue;
+                }
+                let config = config.clone();
+                // The log says what came of it; so does a panic.
+                let _ = tokio::task::spawn_blocking(move || _ = config.reload(Timestamp::now())).await;
+            }
+        });
+    }
+}
+
+fn is_closed(terminal: &File) -> bool {
+    let mut asked = [PollFd::new(terminal, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().contains(PollFlags::HUP)
 }
 
 /// Tells why it ends. The first line of the message is the error; further ones are hints, or lines that go with it.

@@ -106,7 +106,15 @@ impl Signals {
     /// # Errors
     /// The system does not let us listen.
     pub fn listen() -> Result<Self, Failure> {
-        Signals::and_of(Parent::Unknown)
+        Signals::and_of(Parent::Unknown, true)
+    }
+
+    /// The same for a service, to which SIGHUP says something else.
+    ///
+    /// # Errors
+    /// The system does not let us listen.
+    pub fn of_a_service() -> Result<Self, Failure> {
+        Signals::and_of(Parent::Unknown, false)
     }
 
     /// The same for what a CI job waits for: in a CI it is over when the process that started us has ended.
@@ -115,14 +123,17 @@ impl Signals {
     /// The system does not let us listen.
     pub fn of_a_job(in_ci: bool) -> Result<Self, Failure> {
         let is_bound = in_ci && !is_ignored(SignalKind::hangup().as_raw_value());
-        Signals::and_of(if is_bound { Parent::watch() } else { Parent::Unknown })
+        Signals::and_of(if is_bound { Parent::watch() } else { Parent::Unknown }, true)
     }
 
-    fn and_of(parent: Parent) -> Result<Self, Failure> {
+    fn and_of(parent: Parent, hang_up_stops: bool) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::new(Exit::Fault, format!("signals cannot be listened for: {error}"));
         let mut interrupt = Listener::new(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = Listener::new(SignalKind::terminate()).map_err(failed)?;
-        let mut hang_up = Listener::new(SignalKind::hangup()).map_err(failed)?;
+        let mut hang_up = match hang_up_stops {
+            true => Listener::new(SignalKind::hangup()).map_err(failed)?,
+            false => Listener(None),
+        };
         let (sender, asked) = watch::channel(Asked::Nothing);
         let owns_command = Arc::new(AtomicBool::new(false));
         let owned = Arc::clone(&owns_command);

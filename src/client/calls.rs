@@ -22,7 +22,8 @@ use crate::{
     model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName, Status},
     wire::{
         Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
-        Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReportsAnswer, ReportsRequest, Takes,
+        Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReloadAnswer, ReportsAnswer, ReportsRequest,
+        Takes,
     },
 };
 
@@ -371,6 +372,15 @@ impl Connection {
         let call = Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) };
         let answer = self.succeed(&call).await?;
         self.transport.read(answer).map(|released| *released)
+    }
+
+    /// Has the server read its configuration again.
+    ///
+    /// # Errors
+    /// No usable answer came, or the server refuses, or the file is wrong.
+    pub async fn reload(&self) -> Result<ReloadAnswer, Fault> {
+        let answer = self.succeed(&Call::new(Method::POST, self.url(&["v1", "admin", "reload"]))).await?;
+        self.transport.read(answer).map(|reloaded| *reloaded)
     }
 
     /// Renews a lease. The server parks the call for up to `window`, so that a cancel can be its answer. `limit` is how

@@ -1,4 +1,5 @@
-//! The settings of an operator in `singletrack.toml`, read once at start into types that hold only valid values.
+//! The settings of an operator in `singletrack.toml`, read at the start and at each reload into types that hold only valid
+//! values.
 //!
 //! A configuration that contradicts itself is refused before anything starts: all its problems are listed, each with
 //! its line, and an unknown key names the nearest known one. Flags and environment variables override the file, the
@@ -7,11 +8,13 @@
 mod artifacts;
 mod duration;
 mod limits;
+mod live;
 mod location;
 mod pass_env;
 mod postgres;
 mod project;
 mod reader;
+mod reload;
 mod since;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,11 +28,13 @@ use toml::de::DeTable;
 
 pub use artifacts::Artifacts;
 pub use duration::{format_duration, parse_duration};
+pub use live::{LastReload, LiveConfig};
 pub use location::StoreLocation;
 pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, WithoutAgent, is_pipeline_name};
-pub use reader::ConfigProblem;
+pub use reader::{ConfigProblem, nearest};
+pub use reload::{ChangedProjects, ConfigOrigin, Reload};
 pub use since::Since;
 
 use crate::model::{Limits, ProjectName, Scope, Scopes};
@@ -63,6 +68,8 @@ pub struct Config {
     pub artifacts: Artifacts,
     /// The tokens that give access; without any, only programs and pages of this machine may call.
     pub tokens: Vec<TokenHash>,
+    /// Whether only projects of this configuration may be deployed.
+    pub known_projects_only: bool,
     /// The projects, by name.
     pub projects: BTreeMap<ProjectName, ProjectConfig>,
 }
@@ -99,6 +106,9 @@ pub enum ConfigError {
         /// The problems, in the order of the file; never empty.
         problems: Vec<ConfigProblem>,
     },
+    /// The file is right by itself, and does not fit to the process.
+    #[error("{0}")]
+    Unfit(String),
 }
 
 impl Default for Config {
@@ -115,6 +125,7 @@ impl Default for Config {
             limits: Limits::default(),
             artifacts: Artifacts::default(),
             tokens: Vec::new(),
+            known_projects_only: false,
             projects: BTreeMap::new(),
         }
     }
@@ -181,6 +192,7 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
         limits: root.section("limits").map_or(default.limits, limits::read),
         artifacts: root.section("artifacts").map_or(default.artifacts, artifacts::read),
         tokens: read_tokens(&mut root),
+        known_projects_only: root.boolean("known_projects_only").unwrap_or(default.known_projects_only),
         projects: project::read_all(&mut root, &pass_env),
         pass_env,
     };
@@ -189,6 +201,12 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
             root.span_of("allowed_hosts"),
             "`allowed_hosts` lets a proxy in, and with it everybody whom the proxy serves: it needs `[[tokens]]`; make one \
              with `singletrack token new`",
+        );
+    }
+    if config.known_projects_only && config.projects.is_empty() && !root.has("projects") {
+        root.document.problem(
+            root.span_of("known_projects_only"),
+            "`known_projects_only` refuses every deployment here, since there is no project; write one as [projects.NAME]",
         );
     }
     root.finish();

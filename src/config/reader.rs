@@ -260,11 +260,17 @@ impl<'a> ConfigTable<'a> {
     }
 }
 
-/// The known key that the unknown one was most likely meant to be.
-fn nearest<'k>(unknown: &str, known: &[&'k str]) -> Option<&'k str> {
+/// The known name that the unknown one was most likely meant to be.
+pub fn nearest<'k>(unknown: &str, known: &[&'k str]) -> Option<&'k str> {
     // Below this likeness a suggestion confuses more than the list of all keys.
     const LIKENESS_LIMIT: f64 = 0.7;
     let unknown: String = unknown.chars().take(64).collect::<String>().to_lowercase();
+    // One or two slips of the fingers, such as two letters in the wrong order.
+    let slips = |key: &str| strsim::osa_distance(&unknown, &key.to_lowercase());
+    let closest = known.iter().copied().min_by_key(|key| slips(key))?;
+    if slips(closest) <= 1 + unknown.chars().count() / 8 {
+        return Some(closest);
+    }
     let likeness = |key: &str| strsim::jaro_winkler(&unknown, key);
     let best = known.iter().copied().max_by(|left, right| likeness(left).total_cmp(&likeness(right)))?;
     (likeness(best) >= LIKENESS_LIMIT).then_some(best)

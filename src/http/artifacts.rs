@@ -76,7 +76,7 @@ async fn take(
     if range.total.is_some_and(|total| total > max_bytes) {
         return Err(too_large());
     }
-    let Some(_place) = app.uploads.take(app.access.token(&parts.headers)) else {
+    let Some(_place) = app.uploads.take(Grant::of(&parts.extensions).caller.identity) else {
         let detail =
             format!("{UPLOADS_LIMIT} uploads of this token are under way; try again when one of them has ended");
         return Err(ErrorAnswer::new(ErrorCode::Unavailable, detail));

@@ -17,20 +17,34 @@ use super::{
 };
 use crate::{
     config::is_pipeline_name,
-    model::{LeaseHolder, bounds},
+    model::{LeaseHolder, ProjectName, bounds},
     queue::claim::Claimed,
+    store::Offers,
     wire::{self, ClaimRequest, ErrorCode},
 };
 
 /// Hands out the oldest deployment that the agent can run.
 pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, ErrorAnswer> {
-    let (window, wish) = Box::pin(read(&app, request)).await?;
+    let (window, wish) = Box::pin(read(request)).await?;
     let holder = LeaseHolder::agent(&wish.worker, &wish.claim_id);
     if app.watch.is_draining() {
         // An earlier call of this claim may have taken a deployment. It is answered all the same, because the agent may
         // not have received that answer.
         let taken = Box::pin(app.queue.claimed_by(&holder)).await?;
         return visible(taken, &wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed))).ok_or_else(draining);
+    }
+    let mut changes = app.queue.config().changes();
+    let mut served = served(&app, &wish);
+    // An agent introduces itself without capacity. Then each of its projects must be right, so that a typing mistake is
+    // told. Later a project may leave the configuration, and the agent goes on with the others.
+    let is_introduction = wish.capacity == 0 && window.is_zero();
+    if let Some(other) = wish.projects.keys().find(|project| !served.contains_key(*project))
+        && (is_introduction || served.is_empty())
+    {
+        // The project may have left the configuration since this claim took a deployment.
+        let taken = Box::pin(app.queue.claimed_by(&holder)).await?;
+        let taken = visible(taken, &wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed)));
+        return taken.ok_or_else(|| not_by_agents(other));
     }
     let (ends_at, wait_end) = (Instant::now() + window, app.watch.wait_end());
     let _present = Box::pin(app.agents.arrive(&wish, window)).await?;
@@ -42,7 +56,7 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     loop {
         work.mark_unchanged();
         if claimed.is_none() && wish.capacity > 0 {
-            claimed = Box::pin(app.queue.claim_any(&holder, &wish.projects)).await?;
+            claimed = Box::pin(app.queue.claim_any(&holder, &served)).await?;
         }
         if let Some(claimed) = visible(claimed.take(), &wish) {
             return Ok(answer::json(StatusCode::OK, &wire(claimed)));
@@ -51,8 +65,18 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
             biased;
             () = wait_end.cancelled() => false,
             woken = timeout_at(ends_at, work.changed()) => woken.is_ok(),
+            _ = changes.changed() => {
+                served = self::served(&app, &wish);
+                true
+            }
         };
         if !woken {
+            // Without a window this may be a claim that is asked once more, whose first call was taking a deployment
+            // while this call began.
+            let taken = if window.is_zero() { Box::pin(app.queue.claimed_by(&holder)).await? } else { None };
+            if let Some(claimed) = visible(taken, &wish) {
+                return Ok(answer::json(StatusCode::OK, &wire(claimed)));
+            }
             return Err(ErrorAnswer::new(ErrorCode::NothingToDo, "there is no work for this agent yet; ask again"));
         }
     }
@@ -64,24 +88,36 @@ fn visible(claimed: Option<Claimed>, wish: &ClaimRequest) -> Option<Claimed> {
 }
 
 /// Reads the agent's wishes, and drops the request.
-async fn read(app: &App, request: Request) -> Result<(Duration, ClaimRequest), ErrorAnswer> {
+async fn read(request: Request) -> Result<(Duration, ClaimRequest), ErrorAnswer> {
     let (parts, body) = request.into_parts();
     let window = Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?;
     let wish: ClaimRequest = body::read_json(&parts.headers, body).await?;
     check(&wish)?;
     let visible = Grant::of(&parts.extensions).projects;
     for project in wish.projects.keys() {
-        // The same words for a project that does not exist, that agents do not run, or that this caller may not see.
-        if !visible.sees(project) || app.by_agents(project).is_none() {
-            return Err(ErrorAnswer::new(
-                ErrorCode::NotFound,
-                format!(
-                    "project '{project}' is not run by agents on this server (run_by = \"agents\"), or this token may not see it"
-                ),
-            ));
+        if !visible.sees(project) {
+            return Err(not_by_agents(project));
         }
     }
     Ok((window, wish))
+}
+
+/// Those of the agent's projects that the present configuration leaves to agents.
+fn served(app: &App, wish: &ClaimRequest) -> Offers {
+    let config = app.config();
+    let is_by_agents = |project: &ProjectName| config.projects.get(project).is_some_and(|it| it.agents.is_some());
+    let served = wish.projects.iter().filter(|(project, _)| is_by_agents(project));
+    served.map(|(project, pipelines)| (project.clone(), pipelines.clone())).collect()
+}
+
+/// The same words for a project that does not exist, that agents do not run, or that the caller may not see.
+fn not_by_agents(project: &ProjectName) -> ErrorAnswer {
+    ErrorAnswer::new(
+        ErrorCode::NotFound,
+        format!(
+            "project '{project}' is not run by agents on this server (run_by = \"agents\"), or this token may not see it"
+        ),
+    )
 }
 
 fn check(wish: &ClaimRequest) -> Result<(), ErrorAnswer> {

@@ -15,6 +15,7 @@ use prometheus_client::{
 
 use super::{App, error::ErrorAnswer, params::Query};
 use crate::{
+    config::LastReload,
     exec::workspaces,
     health, log,
     model::{Changes, State as Standing},
@@ -57,6 +58,8 @@ pub struct Metrics {
     unreadable: Counter,
     workspaces_left: Gauge,
     turned_away: Counter,
+    last_reload_ok: Gauge,
+    last_reload_at: Gauge,
 }
 
 impl Default for Metrics {
@@ -107,7 +110,20 @@ impl Default for Metrics {
             "Connections that were closed, or not accepted, since there are too many or no descriptors; nobody's silence counts then",
             turned_away.clone(),
         );
+        let (last_reload_ok, last_reload_at) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "config_last_reload_successful",
+            "1 if the last reload of the configuration succeeded, else 0; the start counts as one",
+            last_reload_ok.clone(),
+        );
+        registry.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration was last read with success, in Unix seconds",
+            last_reload_at.clone(),
+        );
         Metrics {
+            last_reload_ok,
+            last_reload_at,
             turned_away,
             unreadable,
             workspaces_left,
@@ -165,6 +181,12 @@ impl Metrics {
         self.transactions.inner().store(commits.transaction_count, Ordering::Relaxed);
     }
 
+    /// Copies the outcome of the last reload.
+    fn note_reload(&self, last: LastReload) {
+        self.last_reload_ok.set(i64::from(last.is_ok));
+        self.last_reload_at.set(last.succeeded_at.as_second());
+    }
+
     /// Copies the process's readiness.
     fn note_health(&self, report: &health::ReadinessReport) {
         for check in &report.checks {
@@ -195,6 +217,7 @@ pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, 
     app.metrics.workspaces_left.set(workspaces::left_count().cast_signed());
     app.metrics.log_drops.inner().store(log::dropped_count(), Ordering::Relaxed);
     app.metrics.log_bytes.set(app.queue.store().log_bytes().unwrap_or(0).cast_signed());
+    app.metrics.note_reload(app.queue.config().last_reload());
     app.metrics.note_health(&app.health.report());
     let mut text = String::new();
     encode(&mut text, &app.metrics.registry)

@@ -1,6 +1,8 @@
 //! The HTTP server: routes, guards, encodings, and the one map from errors to HTTP. Rules are elsewhere.
 
+mod access;
 mod access_log;
+mod admin;
 mod agents;
 mod answer;
 mod artifacts;
@@ -35,7 +37,7 @@ mod uploads;
 mod waits;
 mod workers;
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+use std::{ops::Bound, sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -46,18 +48,19 @@ pub use early::Early;
 pub use guard::{Access, Grant};
 pub use metrics::Metrics;
 pub use router::route_table;
-pub use serve::{END_LIMIT, HttpServer, ServeError, serve};
+pub use serve::{END_LIMIT, HttpServer, ServeError, require_protection, serve};
 pub use tokens::{NewToken, new_token};
 
 use crate::{
     artifacts::retention::Retention,
-    config::{ByAgents, Pipeline, ProjectConfig},
+    config::{ByAgents, Config, Pipeline, nearest},
     health::Health,
     model::{self, EventBody, ProjectName, RunBy, State},
     queue::{Queue, absence::some_of},
     watch::Watch,
     wire::{self, ErrorCode},
 };
+use access::LiveAccess;
 use access_log::AccessLog;
 use agents::{Agents, KnownAgents};
 use error::{ErrorAnswer, echo};
@@ -71,8 +74,7 @@ const SLOT_LOOK_LIMIT: usize = 50;
 pub struct App {
     queue: Queue,
     watch: Watch,
-    projects: Arc<BTreeMap<ProjectName, ProjectConfig>>,
-    access: Access,
+    access: LiveAccess,
     agents: Agents,
     metrics: Arc<Metrics>,
     health: Health,
@@ -89,32 +91,34 @@ impl App {
         self.queue.clock().wall()
     }
 
-    fn is_configured(&self, project: &ProjectName) -> bool {
-        self.projects.contains_key(project)
+    /// The configuration at this moment.
+    fn config(&self) -> Arc<Config> {
+        self.queue.config().now()
     }
 
-    /// The configured projects that follow this one, by name.
-    fn project_names_after(&self, after: Option<&ProjectName>) -> impl Iterator<Item = ProjectName> {
+    fn is_configured(&self, project: &ProjectName) -> bool {
+        self.config().projects.contains_key(project)
+    }
+
+    /// The next configured projects after this one, by name.
+    fn project_names_after(&self, after: Option<&ProjectName>, count: usize) -> Vec<ProjectName> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.projects.range::<ProjectName, _>((from, Bound::Unbounded)).map(|(name, _)| name.clone())
+        let config = self.config();
+        let following = config.projects.range::<ProjectName, _>((from, Bound::Unbounded));
+        following.take(count).map(|(name, _)| name.clone()).collect()
     }
 
     /// The project's settings for agents, if agents run it.
     fn by_agents(&self, project: &ProjectName) -> Option<ByAgents> {
-        self.projects.get(project)?.agents
+        self.config().projects.get(project)?.agents
     }
 
     fn pipeline_names(&self, project: &ProjectName, known: &KnownAgents) -> Vec<String> {
         if self.by_agents(project).is_some() {
             return known.pipelines().into_iter().cloned().collect();
         }
-        self.projects.get(project).map(|project| project.pipelines.keys().cloned().collect()).unwrap_or_default()
-    }
-
-    /// A configured pipeline.
-    fn pipeline(&self, project: &ProjectName, name: &str) -> Result<&Pipeline, ErrorAnswer> {
-        let pipelines = &self.projects.get(project).ok_or_else(ErrorAnswer::not_found)?.pipelines;
-        pipelines.get(name).ok_or_else(|| unknown_pipeline(name, pipelines.keys()))
+        let config = self.config();
+        config.projects.get(project).map(|project| project.pipelines.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// Fails for a pipeline that no known agent has ever offered. If no agent was ever seen, nothing is known and it
@@ -186,7 +190,8 @@ impl App {
 
     /// How long a run of this pipeline takes. Only agents and clients know how long their own pipelines take.
     fn takes(&self, project: &model::Project, spec: &model::Spec) -> wire::Takes {
-        let configured = self.projects.get(&project.name).filter(|configured| configured.agents.is_none());
+        let config = self.config();
+        let configured = config.projects.get(&project.name).filter(|configured| configured.agents.is_none());
         let pipeline = configured.and_then(|configured| configured.pipelines.get(&spec.pipeline));
         let given = pipeline.filter(|pipeline| spec.executor == RunBy::Worker && pipeline.is_timeout_given);
         wire::Takes {
@@ -195,10 +200,29 @@ impl App {
         }
     }
 
-    /// Distinguishes definitions of a pipeline.
+    /// Distinguishes definitions of a configured pipeline.
     fn pipeline_digest(&self, project: &ProjectName, name: &str) -> Result<String, ErrorAnswer> {
-        let definition = serde_json::to_vec(self.pipeline(project, name)?).unwrap_or_default();
+        let definition = serde_json::to_vec(pipeline(&self.config(), project, name)?).unwrap_or_default();
         Ok(HEXLOWER.encode(&Sha256::digest(definition))[..16].to_owned())
+    }
+
+    /// Fails for a name that no configuration has, where only those are taken. The error names the nearest one that the
+    /// caller may see. Everything that could make a project needs this.
+    fn require_known(&self, project: &ProjectName, sees: impl Fn(&ProjectName) -> bool) -> Result<(), ErrorAnswer> {
+        let config = self.config();
+        if !config.known_projects_only || config.projects.contains_key(project) {
+            return Ok(());
+        }
+        let names: Vec<_> = config.projects.keys().filter(|name| sees(name)).map(ProjectName::as_str).collect();
+        let hint = match nearest(project.as_str(), &names) {
+            Some(nearest) => format!("did you mean '{nearest}'?"),
+            None if names.is_empty() => "it takes only projects of its configuration".to_owned(),
+            None => format!("it takes {}", some_of(names.into_iter())),
+        };
+        Err(ErrorAnswer::new(
+            ErrorCode::UnknownProject,
+            format!("this server's configuration has no project '{}'; {hint}", echo(project.as_str())),
+        ))
     }
 
     /// Fails for a project that is not configured and was never deployed.
@@ -208,6 +232,12 @@ impl App {
         }
         Err(ErrorAnswer::not_found())
     }
+}
+
+/// A configured pipeline.
+fn pipeline<'a>(config: &'a Config, project: &ProjectName, name: &str) -> Result<&'a Pipeline, ErrorAnswer> {
+    let pipelines = &config.projects.get(project).ok_or_else(ErrorAnswer::not_found)?.pipelines;
+    pipelines.get(name).ok_or_else(|| unknown_pipeline(name, pipelines.keys()))
 }
 
 fn unknown_pipeline<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> ErrorAnswer {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{http::StatusCode, response::Response};
 
-use super::{App, answer, error::ErrorAnswer};
+use super::{App, answer, error::ErrorAnswer, pipeline};
 use crate::{
     config::PhaseAction,
     model::{
@@ -29,10 +29,11 @@ pub struct DryRunFlags {
 /// Answers the plan of a submission.
 pub async fn plan(app: &App, submission: Submission, asked: DryRunFlags) -> Result<Response, ErrorAnswer> {
     let Submission { id, project, spec, .. } = submission.clone();
+    let config = app.config();
     // Only the agent knows what an agent's pipeline does.
     let configured = match app.by_agents(&project) {
         Some(_) => &[],
-        None => app.pipeline(&project, &spec.pipeline)?.phases.as_slice(),
+        None => pipeline(&config, &project, &spec.pipeline)?.phases.as_slice(),
     };
     let phases = configured.iter().map(|phase| PlanPhase {
         name: phase.name.clone(),

@@ -75,7 +75,7 @@ async fn following(
         }
         None => {
             found.extend(app.queue.store().projects(after.clone(), count).await?);
-            for name in app.project_names_after(after.as_ref()).take(count) {
+            for name in app.project_names_after(after.as_ref(), count) {
                 found.entry(name.clone()).or_insert_with(|| Some(idle(name)));
             }
         }

@@ -14,7 +14,7 @@ use axum::{
 use super::{
     App,
     access_log::{AccessLog, Answered},
-    artifacts, cancel, claims, error, events,
+    admin, artifacts, cancel, claims, error, events,
     guard::PeerAddress,
     intake, meta, metrics, projects, read,
     request_id::new_request_id,
@@ -36,6 +36,7 @@ const READ: &[Scope] = &[Scope::Read];
 const SUBMIT: &[Scope] = &[Scope::Submit];
 /// A lease's secret proves the rest.
 const RUN: &[Scope] = &[Scope::Work, Scope::Submit];
+const ADMIN: &[Scope] = &[Scope::Admin];
 const FETCH: &[Scope] = &[Scope::Read, Scope::Work];
 
 /// The paths, their methods, and their handlers. A test compares `openapi.yaml` with this list.
@@ -60,6 +61,7 @@ fn routes() -> Vec<Route> {
             &[("get", FETCH), ("head", &[Scope::Submit, Scope::Read, Scope::Work]), ("put", SUBMIT)],
             get(artifacts::get).head(artifacts::head).put(artifacts::put),
         ),
+        ("/v1/admin/reload", &[("post", ADMIN)], post(admin::reload)),
         ("/healthz", &[("get", NOTHING)], get(meta::healthz)),
         ("/readyz", &[("get", NOTHING)], get(meta::readyz)),
         ("/metrics", &[("get", NOTHING)], get(metrics::metrics)),
@@ -112,7 +114,7 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     let rest = intake::watch(&mut request);
     let needed = route.as_ref().map_or(NOTHING, |route| needed(&needs, route.as_str(), &method));
     let address = request.extensions_mut().remove::<PeerAddress>().map(|PeerAddress(address)| address);
-    let checked = app.access.check(request.version(), request.uri(), request.headers());
+    let checked = app.access.now().check(request.version(), request.uri(), request.headers());
     let caller = checked.as_ref().ok().map(|grant| grant.caller.identity.clone());
     let checked = checked.and_then(|grant| grant.require(needed).map(|()| grant));
     let response = match checked {

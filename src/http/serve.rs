@@ -12,7 +12,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Access, App, Metrics,
+    App, Metrics,
+    access::LiveAccess,
     access_log::AccessLog,
     agents::Agents,
     connection::{self, ConnectionShared},
@@ -77,7 +78,6 @@ impl HttpServer {
 /// # Errors
 /// The address cannot be bound, or is refused.
 pub async fn serve(
-    config: &Config,
     queue: Queue,
     watch: Watch,
     metrics: Arc<Metrics>,
@@ -85,18 +85,18 @@ pub async fn serve(
     artifacts: Retention,
     shutdown: CancellationToken,
 ) -> Result<HttpServer, ServeError> {
+    let config = queue.config().now();
     let address = config.listen;
-    require_protection(config)?;
+    require_protection(&config)?;
     let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
-    let access = Access::new(&config.tokens, config.allowed_hosts.clone());
+    let access = LiveAccess::new(queue.config().clone());
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
-    let (projects, clock, ending) = (Arc::new(config.projects.clone()), queue.clock().clone(), shutdown.clone());
+    let (clock, ending) = (queue.clock().clone(), shutdown.clone());
     let door = TurnedAway { unheard: queue.unheard().clone(), metrics: metrics.clone(), health: health.clone() };
     let app = App {
         queue,
         watch,
-        projects,
         access,
         agents,
         metrics,
@@ -114,7 +114,7 @@ pub async fn serve(
 }
 
 /// Refuses an address at which every machine on the network could deploy without a token.
-pub(super) fn require_protection(config: &Config) -> Result<(), ServeError> {
+pub fn require_protection(config: &Config) -> Result<(), ServeError> {
     if !config.listen.ip().is_loopback() && config.tokens.is_empty() {
         return Err(ServeError::Unprotected(config.listen));
     }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     App, answer, artifacts, body,
     error::{ErrorAnswer, echo},
-    guard::Grant,
+    guard::{Grant, VisibleProjects},
     line::{LOOK_LIMIT, StandingInLine},
     params::{InProject, Query, idempotency_key},
     plan,
@@ -45,7 +45,7 @@ pub async fn submit(
     request: Request,
 ) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
-    let caller = Grant::of(&parts.extensions).caller;
+    let Grant { caller, projects: visible, .. } = Grant::of(&parts.extensions);
     let query = Query::of(&parts.uri, &["dryRun", "cancelInProgress", "artifactFollows"])?;
     let dry_run = query.flag("dryRun")?;
     let asked = plan::DryRunFlags { cancels: query.flag("cancelInProgress")?, uploads: query.flag("artifactFollows")? };
@@ -66,7 +66,7 @@ pub async fn submit(
         (wish, None) => wish?,
     };
     let key = key.map(|key| (key, fingerprint(&wish)));
-    match (prepare(&app, &project, &wish, key.clone(), dry_run).await, key) {
+    match (prepare(&app, &project, &visible, &wish, key.clone(), dry_run).await, key) {
         (Ok(mut submission), _) if dry_run => {
             // A draining server plans all the same, because another server would take the submit itself.
             submission.refusal = match without_artifact(&app, &submission).await?.filter(|_| !asked.uploads) {
@@ -92,12 +92,14 @@ pub async fn submit(
 async fn prepare(
     app: &App,
     project: &ProjectName,
+    visible: &VisibleProjects,
     wish: &SubmitRequest,
     key: Option<(IdempotencyKey, [u8; 32])>,
     dry_run: bool,
 ) -> Result<Submission, ErrorAnswer> {
     // A plan keeps no place, so it needs no key to find the place again.
     check(wish, key.is_some() || dry_run)?;
+    app.require_known(project, |name| visible.sees(name))?;
     let artifact = wish.artifact.as_ref().map(|artifact| artifact.sha256.parse()).transpose();
     let artifact = artifact.map_err(|error: InvalidDigest| invalid(error.to_string()))?;
     let former = former(app, project, wish).await?;

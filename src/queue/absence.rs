@@ -1,5 +1,5 @@
-//! Says in words that no agent is there that could run a deployment: to a client that waits for an agent, and of a
-//! deployment that no agent took.
+//! Says in words that nobody is there that could run a deployment: to a client that waits for an agent, and of a
+//! deployment that no worker took.
 
 use super::Queue;
 use crate::{
@@ -13,17 +13,22 @@ const TOLD_LIMIT: usize = 5;
 const NAMES_TOLD_LIMIT: usize = 20;
 
 impl Queue {
-    /// The sentence for a deployment that holds its slot and waits for an agent, where no agent is there; otherwise
-    /// `None`.
+    /// The sentence for a deployment that holds its slot and waits for a worker, where no agent is there or the
+    /// configuration has no such pipeline any more; otherwise `None`.
     pub(super) async fn absence(&self, project: &ProjectName, id: DeploymentId) -> Result<Option<String>, StoreError> {
         let placed = self.store.deployment(project.clone(), id).await?;
-        // Only a deployment that agents run has its own limit for the wait for an agent.
-        let waiting = placed.filter(|placed| {
-            placed.deployment.state == State::Ready && placed.deployment.spec.claim_within_seconds.is_some()
-        });
+        let waiting = placed.map(|placed| placed.deployment).filter(|deployment| deployment.state == State::Ready);
         let Some(waiting) = waiting else { return Ok(None) };
+        let pipeline = &waiting.spec.pipeline;
+        // Only a deployment that agents run has its own limit for the wait for an agent.
+        if waiting.spec.claim_within_seconds.is_none() {
+            let config = self.config.now();
+            let is_there = config.projects.get(project).is_some_and(|it| it.pipelines.contains_key(pipeline));
+            return Ok((!is_there)
+                .then(|| format!("the server's configuration has no pipeline {pipeline} of {project} any more")));
+        }
         let known = self.store.agents(project.clone(), self.clock.now()).await?;
-        Ok(absence(project, &waiting.deployment.spec.pipeline, &known))
+        Ok(absence(project, pipeline, &known))
     }
 }
 

@@ -190,7 +190,7 @@ impl Queue {
         decision: Decision,
     ) -> Result<Result<Claimed, Refusal>, WorkerError> {
         let now = self.clock.wall();
-        let terms = ClaimTerms { pepper: self.store.pepper(), ttl: self.limits.lease, holder };
+        let terms = ClaimTerms { pepper: self.store.pepper(), ttl: self.limits().lease, holder };
         let line = LineLoad::Edges(Edges { is_start: true, above: None });
         let load = Load { deployments: vec![id], line, held_by, ..Load::default() };
         let claimed = self

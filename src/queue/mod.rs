@@ -16,7 +16,7 @@ pub mod submit;
 pub mod turn;
 mod unheard;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -28,6 +28,7 @@ use locked::LockedProjects;
 
 use crate::{
     clock::Clock,
+    config::LiveConfig,
     model::{Deployment, LeaseSecret, Limits, Policy, ProjectName},
     store::{Store, StoreError},
 };
@@ -37,8 +38,7 @@ use crate::{
 pub struct Queue {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
-    policies: Arc<HashMap<ProjectName, Policy>>,
-    limits: Limits,
+    config: LiveConfig,
     unheard: Unheard,
     locked: LockedProjects,
 }
@@ -67,15 +67,10 @@ pub enum WorkerError {
 }
 
 impl Queue {
-    /// The verbs on `store`.
-    pub fn new(
-        store: Arc<dyn Store>,
-        clock: Arc<dyn Clock>,
-        policies: HashMap<ProjectName, Policy>,
-        limits: Limits,
-    ) -> Self {
+    /// The verbs on `store`, by the rules and limits of the present configuration.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, config: LiveConfig) -> Self {
         let unheard = Unheard::new(clock.clone());
-        Queue { store, clock, policies: Arc::new(policies), limits, unheard, locked: LockedProjects::default() }
+        Queue { store, clock, config, unheard, locked: LockedProjects::default() }
     }
 
     /// The store, for reading.
@@ -93,9 +88,14 @@ impl Queue {
         &self.unheard
     }
 
-    /// The time limits.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
+    /// The configuration.
+    pub fn config(&self) -> &LiveConfig {
+        &self.config
+    }
+
+    /// The present time limits.
+    pub fn limits(&self) -> Limits {
+        self.config.now().limits
     }
 
     /// The secret of a deployment's lease, to be told to its holder; `None` for a deployment that was never claimed.
@@ -103,8 +103,8 @@ impl Queue {
         Some(LeaseSecret::of(&self.store.pepper(), deployment.id, deployment.lease()?))
     }
 
-    /// A project's rules; the default ones for a project that is not configured.
+    /// A project's present rules; the default ones for a project that is not configured.
     pub fn policy(&self, project: &ProjectName) -> Policy {
-        self.policies.get(project).copied().unwrap_or_default()
+        self.config.now().projects.get(project).map(|project| project.policy).unwrap_or_default()
     }
 }

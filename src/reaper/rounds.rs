@@ -10,7 +10,7 @@ use super::ends::{Ends, Lapsed};
 use crate::{
     clock::{BootInstant, Clock},
     health::{Pulse, Task, ticks},
-    model::{DeploymentId, Hint, Lapse, ProjectName, RunBy, State, Vital},
+    model::{DeploymentId, Hint, Lapse, Limits, ProjectName, RunBy, State, Vital},
     queue::{Hearing, Queue},
     store::{StoreError, Watched},
     watch::Notifier,
@@ -54,14 +54,19 @@ pub struct Reaper {
     unanswered_since: Option<BootInstant>,
     /// Until when no sign of life could be recorded.
     deaf_until: Option<BootInstant>,
+    limits: Limits,
+    /// The limits before the last reload that changed them, and until when they count beside the present ones.
+    former_limits: Option<(Limits, BootInstant)>,
 }
 
 impl Reaper {
     /// A reaper that has seen nothing yet. From `drain` on its server takes no claims.
     pub fn new(queue: Queue, notifier: Arc<Notifier>, drain: CancellationToken) -> Self {
         let clock = queue.clock().clone();
-        let (ends, ran_at) = (Ends::new(queue.clone()), clock.boot());
+        let (ends, ran_at, limits) = (Ends::new(queue.clone()), clock.boot(), queue.limits());
         Reaper {
+            limits,
+            former_limits: None,
             queue,
             notifier,
             clock,
@@ -111,6 +116,7 @@ impl Reaper {
         if self.deaf_until.take().is_some() {
             self.seen.values_mut().for_each(|seen| seen.same_since = now);
         }
+        self.note_limits(now);
         let unheard = self.queue.unheard().clone();
         let turned_away_at = unheard.turned_away_at();
         let mut lapsed = Vec::new();
@@ -200,6 +206,23 @@ impl Reaper {
         }
     }
 
+    /// Shorter limits hold at once only for those that know them. A parked poll keeps its place in line anew in each third
+    /// of the `attendance` that it began with.
+    fn note_limits(&mut self, now: BootInstant) {
+        let present = self.queue.limits();
+        if present != self.limits {
+            let former = std::mem::replace(&mut self.limits, present);
+            self.former_limits = Some((former, now.after(former.attendance)));
+        }
+        self.former_limits = self.former_limits.filter(|(_, until)| now < *until);
+    }
+
+    /// How long the deployment's sign of life may be missing.
+    fn patience(&self, watched: &Watched) -> Option<Duration> {
+        let former = self.former_limits.and_then(|(limits, _)| watched.patience(&limits));
+        watched.patience(&self.limits).max(former)
+    }
+
     fn lapse(&self, watched: &Watched, seen: Observed, now: BootInstant) -> Option<Lapse> {
         if let Some(deadline) = watched.deadline
             && matches!(watched.state, State::Waiting(_))
@@ -212,7 +235,7 @@ impl Reaper {
         if watched.state == State::Ready && self.drain.is_cancelled() {
             return None;
         }
-        let patience = watched.patience(self.queue.limits())?;
+        let patience = self.patience(watched)?;
         (now.since(seen.same_since) >= patience).then_some(Lapse::Silence)
     }
 }
@@ -222,7 +245,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::{clock::SystemClock, model::Limits, store::memory::MemoryStore};
+    use crate::{clock::SystemClock, store::memory::MemoryStore};
 
     /// A clock that a test moves on, in seconds.
     #[derive(Default)]
@@ -242,7 +265,7 @@ mod tests {
     async fn a_look_that_takes_long_is_no_sleep_of_the_process() {
         let clock = Arc::new(HandClock::default());
         let store = Arc::new(MemoryStore::new(Arc::new(|_, _| {})));
-        let queue = Queue::new(store, clock.clone(), HashMap::new(), Limits::default());
+        let queue = Queue::new(store, clock.clone(), Default::default());
         let mut reaper = Reaper::new(queue, Arc::default(), CancellationToken::new());
         let long_look = async {
             for _ in 0..3 {

@@ -16,7 +16,7 @@ use crate::{
         retention::{self, Retention},
     },
     clock::SystemClock,
-    config::{Config, StoreLocation},
+    config::{Config, LiveConfig, StoreLocation},
     exec::ShimProgram,
     health::Health,
     http::{Early, HttpServer, Metrics, ServeError, serve},
@@ -81,27 +81,27 @@ impl Node {
     ///
     /// # Errors
     /// The store cannot be opened, or the server cannot listen on the address.
-    pub async fn start(config: Config, shim: ShimProgram) -> Result<Node, StartError> {
+    pub async fn start(live: LiveConfig, shim: ShimProgram) -> Result<Node, StartError> {
+        let config = live.now();
         super::restart::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
         let notifier = Arc::new(Notifier::default());
         let metrics = Arc::new(Metrics::default());
         let health = Health::default();
         let store = await_store(&config, &notifier, &on_commit(&notifier, &metrics), &health).await?;
-        let policies = config.projects.iter().map(|(name, project)| (name.clone(), project.policy)).collect();
-        let queue = Queue::new(store.clone(), Arc::new(SystemClock), policies, config.limits);
+        let queue = Queue::new(store.clone(), Arc::new(SystemClock), live.clone());
         let end = ShutdownOrder::default();
         let watch = Watch::new(store, notifier.clone(), end.drain.clone(), end.http.clone());
         let depot = Depot::new(queue.store().clone(), &config.work_dir());
-        let mut worker = Embedded::new(&config, queue.clone(), notifier.clone(), depot.clone(), shim)
+        let mut worker = Embedded::new(queue.clone(), notifier.clone(), depot.clone(), shim)
             .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
-        let artifacts = Retention::new(depot, queue.store().clone(), config.artifacts);
+        let artifacts = Retention::new(depot, queue.store().clone(), live.clone());
         let (seen, ending) = (health.clone(), end.http.clone());
-        let server = serve(&config, queue.clone(), watch.clone(), metrics, seen, artifacts.clone(), ending).await?;
+        let server = serve(queue.clone(), watch.clone(), metrics, seen, artifacts.clone(), ending).await?;
         // A port 0 has been replaced by a real one by now.
         worker.listens_on(server.address());
         let worker = tokio::spawn(worker.run(health.clone(), end.drain.clone(), end.hurry.clone()));
         let reaper = supervise_reaper(&health, &queue, &notifier, &end);
-        let background = supervise(&config, &health, watch, artifacts, &end.background);
+        let background = supervise(live, &health, watch, artifacts, &end.background);
         Ok(Node { server, queue, worker, reaper, background, health, end })
     }
 
@@ -142,20 +142,36 @@ impl Node {
 
 /// Starts the tasks that run beside requests and pipelines, each under supervision.
 fn supervise(
-    config: &Config,
+    live: LiveConfig,
     health: &Health,
     watch: Watch,
     artifacts: Retention,
     shutdown: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
-    let (period, ending) = (config.limits.fallback_poll, shutdown.clone());
-    let fallback = health.supervise(watch::fallback_task(period), shutdown.clone(), move |pulse| {
-        watch.clone().fallback(period, pulse, ending.clone())
-    });
+    let fallback = tokio::spawn(poll_slowly(live, health.clone(), watch, shutdown.clone()));
     let ending = shutdown.clone();
     let retention =
         health.supervise(retention::TASK, shutdown.clone(), move |pulse| artifacts.clone().run(pulse, ending.clone()));
     vec![fallback, retention]
+}
+
+/// Runs the slow poll, with the present period, until `shutdown`.
+async fn poll_slowly(live: LiveConfig, health: Health, watch: Watch, shutdown: CancellationToken) {
+    let mut changes = live.changes();
+    while !shutdown.is_cancelled() {
+        let period = changes.borrow_and_update().limits.fallback_poll;
+        let ending = shutdown.child_token();
+        let (watch, ended) = (watch.clone(), ending.clone());
+        let polling = health.supervise(watch::fallback_task(period), ending.clone(), move |pulse| {
+            watch.clone().fallback(period, pulse, ended.clone())
+        });
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            _ = changes.wait_for(|config| config.limits.fallback_poll != period) => ending.cancel(),
+        }
+        // Its panics have been reported already.
+        let _ = polling.await;
+    }
 }
 
 /// Starts the reaper, which ends before HTTP does.

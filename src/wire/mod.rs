@@ -8,6 +8,7 @@ pub mod deployment;
 pub mod event;
 pub mod problem;
 pub mod project;
+pub mod reload;
 pub mod submit;
 pub mod time;
 pub mod worker;
@@ -22,6 +23,7 @@ pub use project::{
     Plan, PlanChange, PlanOutcome, PlanPhase, PlanRefusal, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer,
     ReleaseRequest,
 };
+pub use reload::{ReloadAnswer, ReloadedProjects};
 pub use submit::{Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
 pub use worker::{
     Accepted, AgentView, ClaimRequest, Claimed, FinishError, FinishRequest, HeartbeatAnswer, LEASE_HEADER, Lease,

@@ -19,6 +19,7 @@ pub enum ErrorCode {
     InvalidBody,
     InvalidProject,
     UnknownPipeline,
+    UnknownProject,
     Unauthorized,
     HostNotAllowed,
     ProxyNeedsTokens,
@@ -46,6 +47,7 @@ pub enum ErrorCode {
     UploadOffset,
     UploadInProgress,
     ReportGap,
+    ConfigInvalid,
     BodyTooLarge,
     UriTooLong,
     UnsupportedMediaType,
@@ -61,13 +63,14 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 44] = [
+    pub const ALL: [ErrorCode; 46] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
         ErrorCode::InvalidBody,
         ErrorCode::InvalidProject,
         ErrorCode::UnknownPipeline,
+        ErrorCode::UnknownProject,
         ErrorCode::Unauthorized,
         ErrorCode::HostNotAllowed,
         ErrorCode::ProxyNeedsTokens,
@@ -95,6 +98,7 @@ impl ErrorCode {
         ErrorCode::UploadOffset,
         ErrorCode::UploadInProgress,
         ErrorCode::ReportGap,
+        ErrorCode::ConfigInvalid,
         ErrorCode::BodyTooLarge,
         ErrorCode::UriTooLong,
         ErrorCode::UnsupportedMediaType,
@@ -122,7 +126,7 @@ impl ErrorCode {
             | ErrorCode::ProxyNeedsTokens
             | ErrorCode::ForbiddenOrigin
             | ErrorCode::MissingScope => 403,
-            ErrorCode::NotFound => 404,
+            ErrorCode::NotFound | ErrorCode::UnknownProject => 404,
             ErrorCode::MethodNotAllowed => 405,
             ErrorCode::NotAcceptable => 406,
             ErrorCode::StillRunning | ErrorCode::StillWaiting | ErrorCode::NothingToDo | ErrorCode::RequestTimeout => {
@@ -142,7 +146,8 @@ impl ErrorCode {
             | ErrorCode::LeaseLost
             | ErrorCode::UploadOffset
             | ErrorCode::UploadInProgress
-            | ErrorCode::ReportGap => 409,
+            | ErrorCode::ReportGap
+            | ErrorCode::ConfigInvalid => 409,
             ErrorCode::BodyTooLarge => 413,
             ErrorCode::UriTooLong => 414,
             ErrorCode::UnsupportedMediaType => 415,
@@ -162,6 +167,7 @@ impl ErrorCode {
             ErrorCode::InvalidBody => "The body is not what this route takes",
             ErrorCode::InvalidProject => "The project's name is not valid",
             ErrorCode::UnknownPipeline => "The project has no such pipeline",
+            ErrorCode::UnknownProject => "The configuration has no such project, and no others are taken",
             ErrorCode::Unauthorized => "A valid token is needed",
             ErrorCode::HostNotAllowed => "This server does not answer under that host name",
             ErrorCode::ProxyNeedsTokens => "A server without tokens takes nothing from a proxy",
@@ -189,6 +195,7 @@ impl ErrorCode {
             ErrorCode::UploadOffset => "The upload continues at another offset",
             ErrorCode::UploadInProgress => "The artifact is being uploaded at this moment",
             ErrorCode::ReportGap => "Reports before these are missing",
+            ErrorCode::ConfigInvalid => "The configuration's file is wrong, and nothing has changed",
             ErrorCode::BodyTooLarge => "The body is larger than this route takes",
             ErrorCode::UriTooLong => "The address is longer than 8 KiB",
             ErrorCode::UnsupportedMediaType => "The body's type or encoding is not one that this route takes",
@@ -224,6 +231,7 @@ impl ErrorCode {
             | ErrorCode::InvalidBody
             | ErrorCode::InvalidProject
             | ErrorCode::UnknownPipeline
+            | ErrorCode::UnknownProject
             | ErrorCode::Unauthorized
             | ErrorCode::HostNotAllowed
             | ErrorCode::ProxyNeedsTokens
@@ -242,6 +250,7 @@ impl ErrorCode {
             | ErrorCode::LeaseLost
             | ErrorCode::UploadOffset
             | ErrorCode::ReportGap
+            | ErrorCode::ConfigInvalid
             | ErrorCode::BodyTooLarge
             | ErrorCode::UriTooLong
             | ErrorCode::UnsupportedMediaType

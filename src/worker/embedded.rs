@@ -5,7 +5,6 @@
 //! runs of the store's other servers alone.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     panic::AssertUnwindSafe,
@@ -29,17 +28,18 @@ use super::{
 };
 use crate::{
     artifacts::Depot,
-    config::{Config, Pipeline, ProjectConfig, format_duration},
+    config::{Config, LiveConfig, Pipeline, ProjectConfig, format_duration},
     exec::{
         Artifact, Job,
         archive::UnpackLimits,
+        lease::Times,
         lock_path,
         process::{leftovers::leftovers_gone, owner::ShimProgram},
         report::Stop,
         workspaces,
     },
     health::{Health, Pulse, Task},
-    model::{Deployment, DeploymentId, Lapse, Limits, ProjectName, State},
+    model::{Deployment, DeploymentId, Lapse, State},
     private,
     queue::Queue,
     store::{Claimable, Offers, StoreError, Watched},
@@ -60,32 +60,23 @@ pub struct Embedded {
     identity: ServerIdentity,
     queue: Queue,
     notifier: Arc<Notifier>,
-    projects: BTreeMap<ProjectName, ProjectConfig>,
-    /// The pipelines that it can run: all that are not left to agents.
-    offers: Arc<Offers>,
+    config: LiveConfig,
     runs_dir: PathBuf,
     depot: Depot,
-    unpack_limits: UnpackLimits,
     shim: ShimProgram,
-    limits: Limits,
-    shutdown_grace: Duration,
     server_url: String,
     places: Places,
     stop: watch::Sender<Option<Stop>>,
 }
 
 impl Embedded {
-    /// A worker for the configured pipelines.
+    /// A worker for the pipelines of the queue's present configuration.
     ///
     /// # Errors
     /// Its directory cannot be made, or another server uses it.
-    pub fn new(
-        config: &Config,
-        queue: Queue,
-        notifier: Arc<Notifier>,
-        depot: Depot,
-        shim: ShimProgram,
-    ) -> io::Result<Self> {
+    pub fn new(queue: Queue, notifier: Arc<Notifier>, depot: Depot, shim: ShimProgram) -> io::Result<Self> {
+        let live = queue.config().clone();
+        let config = live.now();
         let work_dir = std::path::absolute(config.work_dir())?;
         let identity = if queue.store().is_shared() { ServerIdentity::of(&work_dir)? } else { ServerIdentity::only() };
         let runs_dir = work_dir.join("runs");
@@ -101,14 +92,10 @@ impl Embedded {
             identity,
             queue,
             notifier,
-            projects: config.projects.clone(),
-            offers: Arc::new(offers(&config.projects)),
+            config: live,
             runs_dir,
             depot,
-            unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
             shim,
-            limits: config.limits,
-            shutdown_grace: config.shutdown_grace,
             server_url: reachable_at(config.listen),
             places: Places::new(config.max_running),
             stop: watch::Sender::new(None),
@@ -134,31 +121,55 @@ impl Embedded {
         // It does not fail. If it did, the next steps would be the same.
         let _ = claims.await;
         runs.close();
+        let config = this.config.now();
         if !runs.is_empty() {
-            let grace = format_duration(this.shutdown_grace);
+            let grace = format_duration(config.shutdown_grace);
             tracing::info!(run_count = runs.len(), %grace, "pipelines still run and may go on until their grace is over");
         }
         tokio::select! {
             biased;
             ((), ()) = async { tokio::join!(runs.wait(), past.wait()) } => return,
             () = hurry.cancelled() => {}
-            () = sleep(this.shutdown_grace) => {}
+            () = sleep(config.shutdown_grace) => {}
         }
         tracing::warn!(run_count = runs.len(), "pipelines still run and are stopped, since the server shuts down");
         this.stop.send_replace(Some(Stop::Shutdown));
-        let patience = this.limits.cancel_grace + this.limits.kill_budget + STOP_LAST_WORDS;
+        let patience = config.limits.cancel_grace + config.limits.kill_budget + STOP_LAST_WORDS;
         if timeout(patience, runs.wait()).await.is_err() {
             tracing::error!(run_count = runs.len(), "pipelines did not stop; their shims end them with this process");
         }
     }
 
     async fn claim_until(self: Arc<Self>, runs: TaskTracker, pulse: Pulse, shutdown: CancellationToken) {
-        let mut work = self.notifier.work(self.offers.keys());
-        let mut postponed = Postponed::new(self.limits.unclaimed);
+        let mut changes = self.config.changes();
+        let mut postponed = Postponed::default();
+        loop {
+            let offered = Offered::of(changes.borrow_and_update().clone());
+            self.places.set_limit(offered.config.max_running);
+            tokio::select! {
+                biased;
+                // What is cut off by a change of the configuration is a look, or the note that a deployment waits.
+                _ = changes.changed() => {}
+                () = self.claim_under(&offered, &runs, &mut postponed, &pulse, &shutdown) => return,
+            }
+        }
+    }
+
+    /// Claims under one configuration until `shutdown`.
+    async fn claim_under(
+        self: &Arc<Self>,
+        offered: &Offered,
+        runs: &TaskTracker,
+        postponed: &mut Postponed,
+        pulse: &Pulse,
+        shutdown: &CancellationToken,
+    ) {
+        let mut work = self.notifier.work(offered.offers.keys());
+        postponed.set_limit(offered.config.limits.unclaimed);
         loop {
             work.mark_unchanged();
             pulse.beat();
-            let took = self.take_work(&runs).await;
+            let took = self.take_work(offered, runs).await;
             match &took {
                 Ok(()) => pulse.done(),
                 Err(error) => tracing::warn!(%error, "the worker could not look for work"),
@@ -170,7 +181,7 @@ impl Embedded {
                             biased;
                             () = shutdown.cancelled() => return,
                             () = self.places.freed.notified() => {}
-                            () = self.postpone(&mut postponed) => {}
+                            () = self.postpone(offered, postponed) => {}
                         }
                         continue;
                     }
@@ -179,7 +190,7 @@ impl Embedded {
                 // The reaper looks at every holder of a slot once a second, and wakes this worker for one that waits.
                 // This pause covers the deployments that the reaper misses.
                 Ok(()) => LOOK_PAUSE,
-                Err(_) => self.limits.fallback_poll,
+                Err(_) => offered.config.limits.fallback_poll,
             };
             tokio::select! {
                 biased;
@@ -191,18 +202,19 @@ impl Embedded {
     }
 
     /// Starts claimable deployments, the oldest first, as long as there are places.
-    async fn take_work(self: &Arc<Self>, runs: &TaskTracker) -> Result<(), StoreError> {
-        while !self.offers.is_empty() && self.places.free() > 0 {
+    async fn take_work(self: &Arc<Self>, offered: &Offered, runs: &TaskTracker) -> Result<(), StoreError> {
+        while !offered.offers.is_empty() && self.places.free() > 0 {
             // A deployment that is being claimed at this moment may still look claimable, so asking for only as many as
             // there are free places is not enough.
-            let page = self.queue.claimable(&self.offers, self.places.limit).await?;
-            let is_all = page.len() < self.places.limit;
+            let limit = self.places.limit();
+            let page = self.queue.claimable(&offered.offers, limit).await?;
+            let is_all = page.len() < limit;
             let mut took = false;
             for claimable in page {
-                let Some(pipeline) = self.pipeline(&claimable) else { continue };
+                let Some(pipeline) = offered.pipeline(&claimable) else { continue };
                 if let Some(place) = self.places.take(claimable.id) {
                     took = true;
-                    runs.spawn(self.clone().run_one(claimable, pipeline, place));
+                    runs.spawn(self.clone().run_one(claimable, pipeline, offered.config.clone(), place));
                 }
             }
             if is_all || !took {
@@ -213,9 +225,9 @@ impl Embedded {
     }
 
     /// Postpones the deployments that have no place, each often enough that its `unclaimed` limit never passes.
-    async fn postpone(&self, postponed: &mut Postponed) {
+    async fn postpone(&self, offered: &Offered, postponed: &mut Postponed) {
         postponed.looked_at = Some(Instant::now());
-        let waiting = match self.queue.store().claimable(self.offers.clone(), usize::MAX).await {
+        let waiting = match self.queue.store().claimable(offered.offers.clone(), usize::MAX).await {
             Ok(waiting) => waiting,
             Err(error) => {
                 tracing::warn!(%error, "the worker could not look for those that wait for a place");
@@ -223,7 +235,7 @@ impl Embedded {
             }
         };
         postponed.told.retain(|id, _| waiting.iter().any(|it| it.id == *id));
-        let limit = self.places.limit;
+        let limit = self.places.limit();
         let why = format!("waits for a free place on the server: {limit} of {limit} pipelines run");
         let due = waiting.into_iter().filter(|it| postponed.is_due(it.id) && !self.places.has(it.id));
         let due: Vec<_> = due.collect();
@@ -243,19 +255,29 @@ impl Embedded {
         }
     }
 
-    fn pipeline(&self, claimable: &Claimable) -> Option<Pipeline> {
-        self.projects.get(&claimable.project)?.pipelines.get(&claimable.spec.pipeline).cloned()
-    }
-
-    async fn run_one(self: Arc<Self>, claimable: Claimable, pipeline: Pipeline, place: TakenPlace) {
+    /// Claims a deployment and runs it by this configuration, whatever is reloaded meanwhile.
+    async fn run_one(
+        self: Arc<Self>,
+        claimable: Claimable,
+        pipeline: Pipeline,
+        config: Arc<Config>,
+        place: TakenPlace,
+    ) {
         let Claimable { project, id, spec: _ } = claimable;
         let sent_at = self.queue.clock().boot();
         match self.queue.claim(project.clone(), id, self.identity.holder.clone()).await {
             Ok(Some(claimed)) => {
                 let (queue, notifier) = (self.queue.clone(), self.notifier.clone());
                 let lessor = QueueLessor::new(queue, notifier, project, id, claimed.secret.hash());
-                let job = self.job(&claimed.deployment, pipeline);
-                self.guard(id, lessor.run(job, sent_at, self.stop.subscribe())).await;
+                let granted = claimed.deployment.lease().map_or(config.limits.lease, |lease| lease.ttl);
+                let times = match granted == config.limits.lease {
+                    true => Times::of_limits(&config.limits),
+                    // The limits were reloaded just before the claim.
+                    false => Times::of_length(granted),
+                };
+                let job = Job { kill_budget: times.kill_budget, ..self.job(&claimed.deployment, pipeline, &config) };
+                drop(config);
+                self.guard(id, lessor.run(job, times, sent_at, self.stop.subscribe())).await;
             }
             // Cancelled meanwhile, or superseded by a newer build.
             Ok(None) => {}
@@ -277,18 +299,18 @@ impl Embedded {
                     Ok(watched) => return watched.into_iter().find(|watched| watched.id == id),
                     Err(error) => tracing::warn!(%error, "could not look for a deployment whose task panicked"),
                 }
-                sleep(self.limits.fallback_poll).await;
+                sleep(self.queue.limits().fallback_poll).await;
             }
         };
         // After that time the lease has run out, and the reaper ends the deployment.
-        if let Ok(Some(watched)) = timeout(self.limits.lease, found).await {
+        if let Ok(Some(watched)) = timeout(self.queue.limits().lease, found).await {
             self.end_lost_run(watched).await;
         }
     }
 
-    fn job(&self, deployment: &Deployment, pipeline: Pipeline) -> Job {
+    fn job(&self, deployment: &Deployment, pipeline: Pipeline, config: &Config) -> Job {
         let spec = &deployment.spec;
-        let project = self.projects.get(&deployment.project);
+        let project = config.projects.get(&deployment.project);
         Job {
             deployment_id: deployment.id.to_string(),
             deployment_number: Some(deployment.number),
@@ -305,9 +327,9 @@ impl Embedded {
                 .artifact
                 .clone()
                 .map(|digest| Artifact::Remote(Arc::new(InDepot { depot: self.depot.clone(), digest }))),
-            unpack_limits: self.unpack_limits,
-            grace: self.limits.cancel_grace,
-            kill_budget: self.limits.kill_budget,
+            unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
+            grace: config.limits.cancel_grace,
+            kill_budget: config.limits.kill_budget,
             server_url: Some(self.server_url.clone()),
             shim: self.shim.clone(),
             lease_deadline: None,
@@ -337,7 +359,7 @@ impl Embedded {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = sleep(self.limits.fallback_poll) => {}
+                () = sleep(self.queue.limits().fallback_poll) => {}
             }
         };
         let former = watched.into_iter().filter(|watched| {
@@ -356,7 +378,8 @@ impl Embedded {
     /// Ends a deployment whose worker is gone, once the processes that it started are gone.
     async fn end_lost_run(&self, Watched { project, id, vital, .. }: Watched) {
         let workspace = self.workspace(id);
-        let patience = self.limits.kill_budget + self.limits.lock_delay;
+        let limits = self.queue.limits();
+        let patience = limits.kill_budget + limits.lock_delay;
         if !leftovers_gone(&lock_path(&workspace), &id.to_string(), patience).await {
             tracing::error!(deployment.id = %id, "a child of a lost deployment does not end; its lease must run out first");
             return;
@@ -382,21 +405,34 @@ fn reachable_at(mut address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
-/// The pipelines that are not left to agents.
-fn offers(projects: &BTreeMap<ProjectName, ProjectConfig>) -> Offers {
-    let own = projects.iter().filter(|(_, project)| project.agents.is_none() && !project.pipelines.is_empty());
-    own.map(|(name, project)| (name.clone(), project.pipelines.keys().cloned().collect())).collect()
+/// One configuration, with the pipelines that the worker can run by it: all that are not left to agents.
+struct Offered {
+    config: Arc<Config>,
+    offers: Arc<Offers>,
+}
+
+impl Offered {
+    fn of(config: Arc<Config>) -> Self {
+        let is_own = |project: &ProjectConfig| project.agents.is_none() && !project.pipelines.is_empty();
+        let own = config.projects.iter().filter(|(_, project)| is_own(project));
+        let offers = own.map(|(name, project)| (name.clone(), project.pipelines.keys().cloned().collect())).collect();
+        Offered { config, offers: Arc::new(offers) }
+    }
+
+    fn pipeline(&self, claimable: &Claimable) -> Option<Pipeline> {
+        self.config.projects.get(&claimable.project)?.pipelines.get(&claimable.spec.pipeline).cloned()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, path::Path};
+    use std::path::Path;
 
     use super::*;
     use crate::{
         clock::SystemClock,
         model::{
-            Caller, FailureCause, Outcome, Spec,
+            Caller, FailureCause, Outcome, ProjectName, Spec,
             admission::{OnConflict, Submission},
         },
         store::memory::MemoryStore,
@@ -411,10 +447,10 @@ mod tests {
         );
         let config = Config::parse(&config, Path::new("test.toml")).expect("a configuration");
         let store = Arc::new(MemoryStore::new(Arc::new(|_, _| {})));
-        let queue = Queue::new(store.clone(), Arc::new(SystemClock), HashMap::new(), Limits::default());
+        let queue = Queue::new(store.clone(), Arc::new(SystemClock), LiveConfig::fixed(config));
         let depot = Depot::new(store, folder.path());
         let shim = ShimProgram(std::env::current_exe().expect("this program"));
-        let worker = Embedded::new(&config, queue.clone(), Arc::default(), depot, shim).expect("a worker");
+        let worker = Embedded::new(queue.clone(), Arc::default(), depot, shim).expect("a worker");
         let project: ProjectName = "web".parse().expect("a name");
         let ids = [(); 2].map(|()| DeploymentId::generate());
         for id in ids {

@@ -42,9 +42,15 @@ impl QueueLessor {
 
     /// Runs the job to its end and reports it. `claimed_at` is when the claim was sent. `server_stop` tells when the
     /// whole server wants its pipelines to stop.
-    pub async fn run(self, job: Job, claimed_at: BootInstant, server_stop: watch::Receiver<Option<Stop>>) {
+    pub async fn run(
+        self,
+        job: Job,
+        times: Times,
+        claimed_at: BootInstant,
+        server_stop: watch::Receiver<Option<Stop>>,
+    ) {
         let (project, id) = (self.project.clone(), self.id);
-        let (clock, times) = (self.queue.clock().clone(), Times::of_limits(self.queue.limits()));
+        let clock = self.queue.clock().clone();
         let keeper = Keeper::new(self, clock, id, times, claimed_at);
         let backlog = Backlog::default();
         let working = async {

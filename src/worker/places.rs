@@ -3,7 +3,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ const LOOK_REST: Duration = Duration::from_secs(1);
 /// All places.
 #[derive(Debug)]
 pub(super) struct Places {
-    pub(super) limit: usize,
+    limit: Arc<AtomicUsize>,
     taken: Arc<Mutex<HashSet<DeploymentId>>>,
     /// Notified when a place becomes free.
     pub(super) freed: Arc<Notify>,
@@ -26,12 +29,22 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(limit: usize) -> Self {
-        Places { limit, taken: Arc::default(), freed: Arc::default() }
+        Places { limit: Arc::new(AtomicUsize::new(limit)), taken: Arc::default(), freed: Arc::default() }
+    }
+
+    /// How many there are.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many there are. If more are taken, each one stays taken until its pipeline has ended.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// How many are free.
     pub(super) fn free(&self) -> usize {
-        self.limit.saturating_sub(taken(&self.taken).len())
+        self.limit().saturating_sub(taken(&self.taken).len())
     }
 
     /// Whether this deployment has one.
@@ -42,8 +55,13 @@ impl Places {
     /// Takes a place for this deployment, which has none yet.
     pub(super) fn take(&self, id: DeploymentId) -> Option<TakenPlace> {
         let mut all = taken(&self.taken);
-        let is_taken = all.len() < self.limit && all.insert(id);
-        is_taken.then(|| TakenPlace { id, limit: self.limit, taken: self.taken.clone(), freed: self.freed.clone() })
+        let is_taken = all.len() < self.limit() && all.insert(id);
+        is_taken.then(|| TakenPlace {
+            id,
+            limit: self.limit.clone(),
+            taken: self.taken.clone(),
+            freed: self.freed.clone(),
+        })
     }
 }
 
@@ -56,7 +74,7 @@ fn taken(all: &Mutex<HashSet<DeploymentId>>) -> MutexGuard<'_, HashSet<Deploymen
 #[derive(Debug)]
 pub(super) struct TakenPlace {
     id: DeploymentId,
-    limit: usize,
+    limit: Arc<AtomicUsize>,
     taken: Arc<Mutex<HashSet<DeploymentId>>>,
     freed: Arc<Notify>,
 }
@@ -64,7 +82,7 @@ pub(super) struct TakenPlace {
 impl Drop for TakenPlace {
     fn drop(&mut self) {
         let mut all = taken(&self.taken);
-        let was_full = all.len() >= self.limit;
+        let was_full = all.len() >= self.limit.load(Ordering::Relaxed);
         all.remove(&self.id);
         drop(all);
         // If several places are free, nobody waits for one.
@@ -75,7 +93,7 @@ impl Drop for TakenPlace {
 }
 
 /// Which deployments were postponed, and when.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Postponed {
     pub(super) told: HashMap<DeploymentId, Instant>,
     pub(super) looked_at: Option<Instant>,
@@ -84,9 +102,9 @@ pub(super) struct Postponed {
 }
 
 impl Postponed {
-    /// Often enough that two times may be missed before `unclaimed` is over.
-    pub(super) fn new(unclaimed: Duration) -> Self {
-        Postponed { told: HashMap::new(), looked_at: None, period: unclaimed / 3 }
+    /// From now on each is postponed often enough that two times may be missed before `unclaimed` is over.
+    pub(super) fn set_limit(&mut self, unclaimed: Duration) {
+        self.period = unclaimed / 3;
     }
 
     /// How long until the next look is useful.

@@ -14,9 +14,9 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use singletrack::{
     clock::SystemClock,
+    config::LiveConfig,
     model::{
-        Caller, Deployment, DeploymentId, EventBody, Lapse, LeaseHolder, Limits, ProjectName, Revision, Spec, Status,
-        Verdict,
+        Caller, Deployment, DeploymentId, EventBody, Lapse, LeaseHolder, ProjectName, Revision, Spec, Status, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
     },
     queue::Queue,
@@ -151,7 +151,7 @@ fn the_victim() {
     // The harness has begun a line.
     std::io::stdout().write_all(b"\n").unwrap();
     runtime.block_on(async {
-        let queue = Queue::new(store, Arc::new(SystemClock), HashMap::new(), Limits::default());
+        let queue = Queue::new(store, Arc::new(SystemClock), LiveConfig::default());
         let callers = (0..CALLER_COUNT).map(|number| tokio::spawn(call(queue.clone(), number)));
         futures_util::future::join_all(callers).await;
     });

@@ -44,6 +44,7 @@ mod log_lines;
 mod numbers;
 mod places;
 mod random_walk;
+mod reload;
 mod replicas;
 mod rollbacks;
 mod rolling;

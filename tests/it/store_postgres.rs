@@ -12,9 +12,10 @@ use std::{
 use sha2::Digest as _;
 use singletrack::{
     clock::SystemClock,
+    config::LiveConfig,
     health::Pulse,
     model::{
-        Caller, Deployment, LeaseHolder, Limits, ProjectName, Spec, Status, Verdict,
+        Caller, Deployment, LeaseHolder, ProjectName, Spec, Status, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
     queue::{Queue, WorkerError},
@@ -47,7 +48,7 @@ async fn server(url: &str) -> Queue {
     )
     .await
     .unwrap();
-    Queue::new(Arc::new(store), Arc::new(SystemClock), HashMap::new(), Limits::default())
+    Queue::new(Arc::new(store), Arc::new(SystemClock), LiveConfig::default())
 }
 
 /// What a caller was told, and what it does not know.

@@ -88,7 +88,7 @@ async fn a_closed_store_has_finished_what_was_queued_and_answers_that_it_is_clos
     let (_directory, path) = fresh();
     let store = std::sync::Arc::new(open(&path).unwrap());
     let clock = crate::store_trial::HandClock::start();
-    let queue = singletrack::queue::Queue::new(store.clone(), clock, Default::default(), Default::default());
+    let queue = singletrack::queue::Queue::new(store.clone(), clock, Default::default());
     let submits: Vec<_> = (1..=50)
         .map(|number| {
             let queue = queue.clone();

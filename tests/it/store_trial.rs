@@ -13,9 +13,10 @@ use std::{
 use jiff::Timestamp;
 use singletrack::{
     clock::{BootInstant, Clock},
+    config::{Config, LiveConfig, ProjectConfig},
     model::{
-        Caller, Changes, Deployment, DeploymentId, Event, LeaseHolder, Limits, Load, Policy, ProjectName, Revision,
-        SecretHash, Slot, Spec, Verdict,
+        Caller, Changes, Deployment, DeploymentId, Event, LeaseHolder, Load, Policy, ProjectName, Revision, SecretHash,
+        Slot, Spec, Verdict,
         admission::{Admission, OnConflict, Submission},
     },
     queue::Queue,
@@ -125,14 +126,14 @@ impl Trial {
         policies: HashMap<ProjectName, Policy>,
     ) -> Trial {
         let clock = HandClock::start();
-        let queue = Queue::new(store.clone(), clock.clone(), policies, Limits::default());
+        let queue = Queue::new(store.clone(), clock.clone(), with_policies(policies));
         Trial { store, queue, clock, heard, place }
     }
 
     /// The same verbs under a project's own rules.
     pub fn queue_with(&self, project: &str, policy: Policy) -> Queue {
         let policies = HashMap::from([(name(project), policy)]);
-        Queue::new(self.store.clone(), self.clock.clone(), policies, Limits::default())
+        Queue::new(self.store.clone(), self.clock.clone(), with_policies(policies))
     }
 
     /// The database file of an engine that has one.
@@ -253,4 +254,11 @@ pub fn name(text: &str) -> ProjectName {
 /// The simplest wish.
 pub fn spec() -> Spec {
     Spec { pipeline: "deploy".to_owned(), ..Spec::default() }
+}
+
+/// A configuration in which these projects have these rules.
+pub fn with_policies(policies: HashMap<ProjectName, Policy>) -> LiveConfig {
+    let project = |policy| ProjectConfig { policy, ..ProjectConfig::default() };
+    let projects = policies.into_iter().map(|(name, policy)| (name, project(policy))).collect();
+    LiveConfig::fixed(Config { projects, ..Config::default() })
 }

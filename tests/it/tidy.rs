@@ -22,7 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // An engine is told where its database is in the words of the configuration, which knows no engine.
     ("store", &["clock", "config", "health", "log", "model", "private"]),
     ("watch", &["health", "model", "store"]),
-    ("queue", &["clock", "model", "store"]),
+    ("queue", &["clock", "config", "model", "store"]),
     ("artifacts", &["config", "health", "model", "private", "store"]),
     ("worker", &["artifacts", "clock", "config", "exec", "health", "model", "private", "queue", "store", "watch"]),
     ("reaper", &["clock", "health", "model", "queue", "store", "watch"]),

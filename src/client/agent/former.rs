@@ -23,7 +23,7 @@ impl Agent {
         let Record { taken, pending, last, end } = record;
         let id = taken.deployment;
         let workspace = self.workspace(id);
-        let limits = &self.settings.limits;
+        let limits = self.settings.config.now().limits;
         // The earlier agent's shims end their children; until they are done, the slot must not be free.
         if !leftovers_gone(&lock_path(&workspace), &id.to_string(), limits.kill_budget + limits.lock_delay).await {
             tracing::error!(deployment.id = %id, "a former agent's child does not end; its lease must run out first");

@@ -11,7 +11,6 @@ mod run;
 mod work;
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -36,8 +35,8 @@ use super::{
 };
 use crate::{
     clock::{Clock, SystemClock},
-    config::{Pipeline, ProjectConfig},
-    exec::{ShimProgram, Stop, archive::UnpackLimits, lease::Until, workspaces},
+    config::{Config, LiveConfig, Pipeline, ProjectConfig},
+    exec::{ShimProgram, Stop, lease::Until, workspaces},
     health::{Health, Pulse, Task},
     model::{DeploymentId, Limits, ProjectName},
     private,
@@ -56,14 +55,8 @@ const CLAIMS: Task = Task::new("claims", Duration::from_secs(180));
 pub struct Settings {
     /// Its name, for people.
     pub name: String,
-    /// The projects that it works for, each with the pipelines that it runs.
-    pub projects: BTreeMap<ProjectName, ProjectConfig>,
-    /// The configuration's limits.
-    pub limits: Limits,
-    /// How large an artifact may be once it is unpacked.
-    pub unpack_limits: UnpackLimits,
-    /// How long it waits at its end for what runs.
-    pub shutdown_grace: Duration,
+    /// The projects that it works for, each with the pipelines that it runs, and the limits.
+    pub config: LiveConfig,
     /// How many deployments the agent runs at once.
     pub max_concurrent: u32,
     /// The folder in which pipelines run and journals are kept, an absolute path.
@@ -176,10 +169,11 @@ impl Agent {
         };
         sweeping.abort();
         runs.close();
-        if timeout(self.settings.shutdown_grace, runs.wait()).await.is_err() {
+        let config = self.settings.config.now();
+        if timeout(config.shutdown_grace, runs.wait()).await.is_err() {
             tracing::warn!(run_count = runs.len(), "pipelines still run and are stopped, since the agent ends");
             self.stop.send_replace(Some(Stop::Shutdown));
-            let Limits { cancel_grace, kill_budget, .. } = self.settings.limits;
+            let Limits { cancel_grace, kill_budget, .. } = config.limits;
             if timeout(run::last_words(cancel_grace, kill_budget), runs.wait()).await.is_err() {
                 tracing::error!(
                     run_count = runs.len(),
@@ -194,8 +188,8 @@ impl Agent {
     async fn introduce(&self, drain: &CancellationToken) -> Result<bool, AgentError> {
         let mut pauses = pauses();
         let mut was_told = false;
-        let wish = self.wish(0);
         loop {
+            let wish = self.wish(&self.settings.config.now());
             let answer = tokio::select! {
                 () = drain.cancelled() => return Ok(false),
                 answer = self.connection.claim(&wish, Duration::ZERO) => answer,
@@ -218,7 +212,8 @@ impl Agent {
     }
 
     fn introduction(&self) -> String {
-        let projects = self.settings.projects.iter().map(|(name, project)| {
+        let config = self.settings.config.now();
+        let projects = offered(&config).map(|(name, project)| {
             let pipelines: Vec<_> = project.pipelines.keys().map(String::as_str).collect();
             format!("{name} ({})", pipelines.join(", "))
         });
@@ -236,7 +231,9 @@ impl Agent {
     ) {
         let mut pauses = pauses();
         let mut is_well = true;
-        let mut wish = self.wish(0);
+        let mut changes = self.settings.config.changes();
+        let mut config = changes.borrow_and_update().clone();
+        let mut wish = self.wish(&config);
         let mut journals_are_well = false;
         while !drain.is_cancelled() {
             pulse.beat();
@@ -246,8 +243,12 @@ impl Agent {
             }
             let capacity = u32::try_from(free.available_permits()).unwrap_or(u32::MAX);
             wish.capacity = capacity;
+            // An earlier call of an outdated wish may have taken a deployment, so this wish is settled first.
+            let is_outdated = !Arc::ptr_eq(&config, &self.settings.config.now());
+            let window = if is_outdated { Duration::ZERO } else { WINDOW };
             let answer = tokio::select! {
-                answer = self.connection.claim(&wish, WINDOW) => answer,
+                answer = self.connection.claim(&wish, window) => answer,
+                Ok(()) = changes.changed() => continue,
                 // A deployment that the server handed out meanwhile still runs.
                 () = drain.cancelled() => {
                     wish.capacity = 0;
@@ -259,9 +260,10 @@ impl Agent {
                 Ok(claimed) => {
                     (pauses, is_well) = (crate::client::calls::pauses(), true);
                     if let Some(claimed) = claimed {
-                        journals_are_well = self.take(claimed, runs, free).await;
+                        journals_are_well = self.take(claimed, config.clone(), runs, free).await;
                     }
-                    wish = self.wish(0);
+                    config = changes.borrow_and_update().clone();
+                    wish = self.wish(&config);
                 }
                 // The same call once more: if the answer was lost, this answers with the same deployment.
                 Err(fault) => {
@@ -305,13 +307,22 @@ impl Agent {
         false
     }
 
-    /// Runs a deployment that was handed out. Returns whether its journal could be written.
-    async fn take(self: &Arc<Self>, claimed: Claimed, runs: &TaskTracker, free: &Arc<Semaphore>) -> bool {
+    /// Runs a deployment that was handed out, by the present configuration; or by the one under which it was asked for,
+    /// where a reload has taken its pipeline away meanwhile. Returns whether its journal could be written.
+    async fn take(
+        self: &Arc<Self>,
+        claimed: Claimed,
+        config: Arc<Config>,
+        runs: &TaskTracker,
+        free: &Arc<Semaphore>,
+    ) -> bool {
+        let present = self.settings.config.now();
+        let config = if pipeline(&present, &claimed.deployment).is_some() { present } else { config };
         let id = claimed.deployment.id;
         match JournalFile::begin(&self.journals(), &run::taken(&claimed)) {
             Ok(Some(journal)) => {
                 let permit = free.clone().acquire_owned().await;
-                let running = self.clone().run_claimed(claimed, journal);
+                let running = self.clone().run_claimed(claimed, journal, config);
                 runs.spawn(async move {
                     running.await;
                     drop(permit);
@@ -340,20 +351,17 @@ impl Agent {
         }
     }
 
-    fn wish(&self, capacity: u32) -> ClaimRequest {
+    /// A claim of its own, without capacity for now.
+    fn wish(&self, config: &Config) -> ClaimRequest {
         let offer = |(name, project): (&ProjectName, &ProjectConfig)| {
             (name.clone(), project.pipelines.keys().cloned().collect())
         };
         ClaimRequest {
             worker: self.settings.name.clone(),
             claim_id: Uuid::now_v7().simple().to_string(),
-            projects: self.settings.projects.iter().map(offer).collect(),
-            capacity,
+            projects: offered(config).map(offer).collect(),
+            capacity: 0,
         }
-    }
-
-    fn pipeline(&self, deployment: &Deployment) -> Option<Pipeline> {
-        self.settings.projects.get(&deployment.project)?.pipelines.get(&deployment.pipeline).cloned()
     }
 
     fn journals(&self) -> PathBuf {
@@ -363,6 +371,15 @@ impl Agent {
     fn workspace(&self, id: DeploymentId) -> PathBuf {
         self.settings.work_dir.join("runs").join(id.to_string())
     }
+}
+
+/// The projects for which an agent works with this configuration.
+fn offered(config: &Config) -> impl Iterator<Item = (&ProjectName, &ProjectConfig)> {
+    config.projects.iter().filter(|(_, project)| !project.pipelines.is_empty())
+}
+
+fn pipeline(config: &Config, deployment: &Deployment) -> Option<Pipeline> {
+    config.projects.get(&deployment.project)?.pipelines.get(&deployment.pipeline).cloned()
 }
 
 /// Locks the folder for this agent.

@@ -5,15 +5,17 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use super::{
     Agent,
     journal::{JournalFile, Taken},
+    pipeline,
 };
 use crate::{
     client::{
         calls::{Worker, pauses},
         lease::HttpLessor,
     },
-    config::Pipeline,
+    config::{Config, Pipeline},
     exec::{
         Artifact, Job, Stop,
+        archive::UnpackLimits,
         lease::{Backlog, Keeper, Lost, Times},
         workspaces::artifact_path,
     },
@@ -27,8 +29,8 @@ const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const DOWNLOAD_ATTEMPTS: usize = 8;
 
 impl Agent {
-    /// Runs a deployment to its end, and reports the end.
-    pub(super) async fn run_claimed(self: Arc<Self>, claimed: Claimed, journal: JournalFile) {
+    /// Runs a deployment to its end by this configuration, whatever is reloaded meanwhile, and reports the end.
+    pub(super) async fn run_claimed(self: Arc<Self>, claimed: Claimed, journal: JournalFile, config: Arc<Config>) {
         let taken = taken(&claimed);
         let (id, project) = (taken.deployment, &taken.project);
         tracing::info!(%project, deployment.id = %id, pipeline = %claimed.deployment.pipeline, "taken");
@@ -40,7 +42,7 @@ impl Agent {
         };
         let backlog = Backlog::journalled(journal, 0, Vec::new());
         let work = async {
-            let verdict = self.run_under(&keeper, &claimed, &backlog).await;
+            let verdict = self.run_under(&keeper, &claimed, &backlog, &config).await;
             backlog.close();
             backlog.with_journal(|journal| journal.end(&verdict));
             let told = keeper.finish(&backlog, verdict.clone()).await;
@@ -77,19 +79,20 @@ impl Agent {
         keeper: &Keeper<HttpLessor<'_>>,
         claimed: &Claimed,
         backlog: &Backlog<JournalFile>,
+        config: &Config,
     ) -> Verdict {
         if *keeper.stop().borrow() == Some(Stop::Cancel) {
             // The stop came first: the child is never started.
             return Verdict::Stopped;
         }
-        let Some(pipeline) = self.pipeline(&claimed.deployment) else {
+        let Some(pipeline) = pipeline(config, &claimed.deployment) else {
             return failed(format!("this agent has no pipeline '{}'", claimed.deployment.pipeline));
         };
         let artifact = match self.fetch(claimed, keeper).await {
             Ok(artifact) => artifact,
             Err(verdict) => return verdict,
         };
-        let job = self.job(claimed, pipeline, artifact.clone(), keeper);
+        let job = self.job(claimed, pipeline, artifact.clone(), keeper, config);
         let verdict = keeper.run(job, backlog).await;
         if let Some(artifact) = artifact
             && let Err(error) = tokio::fs::remove_file(&artifact).await
@@ -132,9 +135,10 @@ impl Agent {
         pipeline: Pipeline,
         artifact: Option<PathBuf>,
         keeper: &Keeper<HttpLessor<'_>>,
+        config: &Config,
     ) -> Job {
         let deployment = &claimed.deployment;
-        let project = self.settings.projects.get(&deployment.project);
+        let project = config.projects.get(&deployment.project);
         Job {
             deployment_id: deployment.id.to_string(),
             deployment_number: deployment.number,
@@ -148,9 +152,9 @@ impl Agent {
             inputs: claimed.inputs.clone(),
             workspace: self.workspace(deployment.id),
             artifact: artifact.map(Artifact::File),
-            unpack_limits: self.settings.unpack_limits,
-            grace: self.settings.limits.cancel_grace,
-            kill_budget: self.settings.limits.kill_budget.min(keeper.kill_budget()),
+            unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
+            grace: config.limits.cancel_grace,
+            kill_budget: config.limits.kill_budget.min(keeper.kill_budget()),
             server_url: Some(self.connection.server().to_owned()),
             shim: self.settings.shim.clone(),
             lease_deadline: None,

@@ -99,6 +99,9 @@ async fn every_described_status_is_answered_by_the_real_server() {
     assert!(unknown.is_empty(), "answered, and not described: {unknown:#?}");
 }
 
+/// What reads the configuration again.
+const RELOAD: &str = "/v1/admin/reload";
+
 /// A body that does not go on.
 async fn trickled_bodies(server: &TestServer) -> JoinSet<Answered> {
     let mut waiting = JoinSet::new();
@@ -120,9 +123,9 @@ async fn trickled_bodies(server: &TestServer) -> JoinSet<Answered> {
     waiting
 }
 
-/// Whether the route reads a body. A heartbeat has none.
+/// Whether the route reads a body. A heartbeat has none, nor has a reload.
 fn takes_a_body((method, path): &(Method, String)) -> bool {
-    matches!(*method, Method::POST | Method::PUT) && !path.ends_with("/heartbeat")
+    matches!(*method, Method::POST | Method::PUT) && !path.ends_with("/heartbeat") && path != RELOAD
 }
 
 /// A body that the route takes.
@@ -231,6 +234,9 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     driven.see(resumed.header("Accept", "text/event-stream")).await;
     driven.post("/v1/projects/web/release", json!({ "reason": "why" })).await;
     driven.post("/v1/projects/web/release", json!({ "reason": "why", "evenIfAlive": true })).await;
+    driven.see(server.request(Method::POST, RELOAD)).await;
+    server.configure("nonsense = 1");
+    driven.see(server.request(Method::POST, RELOAD)).await;
     leased(&mut driven).await;
     claimed(&mut driven).await;
     artifacts(&mut driven).await;
@@ -262,7 +268,8 @@ async fn without_a_store() -> BTreeSet<Answered> {
     // It is made with the first upload.
     std::fs::write(&kept, "no directory").unwrap();
     let mut driven = Driven { server: &server, seen: BTreeSet::new() };
-    for (method, path) in routes("web", &id) {
+    // A reload needs no store.
+    for (method, path) in routes("web", &id).into_iter().filter(|(_, path)| path != RELOAD) {
         let request = server.request(method.clone(), &path).header(LEASE, NOTHING);
         let has_body = matches!(method, Method::POST | Method::PUT);
         let mut problem = driven.see(if has_body { request.json(&body_for(&path)) } else { request }).await;

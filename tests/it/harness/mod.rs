@@ -190,9 +190,10 @@ impl TestServer {
         fs::read_to_string(self.path("server.log")).unwrap()
     }
 
-    /// Gives it another configuration, for its next start.
+    /// Gives it another configuration, for its next start or reload. No reader ever sees half of it.
     pub fn configure(&self, config: &str) {
-        fs::write(self.path("singletrack.toml"), with_test_dir(config)).unwrap();
+        fs::write(self.path("singletrack.toml.new"), with_test_dir(config)).unwrap();
+        fs::rename(self.path("singletrack.toml.new"), self.path("singletrack.toml")).unwrap();
     }
 
     /// The command that starts it, for tests in which the start fails.

@@ -12,7 +12,7 @@ use std::{
 
 use singletrack::{
     model::{
-        Caller, CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, LeaseHolder, Limits, Outcome,
+        Caller, CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, LeaseHolder, Outcome,
         PhaseState, Place, Policy, ProjectName, Report, RunBy, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
         admission::{Admission, Cancellation, OnConflict, Rejection, Submission},
     },
@@ -26,7 +26,7 @@ use super::reference::{Act, Cause, Conflict, Dep, End, Line, Proof, Seen, Stage,
 use crate::{
     harness::postgres,
     store_contract::assert_watches,
-    store_trial::{HandClock, deaf, id, name},
+    store_trial::{HandClock, deaf, id, name, with_policies},
 };
 
 /// How many engines there are.
@@ -189,7 +189,7 @@ impl Walk {
     fn queue(&self, engine: usize) -> Queue {
         let policies = (0..2).map(|index| (self.project(index), self.policies[index])).collect();
         let store = self.engines.stores[engine].1.clone();
-        Queue::new(store, self.engines.clock.clone(), policies, Limits::default())
+        Queue::new(store, self.engines.clock.clone(), with_policies(policies))
     }
 
     async fn act(&mut self, engine: usize, act: &Act) -> String {
