@@ -212,7 +212,7 @@ impl Racer {
 
     async fn preempt(&self, project: &ProjectName, target: DeploymentId, ticket: DeploymentId) -> Observation {
         self.tallied.count(|tally| tally.cancels += 1);
-        let body = CancelBody { superseded_by: Some(ticket.into()), reason: None };
+        let body = CancelBody { superseded_by: Some(ticket.into()), reason: None, actor: None };
         match self.connection.cancel(project, &target.into(), &body).await {
             Ok(_) => Observation::Preempted { ticket },
             Err(Fault::Refused(_)) => Observation::PreemptRefused { ticket },

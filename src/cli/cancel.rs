@@ -51,7 +51,7 @@ pub async fn run(args: &CancelArgs) -> Result<Exit, Failure> {
     let project = &args.target.project;
     // Before the cancel is sent: an interrupted wait must say that the cancel stays.
     let signals = if args.wait { Some(Signals::of_a_job(session.in_ci)?) } else { None };
-    let body = CancelBody { superseded_by: None, reason: args.reason.clone() };
+    let body = CancelBody { superseded_by: None, reason: args.reason.clone(), actor: session.actor() };
     let (deployment, changed) = session.connection.cancel(project, &args.id, &body).await?;
     let (name, argument) = (deployment.name(), deployment.argument());
     if let Some(mut signals) = signals

@@ -52,8 +52,12 @@ pub async fn run(args: &ReleaseArgs) -> Result<Exit, Failure> {
         session.answer(&ReleaseAnswer { released: None }, &[format!("{project}: the slot is free already")])?;
         return Ok(Exit::Done);
     };
-    let body =
-        ReleaseRequest { reason: args.reason.clone(), deployment_id: Some(holder), even_if_alive: args.even_if_alive };
+    let body = ReleaseRequest {
+        reason: args.reason.clone(),
+        deployment_id: Some(holder),
+        even_if_alive: args.even_if_alive,
+        actor: session.actor(),
+    };
     let answer = session.connection.release(project, &body).await?;
     let lines = match &answer.released {
         Some(released) => {

@@ -66,6 +66,14 @@ impl Session {
         Ok(Session { connection, screen, clock, json: connect.json, ci: environment.detect(), in_ci })
     }
 
+    /// The name of whoever uses this command: from the CI, else the user's.
+    pub fn actor(&self) -> Option<String> {
+        match &self.ci {
+            Some(ci) => ci.actor.clone(),
+            None => Environment::new(&|name| std::env::var(name).ok()).user(),
+        }
+    }
+
     /// Prints `lines` as the result, or `value` with `--json`.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use crate::{
         calls::{Connection, Filter, Patience},
         follow::{FollowLimits, Follower, How, Update},
     },
-    model::{DeploymentName, EventBody, ProjectName, Which},
+    model::{DeploymentName, EventBody, Party, ProjectName, Which},
     wire::{Deployment, Event, EventData},
 };
 
@@ -210,6 +210,12 @@ pub(super) fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
         add("input", Some(format!("{}={}", clean(name), clean(value))));
     }
     add("url", deployment.url.as_deref().map(clean));
+    let party = |party: &Option<Party>| party.as_ref().map(|party| clean(&party.to_string()));
+    // The actor stands on a line of its own.
+    let submitted_by = deployment.submitted_by.as_ref().map(|party| clean(&party.identity.to_string()));
+    add("caller", submitted_by);
+    add("cancelled", party(&deployment.cancelled_by).map(|by| format!("by {by}")));
+    add("released", party(&deployment.released_by).map(|by| format!("by {by}")));
     add("worker", deployment.worker.as_deref().map(clean));
     add("submitted", at(Some(deployment.created_at)));
     add("started", at(deployment.started_at));

@@ -31,18 +31,33 @@ pub async fn cancel(
     // Read the body whatever its declared type is, because some clients declare a type for a body that they do not
     // send.
     let bytes = body::read(&parts.headers, body).await?;
-    let CancelBody { superseded_by, reason } =
+    let CancelBody { superseded_by, reason, actor } =
         if bytes.is_empty() { CancelBody::default() } else { body::parse(&bytes)? };
     let reason = reason.map(|reason| reason_text(&reason)).transpose()?;
+    let actor = actor.map(actor_text).transpose()?;
     let PathTarget { project, id } = target;
     let superseded_by = app.named_if_any(&project, superseded_by.as_ref()).await?;
-    let (status, deployment) = match app.queue.cancel(&caller, project, id, reason, superseded_by).await? {
+    let (status, deployment) = match app.queue.cancel_as(&caller, actor, project, id, reason, superseded_by).await? {
         Cancellation::Requested(deployment) => (StatusCode::ACCEPTED, deployment),
         Cancellation::Unchanged(deployment) => (StatusCode::OK, deployment),
         Cancellation::NotFound => return Err(ErrorAnswer::not_found()),
         Cancellation::Rejected(rejection) => return Err(rejection.into()),
     };
     Ok(answer::json(status, &answer::unplaced(&deployment)))
+}
+
+/// The name that a client gives, as it is recorded.
+///
+/// # Errors
+/// It is too long, or holds control characters.
+pub fn actor_text(actor: String) -> Result<String, ErrorAnswer> {
+    if bounds::fits(&actor, bounds::ACTOR) && !actor.chars().any(char::is_control) {
+        return Ok(actor);
+    }
+    Err(ErrorAnswer::new(
+        ErrorCode::InvalidBody,
+        format!("actor is one line of at most {} characters without control characters", bounds::ACTOR),
+    ))
 }
 
 /// A reason as it is recorded.

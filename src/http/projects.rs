@@ -10,7 +10,7 @@ use axum::{
 
 use super::{
     App, answer, body,
-    cancel::reason_text,
+    cancel::{actor_text, reason_text},
     error::{ErrorAnswer, echo},
     guard::{Grant, VisibleProjects},
     page::{Filled, PageFilling},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::{Project, ProjectName, bounds},
-    queue::release::Released,
+    queue::release::{Release, Released},
     store::{Placed, ProjectState, StoreError},
     wire::{ErrorCode, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest},
 };
@@ -148,13 +148,14 @@ pub async fn release(
 ) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
     Query::of(&parts.uri, &[])?;
-    let ReleaseRequest { reason, deployment_id, even_if_alive } = body::read_json(&parts.headers, body).await?;
+    let ReleaseRequest { reason, deployment_id, even_if_alive, actor } = body::read_json(&parts.headers, body).await?;
     let reason = reason_text(&reason)?;
     app.require_project(&project).await?;
     let deployment_id = app.named_if_any(&project, deployment_id.as_ref()).await?;
     let caller = Grant::of(&parts.extensions).caller;
-    let call = app.queue.release_if(&caller, project.clone(), reason.clone(), deployment_id, even_if_alive);
-    let released = match call.await? {
+    let actor = actor.map(actor_text).transpose()?;
+    let wish = Release { reason: reason.clone(), actor, only: deployment_id, even_if_alive };
+    let released = match app.queue.release_if(&caller, project.clone(), wish).await? {
         Released::Ended(deployment) => {
             tracing::warn!(%project, deployment.id = %deployment.id, %reason, "an operator forced the slot free");
             Some(answer::unplaced(&deployment))

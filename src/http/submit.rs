@@ -437,6 +437,8 @@ async fn submission(
         retry_of_named,
         pipeline_digest,
         claim_within_seconds,
+        // The decision knows who asks.
+        submitted_by: None,
     };
     Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, refusal: None, claim })
 }

@@ -275,7 +275,7 @@ pub fn claim(slot: &mut Slot, id: DeploymentId, terms: ClaimTerms) -> Result<Dep
     if matches!(ready.state, State::Ready)
         && let Some(newer) = outdated_by(&ready.spec, slot.project())
     {
-        slot.step(id, Command::Cancel { reason: None, superseded_by: Some(newer.deployment) })?;
+        slot.step(id, Command::Cancel { reason: None, superseded_by: Some(newer.deployment), by: None })?;
         return Err(Refusal::Final);
     }
     let secret = LeaseSecret::derive(&pepper, id, slot.next_revision()).hash();
@@ -313,7 +313,10 @@ pub fn cancel(
     let changed = match successor {
         // A refusal means that the deployment is final, or that a cancel was requested before: both are what the caller
         // wished for.
-        None => slot.step(id, Command::Cancel { reason, superseded_by: None }).is_ok(),
+        None => {
+            let by = slot.party();
+            slot.step(id, Command::Cancel { reason, superseded_by: None, by }).is_ok()
+        }
         Some(successor) => match preempt(slot, &target, reason, successor, policy) {
             Ok(changed) => changed,
             Err(rejection) => return Cancellation::Rejected(rejection),
@@ -352,7 +355,8 @@ fn preempt(
     let mut changed = put_ahead(slot, &newcomer);
     // The holder comes last, so that its end finds the line in its final order.
     if let Some(holder) = holder {
-        changed |= slot.step(holder.id, Command::Cancel { reason, superseded_by: Some(newcomer.mention()) }).is_ok();
+        let (superseded_by, by) = (Some(newcomer.mention()), slot.party());
+        changed |= slot.step(holder.id, Command::Cancel { reason, superseded_by, by }).is_ok();
     }
     Ok(changed)
 }
@@ -389,7 +393,7 @@ fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
         State::Reserved => {
             if let Some(newer) = outdated_by(&made.spec, slot.project()) {
                 let superseded_by = Some(newer.deployment.clone());
-                let _ = slot.step(made.id, Command::Cancel { reason: None, superseded_by });
+                let _ = slot.step(made.id, Command::Cancel { reason: None, superseded_by, by: None });
                 let order = made.spec.order.unwrap_or_default();
                 return Admission::Rejected(Rejection::Outdated { order, newer });
             }

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::{
     deployment::{FailureCause, Outcome, Status},
+    identity::Party,
     ids::Revision,
     lease::{LeaseHolder, SecretHash},
     mention::Mention,
@@ -79,6 +80,8 @@ pub enum Command {
         reason: Option<String>,
         /// The newer deployment that takes its place.
         superseded_by: Option<Mention>,
+        /// Who requests it; nobody where a newer deployment ends it by its start.
+        by: Option<Party>,
     },
     /// Its worker is done with it.
     Finish {
@@ -105,6 +108,8 @@ pub enum Command {
     Release {
         /// Why.
         reason: String,
+        /// The operator.
+        by: Option<Party>,
     },
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     digest::Digest,
+    identity::{Identity, Party},
     ids::{DeploymentId, ProjectName, Revision},
     lease::Lease,
     limits::Limits,
@@ -62,6 +63,9 @@ pub struct Spec {
     /// How long it may hold the slot without a worker, where that is not the server's usual time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim_within_seconds: Option<u64>,
+    /// Who submitted it, as the server knows it. Unknown where an earlier version took it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub submitted_by: Option<Identity>,
 }
 
 /// Which side runs a deployment.
@@ -111,6 +115,8 @@ pub struct Deployment {
     pub rollbacks: Option<Rollbacks>,
     /// The first request to stop it, if there is one.
     pub cancel: Option<CancelRequest>,
+    /// Who forced the slot free, if somebody did.
+    pub released_by: Option<Party>,
     /// How many events it has: the `seq` of the last one.
     pub event_count: u64,
     /// How many of its worker's numbered reports are recorded.
@@ -268,6 +274,8 @@ pub struct CancelRequest {
     pub reason: Option<String>,
     /// The newer deployment that takes its place.
     pub superseded_by: Option<Mention>,
+    /// Who made it. Unknown where an earlier version took it, and nobody where a newer deployment's start ended this one.
+    pub by: Option<Party>,
 }
 
 /// How much output of a deployment is kept. Bytes count the text of the lines.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     deployment::Status,
+    identity::Party,
     ids::{DeploymentId, ProjectName},
     mention::{Mention, Named},
     phase::{PhaseState, Stream},
@@ -99,6 +100,9 @@ pub enum EventBody {
         /// The number, actor and commit of that deployment, for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         superseded_by_deployment: Option<Named>,
+        /// Who requested it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Party>,
     },
     /// Lines that are no longer kept stood here.
     Gap {
@@ -127,9 +131,9 @@ impl EventBody {
     }
 
     /// The event of a request to stop.
-    pub fn cancel(reason: Option<String>, successor: Option<Mention>) -> Self {
+    pub fn cancel(reason: Option<String>, successor: Option<Mention>, by: Option<Party>) -> Self {
         let (superseded_by, superseded_by_deployment) = parts(successor);
-        EventBody::Cancel { reason, superseded_by, superseded_by_deployment }
+        EventBody::Cancel { reason, superseded_by, superseded_by_deployment, by }
     }
 
     /// The newer deployment of the project that this event names: the one that takes the place, or will take it.

@@ -5,6 +5,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 use super::request_id::RequestId;
@@ -61,6 +62,38 @@ impl FromStr for Identity {
                 Ok(Identity::Oidc { issuer: issuer.to_owned(), subject: subject.to_owned() })
             }
             (_, Some(_) | None) => Err(InvalidIdentity),
+        }
+    }
+}
+
+impl Serialize for Identity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Identity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Who did something to a deployment: what the server knows, and what the client says, told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Party {
+    /// Who it is, as the server knows it.
+    pub identity: Identity,
+    /// Who it is, as the client says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+}
+
+/// `alice (token:ci)`: the name is the client's claim, and what stands in brackets is what the server knows.
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.actor {
+            Some(actor) => write!(f, "{actor} ({})", self.identity),
+            None => self.identity.fmt(f),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{
         CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
     },
     event::{Event, EventBody},
+    identity::Party,
     ids::{DeploymentId, ProjectName, Revision},
     lease::{Lease, LeaseHolder, SecretHash},
     mention::Mention,
@@ -155,6 +156,7 @@ pub(super) fn create(
         outputs: BTreeMap::new(),
         rollbacks: None,
         cancel: None,
+        released_by: None,
         event_count: 0,
         report_count: 0,
         logs: LogAccount::default(),
@@ -208,7 +210,7 @@ impl Deployment {
                 draft.require_outputs(&self.outputs)?;
                 draft.trim_logs();
             }
-            Command::Cancel { reason, superseded_by } => draft.cancel(reason, superseded_by)?,
+            Command::Cancel { reason, superseded_by, by } => draft.cancel(reason, superseded_by, by)?,
             Command::Finish { secret, verdict } => {
                 draft.require_lease(secret)?;
                 draft.finish(verdict);
@@ -216,7 +218,7 @@ impl Deployment {
             }
             Command::Lapse { seen, cause } => draft.lapse(seen, cause)?,
             Command::Unclaimed { seen, absence } => draft.unclaimed(seen, &absence)?,
-            Command::Release { reason } => draft.release(&reason)?,
+            Command::Release { reason, by } => draft.release(&reason, by)?,
         }
         Ok(draft.step())
     }
@@ -439,9 +441,14 @@ impl Draft {
         }
     }
 
-    fn cancel(&mut self, reason: Option<String>, superseded_by: Option<Mention>) -> Result<(), Refusal> {
-        let request = CancelRequest { at: self.at.now, reason, superseded_by: superseded_by.clone() };
-        let told = EventBody::cancel(request.reason.clone(), superseded_by.clone());
+    fn cancel(
+        &mut self,
+        reason: Option<String>,
+        superseded_by: Option<Mention>,
+        by: Option<Party>,
+    ) -> Result<(), Refusal> {
+        let request = CancelRequest { at: self.at.now, reason, superseded_by: superseded_by.clone(), by };
+        let told = EventBody::cancel(request.reason.clone(), superseded_by.clone(), request.by.clone());
         match self.after.state {
             State::Finished { .. } => return Err(Refusal::Final),
             State::Running(_) => {
@@ -544,8 +551,9 @@ impl Draft {
         Ok(())
     }
 
-    fn release(&mut self, reason: &str) -> Result<(), Refusal> {
-        let message = format!("released by an operator: {reason}");
+    fn release(&mut self, reason: &str, by: Option<Party>) -> Result<(), Refusal> {
+        let operator = by.as_ref().map_or_else(|| "an operator".to_owned(), Party::to_string);
+        let message = format!("released by {operator}: {reason}");
         let outcome = match self.after.state {
             State::Running(_) => {
                 Outcome::Failed { cause: FailureCause::Released, message, phase: self.after.phase.clone() }
@@ -554,6 +562,7 @@ impl Draft {
             State::Waiting(_) => return Err(Refusal::WrongState),
             State::Finished { .. } => return Err(Refusal::Final),
         };
+        self.after.released_by = by;
         self.end(outcome);
         Ok(())
     }

@@ -32,7 +32,7 @@ pub use deployment::{
 pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody};
 pub use hint::Hint;
-pub use identity::{Caller, Identity, Scope, Scopes};
+pub use identity::{Caller, Identity, Party, Scope, Scopes};
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseHolder, LeaseSecret, Pepper, SecretHash};
 pub use lifecycle::Step;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{
     command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Spec, State},
-    identity::Caller,
+    identity::{Caller, Party},
     ids::{DeploymentId, IdempotencyKey, ProjectName, Revision},
     lease::LeaseHolder,
     lifecycle::{Entry, Moment, Step, create},
@@ -155,6 +155,7 @@ pub struct Slot {
     changes: Changes,
     is_plan: bool,
     caller: Option<Caller>,
+    actor: Option<String>,
 }
 
 impl Slot {
@@ -175,7 +176,18 @@ impl Slot {
             .map(|deployment| (deployment.id, deployment))
             .collect();
         let (project_before, changes) = (project.clone(), Changes::default());
-        Slot { now, project_before, project, holder: holder_id, held, known, changes, is_plan: false, caller: None }
+        Slot {
+            now,
+            project_before,
+            project,
+            holder: holder_id,
+            held,
+            known,
+            changes,
+            is_plan: false,
+            caller: None,
+            actor: None,
+        }
     }
 
     /// The same decision, on behalf of somebody. Without this the server decides by itself.
@@ -183,6 +195,18 @@ impl Slot {
     pub fn by(mut self, caller: &Caller) -> Self {
         self.caller = Some(caller.clone());
         self
+    }
+
+    /// The same decision; the caller gives this name.
+    #[must_use]
+    pub fn claiming(self, actor: Option<String>) -> Self {
+        Slot { actor, ..self }
+    }
+
+    /// On whose behalf it is decided; nobody where the server decides by itself.
+    pub fn party(&self) -> Option<Party> {
+        let caller = self.caller.as_ref()?;
+        Some(Party { identity: (*caller.identity).clone(), actor: self.actor.clone() })
     }
 
     /// The project's counters as they stand.
@@ -227,6 +251,8 @@ impl Slot {
     /// Lets a new deployment in.
     pub fn admit(&mut self, id: DeploymentId, project: ProjectName, spec: Spec, entry: Entry) -> &Deployment {
         let number = if self.is_plan { 0 } else { self.project.deployment_count + 1 };
+        let submitted_by = self.caller.as_ref().map(|caller| (*caller.identity).clone());
+        let spec = Spec { submitted_by, ..spec };
         let step = create(id, project, number, spec, entry, self.moment());
         self.record(step);
         &self.known[&id]
@@ -259,7 +285,7 @@ impl Slot {
             self.line().into_iter().filter(|waiting| starting.will_supersede(waiting.age())).map(|it| it.id).collect();
         for id in older {
             // They wait, so the cancel cannot be refused.
-            let _ = self.step(id, Command::Cancel { reason: None, superseded_by: Some(starting.mention()) });
+            let _ = self.step(id, Command::Cancel { reason: None, superseded_by: Some(starting.mention()), by: None });
         }
     }
 

@@ -22,6 +22,22 @@ impl Queue {
         reason: Option<String>,
         successor: Option<DeploymentId>,
     ) -> Result<Cancellation, StoreError> {
+        self.cancel_as(caller, None, project, id, reason, successor).await
+    }
+
+    /// The same; the caller gives the name `actor`.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn cancel_as(
+        &self,
+        caller: &Caller,
+        actor: Option<String>,
+        project: ProjectName,
+        id: DeploymentId,
+        reason: Option<String>,
+        successor: Option<DeploymentId>,
+    ) -> Result<Cancellation, StoreError> {
         let policy = self.policy(&project);
         let (now, caller) = (self.clock.wall(), caller.clone());
         let load = Load {
@@ -30,7 +46,7 @@ impl Queue {
             ..Load::default()
         };
         transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now).by(&caller);
+            let mut slot = Slot::of(loaded, now).by(&caller).claiming(actor);
             let cancellation = admission::cancel(&mut slot, id, reason, successor, &policy);
             (slot.into_changes(), cancellation)
         })

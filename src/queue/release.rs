@@ -10,6 +10,19 @@ use crate::{
     store::{StoreError, transact},
 };
 
+/// What an operator wants.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// The reason, which is recorded.
+    pub reason: String,
+    /// The operator's name, as the client says.
+    pub actor: Option<String>,
+    /// Only where this deployment holds the slot.
+    pub only: Option<DeploymentId>,
+    /// Also from a worker that gave a sign of life within its lease.
+    pub even_if_alive: bool,
+}
+
 /// The outcome of a release.
 #[derive(Clone, Debug)]
 pub enum Released {
@@ -35,10 +48,10 @@ impl Queue {
         reason: String,
         only: Option<DeploymentId>,
     ) -> Result<Released, StoreError> {
-        self.release_if(caller, project, reason, only, true).await
+        self.release_if(caller, project, Release { reason, actor: None, only, even_if_alive: true }).await
     }
 
-    /// The same; but unless `even_if_alive` is set, not from a worker that gave a sign of life within its lease.
+    /// Frees the slot as the operator wants it.
     ///
     /// # Errors
     /// The store did not do it.
@@ -46,14 +59,12 @@ impl Queue {
         &self,
         caller: &Caller,
         project: ProjectName,
-        reason: String,
-        only: Option<DeploymentId>,
-        even_if_alive: bool,
+        Release { reason, actor, only, even_if_alive }: Release,
     ) -> Result<Released, StoreError> {
         let (now, caller) = (self.clock.wall(), caller.clone());
         let load = Load { line: LineLoad::Head, ..Load::default() };
         transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now).by(&caller);
+            let mut slot = Slot::of(loaded, now).by(&caller).claiming(actor);
             let released = decide(&mut slot, reason, only, |holder| even_if_alive || !is_alive(holder, now));
             (slot.into_changes(), released)
         })
@@ -84,7 +95,8 @@ fn decide(
     }
     slot.audit("release", Some(holder.id), reason.clone());
     // A holder is never final, so it cannot refuse.
-    match slot.step(holder.id, Command::Release { reason }) {
+    let by = slot.party();
+    match slot.step(holder.id, Command::Release { reason, by }) {
         Ok(ended) => Released::Ended(Box::new(ended.clone())),
         Err(_) => Released::WasFree,
     }

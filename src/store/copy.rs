@@ -108,7 +108,7 @@ pub(super) const TABLES: &[CopiedTable] = &[
             Id superseded_by, Integer cancel_requested_at, FreeText cancel_reason, Id cancel_superseded_by,
             Integer log_total_bytes, Integer log_head_end_seq, Integer log_trimmed_at_bytes, FreeText message,
             FreeText phase, Text spec, Text outputs, Integer short_number,
-            Text cancel_superseded_by_named, Text rollbacks,
+            Text cancel_superseded_by_named, Text rollbacks, Text cancel_requested_by, Text released_by,
         ],
         order: "number",
         is_numbered: true,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{artifact::ArtifactRef, time};
 use crate::model::{
-    self, CANCEL_WAITS, CANNOT_BE_ENDED, CancelCause, DeploymentId, Eta, Mention, Named, Outcome, ProjectName,
+    self, CANCEL_WAITS, CANNOT_BE_ENDED, CancelCause, DeploymentId, Eta, Mention, Named, Outcome, Party, ProjectName,
     Revision, State, Status,
 };
 
@@ -90,6 +90,15 @@ pub struct Deployment {
     /// The number, actor and commit of that deployment, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of_deployment: Option<Named>,
+    /// Who submitted it. Missing where an earlier version took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_by: Option<Party>,
+    /// Who asked for it to be stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<Party>,
+    /// Who forced its slot free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released_by: Option<Party>,
     /// The worker that runs it or ran it: the server's own, an agent, or the client of a `run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
@@ -210,6 +219,9 @@ impl Deployment {
             will_be_superseded_by_deployment: None,
             retry_of: spec.retry_of,
             retry_of_deployment: spec.retry_of_named.clone(),
+            submitted_by: spec.submitted_by.clone().map(|identity| Party { identity, actor: spec.actor.clone() }),
+            cancelled_by: deployment.cancel.as_ref().and_then(|cancel| cancel.by.clone()),
+            released_by: deployment.released_by.clone(),
             worker: deployment.lease().map(|lease| lease.holder.worker_name().to_owned()),
             created_at: deployment.created_at,
             started_at: deployment.started_at,

@@ -222,6 +222,9 @@ pub struct ReleaseRequest {
     /// Whether to release even from a worker that gave a sign of life within its lease, and may still be at work.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub even_if_alive: bool,
+    /// Who releases it, as the client says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
 }
 
 /// The answer to a release.

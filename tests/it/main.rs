@@ -62,4 +62,5 @@ mod supervision;
 mod tidy;
 mod transcripts;
 mod transitions;
+mod who;
 mod workspaces;

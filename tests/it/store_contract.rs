@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use singletrack::{
     clock::Clock as _,
     model::{
-        Caller, Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Lapse, LeaseHolder, LineLoad,
-        LinePolicy, Load, Mention, Named, PhaseState, Place, Policy, Project, Report, Revision, Rollbacks, RunBy, Slot,
-        Spec, State, Status, Stream, Verdict,
+        Caller, Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Identity, Lapse, LeaseHolder,
+        LineLoad, LinePolicy, Load, Mention, Named, Party, PhaseState, Place, Policy, Project, Report, Revision,
+        Rollbacks, RunBy, Slot, Spec, State, Status, Stream, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
@@ -21,6 +21,12 @@ use crate::store_trial::{Trial, id, name, spec};
 /// Another deployment of the project `web`, of which only the id is known.
 fn other(number: u64) -> Mention {
     Mention::unnamed(name("web"), id(number))
+}
+
+/// Somebody, with a name that no column takes as it is.
+fn party() -> Party {
+    let identity = Identity::Token { name: "ci \"x\"".to_owned() };
+    Party { identity, actor: Some("alice \0 'o'".to_owned()) }
 }
 
 /// Each function is a promise; each engine keeps all of them.
@@ -124,14 +130,19 @@ async fn every_state_comes_back_as_it_was_recorded(trial: Trial) {
     // Who is first holds the slot, the other two are in line; one of them ends.
     type End = fn(&Deployment) -> Command;
     let ends: [(&str, u64, End); 5] = [
-        ("CANCELLED", 1, |_| Command::Cancel { reason: Some("not today".to_owned()), superseded_by: None }),
+        ("CANCELLED", 1, |_| Command::Cancel {
+            reason: Some("not today".to_owned()),
+            superseded_by: None,
+            by: Some(party()),
+        }),
         ("SUPERSEDED", 1, |seen| Command::Cancel {
             reason: None,
             superseded_by: Some(Mention::unnamed(seen.project.clone(), id(99))),
+            by: None,
         }),
         ("ABANDONED", 1, |seen| Command::Lapse { seen: seen.vital(), cause: Lapse::Silence }),
         ("EXPIRED", 2, |seen| Command::Lapse { seen: seen.vital(), cause: Lapse::Deadline }),
-        ("RELEASED", 0, |_| Command::Release { reason: "stuck".to_owned() }),
+        ("RELEASED", 0, |_| Command::Release { reason: "stuck".to_owned(), by: Some(party()) }),
     ];
     for (index, (cause, place, end)) in (0..).zip(ends) {
         let project = format!("cancelled-{index}");
@@ -171,6 +182,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         retry_of_named: Some(Named { number: 3, actor: Some("bob\0".to_owned()), commit: None }),
         pipeline_digest: Some("ab".repeat(32).parse().unwrap()),
         claim_within_seconds: Some(600),
+        submitted_by: Some(Identity::Server),
     };
     trial.submit_spec("web", 1, OnConflict::Refuse, full.clone()).await;
     let secret = trial.claim("web", 1).await;
@@ -189,11 +201,14 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         Report::Log { stream: Stream::Stderr, phase: None, lines: vec![String::new(), "\u{1b}[31mred\0".to_owned()] },
     ];
     trial.queue.report(name("web"), id(1), secret, None, reports).await.unwrap();
-    trial.queue.cancel(&Caller::server(), name("web"), id(1), Some("stop it".to_owned()), None).await.unwrap();
+    let Party { identity, actor } = party();
+    let caller = Caller::new(identity);
+    let reason = Some("stop it".to_owned());
+    trial.queue.cancel_as(&caller, actor, name("web"), id(1), reason, None).await.unwrap();
     let load = Load { deployments: vec![id(1)], ..Load::default() };
     let named = Named { number: 2, actor: Some("al\0ice".to_owned()), commit: Some("3f2a".to_owned()) };
     let successor = Mention { named: Some(named), ..other(2) };
-    let command = Command::Cancel { reason: None, superseded_by: Some(successor.clone()) };
+    let command = Command::Cancel { reason: None, superseded_by: Some(successor.clone()), by: None };
     let told = trial.decide("web", load, |slot| slot.step(id(1), command).cloned().unwrap()).await.unwrap();
 
     let back = trial.deployment("web", 1).await;
@@ -208,11 +223,12 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
     assert_eq!(back.last_heartbeat_at, back.started_at.map(|at| at + Duration::from_millis(1)));
     let cancel = back.cancel.expect("it was asked to stop");
     assert_eq!((cancel.reason.as_deref(), cancel.superseded_by), (Some("stop it"), Some(successor)));
+    assert_eq!(cancel.by, Some(party()), "the first one");
     let events = trial.events(1).await;
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=11).collect::<Vec<_>>());
     assert!(matches!(&events[7].body, EventBody::Output { name, .. } if name == "url"));
     assert!(matches!(&events[8].body, EventBody::Log { lines, .. } if lines[1] == "\u{1b}[31mred\0"));
-    assert_eq!(events[9].body, EventBody::cancel(Some("stop it".to_owned()), None));
+    assert_eq!(events[9].body, EventBody::cancel(Some("stop it".to_owned()), None, Some(party())));
     assert_eq!(events[10].at, trial.queue.clock().wall());
 }
 
@@ -404,7 +420,7 @@ async fn a_decision_that_cannot_be_recorded_changes_nothing_and_stops_nobody(tri
         singletrack::model::admission::submit(slot, None, again, &Default::default());
     });
     let blind = trial.decide("web", Load { deployments: vec![id(2)], ..Load::default() }, |slot| {
-        slot.step(id(2), Command::Cancel { reason: None, superseded_by: None }).map(|_| ())
+        slot.step(id(2), Command::Cancel { reason: None, superseded_by: None, by: None }).map(|_| ())
     });
     let caller = Caller::server();
     let (mistaken, blind, made) = futures_util::join!(mistaken, blind, trial.queue.submit(&caller, other));
@@ -742,7 +758,7 @@ async fn what_waits_for_a_worker_is_claimable_in_the_order_of_arrival(trial: Tri
     let claimable = async |offers: &[(&str, &str)], limit| {
         let offers = offers.iter().map(|(project, pipeline)| (name(project), vec![(*pipeline).to_owned()]));
         let claimable = trial.store.claimable(Arc::new(offers.collect()), limit).await.unwrap();
-        assert!(claimable.iter().all(|it| it.spec == spec()));
+        assert!(claimable.iter().all(|it| it.spec == Spec { submitted_by: Some(Identity::Server), ..spec() }));
         claimable.into_iter().map(|it| (it.project.to_string(), it.id)).collect::<Vec<_>>()
     };
     let at = |project: &str, number| (project.to_owned(), id(number));

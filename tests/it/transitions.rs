@@ -80,7 +80,7 @@ fn states() -> Vec<(&'static str, Deployment)> {
     let ticket = || waiting(Place::Ticket { window: Duration::from_secs(30) });
     let with = |commands| made(Entry::Ready, commands);
     let claim = || Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), holder: LeaseHolder::worker("w") };
-    let cancel = |superseded_by| Command::Cancel { reason: None, superseded_by };
+    let cancel = |superseded_by| Command::Cancel { reason: None, superseded_by, by: None };
     let finish = |verdict| Command::Finish { secret: SECRET, verdict };
     let reserved = then(ticket(), Command::Promote);
     vec![
@@ -114,8 +114,8 @@ const COMMANDS: &[(&str, Make)] = &[
     ("report output", |_| report(Report::Output { name: "url".to_owned(), value: "x".to_owned() })),
     ("report a log", |_| report(Report::Log { stream: Stream::Stdout, phase: None, lines: vec!["x".to_owned()] })),
     ("report, stale lease", |_| Command::Report { secret: STALE, first: None, reports: vec![] }),
-    ("cancel", |_| Command::Cancel { reason: None, superseded_by: None }),
-    ("cancel for a successor", |_| Command::Cancel { reason: None, superseded_by: Some(other(9)) }),
+    ("cancel", |_| Command::Cancel { reason: None, superseded_by: None, by: None }),
+    ("cancel for a successor", |_| Command::Cancel { reason: None, superseded_by: Some(other(9)), by: None }),
     ("finish: succeeded", |_| Command::Finish {
         secret: SECRET,
         verdict: Verdict::Succeeded { outputs: BTreeMap::new() },
@@ -129,7 +129,7 @@ const COMMANDS: &[(&str, Make)] = &[
     ("lapse: deadline, heard since", |it| Command::Lapse { seen: earlier(it), cause: Lapse::Deadline }),
     ("lapse: worker gone", |it| Command::Lapse { seen: it.vital(), cause: Lapse::WorkerGone }),
     ("lapse: worker gone, heard since", |it| Command::Lapse { seen: earlier(it), cause: Lapse::WorkerGone }),
-    ("release", |_| Command::Release { reason: "stuck".to_owned() }),
+    ("release", |_| Command::Release { reason: "stuck".to_owned(), by: None }),
 ];
 
 fn report(report: Report) -> Command {

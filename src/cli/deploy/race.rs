@@ -327,8 +327,9 @@ impl Race<'_> {
     }
 
     async fn preempt(&mut self, target: DeploymentId, ticket: DeploymentId) -> Observation {
-        let actor = self.ci_or_user().map(|actor| format!(" by {actor}")).unwrap_or_default();
-        let body = CancelBody { superseded_by: Some(ticket.into()), reason: Some(format!("superseded{actor}")) };
+        let actor = self.ci_or_user();
+        let by = actor.as_ref().map(|actor| format!(" by {actor}")).unwrap_or_default();
+        let body = CancelBody { superseded_by: Some(ticket.into()), reason: Some(format!("superseded{by}")), actor };
         let session = self.session;
         let holder = self.held.as_ref().filter(|held| held.deployment_id == target);
         let holder = holder.map_or_else(|| format!("deployment {target}"), |held| named(&held.holder(self.project())));
@@ -470,7 +471,7 @@ impl Race<'_> {
         if until_final {
             session.screen.line(&format!("cancelling {}: {reason}", self.name_of(id)));
         }
-        let body = CancelBody { superseded_by: None, reason: Some(reason) };
+        let body = CancelBody { superseded_by: None, reason: Some(reason), actor: None };
         let cancelled =
             tokio::time::timeout(LEAVE_LIMIT, session.connection.cancel(self.project(), &id.into(), &body)).await;
         let deployment = match cancelled {

@@ -16,7 +16,7 @@ use super::{
     print::{self, shown},
     silence::Silence,
     story::Story,
-    words::{LineAhead, PlaceInLine, named, overtaken, size, span},
+    words::{LineAhead, PlaceInLine, named, overtaken, size, span, willed_by},
 };
 use crate::{
     client::follow::Update,
@@ -216,9 +216,9 @@ impl Screen {
                 };
                 self.over(|| lines.iter().for_each(|line| print(line)));
             }
-            EventBody::Cancel { reason, .. } => {
+            EventBody::Cancel { reason, by: party, .. } => {
                 let by = body.told_of(project).map(|by| format!(", so that {} can take its place", named(&by)));
-                let by = by.unwrap_or_default();
+                let by = by.unwrap_or_else(|| party.as_ref().and_then(willed_by).unwrap_or_default());
                 let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 self.line(&format!("the deployment is asked to stop{by}{reason}"));
             }

@@ -8,7 +8,10 @@ pub use crate::clock::span;
 
 use super::clean::clean;
 use crate::{
-    model::{CANCEL_WAITS, CANNOT_BE_ENDED, DeploymentId, Eta, Mention, ProjectName, Status, mention, rollback_of},
+    model::{
+        CANCEL_WAITS, CANNOT_BE_ENDED, DeploymentId, Eta, Identity, Mention, Party, ProjectName, Status, mention,
+        rollback_of,
+    },
     wire::{Blocking, Conflict, Deployment, FailedRollback, Liveness},
 };
 
@@ -105,6 +108,15 @@ fn after_name(project: &ProjectName, number: Option<u64>, who: String) -> String
 /// [`who`], of a deployment.
 pub fn who_deploys(deployment: &Deployment) -> String {
     who(deployment.actor.as_deref(), &deployment.pipeline, deployment.ref_name.as_deref(), deployment.commit.as_deref())
+}
+
+/// ` by alice (token:ops)`, for the end of a sentence. That a program of this machine did it says nothing.
+pub fn willed_by(party: &Party) -> Option<String> {
+    match (&party.identity, &party.actor) {
+        (Identity::Local | Identity::Server, None) => None,
+        (Identity::Local, Some(actor)) => Some(format!(" by {}", clean(actor))),
+        (_, _) => Some(format!(" by {}", clean(&party.to_string()))),
+    }
 }
 
 /// What will happen to a deployment that a newer one has overtaken.

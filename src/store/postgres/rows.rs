@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     model::{
-        CancelRequest, Deployment, DeploymentId, Event, Lease, LeaseHolder, LogAccount, Mention, Outcome, Place,
+        CancelRequest, Deployment, DeploymentId, Event, Lease, LeaseHolder, LogAccount, Mention, Outcome, Party, Place,
         Project, ProjectName, Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, order::ordinary_order,
     },
     store::{
@@ -78,7 +78,7 @@ pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment,
         Some(at) => {
             let named = json_or_none(row, 33)?;
             let superseded_by = id_or_none(row, 11)?.map(|id| Mention { project: project.clone(), id, named });
-            Some(CancelRequest { at, reason: text_or_none(row, 10)?, superseded_by })
+            Some(CancelRequest { at, reason: text_or_none(row, 10)?, superseded_by, by: json_or_none(row, 35)? })
         }
         None => None,
     };
@@ -102,6 +102,7 @@ pub(super) fn deployment(row: &Row, project: &ProjectName) -> Result<Deployment,
         outputs,
         rollbacks: json_or_none(row, 34)?,
         cancel,
+        released_by: json_or_none(row, 36)?,
         event_count: number(row, 7)?,
         report_count: number(row, 30)?,
         logs: LogAccount {
@@ -202,7 +203,7 @@ pub(super) fn insert_deployment(deployment: &Deployment) -> Result<BoundStatemen
     let Deployment {
         id, project, number, spec, ticket, created_at,
         // The two functions below write these.
-        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, rollbacks: _, cancel: _,
+        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, rollbacks: _, cancel: _, released_by: _,
         event_count: _, report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
         // This is its place in line.
         line_rank: _,
@@ -267,7 +268,9 @@ fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, DatabaseFault> {
     } = written.deployment;
     let LogAccount { total_bytes, head_end_seq, trimmed_at_bytes } = logs;
     let (cancelled_at, reason, superseded_by) = match cancel {
-        Some(CancelRequest { at, reason, superseded_by }) => (Some(at), reason.as_deref(), superseded_by.as_ref()),
+        Some(CancelRequest { at, reason, superseded_by, by: _ }) => {
+            (Some(at), reason.as_deref(), superseded_by.as_ref())
+        }
         None => (None, None, None),
     };
     Ok(vec![
@@ -288,10 +291,11 @@ fn signs_of_life(written: &Written<'_>) -> Result<Vec<Param>, DatabaseFault> {
         Box::new(signed(*report_count)?),
         Box::new(named_text(superseded_by)?),
         Box::new(written.rollbacks.clone()),
+        Box::new(party_text(cancel.as_ref().and_then(|cancel| cancel.by.as_ref()))?),
     ])
 }
 
-fn slot(written: &Written<'_>) -> Result<[Param; 12], DatabaseFault> {
+fn slot(written: &Written<'_>) -> Result<[Param; 13], DatabaseFault> {
     let lease = written.lease;
     Ok([
         Box::new(signed(written.deployment.revision.0)?),
@@ -306,6 +310,7 @@ fn slot(written: &Written<'_>) -> Result<[Param; 12], DatabaseFault> {
         Box::new(written.cause_message.map(escaped)),
         Box::new(written.cause_phase.map(escaped)),
         Box::new(written.superseded_by.map(uuid)),
+        Box::new(party_text(written.deployment.released_by.as_ref())?),
     ])
 }
 
@@ -371,6 +376,10 @@ fn json_or_none<T: DeserializeOwned>(row: &Row, column: usize) -> Result<Option<
 
 fn named_text(mention: Option<&Mention>) -> Result<Option<String>, DatabaseFault> {
     mention.and_then(|mention| mention.named.as_ref()).map(serde_json::to_string).transpose().map_err(unwritable)
+}
+
+fn party_text(party: Option<&Party>) -> Result<Option<String>, DatabaseFault> {
+    party.map(serde_json::to_string).transpose().map_err(unwritable)
 }
 
 fn narrow<N, W: TryFrom<N>>(number: N, column: usize) -> Result<W, DatabaseFault>

@@ -23,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0009_rollbacks.sql"),
     include_str!("migrations/0010_who_did_it.sql"),
     include_str!("migrations/0011_last_success.sql"),
+    include_str!("migrations/0012_who_willed_it.sql"),
 ];
 
 /// The schema's version that this program knows.

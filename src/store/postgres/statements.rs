@@ -34,7 +34,8 @@ macro_rules! deployment {
          d.log_trimmed_at_bytes, d.message, d.phase, d.outputs, d.revision, d.state, d.started_at, d.ended_at, \
          d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, d.cause, d.cause_message, d.cause_phase, \
          d.superseded_by, d.report_count, \
-         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named, d.rollbacks"
+         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named, d.rollbacks, \
+         d.cancel_requested_by, d.released_by"
     };
 }
 
@@ -48,7 +49,7 @@ macro_rules! watched {
 }
 
 /// How many columns that is. A query's additional columns come after them.
-pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 35;
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 37;
 
 /// A project's columns, in the order that `rows::project` reads them.
 macro_rules! project {
@@ -189,42 +190,43 @@ statements! {
             last_started_named = $11, last_success = $12 \
         WHERE name = $1 AND revision = $2 RETURNING 1) SELECT require_one(count(*)) FROM written";
     InsertDeployment(
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT,
-        INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID,
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT, TEXT,
+        INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID, TEXT,
         UUID, TEXT, INT8, TEXT, INT8, TEXT, INT8, INT8, INT8, INT8
     ) = "INSERT INTO deployments (window_ms, pulse, progress, event_count, last_heartbeat_at, cancel_requested_at, \
         cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, log_trimmed_at_bytes, message, phase, \
-        outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, ended_at, lease_secret, \
-        fencing_token, lease_ttl_ms, \
-        worker, cause, cause_message, cause_phase, superseded_by, id, project, ticket, executor, created_at, spec, \
-        deadline_seconds, build_order, line_place, short_number) \
+        outputs, report_count, cancel_superseded_by_named, rollbacks, cancel_requested_by, \
+        revision, state, started_at, ended_at, lease_secret, fencing_token, lease_ttl_ms, \
+        worker, cause, cause_message, cause_phase, superseded_by, released_by, \
+        id, project, ticket, executor, created_at, spec, deadline_seconds, build_order, line_place, short_number) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
-        $23, $24, $25, $26, $27, $28, $29, $30, (SELECT number FROM projects WHERE name = $31), \
-        $32, $33, $34, $35, $36, $37, $38, $39)";
+        $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, (SELECT number FROM projects WHERE name = $33), \
+        $34, $35, $36, $37, $38, $39, $40, $41)";
     /// Every column that may change, if the deployment is still as it was seen.
     UpdateDeployment(
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT,
-        INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID, UUID, INT8, INT8, INT8
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT, TEXT,
+        INT8, TEXT, INT8, INT8, BYTEA, INT8, INT8, TEXT, TEXT, TEXT, TEXT, UUID, TEXT,
+        UUID, INT8, INT8, INT8
     ) = "WITH written AS (\
         UPDATE deployments SET window_ms = $1, pulse = $2, progress = $3, event_count = $4, last_heartbeat_at = $5, \
             cancel_requested_at = $6, cancel_reason = $7, cancel_superseded_by = $8, log_total_bytes = $9, \
             log_head_end_seq = $10, log_trimmed_at_bytes = $11, message = $12, phase = $13, outputs = $14, \
-            report_count = $15, cancel_superseded_by_named = $16, rollbacks = $17, revision = $18, state = $19, started_at = $20, \
-            ended_at = $21, lease_secret = $22, \
-            fencing_token = $23, lease_ttl_ms = $24, worker = $25, cause = $26, cause_message = $27, \
-            cause_phase = $28, superseded_by = $29 \
-        WHERE id = $30 AND revision = $31 AND pulse = $32 AND event_count = $33 RETURNING 1) \
+            report_count = $15, cancel_superseded_by_named = $16, rollbacks = $17, cancel_requested_by = $18, \
+            revision = $19, state = $20, started_at = $21, ended_at = $22, lease_secret = $23, \
+            fencing_token = $24, lease_ttl_ms = $25, worker = $26, cause = $27, cause_message = $28, \
+            cause_phase = $29, superseded_by = $30, released_by = $31 \
+        WHERE id = $32 AND revision = $33 AND pulse = $34 AND event_count = $35 RETURNING 1) \
         SELECT require_one(count(*)) FROM written";
     /// The columns that change while the state stays. None of them is in an index, so a heartbeat or a report is cheap.
     UpdateSignsOfLife(
-        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT, UUID,
-        INT8, INT8, INT8
+        INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT, TEXT,
+        UUID, INT8, INT8, INT8
     ) = "WITH written AS (\
         UPDATE deployments SET window_ms = $1, pulse = $2, progress = $3, event_count = $4, last_heartbeat_at = $5, \
             cancel_requested_at = $6, cancel_reason = $7, cancel_superseded_by = $8, log_total_bytes = $9, \
             log_head_end_seq = $10, log_trimmed_at_bytes = $11, message = $12, phase = $13, outputs = $14, \
-            report_count = $15, cancel_superseded_by_named = $16, rollbacks = $17 \
-        WHERE id = $18 AND revision = $19 AND pulse = $20 AND event_count = $21 RETURNING 1) \
+            report_count = $15, cancel_superseded_by_named = $16, rollbacks = $17, cancel_requested_by = $18 \
+        WHERE id = $19 AND revision = $20 AND pulse = $21 AND event_count = $22 RETURNING 1) \
         SELECT require_one(count(*)) FROM written";
     /// All events of a decision, each with its deployment.
     InsertEvents(UUID_ARRAY, INT8_ARRAY, INT8_ARRAY, TEXT_ARRAY, INT8_ARRAY, TEXT_ARRAY) =

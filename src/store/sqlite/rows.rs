@@ -31,13 +31,14 @@ macro_rules! deployment_columns {
          d.message, d.phase, d.outputs, \
          d.revision, d.state, d.started_at, d.ended_at, d.lease_secret, d.fencing_token, d.lease_ttl_ms, d.worker, \
          d.cause, d.cause_message, d.cause_phase, d.superseded_by, d.report_count, \
-         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named, d.rollbacks"
+         nullif(d.line_place, d.ticket * 1048576), d.short_number, d.cancel_superseded_by_named, d.rollbacks, \
+         d.cancel_requested_by, d.released_by"
     };
 }
 pub(super) use deployment_columns;
 
 /// The number of these columns: columns that a query adds stand behind them.
-pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 36;
+pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 38;
 
 /// A project's columns, in the order that [`project`] reads them.
 macro_rules! project_columns {
@@ -66,27 +67,28 @@ pub(super) const UPDATE_PROJECT_COUNTERS: &str = "UPDATE projects SET revision =
 
 pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, pulse, progress, event_count, \
      last_heartbeat_at, cancel_requested_at, cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, \
-     log_trimmed_at_bytes, message, phase, outputs, report_count, cancel_superseded_by_named, rollbacks, revision, state, started_at, \
-     ended_at, lease_secret, \
-     fencing_token, lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, \
-     id, project, ticket, executor, created_at, spec, line_place, short_number) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
-     ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37)";
+     log_trimmed_at_bytes, message, phase, outputs, report_count, cancel_superseded_by_named, rollbacks, \
+     cancel_requested_by, revision, state, started_at, ended_at, lease_secret, \
+     fencing_token, lease_ttl_ms, worker, cause, cause_message, cause_phase, superseded_by, released_by, \
+     id, project, ticket, executor, created_at, spec, line_place, short_number) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, \
+     ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, \
+     ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39)";
 
 /// All columns that may change.
 pub(super) const UPDATE_DEPLOYMENT: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
      message = ?12, phase = ?13, outputs = ?14, report_count = ?15, cancel_superseded_by_named = ?16, \
-     rollbacks = ?17, revision = ?18, state = ?19, started_at = ?20, ended_at = ?21, \
-     lease_secret = ?22, fencing_token = ?23, lease_ttl_ms = ?24, worker = ?25, cause = ?26, cause_message = ?27, \
-     cause_phase = ?28, superseded_by = ?29 WHERE number = ?30";
+     rollbacks = ?17, cancel_requested_by = ?18, revision = ?19, state = ?20, started_at = ?21, ended_at = ?22, \
+     lease_secret = ?23, fencing_token = ?24, lease_ttl_ms = ?25, worker = ?26, cause = ?27, cause_message = ?28, \
+     cause_phase = ?29, superseded_by = ?30, released_by = ?31 WHERE number = ?32";
 
 /// The columns that change while the state stays; none of them is in an index, so a heartbeat or a report is cheap.
 pub(super) const UPDATE_SIGNS_OF_LIFE: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
      event_count = ?4, last_heartbeat_at = ?5, cancel_requested_at = ?6, cancel_reason = ?7, \
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
      message = ?12, phase = ?13, outputs = ?14, report_count = ?15, cancel_superseded_by_named = ?16, \
-     rollbacks = ?17 WHERE number = ?18";
+     rollbacks = ?17, cancel_requested_by = ?18 WHERE number = ?19";
 
 /// Sets a deployment's place in line.
 pub(super) const PUT_AHEAD: &str = "UPDATE deployments SET line_place = ?1 WHERE number = ?2";
@@ -175,7 +177,7 @@ pub(super) fn deployment(row: &Row<'_>, project: &ProjectName) -> rusqlite::Resu
         Some(at) => {
             let named = json_or_none(row, 34)?;
             let superseded_by = id_at(row, 12)?.map(|id| Mention { project: project.clone(), id, named });
-            Some(CancelRequest { at, reason: row.get(11)?, superseded_by })
+            Some(CancelRequest { at, reason: row.get(11)?, superseded_by, by: json_or_none(row, 36)? })
         }
         None => None,
     };
@@ -199,6 +201,7 @@ pub(super) fn deployment(row: &Row<'_>, project: &ProjectName) -> rusqlite::Resu
         outputs,
         rollbacks: json_or_none(row, 35)?,
         cancel,
+        released_by: json_or_none(row, 37)?,
         event_count: row.get(8)?,
         report_count: row.get(31)?,
         logs: LogAccount { total_bytes: row.get(13)?, head_end_seq: row.get(14)?, trimmed_at_bytes: row.get(15)? },
@@ -276,22 +279,25 @@ impl Written<'_> {
         statement.raw_bind_parameter(15, report_count)?;
         let named = superseded_by.and_then(|by| by.named.as_ref());
         statement.raw_bind_parameter(16, named.map(to_json).transpose()?)?;
-        statement.raw_bind_parameter(17, self.rollbacks.as_deref())
+        statement.raw_bind_parameter(17, self.rollbacks.as_deref())?;
+        let by = cancel.as_ref().and_then(|cancel| cancel.by.as_ref());
+        statement.raw_bind_parameter(18, by.map(to_json).transpose()?)
     }
 
     fn bind_slot(&self, statement: &mut Statement<'_>) -> rusqlite::Result<()> {
-        statement.raw_bind_parameter(18, self.deployment.revision.0)?;
-        statement.raw_bind_parameter(19, self.state)?;
-        statement.raw_bind_parameter(20, self.deployment.started_at.map(Timestamp::as_millisecond))?;
-        statement.raw_bind_parameter(21, self.ended_at)?;
-        statement.raw_bind_parameter(22, self.lease.map(|lease| lease.secret.0))?;
-        statement.raw_bind_parameter(23, self.lease.map(|lease| lease.fencing_token.0))?;
-        statement.raw_bind_parameter(24, self.lease.map(|lease| millis(lease.ttl)))?;
-        statement.raw_bind_parameter(25, self.lease.map(|lease| lease.holder.as_stored()))?;
-        statement.raw_bind_parameter(26, self.cause)?;
-        statement.raw_bind_parameter(27, self.cause_message)?;
-        statement.raw_bind_parameter(28, self.cause_phase)?;
-        statement.raw_bind_parameter(29, self.superseded_by.as_ref().map(DeploymentId::as_bytes))
+        statement.raw_bind_parameter(19, self.deployment.revision.0)?;
+        statement.raw_bind_parameter(20, self.state)?;
+        statement.raw_bind_parameter(21, self.deployment.started_at.map(Timestamp::as_millisecond))?;
+        statement.raw_bind_parameter(22, self.ended_at)?;
+        statement.raw_bind_parameter(23, self.lease.map(|lease| lease.secret.0))?;
+        statement.raw_bind_parameter(24, self.lease.map(|lease| lease.fencing_token.0))?;
+        statement.raw_bind_parameter(25, self.lease.map(|lease| millis(lease.ttl)))?;
+        statement.raw_bind_parameter(26, self.lease.map(|lease| lease.holder.as_stored()))?;
+        statement.raw_bind_parameter(27, self.cause)?;
+        statement.raw_bind_parameter(28, self.cause_message)?;
+        statement.raw_bind_parameter(29, self.cause_phase)?;
+        statement.raw_bind_parameter(30, self.superseded_by.as_ref().map(DeploymentId::as_bytes))?;
+        statement.raw_bind_parameter(31, self.deployment.released_by.as_ref().map(to_json).transpose()?)
     }
 }
 
@@ -306,21 +312,21 @@ pub(super) fn insert_deployment(
     let Deployment {
         id, project: _, number, spec, ticket, created_at,
         // These are bound by `Written`.
-        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, rollbacks: _, cancel: _,
+        state: _, revision: _, pulse: _, progress: _, message: _, phase: _, outputs: _, rollbacks: _, cancel: _, released_by: _,
         event_count: _, report_count: _, logs: _, started_at: _, last_heartbeat_at: _,
         // This is bound by its rank.
         line_rank: _,
     } = deployment;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
-    statement.raw_bind_parameter(30, id.as_bytes())?;
-    statement.raw_bind_parameter(31, project)?;
-    statement.raw_bind_parameter(32, ticket.0)?;
-    statement.raw_bind_parameter(33, columns::executor_word(spec.executor))?;
-    statement.raw_bind_parameter(34, created_at.as_millisecond())?;
-    statement.raw_bind_parameter(35, to_json(spec)?)?;
-    statement.raw_bind_parameter(36, deployment.rank())?;
-    statement.raw_bind_parameter(37, number)?;
+    statement.raw_bind_parameter(32, id.as_bytes())?;
+    statement.raw_bind_parameter(33, project)?;
+    statement.raw_bind_parameter(34, ticket.0)?;
+    statement.raw_bind_parameter(35, columns::executor_word(spec.executor))?;
+    statement.raw_bind_parameter(36, created_at.as_millisecond())?;
+    statement.raw_bind_parameter(37, to_json(spec)?)?;
+    statement.raw_bind_parameter(38, deployment.rank())?;
+    statement.raw_bind_parameter(39, number)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -333,7 +339,7 @@ pub(super) fn update_deployment(
     let written = Written::of(deployment).map_err(unwritable)?;
     written.bind_signs_of_life(statement)?;
     written.bind_slot(statement)?;
-    statement.raw_bind_parameter(30, number)?;
+    statement.raw_bind_parameter(32, number)?;
     statement.raw_execute().map(|_| ())
 }
 
@@ -344,7 +350,7 @@ pub(super) fn update_signs_of_life(
     number: i64,
 ) -> rusqlite::Result<()> {
     Written::of(deployment).map_err(unwritable)?.bind_signs_of_life(statement)?;
-    statement.raw_bind_parameter(18, number)?;
+    statement.raw_bind_parameter(19, number)?;
     statement.raw_execute().map(|_| ())
 }
 

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_rollbacks.sql"),
     include_str!("migrations/0007_who_did_it.sql"),
     include_str!("migrations/0008_last_success.sql"),
+    include_str!("migrations/0009_who_willed_it.sql"),
 ];
 
 const CHECKSUMS: &str =
