@@ -78,7 +78,7 @@ pub fn agent(args: AgentArgs) -> ExitCode {
 }
 
 async fn agent_until_told(settings: Settings, hang_ups: HangUps) -> ExitCode {
-    hang_ups.reload(settings.config.clone());
+    hang_ups.reload(settings.config.clone(), |_| {});
     let mut signals = match Signals::of_a_service() {
         Ok(signals) => signals,
         Err(failure) => return end(Err(failure), false),

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    AgentArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
+    AgentArgs, AuditArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
     FenceCommand, ListArgs, LogsArgs, ManArgs, ProtectArgs, RedeployArgs, ReleaseArgs, ReloadArgs, RunArgs, ServeArgs,
     StatusArgs, StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
 };
@@ -89,6 +89,8 @@ pub enum ClientCommand {
     List(ListArgs),
     /// Cancel a deployment: ask it to stop
     Cancel(CancelArgs),
+    /// Show the server's audit log: who did what, from where, and with which request
+    Audit(AuditArgs),
     /// Free a project's slot by force, whatever its holder does; the release is recorded
     Release(ReleaseArgs),
     /// Have the server read its configuration again, as SIGHUP does; a bad file changes nothing

@@ -7,6 +7,7 @@
 
 mod agent;
 mod args;
+mod audit;
 mod cancel;
 mod check_config;
 pub mod ci;
@@ -45,6 +46,7 @@ mod why;
 
 pub use agent::AgentArgs;
 pub use args::{AnyCommand, Cli, ClientCommand};
+pub use audit::AuditArgs;
 pub use cancel::CancelArgs;
 pub use check_config::CheckConfigArgs;
 pub use current::CurrentArgs;

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 
 use super::{
     parse::parse_listen,
@@ -16,10 +17,14 @@ use crate::{
     exec::process::inherited::allow_many_open_files,
     http::{ServeError, require_protection},
     log::{self, LogFormat},
+    model::Caller,
     server::{Node, StartError, stop_limit},
     store::{StoreError, sqlite::survive_full_disks},
     version::BUILD,
 };
+
+/// How many reloads may wait to be written into the audit log: more than anybody sends before there is a store.
+const RELOADS_LIMIT: usize = 16;
 
 /// `serve`.
 #[derive(Args, Clone, Debug, Default)]
@@ -68,7 +73,8 @@ pub fn serve(args: ServeArgs) -> ExitCode {
 }
 
 async fn serve_until_told(live: LiveConfig, hang_ups: HangUps) -> ExitCode {
-    hang_ups.reload(live.clone());
+    let (reloads, mut reloaded) = mpsc::channel(RELOADS_LIMIT);
+    hang_ups.reload(live.clone(), move |told| _ = reloads.try_send(told));
     let config = live.now();
     let (mut stop, shim) = match (stop_signals(), shim()) {
         (Ok(stop), Ok(shim)) => (stop, shim),
@@ -101,6 +107,12 @@ async fn serve_until_told(live: LiveConfig, hang_ups: HangUps) -> ExitCode {
             return fail(code, &error.to_string());
         }
     };
+    let queue = node.queue().clone();
+    tokio::spawn(async move {
+        while let Some(told) = reloaded.recv().await {
+            queue.note(Caller::server(), "reload", format!("SIGHUP: {told}")).await;
+        }
+    });
     // What was logged so far stands in the log when whoever waits for the next line reads on.
     log::flush();
     // The one line on standard output: scripts wait for it.

@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::screen::print as screen;
 use crate::{
-    config::LiveConfig,
+    config::{LiveConfig, reload_in_words},
     exec::{ShimProgram, process::inherited::is_ignored},
 };
 
@@ -87,8 +87,8 @@ impl HangUps {
         Ok(HangUps { signal: signal(SignalKind::hangup())?, terminal })
     }
 
-    /// From now on each SIGHUP reads the configuration again.
-    pub(super) fn reload(mut self, config: LiveConfig) {
+    /// From now on each SIGHUP reads the configuration again; `told` hears what came of it.
+    pub(super) fn reload(mut self, config: LiveConfig, told: impl Fn(String) + Send + Sync + 'static) {
         tokio::spawn(async move {
             while self.signal.recv().await.is_some() {
                 if self.terminal.as_ref().is_some_and(is_closed) {
@@ -99,7 +99,8 @@ impl HangUps {
                 }
                 let config = config.clone();
                 // The log says what came of it; so does a panic.
-                let _ = tokio::task::spawn_blocking(move || _ = config.reload(Timestamp::now())).await;
+                let reloaded = tokio::task::spawn_blocking(move || config.reload(Timestamp::now())).await;
+                told(reloaded.map_or_else(|_| "it panicked".to_owned(), |reloaded| reload_in_words(&reloaded)));
             }
         });
     }

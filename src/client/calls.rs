@@ -110,7 +110,7 @@ pub struct Worker<'a> {
 
 /// A connection to a server, with the caller's token.
 pub struct Connection {
-    transport: Transport,
+    pub(super) transport: Transport,
 }
 
 impl Connection {
@@ -443,7 +443,7 @@ impl Connection {
         Err(refused(answer))
     }
 
-    async fn succeed(&self, call: &Call<'_>) -> Result<Answer, Fault> {
+    pub(super) async fn succeed(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         let answer = self.transport.send(call).await?;
         if answer.status.is_success() { Ok(answer) } else { Err(refused(answer)) }
     }

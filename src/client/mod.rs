@@ -3,6 +3,7 @@
 //! `agent` is a client that runs pipelines. What a user sees of it is in `cli`.
 
 pub mod agent;
+pub mod audit;
 pub mod calls;
 pub mod deadline;
 mod dial;

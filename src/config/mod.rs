@@ -34,7 +34,7 @@ pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, WithoutAgent, is_pipeline_name};
 pub use reader::{ConfigProblem, nearest};
-pub use reload::{ChangedProjects, ConfigOrigin, Reload};
+pub use reload::{ChangedProjects, ConfigOrigin, Reload, reload_in_words};
 pub use since::Since;
 
 use crate::model::{Limits, ProjectName, Scope, Scopes};

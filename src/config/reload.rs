@@ -36,6 +36,28 @@ pub struct Reload {
     pub waits_for_restart: Vec<&'static str>,
 }
 
+/// What came of a reload, for the audit log.
+pub fn reload_in_words(reloaded: &Result<Reload, ConfigError>) -> String {
+    let reload = match reloaded {
+        Ok(reload) => reload,
+        Err(error) => {
+            let error = error.to_string();
+            return format!("nothing has changed: {}", error.lines().next().unwrap_or_default());
+        }
+    };
+    let Reload { projects, keys, waits_for_restart } = reload;
+    let parts = [
+        ("projects added", projects.added.join(", ")),
+        ("projects removed", projects.removed.join(", ")),
+        ("projects changed", projects.changed.join(", ")),
+        ("keys changed", keys.join(", ")),
+        ("keys that wait for a restart", waits_for_restart.join(", ")),
+    ];
+    let told: Vec<_> =
+        parts.iter().filter(|(_, names)| !names.is_empty()).map(|(what, names)| format!("{what}: {names}")).collect();
+    if told.is_empty() { "the file is as it was".to_owned() } else { told.join("; ") }
+}
+
 /// The names of projects whose configuration changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangedProjects {

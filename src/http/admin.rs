@@ -8,18 +8,19 @@ use axum::{
     response::Response,
 };
 
-use super::{App, answer, error::ErrorAnswer, params::Query};
+use super::{App, answer, error::ErrorAnswer, guard::Grant, params::Query};
 use crate::{
-    config::{ConfigError, Reload},
+    config::{ConfigError, Reload, reload_in_words},
     wire::{ErrorCode, ReloadAnswer, ReloadedProjects},
 };
 
 /// Reads the configuration again.
-pub async fn reload(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ErrorAnswer> {
+pub async fn reload(State(app): State<Arc<App>>, grant: Grant, uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
     let (config, now) = (app.queue.config().clone(), app.now());
     let reloaded = tokio::task::spawn_blocking(move || config.reload(now)).await;
     let reloaded = reloaded.map_err(|_| ErrorAnswer::new(ErrorCode::Internal, "the reload panicked; see the log"))?;
+    app.queue.note(grant.caller, "reload", reload_in_words(&reloaded)).await;
     Ok(answer::json(StatusCode::OK, &told(reloaded.map_err(invalid)?)))
 }
 

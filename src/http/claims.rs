@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::is_pipeline_name,
-    model::{LeaseHolder, ProjectName, bounds},
+    model::{Caller, LeaseHolder, ProjectName, bounds},
     queue::claim::Claimed,
     store::Offers,
     wire::{self, ClaimRequest, ErrorCode},
@@ -25,7 +25,7 @@ use crate::{
 
 /// Hands out the oldest deployment that the agent can run.
 pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, ErrorAnswer> {
-    let (window, wish) = Box::pin(read(request)).await?;
+    let (caller, window, wish) = Box::pin(read(request)).await?;
     let holder = LeaseHolder::agent(&wish.worker, &wish.claim_id);
     if app.watch.is_draining() {
         // An earlier call of this claim may have taken a deployment. It is answered all the same, because the agent may
@@ -56,7 +56,7 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     loop {
         work.mark_unchanged();
         if claimed.is_none() && wish.capacity > 0 {
-            claimed = Box::pin(app.queue.claim_any(&holder, &served)).await?;
+            claimed = Box::pin(app.queue.claim_any(&caller, &holder, &served)).await?;
         }
         if let Some(claimed) = visible(claimed.take(), &wish) {
             return Ok(answer::json(StatusCode::OK, &wire(claimed)));
@@ -88,18 +88,18 @@ fn visible(claimed: Option<Claimed>, wish: &ClaimRequest) -> Option<Claimed> {
 }
 
 /// Reads the agent's wishes, and drops the request.
-async fn read(request: Request) -> Result<(Duration, ClaimRequest), ErrorAnswer> {
+async fn read(request: Request) -> Result<(Caller, Duration, ClaimRequest), ErrorAnswer> {
     let (parts, body) = request.into_parts();
     let window = Query::of(&parts.uri, &["maxWaitSeconds"])?.max_wait()?;
     let wish: ClaimRequest = body::read_json(&parts.headers, body).await?;
     check(&wish)?;
-    let visible = Grant::of(&parts.extensions).projects;
+    let Grant { caller, projects: visible, .. } = Grant::of(&parts.extensions);
     for project in wish.projects.keys() {
         if !visible.sees(project) {
             return Err(not_by_agents(project));
         }
     }
-    Ok((window, wish))
+    Ok((caller, window, wish))
 }
 
 /// Those of the agent's projects that the present configuration leaves to agents.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    model::{RequestId, admission::Rejection, bounds},
+    model::{ProjectName, RequestId, admission::Rejection, bounds},
     queue::WorkerError,
     store::StoreError,
     watch::WatchError,
@@ -26,12 +26,23 @@ pub struct ErrorAnswer {
     code: ErrorCode,
     detail: String,
     extra: Map<String, Value>,
+    /// The project that is there, perhaps, and that the caller may not see.
+    foreign: Option<ProjectName>,
+}
+
+/// What an answer tells besides its body.
+#[derive(Debug, Default)]
+pub struct RenderedError {
+    /// The error's code.
+    pub code: Option<ErrorCode>,
+    /// The project that the caller may not see.
+    pub foreign: Option<ProjectName>,
 }
 
 impl ErrorAnswer {
     /// An error with this code.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        ErrorAnswer { code, detail: detail.into(), extra: Map::new() }
+        ErrorAnswer { code, detail: detail.into(), extra: Map::new(), foreign: None }
     }
 
     /// Adds a member to the body.
@@ -54,6 +65,11 @@ impl ErrorAnswer {
     /// This error as a plan shows it.
     pub fn planned(self) -> PlanRefusal {
         PlanRefusal { error_code: self.code, message: self.detail, retryable: self.code.is_retryable() }
+    }
+
+    /// The answer about a project that the caller may not see: as if it did not exist.
+    pub fn foreign(project: &ProjectName) -> Self {
+        ErrorAnswer { foreign: Some(project.clone()), ..ErrorAnswer::not_found() }
     }
 
     /// Not found. The words are the same whatever is missing, so that no answer tells one project's client about
@@ -81,21 +97,22 @@ pub fn draining() -> ErrorAnswer {
     Rejection::Draining.into()
 }
 
-/// Gives an answer the request's id, and an error its body. Returns the error's code, too.
-pub fn render(path: &str, request: &RequestId, mut response: Response) -> (Response, Option<ErrorCode>) {
+/// Gives an answer the request's id, and an error its body. Returns what else the error tells.
+pub fn render(path: &str, request: &RequestId, mut response: Response) -> (Response, RenderedError) {
     let failure = response.extensions_mut().remove::<ErrorAnswer>();
-    let code = failure.as_ref().map(|failure| failure.code);
-    if let Some(failure) = failure {
+    let mut told = RenderedError::default();
+    if let Some(mut failure) = failure {
+        told = RenderedError { code: Some(failure.code), foreign: failure.foreign.take() };
         response = with_body(path, request, failure, response);
     }
     if let Ok(id) = HeaderValue::try_from(request.to_string()) {
         response.headers_mut().insert(REQUEST_ID_HEADER, id);
     }
-    (response, code)
+    (response, told)
 }
 
 fn with_body(path: &str, request: &RequestId, failure: ErrorAnswer, response: Response) -> Response {
-    let ErrorAnswer { code, detail, extra } = failure;
+    let ErrorAnswer { code, detail, extra, foreign: _ } = failure;
     // Any other status means that the path was parsed, so it contains only our own text by then.
     let instance = if matches!(code.status(), 400..=405 | 414 | 431) { echo(path) } else { path.to_owned() };
     let mut problem = Problem::new(code, detail, instance);

@@ -96,6 +96,11 @@ impl VisibleProjects {
         self.0.as_ref().is_none_or(|projects| projects.contains(project))
     }
 
+    /// Whether the caller may see every project.
+    pub fn sees_all(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The only projects that the caller may see, in order; `None` if it may see all.
     pub fn only(&self) -> Option<impl Iterator<Item = ProjectName>> {
         self.0.as_ref().map(|projects| projects.iter().cloned())

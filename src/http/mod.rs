@@ -6,6 +6,7 @@ mod admin;
 mod agents;
 mod answer;
 mod artifacts;
+mod audit;
 mod body;
 mod cancel;
 mod claims;
@@ -26,6 +27,7 @@ mod phases;
 mod plan;
 mod projects;
 mod read;
+mod refusals;
 mod request_id;
 mod router;
 mod scan;
@@ -65,6 +67,7 @@ use access_log::AccessLog;
 use agents::{Agents, KnownAgents};
 use error::{ErrorAnswer, echo};
 use phase_times::PhaseTimes;
+use refusals::RefusalLog;
 use uploads::Uploads;
 
 /// How many of the last events are searched for the moment at which a deployment that waits for an agent got the slot.
@@ -82,6 +85,7 @@ pub struct App {
     uploads: Uploads,
     phase_times: PhaseTimes,
     access_log: AccessLog,
+    refusals: Arc<RefusalLog>,
     /// Cancelled at shutdown, for work that need not be finished.
     shutdown: CancellationToken,
 }

@@ -141,7 +141,7 @@ fn project(path: &RawPathParams, parts: &Parts) -> Result<ProjectName, ErrorAnsw
     let named: ProjectName = name
         .parse()
         .map_err(|error| ErrorAnswer::new(ErrorCode::InvalidProject, format!("{error}, not '{}'", echo(name))))?;
-    if Grant::of(&parts.extensions).projects.sees(&named) { Ok(named) } else { Err(ErrorAnswer::not_found()) }
+    if Grant::of(&parts.extensions).projects.sees(&named) { Ok(named) } else { Err(ErrorAnswer::foreign(&named)) }
 }
 
 /// The parameters of a query string.

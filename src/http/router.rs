@@ -14,9 +14,10 @@ use axum::{
 use super::{
     App,
     access_log::{AccessLog, Answered},
-    admin, artifacts, cancel, claims, error, events,
+    admin, artifacts, audit, cancel, claims, error, events,
     guard::PeerAddress,
     intake, meta, metrics, projects, read,
+    refusals::{self, RefusedAttempt},
     request_id::new_request_id,
     submit, waits, workers,
 };
@@ -55,6 +56,7 @@ fn routes() -> Vec<Route> {
         ("/v1/projects", &[("get", READ)], get(projects::list)),
         ("/v1/projects/{project}", &[("get", READ)], get(projects::one)),
         ("/v1/projects/{project}/release", &[("post", &[Scope::Release])], post(projects::release)),
+        ("/v1/audit", &[("get", ADMIN)], get(audit::list)),
         ("/v1/claims", &[("post", &[Scope::Work])], post(claims::claim)),
         (
             "/v1/artifacts/{sha256}",
@@ -128,7 +130,7 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
             failure.into_response()
         }
     };
-    let (mut response, code) = error::render(&path, &id, response);
+    let (mut response, told) = error::render(&path, &id, response);
     if app.watch.is_draining() {
         // Close the connection, so that the client's next request opens a new one, which a load balancer sends to
         // another server.
@@ -140,8 +142,14 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     }
     let status = response.status();
     app.metrics.count(&method, route.as_ref().map_or("none", MatchedPath::as_str), status);
+    let code = told.code;
     let answered =
         Answered { method: &method, path: &path, status, code, caller: caller.as_deref(), address, begun_at };
-    log::within_sync(id, || app.access_log.note(&answered));
+    log::within_sync(id.clone(), || app.access_log.note(&answered));
+    if let Some(code) = code.filter(|code| refusals::is_worth_knowing(*code) || told.foreign.is_some()) {
+        let project = told.foreign.or_else(|| route.as_ref().and_then(|_| refusals::project_in(&path)));
+        let what = refusals::what(&method, route.as_ref().map_or("an unknown route", MatchedPath::as_str));
+        app.refusals.note(RefusedAttempt { at: app.now(), code, caller, address, project, what, request: id });
+    }
     response
 }

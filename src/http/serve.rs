@@ -18,6 +18,7 @@ use super::{
     agents::Agents,
     connection::{self, ConnectionShared},
     phase_times::PhaseTimes,
+    refusals::{self, RefusalLog},
     router::router,
     uploads::Uploads,
 };
@@ -93,6 +94,7 @@ pub async fn serve(
     let access = LiveAccess::new(queue.config().clone());
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
     let (clock, ending) = (queue.clock().clone(), shutdown.clone());
+    let refusals = RefusalWriter { log: Arc::default(), queue: queue.clone() };
     let door = TurnedAway { unheard: queue.unheard().clone(), metrics: metrics.clone(), health: health.clone() };
     let app = App {
         queue,
@@ -105,11 +107,12 @@ pub async fn serve(
         uploads: Uploads::default(),
         phase_times: PhaseTimes::default(),
         access_log: AccessLog::default(),
+        refusals: refusals.log.clone(),
         shutdown: ending,
     };
     let router = router(Arc::new(app));
     let shared = Arc::new(ConnectionShared { router, clock, shutdown });
-    let accepting = tokio::spawn(accept_until_told(listener, shared, door));
+    let accepting = tokio::spawn(accept_until_told(listener, shared, door, refusals));
     Ok(HttpServer { address, accepting })
 }
 
@@ -122,10 +125,20 @@ pub fn require_protection(config: &Config) -> Result<(), ServeError> {
 }
 
 /// Accepts until shutdown, and then ends in order.
-async fn accept_until_told(listener: TcpListener, shared: Arc<ConnectionShared>, door: TurnedAway) {
+async fn accept_until_told(
+    listener: TcpListener,
+    shared: Arc<ConnectionShared>,
+    door: TurnedAway,
+    refusals: RefusalWriter,
+) {
     let (listener, connections) = (Arc::new(listener), TaskTracker::new());
     let (listening, serving, serve) = (listener.clone(), shared.clone(), connections.clone());
     let health = door.health.clone();
+    let RefusalWriter { log, queue } = refusals;
+    let (writing, through, ending) = (log.clone(), queue.clone(), shared.shutdown.clone());
+    let writing = health.supervise(refusals::TASK, shared.shutdown.clone(), move |pulse| {
+        writing.clone().write(through.clone(), pulse, ending.clone())
+    });
     let accepting = health.supervise(ACCEPT_LOOP, shared.shutdown.clone(), move |pulse| {
         accept(listening.clone(), serving.clone(), serve.clone(), door.clone(), pulse)
     });
@@ -138,6 +151,14 @@ async fn accept_until_told(listener: TcpListener, shared: Arc<ConnectionShared>,
     if timeout(END_LIMIT, connections.wait()).await.is_err() {
         tracing::warn!(connection_count = connections.len(), "connections did not end in time and are cut");
     }
+    let _ = writing.await;
+    log.flush(queue.store(), queue.clock().wall()).await;
+}
+
+/// The refused attempts, and where they are written.
+struct RefusalWriter {
+    log: Arc<RefusalLog>,
+    queue: Queue,
 }
 
 /// How many connections there may be. The other descriptors are left for the store, for uploads and for the worker's

@@ -11,6 +11,7 @@ use axum::{
 use super::{
     App, answer, body,
     error::{ErrorAnswer, echo},
+    guard::Grant,
     params::{NoQuery, PathTarget, Query},
 };
 use crate::{
@@ -110,9 +111,10 @@ pub async fn finish(
     request: Request,
 ) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
+    let caller = Grant::of(&parts.extensions).caller;
     let verdict = verdict(body::read_json(&parts.headers, body).await?)?;
     let PathTarget { project, id } = target;
-    let ended = app.queue.finish(project, id, secret, verdict).await?;
+    let ended = app.queue.finish_by(&caller, project, id, secret, verdict).await?;
     Ok(answer::json(StatusCode::OK, &answer::unplaced(&ended)))
 }
 

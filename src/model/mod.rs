@@ -43,4 +43,4 @@ pub use policy::{LinePolicy, Policy, Preempt};
 pub use project::{Eta, ORDER_LIMIT, Project, RecentRun, StartedOrder};
 pub use request_id::RequestId;
 pub use rollbacks::{FailedRollback, Rollbacks, rollback_of};
-pub use slot::{Changes, Edges, LineLoad, Load, Loaded, Slot};
+pub use slot::{AuditEntry, Changes, Edges, LineLoad, Load, Loaded, Slot};

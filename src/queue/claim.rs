@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{Queue, WorkerError, locked::Marks};
 use crate::{
     model::{
-        Changes, Deployment, DeploymentId, Edges, LeaseHolder, LeaseSecret, LineLoad, Load, ProjectName, Refusal, Slot,
+        Caller, Changes, Deployment, DeploymentId, Edges, Identity, LeaseHolder, LeaseSecret, LineLoad, Load,
+        ProjectName, Refusal, Slot,
         admission::{self, ClaimTerms},
     },
     store::{Claimable, Offers, StoreError, transact},
@@ -64,16 +65,21 @@ impl Queue {
     ///
     /// # Errors
     /// The store did not do it.
-    pub async fn claim_any(&self, holder: &LeaseHolder, offers: &Offers) -> Result<Option<Claimed>, WorkerError> {
+    pub async fn claim_any(
+        &self,
+        caller: &Caller,
+        holder: &LeaseHolder,
+        offers: &Offers,
+    ) -> Result<Option<Claimed>, WorkerError> {
         let offers = Arc::new(offers.clone());
         let first = self.claimable(&offers, FIRST_LOOK_LIMIT).await?;
         let is_all = first.len() < FIRST_LOOK_LIMIT;
-        let tried = self.claim_first(holder, first).await;
+        let tried = self.claim_first(caller, holder, first).await;
         match tried {
             // The obstacle at these is no obstacle at the others.
             Ok(None) | Err(_) if !is_all => {
                 let all = self.store.claimable(offers, usize::MAX).await?;
-                self.claim_first(holder, all).await
+                self.claim_first(caller, holder, all).await
             }
             tried => tried,
         }
@@ -84,6 +90,7 @@ impl Queue {
     /// Where no other can be taken, the answer is the obstacle.
     async fn claim_first(
         &self,
+        caller: &Caller,
         holder: &LeaseHolder,
         claimable: Vec<Claimable>,
     ) -> Result<Option<Claimed>, WorkerError> {
@@ -110,7 +117,7 @@ impl Queue {
                     if let Some(Claimable { project, id, spec: _ }) = untried.next() {
                         under_way.projects.insert(project.clone());
                         let (holder, decision) = (holder.to_owned(), wanted.decision.clone());
-                        let taking = self.take(project.clone(), id, holder.clone(), Some(holder), decision);
+                        let taking = self.take(caller.clone(), project.clone(), id, holder.clone(), Some(holder), decision);
                         tries.push(async move { (project, id, taking.await) });
                     }
                     next_at = Instant::now() + GLANCE;
@@ -166,7 +173,8 @@ impl Queue {
         holder: LeaseHolder,
     ) -> Result<Option<Claimed>, WorkerError> {
         let wanted = WantedClaim::default();
-        let mut taking = pin!(self.take(project.clone(), id, holder, None, wanted.decision.clone()));
+        let decision = wanted.decision.clone();
+        let mut taking = pin!(self.take(Caller::server(), project.clone(), id, holder, None, decision));
         let taken = match timeout(CLAIM_LIMIT, &mut taking).await {
             Err(_) if wanted.give_up().is_none() => {
                 self.locked.mark(project);
@@ -183,6 +191,7 @@ impl Queue {
     /// Takes it for `worker`, unless the same holder runs another deployment already.
     async fn take(
         &self,
+        caller: Caller,
         project: ProjectName,
         id: DeploymentId,
         holder: LeaseHolder,
@@ -198,10 +207,18 @@ impl Queue {
             .note(
                 id,
                 transact(&*self.store, project, load, move |loaded| {
-                    let mut slot = Slot::of(loaded, now);
+                    let mut slot = Slot::of(loaded, now).by(&caller);
                     let claimed = admission::claim(&mut slot, id, terms);
                     if claimed.is_ok() && !decision.settle(id) {
                         return (Changes::default(), Err(Refusal::WrongState));
+                    }
+                    // The server's own worker takes what it was asked to run: nobody has to be asked who that was.
+                    if let Ok(taken) = &claimed
+                        && *caller.identity != Identity::Server
+                    {
+                        let worker =
+                            taken.lease().map(|lease| lease.holder.worker_name().to_owned()).unwrap_or_default();
+                        slot.audit("claim", Some(id), worker);
                     }
                     (slot.into_changes(), claimed)
                 }),

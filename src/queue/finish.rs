@@ -3,8 +3,8 @@
 use super::{Queue, WorkerError};
 use crate::{
     model::{
-        Command, Deployment, DeploymentId, LineLoad, Load, ProjectName, Refusal, SecretHash, Slot, State, Verdict,
-        bounds,
+        Caller, Command, Deployment, DeploymentId, FailureCause, LineLoad, Load, ProjectName, Refusal, SecretHash,
+        Slot, State, Verdict, bounds,
     },
     store::transact,
 };
@@ -13,8 +13,7 @@ use crate::{
 const LATE_RESULT_LIMIT: usize = 4096;
 
 impl Queue {
-    /// Ends a deployment. The same verdict again gets the answer that the first one got. A verdict that comes too late
-    /// changes nothing, and is kept in the audit log.
+    /// Ends a deployment of the server's own worker.
     ///
     /// # Errors
     /// There is no such deployment, the lease is lost, or the store did not do it.
@@ -25,18 +24,44 @@ impl Queue {
         secret: SecretHash,
         verdict: Verdict,
     ) -> Result<Deployment, WorkerError> {
-        let now = self.clock.wall();
+        self.finish_by(&Caller::server(), project, id, secret, verdict).await
+    }
+
+    /// Ends a deployment. The same verdict again gets the answer that the first one got. A verdict that comes too late
+    /// changes nothing, and is kept in the audit log.
+    ///
+    /// # Errors
+    /// There is no such deployment, the lease is lost, or the store did not do it.
+    pub async fn finish_by(
+        &self,
+        caller: &Caller,
+        project: ProjectName,
+        id: DeploymentId,
+        secret: SecretHash,
+        verdict: Verdict,
+    ) -> Result<Deployment, WorkerError> {
+        let (now, caller) = (self.clock.wall(), caller.clone());
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
         let call = transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
+            let mut slot = Slot::of(loaded, now).by(&caller);
             let finished = match slot.step(id, Command::Finish { secret, verdict: verdict.clone() }) {
-                Ok(deployment) => Ok(deployment.clone()),
+                Ok(deployment) => {
+                    let ended = deployment.clone();
+                    // The worker ended before its work did: nobody asked for that end.
+                    if let Verdict::Failed { cause: FailureCause::WorkerLost, message, .. } = &verdict {
+                        slot.audit("worker_stopped", Some(id), bounds::cut(message.clone(), LATE_RESULT_LIMIT));
+                    }
+                    Ok(ended)
+                }
                 Err(refusal) => repeated(&slot, id, secret, &verdict).ok_or(refusal),
             };
             let finished = finished.map_err(|refusal: Refusal| match (slot.deployment(id), refusal) {
                 (Some(_), Refusal::OutputsFull) => WorkerError::OutputsFull,
                 (Some(_), _) => {
-                    slot.audit("late_result", Some(id), bounds::cut(format!("{verdict:?}"), LATE_RESULT_LIMIT));
+                    // Anybody may send a secret that is none, as often as they like.
+                    if slot.deployment(id).is_some_and(|deployment| was_under(deployment, secret)) {
+                        slot.audit("late_result", Some(id), bounds::cut(format!("{verdict:?}"), LATE_RESULT_LIMIT));
+                    }
                     WorkerError::LeaseLost
                 }
                 (None, _) => WorkerError::NotFound,
@@ -44,6 +69,14 @@ impl Queue {
             (slot.into_changes(), finished)
         });
         self.unheard.note(id, call).await?
+    }
+}
+
+/// Whether the deployment's last lease had this secret.
+fn was_under(deployment: &Deployment, secret: SecretHash) -> bool {
+    match &deployment.state {
+        State::Finished { lease: Some(lease), .. } => lease.secret == secret,
+        _ => deployment.lease().is_some_and(|lease| lease.secret == secret),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod claim;
 pub mod finish;
 pub mod heartbeat;
 mod locked;
+mod note;
 pub mod plan;
 pub mod postpone;
 pub mod reap;

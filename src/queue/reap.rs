@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Queue;
 use crate::{
     clock::BootInstant,
-    model::{Command, Deployment, DeploymentId, Lapse, LineLoad, Load, ProjectName, Refusal, Slot, Vital},
+    model::{Command, Deployment, DeploymentId, Lapse, LineLoad, Load, ProjectName, Refusal, Slot, State, Vital},
     store::{StoreError, transact},
 };
 
@@ -47,6 +47,9 @@ impl Queue {
                         };
                         slot.step(id, command).cloned()
                     };
+                    if let Ok(ended) = &reaped {
+                        slot.audit("reap", Some(id), end_of(ended));
+                    }
                     (slot.into_changes(), reaped)
                 }),
             )
@@ -62,4 +65,10 @@ impl Queue {
         let nothing = move |loaded| (Slot::of(loaded, now).into_changes(), ());
         transact(&*self.store, project, Load::default(), nothing).await
     }
+}
+
+/// The code of a deployment's end, for the audit log.
+fn end_of(ended: &Deployment) -> String {
+    let State::Finished { outcome, .. } = &ended.state else { return String::new() };
+    outcome.error_code().unwrap_or_default().to_owned()
 }

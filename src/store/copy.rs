@@ -129,7 +129,7 @@ pub(super) const TABLES: &[CopiedTable] = &[
         name: "audit",
         columns: columns![
             Integer number, Integer at, Text project, Text action, Id deployment, FreeText detail, FreeText caller,
-            Text address, Text request,
+            Text address, Text request, Integer count,
         ],
         order: "number",
         is_numbered: true,

@@ -12,8 +12,10 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit,
-    Placed, ProjectPage, ProjectState, Store, StoreError, Watched, agents::Presence,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers,
+    OnCommit, Placed, ProjectPage, ProjectState, Store, StoreError, Watched,
+    agents::Presence,
+    audit::{AuditPage, AuditQuery, KeptAudit, NewAuditLine},
 };
 use crate::{
     clock::Now,
@@ -42,6 +44,7 @@ struct Everything {
     claimable: BTreeMap<u64, DeploymentId>,
     /// How many deployments ever arrived.
     arrived_count: u64,
+    audit: KeptAudit,
 }
 
 struct KeptProject {
@@ -93,6 +96,18 @@ impl MemoryStore {
         self.commits.count(1);
         (self.on_commit)(name, &changes);
         Ok(())
+    }
+}
+
+impl AuditRoom for MemoryStore {
+    fn append(&self, lines: Vec<NewAuditLine>) -> BoxFuture<'_, Result<(), StoreError>> {
+        lines.into_iter().for_each(|line| self.kept().audit.append(line));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn audit_page(&self, query: AuditQuery) -> BoxFuture<'_, Result<AuditPage, StoreError>> {
+        let page = self.kept().audit.page(&query);
+        Box::pin(async move { Ok(page) })
     }
 }
 
@@ -175,8 +190,10 @@ impl Everything {
     }
 
     fn record(&mut self, name: &ProjectName, changes: &Changes) {
-        // The audit log cannot be read from this store, so it is not kept.
-        let Changes { project, steps, key, audit: _ } = changes;
+        let Changes { project, steps, key, audit } = changes;
+        for entry in audit {
+            self.audit.append(NewAuditLine::of(Some(name.clone()), entry.clone()));
+        }
         if let Some(project) = project {
             self.project_mut(name).project = project.clone();
         }
@@ -417,6 +434,10 @@ impl Store for MemoryStore {
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         now(|| ())
+    }
+
+    fn audit(&self) -> &dyn AuditRoom {
+        self
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

@@ -7,6 +7,7 @@
 
 mod agents;
 pub mod artifacts;
+pub mod audit;
 mod columns;
 mod copy;
 mod error;
@@ -30,6 +31,7 @@ use std::{
 
 pub use agents::{ABSENCE_LIMIT, AgentCall, KnownAgent};
 pub use artifacts::SharedArtifacts;
+pub use audit::{AuditLine, AuditPage, AuditQuery, AuditRoom, NewAuditLine};
 pub use copy::Progress;
 use ready::Readiness;
 
@@ -272,6 +274,9 @@ pub trait Store: Send + Sync + 'static {
     fn artifacts(&self) -> Option<&dyn SharedArtifacts> {
         None
     }
+
+    /// The audit log.
+    fn audit(&self) -> &dyn AuditRoom;
 
     /// Finishes all work under way, and leaves everything in order. Later calls are told that the store is not
     /// available.

@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod ascii;
+mod audit;
 pub mod deployment;
 pub mod event;
 pub mod problem;
@@ -14,6 +15,7 @@ pub mod time;
 pub mod worker;
 
 pub use artifact::ArtifactRef;
+pub use audit::{AuditList, AuditRecord};
 pub use deployment::{
     Deployment, DeploymentError, DeploymentList, DeploymentResult, FailedRollback, Rollback, mention, name, parts,
 };

@@ -161,6 +161,14 @@ fn server(first: usize) -> Fake {
             "GET deployments" => {
                 json(200, json!({ "deployments": [told(OURS, "FAILED"), told(HOLDER, "RUNNING")], "nextCursor": null }))
             }
+            "GET audit" => {
+                let line = json!({
+                    "number": 7, "at": "2026-03-01T12:00:00.000Z", "action": "text", "caller": "text", "address": "text",
+                    "requestId": "text", "project": "web", "deploymentId": OURS, "deploymentNumber": 3, "detail": "text",
+                    "count": 1,
+                });
+                json(200, json!({ "entries": [line], "nextCursor": null }))
+            }
             _ if request.path.ends_with("/v1/projects") => json(
                 200,
                 json!({
@@ -346,6 +354,8 @@ fn nothing_that_others_wrote_commands_a_runner_or_a_terminal() {
         &["cancel", "--project", "web", OURS, "--wait"],
         &["list", "--project", "web"],
         &["list"],
+        &["audit"],
+        &["audit", "--project", "web", "--json"],
         &["cancel", "--project", "web", OURS],
         &["release", "--project", "web", "--reason", "x"],
         &["run", "--project", "web", "--on-conflict", "fail", "--", "true"],

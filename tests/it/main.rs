@@ -4,6 +4,7 @@
 mod agent;
 mod api;
 mod artifact;
+mod audit;
 mod circles;
 mod cli_cancelled_job;
 mod cli_demo;

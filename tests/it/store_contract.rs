@@ -7,13 +7,13 @@ use singletrack::{
     clock::Clock as _,
     model::{
         Caller, Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Identity, Lapse, LeaseHolder,
-        LineLoad, LinePolicy, Load, Mention, Named, Party, PhaseState, Place, Policy, Project, Report, Revision,
-        Rollbacks, RunBy, Slot, Spec, State, Status, Stream, Verdict,
+        LineLoad, LinePolicy, Load, Mention, Named, Party, PhaseState, Place, Policy, Project, Report, RequestId,
+        Revision, Rollbacks, RunBy, Slot, Spec, State, Status, Stream, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
     },
-    store::{AgentCall, KnownAgent, ListQuery, Mark, ProjectState, StoreError, Watched},
+    store::{AgentCall, AuditQuery, KnownAgent, ListQuery, Mark, NewAuditLine, ProjectState, StoreError, Watched},
 };
 
 use crate::store_trial::{Trial, id, name, spec};
@@ -80,6 +80,7 @@ contract! {
     events_resume_after_any_of_them,
     trimmed_output_leaves_head_tail_and_everything_else,
     marks_tell_the_last_change_of_what_exists,
+    the_audit_log_is_read_by_what_its_lines_are_about,
     an_agent_is_there_while_a_call_of_it_is_parked,
     an_agents_call_is_over_with_its_window,
     an_agent_is_known_by_its_newest_offer,
@@ -87,6 +88,56 @@ contract! {
     commits_are_told_in_order_before_they_are_answered,
     a_commit_is_told_though_its_caller_went_away,
     it_is_ready,
+}
+
+async fn the_audit_log_is_read_by_what_its_lines_are_about(trial: Trial) {
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    trial.clock.advance(Duration::from_secs(60));
+    let attempt = |project: Option<&str>, detail: &str, count| NewAuditLine {
+        at: trial.clock.wall(),
+        project: project.map(name),
+        action: "refused",
+        caller: None,
+        address: Some("192.0.2.7".parse().unwrap()),
+        request: Some(RequestId::made(count)),
+        deployment: None,
+        detail: detail.to_owned(),
+        count,
+    };
+    let odd = "a NUL \0, a quote ', and \u{1f680}";
+    let audit = trial.store.audit();
+    audit.append(vec![attempt(Some("web"), odd, 3), attempt(None, "", 40_000)]).await.unwrap();
+    audit.append(Vec::new()).await.unwrap();
+    let all = audit.audit_page(AuditQuery { limit: 10, ..AuditQuery::default() }).await.unwrap();
+    let [last, middle, first] = &all.lines[..] else { panic!("{all:#?}") };
+    assert_eq!(all.goes_on, None);
+    assert!(last.number > middle.number && middle.number > first.number);
+    assert_eq!(
+        (first.action.as_str(), first.caller.as_deref(), first.deployment),
+        ("submit", Some("server"), Some(id(1)))
+    );
+    assert_eq!((middle.detail.as_str(), middle.count, &middle.project), (odd, 3, &Some(name("web"))));
+    assert_eq!((middle.address.as_deref(), &middle.caller), (Some("192.0.2.7"), &None));
+    assert_eq!((middle.request.as_deref(), middle.at), (Some("0000000000000003"), trial.clock.wall()));
+    assert_eq!((last.count, &last.project), (40_000, &None));
+
+    let numbers = async |query: AuditQuery| {
+        let page = audit.audit_page(query).await.unwrap();
+        page.lines.iter().map(|line| line.number).collect::<Vec<_>>()
+    };
+    let some = || AuditQuery { limit: 10, ..AuditQuery::default() };
+    let web = AuditQuery { project: Some(name("web")), ..some() };
+    assert_eq!(numbers(web.clone()).await, [middle.number, first.number]);
+    assert_eq!(numbers(AuditQuery { action: Some("submit".to_owned()), ..web.clone() }).await, [first.number]);
+    assert_eq!(numbers(AuditQuery { before: Some(middle.number), ..web }).await, [first.number]);
+    assert_eq!(numbers(AuditQuery { deployment: Some(id(1)), ..some() }).await, [first.number]);
+    assert_eq!(numbers(AuditQuery { deployment: Some(id(2)), ..some() }).await, [0_u64; 0]);
+    let minute_ago = trial.clock.wall() - jiff::SignedDuration::from_secs(1);
+    assert_eq!(numbers(AuditQuery { since: Some(minute_ago), ..some() }).await, [last.number, middle.number]);
+    assert_eq!(numbers(AuditQuery { until: Some(minute_ago), ..some() }).await, [first.number]);
+    assert_eq!(numbers(AuditQuery { caller: Some("server".to_owned()), ..some() }).await, [first.number]);
+    let page = audit.audit_page(AuditQuery { limit: 2, ..some() }).await.unwrap();
+    assert_eq!((page.lines.len(), page.goes_on), (2, Some(middle.number)));
 }
 
 async fn every_state_comes_back_as_it_was_recorded(trial: Trial) {
@@ -977,7 +1028,9 @@ async fn a_claim_that_is_made_twice_takes_one_deployment(trial: Trial) {
     let claims = projects.iter().map(|first| {
         let (trial, holder) = (trial.clone(), holder.clone());
         let offers = [(name(first), vec!["deploy".to_owned()])].into();
-        tokio::spawn(async move { trial.queue.claim_any(&holder, &offers).await.unwrap().expect("there is work") })
+        tokio::spawn(async move {
+            trial.queue.claim_any(&Caller::server(), &holder, &offers).await.unwrap().expect("there is work")
+        })
     });
     let claimed: Vec<_> = join_all(claims).await.into_iter().map(Result::unwrap).collect();
     let first = &claimed[0].deployment;

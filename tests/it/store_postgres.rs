@@ -258,7 +258,11 @@ async fn a_database_of_the_first_version_is_brought_up_to_date_by_servers_that_s
     let offers: Offers = [(name("web"), vec!["deploy".to_owned()])].into();
     let waiting = one.store().claimable(Arc::new(offers.clone()), 9).await.unwrap();
     let [waiting] = waiting.try_into().expect("one deployment");
-    let claimed = other.claim_any(&LeaseHolder::worker("agent"), &offers).await.unwrap().expect("there is work");
+    let claimed = other
+        .claim_any(&Caller::server(), &LeaseHolder::worker("agent"), &offers)
+        .await
+        .unwrap()
+        .expect("there is work");
     assert_eq!(claimed.deployment.id, waiting.id);
     assert_eq!(one.store().held(LeaseHolder::worker("agent")).await.unwrap().expect("it runs").id, waiting.id);
     assert_eq!(described(&admin).await, described(&cluster.client(&new).await).await);

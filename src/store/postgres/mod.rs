@@ -11,6 +11,7 @@
 
 mod agents;
 mod artifacts;
+mod audit;
 mod branch;
 mod connect;
 mod durability;
@@ -46,8 +47,8 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit,
-    OnHint, Placed, ProjectPage, ProjectState, Readiness, SharedArtifacts, Store, StoreError, Watched,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers,
+    OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, SharedArtifacts, Store, StoreError, Watched,
     unreadable::Unreadable,
 };
 use crate::{
@@ -333,6 +334,10 @@ impl Store for PostgresStore {
 
     fn artifacts(&self) -> Option<&dyn SharedArtifacts> {
         Some(self)
+    }
+
+    fn audit(&self) -> &dyn AuditRoom {
+        self
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

@@ -389,7 +389,7 @@ where
     number.try_into().map_err(|error| broken(column, error))
 }
 
-fn id_or_none(row: &Row, column: usize) -> Result<Option<DeploymentId>, DatabaseFault> {
+pub(super) fn id_or_none(row: &Row, column: usize) -> Result<Option<DeploymentId>, DatabaseFault> {
     let uuid = get::<Option<Uuid>>(row, column)?;
     Ok(uuid.map(|uuid| DeploymentId::from_bytes(uuid.into_bytes())))
 }
@@ -403,11 +403,11 @@ fn instant_or_none(row: &Row, column: usize) -> Result<Option<Timestamp>, Databa
     millisecond.map(Timestamp::from_millisecond).transpose().map_err(|error| broken(column, error))
 }
 
-fn text(row: &Row, column: usize) -> Result<String, DatabaseFault> {
+pub(super) fn text(row: &Row, column: usize) -> Result<String, DatabaseFault> {
     get(row, column).map(unescaped)
 }
 
-fn text_or_none(row: &Row, column: usize) -> Result<Option<String>, DatabaseFault> {
+pub(super) fn text_or_none(row: &Row, column: usize) -> Result<Option<String>, DatabaseFault> {
     Ok(get::<Option<&str>>(row, column)?.map(unescaped))
 }
 

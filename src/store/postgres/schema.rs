@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0010_who_did_it.sql"),
     include_str!("migrations/0011_last_success.sql"),
     include_str!("migrations/0012_who_willed_it.sql"),
+    include_str!("migrations/0013_audit_read.sql"),
 ];
 
 /// The schema's version that this program knows.

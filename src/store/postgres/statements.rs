@@ -104,6 +104,20 @@ macro_rules! head {
     };
 }
 
+/// Lines of the audit log that fulfil this, the last one first.
+macro_rules! audit {
+    ($of:expr) => {
+        concat!(
+            "SELECT ",
+            crate::store::audit::audit_columns!(),
+            " FROM audit WHERE number >= $1 AND number < $2 AND ",
+            $of,
+            " AND ($5 IS NULL OR at >= $5) AND ($6 IS NULL OR at < $6) AND ($7 IS NULL OR action = $7) \
+             AND ($8 IS NULL OR caller = $8) ORDER BY number DESC LIMIT $9"
+        )
+    };
+}
+
 statements! {
     /// Independent of the database's defaults: each statement sees what was committed before it began.
     Begin() = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -131,7 +145,7 @@ statements! {
                 ('projects', 'SELECT'), ('revision_floor', 'SELECT'), ('projects', 'INSERT'), ('projects', 'UPDATE'), \
                 ('deployments', 'SELECT'), \
                 ('deployments', 'INSERT'), ('deployments', 'UPDATE'), ('events', 'SELECT'), ('events', 'INSERT'), \
-                ('events', 'DELETE'), ('idempotency_keys', 'SELECT'), ('idempotency_keys', 'INSERT'), ('audit', 'INSERT'), \
+                ('events', 'DELETE'), ('idempotency_keys', 'SELECT'), ('idempotency_keys', 'INSERT'), ('audit', 'SELECT'), ('audit', 'INSERT'), \
                 ('agent_calls', 'SELECT'), ('agent_calls', 'INSERT'), ('artifacts', 'SELECT'), ('artifacts', 'INSERT'), \
                 ('artifact_pieces', 'SELECT'), ('artifact_pieces', 'INSERT')) AS needed (name, \"right\") \
                 WHERE NOT has_table_privilege(needed.name, needed.\"right\")), \
@@ -243,6 +257,16 @@ statements! {
     InsertAudit(INT8, TEXT, TEXT, UUID, TEXT, TEXT, TEXT, TEXT) =
         "INSERT INTO audit (at, project, action, deployment, detail, caller, address, request) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    AppendAudit(INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY) =
+        "INSERT INTO audit (at, project, action, deployment, detail, caller, address, request, count) \
+         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    /// The numbers of audit lines from the first to before the second parameter.
+    Audit(INT8, INT8, TEXT, UUID, INT8, INT8, TEXT, TEXT, INT8) = audit!("$3 IS NULL AND $4 IS NULL");
+    AuditOfProject(INT8, INT8, TEXT, UUID, INT8, INT8, TEXT, TEXT, INT8) = audit!("project = $3 AND $4 IS NULL");
+    AuditOfDeployment(INT8, INT8, TEXT, UUID, INT8, INT8, TEXT, TEXT, INT8) =
+        audit!("($3 IS NULL OR project = $3) AND deployment = $4");
+    AuditLast() = "SELECT number FROM audit ORDER BY number DESC LIMIT 1";
+    AuditOlder(INT8) = "SELECT at FROM audit WHERE number < $1 ORDER BY number DESC LIMIT 1";
     Trim(UUID, INT8, INT8) =
         "DELETE FROM events WHERE deployment = (SELECT number FROM deployments WHERE id = $1) \
          AND seq > $2 AND type = 'log' AND log_end_bytes <= $3";

@@ -11,6 +11,7 @@
 //! `fullfsync` is unknown).
 
 mod acts;
+mod audit;
 mod awaiting;
 mod backup;
 mod ballast;
@@ -33,7 +34,7 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use super::{
-    AgentCall, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed,
+    AgentCall, AuditRoom, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed,
     ProjectPage, ProjectState, Readiness, Store, StoreError, Watched, agents::Presence, unreadable::Unreadable,
 };
 use crate::{
@@ -211,6 +212,10 @@ impl Store for SqliteStore {
 
     fn ready(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.readiness.ask(self.writer.try_write()))
+    }
+
+    fn audit(&self) -> &dyn AuditRoom {
+        self
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

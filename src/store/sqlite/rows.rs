@@ -427,7 +427,7 @@ pub(super) fn json_at<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusq
     serde_json::from_str(text).map_err(|error| broken(column, error))
 }
 
-fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<DeploymentId>> {
+pub(super) fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<DeploymentId>> {
     Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(DeploymentId::from_bytes))
 }
 
@@ -438,7 +438,7 @@ fn json_or_none<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::
     }
 }
 
-fn required_instant_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+pub(super) fn required_instant_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     Timestamp::from_millisecond(row.get(column)?).map_err(|error| broken(column, error))
 }
 

@@ -98,7 +98,7 @@ async fn a_result_that_comes_after_the_lease_is_kept_for_the_record() {
     agent.signal(Signal::TERM);
     assert!(agent.exited().success());
     let record = server.audit(&id);
-    let [(action, verdict)] = &record[..] else { panic!("{record:?}") };
+    let [.., (action, verdict)] = &record[..] else { panic!("{record:?}") };
     assert_eq!(action, "late_result");
     assert!(verdict.contains("Succeeded") && verdict.contains("https://web.example"), "{verdict}");
     assert_eq!(server.deployment(&id, "").await.body, ended, "what is final stays as it is");

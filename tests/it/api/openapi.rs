@@ -208,7 +208,16 @@ async fn artifacts(driven: &mut Driven<'_>) {
 async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     let deployments = "/v1/projects/web/deployments";
     let mut driven = Driven { server, seen: BTreeSet::new() };
-    for path in ["/healthz", "/readyz", "/metrics", "/openapi.yaml", "/v1/projects", "/v1/projects/web", deployments] {
+    for path in [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.yaml",
+        "/v1/audit",
+        "/v1/projects",
+        "/v1/projects/web",
+        deployments,
+    ] {
         driven.get(path).await;
     }
     driven.post(&format!("{deployments}?dryRun=true"), json!({})).await;

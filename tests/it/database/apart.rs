@@ -108,7 +108,15 @@ async fn a_worker_that_asks_twice_at_once_has_one_and_ends_free_the_slots() {
             let (queue, worker) = (trial.queue.clone(), LeaseHolder::worker(format!("worker-{}", number / 2)));
             let offers = [(name(&project(number)), vec![spec().pipeline])].into();
             claims.spawn(async move {
-                (number, queue.claim_any(&worker, &offers).await.unwrap().expect("there is work").deployment)
+                (
+                    number,
+                    queue
+                        .claim_any(&Caller::server(), &worker, &offers)
+                        .await
+                        .unwrap()
+                        .expect("there is work")
+                        .deployment,
+                )
             });
         }
         claims

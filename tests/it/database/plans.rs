@@ -11,7 +11,7 @@ use singletrack::{
         admission::{Admission, OnConflict, Submission},
     },
     store::{
-        AgentCall, ListQuery,
+        AgentCall, AuditQuery, ListQuery, NewAuditLine,
         artifacts::{UploadStart, Writing},
     },
 };
@@ -49,10 +49,11 @@ INSERT INTO idempotency_keys (project, key, fingerprint, deployment)
     SELECT project, 'key-' || number, decode(repeat('00', 32), 'hex'), number FROM deployments;
 INSERT INTO agent_calls (project, worker, call, pipelines, came_at, due_at)
     SELECT 'p' || n, 'agent', gen_random_uuid(), '["deploy"]', now(), now() FROM generate_series(1, 4000) AS n;
+INSERT INTO audit (at, project, action, deployment, detail) SELECT created_at, 'p' || project, 'submit', id, '' FROM deployments;
 INSERT INTO artifacts (sha256, is_whole, bytes, wanted_at)
     SELECT encode(sha256(n::text::bytea), 'hex'), true, 1, now() FROM generate_series(1, 4000) AS n;
 INSERT INTO artifact_pieces (artifact, start, content) SELECT number, 0, '.' FROM artifacts;
-ANALYZE agent_calls, artifacts, artifact_pieces, projects, deployments, events, idempotency_keys;
+ANALYZE agent_calls, audit, artifacts, artifact_pieces, projects, deployments, events, idempotency_keys;
 "#;
 
 /// Does everything that a store can do, once.
@@ -110,6 +111,22 @@ async fn everything(trial: &Trial) {
     assert!(!store.claimable(Arc::new(offers), 10).await.unwrap().is_empty());
     assert_eq!(store.marks((1..=12).map(id).collect()).await.unwrap().len(), 12);
     store.ready().await.unwrap();
+    let line = NewAuditLine {
+        at: trial.clock.wall(),
+        project: None,
+        action: "refused",
+        caller: None,
+        address: None,
+        request: None,
+        deployment: None,
+        detail: String::new(),
+        count: 1,
+    };
+    store.audit().append(vec![line]).await.unwrap();
+    for (project, deployment) in [(None, None), (Some(name("p7")), None), (None, Some(id(1)))] {
+        let query = AuditQuery { project, deployment, limit: 20, ..AuditQuery::default() };
+        assert!(!store.audit().audit_page(query).await.unwrap().lines.is_empty());
+    }
     agents_and_artifacts(trial).await;
 }
 
@@ -126,8 +143,12 @@ async fn agents_and_artifacts(trial: &Trial) {
     }
     store.agent_left(call(1), now);
     assert_eq!(store.agents(name("p3"), now).await.unwrap().len(), 2);
-    let claimed =
-        trial.queue.claim_any(&LeaseHolder::worker("builder"), &call(1).offers).await.unwrap().expect("there is work");
+    let claimed = trial
+        .queue
+        .claim_any(&Caller::server(), &LeaseHolder::worker("builder"), &call(1).offers)
+        .await
+        .unwrap()
+        .expect("there is work");
     assert_eq!(store.held(LeaseHolder::worker("builder")).await.unwrap().expect("it runs").id, claimed.deployment.id);
 
     let (artifacts, bytes) = (store.artifacts().expect("it is shared"), vec![7; 100_000]);

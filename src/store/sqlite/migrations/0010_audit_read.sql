@@ -1,0 +1,4 @@
+-- How often a refused attempt came, and the lines about one deployment. Never edit this file: add another.
+ALTER TABLE audit ADD COLUMN count INTEGER;
+
+CREATE INDEX audit_by_deployment ON audit (deployment) WHERE deployment IS NOT NULL;
