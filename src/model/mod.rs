@@ -10,6 +10,7 @@ pub mod deployment;
 pub mod digest;
 pub mod event;
 pub mod forecast;
+pub mod glob;
 pub mod hint;
 pub mod identity;
 pub mod ids;
@@ -31,6 +32,7 @@ pub use deployment::{
 };
 pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody};
+pub use glob::{Glob, InvalidGlob};
 pub use hint::Hint;
 pub use identity::{Caller, Identity, Party, Scope, Scopes};
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
