@@ -17,7 +17,7 @@ use super::{
     shared::{Content, SharedDepot, SharedUpload},
 };
 use crate::{
-    model::{Digest, ProjectName},
+    model::{Digest, Glob},
     store::{Store, artifacts::StoredArtifact},
 };
 
@@ -36,8 +36,8 @@ impl PartName {
         PartName(digest.clone())
     }
 
-    /// The name for callers who see only these projects, which come in order.
-    pub fn of(digest: &Digest, projects: impl Iterator<Item = ProjectName>) -> Self {
+    /// The name for callers who see only projects of these patterns.
+    pub fn of(digest: &Digest, projects: &[Glob]) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(digest.as_str());
         for project in projects {

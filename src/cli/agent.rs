@@ -112,9 +112,9 @@ async fn agent_until_told(settings: Settings, hang_ups: HangUps) -> ExitCode {
 
 /// An agent's settings from the command line, the configuration and the environment, without the token.
 fn settings(args: AgentArgs, shim: ShimProgram) -> Result<Settings, String> {
-    let mut origin = ConfigOrigin::new(Some(args.config.clone()), require_pipelines);
+    let mut origin = ConfigOrigin::new(Some(args.config.clone()), |_, config| require_pipelines(config));
     let config = origin.read().map_err(|error| error.to_string())?;
-    origin.require_fit(&config).map_err(|error| error.to_string())?;
+    origin.require_fit(None, &config).map_err(|error| error.to_string())?;
     let name = match &args.name {
         Some(name) => name.clone(),
         None => rustix::system::uname().nodename().to_string_lossy().into_owned(),

@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::service::{EX_CONFIG, fail, print};
+use super::{
+    screen::print as screen,
+    service::{EX_CONFIG, fail, print},
+};
 use crate::config::Config;
 
 /// `check-config`.
@@ -22,6 +25,7 @@ pub fn check_config(args: &CheckConfigArgs) -> ExitCode {
             let (path, project_count) = (args.path.display(), config.projects.len());
             let pipeline_count: usize = config.projects.values().map(|project| project.pipelines.len()).sum();
             print(&format!("{path} is valid: projects: {project_count}, pipelines: {pipeline_count}"));
+            config.warnings().iter().for_each(|warning| screen::warning(warning));
             ExitCode::SUCCESS
         }
         Err(error) => fail(EX_CONFIG, &error.to_string()),

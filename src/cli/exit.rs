@@ -314,6 +314,16 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
         }
         ErrorCode::DeploymentInProgress | ErrorCode::PreemptionRefused | ErrorCode::NotOlder => (Exit::Blocked, None),
         ErrorCode::LeaseLost | ErrorCode::ReportGap => (Exit::LeaseLost, None),
+        ErrorCode::TokenRevoked | ErrorCode::TokenExpired => {
+            (Exit::Fault, Some("have an administrator make another token: `singletrack token create`"))
+        }
+        ErrorCode::TooManyAttempts => (
+            Exit::Fault,
+            Some(
+                "check SINGLETRACK_TOKEN or --token-file, and other clients behind the same address; a valid token works meanwhile",
+            ),
+        ),
+        ErrorCode::TokenConflict => (Exit::Usage, Some("`singletrack token list` shows the tokens")),
         ErrorCode::Unauthorized => {
             (Exit::Fault, Some("no token was sent: set SINGLETRACK_TOKEN, or pass --token-file FILE"))
         }

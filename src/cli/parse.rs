@@ -6,7 +6,7 @@ use reqwest::Url;
 
 use crate::{
     config::parse_duration,
-    model::{DeploymentName, IdempotencyKey, ORDER_LIMIT, ProjectName, Status},
+    model::{DeploymentName, Glob, IdempotencyKey, ORDER_LIMIT, ProjectName, Scope, Status, token::require_token_name},
 };
 
 pub(super) fn parse_server(text: &str) -> Result<Url, String> {
@@ -56,6 +56,24 @@ pub(super) fn parse_timeout(text: &str) -> Result<Duration, String> {
         return Err("it is from 1s to 24h".to_owned());
     }
     Ok(timeout)
+}
+
+/// How long a token is valid.
+pub(super) fn parse_lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = parse_duration(text)?;
+    if lifetime < Duration::from_secs(1) { Err("it is at least 1s".to_owned()) } else { Ok(lifetime) }
+}
+
+pub(super) fn parse_scope(text: &str) -> Result<Scope, String> {
+    text.parse().map_err(|error: crate::model::InvalidScope| error.to_string())
+}
+
+pub(super) fn parse_glob(text: &str) -> Result<Glob, String> {
+    Glob::of_projects(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn parse_token_name(text: &str) -> Result<String, String> {
+    require_token_name(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// A number of things.

@@ -22,6 +22,8 @@ pub enum Reason {
     Cancelled,
     /// The lease was lost.
     LeaseLost,
+    /// The token of a `run` was revoked.
+    TokenRevoked,
     /// `--timeout` passed.
     ClientTimeout,
     /// `--timeout` passed before a worker took the deployment.
@@ -42,7 +44,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 16] = [
+    pub const ALL: [Reason; 17] = [
         Reason::Usage,
         Reason::NotCancelled,
         Reason::DeadlinePassed,
@@ -51,6 +53,7 @@ impl Reason {
         Reason::Overtaken,
         Reason::Cancelled,
         Reason::LeaseLost,
+        Reason::TokenRevoked,
         Reason::ClientTimeout,
         Reason::ClientTimeoutUnclaimed,
         Reason::ClientTimeoutRunning,
@@ -72,6 +75,7 @@ impl Reason {
             Reason::Overtaken => "OVERTAKEN",
             Reason::Cancelled => "CANCELLED",
             Reason::LeaseLost => "LEASE_LOST",
+            Reason::TokenRevoked => "TOKEN_REVOKED",
             Reason::ClientTimeout => "CLIENT_TIMEOUT",
             Reason::ClientTimeoutUnclaimed => "CLIENT_TIMEOUT_UNCLAIMED",
             Reason::ClientTimeoutRunning => "CLIENT_TIMEOUT_RUNNING",

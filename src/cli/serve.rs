@@ -160,7 +160,11 @@ fn configured(args: ServeArgs) -> Result<LiveConfig, String> {
         Some(store) => Some(store.parse().map_err(|error| format!("--store: {error}"))?),
         None => None,
     };
-    let mut origin = ConfigOrigin::new(config, |config| require_protection(config).map_err(|error| error.to_string()));
+    // A server that never had a token in its configuration has others.
+    let mut origin = ConfigOrigin::new(config, |before, config| match before {
+        Some(before) if before.tokens.is_empty() => Ok(()),
+        Some(_) | None => require_protection(config).map_err(|error| error.to_string()),
+    });
     (origin.listen, origin.store, origin.work_dir) = (listen, store, work_dir);
     let config = origin.read().map_err(|error| error.to_string())?;
     Ok(LiveConfig::new(config, origin, Timestamp::now()))

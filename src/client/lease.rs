@@ -26,7 +26,11 @@ impl<'a> HttpLessor<'a> {
 impl Lessor for HttpLessor<'_> {
     async fn heartbeat(&self, park: Duration, limit: Duration) -> Reply<Renewed> {
         let renewed = self.connection.heartbeat(self.worker, park, limit).await;
-        reply(renewed.map(|answer| Renewed { is_cancelled: answer.cancel_requested, reason: answer.reason }))
+        reply(renewed.map(|answer| Renewed {
+            is_cancelled: answer.cancel_requested,
+            reason: answer.reason,
+            is_token_revoked: answer.token_revoked,
+        }))
     }
 
     async fn report(&self, first: u64, reports: &[Report]) -> Reply<u64> {

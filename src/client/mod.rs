@@ -12,6 +12,7 @@ pub mod follow;
 pub mod lease;
 pub mod resolve;
 pub mod token;
+mod tokens;
 mod transport;
 mod trouble;
 pub mod upload;

@@ -75,7 +75,7 @@ impl LiveConfig {
         let before = self.now();
         let reloaded = origin.read().and_then(|read| {
             let (config, reload) = succeed(&before, read);
-            origin.require_fit(&config)?;
+            origin.require_fit(Some(&before), &config)?;
             Ok((config, reload))
         });
         match reloaded {

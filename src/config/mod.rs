@@ -17,12 +17,13 @@ mod reader;
 mod reload;
 mod since;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -37,7 +38,7 @@ pub use reader::{ConfigProblem, nearest};
 pub use reload::{ChangedProjects, ConfigOrigin, Reload, reload_in_words};
 pub use since::Since;
 
-use crate::model::{Limits, ProjectName, Scope, Scopes};
+use crate::model::{Glob, Limits, ProjectName, Scope, Scopes};
 use reader::{ConfigTable, Document};
 
 /// The file that is read when none is named, if it is there.
@@ -56,6 +57,8 @@ pub struct Config {
     pub work_dir: Option<PathBuf>,
     /// The only host names, besides loopback ones, that a request's `Host` may carry, in lower case. They need tokens.
     pub allowed_hosts: Vec<String>,
+    /// The proxies that are believed when they say for whom they ask.
+    pub trusted_proxies: Vec<IpNet>,
     /// How long running pipelines may go on after the server was told to stop.
     pub shutdown_grace: Duration,
     /// How many pipelines the server itself runs at once.
@@ -81,8 +84,8 @@ pub struct TokenHash {
     pub name: String,
     /// The SHA-256 of the token.
     pub sha256: [u8; 32],
-    /// The only projects that its holder may see; all of them if unset.
-    pub projects: Option<BTreeSet<ProjectName>>,
+    /// The only projects that its holder may see, as names and patterns; all of them if unset.
+    pub projects: Option<Vec<Glob>>,
     /// What its holder may do.
     pub scopes: Scopes,
 }
@@ -119,6 +122,7 @@ impl Default for Config {
             postgres: Postgres::default(),
             work_dir: None,
             allowed_hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
             shutdown_grace: Duration::from_secs(30),
             max_running: default_max_running(),
             pass_env: PassEnv::default(),
@@ -168,6 +172,22 @@ impl Config {
         self
     }
 
+    /// What is valid and may be a mistake, each in a sentence: a token for projects that the configuration does not have.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for token in &self.tokens {
+            for pattern in token.projects.iter().flatten() {
+                // A server that has no projects at all has them by `run`, whose names it cannot know.
+                let is_known = self.projects.keys().any(|project| pattern.matches(project.as_str()))
+                    || (self.projects.is_empty() && pattern.literal().is_some());
+                if !is_known {
+                    found.push(format!("the token {:?} is for projects {pattern:?}, and no project of this configuration has such a name", token.name));
+                }
+            }
+        }
+        found
+    }
+
     /// Where workspaces are made: as configured, else `singletrack-work` next to the database file.
     pub fn work_dir(&self) -> PathBuf {
         let default = || match &self.store {
@@ -187,6 +207,7 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
         postgres: root.section("postgres").map_or(default.postgres, postgres::read),
         work_dir: root.parsed("work_dir", parse_path),
         allowed_hosts: read_hosts(&mut root),
+        trusted_proxies: read_proxies(&mut root),
         shutdown_grace: root.duration("shutdown_grace").unwrap_or(default.shutdown_grace),
         max_running: read_max_running(&mut root).unwrap_or(default.max_running),
         limits: root.section("limits").map_or(default.limits, limits::read),
@@ -247,6 +268,23 @@ fn read_hosts(root: &mut ConfigTable<'_>) -> Vec<String> {
     hosts
 }
 
+fn read_proxies(root: &mut ConfigTable<'_>) -> Vec<IpNet> {
+    let mut proxies = Vec::new();
+    for proxy in root.strings("trusted_proxies") {
+        let text = proxy.get_ref();
+        // An address is a network of one.
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        match network {
+            Ok(network) => proxies.push(network),
+            Err(_) => root.document.problem(
+                proxy.span(),
+                "`trusted_proxies` takes addresses and networks such as 10.0.0.0/8, 192.0.2.7 or fd00::/8",
+            ),
+        }
+    }
+    proxies
+}
+
 fn read_tokens(root: &mut ConfigTable<'_>) -> Vec<TokenHash> {
     let mut tokens: Vec<TokenHash> = Vec::new();
     for mut section in root.sections("tokens") {
@@ -273,7 +311,7 @@ fn read_tokens(root: &mut ConfigTable<'_>) -> Vec<TokenHash> {
     tokens
 }
 
-fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<BTreeSet<ProjectName>> {
+fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<Vec<Glob>> {
     let names = section.strings("projects");
     if !section.has("projects") {
         return None;
@@ -282,7 +320,7 @@ fn read_token_projects(section: &mut ConfigTable<'_>) -> Option<BTreeSet<Project
         let message = format!("`{}` is empty: leave it out for a token that sees all", section.path_of("projects"));
         section.document.problem(section.span_of("projects"), message);
     }
-    Some(names.iter().filter_map(|name| section.document.project_name(name)).collect())
+    Some(names.iter().filter_map(|name| section.document.project_pattern(name)).collect())
 }
 
 /// What a caller may do: everything, where nothing is said.

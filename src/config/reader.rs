@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::duration::parse_duration;
-use crate::model::{InvalidId, ProjectName};
+use crate::model::{Glob, InvalidId, ProjectName};
 
 /// How much of a wrong name a problem repeats, in characters.
 const SHOWN_LIMIT: usize = 64;
@@ -55,6 +55,20 @@ impl<'a> Document<'a> {
         if let Err(error) = &parsed {
             let shown: String = name.get_ref().chars().take(SHOWN_LIMIT).collect();
             self.problem(name.span(), format!("invalid project name {shown:?}: {error}"));
+        }
+        parsed.ok()
+    }
+
+    /// A project's name, or a pattern for several.
+    pub(super) fn project_pattern(&self, pattern: &Spanned<String>) -> Option<Glob> {
+        let text = pattern.get_ref();
+        if !text.contains('*') {
+            return self.project_name(pattern).map(|name| Glob::from(&name));
+        }
+        let parsed = Glob::of_projects(text);
+        if let Err(error) = &parsed {
+            let shown: String = text.chars().take(SHOWN_LIMIT).collect();
+            self.problem(pattern.span(), format!("invalid pattern {shown:?}: {error}"));
         }
         parsed.ok()
     }

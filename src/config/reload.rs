@@ -7,6 +7,9 @@ use std::{
 
 use super::{Config, ConfigError, DEFAULT_FILE, StoreLocation};
 
+/// Whether a configuration will do for a process, in place of the one before; the error says what is missing.
+pub type Fitness = fn(Option<&Config>, &Config) -> Result<(), String>;
+
 /// Where a configuration comes from: the file, and what stands in place of its values.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigOrigin {
@@ -19,7 +22,7 @@ pub struct ConfigOrigin {
     /// `--work-dir`.
     pub work_dir: Option<PathBuf>,
     /// What the process needs of a configuration besides the rules of the file; the error says what is missing.
-    fitness: Option<fn(&Config) -> Result<(), String>>,
+    fitness: Option<Fitness>,
     /// Whether the file was there at some time. Then it is not taken for an empty one while it is missing, as it may be
     /// for a moment while it is replaced.
     was_there: bool,
@@ -71,7 +74,7 @@ pub struct ChangedProjects {
 
 impl ConfigOrigin {
     /// A file for a process that needs this of it.
-    pub fn new(file: Option<PathBuf>, fitness: fn(&Config) -> Result<(), String>) -> Self {
+    pub fn new(file: Option<PathBuf>, fitness: Fitness) -> Self {
         ConfigOrigin { file, fitness: Some(fitness), ..ConfigOrigin::default() }
     }
 
@@ -96,10 +99,10 @@ impl ConfigOrigin {
     ///
     /// # Errors
     /// It is not fit.
-    pub fn require_fit(&self, config: &Config) -> Result<(), ConfigError> {
+    pub fn require_fit(&self, before: Option<&Config>, config: &Config) -> Result<(), ConfigError> {
         let Some(fitness) = self.fitness else { return Ok(()) };
         let file = self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display();
-        fitness(config).map_err(|why| ConfigError::Unfit(format!("{file}: {why}")))
+        fitness(before, config).map_err(|why| ConfigError::Unfit(format!("{file}: {why}")))
     }
 }
 
@@ -113,6 +116,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         postgres,
         work_dir,
         allowed_hosts,
+        trusted_proxies,
         shutdown_grace,
         max_running,
         pass_env,
@@ -130,6 +134,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
     ]);
     let keys = differing([
         ("allowed_hosts", *allowed_hosts == before.allowed_hosts),
+        ("trusted_proxies", *trusted_proxies == before.trusted_proxies),
         ("shutdown_grace", *shutdown_grace == before.shutdown_grace),
         ("max_running", *max_running == before.max_running),
         ("pass_env", *pass_env == before.pass_env),

@@ -15,11 +15,11 @@ pub struct LiveAccess {
 impl LiveAccess {
     pub fn new(config: LiveConfig) -> Self {
         let present = config.now();
-        let access = rules(&present);
+        let access = Arc::new(Access::new(&present));
         LiveAccess { config, made: RwLock::new((present, access)) }
     }
 
-    /// The rules of the present configuration.
+    /// The rules of the present configuration. The first call after a reload ends what the reload took away.
     pub fn now(&self) -> Arc<Access> {
         let present = self.config.now();
         {
@@ -29,12 +29,15 @@ impl LiveAccess {
                 return access.clone();
             }
         }
-        let access = rules(&present);
-        *self.made.write().unwrap_or_else(PoisonError::into_inner) = (present, access.clone());
+        let mut made = self.made.write().unwrap_or_else(PoisonError::into_inner);
+        // Another request may have come first, with a configuration that is newer still.
+        let present = self.config.now();
+        let (made_of, access) = &*made;
+        if Arc::ptr_eq(made_of, &present) {
+            return access.clone();
+        }
+        let access = Arc::new(Access::new(&present).after(access));
+        *made = (present, access.clone());
         access
     }
-}
-
-fn rules(config: &Config) -> Arc<Access> {
-    Arc::new(Access::new(&config.tokens, config.allowed_hosts.clone()))
 }

@@ -142,10 +142,8 @@ async fn take(
 
 /// The name of the part of an artifact that this caller uploads.
 fn part_name(digest: &Digest, caller: &Extensions) -> PartName {
-    Grant::of(caller)
-        .projects
-        .only()
-        .map_or_else(|| PartName::of_all(digest), |projects| PartName::of(digest, projects))
+    let visible = Grant::of(caller).projects;
+    visible.patterns().map_or_else(|| PartName::of_all(digest), |patterns| PartName::of(digest, patterns))
 }
 
 /// Whether the artifact that a submit names is there. If so, it stays until the submit is stored.

@@ -10,7 +10,7 @@ use axum::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    App, answer, body,
+    App, answer, body, door,
     error::{ErrorAnswer, draining, echo},
     guard::Grant,
     params::Query,
@@ -25,6 +25,7 @@ use crate::{
 
 /// Hands out the oldest deployment that the agent can run.
 pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Response, ErrorAnswer> {
+    let grant = Grant::of(request.extensions());
     let (caller, window, wish) = Box::pin(read(request)).await?;
     let holder = LeaseHolder::agent(&wish.worker, &wish.claim_id);
     if app.watch.is_draining() {
@@ -55,6 +56,9 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let mut claimed = Box::pin(app.queue.claimed_by(&holder)).await?;
     loop {
         work.mark_unchanged();
+        if let Some(end) = grant.end() {
+            return Err(door::ended(end));
+        }
         if claimed.is_none() && wish.capacity > 0 {
             claimed = Box::pin(app.queue.claim_any(&caller, &holder, &served)).await?;
         }
@@ -64,6 +68,7 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
         let woken = tokio::select! {
             biased;
             () = wait_end.cancelled() => false,
+            () = grant.ended() => true,
             woken = timeout_at(ends_at, work.changed()) => woken.is_ok(),
             _ = changes.changed() => {
                 served = self::served(&app, &wish);

@@ -15,7 +15,7 @@ use super::{
     error::{self, ErrorAnswer},
     meta,
     request_id::new_request_id,
-    serve::{ServeError, require_protection},
+    serve::ServeError,
 };
 use crate::{config::Config, health::Health, wire::ErrorCode};
 
@@ -26,12 +26,12 @@ pub struct Early {
 }
 
 impl Early {
-    /// Listens on the address of the future server.
+    /// Listens on the address of the future server. Whether there are tokens is known once there is a store; until then
+    /// nobody gets anything from here.
     ///
     /// # Errors
-    /// The address cannot be bound, or is refused.
+    /// The address cannot be bound.
     pub async fn listen(config: &Config, health: Health) -> Result<Early, ServeError> {
-        require_protection(config)?;
         let address = config.listen;
         let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
         let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;

@@ -62,6 +62,11 @@ impl ErrorAnswer {
         self
     }
 
+    /// The kind of this error.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
     /// This error as a plan shows it.
     pub fn planned(self) -> PlanRefusal {
         PlanRefusal { error_code: self.code, message: self.detail, retryable: self.code.is_retryable() }
@@ -125,6 +130,10 @@ fn with_body(path: &str, request: &RequestId, failure: ErrorAnswer, response: Re
     parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match code.status() {
         503 => _ = parts.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
+        429 => {
+            let seconds = problem.extra.get("retryAfterSeconds").and_then(Value::as_u64).unwrap_or(1);
+            parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         401 => _ = parts.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
         408 => {
             let status = problem.extra.get("deployment").and_then(|deployment| deployment.get("status"));

@@ -1,16 +1,21 @@
-//! Access: which requests are let in, and what their callers may see. With tokens, a request needs one; without tokens,
-//! only programs and pages of this machine may call. See decision 0045.
+//! What the configuration says about access: tokens, host names, proxies; and what a caller may do. With tokens, a request needs
+//! one; without tokens, only programs and pages of this machine may call. See decision 0045. Requests pass through the
+//! door (`door.rs`), which asks here.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use axum::http::{Extensions, HeaderMap, Uri, Version, header};
-use sha2::{Digest, Sha256};
+use ipnet::IpNet;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-use super::error::{ErrorAnswer, echo};
+use super::{
+    address::client_address,
+    error::{ErrorAnswer, echo},
+    validity::{AccessEnd, Validity},
+};
 use crate::{
-    config::TokenHash,
-    model::{Caller, Identity, ProjectName, Scope, Scopes},
+    config::{Config, TokenHash},
+    model::{Caller, Glob, Identity, ProjectName, Scope, Scopes, TokenRecord},
     wire::ErrorCode,
 };
 
@@ -20,20 +25,29 @@ const URI_LIMIT: usize = 8 << 10;
 /// The largest headers that are examined.
 const HEADERS_LIMIT: usize = 16 << 10;
 
+/// How many tokens that left the configuration are remembered.
+const FORMER_LIMIT: usize = 1_000;
+
 /// Headers that proxies add. `X-Forwarded-Host` and all others with the same prefix count, too.
 const FORWARDING: [&str; 7] =
     ["forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"];
 /// The common prefix of most of them.
 const FORWARDING_PREFIX: &str = "x-forwarded";
 
-/// The rules that requests must meet.
+/// The rules of the configuration that requests must meet.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// The SHA-256 of each token, and what its holder may do; empty if no token is needed.
+    /// The SHA-256 of each token of the configuration, and what its holder may do.
     tokens: Vec<([u8; 32], Grant)>,
+    /// The tokens that the configuration had before: they are known as revoked until the server's end.
+    former: Vec<([u8; 32], Grant)>,
     /// With tokens: the only names that `Host` may carry besides the loopback ones, in lower case. Empty allows every
     /// name.
     allowed_hosts: Vec<String>,
+    /// The proxies that are believed for whom they ask.
+    trusted_proxies: Vec<IpNet>,
+    /// Whether only programs of this machine can reach the server without a proxy.
+    is_on_loopback: bool,
 }
 
 /// The address of a connection's other end, as its requests carry it to the guard.
@@ -49,6 +63,8 @@ pub struct Grant {
     pub scopes: Scopes,
     /// Which projects the caller may see.
     pub projects: VisibleProjects,
+    /// Until when all of it holds; always, if there is none.
+    validity: Option<Validity>,
 }
 
 impl Grant {
@@ -58,19 +74,51 @@ impl Grant {
     }
 
     /// What a caller gets of whom nothing is known: only what needs no scope.
-    fn nothing() -> Grant {
+    pub fn nothing() -> Grant {
         Grant { scopes: Scopes::default(), ..Grant::local() }
     }
 
     /// What every program of this machine gets from a server that needs no token.
-    fn local() -> Grant {
+    pub fn local() -> Grant {
         let projects = VisibleProjects::default();
-        Grant { caller: Caller::new(Identity::Local), scopes: Scopes::all(), projects }
+        Grant { caller: Caller::new(Identity::Local), scopes: Scopes::all(), projects, validity: None }
     }
 
     fn of_token(token: &TokenHash) -> Grant {
         let caller = Caller::new(Identity::Token { name: token.name.clone() });
-        Grant { caller, scopes: token.scopes, projects: VisibleProjects(token.projects.clone().map(Arc::new)) }
+        let projects = VisibleProjects::of(token.projects.as_deref());
+        Grant { caller, scopes: token.scopes, projects, validity: Some(Validity::default()) }
+    }
+
+    /// What a token that was made at run time grants, as long as it is valid.
+    pub fn of_record(token: &TokenRecord, validity: Validity) -> Grant {
+        let caller = Caller::new(Identity::Token { name: token.name.clone() });
+        let projects = VisibleProjects::of(token.projects.as_deref());
+        Grant { caller, scopes: token.scopes, projects, validity: Some(validity) }
+    }
+
+    /// Why it does not hold any more. Then its holder may only end what runs under a lease.
+    pub fn end(&self) -> Option<AccessEnd> {
+        self.validity.as_ref().and_then(Validity::how_ended)
+    }
+
+    /// Ends it for good.
+    fn revoke(&self) {
+        self.validity.iter().for_each(|validity| validity.end(AccessEnd::Revoked));
+    }
+
+    /// Whether the other one lets the same caller do the same.
+    fn is_like(&self, other: &Grant) -> bool {
+        let of = |grant: &Grant| (grant.caller.identity.clone(), grant.scopes, grant.projects.clone());
+        of(self) == of(other)
+    }
+
+    /// Waits until it does not hold any more.
+    pub async fn ended(&self) {
+        match &self.validity {
+            Some(validity) => validity.ended().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Fails where the caller has none of these scopes, and one is needed.
@@ -87,37 +135,109 @@ impl Grant {
 }
 
 /// The projects that a caller may see. Any other project is answered as if it did not exist.
-#[derive(Clone, Debug, Default)]
-pub struct VisibleProjects(Option<Arc<BTreeSet<ProjectName>>>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VisibleProjects(Option<Arc<[Glob]>>);
 
 impl VisibleProjects {
-    /// Whether the caller may see this project.
-    pub fn sees(&self, project: &ProjectName) -> bool {
-        self.0.as_ref().is_none_or(|projects| projects.contains(project))
+    /// Those that one of these patterns stands for; all, if there are none.
+    pub fn of(patterns: Option<&[Glob]>) -> Self {
+        VisibleProjects(patterns.map(Arc::from))
     }
 
     /// Whether the caller may see every project.
     pub fn sees_all(&self) -> bool {
-        self.0.is_none()
+        self.0.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.as_str() == "*"))
     }
 
-    /// The only projects that the caller may see, in order; `None` if it may see all.
-    pub fn only(&self) -> Option<impl Iterator<Item = ProjectName>> {
-        self.0.as_ref().map(|projects| projects.iter().cloned())
+    /// Whether the caller may see this project.
+    pub fn sees(&self, project: &ProjectName) -> bool {
+        self.0.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(project.as_str())))
     }
+
+    /// The patterns of the only projects that the caller may see; `None` if it may see all.
+    pub fn patterns(&self) -> Option<&[Glob]> {
+        self.0.as_deref()
+    }
+
+    /// The only projects that the caller may see, in order, where no pattern stands for more than one.
+    pub fn only(&self) -> Option<BTreeSet<ProjectName>> {
+        self.0.as_ref()?.iter().map(|pattern| pattern.literal()?.parse().ok()).collect()
+    }
+}
+
+/// The host that a request names, in lower case, and its size checked.
+pub struct Examined {
+    host: String,
 }
 
 impl Access {
     /// The rules of this configuration.
-    pub fn new(tokens: &[TokenHash], allowed_hosts: Vec<String>) -> Self {
-        Access { tokens: tokens.iter().map(|token| (token.sha256, Grant::of_token(token))).collect(), allowed_hosts }
+    pub fn new(config: &Config) -> Self {
+        Access {
+            tokens: config.tokens.iter().map(|token| (token.sha256, Grant::of_token(token))).collect(),
+            former: Vec::new(),
+            allowed_hosts: config.allowed_hosts.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            is_on_loopback: config.listen.ip().is_loopback(),
+        }
     }
 
-    /// Checks a request, and returns who calls and what the caller may do.
+    /// The same rules, in place of former ones: a token that stays as it was goes on, and one that is gone is revoked.
+    pub fn after(mut self, before: &Access) -> Self {
+        for (sha256, grant) in &mut self.tokens {
+            let same = before.tokens.iter().find(|(known, old)| known == sha256 && old.is_like(grant));
+            if let Some((_, old)) = same {
+                *grant = old.clone();
+            }
+        }
+        let is_here = |sha256: &[u8; 32]| self.tokens.iter().any(|(known, _)| known == sha256);
+        let gone = before.tokens.iter().chain(&before.former).filter(|(sha256, _)| !is_here(sha256));
+        self.former = gone.take(FORMER_LIMIT).cloned().collect();
+        for (_, grant) in &self.former {
+            grant.revoke();
+        }
+        self
+    }
+
+    /// Whether programs of this machine need no token: on a loopback address, as long as the configuration has none. A token
+    /// that is made at run time does not shut them out.
+    pub fn is_open_to_machine(&self) -> bool {
+        self.tokens.is_empty() && self.is_on_loopback
+    }
+
+    /// Whether the configuration has a token of this name.
+    pub fn is_configured_token(&self, name: &str) -> bool {
+        let is_named = |grant: &Grant| matches!(&*grant.caller.identity, Identity::Token { name: own } if own == name);
+        self.tokens.iter().any(|(_, grant)| is_named(grant))
+    }
+
+    /// Whether the server can be administered, in every project, without a token that was made at run time.
+    pub fn has_other_admin(&self) -> bool {
+        let administers = |grant: &Grant| grant.scopes.has(Scope::Admin) && grant.projects.sees_all();
+        self.is_open_to_machine() || self.tokens.iter().any(|(_, grant)| administers(grant))
+    }
+
+    /// The address of the client.
+    pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        client_address(peer, headers, &self.trusted_proxies)
+    }
+
+    /// What a token of the configuration grants, also one that it had before; `None` if it has no token with this hash.
+    pub fn configured(&self, sha256: &[u8; 32]) -> Option<&Grant> {
+        // All tokens are compared, in constant time, so that the delay does not reveal which one matched.
+        let mut found = u64::MAX;
+        for (index, (known, _)) in (0..).zip(&self.tokens) {
+            found.conditional_assign(&index, known.ct_eq(sha256));
+        }
+        let known = usize::try_from(found).ok().and_then(|index| self.tokens.get(index));
+        known.or_else(|| self.former.iter().find(|(former, _)| former == sha256)).map(|(_, grant)| grant)
+    }
+
+    /// Checks what has nothing to do with who calls.
     ///
     /// # Errors
     /// The request is refused; the error says why.
-    pub fn check(&self, version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Grant, ErrorAnswer> {
+    pub fn examine(&self, uri: &Uri, headers: &HeaderMap) -> Result<Examined, ErrorAnswer> {
         if uri.path().len() + uri.query().map_or(0, str::len) > URI_LIMIT {
             return Err(ErrorAnswer::new(ErrorCode::UriTooLong, "the address is longer than 8 KiB"));
         }
@@ -125,61 +245,58 @@ impl Access {
         if head_bytes > HEADERS_LIMIT {
             return Err(ErrorAnswer::new(ErrorCode::HeadersTooLarge, "the headers are larger than 16 KiB"));
         }
-        let host = host(uri, headers)?;
-        let name = without_port(&host).0;
-        let mut grant = Grant::nothing();
-        if self.tokens.is_empty() {
-            // Without tokens only this machine may call, and a proxy on this machine would call for other machines. A
-            // page of another site can reach us through a browser on this machine in two ways: by a name that resolves
-            // to this machine, which then stands in `Host`; or directly, with the site's `Origin`.
-            refuse_forwarded(version, headers)?;
-            grant = Grant::local();
-            if !is_loopback_name(name) {
-                return Err(host_not_allowed(
-                    name,
-                    "without tokens this server answers only under names of this machine",
-                ));
-            }
-        } else if uri.path().starts_with("/v1") {
-            grant = self.bearer(headers).cloned().ok_or_else(|| {
-                let detail = if headers.contains_key(header::AUTHORIZATION) {
-                    "this server does not know this token"
-                } else {
-                    "this server wants a token: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line"
-                };
-                ErrorAnswer::new(ErrorCode::Unauthorized, detail)
-            })?;
-            let is_named = self.allowed_hosts.is_empty() || self.allowed_hosts.iter().any(|allowed| allowed == name);
-            if !is_named && !is_loopback_name(name) {
-                return Err(host_not_allowed(name, "it is not in allowed_hosts"));
-            }
+        Ok(Examined { host: host(uri, headers)? })
+    }
+
+    /// Checks how the holder of a token came here.
+    ///
+    /// # Errors
+    /// The request is refused; the error says why.
+    pub fn require_allowed_host(&self, examined: &Examined) -> Result<(), ErrorAnswer> {
+        let name = without_port(&examined.host).0;
+        let is_named = self.allowed_hosts.is_empty() || self.allowed_hosts.iter().any(|allowed| allowed == name);
+        if is_named || is_loopback_name(name) {
+            return Ok(());
         }
-        if is_foreign(headers, &host) {
+        Err(host_not_allowed(name, "it is not in allowed_hosts"))
+    }
+}
+
+impl Examined {
+    /// Fails for a request without a token that did not come from a program of this machine.
+    ///
+    /// A proxy on this machine would call for other machines. A page of another site can reach us through a browser on this
+    /// machine in two ways: by a name that resolves to this machine, which then stands in `Host`; or directly, with the
+    /// site's `Origin`.
+    ///
+    /// # Errors
+    /// The request is refused; the error says why.
+    pub fn require_this_machine(&self, version: Version, headers: &HeaderMap) -> Result<(), ErrorAnswer> {
+        refuse_forwarded(version, headers)?;
+        let name = without_port(&self.host).0;
+        if is_loopback_name(name) {
+            return Ok(());
+        }
+        Err(host_not_allowed(name, "without tokens this server answers only under names of this machine"))
+    }
+
+    /// Fails for a request that a browser sent for a page of another site.
+    ///
+    /// # Errors
+    /// The request is refused.
+    pub fn require_own_page(&self, headers: &HeaderMap) -> Result<(), ErrorAnswer> {
+        if is_foreign(headers, &self.host) {
             return Err(ErrorAnswer::new(ErrorCode::ForbiddenOrigin, "pages of other sites may not call this server"));
         }
-        Ok(grant)
+        Ok(())
     }
+}
 
-    /// What the token in the headers grants; `None` if it is not one of ours.
-    fn bearer(&self, headers: &HeaderMap) -> Option<&Grant> {
-        self.tokens.get(self.token(headers)?).map(|(_, grant)| grant)
-    }
-
-    /// The index of the token in the headers.
-    pub fn token(&self, headers: &HeaderMap) -> Option<usize> {
-        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let (scheme, token) = value.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let shown: [u8; 32] = Sha256::digest(token.trim().as_bytes()).into();
-        // All tokens are compared, in constant time, so that the delay does not reveal which one matched.
-        let mut found = u64::MAX;
-        for (index, (known, _)) in (0..).zip(&self.tokens) {
-            found.conditional_assign(&index, known.ct_eq(&shown));
-        }
-        usize::try_from(found).ok().filter(|found| *found < self.tokens.len())
-    }
+/// The token that a request shows.
+pub fn shown_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Fails for a request that came through a proxy, as far as that is visible: by the headers that the proxy adds, or by

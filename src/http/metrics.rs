@@ -37,6 +37,11 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CheckLabels {
     name: &'static str,
 }
@@ -60,6 +65,7 @@ pub struct Metrics {
     turned_away: Counter,
     last_reload_ok: Gauge,
     last_reload_at: Gauge,
+    refusals: Family<RefusalLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -121,9 +127,16 @@ impl Default for Metrics {
             "When the configuration was last read with success, in Unix seconds",
             last_reload_at.clone(),
         );
+        let refusals = Family::default();
+        registry.register(
+            "refused_requests",
+            "Requests that were refused at the door: without a token, with one that is not valid or may not do it, or from another site",
+            refusals.clone(),
+        );
         Metrics {
             last_reload_ok,
             last_reload_at,
+            refusals,
             turned_away,
             unreadable,
             workspaces_left,
@@ -162,6 +175,11 @@ impl Metrics {
         };
         let labels = RequestLabels { method, route: route.to_owned(), status: status.as_u16() };
         self.requests.get_or_create(&labels).inc();
+    }
+
+    /// Counts a request that was refused at the door.
+    pub fn count_refused(&self, code: ErrorCode) {
+        self.refusals.get_or_create(&RefusalLabels { code: code.as_text() }).inc();
     }
 
     /// Counts an open long-poll or stream.

@@ -2,21 +2,25 @@
 
 mod access;
 mod access_log;
+mod address;
 mod admin;
 mod agents;
 mod answer;
 mod artifacts;
+mod attempts;
 mod audit;
 mod body;
 mod cancel;
 mod claims;
 mod connection;
+mod door;
 mod early;
 mod error;
 mod events;
 mod guard;
 mod intake;
 mod line;
+mod live_tokens;
 mod meta;
 mod metrics;
 mod names;
@@ -26,6 +30,7 @@ mod phase_times;
 mod phases;
 mod plan;
 mod projects;
+mod rarely;
 mod read;
 mod refusals;
 mod request_id;
@@ -34,8 +39,10 @@ mod scan;
 mod serve;
 mod socket;
 mod submit;
+mod token_text;
 mod tokens;
 mod uploads;
+mod validity;
 mod waits;
 mod workers;
 
@@ -46,12 +53,14 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+pub use access::LiveAccess;
 pub use early::Early;
 pub use guard::{Access, Grant};
+pub use live_tokens::{LiveTokens, TASK as TOKENS_TASK};
 pub use metrics::Metrics;
 pub use router::route_table;
 pub use serve::{END_LIMIT, HttpServer, ServeError, require_protection, serve};
-pub use tokens::{NewToken, new_token};
+pub use token_text::{NewToken, new_token};
 
 use crate::{
     artifacts::retention::Retention,
@@ -62,9 +71,9 @@ use crate::{
     watch::Watch,
     wire::{self, ErrorCode},
 };
-use access::LiveAccess;
 use access_log::AccessLog;
 use agents::{Agents, KnownAgents};
+use attempts::Attempts;
 use error::{ErrorAnswer, echo};
 use phase_times::PhaseTimes;
 use refusals::RefusalLog;
@@ -77,11 +86,13 @@ const SLOT_LOOK_LIMIT: usize = 50;
 pub struct App {
     queue: Queue,
     watch: Watch,
-    access: LiveAccess,
+    access: Arc<LiveAccess>,
     agents: Agents,
     metrics: Arc<Metrics>,
     health: Health,
     artifacts: Retention,
+    attempts: Attempts,
+    live_tokens: Arc<LiveTokens>,
     uploads: Uploads,
     phase_times: PhaseTimes,
     access_log: AccessLog,
@@ -104,12 +115,17 @@ impl App {
         self.config().projects.contains_key(project)
     }
 
-    /// The next configured projects after this one, by name.
-    fn project_names_after(&self, after: Option<&ProjectName>, count: usize) -> Vec<ProjectName> {
+    /// The next configured projects after this one for which `is_wanted` holds, by name.
+    fn project_names_after(
+        &self,
+        after: Option<&ProjectName>,
+        count: usize,
+        is_wanted: impl Fn(&ProjectName) -> bool,
+    ) -> Vec<ProjectName> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let config = self.config();
         let following = config.projects.range::<ProjectName, _>((from, Bound::Unbounded));
-        following.take(count).map(|(name, _)| name.clone()).collect()
+        following.map(|(name, _)| name).filter(|name| is_wanted(name)).take(count).cloned().collect()
     }
 
     /// The project's settings for agents, if agents run it.

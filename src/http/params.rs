@@ -50,6 +50,18 @@ impl FromRequestParts<Arc<App>> for PathTarget {
     }
 }
 
+/// The `{token}` of a path: a name or an id.
+pub struct TokenTarget(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for TokenTarget {
+    type Rejection = ErrorAnswer;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ErrorAnswer> {
+        let path = path_params(parts, state).await?;
+        Ok(TokenTarget(param(&path, "token").unwrap_or_default().to_owned()))
+    }
+}
+
 /// The window of a long-poll that has no other parameter.
 ///
 /// Extractors parse what a parked poll needs and drop the rest, because a kept piece of the request keeps the whole

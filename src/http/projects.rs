@@ -60,7 +60,7 @@ async fn following(
         // The cursor must not reveal other projects either.
         Some(names) => {
             let is_next = |name: &ProjectName| after.as_ref().is_none_or(|after| name > after);
-            for name in names.filter(is_next) {
+            for name in names.into_iter().filter(is_next) {
                 match app.queue.store().project(name.clone(), 0).await {
                     Ok(Some(state)) => _ = found.insert(name, Some(state)),
                     Ok(None) if app.is_configured(&name) => _ = found.insert(name.clone(), Some(idle(name))),
@@ -74,8 +74,17 @@ async fn following(
             }
         }
         None => {
-            found.extend(app.queue.store().projects(after.clone(), count).await?);
-            for name in app.project_names_after(after.as_ref(), count) {
+            let mut from = after.clone();
+            while found.len() < count {
+                let read = app.queue.store().projects(from, count).await?;
+                let is_last = read.len() < count;
+                from = read.last().map(|(name, _)| name.clone());
+                found.extend(read.into_iter().filter(|(name, _)| visible.sees(name)));
+                if is_last {
+                    break;
+                }
+            }
+            for name in app.project_names_after(after.as_ref(), count, |name| visible.sees(name)) {
                 found.entry(name.clone()).or_insert_with(|| Some(idle(name)));
             }
         }

@@ -14,12 +14,14 @@ use axum::{
 use super::{
     App,
     access_log::{AccessLog, Answered},
-    admin, artifacts, audit, cancel, claims, error, events,
-    guard::PeerAddress,
-    intake, meta, metrics, projects, read,
+    admin, artifacts, audit, cancel, claims,
+    door::{self, Visitor},
+    error, events, intake, meta, metrics, projects, read,
     refusals::{self, RefusedAttempt},
     request_id::new_request_id,
-    submit, waits, workers,
+    submit, tokens,
+    validity::AccessEnd,
+    waits, workers,
 };
 use crate::{log, model::Scope, wire::ErrorCode};
 
@@ -64,6 +66,8 @@ fn routes() -> Vec<Route> {
             get(artifacts::get).head(artifacts::head).put(artifacts::put),
         ),
         ("/v1/admin/reload", &[("post", ADMIN)], post(admin::reload)),
+        ("/v1/tokens", &[("get", ADMIN), ("post", ADMIN)], get(tokens::list).post(tokens::create)),
+        ("/v1/tokens/{token}/revoke", &[("post", ADMIN)], post(tokens::revoke)),
         ("/healthz", &[("get", NOTHING)], get(meta::healthz)),
         ("/readyz", &[("get", NOTHING)], get(meta::readyz)),
         ("/metrics", &[("get", NOTHING)], get(metrics::metrics)),
@@ -115,15 +119,22 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     let route = request.extensions().get::<MatchedPath>().cloned();
     let rest = intake::watch(&mut request);
     let needed = route.as_ref().map_or(NOTHING, |route| needed(&needs, route.as_str(), &method));
-    let address = request.extensions_mut().remove::<PeerAddress>().map(|PeerAddress(address)| address);
-    let checked = app.access.now().check(request.version(), request.uri(), request.headers());
-    let caller = checked.as_ref().ok().map(|grant| grant.caller.identity.clone());
-    let checked = checked.and_then(|grant| grant.require(needed).map(|()| grant));
-    let response = match checked {
-        Ok(mut grant) => {
-            (grant.caller.address, grant.caller.request) = (address, Some(id.clone()));
-            request.extensions_mut().insert(grant);
-            log::within(id.clone(), next.run(request)).await
+    let is_of_lease = needed == RUN;
+    let visitor = Visitor::of(&app, &request, &id, needed, is_of_lease);
+    let address = visitor.address;
+    let admitted = log::within(id.clone(), door::admit(&app, visitor)).await;
+    let caller = admitted.as_ref().ok().map(|grant| grant.caller.identity.clone());
+    let response = match admitted {
+        Ok(grant) => {
+            request.extensions_mut().insert(grant.clone());
+            let is_cut = door::is_cut(&method);
+            tokio::select! {
+                biased;
+                response = log::within(id.clone(), next.run(request)) => {
+                    if is_cut { door::cut_stream(response, grant) } else { response }
+                }
+                () = grant.ended(), if is_cut => door::ended(grant.end().unwrap_or(AccessEnd::Expired)).into_response(),
+            }
         }
         Err(failure) => {
             drop(request);

@@ -7,17 +7,19 @@ use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     App, Metrics,
-    access::LiveAccess,
     access_log::AccessLog,
     agents::Agents,
+    attempts::Attempts,
     connection::{self, ConnectionShared},
+    live_tokens::LiveTokens,
     phase_times::PhaseTimes,
+    rarely::Rarely,
     refusals::{self, RefusalLog},
     router::router,
     uploads::Uploads,
@@ -39,8 +41,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How many file descriptors connections never use, if there are at least twice as many.
 const RESERVED_DESCRIPTORS: usize = 512;
-/// How often it is logged that connections are turned away.
-const EXCESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the server does not start.
 #[derive(Debug, Error)]
@@ -84,14 +84,14 @@ pub async fn serve(
     metrics: Arc<Metrics>,
     health: Health,
     artifacts: Retention,
+    live_tokens: Arc<LiveTokens>,
     shutdown: CancellationToken,
 ) -> Result<HttpServer, ServeError> {
     let config = queue.config().now();
     let address = config.listen;
-    require_protection(&config)?;
+    require_tokens(&config, &live_tokens)?;
     let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
-    let access = LiveAccess::new(queue.config().clone());
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
     let (clock, ending) = (queue.clock().clone(), shutdown.clone());
     let refusals = RefusalWriter { log: Arc::default(), queue: queue.clone() };
@@ -99,7 +99,9 @@ pub async fn serve(
     let app = App {
         queue,
         watch,
-        access,
+        access: live_tokens.access().clone(),
+        attempts: Attempts::default(),
+        live_tokens,
         agents,
         metrics,
         health: health.clone(),
@@ -116,12 +118,17 @@ pub async fn serve(
     Ok(HttpServer { address, accepting })
 }
 
-/// Refuses an address at which every machine on the network could deploy without a token.
+/// Refuses a configuration under which every machine on the network could deploy without a token.
 pub fn require_protection(config: &Config) -> Result<(), ServeError> {
-    if !config.listen.ip().is_loopback() && config.tokens.is_empty() {
-        return Err(ServeError::Unprotected(config.listen));
+    if config.listen.ip().is_loopback() || !config.tokens.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    Err(ServeError::Unprotected(config.listen))
+}
+
+/// The same, where a token that was made at run time protects as well.
+fn require_tokens(config: &Config, live_tokens: &LiveTokens) -> Result<(), ServeError> {
+    if live_tokens.has_any() { Ok(()) } else { require_protection(config) }
 }
 
 /// Accepts until shutdown, and then ends in order.
@@ -217,25 +224,6 @@ impl TurnedAway {
     fn turned_away(&self) {
         self.unheard.note_turned_away();
         self.metrics.count_turned_away();
-    }
-}
-
-/// Something that happens often and is logged at most once a second.
-#[derive(Default)]
-struct Rarely {
-    count: u64,
-    told: Option<Instant>,
-}
-
-impl Rarely {
-    /// How often it has happened since the last log line, if it is to be logged now.
-    fn note(&mut self) -> Option<u64> {
-        self.count += 1;
-        if self.told.is_some_and(|told| told.elapsed() < EXCESS_PAUSE) {
-            return None;
-        }
-        self.told = Some(Instant::now());
-        Some(std::mem::take(&mut self.count))
     }
 }
 

@@ -1,4 +1,4 @@
-//! How many uploads of each token are under way at this server.
+//! How many uploads of each caller are under way at this server.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use crate::model::Identity;
 /// How many uploads one token may have under way at once, so that other tokens' uploads find a place, too.
 pub const UPLOADS_LIMIT: usize = 32;
 
-/// How many uploads of each token are under way at this server. Callers without a token count as one.
+/// How many uploads of each caller are under way at this server. Callers without a token count as one.
 #[derive(Debug, Default)]
 pub struct Uploads(Mutex<HashMap<Arc<Identity>, usize>>);
 
@@ -32,7 +32,7 @@ impl Uploads {
     }
 }
 
-/// A place among the uploads of a token, until dropped.
+/// A place among the uploads of a caller, until dropped.
 pub struct UploadPlace<'a> {
     uploads: &'a Uploads,
     uploader: Arc<Identity>,

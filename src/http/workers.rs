@@ -13,10 +13,14 @@ use super::{
     error::{ErrorAnswer, echo},
     guard::Grant,
     params::{NoQuery, PathTarget, Query},
+    validity::AccessEnd,
 };
 use crate::{
     exec::output::lines::{clean_line, clean_text},
-    model::{LeaseSecret, Report, SecretHash, Verdict, bounds},
+    model::{
+        Caller, CancelRequest, DeploymentId, LeaseSecret, ProjectName, Report, SecretHash, Verdict,
+        admission::Cancellation, bounds,
+    },
     queue::WorkerError,
     wire::{
         self, ErrorCode, FinishRequest, HeartbeatAnswer, LEASE_HEADER, MAX_WAIT_LIMIT_SECONDS, ReportsAnswer,
@@ -56,6 +60,7 @@ pub async fn heartbeat(
     target: PathTarget,
     MaxWaitOrNone(window): MaxWaitOrNone,
     UnderLease(secret): UnderLease,
+    grant: Grant,
 ) -> Result<Response, ErrorAnswer> {
     let PathTarget { project, id } = target;
     // A lease's length never changes, so it is read before the wait and not again after it.
@@ -63,10 +68,14 @@ pub async fn heartbeat(
     let cancel = app.queue.heartbeat(project.clone(), id, secret).await?;
     let cancel = match cancel {
         Some(cancel) => Some(cancel),
-        None if window.is_zero() => None,
+        None if window.is_zero() || grant.end() == Some(AccessEnd::Revoked) => None,
         None => {
             let _parked = app.metrics.park();
-            let placed = app.watch.worker_called(&project, id, window).await?;
+            let placed = tokio::select! {
+                biased;
+                placed = app.watch.worker_called(&project, id, window) => placed?,
+                () = grant.ended(), if grant.end().is_none() => app.watch.read(&project, id).await?,
+            };
             let held = placed.deployment.lease().filter(|lease| lease.secret == secret);
             if held.is_none() || placed.deployment.is_final() {
                 return Err(WorkerError::LeaseLost.into());
@@ -74,12 +83,40 @@ pub async fn heartbeat(
             placed.deployment.cancel
         }
     };
+    let token_revoked = grant.end() == Some(AccessEnd::Revoked);
+    let cancel = match cancel {
+        None if token_revoked => Box::pin(stop_revoked(&app, &grant, project, id)).await?,
+        cancel => cancel,
+    };
     let cancel_requested = cancel.is_some();
     let (reason, successor) = cancel.map_or((None, None), |cancel| (cancel.reason, cancel.superseded_by));
     let (superseded_by, superseded_by_deployment) = wire::parts(successor);
     let ttl_seconds = ttl.as_secs();
-    let told = HeartbeatAnswer { cancel_requested, reason, superseded_by, superseded_by_deployment, ttl_seconds };
+    let told = HeartbeatAnswer {
+        cancel_requested,
+        reason,
+        superseded_by,
+        superseded_by_deployment,
+        ttl_seconds,
+        token_revoked,
+    };
     Ok(answer::json(StatusCode::OK, &told))
+}
+
+/// Asks a deployment to stop, because the token of whoever runs it was revoked: it keeps its lease until it has stopped
+/// safely.
+async fn stop_revoked(
+    app: &App,
+    grant: &Grant,
+    project: ProjectName,
+    id: DeploymentId,
+) -> Result<Option<CancelRequest>, ErrorAnswer> {
+    let reason = format!("{} was revoked", echo(&grant.caller.identity.to_string()));
+    tracing::warn!(%project, deployment.id = %id, %reason, "a deployment is asked to stop");
+    match app.queue.cancel(&Caller::server(), project, id, Some(reason), None).await? {
+        Cancellation::Requested(deployment) | Cancellation::Unchanged(deployment) => Ok(deployment.cancel),
+        Cancellation::NotFound | Cancellation::Rejected(_) => Ok(None),
+    }
 }
 
 /// Records a worker's reports.

@@ -61,6 +61,12 @@ pub const AGENT_PROJECTS: usize = 100;
 pub const AGENT_PIPELINES: usize = 100;
 /// How many pipelines an agent runs in all.
 pub const AGENT_PIPELINES_IN_ALL: usize = 1000;
+/// The name of a token.
+pub const TOKEN_NAME: usize = 64;
+/// How many tokens may be live that were made at run time: every server has them in memory.
+pub const LIVE_TOKENS: usize = 10_000;
+/// How many patterns for projects a token has: each request is held against them.
+pub const TOKEN_PROJECTS: usize = 100;
 /// How many of the last lines of output can be asked for: more than are kept of most deployments.
 pub const TAIL_LINES: usize = 100_000;
 /// A page of a list ends before it is larger than this, one entry aside; the next page begins there.

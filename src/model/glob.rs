@@ -127,10 +127,14 @@ mod tests {
 
     #[test]
     fn a_pattern_covers_those_that_stand_for_no_other_names() {
-        for (wide, narrow) in [("*", "web"), ("*", "*"), ("web-*", "web-eu-*"), ("web*", "web-*"), ("*-*", "web-*"), ("w*b", "w*e*b")] {
+        for (wide, narrow) in
+            [("*", "web"), ("*", "*"), ("web-*", "web-eu-*"), ("web*", "web-*"), ("*-*", "web-*"), ("w*b", "w*e*b")]
+        {
             assert!(glob(wide).covers(&glob(narrow)), "{wide} {narrow}");
         }
-        for (one, other) in [("web", "*"), ("web", "web*"), ("web-*", "web*"), ("web-*", "*"), ("*-eu", "web-*"), ("a*b", "a*")] {
+        for (one, other) in
+            [("web", "*"), ("web", "web*"), ("web-*", "web*"), ("web-*", "*"), ("*-eu", "web-*"), ("a*b", "a*")]
+        {
             assert!(!glob(one).covers(&glob(other)), "{one} {other}");
         }
     }

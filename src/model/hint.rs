@@ -17,6 +17,8 @@ pub enum Hint {
     Output(DeploymentId),
     /// A deployment of this project became ready for a worker of the servers.
     Work(ProjectName),
+    /// A token was made or revoked.
+    Tokens,
     /// An agent came that was not there before.
     Agents,
     /// Hints were lost: anything may have happened.

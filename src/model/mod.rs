@@ -25,6 +25,7 @@ pub mod project;
 pub mod request_id;
 pub mod rollbacks;
 pub mod slot;
+pub mod token;
 
 pub use command::{Command, Lapse, Refusal, Report, Verdict, Vital};
 pub use deployment::{
@@ -34,7 +35,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody};
 pub use glob::{Glob, InvalidGlob};
 pub use hint::Hint;
-pub use identity::{Caller, Identity, Party, Scope, Scopes};
+pub use identity::{Caller, Identity, InvalidScope, Party, Scope, Scopes};
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseHolder, LeaseSecret, Pepper, SecretHash};
 pub use lifecycle::Step;
@@ -46,3 +47,4 @@ pub use project::{Eta, ORDER_LIMIT, Project, RecentRun, StartedOrder};
 pub use request_id::RequestId;
 pub use rollbacks::{FailedRollback, Rollbacks, rollback_of};
 pub use slot::{AuditEntry, Changes, Edges, LineLoad, Load, Loaded, Slot};
+pub use token::{TokenId, TokenRecord, TokenRevocation};

@@ -19,7 +19,7 @@ use crate::{
     config::{Config, LiveConfig, StoreLocation},
     exec::ShimProgram,
     health::Health,
-    http::{Early, HttpServer, Metrics, ServeError, serve},
+    http::{Early, HttpServer, LiveTokens, Metrics, ServeError, TOKENS_TASK, serve},
     queue::Queue,
     reaper::{self, Reaper},
     store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
@@ -96,12 +96,14 @@ impl Node {
             .map_err(|error| StartError::WorkDir { path: config.work_dir().display().to_string(), error })?;
         let artifacts = Retention::new(depot, queue.store().clone(), live.clone());
         let (seen, ending) = (health.clone(), end.http.clone());
-        let server = serve(queue.clone(), watch.clone(), metrics, seen, artifacts.clone(), ending).await?;
+        let tokens = LiveTokens::load(queue.store().clone(), queue.clock().clone(), live.clone()).await?;
+        let (known, kept) = (tokens.clone(), artifacts.clone());
+        let server = serve(queue.clone(), watch.clone(), metrics, seen, kept, known, ending).await?;
         // A port 0 has been replaced by a real one by now.
         worker.listens_on(server.address());
         let worker = tokio::spawn(worker.run(health.clone(), end.drain.clone(), end.hurry.clone()));
         let reaper = supervise_reaper(&health, &queue, &notifier, &end);
-        let background = supervise(live, &health, watch, artifacts, &end.background);
+        let background = supervise(live, &health, watch, artifacts, tokens, &end.background);
         Ok(Node { server, queue, worker, reaper, background, health, end })
     }
 
@@ -146,13 +148,19 @@ fn supervise(
     health: &Health,
     watch: Watch,
     artifacts: Retention,
+    tokens: Arc<LiveTokens>,
     shutdown: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
+    let hints = watch.tokens();
     let fallback = tokio::spawn(poll_slowly(live, health.clone(), watch, shutdown.clone()));
     let ending = shutdown.clone();
     let retention =
         health.supervise(retention::TASK, shutdown.clone(), move |pulse| artifacts.clone().run(pulse, ending.clone()));
-    vec![fallback, retention]
+    let ending = shutdown.clone();
+    let tokens = health.supervise(TOKENS_TASK, shutdown.clone(), move |pulse| {
+        tokens.clone().run(hints.clone(), pulse, ending.clone())
+    });
+    vec![fallback, retention, tokens]
 }
 
 /// Runs the slow poll, with the present period, until `shutdown`.

@@ -134,6 +134,16 @@ pub(super) const TABLES: &[CopiedTable] = &[
         order: "number",
         is_numbered: true,
     },
+    CopiedTable {
+        name: "tokens",
+        columns: columns![
+            Integer number, Id id, Text name, Bytes sha256, Text scopes, Text projects, Integer created_at,
+            FreeText created_by, Integer expires_at, Integer last_used_at, Integer revoked_at, FreeText revoked_by,
+            Integer change,
+        ],
+        order: "number",
+        is_numbered: true,
+    },
     CopiedTable { name: "revision_floor", columns: columns![Integer number, Integer revision], order: "number", is_numbered: false },
     CopiedTable { name: "secrets", columns: columns![Text name, Bytes value], order: "name", is_numbered: false },
 ];

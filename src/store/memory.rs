@@ -16,6 +16,7 @@ use super::{
     OnCommit, Placed, ProjectPage, ProjectState, Store, StoreError, Watched,
     agents::Presence,
     audit::{AuditPage, AuditQuery, KeptAudit, NewAuditLine},
+    tokens::{TokenRoom, TokensInMemory},
 };
 use crate::{
     clock::Now,
@@ -34,6 +35,7 @@ pub struct MemoryStore {
     commits: CommitCounter,
     pepper: Pepper,
     presence: Presence,
+    tokens: TokensInMemory,
 }
 
 #[derive(Default)]
@@ -74,7 +76,14 @@ impl MemoryStore {
         let hash = ids.iter().fold(Sha256::new(), |hash, id| hash.chain_update(id.as_bytes()));
         let pepper = Pepper::from_bytes(hash.finalize().into());
         let commits = CommitCounter::default();
-        MemoryStore { kept: Mutex::default(), on_commit, commits, pepper, presence: Presence::default() }
+        MemoryStore {
+            kept: Mutex::default(),
+            on_commit,
+            commits,
+            pepper,
+            presence: Presence::default(),
+            tokens: TokensInMemory::default(),
+        }
     }
 
     fn kept(&self) -> MutexGuard<'_, Everything> {
@@ -438,6 +447,10 @@ impl Store for MemoryStore {
 
     fn audit(&self) -> &dyn AuditRoom {
         self
+    }
+
+    fn tokens(&self) -> &dyn TokenRoom {
+        &self.tokens
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

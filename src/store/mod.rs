@@ -15,6 +15,7 @@ pub mod memory;
 pub mod postgres;
 mod ready;
 pub mod sqlite;
+pub mod tokens;
 mod unreadable;
 
 pub use error::StoreError;
@@ -34,6 +35,7 @@ pub use artifacts::SharedArtifacts;
 pub use audit::{AuditLine, AuditPage, AuditQuery, AuditRoom, NewAuditLine};
 pub use copy::Progress;
 use ready::Readiness;
+pub use tokens::TokenRoom;
 
 use crate::{
     clock::Now,
@@ -277,6 +279,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The audit log.
     fn audit(&self) -> &dyn AuditRoom;
+
+    /// The tokens that were made at run time.
+    fn tokens(&self) -> &dyn TokenRoom;
 
     /// Finishes all work under way, and leaves everything in order. Later calls are told that the store is not
     /// available.

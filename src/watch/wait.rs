@@ -133,6 +133,11 @@ impl Watch {
         self.notifier.agents()
     }
 
+    /// Subscribes to tokens that are made or revoked, at whichever server.
+    pub fn tokens(&self) -> tokio::sync::watch::Receiver<()> {
+        self.notifier.tokens()
+    }
+
     /// Tells the waiters for an agent that one came.
     pub fn agent_came(&self) {
         self.notifier.hear(Hint::Agents);

@@ -48,6 +48,7 @@ pub struct Notifier {
     hasher: RandomState,
     seekers: Arc<Seekers>,
     agents: watch::Sender<()>,
+    tokens: watch::Sender<()>,
     /// Whether a waiter wants the next hint, whatever it is.
     is_anything_awaited: AtomicBool,
     anything: Notify,
@@ -60,6 +61,7 @@ impl Default for Notifier {
             hasher: RandomState::new(),
             seekers: Arc::default(),
             agents: watch::Sender::new(()),
+            tokens: watch::Sender::new(()),
             is_anything_awaited: AtomicBool::new(false),
             anything: Notify::new(),
         }
@@ -83,6 +85,11 @@ impl Notifier {
         self.agents.subscribe()
     }
 
+    /// Subscribes to tokens that are made or revoked, at whichever server.
+    pub fn tokens(&self) -> watch::Receiver<()> {
+        self.tokens.subscribe()
+    }
+
     /// Wakes the waiters that these changes concern.
     pub fn publish(&self, changes: &Changes) {
         for hint in changes.hints() {
@@ -94,7 +101,9 @@ impl Notifier {
                         stir(sender, committed(changes, id));
                     }
                 }
-                Hint::History(_) | Hint::Output(_) | Hint::Work(_) | Hint::Agents | Hint::Anything => self.hear(hint),
+                Hint::History(_) | Hint::Output(_) | Hint::Work(_) | Hint::Tokens | Hint::Agents | Hint::Anything => {
+                    self.hear(hint)
+                }
             }
         }
     }
@@ -111,8 +120,8 @@ impl Notifier {
 
     /// Wakes every waiter that this hint may concern.
     pub fn hear(&self, hint: Hint) {
-        // A new agent changes no deployment.
-        if hint != Hint::Agents {
+        // A new agent and a token change no deployment.
+        if !matches!(hint, Hint::Agents | Hint::Tokens) {
             self.note_anything();
         }
         match hint {
@@ -123,6 +132,9 @@ impl Notifier {
             Hint::Agents => {
                 self.agents.send_replace(());
             }
+            Hint::Tokens => {
+                self.tokens.send_replace(());
+            }
             Hint::Anything => {
                 for shard in &self.shards {
                     let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,6 +142,7 @@ impl Notifier {
                 }
                 self.seekers.wake_all();
                 self.agents.send_replace(());
+                self.tokens.send_replace(());
             }
         }
     }

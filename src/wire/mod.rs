@@ -12,6 +12,7 @@ pub mod project;
 pub mod reload;
 pub mod submit;
 pub mod time;
+pub mod token;
 pub mod worker;
 
 pub use artifact::ArtifactRef;
@@ -27,6 +28,7 @@ pub use project::{
 };
 pub use reload::{ReloadAnswer, ReloadedProjects};
 pub use submit::{Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
+pub use token::{RevokeRequest, TokenCreated, TokenList, TokenRequest, TokenStatus, TokenView};
 pub use worker::{
     Accepted, AgentView, ClaimRequest, Claimed, FinishError, FinishRequest, HeartbeatAnswer, LEASE_HEADER, Lease,
     ReportsAnswer, ReportsRequest,

@@ -21,6 +21,9 @@ pub enum ErrorCode {
     UnknownPipeline,
     UnknownProject,
     Unauthorized,
+    TokenRevoked,
+    TokenExpired,
+    TooManyAttempts,
     HostNotAllowed,
     ProxyNeedsTokens,
     ForbiddenOrigin,
@@ -44,6 +47,7 @@ pub enum ErrorCode {
     HolderAlive,
     NoAgent,
     LeaseLost,
+    TokenConflict,
     UploadOffset,
     UploadInProgress,
     ReportGap,
@@ -63,7 +67,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 46] = [
+    pub const ALL: [ErrorCode; 50] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -72,6 +76,9 @@ impl ErrorCode {
         ErrorCode::UnknownPipeline,
         ErrorCode::UnknownProject,
         ErrorCode::Unauthorized,
+        ErrorCode::TokenRevoked,
+        ErrorCode::TokenExpired,
+        ErrorCode::TooManyAttempts,
         ErrorCode::HostNotAllowed,
         ErrorCode::ProxyNeedsTokens,
         ErrorCode::ForbiddenOrigin,
@@ -95,6 +102,7 @@ impl ErrorCode {
         ErrorCode::HolderAlive,
         ErrorCode::NoAgent,
         ErrorCode::LeaseLost,
+        ErrorCode::TokenConflict,
         ErrorCode::UploadOffset,
         ErrorCode::UploadInProgress,
         ErrorCode::ReportGap,
@@ -121,7 +129,8 @@ impl ErrorCode {
             | ErrorCode::InvalidBody
             | ErrorCode::InvalidProject
             | ErrorCode::UnknownPipeline => 400,
-            ErrorCode::Unauthorized => 401,
+            ErrorCode::Unauthorized | ErrorCode::TokenRevoked | ErrorCode::TokenExpired => 401,
+            ErrorCode::TooManyAttempts => 429,
             ErrorCode::HostNotAllowed
             | ErrorCode::ProxyNeedsTokens
             | ErrorCode::ForbiddenOrigin
@@ -144,6 +153,7 @@ impl ErrorCode {
             | ErrorCode::HolderAlive
             | ErrorCode::NoAgent
             | ErrorCode::LeaseLost
+            | ErrorCode::TokenConflict
             | ErrorCode::UploadOffset
             | ErrorCode::UploadInProgress
             | ErrorCode::ReportGap
@@ -169,6 +179,9 @@ impl ErrorCode {
             ErrorCode::UnknownPipeline => "The project has no such pipeline",
             ErrorCode::UnknownProject => "The configuration has no such project, and no others are taken",
             ErrorCode::Unauthorized => "A valid token is needed",
+            ErrorCode::TokenRevoked => "The token was revoked",
+            ErrorCode::TokenExpired => "The token has expired",
+            ErrorCode::TooManyAttempts => "Too many wrong tokens came from this address",
             ErrorCode::HostNotAllowed => "This server does not answer under that host name",
             ErrorCode::ProxyNeedsTokens => "A server without tokens takes nothing from a proxy",
             ErrorCode::MissingScope => "This token may not do that",
@@ -192,6 +205,7 @@ impl ErrorCode {
             ErrorCode::HolderAlive => "The worker that holds the slot is alive",
             ErrorCode::NoAgent => "No agent is connected that could run it",
             ErrorCode::LeaseLost => "The lease is not valid, or no longer valid",
+            ErrorCode::TokenConflict => "The tokens that there are do not allow this",
             ErrorCode::UploadOffset => "The upload continues at another offset",
             ErrorCode::UploadInProgress => "The artifact is being uploaded at this moment",
             ErrorCode::ReportGap => "Reports before these are missing",
@@ -219,6 +233,7 @@ impl ErrorCode {
             | ErrorCode::RequestTimeout
             | ErrorCode::DeploymentInProgress
             | ErrorCode::NoAgent
+            | ErrorCode::TooManyAttempts
             | ErrorCode::LineFull
             | ErrorCode::ProjectPaused
             | ErrorCode::UploadInProgress
@@ -233,6 +248,8 @@ impl ErrorCode {
             | ErrorCode::UnknownPipeline
             | ErrorCode::UnknownProject
             | ErrorCode::Unauthorized
+            | ErrorCode::TokenRevoked
+            | ErrorCode::TokenExpired
             | ErrorCode::HostNotAllowed
             | ErrorCode::ProxyNeedsTokens
             | ErrorCode::ForbiddenOrigin
@@ -248,6 +265,7 @@ impl ErrorCode {
             | ErrorCode::HolderChanged
             | ErrorCode::HolderAlive
             | ErrorCode::LeaseLost
+            | ErrorCode::TokenConflict
             | ErrorCode::UploadOffset
             | ErrorCode::ReportGap
             | ErrorCode::ConfigInvalid
@@ -348,6 +366,7 @@ fn reason(status: u16) -> &'static str {
         414 => "URI Too Long",
         415 => "Unsupported Media Type",
         422 => "Unprocessable Content",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         503 => "Service Unavailable",
         _ => "Internal Server Error",

@@ -97,6 +97,9 @@ pub struct HeartbeatAnswer {
     pub superseded_by_deployment: Option<Named>,
     /// How long the lease lasts from when this heartbeat was sent.
     pub ttl_seconds: u64,
+    /// Whether the worker's token was revoked: it may end its work under the lease, and nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub token_revoked: bool,
 }
 
 /// A worker's reports between its claim and its end.

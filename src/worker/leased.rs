@@ -79,12 +79,11 @@ impl QueueLessor {
     async fn renew(&self, limit: Duration) -> Reply<Renewed> {
         let renewed = timeout(limit, self.queue.heartbeat(self.project.clone(), self.id, self.secret)).await;
         let Ok(renewed) = renewed else { return Reply::Unknown("the store did not answer in time".to_owned()) };
-        reply(
-            renewed.map(|cancel| Renewed {
-                is_cancelled: cancel.is_some(),
-                reason: cancel.and_then(|cancel| cancel.reason),
-            }),
-        )
+        reply(renewed.map(|cancel| Renewed {
+            is_cancelled: cancel.is_some(),
+            reason: cancel.and_then(|cancel| cancel.reason),
+            is_token_revoked: false,
+        }))
     }
 }
 

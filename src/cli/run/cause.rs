@@ -6,6 +6,7 @@ use super::guard::shell_code;
 use crate::{
     cli::{
         exit::{Exit, Failure},
+        reason::Reason,
         signals::Asked,
     },
     client::lease::HttpLessor,
@@ -59,6 +60,10 @@ pub(super) fn judge(
         }
         // The command finished anyway: report its real end.
         (_, _, ExitKind::Code(0)) => (Some(Verdict::Succeeded { outputs: BTreeMap::new() }), Ok(Exit::Command(0))),
+        (_, Some(Cause::Cancelled), _) if keeper.is_token_revoked() => {
+            let message = "the token of this run was revoked, so the command was stopped";
+            (Some(Verdict::Stopped), Err(Failure::new(Exit::LeaseLost, message).because(Reason::TokenRevoked)))
+        }
         (_, Some(Cause::Cancelled), _) => {
             let reason = keeper.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
             (Some(Verdict::Stopped), Err(Failure::new(Exit::Cancelled, format!("the run was cancelled{reason}"))))

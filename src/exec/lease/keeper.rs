@@ -1,7 +1,14 @@
 //! Keeps one lease. Heartbeats renew it and bring a cancel at once, reports carry the progress, and the end is sent
 //! until it is recorded.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -30,6 +37,7 @@ pub struct Keeper<L> {
     stop: watch::Sender<Option<Stop>>,
     trusted_until: watch::Sender<BootInstant>,
     reason: watch::Sender<Option<String>>,
+    is_token_revoked: AtomicBool,
 }
 
 /// For how long an end is sent again while nobody answers.
@@ -52,6 +60,7 @@ impl<L: Lessor> Keeper<L> {
             stop: watch::Sender::new(None),
             trusted_until: watch::Sender::new(times.trusted_until(sent_at)),
             reason: watch::Sender::new(None),
+            is_token_revoked: AtomicBool::new(false),
         }
     }
 
@@ -98,6 +107,11 @@ impl<L: Lessor> Keeper<L> {
     /// The reason for the cancel, if the lessor told it.
     pub fn reason(&self) -> Option<String> {
         self.reason.borrow().clone()
+    }
+
+    /// Whether the worker's token was revoked. Its work is cancelled then.
+    pub fn is_token_revoked(&self) -> bool {
+        self.is_token_revoked.load(Ordering::Relaxed)
     }
 
     /// How long everything may take to stop before the lease ends.
@@ -155,6 +169,7 @@ impl<L: Lessor> Keeper<L> {
 
     fn note_renewal(&self, sent_at: BootInstant, renewed: Renewed) {
         self.trusted_until.send_replace(self.times.trusted_until(sent_at));
+        self.is_token_revoked.fetch_or(renewed.is_token_revoked, Ordering::Relaxed);
         if renewed.is_cancelled {
             self.reason.send_replace(renewed.reason);
             Stop::Cancel.ask(&self.stop);
@@ -414,7 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cancel_is_passed_on_with_its_reason_and_the_lease_is_renewed_all_the_same() {
-        let cancel = Renewed { is_cancelled: true, reason: Some("wrong branch".to_owned()) };
+        let cancel = Renewed { is_cancelled: true, reason: Some("wrong branch".to_owned()), ..Renewed::default() };
         let script = Script { heartbeats: script([unknown(), Reply::Done(cancel)]), ..Script::default() };
         let keeper = keeper(&script, Times::of_length(HOUR));
         let trusted_until = *keeper.deadline().borrow();
@@ -439,7 +454,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lease_whose_grant_came_late_is_trusted_once_it_was_renewed() {
-        let cancel = Renewed { is_cancelled: true, reason: None };
+        let cancel = Renewed { is_cancelled: true, ..Renewed::default() };
         let renewed = Script { heartbeats: script([unknown(), Reply::Done(cancel)]), ..Script::default() };
         let times = Times::of_length(HOUR);
         let id = DeploymentId::generate();

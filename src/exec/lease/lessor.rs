@@ -47,6 +47,8 @@ pub struct Renewed {
     pub is_cancelled: bool,
     /// Why, in the words of the person who cancelled.
     pub reason: Option<String>,
+    /// Whether the worker's token was revoked, so that it may do nothing more than end its work.
+    pub is_token_revoked: bool,
 }
 
 /// The lease is lost: nothing more is recorded under it.

@@ -30,6 +30,7 @@ mod session;
 mod statements;
 mod text;
 mod tls;
+mod tokens;
 mod transact;
 mod turns;
 mod wakes;
@@ -49,7 +50,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers,
     OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, SharedArtifacts, Store, StoreError, Watched,
-    unreadable::Unreadable,
+    tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -337,6 +338,10 @@ impl Store for PostgresStore {
     }
 
     fn audit(&self) -> &dyn AuditRoom {
+        self
+    }
+
+    fn tokens(&self) -> &dyn TokenRoom {
         self
     }
 

@@ -398,7 +398,7 @@ pub(super) fn instant(row: &Row, column: usize) -> Result<Timestamp, DatabaseFau
     Timestamp::from_millisecond(get(row, column)?).map_err(|error| broken(column, error))
 }
 
-fn instant_or_none(row: &Row, column: usize) -> Result<Option<Timestamp>, DatabaseFault> {
+pub(super) fn instant_or_none(row: &Row, column: usize) -> Result<Option<Timestamp>, DatabaseFault> {
     let millisecond = get::<Option<i64>>(row, column)?;
     millisecond.map(Timestamp::from_millisecond).transpose().map_err(|error| broken(column, error))
 }
@@ -425,6 +425,6 @@ fn unwritable(_: serde_json::Error) -> DatabaseFault {
 }
 
 /// The fault for a column that does not contain the values that this version writes.
-fn broken(column: usize, error: impl Display) -> DatabaseFault {
+pub(super) fn broken(column: usize, error: impl Display) -> DatabaseFault {
     DatabaseFault::Row(format!("column {column}: {error}"))
 }

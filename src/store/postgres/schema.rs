@@ -25,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0011_last_success.sql"),
     include_str!("migrations/0012_who_willed_it.sql"),
     include_str!("migrations/0013_audit_read.sql"),
+    include_str!("migrations/0014_tokens.sql"),
 ];
 
 /// The schema's version that this program knows.
@@ -145,7 +146,7 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, DatabaseF
 /// Moves the sequences past the existing numbers. A logical replica has the rows but not the sequences' positions, so
 /// the next number would be given twice.
 pub(super) async fn catch_up_sequences(transaction: &Transaction<'_>) -> Result<(), DatabaseFault> {
-    for table in ["projects", "deployments", "audit", "artifacts"] {
+    for table in ["projects", "deployments", "audit", "artifacts", "tokens"] {
         // If rights for work are missing, readiness reports it; it is no reason to refuse here.
         let rights = format!(
             "SELECT has_sequence_privilege('{table}_number_seq', 'SELECT') \

@@ -84,6 +84,17 @@ macro_rules! specs {
     };
 }
 
+/// A token's columns, in the order that `tokens::token` reads them, and its number.
+macro_rules! token {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, name, sha256, scopes, projects, created_at, created_by, expires_at, last_used_at, revoked_at, \
+             revoked_by, number FROM tokens ",
+            $rest
+        )
+    };
+}
+
 /// The condition of the index `deployments_holding`.
 macro_rules! holding {
     () => {
@@ -147,7 +158,8 @@ statements! {
                 ('deployments', 'INSERT'), ('deployments', 'UPDATE'), ('events', 'SELECT'), ('events', 'INSERT'), \
                 ('events', 'DELETE'), ('idempotency_keys', 'SELECT'), ('idempotency_keys', 'INSERT'), ('audit', 'SELECT'), ('audit', 'INSERT'), \
                 ('agent_calls', 'SELECT'), ('agent_calls', 'INSERT'), ('artifacts', 'SELECT'), ('artifacts', 'INSERT'), \
-                ('artifact_pieces', 'SELECT'), ('artifact_pieces', 'INSERT')) AS needed (name, \"right\") \
+                ('artifact_pieces', 'SELECT'), ('artifact_pieces', 'INSERT'), \
+                ('tokens', 'SELECT'), ('tokens', 'INSERT'), ('tokens', 'UPDATE')) AS needed (name, \"right\") \
                 WHERE NOT has_table_privilege(needed.name, needed.\"right\")), \
             (SELECT count(*) FROM written)";
     /// Makes the database allocate a new page, which it frees at the end of the transaction.
@@ -351,6 +363,25 @@ statements! {
             max(due_at) > now(), \
             greatest(0, extract(epoch FROM now() - max(due_at)) * 1000)::bigint AS gone \
         FROM agent_calls WHERE project = $1 GROUP BY worker ORDER BY gone, last_seen DESC LIMIT $2";
+    /// Nobody else makes or revokes a token until the transaction ends.
+    LockTokens() = "LOCK TABLE tokens IN SHARE ROW EXCLUSIVE MODE";
+    UnrevokedTokens() = token!("WHERE revoked_at IS NULL");
+    TokenBySha256(BYTEA) = token!("WHERE sha256 = $1");
+    TokenById(UUID) = token!("WHERE id = $1");
+    TokenNamed(TEXT) = token!("WHERE name = $1 ORDER BY revoked_at IS NULL DESC, number DESC LIMIT 1");
+    Tokens(INT8, INT8) = token!("WHERE number < $1 ORDER BY number DESC LIMIT $2");
+    TokensMark() = "SELECT coalesce((SELECT max(change) FROM tokens), 0), \
+        (SELECT count(*) FROM tokens WHERE revoked_at IS NULL)";
+    InsertToken(UUID, TEXT, BYTEA, TEXT, TEXT, INT8, TEXT, INT8) =
+        "INSERT INTO tokens (id, name, sha256, scopes, projects, created_at, created_by, expires_at, change) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, (SELECT coalesce(max(change), 0) + 1 FROM tokens))";
+    RevokeToken(UUID, INT8, TEXT) =
+        "UPDATE tokens SET revoked_at = $2, revoked_by = $3, change = (SELECT max(change) + 1 FROM tokens) \
+         WHERE id = $1 AND revoked_at IS NULL";
+    NoteTokenUse(UUID_ARRAY, INT8_ARRAY) =
+        "UPDATE tokens AS t SET last_used_at = greatest(t.last_used_at, used.at) \
+         FROM unnest($1::uuid[], $2::bigint[]) AS used (id, at) WHERE t.id = used.id";
+
     /// Nobody can migrate until the transaction ends.
     HoldSchema() = "LOCK TABLE projects IN ROW SHARE MODE";
     /// Claims a chore that one server does for all, if it was not done within this many milliseconds.

@@ -29,13 +29,15 @@ mod reads;
 mod record;
 mod rows;
 mod schema;
+mod tokens;
 mod writer;
 
 use std::{path::Path, sync::Arc};
 
 use super::{
     AgentCall, AuditRoom, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed,
-    ProjectPage, ProjectState, Readiness, Store, StoreError, Watched, agents::Presence, unreadable::Unreadable,
+    ProjectPage, ProjectState, Readiness, Store, StoreError, Watched, agents::Presence, tokens::TokenRoom,
+    unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -215,6 +217,10 @@ impl Store for SqliteStore {
     }
 
     fn audit(&self) -> &dyn AuditRoom {
+        self
+    }
+
+    fn tokens(&self) -> &dyn TokenRoom {
         self
     }
 

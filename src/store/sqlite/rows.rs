@@ -442,7 +442,7 @@ pub(super) fn required_instant_at(row: &Row<'_>, column: usize) -> rusqlite::Res
     Timestamp::from_millisecond(row.get(column)?).map_err(|error| broken(column, error))
 }
 
-fn instant_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+pub(super) fn instant_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
     match Option::<i64>::column_result(row.get_ref(column)?)? {
         Some(millisecond) => Timestamp::from_millisecond(millisecond).map(Some).map_err(|error| broken(column, error)),
         None => Ok(None),
@@ -458,6 +458,6 @@ fn unwritable(error: serde_json::Error) -> rusqlite::Error {
 }
 
 /// The error for a column whose value is not one that this version writes there.
-fn broken(column: usize, error: impl Into<Box<dyn Error + Send + Sync>>) -> rusqlite::Error {
+pub(super) fn broken(column: usize, error: impl Into<Box<dyn Error + Send + Sync>>) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
 }

@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_last_success.sql"),
     include_str!("migrations/0009_who_willed_it.sql"),
     include_str!("migrations/0010_audit_read.sql"),
+    include_str!("migrations/0011_tokens.sql"),
 ];
 
 const CHECKSUMS: &str =

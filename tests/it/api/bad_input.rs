@@ -68,7 +68,7 @@ async fn routes_and_methods_that_are_not_there_are_told_so() {
         assert_refused(path, &server.get(path).await, 404, "NOT_FOUND", "openapi.yaml");
     }
     for (path, methods) in singletrack::http::route_table() {
-        let path = path.replace("{project}", "web").replace("{id}", &id);
+        let path = path.replace("{project}", "web").replace("{id}", &id).replace("{token}", &id);
         for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS, Method::GET, Method::POST] {
             if methods.iter().any(|(known, _)| known.eq_ignore_ascii_case(method.as_str())) {
                 continue;
@@ -90,7 +90,7 @@ async fn unknown_and_repeated_query_parameters_are_named_on_every_route() {
     let (server, id) = with_history().await;
     let before = stored(&server).await;
     for (path, methods) in singletrack::http::route_table() {
-        let path = path.replace("{project}", "web").replace("{id}", &id);
+        let path = path.replace("{project}", "web").replace("{id}", &id).replace("{token}", &id);
         for (method, _) in methods {
             let method: Method = method.to_ascii_uppercase().parse().unwrap();
             if method == Method::HEAD {

@@ -205,7 +205,6 @@ async fn with_tokens_only_who_has_one_is_answered_and_it_is_never_written_down()
         for (method, path) in [
             (Method::GET, "/v1/projects"),
             (Method::POST, "/v1/projects/web/deployments"),
-            (Method::POST, "/v1/projects/web/release"),
             (Method::GET, "/v1/projects/other"),
             (Method::GET, "/v1/nothing"),
         ] {

@@ -227,6 +227,9 @@ fn the_table_of_limits_and_the_description_say_what_the_code_does() {
         let row = row.unwrap_or_else(|| panic!("docs/limits.md has no row '{what}'"));
         assert!(row.split(['|', ' ', ';', ':']).any(|word| word.trim_end_matches(',') == written(limit)), "{row}");
     };
+    says("a token's name", bounds::TOKEN_NAME);
+    says("live tokens that were made at run time", bounds::LIVE_TOKENS);
+    says("patterns for projects of a token", bounds::TOKEN_PROJECTS);
     says("`pipeline`, the name of a phase or an output", bounds::NAME);
     says("`ref`", bounds::REF);
     says("`commit`", bounds::COMMIT);

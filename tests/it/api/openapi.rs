@@ -76,7 +76,9 @@ impl Driven<'_> {
 fn routes(project: &str, id: &str) -> Vec<(Method, String)> {
     let routes = singletrack::http::route_table().into_iter();
     let routes = routes.flat_map(|(path, methods)| methods.iter().map(move |(method, _)| (*method, path)));
-    let filled = |path: &str| path.replace("{project}", project).replace("{id}", id).replace("{sha256}", NOTHING);
+    let filled = |path: &str| {
+        path.replace("{project}", project).replace("{id}", id).replace("{sha256}", NOTHING).replace("{token}", NOBODY)
+    };
     routes.map(|(method, path)| (method.to_ascii_uppercase().parse().unwrap(), filled(path))).collect()
 }
 
@@ -135,6 +137,8 @@ fn body_for(path: &str) -> Value {
         "reports" => json!({ "first": 1, "reports": [] }),
         "finish" => json!({ "status": "SUCCEEDED" }),
         "claims" => claim_of("nobody-1", "agents"),
+        "tokens" => json!({ "name": "nobody", "scopes": ["read"] }),
+        "revoke" => json!({}),
         _ => json!({ "reason": "why" }),
     }
 }
@@ -162,6 +166,7 @@ async fn refusals(server: &TestServer) -> BTreeSet<Answered> {
     }
     // Somebody else's, or nobody's.
     driven.post("/v1/claims", claim_of("foreign-1", "unknown")).await;
+    driven.post("/v1/tokens/nobody/revoke", json!({})).await;
     driven.seen
 }
 
@@ -246,6 +251,11 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     driven.see(server.request(Method::POST, RELOAD)).await;
     server.configure("nonsense = 1");
     driven.see(server.request(Method::POST, RELOAD)).await;
+    for _ in 0..2 {
+        driven.post("/v1/tokens", json!({ "name": "one", "scopes": ["read"] })).await;
+    }
+    driven.get("/v1/tokens").await;
+    driven.post("/v1/tokens/one/revoke", json!({})).await;
     leased(&mut driven).await;
     claimed(&mut driven).await;
     artifacts(&mut driven).await;
@@ -253,11 +263,23 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
 }
 
 async fn without_tokens() -> BTreeSet<Answered> {
-    let token = format!("[[tokens]]\nname = \"ci\"\nsha256 = \"{TOKEN_SHA256}\"");
-    let server = TestServer::start(&gated_config(&token));
+    let token = format!("[[tokens]]\nname = \"ci\"\nscopes = [\"read\"]\nsha256 = \"{TOKEN_SHA256}\"");
+    let mut server = TestServer::start(&gated_config(""));
+    let admin = server.post("/v1/tokens", json!({ "name": "only", "scopes": ["admin"] })).await.body["token"].clone();
+    assert!(server.terminate().success());
+    server.configure(&gated_config(&token));
+    server.boot();
     let mut driven = Driven { server: &server, seen: BTreeSet::new() };
-    for (method, path) in routes("web", NOBODY).into_iter().filter(|(_, path)| path.starts_with("/v1")) {
+    let of_api = || routes("web", NOBODY).into_iter().filter(|(_, path)| path.starts_with("/v1"));
+    for (method, path) in of_api() {
         driven.see(server.request(method, &path)).await;
+    }
+    let last = server.request(Method::POST, "/v1/tokens/only/revoke").bearer_auth(admin.as_str().unwrap());
+    assert_eq!(driven.see(last).await["errorCode"], "TOKEN_CONFLICT");
+    let wrong = |method, path: &str| server.request(method, path).bearer_auth("wrong");
+    while send(wrong(Method::GET, "/v1/projects")).await.status != 429 {}
+    for (method, path) in of_api() {
+        driven.see(wrong(method, &path)).await;
     }
     driven.seen
 }
@@ -270,7 +292,7 @@ async fn without_a_store() -> BTreeSet<Answered> {
     let tables = rusqlite::Connection::open(server.path("test.db")).unwrap();
     tables
         .execute_batch(
-            "PRAGMA legacy_alter_table = 1; ALTER TABLE projects RENAME TO p; ALTER TABLE deployments RENAME TO d;",
+            "PRAGMA legacy_alter_table = 1; ALTER TABLE projects RENAME TO p; ALTER TABLE deployments RENAME TO d; ALTER TABLE tokens RENAME TO t;",
         )
         .unwrap();
     let kept = server.path("singletrack-work/artifacts");
@@ -295,7 +317,7 @@ async fn without_a_store() -> BTreeSet<Answered> {
     }
     tables
         .execute_batch(
-            "PRAGMA legacy_alter_table = 1; ALTER TABLE p RENAME TO projects; ALTER TABLE d RENAME TO deployments;",
+            "PRAGMA legacy_alter_table = 1; ALTER TABLE p RENAME TO projects; ALTER TABLE d RENAME TO deployments; ALTER TABLE t RENAME TO tokens;",
         )
         .unwrap();
     assert_eq!(server.deployment(&id, "").await.body["status"], "SUCCEEDED", "it goes on when the trouble is over");

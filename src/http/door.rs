@@ -1,0 +1,219 @@
+//! The door: every request shows here who sends it, and gets what the caller may do. Tokens of the configuration and those
+//! that were made at run time are known in memory, so the store is asked only about a token that nobody knows. See decisions
+//! 0073 and 0074.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, Method, Uri, Version, header},
+    response::Response,
+};
+use futures_util::StreamExt as _;
+use http_body::Body as _;
+
+use super::{
+    Access, App,
+    error::ErrorAnswer,
+    guard::{Examined, Grant, PeerAddress, shown_token},
+    token_text::{hash_of, is_well_formed},
+    validity::AccessEnd,
+};
+use crate::{
+    model::{RequestId, Scope},
+    wire::{ErrorCode, LEASE_HEADER},
+};
+
+/// How long a client waits before it shows a token again that could not be looked for now.
+const LOOK_UP_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the door looks at.
+pub struct Visitor<'a> {
+    /// The address of the client.
+    pub address: Option<IpAddr>,
+    id: RequestId,
+    access: Arc<Access>,
+    version: Version,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    needed: &'static [Scope],
+    /// Whether it is a call by which a worker tells of its work under a lease.
+    is_under_lease: bool,
+}
+
+impl<'a> Visitor<'a> {
+    /// A request that needs one of these scopes. `is_of_lease`: its route is one of a lease.
+    pub fn of(app: &App, request: &'a Request, id: &RequestId, needed: &'static [Scope], is_of_lease: bool) -> Self {
+        let access = app.access.now();
+        let headers = request.headers();
+        let peer = request.extensions().get::<PeerAddress>().map(|PeerAddress(address)| *address);
+        Visitor {
+            address: peer.map(|peer| access.client_address(peer, headers)),
+            id: id.clone(),
+            access,
+            version: request.version(),
+            uri: request.uri(),
+            headers,
+            needed,
+            is_under_lease: is_of_lease && headers.contains_key(LEASE_HEADER),
+        }
+    }
+}
+
+/// Lets a request in, with what its caller may do.
+///
+/// # Errors
+/// The request is refused; the error says why.
+pub async fn admit(app: &App, visitor: Visitor<'_>) -> Result<Grant, ErrorAnswer> {
+    let (address, needed, id) = (visitor.address, visitor.needed, visitor.id.clone());
+    let admitted = match examine(app, &visitor) {
+        Ok(Examination::Grant(grant)) => Ok(grant),
+        Ok(Examination::Unknown { sha256, examined }) => Box::pin(look_up(app, &visitor, sha256, &examined)).await,
+        Err(refused) => Err(refused),
+    };
+    let admitted = admitted.and_then(|mut grant| {
+        (grant.caller.address, grant.caller.request) = (address, Some(id));
+        // A lease's secret proves the rest.
+        if grant.end().is_none() {
+            grant.require(needed)?;
+        }
+        Ok(grant)
+    });
+    if let Err(refused) = &admitted {
+        app.metrics.count_refused(refused.code());
+    }
+    admitted
+}
+
+enum Examination {
+    Grant(Grant),
+    /// A token that may have been made at another server a moment ago.
+    Unknown {
+        sha256: [u8; 32],
+        examined: Examined,
+    },
+}
+
+/// Everything that needs no store.
+fn examine(app: &App, visitor: &Visitor<'_>) -> Result<Examination, ErrorAnswer> {
+    let examined = visitor.access.examine(visitor.uri, visitor.headers)?;
+    let shown = shown_token(visitor.headers);
+    let sha256 = shown.map(hash_of);
+    let known = sha256
+        .as_ref()
+        .and_then(|sha256| visitor.access.configured(sha256).cloned().or_else(|| app.live_tokens.grant(sha256)));
+    match (known, sha256) {
+        (Some(grant), _) => let_in(app, visitor, grant, &examined).map(Examination::Grant),
+        (None, Some(sha256)) if is_api(visitor) && shown.is_some_and(is_well_formed) => {
+            Ok(Examination::Unknown { sha256, examined })
+        }
+        (None, _) => without_token(app, visitor, &examined).map(Examination::Grant),
+    }
+}
+
+/// Looks for a token in the store that is not in memory, within limits.
+async fn look_up(
+    app: &App,
+    visitor: &Visitor<'_>,
+    sha256: [u8; 32],
+    examined: &Examined,
+) -> Result<Grant, ErrorAnswer> {
+    if let Err(wait) = app.attempts.count(visitor.address) {
+        // On an open server a token of another server is no attempt, and whoever sends it may call without it.
+        return if visitor.access.is_open_to_machine() { open(visitor, examined) } else { Err(too_many(wait)) };
+    }
+    if !app.attempts.may_look_up() {
+        return Err(too_many(LOOK_UP_PAUSE));
+    }
+    match app.live_tokens.look_up(&sha256).await? {
+        Some(grant) => let_in(app, visitor, grant, examined),
+        None if visitor.access.is_open_to_machine() => open(visitor, examined),
+        None => Err(unknown_token()),
+    }
+}
+
+/// The holder of a token that is known.
+fn let_in(app: &App, visitor: &Visitor<'_>, grant: Grant, examined: &Examined) -> Result<Grant, ErrorAnswer> {
+    if !is_api(visitor) {
+        return match grant.end() {
+            Some(_) => without_token(app, visitor, examined),
+            None => examined.require_own_page(visitor.headers).map(|()| grant),
+        };
+    }
+    if let Some(end) = grant.end().filter(|_| !visitor.is_under_lease) {
+        app.attempts.count(visitor.address).map_err(too_many)?;
+        return Err(ended(end));
+    }
+    visitor.access.require_allowed_host(examined)?;
+    examined.require_own_page(visitor.headers)?;
+    Ok(grant)
+}
+
+/// Whoever shows no token, or none that can be one of ours.
+fn without_token(app: &App, visitor: &Visitor<'_>, examined: &Examined) -> Result<Grant, ErrorAnswer> {
+    if visitor.access.is_open_to_machine() {
+        return open(visitor, examined);
+    }
+    if is_api(visitor) {
+        if !visitor.headers.contains_key(header::AUTHORIZATION) {
+            let detail =
+                "this server wants a token: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line";
+            return Err(ErrorAnswer::new(ErrorCode::Unauthorized, detail));
+        }
+        app.attempts.count(visitor.address).map_err(too_many)?;
+        return Err(unknown_token());
+    }
+    examined.require_own_page(visitor.headers)?;
+    Ok(Grant::nothing())
+}
+
+/// A program of this machine, on a server that needs no token.
+fn open(visitor: &Visitor<'_>, examined: &Examined) -> Result<Grant, ErrorAnswer> {
+    examined.require_this_machine(visitor.version, visitor.headers)?;
+    examined.require_own_page(visitor.headers)?;
+    Ok(Grant::local())
+}
+
+fn is_api(visitor: &Visitor<'_>) -> bool {
+    visitor.uri.path().starts_with("/v1")
+}
+
+fn unknown_token() -> ErrorAnswer {
+    ErrorAnswer::new(ErrorCode::Unauthorized, "this server does not know this token")
+}
+
+/// The refusal of a token that gave access once.
+pub fn ended(end: AccessEnd) -> ErrorAnswer {
+    match end {
+        AccessEnd::Revoked => ErrorAnswer::new(ErrorCode::TokenRevoked, "this token was revoked; ask for another one"),
+        AccessEnd::Expired => ErrorAnswer::new(ErrorCode::TokenExpired, "this token has expired; ask for another one"),
+    }
+}
+
+fn too_many(wait: Duration) -> ErrorAnswer {
+    let seconds = wait.as_secs() + 1;
+    ErrorAnswer::new(
+        ErrorCode::TooManyAttempts,
+        format!(
+            "too many wrong tokens came from this address, so this server does not look at another one for {seconds} s; \
+             tokens that are valid work meanwhile"
+        ),
+    )
+    .with("retryAfterSeconds", seconds)
+}
+
+/// Whether a request of this method waits or streams, so that it ends when its caller's access does. What changes something
+/// goes on to its end, and claims and heartbeats look by themselves.
+pub fn is_cut(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::PUT)
+}
+
+/// The same answer, whose body ends when the caller's access does, if it is a stream.
+pub fn cut_stream(response: Response, grant: Grant) -> Response {
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    response
+        .map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(async move { grant.ended().await }))))
+}

@@ -1,0 +1,288 @@
+//! The tokens that were made at run time, as this server has them in memory: a request that shows one costs no query. See
+//! decision 0073.
+//!
+//! They are loaded at the start, and again at every hint that a token was made or revoked, at whichever server. A token that
+//! is not here is looked for in the store, once for each request and within limits: another server may have made it a moment
+//! ago.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{Mutex, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    access::LiveAccess,
+    guard::Grant,
+    validity::{AccessEnd, Validity},
+};
+use crate::{
+    clock::Clock,
+    config::LiveConfig,
+    health::{Pulse, Task, ticks},
+    model::TokenRecord,
+    store::{Store, StoreError, tokens::TokensMark},
+};
+
+/// How the task that keeps them is supervised.
+pub const TASK: Task = Task::new("tokens", Duration::from_secs(60));
+
+/// How often is looked whether a token has expired: that many seconds later its streams end at the latest.
+const TICK: Duration = Duration::from_secs(1);
+/// After how many ticks the store of several servers is asked whether a token was made or revoked, should hints not come.
+const TICKS_PER_LOOK: u64 = 3;
+/// After how many ticks the last uses are written.
+const TICKS_PER_USE: u64 = 60;
+/// How long the store may take for it. The next tick asks again.
+const STORE_LIMIT: Duration = Duration::from_secs(3);
+/// How exactly the last use of a token is known.
+const USE_PRECISION_MS: i64 = 60_000;
+/// How many tokens that give no access any more are remembered.
+const ENDED_LIMIT: usize = 10_000;
+
+/// The tokens in memory.
+pub struct LiveTokens {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    access: Arc<LiveAccess>,
+    known: RwLock<KnownTokens>,
+    /// Held from each read of the store until what was read is in memory, so that no older read comes after a newer one.
+    reading: Mutex<()>,
+}
+
+#[derive(Default)]
+struct KnownTokens {
+    by_sha256: HashMap<[u8; 32], Arc<KnownToken>>,
+    mark: TokensMark,
+}
+
+/// A token in memory.
+pub struct KnownToken {
+    record: TokenRecord,
+    grant: Grant,
+    validity: Validity,
+    used_at_ms: AtomicI64,
+    written_at_ms: AtomicI64,
+}
+
+impl KnownToken {
+    fn new(record: TokenRecord) -> Self {
+        let validity = Validity::default();
+        if record.revoked.is_some() {
+            validity.end(AccessEnd::Revoked);
+        }
+        let used_at_ms = record.last_used_at.map_or(0, Timestamp::as_millisecond);
+        KnownToken {
+            grant: Grant::of_record(&record, validity.clone()),
+            validity,
+            used_at_ms: AtomicI64::new(used_at_ms),
+            written_at_ms: AtomicI64::new(used_at_ms),
+            record,
+        }
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.validity.how_ended() == Some(AccessEnd::Revoked)
+    }
+
+    fn is_live(&self, now: Timestamp) -> bool {
+        !self.is_revoked() && !self.record.has_expired(now)
+    }
+
+    /// Notes a use. Most requests only read the last one.
+    fn note_use(&self, now: Timestamp) {
+        let (now, last) = (now.as_millisecond(), self.used_at_ms.load(Ordering::Relaxed));
+        if now - last >= USE_PRECISION_MS {
+            self.used_at_ms.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+impl LiveTokens {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        config: LiveConfig,
+    ) -> Result<Arc<Self>, StoreError> {
+        let access = Arc::new(LiveAccess::new(config));
+        let tokens = LiveTokens { store, clock, access, known: RwLock::default(), reading: Mutex::default() };
+        tokens.refresh().await?;
+        Ok(Arc::new(tokens))
+    }
+
+    /// What the configuration says about access, its own tokens among it.
+    pub fn access(&self) -> &Arc<LiveAccess> {
+        &self.access
+    }
+
+    /// Whether there is a token that gives access at this moment.
+    pub fn has_any(&self) -> bool {
+        let now = self.clock.wall();
+        self.read(|known| known.by_sha256.values().any(|token| token.is_live(now)))
+    }
+
+    /// What the token with this hash grants, also if it has ended (see [`Grant::end`]); `None` if it is not in memory.
+    pub fn grant(&self, sha256: &[u8; 32]) -> Option<Grant> {
+        let token = self.read(|known| known.by_sha256.get(sha256).cloned())?;
+        let now = self.clock.wall();
+        if token.record.has_expired(now) {
+            token.validity.end(AccessEnd::Expired);
+        }
+        let token = match token.validity.how_ended() {
+            // The clock went on too far for a while, and back.
+            Some(AccessEnd::Expired) if !token.record.has_expired(now) => self.renewed(&token),
+            Some(_) => return Some(token.grant.clone()),
+            None => token,
+        };
+        token.note_use(now);
+        Some(token.grant.clone())
+    }
+
+    /// The same, for a token that is not in memory: the store is asked.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn look_up(&self, sha256: &[u8; 32]) -> Result<Option<Grant>, StoreError> {
+        let _reading = self.reading.lock().await;
+        let Some(record) = self.store.tokens().by_sha256(*sha256).await? else { return Ok(None) };
+        self.write(|known| {
+            known.forget_ended(self.clock.wall());
+            known.by_sha256.entry(*sha256).or_insert_with(|| Arc::new(KnownToken::new(record)));
+        });
+        Ok(self.grant(sha256))
+    }
+
+    /// Reads all tokens again that are not revoked, and ends those that are.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let _reading = self.reading.lock().await;
+        // The mark first: a change between the two reads makes the next look read again.
+        let mark = self.store.tokens().mark().await?;
+        let unrevoked = self.store.tokens().unrevoked().await?;
+        let ended = self.write(|known| {
+            let is_left: HashSet<_> = unrevoked.iter().map(|record| record.sha256).collect();
+            let is_ended = |token: &&Arc<KnownToken>| !token.is_revoked() && !is_left.contains(&token.record.sha256);
+            let ended: Vec<_> = known.by_sha256.values().filter(is_ended).cloned().collect();
+            for record in unrevoked {
+                // One that is there again was lost to a database that went back, and came back.
+                if known.by_sha256.get(&record.sha256).is_none_or(|token| token.is_revoked()) {
+                    known.by_sha256.insert(record.sha256, Arc::new(KnownToken::new(record)));
+                }
+            }
+            known.mark = mark;
+            known.forget_ended(self.clock.wall());
+            ended
+        });
+        for token in ended {
+            tracing::info!(token = %token.record.name, "a token was revoked; what waits under it ends");
+            token.validity.end(AccessEnd::Revoked);
+        }
+        Ok(())
+    }
+
+    /// Keeps them up to date until `shutdown`.
+    pub async fn run(self: Arc<Self>, mut hints: watch::Receiver<()>, pulse: Pulse, shutdown: CancellationToken) {
+        let mut ticks = ticks(TICK);
+        let mut tick_count = 0_u64;
+        // Whether a hint was not followed yet, because the store did not answer.
+        let mut is_due = false;
+        loop {
+            let is_hint = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                hint = hints.changed() => hint.is_ok(),
+                _ = ticks.tick() => false,
+            };
+            self.end_expired();
+            // What a reload took away ends even if no request comes.
+            self.access.now();
+            is_due |= is_hint;
+            tick_count += u64::from(!is_hint);
+            let is_time = |every: u64| !is_hint && tick_count.is_multiple_of(every);
+            let kept = timeout(STORE_LIMIT, async {
+                let looks = !is_due && self.store.is_shared() && is_time(TICKS_PER_LOOK);
+                if is_due || (looks && self.store.tokens().mark().await? != self.read(|known| known.mark)) {
+                    self.refresh().await?;
+                }
+                if is_time(TICKS_PER_USE) { self.write_uses().await } else { Ok(()) }
+            });
+            match kept.await {
+                Ok(Ok(())) => is_due = false,
+                Ok(Err(error)) => tracing::debug!(%error, "the tokens could not be read again"),
+                Err(_) => tracing::debug!("the tokens could not be read again in time"),
+            }
+            pulse.done();
+        }
+        // Nothing is lost but the minute of a last use, if this fails.
+        let _ = timeout(STORE_LIMIT, self.write_uses()).await;
+    }
+
+    /// Ends what waits under tokens whose time is over.
+    fn end_expired(&self) {
+        let now = self.clock.wall();
+        self.read(|known| {
+            let over = known.by_sha256.values().filter(|token| token.record.has_expired(now));
+            over.for_each(|token| token.validity.end(AccessEnd::Expired));
+        });
+    }
+
+    async fn write_uses(&self) -> Result<(), StoreError> {
+        let used: Vec<_> = self.read(|known| {
+            let at = |token: &Arc<KnownToken>| {
+                let used_at_ms = token.used_at_ms.load(Ordering::Relaxed);
+                (used_at_ms > token.written_at_ms.load(Ordering::Relaxed)).then(|| (token.clone(), used_at_ms))
+            };
+            known.by_sha256.values().filter_map(at).collect()
+        });
+        if used.is_empty() {
+            return Ok(());
+        }
+        let uses =
+            used.iter().filter_map(|(token, at)| Some((token.record.id, Timestamp::from_millisecond(*at).ok()?)));
+        self.store.tokens().note_use(uses.collect()).await?;
+        used.iter().for_each(|(token, at)| token.written_at_ms.store(*at, Ordering::Relaxed));
+        Ok(())
+    }
+
+    /// The same token, under which something can wait again.
+    fn renewed(&self, token: &Arc<KnownToken>) -> Arc<KnownToken> {
+        let fresh = Arc::new(KnownToken::new(token.record.clone()));
+        self.write(|known| known.by_sha256.insert(token.record.sha256, fresh.clone()));
+        fresh
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&KnownTokens) -> T) -> T {
+        // Every change of it leaves it whole.
+        read(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, write: impl FnOnce(&mut KnownTokens) -> T) -> T {
+        write(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl KnownTokens {
+    /// Forgets those that give no access, where there are too many. They are looked up again when they are shown.
+    fn forget_ended(&mut self, now: Timestamp) {
+        let ended_count = self.by_sha256.values().filter(|token| !token.is_live(now)).count();
+        if ended_count > ENDED_LIMIT {
+            self.by_sha256.retain(|_, token| token.is_live(now));
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Tokens that are made at run time, as they are recorded: never the token itself.
+
+use std::{fmt, str::FromStr};
+
+use jiff::Timestamp;
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::{
+    bounds,
+    glob::Glob,
+    identity::{Identity, Scopes},
+};
+
+/// A token's id. Ids made later sort later on one machine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenId(Uuid);
+
+impl TokenId {
+    /// A new id, unlike any other.
+    pub fn generate() -> Self {
+        TokenId(Uuid::now_v7())
+    }
+
+    /// The id with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        TokenId(Uuid::from_bytes(bytes))
+    }
+
+    /// The id's bytes, as stores keep them.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl FromStr for TokenId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        Uuid::try_parse(text).map(TokenId)
+    }
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A text that no token may be named.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "a token's name is 1 to 64 letters, digits, '.', '_', '-', '@', '+' or ':', and begins with a letter or a digit"
+)]
+pub struct InvalidTokenName;
+
+/// Whether a token may be named so: a name that fits into a path, a log line and a shell command as it is, and that is no
+/// id.
+///
+/// # Errors
+/// It may not.
+pub fn require_token_name(name: &str) -> Result<(), InvalidTokenName> {
+    let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@+:".contains(&byte));
+    let is_name = begins && fits && name.len() <= bounds::TOKEN_NAME && name.parse::<TokenId>().is_err();
+    if is_name { Ok(()) } else { Err(InvalidTokenName) }
+}
+
+/// A token as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRecord {
+    /// Its id.
+    pub id: TokenId,
+    /// Its name. Of the tokens that are neither revoked nor expired, no two have the same one.
+    pub name: String,
+    /// The SHA-256 of the token.
+    pub sha256: [u8; 32],
+    /// What its holder may do.
+    pub scopes: Scopes,
+    /// The only projects that its holder may see; all of them if there are none here.
+    pub projects: Option<Vec<Glob>>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who made it.
+    pub created_by: Identity,
+    /// From when on it is not valid.
+    pub expires_at: Option<Timestamp>,
+    /// When it was last used, to about a minute.
+    pub last_used_at: Option<Timestamp>,
+    /// When it was revoked, and by whom.
+    pub revoked: Option<TokenRevocation>,
+}
+
+/// When a token was revoked, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRevocation {
+    /// When.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: Identity,
+}
+
+impl TokenRecord {
+    /// Whether it gives access at this moment.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.revoked.is_none() && !self.has_expired(now)
+    }
+
+    /// Whether its time is over.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tokens_name_fits_into_a_path_and_is_no_id() {
+        let long = "x".repeat(65);
+        for name in ["ci", "0", "web.deploy-1_a@b+c:d", &long[1..]] {
+            assert_eq!(require_token_name(name), Ok(()), "{name}");
+        }
+        let id = TokenId::generate().to_string();
+        for name in ["", " ci", "a b", "a/b", "-a", "a\nb", "ü", "\u{202e}ic", "%41", "a'b", &long, &id] {
+            assert_eq!(require_token_name(name), Err(InvalidTokenName), "{name}");
+        }
+    }
+}
