@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use singletrack::{
     model::{
-        Command, Deployment, DeploymentId, LeaseHolder, LineLoad, Load, Loaded, ProjectName, SecretHash, Slot, Verdict,
-        deployment::Spec, lifecycle::Entry,
+        Command, Deployment, DeploymentId, LeaseHolder, LineLoad, Load, Loaded, Policy, ProjectName, SecretHash, Slot,
+        Verdict, deployment::Spec, lifecycle::Entry,
     },
     store::{Store as _, sqlite::SqliteStore, transact},
     wire,
@@ -16,7 +16,7 @@ use singletrack::{
 /// What is decided from a deployment's submit to its end, by itself.
 pub fn decide() -> Result<Deployment> {
     let name: ProjectName = "web".parse()?;
-    let mut slot = Slot::of(Loaded::nothing(&name), Timestamp::UNIX_EPOCH);
+    let mut slot = Slot::of(Loaded::nothing(&name), Timestamp::UNIX_EPOCH, &Policy::default());
     let id = pass(&mut slot, &name)?;
     slot.deployment(id).cloned().context("it is there")
 }
@@ -44,7 +44,7 @@ impl OwnStore {
     pub async fn pass(&self) -> Result<()> {
         let (load, project) = (Load { line: LineLoad::Head, ..Load::default() }, self.name.clone());
         let passed = transact(&*self.store, self.name.clone(), load, move |loaded| {
-            let mut slot = Slot::of(loaded, Timestamp::UNIX_EPOCH);
+            let mut slot = Slot::of(loaded, Timestamp::UNIX_EPOCH, &Policy::default());
             let passed = pass(&mut slot, &project);
             (slot.into_changes(), passed)
         });

@@ -227,7 +227,7 @@ impl Racer {
             Ok(Turn::Still { conflict, deployment }) => {
                 let told = deployment.expected_start.flatten().map(|start| (Instant::now(), start));
                 self.tallied.count(|tally| tally.starts.extend(told));
-                Observation::StillWaiting { ticket, holder: conflict.map(|conflict| conflict.deployment_id) }
+                Observation::StillWaiting { ticket, holder: conflict.and_then(|conflict| conflict.holder_id()) }
             }
             Err(Fault::Refused(refusal)) => Observation::Refused(refusal),
             Err(fault) => Observation::Faulted(fault),

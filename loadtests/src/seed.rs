@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
 use singletrack::{
     model::{
-        Changes, Command, DeploymentId, LeaseHolder, LineLoad, Load, Mention, Project, ProjectName, RecentRun,
+        Changes, Command, DeploymentId, LeaseHolder, LineLoad, Load, Mention, Policy, Project, ProjectName, RecentRun,
         SecretHash, Slot, Verdict,
         deployment::{Place, RunBy, Spec},
         lifecycle::Entry,
@@ -122,7 +122,7 @@ async fn fill_store(store: &Arc<dyn Store>, seed: Seed, progress: impl Fn(usize)
 async fn line_up(store: &dyn Store, name: ProjectName, count: usize) -> Result<()> {
     let load = Load { line: LineLoad::Head, ..Load::default() };
     let refused = transact(store, name.clone(), load, move |loaded| {
-        let mut slot = Slot::of(loaded, Timestamp::now());
+        let mut slot = Slot::of(loaded, Timestamp::now(), &Policy::default());
         let holder = DeploymentId::generate();
         slot.admit(holder, name.clone(), spec(0), Entry::Ready);
         let claim = Command::Claim {
@@ -134,8 +134,9 @@ async fn line_up(store: &dyn Store, name: ProjectName, count: usize) -> Result<(
         let refused = slot.step(holder, claim).err();
         for number in 1..=count {
             let position = number as u64;
-            let blocker = Mention::unnamed(name.clone(), holder);
-            let entry = Entry::Waiting { place: Place::Queued, position, blocker, rank: None, overtaker: None };
+            let blocker = Some(Mention::unnamed(name.clone(), holder));
+            let entry =
+                Entry::Waiting { place: Place::Queued, position, blocker, rank: None, overtaker: None, hold: None };
             slot.admit(DeploymentId::generate(), name.clone(), spec(number), entry);
         }
         (slot.into_changes(), refused)
@@ -160,7 +161,7 @@ fn spec(number: usize) -> Spec {
 async fn finish(store: &dyn Store, name: ProjectName, first: usize, count: usize) -> Result<()> {
     let load = Load { line: LineLoad::Head, ..Load::default() };
     let refused = transact(store, name.clone(), load, move |loaded| {
-        let mut slot = Slot::of(loaded, Timestamp::now());
+        let mut slot = Slot::of(loaded, Timestamp::now(), &Policy::default());
         let mut refused = None;
         for number in first..first + count {
             let (id, secret) = (DeploymentId::generate(), SecretHash([7; 32]));

@@ -297,9 +297,10 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
         ErrorCode::DeadlinePassed => {
             (Exit::Blocked, Some("pass a longer --timeout; `singletrack why` shows who holds the slot"))
         }
-        ErrorCode::ProjectPaused => {
-            (Exit::Blocked, Some("the project's configuration has paused = true; `singletrack why` shows it"))
-        }
+        ErrorCode::ProjectPaused => (
+            Exit::Blocked,
+            Some("`singletrack why` shows until when; without --on-conflict fail, the deploy waits in line"),
+        ),
         ErrorCode::NoAgent => {
             (Exit::Blocked, Some("start one with `singletrack agent`; `singletrack why` shows which were seen when"))
         }

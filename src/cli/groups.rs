@@ -106,6 +106,9 @@ pub struct LineArgs {
     /// Cancel the deployment that holds the slot, if this one is newer, and go before the older ones in line
     #[arg(long, help_heading = "Waiting")]
     pub cancel_in_progress_deployment: bool,
+    /// Let no pause and no freeze window hold this deployment, and go before all who are held; needs the scope admin
+    #[arg(long, help_heading = "Waiting")]
+    pub override_pause: bool,
     /// Leave the line as soon as a newer deployment waits that would supersede this one
     #[arg(long, help_heading = "Waiting")]
     pub leave_when_overtaken: bool,

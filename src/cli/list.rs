@@ -17,7 +17,7 @@ use super::{
 use crate::{
     client::calls::{Connection, Filter, Patience},
     config::Since,
-    model::{ProjectName, Status},
+    model::{Hold, HoldKind, ProjectName, Status},
     wire::{Deployment, DeploymentList, ProjectList, ProjectSummary},
 };
 
@@ -88,7 +88,7 @@ pub async fn run(args: &ListArgs) -> Result<Exit, Failure> {
         }
         None => {
             let list = projects(&session.connection, limit, args.cursor.clone()).await?;
-            session.answer(&list, &project_lines(&list))?;
+            session.answer(&list, &project_lines(&list, session.clock.wall()))?;
         }
     }
     Ok(Exit::Done)
@@ -178,21 +178,33 @@ fn status_and_more(deployment: &Deployment) -> String {
     format!("{status}{more}")
 }
 
-fn project_lines(list: &ProjectList) -> Vec<String> {
+/// What holds a project, in a table: without the reason.
+fn held(hold: Option<&Hold>, now: Timestamp) -> String {
+    let Some(hold) = hold else { return "paused".to_owned() };
+    let until = hold.until.map(|at| format!(" until {}", time(at, now))).unwrap_or_default();
+    let what = match hold.kind {
+        HoldKind::Pause => clean(&hold.what()),
+        HoldKind::Freeze => "frozen".to_owned(),
+        HoldKind::Configuration => "paused".to_owned(),
+    };
+    format!("{what}{until}")
+}
+
+fn project_lines(list: &ProjectList, now: Timestamp) -> Vec<String> {
     if list.projects.is_empty() {
         return vec!["no projects yet: the first deploy makes one".to_owned()];
     }
     let mut rows = vec![["PROJECT", "SLOT", "LINE", "LAST", "LIVE"].map(str::to_owned).to_vec()];
     rows.extend(list.projects.iter().map(
-        |ProjectSummary { project, holder, line_length, last_outcome, current, paused }| {
+        |ProjectSummary { project, holder, line_length, last_outcome, current, paused, hold }| {
             let slot =
                 holder.as_ref().map_or_else(|| "free".to_owned(), |holder| format!("held by {}", name_and_who(holder)));
             vec![
                 project.to_string(),
                 match (paused, holder) {
                     (false, _) => slot,
-                    (true, None) => "paused".to_owned(),
-                    (true, Some(_)) => format!("{slot}; paused"),
+                    (true, None) => held(hold.as_ref(), now),
+                    (true, Some(_)) => format!("{slot}; {}", held(hold.as_ref(), now)),
                 },
                 line_length.to_string(),
                 last_outcome.as_ref().map_or_else(|| "-".to_owned(), status_and_more),

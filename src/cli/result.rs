@@ -45,7 +45,10 @@ pub fn tell(
         Ending::Blocked(conflict) => Err(blocked(session, project, &conflict, problem)),
         Ending::Inside(conflict) => Err(Failure {
             exit: Exit::Blocked,
-            message: format!("this is a command of {}, which holds the slot", named(&conflict.holder(project))),
+            message: format!(
+                "this is a command of {}, which holds the slot",
+                conflict.blocker.map_or_else(|| project.to_string(), |holder| named(&holder.mention(project)))
+            ),
             hint: Some(
                 "the command would wait for itself: deploy another project, or deploy after this deployment".to_owned(),
             ),
@@ -166,11 +169,15 @@ pub fn tell_repairs(session: &Session, deployment: &Deployment) {
 }
 
 fn blocked(session: &Session, project: &ProjectName, conflict: &Conflict, problem: Option<Value>) -> Failure {
-    let ahead = LineAhead { project: project.clone(), id: conflict.deployment_id, blocking: conflict.blocking.clone() };
-    let far = ahead.how_far(session.clock.wall());
+    let message = match LineAhead::in_conflict(project, conflict) {
+        Some(ahead) => {
+            format!("the slot is held by {}: {}", ahead.name_and_who(), ahead.how_far(session.clock.wall()))
+        }
+        None => "the slot is held".to_owned(),
+    };
     Failure {
         exit: Exit::Blocked,
-        message: format!("the slot is held by {}: {far}", ahead.name_and_who()),
+        message,
         hint: Some("leave --on-conflict out to wait for it, or pass --cancel-in-progress-deployment".to_owned()),
         reason: Some(Reason::DeploymentInProgress),
         problem,

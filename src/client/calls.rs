@@ -55,7 +55,7 @@ pub enum Submitted {
         /// How long the deployment's run takes.
         takes: Takes,
     },
-    /// 409: another deployment holds the slot.
+    /// 409: another deployment holds the slot, or the project is held.
     Conflict {
         /// The holder of the slot, and the place in line that is kept.
         conflict: Box<Conflict>,
@@ -75,7 +75,7 @@ pub enum Turn {
     Still {
         /// The deployment of the ticket.
         deployment: Box<Deployment>,
-        /// The holder of the slot, if the server names it.
+        /// The holder of the slot, and what holds the project, if the server says so.
         conflict: Option<Box<Conflict>>,
     },
 }
@@ -173,7 +173,9 @@ impl Connection {
             let deployment = Box::new(deployment);
             return Ok(Submitted::Accepted { deployment, replayed, was_in_doubt, lease, takes });
         }
-        if answer.status == StatusCode::CONFLICT && answer.body.get("deploymentId").is_some() {
+        // Of a held project, a conflict names no holder where the slot is free.
+        let is_conflict = ["deploymentId", "ticket"].into_iter().any(|member| answer.body.get(member).is_some());
+        if answer.status == StatusCode::CONFLICT && is_conflict {
             let problem = answer.body.clone();
             return Ok(Submitted::Conflict { conflict: self.transport.read(answer)?, problem });
         }
@@ -208,7 +210,9 @@ impl Connection {
         if answer.status.is_success() {
             return Ok(Turn::Come(self.transport.read(answer)?));
         }
-        let conflict = serde_json::from_value(answer.body.clone()).ok().map(Box::new);
+        let conflict: Option<Box<Conflict>> = serde_json::from_value(answer.body.clone()).ok();
+        // Without both, the slot is being handed on right now.
+        let conflict = conflict.filter(|conflict| conflict.blocker.is_some() || conflict.hold.is_some());
         Ok(Turn::Still { deployment: self.transport.member(answer, "deployment")?, conflict })
     }
 

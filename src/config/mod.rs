@@ -7,6 +7,7 @@
 
 mod artifacts;
 mod duration;
+mod freeze;
 mod limits;
 mod live;
 mod location;

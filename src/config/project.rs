@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::{
     duration::format_duration,
-    first_repeated,
+    first_repeated, freeze,
     pass_env::{self, PassEnv},
     reader::ConfigTable,
     require,
@@ -149,6 +149,7 @@ fn read_project(mut section: ConfigTable<'_>, pass_env: &PassEnv) -> ProjectConf
         line_limit: section.number("line_limit", 0..=1_000_000).unwrap_or(default.line_limit),
         preempt: read_preempt(&mut section).unwrap_or(default.preempt),
         paused: section.boolean("paused").unwrap_or(default.paused),
+        freezes: freeze::read(&mut section),
     };
     let agents = read_agents(&mut section);
     let pass_env = pass_env.with(pass_env::read(&mut section));

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::error::ErrorAnswer;
 use crate::{
-    model::{Deployment, Eta, Lease, LeaseSecret, Project, State, forecast::Forecast, order::is_same_run},
+    model::{Deployment, Eta, Lease, LeaseSecret, Project, State, order::is_same_run},
     store::Placed,
     watch::Seen,
-    wire::{self, Blocking, Conflict, ErrorCode, Liveness, Relation},
+    wire::{self, Blocker, Blocking, ErrorCode, Liveness, Relation},
 };
 
 /// An answer with this body.
@@ -88,11 +88,11 @@ pub fn lease(lease: &Lease, secret: &LeaseSecret) -> wire::Lease {
 }
 
 /// The members that describe the holder of the slot.
-pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, own_url: Option<&str>) -> Conflict {
+pub fn blocker(blocker: &Deployment, project: &Project, now: jiff::Timestamp, own_url: Option<&str>) -> Blocker {
     let spec = &blocker.spec;
     // A job that waits for a deployment of its own run waits for itself.
     let relation = if is_same_run(own_url, spec.url.as_deref()) { Relation::Own } else { Relation::Other };
-    Conflict {
+    Blocker {
         deployment_id: blocker.id,
         blocking: Blocking {
             number: Some(blocker.number),
@@ -111,15 +111,7 @@ pub fn conflict(blocker: &Deployment, project: &Project, now: jiff::Timestamp, o
             liveness: liveness(blocker, now),
             eta: eta(blocker, project, now),
         },
-        ticket: None,
-        ticket_number: None,
-        queue_position: None,
-        will_be_superseded_by: None,
-        expected_start: None,
-        start_unknown: None,
-        will_be_superseded_by_deployment: None,
         relation,
-        takes: wire::Takes::default(),
     }
 }
 
@@ -141,5 +133,5 @@ pub fn liveness(holder: &Deployment, now: jiff::Timestamp) -> Liveness {
 
 /// How much longer the holder is expected to take.
 pub fn eta(holder: &Deployment, project: &Project, now: jiff::Timestamp) -> Option<Eta> {
-    Forecast { project, holder, now }.holder_rest()
+    project.rest_of(holder, now)
 }

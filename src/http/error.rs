@@ -247,7 +247,8 @@ impl From<Rejection> for ErrorAnswer {
             Rejection::NotTheNewest { .. } => "; wait for your turn",
             Rejection::DeadlinePassed => "; submit again with a new key and a longer deadline",
             Rejection::Unmade => "; correct it",
-            Rejection::Paused => "; ask whoever paused it",
+            Rejection::Paused(_) => "; wait in line, or deploy when that is over",
+            Rejection::SuccessorHeld(_) => "; wait for your turn",
             Rejection::LineFull { .. } => "; try again later",
             Rejection::KeyReused => "; use a new key for a new request",
             Rejection::PreemptionRefused => "; wait for your turn",
@@ -259,16 +260,20 @@ impl From<Rejection> for ErrorAnswer {
             Rejection::Outdated { .. } | Rejection::NotTheNewest { .. } => ErrorCode::Outdated,
             Rejection::DeadlinePassed => ErrorCode::DeadlinePassed,
             Rejection::Unmade => ErrorCode::InvalidBody,
-            Rejection::Paused => ErrorCode::ProjectPaused,
+            Rejection::Paused(_) => ErrorCode::ProjectPaused,
             Rejection::LineFull { .. } => ErrorCode::LineFull,
             Rejection::KeyReused => ErrorCode::KeyReused,
-            Rejection::PreemptionRefused => ErrorCode::PreemptionRefused,
+            Rejection::PreemptionRefused | Rejection::SuccessorHeld(_) => ErrorCode::PreemptionRefused,
             Rejection::NoAgent { .. } => ErrorCode::NoAgent,
             Rejection::ArtifactMissing { .. } => ErrorCode::ArtifactMissing,
             Rejection::NotOlder => ErrorCode::NotOlder,
             Rejection::SuccessorGone => ErrorCode::SuccessorGone,
             Rejection::Draining => ErrorCode::ShuttingDown,
         };
-        ErrorAnswer::new(code, format!("{rejection}{hint}"))
+        let answer = ErrorAnswer::new(code, format!("{rejection}{hint}"));
+        match rejection {
+            Rejection::Paused(hold) | Rejection::SuccessorHeld(hold) => answer.with("hold", hold),
+            _ => answer,
+        }
     }
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{App, answer, error::ErrorAnswer};
 use crate::{
     model::{
-        Deployment, Eta, Mention,
+        Deployment, Eta, Hold, Mention, Policy,
         forecast::{Forecast, StartUnknown},
         order,
     },
@@ -20,6 +20,7 @@ pub const LOOK_LIMIT: usize = 20;
 /// A project's slot and the front of its line, at one moment.
 pub struct SlotAndLine<'a> {
     state: &'a ProjectState,
+    policy: Policy,
     now: Timestamp,
     waits_for_agent: bool,
 }
@@ -31,6 +32,8 @@ pub struct StandingInLine {
     pub overtaker: Option<Mention>,
     /// How long until it has the slot; `None` if it does not wait, or if the slot is being handed on right now.
     pub start: Option<Result<Eta, StartUnknown>>,
+    /// What holds it.
+    pub hold: Option<Hold>,
 }
 
 impl App {
@@ -40,7 +43,8 @@ impl App {
             Some(holder) => self.agent_absence(holder).await?.is_some(),
             None => false,
         };
-        Ok(SlotAndLine { state, now: self.now(), waits_for_agent })
+        let policy = self.queue.policy(&state.project.name);
+        Ok(SlotAndLine { state, policy, now: self.now(), waits_for_agent })
     }
 
     /// The standing of a deployment; empty if it does not wait.
@@ -69,7 +73,13 @@ impl SlotAndLine<'_> {
         if !waiting.is_waiting() {
             return StandingInLine::default();
         }
-        StandingInLine { overtaker: self.overtaker(waiting), start: self.start(placed) }
+        let hold = self.hold().filter(|_| !waiting.spec.override_pause);
+        StandingInLine { overtaker: self.overtaker(waiting), start: self.start(placed, hold.as_ref()), hold }
+    }
+
+    /// What holds the project.
+    pub fn hold(&self) -> Option<Hold> {
+        Hold::of(&self.policy, self.state.project.pause.as_ref(), self.now)
     }
 
     fn overtaker(&self, waiting: &Deployment) -> Option<Mention> {
@@ -77,10 +87,13 @@ impl SlotAndLine<'_> {
         order::overtaker(waiting.age(), self.state.holder.iter().chain(ahead))
     }
 
-    fn start(&self, placed: &Placed) -> Option<Result<Eta, StartUnknown>> {
+    fn start(&self, placed: &Placed, hold: Option<&Hold>) -> Option<Result<Eta, StartUnknown>> {
         let ProjectState { project, holder, line, .. } = self.state;
-        let forecast = Forecast { project, holder: holder.as_ref()?, now: self.now };
-        Some(match self.waits_for_agent {
+        if holder.is_none() && hold.is_none() {
+            return None;
+        }
+        let forecast = Forecast { project, policy: &self.policy, holder: holder.as_ref(), now: self.now };
+        Some(match self.waits_for_agent && hold.is_none() {
             true => Err(StartUnknown::NoAgent),
             false => forecast.start(&placed.deployment, placed.position, line),
         })
@@ -91,7 +104,8 @@ impl StandingInLine {
     /// Adds the standing to the deployment.
     pub fn in_deployment(&self, told: wire::Deployment) -> wire::Deployment {
         let (expected_start, start_unknown) = self.start();
-        wire::Deployment { expected_start, start_unknown, ..told.overtaken_by(self.overtaker.clone()) }
+        let hold = self.hold.clone();
+        wire::Deployment { expected_start, start_unknown, hold, ..told.overtaken_by(self.overtaker.clone()) }
     }
 
     /// Adds the standing to the conflict of the deployment that waits.
@@ -106,6 +120,7 @@ impl StandingInLine {
             will_be_superseded_by_deployment,
             expected_start,
             start_unknown,
+            hold: self.hold.clone(),
             ..conflict
         }
     }

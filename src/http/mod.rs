@@ -197,15 +197,16 @@ impl App {
     /// The holder of the slot, for a deployment that it blocks; with the same note.
     async fn conflict(
         &self,
-        blocker: &model::Deployment,
+        blocker: Option<&model::Deployment>,
         counters: &model::Project,
         own_url: Option<&str>,
     ) -> Result<wire::Conflict, ErrorAnswer> {
-        let mut conflict = answer::conflict(blocker, counters, self.now(), own_url);
+        let Some(blocker) = blocker else { return Ok(wire::Conflict::default()) };
+        let mut blocker_told = answer::blocker(blocker, counters, self.now(), own_url);
         if let Some(wait) = self.holder_wait(blocker).await? {
-            conflict.blocking.message = Some(wait);
+            blocker_told.blocking.message = Some(wait);
         }
-        Ok(conflict)
+        Ok(wire::Conflict { blocker: Some(blocker_told), ..wire::Conflict::default() })
     }
 
     /// How long a run of this pipeline takes. Only agents and clients know how long their own pipelines take.

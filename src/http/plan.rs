@@ -80,6 +80,7 @@ pub async fn plan(app: &App, submission: Submission, asked: DryRunFlags) -> Resu
         changes: changes(last.as_ref().map(|last| &last.spec), &spec),
         holder: planned.holder.as_ref().map(answer::unplaced),
         queue_position: planned.position,
+        hold: planned.hold.clone(),
         expected_wait,
         start_unknown,
         project,

@@ -18,7 +18,7 @@ use super::{
     read::page_limit,
 };
 use crate::{
-    model::{Project, ProjectName, bounds},
+    model::{Hold, Project, ProjectName, bounds},
     queue::release::{Release, Released},
     store::{Placed, ProjectState, StoreError},
     wire::{ErrorCode, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest},
@@ -89,8 +89,11 @@ async fn following(
             }
         }
     }
+    let now = app.now();
+    let hold = |project: &Project| Hold::of(&app.queue.policy(&project.name), project.pause.as_ref(), now);
     let summary = |project: ProjectName, state: ProjectState| ProjectSummary {
-        paused: app.queue.policy(&project).paused,
+        paused: hold(&state.project).is_some(),
+        hold: hold(&state.project),
         project,
         holder: state.holder.as_ref().map(answer::unplaced),
         line_length: state.project.waiting_count,
@@ -120,6 +123,7 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
             in_line.standing(&placed).in_deployment(answer::deployment(&placed))
         })
         .collect();
+    let hold = in_line.hold();
     let ProjectState { project, holder, last_outcome, last_success, .. } = state;
     let known = app.agents.of(&name).await?;
     let now = app.now();
@@ -136,6 +140,7 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
         liveness: holder.as_ref().map(|holder| answer::liveness(holder, now)),
         eta: holder.as_ref().and_then(|holder| answer::eta(holder, &project, now)),
         holder: told_holder,
+        hold,
         line: line.collect(),
         line_length: project.waiting_count,
         last_outcome: last_outcome.as_ref().map(answer::unplaced),

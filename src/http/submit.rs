@@ -21,8 +21,8 @@ use super::{
 use crate::{
     config::WithoutAgent,
     model::{
-        Caller, Deployment, DeploymentId, Digest, IdempotencyKey, InvalidDigest, LeaseHolder, Mention, Project,
-        ProjectName, RunBy, Spec, State,
+        Caller, Deployment, DeploymentId, Digest, Hold, IdempotencyKey, InvalidDigest, LeaseHolder, Mention, Project,
+        ProjectName, RunBy, Scope, Spec, State,
         admission::{self, Admission, ClaimTerms, Rejection, Submission},
         bounds,
     },
@@ -45,7 +45,7 @@ pub async fn submit(
     request: Request,
 ) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
-    let Grant { caller, projects: visible, .. } = Grant::of(&parts.extensions);
+    let grant = Grant::of(&parts.extensions);
     let query = Query::of(&parts.uri, &["dryRun", "cancelInProgress", "artifactFollows"])?;
     let dry_run = query.flag("dryRun")?;
     let asked = plan::DryRunFlags { cancels: query.flag("cancelInProgress")?, uploads: query.flag("artifactFollows")? };
@@ -61,10 +61,14 @@ pub async fn submit(
     // Read the body anyway: otherwise a client that is still sending gets a reset instead of the answer, and only the
     // body says `onConflict: queue`, for which a held slot is no conflict.
     let wish = match (read_wish(&parts.headers, body).await, held) {
-        (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue => wish,
+        (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue || wish.override_pause => wish,
         (_, Some(conflict)) => return Err(conflict),
         (wish, None) => wish?,
     };
+    if wish.override_pause {
+        grant.require(&[Scope::Admin])?;
+    }
+    let Grant { caller, projects: visible, .. } = grant;
     let key = key.map(|key| (key, fingerprint(&wish)));
     match (prepare(&app, &project, &visible, &wish, key.clone(), dry_run).await, key) {
         (Ok(mut submission), _) if dry_run => {
@@ -185,14 +189,17 @@ async fn decide(
     otherwise: Option<ErrorAnswer>,
 ) -> Result<Response, ErrorAnswer> {
     let url = submission.spec.url.clone();
-    let SubmitOutcome { admission, own, overtaker, project } = app.queue.submit(caller, submission).await?;
+    let SubmitOutcome { admission, own, overtaker, hold, project } = app.queue.submit(caller, submission).await?;
     match (admission, own) {
         (Admission::Accepted(_), Some(own)) => accepted(app, &own, overtaker, &project, false).await,
         (Admission::Replayed(_), Some(own)) => accepted(app, &own, overtaker, &project, true).await,
         (Admission::Conflict { blocker, .. }, own) => {
-            let blocker = *blocker;
-            let conflict = app.conflict(&blocker, &project, url.as_deref()).await?;
-            let failure = in_progress(&blocker);
+            let blocker = blocker.map(|blocker| *blocker);
+            let conflict = app.conflict(blocker.as_ref(), &project, url.as_deref()).await?;
+            let failure = match &blocker {
+                Some(blocker) => in_progress(blocker),
+                None => held(hold.as_ref()),
+            };
             let Some(own) = own else { return Err(failure.with_all(conflict)) };
             let line = match own.position {
                 // The first in line waits only for the holder.
@@ -203,7 +210,7 @@ async fn decide(
                 }
             };
             let conflict = Conflict { takes: app.takes(&project, &own.deployment.spec), ..conflict };
-            let state = ProjectState { holder: Some(blocker), line, ..ProjectState::of(project) };
+            let state = ProjectState { holder: blocker, line, ..ProjectState::of(project) };
             let standing = StandingInLine { overtaker, ..app.line(&state).await?.standing(&own) };
             Err(failure.with_all(standing.in_conflict(conflict, &own)))
         }
@@ -257,6 +264,12 @@ fn in_progress(holder: &Deployment) -> ErrorAnswer {
     ErrorAnswer::new(ErrorCode::DeploymentInProgress, detail)
 }
 
+/// A place in line is kept, and the slot is free, but the project is held.
+fn held(hold: Option<&Hold>) -> ErrorAnswer {
+    let what = hold.map_or_else(|| "held".to_owned(), ToString::to_string);
+    ErrorAnswer::new(ErrorCode::ProjectPaused, format!("the project is {what}; your place in line is kept"))
+}
+
 /// Whether the body is large, or has no declared size.
 fn is_large(headers: &HeaderMap) -> bool {
     match headers.get(header::CONTENT_LENGTH) {
@@ -269,10 +282,13 @@ fn is_large(headers: &HeaderMap) -> bool {
 /// be read.
 async fn early_conflict(app: &App, project: &ProjectName) -> Result<Option<ErrorAnswer>, ErrorAnswer> {
     let state = app.queue.store().project(project.clone(), 0).await?;
-    Ok(state.and_then(|state| {
-        let holder = state.holder?;
-        let conflict = answer::conflict(&holder, &state.project, app.now(), None);
-        Some(in_progress(&holder).with_all(conflict))
+    let Some(state) = state else { return Ok(None) };
+    if let Some(hold) = app.line(&state).await?.hold() {
+        return Ok(Some(Rejection::Paused(Box::new(hold)).into()));
+    }
+    Ok(state.holder.map(|holder| {
+        let blocker = answer::blocker(&holder, &state.project, app.now(), None);
+        in_progress(&holder).with_all(Conflict { blocker: Some(blocker), ..Conflict::default() })
     }))
 }
 
@@ -432,6 +448,7 @@ async fn submission(
         artifact: artifact.or(former.artifact),
         executor: wish.executor,
         rollback: wish.rollback,
+        override_pause: wish.override_pause,
         deadline_seconds: wish.deadline_seconds,
         retry_of,
         retry_of_named,

@@ -98,12 +98,14 @@ async fn still_waiting(app: &App, project: ProjectName, placed: &Placed) -> Resu
     };
     let failure = ErrorAnswer::new(ErrorCode::StillWaiting, "the deployment is still in line; ask again")
         .with("deployment", standing.in_deployment(answer::deployment(placed)));
-    Ok(match state.as_ref().and_then(|state| Some((state.holder.as_ref()?, &state.project))) {
-        Some((holder, counters)) => {
-            let conflict = app.conflict(holder, counters, placed.deployment.spec.url.as_deref()).await?;
+    Ok(match &state {
+        Some(state) if state.holder.is_some() || standing.hold.is_some() => {
+            let url = placed.deployment.spec.url.as_deref();
+            let conflict = app.conflict(state.holder.as_ref(), &state.project, url).await?;
             failure.with_all(standing.in_conflict(conflict, placed))
         }
-        None => failure,
+        // The slot is being handed on right now.
+        Some(_) | None => failure,
     })
 }
 

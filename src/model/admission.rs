@@ -9,6 +9,7 @@ use super::{
     command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Place, Spec, State},
     digest::Digest,
+    hold::Hold,
     ids::{DeploymentId, IdempotencyKey, ProjectName},
     lease::{LeaseHolder, LeaseSecret, Pepper},
     lifecycle::Entry,
@@ -67,10 +68,11 @@ pub enum Admission {
     Accepted(DeploymentId),
     /// The same submit was accepted before, and made this deployment.
     Replayed(DeploymentId),
-    /// The slot is held.
+    /// The slot is held, or the project is.
     Conflict {
-        /// The deployment that holds it.
-        blocker: Box<Deployment>,
+        /// The deployment that holds the slot. `None` where the slot is free and given to nobody, because the project is
+        /// held; then a place in line is kept.
+        blocker: Option<Box<Deployment>>,
         /// The place in line that is kept.
         ticket: Option<DeploymentId>,
     },
@@ -106,9 +108,12 @@ pub enum Rejection {
     /// The place in line was lost to its deadline.
     #[error("its deadline passed while it waited in line")]
     DeadlinePassed,
-    /// The project takes no new deployments.
-    #[error("the project is paused")]
-    Paused,
+    /// The project is held, and the client does not wait.
+    #[error("the project is {0}")]
+    Paused(Box<Hold>),
+    /// The project is held, so that the successor would not get the slot.
+    #[error("the project is {0}; what runs goes on")]
+    SuccessorHeld(Box<Hold>),
     /// The request itself cannot be granted, whatever the slot's state.
     #[error("nothing can be made of the request")]
     Unmade,
@@ -183,14 +188,20 @@ pub fn submit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &
 }
 
 fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Policy) -> Admission {
+    // No newcomer goes before those in line.
+    slot.serve();
     if let Some(keyed) = keyed {
         return match &wish.key {
-            Some((_, fingerprint)) if *fingerprint == keyed.fingerprint => repeat(slot, &keyed.deployment),
+            Some((_, fingerprint)) if *fingerprint == keyed.fingerprint => {
+                let made = slot.deployment(keyed.deployment.id).cloned().unwrap_or(keyed.deployment);
+                repeat(slot, &made)
+            }
             Some(_) | None => Admission::Rejected(Rejection::KeyReused),
         };
     }
-    if policy.paused {
-        return Admission::Rejected(Rejection::Paused);
+    let hold = slot.hold_of(&wish.spec);
+    if let (Some(hold), OnConflict::Refuse) = (&hold, wish.on_conflict) {
+        return Admission::Rejected(Rejection::Paused(Box::new(hold.clone())));
     }
     if let Some(refusal) = wish.refusal {
         return Admission::Rejected(refusal);
@@ -198,13 +209,14 @@ fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Polic
     if let Some(rejection) = outdated(&wish.spec, slot) {
         return Admission::Rejected(rejection);
     }
-    let Some(holder) = slot.holder().cloned() else {
+    let holder = slot.holder().cloned().map(Box::new);
+    if holder.is_none() && hold.is_none() {
         let id = wish.id;
         enter(slot, id, wish, Entry::Ready);
         return Admission::Accepted(id);
-    };
+    }
     let place = match wish.on_conflict {
-        OnConflict::Refuse => return Admission::Conflict { blocker: Box::new(holder), ticket: None },
+        OnConflict::Refuse => return Admission::Conflict { blocker: holder, ticket: None },
         OnConflict::Wait => Place::Ticket { window: Duration::ZERO },
         OnConflict::Queue => Place::Queued,
     };
@@ -212,20 +224,27 @@ fn admit(slot: &mut Slot, keyed: Option<Keyed>, wish: Submission, policy: &Polic
         return Admission::Rejected(Rejection::LineFull { limit: policy.line_limit });
     }
     let id = wish.id;
-    join(slot, wish, place, holder.mention(), policy.line);
+    join(slot, wish, place, hold, policy.line);
     match place {
-        Place::Ticket { .. } => Admission::Conflict { blocker: Box::new(holder), ticket: Some(id) },
+        Place::Ticket { .. } => Admission::Conflict { blocker: holder, ticket: Some(id) },
         Place::Queued => Admission::Accepted(id),
     }
 }
 
-/// Lets a newcomer into the line: at its end, or, with `LinePolicy::Latest`, before the deployments that are older.
-fn join(slot: &mut Slot, wish: Submission, place: Place, blocker: Mention, line: LinePolicy) {
+/// Lets a newcomer into the line: at its end, or, with `LinePolicy::Latest`, before the deployments that are older; or, if
+/// it passes the present hold, before all who are held.
+fn join(slot: &mut Slot, wish: Submission, place: Place, hold: Option<Hold>, line: LinePolicy) {
     let age = slot.age_of_newcomer(&wish.spec);
+    let passes = wish.spec.override_pause && slot.hold().is_some();
     let ahead = match line {
+        _ if passes => {
+            let at = slot.line().into_iter().take_while(|one| order::is_overriding(one.rank())).count();
+            Some((at, order::overriding_rank(age.ticket)))
+        }
         LinePolicy::All => None,
-        LinePolicy::Latest => order::place_before_older(age, &slot.line()),
+        LinePolicy::Latest => order::place_before_older(age, &slot.line(), slot.kept_rank()),
     };
+    let blocker = slot.holder().map(Deployment::mention);
     let (position, rank) = match ahead {
         Some((at, rank)) => (at as u64 + 1, Some(rank)),
         None => (slot.project().waiting_count + 1, None),
@@ -233,7 +252,7 @@ fn join(slot: &mut Slot, wish: Submission, place: Place, blocker: Mention, line:
     let overtaker = slot.overtaker(age, rank.unwrap_or(i64::MAX));
     let overtaken = rank.map_or_else(Vec::new, |rank| not_yet_overtaken(slot, age, rank));
     let id = wish.id;
-    enter(slot, id, wish, Entry::Waiting { place, position, blocker, rank, overtaker });
+    enter(slot, id, wish, Entry::Waiting { place, position, blocker, rank, overtaker, hold });
     if let Some(by) = slot.deployment(id).map(Deployment::mention) {
         tell_overtaken(slot, &overtaken, &by);
     }
@@ -244,7 +263,7 @@ fn join(slot: &mut Slot, wish: Submission, place: Place, blocker: Mention, line:
 fn not_yet_overtaken(slot: &Slot, newcomer: Age<'_>, rank: i64) -> Vec<DeploymentId> {
     let line = slot.line();
     let behind = line.iter().filter(|waiting| waiting.rank() > rank && waiting.ticket != newcomer.ticket);
-    let older = behind.filter(|waiting| order::supersedes(newcomer, waiting.age()));
+    let older = behind.filter(|waiting| order::ends(newcomer, Some(rank), waiting.age()));
     older.filter(|older| slot.overtaker(older.age(), older.rank()).is_none()).map(|older| older.id).collect()
 }
 
@@ -277,6 +296,10 @@ pub fn claim(slot: &mut Slot, id: DeploymentId, terms: ClaimTerms) -> Result<Dep
     {
         slot.step(id, Command::Cancel { reason: None, superseded_by: Some(newer.deployment), by: None })?;
         return Err(Refusal::Final);
+    }
+    if slot.holder().is_some_and(|holder| holder.id == id) && slot.take_back() {
+        // The hold began after the deployment had got the slot.
+        return Err(Refusal::Held);
     }
     let secret = LeaseSecret::derive(&pepper, id, slot.next_revision()).hash();
     slot.step(id, Command::Claim { secret, ttl, holder }).cloned()
@@ -349,6 +372,9 @@ fn preempt(
     if let Some(newer) = newer.as_ref().or(not_older) {
         return Err(Rejection::not_the_newest(&newcomer, newer));
     }
+    if let Some(hold) = slot.hold_of(&newcomer.spec).filter(|_| newcomer.is_waiting()) {
+        return Err(Rejection::SuccessorHeld(Box::new(hold)));
+    }
     if holder.as_ref().is_some_and(|holder| !may_preempt(holder, slot, policy)) {
         return Err(Rejection::PreemptionRefused);
     }
@@ -371,8 +397,12 @@ fn put_ahead(slot: &mut Slot, newcomer: &Deployment) -> bool {
         slot.supersede_older(&before);
         return slot.project().waiting_count < waited;
     }
+    if order::is_overriding(newcomer.rank()) {
+        // It stands before all who are held already, and ends none of them.
+        return false;
+    }
     let others: Vec<_> = slot.line().into_iter().filter(|waiting| waiting.id != newcomer.id).collect();
-    let Some((at, rank)) = order::place_before_older(newcomer.age(), &others) else { return false };
+    let Some((at, rank)) = order::place_before_older(newcomer.age(), &others, slot.kept_rank()) else { return false };
     // A newcomer that holds the slot, or that stands before all of them already, keeps its place: it ends them by its
     // rank or by its `order`.
     if others.get(at).is_some_and(|older| !newcomer.is_waiting() || newcomer.rank() < older.rank()) {
@@ -397,6 +427,9 @@ fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
                 let order = made.spec.order.unwrap_or_default();
                 return Admission::Rejected(Rejection::Outdated { order, newer });
             }
+            if slot.take_back() {
+                return Admission::Conflict { blocker: slot.holder().cloned().map(Box::new), ticket: Some(made.id) };
+            }
             match slot.step(made.id, Command::TakeUp) {
                 Ok(_) => Admission::Accepted(made.id),
                 Err(_) => Admission::Replayed(made.id),
@@ -404,10 +437,7 @@ fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
         }
         State::Waiting(Place::Ticket { .. }) => {
             let _ = slot.step(made.id, Command::Attend { window: Duration::ZERO });
-            match slot.holder() {
-                Some(holder) => Admission::Conflict { blocker: Box::new(holder.clone()), ticket: Some(made.id) },
-                None => Admission::Replayed(made.id),
-            }
+            Admission::Conflict { blocker: slot.holder().cloned().map(Box::new), ticket: Some(made.id) }
         }
         State::Finished { outcome: Outcome::Cancelled { cause: CancelCause::Expired, .. }, .. } => {
             Admission::Rejected(Rejection::DeadlinePassed)
@@ -419,6 +449,9 @@ fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
 }
 
 fn enter(slot: &mut Slot, id: DeploymentId, wish: Submission, entry: Entry) {
+    if let Some(hold) = slot.hold().filter(|_| wish.spec.override_pause) {
+        slot.audit("override_pause", Some(id), format!("it passes: the project is {hold}"));
+    }
     slot.admit(id, wish.project, wish.spec, entry);
     slot.audit("submit", Some(id), String::new());
     if let Some((key, fingerprint)) = wish.key {

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::{
     deployment::{FailureCause, Outcome, Status},
+    hold::Hold,
     identity::Party,
     ids::Revision,
     lease::{LeaseHolder, SecretHash},
@@ -45,6 +46,13 @@ pub enum Command {
     },
     /// Its ticket's client has come back for the slot that was kept.
     TakeUp,
+    /// Its project is held, so it loses the slot that no worker has taken yet, and waits again.
+    TakeBack {
+        /// How many are served before it then, itself included.
+        position: u64,
+        /// What holds the project.
+        hold: Hold,
+    },
     /// A worker takes it.
     Claim {
         /// Proof of ownership from now on.
@@ -263,6 +271,9 @@ pub enum Refusal {
     /// The same claim call has already taken another deployment.
     #[error("its claim has taken another deployment already")]
     Taken,
+    /// Its project is held, so it waits again.
+    #[error("its project is held, so it waits again")]
+    Held,
     /// A sign of life arrived after it was observed as silent.
     #[error("it was heard of in between")]
     Alive,

@@ -48,6 +48,9 @@ pub struct Spec {
     pub executor: RunBy,
     /// Whether it may go back behind a newer `order`.
     pub rollback: bool,
+    /// Whether no hold holds it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub override_pause: bool,
     /// How long it may wait in line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u64>,

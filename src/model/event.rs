@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     deployment::Status,
+    hold::Hold,
     identity::Party,
     ids::{DeploymentId, ProjectName},
     mention::{Mention, Named},
@@ -48,6 +49,9 @@ pub enum EventBody {
         /// The number, actor and commit of that deployment, for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         will_be_superseded_by_deployment: Option<Named>,
+        /// What held it at that moment.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hold: Option<Box<Hold>>,
     },
     /// Its status changed.
     Status {
@@ -127,7 +131,17 @@ impl EventBody {
             blocker_deployment,
             will_be_superseded_by,
             will_be_superseded_by_deployment,
+            hold: None,
         }
+    }
+
+    /// The event of a place in line where the deployment is held.
+    pub fn held(position: u64, blocker: Option<Mention>, overtaker: Option<Mention>, held_by: Option<Hold>) -> Self {
+        let mut event = EventBody::queue(position, blocker, overtaker);
+        if let EventBody::Queue { hold, .. } = &mut event {
+            *hold = held_by.map(Box::new);
+        }
+        event
     }
 
     /// The event of a request to stop.

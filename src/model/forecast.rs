@@ -12,7 +12,9 @@ use thiserror::Error;
 
 use super::{
     deployment::Deployment,
+    hold::Hold,
     order::outdated_by,
+    policy::Policy,
     project::{Eta, Project},
 };
 
@@ -40,6 +42,9 @@ pub enum StartUnknown {
     /// The holder has not started, since no agent is there.
     #[error("the deployment that has the slot waits for an agent")]
     NoAgent,
+    /// It is held, and no end of that is known.
+    #[error("the project is {}, and no end is set", .0.what())]
+    Held(Box<Hold>),
     /// As things stand, it never starts.
     #[error("a newer deployment that is before it in line will supersede it")]
     Superseded,
@@ -124,15 +129,28 @@ impl Project {
         let runs = Runs::of(self, pipeline, elapsed)?;
         Some(if runs.rests.is_empty() { Eta { p50_seconds: 0, p90_seconds: 0 } } else { runs.eta() })
     }
+
+    /// How much longer the deployment that holds the slot is expected to take.
+    pub fn rest_of(&self, holder: &Deployment, now: Timestamp) -> Option<Eta> {
+        self.eta(&holder.spec.pipeline, elapsed(holder, now))
+    }
 }
 
-/// Tells when the deployments in line behind `holder` start.
+/// How long a holder has run.
+fn elapsed(holder: &Deployment, now: Timestamp) -> Duration {
+    let elapsed_ms = holder.started_at.map_or(0, |at| now.as_millisecond() - at.as_millisecond());
+    Duration::from_millis(u64::try_from(elapsed_ms).unwrap_or(0))
+}
+
+/// Tells when the deployments in line start: behind `holder`, and not before the project is held no more.
 #[derive(Clone, Copy, Debug)]
 pub struct Forecast<'a> {
     /// The project's counters.
     pub project: &'a Project,
+    /// The project's rules.
+    pub policy: &'a Policy,
     /// The deployment that holds the slot.
-    pub holder: &'a Deployment,
+    pub holder: Option<&'a Deployment>,
     /// The moment from which it is counted.
     pub now: Timestamp,
 }
@@ -153,7 +171,7 @@ impl Forecast<'_> {
         let holder = self.holder;
         let ahead: Vec<_> = front.into_iter().take_while(|one| one.rank() < waiting.rank()).collect();
         let unseen_count = position.saturating_sub(1).saturating_sub(ahead.len() as u64);
-        let mut served = vec![holder];
+        let mut served: Vec<_> = holder.into_iter().collect();
         for one in ahead {
             // A deployment that ends before its turn takes no time.
             let is_served = !served.iter().any(|before| before.will_supersede(one.age()));
@@ -164,22 +182,31 @@ impl Forecast<'_> {
         if served.iter().any(|before| before.will_supersede(waiting.age())) {
             return Err(StartUnknown::Superseded);
         }
-        if holder.cancel.is_some() {
+        let held = self.held(waiting)?;
+        if holder.is_some_and(|holder| holder.cancel.is_some()) {
             return Err(StartUnknown::HolderCancelled);
         }
-        let rest = self.runs(&holder.spec.pipeline, self.elapsed())?;
+        let rest = holder.map(|holder| self.runs(&holder.spec.pipeline, elapsed(holder, self.now))).transpose()?;
         let mut counts: Vec<(&str, f64)> = Vec::new();
         let unseen = (unseen_count > 0).then_some((&*waiting.spec.pipeline, unseen_count as f64));
-        for (pipeline, count) in served[1..].iter().map(|one| (&*one.spec.pipeline, 1.0)).chain(unseen) {
+        let behind = served.iter().skip(usize::from(holder.is_some()));
+        for (pipeline, count) in behind.map(|one| (&*one.spec.pipeline, 1.0)).chain(unseen) {
             match counts.iter_mut().find(|(known, _)| *known == pipeline) {
                 Some((_, known)) => *known += count,
                 None => counts.push((pipeline, count)),
             }
         }
         if counts.is_empty() {
-            return Ok(rest.eta());
+            let eta = rest.map_or(Eta { p50_seconds: 0, p90_seconds: 0 }, |rest| rest.eta());
+            let not_before = if held > 0.0 { seconds(held) } else { 0 };
+            let [p50_seconds, p90_seconds] = [eta.p50_seconds, eta.p90_seconds].map(|eta| eta.max(not_before));
+            return Ok(Eta { p50_seconds, p90_seconds });
         }
-        let (mut mean, mut variance) = (rest.mean(), rest.variance_of(1.0));
+        let (mut mean, mut variance) = rest.map_or((0.0, 0.0), |rest| (rest.mean(), rest.variance_of(1.0)));
+        if held > mean {
+            // The holder ends meanwhile, and the end of the hold is certain.
+            (mean, variance) = (held, 0.0);
+        }
         for (pipeline, count) in counts {
             let runs = self.runs(pipeline, Duration::ZERO)?;
             mean += runs.mean() * count;
@@ -188,14 +215,14 @@ impl Forecast<'_> {
         Ok(Eta { p50_seconds: seconds(mean), p90_seconds: seconds(mean + NINE_IN_TEN * variance.sqrt()) })
     }
 
-    /// How much longer the holder is expected to take.
-    pub fn holder_rest(&self) -> Option<Eta> {
-        self.project.eta(&self.holder.spec.pipeline, self.elapsed())
-    }
-
-    fn elapsed(&self) -> Duration {
-        let elapsed_ms = self.holder.started_at.map_or(0, |at| self.now.as_millisecond() - at.as_millisecond());
-        Duration::from_millis(u64::try_from(elapsed_ms).unwrap_or(0))
+    /// For how many milliseconds `waiting` is held at least.
+    fn held(&self, waiting: &Deployment) -> Result<f64, StartUnknown> {
+        let pause = self.project.pause.as_ref();
+        let hold = Hold::of(self.policy, pause, self.now).filter(|_| !waiting.spec.override_pause);
+        let Some(hold) = hold else { return Ok(0.0) };
+        let free_from = Hold::free_from(self.policy, pause, self.now);
+        let free_from = free_from.ok_or_else(|| StartUnknown::Held(Box::new(hold)))?;
+        Ok((free_from.as_millisecond() - self.now.as_millisecond()) as f64)
     }
 
     fn runs(&self, pipeline: &str, elapsed: Duration) -> Result<Runs, StartUnknown> {

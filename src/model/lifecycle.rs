@@ -14,6 +14,7 @@ use super::{
         CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, Spec, State, Status,
     },
     event::{Event, EventBody},
+    hold::Hold,
     identity::Party,
     ids::{DeploymentId, ProjectName, Revision},
     lease::{Lease, LeaseHolder, SecretHash},
@@ -116,12 +117,14 @@ pub enum Entry {
         place: Place,
         /// How many are served before it, itself included.
         position: u64,
-        /// The deployment that holds the slot.
-        blocker: Mention,
+        /// The deployment that holds the slot; `None` where the slot is free and the newcomer is held.
+        blocker: Option<Mention>,
         /// Its rank, where it is put before older ones.
         rank: Option<i64>,
         /// The newer deployment ahead of it that supersedes it when the newer one starts.
         overtaker: Option<Mention>,
+        /// What holds it.
+        hold: Option<Hold>,
     },
 }
 
@@ -136,8 +139,8 @@ pub(super) fn create(
 ) -> Step {
     let (state, line_rank, queue) = match entry {
         Entry::Ready => (State::Ready, None, at_the_slot()),
-        Entry::Waiting { place, position, blocker, rank, overtaker } => {
-            (State::Waiting(place), rank, EventBody::queue(position, Some(blocker), overtaker))
+        Entry::Waiting { place, position, blocker, rank, overtaker, hold } => {
+            (State::Waiting(place), rank, EventBody::held(position, blocker, overtaker, hold))
         }
     };
     let after = Deployment {
@@ -197,6 +200,7 @@ impl Deployment {
                 State::Finished { .. } => return Err(Refusal::Final),
                 State::Waiting(_) | State::Ready | State::Running(_) => return Err(Refusal::WrongState),
             },
+            Command::TakeBack { position, hold } => draft.take_back(position, hold)?,
             Command::Claim { secret, ttl, holder } => draft.claim(secret, ttl, holder)?,
             Command::Postpone { why } => draft.postpone(why)?,
             Command::Heartbeat { secret } => {
@@ -313,6 +317,22 @@ impl Draft {
             }
         }
         self.after.pulse += 1;
+        Ok(())
+    }
+
+    /// A ticket is a ticket again, whose client must poll. A deployment that waits for a worker has no client that must
+    /// poll, so it is queued.
+    fn take_back(&mut self, position: u64, hold: Hold) -> Result<(), Refusal> {
+        let place = match self.after.state {
+            State::Reserved => Place::Ticket { window: Duration::ZERO },
+            State::Ready => Place::Queued,
+            State::Finished { .. } => return Err(Refusal::Final),
+            State::Waiting(_) | State::Running(_) => return Err(Refusal::WrongState),
+        };
+        // The message said what it waited for, and it waits for something else now.
+        self.after.message = None;
+        self.enter(State::Waiting(place));
+        self.tell(EventBody::held(position, None, None, Some(hold)));
         Ok(())
     }
 

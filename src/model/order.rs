@@ -32,6 +32,21 @@ pub fn is_newer(b: Age<'_>, a: Age<'_>) -> bool {
     }
 }
 
+/// The ranks of deployments that were put before everybody who is held, in the order of their arrival. They are lower than
+/// all other ranks. A rank of this range does not end older deployments.
+const OVERRIDING_RANKS: std::ops::Range<i64> = -(1 << 62)..-(1 << 61);
+
+/// The rank of a deployment that goes before everybody who is held.
+pub fn overriding_rank(ticket: Revision) -> i64 {
+    let place = i64::try_from(ticket.0).unwrap_or(i64::MAX).min(OVERRIDING_RANKS.end - OVERRIDING_RANKS.start - 1);
+    OVERRIDING_RANKS.start + place
+}
+
+/// Whether this rank is one of [`overriding_rank`].
+pub fn is_overriding(rank: i64) -> bool {
+    OVERRIDING_RANKS.contains(&rank)
+}
+
 /// Whether `a`, which waits, ends superseded when `b` starts, provided that `b` ends all older deployments. An ordinary
 /// deployment does not end a declared rollback.
 pub fn supersedes(b: Age<'_>, a: Age<'_>) -> bool {
@@ -72,11 +87,14 @@ impl Deployment {
     /// Whether `waiting`, which is served after this deployment, ends superseded when this deployment starts. If this
     /// deployment was put before older ones, every older one ends; else those with a lower `order`.
     pub fn will_supersede(&self, waiting: Age<'_>) -> bool {
-        let is_put_ahead = self.line_rank.is_some();
-        self.started_at.is_none()
-            && supersedes(self.age(), waiting)
-            && (is_put_ahead || by_order(&self.spec, waiting.spec).is_some())
+        self.started_at.is_none() && ends(self.age(), self.line_rank, waiting)
     }
+}
+
+/// Whether `waiting` ends superseded when a deployment starts that was put to this rank.
+pub fn ends(starting: Age<'_>, rank: Option<i64>, waiting: Age<'_>) -> bool {
+    let is_put_ahead = rank.is_some_and(|rank| !is_overriding(rank));
+    supersedes(starting, waiting) && (is_put_ahead || by_order(starting.spec, waiting.spec).is_some())
 }
 
 /// The deployment that ends `waiting` when it starts: the first such one of `ahead`, which is in the order in which the
@@ -86,13 +104,16 @@ pub fn overtaker<'a>(waiting: Age<'_>, ahead: impl IntoIterator<Item = &'a Deplo
 }
 
 /// The place of a newcomer that goes before the deployments that it supersedes: its index in `line`, and its rank.
-/// `None` where that is the end of the line.
-pub fn place_before_older(newcomer: Age<'_>, line: &[&Deployment]) -> Option<(usize, i64)> {
-    // No deployment is put before a newer one.
-    let first = line.iter().rposition(|one| is_newer(one.age(), newcomer)).map_or(0, |newer| newer + 1);
+/// `None` where that is the end of the line. The rank is above `floor`: the rank of a holder that has not started yet, so
+/// that the holder is the head of the line again if it must wait again.
+pub fn place_before_older(newcomer: Age<'_>, line: &[&Deployment], floor: Option<i64>) -> Option<(usize, i64)> {
+    // No deployment is put before a newer one, or before one that passes a hold.
+    let is_behind = |one: &&Deployment| is_newer(one.age(), newcomer) || is_overriding(one.rank());
+    let first = line.iter().rposition(is_behind).map_or(0, |newer| newer + 1);
     (first..line.len()).filter(|at| supersedes(newcomer, line[*at].age())).find_map(|at| {
         let behind = line[at].rank();
-        let before = at.checked_sub(1).map_or(behind - 2 * RANK_STEP, |before| line[before].rank());
+        let before = at.checked_sub(1).map(|before| line[before].rank()).max(floor.filter(|floor| *floor < behind));
+        let before = before.filter(|rank| !is_overriding(*rank)).unwrap_or(behind - 2 * RANK_STEP);
         let rank = before + (behind - before) / 2;
         // Where no rank is free between its neighbours, it goes before the next older one.
         (rank > before && rank < behind).then_some((at, rank))

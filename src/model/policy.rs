@@ -1,9 +1,13 @@
-//! The rules that a project's owner may set for its slot and its line. See decision 0004.
+//! The rules that a project's owner may set for its slot and its line.
 //!
 //! Policies come from the server's configuration and are handed to each decision as a value, so that a decision
 //! can be replayed under another policy.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+
+use super::freeze::Freeze;
 
 /// Which deployments may stay in line behind the deployment that holds the slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +38,7 @@ pub enum Preempt {
 }
 
 /// One project's rules for its slot and its line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Which deployments may wait.
     pub line: LinePolicy,
@@ -43,13 +46,21 @@ pub struct Policy {
     pub line_limit: u32,
     /// Whether newcomers may cancel the running deployment.
     pub preempt: Preempt,
-    /// Whether new deployments are refused. Deployments that are already in line are still served.
+    /// Whether the project is held for as long as the configuration says so.
     pub paused: bool,
+    /// The times in which the project is held. Clones share them, because every decision has a copy of the rules.
+    pub freezes: Arc<[Freeze]>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         // Ten thousand waiting pipelines is the most that the load tests hold in one line.
-        Policy { line: LinePolicy::All, line_limit: 10_000, preempt: Preempt::Allow, paused: false }
+        Policy {
+            line: LinePolicy::All,
+            line_limit: 10_000,
+            preempt: Preempt::Allow,
+            paused: false,
+            freezes: Arc::default(),
+        }
     }
 }

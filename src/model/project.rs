@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    hold::Pause,
     ids::{DeploymentId, ProjectName, Revision},
     mention::Mention,
 };
@@ -38,6 +39,8 @@ pub struct Project {
     pub last_outcome: Option<DeploymentId>,
     /// The deployment that succeeded last: what is live.
     pub last_success: Option<DeploymentId>,
+    /// The pause that somebody has set. One whose end has come does not hold any more, and is removed soon.
+    pub pause: Option<Pause>,
 }
 
 /// The build number of a deployment that was started.
@@ -81,6 +84,7 @@ impl Project {
             recent_runs: Arc::default(),
             last_outcome: None,
             last_success: None,
+            pause: None,
         }
     }
 

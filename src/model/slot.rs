@@ -1,7 +1,9 @@
 //! A project's slot and line under its lock: the loaded data, and the changes that a decision makes to it.
 //!
 //! The step that ends a deployment promotes the head of the line in the same transaction, so the slot is free exactly
-//! when the line is empty. [`Slot`] keeps that by itself: any step that frees the slot is followed by the promotion.
+//! when the line is empty or its head is held. [`Slot`] keeps that by itself: any step that frees the slot is followed by
+//! the promotion. While the project is held, only a deployment that passes holds is promoted, and such a deployment is put
+//! before all others. See decision 0069.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +12,14 @@ use jiff::Timestamp;
 use super::{
     command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Spec, State},
+    hold::{Hold, Pause},
     identity::{Caller, Party},
     ids::{DeploymentId, IdempotencyKey, ProjectName, Revision},
     lease::LeaseHolder,
     lifecycle::{Entry, Moment, Step, create},
     mention::Mention,
     order::{self, Age},
+    policy::Policy,
     project::{Project, StartedOrder},
 };
 
@@ -147,6 +151,7 @@ impl Changes {
 /// The slot and the line while a decision is made.
 pub struct Slot {
     now: Timestamp,
+    policy: Policy,
     project: Project,
     project_before: Project,
     holder: Option<DeploymentId>,
@@ -160,12 +165,12 @@ pub struct Slot {
 
 impl Slot {
     /// Begins a decision at `now` that will not be recorded: a deployment that it admits gets no number.
-    pub fn planning(loaded: Loaded, now: Timestamp) -> Self {
-        Slot { is_plan: true, ..Slot::of(loaded, now) }
+    pub fn planning(loaded: Loaded, now: Timestamp, policy: &Policy) -> Self {
+        Slot { is_plan: true, ..Slot::of(loaded, now, policy) }
     }
 
-    /// Begins a decision at `now`.
-    pub fn of(loaded: Loaded, now: Timestamp) -> Self {
+    /// Begins a decision at `now`, under the project's rules.
+    pub fn of(loaded: Loaded, now: Timestamp, policy: &Policy) -> Self {
         let Loaded { project, holder, line, deployments, keyed, held } = loaded;
         let holder_id = holder.as_ref().map(|holder| holder.id);
         let known = line
@@ -175,9 +180,10 @@ impl Slot {
             .chain(holder)
             .map(|deployment| (deployment.id, deployment))
             .collect();
-        let (project_before, changes) = (project.clone(), Changes::default());
+        let (project_before, changes, policy) = (project.clone(), Changes::default(), policy.clone());
         Slot {
             now,
+            policy,
             project_before,
             project,
             holder: holder_id,
@@ -217,6 +223,97 @@ impl Slot {
     /// The deployment that holds the slot.
     pub fn holder(&self) -> Option<&Deployment> {
         self.holder.and_then(|id| self.known.get(&id))
+    }
+
+    /// What holds the project now. Until the end of the hold, the slot is given to nobody who does not pass it.
+    pub fn hold(&self) -> Option<Hold> {
+        Hold::of(&self.policy, self.project.pause.as_ref(), self.now)
+    }
+
+    /// What holds a deployment with this spec now.
+    pub fn hold_of(&self, spec: &Spec) -> Option<Hold> {
+        if spec.override_pause { None } else { self.hold() }
+    }
+
+    /// Holds the project, and takes the slot back from a deployment that no worker has taken yet. Answers the pause before
+    /// this one, if that still lasted. Needs the whole line.
+    pub fn pause(&mut self, pause: Pause) -> Option<Pause> {
+        // As it is stored.
+        let whole = |at: Timestamp| Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at);
+        let pause = Pause { at: whole(pause.at), until: pause.until.map(whole), ..pause };
+        let until = pause.until.map(|until| format!("until {until:.0}: ")).unwrap_or_default();
+        self.audit("pause", None, format!("{until}{}", pause.reason));
+        let before = self.project.pause.replace(pause).filter(|before| before.lasts(self.now));
+        self.project.revision = self.next_revision();
+        self.settle();
+        before
+    }
+
+    /// Ends the pause, so that the head of the line has the slot, unless something else holds the project. Answers the
+    /// pause that was ended, if there was one that still lasted. Needs the whole line.
+    pub fn resume(&mut self, reason: Option<String>) -> Option<Pause> {
+        let before = self.project.pause.take();
+        if before.is_some() {
+            self.audit("resume", None, reason.unwrap_or_default());
+            self.project.revision = self.next_revision();
+        }
+        self.settle();
+        before.filter(|before| before.lasts(self.now))
+    }
+
+    /// Brings slot and line to where the present hold, or its end, wants them; changes nothing where they are there
+    /// already. Answers the pause whose end has come, which is removed. Needs the whole line.
+    pub fn settle(&mut self) -> Option<Pause> {
+        let over = self.project.pause.take_if(|pause| !pause.lasts(self.now));
+        if let Some(over) = &over {
+            let detail = over.until.map(|until| format!("its end came at {until:.0}")).unwrap_or_default();
+            self.audit("pause_end", None, detail);
+            self.project.revision = self.next_revision();
+        }
+        if self.hold().is_some() {
+            self.let_pass();
+            self.take_back();
+        }
+        self.serve();
+        over
+    }
+
+    /// Puts the waiting deployments that pass holds before all others.
+    fn let_pass(&mut self) {
+        let passing: Vec<_> = self.line().into_iter().filter(|one| one.spec.override_pause).cloned().collect();
+        for (position, one) in (1..).zip(passing) {
+            let (rank, blocker) = (order::overriding_rank(one.ticket), self.holder().map(Deployment::mention));
+            if one.rank() != rank {
+                // It waits, so this cannot be refused.
+                let _ = self.step(one.id, Command::PutAhead { rank, position, blocker });
+            }
+        }
+    }
+
+    /// If the slot is kept for a deployment that is held and that no worker has taken yet, the deployment waits again.
+    /// Answers whether that was so.
+    pub(super) fn take_back(&mut self) -> bool {
+        let Some(holder) = self.holder().filter(|holder| !matches!(holder.state, State::Running(_))) else {
+            return false;
+        };
+        let Some(hold) = self.hold_of(&holder.spec) else { return false };
+        let (id, rank) = (holder.id, holder.rank());
+        let position = self.line().into_iter().take_while(|ahead| ahead.rank() < rank).count() as u64 + 1;
+        // It holds the slot without a worker, so this cannot be refused.
+        self.step(id, Command::TakeBack { position, hold }).is_ok()
+    }
+
+    /// Gives a free slot to the head of the line, unless the head is held. At the end of a hold, the next decision may come
+    /// before the one that serves the line.
+    pub(super) fn serve(&mut self) {
+        if self.holder.is_none() {
+            self.promote_head();
+        }
+    }
+
+    /// The rank of a holder that has not started yet.
+    pub(super) fn kept_rank(&self) -> Option<i64> {
+        self.holder().filter(|holder| holder.started_at.is_none()).map(Deployment::rank)
     }
 
     /// The deployment that ran under a lease of the holder that was asked for, at the time of loading.
@@ -376,6 +473,9 @@ impl Slot {
 
     fn promote_head(&mut self) {
         let Some(head) = self.line().first().map(|head| (*head).clone()) else { return };
+        if self.hold_of(&head.spec).is_some() {
+            return;
+        }
         // The head waits, so its promotion cannot be refused.
         if let Ok(step) = head.step(Command::Promote, self.moment()) {
             self.record(step);

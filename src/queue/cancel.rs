@@ -46,7 +46,7 @@ impl Queue {
             ..Load::default()
         };
         transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now).by(&caller).claiming(actor);
+            let mut slot = Slot::of(loaded, now, &policy).by(&caller).claiming(actor);
             let cancellation = admission::cancel(&mut slot, id, reason, successor, &policy);
             (slot.into_changes(), cancellation)
         })

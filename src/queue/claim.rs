@@ -144,12 +144,13 @@ impl Queue {
             match taken {
                 Ok(Ok(claimed)) => return Ok(Some(claimed)),
                 Ok(Err(Refusal::Taken)) => return self.claimed_by(holder).await,
-                // Another worker has it, or it is final by now.
+                // Another worker has it, or it is final by now, or it is held.
                 Ok(Err(
                     Refusal::WrongState
                     | Refusal::Final
                     | Refusal::LeaseLost
                     | Refusal::Alive
+                    | Refusal::Held
                     | Refusal::OutputsFull
                     | Refusal::ReportGap { .. },
                 )) => {}
@@ -198,7 +199,7 @@ impl Queue {
         held_by: Option<LeaseHolder>,
         decision: Decision,
     ) -> Result<Result<Claimed, Refusal>, WorkerError> {
-        let now = self.clock.wall();
+        let (now, policy) = (self.clock.wall(), self.policy(&project));
         let terms = ClaimTerms { pepper: self.store.pepper(), ttl: self.limits().lease, holder };
         let line = LineLoad::Edges(Edges { is_start: true, above: None });
         let load = Load { deployments: vec![id], line, held_by, ..Load::default() };
@@ -207,7 +208,7 @@ impl Queue {
             .note(
                 id,
                 transact(&*self.store, project, load, move |loaded| {
-                    let mut slot = Slot::of(loaded, now).by(&caller);
+                    let mut slot = Slot::of(loaded, now, &policy).by(&caller);
                     let claimed = admission::claim(&mut slot, id, terms);
                     if claimed.is_ok() && !decision.settle(id) {
                         return (Changes::default(), Err(Refusal::WrongState));

@@ -40,10 +40,10 @@ impl Queue {
         secret: SecretHash,
         verdict: Verdict,
     ) -> Result<Deployment, WorkerError> {
-        let (now, caller) = (self.clock.wall(), caller.clone());
+        let (now, policy, caller) = (self.clock.wall(), self.policy(&project), caller.clone());
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
         let call = transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now).by(&caller);
+            let mut slot = Slot::of(loaded, now, &policy).by(&caller);
             let finished = match slot.step(id, Command::Finish { secret, verdict: verdict.clone() }) {
                 Ok(deployment) => {
                     let ended = deployment.clone();

@@ -17,13 +17,13 @@ impl Queue {
         id: DeploymentId,
         secret: SecretHash,
     ) -> Result<Option<CancelRequest>, WorkerError> {
-        let now = self.clock.wall();
+        let (now, policy) = (self.clock.wall(), self.policy(&project));
         let load = Load { deployments: vec![id], ..Load::default() };
         self.unheard
             .note(
                 id,
                 transact(&*self.store, project, load, move |loaded| {
-                    let mut slot = Slot::of(loaded, now);
+                    let mut slot = Slot::of(loaded, now, &policy);
                     let lost =
                         if slot.deployment(id).is_some() { WorkerError::LeaseLost } else { WorkerError::NotFound };
                     let beaten =

@@ -8,6 +8,7 @@ pub mod finish;
 pub mod heartbeat;
 mod locked;
 mod note;
+pub mod pause;
 pub mod plan;
 pub mod postpone;
 pub mod reap;
@@ -106,6 +107,6 @@ impl Queue {
 
     /// A project's present rules; the default ones for a project that is not configured.
     pub fn policy(&self, project: &ProjectName) -> Policy {
-        self.config.now().projects.get(project).map(|project| project.policy).unwrap_or_default()
+        self.config.now().projects.get(project).map(|project| project.policy.clone()).unwrap_or_default()
     }
 }

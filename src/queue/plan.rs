@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::Queue;
 use crate::{
     model::{
-        Changes, Deployment, Eta, LineLoad, Load, Loaded, Mention, Policy, Project, Slot,
+        Changes, Deployment, Eta, Hold, LineLoad, Load, Loaded, Mention, Policy, Project, Slot,
         admission::{self, Admission, Cancellation, OnConflict, Rejection, Submission},
         forecast::{Forecast, StartUnknown},
     },
@@ -34,6 +34,8 @@ pub struct Planned {
     pub superseded: Vec<Deployment>,
     /// The newer deployment that would supersede `own` when the newer one starts.
     pub overtaker: Option<Mention>,
+    /// What would hold it.
+    pub hold: Option<Hold>,
     /// How long until it would have the slot; `None` where it would not wait.
     pub start: Option<Result<Eta, StartUnknown>>,
 }
@@ -57,9 +59,11 @@ impl Queue {
 }
 
 fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, policy: &Policy) -> Planned {
-    let mut slot = Slot::planning(loaded.clone(), now);
+    let mut slot = Slot::planning(loaded.clone(), now, policy);
     let admission = admission::submit(&mut slot, loaded.keyed.clone(), wish.clone(), policy);
-    if matches!(admission, Admission::Conflict { ticket: None, .. }) && wish.on_conflict == OnConflict::Refuse {
+    let is_blocked =
+        matches!(admission, Admission::Conflict { ticket: None, .. } | Admission::Rejected(Rejection::Paused(_)));
+    if is_blocked && wish.on_conflict == OnConflict::Refuse {
         // A client that is told that the slot is held wants to know how long the line is.
         let queued = Submission { on_conflict: OnConflict::Queue, ..wish.clone() };
         let planned = decide(loaded, now, &queued, false, policy);
@@ -71,7 +75,7 @@ fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, pol
         Admission::Conflict { ticket, .. } => *ticket,
         Admission::Rejected(_) => None,
     };
-    if let (true, Admission::Conflict { blocker, ticket: Some(ticket) }) = (cancels, &admission) {
+    if let (true, Admission::Conflict { blocker: Some(blocker), ticket: Some(ticket) }) = (cancels, &admission) {
         match admission::cancel(&mut slot, blocker.id, None, Some(*ticket), policy) {
             Cancellation::Requested(deployment) => cancelled = Some(deployment),
             Cancellation::Rejected(rejection) => cancel_refusal = Some(rejection),
@@ -82,8 +86,10 @@ fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, pol
     let waiting = own.as_ref().filter(|own| own.is_waiting());
     let line = slot.line();
     let position = waiting.map_or(0, |own| line.iter().take_while(|other| other.id != own.id).count() as u64 + 1);
-    let start = slot.holder().zip(waiting).map(|(holder, own)| {
-        Forecast { project: slot.project(), holder, now }.start(own, position, line.iter().copied())
+    let hold = own.as_ref().map_or_else(|| slot.hold_of(&wish.spec), |own| slot.hold_of(&own.spec));
+    let start = waiting.filter(|_| hold.is_some() || slot.holder().is_some()).map(|own| {
+        let forecast = Forecast { project: slot.project(), policy, holder: slot.holder(), now };
+        forecast.start(own, position, line.iter().copied())
     });
     let superseded = own.as_ref().map_or_else(Vec::new, |own| {
         let behind = line.iter().filter(|other| other.id != own.id && other.rank() > own.rank());
@@ -93,6 +99,7 @@ fn decide(loaded: &Loaded, now: Timestamp, wish: &Submission, cancels: bool, pol
         holder: loaded.holder.clone(),
         project: loaded.project.clone(),
         position,
+        hold,
         start,
         overtaker: waiting.and_then(|own| slot.overtaker(own.age(), own.rank())),
         own,

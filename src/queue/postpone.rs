@@ -17,10 +17,10 @@ impl Queue {
         id: DeploymentId,
         why: String,
     ) -> Result<Result<Deployment, Refusal>, StoreError> {
-        let now = self.clock.wall();
+        let (now, policy) = (self.clock.wall(), self.policy(&project));
         let load = Load { deployments: vec![id], ..Load::default() };
         transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
+            let mut slot = Slot::of(loaded, now, &policy);
             let postponed = slot.step(id, Command::Postpone { why }).cloned();
             (slot.into_changes(), postponed)
         })

@@ -28,14 +28,14 @@ impl Queue {
     ) -> Result<Result<Deployment, Refusal>, StoreError> {
         // The sentence is for people, so a failure to read it must not keep the deployment from being ended.
         let absence = if cause == Lapse::Silence { self.absence(&project, id).await.ok().flatten() } else { None };
-        let now = self.clock.wall();
+        let (now, policy) = (self.clock.wall(), self.policy(&project));
         let clock = self.clock.clone();
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
         self.unheard
             .note(
                 id,
                 transact(&*self.store, project, load, move |loaded| {
-                    let mut slot = Slot::of(loaded, now);
+                    let mut slot = Slot::of(loaded, now, &policy);
                     // The judgement waited for the project's lock, and so did the signs of life that arrived after it.
                     let is_stale = cause == Lapse::Silence && clock.boot().since(judged_at) > JUDGEMENT_LIMIT;
                     let reaped = if is_stale {
@@ -61,8 +61,8 @@ impl Queue {
     /// # Errors
     /// The store did not do it.
     pub async fn try_project(&self, project: ProjectName) -> Result<(), StoreError> {
-        let now = self.clock.wall();
-        let nothing = move |loaded| (Slot::of(loaded, now).into_changes(), ());
+        let (now, policy) = (self.clock.wall(), self.policy(&project));
+        let nothing = move |loaded| (Slot::of(loaded, now, &policy).into_changes(), ());
         transact(&*self.store, project, Load::default(), nothing).await
     }
 }

@@ -61,10 +61,10 @@ impl Queue {
         project: ProjectName,
         Release { reason, actor, only, even_if_alive }: Release,
     ) -> Result<Released, StoreError> {
-        let (now, caller) = (self.clock.wall(), caller.clone());
+        let (now, policy, caller) = (self.clock.wall(), self.policy(&project), caller.clone());
         let load = Load { line: LineLoad::Head, ..Load::default() };
         transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now).by(&caller).claiming(actor);
+            let mut slot = Slot::of(loaded, now, &policy).by(&caller).claiming(actor);
             let released = decide(&mut slot, reason, only, |holder| even_if_alive || !is_alive(holder, now));
             (slot.into_changes(), released)
         })

@@ -20,16 +20,21 @@ impl Queue {
         first: Option<u64>,
         reports: Vec<Report>,
     ) -> Result<u64, WorkerError> {
-        let now = self.clock.wall();
+        let (now, policy) = (self.clock.wall(), self.policy(&project));
         let load = Load { deployments: vec![id], ..Load::default() };
         let call = transact(&*self.store, project, load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
+            let mut slot = Slot::of(loaded, now, &policy);
             let is_there = slot.deployment(id).is_some();
             let reported = slot.step(id, Command::Report { secret, first, reports }).map(|told| told.report_count);
             let reported = reported.map_err(|refusal| match refusal {
                 Refusal::ReportGap { last } => WorkerError::ReportGap { last },
                 Refusal::OutputsFull => WorkerError::OutputsFull,
-                Refusal::LeaseLost | Refusal::Final | Refusal::WrongState | Refusal::Taken | Refusal::Alive => {
+                Refusal::LeaseLost
+                | Refusal::Final
+                | Refusal::WrongState
+                | Refusal::Taken
+                | Refusal::Alive
+                | Refusal::Held => {
                     if is_there {
                         WorkerError::LeaseLost
                     } else {

@@ -3,7 +3,7 @@
 use super::Queue;
 use crate::{
     model::{
-        Caller, DeploymentId, Edges, LineLoad, LinePolicy, Load, Mention, Project, Slot,
+        Caller, DeploymentId, Edges, Hold, LineLoad, LinePolicy, Load, Mention, Project, Slot,
         admission::{self, Admission, OnConflict, Submission},
         order,
     },
@@ -19,6 +19,8 @@ pub struct SubmitOutcome {
     pub own: Option<Placed>,
     /// The newer deployment that supersedes `own` when the newer one starts.
     pub overtaker: Option<Mention>,
+    /// What holds the project at that moment.
+    pub hold: Option<Hold>,
     /// The project's counters at that moment.
     pub project: Project,
 }
@@ -38,6 +40,7 @@ impl Queue {
         let load = Load {
             key: wish.key.as_ref().map(|(key, _)| key.clone()),
             line: match policy.line {
+                LinePolicy::Latest | LinePolicy::All if wish.spec.override_pause => LineLoad::All,
                 LinePolicy::Latest if may_join => LineLoad::All,
                 LinePolicy::Latest | LinePolicy::All if edges == Edges::default() => LineLoad::Head,
                 LinePolicy::Latest | LinePolicy::All => LineLoad::Edges(edges),
@@ -49,10 +52,10 @@ impl Queue {
         let (new, caller) = (wish.id, caller.clone());
         let mut submitted = transact(&*self.store, project.clone(), load, move |loaded| {
             let keyed = loaded.keyed.clone();
-            let mut slot = Slot::of(loaded, now).by(&caller);
+            let mut slot = Slot::of(loaded, now, &policy).by(&caller);
             let admission = admission::submit(&mut slot, keyed, wish, &policy);
             let own = own_deployment(&admission).and_then(|id| slot.deployment(id)).cloned();
-            let project = slot.project().clone();
+            let (project, hold) = (slot.project().clone(), slot.hold());
             let waiting = own.as_ref().filter(|own| own.is_waiting());
             let overtaker = waiting.and_then(|own| slot.overtaker(own.age(), own.rank()));
             let own = own.map(|deployment| {
@@ -66,7 +69,7 @@ impl Queue {
                 };
                 Placed { deployment, position }
             });
-            (slot.into_changes(), SubmitOutcome { admission, own, overtaker, project })
+            (slot.into_changes(), SubmitOutcome { admission, own, overtaker, hold, project })
         })
         .await?;
         if let Some(own) = &mut submitted.own

@@ -15,13 +15,13 @@ impl Queue {
     /// # Errors
     /// The store did not do it.
     pub async fn attend(&self, project: ProjectName, id: DeploymentId, window: Duration) -> Result<(), StoreError> {
-        let now = self.clock.wall();
+        let (now, policy) = (self.clock.wall(), self.policy(&project));
         let load = Load { deployments: vec![id], ..Load::default() };
         self.unheard
             .note(
                 id,
                 transact(&*self.store, project, load, move |loaded| {
-                    let mut slot = Slot::of(loaded, now);
+                    let mut slot = Slot::of(loaded, now, &policy);
                     // A refusal says that the ticket has left the line: the polling client reads that for itself.
                     let _ = slot.step(id, Command::Attend { window });
                     (slot.into_changes(), ())

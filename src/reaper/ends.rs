@@ -100,6 +100,7 @@ async fn end(queue: &Queue, permits: &Semaphore, lapsed: Vec<Lapsed>) -> Result<
                 | Refusal::LeaseLost
                 | Refusal::WrongState
                 | Refusal::Taken
+                | Refusal::Held
                 | Refusal::OutputsFull
                 | Refusal::ReportGap { .. },
             )) => {}

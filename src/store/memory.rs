@@ -12,8 +12,8 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers,
-    OnCommit, Placed, ProjectPage, ProjectState, Store, StoreError, Watched,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, HeldProject, KnownAgent, ListQuery,
+    Mark, Offers, OnCommit, Placed, ProjectPage, ProjectState, Store, StoreError, Watched,
     agents::Presence,
     audit::{AuditPage, AuditQuery, KeptAudit, NewAuditLine},
     tokens::{TokenRoom, TokensInMemory},
@@ -66,6 +66,13 @@ struct KeptDeployment {
     arrival: u64,
     /// By `seq`, each with the amount of output at that moment.
     events: BTreeMap<u64, (Event, u64)>,
+}
+
+impl KeptProject {
+    /// Whether it was ever deployed, or paused.
+    fn is_known(&self) -> bool {
+        self.project.revision > Revision(0)
+    }
 }
 
 impl MemoryStore {
@@ -360,7 +367,7 @@ impl Store for MemoryStore {
     fn project(&self, name: ProjectName, line: usize) -> BoxFuture<'_, Result<Option<ProjectState>, StoreError>> {
         now(move || {
             let kept = self.kept();
-            kept.projects.get(&name).filter(|it| !it.history.is_empty()).map(|found| kept.state(found, line))
+            kept.projects.get(&name).filter(|it| it.is_known()).map(|found| kept.state(found, line))
         })
     }
 
@@ -370,8 +377,18 @@ impl Store for MemoryStore {
             let later = kept
                 .projects
                 .iter()
-                .filter(|(name, found)| !found.history.is_empty() && after.as_ref().is_none_or(|after| *name > after));
+                .filter(|(name, found)| found.is_known() && after.as_ref().is_none_or(|after| *name > after));
             later.take(limit).map(|(name, found)| (name.clone(), Some(kept.state(found, 0)))).collect()
+        })
+    }
+
+    fn held_projects(&self) -> BoxFuture<'_, Result<Vec<HeldProject>, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let waits = |found: &KeptProject| found.holder.is_none() && !found.line.is_empty();
+            let held = kept.projects.iter().filter(|(_, found)| found.project.pause.is_some() || waits(found));
+            held.map(|(name, found)| HeldProject { project: name.clone(), pause: found.project.pause.clone() })
+                .collect()
         })
     }
 

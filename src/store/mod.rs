@@ -40,8 +40,8 @@ pub use tokens::TokenRoom;
 use crate::{
     clock::Now,
     model::{
-        Changes, Deployment, DeploymentId, Digest, Event, Hint, LeaseHolder, Limits, Load, Loaded, Pepper, Project,
-        ProjectName, Revision, RunBy, Spec, State, Status, Vital,
+        Changes, Deployment, DeploymentId, Digest, Event, Hint, LeaseHolder, Limits, Load, Loaded, Pause, Pepper,
+        Project, ProjectName, Revision, RunBy, Spec, State, Status, Vital,
     },
 };
 
@@ -90,6 +90,15 @@ impl ProjectState {
 
 /// Projects by name. A project that cannot be read has its name alone.
 pub type ProjectPage = Vec<(ProjectName, Option<ProjectState>)>;
+
+/// A project that is or was held: it has a pause, or its slot is free although somebody waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldProject {
+    /// Its name.
+    pub project: ProjectName,
+    /// Its pause.
+    pub pause: Option<Pause>,
+}
 
 /// Which deployments of a project to list, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -220,6 +229,10 @@ pub trait Store: Send + Sync + 'static {
     /// Projects by name, after `after`, at most `limit`; their lines are left out. A project that cannot be read is
     /// listed by its name.
     fn projects(&self, after: Option<ProjectName>, limit: usize) -> BoxFuture<'_, Result<ProjectPage, StoreError>>;
+
+    /// The projects that have a pause, and those whose slot is free although somebody waits in line. A row that cannot be
+    /// read is left out. It looks at all projects, so it is asked rarely.
+    fn held_projects(&self) -> BoxFuture<'_, Result<Vec<HeldProject>, StoreError>>;
 
     /// The artifacts of a project's `recent` newest deployments, and of all that are not final. Nothing else of them is read.
     fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>>;

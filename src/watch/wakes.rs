@@ -240,7 +240,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::model::{Loaded, Place, Slot, Spec, lifecycle::Entry};
+    use crate::model::{Loaded, Place, Policy, Slot, Spec, lifecycle::Entry};
 
     #[tokio::test]
     async fn a_wake_up_tells_how_the_commit_left_the_deployment_unless_it_stands_in_line() {
@@ -248,10 +248,11 @@ mod tests {
         let name: crate::model::ProjectName = "web".parse().expect("it is a name");
         let (holder, waiting) = (DeploymentId::generate(), DeploymentId::generate());
         let mut subscriptions = [holder, waiting].map(|id| notifier.subscribe(Topic::State(id)));
-        let mut slot = Slot::of(Loaded::nothing(&name), Timestamp::UNIX_EPOCH);
+        let mut slot = Slot::of(Loaded::nothing(&name), Timestamp::UNIX_EPOCH, &Policy::default());
         slot.admit(holder, name.clone(), Spec::default(), Entry::Ready);
-        let blocker = crate::model::Mention::unnamed(name.clone(), holder);
-        let entry = Entry::Waiting { place: Place::Queued, position: 1, blocker, rank: None, overtaker: None };
+        let blocker = Some(crate::model::Mention::unnamed(name.clone(), holder));
+        let entry =
+            Entry::Waiting { place: Place::Queued, position: 1, blocker, rank: None, overtaker: None, hold: None };
         slot.admit(waiting, name, Spec::default(), entry);
         notifier.publish(&slot.into_changes());
         let [of_holder, of_waiting] = &mut subscriptions;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{artifact::ArtifactRef, time};
 use crate::model::{
-    self, CANCEL_WAITS, CANNOT_BE_ENDED, CancelCause, DeploymentId, Eta, Mention, Named, Outcome, Party, ProjectName,
-    Revision, State, Status,
+    self, CANCEL_WAITS, CANNOT_BE_ENDED, CancelCause, DeploymentId, Eta, Hold, Mention, Named, Outcome, Party,
+    ProjectName, Revision, State, Status,
 };
 
 /// A deployment, whole.
@@ -85,6 +85,12 @@ pub struct Deployment {
     /// Why that cannot be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_unknown: Option<String>,
+    /// What holds it, while it waits in line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// Whether no hold holds it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub override_pause: bool,
     /// The deployment that it runs again.
     pub retry_of: Option<DeploymentId>,
     /// The number, actor and commit of that deployment, for people.
@@ -217,6 +223,8 @@ impl Deployment {
             expected_start: None,
             start_unknown: None,
             will_be_superseded_by_deployment: None,
+            hold: None,
+            override_pause: spec.override_pause,
             retry_of: spec.retry_of,
             retry_of_deployment: spec.retry_of_named.clone(),
             submitted_by: spec.submitted_by.clone().map(|identity| Party { identity, actor: spec.actor.clone() }),

@@ -27,7 +27,7 @@ pub use project::{
     ReleaseRequest,
 };
 pub use reload::{ReloadAnswer, ReloadedProjects};
-pub use submit::{Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
+pub use submit::{Blocker, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
 pub use token::{RevokeRequest, TokenCreated, TokenList, TokenRequest, TokenStatus, TokenView};
 pub use worker::{
     Accepted, AgentView, ClaimRequest, Claimed, FinishError, FinishRequest, HeartbeatAnswer, LEASE_HEADER, Lease,

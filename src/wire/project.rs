@@ -8,7 +8,7 @@ use super::{
     submit::Liveness,
     worker::AgentView,
 };
-use crate::model::{DeploymentId, DeploymentName, Eta, Mention, Named, Policy, ProjectName, Revision};
+use crate::model::{DeploymentId, DeploymentName, Eta, Hold, Mention, Named, Policy, ProjectName, Revision};
 
 /// A project with its slot and line: everything that `why` shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct ProjectView {
     pub liveness: Option<Liveness>,
     /// How much longer the holder is expected to take; null when that cannot be told.
     pub eta: Option<Eta>,
+    /// What holds the project. Missing from an older server.
+    #[serde(default)]
+    pub hold: Option<Hold>,
     /// The front of the line, at most 100.
     pub line: Vec<Deployment>,
     /// How many wait in line.
@@ -52,14 +55,17 @@ pub struct PolicyView {
     pub line_limit: u32,
     /// `allow`, `never` or `{times}`.
     pub preempt: crate::model::Preempt,
-    /// Whether new deployments are refused.
+    /// Whether the configuration holds the project.
     pub paused: bool,
+    /// The freeze windows, in words. Missing from an older server.
+    #[serde(default)]
+    pub freezes: Vec<String>,
 }
 
 impl From<Policy> for PolicyView {
     fn from(policy: Policy) -> Self {
-        let Policy { line, line_limit, preempt, paused } = policy;
-        PolicyView { line, line_limit, preempt, paused }
+        let Policy { line, line_limit, preempt, paused, freezes } = policy;
+        PolicyView { line, line_limit, preempt, paused, freezes: freezes.iter().map(ToString::to_string).collect() }
     }
 }
 
@@ -78,9 +84,12 @@ pub struct ProjectSummary {
     /// What is live: the deployment that succeeded last. Missing from an older server.
     #[serde(default)]
     pub current: Option<Deployment>,
-    /// Whether new deployments are refused. Missing from an older server.
+    /// Whether the project is held. Missing from an older server.
     #[serde(default)]
     pub paused: bool,
+    /// What holds the project. Missing from an older server.
+    #[serde(default)]
+    pub hold: Option<Hold>,
 }
 
 /// A page of projects, by name.
@@ -112,6 +121,9 @@ pub struct Plan {
     /// The place in line that it would get now, or, where it does not wait, would get if it did; 0 when it would start at
     /// once, or be refused.
     pub queue_position: u64,
+    /// What would hold it. Missing from an older server.
+    #[serde(default)]
+    pub hold: Option<Hold>,
     /// How long the wait for the slot is expected to take; null when that cannot be told.
     pub expected_wait: Option<Eta>,
     /// Why the wait cannot be told; not null exactly where `expected_wait` is null. Missing from an older server.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{artifact::ArtifactRef, deployment::mention, time};
-use crate::model::{DeploymentId, DeploymentName, Eta, Mention, Named, ProjectName, RunBy, Status};
+use crate::model::{DeploymentId, DeploymentName, Eta, Hold, Mention, Named, ProjectName, RunBy, Status};
 
 /// The body of a submit. Every field may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub struct SubmitRequest {
     pub deadline_seconds: Option<u64>,
     /// Whether it may go back behind a newer `order`.
     pub rollback: bool,
+    /// Whether no pause and no freeze window holds it, which needs the scope `admin`. It goes before all who are held.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub override_pause: bool,
     /// A former deployment of the project that is run again: fields that are left out above are taken from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<DeploymentName>,
@@ -72,13 +75,15 @@ pub enum OnConflict {
 }
 
 /// The members that a conflict's problem body adds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Conflict {
-    /// The deployment that holds the slot; never a final one.
-    pub deployment_id: DeploymentId,
-    /// More about it.
-    pub blocking: Blocking,
+    /// The deployment that holds the slot. Left out where the slot is free and given to nobody, because the project is held.
+    #[serde(flatten)]
+    pub blocker: Option<Blocker>,
+    /// What holds your deployment, beside the deployment that has the slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
     /// The id that your deployment will have, where a place in line is kept for you.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<DeploymentId>,
@@ -101,11 +106,21 @@ pub struct Conflict {
     /// Why that cannot be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_unknown: Option<String>,
-    /// Whether the blocking deployment is of the same CI run.
-    pub relation: Relation,
     /// How long yours takes, where a place in line is kept for you.
     #[serde(flatten)]
     pub takes: Takes,
+}
+
+/// The members of a conflict that describe the deployment that holds the slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocker {
+    /// The deployment; never a final one.
+    pub deployment_id: DeploymentId,
+    /// More about it.
+    pub blocking: Blocking,
+    /// Whether it is of the same CI run.
+    pub relation: Relation,
 }
 
 /// How long a deployment's run takes once it has the slot.
@@ -120,12 +135,19 @@ pub struct Takes {
     pub usual_duration: Option<Eta>,
 }
 
-impl Conflict {
+impl Blocker {
     /// The deployment that holds the slot, as texts about another one name it.
-    pub fn holder(&self, project: &ProjectName) -> Mention {
+    pub fn mention(&self, project: &ProjectName) -> Mention {
         let Blocking { number, actor, commit, .. } = &self.blocking;
         let named = number.map(|number| Named { number, actor: actor.clone(), commit: commit.clone() });
         Mention { project: project.clone(), id: self.deployment_id, named }
+    }
+}
+
+impl Conflict {
+    /// The id of the deployment that holds the slot.
+    pub fn holder_id(&self) -> Option<DeploymentId> {
+        self.blocker.as_ref().map(|blocker| blocker.deployment_id)
     }
 
     /// The newer deployment that supersedes yours when the newer one starts.

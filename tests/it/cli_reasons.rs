@@ -62,7 +62,7 @@ async fn each_reason_is_that_of_a_real_end() {
     is(&["deploy", "--project", "web", "--pipeline", "none"], 2, "UNKNOWN_PIPELINE");
     is(&["status", "--project", "none"], 2, "NOT_FOUND");
     is(&["deploy", "--project", "web", "--pipeline", "broken"], 1, "PHASE_FAILED");
-    is(&["deploy", "--project", "paused"], 121, "PROJECT_PAUSED");
+    is(&["deploy", "--project", "paused", "--on-conflict", "fail"], 121, "PROJECT_PAUSED");
     is(&["deploy", "--project", "strict"], 121, "NO_AGENT");
     is(&["deploy", "--project", "agents", "--timeout", "1s"], 124, "CLIENT_TIMEOUT_UNCLAIMED");
     is(&["fence", "check", "--project", "web"], 125, "CLIENT_FAULT");

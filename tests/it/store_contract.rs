@@ -7,13 +7,17 @@ use singletrack::{
     clock::Clock as _,
     model::{
         Caller, Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Identity, Lapse, LeaseHolder,
-        LineLoad, LinePolicy, Load, Mention, Named, Party, PhaseState, Place, Policy, Project, Report, RequestId,
-        Revision, Rollbacks, RunBy, Slot, Spec, State, Status, Stream, Verdict,
+        LineLoad, LinePolicy, Load, Mention, Named, Party, Pause, PhaseState, Place, Policy, Project, Report,
+        RequestId, Revision, Rollbacks, RunBy, Slot, Spec, State, Status, Stream, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
         lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
     },
-    store::{AgentCall, AuditQuery, KnownAgent, ListQuery, Mark, NewAuditLine, ProjectState, StoreError, Watched},
+    queue::pause::PauseWish,
+    store::{
+        AgentCall, AuditQuery, HeldProject, KnownAgent, ListQuery, Mark, NewAuditLine, ProjectState, StoreError,
+        Watched,
+    },
 };
 
 use crate::store_trial::{Trial, id, name, spec};
@@ -58,6 +62,8 @@ contract! {
     every_field_comes_back_as_it_was_recorded,
     every_deployment_gets_the_next_number_of_its_project,
     the_counters_of_a_project_come_back,
+    a_pause_comes_back_and_its_project_is_listed_as_held,
+    a_pause_takes_the_slot_back_from_whoever_has_not_started,
     a_load_brings_what_it_asks_for_and_nothing_else,
     a_deployment_is_found_in_its_own_project_only,
     an_idempotency_key_brings_its_deployment_and_fingerprint,
@@ -228,6 +234,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         artifact: Some("ab".repeat(32).parse().unwrap()),
         executor: RunBy::Submitter,
         rollback: true,
+        override_pause: true,
         deadline_seconds: Some(86_400),
         retry_of: Some(id(77)),
         retry_of_named: Some(Named { number: 3, actor: Some("bob\0".to_owned()), commit: None }),
@@ -281,6 +288,78 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
     assert!(matches!(&events[8].body, EventBody::Log { lines, .. } if lines[1] == "\u{1b}[31mred\0"));
     assert_eq!(events[9].body, EventBody::cancel(Some("stop it".to_owned()), None, Some(party())));
     assert_eq!(events[10].at, trial.queue.clock().wall());
+}
+
+async fn a_pause_comes_back_and_its_project_is_listed_as_held(trial: Trial) {
+    let at = trial.queue.clock().wall();
+    let pause = Pause {
+        at,
+        by: "oidc:github:repo:acme/web".to_owned(),
+        actor: Some("an\0na".to_owned()),
+        reason: "it is \"broken\" \u{1f682}".to_owned(),
+        until: Some(at + Duration::from_secs(3600)),
+        pin: Some(41),
+    };
+    let everything = || Load { line: LineLoad::All, ..Load::default() };
+    let set = pause.clone();
+    trial.decide("new", everything(), move |slot| slot.pause(set)).await.unwrap();
+    trial.submit("web", 1, OnConflict::Refuse).await;
+    trial.submit("free", 2, OnConflict::Refuse).await;
+    let state = trial.store.project(name("new"), 9).await.unwrap().expect("a pause makes the project known");
+    assert_eq!(state.project.pause, Some(pause.clone()));
+    assert_eq!((state.project.deployment_count, state.holder), (0, None));
+    let page = trial.store.projects(None, 9).await.unwrap();
+    assert_eq!(page.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["free", "new", "web"]);
+    assert_eq!(
+        trial.store.held_projects().await.unwrap(),
+        [HeldProject { project: name("new"), pause: Some(pause.clone()) }]
+    );
+    let before = trial.decide("new", everything(), move |slot| slot.resume(None)).await.unwrap();
+    assert_eq!(before, Some(pause));
+    assert_eq!(trial.store.held_projects().await.unwrap(), []);
+    // Somebody waits for a free slot where the rules held the project until now.
+    let held = trial.queue_with("web", Policy { paused: true, ..Policy::default() });
+    trial.submit("web", 3, OnConflict::Queue).await;
+    held.cancel(&Caller::server(), name("web"), id(1), None, None).await.unwrap();
+    assert_eq!(trial.store.held_projects().await.unwrap(), [HeldProject { project: name("web"), pause: None }]);
+    trial.queue.settle(name("web")).await.unwrap();
+    assert_eq!(trial.deployment("web", 3).await.state, State::Ready);
+    assert_eq!(trial.store.held_projects().await.unwrap(), []);
+}
+
+async fn a_pause_takes_the_slot_back_from_whoever_has_not_started(trial: Trial) {
+    let wish = || PauseWish { actor: None, reason: "a trial".to_owned(), until: None };
+    let caller = Caller::server();
+    let pause = |project: &'static str| trial.queue.pause(&caller, name(project), wish());
+    let resume = |project: &'static str| trial.queue.resume(&caller, name(project), None);
+    trial.submit("ready", 1, OnConflict::Refuse).await;
+    trial.submit("ready", 2, OnConflict::Wait).await;
+    assert_eq!(pause("ready").await.unwrap().taken_back.map(|it| it.id), Some(id(1)));
+    assert_eq!(trial.deployment("ready", 1).await.state, State::Waiting(Place::Queued));
+    assert_eq!((trial.position("ready", 1).await, trial.position("ready", 2).await), (1, 2));
+    assert!(matches!(
+        &trial.events(1).await.last().unwrap().body,
+        EventBody::Queue { position: 1, blocker: None, hold: Some(_), .. }
+    ));
+    assert_eq!(resume("ready").await.unwrap().holder.map(|it| it.id), Some(id(1)));
+    assert_eq!(trial.deployment("ready", 1).await.state, State::Ready);
+
+    trial.submit("reserved", 3, OnConflict::Refuse).await;
+    trial.submit("reserved", 4, OnConflict::Wait).await;
+    trial.queue.cancel(&Caller::server(), name("reserved"), id(3), None, None).await.unwrap();
+    pause("reserved").await.unwrap();
+    assert_eq!(trial.deployment("reserved", 4).await.state, State::Waiting(Place::Ticket { window: Duration::ZERO }));
+
+    trial.submit("running", 5, OnConflict::Refuse).await;
+    trial.submit("running", 6, OnConflict::Queue).await;
+    let secret = trial.claim("running", 5).await;
+    assert_eq!(pause("running").await.unwrap().taken_back, None);
+    trial.finish("running", 5, secret).await;
+    assert_eq!(trial.deployment("running", 6).await.state, State::Waiting(Place::Queued), "nobody is promoted");
+    let claimed = trial.queue.claim(name("running"), id(6), LeaseHolder::worker("w")).await.unwrap();
+    assert!(claimed.is_none());
+    resume("running").await.unwrap();
+    trial.claim("running", 6).await;
 }
 
 async fn every_deployment_gets_the_next_number_of_its_project(trial: Trial) {
@@ -563,7 +642,7 @@ async fn whoever_leaves_the_line_leaves_all_others_as_they_were(trial: Trial) {
     for (kind, policy) in [("all", Policy::default()), ("latest", latest), ("takeover", Policy::default())] {
         for (at, way) in (0..5).flat_map(|at| ["cancelled", "expired", "abandoned"].map(|way| (at, way))) {
             let project = format!("{kind}-{at}-{way}");
-            let queue = trial.queue_with(&project, policy);
+            let queue = trial.queue_with(&project, policy.clone());
             for number in 0..=5 {
                 let wish = Submission {
                     id: id(first + number),

@@ -172,7 +172,7 @@ impl Trial {
     ) -> Result<T, StoreError> {
         let now = self.clock.wall();
         transact(&*self.store, name(project), load, move |loaded| {
-            let mut slot = Slot::of(loaded, now);
+            let mut slot = Slot::of(loaded, now, &Policy::default());
             let value = decide(&mut slot);
             (slot.into_changes(), value)
         })

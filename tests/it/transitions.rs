@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use jiff::Timestamp;
 use singletrack::model::{
-    Changes, Command, Deployment, Event, EventBody, FailureCause, Lapse, LeaseHolder, Loaded, Mention, PhaseState,
-    Place, Project, Refusal, Report, Revision, SecretHash, Slot, State, Status, Step, Stream, Verdict, Vital,
+    Changes, Command, Deployment, Event, EventBody, FailureCause, Hold, Lapse, LeaseHolder, Loaded, Mention,
+    PhaseState, Place, Policy, Project, Refusal, Report, Revision, SecretHash, Slot, State, Status, Step, Stream,
+    Verdict, Vital,
     lifecycle::{EVENTS_LIMIT, Entry, Moment},
 };
 
@@ -75,8 +76,12 @@ fn a_deployment_with_a_million_events_says_so_once_keeps_its_record_and_tells_it
 
 /// A deployment in every state there is, made as production makes them.
 fn states() -> Vec<(&'static str, Deployment)> {
-    let waiting =
-        |place| made(Entry::Waiting { place, position: 1, blocker: other(9), rank: None, overtaker: None }, vec![]);
+    let waiting = |place| {
+        made(
+            Entry::Waiting { place, position: 1, blocker: Some(other(9)), rank: None, overtaker: None, hold: None },
+            vec![],
+        )
+    };
     let ticket = || waiting(Place::Ticket { window: Duration::from_secs(30) });
     let with = |commands| made(Entry::Ready, commands);
     let claim = || Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), holder: LeaseHolder::worker("w") };
@@ -105,6 +110,7 @@ const COMMANDS: &[(&str, Make)] = &[
     ("overtaken", |_| Command::Overtaken { position: 2, blocker: Some(other(9)), by: other(8) }),
     ("attend", |_| Command::Attend { window: Duration::from_secs(5) }),
     ("take up", |_| Command::TakeUp),
+    ("take back", |_| Command::TakeBack { position: 1, hold: paused() }),
     ("claim", |_| Command::Claim { secret: SECRET, ttl: Duration::from_secs(60), holder: LeaseHolder::worker("w") }),
     ("postpone", |_| Command::Postpone { why: "no free place".to_owned() }),
     ("heartbeat", |_| Command::Heartbeat { secret: SECRET }),
@@ -132,6 +138,11 @@ const COMMANDS: &[(&str, Make)] = &[
     ("release", |_| Command::Release { reason: "stuck".to_owned(), by: None }),
 ];
 
+fn paused() -> Hold {
+    let policy = Policy { paused: true, ..Policy::default() };
+    Hold::of(&policy, None, Timestamp::UNIX_EPOCH).expect("it holds")
+}
+
 fn report(report: Report) -> Command {
     Command::Report { secret: SECRET, first: None, reports: vec![report] }
 }
@@ -153,7 +164,7 @@ fn earlier(deployment: &Deployment) -> Vital {
 fn made(entry: Entry, commands: Vec<Command>) -> Deployment {
     let project = Project::new(name("web"));
     let loaded = Loaded { project, holder: None, line: vec![], deployments: vec![], keyed: None, held: None };
-    let mut slot = Slot::of(loaded, Timestamp::UNIX_EPOCH);
+    let mut slot = Slot::of(loaded, Timestamp::UNIX_EPOCH, &Policy::default());
     let entered = slot.admit(id(1), name("web"), spec(), entry).clone();
     let Changes { .. } = slot.into_changes();
     commands.into_iter().fold(entered, then)
@@ -209,6 +220,7 @@ fn state(deployment: &Deployment) -> String {
 fn event(event: &Event) -> String {
     match &event.body {
         EventBody::Queue { position, will_be_superseded_by: Some(_), .. } => format!("queue {position}, overtaken"),
+        EventBody::Queue { position, hold: Some(_), .. } => format!("queue {position}, held"),
         EventBody::Queue { position, .. } => format!("queue {position}"),
         EventBody::Status { status } => format!("status {}", Status::as_str(*status)),
         EventBody::Phase { .. } => "phase".to_owned(),

@@ -320,9 +320,9 @@ impl Race<'_> {
 
     fn tell_waiting(&self) {
         if let (Some(conflict), Wish::Wait { .. }) = (&self.held, self.wish) {
-            let (project, id) = (self.project(), conflict.deployment_id);
-            let ahead = LineAhead { project: project.clone(), id, blocking: conflict.blocking.clone() };
-            self.session.screen.waiting(&ahead, &PlaceInLine::behind(project, conflict));
+            let project = self.project();
+            let ahead = LineAhead::in_conflict(project, conflict);
+            self.session.screen.waiting(project, ahead.as_ref(), &PlaceInLine::behind(project, conflict));
         }
     }
 
@@ -331,8 +331,10 @@ impl Race<'_> {
         let by = actor.as_ref().map(|actor| format!(" by {actor}")).unwrap_or_default();
         let body = CancelBody { superseded_by: Some(ticket.into()), reason: Some(format!("superseded{by}")), actor };
         let session = self.session;
-        let holder = self.held.as_ref().filter(|held| held.deployment_id == target);
-        let holder = holder.map_or_else(|| format!("deployment {target}"), |held| named(&held.holder(self.project())));
+        let holder = self.held.as_ref().and_then(|held| held.blocker.as_ref());
+        let holder = holder.filter(|holder| holder.deployment_id == target);
+        let holder =
+            holder.map_or_else(|| format!("deployment {target}"), |holder| named(&holder.mention(self.project())));
         match session.connection.cancel(self.project(), &target.into(), &body).await {
             Ok(_) => {
                 session.screen.line(&format!("asked {holder} to make way for {}", self.name_of(ticket)));
@@ -366,13 +368,14 @@ impl Race<'_> {
                 // Who holds the slot may have changed since the conflict.
                 self.held = conflict.or_else(|| self.held.take());
                 if let Some(held) = &mut self.held {
+                    held.hold.clone_from(&deployment.hold);
                     held.queue_position = Some(deployment.queue_position);
                     held.expected_start = deployment.expected_start;
                     held.start_unknown.clone_from(&deployment.start_unknown);
                 }
                 self.tell_waiting();
                 tokio::time::sleep(TURN_PAUSE).await;
-                Observation::StillWaiting { ticket, holder: self.held.as_ref().map(|held| held.deployment_id) }
+                Observation::StillWaiting { ticket, holder: self.held.as_ref().and_then(|held| held.holder_id()) }
             }
             Err(Fault::Refused(refusal)) => Observation::Refused(refusal),
             Err(fault) => Observation::Faulted(fault),
@@ -446,10 +449,13 @@ impl Race<'_> {
         match (&view.holder, view.line.iter().find(|waiting| waiting.id == id)) {
             (Some(holder), Some(own)) => {
                 let ahead = LineAhead::of(holder, view.liveness, view.eta);
-                session.screen.waiting(&ahead, &PlaceInLine::of(own));
+                session.screen.waiting(self.project(), Some(&ahead), &PlaceInLine::of(own));
                 true
             }
-            (None, Some(_)) => true,
+            (None, Some(own)) => {
+                session.screen.waiting(self.project(), None, &PlaceInLine::of(own));
+                true
+            }
             // Whoever has left the line never comes back to it; of a longer line only the front is told.
             (_, None) => view.line_length > view.line.len() as u64,
         }
@@ -573,6 +579,7 @@ pub fn request(args: &DeployArgs, wish: Wish, ci: Option<&CiRun>) -> Result<Subm
         // The whole `--timeout`, not the rest of it: a repeated step must send the same request.
         deadline_seconds: Some(args.submit.line.timeout.as_secs()),
         rollback: args.rollback,
+        override_pause: args.submit.line.override_pause,
         retry_of: args.retry_of.clone(),
         // Known once it is packed.
         artifact: None,

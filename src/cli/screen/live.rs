@@ -13,10 +13,11 @@ use serde_json::Value;
 
 use super::{
     clean::clean,
+    held,
     print::{self, shown},
     silence::Silence,
     story::Story,
-    words::{LineAhead, PlaceInLine, named, overtaken, size, span, willed_by},
+    words::{LineAhead, PlaceInLine, named, overtaken, size, span, what_holds, willed_by},
 };
 use crate::{
     client::follow::Update,
@@ -113,17 +114,29 @@ impl Screen {
         }
     }
 
-    /// Shows which deployment is ahead.
-    pub fn waiting(&self, ahead: &LineAhead, place: &PlaceInLine) {
-        let text = ahead.wait_line(place, self.clock.wall());
-        let news = ahead.news(place);
+    /// Shows which deployment is ahead, or what holds the project.
+    pub fn waiting(&self, project: &ProjectName, ahead: Option<&LineAhead>, place: &PlaceInLine) {
+        let wall = self.clock.wall();
+        let (text, short, news) = match (ahead, &place.hold) {
+            (Some(ahead), _) => (ahead.wait_line(place, wall), ahead.short_wait_line(place, wall), ahead.news(place)),
+            (None, Some(hold)) => {
+                let line = held::wait_line(project, hold, place, wall);
+                (line.clone(), line, held::news(hold, place))
+            }
+            // The slot is being handed on right now.
+            (None, None) => return,
+        };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.boot();
-        self.story_lock().waiting(ahead, now);
+        match (ahead, &place.hold) {
+            (Some(ahead), _) => self.story_lock().waiting(ahead, now),
+            (None, Some(hold)) => self.story_lock().held(hold, now),
+            (None, None) => {}
+        }
         let is_news = told.wait.as_ref().is_none_or(|(last, _)| *last != news);
         if let Some(bar) = &self.bar {
             bar.set_style(style(WAITING));
-            bar.set_message(shown(&ahead.short_wait_line(place, self.clock.wall())));
+            bar.set_message(shown(&short));
             told.wait = Some((news, now));
         } else if is_news || told.wait.as_ref().is_some_and(|(_, at)| now.since(*at) >= REPEAT) {
             print::progress(&text);
@@ -196,15 +209,15 @@ impl Screen {
                 self.progress(*progress, message.as_deref())
             }
             Update::State { .. } => {}
-            Update::Event(Event { at, data: EventData::Other(body), .. }) => {
+            Update::Event(Event { seq, at, data: EventData::Other(body) }) => {
                 self.silence().heard(self.clock.boot());
-                self.event(project, body, *at);
+                self.event(project, *seq, body, *at);
             }
             Update::Event(Event { data: EventData::Complete { .. }, .. }) => {}
         }
     }
 
-    fn event(&self, project: &ProjectName, body: &EventBody, at: Timestamp) {
+    fn event(&self, project: &ProjectName, seq: u64, body: &EventBody, at: Timestamp) {
         match body {
             EventBody::Phase { name, state, message } => self.phase(name, *state, message.as_deref(), at),
             EventBody::Progress { progress, message, .. } => self.progress(*progress, message.as_deref()),
@@ -226,6 +239,13 @@ impl Screen {
             EventBody::Queue { .. } => {
                 if let Some(by) = body.told_of(project) {
                     self.line(&overtaken(&by));
+                }
+                // As it entered, the deployment was told already.
+                if let EventBody::Queue { hold: Some(hold), .. } = body
+                    && seq > 2
+                {
+                    let what = what_holds(hold, self.clock.wall());
+                    self.line(&format!("held: {project} is {what}; the deployment waits in line again"));
                 }
             }
             EventBody::Status { status: Status::Running } => self.waited(),

@@ -2,6 +2,7 @@
 
 pub mod clean;
 pub mod fit;
+pub mod held;
 mod live;
 pub mod print;
 mod silence;

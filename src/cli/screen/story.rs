@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::words::{LineAhead, between};
 use crate::{
     clock::BootInstant,
-    model::{DeploymentId, PhaseState},
+    model::{DeploymentId, Hold, PhaseState},
 };
 
 /// How many waits and phases are kept: more than any summary shows.
@@ -26,9 +26,9 @@ pub struct Story {
 /// A wait for another deployment.
 #[derive(Clone, Debug)]
 pub struct WaitStory {
-    /// The deployment that was ahead.
-    id: DeploymentId,
-    /// Name and owner of the deployment that was ahead.
+    /// The deployment that was ahead; `None` where the project was held.
+    id: Option<DeploymentId>,
+    /// Name and owner of the deployment that was ahead, or what held the project.
     pub who: String,
     /// Where to read more about the deployment that was ahead.
     pub url: Option<String>,
@@ -56,11 +56,19 @@ pub struct PhaseStory {
 impl Story {
     /// The deployment waits for the deployment `ahead`.
     pub fn waiting(&mut self, ahead: &LineAhead, now: BootInstant) {
+        self.wait(Some(ahead.id), ahead.name_and_who(), ahead.blocking.url.clone(), now);
+    }
+
+    /// The deployment waits because its project is held.
+    pub fn held(&mut self, hold: &Hold, now: BootInstant) {
+        self.wait(None, format!("the project, which was {}", hold.what()), None, now);
+    }
+
+    fn wait(&mut self, id: Option<DeploymentId>, who: String, url: Option<String>, now: BootInstant) {
         self.stay(now);
-        let is_same = self.is_waiting && self.waits.last().is_some_and(|wait| wait.id == ahead.id);
+        let is_same = self.is_waiting && self.waits.last().is_some_and(|wait| wait.id == id);
         if !is_same && self.waits.len() < ENTRIES_LIMIT {
-            let url = ahead.blocking.url.clone();
-            self.waits.push(WaitStory { id: ahead.id, who: ahead.name_and_who(), url, since: now, until: now });
+            self.waits.push(WaitStory { id, who, url, since: now, until: now });
             self.is_waiting = true;
         }
     }

@@ -9,8 +9,8 @@ pub use crate::clock::span;
 use super::clean::clean;
 use crate::{
     model::{
-        CANCEL_WAITS, CANNOT_BE_ENDED, DeploymentId, Eta, Identity, Mention, Party, ProjectName, Status, mention,
-        rollback_of,
+        CANCEL_WAITS, CANNOT_BE_ENDED, DeploymentId, Eta, Hold, HoldKind, Identity, Mention, Party, ProjectName,
+        Status, mention, rollback_of,
     },
     wire::{Blocking, Conflict, Deployment, FailedRollback, Liveness},
 };
@@ -154,6 +154,18 @@ pub fn start(expected: Option<Eta>, unknown: Option<&str>) -> Option<String> {
     }
 }
 
+/// `paused by anna since 09:12:00 UTC until 18:00:00 UTC: the database is being repaired`.
+pub fn what_holds(hold: &Hold, now: Timestamp) -> String {
+    let since = hold.since.map(|at| format!(" since {}", time(at, now))).unwrap_or_default();
+    let until = match hold.until {
+        Some(at) => format!(" until {}", time(at, now)),
+        None if hold.kind == HoldKind::Configuration => String::new(),
+        None => ", no end is set".to_owned(),
+    };
+    let reason = hold.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    clean(&format!("{}{since}{until}{reason}", hold.what()))
+}
+
 /// A start within this time is shown as "any moment", because the start comes before the user has read the line.
 const ANY_MOMENT: Duration = Duration::from_secs(1);
 
@@ -168,6 +180,8 @@ pub struct PlaceInLine {
     pub expected: Option<Eta>,
     /// Why the expected start is unknown.
     pub unknown: Option<String>,
+    /// What holds the waiting deployment.
+    pub hold: Option<Hold>,
 }
 
 impl PlaceInLine {
@@ -178,6 +192,7 @@ impl PlaceInLine {
             overtaker: waiting.overtaker(),
             expected: waiting.expected_start.flatten(),
             unknown: waiting.start_unknown.clone(),
+            hold: waiting.hold.clone(),
         }
     }
 
@@ -188,6 +203,7 @@ impl PlaceInLine {
             overtaker: conflict.overtaker(project),
             expected: conflict.expected_start.flatten(),
             unknown: conflict.start_unknown.clone(),
+            hold: conflict.hold.clone(),
         }
     }
 }
@@ -225,6 +241,13 @@ impl LineAhead {
         LineAhead { project: holder.project.clone(), id: holder.id, blocking }
     }
 
+    /// From a conflict that names the deployment that holds the slot.
+    pub fn in_conflict(project: &ProjectName, conflict: &Conflict) -> Option<Self> {
+        let blocker = conflict.blocker.as_ref()?;
+        let (id, blocking) = (blocker.deployment_id, blocker.blocking.clone());
+        Some(LineAhead { project: project.clone(), id, blocking })
+    }
+
     /// `web#17, alice's deploy of main@3f2a1b2c4d`.
     pub fn name_and_who(&self) -> String {
         after_name(&self.project, self.blocking.number, self.who())
@@ -246,7 +269,7 @@ impl LineAhead {
             }
             (Status::Running, None) => parts.push("running".to_owned()),
             (Status::Pending | Status::Succeeded | Status::Failed | Status::Cancelled, _) => {
-                parts.push(blocking.message.as_deref().map_or_else(|| "not started yet".to_owned(), clean));
+                parts.push(blocking.message.as_deref().map_or_else(|| "called up, not started yet".to_owned(), clean));
             }
         }
         if let Some(phase) = &blocking.phase {
@@ -281,13 +304,16 @@ impl LineAhead {
 
     /// The line that says which deployment is ahead.
     pub fn wait_line(&self, place: &PlaceInLine, now: Timestamp) -> String {
-        let PlaceInLine { position, overtaker, expected, unknown } = place;
+        let PlaceInLine { position, overtaker, expected, unknown, hold } = place;
         let fate = match overtaker {
             Some(by) => Some(overtaken(by)),
-            None if self.tells_start(place) => None,
+            None if hold.is_none() && self.tells_start(place) => None,
+            None if hold.as_ref().is_some_and(|hold| hold.until.is_none()) => None,
             None => start(*expected, unknown.as_deref()),
         };
+        let held = hold.as_ref().map(|hold| format!(", held: the project is {}", what_holds(hold, now)));
         let fate = fate.map(|fate| format!(", {fate}")).unwrap_or_default();
+        let fate = held.unwrap_or_default() + &fate;
         let place = match position {
             Some(1) => "; you are next".to_owned(),
             Some(position) if *position > 1 => format!("; you are number {position} in line"),
@@ -324,8 +350,9 @@ impl LineAhead {
     pub fn news(&self, place: &PlaceInLine) -> String {
         let blocking = &self.blocking;
         format!(
-            "{} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?}",
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?}",
             self.id,
+            place.hold,
             place.position,
             place.overtaker,
             // The expected time changes with every poll, so a new time alone is not news.

@@ -47,7 +47,7 @@ pub enum Observation {
         /// Whether an earlier request made it.
         replayed: bool,
     },
-    /// The slot is held.
+    /// The slot is held, or the project is.
     Held(Box<Conflict>),
     /// The request to cancel the holder was granted.
     Preempted {
@@ -234,12 +234,13 @@ impl Resolver {
 
     fn held(&mut self, conflict: Box<Conflict>) -> Action {
         // Another job of the same CI run (`relation: self`) is waited for like any other: it ends without us.
-        let is_inside = self.inside == Some(conflict.deployment_id);
+        let holder = conflict.holder_id();
+        let is_inside = self.inside.is_some() && self.inside == holder;
         match conflict.ticket {
             None if is_inside => finish(Ending::Inside(conflict)),
             None => finish(Ending::Blocked(conflict)),
             Some(ticket) if is_inside => self.leave(ticket, Leaving::Inside(conflict)),
-            Some(ticket) => self.wait(ticket, Some(conflict.deployment_id)),
+            Some(ticket) => self.wait(ticket, holder),
         }
     }
 

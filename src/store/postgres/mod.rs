@@ -48,9 +48,9 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, KnownAgent, ListQuery, Mark, Offers,
-    OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, SharedArtifacts, Store, StoreError, Watched,
-    tokens::TokenRoom, unreadable::Unreadable,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, HeldProject, KnownAgent, ListQuery,
+    Mark, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, SharedArtifacts, Store, StoreError,
+    Watched, tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -272,6 +272,10 @@ impl Store for PostgresStore {
 
     fn projects(&self, after: Option<ProjectName>, limit: usize) -> BoxFuture<'_, Result<ProjectPage, StoreError>> {
         read!(self, session => reads::projects(&mut session, after.as_ref(), limit, &self.unreadable))
+    }
+
+    fn held_projects(&self) -> BoxFuture<'_, Result<Vec<HeldProject>, StoreError>> {
+        read!(self, session => reads::held_projects(&mut session, &self.unreadable))
     }
 
     fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>> {

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     model::{Deployment, DeploymentId, Digest, Event, LeaseHolder, ProjectName, Revision, Status},
     store::{
-        Claimable, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, columns::JudgedSpec,
-        unreadable::Unreadable,
+        Claimable, HeldProject, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched,
+        columns::JudgedSpec, unreadable::Unreadable,
     },
 };
 
@@ -122,6 +122,22 @@ pub(super) async fn project(
         holder: holder.first().map(|row| rows::deployment(row, name)).transpose()?,
         line: deployments(line.iter(), name)?,
     }))
+}
+
+/// The projects that have a pause, and those whose slot is free although somebody waits.
+pub(super) async fn held_projects(
+    session: &mut DatabaseSession,
+    unreadable: &Unreadable,
+) -> Result<Vec<HeldProject>, DatabaseFault> {
+    let found = session.ask(call!(Sql::HeldProjects)).await?;
+    let mut held = Vec::with_capacity(found.len());
+    for row in &found {
+        let project = rows::name(row, 0)?;
+        let pause = rows::json_or_none(row, 1).map_err(DatabaseFault::into_store_error);
+        let pause = unreadable.skip(pause, || format!("project {project}"));
+        held.extend(pause.map(|pause| HeldProject { project, pause }));
+    }
+    Ok(held)
 }
 
 pub(super) async fn projects(

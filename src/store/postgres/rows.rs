@@ -44,6 +44,7 @@ pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Database
         recent_runs: columns::recent_runs_from_json(get(row, 6)?).map_err(|error| broken(6, error))?.into(),
         last_outcome: id_or_none(row, 7)?,
         last_success: id_or_none(row, 10)?,
+        pause: json_or_none(row, 11)?,
     })
 }
 
@@ -52,7 +53,7 @@ pub(super) fn update_project(project: &Project, seen: Revision) -> Result<BoundS
     #[rustfmt::skip]
     let Project {
         name, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs, last_outcome,
-        last_success,
+        last_success, pause,
     } = project;
     let last_started = last_started.as_ref();
     Ok(call!(
@@ -69,6 +70,7 @@ pub(super) fn update_project(project: &Project, seen: Revision) -> Result<BoundS
         signed(*deployment_count)?,
         named_text(last_started.map(|last| &last.deployment))?,
         last_success.map(uuid),
+        pause.as_ref().map(serde_json::to_string).transpose().map_err(unwritable)?,
     ))
 }
 
@@ -367,7 +369,7 @@ fn number_or_none(row: &Row, column: usize) -> Result<Option<u64>, DatabaseFault
 }
 
 /// A value that people know a deployment by, if it was recorded beside its id.
-fn json_or_none<T: DeserializeOwned>(row: &Row, column: usize) -> Result<Option<T>, DatabaseFault> {
+pub(super) fn json_or_none<T: DeserializeOwned>(row: &Row, column: usize) -> Result<Option<T>, DatabaseFault> {
     match get::<Option<&str>>(row, column)? {
         Some(_) => json(row, column).map(Some),
         None => Ok(None),

@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0012_who_willed_it.sql"),
     include_str!("migrations/0013_audit_read.sql"),
     include_str!("migrations/0014_tokens.sql"),
+    include_str!("migrations/0015_pause.sql"),
 ];
 
 /// The schema's version that this program knows.

@@ -35,9 +35,9 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use super::{
-    AgentCall, AuditRoom, BoxFuture, Claimable, Commits, Decide, KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed,
-    ProjectPage, ProjectState, Readiness, Store, StoreError, Watched, agents::Presence, tokens::TokenRoom,
-    unreadable::Unreadable,
+    AgentCall, AuditRoom, BoxFuture, Claimable, Commits, Decide, HeldProject, KnownAgent, ListQuery, Mark, Offers,
+    OnCommit, Placed, ProjectPage, ProjectState, Readiness, Store, StoreError, Watched, agents::Presence,
+    tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -168,6 +168,11 @@ impl Store for SqliteStore {
     fn projects(&self, after: Option<ProjectName>, limit: usize) -> BoxFuture<'_, Result<ProjectPage, StoreError>> {
         let unreadable = self.unreadable.clone();
         Box::pin(self.readers.read(move |db| reads::projects(db, after.as_ref(), limit, &unreadable)))
+    }
+
+    fn held_projects(&self) -> BoxFuture<'_, Result<Vec<HeldProject>, StoreError>> {
+        let unreadable = self.unreadable.clone();
+        Box::pin(self.readers.read(move |db| reads::held_projects(db, &unreadable)))
     }
 
     fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>> {

@@ -7,8 +7,8 @@ use super::rows::{self, DEPLOYMENT_COLUMN_COUNT, deployment_columns, project_col
 use crate::{
     model::{Deployment, DeploymentId, Digest, Event, LeaseHolder, Place, ProjectName, Revision, Spec, State, Status},
     store::{
-        Claimable, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, columns::JudgedSpec,
-        unreadable::Unreadable,
+        Claimable, HeldProject, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched,
+        columns::JudgedSpec, unreadable::Unreadable,
     },
 };
 
@@ -72,6 +72,14 @@ pub(super) const PROJECT: &str = concat!("SELECT ", project_columns!(), " FROM p
 
 pub(super) const PROJECTS: &str =
     concat!("SELECT ", project_columns!(), ", p.name FROM projects AS p WHERE p.name > ?1 ORDER BY p.name LIMIT ?2");
+
+/// The one search that looks at all rows of a table: there are few projects, and it is asked rarely.
+pub(super) const HELD_PROJECTS: &str = concat!(
+    "SELECT p.name, p.pause FROM projects AS p WHERE p.pause IS NOT NULL OR (p.waiting_count > 0 AND NOT EXISTS \
+     (SELECT 1 FROM deployments AS d WHERE d.project = p.number AND ",
+    holding!(),
+    "))"
+);
 
 /// The columns by which the reaper judges. Of the columns that may be large, the spec is read only while something in
 /// it matters.
@@ -240,6 +248,19 @@ fn project_state(db: &Connection, row: &Row<'_>, name: &ProjectName) -> Read<Pro
         last_success: project.last_success.map(|id| by_id(db, number, name, id)).transpose()?.flatten(),
         project,
     })
+}
+
+/// The projects that have a pause, and those whose slot is free although somebody waits.
+pub(super) fn held_projects(db: &Connection, unreadable: &Unreadable) -> Read<Vec<HeldProject>> {
+    let mut statement = db.prepare_cached(HELD_PROJECTS)?;
+    let mut rows = statement.query([])?;
+    let mut held = Vec::new();
+    while let Some(row) = rows.next()? {
+        let project = rows::name_at(row, 0)?;
+        let pause = unreadable.skip(rows::json_or_none(row, 1), || format!("project {project}"));
+        held.extend(pause.map(|pause| HeldProject { project, pause }));
+    }
+    Ok(held)
 }
 
 /// The artifacts of the newest deployments, and of those that are not final.

@@ -44,26 +44,26 @@ pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 38;
 macro_rules! project_columns {
     () => {
         "p.number, p.revision, p.waiting_count, p.last_started_order, p.last_started, p.preempted_count, \
-         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named, p.last_success"
+         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named, p.last_success, p.pause"
     };
 }
 pub(super) use project_columns;
 
 /// How many columns that is.
-pub(super) const PROJECT_COLUMN_COUNT: usize = 11;
+pub(super) const PROJECT_COLUMN_COUNT: usize = 12;
 
 pub(super) const INSERT_PROJECT: &str = "INSERT INTO projects (revision, waiting_count, last_started_order, \
      last_started, preempted_count, recent_runs, last_outcome, deployment_count, \
-     last_started_named, last_success, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+     last_started_named, last_success, pause, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
 
 pub(super) const UPDATE_PROJECT: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
      last_started_order = ?3, last_started = ?4, preempted_count = ?5, recent_runs = ?6, last_outcome = ?7, \
-     deployment_count = ?8, last_started_named = ?9, last_success = ?10 WHERE number = ?11";
+     deployment_count = ?8, last_started_named = ?9, last_success = ?10, pause = ?11 WHERE number = ?12";
 
 /// All columns but the recent runs and the last success, which only a success changes.
 pub(super) const UPDATE_PROJECT_COUNTERS: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
      last_started_order = ?3, last_started = ?4, preempted_count = ?5, last_outcome = ?6, deployment_count = ?7, \
-     last_started_named = ?8 WHERE number = ?9";
+     last_started_named = ?8, pause = ?9 WHERE number = ?10";
 
 pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, pulse, progress, event_count, \
      last_heartbeat_at, cancel_requested_at, cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, \
@@ -115,6 +115,7 @@ pub(super) fn project(row: &Row<'_>, name: &ProjectName) -> rusqlite::Result<Pro
         recent_runs: recent_runs_at(row, 6)?.into(),
         last_outcome: id_at(row, 7)?,
         last_success: id_at(row, 10)?,
+        pause: json_or_none(row, 11)?,
     })
 }
 
@@ -127,7 +128,7 @@ pub(super) fn write_project(
     #[rustfmt::skip]
     let Project {
         name: _, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs, last_outcome,
-        last_success,
+        last_success, pause,
     } = project;
     statement.execute(params![
         revision.0,
@@ -140,6 +141,7 @@ pub(super) fn write_project(
         deployment_count,
         last_started.as_ref().and_then(|last| last.deployment.named.as_ref()).map(to_json).transpose()?,
         last_success.as_ref().map(DeploymentId::as_bytes),
+        pause.as_ref().map(to_json).transpose()?,
         last_param,
     ])?;
     Ok(())
@@ -150,7 +152,7 @@ pub(super) fn write_counters(statement: &mut Statement<'_>, project: &Project, n
     #[rustfmt::skip]
     let Project {
         name: _, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs: _, last_outcome,
-        last_success: _,
+        last_success: _, pause,
     } = project;
     statement.execute(params![
         revision.0,
@@ -161,6 +163,7 @@ pub(super) fn write_counters(statement: &mut Statement<'_>, project: &Project, n
         last_outcome.as_ref().map(DeploymentId::as_bytes),
         deployment_count,
         last_started.as_ref().and_then(|last| last.deployment.named.as_ref()).map(to_json).transpose()?,
+        pause.as_ref().map(to_json).transpose()?,
         number,
     ])?;
     Ok(())
@@ -431,7 +434,7 @@ pub(super) fn id_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Dep
     Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(DeploymentId::from_bytes))
 }
 
-fn json_or_none<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+pub(super) fn json_or_none<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
     match row.get_ref(column)? {
         ValueRef::Null => Ok(None),
         _ => json_at(row, column).map(Some),

@@ -23,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0009_who_willed_it.sql"),
     include_str!("migrations/0010_audit_read.sql"),
     include_str!("migrations/0011_tokens.sql"),
+    include_str!("migrations/0012_pause.sql"),
 ];
 
 const CHECKSUMS: &str =

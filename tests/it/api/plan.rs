@@ -64,7 +64,7 @@ async fn a_dry_run_is_refused_as_the_deploy_itself_is_and_ends_with_its_code() {
     server.finished(&first).await;
     let digest = "ab".repeat(32);
     let cases: [(&str, &[&str], i32, &str); 3] = [
-        ("paused", &[], 121, "PROJECT_PAUSED"),
+        ("paused", &["--on-conflict", "fail"], 121, "PROJECT_PAUSED"),
         ("web", &["--order", "11"], 122, "OUTDATED"),
         ("strict", &[], 121, "NO_AGENT"),
     ];

@@ -330,7 +330,7 @@ async fn what_runs_is_preempted_so_often_and_then_one_must_land() {
 }
 
 #[tokio::test]
-async fn a_paused_project_serves_its_line_and_takes_nobody_new() {
+async fn a_project_that_the_configuration_pauses_keeps_its_line_and_gives_newcomers_a_place() {
     let mut server = TestServer::gated();
     let holder = server.at_the_gate().await;
     let queued = server.accepted(json!({ "pipeline": "quick", "onConflict": "queue" })).await;
@@ -339,18 +339,36 @@ async fn a_paused_project_serves_its_line_and_takes_nobody_new() {
     server.open_gate();
     assert!(server.terminate().success());
     server.boot();
-    assert_eq!(server.finished(&holder).await["status"], "SUCCEEDED");
-    for id in [&queued, &kept] {
-        assert_eq!(server.finished(id).await["status"], "SUCCEEDED");
-    }
-    for on_conflict in ["refuse", "wait", "queue"] {
-        let refused = server.submit_keyed(on_conflict, json!({ "onConflict": on_conflict })).await;
-        assert_eq!(refused.refusal(), (409, "PROJECT_PAUSED"), "{}", refused.text);
-        assert_eq!(refused.body["deploymentId"], json!(null));
-    }
+    assert_eq!(server.finished(&holder).await["status"], "SUCCEEDED", "what runs goes on");
+    let hold = json!({ "kind": "configuration" });
+    let refused = server.submit_keyed("refuse", json!({ "onConflict": "refuse" })).await;
+    assert_eq!(refused.refusal(), (409, "PROJECT_PAUSED"), "{}", refused.text);
+    assert_eq!((&refused.body["ticket"], &refused.body["hold"]), (&json!(null), &hold));
+    let waits = server.submit_keyed("wait", json!({ "pipeline": "quick", "onConflict": "wait" })).await;
+    assert_eq!(waits.refusal(), (409, "PROJECT_PAUSED"), "{}", waits.text);
+    assert_eq!((&waits.body["queuePosition"], &waits.body["hold"]), (&json!(3), &hold));
+    assert_eq!(waits.body["deploymentId"], json!(null));
+    let in_line = server.submit_keyed("queue", json!({ "pipeline": "quick", "onConflict": "queue" })).await;
+    assert_eq!((in_line.status, &in_line.body["queuePosition"]), (202, &json!(4)), "{}", in_line.text);
+    assert_eq!(in_line.body["hold"], hold);
     let replayed = server.submit_keyed("kept", json!({ "pipeline": "quick", "onConflict": "queue" })).await;
-    assert_eq!((replayed.status, replayed.id()), (202, kept), "what was let in before is still answered");
-    assert_eq!(server.project().await["policy"]["paused"], true);
+    assert_eq!((replayed.status, replayed.id()), (202, kept.clone()), "what was let in before is still answered");
+    let project = server.project().await;
+    assert_eq!((&project["hold"], &project["holder"], &project["lineLength"]), (&hold, &json!(null), &json!(4)));
+    server.configure(&gated_config(""));
+    assert!(server.terminate().success());
+    server.boot();
+    // The next decision serves the line before it admits anybody.
+    let wish = json!({ "pipeline": "quick", "onConflict": "refuse" });
+    assert_eq!(server.submit_keyed("new", wish).await.refusal(), (409, "DEPLOYMENT_IN_PROGRESS"));
+    for id in [&queued, &kept] {
+        assert_eq!(server.finished(id).await["status"], "SUCCEEDED", "in the order in which they came");
+    }
+    let ticket = waits.body["ticket"].as_str().unwrap();
+    let turn = server.deployment(ticket, "/turn?maxWaitSeconds=30").await;
+    assert_eq!((turn.status, &turn.body["queuePosition"]), (200, &json!(0)), "{}", turn.text);
+    server.submit_keyed("wait", json!({ "pipeline": "quick", "onConflict": "wait" })).await;
+    server.finished(&in_line.id()).await;
 }
 
 #[tokio::test]

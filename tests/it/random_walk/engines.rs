@@ -15,8 +15,13 @@ use singletrack::{
         Caller, CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, LeaseHolder, Outcome,
         PhaseState, Place, Policy, ProjectName, Report, RunBy, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
         admission::{Admission, Cancellation, OnConflict, Rejection, Submission},
+        order,
     },
-    queue::{Queue, WorkerError, release::Released},
+    queue::{
+        Queue, WorkerError,
+        pause::{PauseWish, Standing},
+        release::Released,
+    },
     store::{ListQuery, Store, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
 };
 use tempfile::TempDir;
@@ -98,6 +103,11 @@ impl Engines {
             "rejected NotOlder",
             "rejected NotTheNewest",
             "rejected PreemptionRefused",
+            "rejected SuccessorHeld",
+            "conflict None",
+            "was true, held true",
+            "was true, held false",
+            "was false, held true",
             "claimed",
             "nothing",
             "alive",
@@ -138,6 +148,8 @@ pub struct Walk {
     looked_at: RefCell<[HashMap<u64, u64>; ENGINE_COUNT]>,
     /// Per project: its revision and its last fencing token after the step before.
     before: RefCell<[(u64, u64); 2]>,
+    /// Whether the rules of a project held it, and nobody has settled its slot since they do not.
+    was_held: RefCell<[bool; 2]>,
 }
 
 impl Walk {
@@ -146,11 +158,12 @@ impl Walk {
         Walk {
             engines,
             number,
-            policies: [world.projects[0].policy, world.projects[1].policy],
+            policies: [world.projects[0].policy.clone(), world.projects[1].policy.clone()],
             secrets: Default::default(),
             finals: RefCell::default(),
             looked_at: RefCell::default(),
             before: RefCell::default(),
+            was_held: RefCell::default(),
         }
     }
 
@@ -175,7 +188,11 @@ impl Walk {
         self.engines.clock.advance(Duration::from_millis(1));
         let Some((act, expected)) = &world.last else { return };
         if let Act::SetPolicy(project, policy) = act {
-            self.policies[*project] = *policy;
+            self.was_held.borrow_mut()[*project] |= self.policies[*project].paused;
+            self.policies[*project] = policy.clone();
+        }
+        if let Act::Submit(project, ..) | Act::Pause(project) | Act::Resume(project) | Act::Settle(project) = act {
+            self.was_held.borrow_mut()[*project] = false;
         }
         for engine in 0..ENGINE_COUNT {
             let answer = self.engines.clone().runtime.block_on(self.act(engine, act));
@@ -187,7 +204,7 @@ impl Walk {
 
     /// The verbs on one store, under the policies as they are now.
     fn queue(&self, engine: usize) -> Queue {
-        let policies = (0..2).map(|index| (self.project(index), self.policies[index])).collect();
+        let policies = (0..2).map(|index| (self.project(index), self.policies[index].clone())).collect();
         let store = self.engines.stores[engine].1.clone();
         Queue::new(store, self.engines.clock.clone(), with_policies(policies))
     }
@@ -302,7 +319,22 @@ impl Walk {
                 }
             }
             Act::SetPolicy(..) => "done".to_owned(),
+            Act::Pause(project) => {
+                let wish = PauseWish { actor: None, reason: "a trial".to_owned(), until: None };
+                let standing = queue.pause(&Caller::server(), self.project(project), wish).await.unwrap();
+                format!("was {}, {}", standing.before.is_some(), self.standing(&standing))
+            }
+            Act::Resume(project) => {
+                let standing = queue.resume(&Caller::server(), self.project(project), None).await.unwrap();
+                format!("was {}, {}", standing.before.is_some(), self.standing(&standing))
+            }
+            Act::Settle(project) => self.standing(&queue.settle(self.project(project)).await.unwrap()),
         }
+    }
+
+    fn standing(&self, standing: &Standing) -> String {
+        let holder = standing.holder.as_ref().map(|holder| self.number(holder.id));
+        format!("held {}, slot {holder:?}, {} wait", standing.hold.is_some(), standing.waiting_count)
     }
 
     fn admission(&self, admission: Admission) -> String {
@@ -310,9 +342,10 @@ impl Walk {
             Admission::Accepted(id) => format!("accepted {}", self.number(id)),
             Admission::Replayed(id) => format!("replayed {}", self.number(id)),
             Admission::Conflict { blocker, ticket } => {
-                assert!(blocker.holds_slot(), "I1: a conflict names who holds the slot: {blocker:?}");
+                let holds = blocker.as_ref().is_none_or(|blocker| blocker.holds_slot());
+                assert!(holds, "I1: a conflict names who holds the slot: {blocker:?}");
                 let ticket = ticket.map(|ticket| self.number(ticket));
-                format!("conflict {} ticket {ticket:?}", self.number(blocker.id))
+                format!("conflict {:?} ticket {ticket:?}", blocker.map(|blocker| self.number(blocker.id)))
             }
             Admission::Rejected(rejection) => rejected(&rejection),
         }
@@ -416,7 +449,7 @@ impl Walk {
         assert_eq!(project.last_success.map(|last| self.number(last)), line.last_success);
         assert_eq!(state.last_success.map(|last| last.id), project.last_success);
 
-        // I1, and that the slot is free exactly when the line is empty.
+        // I1, and that nobody waits for a free slot who is not held.
         let holders: Vec<_> = all.iter().filter(|it| it.holds_slot()).collect();
         assert!(holders.len() <= 1, "I1: {holders:?}");
         assert_eq!(state.holder.as_ref(), holders.first().copied());
@@ -424,7 +457,10 @@ impl Walk {
         assert_eq!(state.line.iter().collect::<Vec<_>>(), waiting, "the line is served in this order");
         assert_eq!(all.iter().filter(|it| it.is_waiting()).count(), waiting.len());
         assert_eq!(project.waiting_count, waiting.len() as u64);
-        assert!(state.holder.is_some() || waiting.is_empty(), "a free slot before a line");
+        assert_eq!(project.pause.is_some(), line.paused);
+        let is_head_held = self.was_held.borrow()[index] || line.paused || line.policy.paused;
+        let is_served = state.holder.is_some() || waiting.is_empty() || is_head_held;
+        assert!(is_served, "a free slot before a line of which nobody is held");
         // I8: those that are put before nobody are served as they arrived.
         let arrivals: Vec<_> = waiting.iter().filter(|it| it.line_rank.is_none()).map(|it| it.ticket).collect();
         assert!(arrivals.is_sorted(), "I8: {arrivals:?}");
@@ -562,7 +598,8 @@ impl Walk {
             has_output: !deployment.outputs.is_empty(),
             cancel: deployment.cancel.as_ref().map(|cancel| cancel.superseded_by.as_ref().map(|by| self.number(by.id))),
             started: deployment.started_at.is_some(),
-            put_ahead: deployment.line_rank.is_some(),
+            put_ahead: deployment.line_rank.is_some_and(|rank| !order::is_overriding(rank)),
+            passes: deployment.line_rank.is_some_and(order::is_overriding),
         }
     }
 }
@@ -591,6 +628,7 @@ fn spec(wish: &Wish) -> Spec {
         pipeline: "deploy".to_owned(),
         order: wish.order,
         rollback: wish.rollback,
+        override_pause: wish.overrides,
         url: wish.run.map(|run| format!("https://ci.example/run/{run}")),
         deadline_seconds: wish.deadline.then_some(60),
         executor: if wish.client { RunBy::Submitter } else { RunBy::Worker },
@@ -619,5 +657,5 @@ fn lost(error: &WorkerError) -> String {
 
 fn rejected(rejection: &Rejection) -> String {
     let word = format!("{rejection:?}");
-    format!("rejected {}", word.split([' ', '{']).next().unwrap_or_default())
+    format!("rejected {}", word.split([' ', '{', '(']).next().unwrap_or_default())
 }

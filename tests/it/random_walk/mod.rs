@@ -39,6 +39,9 @@ pub enum Step {
     Lapse(usize, Target, Cause, Seen),
     Release(usize, Option<Target>),
     SetPolicy(usize, Policy),
+    Pause(usize),
+    Resume(usize),
+    Settle(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +78,7 @@ impl ReferenceStateMachine for World {
         let line = &world.projects[0];
         let stage = line.holder().map(|at| line.all[at].stage);
         let often = |now: Stage| if stage == Some(now) { 12 } else { 2 };
+        let paused = if line.paused || line.policy.paused { 6 } else { 1 };
         let (reserved, ready, running) = (often(Stage::Reserved), often(Stage::Ready), often(Stage::Running));
         // Most of a walk is in one project, so that much happens to it.
         let project = || prop_oneof![4 => Just(0_usize), 1 => Just(1)];
@@ -96,6 +100,9 @@ impl ReferenceStateMachine for World {
                 .prop_map(|(project, target, cause, seen)| Step::Lapse(project, target, cause, seen)),
             1 => (project(), prop::option::of(target())).prop_map(|(project, only)| Step::Release(project, only)),
             1 => (project(), policy()).prop_map(|(project, policy)| Step::SetPolicy(project, policy)),
+            2 => project().prop_map(Step::Pause),
+            paused => project().prop_map(Step::Resume),
+            paused => project().prop_map(Step::Settle),
         ]
         .boxed()
     }
@@ -144,7 +151,10 @@ impl World {
                 Act::Lapse(project, self.target(project, target)?, cause, seen)
             }
             Step::Release(project, only) => Act::Release(project, only.and_then(|only| self.target(project, only))),
-            Step::SetPolicy(project, policy) => Act::SetPolicy(project, policy),
+            Step::SetPolicy(project, ref policy) => Act::SetPolicy(project, policy.clone()),
+            Step::Pause(project) => Act::Pause(project),
+            Step::Resume(project) => Act::Resume(project),
+            Step::Settle(project) => Act::Settle(project),
         })
     }
 
@@ -190,6 +200,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         line_limit,
         preempt,
         paused,
+        ..Policy::default()
     })
 }
 
@@ -198,8 +209,9 @@ fn wish() -> impl Strategy<Value = Wish> {
     let key = prop::option::weighted(0.7, (0_u8..20, prop::bool::weighted(0.2).prop_map(u8::from)));
     let order = prop::option::of(1_u64..8);
     let run = prop::option::weighted(0.4, 0_u8..3);
-    (on_conflict, key, order, prop::bool::weighted(0.2), run, any::<bool>(), any::<bool>()).prop_map(
-        |(on_conflict, key, order, rollback, run, deadline, client)| Wish {
+    let overrides = prop::bool::weighted(0.1);
+    (on_conflict, key, order, prop::bool::weighted(0.2), run, any::<bool>(), any::<bool>(), overrides).prop_map(
+        |(on_conflict, key, order, rollback, run, deadline, client, overrides)| Wish {
             on_conflict,
             key,
             order,
@@ -207,6 +219,7 @@ fn wish() -> impl Strategy<Value = Wish> {
             run,
             deadline,
             client,
+            overrides,
         },
     )
 }

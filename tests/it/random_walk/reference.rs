@@ -17,6 +17,8 @@ pub struct World {
 #[derive(Clone, Debug)]
 pub struct Line {
     pub policy: Policy,
+    /// Whether somebody paused it.
+    pub paused: bool,
     pub revision: u64,
     /// The highest build number that was started, and whose it is.
     pub started: Option<(u64, u64)>,
@@ -48,6 +50,8 @@ pub struct Dep {
     pub started: bool,
     /// Was put before older ones in line.
     pub put_ahead: bool,
+    /// Was put before all who are held.
+    pub passes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ pub struct Wish {
     pub run: Option<u8>,
     pub deadline: bool,
     pub client: bool,
+    /// Whether no hold holds it.
+    pub overrides: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +101,9 @@ pub enum Act {
     Lapse(usize, u64, Cause, Seen),
     Release(usize, Option<u64>),
     SetPolicy(usize, Policy),
+    Pause(usize),
+    Resume(usize),
+    Settle(usize),
 }
 
 /// Which secret a worker shows.
@@ -141,6 +150,7 @@ impl World {
     pub fn new(policies: [Policy; 2]) -> Self {
         let line = |policy| Line {
             policy,
+            paused: false,
             revision: 0,
             started: None,
             preempted: 0,
@@ -168,9 +178,12 @@ impl World {
             Act::Lapse(project, number, cause, seen) => self.projects[*project].lapse(*number, *cause, *seen),
             Act::Release(project, only) => self.projects[*project].release(*only),
             Act::SetPolicy(project, policy) => {
-                self.projects[*project].policy = *policy;
+                self.projects[*project].policy = policy.clone();
                 "done".to_owned()
             }
+            Act::Pause(project) => self.projects[*project].pause(),
+            Act::Resume(project) => self.projects[*project].resume(),
+            Act::Settle(project) => self.projects[*project].settle(),
         };
         self.last = Some((act, answer));
     }
@@ -216,7 +229,8 @@ impl Line {
     /// Stands before the first older one behind the last newer one. Whoever is overtaken by that for the first time is told.
     fn put_ahead(&mut self, at: usize) -> bool {
         let others: Vec<_> = self.line.iter().copied().filter(|other| *other != at).collect();
-        let behind_newer = others.iter().rposition(|other| self.is_newer(*other, at)).map_or(0, |newer| newer + 1);
+        let is_behind = |other: &usize| self.is_newer(*other, at) || self.all[*other].passes;
+        let behind_newer = others.iter().rposition(is_behind).map_or(0, |newer| newer + 1);
         let first_older = (behind_newer..others.len()).find(|place| self.supersedes(at, others[*place]));
         let Some(place) = first_older else { return false };
         let stands = |one: usize| self.line.iter().position(|other| *other == one);
@@ -233,6 +247,20 @@ impl Line {
         self.line.insert(place, at);
         self.all[at].put_ahead = true;
         true
+    }
+
+    /// Stands before all who are held. Whoever is overtaken by that for the first time is told.
+    fn pass(&mut self, at: usize) {
+        let was_told: Vec<_> = self.all.iter().enumerate().map(|(other, _)| self.is_overtaken(other)).collect();
+        self.line.retain(|other| *other != at);
+        let place = self.passing();
+        for other in &self.line[place..] {
+            if self.will_supersede(at, *other) && !was_told[*other] {
+                self.all[*other].events += 1;
+            }
+        }
+        self.line.insert(place, at);
+        self.all[at].passes = true;
     }
 
     fn find(&self, number: u64) -> Option<usize> {
@@ -269,11 +297,81 @@ impl Line {
                 _ => self.preempted = 0,
             }
         }
-        if held && let Some(first) = self.waiting().first().copied() {
+        if held {
+            self.serve();
+        }
+    }
+
+    /// Whether its project is held, and it does not pass.
+    fn is_held(&self, wish: &Wish) -> bool {
+        (self.paused || self.policy.paused) && !wish.overrides
+    }
+
+    /// Gives a free slot to the first in line, unless it is held.
+    fn serve(&mut self) {
+        if self.holder().is_none()
+            && let Some(first) = self.waiting().first().copied()
+            && !self.is_held(&self.all[first].wish)
+        {
             let stage = if self.all[first].stage == Stage::Ticket { Stage::Reserved } else { Stage::Ready };
             self.enter(first, stage);
             self.all[first].events += 1;
         }
+    }
+
+    /// How many in line were put before all who are held.
+    fn passing(&self) -> usize {
+        self.line.iter().take_while(|at| self.all[**at].passes).count()
+    }
+
+    /// Whoever has the slot, is held, and has not started, is the next in line again.
+    fn take_back(&mut self) -> bool {
+        let Some(at) = self.holder().filter(|at| self.all[*at].stage != Stage::Running) else { return false };
+        if !self.is_held(&self.all[at].wish) {
+            return false;
+        }
+        let stage = if self.all[at].stage == Stage::Reserved { Stage::Ticket } else { Stage::Queued };
+        let place = self.passing();
+        self.enter(at, stage);
+        self.line.insert(place, at);
+        self.all[at].events += 1;
+        self.serve();
+        true
+    }
+
+    fn settle(&mut self) -> String {
+        if self.paused || self.policy.paused {
+            for at in self.line.clone() {
+                if self.all[at].wish.overrides && !self.all[at].passes {
+                    self.revision += 1;
+                    let dep = &mut self.all[at];
+                    (dep.revision, dep.passes, dep.put_ahead) = (self.revision, true, false);
+                    dep.events += 1;
+                }
+            }
+            let tickets: Vec<_> = self.all.iter().map(|dep| (!dep.passes, dep.ticket)).collect();
+            self.line.sort_by_key(|at| if tickets[*at].0 { (true, 0) } else { tickets[*at] });
+            self.take_back();
+        }
+        self.serve();
+        self.standing()
+    }
+
+    fn pause(&mut self) -> String {
+        let was = std::mem::replace(&mut self.paused, true);
+        self.revision += 1;
+        format!("was {was}, {}", self.settle())
+    }
+
+    fn resume(&mut self) -> String {
+        let was = std::mem::replace(&mut self.paused, false);
+        self.revision += u64::from(was);
+        format!("was {was}, {}", self.settle())
+    }
+
+    fn standing(&self) -> String {
+        let holder = self.holder().map(|at| self.all[at].number);
+        format!("held {}, slot {holder:?}, {} wait", self.paused || self.policy.paused, self.line.len())
     }
 
     /// Ends it where it does not run, asks where it does.
@@ -301,26 +399,29 @@ impl Line {
     }
 
     fn submit(&mut self, number: u64, wish: &Wish) -> String {
+        self.serve();
         if let Some((key, body)) = wish.key
             && let Some(made) = self.all.iter().position(|dep| dep.wish.key.is_some_and(|(known, _)| known == key))
         {
             let same = self.all[made].wish.key == Some((key, body));
             return if same { self.repeat(made) } else { "rejected KeyReused".to_owned() };
         }
-        if self.policy.paused {
+        let is_held = self.is_held(wish);
+        if is_held && wish.on_conflict == Conflict::Refuse {
             return "rejected Paused".to_owned();
         }
         if self.newer_than(wish).is_some() {
             return "rejected Outdated".to_owned();
         }
         let holder = self.holder().map(|at| self.all[at].number);
-        let (stage, answer) = match (holder, wish.on_conflict) {
-            (None, _) => (Stage::Ready, format!("accepted {number}")),
-            (Some(holder), Conflict::Refuse) => return format!("conflict {holder} ticket None"),
-            (Some(holder), Conflict::Wait) => (Stage::Ticket, format!("conflict {holder} ticket {:?}", Some(number))),
-            (Some(_), Conflict::Queue) => (Stage::Queued, format!("accepted {number}")),
+        let waits = holder.is_some() || is_held;
+        let (stage, answer) = match wish.on_conflict {
+            _ if !waits => (Stage::Ready, format!("accepted {number}")),
+            Conflict::Refuse => return format!("conflict {holder:?} ticket None"),
+            Conflict::Wait => (Stage::Ticket, format!("conflict {holder:?} ticket {:?}", Some(number))),
+            Conflict::Queue => (Stage::Queued, format!("accepted {number}")),
         };
-        if holder.is_some() && self.line.len() >= self.policy.line_limit as usize {
+        if waits && self.line.len() >= self.policy.line_limit as usize {
             return "rejected LineFull".to_owned();
         }
         self.revision += 1;
@@ -338,11 +439,14 @@ impl Line {
             cancel: None,
             started: false,
             put_ahead: false,
+            passes: false,
         });
-        if holder.is_some() {
+        if waits {
             let at = self.all.len() - 1;
             self.line.push(at);
-            if self.policy.line == LinePolicy::Latest {
+            if wish.overrides && (self.paused || self.policy.paused) {
+                self.pass(at);
+            } else if self.policy.line == LinePolicy::Latest {
                 self.put_ahead(at);
             }
         }
@@ -358,13 +462,17 @@ impl Line {
                     self.stop(made, Some(newer));
                     return "rejected Outdated".to_owned();
                 }
+                if self.take_back() {
+                    let holder = self.holder().map(|at| self.all[at].number);
+                    return format!("conflict {holder:?} ticket {:?}", Some(number));
+                }
                 self.enter(made, Stage::Ready);
                 format!("accepted {number}")
             }
             Stage::Ticket => {
                 self.all[made].pulse += 1;
-                let holder = self.all[self.holder().expect("who waits, waits for somebody")].number;
-                format!("conflict {holder} ticket {:?}", Some(number))
+                let holder = self.holder().map(|at| self.all[at].number);
+                format!("conflict {holder:?} ticket {:?}", Some(number))
             }
             Stage::Done("EXPIRED", _) => "rejected DeadlinePassed".to_owned(),
             Stage::Queued | Stage::Ready | Stage::Running | Stage::Done(..) => format!("replayed {number}"),
@@ -386,6 +494,9 @@ impl Line {
         };
         if let Some(newer) = self.newer_than(&self.all[at].wish) {
             self.stop(at, Some(newer));
+            return "nothing".to_owned();
+        }
+        if self.take_back() {
             return "nothing".to_owned();
         }
         self.enter(at, Stage::Running);
@@ -497,6 +608,9 @@ impl Line {
         {
             return "rejected NotTheNewest".to_owned();
         }
+        if self.line.contains(&newcomer) && self.is_held(&self.all[newcomer].wish) {
+            return "rejected SuccessorHeld".to_owned();
+        }
         if let Some(holder) = holder
             && self.all[holder].stage == Stage::Running
         {
@@ -516,7 +630,7 @@ impl Line {
                 }
             }
         } else {
-            if self.put_ahead(newcomer) {
+            if !self.all[newcomer].passes && self.put_ahead(newcomer) {
                 self.revision += 1;
                 self.all[newcomer].revision = self.revision;
                 self.all[newcomer].events += 1;
