@@ -37,6 +37,7 @@ pub mod queue;
 pub mod reaper;
 pub mod server;
 pub mod store;
+pub mod upkeep;
 pub mod watch;
 pub mod worker;
 

@@ -16,6 +16,7 @@ mod postgres;
 mod project;
 mod reader;
 mod reload;
+mod retention;
 mod since;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ pub use postgres::{Postgres, PostgresUrl, TlsMode};
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, WithoutAgent, is_pipeline_name};
 pub use reader::{ConfigProblem, nearest};
 pub use reload::{ChangedProjects, ConfigOrigin, Reload, reload_in_words};
+pub use retention::{KEY_PROTECTION, RetentionRules, RetentionSettings};
 pub use since::Since;
 
 use crate::model::{Glob, Limits, ProjectName, Scope, Scopes};
@@ -70,6 +72,8 @@ pub struct Config {
     pub limits: Limits,
     /// How artifacts are kept.
     pub artifacts: Artifacts,
+    /// How long deployments and their output are kept.
+    pub retention: RetentionSettings,
     /// The tokens that give access; without any, only programs and pages of this machine may call.
     pub tokens: Vec<TokenHash>,
     /// Whether only projects of this configuration may be deployed.
@@ -129,6 +133,7 @@ impl Default for Config {
             pass_env: PassEnv::default(),
             limits: Limits::default(),
             artifacts: Artifacts::default(),
+            retention: RetentionSettings::default(),
             tokens: Vec::new(),
             known_projects_only: false,
             projects: BTreeMap::new(),
@@ -189,6 +194,11 @@ impl Config {
         found
     }
 
+    /// What is kept of a project's deployments.
+    pub fn retention_of(&self, project: &ProjectName) -> RetentionRules {
+        self.projects.get(project).map_or(self.retention.rules, |project| project.retention)
+    }
+
     /// Where workspaces are made: as configured, else `singletrack-work` next to the database file.
     pub fn work_dir(&self) -> PathBuf {
         let default = || match &self.store {
@@ -202,6 +212,7 @@ impl Config {
 fn read_config(mut root: ConfigTable<'_>) -> Config {
     let default = Config::default();
     let pass_env = pass_env::read(&mut root);
+    let retention = root.section("retention").map_or(default.retention, retention::read);
     let config = Config {
         listen: root.parsed("listen", parse_listen).unwrap_or(default.listen),
         store: root.parsed("store", str::parse).unwrap_or(default.store),
@@ -215,7 +226,8 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
         artifacts: root.section("artifacts").map_or(default.artifacts, artifacts::read),
         tokens: read_tokens(&mut root),
         known_projects_only: root.boolean("known_projects_only").unwrap_or(default.known_projects_only),
-        projects: project::read_all(&mut root, &pass_env),
+        projects: project::read_all(&mut root, &pass_env, retention.rules),
+        retention,
         pass_env,
     };
     if !config.allowed_hosts.is_empty() && !root.has("tokens") {

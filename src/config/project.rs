@@ -12,6 +12,7 @@ use super::{
     pass_env::{self, PassEnv},
     reader::ConfigTable,
     require,
+    retention::{self, RetentionRules},
 };
 use crate::model::{LinePolicy, Policy, Preempt, ProjectName};
 
@@ -31,6 +32,8 @@ pub struct ProjectConfig {
     pub agents: Option<ByAgents>,
     /// Which variables phases get of the server's or agent's own environment, besides those that they always get.
     pub pass_env: PassEnv,
+    /// How long its deployments and their output are kept.
+    pub retention: RetentionRules,
     /// The pipelines, by name. All of a project's pipelines share its one slot.
     pub pipelines: BTreeMap<String, Pipeline>,
 }
@@ -120,12 +123,16 @@ pub fn is_pipeline_name(name: &str) -> bool {
     name.len() <= NAME_LIMIT && name.bytes().all(fits) && name.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
-pub(super) fn read_all(root: &mut ConfigTable<'_>, pass_env: &PassEnv) -> BTreeMap<ProjectName, ProjectConfig> {
+pub(super) fn read_all(
+    root: &mut ConfigTable<'_>,
+    pass_env: &PassEnv,
+    retention: RetentionRules,
+) -> BTreeMap<ProjectName, ProjectConfig> {
     let mut projects = BTreeMap::new();
     for (name, section) in root.named_sections("projects") {
         let name = root.document.project_name(&name);
         // What is wrong inside a project with an invalid name is listed, too.
-        let project = read_project(section, pass_env);
+        let project = read_project(section, pass_env, retention);
         projects.extend(name.map(|name| (name, project)));
     }
     projects
@@ -142,7 +149,7 @@ fn check_name(what: &str, name: &Spanned<String>, section: &ConfigTable<'_>) {
     }
 }
 
-fn read_project(mut section: ConfigTable<'_>, pass_env: &PassEnv) -> ProjectConfig {
+fn read_project(mut section: ConfigTable<'_>, pass_env: &PassEnv, retention: RetentionRules) -> ProjectConfig {
     let default = Policy::default();
     let policy = Policy {
         line: section.parsed("line", parse_line).unwrap_or(default.line),
@@ -153,13 +160,14 @@ fn read_project(mut section: ConfigTable<'_>, pass_env: &PassEnv) -> ProjectConf
     };
     let agents = read_agents(&mut section);
     let pass_env = pass_env.with(pass_env::read(&mut section));
+    let retention = section.section("retention").map_or(retention, |own| retention::read_rules(own, retention));
     let mut pipelines = BTreeMap::new();
     for (name, pipeline) in section.named_sections("pipelines") {
         check_name("pipeline", &name, &pipeline);
         pipelines.insert(name.into_inner(), read_pipeline(pipeline));
     }
     section.finish();
-    ProjectConfig { policy, agents, pass_env, pipelines }
+    ProjectConfig { policy, agents, pass_env, retention, pipelines }
 }
 
 fn read_agents(section: &mut ConfigTable<'_>) -> Option<ByAgents> {

@@ -122,6 +122,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         pass_env,
         limits,
         artifacts,
+        retention,
         tokens,
         known_projects_only,
         projects,
@@ -140,6 +141,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         ("pass_env", *pass_env == before.pass_env),
         ("limits", *limits == before.limits),
         ("artifacts", *artifacts == before.artifacts),
+        ("retention", *retention == before.retention),
         ("tokens", *tokens == before.tokens),
         ("known_projects_only", *known_projects_only == before.known_projects_only),
     ]);

@@ -23,6 +23,7 @@ use crate::{
     queue::Queue,
     reaper::{self, Reaper},
     store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
+    upkeep::{self, Caretaker, Interval, RulesOf},
     watch::{self, Notifier, Watch},
     worker::Embedded,
 };
@@ -103,7 +104,7 @@ impl Node {
         worker.listens_on(server.address());
         let worker = tokio::spawn(worker.run(health.clone(), end.drain.clone(), end.hurry.clone()));
         let reaper = supervise_reaper(&health, &queue, &notifier, &end);
-        let background = supervise(live, &health, watch, artifacts, tokens, &end.background);
+        let background = supervise(live, &health, &queue, watch, artifacts, tokens, &end.background);
         Ok(Node { server, queue, worker, reaper, background, health, end })
     }
 
@@ -146,13 +147,14 @@ impl Node {
 fn supervise(
     live: LiveConfig,
     health: &Health,
+    queue: &Queue,
     watch: Watch,
     artifacts: Retention,
     tokens: Arc<LiveTokens>,
     shutdown: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
     let hints = watch.tokens();
-    let fallback = tokio::spawn(poll_slowly(live, health.clone(), watch, shutdown.clone()));
+    let fallback = tokio::spawn(poll_slowly(live.clone(), health.clone(), watch, shutdown.clone()));
     let ending = shutdown.clone();
     let retention =
         health.supervise(retention::TASK, shutdown.clone(), move |pulse| artifacts.clone().run(pulse, ending.clone()));
@@ -160,7 +162,18 @@ fn supervise(
     let tokens = health.supervise(TOKENS_TASK, shutdown.clone(), move |pulse| {
         tokens.clone().run(hints.clone(), pulse, ending.clone())
     });
-    vec![fallback, retention, tokens]
+    let mut tasks = vec![fallback, retention, tokens];
+    let store = queue.store().clone();
+    if store.upkeep().is_some() {
+        let (by, every, ending) = (live.clone(), live.clone(), shutdown.clone());
+        let rules: RulesOf = Arc::new(move |project| by.now().retention_of(project));
+        let interval: Interval = Arc::new(move || every.now().retention.interval);
+        tasks.push(health.supervise(upkeep::TASK, shutdown.clone(), move |pulse| {
+            let (rules, interval) = (rules.clone(), interval.clone());
+            Caretaker::new(store.clone(), Arc::new(SystemClock), rules, interval).run(pulse, ending.clone())
+        }));
+    }
+    tasks
 }
 
 /// Runs the slow poll, with the present period, until `shutdown`.

@@ -144,6 +144,21 @@ pub(super) const TABLES: &[CopiedTable] = &[
         order: "number",
         is_numbered: true,
     },
+    CopiedTable {
+        name: "output_blocks",
+        columns: columns![Integer deployment, Integer first_seq, Integer last_seq, Integer raw_bytes, Bytes body],
+        order: "deployment, first_seq",
+        is_numbered: false,
+    },
+    CopiedTable {
+        name: "packed_outputs",
+        columns: columns![
+            Integer deployment, Integer project, Integer ticket, Integer ended_at, Integer raw_bytes, Integer packed_bytes,
+        ],
+        order: "deployment",
+        is_numbered: false,
+    },
+    CopiedTable { name: "upkeep", columns: columns![Text name, Integer value], order: "name", is_numbered: false },
     CopiedTable { name: "revision_floor", columns: columns![Integer number, Integer revision], order: "number", is_numbered: false },
     CopiedTable { name: "secrets", columns: columns![Text name, Bytes value], order: "name", is_numbered: false },
 ];

@@ -8,6 +8,7 @@
 mod agents;
 pub mod artifacts;
 pub mod audit;
+pub mod blocks;
 mod columns;
 mod copy;
 mod error;
@@ -17,6 +18,7 @@ mod ready;
 pub mod sqlite;
 pub mod tokens;
 mod unreadable;
+pub mod upkeep;
 
 pub use error::StoreError;
 
@@ -36,6 +38,7 @@ pub use audit::{AuditLine, AuditPage, AuditQuery, AuditRoom, NewAuditLine};
 pub use copy::Progress;
 use ready::Readiness;
 pub use tokens::TokenRoom;
+pub use upkeep::Upkeep;
 
 use crate::{
     clock::Now,
@@ -295,6 +298,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The tokens that were made at run time.
     fn tokens(&self) -> &dyn TokenRoom;
+
+    /// The upkeep of a store that keeps its history on a disk.
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        None
+    }
 
     /// Finishes all work under way, and leaves everything in order. Later calls are told that the store is not
     /// available.

@@ -47,6 +47,7 @@ mod places;
 mod random_walk;
 mod reload;
 mod replicas;
+mod retention;
 mod rollbacks;
 mod rolling;
 mod run;

@@ -255,7 +255,7 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         // I2: finality.
         ("UPDATE deployments SET pulse = pulse + 1 WHERE number = 1", "a final deployment never changes"),
         ("UPDATE deployments SET cause_message = 'better' WHERE number = 2", "a final deployment never changes"),
-        ("DELETE FROM deployments WHERE number = 1", "a deployment is never deleted"),
+        ("DELETE FROM deployments WHERE number = 1", "only old final deployments are ever removed"),
         // Nothing goes back.
         ("UPDATE deployments SET revision = revision - 1 WHERE number = 3", "a deployment never goes back"),
         ("UPDATE deployments SET event_count = event_count - 1 WHERE number = 3", "a deployment never goes back"),
@@ -300,7 +300,7 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         ("UPDATE projects SET deployment_count = 1", "a deployment's number is never given twice"),
         ("INSERT INTO idempotency_keys VALUES (1, 'key', zeroblob(32), 1)", "UNIQUE constraint failed"),
         ("UPDATE idempotency_keys SET deployment = 1", "an idempotency key names one deployment for ever"),
-        ("DELETE FROM idempotency_keys", "an idempotency key names one deployment for ever"),
+        ("DELETE FROM idempotency_keys", "names one deployment for as long as that is kept"),
         // I5: events.
         ("INSERT INTO events VALUES (1, 7, 0, 'status', NULL, '{}')", "nothing happens after the last event"),
         ("INSERT INTO events VALUES (3, 2, 0, 'status', NULL, '{}')", "events are numbered without a gap"),
@@ -310,12 +310,40 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         ("INSERT INTO events VALUES (99, 1, 0, 'status', NULL, '{}')", "FOREIGN KEY constraint failed"),
         ("UPDATE events SET body = '{}' WHERE deployment = 3", "what happened never changes"),
         ("DELETE FROM events WHERE deployment = 1", "only output is ever cut"),
+        // Blocks of output.
+        ("INSERT INTO output_blocks VALUES (3, 1, 1, 9, x'00')", "only finished output is compressed"),
+        (
+            "INSERT INTO output_blocks VALUES (1, 99, 99, 9, x'00'); DELETE FROM output_blocks",
+            "output is removed by retention only",
+        ),
+        (
+            "INSERT INTO output_blocks VALUES (1, 99, 99, 9, x'00'); UPDATE output_blocks SET body = x'11'",
+            "what happened never changes",
+        ),
+        // With a permit, retention may remove final deployments only, and redaction may change words only.
+        (
+            "INSERT INTO permits VALUES ('remove'); DELETE FROM deployments WHERE number = 3",
+            "only old final deployments",
+        ),
+        (
+            "INSERT INTO permits VALUES ('redact'); UPDATE deployments SET state = 'failed' WHERE number = 1",
+            "a final deployment never changes",
+        ),
+        (
+            "INSERT INTO permits VALUES ('redact'); UPDATE events SET at = 1 WHERE deployment = 1",
+            "what happened never changes",
+        ),
+        (
+            "INSERT INTO permits VALUES ('redact'); UPDATE deployments SET ticket = 9 WHERE number = 1",
+            "what a deployment is never changes",
+        ),
         // The audit log.
         ("UPDATE audit SET detail = 'nothing'", "the audit log is appended only"),
         ("DELETE FROM audit", "the audit log is appended only"),
     ];
     for (statement, why) in refused {
-        let refusal = file.execute(statement, []).expect_err(statement).to_string();
+        let attempt = file.unchecked_transaction().unwrap();
+        let refusal = attempt.execute_batch(statement).expect_err(statement).to_string();
         assert!(refusal.contains(why), "{statement}\n    {refusal}");
     }
     // And what may happen does: output is cut.

@@ -21,6 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("client", &["clock", "config", "exec", "health", "model", "private", "wire"]),
     // An engine is told where its database is in the words of the configuration, which knows no engine.
     ("store", &["clock", "config", "health", "log", "model", "private"]),
+    ("upkeep", &["clock", "config", "health", "model", "store"]),
     ("watch", &["health", "model", "store"]),
     ("queue", &["clock", "config", "model", "store"]),
     ("artifacts", &["config", "health", "model", "private", "store"]),
@@ -45,7 +46,20 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "server",
-        &["artifacts", "clock", "config", "exec", "health", "http", "queue", "reaper", "store", "watch", "worker"],
+        &[
+            "artifacts",
+            "clock",
+            "config",
+            "exec",
+            "health",
+            "http",
+            "queue",
+            "reaper",
+            "store",
+            "upkeep",
+            "watch",
+            "worker",
+        ],
     ),
     // It starts everything.
     (

@@ -92,7 +92,7 @@ impl Import {
     ) -> Result<Vec<(&'static str, u64)>, DatabaseFault> {
         let filling = self.lock().await?;
         // The numbers of events have gaps where output was cut. The trigger would refuse such gaps.
-        filling.batch_execute("ALTER TABLE events DISABLE TRIGGER events_are_appended; DELETE FROM secrets; DELETE FROM revision_floor").await?;
+        filling.batch_execute("ALTER TABLE events DISABLE TRIGGER events_are_appended; DELETE FROM secrets; DELETE FROM revision_floor; DELETE FROM upkeep").await?;
         let (mut done, mut tallies) = (0, Vec::with_capacity(TABLES.len()));
         for table in TABLES {
             require_columns(&filling, table).await?;

@@ -33,6 +33,7 @@ mod tls;
 mod tokens;
 mod transact;
 mod turns;
+mod upkeep;
 mod wakes;
 
 use std::{
@@ -50,7 +51,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, HeldProject, KnownAgent, ListQuery,
     Mark, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, SharedArtifacts, Store, StoreError,
-    Watched, tokens::TokenRoom, unreadable::Unreadable,
+    Upkeep, Watched, tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -250,7 +251,7 @@ impl Store for PostgresStore {
     }
 
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
-        read!(self, session => reads::events(&mut session, id, after, limit))
+        read!(self, session => reads::events(&mut session, id, after, limit, &self.unreadable))
     }
 
     fn events_before(
@@ -259,7 +260,7 @@ impl Store for PostgresStore {
         before: u64,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
-        read!(self, session => reads::events_before(&mut session, id, before, limit))
+        read!(self, session => reads::events_before(&mut session, id, before, limit, &self.unreadable))
     }
 
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
@@ -347,6 +348,10 @@ impl Store for PostgresStore {
 
     fn tokens(&self) -> &dyn TokenRoom {
         self
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        Some(self)
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::{Deployment, DeploymentId, Digest, Event, LeaseHolder, ProjectName, Revision, Status},
     store::{
-        Claimable, HeldProject, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched,
+        Claimable, HeldProject, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, blocks::Merging,
         columns::JudgedSpec, unreadable::Unreadable,
     },
 };
@@ -49,11 +49,13 @@ pub(super) async fn events(
     id: DeploymentId,
     after: u64,
     limit: usize,
+    unreadable: &Unreadable,
 ) -> Result<Vec<Event>, DatabaseFault> {
     // A larger number than the column can hold is past the end.
-    let after = i64::try_from(after).unwrap_or(i64::MAX);
-    let found = session.ask(call!(Sql::Events, rows::uuid(id), after, bound(limit))).await?;
-    found.iter().map(rows::event).collect()
+    let last = i64::try_from(after).unwrap_or(i64::MAX);
+    let found = session.ask(call!(Sql::Events, rows::uuid(id), last, bound(limit))).await?;
+    let rows = found.iter().map(rows::event).collect::<Result<_, _>>()?;
+    with_blocks(session, id, Merging::forwards(after, rows, limit), Sql::BlockAfter, unreadable).await
 }
 
 pub(super) async fn events_before(
@@ -61,10 +63,36 @@ pub(super) async fn events_before(
     id: DeploymentId,
     before: u64,
     limit: usize,
+    unreadable: &Unreadable,
 ) -> Result<Vec<Event>, DatabaseFault> {
-    let before = i64::try_from(before).unwrap_or(i64::MAX);
-    let found = session.ask(call!(Sql::EventsBefore, rows::uuid(id), before, bound(limit))).await?;
-    found.iter().map(rows::event).collect()
+    let first = i64::try_from(before).unwrap_or(i64::MAX);
+    let found = session.ask(call!(Sql::EventsBefore, rows::uuid(id), first, bound(limit))).await?;
+    let rows = found.iter().map(rows::event).collect::<Result<_, _>>()?;
+    with_blocks(session, id, Merging::backwards(before, rows, limit), Sql::BlockBefore, unreadable).await
+}
+
+/// The rows, and the events of blocks among them. Between the two reads, events may go from rows to a block, but never
+/// back; so the blocks are read last, and nothing is missed.
+async fn with_blocks(
+    session: &mut DatabaseSession,
+    id: DeploymentId,
+    merging: Result<Merging, Vec<Event>>,
+    sql: Sql,
+    unreadable: &Unreadable,
+) -> Result<Vec<Event>, DatabaseFault> {
+    let mut merging = match merging {
+        Ok(merging) => merging,
+        Err(rows) => return Ok(rows),
+    };
+    while let Some(place) = merging.wants() {
+        let found = session.ask(call!(sql, rows::uuid(id), i64::try_from(place).unwrap_or(i64::MAX))).await?;
+        let block = found.first().map(rows::block).transpose()?;
+        let named = block.as_ref().map_or(0, |block| block.first_seq);
+        merging.take(block.as_ref(), &mut |why| {
+            unreadable.skip::<(), _>(Err(why), || format!("output of deployment {id} from event {named} on"));
+        });
+    }
+    Ok(merging.finish())
 }
 
 pub(super) async fn list(

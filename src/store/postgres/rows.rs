@@ -21,6 +21,7 @@ use crate::{
     },
     store::{
         Watched,
+        blocks::StoredBlock,
         columns::{self, JudgedSpec, Written, millis},
     },
 };
@@ -341,6 +342,11 @@ pub(super) fn insert_events(steps: &[Step]) -> Result<Option<BoundStatement>, Da
 /// Reads `seq, at, body`.
 pub(super) fn event(row: &Row) -> Result<Event, DatabaseFault> {
     Ok(Event { seq: number(row, 0)?, at: instant(row, 1)?, body: json(row, 2)? })
+}
+
+/// Reads `first_seq, last_seq, body`.
+pub(super) fn block(row: &Row) -> Result<StoredBlock, DatabaseFault> {
+    Ok(StoredBlock { first_seq: number(row, 0)?, last_seq: number(row, 1)?, body: get(row, 2)? })
 }
 
 pub(super) fn name(row: &Row, column: usize) -> Result<ProjectName, DatabaseFault> {

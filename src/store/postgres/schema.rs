@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0013_audit_read.sql"),
     include_str!("migrations/0014_tokens.sql"),
     include_str!("migrations/0015_pause.sql"),
+    include_str!("migrations/0016_retention.sql"),
 ];
 
 /// The schema's version that this program knows.

@@ -157,6 +157,7 @@ statements! {
                 ('deployments', 'SELECT'), \
                 ('deployments', 'INSERT'), ('deployments', 'UPDATE'), ('events', 'SELECT'), ('events', 'INSERT'), \
                 ('events', 'DELETE'), ('idempotency_keys', 'SELECT'), ('idempotency_keys', 'INSERT'), ('audit', 'SELECT'), ('audit', 'INSERT'), \
+                ('output_blocks', 'SELECT'), ('output_blocks', 'INSERT'), \
                 ('agent_calls', 'SELECT'), ('agent_calls', 'INSERT'), ('artifacts', 'SELECT'), ('artifacts', 'INSERT'), \
                 ('artifact_pieces', 'SELECT'), ('artifact_pieces', 'INSERT'), \
                 ('tokens', 'SELECT'), ('tokens', 'INSERT'), ('tokens', 'UPDATE')) AS needed (name, \"right\") \
@@ -389,6 +390,71 @@ statements! {
 
     /// Nobody can migrate until the transaction ends.
     HoldSchema() = "LOCK TABLE projects IN ROW SHARE MODE";
+    /// Allows the transaction under way more than usual (see the migration of retention).
+    Permit(TEXT) = "SELECT set_config('singletrack.permit', $1, true)";
+    /// The first block with an event after this one.
+    BlockAfter(UUID, INT8) = "SELECT b.first_seq, b.last_seq, b.body FROM output_blocks AS b \
+        WHERE b.deployment = (SELECT number FROM deployments WHERE id = $1) AND b.last_seq > $2 AND b.first_seq >= \
+        coalesce((SELECT max(o.first_seq) FROM output_blocks AS o \
+            WHERE o.deployment = (SELECT number FROM deployments WHERE id = $1) AND o.first_seq <= $2), 0) \
+        ORDER BY b.first_seq LIMIT 1";
+    /// The last block with an event before this one.
+    BlockBefore(UUID, INT8) = "SELECT b.first_seq, b.last_seq, b.body FROM output_blocks AS b \
+        WHERE b.deployment = (SELECT number FROM deployments WHERE id = $1) AND b.first_seq < $2 \
+        ORDER BY b.first_seq DESC LIMIT 1";
+    UpkeepMark(TEXT) = "SELECT value FROM upkeep WHERE name = $1";
+    SetUpkeepMark(TEXT, INT8) = "INSERT INTO upkeep (name, value) VALUES ($1, $2) \
+        ON CONFLICT (name) DO UPDATE SET value = $2";
+    Newest() = "SELECT number, created_at FROM deployments ORDER BY number DESC LIMIT 1";
+    Arrivals(INT8, INT8) = "SELECT d.number, d.ended_at IS NOT NULL, d.ended_at IS NOT NULL AND d.log_total_bytes > 0 \
+            AND NOT EXISTS (SELECT 1 FROM packed_outputs WHERE deployment = d.number) \
+        FROM deployments AS d WHERE d.number > $1 ORDER BY d.number LIMIT $2";
+    /// The first output that is not in blocks, at most so many events, and no more once they hold so many bytes.
+    Unpacked(INT8, INT8, INT8) = "SELECT seq, at, body FROM (\
+            SELECT *, sum(octet_length(body)) OVER (ORDER BY seq) - octet_length(body) AS bytes_before FROM (\
+                SELECT seq, at, body FROM events WHERE deployment = $1 AND type = 'log' ORDER BY seq LIMIT $2) AS first\
+            ) AS summed WHERE bytes_before < $3 ORDER BY seq";
+    /// Puts a block in place of the rows of its events, if all of them are there and the schema has this version.
+    Pack(INT8, INT8, INT8, INT8, BYTEA, INT8, INT4) = "WITH dropped AS (\
+            DELETE FROM events WHERE deployment = $1 AND seq BETWEEN $2 AND $3 AND type = 'log' RETURNING 1), \
+        written AS (INSERT INTO output_blocks (deployment, first_seq, last_seq, raw_bytes, body) \
+            SELECT $1, $2, $3, $4, $5 WHERE (SELECT max(version) FROM migrations) = $7 RETURNING 1) \
+        SELECT require_one((SELECT CASE WHEN (SELECT count(*) FROM dropped) = $6 THEN count(*) ELSE 0 END FROM written))";
+    FinishPacking(INT8) = "INSERT INTO packed_outputs (deployment, project, ticket, ended_at, raw_bytes, packed_bytes) \
+        SELECT d.number, d.project, d.ticket, d.ended_at, sum(b.raw_bytes)::bigint, sum(octet_length(b.body))::bigint \
+        FROM output_blocks AS b JOIN deployments AS d ON d.number = b.deployment \
+        WHERE b.deployment = $1 AND d.ended_at IS NOT NULL \
+            AND NOT EXISTS (SELECT 1 FROM events WHERE deployment = $1 AND type = 'log') \
+        GROUP BY d.number ON CONFLICT DO NOTHING";
+    ProjectRows() = "SELECT number, name FROM projects ORDER BY number";
+    NewestFrom(INT8, INT8) = "SELECT ticket FROM deployments WHERE project = $1 ORDER BY ticket DESC LIMIT 1 OFFSET $2";
+    /// The last two successes, among the newest ones by arrival, and the deployments that the project itself names.
+    Live(INT8) = "(SELECT number FROM (SELECT number, revision FROM deployments \
+            WHERE project = $1 AND ended_at IS NOT NULL AND state = 'succeeded' ORDER BY ticket DESC LIMIT 100) AS recent \
+            ORDER BY revision DESC LIMIT 2) \
+        UNION ALL SELECT d.number FROM projects AS p JOIN deployments AS d ON d.id = p.last_started WHERE p.number = $1 \
+        UNION ALL SELECT d.number FROM projects AS p JOIN deployments AS d ON d.id = p.last_outcome WHERE p.number = $1 \
+        UNION ALL SELECT d.number FROM projects AS p JOIN deployments AS d ON d.id = p.last_success WHERE p.number = $1";
+    Aged(INT8, INT8, INT8) = "SELECT d.number, d.ticket, d.created_at, d.ended_at, \
+            (octet_length(d.spec) + octet_length(d.outputs) + 1500)::bigint, \
+            coalesce((SELECT packed_bytes FROM packed_outputs WHERE deployment = d.number), d.log_total_bytes) \
+        FROM deployments AS d WHERE d.project = $1 AND d.ticket > $2 ORDER BY d.ticket LIMIT $3";
+    AgedOutputs(INT8, INT8, INT8) = "SELECT deployment, ticket, ended_at, ended_at, 0::bigint, packed_bytes \
+        FROM packed_outputs WHERE project = $1 AND ticket > $2 ORDER BY ticket LIMIT $3";
+    DropBlocks(INT8, INT8) = "DELETE FROM output_blocks WHERE deployment = $1 AND first_seq IN \
+        (SELECT first_seq FROM output_blocks WHERE deployment = $1 ORDER BY first_seq LIMIT $2) \
+        AND EXISTS (SELECT 1 FROM deployments WHERE number = $1 AND ended_at IS NOT NULL) RETURNING 1";
+    DropOutput(INT8, INT8) = "DELETE FROM events WHERE deployment = $1 AND type = 'log' AND seq IN \
+        (SELECT seq FROM events WHERE deployment = $1 AND type = 'log' ORDER BY seq LIMIT $2) \
+        AND EXISTS (SELECT 1 FROM deployments WHERE number = $1 AND ended_at IS NOT NULL) RETURNING 1";
+    DropPacked(INT8) = "DELETE FROM packed_outputs WHERE deployment = $1 \
+        AND NOT EXISTS (SELECT 1 FROM output_blocks WHERE deployment = $1)";
+    DropKeysOf(INT8_ARRAY) = "DELETE FROM idempotency_keys WHERE deployment = ANY ($1)";
+    DropBlocksOf(INT8_ARRAY) = "DELETE FROM output_blocks WHERE deployment = ANY ($1)";
+    DropPackedOf(INT8_ARRAY) = "DELETE FROM packed_outputs WHERE deployment = ANY ($1)";
+    DropEventsOf(INT8_ARRAY) = "DELETE FROM events WHERE deployment = ANY ($1)";
+    DropDeployments(INT8_ARRAY) = "DELETE FROM deployments WHERE number = ANY ($1) RETURNING 1";
+
     /// Claims a chore that one server does for all, if it was not done within this many milliseconds.
     ClaimChore(TEXT, INT8) = "UPDATE chores SET done_at = now() \
         WHERE name = $1 AND done_at <= now() - $2 * interval '1 millisecond' RETURNING name";

@@ -30,13 +30,14 @@ mod record;
 mod rows;
 mod schema;
 mod tokens;
+mod upkeep;
 mod writer;
 
 use std::{path::Path, sync::Arc};
 
 use super::{
     AgentCall, AuditRoom, BoxFuture, Claimable, Commits, Decide, HeldProject, KnownAgent, ListQuery, Mark, Offers,
-    OnCommit, Placed, ProjectPage, ProjectState, Readiness, Store, StoreError, Watched, agents::Presence,
+    OnCommit, Placed, ProjectPage, ProjectState, Readiness, Store, StoreError, Upkeep, Watched, agents::Presence,
     tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
@@ -145,7 +146,8 @@ impl Store for SqliteStore {
     }
 
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
-        Box::pin(self.readers.read(move |db| reads::events(db, id, after, limit)))
+        let unreadable = self.unreadable.clone();
+        Box::pin(self.readers.read(move |db| reads::events(db, id, after, limit, &unreadable)))
     }
 
     fn events_before(
@@ -154,7 +156,8 @@ impl Store for SqliteStore {
         before: u64,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
-        Box::pin(self.readers.read(move |db| reads::events_before(db, id, before, limit)))
+        let unreadable = self.unreadable.clone();
+        Box::pin(self.readers.read(move |db| reads::events_before(db, id, before, limit, &unreadable)))
     }
 
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
@@ -227,6 +230,10 @@ impl Store for SqliteStore {
 
     fn tokens(&self) -> &dyn TokenRoom {
         self
+    }
+
+    fn upkeep(&self) -> Option<&dyn Upkeep> {
+        Some(self)
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

@@ -8,7 +8,9 @@ use crate::{
     model::{Deployment, DeploymentId, Digest, Event, LeaseHolder, Place, ProjectName, Revision, Spec, State, Status},
     store::{
         Claimable, HeldProject, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched,
-        columns::JudgedSpec, unreadable::Unreadable,
+        blocks::{Merging, StoredBlock},
+        columns::JudgedSpec,
+        unreadable::Unreadable,
     },
 };
 
@@ -32,6 +34,17 @@ pub(super) const EVENTS: &str = "SELECT seq, at, body FROM events \
 
 pub(super) const EVENTS_BEFORE: &str = "SELECT seq, at, body FROM events \
      WHERE deployment = (SELECT number FROM deployments WHERE id = ?1) AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
+
+/// The first block with an event after this one.
+pub(super) const BLOCK_AFTER: &str = "SELECT b.first_seq, b.last_seq, b.body FROM output_blocks AS b \
+     WHERE b.deployment = (SELECT number FROM deployments WHERE id = ?1) AND b.last_seq > ?2 AND b.first_seq >= \
+     coalesce((SELECT max(first_seq) FROM output_blocks WHERE deployment = b.deployment AND first_seq <= ?2), 0) \
+     ORDER BY b.first_seq LIMIT 1";
+
+/// The last block with an event before this one.
+pub(super) const BLOCK_BEFORE: &str = "SELECT b.first_seq, b.last_seq, b.body FROM output_blocks AS b \
+     WHERE b.deployment = (SELECT number FROM deployments WHERE id = ?1) AND b.first_seq < ?2 \
+     ORDER BY b.first_seq DESC LIMIT 1";
 
 pub(super) const LIST_ALL: &str = concat!(
     "SELECT ",
@@ -145,15 +158,61 @@ pub(super) fn numbered(db: &Connection, project: &ProjectName, number: u64) -> R
     db.prepare_cached(BY_SHORT_NUMBER)?.query_row(params![project.as_str(), number], id).optional()
 }
 
-pub(super) fn events(db: &Connection, id: DeploymentId, after: u64, limit: usize) -> Read<Vec<Event>> {
+pub(super) fn events(
+    db: &Connection,
+    id: DeploymentId,
+    after: u64,
+    limit: usize,
+    unreadable: &Unreadable,
+) -> Read<Vec<Event>> {
     // A number above the largest one that a row can have is past the end.
-    let after = i64::try_from(after).unwrap_or(i64::MAX);
-    db.prepare_cached(EVENTS)?.query_map(params![id.as_bytes(), after, bound(limit)], rows::event)?.collect()
+    let last = i64::try_from(after).unwrap_or(i64::MAX);
+    let rows: Vec<_> = db
+        .prepare_cached(EVENTS)?
+        .query_map(params![id.as_bytes(), last, bound(limit)], rows::event)?
+        .collect::<Read<_>>()?;
+    with_blocks(db, id, Merging::forwards(after, rows, limit), BLOCK_AFTER, unreadable)
 }
 
-pub(super) fn events_before(db: &Connection, id: DeploymentId, before: u64, limit: usize) -> Read<Vec<Event>> {
-    let before = i64::try_from(before).unwrap_or(i64::MAX);
-    db.prepare_cached(EVENTS_BEFORE)?.query_map(params![id.as_bytes(), before, bound(limit)], rows::event)?.collect()
+pub(super) fn events_before(
+    db: &Connection,
+    id: DeploymentId,
+    before: u64,
+    limit: usize,
+    unreadable: &Unreadable,
+) -> Read<Vec<Event>> {
+    let first = i64::try_from(before).unwrap_or(i64::MAX);
+    let rows: Vec<_> = db
+        .prepare_cached(EVENTS_BEFORE)?
+        .query_map(params![id.as_bytes(), first, bound(limit)], rows::event)?
+        .collect::<Read<_>>()?;
+    with_blocks(db, id, Merging::backwards(before, rows, limit), BLOCK_BEFORE, unreadable)
+}
+
+/// The rows, and the events of blocks among them. Between the two reads, events may go from rows to a block, but never
+/// back; so the blocks are read last, and nothing is missed.
+fn with_blocks(
+    db: &Connection,
+    id: DeploymentId,
+    merging: Result<Merging, Vec<Event>>,
+    sql: &str,
+    unreadable: &Unreadable,
+) -> Read<Vec<Event>> {
+    let mut merging = match merging {
+        Ok(merging) => merging,
+        Err(rows) => return Ok(rows),
+    };
+    let mut statement = db.prepare_cached(sql)?;
+    let read = |row: &Row<'_>| Ok(StoredBlock { first_seq: row.get(0)?, last_seq: row.get(1)?, body: row.get(2)? });
+    while let Some(place) = merging.wants() {
+        let place = i64::try_from(place).unwrap_or(i64::MAX);
+        let block = statement.query_row(params![id.as_bytes(), place], read).optional()?;
+        let named = block.as_ref().map_or(0, |block| block.first_seq);
+        merging.take(block.as_ref(), &mut |why| {
+            unreadable.skip::<(), _>(Err(why), || format!("output of deployment {id} from event {named} on"));
+        });
+    }
+    Ok(merging.finish())
 }
 
 pub(super) fn list(db: &Connection, project: &ProjectName, query: &ListQuery) -> Read<Vec<Deployment>> {

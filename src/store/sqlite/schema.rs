@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0010_audit_read.sql"),
     include_str!("migrations/0011_tokens.sql"),
     include_str!("migrations/0012_pause.sql"),
+    include_str!("migrations/0013_retention.sql"),
 ];
 
 const CHECKSUMS: &str =

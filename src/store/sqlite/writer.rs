@@ -94,7 +94,7 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                let upkeep = Upkeep { lineage, ballast, checkpoints };
+                let upkeep = FileCare { lineage, ballast, checkpoints };
                 let body = || run(&db, &file, upkeep, requests, on_commit, &counted);
                 if let Err(error) = or_end_process("store-writer", body) {
                     tracing::error!(%error, "the store's log could not be moved into its file");
@@ -200,7 +200,7 @@ const TRIAL: &str = "UPDATE secrets SET value = value \
     WHERE (SELECT count(*) FROM (SELECT 1 FROM deployments JOIN projects LIMIT 1)) >= 0";
 
 /// The parts that keep the file and its log in order.
-struct Upkeep {
+struct FileCare {
     lineage: Lineage,
     ballast: Ballast,
     checkpoints: Checkpoints,
@@ -209,7 +209,7 @@ struct Upkeep {
 fn run(
     db: &Connection,
     file: &OwnFile,
-    Upkeep { lineage, ballast, checkpoints }: Upkeep,
+    FileCare { lineage, ballast, checkpoints }: FileCare,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
     commits: &CommitCounter,

@@ -1,0 +1,12 @@
+//! Keeps the store small: finished output is compressed, what retention lets go is removed, and the room is given back.
+//! All of it happens in small steps beside the traffic. See decisions 0078 and 0079.
+
+mod age;
+mod caretaker;
+mod pack;
+mod prune;
+mod round;
+
+pub use caretaker::{Caretaker, Interval, TASK};
+pub use prune::{PrunePlan, PrunedProject, RulesOf};
+pub use round::Pace;
