@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use jiff::Timestamp;
 
 use super::{
     screen::print as screen,
@@ -22,6 +23,9 @@ pub struct CheckConfigArgs {
 pub fn check_config(args: &CheckConfigArgs) -> ExitCode {
     match Config::load(Some(&args.path)) {
         Ok(config) => {
+            if let Some(why) = config.tls.as_ref().and_then(|tls| tls.outdated(Timestamp::now())) {
+                return fail(EX_CONFIG, &format!("{}: {why}", args.path.display()));
+            }
             let (path, project_count) = (args.path.display(), config.projects.len());
             let pipeline_count: usize = config.projects.values().map(|project| project.pipelines.len()).sum();
             print(&format!("{path} is valid: projects: {project_count}, pipelines: {pipeline_count}"));

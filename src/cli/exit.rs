@@ -247,6 +247,8 @@ pub fn about_project(connection: &Connection, project: &ProjectName, fault: Faul
 fn unreachable_hint(server: &str, why: &str) -> String {
     if why.contains("certificate") {
         "the server's certificate is not trusted here: pass its authority with --ca-cert FILE".to_owned()
+    } else if server.starts_with("https:") && why.contains("corrupt message") {
+        "what answers there speaks no TLS: name it with http://, or check the port".to_owned()
     } else if server.contains("127.0.0.1:7878") {
         "start a server with `singletrack serve`, or name one with --server URL (or SINGLETRACK_URL)".to_owned()
     } else {

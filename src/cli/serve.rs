@@ -82,6 +82,7 @@ async fn serve_until_told(live: LiveConfig, hang_ups: HangUps) -> ExitCode {
     };
     let (store, project_count) = (config.store.to_string(), config.projects.len());
     let stop_limit = stop_limit(&config);
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let starting = tokio::select! {
         started = Node::start(live, shim) => started,
         () = stop.received() => {
@@ -116,7 +117,7 @@ async fn serve_until_told(live: LiveConfig, hang_ups: HangUps) -> ExitCode {
     // What was logged so far stands in the log when whoever waits for the next line reads on.
     log::flush();
     // The one line on standard output: scripts wait for it.
-    print(&format!("listening on http://{}", node.address()));
+    print(&format!("listening on {scheme}://{}", node.address()));
     tracing::info!(address = %node.address(), %store, project_count, version = BUILD.version, commit = BUILD.commit, built_at = BUILD.built_at, "ready");
     if let Some(limit) = stop_limit {
         let limit = format_duration(limit);

@@ -76,6 +76,11 @@ impl LiveConfig {
         let reloaded = origin.read().and_then(|read| {
             let (config, reload) = succeed(&before, read);
             origin.require_fit(Some(&before), &config)?;
+            // The certificate in use may expire, and must not keep the rest of the file from being read.
+            let new = config.tls.as_ref().filter(|tls| before.tls.as_ref() != Some(*tls));
+            if let Some(why) = new.and_then(|tls| tls.outdated(now)) {
+                return Err(origin.unfit(why));
+            }
             Ok((config, reload))
         });
         match reloaded {

@@ -18,6 +18,7 @@ mod reader;
 mod reload;
 mod retention;
 mod since;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,7 @@ pub use reader::{ConfigProblem, nearest};
 pub use reload::{ChangedProjects, ConfigOrigin, Reload, reload_in_words};
 pub use retention::{KEY_PROTECTION, RetentionRules, RetentionSettings};
 pub use since::Since;
+pub use tls::Tls;
 
 use crate::model::{Glob, Limits, ProjectName, Scope, Scopes};
 use reader::{ConfigTable, Document};
@@ -74,6 +76,8 @@ pub struct Config {
     pub artifacts: Artifacts,
     /// How long deployments and their output are kept.
     pub retention: RetentionSettings,
+    /// The server's own certificate, if it speaks TLS itself.
+    pub tls: Option<Tls>,
     /// The tokens that give access; without any, only programs and pages of this machine may call.
     pub tokens: Vec<TokenHash>,
     /// Whether only projects of this configuration may be deployed.
@@ -134,6 +138,7 @@ impl Default for Config {
             limits: Limits::default(),
             artifacts: Artifacts::default(),
             retention: RetentionSettings::default(),
+            tls: None,
             tokens: Vec::new(),
             known_projects_only: false,
             projects: BTreeMap::new(),
@@ -224,6 +229,7 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
         max_running: read_max_running(&mut root).unwrap_or(default.max_running),
         limits: root.section("limits").map_or(default.limits, limits::read),
         artifacts: root.section("artifacts").map_or(default.artifacts, artifacts::read),
+        tls: root.section("tls").and_then(tls::read),
         tokens: read_tokens(&mut root),
         known_projects_only: root.boolean("known_projects_only").unwrap_or(default.known_projects_only),
         projects: project::read_all(&mut root, &pass_env, retention.rules),

@@ -101,8 +101,13 @@ impl ConfigOrigin {
     /// It is not fit.
     pub fn require_fit(&self, before: Option<&Config>, config: &Config) -> Result<(), ConfigError> {
         let Some(fitness) = self.fitness else { return Ok(()) };
+        fitness(before, config).map_err(|why| self.unfit(why))
+    }
+
+    /// The error that the file does not fit, for this reason.
+    pub(super) fn unfit(&self, why: String) -> ConfigError {
         let file = self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display();
-        fitness(before, config).map_err(|why| ConfigError::Unfit(format!("{file}: {why}")))
+        ConfigError::Unfit(format!("{file}: {why}"))
     }
 }
 
@@ -123,15 +128,19 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         limits,
         artifacts,
         retention,
+        tls,
         tokens,
         known_projects_only,
         projects,
     } = &read;
+    let is_tls_spoken = tls.is_some() == before.tls.is_some();
     let waits_for_restart = differing([
         ("listen", *listen == before.listen),
         ("store", *store == before.store),
         ("postgres", *postgres == before.postgres),
         ("work_dir", *work_dir == before.work_dir),
+        // Whether TLS is spoken. The files are read again.
+        ("tls", is_tls_spoken),
     ]);
     let keys = differing([
         ("allowed_hosts", *allowed_hosts == before.allowed_hosts),
@@ -142,6 +151,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         ("limits", *limits == before.limits),
         ("artifacts", *artifacts == before.artifacts),
         ("retention", *retention == before.retention),
+        ("tls", !is_tls_spoken || *tls == before.tls),
         ("tokens", *tokens == before.tokens),
         ("known_projects_only", *known_projects_only == before.known_projects_only),
     ]);
@@ -160,6 +170,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         store: before.store.clone(),
         postgres: before.postgres.clone(),
         work_dir: before.work_dir.clone(),
+        tls: if is_tls_spoken { tls.clone() } else { before.tls.clone() },
         ..read
     };
     (config, Reload { projects: changes, keys, waits_for_restart })

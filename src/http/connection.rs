@@ -34,9 +34,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::guard::PeerAddress;
 use super::socket::{HEAD_LIMIT, HeadTimer, Socket, SocketSigns};
-use crate::clock::Clock;
+use super::{guard::PeerAddress, tls};
+use crate::{
+    clock::Clock,
+    config::{LiveConfig, Tls},
+};
 
 /// The largest head of a request that is read at all. The guard's limits are lower, so that it can answer with a proper
 /// error.
@@ -52,27 +55,42 @@ pub struct ConnectionShared {
     pub router: Router,
     pub clock: Arc<dyn Clock>,
     pub shutdown: CancellationToken,
+    /// Whose `[tls]` new connections are served with.
+    pub config: LiveConfig,
 }
 
 /// Serves a connection to its end.
 pub async fn serve(stream: TcpStream, shared: Arc<ConnectionShared>) {
     let peer = stream.peer_addr().ok().map(|address| PeerAddress(address.ip().to_canonical()));
-    let mut socket = Socket::new(stream);
+    let Some(mut socket) = open(stream, &shared).await else { return };
     // Boxed, so that its memory is freed while the connection stands by.
     while let Some((mut left, waiting)) = Box::pin(serve_until_standby(socket, peer, shared.clone())).await {
-        let Some(answer) = stand_by(&left, waiting.answering).await else { return };
+        let Some(answer) = stand_by(&mut left, waiting.answering).await else { return };
         // The server ends or wants the client on another connection, so the client must not send its next request on
         // this one.
         let closes =
             waiting.closes || answer.headers().contains_key(header::CONNECTION) || shared.shutdown.is_cancelled();
         match left.tell(answer, closes, shared.clock.wall()).await {
             Ok(()) if !closes && left.is_asked_more(&shared.shutdown).await => socket = left,
-            Ok(()) => return,
+            Ok(()) => {
+                left.close().await;
+                return;
+            }
             Err(error) => {
                 tracing::debug!(%error, "a connection ended early");
                 return;
             }
         }
+    }
+}
+
+/// A connection as its first request needs it; `None` if it speaks no TLS, and must.
+async fn open(stream: TcpStream, shared: &ConnectionShared) -> Option<Socket> {
+    let server = shared.config.now().tls.as_ref().map(Tls::server);
+    match server {
+        // Boxed, because only the handshake needs that memory.
+        Some(server) => Box::pin(tls::accept(stream, server, &shared.shutdown)).await,
+        None => Some(Socket::new(stream)),
     }
 }
 
@@ -152,7 +170,7 @@ enum Served {
 }
 
 /// Waits for the answer; `None` if the client hangs up first.
-async fn stand_by(socket: &Socket, answering: Answering) -> Option<Response> {
+async fn stand_by(socket: &mut Socket, answering: Answering) -> Option<Response> {
     tokio::select! {
         biased;
         answer = answering => {

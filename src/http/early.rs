@@ -1,6 +1,6 @@
 //! Answers requests before there is a store: the process is alive, and not ready.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -8,16 +8,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     answer,
+    connection::{self, ConnectionShared},
     error::{self, ErrorAnswer},
     meta,
     request_id::new_request_id,
     serve::ServeError,
 };
-use crate::{config::Config, health::Health, wire::ErrorCode};
+use crate::{clock::SystemClock, config::LiveConfig, health::Health, wire::ErrorCode};
+
+/// The pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens until it is dropped.
 pub struct Early {
@@ -31,7 +36,8 @@ impl Early {
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub async fn listen(config: &Config, health: Health) -> Result<Early, ServeError> {
+    pub async fn listen(live: &LiveConfig, health: Health) -> Result<Early, ServeError> {
+        let config = live.now();
         let address = config.listen;
         let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
         let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
@@ -39,9 +45,18 @@ impl Early {
             let health = health.clone();
             async move { answered(&uri, &health) }
         });
+        let (clock, shutdown) = (Arc::new(SystemClock), CancellationToken::new());
+        let shared = Arc::new(ConnectionShared { router, clock, shutdown, config: live.clone() });
         let serving = tokio::spawn(async move {
-            // It ends with this task.
-            let _ = axum::serve(listener, router).await;
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => _ = tokio::spawn(connection::serve(stream, shared.clone())),
+                    Err(error) => {
+                        tracing::debug!(%error, "a connection could not be accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
         });
         Ok(Early { address, serving })
     }

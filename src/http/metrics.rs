@@ -66,6 +66,7 @@ pub struct Metrics {
     last_reload_ok: Gauge,
     last_reload_at: Gauge,
     refusals: Family<RefusalLabels, Counter>,
+    certificate_expires_at: Gauge,
 }
 
 impl Default for Metrics {
@@ -133,7 +134,14 @@ impl Default for Metrics {
             "Requests that were refused at the door: without a token, with one that is not valid or may not do it, or from another site",
             refusals.clone(),
         );
+        let certificate_expires_at = Gauge::default();
+        registry.register(
+            "tls_certificate_expiry_timestamp_seconds",
+            "When the server's own certificate expires, in Unix seconds; 0 without one",
+            certificate_expires_at.clone(),
+        );
         Metrics {
+            certificate_expires_at,
             last_reload_ok,
             last_reload_at,
             refusals,
@@ -235,6 +243,8 @@ pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, 
     app.metrics.workspaces_left.set(workspaces::left_count().cast_signed());
     app.metrics.log_drops.inner().store(log::dropped_count(), Ordering::Relaxed);
     app.metrics.log_bytes.set(app.queue.store().log_bytes().unwrap_or(0).cast_signed());
+    let expires_at = app.config().tls.as_ref().map_or(0, |tls| tls.expires_at().as_second());
+    app.metrics.certificate_expires_at.set(expires_at);
     app.metrics.note_reload(app.queue.config().last_reload());
     app.metrics.note_health(&app.health.report());
     let mut text = String::new();

@@ -39,6 +39,7 @@ mod scan;
 mod serve;
 mod socket;
 mod submit;
+mod tls;
 mod token_text;
 mod tokens;
 mod uploads;

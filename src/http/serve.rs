@@ -92,6 +92,7 @@ pub async fn serve(
     require_tokens(&config, &live_tokens)?;
     let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
+    let live = queue.config().clone();
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
     let (clock, ending) = (queue.clock().clone(), shutdown.clone());
     let refusals = RefusalWriter { log: Arc::default(), queue: queue.clone() };
@@ -113,7 +114,7 @@ pub async fn serve(
         shutdown: ending,
     };
     let router = router(Arc::new(app));
-    let shared = Arc::new(ConnectionShared { router, clock, shutdown });
+    let shared = Arc::new(ConnectionShared { router, clock, shutdown, config: live });
     let accepting = tokio::spawn(accept_until_told(listener, shared, door, refusals));
     Ok(HttpServer { address, accepting })
 }

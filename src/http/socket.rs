@@ -17,15 +17,16 @@ use axum::{
     http::{HeaderName, header, response},
     response::Response,
 };
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf, Bytes};
 use http_body_util::BodyExt as _;
 use hyper::rt::{Sleep as HyperSleep, Timer};
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
     time::{Sleep, sleep, sleep_until, timeout},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 /// How long the head of a request may take. A new connection has the same time for its first byte.
@@ -35,6 +36,9 @@ pub const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
 /// How long a client may take none of the written data.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a good-bye may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 static DATES: DateTimePrinter = DateTimePrinter::new();
 
@@ -109,63 +113,36 @@ impl Future for HeadSleep {
     }
 }
 
-/// A socket, and bytes that are to be read before the socket's own.
+/// A connection, and bytes that are to be read before the connection's own.
 pub struct Socket {
-    stream: TcpStream,
+    stream: Carrier,
     ahead: Bytes,
     pub signs: Arc<SocketSigns>,
+}
+
+/// What is written goes through here. The limits are below TLS, where a client takes data or does not.
+enum Carrier {
+    Plain(Guarded),
+    Encrypted(Box<TlsStream<Guarded>>),
+}
+
+/// A TCP connection that gives up on a client which takes no data.
+pub struct Guarded {
+    stream: TcpStream,
+    signs: Arc<SocketSigns>,
     /// Ends a write that is stuck.
     stuck: Option<Pin<Box<Sleep>>>,
 }
 
-impl Socket {
+impl Guarded {
     pub fn new(stream: TcpStream) -> Self {
         // Answers are small, and a client waits for each.
         let _ = stream.set_nodelay(true);
-        Socket { stream, ahead: Bytes::new(), signs: Arc::default(), stuck: None }
+        Guarded { stream, signs: Arc::default(), stuck: None }
     }
 
-    /// Puts bytes that were read already before the socket's next bytes.
-    pub fn put_back(&mut self, ahead: &[u8]) {
-        // Copied, because a slice of hyper's buffer would keep the whole buffer in memory.
-        self.ahead = Bytes::copy_from_slice(ahead);
-    }
-
-    /// Resolves when the client hangs up. If the client has sent more data already, its hang-up is not seen, as with
-    /// hyper.
-    pub async fn hung_up(&self) {
-        if !self.ahead.is_empty() {
-            return pending().await;
-        }
-        match self.stream.peek(&mut [0]).await {
-            Ok(0) | Err(_) => {}
-            Ok(_) => pending().await,
-        }
-    }
-
-    /// Writes a whole answer.
-    pub async fn tell(&mut self, answer: Response, closes: bool, now: Timestamp) -> io::Result<()> {
-        let (parts, body) = answer.into_parts();
-        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let head = head(&parts, body.len(), closes, now)?;
-        let mut answer = head.as_slice().chain(body);
-        while answer.has_remaining() {
-            timeout(WRITE_LIMIT, self.stream.write_buf(&mut answer)).await??;
-        }
-        Ok(())
-    }
-
-    /// Waits for the client's next data. Returns whether it came before the idle limit.
-    pub async fn is_asked_more(&self, shutdown: &CancellationToken) -> bool {
-        if !self.ahead.is_empty() {
-            return true;
-        }
-        let mut byte = [0];
-        tokio::select! {
-            biased;
-            sent = timeout(IDLE_LIMIT, self.stream.peek(&mut byte)) => matches!(sent, Ok(Ok(1..))),
-            () = shutdown.cancelled() => false,
-        }
+    pub fn signs(&self) -> Arc<SocketSigns> {
+        self.signs.clone()
     }
 
     /// Gives up on a client that takes no data.
@@ -178,6 +155,81 @@ impl Socket {
         }
         ready!(self.stuck.get_or_insert_with(|| Box::pin(sleep(WRITE_LIMIT))).as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Socket {
+    pub fn new(stream: TcpStream) -> Self {
+        let guarded = Guarded::new(stream);
+        Socket { signs: guarded.signs(), stream: Carrier::Plain(guarded), ahead: Bytes::new() }
+    }
+
+    /// A connection after its handshake.
+    pub fn encrypted(stream: TlsStream<Guarded>, signs: Arc<SocketSigns>) -> Self {
+        Socket { signs, stream: Carrier::Encrypted(Box::new(stream)), ahead: Bytes::new() }
+    }
+
+    /// Puts bytes that were read already before the socket's next bytes.
+    pub fn put_back(&mut self, ahead: &[u8]) {
+        // Copied, because a slice of hyper's buffer would keep the whole buffer in memory.
+        self.ahead = Bytes::copy_from_slice(ahead);
+    }
+
+    /// Resolves when the client hangs up. If the client has sent more data already, its hang-up is not seen, as with
+    /// hyper.
+    pub async fn hung_up(&mut self) {
+        if !self.ahead.is_empty() || self.sends().await {
+            pending().await
+        }
+    }
+
+    /// Waits for the client's next data. Returns whether it came, and no hang-up.
+    async fn sends(&mut self) -> bool {
+        match &mut self.stream {
+            Carrier::Plain(plain) => matches!(plain.stream.peek(&mut [0]).await, Ok(1..)),
+            Carrier::Encrypted(tls) => {
+                // Only what is decrypted tells a request from a good-bye. Until something comes, no buffer is needed.
+                if !matches!(tls.get_ref().0.stream.peek(&mut [0]).await, Ok(1..)) {
+                    return false;
+                }
+                let mut byte = [0];
+                let came = matches!(tls.read(&mut byte).await, Ok(1..));
+                if came {
+                    self.ahead = Bytes::copy_from_slice(&byte);
+                }
+                came
+            }
+        }
+    }
+
+    /// Writes a whole answer.
+    pub async fn tell(&mut self, answer: Response, closes: bool, now: Timestamp) -> io::Result<()> {
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let head = head(&parts, body.len(), closes, now)?;
+        let mut answer = Buf::chain(head.as_slice(), body);
+        self.write_all_buf(&mut answer).await?;
+        self.flush().await
+    }
+
+    /// Says good-bye, where the protocol has one.
+    pub async fn close(&mut self) {
+        if matches!(self.stream, Carrier::Encrypted(_)) {
+            // A client that does not listen any more loses nothing.
+            let _ = timeout(CLOSE_LIMIT, self.shutdown()).await;
+        }
+    }
+
+    /// Waits for the client's next data. Returns whether it came before the idle limit.
+    pub async fn is_asked_more(&mut self, shutdown: &CancellationToken) -> bool {
+        if !self.ahead.is_empty() {
+            return true;
+        }
+        tokio::select! {
+            biased;
+            sent = timeout(IDLE_LIMIT, self.sends()) => matches!(sent, Ok(true)),
+            () = shutdown.cancelled() => false,
+        }
     }
 }
 
@@ -202,12 +254,10 @@ fn head(parts: &response::Parts, length: usize, closes: bool, now: Timestamp) ->
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
-            let before = into.filled().len();
-            let read = Pin::new(&mut self.stream).poll_read(context, into);
-            if into.filled().len() > before {
-                self.signs.has_head_begun.store(true, Ordering::Relaxed);
-            }
-            return read;
+            return match &mut self.stream {
+                Carrier::Plain(plain) => Pin::new(plain).poll_read(context, into),
+                Carrier::Encrypted(tls) => Pin::new(tls).poll_read(context, into),
+            };
         }
         self.signs.has_head_begun.store(true, Ordering::Relaxed);
         let length = self.ahead.len().min(into.remaining());
@@ -218,6 +268,58 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Carrier::Plain(plain) => Pin::new(plain).poll_write(context, bytes),
+            Carrier::Encrypted(tls) => Pin::new(tls).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Carrier::Plain(plain) => Pin::new(plain).poll_write_vectored(context, bytes),
+            Carrier::Encrypted(tls) => Pin::new(tls).poll_write_vectored(context, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Carrier::Plain(plain) => plain.is_write_vectored(),
+            Carrier::Encrypted(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Carrier::Plain(plain) => Pin::new(plain).poll_flush(context),
+            Carrier::Encrypted(tls) => Pin::new(tls).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Carrier::Plain(plain) => Pin::new(plain).poll_shutdown(context),
+            Carrier::Encrypted(tls) => Pin::new(tls).poll_shutdown(context),
+        }
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        if into.filled().len() > before {
+            self.signs.has_head_begun.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch(written, context)

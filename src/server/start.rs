@@ -15,7 +15,7 @@ use crate::{
         Depot,
         retention::{self, Retention},
     },
-    clock::SystemClock,
+    clock::{Clock as _, SystemClock},
     config::{Config, LiveConfig, StoreLocation},
     exec::ShimProgram,
     health::Health,
@@ -84,11 +84,14 @@ impl Node {
     /// The store cannot be opened, or the server cannot listen on the address.
     pub async fn start(live: LiveConfig, shim: ShimProgram) -> Result<Node, StartError> {
         let config = live.now();
+        if let Some(why) = config.tls.as_ref().and_then(|tls| tls.outdated(SystemClock.wall())) {
+            tracing::warn!("clients refuse this server: {why}");
+        }
         super::restart::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
         let notifier = Arc::new(Notifier::default());
         let metrics = Arc::new(Metrics::default());
         let health = Health::default();
-        let store = await_store(&config, &notifier, &on_commit(&notifier, &metrics), &health).await?;
+        let store = await_store(&live, &notifier, &on_commit(&notifier, &metrics), &health).await?;
         let queue = Queue::new(store.clone(), Arc::new(SystemClock), live.clone());
         let end = ShutdownOrder::default();
         let watch = Watch::new(store, notifier.clone(), end.drain.clone(), end.http.clone());
@@ -214,11 +217,12 @@ fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
 /// Opens the store. If the database is not there yet, waits for it; meanwhile requests are answered that the server is
 /// not ready.
 async fn await_store(
-    config: &Config,
+    live: &LiveConfig,
     notifier: &Arc<Notifier>,
     on_commit: &OnCommit,
     health: &Health,
 ) -> Result<Arc<dyn Store>, StartError> {
+    let config = &*live.now();
     let gives_up_at = Instant::now() + config.postgres.start_timeout;
     let mut early = None;
     let pauses = ExponentialBuilder::new().with_min_delay(FIRST_START_PAUSE).with_max_delay(LONGEST_START_PAUSE);
@@ -235,7 +239,7 @@ async fn await_store(
         };
         if early.is_none() {
             health.set("store", Err("the database does not answer yet".into()));
-            let listening = Early::listen(config, health.clone()).await?;
+            let listening = Early::listen(live, health.clone()).await?;
             tracing::warn!(
                 address = %listening.address(),
                 error = %why,

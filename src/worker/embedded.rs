@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     artifacts::Depot,
-    config::{Config, LiveConfig, Pipeline, ProjectConfig, format_duration},
+    config::{Config, LiveConfig, Pipeline, ProjectConfig, Tls, format_duration},
     exec::{
         Artifact, Job,
         archive::UnpackLimits,
@@ -64,7 +64,7 @@ pub struct Embedded {
     runs_dir: PathBuf,
     depot: Depot,
     shim: ShimProgram,
-    server_url: String,
+    address: SocketAddr,
     places: Places,
     stop: watch::Sender<Option<Stop>>,
 }
@@ -96,7 +96,7 @@ impl Embedded {
             runs_dir,
             depot,
             shim,
-            server_url: reachable_at(config.listen),
+            address: config.listen,
             places: Places::new(config.max_running),
             stop: watch::Sender::new(None),
         })
@@ -104,7 +104,7 @@ impl Embedded {
 
     /// Sets the address of the server for the commands, once it is known.
     pub fn listens_on(&mut self, address: SocketAddr) {
-        self.server_url = reachable_at(address);
+        self.address = address;
     }
 
     /// Claims and runs until `drain`, then waits for the running pipelines, and stops them when the grace is over, or
@@ -330,7 +330,7 @@ impl Embedded {
             unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },
             grace: config.limits.cancel_grace,
             kill_budget: config.limits.kill_budget,
-            server_url: Some(self.server_url.clone()),
+            server_url: Some(reachable_at(self.address, config.tls.as_ref())),
             shim: self.shim.clone(),
             lease_deadline: None,
         }
@@ -396,13 +396,16 @@ impl Embedded {
 }
 
 /// The address at which commands on this machine reach a server that listens on `address`.
-fn reachable_at(mut address: SocketAddr) -> String {
+fn reachable_at(mut address: SocketAddr, tls: Option<&Tls>) -> String {
     match address {
         SocketAddr::V4(ipv4) if ipv4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         SocketAddr::V6(ipv6) if ipv6.ip().is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         SocketAddr::V4(_) | SocketAddr::V6(_) => {}
     }
-    format!("http://{address}")
+    match tls {
+        Some(tls) => format!("https://{}", tls.authority(address)),
+        None => format!("http://{address}"),
+    }
 }
 
 /// One configuration, with the pipelines that the worker can run by it: all that are not left to agents.

@@ -63,6 +63,7 @@ mod store_tokens;
 mod store_trial;
 mod supervision;
 mod tidy;
+mod tls;
 mod tokens;
 mod transcripts;
 mod transitions;

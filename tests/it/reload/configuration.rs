@@ -138,7 +138,7 @@ async fn tokens_of_the_new_file_count_at_once_and_those_that_left_it_no_longer()
     server.client = client_with(&old);
     server.configure(&gated_config(&format!("allowed_hosts = [\"deploys.example.com\"]\n{new_table}")));
     assert_eq!(reload(&server).await.body["keys"], json!(["allowed_hosts", "tokens"]));
-    assert_eq!(server.get("/v1/projects").await.refusal(), (401, "UNAUTHORIZED"));
+    assert_eq!(server.get("/v1/projects").await.refusal(), (401, "TOKEN_REVOKED"));
     server.client = client_with(&new);
     assert_eq!(server.get("/v1/projects").await.status, 200);
     let elsewhere = server.request(Method::GET, "/v1/projects").header("Host", "other.example.com");
