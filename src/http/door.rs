@@ -21,7 +21,7 @@ use super::{
     validity::AccessEnd,
 };
 use crate::{
-    model::{RequestId, Scope},
+    model::{Identity, RequestId, Scope},
     wire::{ErrorCode, LEASE_HEADER},
 };
 
@@ -61,17 +61,23 @@ impl<'a> Visitor<'a> {
     }
 }
 
+/// What became of a visitor.
+pub struct VisitorAdmission {
+    /// Who it is, if that is known, also of a request that is refused.
+    pub caller: Option<Arc<Identity>>,
+    /// What the caller may do, or why the request is refused.
+    pub admitted: Result<Grant, ErrorAnswer>,
+}
+
 /// Lets a request in, with what its caller may do.
-///
-/// # Errors
-/// The request is refused; the error says why.
-pub async fn admit(app: &App, visitor: Visitor<'_>) -> Result<Grant, ErrorAnswer> {
+pub async fn admit(app: &App, visitor: Visitor<'_>) -> VisitorAdmission {
     let (address, needed, id) = (visitor.address, visitor.needed, visitor.id.clone());
     let admitted = match examine(app, &visitor) {
         Ok(Examination::Grant(grant)) => Ok(grant),
         Ok(Examination::Unknown { sha256, examined }) => Box::pin(look_up(app, &visitor, sha256, &examined)).await,
         Err(refused) => Err(refused),
     };
+    let caller = admitted.as_ref().ok().map(|grant| grant.caller.identity.clone());
     let admitted = admitted.and_then(|mut grant| {
         (grant.caller.address, grant.caller.request) = (address, Some(id));
         // A lease's secret proves the rest.
@@ -83,7 +89,7 @@ pub async fn admit(app: &App, visitor: Visitor<'_>) -> Result<Grant, ErrorAnswer
     if let Err(refused) = &admitted {
         app.metrics.count_refused(refused.code());
     }
-    admitted
+    VisitorAdmission { caller, admitted }
 }
 
 enum Examination {

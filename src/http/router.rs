@@ -15,7 +15,7 @@ use super::{
     App,
     access_log::{AccessLog, Answered},
     admin, artifacts, audit, cancel, claims,
-    door::{self, Visitor},
+    door::{self, Visitor, VisitorAdmission},
     error, events, intake, meta, metrics, projects, read,
     refusals::{self, RefusedAttempt},
     request_id::new_request_id,
@@ -122,8 +122,7 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     let is_of_lease = needed == RUN;
     let visitor = Visitor::of(&app, &request, &id, needed, is_of_lease);
     let address = visitor.address;
-    let admitted = log::within(id.clone(), door::admit(&app, visitor)).await;
-    let caller = admitted.as_ref().ok().map(|grant| grant.caller.identity.clone());
+    let VisitorAdmission { caller, admitted } = log::within(id.clone(), door::admit(&app, visitor)).await;
     let response = match admitted {
         Ok(grant) => {
             request.extensions_mut().insert(grant.clone());
