@@ -17,6 +17,7 @@ use super::{
     Access, App,
     error::ErrorAnswer,
     guard::{Examined, Grant, PeerAddress, shown_token},
+    request_id::request_id,
     token_text::{hash_of, is_well_formed},
     validity::AccessEnd,
 };
@@ -32,7 +33,8 @@ const LOOK_UP_PAUSE: Duration = Duration::from_secs(1);
 pub struct Visitor<'a> {
     /// The address of the client.
     pub address: Option<IpAddr>,
-    id: RequestId,
+    /// The request's id.
+    pub id: RequestId,
     access: Arc<Access>,
     version: Version,
     uri: &'a Uri,
@@ -44,13 +46,13 @@ pub struct Visitor<'a> {
 
 impl<'a> Visitor<'a> {
     /// A request that needs one of these scopes. `is_of_lease`: its route is one of a lease.
-    pub fn of(app: &App, request: &'a Request, id: &RequestId, needed: &'static [Scope], is_of_lease: bool) -> Self {
+    pub fn of(app: &App, request: &'a Request, needed: &'static [Scope], is_of_lease: bool) -> Self {
         let access = app.access.now();
         let headers = request.headers();
         let peer = request.extensions().get::<PeerAddress>().map(|PeerAddress(address)| *address);
         Visitor {
             address: peer.map(|peer| access.client_address(peer, headers)),
-            id: id.clone(),
+            id: request_id(headers, peer.is_some_and(|peer| access.is_trusted_proxy(peer))),
             access,
             version: request.version(),
             uri: request.uri(),
@@ -149,7 +151,7 @@ fn let_in(app: &App, visitor: &Visitor<'_>, grant: Grant, examined: &Examined) -
     }
     if let Some(end) = grant.end().filter(|_| !visitor.is_under_lease) {
         app.attempts.count(visitor.address).map_err(too_many)?;
-        return Err(ended(end));
+        return Err(ended(end).to(&grant.caller));
     }
     visitor.access.require_allowed_host(examined)?;
     examined.require_own_page(visitor.headers)?;

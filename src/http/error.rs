@@ -1,6 +1,6 @@
 //! The one mapping from errors to HTTP.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    model::{ProjectName, RequestId, admission::Rejection, bounds},
+    model::{Caller, Identity, ProjectName, RequestId, admission::Rejection, bounds},
     queue::WorkerError,
     store::StoreError,
     watch::WatchError,
@@ -28,6 +28,8 @@ pub struct ErrorAnswer {
     extra: Map<String, Value>,
     /// The project that is there, perhaps, and that the caller may not see.
     foreign: Option<ProjectName>,
+    /// Who was refused, where the door knows it.
+    caller: Option<Arc<Identity>>,
 }
 
 /// What an answer tells besides its body.
@@ -37,12 +39,20 @@ pub struct RenderedError {
     pub code: Option<ErrorCode>,
     /// The project that the caller may not see.
     pub foreign: Option<ProjectName>,
+    /// Who was refused, where the door knows it.
+    pub caller: Option<Arc<Identity>>,
 }
 
 impl ErrorAnswer {
     /// An error with this code.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        ErrorAnswer { code, detail: detail.into(), extra: Map::new(), foreign: None }
+        ErrorAnswer { code, detail: detail.into(), extra: Map::new(), foreign: None, caller: None }
+    }
+
+    /// Notes who is refused.
+    #[must_use]
+    pub fn to(self, caller: &Caller) -> Self {
+        ErrorAnswer { caller: Some(caller.identity.clone()), ..self }
     }
 
     /// Adds a member to the body.
@@ -107,7 +117,8 @@ pub fn render(path: &str, request: &RequestId, mut response: Response) -> (Respo
     let failure = response.extensions_mut().remove::<ErrorAnswer>();
     let mut told = RenderedError::default();
     if let Some(mut failure) = failure {
-        told = RenderedError { code: Some(failure.code), foreign: failure.foreign.take() };
+        told =
+            RenderedError { code: Some(failure.code), foreign: failure.foreign.take(), caller: failure.caller.take() };
         response = with_body(path, request, failure, response);
     }
     if let Ok(id) = HeaderValue::try_from(request.to_string()) {
@@ -117,7 +128,7 @@ pub fn render(path: &str, request: &RequestId, mut response: Response) -> (Respo
 }
 
 fn with_body(path: &str, request: &RequestId, failure: ErrorAnswer, response: Response) -> Response {
-    let ErrorAnswer { code, detail, extra, foreign: _ } = failure;
+    let ErrorAnswer { code, detail, extra, foreign: _, caller: _ } = failure;
     // Any other status means that the path was parsed, so it contains only our own text by then.
     let instance = if matches!(code.status(), 400..=405 | 414 | 431) { echo(path) } else { path.to_owned() };
     let mut problem = Problem::new(code, detail, instance);

@@ -217,6 +217,11 @@ impl Access {
         self.is_open_to_machine() || self.tokens.iter().any(|(_, grant)| administers(grant))
     }
 
+    /// Whether this is the address of a proxy that is trusted to tell of its clients.
+    pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()))
+    }
+
     /// The address of the client.
     pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         client_address(peer, headers, &self.trusted_proxies)

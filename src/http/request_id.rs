@@ -8,13 +8,26 @@ use std::{
     },
 };
 
-use crate::model::RequestId;
+use axum::http::HeaderMap;
+
+use crate::{model::RequestId, wire::REQUEST_ID_HEADER};
 
 /// Where this process begins to count: random, so that no other server and no earlier process counts from there.
 static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(RandomState::new().hash_one(std::process::id())));
 
 /// The step of the count: odd, so that all 2^64 values come before one comes again.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The id of a request with these headers: the one that a trusted proxy gave it, else a new one.
+pub fn request_id(headers: &HeaderMap, is_by_trusted_proxy: bool) -> RequestId {
+    let mut given = headers.get_all(REQUEST_ID_HEADER).iter();
+    match (given.next(), given.next()) {
+        (Some(given), None) if is_by_trusted_proxy => {
+            given.to_str().ok().and_then(|given| given.parse().ok()).unwrap_or_else(new_request_id)
+        }
+        (Some(_) | None, _) => new_request_id(),
+    }
+}
 
 /// A new id. Ids are told apart, and need not be secret.
 pub fn new_request_id() -> RequestId {

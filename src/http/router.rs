@@ -18,7 +18,6 @@ use super::{
     door::{self, Visitor, VisitorAdmission},
     error, events, intake, meta, metrics, projects, read,
     refusals::{self, RefusedAttempt},
-    request_id::new_request_id,
     submit, tokens,
     validity::AccessEnd,
     waits, workers,
@@ -112,7 +111,6 @@ pub fn router(app: Arc<App>) -> Router {
 /// The layer that every request passes: its id and the guard, and on the way back the rest of its body, the error's
 /// body, the log and the count. It is one layer, because each layer costs a parked poll another half KiB.
 async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: Request, next: Next) -> Response {
-    let id = new_request_id();
     let begun_at = AccessLog::begin();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
@@ -120,8 +118,8 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     let rest = intake::watch(&mut request);
     let needed = route.as_ref().map_or(NOTHING, |route| needed(&needs, route.as_str(), &method));
     let is_of_lease = needed == RUN;
-    let visitor = Visitor::of(&app, &request, &id, needed, is_of_lease);
-    let address = visitor.address;
+    let visitor = Visitor::of(&app, &request, needed, is_of_lease);
+    let (id, address) = (visitor.id.clone(), visitor.address);
     let VisitorAdmission { caller, admitted } = log::within(id.clone(), door::admit(&app, visitor)).await;
     let response = match admitted {
         Ok(grant) => {
@@ -152,7 +150,7 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     }
     let status = response.status();
     app.metrics.count(&method, route.as_ref().map_or("none", MatchedPath::as_str), status);
-    let code = told.code;
+    let (code, caller) = (told.code, caller.or(told.caller));
     let answered =
         Answered { method: &method, path: &path, status, code, caller: caller.as_deref(), address, begun_at };
     log::within_sync(id.clone(), || app.access_log.note(&answered));

@@ -338,6 +338,26 @@ async fn the_command_prints_a_table_for_people_and_one_object_a_line_for_program
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_told_from_its_creation_to_its_use_after_it_was_revoked() {
+    let (admin, table) = token("admin", "");
+    on_each_engine(&gated_config(&table), async |server| {
+        let admin = Person::with(&server, &admin);
+        let made = admin.post("/v1/tokens", json!({ "name": "temp", "scopes": ["read"] })).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        let temp = Person::with(&server, made.body["token"].as_str().unwrap());
+        assert_eq!(temp.get("/v1/projects").await.status, 200);
+        assert_eq!(admin.post("/v1/tokens/temp/revoke", json!({})).await.status, 200);
+        assert_eq!(temp.get("/v1/projects").await.refusal(), (401, "TOKEN_REVOKED"));
+        let log = admin.audit("").await;
+        let told: Vec<_> = log.iter().rev().map(|line| (line["action"].as_str().unwrap(), &line["caller"])).collect();
+        let (by_admin, by_temp) = (json!("token:admin"), json!("token:temp"));
+        assert_eq!(told, [("token_create", &by_admin), ("token_revoke", &by_admin), ("refused", &by_temp)]);
+        assert!(log.iter().all(|line| line["project"].is_null()), "{log:#?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_is_told_with_what_it_changed_and_whoever_asked_for_it() {
     on_each_engine(&gated_config(""), async |server| {
         server.configure(&gated_config("[projects.new]\nline_limit = 3\n"));
@@ -401,7 +421,7 @@ fn every_call_that_changes_something_leaves_a_line_or_says_why_not() {
     let gone: Vec<_> = known.keys().filter(|call| !served.contains(*call)).collect();
     assert!(gone.is_empty(), "CALLS lists what is not served: {gone:?}");
     // The actions that are promised stand in the code that records them, and on the page for operators.
-    let page = include_str!("../../docs/operations.md");
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
     let code: String = crate::tidy::Source::all().into_iter().map(|source| source.text).collect();
     for action in known.values().filter_map(|line| line.ok()) {
         assert!(code.contains(&format!("\"{action}\"")), "no code records the action {action}");

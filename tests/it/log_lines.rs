@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use singletrack::log::{self, LogFormat};
 
-use crate::harness::{TestServer, a_token, gated_config};
+use crate::harness::{TestServer, a_token, gated_config, send};
 
 /// The keys that a JSON line may have; `docs/operations.md` lists them.
 const KEYS: [&str; 6] = ["timestamp", "level", "message", "requestId", "fields", "target"];
@@ -114,6 +114,26 @@ async fn an_error_carries_the_id_of_its_request_in_its_header_and_its_body_and_s
     assert_eq!(told.len(), 1, "{}", server.log());
     assert_eq!((&told[0]["fields"]["status"], &told[0]["fields"]["code"]), (&json!(401), &json!("UNAUTHORIZED")));
     assert!(lines.iter().all(|line| line["requestId"] != *other), "what went well is logged at debug only");
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_names_the_request_and_nobody_else_does() {
+    for (trusted, is_taken) in [("10.0.0.0/8", false), ("127.0.0.0/8", true)] {
+        let server = TestServer::start(&gated_config(&format!("trusted_proxies = [\"{trusted}\"]\n")));
+        let of = async |ids: &[&str]| {
+            let request = server.request(Method::GET, "/v1/projects");
+            let request = ids.iter().fold(request, |request, id| request.header("X-Request-Id", *id));
+            let answer = send(request).await;
+            answer.header("x-request-id").to_owned()
+        };
+        for id in ["7b2c0a1e5d0f4c3a9b8e7d6c5b4a3f21", "01998c6e-0000-7000-8000-000000000001", "a"] {
+            assert_eq!(of(&[id]).await == id, is_taken, "{id} of {trusted}");
+        }
+        for ids in [&["two words"][..], &["a", "b"], &[""], &[&"x".repeat(65)], &["a\"b"], &[]] {
+            let made = of(ids).await;
+            assert!(made.len() == 16 && made.bytes().all(|byte| byte.is_ascii_hexdigit()), "{ids:?}: {made}");
+        }
+    }
 }
 
 #[tokio::test]
