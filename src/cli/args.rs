@@ -4,8 +4,9 @@ use clap::{Parser, Subcommand};
 
 use super::{
     AgentArgs, AuditArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
-    FenceCommand, ListArgs, LogsArgs, ManArgs, ProtectArgs, RedeployArgs, ReleaseArgs, ReloadArgs, RunArgs, ServeArgs,
-    StatusArgs, StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
+    FenceCommand, ListArgs, LogsArgs, ManArgs, PauseArgs, ProtectArgs, RedeployArgs, ReleaseArgs, ReloadArgs,
+    ResumeArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs,
+    exit::EXIT_CODES, read::read,
 };
 
 /// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.
@@ -91,6 +92,10 @@ pub enum ClientCommand {
     Cancel(CancelArgs),
     /// Show the server's audit log: who did what, from where, and with which request
     Audit(AuditArgs),
+    /// Hold a project: what runs goes on, and nobody else gets the slot until the pause ends
+    Pause(PauseArgs),
+    /// End the pause of a project: the next in line gets the slot
+    Resume(ResumeArgs),
     /// Free a project's slot by force, whatever its holder does; the release is recorded
     Release(ReleaseArgs),
     /// Have the server read its configuration again, as SIGHUP does; a bad file changes nothing

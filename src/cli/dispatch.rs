@@ -10,7 +10,7 @@ use super::{
     audit, cancel, check_config, current, demo, deploy,
     end::{end, on_runtime},
     exit::{Exit, Failure},
-    explain, list, logs, manual, release, reload, run,
+    explain, list, logs, manual, pause, release, reload, run,
     run::FenceCommand,
     screen::print,
     serve, status, store, token, version, wait, why,
@@ -89,6 +89,8 @@ fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
         ClientCommand::List(args) => on_runtime(list::run(args)),
         ClientCommand::Audit(args) => on_runtime(audit::run(args)),
         ClientCommand::Cancel(args) => on_runtime(cancel::run(args)),
+        ClientCommand::Pause(args) => on_runtime(pause::pause(args)),
+        ClientCommand::Resume(args) => on_runtime(pause::resume(args)),
         ClientCommand::Release(args) => on_runtime(release::run(args)),
         ClientCommand::Reload(args) => on_runtime(reload::run(args)),
     }
@@ -110,6 +112,8 @@ fn wants_json(command: &ClientCommand) -> bool {
         ClientCommand::List(args) => args.connect.json,
         ClientCommand::Audit(args) => args.connect.json,
         ClientCommand::Cancel(args) => args.target.connect.json,
+        ClientCommand::Pause(args) => args.connect.json,
+        ClientCommand::Resume(args) => args.connect.json,
         ClientCommand::Release(args) => args.target.connect.json,
         ClientCommand::Reload(args) => args.connect.json,
     }

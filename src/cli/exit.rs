@@ -301,7 +301,9 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
         }
         ErrorCode::ProjectPaused => (
             Exit::Blocked,
-            Some("`singletrack why` shows until when; without --on-conflict fail, the deploy waits in line"),
+            Some(
+                "`singletrack why` shows who paused it and until when; without --on-conflict fail, the deploy waits in line",
+            ),
         ),
         ErrorCode::NoAgent => {
             (Exit::Blocked, Some("start one with `singletrack agent`; `singletrack why` shows which were seen when"))

@@ -25,6 +25,7 @@ mod logs;
 mod manual;
 mod parent;
 mod parse;
+mod pause;
 mod read;
 pub mod reason;
 mod release;
@@ -57,6 +58,7 @@ pub use groups::{ConnectArgs, JobEndArgs, LineArgs, OriginArgs, ServerArgs, Sour
 pub use list::{FilterArgs, ListArgs};
 pub use logs::LogsArgs;
 pub use manual::{CompletionsArgs, ManArgs};
+pub use pause::{PauseArgs, ResumeArgs};
 pub use release::ReleaseArgs;
 pub use reload::ReloadArgs;
 pub use run::{FenceCheckArgs, FenceCommand, ProtectArgs, RunArgs, RunWhenHeld};

@@ -13,7 +13,7 @@ use super::{
     screen::{
         clean::clean,
         print,
-        words::{between, is_rolled_back, named, repairs, source, span, start, time},
+        words::{between, is_rolled_back, named, repairs, source, span, start, time, what_holds},
     },
     session::{Session, not_written},
     signals::Signals,
@@ -194,6 +194,8 @@ pub(super) fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
         position => format!(", number {position} in line"),
     };
     add("status", Some(format!("{}{place}", deployment.status.as_str())));
+    add("held", deployment.hold.as_ref().map(|hold| format!("{} is {}", deployment.project, what_holds(hold, now))));
+    add("passes", deployment.override_pause.then(|| "no pause and no freeze window holds it".to_owned()));
     add("phase", deployment.phase.as_deref().map(clean));
     if !deployment.status.is_final() && deployment.started_at.is_some() {
         add("progress", Some(format!("{} %", deployment.progress)));

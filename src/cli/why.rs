@@ -8,13 +8,13 @@ use super::{
     exit::{Exit, Failure, about_project},
     screen::{
         clean::clean,
-        words::{LineAhead, between, name_and_who, overtaken, repairs, span, start, time},
+        words::{LineAhead, between, name_and_who, overtaken, repairs, span, start, time, what_holds},
     },
     session::Session,
 };
 use crate::{
     client::calls::Patience,
-    model::{LinePolicy, Preempt, Status},
+    model::{HoldKind, LinePolicy, Preempt, Status},
     wire::{Liveness, ProjectView},
 };
 
@@ -46,6 +46,7 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
     let mut next = Vec::new();
     match &view.holder {
+        None if view.hold.is_some() => lines.push(format!("{project}: the slot is free, and given to nobody")),
         None => lines.push(format!("{project}: the slot is free")),
         Some(holder) => {
             let ahead = LineAhead::of(holder, view.liveness, view.eta);
@@ -77,6 +78,12 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
                     ),
                 ));
             }
+        }
+    }
+    if let Some(hold) = &view.hold {
+        lines.push(format!("held: {project} is {}", what_holds(hold, now)));
+        if hold.kind == HoldKind::Pause {
+            next.push(("let it go on", format!("singletrack resume {project}")));
         }
     }
     if view.line_length > 0 {
@@ -118,7 +125,7 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
         lines.push(format!("pipelines: {}", names.join(", ")));
     }
     lines.extend(agents(view, now));
-    if view.holder.is_none() && !view.policy.paused {
+    if view.holder.is_none() && view.hold.is_none() {
         next.push(("deploy", deploy_command(view)));
     }
     if !next.is_empty() {
@@ -169,6 +176,9 @@ fn rules(view: &ProjectView) -> String {
         Preempt::Never => "what runs is never cancelled by newcomers".to_owned(),
         Preempt::Times { times } => format!("newcomers may cancel what runs {times} times in a row"),
     };
-    let paused = if policy.paused { "; PAUSED, new deployments are refused" } else { "" };
-    format!("{line}; {preempt}{paused}")
+    let freezes = match policy.freezes.is_empty() {
+        true => String::new(),
+        false => format!("; freeze windows: {}", clean(&policy.freezes.join("; "))),
+    };
+    format!("{line}; {preempt}{freezes}")
 }

@@ -22,8 +22,8 @@ use crate::{
     model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName, Status},
     wire::{
         Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
-        Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReloadAnswer, ReportsAnswer, ReportsRequest,
-        Takes,
+        PauseAnswer, PauseRequest, Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReloadAnswer,
+        ReportsAnswer, ReportsRequest, ResumeRequest, Takes,
     },
 };
 
@@ -376,6 +376,26 @@ impl Connection {
         let call = Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) };
         let answer = self.succeed(&call).await?;
         self.transport.read(answer).map(|released| *released)
+    }
+
+    /// Holds a project.
+    ///
+    /// # Errors
+    /// No usable answer came, or the server refuses.
+    pub async fn pause(&self, project: &ProjectName, body: &PauseRequest) -> Result<PauseAnswer, Fault> {
+        let url = self.project_url(project, &["pause"]);
+        let answer = self.succeed(&Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) }).await?;
+        self.transport.read(answer).map(|paused| *paused)
+    }
+
+    /// Ends the pause of a project.
+    ///
+    /// # Errors
+    /// No usable answer came, or the server refuses.
+    pub async fn resume(&self, project: &ProjectName, body: &ResumeRequest) -> Result<PauseAnswer, Fault> {
+        let url = self.project_url(project, &["resume"]);
+        let answer = self.succeed(&Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) }).await?;
+        self.transport.read(answer).map(|resumed| *resumed)
     }
 
     /// Has the server read its configuration again.

@@ -26,6 +26,7 @@ mod metrics;
 mod names;
 mod page;
 mod params;
+mod pause;
 mod phase_times;
 mod phases;
 mod plan;

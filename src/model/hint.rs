@@ -17,6 +17,8 @@ pub enum Hint {
     Output(DeploymentId),
     /// A deployment of this project became ready for a worker of the servers.
     Work(ProjectName),
+    /// A pause was set, changed or removed.
+    Pauses,
     /// A token was made or revoked.
     Tokens,
     /// An agent came that was not there before.
@@ -28,7 +30,8 @@ pub enum Hint {
 impl Changes {
     /// The hints for these changes.
     pub fn hints(&self) -> impl Iterator<Item = Hint> + '_ {
-        self.steps.iter().flat_map(|step| {
+        let pauses = self.is_pause_changed.then_some(Hint::Pauses);
+        let of_steps = self.steps.iter().flat_map(|step| {
             let after = step.deployment();
             let is_work = matches!(after.state, State::Ready) && after.spec.executor == RunBy::Worker;
             let is_told = !step.events().is_empty();
@@ -41,6 +44,7 @@ impl Changes {
             ]
             .into_iter()
             .flatten()
-        })
+        });
+        of_steps.chain(pauses)
     }
 }

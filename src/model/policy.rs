@@ -52,6 +52,13 @@ pub struct Policy {
     pub freezes: Arc<[Freeze]>,
 }
 
+impl Policy {
+    /// Whether these rules ever hold the project.
+    pub fn may_hold(&self) -> bool {
+        self.paused || !self.freezes.is_empty()
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         // Ten thousand waiting pipelines is the most that the load tests hold in one line.

@@ -139,6 +139,8 @@ pub struct Changes {
     pub key: Option<KeyRecord>,
     /// Lines for the audit log.
     pub audit: Vec<AuditEntry>,
+    /// Whether the project's pause was set, changed or removed: the timers of all servers must hear of it.
+    pub is_pause_changed: bool,
 }
 
 impl Changes {
@@ -399,8 +401,9 @@ impl Slot {
 
     /// The changes that were decided.
     pub fn into_changes(self) -> Changes {
+        let is_pause_changed = self.project.pause != self.project_before.pause;
         let project = (self.project != self.project_before).then_some(self.project);
-        Changes { project, ..self.changes }
+        Changes { project, is_pause_changed, ..self.changes }
     }
 
     /// The revision of the next slot change. A claim takes it as its fencing token.

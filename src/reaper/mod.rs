@@ -1,4 +1,6 @@
-//! Ends deployments whose sign of life did not come, so that no slot stays locked until a person looks. See decision
+//! Two tasks that act where nobody calls: the reaper, and the timer of holds (`holds`).
+//!
+//! The reaper ends deployments whose sign of life did not come, so that no slot stays locked until a person looks. See decision
 //! 0001.
 //!
 //! The reaper trusts no clock but its own: a deployment is reaped when *this* process has seen the same vital signs for
@@ -15,6 +17,8 @@
 //! ```
 
 mod ends;
+mod holds;
 mod rounds;
 
+pub use holds::{HOLDS_TASK, HoldTimer};
 pub use rounds::{Reaper, TASK, TICK};

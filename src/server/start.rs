@@ -21,7 +21,7 @@ use crate::{
     health::Health,
     http::{Early, HttpServer, LiveTokens, Metrics, ServeError, TOKENS_TASK, serve},
     queue::Queue,
-    reaper::{self, Reaper},
+    reaper::{self, HoldTimer, Reaper},
     store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
     upkeep::{self, Caretaker, Interval, RulesOf},
     watch::{self, Notifier, Watch},
@@ -107,7 +107,8 @@ impl Node {
         worker.listens_on(server.address());
         let worker = tokio::spawn(worker.run(health.clone(), end.drain.clone(), end.hurry.clone()));
         let reaper = supervise_reaper(&health, &queue, &notifier, &end);
-        let background = supervise(live, &health, &queue, watch, artifacts, tokens, &end.background);
+        let mut background = supervise(live, &health, &queue, watch, artifacts, tokens, &end.background);
+        background.push(supervise_holds(&health, &queue, &notifier, &end.background));
         Ok(Node { server, queue, worker, reaper, background, health, end })
     }
 
@@ -177,6 +178,19 @@ fn supervise(
         }));
     }
     tasks
+}
+
+/// Starts the timer of holds.
+fn supervise_holds(
+    health: &Health,
+    queue: &Queue,
+    notifier: &Arc<Notifier>,
+    shutdown: &CancellationToken,
+) -> JoinHandle<()> {
+    let (queue, notifier, ending) = (queue.clone(), notifier.clone(), shutdown.clone());
+    health.supervise(reaper::HOLDS_TASK, shutdown.clone(), move |pulse| {
+        HoldTimer::new(queue.clone(), notifier.clone()).run(pulse, ending.clone())
+    })
 }
 
 /// Runs the slow poll, with the present period, until `shutdown`.

@@ -206,7 +206,7 @@ impl Everything {
     }
 
     fn record(&mut self, name: &ProjectName, changes: &Changes) {
-        let Changes { project, steps, key, audit } = changes;
+        let Changes { is_pause_changed: _, project, steps, key, audit } = changes;
         for entry in audit {
             self.audit.append(NewAuditLine::of(Some(name.clone()), entry.clone()));
         }

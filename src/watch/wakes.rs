@@ -48,6 +48,7 @@ pub struct Notifier {
     hasher: RandomState,
     seekers: Arc<Seekers>,
     agents: watch::Sender<()>,
+    pauses: watch::Sender<()>,
     tokens: watch::Sender<()>,
     /// Whether a waiter wants the next hint, whatever it is.
     is_anything_awaited: AtomicBool,
@@ -61,6 +62,7 @@ impl Default for Notifier {
             hasher: RandomState::new(),
             seekers: Arc::default(),
             agents: watch::Sender::new(()),
+            pauses: watch::Sender::new(()),
             tokens: watch::Sender::new(()),
             is_anything_awaited: AtomicBool::new(false),
             anything: Notify::new(),
@@ -85,6 +87,11 @@ impl Notifier {
         self.agents.subscribe()
     }
 
+    /// Subscribes to pauses that are set, changed or removed, at whichever server.
+    pub fn pauses(&self) -> watch::Receiver<()> {
+        self.pauses.subscribe()
+    }
+
     /// Subscribes to tokens that are made or revoked, at whichever server.
     pub fn tokens(&self) -> watch::Receiver<()> {
         self.tokens.subscribe()
@@ -101,9 +108,13 @@ impl Notifier {
                         stir(sender, committed(changes, id));
                     }
                 }
-                Hint::History(_) | Hint::Output(_) | Hint::Work(_) | Hint::Tokens | Hint::Agents | Hint::Anything => {
-                    self.hear(hint)
-                }
+                Hint::History(_)
+                | Hint::Output(_)
+                | Hint::Work(_)
+                | Hint::Pauses
+                | Hint::Tokens
+                | Hint::Agents
+                | Hint::Anything => self.hear(hint),
             }
         }
     }
@@ -132,6 +143,9 @@ impl Notifier {
             Hint::Agents => {
                 self.agents.send_replace(());
             }
+            Hint::Pauses => {
+                self.pauses.send_replace(());
+            }
             Hint::Tokens => {
                 self.tokens.send_replace(());
             }
@@ -141,6 +155,7 @@ impl Notifier {
                     shard.values().for_each(|sender| stir(sender, None));
                 }
                 self.seekers.wake_all();
+                self.pauses.send_replace(());
                 self.agents.send_replace(());
                 self.tokens.send_replace(());
             }

@@ -7,6 +7,7 @@ pub mod ascii;
 mod audit;
 pub mod deployment;
 pub mod event;
+mod pause;
 pub mod problem;
 pub mod project;
 pub mod reload;
@@ -21,6 +22,7 @@ pub use deployment::{
     Deployment, DeploymentError, DeploymentList, DeploymentResult, FailedRollback, Rollback, mention, name, parts,
 };
 pub use event::{Event, EventData, EventsPage};
+pub use pause::{PauseAnswer, PauseOutcome, PauseRequest, ResumeRequest};
 pub use problem::{ErrorCode, Problem};
 pub use project::{
     Plan, PlanChange, PlanOutcome, PlanPhase, PlanRefusal, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer,

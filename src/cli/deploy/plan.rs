@@ -1,5 +1,6 @@
 //! `deploy --dry-run`: what would happen.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
@@ -13,7 +14,7 @@ use crate::{
         reason::Reason,
         screen::{
             clean::clean,
-            words::{name_and_who, overtaken, start},
+            words::{name_and_who, overtaken, start, what_holds},
         },
         session::Session,
     },
@@ -50,7 +51,7 @@ pub async fn run(session: &Session, args: &DeployArgs, body: &[u8], deadline: &D
     if let (None, Some(text)) = (end, too_short(expected, args.submit.line.timeout, args.submit.line.timeout)) {
         session.screen.warning(&text);
     }
-    session.answer(&whole, &lines(&plan, end, inside()))?;
+    session.answer(&whole, &lines(&plan, end, inside(), session.clock.wall()))?;
     Ok(end.unwrap_or(Exit::Done))
 }
 
@@ -96,7 +97,7 @@ fn is_inside(plan: &Plan, inside: Option<DeploymentId>) -> bool {
     plan.holder.as_ref().is_some_and(|holder| Some(holder.id) == inside)
 }
 
-fn lines(plan: &Plan, end: Option<Exit>, inside: Option<DeploymentId>) -> Vec<String> {
+fn lines(plan: &Plan, end: Option<Exit>, inside: Option<DeploymentId>, now: Timestamp) -> Vec<String> {
     let outcome = outcome(plan);
     let would = match (outcome, end) {
         (PlanOutcome::Replayed, _) => "would not run anew",
@@ -119,7 +120,21 @@ fn lines(plan: &Plan, end: Option<Exit>, inside: Option<DeploymentId>) -> Vec<St
             let wait = start(plan.expected_wait, plan.start_unknown.as_deref());
             let wait = wait.filter(|_| plan.will_be_superseded_by.is_none()).map(|wait| format!(", {wait}"));
             let wait = wait.unwrap_or_default();
-            format!("the slot is held by {holder}; it would be number {} in line{wait}", plan.queue_position)
+            match (&plan.hold, &plan.holder) {
+                (Some(hold), None) => format!(
+                    "the project is {}; it would be number {} in line{wait}",
+                    what_holds(hold, now),
+                    plan.queue_position
+                ),
+                (Some(hold), Some(_)) => format!(
+                    "the slot is held by {holder}, and the project is {}; it would be number {} in line{wait}",
+                    what_holds(hold, now),
+                    plan.queue_position
+                ),
+                (None, _) => {
+                    format!("the slot is held by {holder}; it would be number {} in line{wait}", plan.queue_position)
+                }
+            }
         }
         PlanOutcome::Blocked => format!("the slot is held by {holder}, and --on-conflict fail does not wait for it"),
         PlanOutcome::Refused => {

@@ -135,8 +135,10 @@ impl FromStr for Point {
         let midnight = Time::midnight();
         let time_of = |text: &str| {
             let (hour, minute) = text.split_once(':').ok_or(wrong)?;
-            let (hour, minute) = (two_digits(hour).ok_or(wrong)?, two_digits(minute).ok_or(wrong)?);
-            Time::new(hour, minute, 0, 0).map_err(|_| "has a time that no clock shows; the day is from 00:00 to 23:59")
+            let (minute, second) = minute.split_once(':').unwrap_or((minute, "0"));
+            let [hour, minute, second] = [hour, minute, second].map(two_digits);
+            Time::new(hour.ok_or(wrong)?, minute.ok_or(wrong)?, second.ok_or(wrong)?, 0)
+                .map_err(|_| "has a time that no clock shows; the day is from 00:00 to 23:59")
         };
         let given = time.map(time_of).transpose()?;
         if let Some(day) = weekday(day) {

@@ -145,7 +145,7 @@ pub(super) fn calls(
     sighted: &Sighted,
     changes: &Changes,
 ) -> Result<Vec<BoundStatement>, DatabaseFault> {
-    let Changes { project, steps, key, audit } = changes;
+    let Changes { is_pause_changed: _, project, steps, key, audit } = changes;
     let mut calls = Vec::new();
     if let Some(project) = project {
         let seen = sighted

@@ -311,6 +311,7 @@ fn word(hint: Hint) -> String {
         Hint::Output(id) => named('o', id),
         Hint::Work(project) => format!("w{project}"),
         Hint::Agents => "g".to_owned(),
+        Hint::Pauses => "p".to_owned(),
         Hint::Tokens => "t".to_owned(),
         Hint::Anything => "a".to_owned(),
     }
@@ -324,6 +325,7 @@ fn parse(word: &str) -> Option<Hint> {
         b'o' => id().map(Hint::Output),
         b'w' => word.get(1..)?.parse().ok().map(Hint::Work),
         b'g' => Some(Hint::Agents),
+        b'p' => Some(Hint::Pauses),
         b't' => Some(Hint::Tokens),
         _ => Some(Hint::Anything),
     }
@@ -351,7 +353,14 @@ mod tests {
         let mut hints: HashSet<Hint> =
             ids.flat_map(|id| [Hint::State(id), Hint::History(id), Hint::Output(id)]).collect();
         let project = |name: &str| name.parse().map(Hint::Work).unwrap();
-        hints.extend([project("web"), project(&"x".repeat(255)), Hint::Agents, Hint::Tokens, Hint::Anything]);
+        hints.extend([
+            project("web"),
+            project(&"x".repeat(255)),
+            Hint::Agents,
+            Hint::Pauses,
+            Hint::Tokens,
+            Hint::Anything,
+        ]);
         let sent = payloads("0123456789abcdef0123456789abcdef", 7, hints.clone());
         assert!(sent.iter().all(|payload| payload.len() < 8000));
         let heard: Vec<Hint> =

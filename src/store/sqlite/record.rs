@@ -223,7 +223,7 @@ impl<'c> Recorder<'c> {
         located: &mut Located,
         changes: &Changes,
     ) -> rusqlite::Result<()> {
-        let Changes { project, steps, key, audit } = changes;
+        let Changes { is_pause_changed: _, project, steps, key, audit } = changes;
         if let Some(project) = project {
             if !located.counted {
                 return Err(mistaken("a decision changed the counters of a project that it did not load"));

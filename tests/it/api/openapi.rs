@@ -248,6 +248,8 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     driven.see(resumed.header("Accept", "text/event-stream")).await;
     driven.post("/v1/projects/web/release", json!({ "reason": "why" })).await;
     driven.post("/v1/projects/web/release", json!({ "reason": "why", "evenIfAlive": true })).await;
+    driven.post("/v1/projects/web/pause", json!({ "reason": "why", "until": null })).await;
+    driven.post("/v1/projects/web/resume", json!({})).await;
     driven.see(server.request(Method::POST, RELOAD)).await;
     server.configure("nonsense = 1");
     driven.see(server.request(Method::POST, RELOAD)).await;
