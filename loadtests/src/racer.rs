@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use singletrack::{
     client::{
-        calls::{Connection, Fault, Patience, Submitted, Turn, Worker},
+        calls::{Connection, Credentials, Fault, Patience, Submitted, Turn, Worker},
         lease::HttpLessor,
         resolve::{Action, Ending, Observation, Resolver, Wish},
     },
@@ -127,8 +127,15 @@ impl Racer {
                 tally.last_trouble = Some(text.to_owned());
             });
         });
-        let connection = Connection::new(server.url().parse()?, None, None, Patience::DEADLINE, notice, clock.clone())
-            .map_err(|error| anyhow::anyhow!("{error}"))?;
+        let connection = Connection::new(
+            server.url().parse()?,
+            Credentials::default(),
+            None,
+            Patience::DEADLINE,
+            notice,
+            clock.clone(),
+        )
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
         Ok(Racer { connection, clock, actor: format!("racer-{number}"), held: None, tallied, turn_window: TURN_WINDOW })
     }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ci::Environment,
     end::end,
     exit::{Exit, Failure},
     groups::ServerArgs,
@@ -16,7 +17,10 @@ use super::{
     signals::{Asked, Signals},
 };
 use crate::{
-    client::agent::{self, AgentError, Settings},
+    client::{
+        agent::{self, AgentError, Settings},
+        calls::Credentials,
+    },
     config::{Config, ConfigOrigin, LiveConfig},
     exec::ShimProgram,
     log::{self, LogFormat},
@@ -65,13 +69,14 @@ pub fn agent(args: AgentArgs) -> ExitCode {
             Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
         }
     };
-    let token_file = args.server.token_file.clone();
+    let server = args.server.clone();
     let settings = match shim().map_err(|error| error.to_string()).and_then(|shim| settings(args, shim)) {
         Ok(settings) => settings,
         Err(message) => return fail(EX_CONFIG, &message),
     };
-    let settings = match session::token(token_file.as_deref(), std::env::var("SINGLETRACK_TOKEN").ok()) {
-        Ok(token) => Settings { token, ..settings },
+    let variable = |name: &str| std::env::var(name).ok();
+    let settings = match session::credentials(&server, &Environment::new(&variable)) {
+        Ok(credentials) => Settings { credentials, ..settings },
         Err(failure) => return end(Err(failure), false),
     };
     runtime.block_on(agent_until_told(settings, hang_ups))
@@ -132,7 +137,7 @@ fn settings(args: AgentArgs, shim: ShimProgram) -> Result<Settings, String> {
         work_dir,
         shim,
         server: args.server.url,
-        token: None,
+        credentials: Credentials::default(),
         ca_cert: args.server.ca_cert,
     })
 }

@@ -4,7 +4,10 @@ use std::{fmt, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use super::reason::Reason;
+use super::{
+    ci::{Environment, id_token},
+    reason::Reason,
+};
 use crate::{
     client::{
         calls::{Connection, Fault, ServerRefusal},
@@ -187,6 +190,9 @@ impl From<Fault> for Failure {
             Fault::Proxy { .. } => Failure::new(Exit::Fault, message).because(Reason::ProxyLimit).hint(
                 "raise the largest body that the proxy takes (nginx: client_max_body_size 0), or name the server itself with --server",
             ),
+            Fault::NoToken { .. } => Failure::new(Exit::Fault, message).hint(
+                "the job asks GitHub for an ID token (ACTIONS_ID_TOKEN_REQUEST_URL); with SINGLETRACK_TOKEN it needs none",
+            ),
             Fault::Refused(refusal) => Failure::from(*refusal),
         }
     }
@@ -213,7 +219,12 @@ impl From<SetupError> for Failure {
 impl From<ServerRefusal> for Failure {
     fn from(refusal: ServerRefusal) -> Self {
         let hint = match refusal.code {
-            Some(ErrorCode::Unauthorized) if refusal.with_token => Some(
+            Some(ErrorCode::Unauthorized) if !refusal.with_token => {
+                let variable = |name: &str| std::env::var(name).ok();
+                let by_ci = id_token::how_to_get_one(&Environment::new(&variable));
+                by_ci.or(meaning(ErrorCode::Unauthorized).1)
+            }
+            Some(ErrorCode::Unauthorized) => Some(
                 "the server does not know this token: check SINGLETRACK_TOKEN or --token-file, and that the token was made \
                  for this --server",
             ),
@@ -238,9 +249,11 @@ pub fn about_project(connection: &Connection, project: &ProjectName, fault: Faul
             ..Failure::from(*refusal)
         }
         .hint("`singletrack list` without a project shows the projects"),
-        fault @ (Fault::Refused(_) | Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. }) => {
-            fault.into()
-        }
+        fault @ (Fault::Refused(_)
+        | Fault::Unreachable { .. }
+        | Fault::Foreign { .. }
+        | Fault::Proxy { .. }
+        | Fault::NoToken { .. }) => fault.into(),
     }
 }
 
@@ -331,6 +344,16 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
         ErrorCode::TokenConflict => (Exit::Usage, Some("`singletrack token list` shows the tokens")),
         ErrorCode::Unauthorized => {
             (Exit::Fault, Some("no token was sent: set SINGLETRACK_TOKEN, or pass --token-file FILE"))
+        }
+        ErrorCode::TokenNotAccepted => {
+            (Exit::Fault, Some("compare the job's token with the server's [[oidc]]: issuer, audience, and both clocks"))
+        }
+        ErrorCode::NoOidcRule => (
+            Exit::Fault,
+            Some("an administrator lets such jobs in with a rule below [[oidc]] in the server's configuration"),
+        ),
+        ErrorCode::IssuerUnreachable => {
+            (Exit::Fault, Some("try again later; with SINGLETRACK_TOKEN the server needs no answer of the issuer"))
         }
         ErrorCode::HostNotAllowed => (
             Exit::Fault,

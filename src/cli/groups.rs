@@ -7,7 +7,7 @@ use clap::Args;
 use reqwest::Url;
 
 use super::parse::{parse_order, parse_project, parse_server, parse_text, parse_timeout};
-use crate::model::ProjectName;
+use crate::{config::DEFAULT_AUDIENCE, model::ProjectName};
 
 /// Which server, who asks, and how the answer is printed.
 #[derive(Args, Clone, Debug)]
@@ -30,6 +30,10 @@ pub struct ServerArgs {
     /// A file with the token ('-' is standard input), instead of SINGLETRACK_TOKEN
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     pub token_file: Option<PathBuf>,
+    /// For whom GitHub makes the ID token that is sent without another token: the `audience` of the server's [[oidc]]
+    #[arg(long, value_name = "NAME", env = "SINGLETRACK_OIDC_AUDIENCE", default_value = DEFAULT_AUDIENCE)]
+    #[arg(value_parser = parse_text, help_heading = "Server")]
+    pub oidc_audience: String,
     /// A file with the certificate authority (PEM) to trust beside the system's
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     pub ca_cert: Option<PathBuf>,

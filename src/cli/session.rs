@@ -7,18 +7,18 @@ use std::{
 };
 
 use super::{
-    ConnectArgs,
-    ci::{CiRun, Environment},
+    ConnectArgs, ServerArgs,
+    ci::{CiRun, Environment, id_token},
     exit::{Exit, Failure},
     screen::{Screen, print},
 };
 use crate::{
-    client::calls::{Connection, Patience, Token},
+    client::{
+        calls::{Connection, Credentials, Patience, Token},
+        token::TOKEN_FILE_LIMIT,
+    },
     clock::{Clock, SystemClock},
 };
-
-/// The largest token file: a token is a line.
-const TOKEN_FILE_LIMIT: u64 = 16 << 10;
 
 /// What every verb needs.
 pub struct Session {
@@ -47,11 +47,11 @@ impl Session {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let in_ci = environment.is_ci();
         let screen = Arc::new(Screen::new(Arc::clone(&clock), in_ci));
-        let token = token(connect.server.token_file.as_deref(), variable("SINGLETRACK_TOKEN"))?;
+        let credentials = credentials(&connect.server, &environment)?;
         let heard = Arc::clone(&screen);
         let connection = Connection::new(
             connect.server.url.clone(),
-            token,
+            credentials,
             connect.server.ca_cert.as_deref(),
             patience,
             Box::new(move |text| heard.warning(text)),
@@ -95,24 +95,31 @@ pub fn not_written(error: io::Error) -> Failure {
     Failure::new(Exit::Fault, format!("the result could not be written: {error}"))
 }
 
-/// The token: of the file, else of the variable.
+/// What is shown to the server: the token of the file, else of a variable, else ID tokens of the CI.
 ///
 /// # Errors
 /// The file cannot be read, or what it holds is no token.
-pub fn token(file: Option<&Path>, variable: Option<String>) -> Result<Option<Token>, Failure> {
-    let Some(path) = file else {
-        return Ok(Token::parse(&variable.unwrap_or_default())?);
+pub fn credentials(server: &ServerArgs, environment: &Environment<'_>) -> Result<Credentials, Failure> {
+    let Some(path) = server.token_file.as_deref() else {
+        let passed = environment.get("SINGLETRACK_TOKEN").or_else(|| id_token::passed(environment));
+        if let Some(token) = Token::parse(&passed.unwrap_or_default())? {
+            return Ok(Credentials::from(Some(token)));
+        }
+        let request = id_token::request(environment, &server.oidc_audience);
+        return Ok(request.map_or_else(Credentials::default, Credentials::from_github));
     };
     let failed = |why: String| Failure::new(Exit::Usage, format!("--token-file {}: {why}", path.display()));
     let mut text = String::new();
-    let read = if path == Path::new("-") {
+    let is_stdin = path == Path::new("-");
+    let read = if is_stdin {
         io::stdin().lock().take(TOKEN_FILE_LIMIT).read_to_string(&mut text)
     } else {
         std::fs::File::open(path).and_then(|file| file.take(TOKEN_FILE_LIMIT).read_to_string(&mut text))
     };
     read.map_err(|error| failed(error.to_string()))?;
     match Token::parse(&text)? {
-        Some(token) => Ok(Some(token)),
+        Some(token) if is_stdin => Ok(Credentials::from(Some(token))),
+        Some(token) => Ok(Credentials::from_file(path.to_owned(), token)),
         None => Err(failed("there is no token in it".to_owned())),
     }
 }

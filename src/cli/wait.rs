@@ -144,7 +144,7 @@ impl Onlooker<'_> {
     fn lost(&self, fault: Fault) -> Failure {
         match fault {
             Fault::Refused(_) => fault.into(),
-            Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. } => {
+            Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. } | Fault::NoToken { .. } => {
                 let failure = Failure::from(fault);
                 let message = format!("{}; the outcome of {} is unknown", failure.message, self.told());
                 Failure { message, ..failure }

@@ -8,8 +8,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub use super::{
+    credentials::{Credentials, IdTokenRequest},
+    fault::{Fault, ServerRefusal},
+    patience::{Patience, pauses},
     token::Token,
-    transport::{Fault, Notice, Patience, ServerRefusal, pauses},
+    transport::Notice,
 };
 
 use super::{
@@ -120,13 +123,13 @@ impl Connection {
     /// The certificate file cannot be used, or the address holds a password.
     pub fn new(
         base: Url,
-        token: Option<Token>,
+        credentials: Credentials,
         ca_cert: Option<&Path>,
         patience: Patience,
         notice: Notice,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
-        Transport::new(base, token, ca_cert, patience, notice, clock).map(|transport| Connection { transport })
+        Transport::new(base, credentials, ca_cert, patience, notice, clock).map(|transport| Connection { transport })
     }
 
     pub(super) fn transport(&self) -> &Transport {
@@ -138,9 +141,9 @@ impl Connection {
         self.transport.server()
     }
 
-    /// The token that is sent to the server.
-    pub fn token(&self) -> Option<&str> {
-        self.transport.token()
+    /// The token that is shown, or how to get one, for a process that goes on in this one's place.
+    pub fn testament(&self) -> (Option<String>, Option<IdTokenRequest>) {
+        self.transport.testament()
     }
 
     /// Whether a token is sent over an unencrypted connection to another machine.

@@ -217,7 +217,13 @@ impl Follower<'_> {
             Ok(Ok(Some(response))) => response,
             Ok(Ok(None)) => return Ok(StreamEnd::Over),
             Ok(Err(Fault::Refused(refusal))) if refusal.status != 406 => return Err(Fault::Refused(refusal)),
-            Ok(Err(Fault::Refused(_) | Fault::Foreign { .. } | Fault::Proxy { .. } | Fault::Unreachable { .. })) => {
+            Ok(Err(
+                Fault::Refused(_)
+                | Fault::Foreign { .. }
+                | Fault::Proxy { .. }
+                | Fault::Unreachable { .. }
+                | Fault::NoToken { .. },
+            )) => {
                 return Ok(StreamEnd::Broken);
             }
             Err(_) => return Ok(StreamEnd::Mute),
@@ -307,7 +313,7 @@ impl Follower<'_> {
                     show(Update::Switched("the events cannot be read; waiting for the end without them".to_owned()));
                     return self.end().await;
                 }
-                Err(fault @ Fault::Unreachable { .. }) => return Err(fault),
+                Err(fault @ (Fault::Unreachable { .. } | Fault::NoToken { .. })) => return Err(fault),
             };
             strikes = 0;
             let is_empty = page.events.is_empty();

@@ -57,9 +57,9 @@ fn reply<T>(answer: Result<T, Fault>) -> Reply<T> {
             (_, 401 | 403 | 408 | 429 | 500..) => Reply::Unknown(refusal.message),
             (_, _) => Reply::Refused(refusal.message),
         },
-        Err(fault @ (Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. })) => {
-            Reply::Unknown(fault.to_string())
-        }
+        Err(
+            fault @ (Fault::Unreachable { .. } | Fault::Foreign { .. } | Fault::Proxy { .. } | Fault::NoToken { .. }),
+        ) => Reply::Unknown(fault.to_string()),
     }
 }
 

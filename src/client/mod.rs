@@ -5,11 +5,14 @@
 pub mod agent;
 pub mod audit;
 pub mod calls;
+pub mod credentials;
 pub mod deadline;
 mod dial;
 pub mod error;
+mod fault;
 pub mod follow;
 pub mod lease;
+mod patience;
 pub mod resolve;
 pub mod token;
 mod tokens;

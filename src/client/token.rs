@@ -1,6 +1,6 @@
 //! The token that a client shows.
 
-use std::fmt;
+use std::{fmt, fs::File, io::Read as _, path::Path};
 
 use reqwest::header::HeaderValue;
 
@@ -8,6 +8,9 @@ use super::error::SetupError;
 
 /// What comes before a token in its header.
 const BEARER: &str = "Bearer ";
+
+/// The largest token file: a token is a line.
+pub const TOKEN_FILE_LIMIT: u64 = 16 << 10;
 
 /// A bearer token. It is never printed.
 #[derive(Clone)]
@@ -29,6 +32,13 @@ impl Token {
         let mut header = HeaderValue::from_str(&format!("{BEARER}{text}")).map_err(|_| SetupError::Token)?;
         header.set_sensitive(true);
         Ok(Some(Token(header)))
+    }
+
+    /// The token in this file.
+    pub(super) fn read(path: &Path) -> std::io::Result<Option<Self>> {
+        let mut text = String::new();
+        File::open(path)?.take(TOKEN_FILE_LIMIT).read_to_string(&mut text)?;
+        Token::parse(&text).map_err(std::io::Error::other)
     }
 
     /// The token itself.

@@ -2,11 +2,10 @@
 //!
 //! Temporary faults are: a broken connection; 429, 502, 503, 504, and 520 to 530; a 408 that does not come from
 //! Singletrack; and, after Singletrack has answered once, any answer that does not come from Singletrack. The caller
-//! makes sure that repeating a call does no harm, and drops the call when the overall deadline has passed. The pauses
-//! are those of `backon`: decision 0005.
+//! makes sure that repeating a call does no harm, and drops the call when the overall deadline has passed. See
+//! `patience` for how long that goes on.
 
 use std::{
-    fmt,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,19 +14,19 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use thiserror::Error;
 
 use super::{
+    credentials::{Credentials, IdTokenRequest, NoToken},
     dial::{http_client, is_loopback, root_cause},
     error::SetupError,
-    token::Token,
+    fault::{Fault, ServerRefusal},
+    patience::{Patience, pauses},
     trouble::{Trouble, TroubleKind, message_of},
 };
 use crate::{
@@ -53,79 +52,6 @@ pub(super) const WAIT_PARAMETER: &str = "maxWaitSeconds";
 /// The longest `Retry-After` that is obeyed; a longer one would use up the caller's deadline.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a call is retried, in addition to the caller's deadline.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// Before the server's first answer. The time is short, because most likely the address is wrong.
-    pub first: Duration,
-    /// After the server has answered once: most likely the server is being restarted. `None`: only the caller's
-    /// deadline counts.
-    pub later: Option<Duration>,
-}
-
-impl Patience {
-    /// For a caller that waits for a deployment with its own deadline.
-    pub const DEADLINE: Patience = Patience { first: Duration::from_secs(15), later: None };
-    /// For a question that a person or a script asks: long enough for a restart.
-    pub const QUESTION: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(15)) };
-    /// For `logs --follow`, which has no deadline.
-    pub const WATCH: Patience = Patience { first: Duration::from_secs(3), later: Some(Duration::from_secs(300)) };
-
-    /// The same for a caller that gives up after `timeout` anyway.
-    #[must_use]
-    pub fn within(self, timeout: Duration) -> Patience {
-        Patience { first: self.first.min(timeout), later: self.later }
-    }
-}
-
-/// Why no usable answer came.
-#[derive(Debug, Error)]
-pub enum Fault {
-    /// No answer came.
-    #[error("no answer from {server}: {why}")]
-    Unreachable {
-        /// The server's address.
-        server: String,
-        /// Why no answer came.
-        why: String,
-    },
-    /// An answer came, but not from Singletrack.
-    #[error("what answers at {server} is not Singletrack: {why}")]
-    Foreign {
-        server: String,
-        /// What is wrong with the answer.
-        why: String,
-    },
-    /// A proxy in front of the server refuses a body of that size.
-    #[error("a proxy in front of {server} refuses a request of this size (HTTP 413)")]
-    Proxy {
-        /// The server's address.
-        server: String,
-    },
-    /// The server refused.
-    #[error("{0}")]
-    Refused(Box<ServerRefusal>),
-}
-
-/// A server's refusal.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ServerRefusal {
-    pub status: u16,
-    /// What went wrong; `None` for a code of a newer server.
-    pub code: Option<ErrorCode>,
-    /// Whether a token was sent.
-    pub with_token: bool,
-    pub message: String,
-    /// The whole problem.
-    pub body: Value,
-}
-
-impl fmt::Display for ServerRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
 /// Called for each fault that is retried.
 pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -133,7 +59,7 @@ pub type Notice = Box<dyn Fn(&str) + Send + Sync>;
 pub(super) struct Transport {
     http: reqwest::Client,
     pub(super) base: Url,
-    token: Option<Token>,
+    credentials: Credentials,
     patience: Patience,
     notice: Notice,
     clock: Arc<dyn Clock>,
@@ -197,7 +123,7 @@ impl Transport {
     /// The certificate file cannot be used, or the address holds a password.
     pub fn new(
         base: Url,
-        token: Option<Token>,
+        credentials: Credentials,
         ca_cert: Option<&Path>,
         patience: Patience,
         notice: Notice,
@@ -209,7 +135,7 @@ impl Transport {
         let http = http_client(&base, ca_cert)?;
         let trouble = Mutex::new(None);
         let (contacted, in_doubt) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Transport { http, base, token, patience, notice, clock, contacted, in_doubt, trouble })
+        Ok(Transport { http, base, credentials, patience, notice, clock, contacted, in_doubt, trouble })
     }
 
     /// The server's address.
@@ -217,14 +143,14 @@ impl Transport {
         self.base.as_str()
     }
 
-    /// The token that is sent to the server.
-    pub fn token(&self) -> Option<&str> {
-        self.token.as_ref().and_then(Token::shown)
+    /// The token that is shown, or how to get one, for a process that goes on in this one's place.
+    pub fn testament(&self) -> (Option<String>, Option<IdTokenRequest>) {
+        self.credentials.testament()
     }
 
     /// Whether a token is sent over an unencrypted connection to another machine.
     pub fn exposes_token(&self) -> bool {
-        self.token.is_some() && self.base.scheme() == "http" && !is_loopback(&self.base)
+        self.credentials.has_token() && self.base.scheme() == "http" && !is_loopback(&self.base)
     }
 
     /// The fault after which the call is being retried now, if any.
@@ -279,9 +205,7 @@ impl Transport {
     pub(super) async fn send_once(&self, call: &Call<'_>) -> Result<Answer, Fault> {
         match self.attempt(call, &call.url, call.window + call.limit).await {
             Attempt::Answered(answer) => Ok(answer),
-            Attempt::Again { trouble, .. } => Err(self.unreachable(trouble.why)),
-            Attempt::Strange { why, .. } => Err(self.foreign(why)),
-            Attempt::Hopeless(fault) => Err(fault),
+            attempt => Err(self.fault_of(attempt)),
         }
     }
 
@@ -290,9 +214,18 @@ impl Transport {
         Retry { transport: self, pauses: Box::new(pauses()), begun: self.clock.boot() }
     }
 
-    /// A request of any kind, with the token; for requests that are no [`Call`].
-    pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
-        self.authorized(self.http.request(method, url))
+    /// Sends a request of any kind, with the token; for requests that are no [`Call`].
+    pub(super) async fn send_raw(
+        &self,
+        method: Method,
+        url: Url,
+        complete: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, Attempt> {
+        let request = match self.credentials.header(&*self.clock).await {
+            Ok(header) => authorized(self.http.request(method, url), header.as_ref()),
+            Err(error) => return Err(no_token(error)),
+        };
+        complete(request).send().await.map_err(|error| self.failed(&error))
     }
 
     /// Remembers a fault, and reports it once.
@@ -316,7 +249,24 @@ impl Transport {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// One attempt, and a second one if a token that expired meanwhile was to blame.
     async fn attempt(&self, call: &Call<'_>, url: &Url, limit: Duration) -> Attempt {
+        let mut is_first = true;
+        loop {
+            let header = match self.credentials.header(&*self.clock).await {
+                Ok(header) => header,
+                Err(error) => return no_token(error),
+            };
+            let attempt = self.attempt_with(header.as_ref(), call, url, limit).await;
+            let is_refused = matches!(&attempt, Attempt::Answered(answer) if answer.status == StatusCode::UNAUTHORIZED);
+            if !(is_refused && is_first && self.credentials.renew()) {
+                return attempt;
+            }
+            is_first = false;
+        }
+    }
+
+    async fn attempt_with(&self, token: Option<&HeaderValue>, call: &Call<'_>, url: &Url, limit: Duration) -> Attempt {
         // Only a submit has a key, and only a submit creates something that would have to be cancelled.
         let was_in_doubt = call.key.is_some().then(|| self.in_doubt.swap(true, Ordering::Relaxed));
         let mut request = self.http.request(call.method.clone(), url.clone()).header(ACCEPT, "application/json");
@@ -332,7 +282,7 @@ impl Transport {
         if let Some(body) = &call.body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
-        match self.authorized(request).send().await {
+        match authorized(request, token).send().await {
             Ok(response) => {
                 let mut attempt = self.judge(response).await;
                 if let Some(was_in_doubt) = was_in_doubt {
@@ -357,7 +307,7 @@ impl Transport {
     }
 
     /// The result of an attempt without an answer.
-    pub(super) fn failed(&self, error: &reqwest::Error) -> Attempt {
+    fn failed(&self, error: &reqwest::Error) -> Attempt {
         let why = why(error);
         // A retry would get the same certificate.
         if why.contains("certificate") {
@@ -412,7 +362,7 @@ impl Transport {
         }
         match body {
             Some(body) if is_ours => {
-                let with_token = self.token.is_some();
+                let with_token = self.credentials.has_token();
                 Attempt::Answered(Answer { status, replayed, was_in_doubt: false, with_token, body })
             }
             Some(_) | None => self.not_ours(status, after, format!("HTTP {status} without an answer that can be read")),
@@ -433,9 +383,19 @@ impl Transport {
 
     /// Opens an event stream; one attempt. `None`: no more events will come.
     pub(super) async fn open_stream(&self, url: Url, after: u64) -> Result<Option<Response>, Fault> {
-        let request = self.http.get(url).header(ACCEPT, "text/event-stream");
-        let request = if after > 0 { request.header("Last-Event-ID", after.to_string()) } else { request };
-        let response = self.authorized(request).send().await.map_err(|error| self.unreachable(why(&error)))?;
+        let complete = |request: RequestBuilder| {
+            let request = request.header(ACCEPT, "text/event-stream");
+            if after > 0 { request.header("Last-Event-ID", after.to_string()) } else { request }
+        };
+        let mut sent = self.send_raw(Method::GET, url.clone(), complete).await;
+        let is_refused = |response: &Response| response.status() == StatusCode::UNAUTHORIZED;
+        if sent.as_ref().is_ok_and(is_refused) && self.credentials.renew() {
+            sent = self.send_raw(Method::GET, url, complete).await;
+        }
+        let response = match sent {
+            Ok(response) => response,
+            Err(attempt) => return Err(self.fault_of(attempt)),
+        };
         let status = response.status();
         let is_stream = response
             .headers()
@@ -452,17 +412,24 @@ impl Transport {
         }
         match self.judge(response).await {
             Attempt::Answered(answer) if answer.status.is_success() => Err(self.foreign("no event stream".to_owned())),
-            Attempt::Answered(answer) => Err(refused(answer)),
-            Attempt::Again { trouble, .. } => Err(self.unreachable(trouble.why)),
-            Attempt::Strange { why, .. } => Err(self.foreign(why)),
-            Attempt::Hopeless(fault) => Err(fault),
+            attempt => Err(self.fault_of(attempt)),
         }
     }
 
-    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.token {
-            Some(token) => request.header(AUTHORIZATION, token.header()),
-            None => request,
+    /// What an attempt comes to that is not repeated.
+    pub(super) fn fault_of(&self, attempt: Attempt) -> Fault {
+        match attempt {
+            Attempt::Answered(answer) => refused(answer),
+            Attempt::Again { trouble, .. } => self.gave_up(trouble),
+            Attempt::Strange { why, .. } => self.foreign(why),
+            Attempt::Hopeless(fault) => fault,
+        }
+    }
+
+    fn gave_up(&self, trouble: Trouble) -> Fault {
+        match trouble.kind {
+            TroubleKind::NoToken => Fault::NoToken { why: trouble.why },
+            TroubleKind::Silent | TroubleKind::Said(_) | TroubleKind::Broken => self.unreachable(trouble.why),
         }
     }
 
@@ -506,7 +473,7 @@ impl Retry<'_> {
         let tried_for = transport.clock.boot().since(*begun);
         let left = patience.map(|patience| patience.saturating_sub(tried_for));
         if left.is_some_and(|left| left.is_zero()) {
-            return Err(transport.unreachable(trouble.why));
+            return Err(transport.gave_up(trouble));
         }
         let pause = pauses.next().unwrap_or(RETRY_AFTER_LIMIT).max(after.unwrap_or_default().min(RETRY_AFTER_LIMIT));
         let pause = pause.min(left.unwrap_or(pause));
@@ -541,15 +508,20 @@ impl Call<'_> {
     }
 }
 
-/// The pauses between attempts: from 0.2 s to 5 s. A random part makes each pause up to twice as long, so that a
-/// thousand clients of a restarted server do not come back at once.
-pub fn pauses() -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(Duration::from_secs(5))
-        .without_max_times()
-        .with_jitter()
-        .build()
+fn authorized(request: RequestBuilder, token: Option<&HeaderValue>) -> RequestBuilder {
+    match token {
+        Some(token) => request.header(AUTHORIZATION, token.clone()),
+        None => request,
+    }
+}
+
+/// The result of an attempt for which there was no ID token.
+fn no_token(NoToken { why, may_pass }: NoToken) -> Attempt {
+    if may_pass {
+        Attempt::Again { trouble: Trouble { why, kind: TroubleKind::NoToken }, after: None }
+    } else {
+        Attempt::Hopeless(Fault::NoToken { why })
+    }
 }
 
 async fn read_limited(mut response: Response) -> Result<Vec<u8>, String> {

@@ -23,6 +23,8 @@ pub(super) enum TroubleKind {
     Silent,
     /// The server answered that it cannot do it now, with a reason.
     Said(Option<ErrorCode>),
+    /// The CI made no ID token, and nothing was sent.
+    NoToken,
     /// Anything else: a connection that breaks, an answer of something in between.
     Broken,
 }
@@ -52,6 +54,7 @@ impl Trouble {
                 format!("{server} is being stopped or restarted; waiting for it {limit}")
             }
             TroubleKind::Said(_) => format!("{server} cannot do it now ({why}); trying again {limit}"),
+            TroubleKind::NoToken => format!("the CI makes no ID token for {server} now ({why}); trying again {limit}"),
             TroubleKind::Broken if contacted => {
                 format!("{server} does not answer as it should ({why}); trying again {limit}")
             }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use reqwest::{
-    Body, Method, StatusCode, Url,
+    Body, Method, RequestBuilder, StatusCode, Url,
     header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
 };
 
@@ -139,10 +139,10 @@ impl Uploading<'_> {
 
     /// Asks the server whether it has the artifact, and how many of its bytes.
     async fn look(&self, url: &Url) -> UploadStep {
-        let request = self.transport.request(Method::HEAD, url.clone()).timeout(super::transport::ANSWER_LIMIT);
-        let response = match request.send().await {
+        let limited = |request: RequestBuilder| request.timeout(super::transport::ANSWER_LIMIT);
+        let response = match self.transport.send_raw(Method::HEAD, url.clone(), limited).await {
             Ok(response) => response,
-            Err(error) => return self.failed(&error),
+            Err(attempt) => return self.judged(attempt),
         };
         let offset = response.headers().get(OFFSET_HEADER).and_then(|offset| offset.to_str().ok()?.parse().ok());
         match (response.status(), offset) {
@@ -153,11 +153,11 @@ impl Uploading<'_> {
             }
             // The reason of a refusal is in the body. An answer to HEAD has no body, so GET is sent.
             (_, _) => {
-                let request = self.transport.request(Method::GET, url.clone()).header(ACCEPT, "application/json");
-                match request.timeout(super::transport::ANSWER_LIMIT).send().await {
+                let asking = |request: RequestBuilder| limited(request).header(ACCEPT, "application/json");
+                match self.transport.send_raw(Method::GET, url.clone(), asking).await {
                     Ok(response) if response.status().is_success() => UploadStep::Done,
                     Ok(response) => self.judged(self.transport.judge(response).await),
-                    Err(error) => self.failed(&error),
+                    Err(attempt) => self.judged(attempt),
                 }
             }
         }
@@ -173,15 +173,18 @@ impl Uploading<'_> {
                 return UploadStep::Again { trouble: Trouble::broken(failure), after: None };
             }
         };
-        let mut request = self.transport.request(Method::PUT, url.clone()).header(ACCEPT, "application/json");
-        request = request.header(CONTENT_TYPE, "application/zstd").header(CONTENT_LENGTH, total - offset);
-        if offset > 0 {
-            request = request.header(CONTENT_RANGE, format!("bytes {offset}-{}/{total}", total - 1));
-        }
+        let complete = |request: RequestBuilder| {
+            let request = request.header(ACCEPT, "application/json").header(CONTENT_TYPE, "application/zstd");
+            let request = request.header(CONTENT_LENGTH, total - offset).body(body);
+            if offset == 0 {
+                return request;
+            }
+            request.header(CONTENT_RANGE, format!("bytes {offset}-{}/{total}", total - 1))
+        };
         let sending = async {
-            match request.body(body).send().await {
+            match self.transport.send_raw(Method::PUT, url.clone(), complete).await {
                 Ok(response) => self.judged(self.transport.judge(response).await),
-                Err(error) => self.failed(&error),
+                Err(attempt) => self.judged(attempt),
             }
         };
         tokio::select! {
@@ -217,15 +220,6 @@ impl Uploading<'_> {
             Attempt::Again { trouble, after } => UploadStep::Again { trouble, after },
             Attempt::Strange { why, after } => UploadStep::Again { trouble: Trouble::broken(why), after },
             Attempt::Hopeless(fault) => UploadStep::Hopeless(fault),
-        }
-    }
-
-    fn failed(&self, error: &reqwest::Error) -> UploadStep {
-        match self.transport.failed(error) {
-            Attempt::Again { trouble, after } => UploadStep::Again { trouble, after },
-            Attempt::Strange { why, after } => UploadStep::Again { trouble: Trouble::broken(why), after },
-            Attempt::Hopeless(fault) => UploadStep::Hopeless(fault),
-            Attempt::Answered(_) => UploadStep::Busy,
         }
     }
 }

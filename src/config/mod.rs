@@ -6,11 +6,13 @@
 //! file overrides the defaults.
 
 mod artifacts;
+mod claims;
 mod duration;
 mod freeze;
 mod limits;
 mod live;
 mod location;
+mod oidc;
 mod pass_env;
 mod postgres;
 mod project;
@@ -31,9 +33,11 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 pub use artifacts::Artifacts;
+pub use claims::ClaimPattern;
 pub use duration::{format_duration, parse_duration};
 pub use live::{LastReload, LiveConfig};
 pub use location::StoreLocation;
+pub use oidc::{DEFAULT_AUDIENCE, OidcIssuer, OidcRule};
 pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, WithoutAgent, is_pipeline_name};
@@ -82,6 +86,8 @@ pub struct Config {
     pub tokens: Vec<TokenHash>,
     /// Whether only projects of this configuration may be deployed.
     pub known_projects_only: bool,
+    /// The issuers whose OIDC tokens give access.
+    pub oidc: Vec<OidcIssuer>,
     /// The projects, by name.
     pub projects: BTreeMap<ProjectName, ProjectConfig>,
 }
@@ -141,6 +147,7 @@ impl Default for Config {
             tls: None,
             tokens: Vec::new(),
             known_projects_only: false,
+            oidc: Vec::new(),
             projects: BTreeMap::new(),
         }
     }
@@ -183,7 +190,8 @@ impl Config {
         self
     }
 
-    /// What is valid and may be a mistake, each in a sentence: a token for projects that the configuration does not have.
+    /// What is valid and may be a mistake, each in a sentence: a token or a rule for projects that the configuration does not
+    /// have.
     pub fn warnings(&self) -> Vec<String> {
         let mut found = Vec::new();
         for token in &self.tokens {
@@ -196,6 +204,7 @@ impl Config {
                 }
             }
         }
+        found.extend(oidc::unmatched_projects(self));
         found
     }
 
@@ -232,11 +241,12 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
         tls: root.section("tls").and_then(tls::read),
         tokens: read_tokens(&mut root),
         known_projects_only: root.boolean("known_projects_only").unwrap_or(default.known_projects_only),
+        oidc: oidc::read_all(&mut root),
         projects: project::read_all(&mut root, &pass_env, retention.rules),
         retention,
         pass_env,
     };
-    if !config.allowed_hosts.is_empty() && !root.has("tokens") {
+    if !config.allowed_hosts.is_empty() && !root.has("tokens") && !root.has("oidc") {
         root.document.problem(
             root.span_of("allowed_hosts"),
             "`allowed_hosts` lets a proxy in, and with it everybody whom the proxy serves: it needs `[[tokens]]`; make one \

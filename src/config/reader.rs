@@ -209,6 +209,33 @@ impl<'a> ConfigTable<'a> {
         strings
     }
 
+    /// The keys of a table whose names the user chose, each with its values as text: one string, whole number or boolean,
+    /// or several of them in an array.
+    pub(super) fn named_texts(&mut self, key: &'static str) -> Vec<(Spanned<String>, Vec<Spanned<String>>)> {
+        let Some(parent) = self.section(key) else { return Vec::new() };
+        let text = |name: &str, value: &Spanned<DeValue<'_>>| {
+            let text = match value.get_ref() {
+                DeValue::String(text) => text.to_string(),
+                DeValue::Integer(number) => number.as_str().to_owned(),
+                DeValue::Boolean(flag) => flag.to_string(),
+                _ => {
+                    parent.wrong_type(name, value, "a string, a whole number, true, false, or an array of these");
+                    return None;
+                }
+            };
+            Some(Spanned::new(value.span(), text))
+        };
+        let mut found = Vec::new();
+        for (name, value) in parent.table.iter() {
+            let texts = match value.get_ref() {
+                DeValue::Array(items) => items.iter().filter_map(|item| text(name.get_ref(), item)).collect(),
+                _ => text(name.get_ref(), value).into_iter().collect(),
+            };
+            found.push((Spanned::new(name.span(), name.get_ref().to_string()), texts));
+        }
+        found
+    }
+
     /// The table under a key.
     pub(super) fn section(&mut self, key: &'static str) -> Option<ConfigTable<'a>> {
         let value = self.take(key)?;

@@ -130,6 +130,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         retention,
         tls,
         tokens,
+        oidc,
         known_projects_only,
         projects,
     } = &read;
@@ -153,6 +154,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         ("retention", *retention == before.retention),
         ("tls", !is_tls_spoken || *tls == before.tls),
         ("tokens", *tokens == before.tokens),
+        ("oidc", *oidc == before.oidc),
         ("known_projects_only", *known_projects_only == before.known_projects_only),
     ]);
     let mut changes = ChangedProjects::default();

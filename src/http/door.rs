@@ -1,6 +1,6 @@
 //! The door: every request shows here who sends it, and gets what the caller may do. Tokens of the configuration and those
 //! that were made at run time are known in memory, so the store is asked only about a token that nobody knows. See decisions
-//! 0073 and 0074.
+//! 0073 and 0074. The signed token of an OIDC issuer is verified once and then known, too: decision 0075.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -17,6 +17,7 @@ use super::{
     Access, App,
     error::ErrorAnswer,
     guard::{Examined, Grant, PeerAddress, shown_token},
+    oidc::Wanted,
     request_id::request_id,
     token_text::{hash_of, is_well_formed},
     validity::AccessEnd,
@@ -77,6 +78,7 @@ pub async fn admit(app: &App, visitor: Visitor<'_>) -> VisitorAdmission {
     let admitted = match examine(app, &visitor) {
         Ok(Examination::Grant(grant)) => Ok(grant),
         Ok(Examination::Unknown { sha256, examined }) => Box::pin(look_up(app, &visitor, sha256, &examined)).await,
+        Ok(Examination::Signed { sha256, examined }) => Box::pin(verify(app, &visitor, sha256, &examined)).await,
         Err(refused) => Err(refused),
     };
     let caller = admitted.as_ref().ok().map(|grant| grant.caller.identity.clone());
@@ -101,6 +103,11 @@ enum Examination {
         sha256: [u8; 32],
         examined: Examined,
     },
+    /// The token of an OIDC issuer, which was not verified yet.
+    Signed {
+        sha256: [u8; 32],
+        examined: Examined,
+    },
 }
 
 /// Everything that needs no store.
@@ -108,11 +115,15 @@ fn examine(app: &App, visitor: &Visitor<'_>) -> Result<Examination, ErrorAnswer>
     let examined = visitor.access.examine(visitor.uri, visitor.headers)?;
     let shown = shown_token(visitor.headers);
     let sha256 = shown.map(hash_of);
-    let known = sha256
-        .as_ref()
-        .and_then(|sha256| visitor.access.configured(sha256).cloned().or_else(|| app.live_tokens.grant(sha256)));
+    let known = sha256.as_ref().and_then(|sha256| {
+        let ours = visitor.access.configured(sha256).cloned().or_else(|| app.live_tokens.grant(sha256));
+        ours.or_else(|| app.oidc.now().known(sha256, wanted(visitor)))
+    });
     match (known, sha256) {
         (Some(grant), _) => let_in(app, visitor, grant, &examined).map(Examination::Grant),
+        (None, Some(sha256)) if is_api(visitor) && shown.is_some_and(|token| app.oidc.now().is_for_us(token)) => {
+            Ok(Examination::Signed { sha256, examined })
+        }
         (None, Some(sha256)) if is_api(visitor) && shown.is_some_and(is_well_formed) => {
             Ok(Examination::Unknown { sha256, examined })
         }
@@ -139,6 +150,24 @@ async fn look_up(
         None if visitor.access.is_open_to_machine() => open(visitor, examined),
         None => Err(unknown_token()),
     }
+}
+
+/// Verifies the token of an OIDC issuer. May wait for the issuer's keys.
+async fn verify(app: &App, visitor: &Visitor<'_>, sha256: [u8; 32], examined: &Examined) -> Result<Grant, ErrorAnswer> {
+    let token = shown_token(visitor.headers).unwrap_or_default();
+    match app.oidc.now().admit(token, sha256, wanted(visitor), visitor.is_under_lease).await {
+        Ok(grant) => let_in(app, visitor, grant, examined),
+        // Nobody's fault here.
+        Err(refused) if refused.code() == ErrorCode::IssuerUnreachable => Err(refused),
+        Err(refused) => {
+            app.attempts.count(visitor.address).map_err(too_many)?;
+            Err(refused)
+        }
+    }
+}
+
+fn wanted<'a>(visitor: &Visitor<'a>) -> Wanted<'a> {
+    Wanted { path: visitor.uri.path(), needed: visitor.needed }
 }
 
 /// The holder of a token that is known.

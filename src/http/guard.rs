@@ -48,6 +48,8 @@ pub struct Access {
     trusted_proxies: Vec<IpNet>,
     /// Whether only programs of this machine can reach the server without a proxy.
     is_on_loopback: bool,
+    /// Whether OIDC issuers are configured, so that callers must show who they are.
+    has_issuers: bool,
 }
 
 /// The address of a connection's other end, as its requests carry it to the guard.
@@ -95,6 +97,11 @@ impl Grant {
         let caller = Caller::new(Identity::Token { name: token.name.clone() });
         let projects = VisibleProjects::of(token.projects.as_deref());
         Grant { caller, scopes: token.scopes, projects, validity: Some(validity) }
+    }
+
+    /// What a verified token of an OIDC issuer grants, as long as it is valid.
+    pub fn of_signed(caller: Caller, scopes: Scopes, projects: VisibleProjects, validity: Validity) -> Grant {
+        Grant { caller, scopes, projects, validity: Some(validity) }
     }
 
     /// Why it does not hold any more. Then its holder may only end what runs under a lease.
@@ -179,6 +186,7 @@ impl Access {
             allowed_hosts: config.allowed_hosts.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             is_on_loopback: config.listen.ip().is_loopback(),
+            has_issuers: !config.oidc.is_empty(),
         }
     }
 
@@ -202,7 +210,7 @@ impl Access {
     /// Whether programs of this machine need no token: on a loopback address, as long as the configuration has none. A token
     /// that is made at run time does not shut them out.
     pub fn is_open_to_machine(&self) -> bool {
-        self.tokens.is_empty() && self.is_on_loopback
+        self.tokens.is_empty() && !self.has_issuers && self.is_on_loopback
     }
 
     /// Whether the configuration has a token of this name.

@@ -24,6 +24,7 @@ mod live_tokens;
 mod meta;
 mod metrics;
 mod names;
+mod oidc;
 mod page;
 mod params;
 mod pause;
@@ -77,6 +78,7 @@ use access_log::AccessLog;
 use agents::{Agents, KnownAgents};
 use attempts::Attempts;
 use error::{ErrorAnswer, echo};
+use oidc::LiveOidc;
 use phase_times::PhaseTimes;
 use refusals::RefusalLog;
 use uploads::Uploads;
@@ -94,6 +96,7 @@ pub struct App {
     health: Health,
     artifacts: Retention,
     attempts: Attempts,
+    oidc: Arc<LiveOidc>,
     live_tokens: Arc<LiveTokens>,
     uploads: Uploads,
     phase_times: PhaseTimes,

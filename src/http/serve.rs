@@ -18,6 +18,7 @@ use super::{
     attempts::Attempts,
     connection::{self, ConnectionShared},
     live_tokens::LiveTokens,
+    oidc::LiveOidc,
     phase_times::PhaseTimes,
     rarely::Rarely,
     refusals::{self, RefusalLog},
@@ -93,6 +94,8 @@ pub async fn serve(
     let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
     let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
     let live = queue.config().clone();
+    let oidc = Arc::new(LiveOidc::new(queue.config().clone(), queue.clock().clone()));
+    tokio::spawn(oidc.clone().follow(shutdown.clone()));
     let agents = Agents::new(queue.store().clone(), queue.clock().clone(), watch.clone());
     let (clock, ending) = (queue.clock().clone(), shutdown.clone());
     let refusals = RefusalWriter { log: Arc::default(), queue: queue.clone() };
@@ -102,6 +105,7 @@ pub async fn serve(
         watch,
         access: live_tokens.access().clone(),
         attempts: Attempts::default(),
+        oidc,
         live_tokens,
         agents,
         metrics,
@@ -121,7 +125,7 @@ pub async fn serve(
 
 /// Refuses a configuration under which every machine on the network could deploy without a token.
 pub fn require_protection(config: &Config) -> Result<(), ServeError> {
-    if config.listen.ip().is_loopback() || !config.tokens.is_empty() {
+    if config.listen.ip().is_loopback() || !config.tokens.is_empty() || !config.oidc.is_empty() {
         return Ok(());
     }
     Err(ServeError::Unprotected(config.listen))

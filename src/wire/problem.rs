@@ -24,6 +24,9 @@ pub enum ErrorCode {
     TokenRevoked,
     TokenExpired,
     TooManyAttempts,
+    TokenNotAccepted,
+    NoOidcRule,
+    IssuerUnreachable,
     HostNotAllowed,
     ProxyNeedsTokens,
     ForbiddenOrigin,
@@ -67,7 +70,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 50] = [
+    pub const ALL: [ErrorCode; 53] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -79,6 +82,9 @@ impl ErrorCode {
         ErrorCode::TokenRevoked,
         ErrorCode::TokenExpired,
         ErrorCode::TooManyAttempts,
+        ErrorCode::TokenNotAccepted,
+        ErrorCode::NoOidcRule,
+        ErrorCode::IssuerUnreachable,
         ErrorCode::HostNotAllowed,
         ErrorCode::ProxyNeedsTokens,
         ErrorCode::ForbiddenOrigin,
@@ -129,11 +135,15 @@ impl ErrorCode {
             | ErrorCode::InvalidBody
             | ErrorCode::InvalidProject
             | ErrorCode::UnknownPipeline => 400,
-            ErrorCode::Unauthorized | ErrorCode::TokenRevoked | ErrorCode::TokenExpired => 401,
+            ErrorCode::Unauthorized
+            | ErrorCode::TokenRevoked
+            | ErrorCode::TokenExpired
+            | ErrorCode::TokenNotAccepted => 401,
             ErrorCode::TooManyAttempts => 429,
             ErrorCode::HostNotAllowed
             | ErrorCode::ProxyNeedsTokens
             | ErrorCode::ForbiddenOrigin
+            | ErrorCode::NoOidcRule
             | ErrorCode::MissingScope => 403,
             ErrorCode::NotFound | ErrorCode::UnknownProject => 404,
             ErrorCode::MethodNotAllowed => 405,
@@ -164,7 +174,9 @@ impl ErrorCode {
             ErrorCode::KeyReused | ErrorCode::ArtifactMissing | ErrorCode::ArtifactMismatch => 422,
             ErrorCode::HeadersTooLarge => 431,
             ErrorCode::Internal => 500,
-            ErrorCode::Unavailable | ErrorCode::ShuttingDown | ErrorCode::DiskFull => 503,
+            ErrorCode::Unavailable | ErrorCode::IssuerUnreachable | ErrorCode::ShuttingDown | ErrorCode::DiskFull => {
+                503
+            }
         }
     }
 
@@ -182,6 +194,9 @@ impl ErrorCode {
             ErrorCode::TokenRevoked => "The token was revoked",
             ErrorCode::TokenExpired => "The token has expired",
             ErrorCode::TooManyAttempts => "Too many wrong tokens came from this address",
+            ErrorCode::TokenNotAccepted => "The signed token is not one that this server takes",
+            ErrorCode::NoOidcRule => "No rule lets this job in",
+            ErrorCode::IssuerUnreachable => "The token cannot be checked now",
             ErrorCode::HostNotAllowed => "This server does not answer under that host name",
             ErrorCode::ProxyNeedsTokens => "A server without tokens takes nothing from a proxy",
             ErrorCode::MissingScope => "This token may not do that",
@@ -237,6 +252,7 @@ impl ErrorCode {
             | ErrorCode::LineFull
             | ErrorCode::ProjectPaused
             | ErrorCode::UploadInProgress
+            | ErrorCode::IssuerUnreachable
             | ErrorCode::Unavailable
             | ErrorCode::ShuttingDown
             | ErrorCode::DiskFull => true,
@@ -250,6 +266,8 @@ impl ErrorCode {
             | ErrorCode::Unauthorized
             | ErrorCode::TokenRevoked
             | ErrorCode::TokenExpired
+            | ErrorCode::TokenNotAccepted
+            | ErrorCode::NoOidcRule
             | ErrorCode::HostNotAllowed
             | ErrorCode::ProxyNeedsTokens
             | ErrorCode::ForbiddenOrigin

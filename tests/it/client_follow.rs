@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use singletrack::{
     client::{
-        calls::{Connection, Fault, Patience},
+        calls::{Connection, Credentials, Fault, Patience},
         follow::{FollowLimits, Follower, How, Update},
     },
     clock::SystemClock,
@@ -29,7 +29,7 @@ async fn follow(fake: &Fake, how: How) -> Followed {
     let patience = Patience { first: Duration::from_secs(5), later: Some(Duration::from_secs(5)) };
     let base = fake.url.parse().unwrap();
     let clock = Arc::new(SystemClock);
-    let connection = Connection::new(base, None, None, patience, Box::new(|_| {}), clock).unwrap();
+    let connection = Connection::new(base, Credentials::default(), None, patience, Box::new(|_| {}), clock).unwrap();
     let project = "web".parse().unwrap();
     let limits = FollowLimits {
         first_byte: Duration::from_millis(400),

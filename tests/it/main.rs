@@ -43,6 +43,7 @@ mod inherited;
 mod live;
 mod log_lines;
 mod numbers;
+mod oidc;
 mod pauses;
 mod places;
 mod random_walk;

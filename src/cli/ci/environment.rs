@@ -17,7 +17,8 @@ impl<'a> Environment<'a> {
         self.first(&["USER", "LOGNAME"]).and_then(|user| line(user, bounds::ACTOR))
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<String> {
+    /// A variable's value.
+    pub fn get(&self, name: &str) -> Option<String> {
         (self.0)(name).filter(|value| !value.trim().is_empty())
     }
 

@@ -1,12 +1,13 @@
 //! Reads what the CI system says about its job: pure functions over the environment.
 //!
-//! `run` says what is known of a job, `environment` reads variables, `log` says how a system's log shows structure, `facts`
+//! `run` says what is known of a job, `environment` reads variables, `id_token` finds the job's ID token, `log` says how a system's log shows structure, `facts`
 //! and `files` what later steps and jobs are told, and each file in `systems` is one CI system. The names of
 //! variables are those of each system's own documentation. What a system does not say is left out; a flag always wins.
 
 mod environment;
 mod facts;
 mod files;
+pub mod id_token;
 mod log;
 pub mod markdown;
 mod run;

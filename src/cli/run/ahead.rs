@@ -23,6 +23,7 @@ use super::{
 use crate::{
     cli::{
         self,
+        ci::id_token::ID_TOKEN_VARIABLE,
         exit::{Exit, Failure},
         session::Session,
     },
@@ -106,7 +107,7 @@ impl Ahead {
         };
         let prepared = fork(Here {
             command: &args.command,
-            hidden: &["SINGLETRACK_TOKEN", "SINGLETRACK_PHASE"],
+            hidden: &["SINGLETRACK_TOKEN", ID_TOKEN_VARIABLE, "SINGLETRACK_PHASE"],
             lock: &folder.lock(),
             folder: folder.path(),
             kill_budget: Times::of_length(args.lease).kill_budget,

@@ -25,7 +25,7 @@ Exit codes:
 Environment of the command:
   SINGLETRACK_FENCING_TOKEN   grows with every holder of the project's slot
   SINGLETRACK_DEPLOYMENT_ID, _PROJECT, _PIPELINE, _REF, _COMMIT, _URL (the server)
-  SINGLETRACK_TOKEN is not passed on.
+  SINGLETRACK_TOKEN and SINGLETRACK_ID_TOKEN are not passed on.
 
 The command uses the standard input, output and error of `run`, byte for byte. If the input is a terminal, the command
 gets its own terminal of the same size: Ctrl-C and /dev/tty work, also in `| tee log`. In front of a pager, `</dev/null`

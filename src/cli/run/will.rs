@@ -14,7 +14,7 @@ use crate::{
         session::Session,
     },
     client::{
-        calls::{Connection, Patience, Token, Worker},
+        calls::{Connection, Credentials, IdTokenRequest, Patience, Token, Worker},
         lease::HttpLessor,
     },
     clock::{Clock as _, SystemClock},
@@ -32,6 +32,7 @@ const MESSAGE: &str = "the run was killed; its command was ended";
 pub(super) struct Will {
     server: String,
     token: Option<String>,
+    id_token: Option<IdTokenRequest>,
     ca_cert: Option<PathBuf>,
     project: ProjectName,
     id: DeploymentId,
@@ -41,9 +42,11 @@ pub(super) struct Will {
 impl Will {
     /// For the deployment of this grant.
     pub(super) fn new(session: &Session, target: &TargetArgs, grant: &TakenSlot) -> Self {
+        let (token, id_token) = session.connection.testament();
         Will {
             server: session.connection.server().to_owned(),
-            token: session.connection.token().map(str::to_owned),
+            token,
+            id_token,
             ca_cert: target.connect.server.ca_cert.clone(),
             project: target.project.clone(),
             id: grant.deployment.id,
@@ -59,13 +62,16 @@ impl Will {
 
     /// Tells the server, for as long as the lease may last.
     async fn execute(self) -> Result<Exit, Failure> {
-        let Will { server, token, ca_cert, project, id, lease } = self;
+        let Will { server, token, id_token, ca_cert, project, id, lease } = self;
         let server = server.parse().map_err(|_| Failure::new(Exit::Usage, "the server's address is not a URL"))?;
-        let token = Token::parse(&token.unwrap_or_default())?;
+        let credentials = match id_token {
+            Some(request) => Credentials::from_github(request),
+            None => Credentials::from(Token::parse(&token.unwrap_or_default())?),
+        };
         let nobody_listens = Box::new(|_: &str| {});
         let connection = Connection::new(
             server,
-            token,
+            credentials,
             ca_cert.as_deref(),
             Patience::DEADLINE,
             nobody_listens,

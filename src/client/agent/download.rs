@@ -15,8 +15,9 @@ impl Connection {
     /// Why the download failed, for people.
     pub async fn download(&self, digest: &Digest, to: &Path) -> Result<(), String> {
         let url = self.url(&["v1", "artifacts", digest.as_str()]);
-        let answer = self.transport().request(Method::GET, url).send().await;
-        let mut answer = answer.map_err(|error| format!("no answer: {error}"))?;
+        let transport = self.transport();
+        let answer = transport.send_raw(Method::GET, url, |request| request).await;
+        let mut answer = answer.map_err(|attempt| transport.fault_of(attempt).to_string())?;
         if answer.status() != StatusCode::OK {
             return Err(format!("the server answers {}", answer.status()));
         }

@@ -29,9 +29,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    calls::{Connection, Fault, Patience, ServerRefusal, pauses},
+    calls::{Connection, Credentials, Fault, Patience, ServerRefusal, pauses},
     error::SetupError,
-    token::Token,
 };
 use crate::{
     clock::{Clock, SystemClock},
@@ -65,8 +64,8 @@ pub struct Settings {
     pub shim: ShimProgram,
     /// The server.
     pub server: Url,
-    /// The agent's token.
-    pub token: Option<Token>,
+    /// What the agent shows.
+    pub credentials: Credentials,
     /// An additional certificate authority.
     pub ca_cert: Option<PathBuf>,
 }
@@ -109,15 +108,16 @@ impl Agent {
     ///
     /// # Errors
     /// Its folder is another agent's or cannot be made, or the token or the certificate cannot be used.
-    pub fn new(settings: Settings) -> Result<Arc<Agent>, AgentError> {
+    pub fn new(mut settings: Settings) -> Result<Arc<Agent>, AgentError> {
         let lock = own(&settings.work_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let Settings { server, token, ca_cert, .. } = &settings;
+        let credentials = std::mem::take(&mut settings.credentials);
+        let Settings { server, ca_cert, .. } = &settings;
         // Every call is made once: the caller decides how long it is retried.
         let notice = Box::new(|text: &str| tracing::warn!("{text}"));
         let connection = Connection::new(
             server.clone(),
-            token.clone(),
+            credentials,
             ca_cert.as_deref(),
             Patience::DEADLINE,
             notice,

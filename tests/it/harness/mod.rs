@@ -4,6 +4,7 @@
 pub mod balancer;
 pub mod client;
 pub mod forbid;
+pub mod issuer;
 pub mod mounts;
 pub mod nginx;
 pub mod openapi;
@@ -316,6 +317,15 @@ impl TestServer {
             .unwrap();
         let id = id.replace('-', "");
         let rows = rows.query_map([id], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    /// The callers in the audit log's entries about a deployment, in order.
+    pub fn callers(&self, id: &str) -> Vec<String> {
+        let store = rusqlite::Connection::open(self.path("test.db")).unwrap();
+        let mut rows =
+            store.prepare("SELECT caller FROM audit WHERE lower(hex(deployment)) = ?1 ORDER BY number").unwrap();
+        let rows = rows.query_map([id.replace('-', "")], |row| row.get(0)).unwrap();
         rows.map(Result::unwrap).collect()
     }
 
