@@ -170,7 +170,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
     let config = Config {
         listen: before.listen,
         store: before.store.clone(),
-        postgres: before.postgres.clone(),
+        postgres: before.postgres,
         work_dir: before.work_dir.clone(),
         tls: if is_tls_spoken { tls.clone() } else { before.tls.clone() },
         ..read
