@@ -400,6 +400,8 @@ const CALLS: &[(&str, &str, Result<&str, &str>)] = &[
         "/v1/projects/{project}/deployments/{id}/finish",
         Err("the deployment keeps its end; what comes too late leaves late_result"),
     ),
+    ("post", "/v1/projects/{project}/pause", Ok("pause")),
+    ("post", "/v1/projects/{project}/resume", Ok("resume")),
     ("post", "/v1/projects/{project}/release", Ok("release")),
     ("post", "/v1/claims", Ok("claim")),
     ("post", "/v1/admin/reload", Ok("reload")),

@@ -248,3 +248,34 @@ fn who_runs_a_project_and_whom_a_token_serves_is_checked() {
         assert!(wrong(text).contains(says), "{text}: {}", wrong(text));
     }
 }
+
+#[test]
+fn freeze_windows_are_read_and_what_is_no_window_is_refused_with_its_place() {
+    let read = |windows: &str| {
+        let config = format!("[projects.web]\n{windows}");
+        Config::parse(&config, Path::new("singletrack.toml")).map_err(|error| error.to_string())
+    };
+    let window = |from: &str, to: &str| format!("[[projects.web.freeze]]\nfrom = \"{from}\"\nto = \"{to}\"\n");
+    let zone = "time_zone = \"Europe/Berlin\"\nreason = \"nobody is here\"\n";
+    let config =
+        read(&format!("{}{zone}{}", window("Fri 16:00", "Mon 08:00"), window("12-20", "01-02 08:00"))).unwrap();
+    let told: Vec<_> =
+        config.projects.values().flat_map(|web| web.policy.freezes.iter()).map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["Fri 16:00 to Mon 08:00, Europe/Berlin: nobody is here", "12-20 00:00 to 01-02 08:00 of each year, UTC"]
+    );
+    for (windows, told) in [
+        (window("Fri 16:00", "Fri 16:00"), "would never end"),
+        (window("Mon 00:00", "Fri 00:00") + &window("Fri 00:00", "Mon 00:00"), "leave no gap"),
+        (window("2026-12-24", "2026-12-20"), "ends before it begins"),
+        (window("Fri 16:00", "12-20"), "two different forms"),
+        (window("Fri", "Mon 08:00"), "needs a time"),
+        (window("Fri 16:00", "Mon 08:00") + "time_zone = \"Europe/Berln\"", "name of a time zone"),
+        (window("Fri 16:00", "Mon 08:00") + "reson = \"x\"", "reason"),
+        ("[[projects.web.freeze]]\nfrom = \"Fri 16:00\"".to_owned(), "`projects.web.freeze"),
+    ] {
+        let refused = read(&windows).unwrap_err();
+        assert!(refused.contains(told) && refused.contains("singletrack.toml:"), "{windows}\n{refused}");
+    }
+}

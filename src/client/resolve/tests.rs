@@ -306,3 +306,18 @@ fn whoever_stops_leaves_nothing_behind() {
         assert_eq!(conversation(wish, seen), expected, "{name}");
     }
 }
+
+#[test]
+fn a_place_in_line_of_a_held_project_is_kept_though_nobody_is_in_the_way() {
+    let held = || {
+        let conflict = json!({ "ticket": OURS, "queuePosition": 1, "hold": { "kind": "pause", "reason": "repair" } });
+        Observation::Held(Box::new(serde_json::from_value(conflict).expect("a test's conflict")))
+    };
+    for preempt in [false, true] {
+        let (mut resolver, _) = Resolver::new(Wish::Wait { preempt }, Some(id(HOLDER)));
+        assert_eq!(word(&resolver.next(held())), "turn");
+        let nobody = Observation::StillWaiting { ticket: id(OURS), holder: None };
+        assert_eq!(word(&resolver.next(nobody)), "turn");
+        assert_eq!(word(&resolver.next(still(HOLDER))), if preempt { "preempt holder" } else { "turn" });
+    }
+}
