@@ -31,8 +31,7 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     if app.watch.is_draining() {
         // An earlier call of this claim may have taken a deployment. It is answered all the same, because the agent may
         // not have received that answer.
-        let taken = Box::pin(app.queue.claimed_by(&holder)).await?;
-        return visible(taken, &wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed))).ok_or_else(draining);
+        return Box::pin(taken(&app, &holder, &wish)).await?.ok_or_else(draining);
     }
     let mut changes = app.queue.config().changes();
     let mut served = served(&app, &wish);
@@ -43,9 +42,7 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
         && (is_introduction || served.is_empty())
     {
         // The project may have left the configuration since this claim took a deployment.
-        let taken = Box::pin(app.queue.claimed_by(&holder)).await?;
-        let taken = visible(taken, &wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed)));
-        return taken.ok_or_else(|| not_by_agents(other));
+        return Box::pin(taken(&app, &holder, &wish)).await?.ok_or_else(|| not_by_agents(other));
     }
     let (ends_at, wait_end) = (Instant::now() + window, app.watch.wait_end());
     let _present = Box::pin(app.agents.arrive(&wish, window)).await?;
@@ -53,17 +50,17 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
     let mut work = app.watch.work(wish.projects.keys());
     // An earlier call of this claim may have taken a deployment already. From here on, if there is anything to take,
     // the decision itself finds what another call has taken.
-    let mut claimed = Box::pin(app.queue.claimed_by(&holder)).await?;
+    let mut answer = Box::pin(taken(&app, &holder, &wish)).await?;
     loop {
         work.mark_unchanged();
         if let Some(end) = grant.end() {
             return Err(door::ended(end));
         }
-        if claimed.is_none() && wish.capacity > 0 {
-            claimed = Box::pin(app.queue.claim_any(&caller, &holder, &served)).await?;
+        if answer.is_none() && wish.capacity > 0 {
+            answer = Box::pin(take(&app, &caller, &holder, &wish, &served)).await?;
         }
-        if let Some(claimed) = visible(claimed.take(), &wish) {
-            return Ok(answer::json(StatusCode::OK, &wire(claimed)));
+        if let Some(answer) = answer.take() {
+            return Ok(answer);
         }
         let woken = tokio::select! {
             biased;
@@ -78,13 +75,31 @@ pub async fn claim(State(app): State<Arc<App>>, request: Request) -> Result<Resp
         if !woken {
             // Without a window this may be a claim that is asked once more, whose first call was taking a deployment
             // while this call began.
-            let taken = if window.is_zero() { Box::pin(app.queue.claimed_by(&holder)).await? } else { None };
-            if let Some(claimed) = visible(taken, &wish) {
-                return Ok(answer::json(StatusCode::OK, &wire(claimed)));
-            }
-            return Err(ErrorAnswer::new(ErrorCode::NothingToDo, "there is no work for this agent yet; ask again"));
+            let nothing = || ErrorAnswer::new(ErrorCode::NothingToDo, "there is no work for this agent yet; ask again");
+            return match window.is_zero() {
+                true => Box::pin(taken(&app, &holder, &wish)).await?.ok_or_else(nothing),
+                false => Err(nothing()),
+            };
         }
     }
+}
+
+/// The answer with the deployment that an earlier call of this claim took.
+async fn taken(app: &App, holder: &LeaseHolder, wish: &ClaimRequest) -> Result<Option<Response>, ErrorAnswer> {
+    let taken = app.queue.claimed_by(holder).await?;
+    Ok(visible(taken, wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed))))
+}
+
+/// Takes a deployment; the answer with it.
+async fn take(
+    app: &App,
+    caller: &Caller,
+    holder: &LeaseHolder,
+    wish: &ClaimRequest,
+    served: &Offers,
+) -> Result<Option<Response>, ErrorAnswer> {
+    let claimed = app.queue.claim_any(caller, holder, served).await?;
+    Ok(visible(claimed, wish).map(|claimed| answer::json(StatusCode::OK, &wire(claimed))))
 }
 
 /// The claimed deployment, if the caller may see its project: an agent that uses another agent's name gets no lease.
