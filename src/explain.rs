@@ -84,6 +84,7 @@ pub const PAGES: &[ExplainPage] = pages![
     "REPORT_GAP",
     "REQUEST_TIMEOUT",
     "ROLLBACK_FAILED",
+    "ROLLBACK_IMPOSSIBLE",
     "SHUTTING_DOWN",
     "STALLED",
     "STILL_RUNNING",

@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use super::{
     AgentArgs, AuditArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
     FenceCommand, ListArgs, LogsArgs, ManArgs, PauseArgs, ProtectArgs, RedeployArgs, ReleaseArgs, ReloadArgs,
-    ResumeArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs,
+    ResumeArgs, RollbackArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs,
     exit::EXIT_CODES, read::read,
 };
 
@@ -76,6 +76,8 @@ pub enum ClientCommand {
     Fence(FenceCommand),
     /// Run an earlier deployment again, with its artifact and inputs, even if newer ones were deployed since
     Redeploy(Box<RedeployArgs>),
+    /// Go back: deploy an earlier success again, before all others, and follow it to its end; what runs is cancelled
+    Rollback(Box<RollbackArgs>),
     /// Show one deployment; without an ID, the one that holds the slot, else the latest
     Status(StatusArgs),
     /// Wait until a deployment is final, and exit with its exit code; a wait that is stopped does not stop the deployment

@@ -297,6 +297,12 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
         ErrorCode::UnknownPipeline => (Exit::Usage, Some("`singletrack why` shows the project's pipelines")),
         ErrorCode::UnknownProject => (Exit::Usage, Some("`singletrack list` without a project shows the projects")),
         ErrorCode::ConfigInvalid => (Exit::Usage, Some("mend the file; `singletrack check-config FILE` checks it")),
+        ErrorCode::RollbackImpossible => (
+            Exit::Usage,
+            Some(
+                "`singletrack list --status SUCCEEDED` shows what can be live again, and --to names it; `singletrack current` shows what is live",
+            ),
+        ),
         ErrorCode::NotFound => (Exit::Usage, Some("`singletrack list` shows what there is")),
         ErrorCode::BodyTooLarge => (
             Exit::Usage,

@@ -68,10 +68,7 @@ impl Session {
 
     /// The name of whoever uses this command: from the CI, else the user's.
     pub fn actor(&self) -> Option<String> {
-        match &self.ci {
-            Some(ci) => ci.actor.clone(),
-            None => Environment::new(&|name| std::env::var(name).ok()).user(),
-        }
+        actor_of(self.ci.as_ref())
     }
 
     /// Prints `lines` as the result, or `value` with `--json`.
@@ -87,6 +84,14 @@ impl Session {
             lines.iter().try_for_each(|line| print::answer(line))
         };
         written.map_err(not_written)
+    }
+}
+
+/// The name of whoever uses a command: from the CI, else the user's.
+pub fn actor_of(ci: Option<&CiRun>) -> Option<String> {
+    match ci {
+        Some(ci) => ci.actor.clone(),
+        None => Environment::new(&|name| std::env::var(name).ok()).user(),
     }
 }
 

@@ -166,7 +166,30 @@ impl Connection {
     /// # Errors
     /// No usable answer came.
     pub async fn submit(&self, project: &ProjectName, key: &IdempotencyKey, body: &[u8]) -> Result<Submitted, Fault> {
-        let url = self.project_url(project, &["deployments"]);
+        self.submit_to(project, "deployments", key, body).await
+    }
+
+    /// Asks for a rollback.
+    ///
+    /// # Errors
+    /// No usable answer came.
+    pub async fn roll_back(
+        &self,
+        project: &ProjectName,
+        key: &IdempotencyKey,
+        body: &[u8],
+    ) -> Result<Submitted, Fault> {
+        self.submit_to(project, "rollback", key, body).await
+    }
+
+    async fn submit_to(
+        &self,
+        project: &ProjectName,
+        route: &str,
+        key: &IdempotencyKey,
+        body: &[u8],
+    ) -> Result<Submitted, Fault> {
+        let url = self.project_url(project, &[route]);
         let call = Call { key: Some(key), body: Some(body.to_vec()), ..Call::new(Method::POST, url) };
         let answer = self.transport.send(&call).await?;
         if answer.status.is_success() {

@@ -36,6 +36,7 @@ mod rarely;
 mod read;
 mod refusals;
 mod request_id;
+mod rollback;
 mod router;
 mod scan;
 mod serve;

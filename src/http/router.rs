@@ -18,7 +18,7 @@ use super::{
     door::{self, Visitor, VisitorAdmission},
     error, events, intake, meta, metrics, pause, projects, read,
     refusals::{self, RefusedAttempt},
-    submit, tokens,
+    rollback, submit, tokens,
     validity::AccessEnd,
     waits, workers,
 };
@@ -59,6 +59,7 @@ fn routes() -> Vec<Route> {
         ("/v1/projects/{project}/pause", &[("post", ADMIN)], post(pause::pause)),
         ("/v1/projects/{project}/resume", &[("post", ADMIN)], post(pause::resume)),
         ("/v1/projects/{project}/release", &[("post", &[Scope::Release])], post(projects::release)),
+        ("/v1/projects/{project}/rollback", &[("post", SUBMIT)], post(rollback::rollback)),
         ("/v1/audit", &[("get", ADMIN)], get(audit::list)),
         ("/v1/claims", &[("post", &[Scope::Work])], post(claims::claim)),
         (

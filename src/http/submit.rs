@@ -111,7 +111,12 @@ async fn prepare(
 }
 
 /// A submission that only finds the deployment made under its key, and makes none.
-fn repeated(app: &App, project: ProjectName, wish: &SubmitRequest, key: (IdempotencyKey, [u8; 32])) -> Submission {
+pub(super) fn repeated(
+    app: &App,
+    project: ProjectName,
+    wish: &SubmitRequest,
+    key: (IdempotencyKey, [u8; 32]),
+) -> Submission {
     Submission {
         id: DeploymentId::generate(),
         project,
@@ -140,7 +145,7 @@ fn claim_terms(app: &App, wish: &SubmitRequest) -> Option<ClaimTerms> {
 
 /// Why the server takes no new deployment now. A deployment that was made under the key earlier is served all the same:
 /// a ticket whose turn comes must not lose the slot because this server drains.
-async fn refusal(app: &App, submission: &Submission) -> Result<Option<Rejection>, ErrorAnswer> {
+pub(super) async fn refusal(app: &App, submission: &Submission) -> Result<Option<Rejection>, ErrorAnswer> {
     if app.watch.is_draining() {
         return Ok(Some(Rejection::Draining));
     }
@@ -182,7 +187,7 @@ async fn read_wish(headers: &HeaderMap, body: Body) -> Result<SubmitRequest, Err
 }
 
 /// Decides the submission. If no new deployment can be made, `otherwise` says why.
-async fn decide(
+pub(super) async fn decide(
     app: &App,
     caller: &Caller,
     submission: Submission,
@@ -224,7 +229,7 @@ async fn decide(
     }
 }
 
-async fn accepted(
+pub(super) async fn accepted(
     app: &App,
     own: &Placed,
     overtaker: Option<Mention>,
@@ -296,7 +301,7 @@ fn invalid(detail: impl Into<String>) -> ErrorAnswer {
     ErrorAnswer::new(ErrorCode::InvalidBody, detail)
 }
 
-fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), ErrorAnswer> {
+pub(super) fn check(wish: &SubmitRequest, place_is_found: bool) -> Result<(), ErrorAnswer> {
     if wish.on_conflict == OnConflict::Wait && !place_is_found {
         return Err(ErrorAnswer::new(
             ErrorCode::InvalidParameter,
@@ -389,25 +394,32 @@ fn check_inputs(wish: &SubmitRequest) -> Result<(), ErrorAnswer> {
 
 /// The fields that a submit may leave out, taken from the deployment that is run again.
 #[derive(Default)]
-struct Former {
+pub(super) struct Former {
     mention: Option<Mention>,
     pipeline: Option<String>,
     spec: Spec,
+}
+
+impl Former {
+    /// What this deployment was asked for.
+    pub(super) fn of(deployment: Deployment) -> Self {
+        let mention = Some(deployment.mention());
+        let spec = deployment.spec;
+        Former { mention, pipeline: Some(spec.pipeline.clone()), spec }
+    }
 }
 
 async fn former(app: &App, project: &ProjectName, wish: &SubmitRequest) -> Result<Former, ErrorAnswer> {
     let Some(name) = &wish.retry_of else { return Ok(Former::default()) };
     let id = app.named(project, name).await?;
     let placed = app.queue.store().deployment(project.clone(), id).await?.ok_or_else(ErrorAnswer::not_found)?;
-    let mention = Some(placed.deployment.mention());
-    let spec = placed.deployment.spec;
-    if spec.executor == RunBy::Submitter && wish.executor == RunBy::Worker {
+    if placed.deployment.spec.executor == RunBy::Submitter && wish.executor == RunBy::Worker {
         return Err(invalid("retryOf names a deployment that its client ran: run its command again"));
     }
-    Ok(Former { mention, pipeline: Some(spec.pipeline.clone()), spec })
+    Ok(Former::of(placed.deployment))
 }
 
-async fn submission(
+pub(super) async fn submission(
     app: &App,
     project: ProjectName,
     wish: SubmitRequest,

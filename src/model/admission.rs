@@ -389,7 +389,7 @@ fn preempt(
 
 /// Puts a newcomer before the older deployments in line, and tells those of them that were not told yet that it will
 /// end them.
-fn put_ahead(slot: &mut Slot, newcomer: &Deployment) -> bool {
+pub(super) fn put_ahead(slot: &mut Slot, newcomer: &Deployment) -> bool {
     if newcomer.started_at.is_some() {
         // The newcomer has started, so there is nothing to wait for.
         let before = Deployment { started_at: None, line_rank: Some(newcomer.rank()), ..newcomer.clone() };
@@ -464,7 +464,7 @@ fn outdated(spec: &Spec, slot: &Slot) -> Option<Rejection> {
     Some(Rejection::Outdated { order: spec.order.unwrap_or_default(), newer })
 }
 
-fn may_preempt(holder: &Deployment, slot: &Slot, policy: &Policy) -> bool {
+pub(super) fn may_preempt(holder: &Deployment, slot: &Slot, policy: &Policy) -> bool {
     // Only running work is protected, because taking a slot under which no worker runs costs nothing.
     if !matches!(holder.state, State::Running(_)) {
         return true;

@@ -12,6 +12,7 @@ pub mod event;
 pub mod forecast;
 pub mod freeze;
 pub mod glob;
+pub mod go_back;
 pub mod hint;
 pub mod hold;
 pub mod identity;

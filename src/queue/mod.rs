@@ -5,6 +5,7 @@ pub mod absence;
 pub mod cancel;
 pub mod claim;
 pub mod finish;
+pub mod go_back;
 pub mod heartbeat;
 mod locked;
 mod note;

@@ -11,6 +11,7 @@ mod pause;
 pub mod problem;
 pub mod project;
 pub mod reload;
+pub mod rollback;
 pub mod submit;
 pub mod time;
 pub mod token;
@@ -29,6 +30,7 @@ pub use project::{
     ReleaseRequest,
 };
 pub use reload::{ReloadAnswer, ReloadedProjects};
+pub use rollback::RollbackRequest;
 pub use submit::{Blocker, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};
 pub use token::{RevokeRequest, TokenCreated, TokenList, TokenRequest, TokenStatus, TokenView};
 pub use worker::{

@@ -55,6 +55,7 @@ pub enum ErrorCode {
     UploadInProgress,
     ReportGap,
     ConfigInvalid,
+    RollbackImpossible,
     BodyTooLarge,
     UriTooLong,
     UnsupportedMediaType,
@@ -70,7 +71,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 53] = [
+    pub const ALL: [ErrorCode; 54] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -113,6 +114,7 @@ impl ErrorCode {
         ErrorCode::UploadInProgress,
         ErrorCode::ReportGap,
         ErrorCode::ConfigInvalid,
+        ErrorCode::RollbackImpossible,
         ErrorCode::BodyTooLarge,
         ErrorCode::UriTooLong,
         ErrorCode::UnsupportedMediaType,
@@ -167,7 +169,8 @@ impl ErrorCode {
             | ErrorCode::UploadOffset
             | ErrorCode::UploadInProgress
             | ErrorCode::ReportGap
-            | ErrorCode::ConfigInvalid => 409,
+            | ErrorCode::ConfigInvalid
+            | ErrorCode::RollbackImpossible => 409,
             ErrorCode::BodyTooLarge => 413,
             ErrorCode::UriTooLong => 414,
             ErrorCode::UnsupportedMediaType => 415,
@@ -225,6 +228,7 @@ impl ErrorCode {
             ErrorCode::UploadInProgress => "The artifact is being uploaded at this moment",
             ErrorCode::ReportGap => "Reports before these are missing",
             ErrorCode::ConfigInvalid => "The configuration's file is wrong, and nothing has changed",
+            ErrorCode::RollbackImpossible => "There is no such success to go back to",
             ErrorCode::BodyTooLarge => "The body is larger than this route takes",
             ErrorCode::UriTooLong => "The address is longer than 8 KiB",
             ErrorCode::UnsupportedMediaType => "The body's type or encoding is not one that this route takes",
@@ -287,6 +291,7 @@ impl ErrorCode {
             | ErrorCode::UploadOffset
             | ErrorCode::ReportGap
             | ErrorCode::ConfigInvalid
+            | ErrorCode::RollbackImpossible
             | ErrorCode::BodyTooLarge
             | ErrorCode::UriTooLong
             | ErrorCode::UnsupportedMediaType

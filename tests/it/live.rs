@@ -76,3 +76,133 @@ async fn what_is_live_is_told_with_commit_inputs_outputs_and_since_when() {
     })
     .await;
 }
+
+const GATED: &str = r#"
+[[projects.web.pipelines.deploy.phases]]
+name = "only"
+run = 'echo "deploying $SINGLETRACK_COMMIT $INPUT_VERSION"; flock --shared "$TEST_DIR/gate" true'
+[[projects.web.pipelines.broken.phases]]
+name = "only"
+run = "exit 3"
+"#;
+
+/// Deploys this commit to its end, and answers its number.
+async fn deployed(server: &TestServer, commit: &str) -> u64 {
+    let wish = json!({ "commit": commit, "actor": "alice", "inputs": { "version": commit }, "onConflict": "queue" });
+    let ended = server.finished(&server.accepted(wish).await).await;
+    assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
+    ended["number"].as_u64().unwrap()
+}
+
+/// Asks for a rollback.
+async fn roll_back(server: &TestServer, body: Value) -> Value {
+    let answer = server.post("/v1/projects/web/rollback", body).await;
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    answer.body
+}
+
+/// The error code with which a rollback is refused.
+async fn refused(server: &TestServer, body: Value) -> String {
+    let answer = server.post("/v1/projects/web/rollback", body).await;
+    assert!(answer.status >= 400, "{}", answer.text);
+    answer.refusal().1.to_owned()
+}
+
+/// The commit that is live.
+async fn live(server: &TestServer) -> Value {
+    server.project().await["current"]["commit"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_makes_the_success_before_the_live_one_live_and_the_next_rollback_goes_further_back() {
+    on_each_engine(GATED, async |server| {
+        assert_eq!(refused(&server, json!({})).await, "ROLLBACK_IMPOSSIBLE", "never deployed");
+        deployed(&server, "a").await;
+        assert_eq!(refused(&server, json!({})).await, "ROLLBACK_IMPOSSIBLE", "none before it");
+        deployed(&server, "b").await;
+        server.finished(&server.accepted(json!({ "pipeline": "broken", "commit": "x" })).await).await;
+        deployed(&server, "c").await;
+
+        let made = roll_back(&server, json!({ "reason": "it is slow", "actor": "bob" })).await;
+        let back = server.finished(made["id"].as_str().unwrap()).await;
+        assert_eq!(
+            (&back["status"], &back["commit"], &back["inputs"]["version"]),
+            (&json!("SUCCEEDED"), &json!("b"), &json!("b"))
+        );
+        assert_eq!((&back["retryOfDeployment"]["number"], &back["submittedBy"]["actor"]), (&json!(2), &json!("bob")));
+        assert_eq!(live(&server).await, "b");
+        // Not to the one that it went back from.
+        let made = roll_back(&server, json!({})).await;
+        server.finished(made["id"].as_str().unwrap()).await;
+        assert_eq!(live(&server).await, "a");
+        assert_eq!(refused(&server, json!({})).await, "ROLLBACK_IMPOSSIBLE", "nothing is before the first one");
+
+        assert_eq!(refused(&server, json!({ "to": "3" })).await, "ROLLBACK_IMPOSSIBLE", "it failed");
+        assert_eq!(refused(&server, json!({ "to": "1" })).await, "ROLLBACK_IMPOSSIBLE", "it is live already");
+        assert_eq!(refused(&server, json!({ "to": "99" })).await, "NOT_FOUND");
+        let made = roll_back(&server, json!({ "to": "web#4" })).await;
+        server.finished(made["id"].as_str().unwrap()).await;
+        assert_eq!(live(&server).await, "c");
+        // What failed may have left a mixture, so that what is live may be deployed once more.
+        server.finished(&server.accepted(json!({ "pipeline": "broken" })).await).await;
+        let made = roll_back(&server, json!({ "to": "4" })).await;
+        assert_eq!(server.finished(made["id"].as_str().unwrap()).await["commit"], "c");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_cancels_what_runs_goes_before_those_in_line_and_two_at_once_are_one() {
+    on_each_engine(GATED, async |server| {
+        deployed(&server, "a").await;
+        deployed(&server, "b").await;
+        server.close_gate();
+        let running = server.accepted(json!({ "commit": "c" })).await;
+        server.event(&running, |event| event["type"] == "log").await;
+        let waiting = server.accepted(json!({ "commit": "d", "onConflict": "queue" })).await;
+
+        let (one, other) = tokio::join!(
+            roll_back(&server, json!({ "actor": "bob" })),
+            roll_back(&server, json!({ "actor": "carol" }))
+        );
+        assert_eq!(one["id"], other["id"], "they want the same");
+        let back = one["id"].as_str().unwrap();
+        let stopped = server.finished(&running).await;
+        assert_eq!((&stopped["error"]["code"], &stopped["supersededBy"]), (&json!("SUPERSEDED"), &one["id"]));
+        server.event(back, |event| event["type"] == "log").await;
+        // Another target is another rollback, and the newest one goes first.
+        let further = roll_back(&server, json!({ "to": "2" })).await;
+        assert_ne!(further["id"], one["id"]);
+        assert_eq!(server.finished(back).await["status"], "CANCELLED");
+        server.open_gate();
+        let further = server.finished(further["id"].as_str().unwrap()).await;
+        assert_eq!((&further["status"], &further["commit"]), (&json!("SUCCEEDED"), &json!("b")));
+        server.finished(&waiting).await;
+        let audit = server.get("/v1/audit?project=web").await.text;
+        assert!(audit.contains("\"rollback\"") && audit.contains("rollback to #1"), "{audit}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_follows_its_rollback_and_ends_as_it_ends() {
+    let server = TestServer::start(GATED);
+    deployed(&server, "a").await;
+    deployed(&server, "b").await;
+    let run =
+        |args: &[&str]| server.tool(args).env("SINGLETRACK_URL", &server.base).env("USER", "bob").output().unwrap();
+    let output = run(&["rollback", "web", "--reason", "it is slow", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&result["commit"], &result["status"]), (&json!("a"), &json!("SUCCEEDED")));
+    assert_eq!(result["submittedBy"], json!({ "identity": "local", "actor": "bob" }));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("web#3, a rollback to web#1 of alice at a, has the slot"), "{told}");
+    assert!(told.contains("deploying a a"), "{told}");
+    let output = run(&["rollback", "web"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("web#1 of alice at a is live, and no deployment of web succeeded before it"), "{told}");
+    let output = run(&["rollback", "--to", "web#2", "--detach"]);
+    assert!(output.status.success(), "{output:?}");
+}

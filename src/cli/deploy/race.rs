@@ -14,7 +14,7 @@ use super::{
 use crate::{
     cli::{
         DeployArgs, FollowMode, WhenHeld,
-        ci::{CiRun, Environment},
+        ci::CiRun,
         exit::{Exit, Failure},
         job::CiJob,
         report::Reports,
@@ -22,7 +22,7 @@ use crate::{
             clean::clean,
             words::{LineAhead, PlaceInLine, named},
         },
-        session::Session,
+        session::{Session, actor_of},
         signals::Signals,
     },
     client::{
@@ -103,6 +103,7 @@ async fn deploy(args: &DeployArgs, reports: &Reports<'_>) -> Result<Exit, Failur
         deadline,
         wish,
         claims: false,
+        rolls_back: false,
         grant: None,
         held: None,
         problem: None,
@@ -134,6 +135,8 @@ pub struct Race<'a> {
     pub wish: Wish,
     /// Whether the submit claims the slot for this process.
     pub claims: bool,
+    /// Whether the submit is a rollback.
+    pub rolls_back: bool,
     /// The grant of a submit that claims.
     pub grant: Option<TakenSlot>,
     /// The deployment for which we wait.
@@ -257,7 +260,11 @@ impl Race<'_> {
     /// then the next key is used.
     async fn submit_anew(&mut self) -> Result<Submitted, Fault> {
         loop {
-            let submitted = self.session.connection.submit(self.project(), self.key.get(), &self.body).await?;
+            let (connection, key) = (&self.session.connection, self.key.get());
+            let submitted = match self.rolls_back {
+                true => connection.roll_back(self.project(), key, &self.body).await?,
+                false => connection.submit(self.project(), key, &self.body).await?,
+            };
             let ticket = self.held.as_ref().and_then(|held| held.ticket);
             let over = match &submitted {
                 // If an earlier attempt of this submit may have arrived, its deployment may be final by now.
@@ -289,6 +296,7 @@ impl Race<'_> {
             // A command that did not have to wait says what it says, and nothing else.
             _ if self.claims && self.held.is_none() => return,
             (_, 0) if self.claims => "has the slot",
+            (true, _) if self.rolls_back => "is under way already; following it",
             (true, _) => "is there already, from an earlier run of this job; following it",
             (false, 0) => "has the slot",
             (false, _) => "waits in line",
@@ -303,7 +311,9 @@ impl Race<'_> {
                 .unwrap_or_default(),
             position => format!(", number {position}"),
         };
-        self.session.screen.line(&format!("{} {what}{place}", deployment.name()));
+        let target = deployment.former().filter(|_| self.rolls_back);
+        let target = target.map(|target| format!(", a rollback to {},", named(&target))).unwrap_or_default();
+        self.session.screen.line(&format!("{}{target} {what}{place}", deployment.name()));
     }
 
     /// Warns at the first submit if `--timeout` is too short, not only when it has passed.
@@ -591,9 +601,5 @@ pub fn request(args: &DeployArgs, wish: Wish, ci: Option<&CiRun>) -> Result<Subm
 }
 
 fn actor(args: &DeployArgs, ci: Option<&CiRun>) -> Option<String> {
-    let user = || Environment::new(&|name| std::env::var(name).ok()).user();
-    args.source.origin.actor.clone().or_else(|| match ci {
-        Some(ci) => ci.actor.clone(),
-        None => user(),
-    })
+    args.source.origin.actor.clone().or_else(|| actor_of(ci))
 }

@@ -200,6 +200,7 @@ async fn take_slot(
         deadline,
         wish,
         claims: true,
+        rolls_back: false,
         grant: None,
         held: None,
         problem: None,

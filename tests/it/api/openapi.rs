@@ -248,6 +248,16 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     driven.see(resumed.header("Accept", "text/event-stream")).await;
     driven.post("/v1/projects/web/release", json!({ "reason": "why" })).await;
     driven.post("/v1/projects/web/release", json!({ "reason": "why", "evenIfAlive": true })).await;
+    let rollback = "/v1/projects/web/rollback";
+    driven.post(rollback, json!({})).await;
+    let quick = driven.post("/v1/projects/web/deployments", json!({ "pipeline": "quick" })).await;
+    server.finished(quick["id"].as_str().unwrap()).await;
+    let quick = driven.post("/v1/projects/web/deployments", json!({ "pipeline": "quick" })).await;
+    server.finished(quick["id"].as_str().unwrap()).await;
+    let keyed = |body| server.request(Method::POST, rollback).header("Idempotency-Key", "back").json(&body);
+    let back = driven.see(keyed(json!({}))).await;
+    driven.see(keyed(json!({ "reason": "another" }))).await;
+    server.finished(back["id"].as_str().unwrap()).await;
     driven.post("/v1/projects/web/pause", json!({ "reason": "why", "until": null })).await;
     driven.post("/v1/projects/web/resume", json!({})).await;
     driven.see(server.request(Method::POST, RELOAD)).await;

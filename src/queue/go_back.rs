@@ -1,0 +1,58 @@
+//! Go back: an earlier success is deployed again, before all others.
+
+use super::Queue;
+use crate::{
+    model::{
+        Caller, DeploymentId, LineLoad, Load, Project, Slot,
+        admission::Submission,
+        go_back::{self, WentBack},
+    },
+    store::{Placed, StoreError, transact},
+};
+
+/// The outcome of a rollback, with the data for its answer.
+#[derive(Clone, Debug)]
+pub struct WentBackOutcome {
+    /// The decision.
+    pub went_back: WentBack,
+    /// The rollback's deployment, if there is one.
+    pub own: Option<Placed>,
+    /// The project's counters at that moment.
+    pub project: Project,
+}
+
+impl Queue {
+    /// Decides a rollback and records it. `live` is the deployment that was live when the success was chosen.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn go_back(
+        &self,
+        caller: &Caller,
+        wish: Submission,
+        live: Option<DeploymentId>,
+    ) -> Result<WentBackOutcome, StoreError> {
+        let (now, policy, caller) = (self.clock.wall(), self.policy(&wish.project), caller.clone());
+        let key = wish.key.as_ref().map(|(key, _)| key.clone());
+        let load = Load { key, line: LineLoad::All, ..Load::default() };
+        let project = wish.project.clone();
+        transact(&*self.store, project, load, move |loaded| {
+            let keyed = loaded.keyed.clone();
+            let actor = wish.spec.actor.clone();
+            let mut slot = Slot::of(loaded, now).by(&caller).claiming(actor);
+            let went_back = go_back::go_back(&mut slot, keyed, wish, live, &policy);
+            let own = match &went_back {
+                WentBack::Made(id) | WentBack::Found(id) => slot.deployment(*id).cloned(),
+                WentBack::Changed | WentBack::Rejected(_) => None,
+            };
+            let own = own.map(|deployment| {
+                let ahead = slot.line().into_iter().take_while(|it| it.rank() <= deployment.rank()).count() as u64;
+                let position = if deployment.is_waiting() { ahead } else { 0 };
+                Placed { deployment, position }
+            });
+            let project = slot.project().clone();
+            (slot.into_changes(), WentBackOutcome { went_back, own, project })
+        })
+        .await
+    }
+}
