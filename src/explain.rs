@@ -85,6 +85,7 @@ pub const PAGES: &[ExplainPage] = pages![
     "REQUEST_TIMEOUT",
     "ROLLBACK_FAILED",
     "ROLLBACK_IMPOSSIBLE",
+    "SECRET_INPUTS_GONE",
     "SHUTTING_DOWN",
     "STALLED",
     "STILL_RUNNING",

@@ -303,6 +303,9 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
                 "`singletrack list --status SUCCEEDED` shows what can be live again, and --to names it; `singletrack current` shows what is live",
             ),
         ),
+        ErrorCode::SecretInputsGone => {
+            (Exit::Usage, Some("give the values again: --input NAME=VALUE for each of them"))
+        }
         ErrorCode::NotFound => (Exit::Usage, Some("`singletrack list` shows what there is")),
         ErrorCode::BodyTooLarge => (
             Exit::Usage,

@@ -11,7 +11,7 @@ use super::{
         race::{Race, job},
     },
     exit::{EXIT_CODES, Exit, Failure},
-    parse::{parse_deployment, parse_key, parse_project, parse_text, parse_timeout},
+    parse::{parse_deployment, parse_input, parse_key, parse_project, parse_text, parse_timeout},
     report::Reports,
     session::Session,
     signals::Signals,
@@ -39,6 +39,9 @@ pub struct RollbackArgs {
     /// The reason; it is recorded, and told to those that the rollback supersedes
     #[arg(long, short, value_parser = parse_text)]
     pub reason: Option<String>,
+    /// The value of a secret input of that success, which is not kept; may be repeated
+    #[arg(long = "input", value_name = "NAME=VALUE", value_parser = parse_input)]
+    pub inputs: Vec<(String, String)>,
     /// Who goes back [default: from the CI, else the user]
     #[arg(long, value_name = "NAME", value_parser = parse_text, help_heading = "Source")]
     pub actor: Option<String>,
@@ -128,6 +131,7 @@ async fn roll_back(args: &RollbackArgs, deploy: &DeployArgs, reports: &Reports<'
         reason: args.reason.clone(),
         actor: args.actor.clone().or_else(|| session.actor()),
         url: args.url.clone().or_else(|| session.ci.as_ref().and_then(|ci| ci.url.clone())),
+        inputs: args.inputs.iter().cloned().collect(),
         deadline_seconds: Some(args.timeout.as_secs()),
     };
     // The same bytes for every submit: with another body the key would name another request.

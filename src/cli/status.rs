@@ -208,6 +208,9 @@ pub(super) fn lines(deployment: &Deployment, now: Timestamp) -> Vec<String> {
     add("actor", deployment.actor.as_deref().map(clean));
     add("order", deployment.order.map(|order| order.to_string()));
     add("artifact", deployment.artifact.as_ref().map(|artifact| clean(&artifact.sha256)));
+    for (name, hash) in &deployment.secret_inputs {
+        add("secret", Some(format!("{}={}", clean(name), clean(hash))));
+    }
     for (name, value) in &deployment.inputs {
         add("input", Some(format!("{}={}", clean(name), clean(value))));
     }

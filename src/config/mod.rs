@@ -19,6 +19,7 @@ mod project;
 mod reader;
 mod reload;
 mod retention;
+mod secret_inputs;
 mod since;
 mod tls;
 
@@ -44,6 +45,7 @@ pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, 
 pub use reader::{ConfigProblem, nearest};
 pub use reload::{ChangedProjects, ConfigOrigin, Reload, reload_in_words};
 pub use retention::{KEY_PROTECTION, RetentionRules, RetentionSettings};
+pub use secret_inputs::SecretInputs;
 pub use since::Since;
 pub use tls::Tls;
 
@@ -74,6 +76,8 @@ pub struct Config {
     pub max_running: usize,
     /// The variables of the server's own environment that phases get, besides those that they always get.
     pub pass_env: PassEnv,
+    /// Which inputs are secret, in every project.
+    pub secret_inputs: SecretInputs,
     /// The limits of leases and hand-offs.
     pub limits: Limits,
     /// How artifacts are kept.
@@ -141,6 +145,7 @@ impl Default for Config {
             shutdown_grace: Duration::from_secs(30),
             max_running: default_max_running(),
             pass_env: PassEnv::default(),
+            secret_inputs: SecretInputs::default(),
             limits: Limits::default(),
             artifacts: Artifacts::default(),
             retention: RetentionSettings::default(),
@@ -227,6 +232,7 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
     let default = Config::default();
     let pass_env = pass_env::read(&mut root);
     let retention = root.section("retention").map_or(default.retention, retention::read);
+    let secret_inputs = secret_inputs::read(&mut root);
     let config = Config {
         listen: root.parsed("listen", parse_listen).unwrap_or(default.listen),
         store: root.parsed("store", str::parse).unwrap_or(default.store),
@@ -242,9 +248,10 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
         tokens: read_tokens(&mut root),
         known_projects_only: root.boolean("known_projects_only").unwrap_or(default.known_projects_only),
         oidc: oidc::read_all(&mut root),
-        projects: project::read_all(&mut root, &pass_env, retention.rules),
+        projects: project::read_all(&mut root, &pass_env, &secret_inputs, retention.rules),
         retention,
         pass_env,
+        secret_inputs,
     };
     if !config.allowed_hosts.is_empty() && !root.has("tokens") && !root.has("oidc") {
         root.document.problem(

@@ -13,6 +13,7 @@ use super::{
     reader::ConfigTable,
     require,
     retention::{self, RetentionRules},
+    secret_inputs::{self, SecretInputs},
 };
 use crate::model::{LinePolicy, Policy, Preempt, ProjectName};
 
@@ -34,6 +35,8 @@ pub struct ProjectConfig {
     pub pass_env: PassEnv,
     /// How long its deployments and their output are kept.
     pub retention: RetentionRules,
+    /// Which inputs of its deployments are secret.
+    pub secret_inputs: SecretInputs,
     /// The pipelines, by name. All of a project's pipelines share its one slot.
     pub pipelines: BTreeMap<String, Pipeline>,
 }
@@ -126,13 +129,14 @@ pub fn is_pipeline_name(name: &str) -> bool {
 pub(super) fn read_all(
     root: &mut ConfigTable<'_>,
     pass_env: &PassEnv,
+    secret_inputs: &SecretInputs,
     retention: RetentionRules,
 ) -> BTreeMap<ProjectName, ProjectConfig> {
     let mut projects = BTreeMap::new();
     for (name, section) in root.named_sections("projects") {
         let name = root.document.project_name(&name);
         // What is wrong inside a project with an invalid name is listed, too.
-        let project = read_project(section, pass_env, retention);
+        let project = read_project(section, pass_env, secret_inputs, retention);
         projects.extend(name.map(|name| (name, project)));
     }
     projects
@@ -149,7 +153,12 @@ fn check_name(what: &str, name: &Spanned<String>, section: &ConfigTable<'_>) {
     }
 }
 
-fn read_project(mut section: ConfigTable<'_>, pass_env: &PassEnv, retention: RetentionRules) -> ProjectConfig {
+fn read_project(
+    mut section: ConfigTable<'_>,
+    pass_env: &PassEnv,
+    secret_inputs: &SecretInputs,
+    retention: RetentionRules,
+) -> ProjectConfig {
     let default = Policy::default();
     let policy = Policy {
         line: section.parsed("line", parse_line).unwrap_or(default.line),
@@ -161,13 +170,14 @@ fn read_project(mut section: ConfigTable<'_>, pass_env: &PassEnv, retention: Ret
     let agents = read_agents(&mut section);
     let pass_env = pass_env.with(pass_env::read(&mut section));
     let retention = section.section("retention").map_or(retention, |own| retention::read_rules(own, retention));
+    let secret_inputs = secret_inputs.with(secret_inputs::read(&mut section));
     let mut pipelines = BTreeMap::new();
     for (name, pipeline) in section.named_sections("pipelines") {
         check_name("pipeline", &name, &pipeline);
         pipelines.insert(name.into_inner(), read_pipeline(pipeline));
     }
     section.finish();
-    ProjectConfig { policy, agents, pass_env, retention, pipelines }
+    ProjectConfig { policy, agents, pass_env, secret_inputs, retention, pipelines }
 }
 
 fn read_agents(section: &mut ConfigTable<'_>) -> Option<ByAgents> {

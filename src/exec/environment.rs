@@ -65,6 +65,7 @@ mod tests {
             fencing_token: 3,
             pass_env: PassEnv::default(),
             inputs: BTreeMap::from([("ld-preload".into(), "x".into())]),
+            secret_inputs: Default::default(),
             workspace: "/w".into(),
             artifact: None,
             unpack_limits: crate::exec::archive::UnpackLimits::default(),

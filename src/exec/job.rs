@@ -1,7 +1,7 @@
 //! What the executor is given: one deployment's run of a pipeline.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -58,6 +58,8 @@ pub struct Job {
     pub pass_env: PassEnv,
     /// The deployment's inputs.
     pub inputs: BTreeMap<String, String>,
+    /// The names of those inputs whose values are masked in the output.
+    pub secret_inputs: BTreeSet<String>,
     /// A directory that does not exist yet. It is made for the phases and removed at the end. Beside it is a lock file,
     /// see [`lock_path`].
     pub workspace: PathBuf,

@@ -96,6 +96,13 @@ fn secrets(job: &Job) -> Secrets {
             tracing::warn!(deployment.id = job.deployment_id, variable = %name, %why, "a variable of `mask_env` is not masked");
         }
     }
+    for (name, value) in
+        job.inputs.iter().filter(|(name, value)| job.secret_inputs.contains(*name) && !value.is_empty())
+    {
+        if let Err(why) = secrets.add(value) {
+            tracing::warn!(deployment.id = job.deployment_id, input = %name, %why, "a secret input is not masked");
+        }
+    }
     secrets
 }
 

@@ -167,11 +167,12 @@ fn check(wish: &ClaimRequest) -> Result<(), ErrorAnswer> {
 }
 
 fn wire(claimed: Claimed) -> wire::Claimed {
-    let Claimed { deployment, secret } = claimed;
+    let Claimed { deployment, secret, secret_inputs } = claimed;
     let (fencing_token, ttl) = deployment.lease().map(|lease| (lease.fencing_token, lease.ttl)).unwrap_or_default();
     wire::Claimed {
         lease: wire::Lease { secret: secret.reveal(), fencing_token, ttl_seconds: ttl.as_secs() },
-        inputs: deployment.spec.inputs.clone(),
+        secret_inputs: secret_inputs.keys().cloned().collect(),
+        inputs: deployment.spec.inputs.clone().into_iter().chain(secret_inputs).collect(),
         artifact: deployment.spec.artifact.clone().map(|digest| wire::ArtifactRef { sha256: digest.into() }),
         deployment: answer::unplaced(&deployment),
     }

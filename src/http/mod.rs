@@ -39,6 +39,7 @@ mod request_id;
 mod rollback;
 mod router;
 mod scan;
+mod secrets;
 mod serve;
 mod socket;
 mod submit;
@@ -68,7 +69,7 @@ pub use token_text::{NewToken, new_token};
 
 use crate::{
     artifacts::retention::Retention,
-    config::{ByAgents, Config, Pipeline, nearest},
+    config::{ByAgents, Config, Pipeline, SecretInputs, nearest},
     health::Health,
     model::{self, EventBody, ProjectName, RunBy, State},
     queue::{Queue, absence::some_of},
@@ -137,6 +138,12 @@ impl App {
     /// The project's settings for agents, if agents run it.
     fn by_agents(&self, project: &ProjectName) -> Option<ByAgents> {
         self.config().projects.get(project)?.agents
+    }
+
+    /// Which inputs of this project are secret.
+    fn secret_inputs(&self, project: &ProjectName) -> SecretInputs {
+        let config = self.config();
+        config.projects.get(project).map_or_else(|| config.secret_inputs.clone(), |it| it.secret_inputs.clone())
     }
 
     fn pipeline_names(&self, project: &ProjectName, known: &KnownAgents) -> Vec<String> {

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     App, body,
     cancel::{actor_text, reason_text},
-    error::{ErrorAnswer, draining},
+    error::{ErrorAnswer, draining, echo},
     guard::Grant,
     params::{InProject, Query, idempotency_key},
     submit,
@@ -50,7 +50,8 @@ pub async fn rollback(
     // It may cancel what runs.
     grant.require(&[Scope::Cancel])?;
     let wish = checked(wish)?;
-    let key = key.map(|key| (key, Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into()));
+    let fingerprint = Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into();
+    let key = key.map(|key| app.recorded_key(&project, (key, fingerprint), &wish.inputs));
     for _ in 0..CHOICES_LIMIT {
         let choice = match choose(&app, &project, &wish, key.clone()).await {
             Ok(choice) => choice,
@@ -143,11 +144,20 @@ async fn choose(
             target.mention()
         )));
     }
+    if let Some(name) = wish.inputs.keys().find(|name| !target.spec.secret_inputs.contains_key(*name)) {
+        let why = format!(
+            "{} is no secret input of {}: all others are those of that deployment",
+            echo(name),
+            target.mention()
+        );
+        return Err(ErrorAnswer::new(ErrorCode::InvalidBody, why));
+    }
     let reason = wish.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let again = SubmitRequest {
         message: Some(format!("rollback to #{}{reason}", target.number)),
         actor: wish.actor.clone(),
         url: wish.url.clone(),
+        inputs: wish.inputs.clone(),
         on_conflict: OnConflict::Queue,
         deadline_seconds: wish.deadline_seconds,
         rollback: true,

@@ -69,7 +69,7 @@ pub async fn submit(
         grant.require(&[Scope::Admin])?;
     }
     let Grant { caller, projects: visible, .. } = grant;
-    let key = key.map(|key| (key, fingerprint(&wish)));
+    let key = key.map(|key| app.recorded_key(&project, (key, fingerprint(&wish)), &wish.inputs));
     match (prepare(&app, &project, &visible, &wish, key.clone(), dry_run).await, key) {
         (Ok(mut submission), _) if dry_run => {
             // A draining server plans all the same, because another server would take the submit itself.
@@ -124,6 +124,7 @@ pub(super) fn repeated(
         key: Some(key),
         on_conflict: admission::OnConflict::Refuse,
         refusal: Some(Rejection::Unmade),
+        sealed: None,
         claim: claim_terms(app, wish),
     }
 }
@@ -446,6 +447,9 @@ pub(super) async fn submission(
         }
         (RunBy::Worker, None) => (Some(app.pipeline_digest(&project, &pipeline)?), None),
     };
+    let id = DeploymentId::generate();
+    let again = former.mention.as_ref().map(|mention| (&former.spec, mention));
+    let inputs = app.told_apart(&project, id, wish.executor, wish.inputs, again)?;
     let (retry_of, retry_of_named) = wire::parts(former.mention);
     let former = former.spec;
     let spec = Spec {
@@ -456,7 +460,8 @@ pub(super) async fn submission(
         actor: wish.actor,
         url: wish.url,
         order: wish.order.or(former.order),
-        inputs: if wish.inputs.is_empty() { former.inputs } else { wish.inputs },
+        inputs: inputs.plain,
+        secret_inputs: inputs.shown,
         artifact: artifact.or(former.artifact),
         executor: wish.executor,
         rollback: wish.rollback,
@@ -469,5 +474,6 @@ pub(super) async fn submission(
         // The decision knows who asks.
         submitted_by: None,
     };
-    Ok(Submission { id: DeploymentId::generate(), project, spec, key, on_conflict, refusal: None, claim })
+    let sealed = inputs.sealed;
+    Ok(Submission { id, project, spec, key, on_conflict, refusal: None, claim, sealed })
 }

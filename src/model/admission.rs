@@ -37,6 +37,8 @@ pub struct Submission {
     pub refusal: Option<Rejection>,
     /// The lease that the client wants with the slot, because the client is the worker itself.
     pub claim: Option<ClaimTerms>,
+    /// The values of its secret inputs, sealed, for the worker.
+    pub sealed: Option<Vec<u8>>,
 }
 
 /// A lease that is wanted together with the slot.
@@ -453,6 +455,9 @@ fn enter(slot: &mut Slot, id: DeploymentId, wish: Submission, entry: Entry) {
         slot.audit("override_pause", Some(id), format!("it passes: the project is {hold}"));
     }
     slot.admit(id, wish.project, wish.spec, entry);
+    if let Some(sealed) = wish.sealed {
+        slot.seal(id, sealed);
+    }
     slot.audit("submit", Some(id), String::new());
     if let Some((key, fingerprint)) = wish.key {
         slot.record_key(KeyRecord { key, fingerprint, deployment: id });

@@ -41,6 +41,10 @@ pub struct Spec {
     pub order: Option<u64>,
     /// Values for the pipeline.
     pub inputs: BTreeMap<String, String>,
+    /// The names of further values, which are secret, each with a keyed hash of its value. The values are kept sealed until
+    /// the deployment is final, and nowhere else. See decision 0071.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_inputs: BTreeMap<String, String>,
     /// The artifact to deploy: the SHA-256 of its bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact: Option<Digest>,

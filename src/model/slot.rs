@@ -137,6 +137,8 @@ pub struct Changes {
     pub steps: Vec<Step>,
     /// A new idempotency key.
     pub key: Option<KeyRecord>,
+    /// The sealed values of a new deployment's secret inputs. A store keeps them until the deployment is final.
+    pub sealed: Option<(DeploymentId, Vec<u8>)>,
     /// Lines for the audit log.
     pub audit: Vec<AuditEntry>,
     /// Whether the project's pause was set, changed or removed: the timers of all servers must hear of it.
@@ -391,6 +393,11 @@ impl Slot {
     /// Records an idempotency key.
     pub fn record_key(&mut self, key: KeyRecord) {
         self.changes.key = Some(key);
+    }
+
+    /// Keeps the sealed values of a deployment's secret inputs, for its worker.
+    pub fn seal(&mut self, deployment: DeploymentId, sealed: Vec<u8>) {
+        self.changes.sealed = Some((deployment, sealed));
     }
 
     /// Records a line for the audit log.

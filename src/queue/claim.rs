@@ -1,7 +1,7 @@
 //! Claim: a worker takes a deployment that holds its slot. See decision 0027.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     pin::pin,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -10,11 +10,11 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Queue, WorkerError, locked::Marks};
+use super::{Queue, WorkerError, locked::Marks, sealed::NoValues};
 use crate::{
     model::{
-        Caller, Changes, Deployment, DeploymentId, Edges, Identity, LeaseHolder, LeaseSecret, LineLoad, Load,
-        ProjectName, Refusal, Slot,
+        Caller, Changes, Deployment, DeploymentId, Edges, FailureCause, Identity, LeaseHolder, LeaseSecret, LineLoad,
+        Load, ProjectName, Refusal, Slot, Verdict,
         admission::{self, ClaimTerms},
     },
     store::{Claimable, Offers, StoreError, transact},
@@ -27,6 +27,8 @@ pub struct Claimed {
     pub deployment: Deployment,
     /// The secret to send with each call. It is stored nowhere.
     pub secret: LeaseSecret,
+    /// The values of its secret inputs.
+    pub secret_inputs: BTreeMap<String, String>,
 }
 
 /// How many claimable deployments are read first, because mostly the oldest one can be taken. Only where other workers
@@ -47,7 +49,8 @@ impl Queue {
     /// The store did not answer.
     pub async fn claimed_by(&self, holder: &LeaseHolder) -> Result<Option<Claimed>, WorkerError> {
         let held = self.store.held(holder.clone()).await?;
-        Ok(held.and_then(|deployment| Some(Claimed { secret: self.lease_secret(&deployment)?, deployment })))
+        let Some(deployment) = held else { return Ok(None) };
+        self.with_secrets(deployment).await.map(Result::ok)
     }
 
     /// The oldest deployments that can be claimed, as many as `limit`; behind them those whose project was locked a moment ago.
@@ -225,10 +228,30 @@ impl Queue {
                 }),
             )
             .await?;
-        Ok(claimed.and_then(|deployment| {
-            let secret = self.lease_secret(&deployment).ok_or(Refusal::WrongState)?;
-            Ok(Claimed { deployment, secret })
-        }))
+        match claimed {
+            Ok(deployment) => self.with_secrets(deployment).await,
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// A deployment that is claimed, with its lease's secret and the values of its secret inputs. Where these are gone, the
+    /// deployment has failed.
+    async fn with_secrets(&self, deployment: Deployment) -> Result<Result<Claimed, Refusal>, WorkerError> {
+        let Some(secret) = self.lease_secret(&deployment) else { return Ok(Err(Refusal::WrongState)) };
+        match self.secret_inputs(&deployment).await {
+            Ok(secret_inputs) => Ok(Ok(Claimed { deployment, secret, secret_inputs })),
+            Err(NoValues::Store(error)) => Err(error.into()),
+            Err(NoValues::Gone) => {
+                let names: Vec<_> = deployment.spec.secret_inputs.keys().map(String::as_str).collect();
+                let message = format!(
+                    "the values of its secret inputs are gone ({}); submit it again with them",
+                    names.join(", ")
+                );
+                let verdict = Verdict::Failed { cause: FailureCause::PhaseFailed, message, phase: None };
+                self.finish(deployment.project, deployment.id, secret.hash(), verdict).await?;
+                Ok(Err(Refusal::Final))
+            }
+        }
     }
 }
 

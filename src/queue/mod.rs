@@ -15,6 +15,7 @@ pub mod postpone;
 pub mod reap;
 pub mod release;
 pub mod report;
+pub mod sealed;
 pub mod submit;
 pub mod turn;
 mod unheard;

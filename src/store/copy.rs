@@ -109,6 +109,7 @@ pub(super) const TABLES: &[CopiedTable] = &[
             Integer log_total_bytes, Integer log_head_end_seq, Integer log_trimmed_at_bytes, FreeText message,
             FreeText phase, Text spec, Text outputs, Integer short_number,
             Text cancel_superseded_by_named, Text rollbacks, Text cancel_requested_by, Text released_by,
+            Bytes sealed_inputs,
         ],
         order: "number",
         is_numbered: true,

@@ -64,6 +64,8 @@ struct KeptDeployment {
     deployment: Deployment,
     /// Its number in the order of arrival over all projects.
     arrival: u64,
+    /// Until it is final.
+    sealed: Option<Vec<u8>>,
     /// By `seq`, each with the amount of output at that moment.
     events: BTreeMap<u64, (Event, u64)>,
 }
@@ -206,7 +208,7 @@ impl Everything {
     }
 
     fn record(&mut self, name: &ProjectName, changes: &Changes) {
-        let Changes { is_pause_changed: _, project, steps, key, audit } = changes;
+        let Changes { is_pause_changed: _, project, steps, key, sealed, audit } = changes;
         for entry in audit {
             self.audit.append(NewAuditLine::of(Some(name.clone()), entry.clone()));
         }
@@ -215,6 +217,11 @@ impl Everything {
         }
         for step in steps {
             self.record_step(name, step);
+        }
+        if let Some((id, sealed)) = sealed
+            && let Some(kept) = self.deployments.get_mut(id)
+        {
+            kept.sealed = Some(sealed.clone());
         }
         if let Some(KeyRecord { key, fingerprint, deployment }) = key {
             self.project_mut(name).keys.insert(key.clone(), (*fingerprint, *deployment));
@@ -228,10 +235,14 @@ impl Everything {
         let kept = self.deployments.entry(after.id).or_insert_with(|| KeptDeployment {
             deployment: after.clone(),
             arrival: arrived,
+            sealed: None,
             events: BTreeMap::new(),
         });
         let rank_before = kept.deployment.is_waiting().then(|| kept.deployment.rank());
         kept.deployment = after.clone();
+        if after.is_final() {
+            kept.sealed = None;
+        }
         kept.events.extend(step.events_with_log_end().map(|(event, log_end)| (event.seq, (event.clone(), log_end))));
         if let Some(trim) = step.trim() {
             kept.events.retain(|seq, (event, log_end)| {
@@ -328,6 +339,10 @@ impl Store for MemoryStore {
 
     fn numbered(&self, project: ProjectName, number: u64) -> BoxFuture<'_, Result<Option<DeploymentId>, StoreError>> {
         now(move || self.kept().projects.get(&project).and_then(|found| found.numbers.get(&number)).copied())
+    }
+
+    fn sealed_inputs(&self, id: DeploymentId) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>> {
+        now(move || self.kept().deployments.get(&id).and_then(|kept| kept.sealed.clone()))
     }
 
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {

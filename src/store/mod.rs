@@ -263,6 +263,9 @@ pub trait Store: Send + Sync + 'static {
     /// A project's agents, at whichever server they ask, those that were heard of last first.
     fn agents(&self, project: ProjectName, now: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>>;
 
+    /// The sealed values of a deployment's secret inputs; `None` where it has none, or is final.
+    fn sealed_inputs(&self, id: DeploymentId) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>>;
+
     /// The secret that the servers of this store share: the secrets of leases are made from it.
     fn pepper(&self) -> Pepper;
 

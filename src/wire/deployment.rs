@@ -54,6 +54,9 @@ pub struct Deployment {
     /// Values for the pipeline, by name. Empty from an older server.
     #[serde(default)]
     pub inputs: BTreeMap<String, String>,
+    /// The names of further values, which are secret, each with a keyed hash of its value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_inputs: BTreeMap<String, String>,
     /// The artifact that it deploys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<ArtifactRef>,
@@ -212,6 +215,7 @@ impl Deployment {
             url: spec.url.clone(),
             order: spec.order,
             inputs: spec.inputs.clone(),
+            secret_inputs: spec.secret_inputs.clone(),
             artifact: spec.artifact.clone().map(|digest| ArtifactRef { sha256: digest.into() }),
             dry_run: false,
             outputs: deployment.outputs.clone(),

@@ -56,6 +56,7 @@ pub enum ErrorCode {
     ReportGap,
     ConfigInvalid,
     RollbackImpossible,
+    SecretInputsGone,
     BodyTooLarge,
     UriTooLong,
     UnsupportedMediaType,
@@ -71,7 +72,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 54] = [
+    pub const ALL: [ErrorCode; 55] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -115,6 +116,7 @@ impl ErrorCode {
         ErrorCode::ReportGap,
         ErrorCode::ConfigInvalid,
         ErrorCode::RollbackImpossible,
+        ErrorCode::SecretInputsGone,
         ErrorCode::BodyTooLarge,
         ErrorCode::UriTooLong,
         ErrorCode::UnsupportedMediaType,
@@ -174,7 +176,10 @@ impl ErrorCode {
             ErrorCode::BodyTooLarge => 413,
             ErrorCode::UriTooLong => 414,
             ErrorCode::UnsupportedMediaType => 415,
-            ErrorCode::KeyReused | ErrorCode::ArtifactMissing | ErrorCode::ArtifactMismatch => 422,
+            ErrorCode::KeyReused
+            | ErrorCode::ArtifactMissing
+            | ErrorCode::ArtifactMismatch
+            | ErrorCode::SecretInputsGone => 422,
             ErrorCode::HeadersTooLarge => 431,
             ErrorCode::Internal => 500,
             ErrorCode::Unavailable | ErrorCode::IssuerUnreachable | ErrorCode::ShuttingDown | ErrorCode::DiskFull => {
@@ -228,6 +233,7 @@ impl ErrorCode {
             ErrorCode::UploadInProgress => "The artifact is being uploaded at this moment",
             ErrorCode::ReportGap => "Reports before these are missing",
             ErrorCode::ConfigInvalid => "The configuration's file is wrong, and nothing has changed",
+            ErrorCode::SecretInputsGone => "The values of secret inputs are not kept",
             ErrorCode::RollbackImpossible => "There is no such success to go back to",
             ErrorCode::BodyTooLarge => "The body is larger than this route takes",
             ErrorCode::UriTooLong => "The address is longer than 8 KiB",
@@ -292,6 +298,7 @@ impl ErrorCode {
             | ErrorCode::ReportGap
             | ErrorCode::ConfigInvalid
             | ErrorCode::RollbackImpossible
+            | ErrorCode::SecretInputsGone
             | ErrorCode::BodyTooLarge
             | ErrorCode::UriTooLong
             | ErrorCode::UnsupportedMediaType

@@ -1,5 +1,7 @@
 //! A rollback on the wire.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::DeploymentName;
@@ -20,6 +22,9 @@ pub struct RollbackRequest {
     /// Where to read more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// The values of the secret inputs of that success, which are not kept.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
     /// How long it may wait in line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u64>,

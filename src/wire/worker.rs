@@ -1,6 +1,10 @@
 //! The messages between workers and the server: claims, heartbeats, reports and ends, all under a lease.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -76,8 +80,11 @@ pub struct Claimed {
     pub deployment: Deployment,
     /// Its lease.
     pub lease: Lease,
-    /// Values for the pipeline.
+    /// Values for the pipeline; those of its secret inputs are among them.
     pub inputs: BTreeMap<String, String>,
+    /// The names of the inputs whose values are secret: they are masked in the output. Empty from an older server.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub secret_inputs: BTreeSet<String>,
     /// The artifact to unpack before the first phase.
     pub artifact: Option<ArtifactRef>,
 }

@@ -39,9 +39,9 @@ use crate::{
         workspaces,
     },
     health::{Health, Pulse, Task},
-    model::{Deployment, DeploymentId, Lapse, State},
+    model::{DeploymentId, Lapse, State},
     private,
-    queue::Queue,
+    queue::{Queue, claim::Claimed},
     store::{Claimable, Offers, StoreError, Watched},
     watch::Notifier,
 };
@@ -275,7 +275,7 @@ impl Embedded {
                     // The limits were reloaded just before the claim.
                     false => Times::of_length(granted),
                 };
-                let job = Job { kill_budget: times.kill_budget, ..self.job(&claimed.deployment, pipeline, &config) };
+                let job = Job { kill_budget: times.kill_budget, ..self.job(&claimed, pipeline, &config) };
                 drop(config);
                 self.guard(id, lessor.run(job, times, sent_at, self.stop.subscribe())).await;
             }
@@ -308,7 +308,8 @@ impl Embedded {
         }
     }
 
-    fn job(&self, deployment: &Deployment, pipeline: Pipeline, config: &Config) -> Job {
+    fn job(&self, claimed: &Claimed, pipeline: Pipeline, config: &Config) -> Job {
+        let deployment = &claimed.deployment;
         let spec = &deployment.spec;
         let project = config.projects.get(&deployment.project);
         Job {
@@ -321,7 +322,8 @@ impl Embedded {
             commit: spec.commit.clone(),
             fencing_token: deployment.lease().map_or(0, |lease| lease.fencing_token.0),
             pass_env: project.map(|project| project.pass_env.clone()).unwrap_or_default(),
-            inputs: spec.inputs.clone(),
+            inputs: spec.inputs.clone().into_iter().chain(claimed.secret_inputs.clone()).collect(),
+            secret_inputs: claimed.secret_inputs.keys().cloned().collect(),
             workspace: self.workspace(deployment.id),
             artifact: spec
                 .artifact
@@ -465,6 +467,7 @@ mod tests {
                 key: None,
                 on_conflict: OnConflict::Queue,
                 refusal: None,
+                sealed: None,
                 claim: None,
             };
             queue.submit(&Caller::server(), wish).await.expect("it is taken");

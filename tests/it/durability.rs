@@ -180,6 +180,7 @@ async fn submit(queue: &Queue, project: &ProjectName, turn: u64) {
         key,
         on_conflict: OnConflict::Queue,
         refusal: None,
+        sealed: None,
         claim: None,
     };
     let submitted = queue.submit(&Caller::server(), wish).await.unwrap();

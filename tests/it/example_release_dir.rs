@@ -77,6 +77,7 @@ impl Machine {
             fencing_token: 1,
             pass_env: singletrack::config::PassEnv::default(),
             inputs,
+            secret_inputs: Default::default(),
             workspace: self.root.path().join("work").join(id),
             artifact: artifact.map(singletrack::exec::Artifact::File),
             unpack_limits: singletrack::exec::archive::UnpackLimits::default(),

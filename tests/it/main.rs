@@ -53,6 +53,7 @@ mod retention;
 mod rollbacks;
 mod rolling;
 mod run;
+mod secret_inputs;
 mod store_acts;
 mod store_backup;
 mod store_contract;

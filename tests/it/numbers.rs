@@ -285,6 +285,7 @@ async fn the_deployments_of_an_older_file_are_numbered_in_the_order_of_their_arr
              DROP TRIGGER deployments_keep_their_number; DROP TRIGGER projects_deployment_count_never_falls; \
              DROP INDEX deployments_by_short_number; \
              ALTER TABLE deployments DROP COLUMN rollbacks; \
+             ALTER TABLE deployments DROP COLUMN sealed_inputs; \
              ALTER TABLE deployments DROP COLUMN cancel_requested_by; ALTER TABLE deployments DROP COLUMN released_by; \
              ALTER TABLE deployments DROP COLUMN short_number; ALTER TABLE deployments DROP COLUMN cancel_superseded_by_named; \
              ALTER TABLE projects DROP COLUMN deployment_count; ALTER TABLE projects DROP COLUMN last_started_named; \
@@ -310,7 +311,7 @@ async fn the_deployments_of_an_older_database_are_numbered_in_the_order_of_their
             "SET search_path TO singletrack; DROP TRIGGER deployments_keep_their_number ON deployments; \
              DROP TRIGGER projects_deployment_count_never_falls ON projects; \
              DROP INDEX deployments_by_short_number; \
-             ALTER TABLE deployments DROP COLUMN cancel_requested_by, DROP COLUMN released_by; \
+             ALTER TABLE deployments DROP COLUMN sealed_inputs, DROP COLUMN cancel_requested_by, DROP COLUMN released_by; \
              ALTER TABLE deployments DROP COLUMN rollbacks, DROP COLUMN short_number, DROP COLUMN cancel_superseded_by_named; \
              ALTER TABLE projects DROP COLUMN deployment_count, DROP COLUMN last_started_named, DROP COLUMN last_success; \
              DROP INDEX audit_by_project; \

@@ -79,6 +79,7 @@ contract! {
     a_list_pages_newest_first,
     a_list_filters_by_status,
     projects_page_by_name,
+    sealed_inputs_are_kept_until_the_deployment_is_final,
     a_project_shows_its_slot_line_and_last_outcome,
     what_is_live_is_the_last_success_whatever_ends_after_it,
     whoever_can_fall_silent_is_watched,
@@ -241,6 +242,7 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
         pipeline_digest: Some("ab".repeat(32).parse().unwrap()),
         claim_within_seconds: Some(600),
         submitted_by: Some(Identity::Server),
+        secret_inputs: BTreeMap::from([("token".to_owned(), "hmac-sha256:00".to_owned())]),
     };
     trial.submit_spec("web", 1, OnConflict::Refuse, full.clone()).await;
     let secret = trial.claim("web", 1).await;
@@ -505,6 +507,7 @@ async fn an_idempotency_key_brings_its_deployment_and_fingerprint(trial: Trial) 
         key: Some((key.clone(), [fingerprint; 32])),
         on_conflict: OnConflict::Refuse,
         refusal: None,
+        sealed: None,
         claim: None,
     };
     assert_eq!(trial.queue.submit(&Caller::server(), wish(1, 7)).await.unwrap().admission, Admission::Accepted(id(1)));
@@ -538,6 +541,7 @@ async fn a_decision_that_cannot_be_recorded_changes_nothing_and_stops_nobody(tri
         key: Some((key.clone(), [fingerprint; 32])),
         on_conflict: OnConflict::Queue,
         refusal: None,
+        sealed: None,
         claim: None,
     };
     trial.queue.submit(&Caller::server(), wish(2, "web", 1)).await.unwrap();
@@ -651,6 +655,7 @@ async fn whoever_leaves_the_line_leaves_all_others_as_they_were(trial: Trial) {
                     key: None,
                     on_conflict: OnConflict::Wait,
                     refusal: None,
+                    sealed: None,
                     claim: None,
                 };
                 queue.submit(&Caller::server(), wish).await.unwrap();
@@ -799,6 +804,32 @@ async fn a_project_shows_its_slot_line_and_last_outcome(trial: Trial) {
     assert_eq!(state.holder.map(|it| (it.id, it.state)), Some((id(2), State::Reserved)));
     assert_eq!(state.line.len(), 3);
     assert_eq!(state.last_outcome, Some(done));
+}
+
+async fn sealed_inputs_are_kept_until_the_deployment_is_final(trial: Trial) {
+    for number in 1..=2 {
+        let wish = Submission {
+            id: id(number),
+            project: name("web"),
+            spec: spec(),
+            key: None,
+            on_conflict: OnConflict::Queue,
+            refusal: None,
+            claim: None,
+            sealed: Some(vec![0, 1, 255, number as u8]),
+        };
+        trial.queue.submit(&Caller::server(), wish).await.unwrap();
+    }
+    trial.submit("web", 3, OnConflict::Queue).await;
+    let sealed = async |number| trial.store.sealed_inputs(id(number)).await.unwrap();
+    let secret = trial.claim("web", 1).await;
+    trial.queue.heartbeat(name("web"), id(1), secret).await.unwrap();
+    assert_eq!(sealed(1).await, Some(vec![0, 1, 255, 1]), "it runs");
+    assert_eq!((sealed(2).await, sealed(3).await, sealed(9).await), (Some(vec![0, 1, 255, 2]), None, None));
+    trial.finish("web", 1, secret).await;
+    assert_eq!((sealed(1).await, sealed(2).await), (None, Some(vec![0, 1, 255, 2])));
+    trial.queue.cancel(&Caller::server(), name("web"), id(2), None, None).await.unwrap();
+    assert_eq!(sealed(2).await, None, "it never ran");
 }
 
 async fn what_is_live_is_the_last_success_whatever_ends_after_it(trial: Trial) {

@@ -75,6 +75,7 @@ async fn call(queue: Queue, caller: u64, over: Arc<AtomicBool>, steps: Arc<Atomi
             key: None,
             on_conflict: OnConflict::Refuse,
             refusal: None,
+            sealed: None,
             claim: None,
         };
         match queue.submit(&Caller::server(), wish).await {
@@ -207,6 +208,7 @@ async fn servers_that_start_together_on_an_empty_database_make_one_schema() {
             key: None,
             on_conflict: OnConflict::Queue,
             refusal: None,
+            sealed: None,
             claim: None,
         };
         assert_eq!(
@@ -305,6 +307,7 @@ async fn who_waits_is_told_by_the_slow_poll_when_every_wake_up_is_lost() {
             key: None,
             on_conflict: OnConflict::Refuse,
             refusal: None,
+            sealed: None,
             claim: None,
         };
         one.submit(&Caller::server(), wish).await.unwrap();

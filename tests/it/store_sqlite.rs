@@ -99,6 +99,7 @@ async fn a_closed_store_has_finished_what_was_queued_and_answers_that_it_is_clos
                 key: None,
                 on_conflict: OnConflict::Queue,
                 refusal: None,
+                sealed: None,
                 claim: None,
             };
             let mut submit = Box::pin(async move { queue.submit(&Caller::server(), wish).await });
@@ -239,6 +240,7 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         key: Some(("key".parse().unwrap(), [7; 32])),
         on_conflict: OnConflict::Queue,
         refusal: None,
+        sealed: None,
         claim: None,
     };
     trial.queue.submit(&Caller::server(), key).await.unwrap();

@@ -192,6 +192,7 @@ impl Trial {
             key: None,
             on_conflict,
             refusal: None,
+            sealed: None,
             claim: None,
         };
         self.queue.submit(&Caller::server(), wish).await.unwrap().admission

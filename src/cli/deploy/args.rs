@@ -59,6 +59,9 @@ pub struct RedeployArgs {
     /// The earlier deployment: its number, such as 17; its number with the project, such as web#17; or its ID
     #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub id: DeploymentName,
+    /// The value of a secret input of that deployment, which is not kept; may be repeated
+    #[arg(long = "input", value_name = "NAME=VALUE", value_parser = parse_input)]
+    pub inputs: Vec<(String, String)>,
     /// Who deploys it.
     #[command(flatten)]
     pub origin: OriginArgs,
@@ -129,7 +132,7 @@ impl RedeployArgs {
             pipeline: None,
             // Its order is its own, and not that of this job.
             source: Source { origin: self.origin.clone(), ref_name: None, commit: None, order: None, no_order: true },
-            inputs: Vec::new(),
+            inputs: self.inputs.clone(),
             artifact: None,
             respect_gitignore: false,
             allow_empty: false,

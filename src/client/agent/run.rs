@@ -150,6 +150,7 @@ impl Agent {
             fencing_token: claimed.lease.fencing_token.0,
             pass_env: project.map(|project| project.pass_env.clone()).unwrap_or_default(),
             inputs: claimed.inputs.clone(),
+            secret_inputs: claimed.secret_inputs.clone(),
             workspace: self.workspace(deployment.id),
             artifact: artifact.map(Artifact::File),
             unpack_limits: UnpackLimits { max_bytes: config.artifacts.max_unpacked_bytes },

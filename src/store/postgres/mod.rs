@@ -250,6 +250,10 @@ impl Store for PostgresStore {
         read!(self, session => reads::numbered(&mut session, &project, number))
     }
 
+    fn sealed_inputs(&self, id: DeploymentId) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>> {
+        read!(self, session => reads::sealed_inputs(&mut session, id))
+    }
+
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
         read!(self, session => reads::events(&mut session, id, after, limit, &self.unreadable))
     }

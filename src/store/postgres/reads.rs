@@ -33,6 +33,14 @@ pub(super) async fn deployment(
     found.first().map(placed).transpose()
 }
 
+pub(super) async fn sealed_inputs(
+    session: &mut DatabaseSession,
+    id: DeploymentId,
+) -> Result<Option<Vec<u8>>, DatabaseFault> {
+    let found = session.ask(call!(Sql::SealedInputs, rows::uuid(id))).await?;
+    Ok(found.first().map(|row| rows::get::<Option<Vec<u8>>>(row, 0)).transpose()?.flatten())
+}
+
 pub(super) async fn numbered(
     session: &mut DatabaseSession,
     project: &ProjectName,

@@ -145,7 +145,7 @@ pub(super) fn calls(
     sighted: &Sighted,
     changes: &Changes,
 ) -> Result<Vec<BoundStatement>, DatabaseFault> {
-    let Changes { is_pause_changed: _, project, steps, key, audit } = changes;
+    let Changes { is_pause_changed: _, project, steps, key, sealed, audit } = changes;
     let mut calls = Vec::new();
     if let Some(project) = project {
         let seen = sighted
@@ -169,6 +169,9 @@ pub(super) fn calls(
     }
     for after in steps.iter().filter(|step| step.is_put_ahead() && !step.is_creation()).map(Step::deployment) {
         calls.push(call!(Sql::PutAhead, rows::uuid(after.id), after.rank()));
+    }
+    if let Some((id, sealed)) = sealed {
+        calls.push(call!(Sql::Seal, rows::uuid(*id), sealed.clone()));
     }
     if let Some(KeyRecord { key, fingerprint, deployment }) = key {
         let (key, fingerprint) = (key.as_str().to_owned(), fingerprint.to_vec());

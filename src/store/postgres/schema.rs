@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0014_tokens.sql"),
     include_str!("migrations/0015_pause.sql"),
     include_str!("migrations/0016_retention.sql"),
+    include_str!("migrations/0017_sealed_inputs.sql"),
 ];
 
 /// The schema's version that this program knows.

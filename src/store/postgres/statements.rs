@@ -241,7 +241,8 @@ statements! {
             report_count = $15, cancel_superseded_by_named = $16, rollbacks = $17, cancel_requested_by = $18, \
             revision = $19, state = $20, started_at = $21, ended_at = $22, lease_secret = $23, \
             fencing_token = $24, lease_ttl_ms = $25, worker = $26, cause = $27, cause_message = $28, \
-            cause_phase = $29, superseded_by = $30, released_by = $31 \
+            cause_phase = $29, superseded_by = $30, released_by = $31, \
+            sealed_inputs = CASE WHEN $22 IS NULL THEN sealed_inputs END \
         WHERE id = $32 AND revision = $33 AND pulse = $34 AND event_count = $35 RETURNING 1) \
         SELECT require_one(count(*)) FROM written";
     /// The columns that change while the state stays. None of them is in an index, so a heartbeat or a report is cheap.
@@ -262,6 +263,9 @@ statements! {
          FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[]) \
                 AS e (id, seq, at, type, log_end_bytes, body) \
             JOIN deployments AS d ON d.id = e.id ORDER BY e.seq";
+    /// Keeps the sealed values of a deployment's secret inputs. The update that makes the deployment final takes them away.
+    Seal(UUID, BYTEA) = "UPDATE deployments SET sealed_inputs = $2 WHERE id = $1";
+    SealedInputs(UUID) = "SELECT sealed_inputs FROM deployments WHERE id = $1";
     /// Sets a deployment's place in line.
     PutAhead(UUID, INT8) = "UPDATE deployments SET line_place = $2 WHERE id = $1";
     InsertKey(TEXT, TEXT, BYTEA, UUID) =

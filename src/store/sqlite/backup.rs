@@ -53,7 +53,10 @@ pub fn backup(from: &Path, to: &Path, progress: Progress<'_>) -> Result<u64, Sto
         schema::require_known(&moment, &shown)?;
         copy(&moment, partial, progress).map_err(|error| cannot_write(&to, &error))?;
         connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE)
-            .and_then(|db| lineage::mark_backup(&db))
+            .and_then(|db| {
+                forget_sealed(&db)?;
+                lineage::mark_backup(&db)
+            })
             .map_err(|error| cannot_write(&to, &error))?;
         check(partial)
     });
@@ -166,6 +169,18 @@ fn copy(source: &Connection, to: &Path, progress: Progress<'_>) -> rusqlite::Res
     // One file that needs nothing beside it; when it is opened as a store, a write-ahead log is made again.
     target.pragma_update_and_check(None, "journal_mode", "delete", |_| Ok(()))?;
     target.close().map_err(|(_, error)| error)
+}
+
+/// Takes the sealed values of secret inputs out of a backup, which holds the secret that they are sealed with.
+fn forget_sealed(db: &Connection) -> rusqlite::Result<()> {
+    // An older store has none.
+    let column = "SELECT count(*) FROM pragma_table_info('deployments') WHERE name = 'sealed_inputs'";
+    if db.query_row(column, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(());
+    }
+    db.pragma_update_and_check(None, "secure_delete", "on", |_| Ok(()))?;
+    db.execute("UPDATE deployments SET sealed_inputs = NULL WHERE sealed_inputs IS NOT NULL", [])?;
+    Ok(())
 }
 
 /// Whether the file is a whole store of a known version.

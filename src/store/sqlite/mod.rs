@@ -145,6 +145,10 @@ impl Store for SqliteStore {
         Box::pin(self.readers.read(move |db| reads::numbered(db, &project, number)))
     }
 
+    fn sealed_inputs(&self, id: DeploymentId) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::sealed_inputs(db, id)))
+    }
+
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
         let unreadable = self.unreadable.clone();
         Box::pin(self.readers.read(move |db| reads::events(db, id, after, limit, &unreadable)))

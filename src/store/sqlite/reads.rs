@@ -158,6 +158,11 @@ pub(super) fn numbered(db: &Connection, project: &ProjectName, number: u64) -> R
     db.prepare_cached(BY_SHORT_NUMBER)?.query_row(params![project.as_str(), number], id).optional()
 }
 
+pub(super) fn sealed_inputs(db: &Connection, id: DeploymentId) -> Read<Option<Vec<u8>>> {
+    let mut statement = db.prepare_cached("SELECT sealed_inputs FROM deployments WHERE id = ?1")?;
+    statement.query_row([id.as_bytes()], |row| row.get(0)).optional().map(Option::flatten)
+}
+
 pub(super) fn events(
     db: &Connection,
     id: DeploymentId,

@@ -65,6 +65,7 @@ pub(super) struct Recorder<'c> {
     update_deployment: Statement<'c>,
     update_signs_of_life: Statement<'c>,
     put_ahead: Statement<'c>,
+    seal: Statement<'c>,
     insert_event: Statement<'c>,
     insert_key: Statement<'c>,
     insert_audit: Statement<'c>,
@@ -110,6 +111,7 @@ impl<'c> Recorder<'c> {
             update_deployment: db.prepare(rows::UPDATE_DEPLOYMENT)?,
             update_signs_of_life: db.prepare(rows::UPDATE_SIGNS_OF_LIFE)?,
             put_ahead: db.prepare(rows::PUT_AHEAD)?,
+            seal: db.prepare(rows::SEAL)?,
             insert_event: db.prepare(rows::INSERT_EVENT)?,
             insert_key: db.prepare(INSERT_KEY)?,
             insert_audit: db.prepare(INSERT_AUDIT)?,
@@ -223,7 +225,7 @@ impl<'c> Recorder<'c> {
         located: &mut Located,
         changes: &Changes,
     ) -> rusqlite::Result<()> {
-        let Changes { is_pause_changed: _, project, steps, key, audit } = changes;
+        let Changes { is_pause_changed: _, project, steps, key, sealed, audit } = changes;
         if let Some(project) = project {
             if !located.counted {
                 return Err(mistaken("a decision changed the counters of a project that it did not load"));
@@ -248,6 +250,9 @@ impl<'c> Recorder<'c> {
                 self.put_ahead.execute(params![after.rank(), located.number(after.id)?])?;
             }
             self.write_events(located.number(step.deployment().id)?, step)?;
+        }
+        if let Some((id, sealed)) = sealed {
+            self.seal.execute(params![sealed, located.number(*id)?])?;
         }
         if let Some(KeyRecord { key, fingerprint, deployment }) = key {
             let (project, number) = (located.project, located.number(*deployment)?);

@@ -81,7 +81,8 @@ pub(super) const UPDATE_DEPLOYMENT: &str = "UPDATE deployments SET window_ms = ?
      message = ?12, phase = ?13, outputs = ?14, report_count = ?15, cancel_superseded_by_named = ?16, \
      rollbacks = ?17, cancel_requested_by = ?18, revision = ?19, state = ?20, started_at = ?21, ended_at = ?22, \
      lease_secret = ?23, fencing_token = ?24, lease_ttl_ms = ?25, worker = ?26, cause = ?27, cause_message = ?28, \
-     cause_phase = ?29, superseded_by = ?30, released_by = ?31 WHERE number = ?32";
+     cause_phase = ?29, superseded_by = ?30, released_by = ?31, \
+     sealed_inputs = iif(?22 IS NULL, sealed_inputs, NULL) WHERE number = ?32";
 
 /// The columns that change while the state stays; none of them is in an index, so a heartbeat or a report is cheap.
 pub(super) const UPDATE_SIGNS_OF_LIFE: &str = "UPDATE deployments SET window_ms = ?1, pulse = ?2, progress = ?3, \
@@ -89,6 +90,9 @@ pub(super) const UPDATE_SIGNS_OF_LIFE: &str = "UPDATE deployments SET window_ms 
      cancel_superseded_by = ?8, log_total_bytes = ?9, log_head_end_seq = ?10, log_trimmed_at_bytes = ?11, \
      message = ?12, phase = ?13, outputs = ?14, report_count = ?15, cancel_superseded_by_named = ?16, \
      rollbacks = ?17, cancel_requested_by = ?18 WHERE number = ?19";
+
+/// Keeps the sealed values of a deployment's secret inputs. The update that makes the deployment final takes them away.
+pub(super) const SEAL: &str = "UPDATE deployments SET sealed_inputs = ?1 WHERE number = ?2";
 
 /// Sets a deployment's place in line.
 pub(super) const PUT_AHEAD: &str = "UPDATE deployments SET line_place = ?1 WHERE number = ?2";

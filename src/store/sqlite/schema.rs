@@ -25,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0011_tokens.sql"),
     include_str!("migrations/0012_pause.sql"),
     include_str!("migrations/0013_retention.sql"),
+    include_str!("migrations/0014_sealed_inputs.sql"),
 ];
 
 const CHECKSUMS: &str =

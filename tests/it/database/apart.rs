@@ -46,6 +46,7 @@ fn wish(project_number: u64, number: u64) -> Submission {
         key: None,
         on_conflict: OnConflict::Queue,
         refusal: None,
+        sealed: None,
         claim: None,
     }
 }

@@ -71,6 +71,7 @@ async fn everything(trial: &Trial) {
         key: Some(("once".parse().unwrap(), [7; 32])),
         on_conflict: OnConflict::Refuse,
         refusal: None,
+        sealed: None,
         claim: None,
     };
     for _ in 0..2 {

@@ -71,6 +71,7 @@ impl Trial {
             fencing_token: 7,
             pass_env: singletrack::config::PassEnv::default(),
             inputs: BTreeMap::from([("dir".into(), directory.path().display().to_string())]),
+            secret_inputs: Default::default(),
             artifact: None,
             unpack_limits: singletrack::exec::archive::UnpackLimits::default(),
             grace: PATIENCE * 2,

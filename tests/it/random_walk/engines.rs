@@ -224,6 +224,7 @@ impl Walk {
                         Conflict::Queue => OnConflict::Queue,
                     },
                     refusal: None,
+                    sealed: None,
                     claim: None,
                 };
                 self.admission(queue.submit(&Caller::server(), submission).await.unwrap().admission)
