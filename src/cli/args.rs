@@ -5,8 +5,8 @@ use clap::{Parser, Subcommand};
 use super::{
     AgentArgs, AuditArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
     FenceCommand, ListArgs, LogsArgs, ManArgs, PauseArgs, ProtectArgs, RedeployArgs, ReleaseArgs, ReloadArgs,
-    ResumeArgs, RollbackArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs,
-    exit::EXIT_CODES, read::read,
+    ResumeArgs, RollbackArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand, TokenCommand, VersionArgs, WaitArgs,
+    WhyArgs, exit::EXIT_CODES, read::read,
 };
 
 /// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.

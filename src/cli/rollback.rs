@@ -17,7 +17,11 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    client::{calls::Patience, deadline::Deadline, resolve::Wish},
+    client::{
+        calls::Patience,
+        deadline::Deadline,
+        resolve::{Ending, Wish},
+    },
     model::{DeploymentName, IdempotencyKey, ProjectName},
     wire::RollbackRequest,
 };
@@ -36,6 +40,9 @@ pub struct RollbackArgs {
     /// The success to go back to [default: the last one before the live one]
     #[arg(long, value_name = "DEPLOYMENT", value_parser = parse_deployment)]
     pub to: Option<DeploymentName>,
+    /// Leave the project open: else it is paused, so that the next push does not undo the rollback, until `resume`
+    #[arg(long)]
+    pub no_pin: bool,
     /// The reason; it is recorded, and told to those that the rollback supersedes
     #[arg(long, short, value_parser = parse_text)]
     pub reason: Option<String>,
@@ -87,8 +94,12 @@ impl RollbackArgs {
     /// The deploy as which it is followed.
     fn deploy(&self, project: ProjectName) -> DeployArgs {
         let origin = OriginArgs { message: None, actor: self.actor.clone(), url: self.url.clone() };
-        let line =
-            LineArgs { cancel_in_progress_deployment: false, leave_when_overtaken: false, timeout: self.timeout };
+        let line = LineArgs {
+            cancel_in_progress_deployment: false,
+            leave_when_overtaken: false,
+            override_pause: false,
+            timeout: self.timeout,
+        };
         DeployArgs {
             pipeline: None,
             inputs: Vec::new(),
@@ -132,6 +143,7 @@ async fn roll_back(args: &RollbackArgs, deploy: &DeployArgs, reports: &Reports<'
         actor: args.actor.clone().or_else(|| session.actor()),
         url: args.url.clone().or_else(|| session.ci.as_ref().and_then(|ci| ci.url.clone())),
         inputs: args.inputs.iter().cloned().collect(),
+        leave_open: args.no_pin,
         deadline_seconds: Some(args.timeout.as_secs()),
     };
     // The same bytes for every submit: with another body the key would name another request.
@@ -157,5 +169,12 @@ async fn roll_back(args: &RollbackArgs, deploy: &DeployArgs, reports: &Reports<'
         seen_event: Cell::new(0),
     };
     let ending = run.drive(&mut signals).await?;
+    let is_made = matches!(ending, Ending::Ended { .. } | Ending::Detached(_) | Ending::Stopped { .. });
+    if is_made && !args.no_pin {
+        let project = &deploy.target.project;
+        session.screen.line(&format!(
+            "{project} is paused, so that nothing undoes this: `singletrack resume {project}` ends that"
+        ));
+    }
     job(&session, deploy, reports, &run.deadline).conclude(ending, run.problem, &mut signals).await
 }

@@ -169,20 +169,11 @@ impl Connection {
         self.submit_to(project, "deployments", key, body).await
     }
 
-    /// Asks for a rollback.
+    /// The same by another route of the project that makes deployments.
     ///
     /// # Errors
     /// No usable answer came.
-    pub async fn roll_back(
-        &self,
-        project: &ProjectName,
-        key: &IdempotencyKey,
-        body: &[u8],
-    ) -> Result<Submitted, Fault> {
-        self.submit_to(project, "rollback", key, body).await
-    }
-
-    async fn submit_to(
+    pub async fn submit_to(
         &self,
         project: &ProjectName,
         route: &str,

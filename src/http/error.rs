@@ -77,6 +77,13 @@ impl ErrorAnswer {
         self.code
     }
 
+    /// The same error, with more to say.
+    #[must_use]
+    pub fn adding(mut self, more: &str) -> Self {
+        self.detail.push_str(more);
+        self
+    }
+
     /// This error as a plan shows it.
     pub fn planned(self) -> PlanRefusal {
         PlanRefusal { error_code: self.code, message: self.detail, retryable: self.code.is_retryable() }

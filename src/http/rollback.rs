@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::{
-        Deployment, DeploymentId, IdempotencyKey, ProjectName, RunBy, Scope, Status,
+        Deployment, DeploymentId, Hold, IdempotencyKey, ProjectName, RunBy, Scope, Status,
         admission::Submission,
         go_back::{self, WentBack},
     },
@@ -62,8 +62,16 @@ pub async fn rollback(
                 return submit::decide(&app, &grant.caller, repeated, Some(failure)).await;
             }
         };
-        let Choice { submission, live } = choice;
-        let outcome = app.queue.go_back(&grant.caller, submission, Some(live)).await?;
+        let Choice { submission, live, is_held } = choice;
+        if !wish.leave_open || is_held {
+            // It holds all others, or passes those that are held.
+            grant.require(&[Scope::Admin]).map_err(|missing| {
+                let hint = if is_held { "" } else { "; with leaveOpen (--no-pin) the project is not paused" };
+                missing.adding(hint)
+            })?;
+        }
+        let pin = (!wish.leave_open).then(|| wish.reason.clone().unwrap_or_else(|| "no reason was given".to_owned()));
+        let outcome = app.queue.go_back(&grant.caller, submission, Some(live), pin).await?;
         let replayed = match outcome.went_back {
             WentBack::Made(_) => false,
             WentBack::Found(_) => true,
@@ -87,6 +95,8 @@ struct Choice {
     submission: Submission,
     /// What was live when that was chosen.
     live: DeploymentId,
+    /// Whether something held the project then.
+    is_held: bool,
 }
 
 async fn choose(
@@ -166,7 +176,9 @@ async fn choose(
     submit::check(&again, true)?;
     let mut submission = submit::submission(app, project.clone(), again, None, key, submit::Former::of(target)).await?;
     submission.refusal = submit::refusal(app, &submission).await?;
-    Ok(Choice { submission, live: live.id })
+    let policy = app.queue.policy(project);
+    let is_held = Hold::of(&policy, state.project.pause.as_ref(), app.now()).is_some();
+    Ok(Choice { submission, live: live.id, is_held })
 }
 
 /// The deployment whose content this one has: for a rollback, the one that it repeats.

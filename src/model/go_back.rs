@@ -4,6 +4,7 @@ use super::{
     admission::{self, Admission, Rejection, Submission},
     command::Command,
     deployment::Deployment,
+    hold::Pause,
     ids::DeploymentId,
     order,
     policy::Policy,
@@ -23,21 +24,34 @@ pub enum WentBack {
     Rejected(Rejection),
 }
 
-/// Decides a rollback. `live` is the deployment that was live when the success to go back to was chosen;
+/// Decides a rollback. `pin` is the pause that comes with it, so that the next push does not undo it. `live` is the deployment that was live when the success to go back to was chosen;
 /// `wish.spec.retry_of` is that success. Needs the key's deployment and the whole line.
 pub fn go_back(
     slot: &mut Slot,
     keyed: Option<Keyed>,
     wish: Submission,
     live: Option<DeploymentId>,
+    pin: Option<Pause>,
     policy: &Policy,
 ) -> WentBack {
+    let mut wish = wish;
     if keyed.is_none() {
         if slot.project().last_success != live {
             return WentBack::Changed;
         }
         if let Some(same) = under_way(slot, wish.spec.retry_of) {
+            if let Some(pin) = pin.filter(|_| slot.project().pause.is_none()) {
+                slot.pause(pin);
+            }
             return WentBack::Found(same);
+        }
+        // A refusal must not leave the pause behind.
+        if let Some(refusal) = wish.refusal.take() {
+            return WentBack::Rejected(refusal);
+        }
+        wish.spec.override_pause = pin.is_some() || slot.hold().is_some();
+        if let Some(pin) = pin {
+            slot.pause(pin);
         }
     }
     let reason = wish.spec.message.clone();

@@ -142,7 +142,13 @@ impl Hold {
     /// `paused by anna`, `frozen`, without its end and its reason.
     pub fn what(&self) -> String {
         match self.kind {
-            HoldKind::Pause => format!("paused by {}", self.who().unwrap_or_else(|| "somebody".to_owned())),
+            HoldKind::Pause => {
+                let who = self.who().unwrap_or_else(|| "somebody".to_owned());
+                match self.pin {
+                    Some(pin) => format!("rolled back to #{pin} by {who}"),
+                    None => format!("paused by {who}"),
+                }
+            }
             HoldKind::Freeze => "frozen by a freeze window".to_owned(),
             HoldKind::Configuration => "paused in the server's configuration".to_owned(),
         }
@@ -243,5 +249,6 @@ mod tests {
         assert_eq!(told(until), "paused by anna (token ops) until 2026-01-14T18:00:00Z: repair");
         assert_eq!(told(Pause { by: "local".to_owned(), ..pause(None) }), "paused by anna: repair");
         assert_eq!(told(Pause { actor: None, ..pause(None) }), "paused by token ops: repair");
+        assert_eq!(told(Pause { pin: Some(41), ..pause(None) }), "rolled back to #41 by anna (token ops): repair");
     }
 }

@@ -3,7 +3,7 @@
 use super::Queue;
 use crate::{
     model::{
-        Caller, DeploymentId, LineLoad, Load, Project, Slot,
+        Caller, DeploymentId, LineLoad, Load, Pause, Project, Slot,
         admission::Submission,
         go_back::{self, WentBack},
     },
@@ -22,7 +22,8 @@ pub struct WentBackOutcome {
 }
 
 impl Queue {
-    /// Decides a rollback and records it. `live` is the deployment that was live when the success was chosen.
+    /// Decides a rollback and records it. `live` is the deployment that was live when the success was chosen. With `pin`, the
+    /// project is paused for that reason, in the same commit.
     ///
     /// # Errors
     /// The store did not do it.
@@ -31,6 +32,7 @@ impl Queue {
         caller: &Caller,
         wish: Submission,
         live: Option<DeploymentId>,
+        pin: Option<String>,
     ) -> Result<WentBackOutcome, StoreError> {
         let (now, policy, caller) = (self.clock.wall(), self.policy(&wish.project), caller.clone());
         let key = wish.key.as_ref().map(|(key, _)| key.clone());
@@ -39,8 +41,16 @@ impl Queue {
         transact(&*self.store, project, load, move |loaded| {
             let keyed = loaded.keyed.clone();
             let actor = wish.spec.actor.clone();
-            let mut slot = Slot::of(loaded, now).by(&caller).claiming(actor);
-            let went_back = go_back::go_back(&mut slot, keyed, wish, live, &policy);
+            let pin = pin.map(|reason| Pause {
+                at: now,
+                by: caller.identity.to_string(),
+                actor: actor.clone(),
+                reason,
+                until: None,
+                pin: wish.spec.retry_of_named.as_ref().map(|named| named.number),
+            });
+            let mut slot = Slot::of(loaded, now, &policy).by(&caller).claiming(actor);
+            let went_back = go_back::go_back(&mut slot, keyed, wish, live, pin, &policy);
             let own = match &went_back {
                 WentBack::Made(id) | WentBack::Found(id) => slot.deployment(*id).cloned(),
                 WentBack::Changed | WentBack::Rejected(_) => None,

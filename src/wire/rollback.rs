@@ -25,6 +25,10 @@ pub struct RollbackRequest {
     /// The values of the secret inputs of that success, which are not kept.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, String>,
+    /// Whether the project is left open. Else it is paused in the same commit, so that the next push does not undo the
+    /// rollback.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub leave_open: bool,
     /// How long it may wait in line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u64>,

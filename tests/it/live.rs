@@ -95,7 +95,8 @@ async fn deployed(server: &TestServer, commit: &str) -> u64 {
 }
 
 /// Asks for a rollback.
-async fn roll_back(server: &TestServer, body: Value) -> Value {
+async fn roll_back(server: &TestServer, mut body: Value) -> Value {
+    body["leaveOpen"] = json!(true);
     let answer = server.post("/v1/projects/web/rollback", body).await;
     assert_eq!(answer.status, 202, "{}", answer.text);
     answer.body
@@ -191,7 +192,7 @@ async fn the_command_follows_its_rollback_and_ends_as_it_ends() {
     deployed(&server, "b").await;
     let run =
         |args: &[&str]| server.tool(args).env("SINGLETRACK_URL", &server.base).env("USER", "bob").output().unwrap();
-    let output = run(&["rollback", "web", "--reason", "it is slow", "--json"]);
+    let output = run(&["rollback", "web", "--reason", "it is slow", "--json", "--no-pin"]);
     assert!(output.status.success(), "{output:?}");
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&result["commit"], &result["status"]), (&json!("a"), &json!("SUCCEEDED")));
@@ -203,6 +204,50 @@ async fn the_command_follows_its_rollback_and_ends_as_it_ends() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("web#1 of alice at a is live, and no deployment of web succeeded before it"), "{told}");
-    let output = run(&["rollback", "--to", "web#2", "--detach"]);
+    let output = run(&["rollback", "--to", "web#2", "--detach", "--no-pin"]);
     assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_stays_because_it_pauses_the_project_and_whoever_is_held_is_told_of_it() {
+    on_each_engine(GATED, async |server| {
+        deployed(&server, "a").await;
+        deployed(&server, "b").await;
+        server.close_gate();
+        let running = server.accepted(json!({ "commit": "c" })).await;
+        server.event(&running, |event| event["type"] == "log").await;
+        let waiting = server.accepted(json!({ "commit": "d", "onConflict": "queue" })).await;
+        let answer = server.post("/v1/projects/web/rollback", json!({ "reason": "it is slow", "actor": "bob" })).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+        assert_eq!(server.finished(&running).await["error"]["code"], "SUPERSEDED");
+        server.open_gate();
+        assert_eq!(server.finished(&answer.id()).await["commit"], "a");
+        // The one that waited, and the next push, are held.
+        let later = server.submit(json!({ "commit": "e", "onConflict": "queue" })).await.id();
+        let refused = server.submit(json!({ "commit": "f" })).await;
+        assert_eq!(refused.refusal(), (409, "PROJECT_PAUSED"), "{}", refused.text);
+        assert!(refused.text.contains("rolled back to #1 by bob: it is slow"), "{}", refused.text);
+        let view = server.project().await;
+        assert_eq!((&view["hold"]["pin"], &view["hold"]["reason"]), (&json!(1), &json!("it is slow")), "{view}");
+        assert_eq!(
+            (&view["holder"], &view["lineLength"], &view["current"]["commit"]),
+            (&Value::Null, &json!(2), &json!("a"))
+        );
+        for held in [&waiting, &later] {
+            assert_eq!(server.deployment(held, "").await.body["status"], "PENDING");
+        }
+        // A refused rollback pauses nothing, and another one passes the pause.
+        deny_nothing(&server).await;
+    })
+    .await;
+}
+
+/// A rollback that is refused leaves the pause as it is; the next one passes it.
+async fn deny_nothing(server: &TestServer) {
+    assert_eq!(refused(server, json!({ "to": "1", "reason": "again" })).await, "ROLLBACK_IMPOSSIBLE");
+    assert_eq!(server.project().await["hold"]["reason"], "it is slow");
+    let answer = server.post("/v1/projects/web/rollback", json!({ "to": "2", "reason": "b was right" })).await;
+    assert_eq!(server.finished(&answer.id()).await["commit"], "b");
+    let hold = server.project().await["hold"].clone();
+    assert_eq!((&hold["pin"], &hold["reason"]), (&json!(2), &json!("b was right")));
 }

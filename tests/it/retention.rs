@@ -383,6 +383,7 @@ async fn a_key_protects_for_as_long_as_its_deployment_is_kept(trial: Trial) {
             key: Some((key, [7; 32])),
             on_conflict: OnConflict::Refuse,
             refusal: None,
+            sealed: None,
             claim: None,
         }
     };

@@ -95,7 +95,7 @@ async fn secret_inputs_reach_the_phases_over_a_restart_and_stand_nowhere_else() 
         assert_eq!(fs::read_to_string(server.path("token")).unwrap(), "second");
         let back = server.post("/v1/projects/web/rollback", json!({})).await;
         assert_eq!(back.refusal(), (422, "SECRET_INPUTS_GONE"), "{}", back.text);
-        let back = server.post("/v1/projects/web/rollback", json!({ "inputs": secrets })).await;
+        let back = server.post("/v1/projects/web/rollback", json!({ "inputs": secrets, "leaveOpen": true })).await;
         assert_eq!(server.finished(&back.id()).await["status"], "SUCCEEDED");
     })
     .await;

@@ -260,11 +260,9 @@ impl Race<'_> {
     /// then the next key is used.
     async fn submit_anew(&mut self) -> Result<Submitted, Fault> {
         loop {
-            let (connection, key) = (&self.session.connection, self.key.get());
-            let submitted = match self.rolls_back {
-                true => connection.roll_back(self.project(), key, &self.body).await?,
-                false => connection.submit(self.project(), key, &self.body).await?,
-            };
+            let (connection, route) =
+                (&self.session.connection, if self.rolls_back { "rollback" } else { "deployments" });
+            let submitted = connection.submit_to(self.project(), route, self.key.get(), &self.body).await?;
             let ticket = self.held.as_ref().and_then(|held| held.ticket);
             let over = match &submitted {
                 // If an earlier attempt of this submit may have arrived, its deployment may be final by now.
@@ -337,7 +335,7 @@ impl Race<'_> {
     }
 
     async fn preempt(&mut self, target: DeploymentId, ticket: DeploymentId) -> Observation {
-        let actor = self.ci_or_user();
+        let actor = actor(self.args, self.session.ci.as_ref());
         let by = actor.as_ref().map(|actor| format!(" by {actor}")).unwrap_or_default();
         let body = CancelBody { superseded_by: Some(ticket.into()), reason: Some(format!("superseded{by}")), actor };
         let session = self.session;
@@ -529,10 +527,6 @@ impl Race<'_> {
 
     fn project(&self) -> &ProjectName {
         &self.args.target.project
-    }
-
-    fn ci_or_user(&self) -> Option<String> {
-        actor(self.args, self.session.ci.as_ref())
     }
 }
 

@@ -255,7 +255,7 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     let quick = driven.post("/v1/projects/web/deployments", json!({ "pipeline": "quick" })).await;
     server.finished(quick["id"].as_str().unwrap()).await;
     let keyed = |body| server.request(Method::POST, rollback).header("Idempotency-Key", "back").json(&body);
-    let back = driven.see(keyed(json!({}))).await;
+    let back = driven.see(keyed(json!({ "leaveOpen": true }))).await;
     driven.see(keyed(json!({ "reason": "another" }))).await;
     server.finished(back["id"].as_str().unwrap()).await;
     driven.post("/v1/projects/web/pause", json!({ "reason": "why", "until": null })).await;

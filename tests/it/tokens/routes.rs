@@ -17,6 +17,7 @@ const ROUTES: &[(&str, &str, &[Scope])] = {
         ("get", "/v1/projects", &[Read]),
         ("get", "/v1/projects/{project}", &[Read]),
         ("post", "/v1/projects/{project}/release", &[Release]),
+        ("post", "/v1/projects/{project}/rollback", &[Submit]),
         ("post", "/v1/projects/{project}/pause", &[Admin]),
         ("post", "/v1/projects/{project}/resume", &[Admin]),
         ("get", "/v1/projects/{project}/deployments", &[Read]),
