@@ -289,13 +289,13 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         (
             "INSERT INTO deployments SELECT 99, randomblob(16), project, ticket, revision, 'waiting', NULL, executor, 0, 0, \
              1, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, \
-             NULL, spec, outputs, 1, 99, NULL, NULL FROM deployments WHERE number = 4",
+             NULL, spec, outputs, 1, 99, NULL, NULL, NULL, NULL, NULL FROM deployments WHERE number = 4",
             "UNIQUE constraint failed: deployments.project, deployments.ticket",
         ),
         (
             "INSERT INTO deployments SELECT 99, randomblob(16), project, 99, 99, 'waiting', NULL, executor, 0, 0, \
              1, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, NULL, \
-             NULL, spec, outputs, 1, short_number, NULL, NULL FROM deployments WHERE number = 4",
+             NULL, spec, outputs, 1, short_number, NULL, NULL, NULL, NULL, NULL FROM deployments WHERE number = 4",
             "UNIQUE constraint failed: deployments.project, deployments.short_number",
         ),
         ("UPDATE deployments SET short_number = 99 WHERE number = 3", "what a deployment is never changes"),
