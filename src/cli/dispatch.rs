@@ -10,7 +10,7 @@ use super::{
     audit, cancel, check_config, current, demo, deploy,
     end::{end, on_runtime},
     exit::{Exit, Failure},
-    explain, list, logs, manual, pause, release, reload, rollback, run,
+    explain, list, logs, manual, pause, redact, release, reload, rollback, run,
     run::FenceCommand,
     screen::print,
     serve, status, store, token, version, wait, why,
@@ -93,6 +93,7 @@ fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
         ClientCommand::Pause(args) => on_runtime(pause::pause(args)),
         ClientCommand::Resume(args) => on_runtime(pause::resume(args)),
         ClientCommand::Release(args) => on_runtime(release::run(args)),
+        ClientCommand::Redact(args) => on_runtime(redact::run(args)),
         ClientCommand::Reload(args) => on_runtime(reload::run(args)),
     }
 }
@@ -117,6 +118,7 @@ fn wants_json(command: &ClientCommand) -> bool {
         ClientCommand::Pause(args) => args.connect.json,
         ClientCommand::Resume(args) => args.connect.json,
         ClientCommand::Release(args) => args.target.connect.json,
+        ClientCommand::Redact(args) => args.target.connect.json,
         ClientCommand::Reload(args) => args.connect.json,
     }
 }

@@ -25,8 +25,8 @@ use crate::{
     model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName, Status},
     wire::{
         Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
-        PauseAnswer, PauseRequest, Plan, ProjectList, ProjectView, ReleaseAnswer, ReleaseRequest, ReloadAnswer,
-        ReportsAnswer, ReportsRequest, ResumeRequest, Takes,
+        PauseAnswer, PauseRequest, Plan, ProjectList, ProjectView, RedactAnswer, RedactRequest, ReleaseAnswer,
+        ReleaseRequest, ReloadAnswer, ReportsAnswer, ReportsRequest, ResumeRequest, Takes,
     },
 };
 
@@ -325,6 +325,21 @@ impl Connection {
         let answer = self.succeed(&call).await?;
         let changed = answer.status == StatusCode::ACCEPTED;
         Ok((*self.transport.read(answer)?, changed))
+    }
+
+    /// Takes a leaked secret out of what is recorded of a deployment.
+    ///
+    /// # Errors
+    /// No usable answer came, or the server refuses.
+    pub async fn redact(
+        &self,
+        project: &ProjectName,
+        name: &DeploymentName,
+        body: &RedactRequest,
+    ) -> Result<RedactAnswer, Fault> {
+        let url = self.named_url(project, name, &["redact"]);
+        let answer = self.succeed(&Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) }).await?;
+        self.transport.read(answer).map(|redacted| *redacted)
     }
 
     /// A deployment.

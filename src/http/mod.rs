@@ -34,6 +34,7 @@ mod plan;
 mod projects;
 mod rarely;
 mod read;
+mod redact;
 mod refusals;
 mod request_id;
 mod rollback;

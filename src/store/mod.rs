@@ -15,6 +15,7 @@ mod error;
 pub mod memory;
 pub mod postgres;
 mod ready;
+pub mod redact;
 pub mod sqlite;
 pub mod tokens;
 mod unreadable;
@@ -37,6 +38,7 @@ pub use artifacts::SharedArtifacts;
 pub use audit::{AuditLine, AuditPage, AuditQuery, AuditRoom, NewAuditLine};
 pub use copy::Progress;
 use ready::Readiness;
+pub use redact::RedactRoom;
 pub use tokens::TokenRoom;
 pub use upkeep::Upkeep;
 
@@ -301,6 +303,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The tokens that were made at run time.
     fn tokens(&self) -> &dyn TokenRoom;
+
+    /// Redaction in a store that keeps its history on a disk.
+    fn redact(&self) -> Option<&dyn RedactRoom> {
+        None
+    }
 
     /// The upkeep of a store that keeps its history on a disk.
     fn upkeep(&self) -> Option<&dyn Upkeep> {

@@ -5,8 +5,10 @@ mod age;
 mod caretaker;
 mod pack;
 mod prune;
+mod redact;
 mod round;
 
 pub use caretaker::{Caretaker, Interval, TASK};
 pub use prune::{PrunePlan, PrunedProject, RulesOf};
+pub use redact::{LeakedSecret, REDACTED, RedactCount, redact};
 pub use round::Pace;

@@ -10,6 +10,7 @@ pub mod event;
 mod pause;
 pub mod problem;
 pub mod project;
+mod redact;
 pub mod reload;
 pub mod rollback;
 pub mod submit;
@@ -29,6 +30,7 @@ pub use project::{
     Plan, PlanChange, PlanOutcome, PlanPhase, PlanRefusal, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer,
     ReleaseRequest,
 };
+pub use redact::{RedactAnswer, RedactRequest};
 pub use reload::{ReloadAnswer, ReloadedProjects};
 pub use rollback::RollbackRequest;
 pub use submit::{Blocker, Blocking, CancelBody, Conflict, Liveness, OnConflict, Relation, SubmitRequest, Takes};

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use serde_json::json;
 use singletrack::{
     clock::{BootInstant, Clock},
     config::RetentionRules,
@@ -11,11 +12,14 @@ use singletrack::{
         admission::{OnConflict, Submission},
     },
     store::{ListQuery, StoreError},
-    upkeep::{Caretaker, Pace, PrunePlan, RulesOf, TASK},
+    upkeep::{Caretaker, LeakedSecret, Pace, PrunePlan, RulesOf, TASK, redact},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::store_trial::{HandClock, Trial, id, name, spec};
+use crate::{
+    harness::{TestServer, gated_config},
+    store_trial::{HandClock, Trial, id, name, spec},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -50,6 +54,7 @@ on_each_engine! {
     a_key_protects_for_as_long_as_its_deployment_is_kept,
     a_clock_that_leaps_ahead_removes_nothing_at_once,
     a_dry_run_says_what_a_look_removes,
+    a_leaked_secret_is_taken_out_of_everything,
 }
 
 pub struct Care {
@@ -459,6 +464,127 @@ async fn a_dry_run_says_what_a_look_removes(trial: Trial) {
     assert_eq!(without, web.outputs);
     let plan = PrunePlan::of(trial.store.upkeep().unwrap(), &rules, trial.clock.wall()).await.unwrap();
     assert_eq!(plan, PrunePlan::default());
+}
+
+const SECRET: &str = "hunter2-hunter2";
+
+/// Two deployments with a secret in all of their texts.
+async fn leak(trial: &Trial) {
+    for number in [1, 2] {
+        let spec = singletrack::model::Spec {
+            message: Some(format!("with {SECRET}")),
+            inputs: BTreeMap::from([("key".to_owned(), SECRET.to_owned()), ("other".to_owned(), "kept".to_owned())]),
+            ..spec()
+        };
+        trial.submit_spec("web", number, OnConflict::Refuse, spec).await;
+        let secret = trial.claim("web", number).await;
+        let log =
+            |line: String| Report::Log { stream: Stream::Stdout, phase: None, lines: vec![line, "kept".to_owned()] };
+        let reports = vec![
+            log(format!("export KEY={SECRET};{SECRET}")),
+            Report::Progress { progress: Some(1), message: Some(format!("at {SECRET}")) },
+            Report::Output { name: "url".to_owned(), value: format!("http://{SECRET}@host") },
+            log(format!("bye {SECRET}")),
+        ];
+        trial.queue.report(name("web"), id(number), secret, None, reports).await.unwrap();
+        let cause = singletrack::model::FailureCause::PhaseFailed;
+        let verdict = Verdict::Failed { cause, message: format!("no {SECRET}"), phase: None };
+        trial.queue.finish(name("web"), id(number), secret, verdict).await.unwrap();
+    }
+}
+
+async fn told_of(trial: &Trial, number: u64) -> String {
+    format!("{:?} {:?}", trial.deployment("web", number).await, trial.events(number).await)
+}
+
+async fn a_leaked_secret_is_taken_out_of_everything(trial: Trial) {
+    leak(&trial).await;
+    let room = trial.store.redact().unwrap();
+    // What is in rows, and once more what came into blocks.
+    let before = told_of(&trial, 1).await;
+    assert_eq!(before.matches(SECRET).count(), 10, "{before}");
+    let count = redact(room, id(1), LeakedSecret::value(&format!("{SECRET}\n")).unwrap()).await.unwrap();
+    assert!(count.is_record_changed && count.is_scrubbed && count.damaged_blocks == 0, "{count:?}");
+    let after = told_of(&trial, 1).await;
+    assert_eq!((after.matches(SECRET).count(), after.matches("[redacted]").count()), (0, 10), "{after}");
+    assert_eq!(after, before.replace(SECRET, "[redacted]"));
+    Care::of(&trial, NOTHING).look().await;
+    assert_eq!(told_of(&trial, 1).await, after);
+    let count = redact(room, id(2), LeakedSecret::pattern("hunter[0-9]-[a-z]+2").unwrap()).await.unwrap();
+    assert!(count.events >= 4, "{count:?}");
+    assert!(!told_of(&trial, 2).await.contains(SECRET));
+    // Nothing more is found.
+    let again = redact(room, id(2), LeakedSecret::value(SECRET).unwrap()).await.unwrap();
+    assert_eq!((again.events, again.is_record_changed), (0, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redact_takes_the_secret_from_standard_input_and_shows_it_nowhere() {
+    let server = TestServer::start(&gated_config(""));
+    let id = server.accepted(json!({ "pipeline": "quick", "message": format!("with {SECRET}") })).await;
+    server.finished(&id).await;
+    let redact = |stdin: &str, more: &[&str]| {
+        std::fs::write(server.path("secret"), stdin).unwrap();
+        let stdin = std::fs::File::open(server.path("secret")).unwrap();
+        let mut command = server.tool(&["redact", "--project", "web", "1", "--server", &server.base]);
+        let done = command.args(more).stdin(stdin).output().unwrap();
+        let told = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(!told.contains(SECRET), "{told}");
+        (done.status.code(), told)
+    };
+    let from_stdin = ["--value-from-stdin", "--reason", "the key was printed"];
+    for (stdin, more) in [("", &from_stdin[..]), ("abc", &from_stdin[..]), (SECRET, &["--reason", "none is given"][..])]
+    {
+        let (code, told) = redact(stdin, more);
+        assert_ne!(code, Some(0), "{told}");
+    }
+    let (code, told) = redact(SECRET, &["--value-from-stdin", "--reason", &format!("it was {SECRET}")][..]);
+    // The reason of the command line is refused before it is recorded.
+    assert_ne!(code, Some(0), "{told}");
+    let (code, told) = redact(&format!("{SECRET}\n"), &from_stdin);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("the record itself"), "{told}");
+    let deployment = server.deployment(&id, "").await;
+    assert_eq!(
+        deployment.body["message"].as_str().or(deployment.body["source"]["message"].as_str()),
+        Some("with [redacted]"),
+        "{}",
+        deployment.text
+    );
+    let audit = server.get("/v1/audit?action=redact").await;
+    assert!(audit.text.contains("the key was printed") && !audit.text.contains(SECRET), "{}", audit.text);
+    assert!(!server.log().contains(SECRET), "{}", server.log());
+    let missing = server
+        .post(
+            &format!("/v1/projects/web/deployments/{}/redact", uuid::Uuid::nil()),
+            json!({ "reason": "r", "value": SECRET }),
+        )
+        .await;
+    assert_eq!(missing.status, 404, "{}", missing.text);
+}
+
+#[tokio::test]
+async fn of_a_redacted_secret_nothing_is_left_in_the_files() {
+    let trial = Trial::sqlite();
+    leak(&trial).await;
+    let path = trial.path();
+    let holds = || {
+        let directory = std::fs::read_dir(path.parent().unwrap()).unwrap();
+        let files = directory.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        files.map(|file| file.windows(SECRET.len()).filter(|bytes| *bytes == SECRET.as_bytes()).count()).sum::<usize>()
+    };
+    assert!(holds() > 0);
+    // One before its output is compressed, the other after that.
+    let room = trial.store.redact().unwrap();
+    redact(room, id(1), LeakedSecret::value(SECRET).unwrap()).await.unwrap();
+    Care::of(&trial, NOTHING).look().await;
+    redact(room, id(2), LeakedSecret::value(SECRET).unwrap()).await.unwrap();
+    assert_eq!(holds(), 0);
+    assert!(!told_of(&trial, 2).await.contains(SECRET));
+    // The log goes on after it was overwritten.
+    deployed(&trial, "web", 3, 5, succeeded()).await;
+    let trial = trial.reopened();
+    assert_eq!(trial.deployment("web", 3).await.status(), Status::Succeeded);
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "model",
             "queue",
             "store",
+            "upkeep",
             "version",
             "watch",
             "wire",

@@ -24,6 +24,7 @@ mod password;
 mod primaries;
 mod reads;
 mod record;
+mod redact;
 mod rows;
 mod schema;
 mod session;
@@ -50,8 +51,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, HeldProject, KnownAgent, ListQuery,
-    Mark, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, SharedArtifacts, Store, StoreError,
-    Upkeep, Watched, tokens::TokenRoom, unreadable::Unreadable,
+    Mark, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, RedactRoom, SharedArtifacts, Store,
+    StoreError, Upkeep, Watched, tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -352,6 +353,10 @@ impl Store for PostgresStore {
 
     fn tokens(&self) -> &dyn TokenRoom {
         self
+    }
+
+    fn redact(&self) -> Option<&dyn RedactRoom> {
+        Some(self)
     }
 
     fn upkeep(&self) -> Option<&dyn Upkeep> {

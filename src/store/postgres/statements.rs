@@ -396,6 +396,15 @@ statements! {
     HoldSchema() = "LOCK TABLE projects IN ROW SHARE MODE";
     /// Allows the transaction under way more than usual (see the migration of retention).
     Permit(TEXT) = "SELECT set_config('singletrack.permit', $1, true)";
+    RewriteEvents(UUID, INT8_ARRAY, TEXT_ARRAY) = "UPDATE events AS e SET body = w.body \
+        FROM unnest($2::bigint[], $3::text[]) AS w (seq, body) \
+        WHERE e.deployment = (SELECT number FROM deployments WHERE id = $1) AND e.seq = w.seq";
+    RewriteBlock(UUID, INT8, INT8, INT8, BYTEA) = "UPDATE output_blocks SET raw_bytes = $4, body = $5 \
+        WHERE deployment = (SELECT number FROM deployments WHERE id = $1) AND first_seq = $2 AND last_seq = $3";
+    LockTexts(UUID) = "SELECT spec, outputs, rollbacks, message, cause_message, cancel_reason \
+        FROM deployments WHERE id = $1 FOR NO KEY UPDATE";
+    WriteTexts(UUID, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT) = "UPDATE deployments SET spec = $2, outputs = $3, \
+        rollbacks = $4, message = $5, cause_message = $6, cancel_reason = $7 WHERE id = $1";
     /// The first block with an event after this one.
     BlockAfter(UUID, INT8) = "SELECT b.first_seq, b.last_seq, b.body FROM output_blocks AS b \
         WHERE b.deployment = (SELECT number FROM deployments WHERE id = $1) AND b.last_seq > $2 AND b.first_seq >= \

@@ -9,7 +9,7 @@ use super::{
     PostgresStore,
     fault::DatabaseFault,
     rows, schema,
-    session::{self, BoundStatement, call},
+    session::{self, BoundStatement, DatabaseSession, call},
     statements::Sql,
     transact::Engine,
 };
@@ -195,6 +195,16 @@ async fn once(
     mut calls: Vec<BoundStatement>,
 ) -> Result<Vec<Vec<Row>>, DatabaseFault> {
     let mut session = engine.session().await?;
+    begin_permitted(&mut session, permit).await?;
+    calls.push(call!(Sql::Commit));
+    // The COMMIT after a statement that failed takes everything back.
+    let mut done = session::rows(session.end(&calls).await?)?;
+    done.pop();
+    Ok(done)
+}
+
+/// Begins a transaction with a permit. After an error, none is open.
+pub(super) async fn begin_permitted(session: &mut DatabaseSession, permit: &'static str) -> Result<(), DatabaseFault> {
     let begin = [call!(Sql::Begin), call!(Sql::HoldSchema), call!(Sql::TransactionNumber), call!(Sql::Permit, permit)];
     let begun = session.begin(&begin).await?;
     let allowed = session::rows(begun).and_then(|begun| {
@@ -207,11 +217,7 @@ async fn once(
         }
         return Err(fault);
     }
-    calls.push(call!(Sql::Commit));
-    // The COMMIT after a statement that failed takes everything back.
-    let mut done = session::rows(session.end(&calls).await?)?;
-    done.pop();
-    Ok(done)
+    Ok(())
 }
 
 fn unpacked(row: i64) -> BoundStatement {

@@ -235,6 +235,28 @@ impl Checkpoints {
         let _ = self.move_rest(writer, FULL_PAGES);
     }
 
+    /// Moves everything, makes the log empty, and takes its room anew with zeros in it, so that nothing is left in it of what
+    /// it held. `false`: somebody reads from the log.
+    pub(super) fn scrub(&mut self, writer: &Connection) -> bool {
+        self.settle(writer);
+        let pause = Arc::clone(&self.readers);
+        let _pause = pause.write().unwrap_or_else(PoisonError::into_inner);
+        match writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE) {
+            Ok(_) => {}
+            Err(error) => {
+                reach(writer, &error);
+                tracing::warn!(%error, "the store's log is still read, so what it held is not overwritten yet");
+                return false;
+            }
+        }
+        if let Some(path) = writer.path()
+            && let Err(error) = open::preallocate_wal(Path::new(path))
+        {
+            tracing::warn!(%error, "no room to take for the write-ahead log: commits will be slower");
+        }
+        true
+    }
+
     /// Moves the content of the log, before the process ends and the log is lost.
     pub(super) fn save(&self, writer: &Connection, file: &OwnFile) {
         if matches!(move_log(writer), Moved::Pages { .. }) && file.file().sync_all().is_err() {

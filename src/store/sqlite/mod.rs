@@ -27,6 +27,7 @@ mod queue;
 mod readers;
 mod reads;
 mod record;
+mod redact;
 mod rows;
 mod schema;
 mod tokens;
@@ -37,8 +38,8 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     AgentCall, AuditRoom, BoxFuture, Claimable, Commits, Decide, HeldProject, KnownAgent, ListQuery, Mark, Offers,
-    OnCommit, Placed, ProjectPage, ProjectState, Readiness, Store, StoreError, Upkeep, Watched, agents::Presence,
-    tokens::TokenRoom, unreadable::Unreadable,
+    OnCommit, Placed, ProjectPage, ProjectState, Readiness, RedactRoom, Store, StoreError, Upkeep, Watched,
+    agents::Presence, tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -234,6 +235,10 @@ impl Store for SqliteStore {
 
     fn tokens(&self) -> &dyn TokenRoom {
         self
+    }
+
+    fn redact(&self) -> Option<&dyn RedactRoom> {
+        Some(self)
     }
 
     fn upkeep(&self) -> Option<&dyn Upkeep> {

@@ -181,7 +181,7 @@ pub(super) fn make(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Fills the log with zeros, which SQLite takes for the end of it.
-fn preallocate_wal(path: &Path) -> io::Result<()> {
+pub(super) fn preallocate_wal(path: &Path) -> io::Result<()> {
     let mut wal = OpenOptions::new().append(true).open(beside(path, "-wal"))?;
     // It may not be empty.
     let length = wal.metadata()?.len();

@@ -63,6 +63,7 @@ enum Request {
     Transact { project: ProjectName, load: Load, decide: Decide, answer: Answer },
     Try { answer: Answer },
     Act(Box<dyn Act>),
+    Scrub { answer: oneshot::Sender<Result<bool, StoreError>> },
     Close,
 }
 
@@ -145,6 +146,16 @@ impl Writer {
         }
     }
 
+    /// Empties the log and overwrites it. `false`: somebody reads from it, so that it is kept for now.
+    pub(super) fn scrub(&self) -> impl Future<Output = Result<bool, StoreError>> + Send + use<> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (answer, answered) = oneshot::channel();
+        async move {
+            queue.ok_or_else(closed)?.send(Request::Scrub { answer }).await.map_err(|_| closed())?;
+            answered.await.map_err(|_| StoreError::Unavailable("the store's writer ended".to_owned()))?
+        }
+    }
+
     /// How long the log is.
     pub(super) fn log_bytes(&self) -> u64 {
         u64::from(self.log_pages.load(Ordering::Relaxed)) * checkpoints::PAGE_BYTES
@@ -183,6 +194,8 @@ struct Batches<'c> {
     trials: Vec<Answer>,
     /// The administrative writes that wait for their turn.
     acts: VecDeque<Box<dyn Act>>,
+    /// The callers that wait for the log to be overwritten.
+    scrubs: Vec<oneshot::Sender<Result<bool, StoreError>>>,
     requests: mpsc::Receiver<Request>,
     on_commit: OnCommit,
     commits: &'c CommitCounter,
@@ -236,6 +249,7 @@ fn run(
         trial,
         trials: Vec::new(),
         acts: VecDeque::new(),
+        scrubs: Vec::new(),
         requests,
         on_commit,
         commits,
@@ -266,6 +280,10 @@ impl Batches<'_> {
                 self.answer_trials();
                 if let Some(act) = self.acts.pop_front() {
                     self.carry_out(act);
+                }
+                for answer in std::mem::take(&mut self.scrubs) {
+                    // The caller may be gone; the log is overwritten all the same.
+                    let _ = answer.send(Ok(self.checkpoints.scrub(self.db)));
                 }
                 self.look_at_log();
             }
@@ -368,6 +386,7 @@ impl Batches<'_> {
                     Request::Transact { answer, .. } => tell(answer, Err(store_error(self.db, &error))),
                     Request::Try { answer } => tell(answer, Err(store_error(self.db, &error))),
                     Request::Act(act) => self.acts.push_back(act),
+                    Request::Scrub { answer } => self.scrubs.push(answer),
                     Request::Close => self.is_closing = true,
                 }
             }
@@ -391,6 +410,10 @@ impl Batches<'_> {
                 }
                 Request::Act(act) => {
                     self.acts.push_back(act);
+                    continue;
+                }
+                Request::Scrub { answer } => {
+                    self.scrubs.push(answer);
                     continue;
                 }
                 Request::Close => {

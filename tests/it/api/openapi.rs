@@ -139,6 +139,7 @@ fn body_for(path: &str) -> Value {
         "claims" => claim_of("nobody-1", "agents"),
         "tokens" => json!({ "name": "nobody", "scopes": ["read"] }),
         "revoke" => json!({}),
+        "redact" => json!({ "reason": "why", "value": "hunter2" }),
         _ => json!({ "reason": "why" }),
     }
 }
@@ -242,6 +243,7 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     driven.post(&format!("{one}/cancel"), json!({ "supersededBy": id })).await;
     driven.post(&format!("{one}/cancel"), json!({})).await;
     driven.post(&format!("{one}/cancel"), json!({})).await;
+    driven.post(&format!("{one}/redact"), json!({ "reason": "why", "value": "hunter2" })).await;
     driven.get(&format!("{one}/completion")).await;
     let last = driven.get(&format!("{one}/events")).await["last"].clone();
     let resumed = server.request(Method::GET, &format!("{one}/events?after={last}"));

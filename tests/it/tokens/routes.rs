@@ -27,6 +27,7 @@ const ROUTES: &[(&str, &str, &[Scope])] = {
         ("get", "/v1/projects/{project}/deployments/{id}/turn", &[Submit]),
         ("get", "/v1/projects/{project}/deployments/{id}/events", &[Read]),
         ("post", "/v1/projects/{project}/deployments/{id}/cancel", &[Cancel]),
+        ("post", "/v1/projects/{project}/deployments/{id}/redact", &[Admin]),
         ("post", "/v1/projects/{project}/deployments/{id}/heartbeat", &[Work, Submit]),
         ("post", "/v1/projects/{project}/deployments/{id}/reports", &[Work, Submit]),
         ("post", "/v1/projects/{project}/deployments/{id}/finish", &[Work, Submit]),
