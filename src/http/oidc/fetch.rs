@@ -93,7 +93,6 @@ fn client(source: &KeySource, is_loopback: bool, is_encrypted: bool) -> Result<C
     let mut builder = Client::builder()
         .user_agent(concat!("singletrack/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
-        .timeout(TIME_LIMIT)
         .pool_max_idle_per_host(0);
     if is_loopback {
         builder = builder.no_proxy();

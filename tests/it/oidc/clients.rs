@@ -3,15 +3,17 @@
 use std::fs;
 
 use jiff::Timestamp;
+use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{MAIN_OF_WEB, look, server_with};
+use super::{MAIN_OF_WEB, look, server_with, with_token};
 use crate::harness::{
     TestServer,
     client::{Client, Ended},
     gated_config,
     issuer::Issuer,
+    send,
 };
 
 /// The variables of a job, with where the server is.
@@ -158,16 +160,15 @@ async fn a_killed_run_gets_a_token_of_its_own_to_say_so() {
     let mut running = job.start(&["run", "--lease", "10m", "--", "sh", "-c", "echo at work >&2; sleep 1000"]);
     running.hears("at work");
     running.signal(Signal::KILL);
-    let client = crate::harness::client_with(&token);
-    loop {
-        let path = format!("{}/v1/projects/web/deployments?limit=1", server.base);
-        let page: serde_json::Value = client.get(path).send().await.unwrap().json().await.unwrap();
-        if page["deployments"][0]["status"] == "FAILED" {
-            assert_eq!(page["deployments"][0]["error"]["code"], "WORKER_LOST");
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
+    let get = async |below: &str| {
+        let path = format!("/v1/projects/web/deployments{below}");
+        send(with_token(&server, Method::GET, &path, &token)).await
+    };
+    let id = get("?limit=1").await.body["deployments"][0]["id"].as_str().unwrap().to_owned();
+    // It would still run if the lease had to end it.
+    let ended = get(&format!("/{id}/completion?maxWaitSeconds=60")).await;
+    assert_eq!(ended.status, 200, "{}", ended.text);
+    assert_eq!(ended.body["error"]["code"], "WORKER_LOST", "{}", ended.text);
 }
 
 #[tokio::test]
