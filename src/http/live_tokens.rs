@@ -286,3 +286,108 @@ impl KnownTokens {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use super::*;
+    use crate::{
+        clock::BootInstant,
+        model::{Caller, Identity, Scopes, TokenId},
+        store::{
+            memory::MemoryStore,
+            tokens::{RevokeToken, TokenCreation, TokenEnd},
+        },
+    };
+
+    /// A wall clock that a test sets, in milliseconds.
+    #[derive(Debug)]
+    struct SetClock(AtomicI64);
+
+    impl Clock for SetClock {
+        fn wall(&self) -> Timestamp {
+            Timestamp::from_millisecond(self.0.load(Ordering::SeqCst)).expect("it is a time")
+        }
+
+        fn boot(&self) -> BootInstant {
+            BootInstant::from_start(Duration::ZERO)
+        }
+    }
+
+    async fn known(expires_in_ms: Option<i64>) -> (Arc<LiveTokens>, Arc<SetClock>, TokenRecord) {
+        let clock = Arc::new(SetClock(AtomicI64::new(1_800_000_000_000)));
+        let store = Arc::new(MemoryStore::new(Arc::new(|_, _| {})));
+        let token = TokenRecord {
+            id: TokenId::generate(),
+            name: "ci".to_owned(),
+            sha256: [7; 32],
+            scopes: Scopes::all(),
+            projects: None,
+            created_at: clock.wall(),
+            created_by: Identity::Local,
+            expires_at: expires_in_ms
+                .map(|ms| Timestamp::from_millisecond(1_800_000_000_000 + ms).expect("it is a time")),
+            last_used_at: None,
+            revoked: None,
+        };
+        let created = store.tokens().create(token.clone(), Caller::server()).await.expect("it is kept");
+        assert_eq!(created, TokenCreation::Created);
+        let tokens = LiveTokens::load(store, clock.clone(), LiveConfig::default()).await.expect("they are loaded");
+        (tokens, clock, token)
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_jumps_over_an_expiry_and_back_ends_what_waits_and_not_the_token() {
+        let (tokens, clock, token) = known(Some(60_000)).await;
+        let waiting = tokens.grant(&token.sha256).expect("it is known");
+        assert_eq!(waiting.end(), None);
+        clock.0.fetch_add(3_600_000, Ordering::SeqCst);
+        tokens.end_expired();
+        waiting.ended().await;
+        let expired = tokens.grant(&token.sha256).and_then(|grant| grant.end());
+        assert_eq!(expired, Some(AccessEnd::Expired));
+        clock.0.fetch_sub(3_600_000, Ordering::SeqCst);
+        assert_eq!(tokens.grant(&token.sha256).and_then(|grant| grant.end()), None);
+        assert_eq!(waiting.end(), Some(AccessEnd::Expired), "what has ended stays ended");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_revoked_elsewhere_ends_with_the_next_refresh_and_stays_so() {
+        let (tokens, clock, token) = known(None).await;
+        let waiting = tokens.grant(&token.sha256).expect("it is known");
+        let wish = RevokeToken { id: token.id, caller: Caller::server(), at: clock.wall(), leaves_admin: false };
+        assert!(matches!(tokens.store.tokens().revoke(wish).await, Ok(TokenEnd::Revoked(_))));
+        assert_eq!(waiting.end(), None, "nobody has told this server yet");
+        tokens.refresh().await.expect("the store answers");
+        waiting.ended().await;
+        assert_eq!(tokens.grant(&token.sha256).and_then(|grant| grant.end()), Some(AccessEnd::Revoked));
+        // One that is not in memory is looked up, and one that nobody made is none.
+        let looked_up = tokens.look_up(&token.sha256).await.expect("the store answers");
+        assert_eq!(looked_up.and_then(|grant| grant.end()), Some(AccessEnd::Revoked));
+        assert!(tokens.look_up(&[8; 32]).await.expect("the store answers").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_last_use_is_written_at_most_once_a_minute_and_not_within_a_request() {
+        let (tokens, clock, token) = known(None).await;
+        let written = async || {
+            tokens.write_uses().await.expect("the store answers");
+            tokens.store.tokens().by_id(token.id).await.expect("the store answers").and_then(|token| token.last_used_at)
+        };
+        assert_eq!(written().await, None);
+        let first = clock.wall();
+        tokens.grant(&token.sha256);
+        assert_eq!(
+            tokens.store.tokens().by_id(token.id).await.expect("it answers").and_then(|it| it.last_used_at),
+            None
+        );
+        assert_eq!(written().await, Some(first));
+        clock.0.fetch_add(59_000, Ordering::SeqCst);
+        tokens.grant(&token.sha256);
+        assert_eq!(written().await, Some(first));
+        clock.0.fetch_add(1_000, Ordering::SeqCst);
+        tokens.grant(&token.sha256);
+        assert_eq!(written().await, Some(clock.wall()));
+    }
+}
