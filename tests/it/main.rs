@@ -70,5 +70,6 @@ mod tls;
 mod tokens;
 mod transcripts;
 mod transitions;
+mod two_years;
 mod who;
 mod workspaces;
