@@ -146,7 +146,7 @@ fn the_predecessor_is_cancelled_in_favour_of_the_own_ticket() {
     same_twice(&fake.of(SUBMIT));
     let cancel = &fake.of(CANCEL)[0];
     assert!(cancel.path.ends_with(&format!("/{HOLDER}/cancel")));
-    assert_eq!(cancel.json(), json!({"supersededBy": OURS, "reason": "superseded by tester"}));
+    assert_eq!(cancel.json(), json!({"supersededBy": OURS, "reason": "superseded by tester", "actor": "tester"}));
 }
 
 #[test]
