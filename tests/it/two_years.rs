@@ -82,7 +82,7 @@ async fn the_chapter_about_two_years_is_true() {
     assert!(played.server.terminate().success());
     played.server.boot();
     let why = played.admin(&["why", "--project", "web"]);
-    assert!(why.contains("upgrade") && why.contains("token:ci"), "the pause outlives the restart: {why}");
+    assert!(why.contains("upgrade") && why.contains("token ci"), "the pause outlives the restart: {why}");
     played.admin(&["resume", "web"]);
     played.with(&ci, &deploy, 0);
 
