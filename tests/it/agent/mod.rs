@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{
     fs::{FlockOperation, flock},
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Signal},
 };
 use tempfile::TempDir;
 
@@ -176,8 +176,7 @@ impl TestAgent {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let id = self.child.as_ref().expect("it runs").id();
-        kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), signal).unwrap();
+        processes::signal(self.child.as_ref().expect("it runs"), signal);
     }
 
     /// Its end, which it comes to by itself.

@@ -5,10 +5,10 @@ use std::{
     process::{Child, ChildStderr, Command, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use super::SINGLETRACK;
+use super::{SINGLETRACK, processes};
 
 /// A running command of the client.
 pub struct Client {
@@ -53,7 +53,7 @@ impl Client {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        processes::signal(&self.child, signal);
     }
 
     /// Waits for its end.

@@ -28,7 +28,7 @@ use std::{
 use reqwest::{Client, Method, RequestBuilder, Response};
 use rustix::{
     fs::{FlockOperation, flock},
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Signal},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -239,7 +239,7 @@ impl TestServer {
 
     /// Sends a signal to it.
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
+        processes::signal(self.child.as_ref().expect("it runs"), signal);
     }
 
     /// Waits until it ends by itself.

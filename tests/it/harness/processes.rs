@@ -2,17 +2,26 @@
 
 use std::{
     fs,
+    process::Child,
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid},
 };
 
 /// How long processes may take to end once nobody needs them: a kill budget, and some time on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sends a signal to a child. One that stops it has stopped all its threads when this returns: until the first thread has
+/// seen it, the others still run.
+pub fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_child(child);
+    kill_process(pid, signal).unwrap();
+    while signal == Signal::STOP && matches!(waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED), Err(Errno::INTR)) {}
+}
 
 /// Waits for the end of every process that has this variable in its environment. Returns whether all ended in time.
 pub fn all_gone(variable: &str) -> bool {

@@ -15,9 +15,9 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
 
-use crate::harness::{SINGLETRACK, TestServer};
+use crate::harness::{SINGLETRACK, TestServer, processes};
 
 /// A server that gives a slot free soon after its lease.
 const QUICK: &str = "[limits]\nlock_delay = \"1s\"\n";
@@ -108,7 +108,7 @@ impl Running {
     }
 
     fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
+        processes::signal(&self.child, signal);
     }
 
     /// The code with which it ends, and what it still prints.
