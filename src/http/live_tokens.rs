@@ -41,6 +41,8 @@ pub const TASK: Task = Task::new("tokens", Duration::from_secs(60));
 const TICK: Duration = Duration::from_secs(1);
 /// After how many ticks the store of several servers is asked whether a token was made or revoked, should hints not come.
 const TICKS_PER_LOOK: u64 = 3;
+/// The same while there is no token, so that servers that use none leave the database alone.
+const TICKS_PER_LOOK_FOR_THE_FIRST: u64 = 15;
 /// After how many ticks the last uses are written.
 const TICKS_PER_USE: u64 = 60;
 /// How long the store may take for it. The next tick asks again.
@@ -216,7 +218,8 @@ impl LiveTokens {
             tick_count += u64::from(!is_hint);
             let is_time = |every: u64| !is_hint && tick_count.is_multiple_of(every);
             let kept = timeout(STORE_LIMIT, async {
-                let looks = !is_due && self.store.is_shared() && is_time(TICKS_PER_LOOK);
+                let ticks_per_look = if self.has_any() { TICKS_PER_LOOK } else { TICKS_PER_LOOK_FOR_THE_FIRST };
+                let looks = !is_due && self.store.is_shared() && is_time(ticks_per_look);
                 if is_due || (looks && self.store.tokens().mark().await? != self.read(|known| known.mark)) {
                     self.refresh().await?;
                 }

@@ -141,10 +141,10 @@ async fn the_servers_worker_has_places_for_others_however_many_projects_are_lock
 
 /// What a newer version might write, in the words of both engines.
 const NEWER: [&str; 2] = [
-    "DROP TRIGGER deployments_keep_their_identity; \
+    "DROP TRIGGER deployments_keep_their_spec; \
      UPDATE deployments SET spec = json_set(spec, '$.fromTheFuture', 1) \
      WHERE project = (SELECT number FROM projects WHERE name = 'newer')",
-    "DROP TRIGGER deployments_keep_their_identity ON singletrack.deployments; \
+    "DROP TRIGGER deployments_keep_their_spec ON singletrack.deployments; \
      UPDATE singletrack.deployments SET spec = jsonb_set(spec::jsonb, '{fromTheFuture}', '1')::text \
      WHERE project = (SELECT number FROM singletrack.projects WHERE name = 'newer')",
 ];

@@ -145,7 +145,7 @@ async fn what_is_refused_says_what_to_do() {
     let (held, _) = at_the_gate(&server, &transcript, "carol").await;
     for args in [
         &["deploy", "--project", "web", "--pipeline", "destory"][..],
-        &["deploy", "--project", "docs"],
+        &["deploy", "--project", "docs", "--on-conflict", "fail"],
         &["deploy", "--project", "web", "--on-conflict", "fail"],
         &["status", "--project", "wbe"],
         &["deploy", "--project", "web", "--input", "a"],
