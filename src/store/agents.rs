@@ -13,6 +13,7 @@ use std::{
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::figures::StoreFigures;
 use crate::{
     clock::{BootInstant, Now},
     model::ProjectName,
@@ -117,6 +118,15 @@ impl Presence {
         known.sort_by_key(|agent| (agent.gone_for, std::cmp::Reverse(agent.last_seen_at)));
         known.truncate(KNOWN_LIMIT);
         known
+    }
+
+    /// Adds how many agents of each project are there.
+    pub(super) fn counts(&self, now: Now, figures: &mut StoreFigures) {
+        for ((project, worker), seen) in self.seen().iter() {
+            if seen.shown(worker, now).is_there() {
+                figures.entry(project.clone()).agent_count += 1;
+            }
+        }
     }
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<(ProjectName, String), SeenAgent>> {

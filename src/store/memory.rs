@@ -12,17 +12,18 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, HeldProject, KnownAgent, ListQuery,
-    Mark, Offers, OnCommit, Placed, ProjectPage, ProjectState, Store, StoreError, Watched,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, CommitTimes, Commits, Decide, HeldProject, KnownAgent,
+    ListQuery, Mark, Offers, OnCommit, Placed, ProjectPage, ProjectState, Store, StoreError, StoreFigures, Watched,
     agents::Presence,
     audit::{AuditPage, AuditQuery, KeptAudit, NewAuditLine},
+    figures::{HeldSlot, ProjectFigures, SlotStage},
     tokens::{TokenRoom, TokensInMemory},
 };
 use crate::{
     clock::Now,
     model::{
-        Changes, Deployment, DeploymentId, Digest, Edges, Event, IdempotencyKey, LeaseHolder, LineLoad, Load, Loaded,
-        Pepper, Place, Project, ProjectName, Revision, RunBy, State, Step,
+        Changes, Deployment, DeploymentId, Digest, Edges, Event, EventBody, IdempotencyKey, LeaseHolder, LineLoad,
+        Load, Loaded, Pepper, Place, Project, ProjectName, Revision, RunBy, State, Step,
         order::ordinary_order,
         slot::{KeyRecord, Keyed},
     },
@@ -111,7 +112,7 @@ impl MemoryStore {
         }
         kept.check(name, load, &changes)?;
         kept.record(name, &changes);
-        self.commits.count(1);
+        self.commits.count(1, Duration::ZERO);
         (self.on_commit)(name, &changes);
         Ok(())
     }
@@ -298,6 +299,21 @@ impl Everything {
         held.next()
     }
 
+    /// How this holder has its slot.
+    fn held_slot(&self, id: DeploymentId) -> Option<HeldSlot> {
+        let kept = self.deployments.get(&id)?;
+        let stage = match kept.deployment.state {
+            State::Reserved => SlotStage::Reserved,
+            State::Ready => SlotStage::Ready,
+            State::Running(_) => SlotStage::Running,
+            State::Waiting(_) | State::Finished { .. } => return None,
+        };
+        let mut events = kept.events.values().rev().map(|(event, _)| event);
+        let kept_for_it = || events.find(|event| matches!(event.body, EventBody::Queue { .. })).map(|event| event.at);
+        let since = kept.deployment.started_at.or_else(kept_for_it).unwrap_or(kept.deployment.created_at);
+        Some(HeldSlot { stage, since })
+    }
+
     fn state(&self, kept: &KeptProject, line: usize) -> ProjectState {
         ProjectState {
             project: kept.project.clone(),
@@ -405,6 +421,32 @@ impl Store for MemoryStore {
             held.map(|(name, found)| HeldProject { project: name.clone(), pause: found.project.pause.clone() })
                 .collect()
         })
+    }
+
+    fn figures(&self, at: Now) -> BoxFuture<'_, Result<StoreFigures, StoreError>> {
+        now(move || {
+            let kept = self.kept();
+            let mut figures = StoreFigures::default();
+            for (name, found) in &kept.projects {
+                let waiting = || found.line.values().map(|id| kept.get(*id));
+                let project = ProjectFigures {
+                    slot: found.holder.and_then(|id| kept.held_slot(id)),
+                    waiting_count: found.line.len() as u64,
+                    waiting_since: waiting().map(|one| one.created_at).min(),
+                    pause: found.project.pause.clone(),
+                    agent_count: 0,
+                };
+                if project != ProjectFigures::default() {
+                    figures.projects.insert(name.clone(), project);
+                }
+            }
+            self.presence.counts(at, &mut figures);
+            figures
+        })
+    }
+
+    fn commit_times(&self) -> CommitTimes {
+        self.commits.times()
     }
 
     fn artifacts_of(&self, project: ProjectName, recent: usize) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>> {

@@ -12,6 +12,7 @@ pub mod blocks;
 mod columns;
 mod copy;
 mod error;
+pub mod figures;
 pub mod memory;
 pub mod postgres;
 mod ready;
@@ -22,6 +23,7 @@ mod unreadable;
 pub mod upkeep;
 
 pub use error::StoreError;
+pub use figures::{HeldSlot, ProjectFigures, SlotStage, StoreFigures};
 
 use std::{
     collections::BTreeMap,
@@ -32,6 +34,8 @@ use std::{
     },
     time::Duration,
 };
+
+use prometheus_client::metrics::histogram::Histogram;
 
 pub use agents::{ABSENCE_LIMIT, AgentCall, KnownAgent};
 pub use artifacts::SharedArtifacts;
@@ -177,20 +181,41 @@ pub struct Commits {
     pub transaction_count: u64,
 }
 
-/// Counts commits and transactions since the store was opened.
-#[derive(Debug, Default)]
+/// How long commits took until they were durable, in seconds. Clones share it.
+pub type CommitTimes = Histogram;
+
+/// From an SSD's flush to a disk that hangs.
+const COMMIT_SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// Counts and times commits, and counts transactions, since the store was opened.
+#[derive(Debug)]
 struct CommitCounter {
     commit_count: AtomicU64,
     transaction_count: AtomicU64,
+    times: CommitTimes,
+}
+
+impl Default for CommitCounter {
+    fn default() -> Self {
+        let (commit_count, transaction_count) = Default::default();
+        CommitCounter { commit_count, transaction_count, times: Histogram::new(COMMIT_SECONDS) }
+    }
 }
 
 impl CommitCounter {
-    /// Counts a commit of so many transactions that changed something; a commit of none is not counted.
-    fn count(&self, transaction_count: usize) {
+    /// Counts a commit of so many transactions that changed something, and notes how long it took; a commit of none is not
+    /// counted.
+    fn count(&self, transaction_count: usize, took: Duration) {
         if transaction_count > 0 {
+            self.times.observe(took.as_secs_f64());
             self.commit_count.fetch_add(1, Ordering::Relaxed);
             self.transaction_count.fetch_add(transaction_count as u64, Ordering::Relaxed);
         }
+    }
+
+    fn times(&self) -> CommitTimes {
+        self.times.clone()
     }
 
     fn read(&self) -> Commits {
@@ -273,6 +298,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many commits were made since the store was opened.
     fn commits(&self) -> Commits;
+
+    /// How long these commits took.
+    fn commit_times(&self) -> CommitTimes;
+
+    /// How the slots and lines of all projects stand, and how large the store is. It looks at all projects, so it is asked
+    /// rarely.
+    fn figures(&self, now: Now) -> BoxFuture<'_, Result<StoreFigures, StoreError>>;
 
     /// How many rows could not be read since the store was opened, and were left out of lists.
     fn unreadable_count(&self) -> u64 {

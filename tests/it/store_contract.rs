@@ -15,8 +15,8 @@ use singletrack::{
     },
     queue::pause::PauseWish,
     store::{
-        AgentCall, AuditQuery, HeldProject, KnownAgent, ListQuery, Mark, NewAuditLine, ProjectState, StoreError,
-        Watched,
+        AgentCall, AuditQuery, HeldProject, HeldSlot, KnownAgent, ListQuery, Mark, NewAuditLine, ProjectFigures,
+        ProjectState, SlotStage, StoreError, StoreFigures, Watched,
     },
 };
 
@@ -90,6 +90,7 @@ contract! {
     the_audit_log_is_read_by_what_its_lines_are_about,
     an_agent_is_there_while_a_call_of_it_is_parked,
     an_agents_call_is_over_with_its_window,
+    figures_tell_how_slots_and_lines_stand_and_nothing_of_what_is_over,
     an_agent_is_known_by_its_newest_offer,
     a_claim_that_is_made_twice_takes_one_deployment,
     commits_are_told_in_order_before_they_are_answered,
@@ -1115,6 +1116,52 @@ async fn an_agents_call_is_over_with_its_window(trial: Trial) {
     // Whoever says so late says nothing new.
     trial.store.agent_left(short, trial.clock.now());
     assert!(!gone(&trial, "web").await.is_parked);
+}
+
+async fn figures_tell_how_slots_and_lines_stand_and_nothing_of_what_is_over(trial: Trial) {
+    let figures = async || -> StoreFigures { trial.store.figures(trial.clock.now()).await.unwrap() };
+    assert_eq!(figures().await.projects, BTreeMap::new());
+    let at = |seconds| trial.clock.wall() - Duration::from_secs(seconds);
+    for (project, number) in [("web", 1), ("web", 2), ("web", 3), ("over", 4), ("ready", 5)] {
+        trial.submit(project, number, OnConflict::Queue).await;
+        trial.clock.advance(Duration::from_secs(1));
+    }
+    let (over, _) = (trial.claim("over", 4).await, trial.claim("web", 1).await);
+    trial.finish("over", 4, over).await;
+    trial.clock.advance(Duration::from_secs(10));
+    let pause =
+        Pause { at: at(0), by: "local".to_owned(), actor: None, reason: "a trial".to_owned(), until: None, pin: None };
+    let set = pause.clone();
+    let everything = Load { line: LineLoad::All, ..Load::default() };
+    trial.decide("paused", everything, move |slot| slot.pause(set)).await.unwrap();
+    came(&trial, &call("a", &["far", "web"], "deploy", LONG)).await;
+    came(&trial, &call("b", &["far"], "deploy", LONG)).await;
+    came(&trial, &call("b", &["far"], "deploy", LONG)).await;
+    let slot = |stage, seconds| Some(HeldSlot { stage, since: at(seconds) });
+    let nothing = ProjectFigures::default;
+    let expected = BTreeMap::from([
+        (name("far"), ProjectFigures { agent_count: 2, ..nothing() }),
+        (name("paused"), ProjectFigures { pause: Some(pause), ..nothing() }),
+        (name("ready"), ProjectFigures { slot: slot(SlotStage::Ready, 11), ..nothing() }),
+        (
+            name("web"),
+            ProjectFigures {
+                slot: slot(SlotStage::Running, 10),
+                waiting_count: 2,
+                waiting_since: Some(at(14)),
+                agent_count: 1,
+                ..nothing()
+            },
+        ),
+    ]);
+    assert_eq!(figures().await.projects, expected);
+    // The slot is kept for the next one from the moment at which the one before it ended, and not from its submit.
+    trial.queue.cancel(&Caller::server(), name("ready"), id(5), None, None).await.unwrap();
+    let by = Caller::server();
+    trial.queue.release(&by, name("web"), "a trial".to_owned(), None).await.unwrap();
+    let later = figures().await.projects;
+    assert_eq!(later[&name("web")].slot, slot(SlotStage::Ready, 0));
+    assert_eq!((later[&name("web")].waiting_count, later.get(&name("ready"))), (1, None));
 }
 
 async fn an_agent_is_known_by_its_newest_offer(trial: Trial) {

@@ -17,6 +17,7 @@ mod connect;
 mod durability;
 mod facts;
 mod fault;
+mod figures;
 mod import;
 mod lineage;
 mod link;
@@ -50,9 +51,9 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, Commits, Decide, HeldProject, KnownAgent, ListQuery,
-    Mark, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, RedactRoom, SharedArtifacts, Store,
-    StoreError, Upkeep, Watched, tokens::TokenRoom, unreadable::Unreadable,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, CommitTimes, Commits, Decide, HeldProject, KnownAgent,
+    ListQuery, Mark, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, RedactRoom,
+    SharedArtifacts, Store, StoreError, StoreFigures, Upkeep, Watched, tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -329,6 +330,14 @@ impl Store for PostgresStore {
 
     fn agents(&self, project: ProjectName, _: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>> {
         read!(self, session => agents::of(&mut session, &project))
+    }
+
+    fn figures(&self, _: Now) -> BoxFuture<'_, Result<StoreFigures, StoreError>> {
+        read!(self, session => figures::figures(&mut session, &self.unreadable))
+    }
+
+    fn commit_times(&self) -> CommitTimes {
+        self.engine.commits.times()
     }
 
     fn unreadable_count(&self) -> u64 {

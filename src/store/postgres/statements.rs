@@ -373,6 +373,23 @@ statements! {
             max(due_at) > now(), \
             greatest(0, extract(epoch FROM now() - max(due_at)) * 1000)::bigint AS gone \
         FROM agent_calls WHERE project = $1 GROUP BY worker ORDER BY gone, last_seen DESC LIMIT $2";
+    /// A holder that has not started has the slot since its last event of that kind.
+    HeldSlots() = concat!(
+        "SELECT p.name, d.state, coalesce(d.started_at, \
+            (SELECT e.at FROM events AS e WHERE e.deployment = d.number AND e.type = 'queue' \
+             ORDER BY e.seq DESC LIMIT 1), d.created_at) \
+         FROM deployments AS d JOIN projects AS p ON p.number = d.project WHERE ", holding!()
+    );
+    Lines() = "SELECT p.name, count(*), min(d.created_at) FROM deployments AS d \
+        JOIN projects AS p ON p.number = d.project WHERE d.state = 'waiting' GROUP BY p.name";
+    /// It looks at all projects, and is asked rarely.
+    Pauses() = "SELECT name, pause FROM projects WHERE pause IS NOT NULL";
+    /// How many agents of each project are parked, or gone for less than this.
+    AgentCounts(INT8) = "SELECT project, count(DISTINCT worker) FROM agent_calls \
+        WHERE due_at + $1 * interval '1 millisecond' > now() GROUP BY project";
+    /// All tables of the schema with their indexes.
+    SchemaSize() = "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class \
+        WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'deployments'::regclass) AND relkind = 'r'";
     /// Nobody else makes or revokes a token until the transaction ends.
     LockTokens() = "LOCK TABLE tokens IN SHARE ROW EXCLUSIVE MODE";
     UnrevokedTokens() = token!("WHERE revoked_at IS NULL");

@@ -139,7 +139,9 @@ impl Engine {
             };
             Ok::<_, DatabaseFault>((number, record::calls(project, &sighted, &changes)?))
         };
-        let committed = match prepared.await {
+        let prepared = prepared.await;
+        let begun = Instant::now();
+        let committed = match prepared {
             Ok((number, calls)) => self.commit(session, number, calls).await,
             Err(fault) => {
                 *unfinished = Some(session);
@@ -154,7 +156,7 @@ impl Engine {
                 return Err(fault.into_store_error());
             }
         }
-        self.commits.count(1);
+        self.commits.count(1, begun.elapsed());
         // The commit is durable, so a panic in the callback must not withhold the answer.
         if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(project, &changes))).is_err() {
             tracing::error!(project.name = %project, "a wake-up panicked");

@@ -19,6 +19,7 @@ mod checkpoints;
 mod emergency;
 mod export;
 mod fault;
+mod figures;
 mod lineage;
 mod lock;
 mod open;
@@ -37,9 +38,9 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use super::{
-    AgentCall, AuditRoom, BoxFuture, Claimable, Commits, Decide, HeldProject, KnownAgent, ListQuery, Mark, Offers,
-    OnCommit, Placed, ProjectPage, ProjectState, Readiness, RedactRoom, Store, StoreError, Upkeep, Watched,
-    agents::Presence, tokens::TokenRoom, unreadable::Unreadable,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitTimes, Commits, Decide, HeldProject, KnownAgent, ListQuery, Mark,
+    Offers, OnCommit, Placed, ProjectPage, ProjectState, Readiness, RedactRoom, Store, StoreError, StoreFigures,
+    Upkeep, Watched, agents::Presence, tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -127,7 +128,7 @@ impl Store for SqliteStore {
     }
 
     fn commits(&self) -> Commits {
-        self.writer.commits()
+        self.writer.commits.read()
     }
 
     fn log_bytes(&self) -> Option<u64> {
@@ -219,6 +220,19 @@ impl Store for SqliteStore {
 
     fn agents(&self, project: ProjectName, now: Now) -> BoxFuture<'_, Result<Vec<KnownAgent>, StoreError>> {
         Box::pin(async move { Ok(self.presence.of(&project, now)) })
+    }
+
+    fn figures(&self, now: Now) -> BoxFuture<'_, Result<StoreFigures, StoreError>> {
+        let unreadable = self.unreadable.clone();
+        Box::pin(async move {
+            let mut figures = self.readers.read(move |db| figures::figures(db, &unreadable)).await?;
+            self.presence.counts(now, &mut figures);
+            Ok(figures)
+        })
+    }
+
+    fn commit_times(&self) -> CommitTimes {
+        self.writer.commits.times()
     }
 
     fn unreadable_count(&self) -> u64 {

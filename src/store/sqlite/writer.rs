@@ -34,7 +34,7 @@ use super::{
 use crate::{
     health::{end_process, or_end_process},
     model::{Changes, Load, ProjectName},
-    store::{CommitCounter, Commits, Decide, OnCommit, StoreError},
+    store::{CommitCounter, Decide, OnCommit, StoreError},
 };
 
 /// How many requests may wait for the next commit. Four batches: with more, the answer would come late anyway, so the
@@ -71,7 +71,7 @@ enum Request {
 pub(super) struct Writer {
     queue: Mutex<Option<mpsc::Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    commits: Arc<CommitCounter>,
+    pub(super) commits: Arc<CommitCounter>,
     log_pages: Arc<AtomicU32>,
 }
 
@@ -159,10 +159,6 @@ impl Writer {
     /// How long the log is.
     pub(super) fn log_bytes(&self) -> u64 {
         u64::from(self.log_pages.load(Ordering::Relaxed)) * checkpoints::PAGE_BYTES
-    }
-
-    pub(super) fn commits(&self) -> Commits {
-        self.commits.read()
     }
 
     /// Finishes the queued requests, and ends.
@@ -349,6 +345,7 @@ impl Batches<'_> {
 
     fn try_act(&mut self, act: &mut dyn Act) -> Result<(), StoreError> {
         let written = self.begin.raw_execute().map_or_else(ActEnd::Failed, |_| acts::write(act, self.db));
+        let worked = Instant::now();
         let tried = match written {
             // Not all that it may write is counted as a change of a row.
             ActEnd::Done => self.commit(true),
@@ -368,7 +365,7 @@ impl Batches<'_> {
         }
         self.require_in_place();
         self.is_settled = false;
-        self.commits.count(1);
+        self.commits.count(1, worked.elapsed());
         // It may have raised the revision from which new projects begin.
         self.recorder.look_at_floor(self.db);
         Ok(())
@@ -506,7 +503,8 @@ impl Batches<'_> {
             self.require_in_place();
             self.is_settled = false;
         }
-        self.commits.count(decided.iter().filter(|decided| !decided.changes.is_empty()).count());
+        let changed_count = decided.iter().filter(|decided| !decided.changes.is_empty()).count();
+        self.commits.count(changed_count, self.commit_took);
         for AwaitingCommit { project, changes, .. } in decided.iter().filter(|decided| !decided.changes.is_empty()) {
             // The changes are durable, so a failure in there must not keep the answers back.
             if catch_unwind(AssertUnwindSafe(|| (self.on_commit)(project, changes))).is_err() {
