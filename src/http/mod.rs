@@ -81,6 +81,7 @@ use access_log::AccessLog;
 use agents::{Agents, KnownAgents};
 use attempts::Attempts;
 use error::{ErrorAnswer, echo};
+use metrics::Scrape;
 use oidc::LiveOidc;
 use phase_times::PhaseTimes;
 use refusals::RefusalLog;
@@ -96,6 +97,7 @@ pub struct App {
     access: Arc<LiveAccess>,
     agents: Agents,
     metrics: Arc<Metrics>,
+    scrape: Scrape,
     health: Health,
     artifacts: Retention,
     attempts: Attempts,

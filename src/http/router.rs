@@ -1,6 +1,6 @@
 //! Every route on one screen.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -115,7 +115,7 @@ pub fn router(app: Arc<App>) -> Router {
 /// The layer that every request passes: its id and the guard, and on the way back the rest of its body, the error's
 /// body, the log and the count. It is one layer, because each layer costs a parked poll another half KiB.
 async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: Request, next: Next) -> Response {
-    let begun_at = AccessLog::begin();
+    let (arrived_at, begun_at) = (Instant::now(), AccessLog::begin());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -125,6 +125,8 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     let visitor = Visitor::of(&app, &request, needed, is_of_lease);
     let (id, address) = (visitor.id.clone(), visitor.address);
     let VisitorAdmission { caller, admitted } = log::within(id.clone(), door::admit(&app, visitor)).await;
+    // The door counts those that it does not let in.
+    let is_let_in = admitted.is_ok();
     let response = match admitted {
         Ok(grant) => {
             request.extensions_mut().insert(grant.clone());
@@ -153,12 +155,18 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
         Box::pin(rest.settle(&app.shutdown, &mut response)).await;
     }
     let status = response.status();
-    app.metrics.count(&method, route.as_ref().map_or("none", MatchedPath::as_str), status);
+    app.metrics.count(&method, route.as_ref().map(MatchedPath::as_str), status, arrived_at.elapsed());
+    if told.code == Some(ErrorCode::LeaseLost) {
+        app.metrics.count_lost_lease();
+    }
     let (code, caller) = (told.code, caller.or(told.caller));
     let answered =
         Answered { method: &method, path: &path, status, code, caller: caller.as_deref(), address, begun_at };
     log::within_sync(id.clone(), || app.access_log.note(&answered));
     if let Some(code) = code.filter(|code| refusals::is_worth_knowing(*code) || told.foreign.is_some()) {
+        if is_let_in {
+            app.metrics.count_refused(code);
+        }
         let project = told.foreign.or_else(|| route.as_ref().and_then(|_| refusals::project_in(&path)));
         let what = refusals::what(&method, route.as_ref().map_or("an unknown route", MatchedPath::as_str));
         app.refusals.note(RefusedAttempt { at: app.now(), code, caller, address, project, what, request: id });

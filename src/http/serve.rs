@@ -18,6 +18,7 @@ use super::{
     attempts::Attempts,
     connection::{self, ConnectionShared},
     live_tokens::LiveTokens,
+    metrics::Scrape,
     oidc::LiveOidc,
     phase_times::PhaseTimes,
     rarely::Rarely,
@@ -100,7 +101,9 @@ pub async fn serve(
     let (clock, ending) = (queue.clock().clone(), shutdown.clone());
     let refusals = RefusalWriter { log: Arc::default(), queue: queue.clone() };
     let door = TurnedAway { unheard: queue.unheard().clone(), metrics: metrics.clone(), health: health.clone() };
+    let scrape = Scrape::new(metrics.clone(), &**queue.store());
     let app = App {
+        scrape,
         queue,
         watch,
         access: live_tokens.access().clone(),

@@ -62,7 +62,12 @@ pub async fn submit(
     // body says `onConflict: queue`, for which a held slot is no conflict.
     let wish = match (read_wish(&parts.headers, body).await, held) {
         (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue || wish.override_pause => wish,
-        (_, Some(conflict)) => return Err(conflict),
+        (_, Some(conflict)) => {
+            if conflict.code() == ErrorCode::DeploymentInProgress {
+                app.metrics.count_conflict(&project);
+            }
+            return Err(conflict);
+        }
         (wish, None) => wish?,
     };
     if wish.override_pause {
@@ -196,6 +201,9 @@ pub(super) async fn decide(
 ) -> Result<Response, ErrorAnswer> {
     let url = submission.spec.url.clone();
     let SubmitOutcome { admission, own, overtaker, hold, project } = app.queue.submit(caller, submission).await?;
+    if matches!(&admission, Admission::Conflict { blocker: Some(_), .. }) {
+        app.metrics.count_conflict(&project.name);
+    }
     match (admission, own) {
         (Admission::Accepted(_), Some(own)) => accepted(app, &own, overtaker, &project, false).await,
         (Admission::Replayed(_), Some(own)) => accepted(app, &own, overtaker, &project, true).await,

@@ -407,6 +407,9 @@ impl FailureCause {
 }
 
 impl CancelCause {
+    /// The code of every cause.
+    pub const CODES: [&'static str; 5] = ["CANCELLED", "SUPERSEDED", "ABANDONED", "EXPIRED", "RELEASED"];
+
     /// The code on the wire and in the stores.
     pub fn code(self) -> &'static str {
         match self {
@@ -418,6 +421,13 @@ impl CancelCause {
         }
     }
 }
+/// Every status of a final deployment with each code that goes with it; a success has none.
+pub fn outcome_codes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let failed = FailureCause::ALL.into_iter().map(|cause| (Status::Failed.as_str(), cause.code()));
+    let cancelled = CancelCause::CODES.into_iter().map(|code| (Status::Cancelled.as_str(), code));
+    [(Status::Succeeded.as_str(), "")].into_iter().chain(failed).chain(cancelled)
+}
+
 impl Deployment {
     /// How a text about another deployment names it.
     pub fn mention(&self) -> Mention {

@@ -33,6 +33,7 @@ pub mod token;
 pub use command::{Command, Lapse, Refusal, Report, Verdict, Vital};
 pub use deployment::{
     CancelCause, CancelRequest, Deployment, FailureCause, LogAccount, Outcome, Place, RunBy, Spec, State, Status,
+    outcome_codes,
 };
 pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody};

@@ -19,7 +19,7 @@ use crate::{
     config::{Config, LiveConfig, StoreLocation},
     exec::ShimProgram,
     health::Health,
-    http::{Early, HttpServer, LiveTokens, Metrics, ServeError, TOKENS_TASK, serve},
+    http::{Early, HttpServer, LiveTokens, Metrics, ServeError, TOKENS_TASK, route_table, serve},
     queue::Queue,
     reaper::{self, HoldTimer, Reaper},
     store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
@@ -89,7 +89,7 @@ impl Node {
         }
         super::restart::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
         let notifier = Arc::new(Notifier::default());
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(live.clone(), route_table()));
         let health = Health::default();
         let store = await_store(&live, &notifier, &on_commit(&notifier, &metrics), &health).await?;
         let queue = Queue::new(store.clone(), Arc::new(SystemClock), live.clone());
@@ -222,9 +222,9 @@ fn supervise_reaper(health: &Health, queue: &Queue, notifier: &Arc<Notifier>, en
 
 fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
     let (notifier, metrics) = (notifier.clone(), metrics.clone());
-    Arc::new(move |_, changes| {
+    Arc::new(move |project, changes| {
         notifier.publish(changes);
-        metrics.note(changes);
+        metrics.note(project, changes);
     })
 }
 
