@@ -2,6 +2,7 @@
 
 mod labels;
 mod observed;
+mod prometheus;
 mod stores;
 mod text;
 
