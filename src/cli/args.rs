@@ -47,7 +47,7 @@ pub enum AnyCommand {
     /// Make and read tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Back up, copy or restore a store
+    /// Back up, copy, restore, prune or compact a store
     #[command(subcommand)]
     Store(StoreCommand),
     /// Watch a server and three racing pipelines on this machine

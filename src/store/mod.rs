@@ -44,7 +44,7 @@ pub use copy::Progress;
 use ready::Readiness;
 pub use redact::RedactRoom;
 pub use tokens::TokenRoom;
-pub use upkeep::Upkeep;
+pub use upkeep::{AgedHistory, Upkeep};
 
 use crate::{
     clock::Now,

@@ -47,8 +47,30 @@ pub struct Arrival {
 pub struct KeptDeployments {
     /// From this ticket on, the deployments are among the newest ones that are kept. `None`: all of them are.
     pub newest_from: Option<Revision>,
-    /// The rows of those that say what is live, and of those that the project itself names.
-    pub rows: Vec<i64>,
+    /// Those that stay for another reason, by their rows. The first reason of a row counts.
+    pub rows: Vec<(i64, KeptAs)>,
+}
+
+/// Why retention never removes a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeptAs {
+    /// It is the last success, or the success before it.
+    Live,
+    /// It started last under the build-number mark.
+    Mark,
+    /// It ended last.
+    LastEnded,
+}
+
+impl KeptAs {
+    /// By the number that the stores' queries answer.
+    pub(super) fn of(number: i64) -> Self {
+        match number {
+            1 => KeptAs::Mark,
+            2 => KeptAs::LastEnded,
+            _ => KeptAs::Live,
+        }
+    }
 }
 
 /// A deployment, as retention sees it.
@@ -68,33 +90,13 @@ pub struct AgedDeployment {
     pub output_bytes: u64,
 }
 
-/// The calls for the upkeep.
-pub trait Upkeep: Send + Sync {
-    /// Whether it is this server's turn: of several, one does it for all, and the others wait for as long after its
-    /// last call of this.
-    fn take_turn(&self, pause: Duration) -> BoxFuture<'_, Result<bool, StoreError>>;
-
+/// What the upkeep reads to decide what goes. Nothing of it writes, so it may be asked beside a server that works.
+pub trait AgedHistory: Send + Sync {
     /// A value that was kept.
     fn mark(&self, mark: UpkeepMark) -> BoxFuture<'_, Result<Option<i64>, StoreError>>;
 
-    /// Keeps a value.
-    fn set_mark(&self, mark: UpkeepMark, value: i64) -> BoxFuture<'_, Result<(), StoreError>>;
-
     /// The row that arrived last, and when.
     fn newest(&self) -> BoxFuture<'_, Result<Option<(i64, i64)>, StoreError>>;
-
-    /// Deployments after this row, in the order of their rows, of all projects.
-    fn arrivals(&self, after: i64, limit: usize) -> BoxFuture<'_, Result<Vec<Arrival>, StoreError>>;
-
-    /// The first output of a deployment that is not compressed: as much as fits into a block.
-    fn unpacked(&self, row: i64) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>>;
-
-    /// Puts a block in place of the rows of its events. `false`, and nothing is changed: these rows are not there, or the
-    /// deployment is not final.
-    fn pack(&self, row: i64, block: Block) -> BoxFuture<'_, Result<bool, StoreError>>;
-
-    /// Notes that all output of the deployment is compressed. `false`: it is not.
-    fn finish_packing(&self, row: i64) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// All projects, each with the number of its row.
     fn project_rows(&self) -> BoxFuture<'_, Result<Vec<(i64, ProjectName)>, StoreError>>;
@@ -117,6 +119,32 @@ pub trait Upkeep: Send + Sync {
         after: Revision,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<AgedDeployment>, StoreError>>;
+}
+
+/// The calls for the upkeep.
+pub trait Upkeep: Send + Sync {
+    /// What it decides by.
+    fn history(&self) -> &dyn AgedHistory;
+
+    /// Whether it is this server's turn: of several, one does it for all, and the others wait for as long after its
+    /// last call of this.
+    fn take_turn(&self, pause: Duration) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Keeps a value.
+    fn set_mark(&self, mark: UpkeepMark, value: i64) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Deployments after this row, in the order of their rows, of all projects.
+    fn arrivals(&self, after: i64, limit: usize) -> BoxFuture<'_, Result<Vec<Arrival>, StoreError>>;
+
+    /// The first output of a deployment that is not compressed: as much as fits into a block.
+    fn unpacked(&self, row: i64) -> BoxFuture<'_, Result<Vec<StoredEvent>, StoreError>>;
+
+    /// Puts a block in place of the rows of its events. `false`, and nothing is changed: these rows are not there, or the
+    /// deployment is not final.
+    fn pack(&self, row: i64, block: Block) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Notes that all output of the deployment is compressed. `false`: it is not.
+    fn finish_packing(&self, row: i64) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Removes some output of a final deployment. `true`: there may be more.
     fn remove_output(&self, row: i64) -> BoxFuture<'_, Result<bool, StoreError>>;

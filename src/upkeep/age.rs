@@ -12,7 +12,10 @@ use jiff::Timestamp;
 
 use crate::{
     clock::{BootInstant, Now, span},
-    store::{StoreError, Upkeep, upkeep::UpkeepMark},
+    store::{
+        StoreError, Upkeep,
+        upkeep::{AgedHistory, UpkeepMark},
+    },
 };
 
 /// How much faster than time itself the instant may go forward.
@@ -32,19 +35,14 @@ pub(super) struct AgeClock {
 impl AgeClock {
     /// The instant by which ages are judged at this look.
     pub(super) async fn advance(&mut self, upkeep: &dyn Upkeep, now: Now) -> Result<Timestamp, StoreError> {
-        let known = upkeep.mark(UpkeepMark::AgedUntil).await?;
-        let newest = match known {
-            Some(_) => None,
-            None => upkeep.newest().await?.map(|(_, created_at)| created_at),
-        };
         let elapsed = self.looked.map_or(Duration::ZERO, |looked| now.boot.since(looked));
-        let wall = now.wall.as_millisecond();
-        let aged_until = next(known, newest, elapsed, wall);
+        let (known, aged_until) = judged(upkeep.history(), now.wall, elapsed).await?;
         if known != Some(aged_until) {
             upkeep.set_mark(UpkeepMark::AgedUntil, aged_until).await?;
         }
         self.looked = Some(now.boot);
-        self.tell_lag(Duration::from_millis(wall.saturating_sub(aged_until).max(0).unsigned_abs()), now.boot);
+        let lag = now.wall.as_millisecond().saturating_sub(aged_until);
+        self.tell_lag(Duration::from_millis(lag.max(0).unsigned_abs()), now.boot);
         Ok(Timestamp::from_millisecond(aged_until).unwrap_or(now.wall))
     }
 
@@ -58,6 +56,29 @@ impl AgeClock {
             );
         }
     }
+}
+
+/// The instant by which a server that has just started would judge ages; nothing is written.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn ages_judged_at(history: &dyn AgedHistory, wall: Timestamp) -> Result<Timestamp, StoreError> {
+    let (_, aged_until) = judged(history, wall, Duration::ZERO).await?;
+    Ok(Timestamp::from_millisecond(aged_until).unwrap_or(wall))
+}
+
+/// The instant that the store knows, and the one that follows, in milliseconds.
+async fn judged(
+    history: &dyn AgedHistory,
+    wall: Timestamp,
+    elapsed: Duration,
+) -> Result<(Option<i64>, i64), StoreError> {
+    let known = history.mark(UpkeepMark::AgedUntil).await?;
+    let newest = match known {
+        Some(_) => None,
+        None => history.newest().await?.map(|(_, created_at)| created_at),
+    };
+    Ok((known, next(known, newest, elapsed, wall.as_millisecond())))
 }
 
 /// Where the instant goes, from where it was known to be; at first, from the newest deployment.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     age::AgeClock,
     pack::Packer,
-    prune::{self, RulesOf},
+    prune::{self, PrunedProject, RulesOf},
     round::{LookRound, Pace},
 };
 use crate::{
@@ -59,22 +59,28 @@ impl Caretaker {
         }
     }
 
-    /// Looks once: everything that can be compressed, removed or given back now.
+    /// Looks once: everything that can be compressed, removed or given back now. Answers what retention removed; `None`
+    /// where another server of the store does it.
     ///
     /// # Errors
     /// The store does not answer; the steps that were made so far stay.
-    pub async fn look(&mut self, pace: Pace, pulse: &Pulse, shutdown: &CancellationToken) -> Result<(), StoreError> {
+    pub async fn look(
+        &mut self,
+        pace: Pace,
+        pulse: &Pulse,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Vec<PrunedProject>>, StoreError> {
         let store = self.store.clone();
-        let Some(upkeep) = store.upkeep() else { return Ok(()) };
+        let Some(upkeep) = store.upkeep() else { return Ok(None) };
         // A little less than a whole interval, so that a look is not left out because it came a moment early.
         let interval = (self.interval)();
         if !upkeep.take_turn(interval - interval / 5).await? {
-            return Ok(());
+            return Ok(None);
         }
         let mut look = LookRound { upkeep, pace, pulse, shutdown, renewed: Instant::now() };
         self.packer.look(&mut look).await?;
-        prune::look(&mut look, &self.rules, &mut self.ages, self.clock.now()).await?;
+        let pruned = prune::look(&mut look, &self.rules, &mut self.ages, self.clock.now()).await?;
         while !look.is_over() && look.write(upkeep.give_back()).await? {}
-        Ok(())
+        Ok(Some(pruned))
     }
 }

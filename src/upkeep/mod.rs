@@ -8,7 +8,8 @@ mod prune;
 mod redact;
 mod round;
 
+pub use age::ages_judged_at;
 pub use caretaker::{Caretaker, Interval, TASK};
-pub use prune::{PrunePlan, PrunedProject, RulesOf};
+pub use prune::{PrunePlan, PrunedProject, RulesOf, StayReason};
 pub use redact::{LeakedSecret, REDACTED, RedactCount, redact};
 pub use round::Pace;

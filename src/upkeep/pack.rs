@@ -31,10 +31,10 @@ pub(super) struct Packer {
 
 impl Packer {
     pub(super) async fn look(&mut self, look: &mut LookRound<'_>) -> Result<(), StoreError> {
-        let newest = look.upkeep.newest().await?.map(|(row, _)| row);
+        let newest = look.upkeep.history().newest().await?.map(|(row, _)| row);
         let Some(settled) = std::mem::replace(&mut self.seen_up_to, newest) else { return Ok(()) };
         if self.visited_up_to.is_none() {
-            self.kept_mark = look.upkeep.mark(UpkeepMark::PackedUpTo).await?;
+            self.kept_mark = look.upkeep.history().mark(UpkeepMark::PackedUpTo).await?;
             self.visited_up_to = Some(self.kept_mark.unwrap_or(0));
         }
         for row in self.unfinished.clone() {

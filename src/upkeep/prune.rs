@@ -1,6 +1,9 @@
 //! Removes what retention lets go: first whole deployments, then the output of others. See decision 0078.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,8 +13,8 @@ use crate::{
     config::{KEY_PROTECTION, RetentionRules},
     model::{ProjectName, Revision},
     store::{
-        StoreError, Upkeep,
-        upkeep::{AgedDeployment, KeptDeployments},
+        StoreError,
+        upkeep::{AgedDeployment, AgedHistory, KeptAs, KeptDeployments},
     },
 };
 
@@ -33,9 +36,33 @@ pub struct PrunedProject {
     pub outputs: u64,
     /// How many bytes both take, about.
     pub bytes: u64,
+    /// How many of those that are old enough stay, and why. Empty for what went.
+    pub stays: BTreeMap<StayReason, u64>,
 }
 
-/// What would go by the rules, by project. Projects that lose nothing are left out.
+impl PrunedProject {
+    fn new(project: ProjectName) -> Self {
+        PrunedProject { project, deployments: 0, outputs: 0, bytes: 0, stays: BTreeMap::new() }
+    }
+
+    /// Whether anything goes.
+    pub fn loses(&self) -> bool {
+        self.deployments + self.outputs > 0
+    }
+}
+
+/// Why a deployment that is old enough stays, with its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StayReason {
+    /// It is among the newest ones that are kept.
+    Newest,
+    /// Retention never removes it.
+    Kept(KeptAs),
+    /// It is not final.
+    Unfinished,
+}
+
+/// What would go by the rules, by project. Projects without anything that is old enough are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrunePlan(pub Vec<PrunedProject>);
 
@@ -44,26 +71,37 @@ impl PrunePlan {
     ///
     /// # Errors
     /// The store does not answer.
-    pub async fn of(upkeep: &dyn Upkeep, rules: &RulesOf, until: Timestamp) -> Result<PrunePlan, StoreError> {
+    pub async fn of(history: &dyn AgedHistory, rules: &RulesOf, until: Timestamp) -> Result<PrunePlan, StoreError> {
         let mut plan = PrunePlan::default();
-        for (row, project) in upkeep.project_rows().await? {
-            let mut pruned = PrunedProject { project: project.clone(), deployments: 0, outputs: 0, bytes: 0 };
-            let Some(mut walks) = Walks::of(upkeep, row, rules(&project), until).await? else { continue };
-            let mut gone = std::collections::BTreeSet::new();
-            while let Some(page) = walks.deployments.next(upkeep).await? {
-                for deployment in page {
-                    pruned.deployments += 1;
-                    pruned.bytes += deployment.bytes + deployment.output_bytes;
-                    gone.insert(deployment.row);
+        for (row, project) in history.project_rows().await? {
+            let Some(mut walks) = Walks::of(history, row, rules(&project), until).await? else { continue };
+            let mut pruned = PrunedProject::new(project);
+            let (mut gone, mut stays) = (BTreeSet::new(), BTreeMap::new());
+            while let Some(page) = walks.deployments.next(history).await? {
+                for (deployment, stay) in page {
+                    match stay {
+                        Some(reason) => _ = stays.insert(deployment.row, reason),
+                        None => {
+                            pruned.deployments += 1;
+                            pruned.bytes += deployment.bytes + deployment.output_bytes;
+                            gone.insert(deployment.row);
+                        }
+                    }
                 }
             }
-            while let Some(page) = walks.outputs.next(upkeep).await? {
-                for deployment in page.into_iter().filter(|it| !gone.contains(&it.row)) {
-                    pruned.outputs += 1;
-                    pruned.bytes += deployment.output_bytes;
+            while let Some(page) = walks.outputs.next(history).await? {
+                for (deployment, stay) in page.into_iter().filter(|(it, _)| !gone.contains(&it.row)) {
+                    match stay {
+                        Some(reason) => _ = stays.insert(deployment.row, reason),
+                        None => {
+                            pruned.outputs += 1;
+                            pruned.bytes += deployment.output_bytes;
+                        }
+                    }
                 }
             }
-            if pruned.deployments + pruned.outputs > 0 {
+            stays.into_values().for_each(|reason| *pruned.stays.entry(reason).or_default() += 1);
+            if pruned.loses() || !pruned.stays.is_empty() {
                 plan.0.push(pruned);
             }
         }
@@ -71,23 +109,27 @@ impl PrunePlan {
     }
 }
 
-/// Removes what goes, of all projects.
+/// Removes what goes, of all projects. Answers what went.
 pub(super) async fn look(
     look: &mut LookRound<'_>,
     rules: &RulesOf,
     ages: &mut AgeClock,
     now: Now,
-) -> Result<(), StoreError> {
-    let projects = look.upkeep.project_rows().await?;
+) -> Result<Vec<PrunedProject>, StoreError> {
+    let (history, mut all) = (look.upkeep.history(), Vec::new());
+    let projects = history.project_rows().await?;
     if !projects.iter().any(|(_, project)| rules(project).may_remove()) {
-        return Ok(());
+        return Ok(all);
     }
     let until = ages.advance(look.upkeep, now).await?;
     for (row, project) in projects {
-        let Some(mut walks) = Walks::of(look.upkeep, row, rules(&project), until).await? else { continue };
-        let (mut deployments, mut outputs) = (0, 0);
+        let Some(mut walks) = Walks::of(history, row, rules(&project), until).await? else { continue };
+        if walks.keep_all() {
+            continue;
+        }
+        let mut pruned = PrunedProject::new(project);
         while !look.is_over()
-            && let Some(page) = walks.deployments.next(look.upkeep).await?
+            && let Some(page) = walks.deployments.going(history).await?
         {
             for some in page.chunks(REMOVED_AT_ONCE) {
                 for deployment in some.iter().filter(|it| it.output_bytes > 0) {
@@ -97,22 +139,26 @@ pub(super) async fn look(
                     break;
                 }
                 let rows = some.iter().map(|it| it.row).collect();
-                deployments += look.write(look.upkeep.remove(rows)).await?;
+                pruned.deployments += look.write(look.upkeep.remove(rows)).await?;
+                pruned.bytes += some.iter().map(|it| it.bytes + it.output_bytes).sum::<u64>();
             }
         }
         while !look.is_over()
-            && let Some(page) = walks.outputs.next(look.upkeep).await?
+            && let Some(page) = walks.outputs.going(history).await?
         {
             for deployment in page {
                 remove_output(look, deployment.row).await?;
-                outputs += 1;
+                pruned.outputs += 1;
+                pruned.bytes += deployment.output_bytes;
             }
         }
-        if deployments + outputs > 0 {
+        if pruned.loses() {
+            let PrunedProject { project, deployments, outputs, .. } = &pruned;
             tracing::info!(project.name = %project, deployments, outputs, "retention removed what is old");
+            all.push(pruned);
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 async fn remove_output(look: &mut LookRound<'_>, row: i64) -> Result<(), StoreError> {
@@ -127,9 +173,9 @@ struct Walks {
 }
 
 impl Walks {
-    /// `None`: the project loses nothing.
+    /// `None`: the project never loses anything.
     async fn of(
-        upkeep: &dyn Upkeep,
+        history: &dyn AgedHistory,
         project: i64,
         rules: RetentionRules,
         until: Timestamp,
@@ -138,10 +184,7 @@ impl Walks {
             return Ok(None);
         }
         let RetentionRules { output, deployments, keep } = rules;
-        let kept = upkeep.kept(project, keep).await?;
-        if kept.newest_from.is_none() {
-            return Ok(None);
-        }
+        let kept = history.kept(project, keep).await?;
         let now = until.as_millisecond();
         let before = |age: Option<std::time::Duration>| {
             let age = SignedDuration::try_from(age?).unwrap_or(SignedDuration::MAX);
@@ -162,6 +205,11 @@ impl Walks {
             outputs: walk(true, before(output)),
         }))
     }
+
+    /// Whether the project has so few deployments that all of them are among the newest.
+    fn keep_all(&self) -> bool {
+        self.deployments.kept.newest_from.is_none()
+    }
 }
 
 struct Walk {
@@ -179,16 +227,32 @@ struct Walk {
 }
 
 impl Walk {
-    /// Some more that go; `None` at the end.
-    async fn next(&mut self, upkeep: &dyn Upkeep) -> Result<Option<Vec<AgedDeployment>>, StoreError> {
+    /// Some more that are old enough, each with the reason why it stays, if it does; `None` at the end.
+    async fn next(
+        &mut self,
+        history: &dyn AgedHistory,
+    ) -> Result<Option<Vec<(AgedDeployment, Option<StayReason>)>>, StoreError> {
         let Some(before) = self.before else { return Ok(None) };
         while !self.is_done {
             let page = match self.is_output {
-                true => upkeep.aged_outputs(self.project, self.after, PAGE_LIMIT).await?,
-                false => upkeep.aged(self.project, self.after, PAGE_LIMIT).await?,
+                true => history.aged_outputs(self.project, self.after, PAGE_LIMIT).await?,
+                false => history.aged(self.project, self.after, PAGE_LIMIT).await?,
             };
             self.is_done = page.len() < PAGE_LIMIT;
-            let going: Vec<_> = page.into_iter().filter(|deployment| self.goes(deployment, before)).collect();
+            let old: Vec<_> = page.into_iter().filter_map(|deployment| self.judge(deployment, before)).collect();
+            if !old.is_empty() {
+                return Ok(Some(old));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Some more that go; `None` at the end.
+    async fn going(&mut self, history: &dyn AgedHistory) -> Result<Option<Vec<AgedDeployment>>, StoreError> {
+        while let Some(old) = self.next(history).await? {
+            // All that follow are among the newest, too.
+            self.is_done |= old.last().is_some_and(|(_, stay)| *stay == Some(StayReason::Newest));
+            let going: Vec<_> = old.into_iter().filter(|(_, stay)| stay.is_none()).map(|(it, _)| it).collect();
             if !going.is_empty() {
                 return Ok(Some(going));
             }
@@ -196,7 +260,8 @@ impl Walk {
         Ok(None)
     }
 
-    fn goes(&mut self, deployment: &AgedDeployment, before: i64) -> bool {
+    /// `None`: it is too young.
+    fn judge(&mut self, deployment: AgedDeployment, before: i64) -> Option<(AgedDeployment, Option<StayReason>)> {
         self.after = deployment.ticket;
         // An instant in the future says nothing.
         if deployment.created_at <= self.now {
@@ -204,9 +269,15 @@ impl Walk {
             // All that follow arrived later.
             self.is_done |= self.arrived > before;
         }
+        let Some(ended_at) = deployment.ended_at else {
+            return (self.arrived <= before).then_some((deployment, Some(StayReason::Unfinished)));
+        };
+        if ended_at.max(self.arrived) > before {
+            return None;
+        }
+        let kept = self.kept.rows.iter().find(|(row, _)| *row == deployment.row);
         let is_newest = self.kept.newest_from.is_none_or(|newest| deployment.ticket >= newest);
-        self.is_done |= is_newest;
-        let is_old = deployment.ended_at.is_some_and(|ended_at| ended_at.max(self.arrived) <= before);
-        is_old && !is_newest && !self.kept.rows.contains(&deployment.row)
+        let stay = if is_newest { Some(StayReason::Newest) } else { kept.map(|(_, why)| StayReason::Kept(*why)) };
+        Some((deployment, stay))
     }
 }

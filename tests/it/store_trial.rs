@@ -35,6 +35,11 @@ impl HandClock {
         Arc::new(HandClock(AtomicI64::new(1_800_000_000_123)))
     }
 
+    /// Sets it to this instant.
+    pub fn set(&self, to: Timestamp) {
+        self.0.store(to.as_millisecond(), Ordering::SeqCst);
+    }
+
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(by.as_millis().try_into().unwrap(), Ordering::SeqCst);
     }

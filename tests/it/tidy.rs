@@ -78,6 +78,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "model",
             "server",
             "store",
+            "upkeep",
             "version",
             "wire",
         ],

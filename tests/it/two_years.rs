@@ -74,12 +74,20 @@ async fn the_chapter_about_two_years_is_true() {
     assert!(played.lines(3).await > 0, "the newest one keeps its output");
     assert_eq!(played.ask("/v1/projects/web/deployments/1").await["status"], "SUCCEEDED");
 
+    // More room: what would go is said beside the server.
+    let told =
+        played.admin(&["store", "prune", "--dry-run", "--config", "singletrack.toml", "--store", "sqlite:test.db"]);
+    assert!(told.contains("old enough, but kept: "), "{told}");
+
     // An upgrade: hold, back up, replace, look, let go.
     played.admin(&["pause", "web", "--reason", "upgrade"]);
     let backup = played.server.path("before-the-upgrade.db");
     let backup = backup.to_str().unwrap();
     played.admin(&["store", "backup", "--from", "sqlite:test.db", "--to", backup]);
     assert!(played.server.terminate().success());
+    // While it is stopped, its file can be made smaller.
+    let told = played.admin(&["store", "compact", "--store", "sqlite:test.db"]);
+    assert!(told.contains("is compacted: "), "{told}");
     played.server.boot();
     let why = played.admin(&["why", "--project", "web"]);
     assert!(why.contains("upgrade") && why.contains("token ci"), "the pause outlives the restart: {why}");

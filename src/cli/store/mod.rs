@@ -2,6 +2,7 @@
 
 mod copy;
 mod files;
+mod prune;
 mod told;
 
 pub use files::{StoreCommand, store};

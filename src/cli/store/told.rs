@@ -8,6 +8,7 @@ use crate::store::StoreError;
 
 pub(super) enum Failed {
     Usage(String),
+    Config(String),
     Store(StoreError),
 }
 

@@ -105,8 +105,29 @@ impl PostgresStore {
         on_hint: OnHint,
         health: &Health,
     ) -> Result<PostgresStore, StoreError> {
+        PostgresStore::connect(url, connection_limit, on_commit, on_hint, health, ConnectAs::Server).await
+    }
+
+    /// Connects to a database that servers of this version use, or used last, to look after it. The schema stays as it is.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::open`]; also where the schema is of another version, or there is none.
+    pub async fn visit(url: &PostgresUrl, connection_limit: usize) -> Result<PostgresStore, StoreError> {
+        let health = Health::default();
+        let (on_commit, on_hint): (OnCommit, OnHint) = (Arc::new(|_, _| {}), Arc::new(|_| {}));
+        PostgresStore::connect(url, connection_limit, on_commit, on_hint, &health, ConnectAs::Visitor).await
+    }
+
+    async fn connect(
+        url: &PostgresUrl,
+        connection_limit: usize,
+        on_commit: OnCommit,
+        on_hint: OnHint,
+        health: &Health,
+        access: ConnectAs,
+    ) -> Result<PostgresStore, StoreError> {
         let connector = Arc::new(Connector::new(url, connection_limit)?);
-        let pepper = prepare(&connector).await.map_err(DatabaseFault::into_store_error)?;
+        let pepper = prepare(&connector, access).await.map_err(DatabaseFault::into_store_error)?;
         let pool = Pool::builder(Sessions(connector.clone()))
             .max_size(connection_limit)
             .wait_timeout(Some(CONNECTION_WAIT_LIMIT))
@@ -147,8 +168,17 @@ impl Drop for PostgresStore {
     }
 }
 
-/// Examines the database, and brings it up to date.
-async fn prepare(connector: &Connector) -> Result<Pepper, DatabaseFault> {
+/// Who connects.
+#[derive(Clone, Copy)]
+enum ConnectAs {
+    /// A server, which brings the schema up to date.
+    Server,
+    /// A command that looks after the store beside its servers.
+    Visitor,
+}
+
+/// Examines the database, and brings it up to date where a server comes.
+async fn prepare(connector: &Connector, access: ConnectAs) -> Result<Pepper, DatabaseFault> {
     let (host, mut link) = connector.first().await?;
     durability::report(&link.facts);
     connector.warn_of_open_wires();
@@ -158,7 +188,10 @@ async fn prepare(connector: &Connector) -> Result<Pepper, DatabaseFault> {
         connector.share_sessions();
     }
     drop(other);
-    let pepper = schema::migrate(&mut link.client, connector.schema()).await?;
+    let pepper = match access {
+        ConnectAs::Server => schema::migrate(&mut link.client, connector.schema()).await?,
+        ConnectAs::Visitor => schema::require_present(&link.client, connector.schema()).await?,
+    };
     connector.look_again(&mut link).await?;
     connector.admit(host, &mut link).await?;
     Ok(pepper)

@@ -141,9 +141,28 @@ async fn migrated(client: &mut Client, schema: &str) -> Result<Pepper, DatabaseF
     if has_changed {
         tracing::info!(schema, from = newest, to = VERSION, "the database's schema was brought up to date");
     }
+    pepper_of(kept)
+}
+
+fn pepper_of(kept: Vec<u8>) -> Result<Pepper, DatabaseFault> {
     let kept: [u8; 32] =
         kept.try_into().map_err(|_| DatabaseFault::Row("the shared secret has another length".to_owned()))?;
     Ok(Pepper::from_bytes(kept))
+}
+
+/// Requires that the schema is the one of this version, and changes nothing. Answers the servers' shared secret.
+pub(super) async fn require_present(client: &Client, schema: &str) -> Result<Pepper, DatabaseFault> {
+    let text = tokio_postgres::types::Type::TEXT;
+    let is_ours = "SELECT to_regclass($1 || '.migrations') IS NOT NULL AND to_regclass($1 || '.secrets') IS NOT NULL";
+    if !client.query_typed_one(is_ours, &[(&schema, text)]).await?.get::<_, bool>(0) {
+        return Err(unusable(format!(
+            "the schema {schema} of the database holds no store; give the --store with which its servers are started"
+        )));
+    }
+    let version = format!("SELECT max(version) FROM {schema}.migrations");
+    require_version(client.query_typed_one(&version, &[]).await?.get(0))?;
+    let kept = format!("SELECT value FROM {schema}.secrets WHERE name = 'lease'");
+    pepper_of(client.query_typed_one(&kept, &[]).await?.get(0))
 }
 
 /// Moves the sequences past the existing numbers. A logical replica has the rows but not the sequences' positions, so

@@ -459,12 +459,12 @@ statements! {
     ProjectRows() = "SELECT number, name FROM projects ORDER BY number";
     NewestFrom(INT8, INT8) = "SELECT ticket FROM deployments WHERE project = $1 ORDER BY ticket DESC LIMIT 1 OFFSET $2";
     /// The last two successes, among the newest ones by arrival, and the deployments that the project itself names.
-    Live(INT8) = "(SELECT number FROM (SELECT number, revision FROM deployments \
+    Live(INT8) = "(SELECT number, 0::bigint FROM (SELECT number, revision FROM deployments \
             WHERE project = $1 AND ended_at IS NOT NULL AND state = 'succeeded' ORDER BY ticket DESC LIMIT 100) AS recent \
             ORDER BY revision DESC LIMIT 2) \
-        UNION ALL SELECT d.number FROM projects AS p JOIN deployments AS d ON d.id = p.last_started WHERE p.number = $1 \
-        UNION ALL SELECT d.number FROM projects AS p JOIN deployments AS d ON d.id = p.last_outcome WHERE p.number = $1 \
-        UNION ALL SELECT d.number FROM projects AS p JOIN deployments AS d ON d.id = p.last_success WHERE p.number = $1";
+        UNION ALL SELECT d.number, 1::bigint FROM projects AS p JOIN deployments AS d ON d.id = p.last_started WHERE p.number = $1 \
+        UNION ALL SELECT d.number, 2::bigint FROM projects AS p JOIN deployments AS d ON d.id = p.last_outcome WHERE p.number = $1 \
+        UNION ALL SELECT d.number, 0::bigint FROM projects AS p JOIN deployments AS d ON d.id = p.last_success WHERE p.number = $1";
     Aged(INT8, INT8, INT8) = "SELECT d.number, d.ticket, d.created_at, d.ended_at, \
             (octet_length(d.spec) + octet_length(d.outputs) + 1500)::bigint, \
             coalesce((SELECT packed_bytes FROM packed_outputs WHERE deployment = d.number), d.log_total_bytes) \

@@ -19,7 +19,7 @@ use crate::{
         BoxFuture, StoreError,
         blocks::{BLOCK_BYTES, BLOCK_EVENTS, Block, StoredEvent},
         columns::millis,
-        upkeep::{AgedDeployment, Arrival, KeptDeployments, Upkeep, UpkeepMark},
+        upkeep::{AgedDeployment, AgedHistory, Arrival, KeptAs, KeptDeployments, Upkeep, UpkeepMark},
     },
 };
 
@@ -27,14 +27,7 @@ use crate::{
 const BLOCKS_AT_ONCE: i64 = 8;
 const ROWS_AT_ONCE: i64 = 500;
 
-impl Upkeep for PostgresStore {
-    fn take_turn(&self, pause: Duration) -> BoxFuture<'_, Result<bool, StoreError>> {
-        super::read!(self, session => async {
-            let claimed = session.write(call!(Sql::ClaimChore, "upkeep", rows::signed(millis(pause))?)).await?;
-            Ok(!claimed.is_empty())
-        })
-    }
-
+impl AgedHistory for PostgresStore {
     fn mark(&self, mark: UpkeepMark) -> BoxFuture<'_, Result<Option<i64>, StoreError>> {
         super::read!(self, session => async {
             let found = session.ask(call!(Sql::UpkeepMark, mark.as_str())).await?;
@@ -42,16 +35,74 @@ impl Upkeep for PostgresStore {
         })
     }
 
-    fn set_mark(&self, mark: UpkeepMark, value: i64) -> BoxFuture<'_, Result<(), StoreError>> {
-        super::read!(self, session => async {
-            session.write(call!(Sql::SetUpkeepMark, mark.as_str(), value)).await.map(|_| ())
-        })
-    }
-
     fn newest(&self) -> BoxFuture<'_, Result<Option<(i64, i64)>, StoreError>> {
         super::read!(self, session => async {
             let found = session.ask(call!(Sql::Newest)).await?;
             found.first().map(|row| Ok((rows::get(row, 0)?, rows::get(row, 1)?))).transpose()
+        })
+    }
+
+    fn project_rows(&self) -> BoxFuture<'_, Result<Vec<(i64, ProjectName)>, StoreError>> {
+        super::read!(self, session => async {
+            let project = |row: &Row| Ok((rows::get(row, 0)?, rows::name(row, 1)?));
+            session.ask(call!(Sql::ProjectRows)).await?.iter().map(project).collect()
+        })
+    }
+
+    fn kept(&self, project: i64, newest: u32) -> BoxFuture<'_, Result<KeptDeployments, StoreError>> {
+        super::read!(self, session => async {
+            let offset = i64::from(newest.saturating_sub(1));
+            let calls = vec![call!(Sql::NewestFrom, project, offset), call!(Sql::Live, project)];
+            let found = session.ask_together(calls).await?;
+            let [newest_from, live] = found.as_slice() else {
+                return Err(DatabaseFault::Mistaken("answers are missing"));
+            };
+            let newest_from = newest_from.first().map(|row| rows::number(row, 0).map(Revision)).transpose()?;
+            let kept = |row: &Row| Ok((rows::get(row, 0)?, KeptAs::of(rows::get(row, 1)?)));
+            Ok(KeptDeployments { newest_from, rows: live.iter().map(kept).collect::<Result<_, DatabaseFault>>()? })
+        })
+    }
+
+    fn aged(
+        &self,
+        project: i64,
+        after: Revision,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<AgedDeployment>, StoreError>> {
+        super::read!(self, session => async {
+            let aged = call!(Sql::Aged, project, rows::signed(after.0)?, bound(limit));
+            session.ask(aged).await?.iter().map(deployment).collect()
+        })
+    }
+
+    fn aged_outputs(
+        &self,
+        project: i64,
+        after: Revision,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<AgedDeployment>, StoreError>> {
+        super::read!(self, session => async {
+            let aged = call!(Sql::AgedOutputs, project, rows::signed(after.0)?, bound(limit));
+            session.ask(aged).await?.iter().map(deployment).collect()
+        })
+    }
+}
+
+impl Upkeep for PostgresStore {
+    fn history(&self) -> &dyn AgedHistory {
+        self
+    }
+
+    fn take_turn(&self, pause: Duration) -> BoxFuture<'_, Result<bool, StoreError>> {
+        super::read!(self, session => async {
+            let claimed = session.write(call!(Sql::ClaimChore, "upkeep", rows::signed(millis(pause))?)).await?;
+            Ok(!claimed.is_empty())
+        })
+    }
+
+    fn set_mark(&self, mark: UpkeepMark, value: i64) -> BoxFuture<'_, Result<(), StoreError>> {
+        super::read!(self, session => async {
+            session.write(call!(Sql::SetUpkeepMark, mark.as_str(), value)).await.map(|_| ())
         })
     }
 
@@ -94,50 +145,6 @@ impl Upkeep for PostgresStore {
         super::read!(self, session => async {
             session.write(call!(Sql::FinishPacking, row)).await?;
             Ok(session.ask(unpacked(row)).await?.is_empty())
-        })
-    }
-
-    fn project_rows(&self) -> BoxFuture<'_, Result<Vec<(i64, ProjectName)>, StoreError>> {
-        super::read!(self, session => async {
-            let project = |row: &Row| Ok((rows::get(row, 0)?, rows::name(row, 1)?));
-            session.ask(call!(Sql::ProjectRows)).await?.iter().map(project).collect()
-        })
-    }
-
-    fn kept(&self, project: i64, newest: u32) -> BoxFuture<'_, Result<KeptDeployments, StoreError>> {
-        super::read!(self, session => async {
-            let offset = i64::from(newest.saturating_sub(1));
-            let calls = vec![call!(Sql::NewestFrom, project, offset), call!(Sql::Live, project)];
-            let found = session.ask_together(calls).await?;
-            let [newest_from, live] = found.as_slice() else {
-                return Err(DatabaseFault::Mistaken("answers are missing"));
-            };
-            let newest_from = newest_from.first().map(|row| rows::number(row, 0).map(Revision)).transpose()?;
-            Ok(KeptDeployments { newest_from, rows: live.iter().map(|row| rows::get(row, 0)).collect::<Result<_, _>>()? })
-        })
-    }
-
-    fn aged(
-        &self,
-        project: i64,
-        after: Revision,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<AgedDeployment>, StoreError>> {
-        super::read!(self, session => async {
-            let aged = call!(Sql::Aged, project, rows::signed(after.0)?, bound(limit));
-            session.ask(aged).await?.iter().map(deployment).collect()
-        })
-    }
-
-    fn aged_outputs(
-        &self,
-        project: i64,
-        after: Revision,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<AgedDeployment>, StoreError>> {
-        super::read!(self, session => async {
-            let aged = call!(Sql::AgedOutputs, project, rows::signed(after.0)?, bound(limit));
-            session.ask(aged).await?.iter().map(deployment).collect()
         })
     }
 

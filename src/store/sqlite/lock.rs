@@ -30,6 +30,11 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the lock of the store at `path`.
     pub(super) fn take(path: &Path) -> Result<Lock, StoreError> {
+        Lock::take_or(path, "stop it or give this one another --store")
+    }
+
+    /// The same; where a server has the store, the error says what to do instead.
+    pub(super) fn take_or(path: &Path, advice: &str) -> Result<Lock, StoreError> {
         let lock_path = beside(path, ".lock");
         let unusable = |error: std::io::Error| {
             StoreError::Unusable(format!(
@@ -48,7 +53,7 @@ impl Lock {
             .map_err(unusable)?;
         match lock_soon(&file) {
             Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(in_use(path, &mut file)),
+            Err(Errno::WOULDBLOCK) => return Err(in_use(path, &mut file, advice)),
             Err(errno) => return Err(unusable(errno.into())),
         }
         let name_holder = |file: &mut File| {
@@ -78,14 +83,11 @@ pub(super) fn lock_soon(file: &File) -> Result<(), Errno> {
     flock(file, FlockOperation::NonBlockingLockExclusive)
 }
 
-fn in_use(path: &Path, file: &mut File) -> StoreError {
+fn in_use(path: &Path, file: &mut File, advice: &str) -> StoreError {
     let mut holder = String::new();
     let pid = match file.read_to_string(&mut holder) {
         Ok(_) if !holder.trim().is_empty() => format!(" (pid {})", holder.trim()),
         Ok(_) | Err(_) => String::new(),
     };
-    StoreError::Unusable(format!(
-        "{} is in use by another singletrack server{pid}; stop it or give this one another --store",
-        path.display()
-    ))
+    StoreError::Unusable(format!("{} is in use by another singletrack server{pid}; {advice}", path.display()))
 }

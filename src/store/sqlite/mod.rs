@@ -11,11 +11,13 @@
 //! `fullfsync` is unknown).
 
 mod acts;
+mod aged;
 mod audit;
 mod awaiting;
 mod backup;
 mod ballast;
 mod checkpoints;
+mod compact;
 mod emergency;
 mod export;
 mod fault;
@@ -47,7 +49,9 @@ use crate::{
     model::{Deployment, DeploymentId, Digest, Event, LeaseHolder, Load, Pepper, ProjectName},
 };
 
+pub use aged::FileHistory;
 pub use backup::{Progress, backup, restore};
+pub use compact::{Compacted, compact};
 pub use emergency::survive_full_disks;
 pub use export::Export;
 
@@ -83,15 +87,31 @@ impl SqliteStore {
         place::require_fit_file_system(path.parent().unwrap_or(Path::new("/")))?;
         let lock = Lock::take(&path)?;
         open::make(&path)?;
-        let file = Arc::new(OwnFile::take(&path)?);
-        let ballast = Ballast::found(&path);
-        lineage::require_own_log(&path)?;
-        let mut connection = open::writer_connection(&path)?;
-        let lineage = Lineage::settle(&mut connection, &path)?;
-        let pepper = open::pepper(&connection, &path)?;
+        SqliteStore::open_locked(&path, lock, on_commit)
+    }
+
+    /// Opens a file that exists and that no server has, to look after it. `advice` says what to do where a server has it.
+    ///
+    /// # Errors
+    /// [`StoreError`] with what to do about it.
+    pub fn open_unserved(path: &Path, advice: &str) -> Result<SqliteStore, StoreError> {
+        let path = backup::existing(path)?;
+        place::require_fit_file_system(path.parent().unwrap_or(Path::new("/")))?;
+        let lock = Lock::take_or(&path, advice)?;
+        SqliteStore::open_locked(&path, lock, Arc::new(|_, _| {}))
+    }
+
+    fn open_locked(path: &Path, lock: Lock, on_commit: OnCommit) -> Result<SqliteStore, StoreError> {
+        let file = Arc::new(OwnFile::take(path)?);
+        compact::forget_interrupted(path);
+        let ballast = Ballast::found(path);
+        lineage::require_own_log(path)?;
+        let mut connection = open::writer_connection(path)?;
+        let lineage = Lineage::settle(&mut connection, path)?;
+        let pepper = open::pepper(&connection, path)?;
         let pause = Arc::default();
-        let readers = Readers::start(&path, Arc::clone(&pause))?;
-        let writer = Writer::start(connection, &path, Arc::clone(&file), lineage, ballast, pause, on_commit)?;
+        let readers = Readers::start(path, Arc::clone(&pause))?;
+        let writer = Writer::start(connection, path, Arc::clone(&file), lineage, ballast, pause, on_commit)?;
         let (readiness, presence, unreadable) = Default::default();
         Ok(SqliteStore { writer, readers, pepper, readiness, presence, unreadable, _file: file, _lock: lock })
     }

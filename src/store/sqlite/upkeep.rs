@@ -4,16 +4,13 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::SqliteStore;
-use crate::{
-    model::{ProjectName, Revision},
-    store::{
-        BoxFuture, StoreError,
-        blocks::{BLOCK_BYTES, BLOCK_EVENTS, Block, StoredEvent},
-        upkeep::{AgedDeployment, Arrival, KeptDeployments, Upkeep, UpkeepMark},
-    },
+use crate::store::{
+    BoxFuture, StoreError,
+    blocks::{BLOCK_BYTES, BLOCK_EVENTS, Block, StoredEvent},
+    upkeep::{AgedHistory, Arrival, Upkeep, UpkeepMark},
 };
 
 /// How many blocks, and how many rows of output, one act removes at most.
@@ -27,14 +24,6 @@ const FREE_PART: i64 = 8;
 /// So many free pages are never worth the work: 1 MiB.
 const FREE_PAGES_MIN: i64 = 256;
 
-/// Among so many of the newest successes are the last two, whatever order they ended in.
-macro_rules! recent_successes {
-    () => {
-        "SELECT number, revision FROM deployments AS d WHERE d.project = ?1 AND d.ended_at IS NOT NULL \
-         AND d.state = 'succeeded' ORDER BY d.ticket DESC LIMIT 100"
-    };
-}
-
 pub(super) const ARRIVALS: &str = "SELECT d.number, d.ended_at IS NOT NULL, \
      d.ended_at IS NOT NULL AND d.log_total_bytes > 0 \
      AND NOT EXISTS (SELECT 1 FROM packed_outputs WHERE deployment = d.number) \
@@ -43,40 +32,20 @@ pub(super) const ARRIVALS: &str = "SELECT d.number, d.ended_at IS NOT NULL, \
 pub(super) const UNPACKED: &str =
     "SELECT seq, at, body FROM events WHERE deployment = ?1 AND type = 'log' ORDER BY seq LIMIT ?2";
 
-pub(super) const LIVE: &str = concat!("SELECT number FROM (", recent_successes!(), ") ORDER BY revision DESC LIMIT 2");
-
-pub(super) const AGED: &str = "SELECT d.number, d.ticket, d.created_at, d.ended_at, \
-     length(d.spec) + length(d.outputs) + 1500, \
-     coalesce((SELECT packed_bytes FROM packed_outputs WHERE deployment = d.number), d.log_total_bytes) \
-     FROM deployments AS d WHERE d.project = ?1 AND d.ticket > ?2 ORDER BY d.ticket LIMIT ?3";
-
-pub(super) const AGED_OUTPUTS: &str = "SELECT deployment, ticket, ended_at, ended_at, 0, packed_bytes \
-     FROM packed_outputs WHERE project = ?1 AND ticket > ?2 ORDER BY ticket LIMIT ?3";
-
 impl Upkeep for SqliteStore {
+    fn history(&self) -> &dyn AgedHistory {
+        &self.readers
+    }
+
     fn take_turn(&self, _: Duration) -> BoxFuture<'_, Result<bool, StoreError>> {
         // One server has the file.
         Box::pin(async { Ok(true) })
-    }
-
-    fn mark(&self, mark: UpkeepMark) -> BoxFuture<'_, Result<Option<i64>, StoreError>> {
-        Box::pin(self.readers.read(move |db| {
-            let value = "SELECT value FROM upkeep WHERE name = ?1";
-            db.prepare_cached(value)?.query_row([mark.as_str()], |row| row.get(0)).optional()
-        }))
     }
 
     fn set_mark(&self, mark: UpkeepMark, value: i64) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.writer.act(move |db| {
             let write = "INSERT INTO upkeep (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2";
             db.execute(write, params![mark.as_str(), value]).map(|_| ())
-        }))
-    }
-
-    fn newest(&self) -> BoxFuture<'_, Result<Option<(i64, i64)>, StoreError>> {
-        Box::pin(self.readers.read(|db| {
-            let newest = "SELECT number, created_at FROM deployments ORDER BY number DESC LIMIT 1";
-            db.prepare_cached(newest)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()
         }))
     }
 
@@ -122,53 +91,6 @@ impl Upkeep for SqliteStore {
             db.prepare_cached(note)?.execute([row])?;
             Ok(true)
         }))
-    }
-
-    fn project_rows(&self) -> BoxFuture<'_, Result<Vec<(i64, ProjectName)>, StoreError>> {
-        Box::pin(self.readers.read(|db| {
-            let project = |row: &Row<'_>| Ok((row.get(0)?, super::rows::name_at(row, 1)?));
-            db.prepare_cached("SELECT number, name FROM projects ORDER BY number")?.query_map([], project)?.collect()
-        }))
-    }
-
-    fn kept(&self, project: i64, newest: u32) -> BoxFuture<'_, Result<KeptDeployments, StoreError>> {
-        Box::pin(self.readers.read(move |db| {
-            let snapshot = db.unchecked_transaction()?;
-            let boundary = "SELECT ticket FROM deployments WHERE project = ?1 ORDER BY ticket DESC LIMIT 1 OFFSET ?2";
-            let newest_from = db
-                .prepare_cached(boundary)?
-                .query_row(params![project, newest.saturating_sub(1)], |row| row.get(0).map(Revision))
-                .optional()?;
-            let mut rows: Vec<i64> =
-                db.prepare_cached(LIVE)?.query_map([project], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-            let named = "SELECT d.number FROM projects AS p JOIN deployments AS d \
-                ON d.id IN (p.last_started, p.last_outcome, p.last_success) WHERE p.number = ?1";
-            let named = db
-                .prepare_cached(named)?
-                .query_map([project], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<i64>>>()?;
-            rows.extend(named);
-            snapshot.commit()?;
-            Ok(KeptDeployments { newest_from, rows })
-        }))
-    }
-
-    fn aged(
-        &self,
-        project: i64,
-        after: Revision,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<AgedDeployment>, StoreError>> {
-        Box::pin(self.readers.read(move |db| aged(db, AGED, project, after, limit)))
-    }
-
-    fn aged_outputs(
-        &self,
-        project: i64,
-        after: Revision,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<AgedDeployment>, StoreError>> {
-        Box::pin(self.readers.read(move |db| aged(db, AGED_OUTPUTS, project, after, limit)))
     }
 
     fn remove_output(&self, row: i64) -> BoxFuture<'_, Result<bool, StoreError>> {
@@ -226,26 +148,6 @@ fn pack(db: &Connection, row: i64, block: &Block) -> rusqlite::Result<bool> {
     let drop = "DELETE FROM events WHERE deployment = ?1 AND seq BETWEEN ?2 AND ?3 AND type = 'log'";
     db.prepare_cached(drop)?.execute(params![row, first_seq, last_seq])?;
     Ok(true)
-}
-
-fn aged(
-    db: &Connection,
-    sql: &str,
-    project: i64,
-    after: Revision,
-    limit: usize,
-) -> rusqlite::Result<Vec<AgedDeployment>> {
-    let read = |row: &Row<'_>| {
-        Ok(AgedDeployment {
-            row: row.get(0)?,
-            ticket: Revision(row.get(1)?),
-            created_at: row.get(2)?,
-            ended_at: row.get(3)?,
-            bytes: row.get(4)?,
-            output_bytes: row.get(5)?,
-        })
-    };
-    db.prepare_cached(sql)?.query_map(params![project, after.0, limit], read)?.collect()
 }
 
 fn remove_output(db: &Connection, row: i64) -> rusqlite::Result<bool> {
