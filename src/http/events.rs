@@ -1,6 +1,6 @@
 //! `GET …/{id}/events`: the same events by Server-Sent Events, and by JSON long-poll for networks that block streams.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt::Display, io, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How often an idle stream sends something, because proxies cut streams that are silent for a minute or less.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The buffer size of a short event.
 const FRAME_BYTES: usize = 256;
 
@@ -103,8 +103,13 @@ fn stream_of(follow: Follow, now: &Deployment, skipped_lines: usize, parked: Par
     let streaming = Streaming { follow, ready, is_over: false, skipped_lines, _parked: parked };
     let frames = stream::unfold(streaming, |mut streaming| async move {
         let bytes = streaming.next().await?;
-        Some((Ok::<_, io::Error>(bytes), streaming))
+        Some((Ok(bytes), streaming))
     });
+    response_of(frames)
+}
+
+/// The answer that is a stream of these frames.
+pub(super) fn response_of(frames: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
     let mut response = Response::new(Body::from_stream(frames));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -147,17 +152,24 @@ impl Streaming {
 /// All events of a page.
 fn frames(page: &EventPage, skipped_lines: usize) -> Bytes {
     let mut bytes = Vec::with_capacity(FRAME_BYTES * page.events.len());
-    wire(page, skipped_lines).iter().for_each(|event| frame(&mut bytes, Some(event.seq), event.name(), event));
+    wire(page, skipped_lines).iter().for_each(|event| frame(&mut bytes, Some(&event.seq), event.name(), event));
     bytes.into()
 }
 
-fn frame(bytes: &mut Vec<u8>, seq: Option<u64>, name: &str, data: &impl Serialize) {
-    if let Some(seq) = seq {
-        bytes.extend_from_slice(format!("id: {seq}\n").as_bytes());
+fn frame(bytes: &mut Vec<u8>, id: Option<&dyn Display>, name: &str, data: &impl Serialize) {
+    frame_of(bytes, id, name, |bytes| {
+        if let Err(error) = ascii::write(bytes, data) {
+            tracing::error!(%error, "an event has no JSON form");
+        }
+    });
+}
+
+/// One frame, whose data is written by `write`, without a line end.
+pub(super) fn frame_of(bytes: &mut Vec<u8>, id: Option<&dyn Display>, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+    if let Some(id) = id {
+        bytes.extend_from_slice(format!("id: {id}\n").as_bytes());
     }
     bytes.extend_from_slice(format!("event: {name}\ndata: ").as_bytes());
-    if let Err(error) = ascii::write(bytes, data) {
-        tracing::error!(%error, "an event has no JSON form");
-    }
+    write(bytes);
     bytes.extend_from_slice(b"\n\n");
 }

@@ -17,6 +17,7 @@ mod door;
 mod early;
 mod error;
 mod events;
+mod feed;
 mod guard;
 mod intake;
 mod line;

@@ -288,7 +288,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Er
 
 /// Whether the client prefers Server-Sent Events to JSON. If it accepts both alike, the type that it names explicitly
 /// is used.
-fn wants_event_stream(headers: &HeaderMap) -> Result<bool, ErrorAnswer> {
+pub fn wants_event_stream(headers: &HeaderMap) -> Result<bool, ErrorAnswer> {
     let accepts: Vec<&str> = headers.get_all(header::ACCEPT).iter().map(|value| value.to_str().unwrap_or("")).collect();
     if accepts.is_empty() {
         return Ok(false);

@@ -46,10 +46,10 @@ pub async fn list(State(app): State<Arc<App>>, grant: Grant, uri: Uri) -> Result
 }
 
 /// A project, by its name. A project that cannot be read has no summary, and the log says why.
-type Listed = (ProjectName, Option<ProjectSummary>);
+pub(super) type Listed = (ProjectName, Option<ProjectSummary>);
 
 /// The next projects that the caller may see, by name.
-async fn following(
+pub(super) async fn following(
     app: &App,
     visible: &VisibleProjects,
     after: Option<ProjectName>,
@@ -89,31 +89,49 @@ async fn following(
             }
         }
     }
-    let now = app.now();
-    let hold = |project: &Project| Hold::of(&app.queue.policy(&project.name), project.pause.as_ref(), now);
-    let summary = |project: ProjectName, state: ProjectState| ProjectSummary {
-        paused: hold(&state.project).is_some(),
-        hold: hold(&state.project),
-        project,
+    let listed =
+        |(project, state): (ProjectName, Option<ProjectState>)| (project, state.map(|state| summary(app, state)));
+    Ok(found.into_iter().take(count).map(listed).collect())
+}
+
+/// A project's line in a list.
+fn summary(app: &App, state: ProjectState) -> ProjectSummary {
+    let project = state.project;
+    let hold = Hold::of(&app.queue.policy(&project.name), project.pause.as_ref(), app.now());
+    ProjectSummary {
+        paused: hold.is_some(),
+        hold,
         holder: state.holder.as_ref().map(answer::unplaced),
-        line_length: state.project.waiting_count,
+        line_length: project.waiting_count,
         last_outcome: state.last_outcome.as_ref().map(answer::unplaced),
         current: state.last_success.as_ref().map(answer::unplaced),
+        project: project.name,
+    }
+}
+
+/// A project's line in a list; `None` if it is not configured and was never deployed, or cannot be read.
+pub(super) async fn summary_of(app: &App, name: ProjectName) -> Result<Option<ProjectSummary>, ErrorAnswer> {
+    let state = match app.queue.store().project(name.clone(), 0).await {
+        Err(StoreError::Unusable(_)) => return Ok(None),
+        read => read?,
     };
-    let listed = |(project, state): (ProjectName, Option<ProjectState>)| {
-        (project.clone(), state.map(|state| summary(project, state)))
-    };
-    Ok(found.into_iter().take(count).map(listed).collect())
+    let state = state.or_else(|| app.is_configured(&name).then(|| idle(name)));
+    Ok(state.map(|state| summary(app, state)))
 }
 
 /// One project, with all that `why` shows.
 pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: Uri) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
-    let state = app.queue.store().project(name.clone(), LINE_SHOWN_LIMIT).await?;
-    let state = match state {
+    let view = view_of(&app, name).await?.ok_or_else(ErrorAnswer::not_found)?;
+    Ok(answer::json(StatusCode::OK, &view))
+}
+
+/// All that is shown of a project; `None` if it is not configured and was never deployed.
+pub(super) async fn view_of(app: &App, name: ProjectName) -> Result<Option<ProjectView>, ErrorAnswer> {
+    let state = match app.queue.store().project(name.clone(), LINE_SHOWN_LIMIT).await? {
         Some(state) => state,
         None if app.is_configured(&name) => idle(name.clone()),
-        None => return Err(ErrorAnswer::not_found()),
+        None => return Ok(None),
     };
     let in_line = app.line(&state).await?;
     let line: Vec<_> = (1..)
@@ -151,7 +169,7 @@ pub async fn one(State(app): State<Arc<App>>, InProject(name): InProject, uri: U
         revision: project.revision,
         project: name,
     };
-    Ok(answer::json(StatusCode::OK, &view))
+    Ok(Some(view))
 }
 
 /// Forces the slot free.

@@ -3,6 +3,7 @@
 use super::{
     deployment::{RunBy, State},
     ids::{DeploymentId, ProjectName},
+    lifecycle::Step,
     slot::Changes,
 };
 
@@ -15,6 +16,8 @@ pub enum Hint {
     History(DeploymentId),
     /// A deployment has new output.
     Output(DeploymentId),
+    /// What is shown of this project changed.
+    Project(ProjectName),
     /// A deployment of this project became ready for a worker of the servers.
     Work(ProjectName),
     /// A pause was set, changed or removed.
@@ -28,6 +31,15 @@ pub enum Hint {
 }
 
 impl Changes {
+    /// The project, where these changes are more than output and signs of life.
+    fn shown_project(&self) -> Option<&ProjectName> {
+        let is_more = |step: &Step| step.is_state_change() || step.events().iter().any(|event| !event.body.is_log());
+        let of_step = self.steps.iter().find(|step| is_more(step)).map(|step| &step.deployment().project);
+        // A change without a step is one of the project itself: a pause, or its mark.
+        let of_counters = self.project.as_ref().filter(|_| self.is_pause_changed || self.steps.is_empty());
+        of_step.or(of_counters.map(|project| &project.name))
+    }
+
     /// The hints for these changes.
     pub fn hints(&self) -> impl Iterator<Item = Hint> + '_ {
         let pauses = self.is_pause_changed.then_some(Hint::Pauses);
@@ -45,6 +57,6 @@ impl Changes {
             .into_iter()
             .flatten()
         });
-        of_steps.chain(pauses)
+        of_steps.chain(self.shown_project().cloned().map(Hint::Project)).chain(pauses)
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     health::{Pulse, Task},
-    model::{Hold, Pause, ProjectName},
+    model::{Hint, Hold, Pause, ProjectName},
     queue::Queue,
     store::{HeldProject, StoreError},
     watch::Notifier,
@@ -128,6 +128,8 @@ impl HoldTimer {
         let settled = timeout(STEP_LIMIT, self.queue.settle(project.clone())).await;
         match settled.unwrap_or_else(|_| Err(too_long())) {
             Ok(standing) => {
+                // It may be that nobody waits, so that nothing was committed.
+                self.notifier.hear(Hint::Project(project.clone()));
                 match &standing.hold {
                     Some(hold) => tracing::info!(%project, %hold, "a project is held"),
                     None => tracing::info!(%project, "a project is held no more"),

@@ -109,6 +109,7 @@ impl Node {
         let reaper = supervise_reaper(&health, &queue, &notifier, &end);
         let mut background = supervise(live, &health, &queue, watch, artifacts, tokens, &end.background);
         background.push(supervise_holds(&health, &queue, &notifier, &end.background));
+        background.push(tokio::spawn(tell_reloads(queue.config().clone(), notifier, end.background.clone())));
         Ok(Node { server, queue, worker, reaper, background, health, end })
     }
 
@@ -191,6 +192,14 @@ fn supervise_holds(
     health.supervise(reaper::HOLDS_TASK, shutdown.clone(), move |pulse| {
         HoldTimer::new(queue.clone(), notifier.clone()).run(pulse, ending.clone())
     })
+}
+
+/// Tells those who watch projects of each reload, which may have changed any of them.
+async fn tell_reloads(live: LiveConfig, notifier: Arc<Notifier>, shutdown: CancellationToken) {
+    let mut changes = live.changes();
+    while shutdown.run_until_cancelled(changes.changed()).await.is_some_and(|changed| changed.is_ok()) {
+        notifier.board().touch_all();
+    }
 }
 
 /// Runs the slow poll, with the present period, until `shutdown`.

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{EventPage, Notifier, Seeker, Seen, Topic, shared::SharedRead};
+use super::{Board, EventPage, Notifier, Seeker, Seen, Topic, board::ProjectMark, shared::SharedRead};
 use crate::{
     health::{Pulse, Task, ticks},
     model::{Deployment, DeploymentId, Event, EventBody, Hint, ProjectName, State, bounds},
@@ -26,6 +26,18 @@ pub fn fallback_task(period: Duration) -> Task {
 
 /// How many events are read first, while their size is unknown.
 pub(super) const EVENT_PART: usize = 8;
+
+/// How often the slow poll looks at all projects, while somebody watches them and other servers may change them.
+const PROJECTS_PERIOD: Duration = Duration::from_secs(5);
+/// How many projects it reads at once.
+const PROJECTS_PAGE: usize = 200;
+
+/// What the slow poll saw of the projects last.
+#[derive(Default)]
+struct LookAtProjects {
+    looked_at: Option<Instant>,
+    marks: HashMap<ProjectName, ProjectMark>,
+}
 
 /// Waits on behalf of clients.
 #[derive(Clone)]
@@ -128,6 +140,11 @@ impl Watch {
         .await
     }
 
+    /// Which projects changed.
+    pub fn board(&self) -> &Board {
+        self.notifier.board()
+    }
+
     /// Subscribes to agents that come, at whichever server.
     pub fn agents(&self) -> tokio::sync::watch::Receiver<()> {
         self.notifier.agents()
@@ -149,11 +166,15 @@ impl Watch {
         let mut known: HashMap<DeploymentId, Mark> = HashMap::new();
         // This task may have been started again, and know nothing of what happened meanwhile.
         let mut is_first = true;
+        let mut projects = LookAtProjects::default();
         let mut ticks = ticks(period);
         while pulse.next_round(&mut ticks, &shutdown).await {
             if self.store.is_shared() {
                 // The waiters for an agent look again; there are seldom any.
                 self.notifier.hear(Hint::Agents);
+                if let Err(error) = self.look_at_projects(&mut projects).await {
+                    tracing::debug!(%error, "the slow poll could not look at the projects");
+                }
             }
             let awaited = self.notifier.awaited();
             if awaited.is_empty() {
@@ -187,6 +208,35 @@ impl Watch {
                 Err(error) => tracing::debug!(%error, "the slow poll could not look"),
             }
         }
+    }
+
+    /// Touches the projects that changed since the last look, for which no hint may have come.
+    async fn look_at_projects(&self, last: &mut LookAtProjects) -> Result<(), StoreError> {
+        if !self.board().is_watched() {
+            *last = LookAtProjects::default();
+            return Ok(());
+        }
+        if last.looked_at.is_some_and(|at| at.elapsed() < PROJECTS_PERIOD) {
+            return Ok(());
+        }
+        let mut seen = HashMap::new();
+        let mut after = None;
+        loop {
+            let page = self.store.projects(after, PROJECTS_PAGE).await?;
+            let is_last = page.len() < PROJECTS_PAGE;
+            after = page.last().map(|(name, _)| name.clone());
+            let readable = page.into_iter().filter_map(|(name, state)| Some((name, ProjectMark::of(&state?))));
+            seen.extend(readable);
+            if is_last {
+                break;
+            }
+        }
+        // The first look finds everything new, since somebody may have begun to watch before it.
+        let changed = seen.iter().filter(|(name, mark)| last.marks.get(*name) != Some(*mark)).map(|(name, _)| name);
+        let gone = last.marks.keys().filter(|name| !seen.contains_key(*name));
+        changed.chain(gone).for_each(|name| self.board().touch(name.clone()));
+        *last = LookAtProjects { looked_at: Some(Instant::now()), marks: seen };
+        Ok(())
     }
 
     /// Waits until the deployment's worker is asked to stop, or has lost its lease, at most for `window`.

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use crate::model::{Changes, DeploymentId, Hint, ProjectName, Step};
 
 use super::{
+    board::Board,
     seekers::{Seeker, Seekers},
     shared::{Seen, Shared, SharedRead},
 };
@@ -47,6 +48,7 @@ pub struct Notifier {
     shards: [Mutex<Topics>; SHARD_COUNT],
     hasher: RandomState,
     seekers: Arc<Seekers>,
+    board: Board,
     agents: watch::Sender<()>,
     pauses: watch::Sender<()>,
     tokens: watch::Sender<()>,
@@ -61,6 +63,7 @@ impl Default for Notifier {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             seekers: Arc::default(),
+            board: Board::default(),
             agents: watch::Sender::new(()),
             pauses: watch::Sender::new(()),
             tokens: watch::Sender::new(()),
@@ -80,6 +83,11 @@ impl Notifier {
     /// Subscribes to deployments of these projects that become ready for a worker of the server.
     pub fn work<'a>(&self, projects: impl IntoIterator<Item = &'a ProjectName>) -> Seeker {
         self.seekers.add(projects)
+    }
+
+    /// Which projects changed.
+    pub fn board(&self) -> &Board {
+        &self.board
     }
 
     /// Subscribes to agents that come.
@@ -110,6 +118,7 @@ impl Notifier {
                 }
                 Hint::History(_)
                 | Hint::Output(_)
+                | Hint::Project(_)
                 | Hint::Work(_)
                 | Hint::Pauses
                 | Hint::Tokens
@@ -131,14 +140,15 @@ impl Notifier {
 
     /// Wakes every waiter that this hint may concern.
     pub fn hear(&self, hint: Hint) {
-        // A new agent and a token change no deployment.
-        if !matches!(hint, Hint::Agents | Hint::Tokens) {
+        // A new agent and a token change no deployment; and what is shown of a project changes with another hint.
+        if !matches!(hint, Hint::Agents | Hint::Tokens | Hint::Project(_)) {
             self.note_anything();
         }
         match hint {
             Hint::State(id) => self.wake(Topic::State(id)),
             Hint::History(id) => self.wake(Topic::History(id)),
             Hint::Output(id) => self.wake(Topic::Output(id)),
+            Hint::Project(project) => self.board.touch(project),
             Hint::Work(project) => self.seekers.wake(&project),
             Hint::Agents => {
                 self.agents.send_replace(());
@@ -154,6 +164,7 @@ impl Notifier {
                     let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
                     shard.values().for_each(|sender| stir(sender, None));
                 }
+                self.board.touch_all();
                 self.seekers.wake_all();
                 self.pauses.send_replace(());
                 self.agents.send_replace(());

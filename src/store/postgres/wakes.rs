@@ -309,6 +309,7 @@ fn word(hint: Hint) -> String {
         Hint::State(id) => named('s', id),
         Hint::History(id) => named('h', id),
         Hint::Output(id) => named('o', id),
+        Hint::Project(project) => format!("j{project}"),
         Hint::Work(project) => format!("w{project}"),
         Hint::Agents => "g".to_owned(),
         Hint::Pauses => "p".to_owned(),
@@ -323,6 +324,7 @@ fn parse(word: &str) -> Option<Hint> {
         b's' => id().map(Hint::State),
         b'h' => id().map(Hint::History),
         b'o' => id().map(Hint::Output),
+        b'j' => word.get(1..)?.parse().ok().map(Hint::Project),
         b'w' => word.get(1..)?.parse().ok().map(Hint::Work),
         b'g' => Some(Hint::Agents),
         b'p' => Some(Hint::Pauses),
@@ -356,6 +358,7 @@ mod tests {
         hints.extend([
             project("web"),
             project(&"x".repeat(255)),
+            "web".parse().map(Hint::Project).unwrap(),
             Hint::Agents,
             Hint::Pauses,
             Hint::Tokens,

@@ -3,6 +3,7 @@
 mod bad_input;
 mod early;
 mod events;
+mod feed;
 mod guard;
 mod history;
 mod lifecycle;

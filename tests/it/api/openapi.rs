@@ -260,6 +260,10 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     let back = driven.see(keyed(json!({ "leaveOpen": true }))).await;
     driven.see(keyed(json!({ "reason": "another" }))).await;
     server.finished(back["id"].as_str().unwrap()).await;
+    for path in ["/v1/events", "/v1/projects/web/events"] {
+        driven.get(path).await;
+        driven.see(server.request(Method::GET, path).header("Accept", "text/html")).await;
+    }
     driven.post("/v1/projects/web/pause", json!({ "reason": "why", "until": null })).await;
     driven.post("/v1/projects/web/resume", json!({})).await;
     driven.see(server.request(Method::POST, RELOAD)).await;

@@ -98,6 +98,11 @@ async fn behind_a_pooler_in_transaction_mode_it_is_said_and_the_slow_poll_tells(
         let ((), ()) = tokio::join!(deploys(&one, &other), deploys_elsewhere(&other, &one));
     }
     woken(&one, &other).await;
+    let last = one.get("/v1/events").await.body["last"].as_str().unwrap().to_owned();
+    deploys_elsewhere(&other, &one).await;
+    // Parked since before the slow poll looks at the projects for the first time.
+    let told = one.get(&format!("/v1/events?after={last}&maxWaitSeconds=60")).await.body;
+    assert!(told["projects"].as_array().is_some_and(|told| !told.is_empty()), "{told}");
     // What is written needs a transaction of its own.
     let artifact = vec![7; 3 << 20];
     let path = format!("/v1/artifacts/{}", data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&artifact)));

@@ -1,6 +1,6 @@
 //! Server-Sent Events, read frame by frame and checked against the API description.
 
-use reqwest::{Method, Response};
+use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 
 use super::{TestServer, openapi};
@@ -29,10 +29,7 @@ impl TestServer {
         if let Some(after) = after {
             request = request.header("Last-Event-ID", after);
         }
-        let response = request.send().await.unwrap();
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        EventStream { response, buffer: String::new() }
+        EventStream::open(request).await
     }
 }
 
@@ -41,13 +38,26 @@ impl EventStream {
         self.response.headers()
     }
 
+    /// Opens a stream.
+    pub async fn open(request: RequestBuilder) -> Self {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        EventStream { response, buffer: String::new() }
+    }
+
     /// The next frame; `None` when the server has closed the stream in order.
     pub async fn next(&mut self) -> Option<Frame> {
+        Some(Frame::parse(&self.next_text().await?))
+    }
+
+    /// The text of the next frame; `None` when the server has closed the stream in order.
+    pub async fn next_text(&mut self) -> Option<String> {
         loop {
             if let Some((text, rest)) = self.buffer.split_once("\n\n") {
                 let (text, rest) = (text.to_owned(), rest.to_owned());
                 self.buffer = rest;
-                return Some(Frame::parse(&text));
+                return Some(text);
             }
             let Some(piece) = self.response.chunk().await.unwrap() else {
                 assert_eq!(self.buffer, "", "the stream ended within a frame");
