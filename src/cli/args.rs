@@ -4,9 +4,9 @@ use clap::{Parser, Subcommand};
 
 use super::{
     AgentArgs, AuditArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
-    FenceCommand, ListArgs, LogsArgs, ManArgs, PauseArgs, ProtectArgs, RedactArgs, RedeployArgs, ReleaseArgs,
-    ReloadArgs, ResumeArgs, RollbackArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand, TokenCommand, VersionArgs,
-    WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
+    FenceCommand, ListArgs, LogsArgs, ManArgs, OrderArgs, PauseArgs, ProtectArgs, RedactArgs, RedeployArgs,
+    ReleaseArgs, ReloadArgs, ResumeArgs, RollbackArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand, TokenCommand,
+    VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
 };
 
 /// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.
@@ -98,6 +98,8 @@ pub enum ClientCommand {
     Pause(PauseArgs),
     /// End the pause of a project: the next in line gets the slot
     Resume(ResumeArgs),
+    /// Show or set the mark of a project: the build number below which no deployment starts
+    Order(OrderArgs),
     /// Free a project's slot by force, whatever its holder does; the release is recorded
     Release(ReleaseArgs),
     /// Take a leaked secret out of a deployment's output and record for good; that it was done is recorded

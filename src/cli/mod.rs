@@ -23,6 +23,7 @@ mod job;
 mod list;
 mod logs;
 mod manual;
+mod order;
 mod parent;
 mod parse;
 mod pause;
@@ -60,6 +61,7 @@ pub use groups::{ConnectArgs, JobEndArgs, LineArgs, OriginArgs, ServerArgs, Sour
 pub use list::{FilterArgs, ListArgs};
 pub use logs::LogsArgs;
 pub use manual::{CompletionsArgs, ManArgs};
+pub use order::OrderArgs;
 pub use pause::{PauseArgs, ResumeArgs};
 pub use redact::RedactArgs;
 pub use release::ReleaseArgs;

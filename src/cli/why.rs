@@ -8,7 +8,7 @@ use super::{
     exit::{Exit, Failure, about_project},
     screen::{
         clean::clean,
-        words::{LineAhead, between, name_and_who, overtaken, repairs, span, start, time, what_holds},
+        words::{LineAhead, between, mark, name_and_who, overtaken, repairs, span, start, time, what_holds},
     },
     session::Session,
 };
@@ -119,6 +119,7 @@ fn lines(view: &ProjectView, now: Timestamp) -> Vec<String> {
         let since = live.ended_at.map(|at| format!(" since {}", time(at, now))).unwrap_or_default();
         lines.push(format!("live: {}{since}", name_and_who(live)));
     }
+    lines.extend(view.mark.as_ref().map(|shown| format!("mark: {}", mark(project, shown, now))));
     lines.push(format!("rules: {}", rules(view)));
     if !view.pipelines.is_empty() {
         let names: Vec<_> = view.pipelines.iter().map(|name| clean(name)).collect();

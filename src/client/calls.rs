@@ -25,8 +25,9 @@ use crate::{
     model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName, Status},
     wire::{
         Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
-        PauseAnswer, PauseRequest, Plan, ProjectList, ProjectView, RedactAnswer, RedactRequest, ReleaseAnswer,
-        ReleaseRequest, ReloadAnswer, ReportsAnswer, ReportsRequest, ResumeRequest, Takes,
+        OrderAnswer, OrderRequest, PauseAnswer, PauseRequest, Plan, ProjectList, ProjectView, RedactAnswer,
+        RedactRequest, ReleaseAnswer, ReleaseRequest, ReloadAnswer, ReportsAnswer, ReportsRequest, ResumeRequest,
+        Takes,
     },
 };
 
@@ -428,6 +429,16 @@ impl Connection {
         let url = self.project_url(project, &["resume"]);
         let answer = self.succeed(&Call { body: Some(to_json(body)), ..Call::new(Method::POST, url) }).await?;
         self.transport.read(answer).map(|resumed| *resumed)
+    }
+
+    /// Sets the mark of a project, or removes it.
+    ///
+    /// # Errors
+    /// No usable answer came, or the server refuses.
+    pub async fn set_order(&self, project: &ProjectName, body: &OrderRequest) -> Result<OrderAnswer, Fault> {
+        let url = self.project_url(project, &["order"]);
+        let answer = self.succeed(&Call { body: Some(to_json(body)), ..Call::new(Method::PUT, url) }).await?;
+        self.transport.read(answer).map(|marked| *marked)
     }
 
     /// Has the server read its configuration again.

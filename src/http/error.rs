@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    model::{Caller, Identity, ProjectName, RequestId, admission::Rejection, bounds},
+    model::{BuildMark, Caller, Identity, ProjectName, RequestId, admission::Rejection, bounds},
     queue::WorkerError,
     store::StoreError,
     watch::WatchError,
-    wire::{ErrorCode, PlanRefusal, Problem, REQUEST_ID_HEADER, ascii},
+    wire::{ErrorCode, MarkView, PlanRefusal, Problem, REQUEST_ID_HEADER, ascii},
 };
 
 /// How many characters of raw input are shown.
@@ -261,7 +261,10 @@ impl From<Rejection> for ErrorAnswer {
     fn from(rejection: Rejection) -> Self {
         let hint = match &rejection {
             Rejection::ArtifactMissing { digest } => &format!("; upload it first: PUT /v1/artifacts/{digest}"),
-            Rejection::Outdated { .. } => "; deploy a newer build, or declare a rollback",
+            Rejection::Outdated { newer: BuildMark::Started(_), .. } => "; deploy a newer build, or declare a rollback",
+            Rejection::Outdated { newer: BuildMark::Set(set), .. } => {
+                &format!("; deploy build {} or a newer one, or declare a rollback", set.order)
+            }
             Rejection::NotTheNewest { .. } => "; wait for your turn",
             Rejection::DeadlinePassed => "; submit again with a new key and a longer deadline",
             Rejection::Unmade => "; correct it",
@@ -291,6 +294,7 @@ impl From<Rejection> for ErrorAnswer {
         let answer = ErrorAnswer::new(code, format!("{rejection}{hint}"));
         match rejection {
             Rejection::Paused(hold) | Rejection::SuccessorHeld(hold) => answer.with("hold", hold),
+            Rejection::Outdated { newer, .. } => answer.with("mark", MarkView::from(newer)),
             _ => answer,
         }
     }

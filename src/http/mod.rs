@@ -22,6 +22,7 @@ mod guard;
 mod intake;
 mod line;
 mod live_tokens;
+mod mark;
 mod meta;
 mod metrics;
 mod names;

@@ -163,6 +163,7 @@ pub(super) async fn view_of(app: &App, name: ProjectName) -> Result<Option<Proje
         line_length: project.waiting_count,
         last_outcome: last_outcome.as_ref().map(answer::unplaced),
         current: last_success.as_ref().map(answer::unplaced),
+        mark: project.mark().map(Into::into),
         policy: app.queue.policy(&name).into(),
         pipelines: app.pipeline_names(&name, &known),
         agents: known.views(),

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, Method, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, get, post, put},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     access_log::{AccessLog, Answered},
     admin, artifacts, audit, cancel, claims,
     door::{self, Visitor, VisitorAdmission},
-    error, events, feed, intake, meta, metrics, pause, projects, read, redact,
+    error, events, feed, intake, mark, meta, metrics, pause, projects, read, redact,
     refusals::{self, RefusedAttempt},
     rollback, submit, tokens,
     validity::AccessEnd,
@@ -61,6 +61,7 @@ fn routes() -> Vec<Route> {
         ("/v1/events", &[("get", READ)], get(feed::all)),
         ("/v1/projects/{project}/pause", &[("post", ADMIN)], post(pause::pause)),
         ("/v1/projects/{project}/resume", &[("post", ADMIN)], post(pause::resume)),
+        ("/v1/projects/{project}/order", &[("put", ADMIN)], put(mark::set)),
         ("/v1/projects/{project}/release", &[("post", &[Scope::Release])], post(projects::release)),
         ("/v1/projects/{project}/rollback", &[("post", SUBMIT)], post(rollback::rollback)),
         ("/v1/audit", &[("get", ADMIN)], get(audit::list)),

@@ -13,10 +13,10 @@ use super::{
     ids::{DeploymentId, IdempotencyKey, ProjectName},
     lease::{LeaseHolder, LeaseSecret, Pepper},
     lifecycle::Entry,
+    mark::BuildMark,
     mention::Mention,
     order::{self, Age, outdated_by},
     policy::{LinePolicy, Policy, Preempt},
-    project::StartedOrder,
     slot::{KeyRecord, Keyed, Slot},
 };
 
@@ -85,13 +85,13 @@ pub enum Admission {
 /// Why a wish is refused for good.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Rejection {
-    /// A newer build ran already.
-    #[error("build {order} is older than build {}, which {} started", newer.order, newer.deployment)]
+    /// The mark is above the build number.
+    #[error("build {order} is older than {newer}")]
     Outdated {
         /// The refused build number.
         order: u64,
-        /// The newer one.
-        newer: StartedOrder,
+        /// The mark.
+        newer: BuildMark,
     },
     /// Another deployment, which has the slot or waits, is newer than the successor, or as new as it.
     #[error("{successor}{} is not newer than {}{}, which {}", build(*order), newer, build(*newer_order), standing(*newer_waits))]
@@ -296,7 +296,7 @@ pub fn claim(slot: &mut Slot, id: DeploymentId, terms: ClaimTerms) -> Result<Dep
     if matches!(ready.state, State::Ready)
         && let Some(newer) = outdated_by(&ready.spec, slot.project())
     {
-        slot.step(id, Command::Cancel { reason: None, superseded_by: Some(newer.deployment), by: None })?;
+        slot.step(id, end_of_outdated(&ready.spec, newer))?;
         return Err(Refusal::Final);
     }
     if slot.holder().is_some_and(|holder| holder.id == id) && slot.take_back() {
@@ -424,8 +424,7 @@ fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
     match &made.state {
         State::Reserved => {
             if let Some(newer) = outdated_by(&made.spec, slot.project()) {
-                let superseded_by = Some(newer.deployment.clone());
-                let _ = slot.step(made.id, Command::Cancel { reason: None, superseded_by, by: None });
+                let _ = slot.step(made.id, end_of_outdated(&made.spec, newer.clone()));
                 let order = made.spec.order.unwrap_or_default();
                 return Admission::Rejected(Rejection::Outdated { order, newer });
             }
@@ -461,6 +460,21 @@ fn enter(slot: &mut Slot, id: DeploymentId, wish: Submission, entry: Entry) {
     slot.audit("submit", Some(id), String::new());
     if let Some((key, fingerprint)) = wish.key {
         slot.record_key(KeyRecord { key, fingerprint, deployment: id });
+    }
+}
+
+/// Ends a deployment whose turn has come and that the mark does not let start: superseded by the deployment that set the
+/// mark as it started, or cancelled by the person who set it.
+fn end_of_outdated(spec: &Spec, mark: BuildMark) -> Command {
+    match mark {
+        BuildMark::Started(started) => {
+            Command::Cancel { reason: None, superseded_by: Some(started.deployment), by: None }
+        }
+        BuildMark::Set(set) => {
+            let (order, by) = (spec.order.unwrap_or_default(), Some(set.by.clone()));
+            let reason = Some(format!("build {order} is older than {}", BuildMark::Set(set)));
+            Command::Cancel { reason, superseded_by: None, by }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::{
     deployment::Deployment,
     hold::Hold,
+    mark::BuildMark,
     order::outdated_by,
     policy::Policy,
     project::{Eta, Project},
@@ -48,6 +49,14 @@ pub enum StartUnknown {
     /// As things stand, it never starts.
     #[error("a newer deployment that is before it in line will supersede it")]
     Superseded,
+    /// As things stand, it never starts.
+    #[error("it will not start: build {order} is older than {mark}")]
+    Outdated {
+        /// Its build number.
+        order: u64,
+        /// The mark of the project.
+        mark: Box<BuildMark>,
+    },
 }
 
 /// How long runs of one pipeline take from a moment on: the rest of each past run that lasted beyond that moment.
@@ -181,6 +190,9 @@ impl Forecast<'_> {
         }
         if served.iter().any(|before| before.will_supersede(waiting.age())) {
             return Err(StartUnknown::Superseded);
+        }
+        if let Some(mark) = outdated_by(&waiting.spec, self.project) {
+            return Err(StartUnknown::Outdated { order: waiting.spec.order.unwrap_or_default(), mark: Box::new(mark) });
         }
         let held = self.held(waiting)?;
         if holder.is_some_and(|holder| holder.cancel.is_some()) {

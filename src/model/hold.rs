@@ -129,14 +129,7 @@ impl Hold {
 
     /// The person, as far as it is known.
     pub fn who(&self) -> Option<String> {
-        let identity = self.by.as_deref().map(|by| by.replacen("token:", "token ", 1).replacen("oidc:", "", 1));
-        match (&self.actor, identity) {
-            (Some(actor), Some(identity)) if identity == "local" => Some(actor.clone()),
-            (Some(actor), Some(identity)) => Some(format!("{actor} ({identity})")),
-            (Some(one), None) => Some(one.clone()),
-            (None, Some(identity)) if identity == "local" => Some("a user without a token".to_owned()),
-            (None, identity) => identity,
-        }
+        who(self.by.as_deref(), self.actor.as_deref())
     }
 
     /// `paused by anna`, `frozen`, without its end and its reason.
@@ -169,8 +162,20 @@ impl fmt::Display for Hold {
     }
 }
 
+/// A person in words, from the identity and the name that the client gives.
+pub(super) fn who(by: Option<&str>, actor: Option<&str>) -> Option<String> {
+    let identity = by.map(|by| by.replacen("token:", "token ", 1).replacen("oidc:", "", 1));
+    match (actor, identity) {
+        (Some(actor), Some(identity)) if identity == "local" => Some(actor.to_owned()),
+        (Some(actor), Some(identity)) => Some(format!("{actor} ({identity})")),
+        (Some(one), None) => Some(one.to_owned()),
+        (None, Some(identity)) if identity == "local" => Some("a user without a token".to_owned()),
+        (None, identity) => identity,
+    }
+}
+
 /// Times as the wire has them: with three decimals.
-fn instant<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn instant<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{at:.3}"))
 }
 

@@ -6,8 +6,9 @@ use std::cmp::Ordering;
 use super::{
     deployment::{Deployment, Spec},
     ids::Revision,
+    mark::BuildMark,
     mention::Mention,
-    project::{Project, StartedOrder},
+    project::Project,
 };
 
 /// How far the ranks of two neighbours in line are apart where nothing was put between them: room for twenty
@@ -58,10 +59,10 @@ pub fn is_same_run(one: Option<&str>, other: Option<&str>) -> bool {
     one.is_some() && one == other
 }
 
-/// The last ordinary start, where it is newer than `spec`, so that a start of `spec` would go backwards.
-pub fn outdated_by(spec: &Spec, project: &Project) -> Option<StartedOrder> {
+/// The mark of the project, where it is above the build number of `spec`, so that a start of `spec` would go backwards.
+pub fn outdated_by(spec: &Spec, project: &Project) -> Option<BuildMark> {
     let order = ordinary_order(spec)?;
-    project.last_started.as_ref().filter(|last| last.order > order).cloned()
+    project.mark_order().filter(|mark| *mark > order).and_then(|_| project.mark())
 }
 
 /// The build number of a deployment that goes forwards. A declared rollback is not judged by its own.

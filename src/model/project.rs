@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     hold::Pause,
     ids::{DeploymentId, ProjectName, Revision},
-    mention::Mention,
+    mark::{BuildMark, SetMark, StartedOrder},
 };
 
 /// How many durations of past runs are remembered: enough for a steady p90, little enough to load with every decision.
@@ -28,8 +28,11 @@ pub struct Project {
     pub deployment_count: u64,
     /// How many deployments wait in line.
     pub waiting_count: u64,
-    /// The highest build number that was started, and the deployment that started with it.
+    /// The highest build number that was started since the mark was last set or removed, and the deployment that started
+    /// with it. Nothing while `set_mark` is the mark.
     pub last_started: Option<StartedOrder>,
+    /// The mark that somebody set, until an ordinary deployment starts that is as new.
+    pub set_mark: Option<SetMark>,
     /// How many running deployments in a row were superseded before they could land.
     pub preempted_count: u32,
     /// Durations of the last successes, oldest first. Every decision about the slot copies them and few change them, so the
@@ -41,15 +44,6 @@ pub struct Project {
     pub last_success: Option<DeploymentId>,
     /// The pause that somebody has set. One whose end has come does not hold any more, and is removed soon.
     pub pause: Option<Pause>,
-}
-
-/// The build number of a deployment that was started.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartedOrder {
-    /// The build number.
-    pub order: u64,
-    /// The deployment.
-    pub deployment: Mention,
 }
 
 /// How long one success took.
@@ -80,12 +74,25 @@ impl Project {
             deployment_count: 0,
             waiting_count: 0,
             last_started: None,
+            set_mark: None,
             preempted_count: 0,
             recent_runs: Arc::default(),
             last_outcome: None,
             last_success: None,
             pause: None,
         }
+    }
+
+    /// The build number of its mark.
+    pub fn mark_order(&self) -> Option<u64> {
+        let started = || self.last_started.as_ref().map(|started| started.order);
+        self.set_mark.as_ref().map(|set| set.order).or_else(started)
+    }
+
+    /// Its mark: the one that somebody set, until an ordinary deployment starts that is as new.
+    pub fn mark(&self) -> Option<BuildMark> {
+        let started = || self.last_started.clone().map(BuildMark::Started);
+        self.set_mark.clone().map(BuildMark::Set).or_else(started)
     }
 
     pub(super) fn remember_success(&mut self, pipeline: &str, started: Timestamp, ended: Timestamp) {

@@ -13,14 +13,15 @@ use super::{
     command::{Command, Refusal},
     deployment::{CancelCause, Deployment, Outcome, Spec, State},
     hold::{Hold, Pause},
-    identity::{Caller, Party},
+    identity::{Caller, Identity, Party},
     ids::{DeploymentId, IdempotencyKey, ProjectName, Revision},
     lease::LeaseHolder,
     lifecycle::{Entry, Moment, Step, create},
+    mark::{BuildMark, SetMark, StartedOrder},
     mention::Mention,
     order::{self, Age},
     policy::Policy,
-    project::{Project, StartedOrder},
+    project::Project,
 };
 
 /// The part of a project that a decision needs to see. A store loads exactly this, under the project's lock.
@@ -152,6 +153,11 @@ impl Changes {
     }
 }
 
+/// An instant as it is stored.
+fn whole(at: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at)
+}
+
 /// The slot and the line while a decision is made.
 pub struct Slot {
     now: Timestamp,
@@ -242,8 +248,6 @@ impl Slot {
     /// Holds the project, and takes the slot back from a deployment that no worker has taken yet. Answers the pause before
     /// this one, if that still lasted. Needs the whole line.
     pub fn pause(&mut self, pause: Pause) -> Option<Pause> {
-        // As it is stored.
-        let whole = |at: Timestamp| Timestamp::from_millisecond(at.as_millisecond()).unwrap_or(at);
         let pause = Pause { at: whole(pause.at), until: pause.until.map(whole), ..pause };
         let until = pause.until.map(|until| format!("until {until:.0}: ")).unwrap_or_default();
         self.audit("pause", None, format!("{until}{}", pause.reason));
@@ -263,6 +267,26 @@ impl Slot {
         }
         self.settle();
         before.filter(|before| before.lasts(self.now))
+    }
+
+    /// Sets the mark of the project, or removes it. What runs goes on; a waiting deployment with a lower build number ends
+    /// when its turn comes. Answers the mark until then, and whether that changed anything.
+    pub fn set_mark(&mut self, order: Option<u64>, reason: Option<String>) -> (Option<BuildMark>, bool) {
+        let before = self.project.mark();
+        let told = |mark: Option<u64>| mark.map_or_else(|| "none".to_owned(), |order| order.to_string());
+        let by = self.party().unwrap_or(Party { identity: Identity::Server, actor: None });
+        let mark = order.map(|order| SetMark { order, at: whole(self.now), by, reason: reason.clone() });
+        let is_same = |set: &SetMark| before.as_ref().is_some_and(|before| before.order() == set.order);
+        if mark.as_ref().map_or(before.is_none(), |set| is_same(set) && reason.is_none()) {
+            return (before, false);
+        }
+        let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        let from = told(before.as_ref().map(BuildMark::order));
+        self.audit("order", None, format!("from {from} to {}{why}", told(order)));
+        self.project.last_started = None;
+        self.project.set_mark = mark;
+        self.project.revision = self.next_revision();
+        (before, true)
     }
 
     /// Brings slot and line to where the present hold, or its end, wants them; changes nothing where they are there
@@ -459,7 +483,8 @@ impl Slot {
         // A declared rollback leaves the mark, because the deployment behind which it went back stays the newest that
         // was started.
         let Some(order) = order::ordinary_order(&started.spec) else { return };
-        if self.project.last_started.as_ref().is_none_or(|last| last.order <= order) {
+        if self.project.mark_order().is_none_or(|mark| mark <= order) {
+            self.project.set_mark = None;
             self.project.last_started = Some(StartedOrder { order, deployment: started.mention() });
         }
     }

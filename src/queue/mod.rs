@@ -8,6 +8,7 @@ pub mod finish;
 pub mod go_back;
 pub mod heartbeat;
 mod locked;
+pub mod mark;
 mod note;
 pub mod pause;
 pub mod plan;

@@ -91,7 +91,7 @@ pub(super) const TABLES: &[CopiedTable] = &[
         columns: columns![
             Integer number, Text name, Integer revision, Integer waiting_count, Integer last_started_order,
             Id last_started, Integer preempted_count, Text recent_runs, Id last_outcome,
-            Integer deployment_count, Text last_started_named, Id last_success, Text pause,
+            Integer deployment_count, Text last_started_named, Id last_success, Text pause, Text set_mark,
         ],
         order: "number",
         is_numbered: true,

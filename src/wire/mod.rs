@@ -7,6 +7,7 @@ pub mod ascii;
 mod audit;
 pub mod deployment;
 pub mod event;
+mod mark;
 mod pause;
 pub mod problem;
 pub mod project;
@@ -24,6 +25,7 @@ pub use deployment::{
     Deployment, DeploymentError, DeploymentList, DeploymentResult, FailedRollback, Rollback, mention, name, parts,
 };
 pub use event::{Event, EventData, EventsPage};
+pub use mark::{MarkView, OrderAnswer, OrderRequest};
 pub use pause::{PauseAnswer, PauseOutcome, PauseRequest, ResumeRequest};
 pub use problem::{ErrorCode, Problem};
 pub use project::{

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     deployment::{Deployment, mention},
+    mark::MarkView,
     problem::ErrorCode,
     submit::Liveness,
     worker::AgentView,
@@ -34,6 +35,9 @@ pub struct ProjectView {
     /// What is live: the deployment that succeeded last. Missing from an older server.
     #[serde(default)]
     pub current: Option<Deployment>,
+    /// The build number below which no deployment starts. Missing from an older server.
+    #[serde(default)]
+    pub mark: Option<MarkView>,
     /// The project's rules.
     pub policy: PolicyView,
     /// The pipelines that the server runs for it, or that its agents offer.

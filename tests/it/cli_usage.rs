@@ -28,7 +28,8 @@ fn project_view() -> Value {
     let mut waiting = deployment(OURS, "PENDING");
     waiting["queuePosition"] = json!(1);
     json!({
-        "project": "web", "holder": holder, "liveness": "silent", "eta": null, "hold": null, "line": [waiting], "lineLength": 1,
+        "project": "web", "holder": holder, "liveness": "silent", "eta": null, "hold": null, "line": [waiting],
+        "lineLength": 1, "mark": null,
         "lastOutcome": deployment(OURS, "FAILED"), "current": null, "pipelines": ["deploy"], "agents": [], "revision": 9,
         "policy": {"line": "all", "lineLimit": 100, "preempt": {"times": 2}, "paused": false, "freezes": []},
     })

@@ -42,6 +42,7 @@ mod harness;
 mod inherited;
 mod live;
 mod log_lines;
+mod marks;
 mod metrics;
 mod numbers;
 mod oidc;

@@ -276,7 +276,7 @@ async fn the_deployments_of_an_older_file_are_numbered_in_the_order_of_their_arr
         let file = Connection::open(path).unwrap();
         // As the version before left it.
         file.execute_batch(
-            "DROP TABLE tokens; ALTER TABLE projects DROP COLUMN pause; \
+            "DROP TABLE tokens; ALTER TABLE projects DROP COLUMN pause; ALTER TABLE projects DROP COLUMN set_mark; \
              DROP TABLE output_blocks; DROP TABLE packed_outputs; DROP TABLE upkeep; DROP TABLE permits; \
              DROP INDEX idempotency_keys_of_deployment; DROP TRIGGER deployments_keep_their_spec; \
              DROP TRIGGER deployments_stay; DROP TRIGGER events_cut_output_only; DROP TRIGGER idempotency_keys_stay; \
@@ -318,7 +318,7 @@ async fn the_deployments_of_an_older_database_are_numbered_in_the_order_of_their
              DROP INDEX audit_by_project; \
              ALTER TABLE audit DROP COLUMN caller, DROP COLUMN address, DROP COLUMN request; \
              DROP INDEX audit_by_deployment; ALTER TABLE audit DROP COLUMN count; DROP TABLE tokens; \
-             ALTER TABLE projects DROP COLUMN pause; \
+             ALTER TABLE projects DROP COLUMN pause, DROP COLUMN set_mark; \
              DROP TABLE output_blocks, packed_outputs, upkeep; DROP INDEX idempotency_keys_of_deployment; \
              DROP FUNCTION permit CASCADE; DROP FUNCTION deployments_stay CASCADE; \
              DROP FUNCTION output_blocks_are_of_final_deployments; DELETE FROM chores WHERE name = 'upkeep'; \

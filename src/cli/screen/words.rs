@@ -12,7 +12,7 @@ use crate::{
         CANCEL_WAITS, CANNOT_BE_ENDED, DeploymentId, Eta, Hold, HoldKind, Identity, Mention, Party, ProjectName,
         Status, mention, rollback_of,
     },
-    wire::{Blocking, Conflict, Deployment, FailedRollback, Liveness},
+    wire::{Blocking, Conflict, Deployment, FailedRollback, Liveness, MarkView},
 };
 
 /// What a person must repair after failed rollbacks: one line for each failed rollback.
@@ -164,6 +164,19 @@ pub fn what_holds(hold: &Hold, now: Timestamp) -> String {
     };
     let reason = hold.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     clean(&format!("{}{since}{until}{reason}", hold.what()))
+}
+
+/// `builds below 42 are refused: web#17 of anna started build 42`.
+pub fn mark(project: &ProjectName, mark: &MarkView, now: Timestamp) -> String {
+    let order = mark.order;
+    let since = mark.set_at.map(|at| format!(" at {}", time(at, now))).unwrap_or_default();
+    let reason = mark.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let why = match (mark.starter(project), &mark.set_by) {
+        (Some(starter), _) => format!("{starter} started build {order}"),
+        (None, Some(by)) => format!("set{}{since}{reason}", willed_by(by).unwrap_or_default()),
+        (None, None) => return format!("builds below {order} are refused"),
+    };
+    clean(&format!("builds below {order} are refused: {why}"))
 }
 
 /// A start within this time is shown as "any moment", because the start comes before the user has read the line.

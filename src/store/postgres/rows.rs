@@ -46,6 +46,7 @@ pub(super) fn project(row: &Row, name: &ProjectName) -> Result<Project, Database
         last_outcome: id_or_none(row, 7)?,
         last_success: id_or_none(row, 10)?,
         pause: json_or_none(row, 11)?,
+        set_mark: json_or_none(row, 12)?,
     })
 }
 
@@ -54,7 +55,7 @@ pub(super) fn update_project(project: &Project, seen: Revision) -> Result<BoundS
     #[rustfmt::skip]
     let Project {
         name, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs, last_outcome,
-        last_success, pause,
+        last_success, pause, set_mark,
     } = project;
     let last_started = last_started.as_ref();
     Ok(call!(
@@ -72,6 +73,7 @@ pub(super) fn update_project(project: &Project, seen: Revision) -> Result<BoundS
         named_text(last_started.map(|last| &last.deployment))?,
         last_success.map(uuid),
         pause.as_ref().map(serde_json::to_string).transpose().map_err(unwritable)?,
+        set_mark.as_ref().map(serde_json::to_string).transpose().map_err(unwritable)?,
     ))
 }
 

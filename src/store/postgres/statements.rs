@@ -55,12 +55,12 @@ pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 37;
 macro_rules! project {
     () => {
         "p.number, p.revision, p.waiting_count, p.last_started_order, p.last_started, p.preempted_count, \
-         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named, p.last_success, p.pause"
+         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named, p.last_success, p.pause, p.set_mark"
     };
 }
 
 /// How many columns that is.
-pub(super) const PROJECT_COLUMN_COUNT: usize = 12;
+pub(super) const PROJECT_COLUMN_COUNT: usize = 13;
 
 /// Deployments of the project whose name is the first parameter.
 macro_rules! of_project {
@@ -211,10 +211,10 @@ statements! {
          WHERE d.state = 'running' AND d.worker = $1 LIMIT 1"
     );
 
-    UpdateProject(TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID, INT8, TEXT, UUID, TEXT) = "WITH written AS (\
+    UpdateProject(TEXT, INT8, INT8, INT8, INT8, UUID, INT8, TEXT, UUID, INT8, TEXT, UUID, TEXT, TEXT) = "WITH written AS (\
         UPDATE projects SET revision = $3, waiting_count = $4, last_started_order = $5, last_started = $6, \
             preempted_count = $7, recent_runs = $8, last_outcome = $9, deployment_count = $10, \
-            last_started_named = $11, last_success = $12, pause = $13 \
+            last_started_named = $11, last_success = $12, pause = $13, set_mark = $14 \
         WHERE name = $1 AND revision = $2 RETURNING 1) SELECT require_one(count(*)) FROM written";
     InsertDeployment(
         INT8, INT8, INT2, INT8, INT8, INT8, TEXT, UUID, INT8, INT8, INT8, TEXT, TEXT, TEXT, INT8, TEXT, TEXT, TEXT,

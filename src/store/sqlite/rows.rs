@@ -44,26 +44,28 @@ pub(super) const DEPLOYMENT_COLUMN_COUNT: usize = 38;
 macro_rules! project_columns {
     () => {
         "p.number, p.revision, p.waiting_count, p.last_started_order, p.last_started, p.preempted_count, \
-         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named, p.last_success, p.pause"
+         p.recent_runs, p.last_outcome, p.deployment_count, p.last_started_named, p.last_success, p.pause, p.set_mark"
     };
 }
 pub(super) use project_columns;
 
 /// How many columns that is.
-pub(super) const PROJECT_COLUMN_COUNT: usize = 12;
+pub(super) const PROJECT_COLUMN_COUNT: usize = 13;
 
 pub(super) const INSERT_PROJECT: &str = "INSERT INTO projects (revision, waiting_count, last_started_order, \
      last_started, preempted_count, recent_runs, last_outcome, deployment_count, \
-     last_started_named, last_success, pause, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+     last_started_named, last_success, pause, set_mark, name) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 
 pub(super) const UPDATE_PROJECT: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
      last_started_order = ?3, last_started = ?4, preempted_count = ?5, recent_runs = ?6, last_outcome = ?7, \
-     deployment_count = ?8, last_started_named = ?9, last_success = ?10, pause = ?11 WHERE number = ?12";
+     deployment_count = ?8, last_started_named = ?9, last_success = ?10, pause = ?11, set_mark = ?12 \
+     WHERE number = ?13";
 
 /// All columns but the recent runs and the last success, which only a success changes.
 pub(super) const UPDATE_PROJECT_COUNTERS: &str = "UPDATE projects SET revision = ?1, waiting_count = ?2, \
      last_started_order = ?3, last_started = ?4, preempted_count = ?5, last_outcome = ?6, deployment_count = ?7, \
-     last_started_named = ?8, pause = ?9 WHERE number = ?10";
+     last_started_named = ?8, pause = ?9, set_mark = ?10 WHERE number = ?11";
 
 pub(super) const INSERT_DEPLOYMENT: &str = "INSERT INTO deployments (window_ms, pulse, progress, event_count, \
      last_heartbeat_at, cancel_requested_at, cancel_reason, cancel_superseded_by, log_total_bytes, log_head_end_seq, \
@@ -120,6 +122,7 @@ pub(super) fn project(row: &Row<'_>, name: &ProjectName) -> rusqlite::Result<Pro
         last_outcome: id_at(row, 7)?,
         last_success: id_at(row, 10)?,
         pause: json_or_none(row, 11)?,
+        set_mark: json_or_none(row, 12)?,
     })
 }
 
@@ -132,7 +135,7 @@ pub(super) fn write_project(
     #[rustfmt::skip]
     let Project {
         name: _, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs, last_outcome,
-        last_success, pause,
+        last_success, pause, set_mark,
     } = project;
     statement.execute(params![
         revision.0,
@@ -146,6 +149,7 @@ pub(super) fn write_project(
         last_started.as_ref().and_then(|last| last.deployment.named.as_ref()).map(to_json).transpose()?,
         last_success.as_ref().map(DeploymentId::as_bytes),
         pause.as_ref().map(to_json).transpose()?,
+        set_mark.as_ref().map(to_json).transpose()?,
         last_param,
     ])?;
     Ok(())
@@ -156,7 +160,7 @@ pub(super) fn write_counters(statement: &mut Statement<'_>, project: &Project, n
     #[rustfmt::skip]
     let Project {
         name: _, revision, deployment_count, waiting_count, last_started, preempted_count, recent_runs: _, last_outcome,
-        last_success: _, pause,
+        last_success: _, pause, set_mark,
     } = project;
     statement.execute(params![
         revision.0,
@@ -168,6 +172,7 @@ pub(super) fn write_counters(statement: &mut Statement<'_>, project: &Project, n
         deployment_count,
         last_started.as_ref().and_then(|last| last.deployment.named.as_ref()).map(to_json).transpose()?,
         pause.as_ref().map(to_json).transpose()?,
+        set_mark.as_ref().map(to_json).transpose()?,
         number,
     ])?;
     Ok(())

@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0012_pause.sql"),
     include_str!("migrations/0013_retention.sql"),
     include_str!("migrations/0014_sealed_inputs.sql"),
+    include_str!("migrations/0015_set_mark.sql"),
 ];
 
 const CHECKSUMS: &str =

@@ -139,6 +139,7 @@ fn body_for(path: &str) -> Value {
         "claims" => claim_of("nobody-1", "agents"),
         "tokens" => json!({ "name": "nobody", "scopes": ["read"] }),
         "revoke" => json!({}),
+        "order" => json!({ "order": null }),
         "redact" => json!({ "reason": "why", "value": "hunter2" }),
         _ => json!({ "reason": "why" }),
     }
@@ -266,6 +267,7 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     }
     driven.post("/v1/projects/web/pause", json!({ "reason": "why", "until": null })).await;
     driven.post("/v1/projects/web/resume", json!({})).await;
+    driven.see(server.request(Method::PUT, "/v1/projects/web/order").json(&json!({ "order": 3 }))).await;
     driven.see(server.request(Method::POST, RELOAD)).await;
     server.configure("nonsense = 1");
     driven.see(server.request(Method::POST, RELOAD)).await;

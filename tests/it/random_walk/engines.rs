@@ -12,13 +12,14 @@ use std::{
 
 use singletrack::{
     model::{
-        Caller, CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, LeaseHolder, Outcome,
+        BuildMark, Caller, CancelCause, Deployment, DeploymentId, EventBody, FailureCause, Lapse, LeaseHolder, Outcome,
         PhaseState, Place, Policy, ProjectName, Report, RunBy, SecretHash, Spec, State, Status, Stream, Verdict, Vital,
         admission::{Admission, Cancellation, OnConflict, Rejection, Submission},
         order,
     },
     queue::{
         Queue, WorkerError,
+        mark::{MarkWish, Marked},
         pause::{PauseWish, Standing},
         release::Released,
     },
@@ -105,6 +106,9 @@ impl Engines {
             "rejected PreemptionRefused",
             "rejected SuccessorHeld",
             "conflict None",
+            "marked Some((#, Some(#))), changed false",
+            "marked Some((#, None)), changed true, # outdated",
+            "marked None, changed true",
             "was true, held true",
             "was true, held false",
             "was false, held true",
@@ -330,6 +334,19 @@ impl Walk {
                 format!("was {}, {}", standing.before.is_some(), self.standing(&standing))
             }
             Act::Settle(project) => self.standing(&queue.settle(self.project(project)).await.unwrap()),
+            Act::Mark(project, order) => {
+                let wish = MarkWish { order, reason: None, actor: None };
+                let marked = queue.set_mark(&Caller::server(), self.project(project), wish).await.unwrap();
+                let Marked { mark, is_changed, outdated_count, .. } = marked;
+                format!("marked {:?}, changed {is_changed}, {outdated_count} outdated", mark.map(|it| self.mark(&it)))
+            }
+        }
+    }
+
+    fn mark(&self, mark: &BuildMark) -> (u64, Option<u64>) {
+        match mark {
+            BuildMark::Started(started) => (started.order, Some(self.number(started.deployment.id))),
+            BuildMark::Set(set) => (set.order, None),
         }
     }
 
@@ -441,10 +458,7 @@ impl Walk {
             assert_eq!(successor.filter(|_| known.is_some()), known.map(Deployment::mention).as_ref());
         }
         assert_eq!(project.preempted_count, line.preempted, "preempted");
-        assert_eq!(
-            project.last_started.as_ref().map(|last| (last.order, self.number(last.deployment.id))),
-            line.started
-        );
+        assert_eq!(project.mark().map(|mark| self.mark(&mark)), line.mark);
         assert_eq!(project.last_outcome.map(|last| self.number(last)), line.last_outcome);
         assert_eq!(state.last_outcome.map(|last| last.id), project.last_outcome);
         assert_eq!(project.last_success.map(|last| self.number(last)), line.last_success);
@@ -506,7 +520,7 @@ impl Walk {
                 assert!(lease.fencing_token.0 > token, "I4: {lease:?} after {token}");
                 token = lease.fencing_token.0;
                 if let (Some(order), false) = (deployment.spec.order, deployment.spec.rollback) {
-                    assert_eq!(line.started.map(|(newest, _)| newest), Some(order), "I10");
+                    assert_eq!(line.mark.map(|(newest, _)| newest), Some(order), "I10");
                 }
             }
             if let State::Finished { outcome: Outcome::Cancelled { cause, .. }, .. } = &deployment.state

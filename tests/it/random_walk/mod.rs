@@ -42,6 +42,7 @@ pub enum Step {
     Pause(usize),
     Resume(usize),
     Settle(usize),
+    Mark(usize, Option<u64>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +104,7 @@ impl ReferenceStateMachine for World {
             2 => project().prop_map(Step::Pause),
             paused => project().prop_map(Step::Resume),
             paused => project().prop_map(Step::Settle),
+            2 => (project(), prop::option::of(1_u64..8)).prop_map(|(project, order)| Step::Mark(project, order)),
         ]
         .boxed()
     }
@@ -155,6 +157,7 @@ impl World {
             Step::Pause(project) => Act::Pause(project),
             Step::Resume(project) => Act::Resume(project),
             Step::Settle(project) => Act::Settle(project),
+            Step::Mark(project, order) => Act::Mark(project, order),
         })
     }
 

@@ -20,8 +20,8 @@ pub struct Line {
     /// Whether somebody paused it.
     pub paused: bool,
     pub revision: u64,
-    /// The highest build number that was started, and whose it is.
-    pub started: Option<(u64, u64)>,
+    /// The mark, and the deployment that made it by its start; nobody's where it was set.
+    pub mark: Option<(u64, Option<u64>)>,
     pub preempted: u32,
     pub last_outcome: Option<u64>,
     pub last_success: Option<u64>,
@@ -104,6 +104,7 @@ pub enum Act {
     Pause(usize),
     Resume(usize),
     Settle(usize),
+    Mark(usize, Option<u64>),
 }
 
 /// Which secret a worker shows.
@@ -152,7 +153,7 @@ impl World {
             policy,
             paused: false,
             revision: 0,
-            started: None,
+            mark: None,
             preempted: 0,
             last_outcome: None,
             last_success: None,
@@ -184,6 +185,7 @@ impl World {
             Act::Pause(project) => self.projects[*project].pause(),
             Act::Resume(project) => self.projects[*project].resume(),
             Act::Settle(project) => self.projects[*project].settle(),
+            Act::Mark(project, order) => self.projects[*project].set_mark(*order),
         };
         self.last = Some((act, answer));
     }
@@ -267,12 +269,22 @@ impl Line {
         self.all.iter().position(|dep| dep.number == number)
     }
 
-    /// The build that makes this one outdated.
-    fn newer_than(&self, wish: &Wish) -> Option<u64> {
-        match (wish.order, self.started) {
+    /// Whether the mark makes it outdated, and whose the mark is.
+    fn newer_than(&self, wish: &Wish) -> Option<Option<u64>> {
+        match (wish.order, self.mark) {
             (Some(order), Some((newest, by))) if order < newest && !wish.rollback => Some(by),
             _ => None,
         }
+    }
+
+    fn set_mark(&mut self, order: Option<u64>) -> String {
+        let changes = order != self.mark.map(|(order, _)| order);
+        if changes {
+            self.mark = order.map(|order| (order, None));
+            self.revision += 1;
+        }
+        let outdated = self.line.iter().filter(|at| self.newer_than(&self.all[**at].wish).is_some()).count();
+        format!("marked {:?}, changed {changes}, {outdated} outdated", self.mark)
     }
 
     fn enter(&mut self, at: usize, stage: Stage) {
@@ -459,7 +471,7 @@ impl Line {
         match self.all[made].stage {
             Stage::Reserved => {
                 if let Some(newer) = self.newer_than(&self.all[made].wish) {
-                    self.stop(made, Some(newer));
+                    self.stop(made, newer);
                     return "rejected Outdated".to_owned();
                 }
                 if self.take_back() {
@@ -489,14 +501,17 @@ impl Line {
     }
 
     fn claim(&mut self, number: u64) -> String {
-        let Some(at) = self.find(number).filter(|at| self.all[*at].stage == Stage::Ready) else {
+        let has_slot = |dep: &Dep| matches!(dep.stage, Stage::Ready | Stage::Reserved);
+        let Some(at) = self.find(number).filter(|at| has_slot(&self.all[*at])) else {
             return "nothing".to_owned();
         };
-        if let Some(newer) = self.newer_than(&self.all[at].wish) {
-            self.stop(at, Some(newer));
+        let is_ready = self.all[at].stage == Stage::Ready;
+        if let Some(newer) = self.newer_than(&self.all[at].wish).filter(|_| is_ready) {
+            self.stop(at, newer);
             return "nothing".to_owned();
         }
-        if self.take_back() {
+        // Whoever has the slot while the project is held loses it to any look at it.
+        if self.take_back() || !is_ready {
             return "nothing".to_owned();
         }
         self.enter(at, Stage::Running);
@@ -515,9 +530,9 @@ impl Line {
         self.all[at].started = true;
         if let Some(order) = self.all[at].wish.order
             && !self.all[at].wish.rollback
-            && self.started.is_none_or(|(newest, _)| newest <= order)
+            && self.mark.is_none_or(|(newest, _)| newest <= order)
         {
-            self.started = Some((order, number));
+            self.mark = Some((order, Some(number)));
         }
         format!("claimed {token}")
     }

@@ -18,6 +18,7 @@ const ROUTES: &[(&str, &str, &[Scope])] = {
         ("get", "/v1/projects/{project}", &[Read]),
         ("get", "/v1/projects/{project}/events", &[Read]),
         ("get", "/v1/events", &[Read]),
+        ("put", "/v1/projects/{project}/order", &[Admin]),
         ("post", "/v1/projects/{project}/release", &[Release]),
         ("post", "/v1/projects/{project}/rollback", &[Submit]),
         ("post", "/v1/projects/{project}/pause", &[Admin]),
