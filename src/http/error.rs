@@ -99,7 +99,7 @@ impl ErrorAnswer {
     pub fn not_found() -> Self {
         ErrorAnswer::new(
             ErrorCode::NotFound,
-            "there is no such project or deployment on this server, or this token may not see it",
+            "there is no such project or deployment on this server, retention has removed it, or this token may not see it",
         )
     }
 }

@@ -34,8 +34,11 @@ impl App {
         if last == 0 {
             return Err(ErrorAnswer::not_found());
         }
+        // A number that was given, unless a restore left a gap.
+        let was_given = (1..=last).contains(&number);
+        let why = if was_given { " (retention removes old ones)" } else { "" };
         Err(missing(format!(
-            "project {project} has no deployment {project}#{number}; the last one is {project}#{last}"
+            "project {project} has no deployment {project}#{number}{why}; the last one is {project}#{last}"
         )))
     }
 

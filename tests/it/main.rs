@@ -52,6 +52,7 @@ mod random_walk;
 mod reload;
 mod replicas;
 mod retention;
+mod retention_readers;
 mod rollbacks;
 mod rolling;
 mod run;

@@ -51,6 +51,7 @@ on_each_engine! {
     the_schema_lets_nothing_else_be_removed,
     numbers_of_removed_deployments_are_never_given_again,
     readers_page_on_through_what_goes,
+    readers_at_work_meet_each_row_once_while_retention_removes,
     a_key_protects_for_as_long_as_its_deployment_is_kept,
     a_clock_that_leaps_ahead_removes_nothing_at_once,
     a_dry_run_says_what_a_look_removes,
@@ -373,6 +374,77 @@ async fn readers_page_on_through_what_goes(trial: Trial) {
     Care::of(&trial, keeping(Some(1), None, 1)).look().await;
     let rest: Vec<_> = all.into_iter().filter(|event| event.seq > read && !event.body.is_log()).collect();
     assert_eq!(trial.store.events(id(9), read, 100).await.unwrap(), rest);
+}
+
+async fn readers_at_work_meet_each_row_once_while_retention_removes(trial: Trial) {
+    begun(&trial).await;
+    let mut care = Care::of(&trial, keeping(Some(1), Some(10), 5));
+    care.look().await;
+    for number in 1..=60 {
+        let lines = if number == 50 { 4000 } else { 3 };
+        deployed(&trial, "web", number, lines, failed()).await;
+        trial.clock.advance(DAY / 3);
+    }
+    Care::of(&trial, NOTHING).look().await;
+    let told = trial.events(50).await;
+    // The output of all but the newest goes; 1 to 30 or so go as a whole; 50 stays, without its output.
+    let upkeep = trial.store.upkeep().unwrap();
+    let row_of_50 = upkeep.arrivals(0, 1000).await.unwrap()[50].row;
+    let (done, is_done) = tokio::sync::watch::channel(false);
+    let removal = async {
+        // In steps, each of which lets the readers read on.
+        while upkeep.remove_output(row_of_50).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+        care.look().await;
+        done.send(true).unwrap();
+    };
+    let events = async {
+        let mut passes = 0;
+        loop {
+            let is_last = *is_done.borrow();
+            let (mut after, mut met) = (0, Vec::new());
+            loop {
+                let page = trial.store.events(id(50), after, 97).await.unwrap();
+                let Some(last) = page.last() else { break };
+                after = last.seq;
+                met.extend(page);
+            }
+            assert!(met.windows(2).all(|pair| pair[0].seq < pair[1].seq), "no row comes twice");
+            assert!(
+                met.iter().all(|event| told[event.seq as usize - 1] == *event),
+                "no row comes with another's content"
+            );
+            let others = |events: &[Event]| events.iter().filter(|event| !event.body.is_log()).count();
+            assert_eq!(others(&met), others(&told), "only output goes");
+            passes += 1;
+            if is_last {
+                assert!(!met.iter().any(|event| event.body.is_log()));
+                return passes;
+            }
+        }
+    };
+    let lists = async {
+        loop {
+            let is_last = *is_done.borrow();
+            let (mut before, mut met) = (None, Vec::new());
+            loop {
+                let query = ListQuery { status: None, before, limit: 7 };
+                let page = trial.store.list(name("web"), query).await.unwrap();
+                let Some(last) = page.last() else { break };
+                before = Some(last.ticket);
+                met.extend(page.iter().map(|it| it.number));
+            }
+            assert!(met.windows(2).all(|pair| pair[0] > pair[1]), "none comes twice: {met:?}");
+            assert_eq!(met[..25], (36..=60).rev().collect::<Vec<_>>(), "those that stay are always there");
+            if is_last {
+                assert!(met.len() < 40, "{met:?}");
+                return;
+            }
+        }
+    };
+    let ((), passes, ()) = tokio::join!(removal, events, lists);
+    assert!(passes > 1);
 }
 
 async fn a_key_protects_for_as_long_as_its_deployment_is_kept(trial: Trial) {

@@ -235,7 +235,10 @@ impl Screen {
                 let reason = reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 self.line(&format!("the deployment is asked to stop{by}{reason}"));
             }
-            EventBody::Gap { from, to } => self.line(&format!("(output is no longer kept: events {from} to {to})")),
+            EventBody::Gap { from, to } => self.line(&format!(
+                "(output is no longer kept: events {from} to {to}; removed by the server's [retention], or beyond the limit of a \
+                 deployment's output)"
+            )),
             EventBody::Queue { .. } => {
                 if let Some(by) = body.told_of(project) {
                     self.line(&overtaken(&by));
