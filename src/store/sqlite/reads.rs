@@ -442,7 +442,7 @@ fn bound(limit: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite::{open, record};
+    use crate::store::sqlite::{figures, open, record};
 
     /// How SQLite goes about a statement, one line a step.
     fn plan(db: &Connection, sql: &str) -> Vec<String> {
@@ -483,6 +483,9 @@ mod tests {
             ("projects", PROJECTS, "SEARCH p USING INDEX sqlite_autoindex_projects_1 (name>?)"),
             ("holders", ALL_HOLDERS, "SCAN d USING INDEX deployments_holding"),
             ("waiting", ALL_WAITING, "SCAN d USING INDEX deployments_waiting"),
+            ("held slots", figures::HELD_SLOTS, "SCAN d USING INDEX deployments_holding"),
+            ("their events", figures::HELD_SLOTS, "SEARCH e USING PRIMARY KEY (deployment=?)"),
+            ("lines", figures::LINES, "SCAN d USING INDEX deployments_waiting"),
             ("recent specs", RECENT_SPECS, "SEARCH d USING INDEX deployments_by_ticket (project=?)"),
             ("waiting specs", WAITING_SPECS, "SEARCH d USING INDEX deployments_waiting_by_order (project=?)"),
             ("holder's spec", HOLDER_SPEC, "SEARCH d USING INDEX deployments_holding (project=?)"),

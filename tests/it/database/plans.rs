@@ -107,6 +107,7 @@ async fn everything(trial: &Trial) {
     assert!(!events.is_empty());
     assert_eq!(store.events_before(id(1), 3, 100).await.unwrap().len(), 2);
     assert!(!store.watched().await.unwrap().is_empty());
+    assert!(store.figures(trial.clock.now()).await.unwrap().size_bytes > 0);
     let projects = (1..100).map(|number| format!("p{number}")).chain(["web".to_owned(), "api".to_owned()]);
     let offers = projects.map(|project| (name(&project), vec![spec().pipeline])).collect();
     assert!(!store.claimable(Arc::new(offers), 10).await.unwrap().is_empty());
@@ -205,7 +206,11 @@ async fn every_statement_uses_an_index() {
         let is_small = small.iter().any(|it| line.contains(it));
         // Who has been gone for longest, of all that ask for work, when a newcomer does.
         let walks_all = line.contains("on agent_calls") && statement.contains("OFFSET");
-        if line.contains("Seq Scan") && !is_small && !walks_all {
+        // What is asked for a scrape of the metrics, every few seconds at most.
+        let rarely =
+            ["FROM projects WHERE pause IS", "count(DISTINCT worker) FROM agent_calls", "pg_total_relation_size"];
+        let is_rare = rarely.iter().any(|it| statement.contains(it));
+        if line.contains("Seq Scan") && !is_small && !walks_all && !is_rare {
             scans.insert((statement, line.trim()));
         }
     }
