@@ -232,8 +232,9 @@ fn supervise_reaper(health: &Health, queue: &Queue, notifier: &Arc<Notifier>, en
 fn on_commit(notifier: &Arc<Notifier>, metrics: &Arc<Metrics>) -> OnCommit {
     let (notifier, metrics) = (notifier.clone(), metrics.clone());
     Arc::new(move |project, changes| {
-        notifier.publish(changes);
+        // First, so that whoever is told of a change finds it counted. It only counts, in memory.
         metrics.note(project, changes);
+        notifier.publish(changes);
     })
 }
 
