@@ -450,7 +450,8 @@ fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
 }
 
 fn enter(slot: &mut Slot, id: DeploymentId, wish: Submission, entry: Entry) {
-    if let Some(hold) = slot.hold().filter(|_| wish.spec.override_pause) {
+    // A rollback passes the pause that it sets itself; nobody's wish is passed by that.
+    if let Some(hold) = slot.hold_before().filter(|_| wish.spec.override_pause) {
         slot.audit("override_pause", Some(id), format!("it passes: the project is {hold}"));
     }
     slot.admit(id, wish.project, wish.spec, entry);

@@ -240,6 +240,11 @@ impl Slot {
         Hold::of(&self.policy, self.project.pause.as_ref(), self.now)
     }
 
+    /// What held the project before this decision.
+    pub fn hold_before(&self) -> Option<Hold> {
+        Hold::of(&self.policy, self.project_before.pause.as_ref(), self.now)
+    }
+
     /// What holds a deployment with this spec now.
     pub fn hold_of(&self, spec: &Spec) -> Option<Hold> {
         if spec.override_pause { None } else { self.hold() }

@@ -227,6 +227,9 @@ async fn a_rollback_stays_because_it_pauses_the_project_and_whoever_is_held_is_t
         let refused = server.submit(json!({ "commit": "f" })).await;
         assert_eq!(refused.refusal(), (409, "PROJECT_PAUSED"), "{}", refused.text);
         assert!(refused.text.contains("rolled back to #1 by bob: it is slow"), "{}", refused.text);
+        let acts = server.get("/v1/audit").await.body["entries"].as_array().unwrap().clone();
+        let of = |action: &str| acts.iter().filter(|entry| entry["action"] == action).count();
+        assert_eq!((of("rollback"), of("pause"), of("override_pause")), (1, 1, 0), "it passes only its own pause");
         let view = server.project().await;
         assert_eq!((&view["hold"]["pin"], &view["hold"]["reason"]), (&json!(1), &json!("it is slow")), "{view}");
         assert_eq!(
