@@ -45,10 +45,10 @@ pub struct CreateArgs {
     #[arg(value_parser = parse_token_name)]
     pub name: String,
     /// What its holder may do: read, submit, cancel, work, release, admin; several with a comma between them
-    #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', required = true, value_parser = parse_scope)]
+    #[arg(long = "scope", alias = "scopes", value_name = "SCOPE", value_delimiter = ',', required = true, value_parser = parse_scope)]
     pub scopes: Vec<Scope>,
     /// The only projects that its holder may see: names, and patterns such as 'web-*' [default: those that you may see]
-    #[arg(long = "project", value_name = "PATTERN", value_delimiter = ',', value_parser = parse_glob)]
+    #[arg(long = "project", alias = "projects", value_name = "PATTERN", value_delimiter = ',', value_parser = parse_glob)]
     pub projects: Vec<Glob>,
     /// How long it is valid, such as 90d [default: until it is revoked]
     #[arg(long, value_name = "DURATION", value_parser = parse_lifetime)]

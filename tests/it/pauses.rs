@@ -173,6 +173,35 @@ async fn a_pause_that_one_server_ends_is_over_for_the_other() {
 }
 
 #[tokio::test]
+async fn two_admins_who_pause_and_resume_at_once_leave_one_state_and_a_line_for_each_change() {
+    let store = postgres::shared().store().await;
+    let servers = [(); 2].map(|()| TestServer::start_on(&store, &gated_config("")));
+    let admin = async |server: &TestServer, name: &str| {
+        let mut outcomes = Vec::new();
+        for number in 0..20 {
+            let paused = pause(server, json!({ "reason": format!("{name} {number}"), "actor": name })).await;
+            let resumed = resume(server).await;
+            outcomes.extend([paused["outcome"].clone(), resumed["outcome"].clone()]);
+        }
+        outcomes
+    };
+    let (anna, bob) = tokio::join!(admin(&servers[0], "anna"), admin(&servers[1], "bob"));
+    let told = |outcome: &str| anna.iter().chain(&bob).filter(|told| **told == outcome).count();
+    assert_eq!(told("paused"), told("resumed"), "each pause was ended once: {anna:?} {bob:?}");
+    assert_eq!(told("paused") + told("changed"), 40, "no pause was lost: {anna:?} {bob:?}");
+    for server in &servers {
+        assert_eq!(server.project().await["hold"], json!(null), "whoever came last resumed");
+        let audit = server.get("/v1/audit?limit=500").await.body;
+        let of = |action: &str| {
+            audit["entries"].as_array().unwrap().iter().filter(|entry| entry["action"] == action).count()
+        };
+        assert_eq!((of("pause"), of("resume")), (40, told("resumed")), "{audit}");
+        let goes = queued(server, "quick").await;
+        assert_eq!(server.finished(&goes).await["status"], "SUCCEEDED");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_was_down_at_the_end_of_a_pause_serves_the_line_when_it_comes_up() {
     let mut server = TestServer::gated();
     let done = queued(&server, "quick").await;
