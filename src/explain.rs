@@ -77,6 +77,7 @@ pub const PAGES: &[ExplainPage] = pages![
     "PHASE_FAILED",
     "PHASE_TIMEOUT",
     "PREEMPTION_REFUSED",
+    "PROJECT_IN_USE",
     "PROJECT_PAUSED",
     "PROXY_LIMIT",
     "PROXY_NEEDS_TOKENS",

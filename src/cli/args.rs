@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use super::{
     AgentArgs, AuditArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
-    FenceCommand, ListArgs, LogsArgs, ManArgs, OrderArgs, PauseArgs, ProtectArgs, RedactArgs, RedeployArgs,
+    FenceCommand, ForgetArgs, ListArgs, LogsArgs, ManArgs, OrderArgs, PauseArgs, ProtectArgs, RedactArgs, RedeployArgs,
     ReleaseArgs, ReloadArgs, ResumeArgs, RollbackArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand, TokenCommand,
     VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
 };
@@ -104,6 +104,8 @@ pub enum ClientCommand {
     Release(ReleaseArgs),
     /// Take a leaked secret out of a deployment's output and record for good; that it was done is recorded
     Redact(RedactArgs),
+    /// Forget a project that nobody uses, such as a typing mistake, with its whole history
+    Forget(ForgetArgs),
     /// Have the server read its configuration again, as SIGHUP does; a bad file changes nothing
     Reload(ReloadArgs),
 }

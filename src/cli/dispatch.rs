@@ -10,7 +10,7 @@ use super::{
     audit, cancel, check_config, current, demo, deploy,
     end::{end, on_runtime},
     exit::{Exit, Failure},
-    explain, list, logs, manual, order, pause, redact, release, reload, rollback, run,
+    explain, forget, list, logs, manual, order, pause, redact, release, reload, rollback, run,
     run::FenceCommand,
     screen::print,
     serve, status, store, token, version, wait, why,
@@ -95,6 +95,7 @@ fn dispatch(command: &ClientCommand) -> Result<Exit, Failure> {
         ClientCommand::Order(args) => on_runtime(order::run(args)),
         ClientCommand::Release(args) => on_runtime(release::run(args)),
         ClientCommand::Redact(args) => on_runtime(redact::run(args)),
+        ClientCommand::Forget(args) => on_runtime(forget::run(args)),
         ClientCommand::Reload(args) => on_runtime(reload::run(args)),
     }
 }
@@ -121,6 +122,7 @@ fn wants_json(command: &ClientCommand) -> bool {
         ClientCommand::Order(args) => args.connect.json,
         ClientCommand::Release(args) => args.target.connect.json,
         ClientCommand::Redact(args) => args.target.connect.json,
+        ClientCommand::Forget(args) => args.connect.json,
         ClientCommand::Reload(args) => args.connect.json,
     }
 }

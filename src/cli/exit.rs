@@ -336,6 +336,7 @@ fn meaning(code: ErrorCode) -> (Exit, Option<&'static str>) {
                 "`singletrack cancel` asks it to stop, and the slot moves on when it has; --even-if-alive frees the slot all the same",
             ),
         ),
+        ErrorCode::ProjectInUse => (Exit::Blocked, Some("`singletrack why` shows what runs and what waits")),
         ErrorCode::LineFull | ErrorCode::HolderChanged => {
             (Exit::Blocked, Some("`singletrack why` shows who holds the slot and who waits"))
         }

@@ -24,10 +24,10 @@ use crate::{
     config::Since,
     model::{DeploymentId, DeploymentName, IdempotencyKey, ProjectName, Status},
     wire::{
-        Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, HeartbeatAnswer, Lease,
-        OrderAnswer, OrderRequest, PauseAnswer, PauseRequest, Plan, ProjectList, ProjectView, RedactAnswer,
-        RedactRequest, ReleaseAnswer, ReleaseRequest, ReloadAnswer, ReportsAnswer, ReportsRequest, ResumeRequest,
-        Takes,
+        Accepted, CancelBody, Conflict, Deployment, DeploymentList, ErrorCode, FinishRequest, ForgetAnswer,
+        HeartbeatAnswer, Lease, OrderAnswer, OrderRequest, PauseAnswer, PauseRequest, Plan, ProjectList, ProjectView,
+        RedactAnswer, RedactRequest, ReleaseAnswer, ReleaseRequest, ReloadAnswer, ReportsAnswer, ReportsRequest,
+        ResumeRequest, Takes,
     },
 };
 
@@ -439,6 +439,19 @@ impl Connection {
         let url = self.project_url(project, &["order"]);
         let answer = self.succeed(&Call { body: Some(to_json(body)), ..Call::new(Method::PUT, url) }).await?;
         self.transport.read(answer).map(|marked| *marked)
+    }
+
+    /// Forgets a project.
+    ///
+    /// # Errors
+    /// No usable answer came, or the server refuses.
+    pub async fn forget(&self, project: &ProjectName, reason: Option<&str>) -> Result<ForgetAnswer, Fault> {
+        let mut url = self.project_url(project, &[]);
+        if let Some(reason) = reason {
+            url.query_pairs_mut().append_pair("reason", reason);
+        }
+        let answer = self.succeed(&Call::new(Method::DELETE, url)).await?;
+        self.transport.read(answer).map(|forgotten| *forgotten)
     }
 
     /// Has the server read its configuration again.

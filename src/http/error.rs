@@ -77,6 +77,11 @@ impl ErrorAnswer {
         self.code
     }
 
+    /// What happened, and what to do.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The same error, with more to say.
     #[must_use]
     pub fn adding(mut self, more: &str) -> Self {

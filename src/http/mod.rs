@@ -18,6 +18,7 @@ mod early;
 mod error;
 mod events;
 mod feed;
+mod forget;
 mod guard;
 mod intake;
 mod line;

@@ -12,11 +12,13 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, CommitTimes, Commits, Decide, HeldProject, KnownAgent,
-    ListQuery, Mark, Offers, OnCommit, Placed, ProjectPage, ProjectState, Store, StoreError, StoreFigures, Watched,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, CommitTimes, Commits, Decide, ForgetRoom, HeldProject,
+    KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed, ProjectPage, ProjectState, Store, StoreError, StoreFigures,
+    Watched,
     agents::Presence,
     audit::{AuditPage, AuditQuery, KeptAudit, NewAuditLine},
     figures::{HeldSlot, ProjectFigures, SlotStage},
+    forget::{ForgetOutcome, told},
     tokens::{TokenRoom, TokensInMemory},
 };
 use crate::{
@@ -48,6 +50,8 @@ struct Everything {
     /// How many deployments ever arrived.
     arrived_count: u64,
     audit: KeptAudit,
+    /// New projects begin above it.
+    floor: Revision,
 }
 
 struct KeptProject {
@@ -130,11 +134,44 @@ impl AuditRoom for MemoryStore {
     }
 }
 
+impl ForgetRoom for MemoryStore {
+    fn forget(&self, project: ProjectName, line: NewAuditLine) -> BoxFuture<'_, Result<ForgetOutcome, StoreError>> {
+        now(move || {
+            // Those who watch are told under the lock, in the order of the commits.
+            let mut kept = self.kept();
+            let outcome = kept.forget(&project);
+            if matches!(outcome, ForgetOutcome::Forgotten { .. }) {
+                kept.audit.append(line);
+                self.commits.count(1, Duration::ZERO);
+                (self.on_commit)(&project, &told(&project));
+            }
+            outcome
+        })
+    }
+}
+
 impl Everything {
+    fn forget(&mut self, name: &ProjectName) -> ForgetOutcome {
+        let Some(found) = self.projects.get(name).filter(|found| found.is_known()) else {
+            return ForgetOutcome::Unknown;
+        };
+        if found.holder.is_some() || !found.line.is_empty() {
+            return ForgetOutcome::InUse;
+        }
+        let deployment_count = found.project.deployment_count;
+        self.floor = self.floor.max(found.project.revision);
+        self.projects.remove(name);
+        self.deployments.retain(|_, kept| kept.deployment.project != *name);
+        ForgetOutcome::Forgotten { deployment_count }
+    }
+
     fn load(&self, name: &ProjectName, load: &Load) -> Loaded {
         let mut loaded = Loaded::nothing(name);
         loaded.held = load.held_by.as_ref().and_then(|holder| self.held(holder)).map(|held| held.id);
-        let Some(kept) = self.projects.get(name) else { return loaded };
+        let Some(kept) = self.projects.get(name) else {
+            loaded.project.revision = self.floor;
+            return loaded;
+        };
         loaded.deployments = load.deployments.iter().filter_map(|id| self.find(name, *id)).cloned().collect();
         let key = load.key.as_ref().and_then(|key| kept.keys.get(key));
         loaded.keyed =
@@ -520,6 +557,10 @@ impl Store for MemoryStore {
     }
 
     fn audit(&self) -> &dyn AuditRoom {
+        self
+    }
+
+    fn forget(&self) -> &dyn ForgetRoom {
         self
     }
 

@@ -13,6 +13,7 @@ mod columns;
 mod copy;
 mod error;
 pub mod figures;
+pub mod forget;
 pub mod memory;
 pub mod postgres;
 mod ready;
@@ -24,6 +25,7 @@ pub mod upkeep;
 
 pub use error::StoreError;
 pub use figures::{HeldSlot, ProjectFigures, SlotStage, StoreFigures};
+pub use forget::{ForgetOutcome, ForgetRoom};
 
 use std::{
     collections::BTreeMap,
@@ -332,6 +334,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The audit log.
     fn audit(&self) -> &dyn AuditRoom;
+
+    /// Forgetting projects.
+    fn forget(&self) -> &dyn ForgetRoom;
 
     /// The tokens that were made at run time.
     fn tokens(&self) -> &dyn TokenRoom;

@@ -101,6 +101,9 @@ pub trait AgedHistory: Send + Sync {
     /// All projects, each with the number of its row.
     fn project_rows(&self) -> BoxFuture<'_, Result<Vec<(i64, ProjectName)>, StoreError>>;
 
+    /// The rows of the projects that are forgotten, and whose history is not all removed yet.
+    fn forgotten_rows(&self) -> BoxFuture<'_, Result<Vec<i64>, StoreError>>;
+
     /// What a project never loses, where so many of its newest deployments are kept.
     fn kept(&self, project: i64, newest: u32) -> BoxFuture<'_, Result<KeptDeployments, StoreError>>;
 
@@ -151,6 +154,9 @@ pub trait Upkeep: Send + Sync {
 
     /// Removes final deployments, whose output is removed already, with their events and keys. Answers how many.
     fn remove(&self, rows: Vec<i64>) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Removes the row of a forgotten project. `false`, and nothing is changed: it still has deployments.
+    fn drop_forgotten(&self, project: i64) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Gives some room that is no longer needed back to the file system. `true`: there is more.
     fn give_back(&self) -> BoxFuture<'_, Result<bool, StoreError>>;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     age::AgeClock,
+    forgotten,
     pack::Packer,
     prune::{self, PrunedProject, RulesOf},
     round::{LookRound, Pace},
@@ -79,6 +80,7 @@ impl Caretaker {
         }
         let mut look = LookRound { upkeep, pace, pulse, shutdown, renewed: Instant::now() };
         self.packer.look(&mut look).await?;
+        forgotten::look(&mut look).await?;
         let pruned = prune::look(&mut look, &self.rules, &mut self.ages, self.clock.now()).await?;
         while !look.is_over() && look.write(upkeep.give_back()).await? {}
         Ok(Some(pruned))

@@ -3,6 +3,7 @@
 
 mod age;
 mod caretaker;
+mod forgotten;
 mod pack;
 mod prune;
 mod redact;

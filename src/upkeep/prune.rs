@@ -20,7 +20,7 @@ use crate::{
 
 /// How many deployments are looked at together, and how many are removed in one step.
 const PAGE_LIMIT: usize = 200;
-const REMOVED_AT_ONCE: usize = 16;
+pub(super) const REMOVED_AT_ONCE: usize = 16;
 
 /// The rules of a project, as the configuration has them now.
 pub type RulesOf = Arc<dyn Fn(&ProjectName) -> RetentionRules + Send + Sync>;
@@ -161,7 +161,7 @@ pub(super) async fn look(
     Ok(all)
 }
 
-async fn remove_output(look: &mut LookRound<'_>, row: i64) -> Result<(), StoreError> {
+pub(super) async fn remove_output(look: &mut LookRound<'_>, row: i64) -> Result<(), StoreError> {
     while !look.is_over() && look.write(look.upkeep.remove_output(row)).await? {}
     Ok(())
 }

@@ -7,6 +7,7 @@ pub mod ascii;
 mod audit;
 pub mod deployment;
 pub mod event;
+mod forget;
 mod mark;
 mod pause;
 pub mod problem;
@@ -25,6 +26,7 @@ pub use deployment::{
     Deployment, DeploymentError, DeploymentList, DeploymentResult, FailedRollback, Rollback, mention, name, parts,
 };
 pub use event::{Event, EventData, EventsPage};
+pub use forget::ForgetAnswer;
 pub use mark::{MarkView, OrderAnswer, OrderRequest};
 pub use pause::{PauseAnswer, PauseOutcome, PauseRequest, ResumeRequest};
 pub use problem::{ErrorCode, Problem};

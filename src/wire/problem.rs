@@ -48,6 +48,7 @@ pub enum ErrorCode {
     SuccessorGone,
     HolderChanged,
     HolderAlive,
+    ProjectInUse,
     NoAgent,
     LeaseLost,
     TokenConflict,
@@ -72,7 +73,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 55] = [
+    pub const ALL: [ErrorCode; 56] = [
         ErrorCode::BadRequest,
         ErrorCode::UnknownParameter,
         ErrorCode::InvalidParameter,
@@ -108,6 +109,7 @@ impl ErrorCode {
         ErrorCode::SuccessorGone,
         ErrorCode::HolderChanged,
         ErrorCode::HolderAlive,
+        ErrorCode::ProjectInUse,
         ErrorCode::NoAgent,
         ErrorCode::LeaseLost,
         ErrorCode::TokenConflict,
@@ -165,6 +167,7 @@ impl ErrorCode {
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
             | ErrorCode::HolderAlive
+            | ErrorCode::ProjectInUse
             | ErrorCode::NoAgent
             | ErrorCode::LeaseLost
             | ErrorCode::TokenConflict
@@ -226,6 +229,7 @@ impl ErrorCode {
             ErrorCode::SuccessorGone => "The superseding deployment is not in line",
             ErrorCode::HolderChanged => "Another deployment holds the slot now",
             ErrorCode::HolderAlive => "The worker that holds the slot is alive",
+            ErrorCode::ProjectInUse => "A deployment of the project runs or waits",
             ErrorCode::NoAgent => "No agent is connected that could run it",
             ErrorCode::LeaseLost => "The lease is not valid, or no longer valid",
             ErrorCode::TokenConflict => "The tokens that there are do not allow this",
@@ -292,6 +296,7 @@ impl ErrorCode {
             | ErrorCode::SuccessorGone
             | ErrorCode::HolderChanged
             | ErrorCode::HolderAlive
+            | ErrorCode::ProjectInUse
             | ErrorCode::LeaseLost
             | ErrorCode::TokenConflict
             | ErrorCode::UploadOffset

@@ -403,6 +403,7 @@ const CALLS: &[(&str, &str, Result<&str, &str>)] = &[
     ("post", "/v1/projects/{project}/pause", Ok("pause")),
     ("post", "/v1/projects/{project}/resume", Ok("resume")),
     ("put", "/v1/projects/{project}/order", Ok("order")),
+    ("delete", "/v1/projects/{project}", Ok("forget")),
     ("post", "/v1/projects/{project}/release", Ok("release")),
     ("post", "/v1/projects/{project}/pause", Ok("pause")),
     ("post", "/v1/projects/{project}/resume", Ok("resume")),

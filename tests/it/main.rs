@@ -38,6 +38,7 @@ mod example_replicas;
 mod executor;
 mod fake;
 mod faults;
+mod forgets;
 mod harness;
 mod inherited;
 mod live;

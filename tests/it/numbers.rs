@@ -276,7 +276,8 @@ async fn the_deployments_of_an_older_file_are_numbered_in_the_order_of_their_arr
         let file = Connection::open(path).unwrap();
         // As the version before left it.
         file.execute_batch(
-            "DROP TABLE tokens; ALTER TABLE projects DROP COLUMN pause; ALTER TABLE projects DROP COLUMN set_mark; \
+            "DROP TRIGGER projects_revision_never_falls; DROP TRIGGER projects_stay; \
+             DROP TABLE tokens; ALTER TABLE projects DROP COLUMN pause; ALTER TABLE projects DROP COLUMN set_mark; \
              DROP TABLE output_blocks; DROP TABLE packed_outputs; DROP TABLE upkeep; DROP TABLE permits; \
              DROP INDEX idempotency_keys_of_deployment; DROP TRIGGER deployments_keep_their_spec; \
              DROP TRIGGER deployments_stay; DROP TRIGGER events_cut_output_only; DROP TRIGGER idempotency_keys_stay; \

@@ -265,7 +265,7 @@ async fn the_schema_itself_refuses_what_must_never_happen() {
         ("UPDATE deployments SET ticket = 99 WHERE number = 3", "what a deployment is never changes"),
         ("UPDATE projects SET revision = revision - 1", "a project's revision never falls"),
         ("UPDATE projects SET name = 'api'", "a project's revision never falls and its name never changes"),
-        ("DELETE FROM projects", "a project is never deleted"),
+        ("DELETE FROM projects", "a project is only removed after it was forgotten"),
         // A state has its columns, and no others.
         ("UPDATE deployments SET state = 'paused' WHERE number = 3", "CHECK constraint failed"),
         ("UPDATE deployments SET state = 'running' WHERE number = 3", "CHECK constraint failed"),

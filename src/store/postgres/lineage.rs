@@ -124,7 +124,7 @@ pub(super) async fn settle(client: &mut Client, schema: &str, facts: &mut Facts)
             transaction
                 .query_typed(
                     "INSERT INTO audit (at, project, action, detail) \
-                     SELECT (extract(epoch FROM now()) * 1000)::bigint, name, 'fail_over', $1 FROM projects",
+                     SELECT (extract(epoch FROM now()) * 1000)::bigint, name, 'fail_over', $1 FROM projects WHERE name NOT LIKE '/%'",
                     &[(&detail, Type::TEXT)],
                 )
                 .await?;

@@ -18,6 +18,7 @@ mod durability;
 mod facts;
 mod fault;
 mod figures;
+mod forget;
 mod import;
 mod lineage;
 mod link;
@@ -51,8 +52,8 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, CommitTimes, Commits, Decide, HeldProject, KnownAgent,
-    ListQuery, Mark, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, RedactRoom,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, CommitTimes, Commits, Decide, ForgetRoom, HeldProject,
+    KnownAgent, ListQuery, Mark, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, RedactRoom,
     SharedArtifacts, Store, StoreError, StoreFigures, Upkeep, Watched, tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
@@ -390,6 +391,10 @@ impl Store for PostgresStore {
     }
 
     fn audit(&self) -> &dyn AuditRoom {
+        self
+    }
+
+    fn forget(&self) -> &dyn ForgetRoom {
         self
     }
 

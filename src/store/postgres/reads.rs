@@ -16,7 +16,7 @@ use crate::{
     model::{Deployment, DeploymentId, Digest, Event, LeaseHolder, ProjectName, Revision, Status},
     store::{
         Claimable, HeldProject, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched, blocks::Merging,
-        columns::JudgedSpec, unreadable::Unreadable,
+        columns::JudgedSpec, forget::BEFORE_ALL_NAMES, unreadable::Unreadable,
     },
 };
 
@@ -182,8 +182,7 @@ pub(super) async fn projects(
     limit: usize,
     unreadable: &Unreadable,
 ) -> Result<ProjectPage, DatabaseFault> {
-    // No name is empty, so every name follows the empty one.
-    let after = after.map_or("", ProjectName::as_str).to_owned();
+    let after = after.map_or(BEFORE_ALL_NAMES, ProjectName::as_str).to_owned();
     let found = session.ask(call!(Sql::Projects, after, bound(limit))).await?;
     let mut page: ProjectPage = Vec::with_capacity(found.len());
     let mut places: HashMap<i64, usize> = HashMap::with_capacity(found.len());

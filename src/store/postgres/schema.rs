@@ -30,6 +30,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0016_retention.sql"),
     include_str!("migrations/0017_sealed_inputs.sql"),
     include_str!("migrations/0018_set_mark.sql"),
+    include_str!("migrations/0019_forget.sql"),
 ];
 
 /// The schema's version that this program knows.

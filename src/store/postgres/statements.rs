@@ -456,7 +456,23 @@ statements! {
         WHERE b.deployment = $1 AND d.ended_at IS NOT NULL \
             AND NOT EXISTS (SELECT 1 FROM events WHERE deployment = $1 AND type = 'log') \
         GROUP BY d.number ON CONFLICT DO NOTHING";
-    ProjectRows() = "SELECT number, name FROM projects ORDER BY number";
+    ProjectRows() = "SELECT number, name FROM projects WHERE name NOT LIKE '/%' ORDER BY number";
+    ForgottenRows() = "SELECT number FROM projects WHERE name < '/~' ORDER BY name";
+    /// Removes the row of a forgotten project whose history is removed.
+    DropForgotten(INT8) = "DELETE FROM projects WHERE number = $1 AND name < '/~' \
+        AND NOT EXISTS (SELECT FROM deployments WHERE project = $1) RETURNING 1";
+    /// Waits for whoever decides about the project, and keeps everybody else waiting.
+    LockToForget(TEXT) = "SELECT number FROM projects WHERE name = $1 FOR UPDATE";
+    /// A row that was only made to be locked is no project.
+    LookToForget(TEXT) = concat!(
+        "SELECT p.deployment_count, p.waiting_count > 0 OR EXISTS (SELECT FROM deployments AS d \
+            WHERE d.project = p.number AND ", holding!(), ") FROM projects AS p WHERE p.name = $1 AND p.revision > 0"
+    );
+    RaiseFloor(TEXT) = "UPDATE revision_floor AS f SET revision = greatest(f.revision, p.revision) \
+        FROM projects AS p WHERE p.name = $1";
+    /// Takes the name away. Nothing of the project is live any more, so its whole history may be removed.
+    TakeName(TEXT) = "UPDATE projects SET name = '/' || number, last_started_order = NULL, last_started = NULL, \
+        last_started_named = NULL, set_mark = NULL, last_outcome = NULL, last_success = NULL, pause = NULL WHERE name = $1";
     NewestFrom(INT8, INT8) = "SELECT ticket FROM deployments WHERE project = $1 ORDER BY ticket DESC LIMIT 1 OFFSET $2";
     /// The last two successes, among the newest ones by arrival, and the deployments that the project itself names.
     Live(INT8) = "(SELECT number, 0::bigint FROM (SELECT number, revision FROM deployments \

@@ -49,6 +49,12 @@ impl AgedHistory for PostgresStore {
         })
     }
 
+    fn forgotten_rows(&self) -> BoxFuture<'_, Result<Vec<i64>, StoreError>> {
+        super::read!(self, session => async {
+            session.ask(call!(Sql::ForgottenRows)).await?.iter().map(|row| rows::get(row, 0)).collect()
+        })
+    }
+
     fn kept(&self, project: i64, newest: u32) -> BoxFuture<'_, Result<KeptDeployments, StoreError>> {
         super::read!(self, session => async {
             let offset = i64::from(newest.saturating_sub(1));
@@ -172,6 +178,14 @@ impl Upkeep for PostgresStore {
             };
             let done = permitted(&self.engine, "remove", calls).await.map_err(DatabaseFault::into_store_error)?;
             Ok(done.last().map_or(0, Vec::len) as u64)
+        })
+    }
+
+    fn drop_forgotten(&self, project: i64) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let calls = || vec![call!(Sql::DropForgotten, project)];
+            let done = permitted(&self.engine, "forget", calls).await.map_err(DatabaseFault::into_store_error)?;
+            Ok(done.iter().any(|rows| !rows.is_empty()))
         })
     }
 

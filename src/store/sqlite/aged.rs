@@ -82,7 +82,16 @@ impl AgedHistory for Readers {
     fn project_rows(&self) -> BoxFuture<'_, Result<Vec<(i64, ProjectName)>, StoreError>> {
         Box::pin(self.read(|db| {
             let project = |row: &Row<'_>| Ok((row.get(0)?, super::rows::name_at(row, 1)?));
-            db.prepare_cached("SELECT number, name FROM projects ORDER BY number")?.query_map([], project)?.collect()
+            db.prepare_cached("SELECT number, name FROM projects WHERE name NOT LIKE '/%' ORDER BY number")?
+                .query_map([], project)?
+                .collect()
+        }))
+    }
+
+    fn forgotten_rows(&self) -> BoxFuture<'_, Result<Vec<i64>, StoreError>> {
+        Box::pin(self.read(|db| {
+            let rows = "SELECT number FROM projects WHERE name < '/~' ORDER BY name";
+            db.prepare_cached(rows)?.query_map([], |row| row.get(0))?.collect()
         }))
     }
 

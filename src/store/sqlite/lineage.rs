@@ -241,7 +241,7 @@ fn leap(db: &mut Connection, known: Option<BranchStanding>, why: &str) -> rusqli
     );
     leap.execute(
         "INSERT INTO audit (at, project, action, detail) \
-         SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER), name, 'leap', ?1 FROM projects",
+         SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER), name, 'leap', ?1 FROM projects WHERE name NOT LIKE '/%'",
         [detail],
     )?;
     write_row(&leap, &standing)?;

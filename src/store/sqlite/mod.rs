@@ -22,6 +22,7 @@ mod emergency;
 mod export;
 mod fault;
 mod figures;
+mod forget;
 mod lineage;
 mod lock;
 mod open;
@@ -40,9 +41,9 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use super::{
-    AgentCall, AuditRoom, BoxFuture, Claimable, CommitTimes, Commits, Decide, HeldProject, KnownAgent, ListQuery, Mark,
-    Offers, OnCommit, Placed, ProjectPage, ProjectState, Readiness, RedactRoom, Store, StoreError, StoreFigures,
-    Upkeep, Watched, agents::Presence, tokens::TokenRoom, unreadable::Unreadable,
+    AgentCall, AuditRoom, BoxFuture, Claimable, CommitTimes, Commits, Decide, ForgetRoom, HeldProject, KnownAgent,
+    ListQuery, Mark, Offers, OnCommit, Placed, ProjectPage, ProjectState, Readiness, RedactRoom, Store, StoreError,
+    StoreFigures, Upkeep, Watched, agents::Presence, tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -68,6 +69,7 @@ pub struct SqliteStore {
     readers: Readers,
     pepper: Pepper,
     readiness: Readiness,
+    on_commit: OnCommit,
     /// Not in the file, because agents ask again within seconds of a server's start.
     presence: Presence,
     unreadable: Arc<Unreadable>,
@@ -111,9 +113,19 @@ impl SqliteStore {
         let pepper = open::pepper(&connection, path)?;
         let pause = Arc::default();
         let readers = Readers::start(path, Arc::clone(&pause))?;
-        let writer = Writer::start(connection, path, Arc::clone(&file), lineage, ballast, pause, on_commit)?;
+        let writer = Writer::start(connection, path, Arc::clone(&file), lineage, ballast, pause, on_commit.clone())?;
         let (readiness, presence, unreadable) = Default::default();
-        Ok(SqliteStore { writer, readers, pepper, readiness, presence, unreadable, _file: file, _lock: lock })
+        Ok(SqliteStore {
+            writer,
+            readers,
+            pepper,
+            readiness,
+            on_commit,
+            presence,
+            unreadable,
+            _file: file,
+            _lock: lock,
+        })
     }
 
     /// Carries out a small administrative write in a transaction of its own, between two batches of decisions, and
@@ -264,6 +276,10 @@ impl Store for SqliteStore {
     }
 
     fn audit(&self) -> &dyn AuditRoom {
+        self
+    }
+
+    fn forget(&self) -> &dyn ForgetRoom {
         self
     }
 

@@ -10,6 +10,7 @@ use crate::{
         Claimable, HeldProject, ListQuery, Mark, Offers, Placed, ProjectPage, ProjectState, Watched,
         blocks::{Merging, StoredBlock},
         columns::JudgedSpec,
+        forget::BEFORE_ALL_NAMES,
         unreadable::Unreadable,
     },
 };
@@ -282,8 +283,7 @@ pub(super) fn projects(
     unreadable: &Unreadable,
 ) -> Read<ProjectPage> {
     let snapshot = db.unchecked_transaction()?;
-    // No name is empty, so every name follows the empty one.
-    let after = after.map_or("", ProjectName::as_str);
+    let after = after.map_or(BEFORE_ALL_NAMES, ProjectName::as_str);
     let mut statement: CachedStatement<'_> = db.prepare_cached(PROJECTS)?;
     let mut rows = statement.query(params![after, bound(limit)])?;
     let mut page = Vec::new();

@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0013_retention.sql"),
     include_str!("migrations/0014_sealed_inputs.sql"),
     include_str!("migrations/0015_set_mark.sql"),
+    include_str!("migrations/0016_forget.sql"),
 ];
 
 const CHECKSUMS: &str =

@@ -101,6 +101,14 @@ impl Upkeep for SqliteStore {
         Box::pin(self.writer.act(move |db| with_permit(db, "remove", |db| remove(db, &rows))))
     }
 
+    fn drop_forgotten(&self, project: i64) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let drop = "DELETE FROM projects WHERE number = ?1 AND name < '/~' \
+            AND NOT EXISTS (SELECT 1 FROM deployments WHERE project = ?1)";
+        let drop = move |db: &Connection| with_permit(db, "forget", |db| db.execute(drop, [project]));
+        let dropped = self.writer.act(drop);
+        Box::pin(async move { Ok(dropped.await? > 0) })
+    }
+
     fn give_back(&self) -> BoxFuture<'_, Result<bool, StoreError>> {
         Box::pin(async move {
             let free = self.readers.read(pages_to_give_back).await?;

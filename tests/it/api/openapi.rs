@@ -277,6 +277,9 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     driven.get("/v1/tokens").await;
     driven.post("/v1/tokens/one/revoke", json!({})).await;
     leased(&mut driven).await;
+    driven.see(server.request(Method::DELETE, "/v1/projects/alone?reason=why")).await;
+    driven.post("/v1/projects/busy/deployments", json!({ "executor": "client", "claim": true })).await;
+    driven.see(server.request(Method::DELETE, "/v1/projects/busy")).await;
     claimed(&mut driven).await;
     artifacts(&mut driven).await;
     driven.seen

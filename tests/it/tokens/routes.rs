@@ -19,6 +19,7 @@ const ROUTES: &[(&str, &str, &[Scope])] = {
         ("get", "/v1/projects/{project}/events", &[Read]),
         ("get", "/v1/events", &[Read]),
         ("put", "/v1/projects/{project}/order", &[Admin]),
+        ("delete", "/v1/projects/{project}", &[Admin]),
         ("post", "/v1/projects/{project}/release", &[Release]),
         ("post", "/v1/projects/{project}/rollback", &[Submit]),
         ("post", "/v1/projects/{project}/pause", &[Admin]),
@@ -55,7 +56,8 @@ async fn call(client: &Client, one: &Closed, method: &str, path: &str, project: 
     let path = path.replace("{project}", project).replace("{id}", NOBODY).replace("{sha256}", NOTHING);
     let path = path.replace("{token}", NOBODY);
     let method: Method = method.to_ascii_uppercase().parse().unwrap();
-    let request = client.request(method.clone(), format!("{}{path}", one.server.base));
+    let query = if method == Method::DELETE { "?nope=1" } else { "" };
+    let request = client.request(method.clone(), format!("{}{path}{query}", one.server.base));
     let request = request.header("Singletrack-Lease", NOTHING);
     let request = if method == Method::POST { request.json(&json!({ "nope": 1 })) } else { request };
     crate::harness::send(request).await
