@@ -266,10 +266,10 @@ impl From<Rejection> for ErrorAnswer {
     fn from(rejection: Rejection) -> Self {
         let hint = match &rejection {
             Rejection::ArtifactMissing { digest } => &format!("; upload it first: PUT /v1/artifacts/{digest}"),
-            Rejection::Outdated { newer: BuildMark::Started(_), .. } => "; deploy a newer build, or declare a rollback",
-            Rejection::Outdated { newer: BuildMark::Set(set), .. } => {
-                &format!("; deploy build {} or a newer one, or declare a rollback", set.order)
-            }
+            Rejection::Outdated { newer, .. } => match &**newer {
+                BuildMark::Started(_) => "; deploy a newer build, or declare a rollback",
+                BuildMark::Set(set) => &format!("; deploy build {} or a newer one, or declare a rollback", set.order),
+            },
             Rejection::NotTheNewest { .. } => "; wait for your turn",
             Rejection::DeadlinePassed => "; submit again with a new key and a longer deadline",
             Rejection::Unmade => "; correct it",
@@ -299,7 +299,7 @@ impl From<Rejection> for ErrorAnswer {
         let answer = ErrorAnswer::new(code, format!("{rejection}{hint}"));
         match rejection {
             Rejection::Paused(hold) | Rejection::SuccessorHeld(hold) => answer.with("hold", hold),
-            Rejection::Outdated { newer, .. } => answer.with("mark", MarkView::from(newer)),
+            Rejection::Outdated { newer, .. } => answer.with("mark", MarkView::from(*newer)),
             _ => answer,
         }
     }

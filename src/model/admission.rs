@@ -91,7 +91,7 @@ pub enum Rejection {
         /// The refused build number.
         order: u64,
         /// The mark.
-        newer: BuildMark,
+        newer: Box<BuildMark>,
     },
     /// Another deployment, which has the slot or waits, is newer than the successor, or as new as it.
     #[error("{successor}{} is not newer than {}{}, which {}", build(*order), newer, build(*newer_order), standing(*newer_waits))]
@@ -426,7 +426,7 @@ fn repeat(slot: &mut Slot, made: &Deployment) -> Admission {
             if let Some(newer) = outdated_by(&made.spec, slot.project()) {
                 let _ = slot.step(made.id, end_of_outdated(&made.spec, newer.clone()));
                 let order = made.spec.order.unwrap_or_default();
-                return Admission::Rejected(Rejection::Outdated { order, newer });
+                return Admission::Rejected(Rejection::Outdated { order, newer: Box::new(newer) });
             }
             if slot.take_back() {
                 return Admission::Conflict { blocker: slot.holder().cloned().map(Box::new), ticket: Some(made.id) };
@@ -480,7 +480,7 @@ fn end_of_outdated(spec: &Spec, mark: BuildMark) -> Command {
 }
 
 fn outdated(spec: &Spec, slot: &Slot) -> Option<Rejection> {
-    let newer = outdated_by(spec, slot.project())?;
+    let newer = Box::new(outdated_by(spec, slot.project())?);
     Some(Rejection::Outdated { order: spec.order.unwrap_or_default(), newer })
 }
 
