@@ -70,7 +70,7 @@ pub async fn remember(url: &str, folder: &Path, pipeline: &str, runs: Vec<(Proje
     Ok(())
 }
 
-async fn open(url: &str, folder: &Path) -> Result<Arc<dyn Store>> {
+pub async fn open(url: &str, folder: &Path) -> Result<Arc<dyn Store>> {
     Ok(match url.strip_prefix("sqlite:") {
         Some(file) => Arc::new(SqliteStore::open(&folder.join(file), Arc::new(|_, _| {}))?),
         None => {
@@ -145,7 +145,7 @@ async fn line_up(store: &dyn Store, name: ProjectName, count: usize) -> Result<(
     refused.map_or(Ok(()), |refusal| bail!("a store cannot be filled: {refusal:?}"))
 }
 
-fn spec(number: usize) -> Spec {
+pub fn spec(number: usize) -> Spec {
     Spec {
         pipeline: "deploy".to_owned(),
         ref_name: Some("main".to_owned()),

@@ -1,5 +1,5 @@
 //! `growth`: what an operation costs when there are a million finished deployments, a hundred thousand projects, or ten
-//! thousand in one line.
+//! thousand in one line; and after two years under retention.
 
 use std::{
     path::Path,
@@ -24,7 +24,7 @@ pub const PROJECTS: &str = "growth, projects";
 pub const LINE: &str = "growth, one line";
 
 /// Few enough that the commits are not what is measured.
-const CLIENTS: usize = 4;
+pub(super) const CLIENTS: usize = 4;
 /// How many projects the clients go round: others are only there.
 const ROUND: usize = 100;
 
@@ -43,7 +43,7 @@ pub async fn run(run: &Run) -> Result<()> {
     run.take_turns(LINE, &pair, async |one| in_line(run, server(one)?).await).await
 }
 
-fn server(contender: &Contender) -> Result<&Server> {
+pub(super) fn server(contender: &Contender) -> Result<&Server> {
     Ok(&contender.subject.own().context("both are ours")?.server)
 }
 

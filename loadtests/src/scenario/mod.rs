@@ -11,4 +11,5 @@ pub mod restart;
 pub mod small;
 pub mod starts;
 pub mod throughput;
+pub mod two_years;
 pub mod wrapper;
