@@ -12,7 +12,7 @@ use super::{
     exit::{Exit, Failure},
     groups::ServerArgs,
     parse::parse_count,
-    service::{EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, HangUps, fail, print, runtime, shim},
+    service::{EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, HangUps, fail, print, service_runtime, shim},
     session,
     signals::{Asked, Signals},
 };
@@ -57,17 +57,9 @@ pub struct AgentArgs {
 /// Runs an agent until it is told to stop.
 pub fn agent(args: AgentArgs) -> ExitCode {
     log::start("info", args.log_format);
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
+    let (runtime, hang_ups) = match service_runtime() {
+        Ok(started) => started,
         Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
-    };
-    // Before the file is read, so that a SIGHUP after that is not lost.
-    let hang_ups = {
-        let _inside = runtime.enter();
-        match HangUps::listen() {
-            Ok(hang_ups) => hang_ups,
-            Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
-        }
     };
     let server = args.server.clone();
     let settings = match shim().map_err(|error| error.to_string()).and_then(|shim| settings(args, shim)) {

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use super::{
     parse::parse_listen,
     service::{
-        EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, HangUps, StopSignals, fail, print, runtime, shim, stop_signals,
+        EX_CONFIG, EX_UNAVAILABLE, EXIT_INTERRUPTED, HangUps, StopSignals, fail, print, service_runtime, shim,
+        stop_signals,
     },
 };
 use crate::{
@@ -49,17 +50,9 @@ pub struct ServeArgs {
 /// Runs the server until it is told to stop.
 pub fn serve(args: ServeArgs) -> ExitCode {
     log::start("info", args.log_format);
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
+    let (runtime, hang_ups) = match service_runtime() {
+        Ok(started) => started,
         Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
-    };
-    // Before the file is read, so that a SIGHUP after that is not lost.
-    let hang_ups = {
-        let _inside = runtime.enter();
-        match HangUps::listen() {
-            Ok(hang_ups) => hang_ups,
-            Err(error) => return fail(EX_UNAVAILABLE, &format!("cannot start: {error}")),
-        }
     };
     let config = match configured(args) {
         Ok(config) => config,

@@ -14,7 +14,10 @@ use rustix::{
     fs::OFlags,
     process::{getpid, kill_process},
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use super::screen::print as screen;
 use crate::{
@@ -31,8 +34,18 @@ pub(super) const EX_CONFIG: u8 = 78;
 /// How long after a stop signal another one is taken for the same.
 const SIGNAL_ECHO: Duration = Duration::from_secs(1);
 
-pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// The runtime of a service. It listens for SIGHUP from before the configuration is read, so that none after that is lost.
+pub(super) fn service_runtime() -> std::io::Result<(Runtime, HangUps)> {
+    let runtime = runtime()?;
+    let hang_ups = {
+        let _inside = runtime.enter();
+        HangUps::listen()?
+    };
+    Ok((runtime, hang_ups))
 }
 
 pub(super) fn shim() -> std::io::Result<ShimProgram> {
@@ -80,7 +93,7 @@ pub(super) struct HangUps {
 
 impl HangUps {
     /// From now on SIGHUP does not end the process by itself.
-    pub(super) fn listen() -> std::io::Result<Self> {
+    fn listen() -> std::io::Result<Self> {
         let open = || OpenOptions::new().read(true).custom_flags(OFlags::NOCTTY.bits().cast_signed()).open("/dev/tty");
         let outlives = is_ignored(SignalKind::hangup().as_raw_value());
         let terminal = if outlives { None } else { open().ok() };

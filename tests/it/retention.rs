@@ -18,29 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     harness::{TestServer, gated_config},
-    store_trial::{HandClock, Trial, id, name, spec},
+    store_trial::{HandClock, Trial, id, kept_on_disk, name, spec},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-macro_rules! on_each_engine {
-    ($($promise:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(crate::store_trial::Trial::sqlite()).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(crate::store_trial::Trial::postgres().await).await;
-            })*
-        }
-    };
-}
-
-on_each_engine! {
+kept_on_disk! {
     finished_output_is_compressed_and_reads_as_before,
     output_of_what_is_not_final_stays_in_rows,
     compression_goes_on_after_a_stop_in_its_middle,

@@ -20,7 +20,7 @@ use singletrack::{
     },
 };
 
-use crate::store_trial::{Trial, id, name, spec};
+use crate::store_trial::{Trial, id, kept_by_all, name, spec};
 
 /// Another deployment of the project `web`, of which only the id is known.
 fn other(number: u64) -> Mention {
@@ -33,31 +33,7 @@ fn party() -> Party {
     Party { identity, actor: Some("alice \0 'o'".to_owned()) }
 }
 
-/// Each function is a promise; each engine keeps all of them.
-macro_rules! contract {
-    ($($promise:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(crate::store_trial::Trial::sqlite()).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(crate::store_trial::Trial::postgres().await).await;
-            })*
-        }
-        mod memory {
-            $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(crate::store_trial::Trial::memory()).await;
-            })*
-        }
-    };
-}
-
-contract! {
+kept_by_all! {
     every_state_comes_back_as_it_was_recorded,
     every_field_comes_back_as_it_was_recorded,
     every_deployment_gets_the_next_number_of_its_project,

@@ -9,33 +9,9 @@ use singletrack::{
     store::tokens::{RevokeToken, TokenCreation, TokenEnd},
 };
 
-use crate::store_trial::Trial;
+use crate::store_trial::{Trial, kept_by_all};
 
-/// Each function is a promise; each engine keeps all of them.
-macro_rules! contract {
-    ($($promise:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(crate::store_trial::Trial::sqlite()).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(crate::store_trial::Trial::postgres().await).await;
-            })*
-        }
-        mod memory {
-            $(#[tokio::test]
-            async fn $promise() {
-                super::$promise(crate::store_trial::Trial::memory()).await;
-            })*
-        }
-    };
-}
-
-contract! {
+kept_by_all! {
     a_token_comes_back_as_it_was_recorded,
     a_live_name_is_taken_once_and_an_expired_or_revoked_one_is_free,
     a_revoked_token_stays_as_it_was_revoked_first,

@@ -26,6 +26,36 @@ use tempfile::TempDir;
 
 use crate::harness::postgres;
 
+/// Tests of each engine that is named: each function is a promise, and each engine keeps it.
+macro_rules! kept_by {
+    ($engine:ident, $trial:expr; $($promise:ident),*) => {
+        mod $engine {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise($trial).await;
+            })*
+        }
+    };
+}
+
+/// The same for the engines that keep their history on a disk.
+macro_rules! kept_on_disk {
+    ($($promise:ident),* $(,)?) => {
+        $crate::store_trial::kept_by!(sqlite, $crate::store_trial::Trial::sqlite(); $($promise),*);
+        $crate::store_trial::kept_by!(postgres, $crate::store_trial::Trial::postgres().await; $($promise),*);
+    };
+}
+
+/// The same for all engines.
+macro_rules! kept_by_all {
+    ($($promise:ident),* $(,)?) => {
+        $crate::store_trial::kept_on_disk!($($promise),*);
+        $crate::store_trial::kept_by!(memory, $crate::store_trial::Trial::memory(); $($promise),*);
+    };
+}
+
+pub(crate) use {kept_by, kept_by_all, kept_on_disk};
+
 /// A clock that only moves when it is told to. It begins on a whole millisecond, as the real one always is.
 #[derive(Debug)]
 pub struct HandClock(AtomicI64);
