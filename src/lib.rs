@@ -33,6 +33,7 @@ pub mod client;
 // The server, from the store up.
 pub mod artifacts;
 pub mod http;
+pub mod notify;
 pub mod queue;
 pub mod reaper;
 pub mod server;

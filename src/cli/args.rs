@@ -4,9 +4,9 @@ use clap::{Parser, Subcommand};
 
 use super::{
     AgentArgs, AuditArgs, CancelArgs, CheckConfigArgs, CompletionsArgs, CurrentArgs, DemoArgs, DeployArgs, ExplainArgs,
-    FenceCommand, ForgetArgs, ListArgs, LogsArgs, ManArgs, OrderArgs, PauseArgs, ProtectArgs, RedactArgs, RedeployArgs,
-    ReleaseArgs, ReloadArgs, ResumeArgs, RollbackArgs, RunArgs, ServeArgs, StatusArgs, StoreCommand, TokenCommand,
-    VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
+    FenceCommand, ForgetArgs, ListArgs, LogsArgs, ManArgs, NotificationsArgs, OrderArgs, PauseArgs, ProtectArgs,
+    RedactArgs, RedeployArgs, ReleaseArgs, ReloadArgs, ResumeArgs, RollbackArgs, RunArgs, ServeArgs, StatusArgs,
+    StoreCommand, TokenCommand, VersionArgs, WaitArgs, WhyArgs, exit::EXIT_CODES, read::read,
 };
 
 /// One deploy at a time: the slot that CI pipelines race for, and the client that waits its turn.
@@ -94,6 +94,8 @@ pub enum ClientCommand {
     Cancel(CancelArgs),
     /// Show the server's audit log: who did what, from where, and with which request
     Audit(AuditArgs),
+    /// List notifications that wait to be sent or were given up, and try one anew
+    Notifications(NotificationsArgs),
     /// Hold a project: what runs goes on, and nobody else gets the slot until the pause ends
     Pause(PauseArgs),
     /// End the pause of a project: the next in line gets the slot

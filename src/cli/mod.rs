@@ -24,6 +24,7 @@ mod job;
 mod list;
 mod logs;
 mod manual;
+mod notifications;
 mod order;
 mod parent;
 mod parse;
@@ -63,6 +64,7 @@ pub use groups::{ConnectArgs, JobEndArgs, LineArgs, OriginArgs, ServerArgs, Sour
 pub use list::{FilterArgs, ListArgs};
 pub use logs::LogsArgs;
 pub use manual::{CompletionsArgs, ManArgs};
+pub use notifications::NotificationsArgs;
 pub use order::OrderArgs;
 pub use pause::{PauseArgs, ResumeArgs};
 pub use redact::RedactArgs;

@@ -12,6 +12,7 @@ pub mod error;
 mod fault;
 pub mod follow;
 pub mod lease;
+mod notifications;
 mod patience;
 pub mod resolve;
 pub mod token;

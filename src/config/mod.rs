@@ -12,6 +12,8 @@ mod freeze;
 mod limits;
 mod live;
 mod location;
+mod networks;
+mod notify;
 mod oidc;
 mod pass_env;
 mod postgres;
@@ -26,6 +28,7 @@ mod tls;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
@@ -38,6 +41,8 @@ pub use claims::ClaimPattern;
 pub use duration::{format_duration, parse_duration};
 pub use live::{LastReload, LiveConfig};
 pub use location::StoreLocation;
+pub use networks::AllowedNetworks;
+pub use notify::{NotifyTarget, SecretSource, TargetKind, TargetUrl, refused, require_allowed};
 pub use oidc::{DEFAULT_AUDIENCE, OidcIssuer, OidcRule};
 pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
@@ -92,6 +97,10 @@ pub struct Config {
     pub known_projects_only: bool,
     /// The issuers whose OIDC tokens give access.
     pub oidc: Vec<OidcIssuer>,
+    /// Who is told of what.
+    pub notify: Vec<Arc<NotifyTarget>>,
+    /// Where people reach this server, for links in messages.
+    pub public_url: Option<String>,
     /// The projects, by name.
     pub projects: BTreeMap<ProjectName, ProjectConfig>,
 }
@@ -153,6 +162,8 @@ impl Default for Config {
             tokens: Vec::new(),
             known_projects_only: false,
             oidc: Vec::new(),
+            notify: Vec::new(),
+            public_url: None,
             projects: BTreeMap::new(),
         }
     }
@@ -210,6 +221,7 @@ impl Config {
             }
         }
         found.extend(oidc::unmatched_projects(self));
+        found.extend(notify::warnings(self));
         found
     }
 
@@ -248,6 +260,8 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
         tokens: read_tokens(&mut root),
         known_projects_only: root.boolean("known_projects_only").unwrap_or(default.known_projects_only),
         oidc: oidc::read_all(&mut root),
+        notify: notify::read_all(&mut root),
+        public_url: notify::read_public_url(&mut root),
         projects: project::read_all(&mut root, &pass_env, &secret_inputs, retention.rules),
         retention,
         pass_env,

@@ -133,6 +133,8 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         tokens,
         oidc,
         known_projects_only,
+        notify,
+        public_url,
         projects,
     } = &read;
     let is_tls_spoken = tls.is_some() == before.tls.is_some();
@@ -157,6 +159,8 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         ("tls", !is_tls_spoken || *tls == before.tls),
         ("tokens", *tokens == before.tokens),
         ("oidc", *oidc == before.oidc),
+        ("notify", *notify == before.notify),
+        ("public_url", *public_url == before.public_url),
         ("known_projects_only", *known_projects_only == before.known_projects_only),
     ]);
     let mut changes = ChangedProjects::default();

@@ -10,6 +10,8 @@ pub const KEY_PROTECTION: Duration = Duration::from_secs(7 * DAY);
 const DEFAULT_KEEP: u32 = 50;
 /// How often the upkeep looks when the configuration is silent.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// How long a notification that could not be sent is kept when the configuration is silent.
+const DEFAULT_DEAD_LETTERS: Duration = Duration::from_secs(30 * DAY);
 const DAY: u64 = 24 * 60 * 60;
 /// A longer time is taken for a typing mistake.
 const YEARS_LIMIT: u64 = 100;
@@ -21,6 +23,8 @@ pub struct RetentionSettings {
     pub rules: RetentionRules,
     /// How often the server looks for what it can compress, remove or give back.
     pub interval: Duration,
+    /// How long a notification that could not be sent is kept; as long as there are not too many if unset.
+    pub dead_letters: Option<Duration>,
 }
 
 /// What is kept of a project: by age, or by number, whichever keeps more.
@@ -49,7 +53,11 @@ impl Default for RetentionRules {
 
 impl Default for RetentionSettings {
     fn default() -> Self {
-        RetentionSettings { rules: RetentionRules::default(), interval: DEFAULT_INTERVAL }
+        RetentionSettings {
+            rules: RetentionRules::default(),
+            interval: DEFAULT_INTERVAL,
+            dead_letters: Some(DEFAULT_DEAD_LETTERS),
+        }
     }
 }
 
@@ -59,7 +67,8 @@ pub(super) fn read(mut section: ConfigTable<'_>) -> RetentionSettings {
         let message = format!("`{}` is shorter than a second", section.path_of("interval"));
         section.document.problem(section.span_of("interval"), message);
     }
-    RetentionSettings { rules: read_rules(section, RetentionRules::default()), interval }
+    let dead_letters = section.parsed("dead_letters", parse_age).unwrap_or(Some(DEFAULT_DEAD_LETTERS));
+    RetentionSettings { dead_letters, rules: read_rules(section, RetentionRules::default()), interval }
 }
 
 /// Reads the rules; a key that is not there is as in `default`.

@@ -16,7 +16,7 @@ use super::{
     access_log::{AccessLog, Answered},
     admin, artifacts, audit, cancel, claims,
     door::{self, Visitor, VisitorAdmission},
-    error, events, feed, forget, intake, mark, meta, metrics, pause, projects, read, redact,
+    error, events, feed, forget, intake, mark, meta, metrics, notifications, pause, projects, read, redact,
     refusals::{self, RefusedAttempt},
     rollback, submit, tokens,
     validity::AccessEnd,
@@ -65,6 +65,8 @@ fn routes() -> Vec<Route> {
         ("/v1/projects/{project}/release", &[("post", &[Scope::Release])], post(projects::release)),
         ("/v1/projects/{project}/rollback", &[("post", SUBMIT)], post(rollback::rollback)),
         ("/v1/audit", &[("get", ADMIN)], get(audit::list)),
+        ("/v1/notifications", &[("get", ADMIN)], get(notifications::list)),
+        ("/v1/notifications/{id}/retry", &[("post", ADMIN)], post(notifications::retry)),
         ("/v1/claims", &[("post", &[Scope::Work])], post(claims::claim)),
         (
             "/v1/artifacts/{sha256}",

@@ -19,6 +19,7 @@ use super::{
     lifecycle::{Entry, Moment, Step, create},
     mark::{BuildMark, SetMark, StartedOrder},
     mention::Mention,
+    notification::NewNotification,
     order::{self, Age},
     policy::Policy,
     project::Project,
@@ -144,6 +145,8 @@ pub struct Changes {
     pub audit: Vec<AuditEntry>,
     /// Whether the project's pause was set, changed or removed: the timers of all servers must hear of it.
     pub is_pause_changed: bool,
+    /// What is told to targets outside. Never the only change.
+    pub notifications: Vec<NewNotification>,
 }
 
 impl Changes {

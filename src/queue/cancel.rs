@@ -6,7 +6,7 @@ use crate::{
         Caller, DeploymentId, LineLoad, Load, ProjectName, Slot,
         admission::{self, Cancellation},
     },
-    store::{StoreError, transact},
+    store::StoreError,
 };
 
 impl Queue {
@@ -45,7 +45,7 @@ impl Queue {
             line: if successor.is_some() { LineLoad::All } else { LineLoad::Head },
             ..Load::default()
         };
-        transact(&*self.store, project, load, move |loaded| {
+        self.transact(project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now, &policy).by(&caller).claiming(actor);
             let cancellation = admission::cancel(&mut slot, id, reason, successor, &policy);
             (slot.into_changes(), cancellation)

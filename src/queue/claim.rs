@@ -17,7 +17,7 @@ use crate::{
         Load, ProjectName, Refusal, Slot, Verdict,
         admission::{self, ClaimTerms},
     },
-    store::{Claimable, Offers, StoreError, transact},
+    store::{Claimable, Offers, StoreError},
 };
 
 /// A deployment and the proof that it is the worker's.
@@ -210,7 +210,7 @@ impl Queue {
             .unheard
             .note(
                 id,
-                transact(&*self.store, project, load, move |loaded| {
+                self.transact(project, load, move |loaded| {
                     let mut slot = Slot::of(loaded, now, &policy).by(&caller);
                     let claimed = admission::claim(&mut slot, id, terms);
                     if claimed.is_ok() && !decision.settle(id) {

@@ -1,12 +1,9 @@
 //! Finish: a worker reports the end of its deployment, and the next in line gets the slot in the same commit.
 
 use super::{Queue, WorkerError};
-use crate::{
-    model::{
-        Caller, Command, Deployment, DeploymentId, FailureCause, LineLoad, Load, ProjectName, Refusal, SecretHash,
-        Slot, State, Verdict, bounds,
-    },
-    store::transact,
+use crate::model::{
+    Caller, Command, Deployment, DeploymentId, FailureCause, LineLoad, Load, ProjectName, Refusal, SecretHash, Slot,
+    State, Verdict, bounds,
 };
 
 /// How many bytes of a late result the audit log keeps.
@@ -42,7 +39,7 @@ impl Queue {
     ) -> Result<Deployment, WorkerError> {
         let (now, policy, caller) = (self.clock.wall(), self.policy(&project), caller.clone());
         let load = Load { deployments: vec![id], line: LineLoad::Head, ..Load::default() };
-        let call = transact(&*self.store, project, load, move |loaded| {
+        let call = self.transact(project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now, &policy).by(&caller);
             let finished = match slot.step(id, Command::Finish { secret, verdict: verdict.clone() }) {
                 Ok(deployment) => {

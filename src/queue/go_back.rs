@@ -7,7 +7,7 @@ use crate::{
         admission::Submission,
         go_back::{self, WentBack},
     },
-    store::{Placed, StoreError, transact},
+    store::{Placed, StoreError},
 };
 
 /// The outcome of a rollback, with the data for its answer.
@@ -38,7 +38,7 @@ impl Queue {
         let key = wish.key.as_ref().map(|(key, _)| key.clone());
         let load = Load { key, line: LineLoad::All, ..Load::default() };
         let project = wish.project.clone();
-        transact(&*self.store, project, load, move |loaded| {
+        self.transact(project, load, move |loaded| {
             let keyed = loaded.keyed.clone();
             let actor = wish.spec.actor.clone();
             let pin = pin.map(|reason| Pause {

@@ -1,10 +1,7 @@
 //! Heartbeat: a worker shows that it lives, and learns whether it must stop.
 
 use super::{Queue, WorkerError};
-use crate::{
-    model::{CancelRequest, Command, DeploymentId, Load, ProjectName, SecretHash, Slot},
-    store::transact,
-};
+use crate::model::{CancelRequest, Command, DeploymentId, Load, ProjectName, SecretHash, Slot};
 
 impl Queue {
     /// Renews a lease. Answers whether a stop of the deployment was requested.
@@ -22,7 +19,7 @@ impl Queue {
         self.unheard
             .note(
                 id,
-                transact(&*self.store, project, load, move |loaded| {
+                self.transact(project, load, move |loaded| {
                     let mut slot = Slot::of(loaded, now, &policy);
                     let lost =
                         if slot.deployment(id).is_some() { WorkerError::LeaseLost } else { WorkerError::NotFound };

@@ -3,7 +3,7 @@
 use super::Queue;
 use crate::{
     model::{BuildMark, Caller, LineLoad, Load, ProjectName, Slot, order::outdated_by},
-    store::{StoreError, transact},
+    store::StoreError,
 };
 
 /// A wish to set the mark of a project, or to remove it.
@@ -41,7 +41,7 @@ impl Queue {
         let (now, policy, caller) = (self.clock.wall(), self.policy(&project), caller.clone());
         // The line is counted for the answer.
         let load = Load { line: LineLoad::All, ..Load::default() };
-        transact(&*self.store, project, load, move |loaded| {
+        self.transact(project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now, &policy).by(&caller).claiming(wish.actor);
             let (before, is_changed) = slot.set_mark(wish.order, wish.reason);
             let line = slot.line();

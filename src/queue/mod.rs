@@ -34,8 +34,8 @@ use locked::LockedProjects;
 use crate::{
     clock::Clock,
     config::LiveConfig,
-    model::{Deployment, LeaseSecret, Limits, Policy, ProjectName},
-    store::{Store, StoreError},
+    model::{Changes, Deployment, LeaseSecret, Limits, Load, Loaded, Policy, ProjectName, notifications},
+    store::{self, Store, StoreError},
 };
 
 /// The verbs, with all that they need.
@@ -76,6 +76,30 @@ impl Queue {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, config: LiveConfig) -> Self {
         let unheard = Unheard::new(clock.clone());
         Queue { store, clock, config, unheard, locked: LockedProjects::default() }
+    }
+
+    /// Runs a decision that answers something. What the rules want told of its changes is recorded with them. See decision
+    /// 0086.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    async fn transact<T: Send + 'static>(
+        &self,
+        project: ProjectName,
+        load: Load,
+        decide: impl FnOnce(Loaded) -> (Changes, T) + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let config = self.config.now();
+        let told = (!config.notify.is_empty()).then(|| (config, project.clone()));
+        store::transact(&*self.store, project, load, move |loaded| {
+            let (mut changes, value) = decide(loaded);
+            if let Some((config, name)) = told.filter(|_| !changes.is_empty()) {
+                let rules = config.notify.iter().map(|target| &target.rule);
+                changes.notifications = notifications(rules, &name, &changes);
+            }
+            (changes, value)
+        })
+        .await
     }
 
     /// The store, for reading.

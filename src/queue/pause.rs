@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::Queue;
 use crate::{
     model::{Caller, Deployment, Hold, LineLoad, Load, Loaded, Pause, Policy, ProjectName, Slot},
-    store::{StoreError, transact},
+    store::StoreError,
 };
 
 /// A wish to hold a project.
@@ -79,7 +79,7 @@ impl Queue {
     ) -> Result<Standing, StoreError> {
         let (now, policy, caller) = (self.clock.wall(), self.policy(&project), caller.clone());
         let load = Load { line: LineLoad::All, ..Load::default() };
-        transact(&*self.store, project, load, move |loaded| {
+        self.transact(project, load, move |loaded| {
             let (slot, standing) = stand(loaded, now, &policy, &caller, change);
             (slot.into_changes(), standing)
         })

@@ -3,7 +3,7 @@
 use super::Queue;
 use crate::{
     model::{Command, Deployment, DeploymentId, Load, ProjectName, Refusal, Slot},
-    store::{StoreError, transact},
+    store::StoreError,
 };
 
 impl Queue {
@@ -19,7 +19,7 @@ impl Queue {
     ) -> Result<Result<Deployment, Refusal>, StoreError> {
         let (now, policy) = (self.clock.wall(), self.policy(&project));
         let load = Load { deployments: vec![id], ..Load::default() };
-        transact(&*self.store, project, load, move |loaded| {
+        self.transact(project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now, &policy);
             let postponed = slot.step(id, Command::Postpone { why }).cloned();
             (slot.into_changes(), postponed)

@@ -34,7 +34,7 @@ impl Queue {
         self.unheard
             .note(
                 id,
-                transact(&*self.store, project, load, move |loaded| {
+                self.transact(project, load, move |loaded| {
                     let mut slot = Slot::of(loaded, now, &policy);
                     // The judgement waited for the project's lock, and so did the signs of life that arrived after it.
                     let is_stale = cause == Lapse::Silence && clock.boot().since(judged_at) > JUDGEMENT_LIMIT;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::Queue;
 use crate::{
     model::{Caller, Command, Deployment, DeploymentId, LineLoad, Load, ProjectName, Slot, State},
-    store::{StoreError, transact},
+    store::StoreError,
 };
 
 /// What an operator wants.
@@ -63,7 +63,7 @@ impl Queue {
     ) -> Result<Released, StoreError> {
         let (now, policy, caller) = (self.clock.wall(), self.policy(&project), caller.clone());
         let load = Load { line: LineLoad::Head, ..Load::default() };
-        transact(&*self.store, project, load, move |loaded| {
+        self.transact(project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now, &policy).by(&caller).claiming(actor);
             let released = decide(&mut slot, reason, only, |holder| even_if_alive || !is_alive(holder, now));
             (slot.into_changes(), released)

@@ -1,10 +1,7 @@
 //! Report: a worker tells how far it is.
 
 use super::{Queue, WorkerError};
-use crate::{
-    model::{Command, DeploymentId, Load, ProjectName, Refusal, Report, SecretHash, Slot},
-    store::transact,
-};
+use crate::model::{Command, DeploymentId, Load, ProjectName, Refusal, Report, SecretHash, Slot};
 
 impl Queue {
     /// Records a worker's reports in order, all of them or none. Reports that were recorded before, by their numbers
@@ -22,7 +19,7 @@ impl Queue {
     ) -> Result<u64, WorkerError> {
         let (now, policy) = (self.clock.wall(), self.policy(&project));
         let load = Load { deployments: vec![id], ..Load::default() };
-        let call = transact(&*self.store, project, load, move |loaded| {
+        let call = self.transact(project, load, move |loaded| {
             let mut slot = Slot::of(loaded, now, &policy);
             let is_there = slot.deployment(id).is_some();
             let reported = slot.step(id, Command::Report { secret, first, reports }).map(|told| told.report_count);

@@ -7,7 +7,7 @@ use crate::{
         admission::{self, Admission, OnConflict, Submission},
         order,
     },
-    store::{Placed, StoreError, transact},
+    store::{Placed, StoreError},
 };
 
 /// The outcome of a submit, with the data for its answer.
@@ -50,28 +50,29 @@ impl Queue {
         let now = self.clock.wall();
         let project = wish.project.clone();
         let (new, caller) = (wish.id, caller.clone());
-        let mut submitted = transact(&*self.store, project.clone(), load, move |loaded| {
-            let keyed = loaded.keyed.clone();
-            let mut slot = Slot::of(loaded, now, &policy).by(&caller);
-            let admission = admission::submit(&mut slot, keyed, wish, &policy);
-            let own = own_deployment(&admission).and_then(|id| slot.deployment(id)).cloned();
-            let (project, hold) = (slot.project().clone(), slot.hold());
-            let waiting = own.as_ref().filter(|own| own.is_waiting());
-            let overtaker = waiting.and_then(|own| slot.overtaker(own.age(), own.rank()));
-            let own = own.map(|deployment| {
-                let line = slot.line();
-                let position = match (deployment.is_waiting(), deployment.line_rank) {
-                    (false, _) => 0,
-                    // A deployment joins at the end, or before older ones: in the second case, the whole line was
-                    // loaded.
-                    (true, None) => project.waiting_count,
-                    (true, Some(_)) => line.iter().take_while(|it| it.rank() <= deployment.rank()).count() as u64,
-                };
-                Placed { deployment, position }
-            });
-            (slot.into_changes(), SubmitOutcome { admission, own, overtaker, hold, project })
-        })
-        .await?;
+        let mut submitted = self
+            .transact(project.clone(), load, move |loaded| {
+                let keyed = loaded.keyed.clone();
+                let mut slot = Slot::of(loaded, now, &policy).by(&caller);
+                let admission = admission::submit(&mut slot, keyed, wish, &policy);
+                let own = own_deployment(&admission).and_then(|id| slot.deployment(id)).cloned();
+                let (project, hold) = (slot.project().clone(), slot.hold());
+                let waiting = own.as_ref().filter(|own| own.is_waiting());
+                let overtaker = waiting.and_then(|own| slot.overtaker(own.age(), own.rank()));
+                let own = own.map(|deployment| {
+                    let line = slot.line();
+                    let position = match (deployment.is_waiting(), deployment.line_rank) {
+                        (false, _) => 0,
+                        // A deployment joins at the end, or before older ones: in the second case, the whole line was
+                        // loaded.
+                        (true, None) => project.waiting_count,
+                        (true, Some(_)) => line.iter().take_while(|it| it.rank() <= deployment.rank()).count() as u64,
+                    };
+                    Placed { deployment, position }
+                });
+                (slot.into_changes(), SubmitOutcome { admission, own, overtaker, hold, project })
+            })
+            .await?;
         if let Some(own) = &mut submitted.own
             && own.deployment.is_waiting()
             && own.deployment.id != new

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Queue;
 use crate::{
     model::{Command, DeploymentId, Load, ProjectName, Slot},
-    store::{StoreError, transact},
+    store::StoreError,
 };
 
 impl Queue {
@@ -20,7 +20,7 @@ impl Queue {
         self.unheard
             .note(
                 id,
-                transact(&*self.store, project, load, move |loaded| {
+                self.transact(project, load, move |loaded| {
                     let mut slot = Slot::of(loaded, now, &policy);
                     // A refusal says that the ticket has left the line: the polling client reads that for itself.
                     let _ = slot.step(id, Command::Attend { window });

@@ -20,6 +20,7 @@ use crate::{
     exec::ShimProgram,
     health::Health,
     http::{Early, HttpServer, LiveTokens, Metrics, ServeError, TOKENS_TASK, route_table, serve},
+    notify::{self, Dispatcher, OnFigure},
     queue::Queue,
     reaper::{self, HoldTimer, Reaper},
     store::{OnCommit, OnHint, Store, StoreError, memory::MemoryStore, postgres::PostgresStore, sqlite::SqliteStore},
@@ -102,6 +103,8 @@ impl Node {
         let (seen, ending) = (health.clone(), end.http.clone());
         let tokens = LiveTokens::load(queue.store().clone(), queue.clock().clone(), live.clone()).await?;
         let (known, kept) = (tokens.clone(), artifacts.clone());
+        let figures = metrics.clone();
+        let on_figure: OnFigure = Arc::new(move |figure| figures.note_notification(figure));
         let server = serve(queue.clone(), watch.clone(), metrics, seen, kept, known, ending).await?;
         // A port 0 has been replaced by a real one by now.
         worker.listens_on(server.address());
@@ -109,6 +112,7 @@ impl Node {
         let reaper = supervise_reaper(&health, &queue, &notifier, &end);
         let mut background = supervise(live, &health, &queue, watch, artifacts, tokens, &end.background);
         background.push(supervise_holds(&health, &queue, &notifier, &end.background));
+        background.push(supervise_notifications(&health, &queue, notifier.clone(), on_figure, &end.background));
         background.push(tokio::spawn(tell_reloads(queue.config().clone(), notifier, end.background.clone())));
         Ok(Node { server, queue, worker, reaper, background, health, end })
     }
@@ -200,6 +204,22 @@ async fn tell_reloads(live: LiveConfig, notifier: Arc<Notifier>, shutdown: Cance
     while shutdown.run_until_cancelled(changes.changed()).await.is_some_and(|changed| changed.is_ok()) {
         notifier.board().touch_all();
     }
+}
+
+/// Starts the task that sends notifications.
+fn supervise_notifications(
+    health: &Health,
+    queue: &Queue,
+    notifier: Arc<Notifier>,
+    on_figure: OnFigure,
+    shutdown: &CancellationToken,
+) -> JoinHandle<()> {
+    let (queue, ending) = (queue.clone(), shutdown.clone());
+    health.supervise(notify::TASK, shutdown.clone(), move |pulse| {
+        let (store, clock, live) = (queue.store().clone(), queue.clock().clone(), queue.config().clone());
+        let wakes = notifier.notifications();
+        Dispatcher::new(store, clock, live, wakes, on_figure.clone()).run(pulse, ending.clone())
+    })
 }
 
 /// Runs the slow poll, with the present period, until `shutdown`.

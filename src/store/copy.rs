@@ -146,6 +146,16 @@ pub(super) const TABLES: &[CopiedTable] = &[
         is_numbered: true,
     },
     CopiedTable {
+        name: "notifications",
+        columns: columns![
+            Integer number, Text id, Text rule, Text event, Text project, Id deployment, Text lane, FreeText detail, Integer at,
+            Text state, Integer attempt_count, Integer claim_number, Integer due_at, Integer claimed_until, FreeText error,
+            Integer dead_at,
+        ],
+        order: "number",
+        is_numbered: true,
+    },
+    CopiedTable {
         name: "output_blocks",
         columns: columns![Integer deployment, Integer first_seq, Integer last_seq, Integer raw_bytes, Bytes body],
         order: "deployment, first_seq",

@@ -13,12 +13,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, CommitTimes, Commits, Decide, ForgetRoom, HeldProject,
-    KnownAgent, ListQuery, Mark, Offers, OnCommit, Placed, ProjectPage, ProjectState, Store, StoreError, StoreFigures,
-    Watched,
+    KnownAgent, ListQuery, Mark, NotificationRoom, Offers, OnCommit, Placed, ProjectPage, ProjectState, Store,
+    StoreError, StoreFigures, Watched,
     agents::Presence,
     audit::{AuditPage, AuditQuery, KeptAudit, NewAuditLine},
     figures::{HeldSlot, ProjectFigures, SlotStage},
     forget::{ForgetOutcome, told},
+    notifications::NotificationsInMemory,
     tokens::{TokenRoom, TokensInMemory},
 };
 use crate::{
@@ -39,6 +40,7 @@ pub struct MemoryStore {
     pepper: Pepper,
     presence: Presence,
     tokens: TokensInMemory,
+    notifications: NotificationsInMemory,
 }
 
 #[derive(Default)]
@@ -97,6 +99,7 @@ impl MemoryStore {
             pepper,
             presence: Presence::default(),
             tokens: TokensInMemory::default(),
+            notifications: NotificationsInMemory::default(),
         }
     }
 
@@ -116,6 +119,7 @@ impl MemoryStore {
         }
         kept.check(name, load, &changes)?;
         kept.record(name, &changes);
+        changes.notifications.iter().for_each(|new| self.notifications.add(name, new));
         self.commits.count(1, Duration::ZERO);
         (self.on_commit)(name, &changes);
         Ok(())
@@ -246,7 +250,7 @@ impl Everything {
     }
 
     fn record(&mut self, name: &ProjectName, changes: &Changes) {
-        let Changes { is_pause_changed: _, project, steps, key, sealed, audit } = changes;
+        let Changes { is_pause_changed: _, project, steps, key, sealed, audit, notifications: _ } = changes;
         for entry in audit {
             self.audit.append(NewAuditLine::of(Some(name.clone()), entry.clone()));
         }
@@ -566,6 +570,10 @@ impl Store for MemoryStore {
 
     fn tokens(&self) -> &dyn TokenRoom {
         &self.tokens
+    }
+
+    fn notifications(&self) -> &dyn NotificationRoom {
+        &self.notifications
     }
 
     fn shut_down(self: Arc<Self>) -> BoxFuture<'static, ()> {

@@ -15,6 +15,7 @@ mod error;
 pub mod figures;
 pub mod forget;
 pub mod memory;
+pub mod notifications;
 pub mod postgres;
 mod ready;
 pub mod redact;
@@ -43,6 +44,9 @@ pub use agents::{ABSENCE_LIMIT, AgentCall, KnownAgent};
 pub use artifacts::SharedArtifacts;
 pub use audit::{AuditLine, AuditPage, AuditQuery, AuditRoom, NewAuditLine};
 pub use copy::Progress;
+pub use notifications::{
+    NextDue, Notification, NotificationCounts, NotificationQuery, NotificationRoom, NotificationState, Settlement,
+};
 use ready::Readiness;
 pub use redact::RedactRoom;
 pub use tokens::TokenRoom;
@@ -340,6 +344,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The tokens that were made at run time.
     fn tokens(&self) -> &dyn TokenRoom;
+
+    /// The outbox of notifications.
+    fn notifications(&self) -> &dyn NotificationRoom;
 
     /// Redaction in a store that keeps its history on a disk.
     fn redact(&self) -> Option<&dyn RedactRoom> {

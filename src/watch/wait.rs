@@ -155,6 +155,11 @@ impl Watch {
         self.notifier.tokens()
     }
 
+    /// Wakes whoever sends notifications, because one is to be tried anew.
+    pub fn notification_came(&self) {
+        self.notifier.notification_came();
+    }
+
     /// Tells the waiters for an agent that one came.
     pub fn agent_came(&self) {
         self.notifier.hear(Hint::Agents);

@@ -52,6 +52,7 @@ pub struct Notifier {
     agents: watch::Sender<()>,
     pauses: watch::Sender<()>,
     tokens: watch::Sender<()>,
+    notifications: watch::Sender<()>,
     /// Whether a waiter wants the next hint, whatever it is.
     is_anything_awaited: AtomicBool,
     anything: Notify,
@@ -67,6 +68,7 @@ impl Default for Notifier {
             agents: watch::Sender::new(()),
             pauses: watch::Sender::new(()),
             tokens: watch::Sender::new(()),
+            notifications: watch::Sender::new(()),
             is_anything_awaited: AtomicBool::new(false),
             anything: Notify::new(),
         }
@@ -105,8 +107,22 @@ impl Notifier {
         self.tokens.subscribe()
     }
 
+    /// Subscribes to notifications that this server committed, or was told to try anew. The others need no hint: whoever
+    /// wrote a notification sends it.
+    pub fn notifications(&self) -> watch::Receiver<()> {
+        self.notifications.subscribe()
+    }
+
+    /// Wakes whoever sends notifications.
+    pub fn notification_came(&self) {
+        self.notifications.send_replace(());
+    }
+
     /// Wakes the waiters that these changes concern.
     pub fn publish(&self, changes: &Changes) {
+        if !changes.notifications.is_empty() {
+            self.notification_came();
+        }
         for hint in changes.hints() {
             match hint {
                 Hint::State(id) => {

@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod event;
 mod forget;
 mod mark;
+mod notification;
 mod pause;
 pub mod problem;
 pub mod project;
@@ -28,6 +29,7 @@ pub use deployment::{
 pub use event::{Event, EventData, EventsPage};
 pub use forget::ForgetAnswer;
 pub use mark::{MarkView, OrderAnswer, OrderRequest};
+pub use notification::{NotificationList, NotificationView};
 pub use pause::{PauseAnswer, PauseOutcome, PauseRequest, ResumeRequest};
 pub use problem::{ErrorCode, Problem};
 pub use project::{

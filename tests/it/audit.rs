@@ -411,6 +411,7 @@ const CALLS: &[(&str, &str, Result<&str, &str>)] = &[
     ("post", "/v1/projects/{project}/deployments/{id}/redact", Ok("redact")),
     ("post", "/v1/claims", Ok("claim")),
     ("post", "/v1/admin/reload", Ok("reload")),
+    ("post", "/v1/notifications/{id}/retry", Ok("notification_retry")),
     ("post", "/v1/tokens", Ok("token_create")),
     ("post", "/v1/tokens/{token}/revoke", Ok("token_revoke")),
     ("put", "/v1/artifacts/{sha256}", Err("bytes under their own name; the submit that uses them names them")),

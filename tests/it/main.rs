@@ -45,6 +45,7 @@ mod live;
 mod log_lines;
 mod marks;
 mod metrics;
+mod notify;
 mod numbers;
 mod oidc;
 mod pauses;

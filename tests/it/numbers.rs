@@ -277,7 +277,7 @@ async fn the_deployments_of_an_older_file_are_numbered_in_the_order_of_their_arr
         // As the version before left it.
         file.execute_batch(
             "DROP TRIGGER projects_revision_never_falls; DROP TRIGGER projects_stay; \
-             DROP TABLE tokens; ALTER TABLE projects DROP COLUMN pause; ALTER TABLE projects DROP COLUMN set_mark; \
+             DROP TABLE tokens; DROP TABLE notifications; ALTER TABLE projects DROP COLUMN pause; ALTER TABLE projects DROP COLUMN set_mark; \
              DROP TABLE output_blocks; DROP TABLE packed_outputs; DROP TABLE upkeep; DROP TABLE permits; \
              DROP INDEX idempotency_keys_of_deployment; DROP TRIGGER deployments_keep_their_spec; \
              DROP TRIGGER deployments_stay; DROP TRIGGER events_cut_output_only; DROP TRIGGER idempotency_keys_stay; \
@@ -318,7 +318,7 @@ async fn the_deployments_of_an_older_database_are_numbered_in_the_order_of_their
              ALTER TABLE projects DROP COLUMN deployment_count, DROP COLUMN last_started_named, DROP COLUMN last_success; \
              DROP INDEX audit_by_project; \
              ALTER TABLE audit DROP COLUMN caller, DROP COLUMN address, DROP COLUMN request; \
-             DROP INDEX audit_by_deployment; ALTER TABLE audit DROP COLUMN count; DROP TABLE tokens; \
+             DROP INDEX audit_by_deployment; ALTER TABLE audit DROP COLUMN count; DROP TABLE tokens, notifications; \
              ALTER TABLE projects DROP COLUMN pause, DROP COLUMN set_mark; \
              DROP TABLE output_blocks, packed_outputs, upkeep; DROP INDEX idempotency_keys_of_deployment; \
              DROP FUNCTION permit CASCADE; DROP FUNCTION deployments_stay CASCADE; \

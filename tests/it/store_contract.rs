@@ -3,20 +3,23 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use singletrack::{
     clock::Clock as _,
     model::{
         Caller, Changes, Command, Deployment, Edges, FailureCause, IdempotencyKey, Identity, Lapse, LeaseHolder,
-        LineLoad, LinePolicy, Load, Mention, Named, Party, Pause, PhaseState, Place, Policy, Project, Report,
-        RequestId, Revision, Rollbacks, RunBy, Slot, Spec, State, Status, Stream, Verdict,
+        LineLoad, LinePolicy, Load, Mention, Named, NewNotification, NotificationEvent, NotificationId, Party, Pause,
+        PhaseState, Place, Policy, Project, Report, RequestId, Revision, Rollbacks, RunBy, Slot, Spec, State, Status,
+        Stream, Verdict,
         admission::{Admission, Cancellation, OnConflict, Submission},
         event::EventBody,
-        lifecycle::{LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
+        lifecycle::{Entry, LOG_HEAD_LIMIT, LOG_TAIL_LIMIT},
     },
     queue::pause::PauseWish,
     store::{
-        AgentCall, AuditQuery, HeldProject, HeldSlot, KnownAgent, ListQuery, Mark, NewAuditLine, ProjectFigures,
-        ProjectState, SlotStage, StoreError, StoreFigures, Watched,
+        AgentCall, AuditQuery, HeldProject, HeldSlot, KnownAgent, ListQuery, Mark, NewAuditLine, Notification,
+        NotificationQuery, NotificationState, ProjectFigures, ProjectState, Settlement, SlotStage, StoreError,
+        StoreFigures, Watched,
     },
 };
 
@@ -72,6 +75,9 @@ kept_by_all! {
     commits_are_told_in_order_before_they_are_answered,
     a_commit_is_told_though_its_caller_went_away,
     it_is_ready,
+    notifications_come_with_their_commit_and_each_lane_is_sent_in_its_order,
+    only_the_last_claim_of_a_notification_settles_it,
+    a_notification_that_was_given_up_is_kept_tried_anew_or_let_go,
 }
 
 async fn the_audit_log_is_read_by_what_its_lines_are_about(trial: Trial) {
@@ -1176,4 +1182,138 @@ async fn a_claim_that_is_made_twice_takes_one_deployment(trial: Trial) {
     let verdict = Verdict::Succeeded { outputs: Default::default() };
     trial.queue.finish(first.project.clone(), first.id, secret, verdict).await.unwrap();
     assert_eq!(trial.store.held(holder.clone()).await.unwrap(), None);
+}
+
+fn notification(rule: &str, event: NotificationEvent, deployment: u64, delay: Duration) -> NewNotification {
+    let text = format!("{deployment:024x}{:08x}", event as u32 + 16 * rule.len() as u32);
+    NewNotification {
+        id: NotificationId::parse(&text).expect("an id"),
+        rule: rule.into(),
+        event,
+        deployment: (!event.is_of_project()).then(|| id(deployment)),
+        detail: event.is_of_project().then(|| "{\"reason\":\"a \\u0000 'b'\"}".to_owned()),
+        at: Timestamp::from_millisecond(1_800_000_000_123).unwrap(),
+        delay,
+    }
+}
+
+/// Commits a deployment with these notifications.
+async fn told(trial: &Trial, project: &str, number: u64, notifications: Vec<NewNotification>) {
+    let (now, owned) = (trial.clock.wall(), name(project));
+    let load = Load { line: LineLoad::Head, ..Load::default() };
+    singletrack::store::transact(&*trial.store, owned.clone(), load, move |loaded| {
+        let mut slot = Slot::of(loaded, now, &Policy::default());
+        slot.admit(id(number), owned, spec(), Entry::Ready);
+        let _ = slot.step(id(number), Command::Cancel { reason: None, superseded_by: None, by: None });
+        (Changes { notifications, ..slot.into_changes() }, ())
+    })
+    .await
+    .unwrap();
+}
+
+const LEASE_OF_A_ROW: Duration = Duration::from_secs(60);
+
+async fn claimed_rows(trial: &Trial, rule: &str, lease: Duration) -> Vec<Notification> {
+    trial.store.notifications().claim(rule.to_owned(), 10, lease, trial.clock.wall()).await.unwrap()
+}
+
+async fn settled(trial: &Trial, row: &Notification, settlement: Settlement) -> bool {
+    trial.store.notifications().settle(row.clone(), settlement, trial.clock.wall()).await.unwrap()
+}
+
+async fn notifications_come_with_their_commit_and_each_lane_is_sent_in_its_order(trial: Trial) {
+    use NotificationEvent::{Failed, Paused, Started, Succeeded, Waiting};
+    let now = Duration::ZERO;
+    let later = Duration::from_secs(3600);
+    let first = vec![
+        notification("a", Started, 1, now),
+        notification("a", Succeeded, 1, now),
+        notification("a", Waiting, 1, later),
+        notification("bb", Started, 1, now),
+        notification("a", Paused, 1, now),
+    ];
+    told(&trial, "web", 1, first.clone()).await;
+    told(&trial, "api", 2, vec![notification("a", Failed, 2, now)]).await;
+    let room = trial.store.notifications();
+    let query = NotificationQuery { state: None, before: None, limit: 10 };
+    let all = room.page(query).await.unwrap();
+    assert_eq!(
+        all.iter().map(|row| row.event).rev().collect::<Vec<_>>(),
+        [Started, Succeeded, Waiting, Started, Paused, Failed]
+    );
+    let paused = &all[1];
+    assert_eq!((&paused.detail, &paused.project, paused.deployment), (&first[4].detail, &name("web"), None));
+    assert_eq!((&paused.id, paused.at, paused.state), (&first[4].id, first[4].at, NotificationState::Pending));
+    assert_eq!(all[5].deployment, Some(id(1)));
+    let page = room.page(NotificationQuery { before: Some(all[1].number), limit: 2, ..query }).await.unwrap();
+    assert_eq!(page, all[2..4]);
+
+    let rules = || vec!["a".to_owned(), "nobody's".to_owned()];
+    let due = room.next_due(rules(), trial.clock.wall()).await.unwrap();
+    assert_eq!(due.iter().map(|due| (&*due.rule, due.wait)).collect::<Vec<_>>(), [("a", now)]);
+    let rows = claimed_rows(&trial, "a", LEASE_OF_A_ROW).await;
+    assert_eq!(rows.iter().map(|row| row.event).collect::<Vec<_>>(), [Started, Paused, Failed]);
+    assert!(rows.iter().all(|row| (row.attempt_count, row.claim_number) == (1, 1)));
+    assert!(claimed_rows(&trial, "a", LEASE_OF_A_ROW).await.is_empty(), "they are claimed");
+    let wait = room.next_due(rules(), trial.clock.wall()).await.unwrap()[0].wait;
+    assert!(wait > now && wait <= LEASE_OF_A_ROW, "{wait:?}");
+    // What failed keeps those behind it waiting.
+    let error = Some("no \0 answer".to_owned());
+    assert!(settled(&trial, &rows[0], Settlement::Later { wait: later, error }).await);
+    assert!(claimed_rows(&trial, "a", LEASE_OF_A_ROW).await.is_empty());
+    let again = room.by_id(rows[0].id.clone()).await.unwrap().unwrap();
+    assert_eq!((again.error.as_deref(), again.attempt_count), (Some("no   answer"), 1));
+    assert!(settled(&trial, &rows[2], Settlement::Done).await);
+    assert_eq!(room.by_id(rows[2].id.clone()).await.unwrap(), None);
+    let counts = room.counts().await.unwrap();
+    assert_eq!((counts.pending_count, counts.dead_count), (5, 0));
+}
+
+async fn only_the_last_claim_of_a_notification_settles_it(trial: Trial) {
+    let events = [NotificationEvent::Started, NotificationEvent::Succeeded];
+    told(&trial, "web", 1, events.map(|event| notification("a", event, 1, Duration::ZERO)).to_vec()).await;
+    // This claim is over at once.
+    let first = claimed_rows(&trial, "a", Duration::ZERO).await.remove(0);
+    let second = claimed_rows(&trial, "a", LEASE_OF_A_ROW).await.remove(0);
+    assert_eq!((second.id.clone(), second.claim_number, second.attempt_count), (first.id.clone(), 2, 2));
+    for settlement in [Settlement::Done, Settlement::Dead { error: "late".to_owned() }] {
+        assert!(!settled(&trial, &first, settlement).await);
+    }
+    assert!(settled(&trial, &second, Settlement::Later { wait: Duration::ZERO, error: None }).await);
+    // It was not tried.
+    let third = claimed_rows(&trial, "a", LEASE_OF_A_ROW).await.remove(0);
+    assert_eq!((third.claim_number, third.attempt_count), (3, 2));
+    assert!(settled(&trial, &third, Settlement::Done).await);
+    assert!(!settled(&trial, &third, Settlement::Done).await);
+    let next = claimed_rows(&trial, "a", LEASE_OF_A_ROW).await.remove(0);
+    assert_eq!(next.event, NotificationEvent::Succeeded);
+}
+
+async fn a_notification_that_was_given_up_is_kept_tried_anew_or_let_go(trial: Trial) {
+    for number in 1..=4 {
+        told(&trial, "web", number, vec![notification("a", NotificationEvent::Failed, number, Duration::ZERO)]).await;
+    }
+    told(&trial, "web", 5, vec![notification("gone", NotificationEvent::Failed, 5, Duration::ZERO)]).await;
+    let room = trial.store.notifications();
+    for row in claimed_rows(&trial, "a", LEASE_OF_A_ROW).await {
+        assert!(settled(&trial, &row, Settlement::Dead { error: "x".repeat(5000) }).await);
+    }
+    let query = NotificationQuery { state: Some(NotificationState::Dead), before: None, limit: 10 };
+    let dead = room.page(query).await.unwrap();
+    assert_eq!(dead.len(), 4);
+    assert!(dead.iter().all(|row| row.dead_at.is_some() && row.error.as_ref().unwrap().len() == 500));
+    let retried = room.retry(dead[3].id.clone(), Caller::server(), trial.clock.wall()).await.unwrap().unwrap();
+    assert_eq!((retried.state, retried.attempt_count, retried.dead_at), (NotificationState::Pending, 0, None));
+    assert_eq!(claimed_rows(&trial, "a", LEASE_OF_A_ROW).await.len(), 1);
+    assert_eq!(room.prune(None, 2).await.unwrap(), 1);
+    let left: Vec<_> = room.page(query).await.unwrap().into_iter().map(|row| row.id).collect();
+    assert_eq!(left, [dead[0].id.clone(), dead[1].id.clone()]);
+    let now = trial.clock.wall();
+    let soon = Timestamp::from_millisecond(4_000_000_000_000).unwrap();
+    assert_eq!(room.prune(Some(soon), 100).await.unwrap(), 2);
+    assert_eq!(room.give_up(vec!["a".to_owned()], soon, now).await.unwrap(), 1);
+    let lost = room.page(query).await.unwrap();
+    assert_eq!((&*lost[0].rule, lost.len()), ("gone", 1));
+    let unknown = NotificationId::parse(&"f".repeat(32)).unwrap();
+    assert_eq!(room.retry(unknown, Caller::server(), now).await.unwrap(), None);
 }

@@ -27,6 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("artifacts", &["config", "health", "model", "private", "store"]),
     ("worker", &["artifacts", "clock", "config", "exec", "health", "model", "private", "queue", "store", "watch"]),
     ("reaper", &["clock", "health", "model", "queue", "store", "watch"]),
+    ("notify", &["clock", "config", "health", "model", "store"]),
     (
         "http",
         &[
@@ -37,6 +38,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "health",
             "log",
             "model",
+            "notify",
             "queue",
             "store",
             "upkeep",
@@ -54,6 +56,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "exec",
             "health",
             "http",
+            "notify",
             "queue",
             "reaper",
             "store",

@@ -10,6 +10,7 @@
 
 mod gauges;
 mod labels;
+mod notifications;
 mod observed;
 mod process;
 mod projects;

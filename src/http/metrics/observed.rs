@@ -15,6 +15,7 @@ use prometheus_client::{
 
 use super::{
     labels::{CancelLabels, HANDOFF_SECONDS, REQUEST_SECONDS, ReapLabels, RefusalLabels, RequestLabels, RouteLabels},
+    notifications::NotificationMetrics,
     projects::AllProjects,
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
         Changes, Deployment, DeploymentId, EventBody, ProjectName, Scope, State as Standing, Status, Step,
         outcome_codes,
     },
+    notify::NotificationFigure,
     wire::ErrorCode,
 };
 
@@ -52,6 +54,7 @@ pub struct Metrics {
     lost_lease_calls: Counter,
     turned_away: Counter,
     refusals: Family<RefusalLabels, Counter>,
+    notifications: NotificationMetrics,
 }
 
 /// An open long-poll or stream, until dropped.
@@ -106,10 +109,17 @@ impl Metrics {
             lost_lease_calls: Counter::default(),
             turned_away: Counter::default(),
             refusals,
+            notifications: NotificationMetrics::new(),
         }
     }
 
+    /// Counts what became of notifications.
+    pub fn note_notification(&self, figure: NotificationFigure) {
+        self.notifications.note(figure);
+    }
+
     pub(super) fn register(&self, registry: &mut Registry) {
+        self.notifications.register(registry);
         registry.register("http_requests", "Requests that were answered", self.requests.clone());
         registry.register(
             "http_request_duration_seconds",

@@ -22,6 +22,8 @@ mod forget;
 mod import;
 mod lineage;
 mod link;
+mod notifications;
+mod outbox;
 mod password;
 mod primaries;
 mod reads;
@@ -53,8 +55,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     AgentCall, AuditRoom, BoxFuture, Claimable, CommitCounter, CommitTimes, Commits, Decide, ForgetRoom, HeldProject,
-    KnownAgent, ListQuery, Mark, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState, Readiness, RedactRoom,
-    SharedArtifacts, Store, StoreError, StoreFigures, Upkeep, Watched, tokens::TokenRoom, unreadable::Unreadable,
+    KnownAgent, ListQuery, Mark, NotificationRoom, Offers, OnCommit, OnHint, Placed, ProjectPage, ProjectState,
+    Readiness, RedactRoom, SharedArtifacts, Store, StoreError, StoreFigures, Upkeep, Watched, tokens::TokenRoom,
+    unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -399,6 +402,10 @@ impl Store for PostgresStore {
     }
 
     fn tokens(&self) -> &dyn TokenRoom {
+        self
+    }
+
+    fn notifications(&self) -> &dyn NotificationRoom {
         self
     }
 

@@ -145,7 +145,7 @@ pub(super) fn calls(
     sighted: &Sighted,
     changes: &Changes,
 ) -> Result<Vec<BoundStatement>, DatabaseFault> {
-    let Changes { is_pause_changed: _, project, steps, key, sealed, audit } = changes;
+    let Changes { is_pause_changed: _, project, steps, key, sealed, audit, notifications } = changes;
     let mut calls = Vec::new();
     if let Some(project) = project {
         let seen = sighted
@@ -184,5 +184,6 @@ pub(super) fn calls(
         let (detail, request) = (text::escaped(detail), caller.request.as_ref().map(ToString::to_string));
         calls.push(call!(Sql::InsertAudit, at, name, *action, deployment, detail, who, address, request));
     }
+    calls.extend(rows::insert_notifications(name, notifications));
     Ok(calls)
 }

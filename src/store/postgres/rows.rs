@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     model::{
-        CancelRequest, Deployment, DeploymentId, Event, Lease, LeaseHolder, LogAccount, Mention, Outcome, Party, Place,
-        Project, ProjectName, Revision, SecretHash, Spec, StartedOrder, State, Step, Vital, order::ordinary_order,
+        CancelRequest, Deployment, DeploymentId, Event, Lease, LeaseHolder, LogAccount, Mention, NewNotification,
+        Outcome, Party, Place, Project, ProjectName, Revision, SecretHash, Spec, StartedOrder, State, Step, Vital,
+        order::ordinary_order,
     },
     store::{
         Watched,
@@ -342,6 +343,33 @@ pub(super) fn insert_events(steps: &[Step]) -> Result<Option<BoundStatement>, Da
 }
 
 /// Reads `seq, at, body`.
+/// The statement that adds these rows, if there are any.
+pub(super) fn insert_notifications(project: &ProjectName, new: &[NewNotification]) -> Option<BoundStatement> {
+    fn column<T>(new: &[NewNotification], value: impl FnMut(&NewNotification) -> T) -> Vec<T> {
+        new.iter().map(value).collect()
+    }
+    if new.is_empty() {
+        return None;
+    }
+    Some(call!(
+        Sql::InsertNotifications,
+        project.as_str().to_owned(),
+        column(new, |new| new.id.to_string()),
+        column(new, |new| new.rule.to_string()),
+        column(new, |new| new.event.as_str()),
+        column(new, |new| new.deployment.map(uuid)),
+        column(new, NewNotification::lane),
+        column(new, |new| new.detail.as_deref().map(escaped)),
+        column(new, |new| new.at.as_millisecond()),
+        column(new, |new| bigint_millis(new.delay)),
+    ))
+}
+
+/// As it is written.
+pub(super) fn bigint_millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 pub(super) fn event(row: &Row) -> Result<Event, DatabaseFault> {
     Ok(Event { seq: number(row, 0)?, at: instant(row, 1)?, body: json(row, 2)? })
 }

@@ -31,6 +31,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0017_sealed_inputs.sql"),
     include_str!("migrations/0018_set_mark.sql"),
     include_str!("migrations/0019_forget.sql"),
+    include_str!("migrations/0020_notifications.sql"),
 ];
 
 /// The schema's version that this program knows.
@@ -170,7 +171,7 @@ pub(super) async fn require_present(client: &Client, schema: &str) -> Result<Pep
 /// Moves the sequences past the existing numbers. A logical replica has the rows but not the sequences' positions, so
 /// the next number would be given twice.
 pub(super) async fn catch_up_sequences(transaction: &Transaction<'_>) -> Result<(), DatabaseFault> {
-    for table in ["projects", "deployments", "audit", "artifacts", "tokens"] {
+    for table in ["projects", "deployments", "audit", "artifacts", "tokens", "notifications"] {
         // If rights for work are missing, readiness reports it; it is no reason to refuse here.
         let rights = format!(
             "SELECT has_sequence_privilege('{table}_number_seq', 'SELECT') \

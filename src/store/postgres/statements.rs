@@ -3,6 +3,8 @@
 
 use tokio_postgres::types::Type;
 
+use super::outbox;
+
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident ( $($type:ident),* ) = $sql:expr;)*) => {
         /// One of the statements.
@@ -160,7 +162,9 @@ statements! {
                 ('output_blocks', 'SELECT'), ('output_blocks', 'INSERT'), \
                 ('agent_calls', 'SELECT'), ('agent_calls', 'INSERT'), ('artifacts', 'SELECT'), ('artifacts', 'INSERT'), \
                 ('artifact_pieces', 'SELECT'), ('artifact_pieces', 'INSERT'), \
-                ('tokens', 'SELECT'), ('tokens', 'INSERT'), ('tokens', 'UPDATE')) AS needed (name, \"right\") \
+                ('tokens', 'SELECT'), ('tokens', 'INSERT'), ('tokens', 'UPDATE'), \
+                ('notifications', 'SELECT'), ('notifications', 'INSERT'), ('notifications', 'UPDATE'), \
+                ('notifications', 'DELETE')) AS needed (name, \"right\") \
                 WHERE NOT has_table_privilege(needed.name, needed.\"right\")), \
             (SELECT count(*) FROM written)";
     /// Makes the database allocate a new page, which it frees at the end of the transaction.
@@ -408,6 +412,22 @@ statements! {
     NoteTokenUse(UUID_ARRAY, INT8_ARRAY) =
         "UPDATE tokens AS t SET last_used_at = greatest(t.last_used_at, used.at) \
          FROM unnest($1::uuid[], $2::bigint[]) AS used (id, at) WHERE t.id = used.id";
+
+    InsertNotifications(TEXT, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, UUID_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY) =
+        outbox::INSERT;
+    NextDueNotifications(TEXT_ARRAY) = outbox::NEXT_DUE;
+    ClaimNotifications(TEXT, INT8, INT8) = outbox::CLAIM;
+    NotificationDone(INT8, INT8, TEXT) = outbox::DONE;
+    NotificationLater(INT8, INT8, TEXT, INT8, TEXT) = outbox::LATER;
+    NotificationDead(INT8, INT8, TEXT, TEXT) = outbox::DEAD;
+    GiveUpNotifications(TEXT_ARRAY, INT8, TEXT) = outbox::GIVE_UP;
+    PruneNotifications(INT8, INT8) = outbox::PRUNE;
+    CountNotifications() = outbox::COUNTS;
+    Notifications(INT8, INT8) = outbox::PAGE;
+    PendingNotifications(INT8, INT8) = outbox::PAGE_PENDING;
+    DeadNotifications(INT8, INT8) = outbox::PAGE_DEAD;
+    NotificationById(TEXT) = outbox::BY_ID;
+    RetryNotification(TEXT, INT8, TEXT, TEXT, TEXT, TEXT, TEXT) = outbox::RETRY;
 
     /// Nobody can migrate until the transaction ends.
     HoldSchema() = "LOCK TABLE projects IN ROW SHARE MODE";

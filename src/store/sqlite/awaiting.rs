@@ -20,7 +20,7 @@ pub(super) struct AwaitingCommit {
 impl AwaitingCommit {
     /// Whether it only adds output: output gives way to everything else when room is short.
     pub(super) fn is_output_only(&self) -> bool {
-        let Changes { is_pause_changed: _, project, steps, key, sealed: _, audit } = &self.changes;
+        let Changes { is_pause_changed: _, project, steps, key, sealed: _, audit, notifications: _ } = &self.changes;
         let output = |step: &Step| !step.events().is_empty() && step.events().iter().all(|event| event.body.is_log());
         project.is_none() && key.is_none() && audit.is_empty() && !steps.is_empty() && steps.iter().all(output)
     }

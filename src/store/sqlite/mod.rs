@@ -25,6 +25,7 @@ mod figures;
 mod forget;
 mod lineage;
 mod lock;
+mod notifications;
 mod open;
 mod place;
 mod queue;
@@ -42,8 +43,8 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     AgentCall, AuditRoom, BoxFuture, Claimable, CommitTimes, Commits, Decide, ForgetRoom, HeldProject, KnownAgent,
-    ListQuery, Mark, Offers, OnCommit, Placed, ProjectPage, ProjectState, Readiness, RedactRoom, Store, StoreError,
-    StoreFigures, Upkeep, Watched, agents::Presence, tokens::TokenRoom, unreadable::Unreadable,
+    ListQuery, Mark, NotificationRoom, Offers, OnCommit, Placed, ProjectPage, ProjectState, Readiness, RedactRoom,
+    Store, StoreError, StoreFigures, Upkeep, Watched, agents::Presence, tokens::TokenRoom, unreadable::Unreadable,
 };
 use crate::{
     clock::Now,
@@ -284,6 +285,10 @@ impl Store for SqliteStore {
     }
 
     fn tokens(&self) -> &dyn TokenRoom {
+        self
+    }
+
+    fn notifications(&self) -> &dyn NotificationRoom {
         self
     }
 

@@ -14,7 +14,7 @@ use crate::{
         Step,
         slot::{AuditEntry, KeyRecord, Keyed},
     },
-    store::columns::written_rows,
+    store::{columns::written_rows, notifications::after},
 };
 
 /// The deployments in line with a lower `order` than this.
@@ -44,6 +44,9 @@ const INSERT_KEY: &str = "INSERT INTO idempotency_keys (project, key, fingerprin
 
 const INSERT_AUDIT: &str = "INSERT INTO audit (at, project, action, deployment, detail, caller, address, request) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
+const INSERT_NOTIFICATION: &str = "INSERT INTO notifications (id, rule, event, project, deployment, lane, detail, at, due_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+
 pub(super) const TRIM: &str =
     "DELETE FROM events WHERE deployment = ?1 AND seq > ?2 AND type = 'log' AND log_end_bytes <= ?3";
 
@@ -69,6 +72,7 @@ pub(super) struct Recorder<'c> {
     insert_event: Statement<'c>,
     insert_key: Statement<'c>,
     insert_audit: Statement<'c>,
+    insert_notification: Statement<'c>,
     trim: Statement<'c>,
     /// New projects begin above it.
     floor: Revision,
@@ -115,6 +119,7 @@ impl<'c> Recorder<'c> {
             insert_event: db.prepare(rows::INSERT_EVENT)?,
             insert_key: db.prepare(INSERT_KEY)?,
             insert_audit: db.prepare(INSERT_AUDIT)?,
+            insert_notification: db.prepare(INSERT_NOTIFICATION)?,
             trim: db.prepare(TRIM)?,
             floor: Revision(db.query_row("SELECT revision FROM revision_floor", [], |row| row.get(0))?),
         })
@@ -225,7 +230,7 @@ impl<'c> Recorder<'c> {
         located: &mut Located,
         changes: &Changes,
     ) -> rusqlite::Result<()> {
-        let Changes { is_pause_changed: _, project, steps, key, sealed, audit } = changes;
+        let Changes { is_pause_changed: _, project, steps, key, sealed, audit, notifications } = changes;
         if let Some(project) = project {
             if !located.counted {
                 return Err(mistaken("a decision changed the counters of a project that it did not load"));
@@ -264,6 +269,19 @@ impl<'c> Recorder<'c> {
             let (who, request) = (caller.identity.to_string(), caller.request.as_ref().map(ToString::to_string));
             let row = params![at, name.as_str(), action, deployment, detail, who, address, request];
             self.insert_audit.execute(row)?;
+        }
+        for new in notifications {
+            self.insert_notification.execute(params![
+                new.id.as_str(),
+                new.rule,
+                new.event.as_str(),
+                name.as_str(),
+                new.deployment.as_ref().map(DeploymentId::as_bytes),
+                new.lane(),
+                new.detail,
+                new.at.as_millisecond(),
+                after(new.at, new.delay).as_millisecond(),
+            ])?;
         }
         Ok(())
     }

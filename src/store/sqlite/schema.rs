@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0014_sealed_inputs.sql"),
     include_str!("migrations/0015_set_mark.sql"),
     include_str!("migrations/0016_forget.sql"),
+    include_str!("migrations/0017_notifications.sql"),
 ];
 
 const CHECKSUMS: &str =

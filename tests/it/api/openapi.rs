@@ -25,7 +25,9 @@ const LEASE: &str = "Singletrack-Lease";
 const TOKEN_SHA256: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// A project that agents run, and artifacts that are soon too large.
-const AGENTS_AND_SMALL_ARTIFACTS: &str = "[artifacts]\nmax_bytes = \"1MiB\"\n\n[projects.agents]\nrun_by = \"agents\"";
+const AGENTS_AND_SMALL_ARTIFACTS: &str = "[artifacts]\nmax_bytes = \"1MiB\"\n\n[projects.agents]\nrun_by = \"agents\"\n\n\
+    [[notify]]\nname = \"nobody\"\nkind = \"slack\"\nurl = \"http://127.0.0.1:1/\"\nallow_private = true\n\
+    events = [\"resumed\"]\nattempts = 1";
 
 #[test]
 fn the_described_routes_are_those_of_the_code() {
@@ -77,6 +79,7 @@ fn routes(project: &str, id: &str) -> Vec<(Method, String)> {
     let routes = singletrack::http::route_table().into_iter();
     let routes = routes.flat_map(|(path, methods)| methods.iter().map(move |(method, _)| (*method, path)));
     let filled = |path: &str| {
+        let path = path.replace("notifications/{id}", &format!("notifications/{}", &NOTHING[..32]));
         path.replace("{project}", project).replace("{id}", id).replace("{sha256}", NOTHING).replace("{token}", NOBODY)
     };
     routes.map(|(method, path)| (method.to_ascii_uppercase().parse().unwrap(), filled(path))).collect()
@@ -125,9 +128,12 @@ async fn trickled_bodies(server: &TestServer) -> JoinSet<Answered> {
     waiting
 }
 
-/// Whether the route reads a body. A heartbeat has none, nor has a reload.
+/// Whether the route reads a body. A heartbeat has none, nor have a reload and a retry.
 fn takes_a_body((method, path): &(Method, String)) -> bool {
-    matches!(*method, Method::POST | Method::PUT) && !path.ends_with("/heartbeat") && path != RELOAD
+    matches!(*method, Method::POST | Method::PUT)
+        && !path.ends_with("/heartbeat")
+        && !path.ends_with("/retry")
+        && path != RELOAD
 }
 
 /// A body that the route takes.
@@ -169,7 +175,19 @@ async fn refusals(server: &TestServer) -> BTreeSet<Answered> {
     // Somebody else's, or nobody's.
     driven.post("/v1/claims", claim_of("foreign-1", "unknown")).await;
     driven.post("/v1/tokens/nobody/revoke", json!({})).await;
+    driven.see(server.request(Method::POST, &format!("/v1/notifications/{}/retry", &NOTHING[..32]))).await;
     driven.seen
+}
+
+/// A notification that was given up, and is tried anew.
+async fn given_up(driven: &mut Driven<'_>) {
+    let id = loop {
+        let dead = driven.get("/v1/notifications?state=dead").await;
+        if let Some(id) = dead["notifications"][0]["id"].as_str() {
+            break id.to_owned();
+        }
+    };
+    driven.see(driven.server.request(Method::POST, &format!("/v1/notifications/{id}/retry"))).await;
 }
 
 /// A deployment that its client runs, to its end.
@@ -268,6 +286,7 @@ async fn successes(server: &TestServer) -> BTreeSet<Answered> {
     driven.post("/v1/projects/web/pause", json!({ "reason": "why", "until": null })).await;
     driven.post("/v1/projects/web/resume", json!({})).await;
     driven.see(server.request(Method::PUT, "/v1/projects/web/order").json(&json!({ "order": 3 }))).await;
+    given_up(&mut driven).await;
     driven.see(server.request(Method::POST, RELOAD)).await;
     server.configure("nonsense = 1");
     driven.see(server.request(Method::POST, RELOAD)).await;
@@ -315,7 +334,7 @@ async fn without_a_store() -> BTreeSet<Answered> {
     let tables = rusqlite::Connection::open(server.path("test.db")).unwrap();
     tables
         .execute_batch(
-            "PRAGMA legacy_alter_table = 1; ALTER TABLE projects RENAME TO p; ALTER TABLE deployments RENAME TO d; ALTER TABLE tokens RENAME TO t;",
+            "PRAGMA legacy_alter_table = 1; ALTER TABLE projects RENAME TO p; ALTER TABLE deployments RENAME TO d; ALTER TABLE tokens RENAME TO t; ALTER TABLE notifications RENAME TO n;",
         )
         .unwrap();
     let kept = server.path("singletrack-work/artifacts");

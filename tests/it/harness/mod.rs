@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod processes;
 pub mod proxy;
 pub mod raw;
+pub mod receiver;
 pub mod stream;
 pub mod terminal;
 

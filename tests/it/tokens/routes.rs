@@ -44,6 +44,8 @@ const ROUTES: &[(&str, &str, &[Scope])] = {
         ("post", "/v1/tokens/{token}/revoke", &[Admin]),
         ("post", "/v1/admin/reload", &[Admin]),
         ("get", "/v1/audit", &[Admin]),
+        ("get", "/v1/notifications", &[Admin]),
+        ("post", "/v1/notifications/{id}/retry", &[Admin]),
         ("get", "/healthz", &[]),
         ("get", "/readyz", &[]),
         ("get", "/metrics", &[]),
