@@ -405,8 +405,6 @@ const CALLS: &[(&str, &str, Result<&str, &str>)] = &[
     ("put", "/v1/projects/{project}/order", Ok("order")),
     ("delete", "/v1/projects/{project}", Ok("forget")),
     ("post", "/v1/projects/{project}/release", Ok("release")),
-    ("post", "/v1/projects/{project}/pause", Ok("pause")),
-    ("post", "/v1/projects/{project}/resume", Ok("resume")),
     ("post", "/v1/projects/{project}/rollback", Ok("rollback")),
     ("post", "/v1/projects/{project}/deployments/{id}/redact", Ok("redact")),
     ("post", "/v1/claims", Ok("claim")),
