@@ -78,11 +78,29 @@ pub(super) fn marked_with(assignment: &str) -> Vec<Pid> {
     marked.filter_map(Pid::from_raw).filter(|pid| *pid != own).collect()
 }
 
-/// Whether a process handles a signal itself: by a handler, or by waiting for it as a blocked signal. Any other process
-/// dies of the first such signal, or ignores all of them.
-pub(super) fn deals_with(pid: Pid, signal: Signal) -> bool {
+/// Whether and how a process handles a signal itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handling {
+    /// By a handler, or by waiting for it as a blocked signal.
+    Itself,
+    /// It has blocked the signal and does not wait: a shell does that for a moment while it starts a process.
+    Undecided,
+    /// It dies of the first such signal, or ignores all of them.
+    Not,
+}
+
+/// Whether and how a process handles a signal itself.
+pub(super) fn handling(pid: Pid, signal: Signal) -> Handling {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
-    signals(&status, &["SigBlk:", "SigCgt:"]) & bit(signal) != 0
+    let has = |sets: &[&str]| signals(&status, sets) & bit(signal) != 0;
+    // A process that starts another one by `vfork` sleeps as one that waits for a disk does.
+    let waits = !status.lines().any(|line| line.starts_with("State:\tR") || line.starts_with("State:\tD"));
+    match (has(&["SigCgt:"]), has(&["SigBlk:"])) {
+        (true, _) => Handling::Itself,
+        (false, true) if waits => Handling::Itself,
+        (false, true) => Handling::Undecided,
+        (false, false) => Handling::Not,
+    }
 }
 
 /// Whether a process ignores a signal.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 
-use super::descendants::{Descendant, deals_with, ignores, is_at_work_on, is_stopped};
+use super::descendants::{Descendant, Handling, handling, ignores, is_at_work_on, is_stopped};
 
 /// How long a process may take to pass a signal on while others are stopped. On a busy machine it may not run for a
 /// while.
@@ -143,6 +143,13 @@ fn hold<'a>(those: impl Iterator<Item = &'a Descendant>, signal: Signal) -> Vec<
     }
     wait_while(|| !held.iter().all(|pid| is_stopped(*pid)));
     held
+}
+
+/// Whether a process handles a signal itself, and so may pass it on. One that is about to start a process is waited for: it
+/// has blocked all signals only meanwhile.
+fn deals_with(pid: Pid, signal: Signal) -> bool {
+    wait_while(|| handling(pid, signal) == Handling::Undecided);
+    handling(pid, signal) != Handling::Not
 }
 
 /// Waits while `is_so` holds, within the limit.

@@ -79,6 +79,28 @@ async fn what_a_command_waits_for_without_telling_it_hears_of_a_cancel_within_ha
 }
 
 #[tokio::test]
+async fn a_command_that_is_just_starting_something_is_not_taken_for_one_that_passes_a_cancel_on() {
+    // As a shell does for a moment: while it starts a process, it has blocked all signals.
+    let script = r#"exec perl -MPOSIX -MTime::HiRes=time -e '
+        my $term = POSIX::SigSet->new(SIGTERM);
+        sigprocmask(SIG_BLOCK, $term);
+        if (!fork) {
+            sigprocmask(SIG_UNBLOCK, $term);
+            exec "sh", "-c", "trap \"echo heard; exit\" TERM; echo ready; while :; do sleep 0.05; done";
+        }
+        my $until = time + 0.3;
+        1 while time < $until;
+        sigprocmask(SIG_UNBLOCK, $term);
+        wait'"#;
+    let mut running = Trial::new().phase("one", script).start();
+    running.line("ready").await;
+    running.stop(Stop::Cancel);
+    let ended = running.end().await;
+    assert_eq!(ended.lines(), ["ready", "heard"], "it heard long before half of the grace was over");
+    assert_eq!(ended.verdict, Some(Verdict::Stopped));
+}
+
+#[tokio::test]
 async fn a_stopped_command_hears_its_cancel_too() {
     let mut running = Trial::new().phase("one", "trap 'exit 5' TERM; echo pid $$; kill -STOP $$; :").start();
     let _ = running.line("pid ").await;
