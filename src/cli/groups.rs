@@ -113,6 +113,10 @@ pub struct LineArgs {
     /// Let no pause and no freeze window hold this deployment, and go before all who are held; needs the scope admin
     #[arg(long, help_heading = "Waiting")]
     pub override_pause: bool,
+    /// End the pause of the project with this deployment, also that of a rollback, and go before all who were held; needs the
+    /// scope admin
+    #[arg(long, help_heading = "Waiting")]
+    pub resume: bool,
     /// Leave the line as soon as a newer deployment waits that would supersede this one
     #[arg(long, help_heading = "Waiting")]
     pub leave_when_overtaken: bool,

@@ -98,6 +98,7 @@ impl RollbackArgs {
             cancel_in_progress_deployment: false,
             leave_when_overtaken: false,
             override_pause: false,
+            resume: false,
             timeout: self.timeout,
         };
         DeployArgs {

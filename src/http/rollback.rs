@@ -59,7 +59,7 @@ pub async fn rollback(
             Err(failure) => {
                 let Some(key) = key else { return Err(failure) };
                 let repeated = submit::repeated(&app, project, &SubmitRequest::default(), key);
-                return submit::decide(&app, &grant.caller, repeated, Some(failure)).await;
+                return submit::decide(&app, &grant.caller, repeated, false, Some(failure)).await;
             }
         };
         let Choice { submission, live, is_held } = choice;

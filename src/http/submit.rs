@@ -61,7 +61,7 @@ pub async fn submit(
     // Read the body anyway: otherwise a client that is still sending gets a reset instead of the answer, and only the
     // body says `onConflict: queue`, for which a held slot is no conflict.
     let wish = match (read_wish(&parts.headers, body).await, held) {
-        (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue || wish.override_pause => wish,
+        (Ok(wish), Some(_)) if wish.on_conflict == OnConflict::Queue || passes(&wish) => wish,
         (_, Some(conflict)) => {
             if conflict.code() == ErrorCode::DeploymentInProgress {
                 app.metrics.count_conflict(&project);
@@ -70,7 +70,7 @@ pub async fn submit(
         }
         (wish, None) => wish?,
     };
-    if wish.override_pause {
+    if passes(&wish) {
         grant.require(&[Scope::Admin])?;
     }
     let Grant { caller, projects: visible, .. } = grant;
@@ -86,15 +86,20 @@ pub async fn submit(
         }
         (Ok(mut submission), _) => {
             submission.refusal = refusal(&app, &submission).await?;
-            decide(&app, &caller, submission, None).await
+            decide(&app, &caller, submission, wish.resume, None).await
         }
         // The key comes first: a deployment that was granted earlier is answered, even if the same submit would be
         // refused now.
         (Err(failure), Some(key)) if !dry_run => {
-            decide(&app, &caller, repeated(&app, project, &wish, key), Some(failure)).await
+            decide(&app, &caller, repeated(&app, project, &wish, key), false, Some(failure)).await
         }
         (Err(failure), _) => Err(failure),
     }
+}
+
+/// Whether no hold of the project holds it.
+fn passes(wish: &SubmitRequest) -> bool {
+    wish.override_pause || wish.resume
 }
 
 /// The submission, if it can be granted.
@@ -197,10 +202,16 @@ pub(super) async fn decide(
     app: &App,
     caller: &Caller,
     submission: Submission,
+    resumes: bool,
     otherwise: Option<ErrorAnswer>,
 ) -> Result<Response, ErrorAnswer> {
     let url = submission.spec.url.clone();
-    let SubmitOutcome { admission, own, overtaker, hold, project } = app.queue.submit(caller, submission).await?;
+    let submitted = if resumes {
+        app.queue.submit_and_resume(caller, submission).await?
+    } else {
+        app.queue.submit(caller, submission).await?
+    };
+    let SubmitOutcome { admission, own, overtaker, hold, project } = submitted;
     if matches!(&admission, Admission::Conflict { blocker: Some(_), .. }) {
         app.metrics.count_conflict(&project.name);
     }
@@ -473,7 +484,7 @@ pub(super) async fn submission(
         artifact: artifact.or(former.artifact),
         executor: wish.executor,
         rollback: wish.rollback,
-        override_pause: wish.override_pause,
+        override_pause: wish.override_pause || wish.resume,
         deadline_seconds: wish.deadline_seconds,
         retry_of,
         retry_of_named,

@@ -3,7 +3,7 @@
 use super::Queue;
 use crate::{
     model::{
-        Caller, DeploymentId, Edges, Hold, LineLoad, LinePolicy, Load, Mention, Project, Slot,
+        Caller, Deployment, DeploymentId, Edges, Hold, LineLoad, LinePolicy, Load, Mention, Project, Slot,
         admission::{self, Admission, OnConflict, Submission},
         order,
     },
@@ -31,6 +31,23 @@ impl Queue {
     /// # Errors
     /// The store did not do it.
     pub async fn submit(&self, caller: &Caller, wish: Submission) -> Result<SubmitOutcome, StoreError> {
+        self.decide_submit(caller, wish, false).await
+    }
+
+    /// The same. If it makes a deployment, which must pass every hold, it ends the project's pause as well.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn submit_and_resume(&self, caller: &Caller, wish: Submission) -> Result<SubmitOutcome, StoreError> {
+        self.decide_submit(caller, wish, true).await
+    }
+
+    async fn decide_submit(
+        &self,
+        caller: &Caller,
+        wish: Submission,
+        resumes: bool,
+    ) -> Result<SubmitOutcome, StoreError> {
         let policy = self.policy(&wish.project);
         let may_join = wish.on_conflict != OnConflict::Refuse;
         let edges = Edges {
@@ -55,6 +72,9 @@ impl Queue {
                 let keyed = loaded.keyed.clone();
                 let mut slot = Slot::of(loaded, now, &policy).by(&caller);
                 let admission = admission::submit(&mut slot, keyed, wish, &policy);
+                if resumes && let Some(made) = slot.deployment(new).map(Deployment::mention) {
+                    slot.resume(Some(format!("with {made}")));
+                }
                 let own = own_deployment(&admission).and_then(|id| slot.deployment(id)).cloned();
                 let (project, hold) = (slot.project().clone(), slot.hold());
                 let waiting = own.as_ref().filter(|own| own.is_waiting());

@@ -56,6 +56,9 @@ pub struct SubmitRequest {
     /// Whether no pause and no freeze window holds it, which needs the scope `admin`. It goes before all who are held.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub override_pause: bool,
+    /// Whether it also ends the pause of the project, in the commit in which it is admitted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resume: bool,
     /// A former deployment of the project that is run again: fields that are left out above are taken from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<DeploymentName>,

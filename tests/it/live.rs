@@ -245,6 +245,36 @@ async fn a_rollback_stays_because_it_pauses_the_project_and_whoever_is_held_is_t
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deploy_that_says_so_ends_the_pause_of_a_rollback_and_goes_first() {
+    on_each_engine(GATED, async |server| {
+        deployed(&server, "a").await;
+        deployed(&server, "b").await;
+        let back = server.post("/v1/projects/web/rollback", json!({ "reason": "it is slow" })).await;
+        server.finished(&back.id()).await;
+        let held = server.accepted(json!({ "commit": "c", "onConflict": "queue" })).await;
+        server.close_gate();
+        let hotfix = server.accepted(json!({ "commit": "d", "onConflict": "queue", "overridePause": true })).await;
+        server.event(&hotfix, |event| event["type"] == "log").await;
+        // Whoever gets neither the slot nor a place ends nothing.
+        let refused = server.submit(json!({ "commit": "e", "resume": true })).await;
+        assert_eq!(refused.refusal(), (409, "DEPLOYMENT_IN_PROGRESS"), "{}", refused.text);
+        assert_eq!(server.project().await["hold"]["pin"], json!(1), "it is held still");
+        let fix = server.accepted(json!({ "commit": "f", "onConflict": "queue", "resume": true })).await;
+        let view = server.project().await;
+        assert_eq!((&view["hold"], &view["line"][0]["id"]), (&Value::Null, &json!(fix)), "{view}");
+        server.open_gate();
+        server.finished(&held).await;
+        let started = async |id: &str| server.deployment(id, "").await.body["startedAt"].as_str().unwrap().to_owned();
+        assert!(started(&fix).await < started(&held).await, "it goes before whoever was held");
+        assert_eq!(server.project().await["current"]["commit"], "c");
+        let audit = server.get("/v1/audit?action=resume").await.body;
+        assert_eq!(audit["entries"].as_array().unwrap().len(), 1, "{audit}");
+        assert!(audit["entries"][0]["detail"].as_str().unwrap().starts_with("with "), "{audit}");
+    })
+    .await;
+}
+
 /// A rollback that is refused leaves the pause as it is; the next one passes it.
 async fn deny_nothing(server: &TestServer) {
     assert_eq!(refused(server, json!({ "to": "1", "reason": "again" })).await, "ROLLBACK_IMPOSSIBLE");

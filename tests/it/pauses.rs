@@ -312,6 +312,7 @@ async fn pausing_resuming_and_passing_need_the_scope_admin() {
         (PAUSE, json!({ "reason": "why" })),
         (RESUME, json!({})),
         ("/v1/projects/web/deployments", json!({ "pipeline": "quick", "overridePause": true })),
+        ("/v1/projects/web/deployments", json!({ "pipeline": "quick", "resume": true })),
     ] {
         let answer = send(client.post(format!("{}{path}", server.base)).json(&body)).await;
         assert_eq!(answer.refusal(), (403, "MISSING_SCOPE"), "{path}: {}", answer.text);

@@ -584,6 +584,7 @@ pub fn request(args: &DeployArgs, wish: Wish, ci: Option<&CiRun>) -> Result<Subm
         deadline_seconds: Some(args.submit.line.timeout.as_secs()),
         rollback: args.rollback,
         override_pause: args.submit.line.override_pause,
+        resume: args.submit.line.resume,
         retry_of: args.retry_of.clone(),
         // Known once it is packed.
         artifact: None,
