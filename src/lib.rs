@@ -14,6 +14,7 @@
 //! list of edges. `exec` and `client` know no store, no queue and no server.
 
 // What everybody knows.
+pub mod clean;
 pub mod clock;
 pub mod config;
 pub mod explain;

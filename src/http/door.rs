@@ -19,6 +19,7 @@ use super::{
     guard::{Examined, Grant, PeerAddress, shown_token},
     oidc::Wanted,
     request_id::request_id,
+    router::RouteKind,
     token_text::{hash_of, is_well_formed},
     validity::AccessEnd,
 };
@@ -40,6 +41,7 @@ pub struct Visitor<'a> {
     version: Version,
     uri: &'a Uri,
     headers: &'a HeaderMap,
+    kind: RouteKind,
     needed: &'static [Scope],
     /// Whether it is a call by which a worker tells of its work under a lease.
     is_under_lease: bool,
@@ -47,7 +49,7 @@ pub struct Visitor<'a> {
 
 impl<'a> Visitor<'a> {
     /// A request that needs one of these scopes. `is_of_lease`: its route is one of a lease.
-    pub fn of(app: &App, request: &'a Request, needed: &'static [Scope], is_of_lease: bool) -> Self {
+    pub fn of(app: &App, request: &'a Request, kind: RouteKind, needed: &'static [Scope], is_of_lease: bool) -> Self {
         let access = app.access.now();
         let headers = request.headers();
         let peer = request.extensions().get::<PeerAddress>().map(|PeerAddress(address)| *address);
@@ -58,6 +60,7 @@ impl<'a> Visitor<'a> {
             version: request.version(),
             uri: request.uri(),
             headers,
+            kind,
             needed,
             is_under_lease: is_of_lease && headers.contains_key(LEASE_HEADER),
         }
@@ -121,10 +124,10 @@ fn examine(app: &App, visitor: &Visitor<'_>) -> Result<Examination, ErrorAnswer>
     });
     match (known, sha256) {
         (Some(grant), _) => let_in(app, visitor, grant, &examined).map(Examination::Grant),
-        (None, Some(sha256)) if is_api(visitor) && shown.is_some_and(|token| app.oidc.now().is_for_us(token)) => {
+        (None, Some(sha256)) if is_guarded(visitor) && shown.is_some_and(|token| app.oidc.now().is_for_us(token)) => {
             Ok(Examination::Signed { sha256, examined })
         }
-        (None, Some(sha256)) if is_api(visitor) && shown.is_some_and(is_well_formed) => {
+        (None, Some(sha256)) if is_guarded(visitor) && shown.is_some_and(is_well_formed) => {
             Ok(Examination::Unknown { sha256, examined })
         }
         (None, _) => without_token(app, visitor, &examined).map(Examination::Grant),
@@ -172,7 +175,7 @@ fn wanted<'a>(visitor: &Visitor<'a>) -> Wanted<'a> {
 
 /// The holder of a token that is known.
 fn let_in(app: &App, visitor: &Visitor<'_>, grant: Grant, examined: &Examined) -> Result<Grant, ErrorAnswer> {
-    if !is_api(visitor) {
+    if !is_guarded(visitor) {
         return match grant.end() {
             Some(_) => without_token(app, visitor, examined),
             None => examined.require_own_page(visitor.headers).map(|()| grant),
@@ -192,7 +195,7 @@ fn without_token(app: &App, visitor: &Visitor<'_>, examined: &Examined) -> Resul
     if visitor.access.is_open_to_machine() {
         return open(visitor, examined);
     }
-    if is_api(visitor) {
+    if is_guarded(visitor) {
         if !visitor.headers.contains_key(header::AUTHORIZATION) {
             let detail =
                 "this server wants a token: Authorization: Bearer …, or SINGLETRACK_TOKEN for the command line";
@@ -212,8 +215,9 @@ fn open(visitor: &Visitor<'_>, examined: &Examined) -> Result<Grant, ErrorAnswer
     Ok(Grant::local())
 }
 
-fn is_api(visitor: &Visitor<'_>) -> bool {
-    visitor.uri.path().starts_with("/v1")
+/// Whether it asks for what only those get who have access.
+fn is_guarded(visitor: &Visitor<'_>) -> bool {
+    visitor.kind != RouteKind::Open
 }
 
 fn unknown_token() -> ErrorAnswer {

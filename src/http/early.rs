@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -17,6 +17,7 @@ use super::{
     error::{self, ErrorAnswer},
     meta,
     request_id::new_request_id,
+    screens,
     serve::ServeError,
 };
 use crate::{clock::SystemClock, config::LiveConfig, health::Health, wire::ErrorCode};
@@ -41,9 +42,9 @@ impl Early {
         let address = config.listen;
         let listener = TcpListener::bind(address).await.map_err(|error| ServeError::Bind { address, error })?;
         let address = listener.local_addr().map_err(|error| ServeError::Bind { address, error })?;
-        let router = Router::new().fallback(move |uri: Uri| {
+        let router = Router::new().fallback(move |uri: Uri, headers: HeaderMap| {
             let health = health.clone();
-            async move { answered(&uri, &health) }
+            async move { answered(&uri, &headers, &health) }
         });
         let (clock, shutdown) = (Arc::new(SystemClock), CancellationToken::new());
         let shared = Arc::new(ConnectionShared { router, clock, shutdown, config: live.clone() });
@@ -72,13 +73,13 @@ impl Drop for Early {
     }
 }
 
-fn answered(uri: &Uri, health: &Health) -> Response {
+fn answered(uri: &Uri, headers: &HeaderMap, health: &Health) -> Response {
     let response = match uri.path() {
         "/healthz" => answer::json(StatusCode::OK, &json!({ "status": "ok" })),
         "/readyz" => meta::ready(health),
         _ => ErrorAnswer::new(ErrorCode::Unavailable, "the server waits for its database; try again").into_response(),
     };
-    let (mut response, _) = error::render(uri.path(), &new_request_id(), response);
+    let (mut response, _) = error::render(uri.path(), &new_request_id(), response, screens::is_for_browser(headers));
     let headers = response.headers_mut();
     if uri.path() != "/healthz" {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

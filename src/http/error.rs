@@ -9,6 +9,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::screens;
 use crate::{
     model::{BuildMark, Caller, Identity, ProjectName, RequestId, admission::Rejection, bounds},
     queue::WorkerError,
@@ -124,14 +125,16 @@ pub fn draining() -> ErrorAnswer {
     Rejection::Draining.into()
 }
 
-/// Gives an answer the request's id, and an error its body. Returns what else the error tells.
-pub fn render(path: &str, request: &RequestId, mut response: Response) -> (Response, RenderedError) {
+/// Gives an answer the request's id, and an error its body: a screen where a person's browser asked. Returns what else the
+/// error tells.
+pub fn render(path: &str, request: &RequestId, mut response: Response, as_screen: bool) -> (Response, RenderedError) {
     let failure = response.extensions_mut().remove::<ErrorAnswer>();
     let mut told = RenderedError::default();
     if let Some(mut failure) = failure {
         told =
             RenderedError { code: Some(failure.code), foreign: failure.foreign.take(), caller: failure.caller.take() };
-        response = with_body(path, request, failure, response);
+        let screen = if as_screen { screens::failure(&failure, request) } else { None };
+        response = screen.unwrap_or_else(|| with_body(path, request, failure, response));
     }
     if let Ok(id) = HeaderValue::try_from(request.to_string()) {
         response.headers_mut().insert(REQUEST_ID_HEADER, id);

@@ -26,6 +26,7 @@ use super::{
     metrics::Parked,
     params::{self, InProject, Query},
     projects::{following, summary_of, view_of},
+    screens,
 };
 use crate::{
     model::{ProjectName, bounds},
@@ -46,6 +47,33 @@ pub async fn all(
     standby: Standby,
 ) -> Result<Response, ErrorAnswer> {
     answer(app, FeedScope::All(grant.projects), reading, standby).await
+}
+
+/// The rows of the projects on the screen of all projects, as they change.
+pub async fn rows(
+    State(app): State<Arc<App>>,
+    grant: Grant,
+    reading: FeedReading,
+    standby: Standby,
+) -> Result<Response, ErrorAnswer> {
+    answer(app, FeedScope::Rows(grant.projects), reading, standby).await
+}
+
+/// The parts of one project's screen, as they change.
+pub async fn screen(
+    State(app): State<Arc<App>>,
+    InProject(project): InProject,
+    reading: FeedReading,
+    standby: Standby,
+) -> Result<Response, ErrorAnswer> {
+    app.require_project(&project).await?;
+    answer(app, FeedScope::Screen(project), reading, standby).await
+}
+
+/// The cursor of a reader that reads everything after this call.
+pub fn begin(app: &App) -> impl fmt::Display {
+    let board = app.watch.board();
+    FeedCursor { epoch: board.epoch().to_owned(), number: board.last(), listing: Listing::Over }
 }
 
 /// How one project stands.
@@ -175,10 +203,23 @@ impl fmt::Display for FeedCursor {
     }
 }
 
-/// Which projects are told.
+/// Which projects are told, and how.
 enum FeedScope {
+    /// In JSON.
     All(VisibleProjects),
+    /// In JSON.
     One(ProjectName),
+    /// In HTML, for the screen of all projects.
+    Rows(VisibleProjects),
+    /// In HTML, for the project's screen.
+    Screen(ProjectName),
+}
+
+impl FeedScope {
+    /// Whether they are told for a screen.
+    fn is_for_screen(&self) -> bool {
+        matches!(self, FeedScope::Rows(_) | FeedScope::Screen(_))
+    }
 }
 
 /// One reader.
@@ -197,6 +238,8 @@ struct FeedPart {
     /// Whether the reader begins anew: what it has is to be forgotten.
     is_restart: bool,
     entries: Vec<FeedEntry>,
+    /// What is told of all projects together, in HTML.
+    sum: Option<Bytes>,
     /// Whether with these, all projects are told.
     is_current: bool,
 }
@@ -204,7 +247,7 @@ struct FeedPart {
 /// A project as it stands.
 struct FeedEntry {
     project: ProjectName,
-    /// In JSON; `None` if the project is there no more.
+    /// In JSON or HTML; `None` if the project is there no more.
     standing: Option<Bytes>,
     /// The cursor after it.
     cursor: FeedCursor,
@@ -230,6 +273,11 @@ impl Feed {
         self.cursor.listing = Listing::Begins;
     }
 
+    /// How often something is to be done while nothing changes.
+    fn upkeep_every(&self) -> Duration {
+        if self.told.is_for_screen() { screens::BEAT_EVERY } else { KEEP_ALIVE }
+    }
+
     /// What the reader does not have yet; nothing, if it has all.
     async fn look(&mut self) -> Result<FeedPart, ErrorAnswer> {
         self.changes.mark_unchanged();
@@ -252,6 +300,18 @@ impl Feed {
             FeedScope::One(project) => {
                 let standing = encoded(view_of(&self.app, project.clone()).await?.as_ref());
                 entries.push(FeedEntry { project: project.clone(), standing, cursor: cursor.clone() });
+                true
+            }
+            FeedScope::Screen(project) => {
+                let standing = screens::parts_of_project(&self.app, project).await?;
+                entries.push(FeedEntry { project: project.clone(), standing, cursor: cursor.clone() });
+                true
+            }
+            FeedScope::Rows(visible) => {
+                for (project, row) in self.app.rows.all(&self.app, visible).await? {
+                    cursor.listing = Listing::Through(project.clone());
+                    entries.push(FeedEntry { project, standing: Some(row.html.clone()), cursor: cursor.clone() });
+                }
                 true
             }
             FeedScope::All(visible) => {
@@ -280,7 +340,8 @@ impl Feed {
             cursor.listing = Listing::Over;
         }
         self.cursor = cursor;
-        Ok(FeedPart { is_restart: self.is_restart, entries, is_current: is_last })
+        let sum = self.sum().await?;
+        Ok(FeedPart { is_restart: self.is_restart, entries, sum, is_current: is_last })
     }
 
     /// These projects as they stand now, of those that the reader may see.
@@ -302,7 +363,13 @@ impl Feed {
                         async { Ok::<_, ErrorAnswer>(encoded(view_of(&self.app, name.clone()).await?.as_ref())) };
                     change.view.get_or_try_init(|| read).await?
                 }
-                FeedScope::All(_) | FeedScope::One(_) => continue,
+                FeedScope::Rows(visible) if visible.sees(name) => {
+                    &self.app.rows.row(&self.app, name).await?.map(|row| row.html.clone())
+                }
+                FeedScope::Screen(project) if project == name => {
+                    change.screen.get_or_try_init(|| screens::parts_of_project(&self.app, name)).await?
+                }
+                FeedScope::All(_) | FeedScope::One(_) | FeedScope::Rows(_) | FeedScope::Screen(_) => continue,
             };
             bytes += standing.as_ref().map_or(0, Bytes::len);
             entries.push(FeedEntry { project: name.clone(), standing: standing.clone(), cursor: cursor.clone() });
@@ -313,7 +380,14 @@ impl Feed {
             }
         }
         self.cursor = cursor;
-        Ok(FeedPart { is_restart: false, entries, is_current: false })
+        let sum = if entries.is_empty() { None } else { self.sum().await? };
+        Ok(FeedPart { is_restart: false, entries, sum, is_current: false })
+    }
+
+    async fn sum(&self) -> Result<Option<Bytes>, ErrorAnswer> {
+        let FeedScope::Rows(visible) = &self.told else { return Ok(None) };
+        let rows = self.app.rows.all(&self.app, visible).await?;
+        screens::sum(&self.app, &rows).map(|sum| Some(sum.into()))
     }
 }
 
@@ -324,6 +398,11 @@ impl FeedPart {
 
     /// The answer of a long-poll.
     fn into_page(self, feed: &Feed) -> Response {
+        if feed.told.is_for_screen() {
+            let frames = [screens::BEAT, &self.into_frames(feed)].concat();
+            return ([(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")], frames)
+                .into_response();
+        }
         let mut bytes = Vec::from(&b"{\"projects\":["[..]);
         let standing = self.entries.iter().filter_map(|entry| entry.standing.as_ref());
         for (at, standing) in standing.enumerate() {
@@ -344,8 +423,35 @@ impl FeedPart {
         (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], bytes).into_response()
     }
 
+    /// The frames of a stream for a screen: each element takes the place of the one with its id.
+    fn into_patches(self, cursor: &FeedCursor) -> Bytes {
+        let mut bytes = Vec::new();
+        if self.is_restart {
+            screens::frame(&mut bytes, None, "restart", "");
+        }
+        for entry in &self.entries {
+            match &entry.standing {
+                Some(html) => {
+                    screens::frame(&mut bytes, Some(&entry.cursor), "patch", &String::from_utf8_lossy(html));
+                }
+                None => screens::frame(&mut bytes, Some(&entry.cursor), "gone", &screens::row_id(&entry.project)),
+            }
+        }
+        if let Some(sum) = &self.sum {
+            screens::frame(&mut bytes, Some(cursor), "patch", &String::from_utf8_lossy(sum));
+        }
+        if self.is_current {
+            screens::frame(&mut bytes, Some(cursor), "current", "");
+        }
+        bytes.into()
+    }
+
     /// The frames of a stream.
-    fn into_frames(self, cursor: &FeedCursor) -> Bytes {
+    fn into_frames(self, feed: &Feed) -> Bytes {
+        let cursor = &feed.cursor;
+        if feed.told.is_for_screen() {
+            return self.into_patches(cursor);
+        }
         let mut bytes = Vec::new();
         if self.is_restart {
             frame_of(&mut bytes, None, "restart", |bytes| bytes.extend_from_slice(b"{}"));
@@ -385,7 +491,12 @@ struct FeedStream {
 }
 
 fn stream_of(feed: Feed, first: FeedPart) -> Response {
-    let ready = Some(first.into_frames(&feed.cursor)).filter(|frames| !frames.is_empty());
+    let mut first = first.into_frames(&feed);
+    if feed.told.is_for_screen() {
+        // Something comes at once, so that a screen knows that its stream is not held up in between.
+        first = [screens::BEAT, &first].concat().into();
+    }
+    let ready = Some(first).filter(|frames| !frames.is_empty());
     let parked = feed.app.metrics.park();
     let streaming = FeedStream { feed, ready, rests_until: Instant::now(), _parked: parked };
     events::response_of(stream::unfold(streaming, |mut streaming| async move {
@@ -401,7 +512,14 @@ impl FeedStream {
                 return Some(frames);
             }
             if self.feed.cursor.listing == Listing::Over {
-                match timeout(KEEP_ALIVE, self.changed()).await {
+                let is_for_screen = self.feed.told.is_for_screen();
+                match timeout(self.feed.upkeep_every(), self.changed()).await {
+                    Err(_) if is_for_screen => {
+                        if let Err(error) = self.feed.app.rows.refresh(&self.feed.app).await {
+                            tracing::debug!(?error, "rows could not be read again");
+                        }
+                        return Some(Bytes::from_static(screens::BEAT));
+                    }
                     Err(_) => return Some(Bytes::from_static(b": keep-alive\n\n")),
                     Ok(false) => return None,
                     Ok(true) => self.rests_until = Instant::now() + REST,
@@ -409,7 +527,7 @@ impl FeedStream {
             }
             match Box::pin(self.feed.look()).await {
                 Ok(part) => {
-                    self.ready = Some(part.into_frames(&self.feed.cursor)).filter(|frames| !frames.is_empty());
+                    self.ready = Some(part.into_frames(&self.feed)).filter(|frames| !frames.is_empty());
                 }
                 // The client comes again with its last cursor.
                 Err(error) => {

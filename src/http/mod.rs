@@ -44,6 +44,7 @@ mod request_id;
 mod rollback;
 mod router;
 mod scan;
+mod screens;
 mod secrets;
 mod serve;
 mod socket;
@@ -111,6 +112,7 @@ pub struct App {
     phase_times: PhaseTimes,
     access_log: AccessLog,
     refusals: Arc<RefusalLog>,
+    rows: screens::Rows,
     /// Cancelled at shutdown, for work that need not be finished.
     shutdown: CancellationToken,
 }

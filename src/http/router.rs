@@ -18,7 +18,7 @@ use super::{
     door::{self, Visitor, VisitorAdmission},
     error, events, feed, forget, intake, mark, meta, metrics, notifications, pause, projects, read, redact,
     refusals::{self, RefusedAttempt},
-    rollback, submit, tokens,
+    rollback, screens, submit, tokens,
     validity::AccessEnd,
     waits, workers,
 };
@@ -30,8 +30,19 @@ type Route = (&'static str, &'static [MethodNeeds], MethodRouter<Arc<App>>);
 /// A method in lower case, and the scopes of which a caller needs one; where there are none, everybody may.
 pub type MethodNeeds = (&'static str, &'static [Scope]);
 
-/// What each path's methods need.
-type Needs = BTreeMap<&'static str, &'static [MethodNeeds]>;
+/// Whom a route answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Programs, in JSON, with a token.
+    Api,
+    /// A person's browser, in HTML, with a session.
+    Screen,
+    /// Whoever asks.
+    Open,
+}
+
+/// What each path's methods need, and whom it answers.
+type Needs = BTreeMap<&'static str, (RouteKind, &'static [MethodNeeds])>;
 
 const NOTHING: &[Scope] = &[];
 const READ: &[Scope] = &[Scope::Read];
@@ -90,20 +101,37 @@ pub fn route_table() -> Vec<(&'static str, &'static [MethodNeeds])> {
 
 /// The scopes of which a request needs one. A path or method that is not there is answered by its own error.
 fn needed(needs: &Needs, path: &str, method: &Method) -> &'static [Scope] {
-    let methods = needs.get(path).copied().unwrap_or_default();
+    let methods = needs.get(path).map(|(_, methods)| *methods).unwrap_or_default();
     let find = |name: &str| methods.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     // axum answers HEAD wherever there is a GET.
     let found = find(method.as_str()).or_else(|| (*method == Method::HEAD).then(|| find("get")).flatten());
     found.map_or(NOTHING, |(_, scopes)| scopes)
 }
 
+/// Whom a request's route answers. A path that is not there is one of the API's where it looks like one.
+fn kind(needs: &Needs, route: Option<&MatchedPath>, path: &str) -> RouteKind {
+    match route.and_then(|route| needs.get(route.as_str())) {
+        Some((kind, _)) => *kind,
+        None if path.starts_with("/v1") => RouteKind::Api,
+        None => RouteKind::Open,
+    }
+}
+
 /// The whole HTTP service.
 pub fn router(app: Arc<App>) -> Router {
     let mut router = Router::new();
     let mut needs = BTreeMap::new();
-    for (path, methods, handlers) in routes() {
+    let of = |kind: RouteKind| move |route: Route| (kind, route);
+    let api = routes().into_iter().map(|route| {
+        let kind = if route.0.starts_with("/v1") { RouteKind::Api } else { RouteKind::Open };
+        (kind, route)
+    });
+    let screens = screens::routes().into_iter().map(of(RouteKind::Screen));
+    for (kind, (path, methods, handlers)) in
+        api.chain(screens).chain(screens::open_routes().into_iter().map(of(RouteKind::Open)))
+    {
         router = router.route(path, handlers);
-        needs.insert(path, methods);
+        needs.insert(path, (kind, methods));
     }
     let needs = Arc::new(needs);
     router
@@ -127,7 +155,10 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     let rest = intake::watch(&mut request);
     let needed = route.as_ref().map_or(NOTHING, |route| needed(&needs, route.as_str(), &method));
     let is_of_lease = needed == RUN;
-    let visitor = Visitor::of(&app, &request, needed, is_of_lease);
+    let kind = kind(&needs, route.as_ref(), &path);
+    let as_screen =
+        kind == RouteKind::Screen || (kind == RouteKind::Open && screens::is_for_browser(request.headers()));
+    let visitor = Visitor::of(&app, &request, kind, needed, is_of_lease);
     let (id, address) = (visitor.id.clone(), visitor.address);
     let VisitorAdmission { caller, admitted } = log::within(id.clone(), door::admit(&app, visitor)).await;
     // The door counts those that it does not let in.
@@ -149,7 +180,7 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
             failure.into_response()
         }
     };
-    let (mut response, told) = error::render(&path, &id, response);
+    let (mut response, told) = error::render(&path, &id, response, as_screen);
     if app.watch.is_draining() {
         // Close the connection, so that the client's next request opens a new one, which a load balancer sends to
         // another server.

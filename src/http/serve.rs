@@ -24,6 +24,7 @@ use super::{
     rarely::Rarely,
     refusals::{self, RefusalLog},
     router::router,
+    screens::Rows,
     uploads::Uploads,
 };
 use crate::{
@@ -118,6 +119,7 @@ pub async fn serve(
         phase_times: PhaseTimes::default(),
         access_log: AccessLog::default(),
         refusals: refusals.log.clone(),
+        rows: Rows::default(),
         shutdown: ending,
     };
     let router = router(Arc::new(app));

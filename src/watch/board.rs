@@ -51,6 +51,8 @@ pub struct ProjectChange {
     pub summary: OnceCell<Option<Bytes>>,
     /// All that is shown of it, in JSON; `None` if it is there no more.
     pub view: OnceCell<Option<Bytes>>,
+    /// The parts of its screen, in HTML; `None` if it is there no more.
+    pub screen: OnceCell<Option<Bytes>>,
 }
 
 /// What changed.
@@ -82,7 +84,8 @@ impl Board {
         if let Some(before) = known.numbers.insert(project.clone(), number) {
             known.by_number.remove(&before);
         }
-        let change = ProjectChange { project, number, summary: OnceCell::new(), view: OnceCell::new() };
+        let change =
+            ProjectChange { project, number, summary: OnceCell::new(), view: OnceCell::new(), screen: OnceCell::new() };
         known.by_number.insert(number, Arc::new(change));
         self.last.send_replace(number);
     }
@@ -93,6 +96,22 @@ impl Board {
         known.last += 1;
         known.floor = known.last;
         self.last.send_replace(known.last);
+    }
+
+    /// The number of a project's last change. Read the store after this, never before.
+    pub fn number_of(&self, project: &ProjectName) -> u64 {
+        let known = self.known();
+        known.numbers.get(project).copied().unwrap_or(0).max(known.floor)
+    }
+
+    /// The number at which anything may have changed.
+    pub fn floor(&self) -> u64 {
+        self.known().floor
+    }
+
+    /// The projects that changed since the server started.
+    pub fn names(&self) -> Vec<ProjectName> {
+        self.known().numbers.keys().cloned().collect()
     }
 
     /// The last number. Read the store after this, never before.

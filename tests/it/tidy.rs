@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const EDGES: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("wire", &["model"]),
+    ("clean", &[]),
     ("clock", &[]),
     ("config", &["model"]),
     ("explain", &[]),
@@ -32,6 +33,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "http",
         &[
             "artifacts",
+            "clean",
             "clock",
             "config",
             "exec",
@@ -70,6 +72,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "artifacts",
+            "clean",
             "client",
             "clock",
             "config",

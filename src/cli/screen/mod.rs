@@ -1,6 +1,5 @@
 //! What the user sees: a bar on a terminal, plain lines in a log.
 
-pub mod clean;
 pub mod fit;
 pub mod held;
 mod live;
@@ -10,5 +9,6 @@ mod story;
 pub mod table;
 pub mod words;
 
+pub use crate::clean;
 pub use live::Screen;
 pub use story::Story;

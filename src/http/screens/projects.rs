@@ -1,0 +1,114 @@
+//! All projects on one screen.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use askama::Template;
+use axum::{
+    extract::State,
+    http::{StatusCode, Uri},
+    response::Response,
+};
+
+use super::{
+    Frame, Viewer, html, rendered,
+    row::{Row, SlotUse, TROUBLE},
+    words::{escaped, since},
+};
+use crate::{
+    http::{App, error::ErrorAnswer, feed, params::Query},
+    model::ProjectName,
+};
+
+#[derive(Template)]
+#[template(path = "projects.html")]
+struct ProjectsScreen {
+    frame: Frame,
+    title: String,
+    find: String,
+    is_by_name: bool,
+    is_empty: bool,
+    sum: String,
+    rows: String,
+    links: Vec<ScreenLink>,
+}
+
+/// A link to another screen.
+pub struct ScreenLink {
+    path: &'static str,
+    text: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "sum.html")]
+struct SumView {
+    title: String,
+    running: usize,
+    waiting: u64,
+    called_up: usize,
+    trouble: usize,
+    held: usize,
+    projects: usize,
+    longest: Option<String>,
+}
+
+/// All projects that the viewer may see.
+pub async fn all(State(app): State<Arc<App>>, viewer: Viewer, uri: Uri) -> Result<Response, ErrorAnswer> {
+    let query = Query::of(&uri, &["find", "sort"])?;
+    let find = query.get("find").unwrap_or_default().trim().to_owned();
+    let is_by_name = query.get("sort") == Some("name");
+    // The stream begins at the number before anything is read.
+    let begin = feed::begin(&app);
+    let rows = app.rows.all(&app, &viewer.grant.projects).await?;
+    let sum = sum_of(&app, &rows);
+    let wanted = find.to_lowercase();
+    let mut shown: Vec<_> = rows.iter().filter(|(name, _)| name.as_str().to_lowercase().contains(&wanted)).collect();
+    if !is_by_name {
+        // By name within a rank, because the sort is stable.
+        shown.sort_by_key(|(_, row)| row.rank);
+    }
+    let screen = ProjectsScreen {
+        title: sum.title.clone(),
+        is_by_name,
+        is_empty: shown.is_empty(),
+        sum: rendered(&sum)?,
+        rows: shown.iter().map(|(_, row)| String::from_utf8_lossy(&row.html)).collect::<Vec<_>>().join("\n"),
+        links: Vec::new(),
+        find,
+        frame: Frame::live(viewer, format!("/live?after={begin}")),
+    };
+    html(StatusCode::OK, &screen)
+}
+
+/// The sum over all projects, as HTML.
+///
+/// # Errors
+/// It cannot be rendered; that is a fault of ours.
+pub fn sum(app: &App, rows: &BTreeMap<ProjectName, Arc<Row>>) -> Result<String, ErrorAnswer> {
+    rendered(&sum_of(app, rows))
+}
+
+fn sum_of(app: &App, rows: &BTreeMap<ProjectName, Arc<Row>>) -> SumView {
+    let count = |is: &dyn Fn(&Row) -> bool| rows.values().filter(|row| is(row)).count();
+    let (running, called_up) =
+        (count(&|row| row.slot == SlotUse::Running), count(&|row| row.slot == SlotUse::CalledUp));
+    let (trouble, held) = (count(&|row| row.rank == TROUBLE), count(&|row| row.is_held));
+    let waiting = rows.values().map(|row| row.waiting).sum();
+    let mut title = vec![format!("{running} running")];
+    if trouble > 0 {
+        title.insert(0, format!("{trouble} stuck"));
+    }
+    if waiting > 0 {
+        title.push(format!("{waiting} waiting"));
+    }
+    let longest = rows.iter().filter_map(|(name, row)| Some((row.waits_since?, name))).min();
+    SumView {
+        title: title.join(" · "),
+        running,
+        waiting,
+        called_up,
+        trouble,
+        held,
+        projects: rows.len(),
+        longest: longest.map(|(at, name)| format!("{} in {}", since(at, app.now()), escaped(name.as_str()))),
+    }
+}
