@@ -6,7 +6,6 @@
   const status = document.getElementById("live");
 
   // ---- Times: the server writes UTC, the reader wants local time, and what has passed goes on. ----
-  const clockOffset = () => 0;
   const two = (n) => String(n).padStart(2, "0");
   const span = (seconds) => {
     const minutes = Math.floor(seconds / 60), hours = Math.floor(seconds / 3600), days = Math.floor(seconds / 86400);
@@ -27,6 +26,7 @@
   const tell = (element, now) => {
     const at = new Date(element.dateTime);
     if (Number.isNaN(at.getTime())) return;
+    element.title = at.toString();
     let text;
     switch (element.dataset.as) {
       case "since": text = span(Math.max(0, Math.floor((now - at) / 1000))); break;
@@ -37,13 +37,13 @@
     if (element.textContent !== text) element.textContent = text;
   };
   const tellTimes = (root) => {
-    const now = new Date(Date.now() + clockOffset());
+    const now = new Date();
     for (const element of root.querySelectorAll("time[data-as]")) tell(element, now);
   };
   tellTimes(document);
   setInterval(() => {
     if (document.hidden) return;
-    const now = new Date(Date.now() + clockOffset());
+    const now = new Date();
     for (const element of document.querySelectorAll('time[data-as="since"]')) tell(element, now);
   }, 1000);
 
@@ -197,7 +197,7 @@
   const PLACES = 4;
   const channel = "BroadcastChannel" in window ? new BroadcastChannel("live") : null;
   let letGo = null;
-  const place_ = async () => {
+  const takePlace = async () => {
     if (!navigator.locks) return true;
     for (let i = 0; i < PLACES; i++) {
       const taken = await new Promise((resolve) => {
@@ -214,7 +214,7 @@
   const open = async () => {
     if (opening || source || poll || isOver) return;
     opening = true;
-    const has = await place_();
+    const has = await takePlace();
     opening = false;
     if (!has) {
       say(document.hidden ? "asleep" : "waiting for another tab", false);

@@ -427,7 +427,7 @@ impl FeedPart {
     fn into_patches(self, cursor: &FeedCursor) -> Bytes {
         let mut bytes = Vec::new();
         if self.is_restart {
-            screens::frame(&mut bytes, None, "restart", "");
+            screens::frame(&mut bytes, None, "restart", "{}");
         }
         for entry in &self.entries {
             match &entry.standing {
@@ -441,7 +441,7 @@ impl FeedPart {
             screens::frame(&mut bytes, Some(cursor), "patch", &String::from_utf8_lossy(sum));
         }
         if self.is_current {
-            screens::frame(&mut bytes, Some(cursor), "current", "");
+            screens::frame(&mut bytes, Some(cursor), "current", "{}");
         }
         bytes.into()
     }

@@ -158,6 +158,7 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
     let kind = kind(&needs, route.as_ref(), &path);
     let as_screen =
         kind == RouteKind::Screen || (kind == RouteKind::Open && screens::is_for_browser(request.headers()));
+    let shrinks = (as_screen || path.starts_with("/assets/")) && screens::takes_gzip(request.headers());
     let visitor = Visitor::of(&app, &request, kind, needed, is_of_lease);
     let (id, address) = (visitor.id.clone(), visitor.address);
     let VisitorAdmission { caller, admitted } = log::within(id.clone(), door::admit(&app, visitor)).await;
@@ -181,6 +182,9 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
         }
     };
     let (mut response, told) = error::render(&path, &id, response, as_screen);
+    if shrinks {
+        response = Box::pin(screens::compressed(response)).await;
+    }
     if app.watch.is_draining() {
         // Close the connection, so that the client's next request opens a new one, which a load balancer sends to
         // another server.

@@ -48,6 +48,7 @@ mod metrics;
 mod notify;
 mod numbers;
 mod oidc;
+mod page;
 mod pauses;
 mod places;
 mod random_walk;

@@ -4,10 +4,7 @@ use std::convert::Infallible;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 
-use crate::{
-    http::guard::Grant,
-    model::{ProjectName, Scope},
-};
+use crate::{http::guard::Grant, model::Scope};
 
 /// Who looks at a screen.
 #[derive(Clone, Debug)]
@@ -22,11 +19,6 @@ impl Viewer {
     /// Whether the viewer may do what needs this scope.
     pub fn may(&self, scope: Scope) -> bool {
         self.grant.scopes.has(scope)
-    }
-
-    /// Whether the viewer may see this project.
-    pub fn sees(&self, project: &ProjectName) -> bool {
-        self.grant.projects.sees(project)
     }
 
     /// The hidden field by which a form proves that it came from a screen of this viewer's, as HTML.

@@ -9,6 +9,7 @@
 //! watch. What only some may do stands in the screen around it.
 
 pub mod assets;
+mod compress;
 mod failure;
 mod frame;
 mod project;
@@ -25,13 +26,14 @@ use axum::{
 use std::{fmt::Display, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+pub use compress::{compressed, takes_gzip};
 pub use failure::failure;
 pub use frame::{Frame, Viewer};
 pub use projects::sum;
 pub use rows::Rows;
 
 /// What a stream for a screen sends while nothing changes.
-pub const BEAT: &[u8] = b"event: beat\ndata: \n\n";
+pub const BEAT: &[u8] = b"event: beat\ndata: {}\n\n";
 /// How often.
 pub const BEAT_EVERY: Duration = Duration::from_secs(5);
 
@@ -99,7 +101,7 @@ pub fn rendered(template: &impl askama::Template) -> Result<String, ErrorAnswer>
     })
 }
 
-/// Adds a frame for a screen to a stream.
+/// Adds a frame for a screen to a stream. A browser drops a frame without data.
 pub fn frame(bytes: &mut Vec<u8>, id: Option<&dyn Display>, name: &str, html: &str) {
     if let Some(id) = id {
         bytes.extend_from_slice(format!("id: {id}\n").as_bytes());

@@ -42,8 +42,7 @@ pub fn since(at: Timestamp, now: Timestamp) -> String {
 }
 
 fn time_element(at: Timestamp, kind: &str, text: &str) -> String {
-    let title = text_of(at);
-    format!("<time datetime=\"{at:.3}\" data-as=\"{kind}\" title=\"{title}\">{text}</time>")
+    format!("<time datetime=\"{at:.0}\" data-as=\"{kind}\">{text}</time>")
 }
 
 /// A moment in UTC, as text.
