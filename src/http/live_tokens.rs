@@ -333,6 +333,7 @@ mod tests {
                 .map(|ms| Timestamp::from_millisecond(1_800_000_000_000 + ms).expect("it is a time")),
             last_used_at: None,
             revoked: None,
+            session: None,
         };
         let created = store.tokens().create(token.clone(), Caller::server()).await.expect("it is kept");
         assert_eq!(created, TokenCreation::Created);

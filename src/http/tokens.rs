@@ -196,6 +196,7 @@ fn record(grant: &Grant, wish: TokenRequest, sha256: [u8; 32], now: Timestamp) -
         expires_at,
         last_used_at: None,
         revoked: None,
+        session: None,
     })
 }
 

@@ -65,6 +65,10 @@ pub const AGENT_PIPELINES_IN_ALL: usize = 1000;
 pub const TOKEN_NAME: usize = 64;
 /// How many tokens may be live that were made at run time: every server has them in memory.
 pub const LIVE_TOKENS: usize = 10_000;
+/// How many browsers may be signed in with one token, or as one person: the oldest session makes room for the next one.
+pub const SESSIONS_OF_ONE: usize = 100;
+/// How many browsers may be signed in at all: every server has their sessions in memory.
+pub const LIVE_SESSIONS: usize = 10_000;
 /// How many patterns for projects a token has: each request is held against them.
 pub const TOKEN_PROJECTS: usize = 100;
 /// How many of the last lines of output can be asked for: more than are kept of most deployments.

@@ -58,4 +58,4 @@ pub use project::{Eta, ORDER_LIMIT, Project, RecentRun};
 pub use request_id::RequestId;
 pub use rollbacks::{FailedRollback, Rollbacks, rollback_of};
 pub use slot::{AuditEntry, Changes, Edges, LineLoad, Load, Loaded, Slot};
-pub use token::{TokenId, TokenRecord, TokenRevocation};
+pub use token::{SessionSource, TokenId, TokenRecord, TokenRevocation};

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use thiserror::Error;
 use uuid::Uuid;
@@ -95,6 +96,45 @@ pub struct TokenRecord {
     pub last_used_at: Option<Timestamp>,
     /// When it was revoked, and by whom.
     pub revoked: Option<TokenRevocation>,
+    /// What it was made from, if it is the session of a browser: then it serves on the page alone.
+    pub session: Option<SessionSource>,
+}
+
+/// What a session was made from. Its holder may do what that allows at the moment of each request, so the scopes and projects
+/// of its record only tell what it could do at first.
+///
+/// Its one form in words is stored: `token:SHA256`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionSource {
+    /// A token with this SHA-256, of the configuration or made at run time.
+    Token([u8; 32]),
+}
+
+/// A text that names no source of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("a session was made from token:SHA256")]
+pub struct InvalidSessionSource;
+
+impl fmt::Display for SessionSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SessionSource::Token(sha256) => write!(f, "token:{}", HEXLOWER.encode(sha256)),
+        }
+    }
+}
+
+impl FromStr for SessionSource {
+    type Err = InvalidSessionSource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSessionSource> {
+        match text.split_once(':') {
+            Some(("token", digits)) => {
+                let sha256 = HEXLOWER.decode(digits.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+                sha256.map(SessionSource::Token).ok_or(InvalidSessionSource)
+            }
+            Some(_) | None => Err(InvalidSessionSource),
+        }
+    }
 }
 
 /// When a token was revoked, and by whom.
@@ -121,6 +161,15 @@ impl TokenRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_source_of_a_session_is_read_back_from_its_words() {
+        let source = SessionSource::Token([0xab; 32]);
+        assert_eq!(source.to_string().parse(), Ok(source));
+        for text in ["", "token:", "token:00", "tokens:", &"ab".repeat(32)] {
+            assert_eq!(text.parse::<SessionSource>(), Err(InvalidSessionSource), "{text}");
+        }
+    }
 
     #[test]
     fn a_tokens_name_fits_into_a_path_and_is_no_id() {

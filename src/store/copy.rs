@@ -140,7 +140,7 @@ pub(super) const TABLES: &[CopiedTable] = &[
         columns: columns![
             Integer number, Id id, Text name, Bytes sha256, Text scopes, Text projects, Integer created_at,
             FreeText created_by, Integer expires_at, Integer last_used_at, Integer revoked_at, FreeText revoked_by,
-            Integer change,
+            Integer change, Text session,
         ],
         order: "number",
         is_numbered: true,

@@ -32,6 +32,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0018_set_mark.sql"),
     include_str!("migrations/0019_forget.sql"),
     include_str!("migrations/0020_notifications.sql"),
+    include_str!("migrations/0021_sessions.sql"),
 ];
 
 /// The schema's version that this program knows.

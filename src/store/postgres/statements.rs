@@ -91,7 +91,7 @@ macro_rules! token {
     ($rest:literal) => {
         concat!(
             "SELECT id, name, sha256, scopes, projects, created_at, created_by, expires_at, last_used_at, revoked_at, \
-             revoked_by, number FROM tokens ",
+             revoked_by, session, number FROM tokens ",
             $rest
         )
     };
@@ -162,7 +162,7 @@ statements! {
                 ('output_blocks', 'SELECT'), ('output_blocks', 'INSERT'), \
                 ('agent_calls', 'SELECT'), ('agent_calls', 'INSERT'), ('artifacts', 'SELECT'), ('artifacts', 'INSERT'), \
                 ('artifact_pieces', 'SELECT'), ('artifact_pieces', 'INSERT'), \
-                ('tokens', 'SELECT'), ('tokens', 'INSERT'), ('tokens', 'UPDATE'), \
+                ('tokens', 'SELECT'), ('tokens', 'INSERT'), ('tokens', 'UPDATE'), ('tokens', 'DELETE'), \
                 ('notifications', 'SELECT'), ('notifications', 'INSERT'), ('notifications', 'UPDATE'), \
                 ('notifications', 'DELETE')) AS needed (name, \"right\") \
                 WHERE NOT has_table_privilege(needed.name, needed.\"right\")), \
@@ -403,12 +403,13 @@ statements! {
     Tokens(INT8, INT8) = token!("WHERE number < $1 ORDER BY number DESC LIMIT $2");
     TokensMark() = "SELECT coalesce((SELECT max(change) FROM tokens), 0), \
         (SELECT count(*) FROM tokens WHERE revoked_at IS NULL)";
-    InsertToken(UUID, TEXT, BYTEA, TEXT, TEXT, INT8, TEXT, INT8) =
-        "INSERT INTO tokens (id, name, sha256, scopes, projects, created_at, created_by, expires_at, change) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, (SELECT coalesce(max(change), 0) + 1 FROM tokens))";
+    InsertToken(UUID, TEXT, BYTEA, TEXT, TEXT, INT8, TEXT, INT8, TEXT) =
+        "INSERT INTO tokens (id, name, sha256, scopes, projects, created_at, created_by, expires_at, session, change) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, (SELECT coalesce(max(change), 0) + 1 FROM tokens))";
     RevokeToken(UUID, INT8, TEXT) =
         "UPDATE tokens SET revoked_at = $2, revoked_by = $3, change = (SELECT max(change) + 1 FROM tokens) \
          WHERE id = $1 AND revoked_at IS NULL";
+    RemoveSessions(INT8) = "DELETE FROM tokens WHERE session IS NOT NULL AND expires_at <= $1";
     NoteTokenUse(UUID_ARRAY, INT8_ARRAY) =
         "UPDATE tokens AS t SET last_used_at = greatest(t.last_used_at, used.at) \
          FROM unnest($1::uuid[], $2::bigint[]) AS used (id, at) WHERE t.id = used.id";

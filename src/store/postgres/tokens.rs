@@ -18,8 +18,9 @@ use crate::{
     store::{
         BoxFuture, StoreError,
         tokens::{
-            RevokeToken, TokenCreation, TokenEnd, TokenRoom, TokensMark, created_entry, decide_creation, may_end,
-            projects_of, projects_text, revoked_entry, scopes_of, scopes_text,
+            RevokeToken, TokenCreation, TokenEnd, TokenRoom, TokensMark, created_entry, decide_creation, displaced,
+            displaced_entry, kept_since, may_end, projects_of, projects_text, revoked_entry, scopes_of, scopes_text,
+            sessions_of,
         },
     },
 };
@@ -85,7 +86,7 @@ impl TokenRoom for PostgresStore {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         super::read!(self, session => async {
             let found = session.ask(call!(Sql::Tokens, before, limit)).await?;
-            found.iter().map(|row| Ok((rows::number(row, 11)?, token(row)?))).collect()
+            found.iter().map(|row| Ok((rows::number(row, 12)?, token(row)?))).collect()
         })
     }
 
@@ -108,12 +109,25 @@ async fn create(
         let is_there = unrevoked.iter().any(|other| other.id == token.id);
         let calls = match decided {
             _ if is_there => return Ok((Vec::new(), TokenCreation::Created)),
-            TokenCreation::Created => vec![insert(token), note(&created_entry(token, caller.clone()))],
+            TokenCreation::Created => creation(&unrevoked, token, caller),
             TokenCreation::NameTaken | TokenCreation::TooMany => Vec::new(),
         };
         Ok((calls, decided))
     })
     .await
+}
+
+fn creation(unrevoked: &[TokenRecord], token: &TokenRecord, caller: &Caller) -> Vec<BoundStatement> {
+    let mut calls = vec![insert(token), note(&created_entry(token, caller.clone()))];
+    for session in displaced(unrevoked, token) {
+        calls.push(end(session.id, token.created_at, caller));
+        calls.push(note(&displaced_entry(session, token, caller.clone())));
+    }
+    if token.session.is_some() {
+        // After the insertion, so that the last change stays the last one.
+        calls.push(call!(Sql::RemoveSessions, kept_since(token).as_millisecond()));
+    }
+    calls
 }
 
 async fn revoke(session: &mut DatabaseSession, wish: &RevokeToken) -> Result<TokenEnd, DatabaseFault> {
@@ -122,9 +136,11 @@ async fn revoke(session: &mut DatabaseSession, wish: &RevokeToken) -> Result<Tok
         Ok(match found {
             Some(_) if !may_end(&unrevoked, wish) => (Vec::new(), true),
             Some(found) => {
-                let by = text::escaped(&wish.caller.identity.to_string());
-                let revoke = call!(Sql::RevokeToken, uuid(wish.id), wish.at.as_millisecond(), by);
-                (vec![revoke, note(&revoked_entry(found, wish))], false)
+                let with_it = sessions_of(&unrevoked, found);
+                let mut calls: Vec<_> =
+                    with_it.into_iter().map(|session| end(session.id, wish.at, &wish.caller)).collect();
+                calls.extend([end(wish.id, wish.at, &wish.caller), note(&revoked_entry(found, wish))]);
+                (calls, false)
             }
             None => (Vec::new(), false),
         })
@@ -184,6 +200,7 @@ fn token(row: &Row) -> Result<TokenRecord, DatabaseFault> {
         (None, _) => None,
     };
     let sha256 = rows::get::<&[u8]>(row, 2)?.try_into().map_err(|error| rows::broken(2, error))?;
+    let session = rows::text_or_none(row, 11)?.map(|text| text.parse());
     Ok(TokenRecord {
         id: TokenId::from_bytes(rows::get::<Uuid>(row, 0)?.into_bytes()),
         name: rows::get(row, 1)?,
@@ -195,13 +212,14 @@ fn token(row: &Row) -> Result<TokenRecord, DatabaseFault> {
         expires_at: rows::instant_or_none(row, 7)?,
         last_used_at: rows::instant_or_none(row, 8)?,
         revoked,
+        session: session.transpose().map_err(|error| rows::broken(11, error))?,
     })
 }
 
 fn insert(token: &TokenRecord) -> BoundStatement {
     // A new token is neither used nor revoked.
     #[rustfmt::skip]
-    let TokenRecord { id, name, sha256, scopes, projects, created_at, created_by, expires_at, last_used_at: _, revoked: _ } = token;
+    let TokenRecord { id, name, sha256, scopes, projects, created_at, created_by, expires_at, last_used_at: _, revoked: _, session } = token;
     call!(
         Sql::InsertToken,
         uuid(*id),
@@ -212,7 +230,12 @@ fn insert(token: &TokenRecord) -> BoundStatement {
         created_at.as_millisecond(),
         text::escaped(&created_by.to_string()),
         expires_at.map(Timestamp::as_millisecond),
+        session.as_ref().map(ToString::to_string),
     )
+}
+
+fn end(id: TokenId, at: Timestamp, caller: &Caller) -> BoundStatement {
+    call!(Sql::RevokeToken, uuid(id), at.as_millisecond(), text::escaped(&caller.identity.to_string()))
 }
 
 fn note(AuditEntry { at, action, caller, deployment: _, detail }: &AuditEntry) -> BoundStatement {

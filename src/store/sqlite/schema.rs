@@ -29,6 +29,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0015_set_mark.sql"),
     include_str!("migrations/0016_forget.sql"),
     include_str!("migrations/0017_notifications.sql"),
+    include_str!("migrations/0018_sessions.sql"),
 ];
 
 const CHECKSUMS: &str =

@@ -12,8 +12,9 @@ use crate::{
     store::{
         BoxFuture, StoreError,
         tokens::{
-            RevokeToken, TokenCreation, TokenEnd, TokenRoom, TokensMark, created_entry, decide_creation, may_end,
-            projects_of, projects_text, revoked_entry, scopes_of, scopes_text,
+            RevokeToken, TokenCreation, TokenEnd, TokenRoom, TokensMark, created_entry, decide_creation, displaced,
+            displaced_entry, kept_since, may_end, projects_of, projects_text, revoked_entry, scopes_of, scopes_text,
+            sessions_of,
         },
     },
 };
@@ -23,7 +24,7 @@ macro_rules! token {
     ($rest:literal) => {
         concat!(
             "SELECT id, name, sha256, scopes, projects, created_at, created_by, expires_at, last_used_at, revoked_at, \
-             revoked_by, number FROM tokens ",
+             revoked_by, session, number FROM tokens ",
             $rest
         )
     };
@@ -36,11 +37,13 @@ pub(super) const NAMED: &str = token!("WHERE name = ?1 ORDER BY revoked_at IS NU
 pub(super) const LIST: &str = token!("WHERE number < ?1 ORDER BY number DESC LIMIT ?2");
 pub(super) const MARK: &str = "SELECT coalesce((SELECT max(change) FROM tokens), 0), \
      (SELECT count(*) FROM tokens WHERE revoked_at IS NULL)";
-const INSERT: &str = "INSERT INTO tokens (id, name, sha256, scopes, projects, created_at, created_by, expires_at, change) \
-     VALUES (:id, :name, :sha256, :scopes, :projects, :created_at, :created_by, :expires_at, \
+const INSERT: &str = "INSERT INTO tokens (id, name, sha256, scopes, projects, created_at, created_by, expires_at, session, \
+        change) \
+     VALUES (:id, :name, :sha256, :scopes, :projects, :created_at, :created_by, :expires_at, :session, \
         (SELECT coalesce(max(change), 0) + 1 FROM tokens))";
 const REVOKE: &str = "UPDATE tokens SET revoked_at = ?2, revoked_by = ?3, \
      change = (SELECT max(change) + 1 FROM tokens) WHERE id = ?1 AND revoked_at IS NULL";
+pub(super) const REMOVE_SESSIONS: &str = "DELETE FROM tokens WHERE session IS NOT NULL AND expires_at <= ?1";
 const NOTE_USE: &str = "UPDATE tokens SET last_used_at = max(coalesce(last_used_at, 0), ?2) WHERE id = ?1";
 const INSERT_AUDIT: &str =
     "INSERT INTO audit (at, action, detail, caller, address, request) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -48,10 +51,19 @@ const INSERT_AUDIT: &str =
 impl TokenRoom for SqliteStore {
     fn create(&self, token: TokenRecord, caller: Caller) -> BoxFuture<'_, Result<TokenCreation, StoreError>> {
         Box::pin(self.act(move |db| {
-            let decided = decide_creation(&all(db, UNREVOKED)?, &token);
+            let others = all(db, UNREVOKED)?;
+            let decided = decide_creation(&others, &token);
             if decided == TokenCreation::Created {
                 insert(db, &token)?;
                 note(db, &created_entry(&token, caller.clone()))?;
+                for session in displaced(&others, &token) {
+                    end(db, session.id, token.created_at, &caller)?;
+                    note(db, &displaced_entry(session, &token, caller.clone()))?;
+                }
+                if token.session.is_some() {
+                    // After the insertion, so that the last change stays the last one.
+                    db.execute(REMOVE_SESSIONS, [kept_since(&token).as_millisecond()])?;
+                }
             }
             Ok(decided)
         }))
@@ -63,13 +75,14 @@ impl TokenRoom for SqliteStore {
             if found.revoked.is_some() {
                 return Ok(TokenEnd::Revoked(Box::new(found)));
             }
-            if !may_end(&all(db, UNREVOKED)?, &wish) {
+            let unrevoked = all(db, UNREVOKED)?;
+            if !may_end(&unrevoked, &wish) {
                 return Ok(TokenEnd::LastAdmin);
             }
-            db.execute(
-                REVOKE,
-                params![wish.id.as_bytes(), wish.at.as_millisecond(), wish.caller.identity.to_string()],
-            )?;
+            for session in sessions_of(&unrevoked, &found) {
+                end(db, session.id, wish.at, &wish.caller)?;
+            }
+            end(db, wish.id, wish.at, &wish.caller)?;
             note(db, &revoked_entry(&found, &wish))?;
             let revoked = by_id(db, wish.id)?;
             Ok(revoked.map_or(TokenEnd::NotFound, |revoked| TokenEnd::Revoked(Box::new(revoked))))
@@ -103,7 +116,7 @@ impl TokenRoom for SqliteStore {
     fn list(&self, before: Option<u64>, limit: usize) -> BoxFuture<'_, Result<Vec<(u64, TokenRecord)>, StoreError>> {
         let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
         Box::pin(self.readers.read(move |db| {
-            let numbered = |row: &Row<'_>| Ok((row.get(11)?, token(row)?));
+            let numbered = |row: &Row<'_>| Ok((row.get(12)?, token(row)?));
             db.prepare_cached(LIST)?.query_map(params![before, limit], numbered)?.collect()
         }))
     }
@@ -138,6 +151,8 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRecord> {
         (Some(_), None) => return Err(needed(10)),
         (None, _) => None,
     };
+    let session: Option<String> = row.get(11)?;
+    let session = session.map(|text| text.parse());
     Ok(TokenRecord {
         id: TokenId::from_bytes(row.get(0)?),
         name: row.get(1)?,
@@ -149,21 +164,28 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRecord> {
         expires_at: instant_at(row, 7)?,
         last_used_at: instant_at(row, 8)?,
         revoked,
+        session: session.transpose().map_err(|error| broken(11, error))?,
     })
 }
 
 fn insert(db: &Connection, token: &TokenRecord) -> rusqlite::Result<()> {
     // A new token is neither used nor revoked.
     #[rustfmt::skip]
-    let TokenRecord { id, name, sha256, scopes, projects, created_at, created_by, expires_at, last_used_at: _, revoked: _ } = token;
+    let TokenRecord { id, name, sha256, scopes, projects, created_at, created_by, expires_at, last_used_at: _, revoked: _, session } = token;
     db.execute(
         INSERT,
         named_params! {
             ":id": id.as_bytes(), ":name": name, ":sha256": sha256, ":scopes": scopes_text(*scopes),
             ":projects": projects.as_deref().map(projects_text), ":created_at": created_at.as_millisecond(),
             ":created_by": created_by.to_string(), ":expires_at": expires_at.map(Timestamp::as_millisecond),
+            ":session": session.as_ref().map(ToString::to_string),
         },
     )?;
+    Ok(())
+}
+
+fn end(db: &Connection, id: TokenId, at: Timestamp, caller: &Caller) -> rusqlite::Result<()> {
+    db.execute(REVOKE, params![id.as_bytes(), at.as_millisecond(), caller.identity.to_string()])?;
     Ok(())
 }
 
