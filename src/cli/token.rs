@@ -177,10 +177,20 @@ fn lines(list: &TokenList, now: Timestamp) -> Vec<String> {
             "no tokens were made at this server; those of its configuration stand in its configuration".to_owned(),
         ];
     }
-    let head = ["NAME", "STATUS", "SCOPES", "PROJECTS", "EXPIRES", "LAST USED", "CREATED", "BY", "ID"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(list.tokens.iter().map(|token| row(token, now)));
-    let mut lines = table::lines(&rows);
+    let (sessions, tokens): (Vec<_>, Vec<_>) = list.tokens.iter().partition(|token| token.is_session);
+    let mut lines = Vec::new();
+    for (what, listed) in [("NAME", tokens), ("SESSION", sessions)] {
+        if listed.is_empty() {
+            continue;
+        }
+        if !lines.is_empty() {
+            lines.push(String::new());
+        }
+        let head = [what, "STATUS", "SCOPES", "PROJECTS", "EXPIRES", "LAST USED", "CREATED", "BY", "ID"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        rows.extend(listed.into_iter().map(|token| row(token, now)));
+        lines.extend(table::lines(&rows));
+    }
     lines.extend(
         list.next_cursor
             .as_deref()

@@ -15,6 +15,7 @@ mod location;
 mod networks;
 mod notify;
 mod oidc;
+mod page;
 mod pass_env;
 mod postgres;
 mod project;
@@ -44,6 +45,7 @@ pub use location::StoreLocation;
 pub use networks::AllowedNetworks;
 pub use notify::{NotifyTarget, SecretSource, TargetKind, TargetUrl, refused, require_allowed};
 pub use oidc::{DEFAULT_AUDIENCE, OidcIssuer, OidcRule};
+pub use page::PageSettings;
 pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, WithoutAgent, is_pipeline_name};
@@ -99,6 +101,8 @@ pub struct Config {
     pub oidc: Vec<OidcIssuer>,
     /// Who is told of what.
     pub notify: Vec<Arc<NotifyTarget>>,
+    /// How people sign in to the page.
+    pub page: PageSettings,
     /// Where people reach this server, for links in messages.
     pub public_url: Option<String>,
     /// The projects, by name.
@@ -163,6 +167,7 @@ impl Default for Config {
             known_projects_only: false,
             oidc: Vec::new(),
             notify: Vec::new(),
+            page: PageSettings::default(),
             public_url: None,
             projects: BTreeMap::new(),
         }
@@ -261,6 +266,7 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
         known_projects_only: root.boolean("known_projects_only").unwrap_or(default.known_projects_only),
         oidc: oidc::read_all(&mut root),
         notify: notify::read_all(&mut root),
+        page: root.section("page").map_or(default.page, page::read),
         public_url: notify::read_public_url(&mut root),
         projects: project::read_all(&mut root, &pass_env, &secret_inputs, retention.rules),
         retention,

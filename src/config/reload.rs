@@ -134,6 +134,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         oidc,
         known_projects_only,
         notify,
+        page,
         public_url,
         projects,
     } = &read;
@@ -160,6 +161,7 @@ pub(super) fn succeed(before: &Config, read: Config) -> (Config, Reload) {
         ("tokens", *tokens == before.tokens),
         ("oidc", *oidc == before.oidc),
         ("notify", *notify == before.notify),
+        ("page", *page == before.page),
         ("public_url", *public_url == before.public_url),
         ("known_projects_only", *known_projects_only == before.known_projects_only),
     ]);

@@ -16,10 +16,11 @@ use http_body::Body as _;
 use super::{
     Access, App,
     error::ErrorAnswer,
-    guard::{Examined, Grant, PeerAddress, shown_token},
+    guard::{Examined, Grant, PeerAddress, is_foreign_visit, shown_token},
     oidc::Wanted,
     request_id::request_id,
     router::RouteKind,
+    session::PageCookie,
     token_text::{hash_of, is_well_formed},
     validity::AccessEnd,
 };
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// How long a client waits before it shows a token again that could not be looked for now.
-const LOOK_UP_PAUSE: Duration = Duration::from_secs(1);
+pub const LOOK_UP_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the door looks at.
 pub struct Visitor<'a> {
@@ -38,10 +39,13 @@ pub struct Visitor<'a> {
     /// The request's id.
     pub id: RequestId,
     access: Arc<Access>,
+    method: &'a Method,
     version: Version,
     uri: &'a Uri,
     headers: &'a HeaderMap,
     kind: RouteKind,
+    /// Whether the client surely came by TLS.
+    is_encrypted: bool,
     needed: &'static [Scope],
     /// Whether it is a call by which a worker tells of its work under a lease.
     is_under_lease: bool,
@@ -56,7 +60,9 @@ impl<'a> Visitor<'a> {
         Visitor {
             address: peer.map(|peer| access.client_address(peer, headers)),
             id: request_id(headers, peer.is_some_and(|peer| access.is_trusted_proxy(peer))),
+            is_encrypted: access.is_encrypted(peer, headers),
             access,
+            method: request.method(),
             version: request.version(),
             uri: request.uri(),
             headers,
@@ -78,11 +84,14 @@ pub struct VisitorAdmission {
 /// Lets a request in, with what its caller may do.
 pub async fn admit(app: &App, visitor: Visitor<'_>) -> VisitorAdmission {
     let (address, needed, id) = (visitor.address, visitor.needed, visitor.id.clone());
-    let admitted = match examine(app, &visitor) {
-        Ok(Examination::Grant(grant)) => Ok(grant),
-        Ok(Examination::Unknown { sha256, examined }) => Box::pin(look_up(app, &visitor, sha256, &examined)).await,
-        Ok(Examination::Signed { sha256, examined }) => Box::pin(verify(app, &visitor, sha256, &examined)).await,
-        Err(refused) => Err(refused),
+    let admitted = match session_token(&visitor) {
+        Some(token) => Box::pin(by_session(app, &visitor, token)).await,
+        None => match examine(app, &visitor) {
+            Ok(Examination::Grant(grant)) => Ok(grant),
+            Ok(Examination::Unknown { sha256, examined }) => Box::pin(look_up(app, &visitor, sha256, &examined)).await,
+            Ok(Examination::Signed { sha256, examined }) => Box::pin(verify(app, &visitor, sha256, &examined)).await,
+            Err(refused) => Err(refused),
+        },
     };
     let caller = admitted.as_ref().ok().map(|grant| grant.caller.identity.clone());
     let admitted = admitted.and_then(|mut grant| {
@@ -93,10 +102,43 @@ pub async fn admit(app: &App, visitor: Visitor<'_>) -> VisitorAdmission {
         }
         Ok(grant)
     });
-    if let Err(refused) = &admitted {
+    // A browser without a session is asked to sign in, and not refused.
+    if let Err(refused) = &admitted
+        && !(visitor.kind == RouteKind::Screen && refused.code() == ErrorCode::Unauthorized && is_cut(visitor.method))
+    {
         app.metrics.count_refused(refused.code());
     }
     VisitorAdmission { caller, admitted }
+}
+
+/// The token of a session that a browser shows for a screen. Programs call the API, which takes no cookies.
+fn session_token<'a>(visitor: &Visitor<'a>) -> Option<&'a str> {
+    if visitor.kind != RouteKind::Screen || visitor.headers.contains_key(header::AUTHORIZATION) {
+        return None;
+    }
+    PageCookie::Session.of(visitor.headers, visitor.is_encrypted)
+}
+
+/// The holder of a session. One that gives no access any more counts as none.
+async fn by_session(app: &App, visitor: &Visitor<'_>, token: &str) -> Result<Grant, ErrorAnswer> {
+    let examined = visitor.access.examine(visitor.uri, visitor.headers)?;
+    let sha256 = hash_of(token);
+    let mut found = app.live_tokens.session(&sha256);
+    if found.is_none()
+        && is_well_formed(token)
+        && app.attempts.count(visitor.address).is_ok()
+        && app.attempts.may_look_up()
+    {
+        // Another server may have made it a moment ago.
+        app.live_tokens.look_up(&sha256).await?;
+        found = app.live_tokens.session(&sha256);
+    }
+    let Some(grant) = found.filter(|grant| grant.end().is_none()) else {
+        return without_token(app, visitor, &examined);
+    };
+    visitor.access.require_allowed_host(&examined)?;
+    require_own_page(visitor, &examined)?;
+    Ok(grant)
 }
 
 enum Examination {
@@ -148,7 +190,8 @@ async fn look_up(
     if !app.attempts.may_look_up() {
         return Err(too_many(LOOK_UP_PAUSE));
     }
-    match app.live_tokens.look_up(&sha256).await? {
+    app.live_tokens.look_up(&sha256).await?;
+    match app.live_tokens.grant(&sha256) {
         Some(grant) => let_in(app, visitor, grant, examined),
         None if visitor.access.is_open_to_machine() => open(visitor, examined),
         None => Err(unknown_token()),
@@ -178,7 +221,7 @@ fn let_in(app: &App, visitor: &Visitor<'_>, grant: Grant, examined: &Examined) -
     if !is_guarded(visitor) {
         return match grant.end() {
             Some(_) => without_token(app, visitor, examined),
-            None => examined.require_own_page(visitor.headers).map(|()| grant),
+            None => require_own_page(visitor, examined).map(|()| grant),
         };
     }
     if let Some(end) = grant.end().filter(|_| !visitor.is_under_lease) {
@@ -186,7 +229,7 @@ fn let_in(app: &App, visitor: &Visitor<'_>, grant: Grant, examined: &Examined) -
         return Err(ended(end).to(&grant.caller));
     }
     visitor.access.require_allowed_host(examined)?;
-    examined.require_own_page(visitor.headers)?;
+    require_own_page(visitor, examined)?;
     Ok(grant)
 }
 
@@ -194,6 +237,15 @@ fn let_in(app: &App, visitor: &Visitor<'_>, grant: Grant, examined: &Examined) -
 fn without_token(app: &App, visitor: &Visitor<'_>, examined: &Examined) -> Result<Grant, ErrorAnswer> {
     if visitor.access.is_open_to_machine() {
         return open(visitor, examined);
+    }
+    if visitor.kind == RouteKind::Screen && !visitor.headers.contains_key(header::AUTHORIZATION) {
+        visitor.access.require_allowed_host(examined)?;
+        require_own_page(visitor, examined)?;
+        if !visitor.needed.is_empty() {
+            let detail = "you are not signed in, or your session has ended; sign in, and try again";
+            return Err(ErrorAnswer::new(ErrorCode::Unauthorized, detail));
+        }
+        return Ok(Grant::nothing());
     }
     if is_guarded(visitor) {
         if !visitor.headers.contains_key(header::AUTHORIZATION) {
@@ -204,15 +256,23 @@ fn without_token(app: &App, visitor: &Visitor<'_>, examined: &Examined) -> Resul
         app.attempts.count(visitor.address).map_err(too_many)?;
         return Err(unknown_token());
     }
-    examined.require_own_page(visitor.headers)?;
+    require_own_page(visitor, examined)?;
     Ok(Grant::nothing())
 }
 
 /// A program of this machine, on a server that needs no token.
 fn open(visitor: &Visitor<'_>, examined: &Examined) -> Result<Grant, ErrorAnswer> {
     examined.require_this_machine(visitor.version, visitor.headers)?;
-    examined.require_own_page(visitor.headers)?;
+    require_own_page(visitor, examined)?;
     Ok(Grant::local())
+}
+
+/// Fails for a request that a browser sent for a page of another site. A link of another site may lead to a screen.
+fn require_own_page(visitor: &Visitor<'_>, examined: &Examined) -> Result<(), ErrorAnswer> {
+    if visitor.kind == RouteKind::Screen && is_foreign_visit(visitor.method, visitor.headers) {
+        return Ok(());
+    }
+    examined.require_own_page(visitor.headers)
 }
 
 /// Whether it asks for what only those get who have access.
@@ -220,7 +280,8 @@ fn is_guarded(visitor: &Visitor<'_>) -> bool {
     visitor.kind != RouteKind::Open
 }
 
-fn unknown_token() -> ErrorAnswer {
+/// The refusal of a token that nobody knows.
+pub fn unknown_token() -> ErrorAnswer {
     ErrorAnswer::new(ErrorCode::Unauthorized, "this server does not know this token")
 }
 
@@ -232,7 +293,8 @@ pub fn ended(end: AccessEnd) -> ErrorAnswer {
     }
 }
 
-fn too_many(wait: Duration) -> ErrorAnswer {
+/// The refusal of a further wrong token.
+pub fn too_many(wait: Duration) -> ErrorAnswer {
     let seconds = wait.as_secs() + 1;
     ErrorAnswer::new(
         ErrorCode::TooManyAttempts,

@@ -44,6 +44,16 @@ pub struct RenderedError {
     pub caller: Option<Arc<Identity>>,
 }
 
+/// An error that a screen shows in its own words. The answer has its body.
+#[derive(Clone, Debug)]
+pub struct ShownError(pub ErrorAnswer);
+
+impl RenderedError {
+    fn of(failure: &mut ErrorAnswer) -> Self {
+        RenderedError { code: Some(failure.code), foreign: failure.foreign.take(), caller: failure.caller.take() }
+    }
+}
+
 impl ErrorAnswer {
     /// An error with this code.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
@@ -81,6 +91,11 @@ impl ErrorAnswer {
     /// What happened, and what to do.
     pub fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// After how long to try again, if there were too many attempts.
+    pub fn retry_after(&self) -> Option<HeaderValue> {
+        (self.code == ErrorCode::TooManyAttempts).then(|| retry_after(&self.extra))
     }
 
     /// The same error, with more to say.
@@ -130,9 +145,11 @@ pub fn draining() -> ErrorAnswer {
 pub fn render(path: &str, request: &RequestId, mut response: Response, as_screen: bool) -> (Response, RenderedError) {
     let failure = response.extensions_mut().remove::<ErrorAnswer>();
     let mut told = RenderedError::default();
+    if let Some(ShownError(mut shown)) = response.extensions_mut().remove() {
+        told = RenderedError::of(&mut shown);
+    }
     if let Some(mut failure) = failure {
-        told =
-            RenderedError { code: Some(failure.code), foreign: failure.foreign.take(), caller: failure.caller.take() };
+        told = RenderedError::of(&mut failure);
         let screen = if as_screen { screens::failure(&failure, request) } else { None };
         response = screen.unwrap_or_else(|| with_body(path, request, failure, response));
     }
@@ -140,6 +157,11 @@ pub fn render(path: &str, request: &RequestId, mut response: Response, as_screen
         response.headers_mut().insert(REQUEST_ID_HEADER, id);
     }
     (response, told)
+}
+
+/// After how long a client that was refused for too many attempts may try again.
+fn retry_after(extra: &Map<String, Value>) -> HeaderValue {
+    HeaderValue::from(extra.get("retryAfterSeconds").and_then(Value::as_u64).unwrap_or(1))
 }
 
 fn with_body(path: &str, request: &RequestId, failure: ErrorAnswer, response: Response) -> Response {
@@ -156,10 +178,7 @@ fn with_body(path: &str, request: &RequestId, failure: ErrorAnswer, response: Re
     parts.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match code.status() {
         503 => _ = parts.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
-        429 => {
-            let seconds = problem.extra.get("retryAfterSeconds").and_then(Value::as_u64).unwrap_or(1);
-            parts.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        429 => _ = parts.headers.insert(header::RETRY_AFTER, retry_after(&problem.extra)),
         401 => _ = parts.headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
         408 => {
             let status = problem.extra.get("deployment").and_then(|deployment| deployment.get("status"));

@@ -4,13 +4,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use axum::http::{Extensions, HeaderMap, Uri, Version, header};
+use axum::http::{Extensions, HeaderMap, Method, Uri, Version, header};
 use ipnet::IpNet;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::{
     address::client_address,
     error::{ErrorAnswer, echo},
+    session::PageSession,
     validity::{AccessEnd, Validity},
 };
 use crate::{
@@ -48,6 +49,8 @@ pub struct Access {
     trusted_proxies: Vec<IpNet>,
     /// Whether only programs of this machine can reach the server without a proxy.
     is_on_loopback: bool,
+    /// Whether this server speaks TLS itself.
+    has_tls: bool,
     /// Whether OIDC issuers are configured, so that callers must show who they are.
     has_issuers: bool,
 }
@@ -67,6 +70,8 @@ pub struct Grant {
     pub projects: VisibleProjects,
     /// Until when all of it holds; always, if there is none.
     validity: Option<Validity>,
+    /// The session that a browser showed for it, which may end earlier.
+    pub session: Option<Arc<PageSession>>,
 }
 
 impl Grant {
@@ -83,30 +88,47 @@ impl Grant {
     /// What every program of this machine gets from a server that needs no token.
     pub fn local() -> Grant {
         let projects = VisibleProjects::default();
-        Grant { caller: Caller::new(Identity::Local), scopes: Scopes::all(), projects, validity: None }
+        Grant { caller: Caller::new(Identity::Local), scopes: Scopes::all(), projects, validity: None, session: None }
     }
 
     fn of_token(token: &TokenHash) -> Grant {
         let caller = Caller::new(Identity::Token { name: token.name.clone() });
         let projects = VisibleProjects::of(token.projects.as_deref());
-        Grant { caller, scopes: token.scopes, projects, validity: Some(Validity::default()) }
+        Grant { caller, scopes: token.scopes, projects, validity: Some(Validity::default()), session: None }
     }
 
     /// What a token that was made at run time grants, as long as it is valid.
     pub fn of_record(token: &TokenRecord, validity: Validity) -> Grant {
         let caller = Caller::new(Identity::Token { name: token.name.clone() });
         let projects = VisibleProjects::of(token.projects.as_deref());
-        Grant { caller, scopes: token.scopes, projects, validity: Some(validity) }
+        Grant { caller, scopes: token.scopes, projects, validity: Some(validity), session: None }
     }
 
     /// What a verified token of an OIDC issuer grants, as long as it is valid.
     pub fn of_signed(caller: Caller, scopes: Scopes, projects: VisibleProjects, validity: Validity) -> Grant {
-        Grant { caller, scopes, projects, validity: Some(validity) }
+        Grant { caller, scopes, projects, validity: Some(validity), session: None }
+    }
+
+    /// The same for the holder of a session, as long as that holds, too.
+    #[must_use]
+    pub fn in_session(self, session: Arc<PageSession>) -> Grant {
+        Grant { session: Some(session), ..self }
+    }
+
+    /// What a session grants whose token is gone: nothing.
+    pub fn gone() -> Grant {
+        let validity = Validity::default();
+        validity.end(AccessEnd::Revoked);
+        Grant { validity: Some(validity), ..Grant::nothing() }
+    }
+
+    fn validities(&self) -> impl Iterator<Item = &Validity> {
+        self.session.iter().map(|session| &session.validity).chain(&self.validity)
     }
 
     /// Why it does not hold any more. Then its holder may only end what runs under a lease.
     pub fn end(&self) -> Option<AccessEnd> {
-        self.validity.as_ref().and_then(Validity::how_ended)
+        self.validities().find_map(Validity::how_ended)
     }
 
     /// Ends it for good.
@@ -122,9 +144,13 @@ impl Grant {
 
     /// Waits until it does not hold any more.
     pub async fn ended(&self) {
-        match &self.validity {
+        let of = async |validity: Option<&Validity>| match validity {
             Some(validity) => validity.ended().await,
             None => std::future::pending().await,
+        };
+        tokio::select! {
+            () = of(self.validity.as_ref()) => {}
+            () = of(self.session.as_ref().map(|session| &session.validity)) => {}
         }
     }
 
@@ -186,6 +212,7 @@ impl Access {
             allowed_hosts: config.allowed_hosts.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             is_on_loopback: config.listen.ip().is_loopback(),
+            has_tls: config.tls.is_some(),
             has_issuers: !config.oidc.is_empty(),
         }
     }
@@ -228,6 +255,13 @@ impl Access {
     /// Whether this is the address of a proxy that is trusted to tell of its clients.
     pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()))
+    }
+
+    /// Whether a client surely came by TLS: to this server, or to a proxy that is trusted to tell it.
+    pub fn is_encrypted(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> bool {
+        let told = headers.get("x-forwarded-proto").and_then(|told| told.to_str().ok()).unwrap_or_default();
+        let scheme = told.split(',').next().unwrap_or_default().trim();
+        self.has_tls || (peer.is_some_and(|peer| self.is_trusted_proxy(peer)) && scheme.eq_ignore_ascii_case("https"))
     }
 
     /// The address of the client.
@@ -367,6 +401,15 @@ fn is_loopback_name(host: &str) -> bool {
     host == "localhost"
         || host.ends_with(".localhost")
         || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a person came here by a link of another site: the browser's window loads a page of ours, and no page of another site
+/// sees the answer.
+pub fn is_foreign_visit(method: &Method, headers: &HeaderMap) -> bool {
+    let is = |name: &str, wanted: &str| headers.get(name).is_some_and(|value| value == wanted);
+    let is_foreign = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");
+    let is_load = is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
+    is_foreign && is_load && matches!(*method, Method::GET | Method::HEAD) && !headers.contains_key(header::ORIGIN)
 }
 
 /// Whether a browser sent this request for a page of another site.

@@ -4,6 +4,9 @@
 //! They are loaded at the start, and again at every hint that a token was made or revoked, at whichever server. A token that
 //! is not here is looked for in the store, once for each request and within limits: another server may have made it a moment
 //! ago.
+//!
+//! Sessions of browsers stand among them (decision 0089). What a session allows is what its token allows at the moment of
+//! each request.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,13 +27,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     access::LiveAccess,
     guard::Grant,
+    session::PageSession,
     validity::{AccessEnd, Validity},
 };
 use crate::{
     clock::Clock,
     config::LiveConfig,
     health::{Pulse, Task, ticks},
-    model::TokenRecord,
+    model::{SessionSource, TokenRecord},
     store::{Store, StoreError, tokens::TokensMark},
 };
 
@@ -73,6 +77,8 @@ pub struct KnownToken {
     record: TokenRecord,
     grant: Grant,
     validity: Validity,
+    /// What it is to a browser, if it is a session.
+    session: Option<(SessionSource, Arc<PageSession>)>,
     used_at_ms: AtomicI64,
     written_at_ms: AtomicI64,
 }
@@ -84,7 +90,12 @@ impl KnownToken {
             validity.end(AccessEnd::Revoked);
         }
         let used_at_ms = record.last_used_at.map_or(0, Timestamp::as_millisecond);
+        let session = record.session.clone().map(|source| {
+            let (id, name, validity) = (record.id, record.name.clone(), validity.clone());
+            (source, Arc::new(PageSession { id, name, validity }))
+        });
         KnownToken {
+            session,
             grant: Grant::of_record(&record, validity.clone()),
             validity,
             used_at_ms: AtomicI64::new(used_at_ms),
@@ -134,11 +145,38 @@ impl LiveTokens {
     /// Whether there is a token that gives access at this moment.
     pub fn has_any(&self) -> bool {
         let now = self.clock.wall();
-        self.read(|known| known.by_sha256.values().any(|token| token.is_live(now)))
+        let gives_access = |token: &Arc<KnownToken>| token.session.is_none() && token.is_live(now);
+        self.read(|known| known.by_sha256.values().any(gives_access))
     }
 
-    /// What the token with this hash grants, also if it has ended (see [`Grant::end`]); `None` if it is not in memory.
+    /// What the token with this hash grants, also if it has ended (see [`Grant::end`]); `None` if it is not in memory, or is
+    /// the session of a browser, which is no token.
     pub fn grant(&self, sha256: &[u8; 32]) -> Option<Grant> {
+        self.known(sha256).filter(|token| token.session.is_none()).map(|token| token.grant.clone())
+    }
+
+    /// The same for a token of the configuration, too, and until when it holds at most.
+    pub fn token(&self, sha256: &[u8; 32]) -> Option<(Grant, Option<Timestamp>)> {
+        if let Some(grant) = self.access.now().configured(sha256) {
+            return Some((grant.clone(), None));
+        }
+        let token = self.known(sha256).filter(|token| token.session.is_none())?;
+        Some((token.grant.clone(), token.record.expires_at))
+    }
+
+    /// What the session with this hash grants, also if it or its token has ended (see [`Grant::end`]); `None` if it is not
+    /// in memory.
+    pub fn session(&self, sha256: &[u8; 32]) -> Option<Grant> {
+        let known = self.known(sha256)?;
+        let (source, session) = known.session.as_ref()?;
+        let grant = match source {
+            SessionSource::Token(sha256) => self.token(sha256).map(|(grant, _)| grant),
+        };
+        Some(grant.unwrap_or_else(Grant::gone).in_session(session.clone()))
+    }
+
+    /// The token or session with this hash, and its use noted if it has not ended.
+    fn known(&self, sha256: &[u8; 32]) -> Option<Arc<KnownToken>> {
         let token = self.read(|known| known.by_sha256.get(sha256).cloned())?;
         let now = self.clock.wall();
         if token.record.has_expired(now) {
@@ -147,25 +185,31 @@ impl LiveTokens {
         let token = match token.validity.how_ended() {
             // The clock went on too far for a while, and back.
             Some(AccessEnd::Expired) if !token.record.has_expired(now) => self.renewed(&token),
-            Some(_) => return Some(token.grant.clone()),
+            Some(_) => return Some(token),
             None => token,
         };
         token.note_use(now);
-        Some(token.grant.clone())
+        Some(token)
     }
 
-    /// The same, for a token that is not in memory: the store is asked.
+    /// Looks in the store for a token or session that is not in memory, and for the token of a session.
     ///
     /// # Errors
     /// The store does not answer.
-    pub async fn look_up(&self, sha256: &[u8; 32]) -> Result<Option<Grant>, StoreError> {
+    pub async fn look_up(&self, sha256: &[u8; 32]) -> Result<(), StoreError> {
         let _reading = self.reading.lock().await;
-        let Some(record) = self.store.tokens().by_sha256(*sha256).await? else { return Ok(None) };
-        self.write(|known| {
-            known.forget_ended(self.clock.wall());
-            known.by_sha256.entry(*sha256).or_insert_with(|| Arc::new(KnownToken::new(record)));
-        });
-        Ok(self.grant(sha256))
+        let mut wanted = Some(*sha256);
+        while let Some(sha256) = wanted.take() {
+            let Some(record) = self.store.tokens().by_sha256(sha256).await? else { break };
+            if let Some(SessionSource::Token(token)) = &record.session {
+                wanted = Some(*token).filter(|token| self.token(token).is_none());
+            }
+            self.write(|known| {
+                known.forget_ended(self.clock.wall());
+                known.by_sha256.entry(sha256).or_insert_with(|| Arc::new(KnownToken::new(record)));
+            });
+        }
+        Ok(())
     }
 
     /// Reads all tokens again that are not revoked, and ends those that are.
@@ -192,7 +236,10 @@ impl LiveTokens {
             ended
         });
         for token in ended {
-            tracing::info!(token = %token.record.name, "a token was revoked; what waits under it ends");
+            match token.session {
+                Some(_) => tracing::debug!(session = %token.record.name, "a session was ended"),
+                None => tracing::info!(token = %token.record.name, "a token was revoked; what waits under it ends"),
+            }
             token.validity.end(AccessEnd::Revoked);
         }
         Ok(())
@@ -367,9 +414,10 @@ mod tests {
         waiting.ended().await;
         assert_eq!(tokens.grant(&token.sha256).and_then(|grant| grant.end()), Some(AccessEnd::Revoked));
         // One that is not in memory is looked up, and one that nobody made is none.
-        let looked_up = tokens.look_up(&token.sha256).await.expect("the store answers");
-        assert_eq!(looked_up.and_then(|grant| grant.end()), Some(AccessEnd::Revoked));
-        assert!(tokens.look_up(&[8; 32]).await.expect("the store answers").is_none());
+        tokens.look_up(&token.sha256).await.expect("the store answers");
+        assert_eq!(tokens.grant(&token.sha256).and_then(|grant| grant.end()), Some(AccessEnd::Revoked));
+        tokens.look_up(&[8; 32]).await.expect("the store answers");
+        assert!(tokens.grant(&[8; 32]).is_none());
     }
 
     #[tokio::test]

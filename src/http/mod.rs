@@ -47,6 +47,7 @@ mod scan;
 mod screens;
 mod secrets;
 mod serve;
+mod session;
 mod socket;
 mod submit;
 mod tls;

@@ -170,15 +170,22 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
             let is_cut = door::is_cut(&method);
             tokio::select! {
                 biased;
-                response = log::within(id.clone(), next.run(request)) => {
+                response = log::within(id.clone(), async {
+                    match kind {
+                        // Boxed, so that a parked poll does not pay for it.
+                        RouteKind::Screen => Box::pin(screens::answer(&app, request, next)).await,
+                        RouteKind::Api | RouteKind::Open => next.run(request).await,
+                    }
+                }) => {
                     if is_cut { door::cut_stream(response, grant) } else { response }
                 }
                 () = grant.ended(), if is_cut => door::ended(grant.end().unwrap_or(AccessEnd::Expired)).into_response(),
             }
         }
         Err(failure) => {
+            let instead = if kind == RouteKind::Screen { screens::instead(&app, &request, &failure) } else { None };
             drop(request);
-            failure.into_response()
+            instead.unwrap_or_else(|| failure.into_response())
         }
     };
     let (mut response, told) = error::render(&path, &id, response, as_screen);

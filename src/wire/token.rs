@@ -77,6 +77,9 @@ pub struct TokenView {
     pub revoked_at: Option<Timestamp>,
     /// Who revoked it.
     pub revoked_by: Option<String>,
+    /// Whether it is the session of a browser, which serves on the page alone and ends with the token that it was made from.
+    #[serde(default)]
+    pub is_session: bool,
 }
 
 impl TokenView {
@@ -99,6 +102,7 @@ impl TokenView {
             last_used_at: token.last_used_at,
             revoked_at: token.revoked.as_ref().map(|revoked| revoked.at),
             revoked_by: token.revoked.as_ref().map(|revoked| revoked.by.to_string()),
+            is_session: token.session.is_some(),
         }
     }
 }

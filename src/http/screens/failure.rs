@@ -4,10 +4,7 @@ use askama::Template;
 use axum::{http::StatusCode, response::Response};
 
 use super::{Frame, Viewer, html, words::plain};
-use crate::{
-    http::{error::ErrorAnswer, guard::Grant},
-    model::RequestId,
-};
+use crate::{http::error::ErrorAnswer, model::RequestId};
 
 #[derive(Template)]
 #[template(path = "failure.html")]
@@ -33,10 +30,10 @@ pub fn failure(error: &ErrorAnswer, request: &RequestId) -> Option<Response> {
         _ => "That did not work",
     };
     let screen = FailureScreen {
-        frame: Frame::still(Viewer { grant: Grant::nothing(), signed_in: None }),
+        frame: Frame::still(Viewer::nobody()),
         title,
         status,
-        detail: plain_detail(error.detail()),
+        detail: sentence(error.detail()),
         code: serde_json::to_string(&error.code()).unwrap_or_default().trim_matches('"').to_owned(),
         request: request.to_string(),
     };
@@ -44,7 +41,7 @@ pub fn failure(error: &ErrorAnswer, request: &RequestId) -> Option<Response> {
 }
 
 /// The detail as a sentence.
-fn plain_detail(detail: &str) -> String {
+pub fn sentence(detail: &str) -> String {
     let text = plain(detail);
     let mut letters = text.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()

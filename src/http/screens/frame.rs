@@ -4,7 +4,11 @@ use std::convert::Infallible;
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 
-use crate::{http::guard::Grant, model::Scope};
+use super::visit::Visit;
+use crate::{
+    http::guard::Grant,
+    model::{Identity, Scope},
+};
 
 /// Who looks at a screen.
 #[derive(Clone, Debug)]
@@ -13,6 +17,8 @@ pub struct Viewer {
     pub grant: Grant,
     /// The name of a viewer who signed in.
     pub signed_in: Option<String>,
+    /// How the viewer's browser came.
+    pub visit: Visit,
 }
 
 impl Viewer {
@@ -23,15 +29,32 @@ impl Viewer {
 
     /// The hidden field by which a form proves that it came from a screen of this viewer's, as HTML.
     pub fn csrf_field(&self) -> String {
-        String::new()
+        // It is made of hexadecimal digits.
+        format!("<input type=\"hidden\" name=\"csrf\" value=\"{}\">", self.visit.proof)
+    }
+
+    /// Somebody of whom nothing is known.
+    pub fn nobody() -> Self {
+        Viewer { grant: Grant::nothing(), signed_in: None, visit: Visit::default() }
     }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Viewer {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Viewer { grant: Grant::of(&parts.extensions), signed_in: None })
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let (grant, visit) = (Grant::of(&parts.extensions), Visit::from_request_parts(parts, state).await?);
+        let signed_in = grant.session.as_ref().map(|_| person(&grant.caller.identity));
+        Ok(Viewer { grant, signed_in, visit })
+    }
+}
+
+/// How somebody is called.
+pub fn person(identity: &Identity) -> String {
+    match identity {
+        Identity::Token { name } => name.clone(),
+        Identity::Oidc { issuer: _, subject } => subject.clone(),
+        Identity::Server | Identity::Local => identity.to_string(),
     }
 }
 

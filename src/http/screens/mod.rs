@@ -16,12 +16,14 @@ mod project;
 mod projects;
 mod row;
 mod rows;
+mod sign_in;
+mod visit;
 pub mod words;
 
 use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
-    routing::{MethodRouter, get},
+    routing::{MethodRouter, get, post},
 };
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -31,6 +33,7 @@ pub use failure::failure;
 pub use frame::{Frame, Viewer};
 pub use projects::sum;
 pub use rows::Rows;
+pub use visit::{answer, instead};
 
 /// What a stream for a screen sends while nothing changes.
 pub const BEAT: &[u8] = b"event: beat\ndata: {}\n\n";
@@ -57,6 +60,8 @@ pub fn open_routes() -> Vec<ScreenRoute> {
 pub fn routes() -> Vec<ScreenRoute> {
     vec![
         ("/", &[("get", READ)], get(projects::all)),
+        ("/sign-in", &[("get", &[]), ("post", &[])], get(sign_in::show).post(sign_in::sign_in)),
+        ("/sign-out", &[("post", &[])], post(sign_in::sign_out)),
         ("/live", &[("get", READ)], get(feed::rows)),
         ("/projects/{project}", &[("get", READ)], get(project::one)),
         ("/projects/{project}/live", &[("get", READ)], get(feed::screen)),

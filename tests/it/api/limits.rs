@@ -229,6 +229,8 @@ fn the_table_of_limits_and_the_description_say_what_the_code_does() {
     };
     says("a token's name", bounds::TOKEN_NAME);
     says("live tokens that were made at run time", bounds::LIVE_TOKENS);
+    says("sessions of one token on the page", bounds::SESSIONS_OF_ONE);
+    says("live sessions", bounds::LIVE_SESSIONS);
     says("patterns for projects of a token", bounds::TOKEN_PROJECTS);
     says("`pipeline`, the name of a phase or an output", bounds::NAME);
     says("`ref`", bounds::REF);

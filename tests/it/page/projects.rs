@@ -32,7 +32,7 @@ async fn each_state_has_its_own_word_and_only_what_runs_is_called_running() {
         .await;
     server.post("/v1/projects/shop/pause", json!({ "reason": "weekend freeze" })).await;
     let answer = screen(&server, "/").await;
-    assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "text/html; charset=utf-8"));
+    assert_eq!((answer.status, answer.header("content-type")), (200, "text/html; charset=utf-8"));
     let html = &answer.text;
     let [web, docs, shop] = ["web", "docs", "shop"].map(|project| row(html, project));
     assert!(web.contains("<span class=\"tag run\">running") && web.contains("<b class=\"num\">1</b>"), "{web}");
@@ -165,7 +165,7 @@ async fn a_token_sees_its_own_projects_alone() {
 async fn what_is_not_there_is_told_to_a_person_as_a_screen_and_to_a_program_as_before() {
     let server = TestServer::gated();
     let person = screen(&server, "/nowhere").await;
-    assert_eq!((person.status.as_u16(), person.header("content-type")), (404, "text/html; charset=utf-8"));
+    assert_eq!((person.status, person.header("content-type")), (404, "text/html; charset=utf-8"));
     assert!(person.text.contains("There is no such page") && person.text.contains("NOT_FOUND"), "{}", person.text);
     assert_eq!(server.get("/nowhere").await.refusal(), (404, "NOT_FOUND"));
     assert_eq!(screen(&server, "/v1/nowhere").await.refusal(), (404, "NOT_FOUND"));
