@@ -12,7 +12,7 @@ use axum::{
 use super::{
     Frame, Viewer, html, rendered,
     row::{Row, SlotUse, TROUBLE},
-    words::{escaped, since},
+    words::{escaped, plain, since},
 };
 use crate::{
     http::{App, error::ErrorAnswer, feed, params::Query},
@@ -54,7 +54,7 @@ struct SumView {
 /// All projects that the viewer may see.
 pub async fn all(State(app): State<Arc<App>>, viewer: Viewer, uri: Uri) -> Result<Response, ErrorAnswer> {
     let query = Query::of(&uri, &["find", "sort"])?;
-    let find = query.get("find").unwrap_or_default().trim().to_owned();
+    let find = plain(query.get("find").unwrap_or_default().trim());
     let is_by_name = query.get("sort") == Some("name");
     // The stream begins at the number before anything is read.
     let begin = feed::begin(&app);
