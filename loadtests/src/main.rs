@@ -88,6 +88,7 @@ enum Scenario {
     Growth,
     /// The last part of growth alone: two years under retention.
     TwoYears,
+    Pages,
     Restart,
     DeadWaiters,
     Starts,
@@ -128,6 +129,7 @@ impl Scenario {
                 scenario::two_years::run(run).await
             }
             Scenario::TwoYears => scenario::two_years::run(run).await,
+            Scenario::Pages => scenario::pages::run(run).await,
             Scenario::Restart => scenario::restart::run(run).await,
             Scenario::DeadWaiters => scenario::dead_waiters::run(run).await,
             Scenario::Starts => scenario::starts::run(run).await,

@@ -102,6 +102,15 @@ impl Outcome {
         self.times.push((name.to_owned(), times));
     }
 
+    /// Adds what was measured beside it.
+    pub fn join(&mut self, other: Outcome) {
+        let Outcome { figures, times, checks, plots } = other;
+        self.figures.extend(figures);
+        self.times.extend(times);
+        self.checks.extend(checks);
+        self.plots.extend(plots);
+    }
+
     /// Something must hold; `wrong` says what was found instead.
     pub fn check(&mut self, what: &str, holds: bool, wrong: impl FnOnce() -> String) {
         self.checks.push(Check { what: what.to_owned(), wrong: (!holds).then(wrong) });

@@ -51,30 +51,32 @@ pub(super) fn server(contender: &Contender) -> Result<&Server> {
 async fn stores(run: &Run, small: Seed, large: Seed, count: fn(Seed) -> usize) -> Result<Vec<Contender>> {
     let mut contenders = Vec::new();
     for seed in [small, large] {
-        let mut server = Server::prepare(&run.recipe, &config(seed))?;
-        match run.recipe.store {
-            StoreKind::Postgres => {
-                seed::fill(&server.store_url(), Path::new("."), seed, |done| told(run, done)).await?
-            }
-            StoreKind::Sqlite => {
-                let kept = seed::cached(seed)?;
-                if !kept.exists() {
-                    let fresh = tempfile::tempdir_in(kept.parent().context("it lies in a folder")?)?;
-                    seed::fill("sqlite:load.db", fresh.path(), seed, |done| told(run, done)).await?;
-                    std::fs::rename(fresh.path().join("load.db"), &kept)?;
-                }
-                let copy = server.path("load.db");
-                std::fs::copy(&kept, &copy)?;
-                // Else the kernel writes it out while the server's commits are measured, which wait for that.
-                std::fs::File::open(&copy)?.sync_all()?;
-            }
-        }
-        run.say("starting");
-        server.boot()?;
-        let name = crate::report::table::number(count(seed) as f64);
-        contenders.push(Contender::new(&name, Box::new(Singletrack { server })));
+        contenders.push(filled(run, seed, &crate::report::table::number(count(seed) as f64)).await?);
     }
     Ok(contenders)
+}
+
+/// A server on a store that is filled so.
+pub(super) async fn filled(run: &Run, seed: Seed, name: &str) -> Result<Contender> {
+    let mut server = Server::prepare(&run.recipe, &config(seed))?;
+    match run.recipe.store {
+        StoreKind::Postgres => seed::fill(&server.store_url(), Path::new("."), seed, |done| told(run, done)).await?,
+        StoreKind::Sqlite => {
+            let kept = seed::cached(seed)?;
+            if !kept.exists() {
+                let fresh = tempfile::tempdir_in(kept.parent().context("it lies in a folder")?)?;
+                seed::fill("sqlite:load.db", fresh.path(), seed, |done| told(run, done)).await?;
+                std::fs::rename(fresh.path().join("load.db"), &kept)?;
+            }
+            let copy = server.path("load.db");
+            std::fs::copy(&kept, &copy)?;
+            // Else the kernel writes it out while the server's commits are measured, which wait for that.
+            std::fs::File::open(&copy)?.sync_all()?;
+        }
+    }
+    run.say("starting");
+    server.boot()?;
+    Ok(Contender::new(name, Box::new(Singletrack { server })))
 }
 
 /// The longest line is as long as a line may be by default, and others come to its end.
@@ -89,7 +91,7 @@ fn told(run: &Run, done: usize) {
 }
 
 /// Submits and finishes on the seeded projects, and reads of them.
-async fn operations(run: &Run, server: &Server) -> Result<Outcome> {
+pub(super) async fn operations(run: &Run, server: &Server) -> Result<Outcome> {
     let duration = run.scale(Duration::from_millis(1500), Duration::from_millis(100));
     let begin = Instant::now() + duration / 5;
     let mut clients = JoinSet::new();

@@ -7,6 +7,7 @@ pub mod end_to_end;
 pub mod fan_out;
 pub mod growth;
 pub mod logs;
+pub mod pages;
 pub mod restart;
 pub mod small;
 pub mod starts;

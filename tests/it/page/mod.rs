@@ -9,15 +9,42 @@ mod sessions;
 mod visits;
 
 use data_encoding::HEXLOWER;
-use reqwest::{Method, header};
+use reqwest::{Method, RequestBuilder, header};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::harness::{Answer, TestServer, gated_config, send};
+use crate::harness::{TestServer, gated_config};
 use browser::Browser;
 
+/// What a browser got.
+struct Screen {
+    status: u16,
+    headers: header::HeaderMap,
+    text: String,
+}
+
+impl Screen {
+    /// A header's value; empty where there is none.
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The error code of a problem in JSON.
+    fn code(&self) -> Option<String> {
+        serde_json::from_str::<Value>(&self.text).ok()?["errorCode"].as_str().map(str::to_owned)
+    }
+}
+
+/// The answer to this request.
+async fn load(request: RequestBuilder) -> Screen {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Screen { status, headers, text: response.text().await.unwrap() }
+}
+
 /// A screen, as a browser asks for it.
-async fn screen(server: &TestServer, path: &str) -> Answer {
-    send(server.request(Method::GET, path).header(header::ACCEPT, "text/html")).await
+async fn screen(server: &TestServer, path: &str) -> Screen {
+    load(server.request(Method::GET, path).header(header::ACCEPT, "text/html")).await
 }
 
 /// What stands between `begin` and the next `end`.
