@@ -79,7 +79,8 @@ fn answered(uri: &Uri, headers: &HeaderMap, health: &Health) -> Response {
         "/readyz" => meta::ready(health),
         _ => ErrorAnswer::new(ErrorCode::Unavailable, "the server waits for its database; try again").into_response(),
     };
-    let (mut response, _) = error::render(uri.path(), &new_request_id(), response, screens::is_for_browser(headers));
+    let screen_of: Option<error::ScreenOf> = screens::is_for_browser(headers).then_some(screens::failure);
+    let (mut response, _) = error::render(uri.path(), &new_request_id(), response, screen_of);
     let headers = response.headers_mut();
     if uri.path() != "/healthz" {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

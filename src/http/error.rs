@@ -9,7 +9,6 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::screens;
 use crate::{
     model::{BuildMark, Caller, Identity, ProjectName, RequestId, admission::Rejection, bounds},
     queue::WorkerError,
@@ -140,9 +139,17 @@ pub fn draining() -> ErrorAnswer {
     Rejection::Draining.into()
 }
 
+/// Makes a screen of an error; `None` if that fails.
+pub type ScreenOf = fn(&ErrorAnswer, &RequestId) -> Option<Response>;
+
 /// Gives an answer the request's id, and an error its body: a screen where a person's browser asked. Returns what else the
 /// error tells.
-pub fn render(path: &str, request: &RequestId, mut response: Response, as_screen: bool) -> (Response, RenderedError) {
+pub fn render(
+    path: &str,
+    request: &RequestId,
+    mut response: Response,
+    screen_of: Option<ScreenOf>,
+) -> (Response, RenderedError) {
     let failure = response.extensions_mut().remove::<ErrorAnswer>();
     let mut told = RenderedError::default();
     if let Some(ShownError(mut shown)) = response.extensions_mut().remove() {
@@ -150,7 +157,7 @@ pub fn render(path: &str, request: &RequestId, mut response: Response, as_screen
     }
     if let Some(mut failure) = failure {
         told = RenderedError::of(&mut failure);
-        let screen = if as_screen { screens::failure(&failure, request) } else { None };
+        let screen = screen_of.and_then(|screen_of| screen_of(&failure, request));
         response = screen.unwrap_or_else(|| with_body(path, request, failure, response));
     }
     if let Ok(id) = HeaderValue::try_from(request.to_string()) {

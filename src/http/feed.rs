@@ -70,12 +70,6 @@ pub async fn screen(
     answer(app, FeedScope::Screen(project), reading, standby).await
 }
 
-/// The cursor of a reader that reads everything after this call.
-pub fn begin(app: &App) -> impl fmt::Display {
-    let board = app.watch.board();
-    FeedCursor { epoch: board.epoch().to_owned(), number: board.last(), listing: Listing::Over }
-}
-
 /// How one project stands.
 pub async fn one(
     State(app): State<Arc<App>>,
@@ -308,7 +302,7 @@ impl Feed {
                 true
             }
             FeedScope::Rows(visible) => {
-                for (project, row) in self.app.rows.all(&self.app, visible).await? {
+                for (project, row) in screens::all_rows(&self.app, visible).await? {
                     cursor.listing = Listing::Through(project.clone());
                     entries.push(FeedEntry { project, standing: Some(row.html.clone()), cursor: cursor.clone() });
                 }
@@ -364,7 +358,7 @@ impl Feed {
                     change.view.get_or_try_init(|| read).await?
                 }
                 FeedScope::Rows(visible) if visible.sees(name) => {
-                    &self.app.rows.row(&self.app, name).await?.map(|row| row.html.clone())
+                    &screens::row_of(&self.app, name).await?.map(|row| row.html.clone())
                 }
                 FeedScope::Screen(project) if project == name => {
                     change.screen.get_or_try_init(|| screens::parts_of_project(&self.app, name)).await?
@@ -386,7 +380,7 @@ impl Feed {
 
     async fn sum(&self) -> Result<Option<Bytes>, ErrorAnswer> {
         let FeedScope::Rows(visible) = &self.told else { return Ok(None) };
-        let rows = self.app.rows.all(&self.app, visible).await?;
+        let rows = screens::all_rows(&self.app, visible).await?;
         screens::sum(&self.app, &rows).map(|sum| Some(sum.into()))
     }
 }
@@ -515,7 +509,7 @@ impl FeedStream {
                 let is_for_screen = self.feed.told.is_for_screen();
                 match timeout(self.feed.upkeep_every(), self.changed()).await {
                     Err(_) if is_for_screen => {
-                        if let Err(error) = self.feed.app.rows.refresh(&self.feed.app).await {
+                        if let Err(error) = screens::refresh_rows(&self.feed.app).await {
                             tracing::debug!(?error, "rows could not be read again");
                         }
                         return Some(Bytes::from_static(screens::BEAT));

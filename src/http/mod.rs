@@ -27,6 +27,7 @@ mod mark;
 mod meta;
 mod metrics;
 mod names;
+mod needs;
 mod notifications;
 mod oidc;
 mod page;

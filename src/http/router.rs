@@ -16,7 +16,9 @@ use super::{
     access_log::{AccessLog, Answered},
     admin, artifacts, audit, cancel, claims,
     door::{self, Visitor, VisitorAdmission},
-    error, events, feed, forget, intake, mark, meta, metrics, notifications, pause, projects, read, redact,
+    error, events, feed, forget, intake, mark, meta, metrics,
+    needs::{MethodNeeds, RouteKind},
+    notifications, pause, projects, read, redact,
     refusals::{self, RefusedAttempt},
     rollback, screens, submit, tokens,
     validity::AccessEnd,
@@ -26,20 +28,6 @@ use crate::{log, model::Scope, wire::ErrorCode};
 
 /// A path, its methods with the scopes of which a caller needs one (none: everybody may), and who answers.
 type Route = (&'static str, &'static [MethodNeeds], MethodRouter<Arc<App>>);
-
-/// A method in lower case, and the scopes of which a caller needs one; where there are none, everybody may.
-pub type MethodNeeds = (&'static str, &'static [Scope]);
-
-/// Whom a route answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteKind {
-    /// Programs, in JSON, with a token.
-    Api,
-    /// A person's browser, in HTML, with a session.
-    Screen,
-    /// Whoever asks.
-    Open,
-}
 
 /// What each path's methods need, and whom it answers.
 type Needs = BTreeMap<&'static str, (RouteKind, &'static [MethodNeeds])>;
@@ -188,7 +176,8 @@ async fn front(State((app, needs)): State<(Arc<App>, Arc<Needs>)>, mut request: 
             instead.unwrap_or_else(|| failure.into_response())
         }
     };
-    let (mut response, told) = error::render(&path, &id, response, as_screen);
+    let (mut response, told) =
+        error::render(&path, &id, response, as_screen.then_some(screens::failure as error::ScreenOf));
     if shrinks {
         response = Box::pin(screens::compressed(response)).await;
     }

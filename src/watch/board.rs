@@ -76,6 +76,11 @@ impl Board {
         &self.epoch
     }
 
+    /// The place of a reader who knows everything up to now. Read the store after this, never before.
+    pub fn cursor(&self) -> String {
+        format!("{}.{}", self.epoch, self.last())
+    }
+
     /// Notes that a project changed.
     pub fn touch(&self, project: ProjectName) {
         let mut known = self.known();

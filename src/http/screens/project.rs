@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{Frame, Viewer, html, rendered, words};
 use crate::{
-    http::{App, error::ErrorAnswer, feed, params::InProject, projects::view_of},
+    http::{App, error::ErrorAnswer, params::InProject, projects::view_of},
     model::ProjectName,
     wire,
 };
@@ -35,7 +35,7 @@ pub async fn one(
     viewer: Viewer,
     InProject(name): InProject,
 ) -> Result<Response, ErrorAnswer> {
-    let begin = feed::begin(&app);
+    let begin = app.watch.board().cursor();
     let parts = parts(&app, &name).await?.ok_or_else(ErrorAnswer::not_found)?;
     let path = words::project_path(&name);
     let screen = ProjectScreen {

@@ -10,12 +10,12 @@ use axum::{
 };
 
 use super::{
-    Frame, Viewer, html, rendered,
-    row::{Row, SlotUse, TROUBLE},
+    Frame, Viewer, all_rows, html, rendered,
+    rows::{ProjectRow, SlotUse, TROUBLE},
     words::{escaped, plain, since},
 };
 use crate::{
-    http::{App, error::ErrorAnswer, feed, params::Query},
+    http::{App, error::ErrorAnswer, params::Query},
     model::ProjectName,
 };
 
@@ -57,8 +57,8 @@ pub async fn all(State(app): State<Arc<App>>, viewer: Viewer, uri: Uri) -> Resul
     let find = plain(query.get("find").unwrap_or_default().trim());
     let is_by_name = query.get("sort") == Some("name");
     // The stream begins at the number before anything is read.
-    let begin = feed::begin(&app);
-    let rows = app.rows.all(&app, &viewer.grant.projects).await?;
+    let begin = app.watch.board().cursor();
+    let rows = all_rows(&app, &viewer.grant.projects).await?;
     let sum = sum_of(&app, &rows);
     let wanted = find.to_lowercase();
     let mut shown: Vec<_> = rows.iter().filter(|(name, _)| name.as_str().to_lowercase().contains(&wanted)).collect();
@@ -83,12 +83,12 @@ pub async fn all(State(app): State<Arc<App>>, viewer: Viewer, uri: Uri) -> Resul
 ///
 /// # Errors
 /// It cannot be rendered; that is a fault of ours.
-pub fn sum(app: &App, rows: &BTreeMap<ProjectName, Arc<Row>>) -> Result<String, ErrorAnswer> {
+pub fn sum(app: &App, rows: &BTreeMap<ProjectName, Arc<ProjectRow>>) -> Result<String, ErrorAnswer> {
     rendered(&sum_of(app, rows))
 }
 
-fn sum_of(app: &App, rows: &BTreeMap<ProjectName, Arc<Row>>) -> SumView {
-    let count = |is: &dyn Fn(&Row) -> bool| rows.values().filter(|row| is(row)).count();
+fn sum_of(app: &App, rows: &BTreeMap<ProjectName, Arc<ProjectRow>>) -> SumView {
+    let count = |is: &dyn Fn(&ProjectRow) -> bool| rows.values().filter(|row| is(row)).count();
     let (running, called_up) =
         (count(&|row| row.slot == SlotUse::Running), count(&|row| row.slot == SlotUse::CalledUp));
     let (trouble, held) = (count(&|row| row.rank == TROUBLE), count(&|row| row.is_held));

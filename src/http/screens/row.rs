@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use askama::Template;
-use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{
     rendered,
+    rows::{ProjectRow, SlotUse, TROUBLE},
     words::{self, Tag, escaped, moment, plain, since},
 };
 use crate::{
@@ -24,40 +24,6 @@ const DOTS_LOOK_LIMIT: usize = 32;
 /// How much of a line is read for the expected start of its last one.
 const LINE_LIMIT: usize = 100;
 
-/// A row, and what it adds to the sum above the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// As HTML.
-    pub html: Bytes,
-    /// The lower, the sooner a person must look.
-    pub rank: u8,
-    /// What the slot does.
-    pub slot: SlotUse,
-    /// How many wait.
-    pub waiting: u64,
-    /// Whether the project is held.
-    pub is_held: bool,
-    /// Since when the first one in line waits.
-    pub waits_since: Option<Timestamp>,
-    /// What it tells, without what goes on with the clock.
-    told: String,
-    changes_by_time: bool,
-}
-
-/// What a slot does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotUse {
-    /// Nothing.
-    Free,
-    /// It is kept for a deployment that has not started.
-    CalledUp,
-    /// A deployment runs.
-    Running,
-}
-
-/// The rank of a project that needs a person.
-pub const TROUBLE: u8 = 0;
-
 #[derive(Template)]
 #[template(path = "row.html")]
 struct RowView {
@@ -66,23 +32,23 @@ struct RowView {
     edge: &'static str,
     under_name: String,
     tag: Tag,
-    build: Option<Build>,
+    build: Option<BuildCell>,
     notes: Vec<String>,
     progress: Option<u8>,
     waiting: u64,
     last_start: String,
-    live: Option<Live>,
+    live: Option<LiveCell>,
     dots: Vec<Dot>,
 }
 
-struct Build {
+struct BuildCell {
     path: String,
     label: String,
     what: String,
     run: Option<String>,
 }
 
-struct Live {
+struct LiveCell {
     path: String,
     label: String,
     what: String,
@@ -95,121 +61,113 @@ struct Dot {
     what: String,
 }
 
-impl Row {
-    /// Whether the row can change although nobody does anything: a worker falls silent, a pause ends.
-    pub fn changes_by_time(&self) -> bool {
-        self.changes_by_time
-    }
+/// The id of a project's row.
+pub fn row_id(project: &ProjectName) -> String {
+    format!("p-{project}")
+}
 
-    /// Whether both say the same, but for what goes on with the clock.
-    pub fn is_like(&self, other: &Row) -> bool {
-        self.told == other.told
-    }
+/// Reads a project and renders its row; `None` if it is not configured and was never deployed, or cannot be read.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn read(app: &App, name: &ProjectName) -> Result<Option<ProjectRow>, ErrorAnswer> {
+    let store = app.queue.store();
+    let state = match store.project(name.clone(), LINE_LIMIT).await {
+        Err(StoreError::Unusable(_)) => return Ok(None),
+        read => read?,
+    };
+    let Some(state) = state.or_else(|| app.is_configured(name).then(|| idle(name))) else { return Ok(None) };
+    let query = ListQuery { status: None, before: None, limit: DOTS_LOOK_LIMIT };
+    let history = match store.list(name.clone(), query).await {
+        Err(StoreError::Unusable(_)) => Vec::new(),
+        read => read?,
+    };
+    let last_start = last_start(app, &state).await?;
+    let absence = match &state.holder {
+        Some(holder) => app.holder_wait(holder).await?,
+        None => None,
+    };
+    rendered_row(app, &state, &history, last_start, absence).map(Some)
+}
 
-    /// Reads a project and renders its row; `None` if it is not configured and was never deployed, or cannot be read.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub async fn read(app: &App, name: &ProjectName) -> Result<Option<Row>, ErrorAnswer> {
-        let store = app.queue.store();
-        let state = match store.project(name.clone(), LINE_LIMIT).await {
-            Err(StoreError::Unusable(_)) => return Ok(None),
-            read => read?,
-        };
-        let Some(state) = state.or_else(|| app.is_configured(name).then(|| idle(name))) else { return Ok(None) };
-        let query = ListQuery { status: None, before: None, limit: DOTS_LOOK_LIMIT };
-        let history = match store.list(name.clone(), query).await {
-            Err(StoreError::Unusable(_)) => Vec::new(),
-            read => read?,
-        };
-        let last_start = last_start(app, &state).await?;
-        let absence = match &state.holder {
-            Some(holder) => app.holder_wait(holder).await?,
-            None => None,
-        };
-        Row::of(app, &state, &history, last_start, absence).map(Some)
+fn rendered_row(
+    app: &App,
+    state: &ProjectState,
+    history: &[Deployment],
+    last_start: String,
+    absence: Option<String>,
+) -> Result<ProjectRow, ErrorAnswer> {
+    let (now, project) = (app.now(), &state.project);
+    let hold = Hold::of(&app.queue.policy(&project.name), project.pause.as_ref(), now);
+    let liveness = state.holder.as_ref().map_or(Liveness::Alive, |holder| answer::liveness(holder, now));
+    let is_running = state.holder.as_ref().is_some_and(|holder| matches!(holder.state, State::Running(_)));
+    let slot = match (&state.holder, is_running) {
+        (None, _) => SlotUse::Free,
+        (Some(_), false) => SlotUse::CalledUp,
+        (Some(_), true) => SlotUse::Running,
+    };
+    let failed_last = state.last_outcome.as_ref().is_some_and(|last| has_failed(last));
+    let is_trouble = liveness != Liveness::Alive || absence.is_some();
+    let rank = match (is_trouble, &hold, slot, failed_last) {
+        (true, ..) => TROUBLE,
+        (false, Some(_), ..) if project.waiting_count > 0 => 1,
+        (false, _, _, true) => 2,
+        (false, _, SlotUse::Running | SlotUse::CalledUp, _) => 3,
+        (false, Some(_), ..) => 4,
+        (false, None, SlotUse::Free, _) => 5,
+    };
+    let shown = state.holder.as_ref();
+    let held = hold.as_ref().map(held);
+    let policy = app.queue.policy(&project.name);
+    let changes_by_time = shown.is_some() || hold.is_some() || project.waiting_count > 0 || !policy.freezes.is_empty();
+    let told = format!("{rank} {liveness:?} {absence:?} {held:?}");
+    let mut notes = Vec::new();
+    if let Some(holder) = shown {
+        notes.push(how_far(state, holder, liveness, now));
     }
-
-    fn of(
-        app: &App,
-        state: &ProjectState,
-        history: &[Deployment],
-        last_start: String,
-        absence: Option<String>,
-    ) -> Result<Row, ErrorAnswer> {
-        let (now, project) = (app.now(), &state.project);
-        let hold = Hold::of(&app.queue.policy(&project.name), project.pause.as_ref(), now);
-        let liveness = state.holder.as_ref().map_or(Liveness::Alive, |holder| answer::liveness(holder, now));
-        let is_running = state.holder.as_ref().is_some_and(|holder| matches!(holder.state, State::Running(_)));
-        let slot = match (&state.holder, is_running) {
-            (None, _) => SlotUse::Free,
-            (Some(_), false) => SlotUse::CalledUp,
-            (Some(_), true) => SlotUse::Running,
-        };
-        let failed_last = state.last_outcome.as_ref().is_some_and(|last| has_failed(last));
-        let is_trouble = liveness != Liveness::Alive || absence.is_some();
-        let rank = match (is_trouble, &hold, slot, failed_last) {
-            (true, ..) => TROUBLE,
-            (false, Some(_), ..) if project.waiting_count > 0 => 1,
-            (false, _, _, true) => 2,
-            (false, _, SlotUse::Running | SlotUse::CalledUp, _) => 3,
-            (false, Some(_), ..) => 4,
-            (false, None, SlotUse::Free, _) => 5,
-        };
-        let shown = state.holder.as_ref();
-        let held = hold.as_ref().map(held);
-        let policy = app.queue.policy(&project.name);
-        let changes_by_time =
-            shown.is_some() || hold.is_some() || project.waiting_count > 0 || !policy.freezes.is_empty();
-        let told = format!("{rank} {liveness:?} {absence:?} {held:?}");
-        let mut notes = Vec::new();
-        if let Some(holder) = shown {
-            notes.push(how_far(state, holder, liveness, now));
-        }
-        notes.extend(absence.map(|absence| escaped(&plain(&absence))));
-        notes.extend(held);
-        if shown.is_none() && hold.is_none() {
-            notes.extend(state.last_outcome.as_ref().map(|last| last_words(last)));
-        }
-        let view = RowView {
-            name: project.name.to_string(),
-            rank,
-            edge: match (rank, &hold) {
-                (TROUBLE, _) => "trouble",
-                (_, Some(_)) => "held",
-                (2, None) => "failed",
-                _ => "",
-            },
-            under_name: under_name(app, &project.name),
-            tag: match (shown, &hold) {
-                (Some(holder), _) => Tag::of(holder, liveness),
-                (None, Some(hold)) => Tag::new(held_word(hold.kind), "wait"),
-                (None, None) => Tag::new("free", "ok"),
-            },
-            build: shown.map(|holder| Build {
-                path: words::deployment_path(holder),
-                label: words::label(holder),
-                what: words::what(holder),
-                run: holder.spec.url.as_deref().and_then(words::link),
-            }),
-            notes,
-            progress: shown.filter(|_| is_running).map(|holder| holder.progress),
-            waiting: project.waiting_count,
-            last_start,
-            live: state.last_success.as_ref().map(|live| live_cell(live, now)),
-            dots: dots(history),
-        };
-        Ok(Row {
-            html: rendered(&view)?.replace('\n', "").into(),
-            rank,
-            slot,
-            waiting: project.waiting_count,
-            is_held: hold.is_some(),
-            waits_since: state.line.first().map(|first| first.created_at),
-            told,
-            changes_by_time,
-        })
+    notes.extend(absence.map(|absence| escaped(&plain(&absence))));
+    notes.extend(held);
+    if shown.is_none() && hold.is_none() {
+        notes.extend(state.last_outcome.as_ref().map(|last| last_words(last)));
     }
+    let view = RowView {
+        name: project.name.to_string(),
+        rank,
+        edge: match (rank, &hold) {
+            (TROUBLE, _) => "trouble",
+            (_, Some(_)) => "held",
+            (2, None) => "failed",
+            _ => "",
+        },
+        under_name: under_name(app, &project.name),
+        tag: match (shown, &hold) {
+            (Some(holder), _) => Tag::of(holder, liveness),
+            (None, Some(hold)) => Tag::new(held_word(hold.kind), "wait"),
+            (None, None) => Tag::new("free", "ok"),
+        },
+        build: shown.map(|holder| BuildCell {
+            path: words::deployment_path(holder),
+            label: words::label(holder),
+            what: words::what(holder),
+            run: holder.spec.url.as_deref().and_then(words::link),
+        }),
+        notes,
+        progress: shown.filter(|_| is_running).map(|holder| holder.progress),
+        waiting: project.waiting_count,
+        last_start,
+        live: state.last_success.as_ref().map(|live| live_cell(live, now)),
+        dots: dots(history),
+    };
+    Ok(ProjectRow {
+        html: rendered(&view)?.replace('\n', "").into(),
+        rank,
+        slot,
+        waiting: project.waiting_count,
+        is_held: hold.is_some(),
+        waits_since: state.line.first().map(|first| first.created_at),
+        told,
+        changes_by_time,
+    })
 }
 
 /// A project that was never deployed.
@@ -301,7 +259,7 @@ fn under_name(app: &App, project: &ProjectName) -> String {
     }
 }
 
-fn live_cell(live: &Deployment, now: Timestamp) -> Live {
+fn live_cell(live: &Deployment, now: Timestamp) -> LiveCell {
     let at = match &live.state {
         State::Finished { at, .. } => *at,
         State::Waiting(_) | State::Reserved | State::Ready | State::Running(_) => live.created_at,
@@ -310,7 +268,7 @@ fn live_cell(live: &Deployment, now: Timestamp) -> Live {
         Some(commit) => plain(crate::model::mention::short(commit)),
         None => words::label(live),
     };
-    Live {
+    LiveCell {
         path: words::deployment_path(live),
         label: source,
         what: format!("{} {}", words::label(live), words::what(live)),
