@@ -45,7 +45,7 @@ pub use location::StoreLocation;
 pub use networks::AllowedNetworks;
 pub use notify::{NotifyTarget, SecretSource, TargetKind, TargetUrl, refused, require_allowed};
 pub use oidc::{DEFAULT_AUDIENCE, OidcIssuer, OidcRule};
-pub use page::PageSettings;
+pub use page::{OidcLogIn, PageSettings};
 pub use pass_env::PassEnv;
 pub use postgres::{Postgres, PostgresUrl, TlsMode};
 pub use project::{ByAgents, Check, Phase, PhaseAction, Pipeline, ProjectConfig, WithoutAgent, is_pipeline_name};
@@ -230,6 +230,11 @@ impl Config {
         found
     }
 
+    /// Whether the configuration names somebody who gets in, so that all others stay out.
+    pub fn names_somebody(&self) -> bool {
+        !self.tokens.is_empty() || !self.oidc.is_empty() || !self.page.log_ins.is_empty()
+    }
+
     /// What is kept of a project's deployments.
     pub fn retention_of(&self, project: &ProjectName) -> RetentionRules {
         self.projects.get(project).map_or(self.retention.rules, |project| project.retention)
@@ -273,13 +278,15 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
         pass_env,
         secret_inputs,
     };
-    if !config.allowed_hosts.is_empty() && !root.has("tokens") && !root.has("oidc") {
+    let names_somebody = root.has("tokens") || root.has("oidc") || !config.page.log_ins.is_empty();
+    if !config.allowed_hosts.is_empty() && !names_somebody {
         root.document.problem(
             root.span_of("allowed_hosts"),
             "`allowed_hosts` lets a proxy in, and with it everybody whom the proxy serves: it needs `[[tokens]]`; make one \
              with `singletrack token new`",
         );
     }
+    require_addresses(&root, &config);
     if config.known_projects_only && config.projects.is_empty() && !root.has("projects") {
         root.document.problem(
             root.span_of("known_projects_only"),
@@ -288,6 +295,26 @@ fn read_config(mut root: ConfigTable<'_>) -> Config {
     }
     root.finish();
     config
+}
+
+/// Fails for log-ins that could not work, or whose people could be taken for jobs.
+fn require_addresses(root: &ConfigTable<'_>, config: &Config) {
+    if !config.page.log_ins.is_empty() && config.public_url.is_none() && !root.has("public_url") {
+        root.document.problem(
+            root.span_of("page"),
+            "`[[page.oidc]]` needs `public_url`: the issuer sends people back there after they logged in",
+        );
+    }
+    for log_in in &config.page.log_ins {
+        let is_same = |issuer: &OidcIssuer| issuer.name == log_in.issuer.name;
+        if config.oidc.iter().any(is_same) {
+            let message = format!(
+                "`page.oidc.name`: {:?} is the name of an [[oidc]] table; the audit log could not tell people from jobs",
+                log_in.issuer.name
+            );
+            root.document.problem(root.span_of("page"), message);
+        }
+    }
 }
 
 /// Pipelines mostly wait for the network, so a core has room for several of them. A machine whose number of cores is

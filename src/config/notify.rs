@@ -336,7 +336,11 @@ pub fn refused(address: &IpAddr, what: &str) -> String {
     )
 }
 
-fn read_secret(section: &mut ConfigTable<'_>, env: &'static str, file: &'static str) -> Option<SecretSource> {
+pub(super) fn read_secret(
+    section: &mut ConfigTable<'_>,
+    env: &'static str,
+    file: &'static str,
+) -> Option<SecretSource> {
     let variable = section.parsed(env, |text| {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if text.is_empty() || !text.bytes().all(fits) {

@@ -81,14 +81,20 @@ fn read(mut section: ConfigTable<'_>, others: &[OidcIssuer]) -> Option<OidcIssue
         path => Ok(PathBuf::from(path)),
     });
     let known = issuer.as_deref().map_or(KnownIssuer::Other, KnownIssuer::of);
-    let rules: Vec<_> = section.sections("rules").into_iter().map(|rule| read_rule(rule, known)).collect();
+    let rules = read_rules(&mut section, known);
+    section.finish();
+    Some(OidcIssuer { name: name?, issuer: issuer?, audience, jwks_uri, ca_cert, rules })
+}
+
+/// Reads what the tokens of an issuer may do.
+pub(super) fn read_rules(section: &mut ConfigTable<'_>, known: KnownIssuer) -> Vec<OidcRule> {
+    let rules = section.sections("rules").into_iter().map(|rule| read_rule(rule, known)).collect();
     if !section.has("rules") || section.is_empty_array("rules") {
         let path = section.path_of("rules");
         let message = format!("`{path}` is missing: without a rule no token of this issuer may do anything");
         section.document.problem(section.span_of("rules"), message);
     }
-    section.finish();
-    Some(OidcIssuer { name: name?, issuer: issuer?, audience, jwks_uri, ca_cert, rules })
+    rules
 }
 
 fn read_rule(mut section: ConfigTable<'_>, known: KnownIssuer) -> OidcRule {
@@ -166,7 +172,7 @@ fn wanted_claims(known: KnownIssuer) -> String {
     }
 }
 
-fn parse_name(text: &str) -> Result<String, String> {
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if text.is_empty() || text.len() > NAME_LIMIT || !text.bytes().all(fits) {
         return Err(format!("must be 1 to {NAME_LIMIT} letters, digits, '.', '_' or '-'"));
@@ -175,15 +181,19 @@ fn parse_name(text: &str) -> Result<String, String> {
 }
 
 fn parse_audience(text: &str) -> Result<String, String> {
+    parse_word(text).map_err(|_| "must be a text without spaces, as tokens say it in `aud`".to_owned())
+}
+
+pub(super) fn parse_word(text: &str) -> Result<String, String> {
     if text.is_empty() || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return Err("must be a text without spaces, as tokens say it in `aud`".to_owned());
+        return Err("must be a text without spaces".to_owned());
     }
     Ok(text.to_owned())
 }
 
 /// Checks the address of an issuer or of its keys. Keys that come over plain HTTP could be anybody's, except from this
 /// machine.
-fn parse_address(text: &str) -> Result<(), String> {
+pub(super) fn parse_address(text: &str) -> Result<(), String> {
     let form = || "must be an address such as https://gitlab.example.com".to_owned();
     let (scheme, rest) = text.split_once("://").ok_or_else(form)?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -215,12 +225,13 @@ fn is_loopback(authority: &str) -> bool {
 /// is used, whose projects need no configuration.
 pub(super) fn unmatched_projects(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
-    for issuer in &config.oidc {
+    let log_ins = config.page.log_ins.iter().map(|log_in| ("[[page.oidc]]", &log_in.issuer));
+    for (table, issuer) in config.oidc.iter().map(|issuer| ("[[oidc]]", issuer)).chain(log_ins) {
         for (index, rule) in issuer.rules.iter().enumerate() {
             let fits_none = |glob: &&Glob| !config.projects.keys().any(|project| glob.matches(project.as_str()));
             found.extend(rule.projects.iter().filter(fits_none).map(|glob| {
                 format!(
-                    "rule {} of [[oidc]] {:?}: no configured project fits {:?}",
+                    "rule {} of {table} {:?}: no configured project fits {:?}",
                     index + 1,
                     issuer.name,
                     glob.as_str()

@@ -123,7 +123,7 @@ fn session_token<'a>(visitor: &Visitor<'a>) -> Option<&'a str> {
 async fn by_session(app: &App, visitor: &Visitor<'_>, token: &str) -> Result<Grant, ErrorAnswer> {
     let examined = visitor.access.examine(visitor.uri, visitor.headers)?;
     let sha256 = hash_of(token);
-    let mut found = app.live_tokens.session(&sha256);
+    let mut found = app.live_tokens.session(&sha256, wanted(visitor));
     if found.is_none()
         && is_well_formed(token)
         && app.attempts.count(visitor.address).is_ok()
@@ -131,7 +131,7 @@ async fn by_session(app: &App, visitor: &Visitor<'_>, token: &str) -> Result<Gra
     {
         // Another server may have made it a moment ago.
         app.live_tokens.look_up(&sha256).await?;
-        found = app.live_tokens.session(&sha256);
+        found = app.live_tokens.session(&sha256, wanted(visitor));
     }
     let Some(grant) = found.filter(|grant| grant.end().is_none()) else {
         return without_token(app, visitor, &examined);

@@ -213,7 +213,7 @@ impl Access {
             trusted_proxies: config.trusted_proxies.clone(),
             is_on_loopback: config.listen.ip().is_loopback(),
             has_tls: config.tls.is_some(),
-            has_issuers: !config.oidc.is_empty(),
+            has_issuers: !config.oidc.is_empty() || !config.page.log_ins.is_empty(),
         }
     }
 

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     access::LiveAccess,
     guard::Grant,
+    oidc::{Licence, Wanted},
     session::PageSession,
     validity::{AccessEnd, Validity},
 };
@@ -60,6 +61,7 @@ const ENDED_LIMIT: usize = 10_000;
 pub struct LiveTokens {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    config: LiveConfig,
     access: Arc<LiveAccess>,
     known: RwLock<KnownTokens>,
     /// Held from each read of the store until what was read is in memory, so that no older read comes after a newer one.
@@ -79,6 +81,8 @@ pub struct KnownToken {
     validity: Validity,
     /// What it is to a browser, if it is a session.
     session: Option<(SessionSource, Arc<PageSession>)>,
+    /// What the rules allow to a person who logged in.
+    licence: Licence,
     used_at_ms: AtomicI64,
     written_at_ms: AtomicI64,
 }
@@ -96,6 +100,7 @@ impl KnownToken {
         });
         KnownToken {
             session,
+            licence: Licence::default(),
             grant: Grant::of_record(&record, validity.clone()),
             validity,
             used_at_ms: AtomicI64::new(used_at_ms),
@@ -131,8 +136,8 @@ impl LiveTokens {
         clock: Arc<dyn Clock>,
         config: LiveConfig,
     ) -> Result<Arc<Self>, StoreError> {
-        let access = Arc::new(LiveAccess::new(config));
-        let tokens = LiveTokens { store, clock, access, known: RwLock::default(), reading: Mutex::default() };
+        let access = Arc::new(LiveAccess::new(config.clone()));
+        let tokens = LiveTokens { store, clock, config, access, known: RwLock::default(), reading: Mutex::default() };
         tokens.refresh().await?;
         Ok(Arc::new(tokens))
     }
@@ -166,11 +171,14 @@ impl LiveTokens {
 
     /// What the session with this hash grants, also if it or its token has ended (see [`Grant::end`]); `None` if it is not
     /// in memory.
-    pub fn session(&self, sha256: &[u8; 32]) -> Option<Grant> {
+    pub fn session(&self, sha256: &[u8; 32], wanted: Wanted<'_>) -> Option<Grant> {
         let known = self.known(sha256)?;
         let (source, session) = known.session.as_ref()?;
         let grant = match source {
             SessionSource::Token(sha256) => self.token(sha256).map(|(grant, _)| grant),
+            SessionSource::LogIn(claims) => {
+                Some(known.licence.grant(&self.config.now(), &known.record.created_by, claims, wanted))
+            }
         };
         Some(grant.unwrap_or_else(Grant::gone).in_session(session.clone()))
     }
@@ -261,6 +269,7 @@ impl LiveTokens {
             self.end_expired();
             // What a reload took away ends even if no request comes.
             self.access.now();
+            self.judge_log_ins();
             is_due |= is_hint;
             tick_count += u64::from(!is_hint);
             let is_time = |every: u64| !is_hint && tick_count.is_multiple_of(every);
@@ -289,6 +298,18 @@ impl LiveTokens {
         self.read(|known| {
             let over = known.by_sha256.values().filter(|token| token.record.has_expired(now));
             over.for_each(|token| token.validity.end(AccessEnd::Expired));
+        });
+    }
+
+    /// Ends what waits under sessions of people whom the present rules allow something else.
+    fn judge_log_ins(&self) {
+        let config = self.config.now();
+        self.read(|known| {
+            for token in known.by_sha256.values() {
+                if let Some((SessionSource::LogIn(claims), _)) = &token.session {
+                    token.licence.follow(&config, &token.record.created_by, claims);
+                }
+            }
         });
     }
 

@@ -130,7 +130,7 @@ pub async fn serve(
 
 /// Refuses a configuration under which every machine on the network could deploy without a token.
 pub fn require_protection(config: &Config) -> Result<(), ServeError> {
-    if config.listen.ip().is_loopback() || !config.tokens.is_empty() || !config.oidc.is_empty() {
+    if config.listen.ip().is_loopback() || config.names_somebody() {
         return Ok(());
     }
     Err(ServeError::Unprotected(config.listen))

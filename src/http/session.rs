@@ -30,6 +30,8 @@ pub enum PageCookie {
     Session,
     /// Stands for a browser without a session in the proof of its forms.
     Form,
+    /// Keeps what a browser needs when its person comes back from an OIDC issuer.
+    LogIn,
     /// Says that a page was just loaded again, because a link of another site led to it.
     Again,
 }
@@ -39,6 +41,7 @@ impl PageCookie {
         match self {
             PageCookie::Session => "singletrack",
             PageCookie::Form => "singletrack-form",
+            PageCookie::LogIn => "singletrack-log-in",
             PageCookie::Again => "singletrack-again",
         }
     }
@@ -51,7 +54,7 @@ impl PageCookie {
     const fn same_site(self) -> &'static str {
         match self {
             PageCookie::Session => "Strict",
-            PageCookie::Form | PageCookie::Again => "Lax",
+            PageCookie::Form | PageCookie::LogIn | PageCookie::Again => "Lax",
         }
     }
 
@@ -71,7 +74,7 @@ impl PageCookie {
         let secure = if is_encrypted { "; Secure" } else { "" };
         let max_age = max_age.map(|max_age| format!("; Max-Age={}", max_age.as_secs())).unwrap_or_default();
         let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite={same_site}{secure}{max_age}");
-        // Our values are hexadecimal digits.
+        // Our values are letters, digits and `.-_`.
         HeaderValue::from_str(&cookie).ok()
     }
 

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -103,22 +104,25 @@ pub struct TokenRecord {
 /// What a session was made from. Its holder may do what that allows at the moment of each request, so the scopes and projects
 /// of its record only tell what it could do at first.
 ///
-/// Its one form in words is stored: `token:SHA256`.
+/// Its one form in words is stored: `token:SHA256`, or `oidc:` and the claims in JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionSource {
     /// A token with this SHA-256, of the configuration or made at run time.
     Token([u8; 32]),
+    /// What an OIDC issuer claimed of a person at the log-in.
+    LogIn(Map<String, Value>),
 }
 
 /// A text that names no source of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("a session was made from token:SHA256")]
+#[error("a session was made from token:SHA256, or oidc: and claims")]
 pub struct InvalidSessionSource;
 
 impl fmt::Display for SessionSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SessionSource::Token(sha256) => write!(f, "token:{}", HEXLOWER.encode(sha256)),
+            SessionSource::LogIn(claims) => write!(f, "oidc:{}", Value::Object(claims.clone())),
         }
     }
 }
@@ -131,6 +135,9 @@ impl FromStr for SessionSource {
             Some(("token", digits)) => {
                 let sha256 = HEXLOWER.decode(digits.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
                 sha256.map(SessionSource::Token).ok_or(InvalidSessionSource)
+            }
+            Some(("oidc", claims)) => {
+                serde_json::from_str(claims).map(SessionSource::LogIn).map_err(|_| InvalidSessionSource)
             }
             Some(_) | None => Err(InvalidSessionSource),
         }
@@ -164,9 +171,13 @@ mod tests {
 
     #[test]
     fn the_source_of_a_session_is_read_back_from_its_words() {
-        let source = SessionSource::Token([0xab; 32]);
-        assert_eq!(source.to_string().parse(), Ok(source));
-        for text in ["", "token:", "token:00", "tokens:", &"ab".repeat(32)] {
+        let claims = serde_json::json!({ "iss": "https://a:1", "sub": "a\0\u{2028}", "groups": ["x", 1, null] });
+        let claims = claims.as_object().expect("an object").clone();
+        for source in [SessionSource::Token([0xab; 32]), SessionSource::LogIn(claims)] {
+            assert!(!source.to_string().contains('\0'));
+            assert_eq!(source.to_string().parse(), Ok(source));
+        }
+        for text in ["", "token:", "token:00", "tokens:", "oidc:", "oidc:[]", &"ab".repeat(32)] {
             assert_eq!(text.parse::<SessionSource>(), Err(InvalidSessionSource), "{text}");
         }
     }

@@ -165,13 +165,17 @@ pub(super) fn decide_creation(others: &[TokenRecord], token: &TokenRecord) -> To
     }
 }
 
-/// The sessions that end because a new one is recorded: the oldest of those with the same source and holder, where there are
+/// The sessions that end because a new one is recorded: the oldest of the same token or person, where there are
 /// too many.
 pub(super) fn displaced<'a>(others: &'a [TokenRecord], new: &TokenRecord) -> Vec<&'a TokenRecord> {
     if new.session.is_none() {
         return Vec::new();
     }
-    let is_like = |other: &&TokenRecord| other.session == new.session && other.created_by == new.created_by;
+    let is_like = |other: &&TokenRecord| match (&other.session, &new.session) {
+        (Some(SessionSource::Token(own)), Some(SessionSource::Token(other))) => own == other,
+        (Some(SessionSource::LogIn(_)), Some(SessionSource::LogIn(_))) => other.created_by == new.created_by,
+        (_, _) => false,
+    };
     let mut alike: Vec<_> = others.iter().filter(is_like).filter(|other| other.is_live(new.created_at)).collect();
     alike.sort_by_key(|session| (session.created_at, session.id));
     let too_many = (alike.len() + 1).saturating_sub(bounds::SESSIONS_OF_ONE);

@@ -8,6 +8,7 @@ use crate::{
     http::{
         error::ErrorAnswer,
         guard::{Grant, VisibleProjects},
+        validity::Validity,
     },
     model::{Caller, Glob, ProjectName, Scope, Scopes},
     wire::ErrorCode,
@@ -60,9 +61,14 @@ impl From<TokenRejection> for ErrorAnswer {
 }
 
 fn grant(verified: &Verified, wanted: Wanted<'_>) -> Grant {
-    let (scopes, projects) = allowed(&verified.permits, wanted);
     let caller = Caller { identity: verified.identity.clone(), address: None, request: None };
-    Grant::of_signed(caller, scopes, VisibleProjects::of(Some(&projects)), verified.validity.clone())
+    of_permits(caller, &verified.permits, verified.validity.clone(), wanted)
+}
+
+/// What a caller gets for one request to whom rules allow this.
+pub(super) fn of_permits(caller: Caller, permits: &[Permit], validity: Validity, wanted: Wanted<'_>) -> Grant {
+    let (scopes, projects) = allowed(permits, wanted);
+    Grant::of_signed(caller, scopes, VisibleProjects::of(Some(&projects)), validity)
 }
 
 fn allowed(permits: &[Permit], Wanted { path, needed }: Wanted<'_>) -> (Scopes, Vec<Glob>) {
@@ -94,7 +100,8 @@ impl Permit {
 /// The project whose path it is. One that is written with escapes is not found here, and is then judged like a path
 /// without a project.
 fn project_in(path: &str) -> Option<ProjectName> {
-    path.strip_prefix("/v1/projects/")?.split('/').next()?.parse().ok()
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    path.strip_prefix("/projects/")?.split('/').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -123,6 +130,7 @@ mod tests {
             ("/v1/projects/api/release", &[Scope::Release], &[Read, Admin], "api"),
             // Another project: it is not seen, whatever the scopes are.
             ("/v1/projects/other", &[Read], &[Read], "web* api"),
+            ("/projects/api/pause", &[Admin], &[Read, Admin], "api"),
             ("/v1/projects/%77eb/deployments", &[Submit], &[Read, Submit], "web*"),
             ("/v1/projects", &[Read], &[Read], "web* api"),
             ("/v1/audit", &[Admin], &[Read, Admin], "api"),

@@ -21,7 +21,7 @@ impl LiveOidc {
     /// Nothing is fetched before the first token comes.
     pub fn new(config: LiveConfig, clock: Arc<dyn Clock>) -> Self {
         let present = config.now();
-        let oidc = Arc::new(Oidc::new(&present.oidc, clock));
+        let oidc = Arc::new(Oidc::new(&present.oidc, &present.page.log_ins, clock));
         LiveOidc { config, made: RwLock::new((present, oidc)) }
     }
 
@@ -36,8 +36,8 @@ impl LiveOidc {
             }
         }
         let mut made = self.made.write().unwrap_or_else(PoisonError::into_inner);
-        if made.0.oidc != present.oidc {
-            made.1 = Arc::new(made.1.with_issuers(&present.oidc));
+        if made.0.oidc != present.oidc || made.0.page.log_ins != present.page.log_ins {
+            made.1 = Arc::new(made.1.with_issuers(&present.oidc, &present.page.log_ins));
         }
         made.0 = present;
         made.1.clone()

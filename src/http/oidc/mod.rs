@@ -7,7 +7,9 @@
 mod fetch;
 mod grant;
 mod keys;
+mod licence;
 mod live;
+mod log_in;
 mod rejection;
 mod rules;
 mod token;
@@ -21,20 +23,25 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::validity::{AccessEnd, Validity};
-use crate::{clock::Clock, config::OidcIssuer, model::Identity};
+use crate::{
+    clock::Clock,
+    config::{OidcIssuer, OidcLogIn},
+    model::Identity,
+};
 use fetch::KeySource;
 use keys::Keys;
+use log_in::LogIn;
 use rejection::TokenRejection;
 use rules::Permit;
 use token::Unverified;
 
 pub use grant::Wanted;
+pub use licence::Licence;
 pub use live::LiveOidc;
+pub use log_in::{LogInSecret, LoggedIn, cookie_text, from_cookie_text};
 
 /// How many verified tokens are remembered.
 const REMEMBERED_LIMIT: usize = 10_000;
-/// The longest subject, in bytes. It stands in each line of the audit log.
-const SUBJECT_LIMIT: usize = 1024;
 
 /// A verified token.
 struct Verified {
@@ -54,23 +61,40 @@ struct Verified {
 /// The issuers whose tokens are accepted.
 pub struct Oidc {
     issuers: Vec<(OidcIssuer, Arc<Keys>)>,
+    /// Where people log in.
+    log_ins: Vec<Arc<LogIn>>,
     clock: Arc<dyn Clock>,
     remembered: Mutex<HashMap<[u8; 32], Arc<Verified>>>,
 }
 
 impl Oidc {
     /// Nothing is fetched before the first token comes.
-    pub fn new(issuers: &[OidcIssuer], clock: Arc<dyn Clock>) -> Self {
+    pub fn new(issuers: &[OidcIssuer], log_ins: &[OidcLogIn], clock: Arc<dyn Clock>) -> Self {
         let keys = |issuer: &OidcIssuer| Arc::new(Keys::new(KeySource::of(issuer), clock.clone()));
         let issuers = issuers.iter().map(|issuer| (issuer.clone(), keys(issuer))).collect();
-        Oidc { issuers, clock, remembered: Mutex::default() }
+        let log_in = |settings: &OidcLogIn| {
+            let keys = Arc::new(Keys::new(KeySource::of(&settings.issuer), clock.clone()));
+            Arc::new(LogIn::new(settings.clone(), keys, clock.clone()))
+        };
+        let log_ins = log_ins.iter().map(log_in).collect();
+        Oidc { issuers, log_ins, clock, remembered: Mutex::default() }
+    }
+
+    /// The issuer of this name where people log in.
+    pub fn log_in(&self, name: &str) -> Option<Arc<LogIn>> {
+        self.log_ins.iter().find(|log_in| log_in.settings.issuer.name == name).cloned()
     }
 
     /// The same with other issuers and rules. The keys of an issuer that stays are kept. A token that meets no rule any more
     /// stops to count, and with it what waits on its behalf.
     #[must_use]
-    pub fn with_issuers(&self, issuers: &[OidcIssuer]) -> Self {
-        let mut new = Oidc::new(issuers, self.clock.clone());
+    pub fn with_issuers(&self, issuers: &[OidcIssuer], log_ins: &[OidcLogIn]) -> Self {
+        let mut new = Oidc::new(issuers, log_ins, self.clock.clone());
+        for log_in in &mut new.log_ins {
+            if let Some(kept) = self.log_ins.iter().find(|kept| kept.settings == log_in.settings) {
+                *log_in = kept.clone();
+            }
+        }
         for (_, keys) in &mut new.issuers {
             if let Some((_, kept)) = self.issuers.iter().find(|(_, kept)| kept.source() == keys.source()) {
                 *keys = kept.clone();
@@ -182,11 +206,5 @@ impl Oidc {
 }
 
 fn subject(claims: &Map<String, Value>) -> Result<String, TokenRejection> {
-    let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-    if subject.is_empty() || subject.len() > SUBJECT_LIMIT || subject.chars().any(char::is_control) {
-        return Err(TokenRejection::NotAccepted(format!(
-            "the token must name its subject (`sub`) in 1 to {SUBJECT_LIMIT} bytes without control characters"
-        )));
-    }
-    Ok(subject.to_owned())
+    token::person_of(claims, "sub").map_err(TokenRejection::NotAccepted)
 }

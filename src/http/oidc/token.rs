@@ -12,6 +12,8 @@ use crate::clock::span;
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 /// How much of a text that somebody sent is repeated in an answer, in characters.
 const SHOWN_LIMIT: usize = 200;
+/// The longest subject, in bytes. It stands in each line of the audit log.
+const SUBJECT_LIMIT: usize = 1024;
 
 /// The header of a token: how it is signed, and with which key.
 pub(super) struct TokenHeader {
@@ -134,6 +136,17 @@ pub(super) fn verify(
 /// Whether a token is made for this audience, perhaps among others.
 pub(super) fn is_for(claims: &Map<String, Value>, wanted: &str) -> bool {
     audience(claims).contains(&wanted)
+}
+
+/// Who it is, by this claim.
+pub(super) fn person_of(claims: &Map<String, Value>, claim: &str) -> Result<String, String> {
+    let subject = claims.get(claim).and_then(Value::as_str).unwrap_or_default();
+    if subject.is_empty() || subject.len() > SUBJECT_LIMIT || subject.chars().any(char::is_control) {
+        return Err(format!(
+            "the token must name its subject (`{claim}`) in 1 to {SUBJECT_LIMIT} bytes without control characters"
+        ));
+    }
+    Ok(subject.to_owned())
 }
 
 fn audience(claims: &Map<String, Value>) -> Vec<&str> {

@@ -14,6 +14,7 @@ mod failure;
 mod frame;
 mod frames;
 mod listing;
+mod log_in;
 mod project;
 mod projects;
 mod response;

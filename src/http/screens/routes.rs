@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, get, post};
 
-use super::{assets, project, projects, sign_in};
+use super::{assets, log_in, project, projects, sign_in};
 use crate::{
     http::{App, feed, needs::MethodNeeds},
     model::Scope,
@@ -25,6 +25,8 @@ pub fn routes() -> Vec<ScreenRoute> {
     vec![
         ("/", &[("get", READ)], get(projects::all)),
         ("/sign-in", &[("get", &[]), ("post", &[])], get(sign_in::show).post(sign_in::sign_in)),
+        ("/sign-in/with/{issuer}", &[("get", &[])], get(log_in::begin)),
+        ("/sign-in/back", &[("get", &[])], get(log_in::back)),
         ("/sign-out", &[("post", &[])], post(sign_in::sign_out)),
         ("/live", &[("get", READ)], get(feed::rows)),
         ("/projects/{project}", &[("get", READ)], get(project::one)),

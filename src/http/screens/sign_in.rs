@@ -12,11 +12,13 @@ use data_encoding::HEXLOWER;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Frame, Viewer, html,
-    visit::{PageForm, Visit, go_to, is_sent_by_tls, sign_in_path},
+    Frame, Viewer,
+    frame::person,
+    html,
+    visit::{PageForm, Visit, go_to, is_sent_by_tls, sign_in_path, to_pairs, with_query},
 };
 use crate::{
-    config::format_duration,
+    config::{OidcLogIn, format_duration},
     http::{
         App,
         door::{LOOK_UP_PAUSE, ended, too_many, unknown_token},
@@ -26,7 +28,7 @@ use crate::{
         session::{PageCookie, PageSession, own_path},
         token_text::{hash_of, is_well_formed, new_token},
     },
-    model::{Caller, SessionSource, TokenId, TokenRecord, bounds},
+    model::{Caller, Identity, SessionSource, TokenId, TokenRecord, bounds},
     store::tokens::{RevokeToken, TokenCreation},
     wire::ErrorCode,
 };
@@ -42,6 +44,13 @@ struct SignInScreen {
     trouble: Option<String>,
     news: Option<&'static str>,
     lasts: String,
+    log_ins: Vec<LogInLink>,
+}
+
+/// A link to an issuer where people log in.
+struct LogInLink {
+    path: String,
+    name: String,
 }
 
 /// The screen where people sign in.
@@ -103,14 +112,26 @@ pub async fn sign_out(State(app): State<Arc<App>>, grant: Grant) -> Result<Respo
 }
 
 fn screen(app: &App, viewer: Viewer, to: &str, trouble: Option<String>, news: Option<&'static str>) -> SignInScreen {
-    let lasts = format_duration(app.config().page.session);
-    SignInScreen { frame: Frame::still(viewer), to: to.to_owned(), trouble, news, lasts }
+    let page = app.config().page.clone();
+    let link = |log_in: &OidcLogIn| {
+        let name = log_in.issuer.name.clone();
+        // Names of issuers stand in a path as they are.
+        LogInLink { path: with_query(&format!("/sign-in/with/{name}"), &to_pairs(to)), name }
+    };
+    SignInScreen {
+        frame: Frame::still(viewer),
+        to: to.to_owned(),
+        trouble,
+        news,
+        lasts: format_duration(page.session),
+        log_ins: page.log_ins.iter().map(link).collect(),
+    }
 }
 
 /// The same screen, with what is wrong.
-fn refusal(app: &App, viewer: Viewer, to: &str, refused: ErrorAnswer) -> Result<Response, ErrorAnswer> {
+pub fn refusal(app: &App, viewer: Viewer, to: &str, refused: ErrorAnswer) -> Result<Response, ErrorAnswer> {
     let code = refused.code();
-    if code.status() >= 500 {
+    if code.status() >= 500 && code != ErrorCode::IssuerUnreachable {
         return Err(refused);
     }
     let trouble = match code {
@@ -163,12 +184,16 @@ async fn find(app: &App, address: Option<IpAddr>, token: &str) -> Result<ShownTo
 }
 
 /// A session that has begun, and its token for the browser.
-struct BegunSession {
-    token: String,
-    lasts: SignedDuration,
+pub struct BegunSession {
+    pub token: String,
+    pub lasts: SignedDuration,
 }
 
-async fn begin(
+/// Begins a session with what this grant allows at first.
+///
+/// # Errors
+/// There are too many, or the store does not answer.
+pub async fn begin(
     app: &App,
     grant: &Grant,
     source: SessionSource,
@@ -217,7 +242,11 @@ async fn begin(
     Err(ErrorAnswer::new(ErrorCode::Unavailable, "there is no name for the session; try again"))
 }
 
-async fn end(app: &App, session: &PageSession, caller: Caller) -> Result<(), ErrorAnswer> {
+/// Ends a session.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn end(app: &App, session: &PageSession, caller: Caller) -> Result<(), ErrorAnswer> {
     let name = &session.name;
     tracing::info!(session = %name, caller = %caller.identity, "somebody signs out of the page");
     let wish = RevokeToken { id: session.id, caller, at: ms(app.now()), leaves_admin: false };
@@ -233,9 +262,13 @@ async fn refresh(app: &App) {
     }
 }
 
-/// The name of a grant's holder.
+/// What the names of a holder's sessions begin with.
 fn holder(grant: &Grant) -> String {
-    super::frame::person(&grant.caller.identity)
+    match &*grant.caller.identity {
+        // What an issuer calls a person may have any form.
+        Identity::Oidc { issuer, .. } => issuer.clone(),
+        identity @ (Identity::Token { .. } | Identity::Local | Identity::Server) => person(identity),
+    }
 }
 
 /// As stores keep it.

@@ -151,17 +151,19 @@ pub fn instead(app: &App, request: &Request, refused: &ErrorAnswer) -> Option<Re
 
 /// The path of the screen where people sign in.
 pub fn sign_in_path(to: &str, why: Option<&str>) -> String {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    if to != "/" {
-        query.append_pair("to", to);
-    }
-    if let Some(why) = why {
-        query.append_pair("why", why);
-    }
-    match query.finish() {
-        query if query.is_empty() => "/sign-in".to_owned(),
-        query => format!("/sign-in?{query}"),
-    }
+    let why = why.map(|why| ("why", why));
+    with_query("/sign-in", &to_pairs(to).into_iter().chain(why).collect::<Vec<_>>())
+}
+
+/// The parameter that says where to go afterwards.
+pub fn to_pairs(to: &str) -> Vec<(&'static str, &str)> {
+    if to == "/" { Vec::new() } else { vec![("to", to)] }
+}
+
+/// A path with these parameters.
+pub fn with_query(path: &str, pairs: &[(&str, &str)]) -> String {
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
 /// Sends a browser on, with GET.
@@ -179,10 +181,15 @@ struct AgainScreen<'a> {
     to: &'a str,
 }
 
+/// Leads a browser to a path of ours from a page of ours, so that it sends the session's cookie along.
+pub fn lead_to(path: &str) -> Result<Response, ErrorAnswer> {
+    html(StatusCode::OK, &AgainScreen { to: path })
+}
+
 /// A link of another site led here, so the browser kept the session's cookie back. It sends the cookie when our own page
 /// leads to the same address.
 fn again(to: &str, is_encrypted: bool) -> Option<Response> {
-    let mut response = html(StatusCode::OK, &AgainScreen { to }).ok()?;
+    let mut response = lead_to(to).ok()?;
     // If even that comes as a request of another site, the screen where people sign in is the answer.
     let cookie = PageCookie::Again.set("1", is_encrypted, Some(AGAIN_LIMIT))?;
     response.headers_mut().append(header::SET_COOKIE, cookie);

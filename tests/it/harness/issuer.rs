@@ -14,9 +14,10 @@ use aws_lc_rs::{
     rsa::{KeyPair as RsaKeyPair, KeySize},
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256},
 };
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64, BASE64URL_NOPAD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 /// A key of an issuer.
 pub enum SigningKey {
@@ -120,12 +121,13 @@ pub enum KeysAnswer {
 /// An issuer.
 pub struct Issuer {
     pub url: String,
-    key: SigningKey,
+    key: Arc<SigningKey>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     url: String,
+    key: Arc<SigningKey>,
     state: Mutex<State>,
 }
 
@@ -138,6 +140,14 @@ struct State {
     id_tokens: BTreeMap<String, Vec<String>>,
     /// The audiences for which ID tokens were asked.
     audiences: Vec<String>,
+    /// Who logs in: claims of that person, which stand in place of others; null takes one out.
+    person: Value,
+    /// The secret of its client, and whether it is taken in a form alone.
+    client_secret: Option<(String, bool)>,
+    /// What was asked of it for each code that it gave and that nobody has used.
+    codes: BTreeMap<String, BTreeMap<String, String>>,
+    /// How many codes it gave.
+    code_count: usize,
 }
 
 impl Issuer {
@@ -155,8 +165,13 @@ impl Issuer {
             counts: BTreeMap::new(),
             id_tokens: BTreeMap::new(),
             audiences: Vec::new(),
+            person: json!({}),
+            client_secret: None,
+            codes: BTreeMap::new(),
+            code_count: 0,
         };
-        let shared = Arc::new(Shared { url: url.clone(), state: Mutex::new(state) });
+        let key = Arc::new(key);
+        let shared = Arc::new(Shared { url: url.clone(), key: key.clone(), state: Mutex::new(state) });
         let serving = Arc::clone(&shared);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -237,6 +252,21 @@ impl Issuer {
         ]
     }
 
+    /// Who logs in from now on: claims of that person. They stand in place of all others; null takes one out.
+    pub fn person(&self, claims: Value) {
+        self.shared.state.lock().unwrap().person = claims;
+    }
+
+    /// What its client must show from now on; `in_form`: in the form, and in no other way.
+    pub fn client_secret(&self, secret: &str, in_form: bool) {
+        self.shared.state.lock().unwrap().client_secret = Some((secret.to_owned(), in_form));
+    }
+
+    /// How many codes were given and not used.
+    pub fn unused_codes(&self) -> usize {
+        self.shared.state.lock().unwrap().codes.len()
+    }
+
     /// The audiences for which ID tokens were asked, in order.
     pub fn audiences(&self) -> Vec<String> {
         self.shared.state.lock().unwrap().audiences.clone()
@@ -246,7 +276,7 @@ impl Issuer {
 impl Shared {
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream.try_clone()?);
-        let (mut line, mut bearer) = (String::new(), String::new());
+        let (mut line, mut bearer, mut basic, mut length) = (String::new(), String::new(), String::new(), 0);
         reader.read_line(&mut line)?;
         let target = line.split_whitespace().nth(1).unwrap_or_default().to_owned();
         loop {
@@ -259,14 +289,82 @@ impl Shared {
             if let Some(secret) = header.strip_prefix("authorization: Bearer ") {
                 secret.clone_into(&mut bearer);
             }
+            if let Some(shown) = header.strip_prefix("authorization: Basic ") {
+                basic = String::from_utf8(BASE64.decode(shown.as_bytes()).unwrap()).unwrap();
+            }
+            if let Some(told) = header.strip_prefix("content-length: ") {
+                length = told.parse().unwrap();
+            }
         }
+        let mut form = vec![0; length];
+        reader.read_exact(&mut form)?;
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        let answer = self.answer(path, query, &bearer);
+        let answer = match path {
+            "/authorize" => Some(self.authorize(query)),
+            "/code" => Some(self.exchange(&form, &basic)),
+            _ => self.answer(path, query, &bearer),
+        };
         match answer {
             Some(answer) => stream.write_all(answer.as_bytes()),
             // Ends when the client closes its side.
             None => stream.read_to_end(&mut Vec::new()).map(|_| ()),
         }
+    }
+
+    /// Sends a browser back with a code, as if its person had logged in.
+    fn authorize(&self, query: &str) -> String {
+        let asked: BTreeMap<_, _> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        assert_eq!(
+            (&*asked["response_type"], &*asked["code_challenge_method"], &*asked["tenant"]),
+            ("code", "S256", "1")
+        );
+        assert!(asked["scope"].split(' ').any(|scope| scope == "openid"), "{asked:?}");
+        let mut state = self.state.lock().unwrap();
+        state.code_count += 1;
+        let code = format!("code-{}", state.code_count);
+        let mut back = form_urlencoded::Serializer::new(String::new());
+        back.append_pair("code", &code).append_pair("state", &asked["state"]).append_pair("iss", &self.url);
+        back.append_pair("session_state", "of no use");
+        let location = format!("{}?{}", asked["redirect_uri"], back.finish());
+        state.codes.insert(code, asked);
+        format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    }
+
+    /// Gives the ID token for a code, once, to whoever proves to have begun.
+    fn exchange(&self, form: &[u8], basic: &str) -> String {
+        let mut sent: BTreeMap<_, _> = form_urlencoded::parse(form).into_owned().collect();
+        let mut state = self.state.lock().unwrap();
+        let refused = |error: &str| {
+            http(400, &json!({ "error": error, "error_description": format!("this is {error}") }).to_string())
+        };
+        if let Some((id, secret)) = basic.split_once(':') {
+            sent.insert("client_id".to_owned(), id.to_owned());
+            sent.insert("shown_secret".to_owned(), secret.to_owned());
+        }
+        let Some(asked) = state.codes.remove(&sent["code"]) else { return refused("invalid_grant") };
+        if let Some((secret, in_form)) = &state.client_secret {
+            let shown = if *in_form { sent.get("client_secret") } else { sent.get("shown_secret") };
+            if shown != Some(secret) {
+                return refused("invalid_client");
+            }
+        }
+        let challenge = base64(&Sha256::digest(&sent["code_verifier"]));
+        let is_same = ["client_id", "redirect_uri"].iter().all(|name| sent.get(*name) == asked.get(*name));
+        if challenge != asked["code_challenge"] || !is_same || sent["grant_type"] != "authorization_code" {
+            return refused("invalid_grant");
+        }
+        let now = Timestamp::now().as_second();
+        let mut claims = json!({
+            "iss": self.url, "aud": asked["client_id"], "sub": "0815", "iat": now, "exp": now + 300,
+            "nonce": asked["nonce"], "email": "alice@example.com", "email_verified": true, "groups": ["staff", "deployers"],
+        });
+        for (name, value) in state.person.as_object().unwrap() {
+            match value {
+                Value::Null => _ = claims.as_object_mut().unwrap().remove(name),
+                value => claims[name] = value.clone(),
+            }
+        }
+        http(200, &json!({ "id_token": self.key.token("first", &claims), "access_token": "x" }).to_string())
     }
 
     /// The whole answer; `None` for none at all.
@@ -275,7 +373,14 @@ impl Shared {
         *state.counts.entry(path.to_owned()).or_default() += 1;
         match path {
             "/.well-known/openid-configuration" => {
-                Some(http(200, &json!({ "issuer": self.url, "jwks_uri": format!("{}/jwks", self.url) }).to_string()))
+                let at = |path: &str| format!("{}{path}", self.url);
+                let in_form = state.client_secret.as_ref().is_some_and(|(_, in_form)| *in_form);
+                let methods = if in_form { json!(["client_secret_post"]) } else { json!(["client_secret_basic"]) };
+                let told = json!({
+                    "issuer": self.url, "jwks_uri": at("/jwks"), "authorization_endpoint": at("/authorize?tenant=1"),
+                    "token_endpoint": at("/code"), "token_endpoint_auth_methods_supported": methods,
+                });
+                Some(http(200, &told.to_string()))
             }
             "/jwks" => match &state.answer {
                 KeysAnswer::Keys => Some(http(200, &json!({ "keys": state.keys }).to_string())),

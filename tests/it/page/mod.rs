@@ -4,6 +4,7 @@
 mod browser;
 mod cookies;
 mod forms;
+mod log_in;
 mod projects;
 mod sessions;
 mod visits;
