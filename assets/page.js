@@ -39,6 +39,13 @@
   const tellTimes = (root) => {
     const now = new Date();
     for (const element of root.querySelectorAll("time[data-as]")) tell(element, now);
+    // The marks of an axis.
+    for (const mark of root.querySelectorAll("text[data-at]")) {
+      const at = new Date(mark.dataset.at);
+      mark.textContent = mark.dataset.as === "day"
+        ? at.toLocaleDateString("en-GB", { day: "numeric", month: "short" })
+        : `${two(at.getHours())}:${two(at.getMinutes())}`;
+    }
   };
   tellTimes(document);
   setInterval(() => {
@@ -75,6 +82,30 @@
     });
   }
 
+  // ---- Rows that are new enter the table that they name, where that shows the newest ones. ----
+  const enter = (row) => {
+    const body = document.getElementById(row.dataset.into);
+    if (!body || !("live" in body.dataset)) return;
+    const next = [...body.rows].find((other) => +other.dataset.key < +row.dataset.key) || null;
+    // One that is older than all that are shown stands on a later page.
+    if (!next && body.rows.length) return;
+    body.insertBefore(row, next);
+    document.querySelector(`[data-nothing="${body.id}"]`)?.remove();
+  };
+
+  // ---- What goes on with the clock alone is asked for again now and then, while somebody looks. ----
+  const REFRESH = 120000;
+  const refresh = async () => {
+    if (document.hidden || !document.querySelector("[data-refresh]")) return;
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "error" });
+      if (!answer.ok) return;
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      patch([...page.querySelectorAll("[data-refresh]")].map((it) => it.outerHTML).join(""));
+    } catch { /* The stream says that the server is gone. */ }
+  };
+  if (document.querySelector("[data-refresh]")) setInterval(refresh, REFRESH * (1 + Math.random() / 4));
+
   // ---- Patches. ----
   const parser = document.createElement("template");
   const patch = (html) => {
@@ -94,6 +125,7 @@
         if (anchor) fresh.querySelector(anchor)?.focus({ preventScroll: true });
       }
       if (table && fresh.tagName === "TR") place(fresh);
+      if (!old && fresh.dataset.into) enter(fresh);
       delete fresh.dataset.stale;
     }
     document.dispatchEvent(new CustomEvent("patched"));

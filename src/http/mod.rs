@@ -115,6 +115,7 @@ pub struct App {
     access_log: AccessLog,
     refusals: Arc<RefusalLog>,
     rows: screens::Rows,
+    day_charts: screens::DayCharts,
     /// Cancelled at shutdown, for work that need not be finished.
     shutdown: CancellationToken,
 }

@@ -184,6 +184,13 @@ impl<'a> Query<'a> {
         Ok(Query(pairs))
     }
 
+    /// Without the parameters that a form left empty.
+    #[must_use]
+    pub fn filled(mut self) -> Self {
+        self.0.retain(|(_, value)| !value.trim().is_empty());
+        self
+    }
+
     /// The value of a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)

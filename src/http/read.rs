@@ -70,11 +70,15 @@ pub async fn list(
 
 /// A cursor, which only this server has to understand: the ticket of the last deployment that was examined. Later
 /// deployments have higher tickets, so a cursor's position does not change.
-fn to_cursor(ticket: Revision) -> String {
+pub fn to_cursor(ticket: Revision) -> String {
     format!("t{:x}", ticket.0)
 }
 
-fn from_cursor(text: &str) -> Result<Revision, ErrorAnswer> {
+/// The ticket of a cursor.
+///
+/// # Errors
+/// It is none.
+pub fn from_cursor(text: &str) -> Result<Revision, ErrorAnswer> {
     let is_hex = |hex: &&str| hex.len() <= CURSOR_DIGITS && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let ticket = text.strip_prefix('t').filter(is_hex).and_then(|hex| u64::from_str_radix(hex, 16).ok());
     ticket.map(Revision).ok_or_else(|| {

@@ -47,6 +47,11 @@ impl ListFilter {
         })
     }
 
+    /// All that came since then.
+    pub fn since(at: Timestamp) -> Self {
+        ListFilter { since: Some(at), ..ListFilter::default() }
+    }
+
     /// Whether an index of the store finds the matches without examining other deployments.
     fn is_by_index(&self) -> bool {
         self.actor.is_none() && self.ref_name.is_none() && self.since.is_none()
@@ -87,6 +92,11 @@ impl<'a> Scan<'a> {
     /// A walk through the history of `project`.
     pub fn of(app: &'a App, project: &'a ProjectName, filter: ListFilter) -> Self {
         Scan { app, project, filter, left: SCAN_LIMIT, part: PARTS.0 }
+    }
+
+    /// Whether one request may examine no more.
+    pub fn is_spent(&self) -> bool {
+        self.left == 0
     }
 
     /// The next matches before `before`, at most `wanted`.

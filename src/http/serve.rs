@@ -24,7 +24,7 @@ use super::{
     rarely::Rarely,
     refusals::{self, RefusalLog},
     router::router,
-    screens::Rows,
+    screens::{DayCharts, Rows},
     uploads::Uploads,
 };
 use crate::{
@@ -120,6 +120,7 @@ pub async fn serve(
         access_log: AccessLog::default(),
         refusals: refusals.log.clone(),
         rows: Rows::default(),
+        day_charts: DayCharts::default(),
         shutdown: ending,
     };
     let router = router(Arc::new(app));

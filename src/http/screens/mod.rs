@@ -30,7 +30,7 @@ pub use failure::failure;
 pub use frame::{Frame, Viewer};
 pub use frames::{BEAT, BEAT_EVERY, frame};
 pub use listing::{all_rows, refresh_rows, row_of};
-pub use project::parts as parts_of_project;
+pub use project::{DayCharts, parts as parts_of_project};
 pub use projects::sum;
 pub use response::{html, is_for_browser, rendered};
 pub use routes::{open_routes, routes};

@@ -36,7 +36,12 @@ pub fn moment(at: Timestamp) -> String {
     time_element(at, "at", &text_of(at))
 }
 
-/// The same, as the time that has passed since then: the script counts it.
+/// The same, to the second.
+pub fn clock(at: Timestamp) -> String {
+    time_element(at, "clock", &text_of(at))
+}
+
+/// A moment, as the time that has passed since then: the script counts it.
 pub fn since(at: Timestamp, now: Timestamp) -> String {
     time_element(at, "since", &span(seconds_between(at, now)))
 }

@@ -5,6 +5,7 @@ mod browser;
 mod cookies;
 mod forms;
 mod log_in;
+mod project;
 mod projects;
 mod sessions;
 mod visits;
