@@ -29,7 +29,17 @@ const LOOKS_LIMIT: usize = 10;
 
 /// The notifications of the projects that the caller may see, the last one first.
 pub async fn list(State(app): State<Arc<App>>, grant: Grant, uri: Uri) -> Result<Response, ErrorAnswer> {
-    let query = Query::of(&uri, &["state", "limit", "cursor"])?;
+    let (notifications, next_cursor) = page(&app, &grant, &uri).await?;
+    let notifications = notifications.into_iter().map(view).collect();
+    Ok(answer::json(StatusCode::OK, &NotificationList { notifications, next_cursor }))
+}
+
+/// A page of notifications, as the query asks for it, and the cursor of the next one.
+///
+/// # Errors
+/// The query is not valid, or the store does not answer.
+pub async fn page(app: &App, grant: &Grant, uri: &Uri) -> Result<(Vec<Notification>, Option<String>), ErrorAnswer> {
+    let query = Query::of(uri, &["state", "limit", "cursor"])?;
     let limit = usize::try_from(query.number("limit", 1..=PAGE_LIMIT)?.unwrap_or(PAGE_DEFAULT)).unwrap_or(1);
     let state = |word: &str| {
         let known = NotificationState::of(word);
@@ -47,13 +57,12 @@ pub async fn list(State(app): State<Arc<App>>, grant: Grant, uri: Uri) -> Result
         let found = app.queue.store().notifications().page(NotificationQuery { state, before, limit: wanted }).await?;
         let is_end = found.len() < wanted;
         before = found.last().map(|last| last.number).filter(|_| !is_end);
-        notifications.extend(found.into_iter().filter(|row| grant.projects.sees(&row.project)).map(view));
+        notifications.extend(found.into_iter().filter(|row| grant.projects.sees(&row.project)));
         if before.is_none() || notifications.len() >= limit {
             break;
         }
     }
-    let next_cursor = before.map(|before| format!("n{before}"));
-    Ok(answer::json(StatusCode::OK, &NotificationList { notifications, next_cursor }))
+    Ok((notifications, before.map(|before| format!("n{before}"))))
 }
 
 /// Tries a notification anew that was given up. One that is still tried is left as it is.
@@ -64,15 +73,23 @@ pub async fn retry(
     uri: Uri,
 ) -> Result<Response, ErrorAnswer> {
     Query::of(&uri, &[])?;
-    let unknown = || ErrorAnswer::new(ErrorCode::NotFound, format!("there is no notification '{}'", echo(&id)));
-    let parsed = NotificationId::parse(id.strip_prefix("msg_").unwrap_or(&id)).ok_or_else(unknown)?;
+    Ok(answer::json(StatusCode::OK, &view(try_again(&app, &grant, &id).await?)))
+}
+
+/// Tries a notification anew that was given up.
+///
+/// # Errors
+/// It is not there, or the store did not do it.
+pub async fn try_again(app: &App, grant: &Grant, id: &str) -> Result<Notification, ErrorAnswer> {
+    let unknown = || ErrorAnswer::new(ErrorCode::NotFound, format!("there is no notification '{}'", echo(id)));
+    let parsed = NotificationId::parse(id.strip_prefix("msg_").unwrap_or(id)).ok_or_else(unknown)?;
     let room = app.queue.store().notifications();
     // One of a project that the caller may not see is answered as if it did not exist.
     let found = room.by_id(parsed.clone()).await?.filter(|row| grant.projects.sees(&row.project));
     let found = found.ok_or_else(unknown)?;
     let retried = room.retry(found.id, grant.caller.clone(), app.now()).await?.ok_or_else(unknown)?;
     app.watch.notification_came();
-    Ok(answer::json(StatusCode::OK, &view(retried)))
+    Ok(retried)
 }
 
 fn view(row: Notification) -> NotificationView {

@@ -11,13 +11,13 @@ use jiff::Timestamp;
 
 use super::{
     App, answer, body,
-    cancel::reason_text,
+    cancel::{actor_text, reason_text},
     error::ErrorAnswer,
     guard::Grant,
     params::{InProject, Query},
 };
 use crate::{
-    model::{Hold, ProjectName, State, bounds},
+    model::{Caller, Hold, ProjectName, State},
     queue::pause::{PauseWish, Standing},
     wire::{ErrorCode, PauseAnswer, PauseOutcome, PauseRequest, ResumeRequest},
 };
@@ -31,18 +31,39 @@ pub async fn pause(
     let (parts, body) = request.into_parts();
     let caller = Grant::of(&parts.extensions).caller;
     Query::of(&parts.uri, &[])?;
-    let PauseRequest { reason, until, actor } = body::read_json(&parts.headers, body).await?;
-    let reason = reason_text(&reason)?;
-    let actor = actor.map(|actor| actor_text(&actor)).transpose()?;
-    require_later(until, app.now())?;
+    let wish: PauseRequest = body::read_json(&parts.headers, body).await?;
+    Ok(answer::json(StatusCode::OK, &pause_project(&app, &caller, project, wish).await?))
+}
+
+/// Holds a project, or changes the pause that it has.
+///
+/// # Errors
+/// The wish is not valid, the project is not there, or the store did not do it.
+pub async fn pause_project(
+    app: &App,
+    caller: &Caller,
+    project: ProjectName,
+    wish: PauseRequest,
+) -> Result<PauseAnswer, ErrorAnswer> {
+    let wish = checked(app, wish)?;
     app.require_project(&project).await?;
-    let wish = PauseWish { actor, reason, until };
-    let standing = app.queue.pause(&caller, project.clone(), wish).await?;
+    let standing = app.queue.pause(caller, project.clone(), wish).await?;
     if let Some(hold) = &standing.hold {
         tracing::warn!(%project, by = %caller.identity, %hold, "somebody paused a project");
     }
     let outcome = if standing.before.is_some() { PauseOutcome::Changed } else { PauseOutcome::Paused };
-    Ok(answer::json(StatusCode::OK, &told(project, outcome, standing)))
+    Ok(told(project, outcome, standing))
+}
+
+/// The wish, as it is recorded.
+///
+/// # Errors
+/// Its reason, its end or its actor is not valid.
+pub fn checked(app: &App, PauseRequest { reason, until, actor }: PauseRequest) -> Result<PauseWish, ErrorAnswer> {
+    let reason = reason_text(&reason)?;
+    let actor = actor.map(actor_text).transpose()?;
+    require_later(until, app.now())?;
+    Ok(PauseWish { actor, reason, until })
 }
 
 /// Ends the pause of a project.
@@ -55,13 +76,27 @@ pub async fn resume(
     let caller = Grant::of(&parts.extensions).caller;
     Query::of(&parts.uri, &[])?;
     let bytes = body::read(&parts.headers, body).await?;
-    let ResumeRequest { reason } = if bytes.is_empty() { ResumeRequest::default() } else { body::parse(&bytes)? };
+    let wish = if bytes.is_empty() { ResumeRequest::default() } else { body::parse(&bytes)? };
+    let answer = resume_project(&app, &caller, project, wish).await?;
+    Ok(answer::json(StatusCode::OK, &answer))
+}
+
+/// Ends the pause of a project.
+///
+/// # Errors
+/// The reason is not valid, the project is not there, or the store did not do it.
+pub async fn resume_project(
+    app: &App,
+    caller: &Caller,
+    project: ProjectName,
+    ResumeRequest { reason }: ResumeRequest,
+) -> Result<PauseAnswer, ErrorAnswer> {
     let reason = reason.map(|reason| reason_text(&reason)).transpose()?;
     app.require_project(&project).await?;
-    let standing = app.queue.resume(&caller, project.clone(), reason).await?;
+    let standing = app.queue.resume(caller, project.clone(), reason).await?;
     let outcome = if standing.before.is_some() { PauseOutcome::Resumed } else { PauseOutcome::Unchanged };
     tracing::warn!(%project, by = %caller.identity, ?outcome, "somebody resumed a project");
-    Ok(answer::json(StatusCode::OK, &told(project, outcome, standing)))
+    Ok(told(project, outcome, standing))
 }
 
 fn told(project: ProjectName, outcome: PauseOutcome, standing: Standing) -> PauseAnswer {
@@ -87,13 +122,6 @@ fn require_later(until: Option<Timestamp>, now: Timestamp) -> Result<(), ErrorAn
         ))),
         Some(_) | None => Ok(()),
     }
-}
-
-fn actor_text(actor: &str) -> Result<String, ErrorAnswer> {
-    if !bounds::fits(actor, bounds::ACTOR) || actor.chars().any(char::is_control) {
-        return Err(invalid(format!("actor is one line of at most {} characters", bounds::ACTOR)));
-    }
-    Ok(actor.to_owned())
 }
 
 fn invalid(detail: String) -> ErrorAnswer {

@@ -18,7 +18,7 @@ use super::{
     read::page_limit,
 };
 use crate::{
-    model::{Hold, Project, ProjectName, bounds},
+    model::{Caller, Hold, Project, ProjectName, bounds},
     queue::release::{Release, Released},
     store::{Placed, ProjectState, StoreError},
     wire::{ErrorCode, ProjectList, ProjectSummary, ProjectView, ReleaseAnswer, ReleaseRequest},
@@ -181,14 +181,27 @@ pub async fn release(
 ) -> Result<Response, ErrorAnswer> {
     let (parts, body) = request.into_parts();
     Query::of(&parts.uri, &[])?;
-    let ReleaseRequest { reason, deployment_id, even_if_alive, actor } = body::read_json(&parts.headers, body).await?;
+    let wish: ReleaseRequest = body::read_json(&parts.headers, body).await?;
+    let caller = Grant::of(&parts.extensions).caller;
+    Ok(answer::json(StatusCode::OK, &release_slot(&app, &caller, project, wish).await?))
+}
+
+/// Forces the slot free.
+///
+/// # Errors
+/// The wish is not valid, the slot is held by another deployment or by a worker that is alive, or the store did not do it.
+pub async fn release_slot(
+    app: &App,
+    caller: &Caller,
+    project: ProjectName,
+    ReleaseRequest { reason, deployment_id, even_if_alive, actor }: ReleaseRequest,
+) -> Result<ReleaseAnswer, ErrorAnswer> {
     let reason = reason_text(&reason)?;
     app.require_project(&project).await?;
     let deployment_id = app.named_if_any(&project, deployment_id.as_ref()).await?;
-    let caller = Grant::of(&parts.extensions).caller;
     let actor = actor.map(actor_text).transpose()?;
     let wish = Release { reason: reason.clone(), actor, only: deployment_id, even_if_alive };
-    let released = match app.queue.release_if(&caller, project.clone(), wish).await? {
+    let released = match app.queue.release_if(caller, project.clone(), wish).await? {
         Released::Ended(deployment) => {
             tracing::warn!(%project, deployment.id = %deployment.id, %reason, "an operator forced the slot free");
             Some(answer::unplaced(&deployment))
@@ -212,7 +225,7 @@ pub async fn release(
             ));
         }
     };
-    Ok(answer::json(StatusCode::OK, &ReleaseAnswer { released }))
+    Ok(ReleaseAnswer { released })
 }
 
 fn idle(name: ProjectName) -> ProjectState {

@@ -47,19 +47,33 @@ pub async fn rollback(
     let grant = Grant::of(&parts.extensions);
     let key = idempotency_key(&parts.headers)?;
     let wish: RollbackRequest = body::read_json(&parts.headers, body).await?;
+    roll_back(&app, &grant, project, key, wish).await
+}
+
+/// Brings an earlier success back.
+///
+/// # Errors
+/// The wish is not valid, the caller may not do it, it is not possible, or the store did not do it.
+pub async fn roll_back(
+    app: &App,
+    grant: &Grant,
+    project: ProjectName,
+    key: Option<IdempotencyKey>,
+    wish: RollbackRequest,
+) -> Result<Response, ErrorAnswer> {
     // It may cancel what runs.
     grant.require(&[Scope::Cancel])?;
     let wish = checked(wish)?;
     let fingerprint = Sha256::digest(serde_json::to_vec(&wish).unwrap_or_default()).into();
     let key = key.map(|key| app.recorded_key(&project, (key, fingerprint), &wish.inputs));
     for _ in 0..CHOICES_LIMIT {
-        let choice = match choose(&app, &project, &wish, key.clone()).await {
+        let choice = match choose(app, &project, &wish, key.clone()).await {
             Ok(choice) => choice,
             // The key comes first: a rollback that was made under it is answered, whatever is live since.
             Err(failure) => {
                 let Some(key) = key else { return Err(failure) };
-                let repeated = submit::repeated(&app, project, &SubmitRequest::default(), key);
-                return submit::decide(&app, &grant.caller, repeated, false, Some(failure)).await;
+                let repeated = submit::repeated(app, project, &SubmitRequest::default(), key);
+                return submit::decide(app, &grant.caller, repeated, false, Some(failure)).await;
             }
         };
         let Choice { submission, live, is_held } = choice;
@@ -79,7 +93,7 @@ pub async fn rollback(
             WentBack::Rejected(rejection) => return Err(rejection.into()),
         };
         let own = outcome.own.ok_or_else(ErrorAnswer::not_found)?;
-        return submit::accepted(&app, &own, None, &outcome.project, replayed).await;
+        return submit::accepted(app, &own, None, &outcome.project, replayed).await;
     }
     Err(ErrorAnswer::new(ErrorCode::Unavailable, "what is live changes all the time; try again"))
 }

@@ -73,7 +73,20 @@ pub enum HoldKind {
     Configuration,
 }
 
+/// What the reason of a pause begins with that came with a hold of all projects.
+const OF_ALL: &str = "everything is held: ";
+
+/// The reason of a pause that comes with a hold of all projects.
+pub fn reason_of_all(reason: &str) -> String {
+    format!("{OF_ALL}{}", reason.trim())
+}
+
 impl Pause {
+    /// Whether it came with a hold of all projects.
+    pub fn is_of_all(&self) -> bool {
+        self.reason.starts_with(OF_ALL)
+    }
+
     /// Whether it still lasts.
     pub fn lasts(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| now < until)
@@ -125,6 +138,11 @@ impl Hold {
     pub fn next_change(policy: &Policy, pause: Option<&Pause>, now: Timestamp) -> Option<Timestamp> {
         let pause_ends = pause.and_then(|pause| pause.until).filter(|until| *until > now);
         pause_ends.into_iter().chain(freeze::next_change(&policy.freezes, now)).min()
+    }
+
+    /// The reason for which all projects are held, where that is what holds this one.
+    pub fn of_all(&self) -> Option<&str> {
+        self.reason.as_deref().filter(|_| self.kind == HoldKind::Pause)?.strip_prefix(OF_ALL)
     }
 
     /// The person, as far as it is known.

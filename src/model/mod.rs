@@ -42,7 +42,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use event::{CANCEL_WAITS, CANNOT_BE_ENDED, Event, EventBody};
 pub use glob::{Glob, InvalidGlob};
 pub use hint::Hint;
-pub use hold::{Hold, HoldKind, Pause};
+pub use hold::{Hold, HoldKind, Pause, reason_of_all};
 pub use identity::{Caller, Identity, InvalidScope, Party, Scope, Scopes};
 pub use ids::{DeploymentId, IdempotencyKey, InvalidId, ProjectName, Revision};
 pub use lease::{Lease, LeaseHolder, LeaseSecret, Pepper, SecretHash};

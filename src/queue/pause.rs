@@ -62,6 +62,41 @@ impl Queue {
         self.stand(caller, project, |slot, _| slot.resume(reason)).await
     }
 
+    /// Holds a project that no pause holds; answers the pause that holds it already in `before`, and leaves that as it is.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn pause_if_open(
+        &self,
+        caller: &Caller,
+        project: ProjectName,
+        wish: PauseWish,
+    ) -> Result<Standing, StoreError> {
+        let by = caller.identity.to_string();
+        self.stand(caller, project, move |slot, at| {
+            match slot.project().pause.clone().filter(|pause| pause.lasts(at)) {
+                Some(pause) => Some(pause),
+                None => {
+                    let PauseWish { actor, reason, until } = wish;
+                    slot.pause(Pause { at, by, actor, reason, until, pin: None })
+                }
+            }
+        })
+        .await
+    }
+
+    /// Ends the pause of a project, if it came with a hold of all projects.
+    ///
+    /// # Errors
+    /// The store did not do it.
+    pub async fn resume_of_all(&self, caller: &Caller, project: ProjectName) -> Result<Standing, StoreError> {
+        self.stand(caller, project, |slot, _| match &slot.project().pause {
+            Some(pause) if pause.is_of_all() => slot.resume(None),
+            Some(_) | None => None,
+        })
+        .await
+    }
+
     /// Brings slot and line to where a hold that began or ended wants them. Answers in `before` the pause whose end has
     /// come.
     ///

@@ -11,10 +11,13 @@
 pub mod assets;
 mod compress;
 mod failure;
+pub mod form;
 mod frame;
 mod frames;
+mod hold;
 mod listing;
 mod log_in;
+mod notifications;
 mod project;
 mod projects;
 mod response;

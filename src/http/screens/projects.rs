@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     http::{App, error::ErrorAnswer, params::Query},
-    model::ProjectName,
+    model::{ProjectName, Scope},
 };
 
 #[derive(Template)]
@@ -49,6 +49,8 @@ struct SumView {
     held: usize,
     projects: usize,
     longest: Option<String>,
+    everything: Option<String>,
+    held_by_it: usize,
 }
 
 /// All projects that the viewer may see.
@@ -72,11 +74,23 @@ pub async fn all(State(app): State<Arc<App>>, viewer: Viewer, uri: Uri) -> Resul
         is_empty: shown.is_empty(),
         sum: rendered(&sum)?,
         rows: shown.iter().map(|(_, row)| String::from_utf8_lossy(&row.html)).collect::<Vec<_>>().join("\n"),
-        links: Vec::new(),
+        links: links(&viewer, rows.values().any(|row| row.everything.is_some())),
         find,
         frame: Frame::live(viewer, format!("/live?after={begin}")),
     };
     html(StatusCode::OK, &screen)
+}
+
+/// What only those see who administer all projects.
+fn links(viewer: &Viewer, is_held: bool) -> Vec<ScreenLink> {
+    if !viewer.may(Scope::Admin) || !viewer.grant.projects.sees_all() {
+        return Vec::new();
+    }
+    let hold = if is_held { "Everything is held…" } else { "Hold everything…" };
+    vec![
+        ScreenLink { path: "/notifications", text: "Notifications" },
+        ScreenLink { path: super::hold::PATH, text: hold },
+    ]
 }
 
 /// The sum over all projects, as HTML.
@@ -100,6 +114,7 @@ fn sum_of(app: &App, rows: &BTreeMap<ProjectName, Arc<ProjectRow>>) -> SumView {
     if waiting > 0 {
         title.push(format!("{waiting} waiting"));
     }
+    let everything = rows.values().find_map(|row| row.everything.as_ref());
     let longest = rows.iter().filter_map(|(name, row)| Some((row.waits_since?, name))).min();
     SumView {
         title: title.join(" · "),
@@ -109,6 +124,8 @@ fn sum_of(app: &App, rows: &BTreeMap<ProjectName, Arc<ProjectRow>>) -> SumView {
         trouble,
         held,
         projects: rows.len(),
+        held_by_it: count(&|row| row.everything.is_some()),
+        everything: everything.map(super::hold::words_of),
         longest: longest.map(|(at, name)| format!("{} in {}", since(at, app.now()), escaped(name.as_str()))),
     }
 }

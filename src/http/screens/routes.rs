@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, get, post};
 
-use super::{assets, log_in, project, projects, sign_in};
+use super::{assets, hold, log_in, notifications, project, projects, sign_in};
 use crate::{
     http::{App, feed, needs::MethodNeeds},
     model::Scope,
 };
 
 const READ: &[Scope] = &[Scope::Read];
+const ADMIN: &[Scope] = &[Scope::Admin];
+const RELEASE: &[Scope] = &[Scope::Release];
+const SUBMIT: &[Scope] = &[Scope::Submit];
 
 /// A screen's path, its methods with the scopes of which a viewer needs one, and who answers.
 type ScreenRoute = (&'static str, &'static [MethodNeeds], MethodRouter<Arc<App>>);
@@ -31,5 +34,30 @@ pub fn routes() -> Vec<ScreenRoute> {
         ("/live", &[("get", READ)], get(feed::rows)),
         ("/projects/{project}", &[("get", READ)], get(project::one)),
         ("/projects/{project}/live", &[("get", READ)], get(feed::screen)),
+        (
+            "/projects/{project}/pause",
+            &[("get", ADMIN), ("post", ADMIN)],
+            get(project::pause_form).post(project::pause),
+        ),
+        (
+            "/projects/{project}/resume",
+            &[("get", ADMIN), ("post", ADMIN)],
+            get(project::resume_form).post(project::resume),
+        ),
+        (
+            "/projects/{project}/release",
+            &[("get", RELEASE), ("post", RELEASE)],
+            get(project::release_form).post(project::release),
+        ),
+        (
+            "/projects/{project}/rollback",
+            &[("get", SUBMIT), ("post", SUBMIT)],
+            get(project::rollback_form).post(project::rollback),
+        ),
+        ("/projects/{project}/mark", &[("get", ADMIN), ("post", ADMIN)], get(project::mark_form).post(project::mark)),
+        (hold::PATH, &[("get", ADMIN), ("post", ADMIN)], get(hold::hold_form).post(hold::hold)),
+        (hold::END_PATH, &[("post", ADMIN)], post(hold::let_go)),
+        (notifications::PATH, &[("get", ADMIN)], get(notifications::outbox)),
+        ("/notifications/{id}/retry", &[("post", ADMIN)], post(notifications::retry)),
     ]
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{
     rendered,
-    rows::{ProjectRow, SlotUse, TROUBLE},
+    rows::{EverythingHeld, ProjectRow, SlotUse, TROUBLE},
     words::{self, Tag, escaped, moment, plain, since},
 };
 use crate::{
@@ -164,6 +164,7 @@ fn rendered_row(
         slot,
         waiting: project.waiting_count,
         is_held: hold.is_some(),
+        everything: hold.as_ref().and_then(EverythingHeld::of),
         waits_since: state.line.first().map(|first| first.created_at),
         told,
         changes_by_time,

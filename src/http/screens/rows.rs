@@ -10,7 +10,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{sync::OnceCell, time::Instant};
 
-use crate::model::ProjectName;
+use crate::model::{Hold, ProjectName};
 
 /// How old a row may be that shows a silence, a forecast or a hold: these change by time alone.
 pub const FRESH: Duration = Duration::from_secs(5);
@@ -28,12 +28,35 @@ pub struct ProjectRow {
     pub waiting: u64,
     /// Whether the project is held.
     pub is_held: bool,
+    /// Who holds everything and why, where that is what holds the project.
+    pub everything: Option<EverythingHeld>,
     /// Since when the first one in line waits.
     pub waits_since: Option<Timestamp>,
     /// What it tells, without what goes on with the clock.
     pub told: String,
     /// Whether the row can change although nobody does anything: a worker falls silent, a pause ends.
     pub changes_by_time: bool,
+}
+
+/// Who holds all projects, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EverythingHeld {
+    /// Who.
+    pub who: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Until when.
+    pub until: Option<Timestamp>,
+}
+
+impl EverythingHeld {
+    /// Where it is what holds a project.
+    pub fn of(hold: &Hold) -> Option<Self> {
+        let reason = hold.of_all()?.to_owned();
+        Some(EverythingHeld { who: hold.who(), reason, since: hold.since, until: hold.until })
+    }
 }
 
 /// What a slot does.

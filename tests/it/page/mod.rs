@@ -1,6 +1,7 @@
 //! The page, as a browser without script gets it, and the streams that keep it live. What needs a real browser is in
 //! `tests/page`.
 
+mod actions;
 mod browser;
 mod cookies;
 mod forms;

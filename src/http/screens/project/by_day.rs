@@ -58,14 +58,14 @@ struct DaysView {
 struct Chart {
     title: &'static str,
     told: String,
-    columns: Vec<Column>,
+    columns: Vec<DayColumn>,
     top: String,
     middle: String,
     middle_y: u64,
     top_y: u64,
 }
 
-struct Column {
+struct DayColumn {
     x: u64,
     width: u64,
     half_y: u64,
@@ -172,7 +172,7 @@ fn chart(title: &'static str, what: &str, days: Vec<(String, Vec<u64>)>) -> Char
     let columns = (0u64..).zip(&days).filter_map(|(index, (day, values))| {
         let (half, most) = (part(values, 50)?, part(values, 90)?);
         let (half_height, most_height) = (height(half), height(most));
-        Some(Column {
+        Some(DayColumn {
             x: LEFT + index * COLUMN + 3,
             width: COLUMN - 6,
             half_y: AXIS - half_height,

@@ -89,7 +89,7 @@ fn start(standing: &StandingInLine, now: Timestamp) -> (String, Option<String>) 
         Some(Ok(eta)) => {
             let at = |seconds| now.checked_add(Duration::from_secs(seconds)).unwrap_or(now);
             let late = if eta.p90_seconds > eta.p50_seconds {
-                format!("<span class=\"faint late\">9 in 10 by {}</span>", moment(at(eta.p90_seconds)))
+                format!("<span class=\"soft late\">9 in 10 by {}</span>", moment(at(eta.p90_seconds)))
             } else {
                 String::new()
             };

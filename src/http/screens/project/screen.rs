@@ -6,6 +6,7 @@ use askama::Template;
 use axum::{extract::State, http::Uri, response::Response};
 
 use super::{
+    actions::{ActionLink, links},
     by_day, history,
     parts::{self, LiveParts},
     rules,
@@ -31,6 +32,7 @@ struct ProjectScreen {
     history: String,
     by_day: Arc<str>,
     rules: String,
+    actions: Vec<ActionLink>,
 }
 
 /// One project.
@@ -46,6 +48,7 @@ pub async fn one(
     let history = history::page(&app, &name, &uri).await?;
     let LiveParts { slot, line, time_line, live, title, state, .. } = parts;
     let screen = ProjectScreen {
+        actions: links(&viewer, &name),
         frame: Frame::live(viewer, format!("{}/live?after={begin}", words::project_path(&name))),
         title,
         policy: rules::sentence(&app.queue.policy(&name)),

@@ -53,8 +53,8 @@ struct TimeLineView {
 struct Bar {
     y: i64,
     text_y: i64,
-    wait: Option<Piece>,
-    run: Option<Piece>,
+    wait: Option<BarPiece>,
+    run: Option<BarPiece>,
     class: &'static str,
     label: String,
     label_x: i64,
@@ -63,7 +63,7 @@ struct Bar {
 }
 
 #[derive(Clone, Copy)]
-struct Piece {
+struct BarPiece {
     x: i64,
     width: i64,
 }
@@ -95,8 +95,8 @@ impl TimeWindow {
     fn of(recent: &[&Deployment], now: Timestamp) -> Self {
         let mut starts: Vec<_> = recent.iter().filter_map(|deployment| deployment.started_at).collect();
         starts.sort_unstable_by(|one, other| other.cmp(one));
-        let shortest = WINDOWS[0].0;
-        let fits = |begun: &&Timestamp| now.duration_since(**begun).as_mins() < longest(recent).max(shortest);
+        let longest = longest(recent).max(WINDOWS[0].0);
+        let fits = |begun: &&Timestamp| now.duration_since(**begun).as_mins() < longest;
         // If none is that young, the last one.
         let young = starts.iter().take_while(fits).take(RUNS_WANTED).last().or(starts.first());
         let begun = young.copied().unwrap_or(now);
@@ -113,12 +113,12 @@ impl TimeWindow {
         LEFT + past * (RIGHT - LEFT) / all.max(1)
     }
 
-    fn piece(&self, from: Timestamp, to: Timestamp) -> Option<Piece> {
+    fn piece(&self, from: Timestamp, to: Timestamp) -> Option<BarPiece> {
         if to < self.from || to <= from {
             return None;
         }
         let (x, end) = (self.x(from), self.x(to));
-        Some(Piece { x, width: (end - x).max(2) })
+        Some(BarPiece { x, width: (end - x).max(2) })
     }
 
     /// The marks of the axis, at whole hours or days of UTC.
