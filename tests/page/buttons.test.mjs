@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { follow, offers, open, press, says } from './harness/browser.mjs'
+import { follow, offers, open, press, says, until } from './harness/browser.mjs'
 import { startServer, token } from './harness/server.mjs'
 
 const LIMIT = { timeout: 120_000 }
@@ -29,7 +29,7 @@ for (const script of [true, false]) {
     assert.equal((await server.get('/v1/projects/web')).hold.reason, 'the database moves')
 
     await act(page, 'Resume…', {}, 'Resume')
-    await says(page, '#slot', /^(?!.*database moves)/s)
+    await until(page, () => !document.querySelector('#slot').innerText.includes('the database moves'))
     assert.equal((await server.get('/v1/projects/web')).hold, null)
   })
 

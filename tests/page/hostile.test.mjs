@@ -11,7 +11,7 @@ const LIMIT = { timeout: 240_000 }
 const INVISIBLE = '[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u200e\\u200f\\u061c\\u202a-\\u202e\\u2066-\\u2069]'
 
 /** The screens that show a deployment. */
-const screens = () => ['/']
+const screens = (lease) => ['/', `/projects/${lease.project}`, lease.page]
 
 /** The fields of a submit with this text in each that takes it; what a field does not take is refused, and left out. */
 async function submit(server, project, text) {
@@ -52,7 +52,7 @@ async function assertOnlyText(page, what) {
     const wrong = []
     const say = (text) => wrong.push(text)
     for (const one of document.querySelectorAll('script, style, iframe, object, embed, img, video, audio, base, math, marquee, template, meta, link')) {
-      const isOurs = one.matches('head > script[src^="/assets/"], head > link[href^="/assets/"], head > meta[charset], head > meta[name]')
+      const isOurs = one.matches('head > script[src^="/assets/page."], main > script[src^="/assets/log."], head > link[href^="/assets/"], head > meta[charset], head > meta[name]')
       if (!isOurs) say(`an element: ${one.outerHTML.slice(0, 100)}`)
     }
     for (const one of document.querySelectorAll('*')) {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { open, says, until, visitor } from './harness/browser.mjs'
+import { offers, open, says, until, visitor } from './harness/browser.mjs'
 import { startProxy } from './harness/proxy.mjs'
 import { startServer } from './harness/server.mjs'
 
@@ -70,6 +70,58 @@ test('a stream that falls silent is noticed, and the page comes back', LIMIT, as
   await says(page, '#live', 'reconnecting')
   await says(page, row('web'), 'alice')
   await isLive(page)
+})
+
+test('the screen of a project shows who comes, who waits and how it ended', LIMIT, async (t) => {
+  const server = await startServer(t, { config: CONFIG })
+  const page = await open(t, server, '/projects/web')
+  await isLive(page)
+  const run = await server.run('web', { actor: 'alice', message: 'Faster search' })
+  await says(page, '#slot', /running.*alice/s)
+  await server.wait('web', { executor: 'client', claim: true, actor: 'jon' })
+  await says(page, '#line', 'jon')
+  await run.fail('the disk is full')
+  await says(page, '#history', /failed.*alice/s)
+  await says(page, '#slot', /called up.*jon/s)
+})
+
+test('the screen of a deployment shows its phases and output as they come, and its end', LIMIT, async (t) => {
+  const server = await startServer(t, { config: CONFIG })
+  const run = await server.run('web', { actor: 'alice' })
+  const page = await open(t, server, run.page)
+  await isLive(page)
+  await run.phase('build')
+  await run.log('build', Array.from({ length: 40 }, (_, index) => `line ${index}`))
+  await says(page, '#log', 'line 39')
+  await says(page, '#d-times', 'build')
+  // Who follows sees the end of it.
+  await until(page, () => {
+    const log = document.getElementById('log')
+    return log.scrollTop + log.clientHeight > log.scrollHeight - 30
+  })
+  await run.log('build', 'cannot write', 'stderr')
+  await says(page, '#log .err', 'cannot write')
+  await run.phase('build', 'failed')
+  await run.fail('the disk is full', 'build')
+  await says(page, '#d-head', /failed in build.*disk is full/s)
+  assert.match(await page.title(), /failed in build/)
+  assert.equal(await offers(page, 'Cancel…'), false)
+})
+
+test('the output of a deployment comes again after the server was killed, and none of it twice', LIMIT, async (t) => {
+  const server = await startServer(t, { config: CONFIG })
+  const run = await server.run('web', { actor: 'alice' })
+  await run.phase('build')
+  await run.log('build', ['first'])
+  const page = await open(t, server, run.page)
+  await isLive(page)
+  await server.kill()
+  await says(page, '#live', 'reconnecting')
+  await server.start()
+  await run.log('build', ['second'])
+  await says(page, '#log', 'second')
+  const lines = await page.$$eval('#log .l', (all) => all.map((one) => one.innerText))
+  assert.deepEqual(['first', 'second'].map((word) => lines.filter((line) => line.includes(word)).length), [1, 1], lines.join('\n'))
 })
 
 test('two tabs are both live', LIMIT, async (t) => {

@@ -127,10 +127,11 @@ export function says(page, selector, pattern) {
   const source = pattern instanceof RegExp ? pattern.source : pattern.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
   return until(
     page,
-    (selector, source) =>
-      [...document.querySelectorAll(selector)].some((element) => new RegExp(source).test(element.innerText)),
+    (selector, source, flags) =>
+      [...document.querySelectorAll(selector)].some((element) => new RegExp(source, flags).test(element.innerText)),
     selector,
     source,
+    pattern.flags ?? '',
   )
 }
 
@@ -151,7 +152,7 @@ export async function press(page, text) {
 
 /** Whether something that can be pressed has this text. */
 export function offers(page, text) {
-  return page.evaluate((text) => [...document.querySelectorAll('a, button')].some((one) => one.innerText.trim() === text), text)
+  return page.evaluate((text) => [...document.querySelectorAll('a, button')].some((one) => one.checkVisibility() && one.innerText.trim() === text), text)
 }
 
 /** Whether the page can be moved sideways. */
