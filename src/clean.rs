@@ -15,7 +15,7 @@ pub fn clean(text: &str) -> String {
 }
 
 /// Marks that turn the direction of text can make a line read as another.
-fn turns_text(c: char) -> bool {
+pub fn turns_text(c: char) -> bool {
     matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
 }
 

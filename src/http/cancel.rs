@@ -15,7 +15,7 @@ use super::{
     params::{PathTarget, Query},
 };
 use crate::{
-    model::{admission::Cancellation, bounds},
+    model::{Caller, Deployment, DeploymentId, admission::Cancellation, bounds},
     wire::{CancelBody, ErrorCode},
 };
 
@@ -33,17 +33,43 @@ pub async fn cancel(
     let bytes = body::read(&parts.headers, body).await?;
     let CancelBody { superseded_by, reason, actor } =
         if bytes.is_empty() { CancelBody::default() } else { body::parse(&bytes)? };
+    let superseded_by = app.named_if_any(&target.project, superseded_by.as_ref()).await?;
+    let (status, deployment) = ask(&app, &caller, target, CancelWish { actor, reason, superseded_by }).await?;
+    Ok(answer::json(status, &answer::unplaced(&deployment)))
+}
+
+/// What a caller says with a cancel.
+#[derive(Default)]
+pub struct CancelWish {
+    /// The name that the caller gives.
+    pub actor: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// The newer deployment that takes its place.
+    pub superseded_by: Option<DeploymentId>,
+}
+
+/// Asks for a deployment to be stopped: the API's calls and the page's forms come here. Answers whether that changed anything,
+/// as a status.
+///
+/// # Errors
+/// The texts are not valid, there is no such deployment, or it cannot be stopped.
+pub async fn ask(
+    app: &App,
+    caller: &Caller,
+    target: PathTarget,
+    wish: CancelWish,
+) -> Result<(StatusCode, Box<Deployment>), ErrorAnswer> {
+    let CancelWish { actor, reason, superseded_by } = wish;
     let reason = reason.map(|reason| reason_text(&reason)).transpose()?;
     let actor = actor.map(actor_text).transpose()?;
     let PathTarget { project, id } = target;
-    let superseded_by = app.named_if_any(&project, superseded_by.as_ref()).await?;
-    let (status, deployment) = match app.queue.cancel_as(&caller, actor, project, id, reason, superseded_by).await? {
-        Cancellation::Requested(deployment) => (StatusCode::ACCEPTED, deployment),
-        Cancellation::Unchanged(deployment) => (StatusCode::OK, deployment),
-        Cancellation::NotFound => return Err(ErrorAnswer::not_found()),
-        Cancellation::Rejected(rejection) => return Err(rejection.into()),
-    };
-    Ok(answer::json(status, &answer::unplaced(&deployment)))
+    match app.queue.cancel_as(caller, actor, project, id, reason, superseded_by).await? {
+        Cancellation::Requested(deployment) => Ok((StatusCode::ACCEPTED, deployment)),
+        Cancellation::Unchanged(deployment) => Ok((StatusCode::OK, deployment)),
+        Cancellation::NotFound => Err(ErrorAnswer::not_found()),
+        Cancellation::Rejected(rejection) => Err(rejection.into()),
+    }
 }
 
 /// The name that a client gives, as it is recorded.

@@ -116,6 +116,7 @@ pub struct App {
     refusals: Arc<RefusalLog>,
     rows: screens::Rows,
     day_charts: screens::DayCharts,
+    deployment_parts: screens::DeploymentParts,
     /// Cancelled at shutdown, for work that need not be finished.
     shutdown: CancellationToken,
 }

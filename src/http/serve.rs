@@ -24,7 +24,7 @@ use super::{
     rarely::Rarely,
     refusals::{self, RefusalLog},
     router::router,
-    screens::{DayCharts, Rows},
+    screens::{DayCharts, DeploymentParts, Rows},
     uploads::Uploads,
 };
 use crate::{
@@ -121,6 +121,7 @@ pub async fn serve(
         refusals: refusals.log.clone(),
         rows: Rows::default(),
         day_charts: DayCharts::default(),
+        deployment_parts: DeploymentParts::default(),
         shutdown: ending,
     };
     let router = router(Arc::new(app));

@@ -97,6 +97,33 @@ pub async fn submit(
     }
 }
 
+/// Submits a deployment that waits in line without a client, under a key: as a form of the page does.
+///
+/// # Errors
+/// It is refused.
+pub(super) async fn submit_queued(
+    app: &App,
+    grant: &Grant,
+    project: ProjectName,
+    key: IdempotencyKey,
+    wish: &SubmitRequest,
+) -> Result<Placed, ErrorAnswer> {
+    if passes(wish) {
+        grant.require(&[Scope::Admin])?;
+    }
+    let key = app.recorded_key(&project, (key, fingerprint(wish)), &wish.inputs);
+    let mut submission = prepare(app, &project, &grant.projects, wish, Some(key), false).await?;
+    submission.refusal = refusal(app, &submission).await?;
+    let SubmitOutcome { admission, own, .. } = app.queue.submit(&grant.caller, submission).await?;
+    match (admission, own) {
+        (Admission::Accepted(_) | Admission::Replayed(_), Some(own)) => Ok(own),
+        (Admission::Rejected(rejection), _) => Err(rejection.into()),
+        (Admission::Accepted(_) | Admission::Replayed(_) | Admission::Conflict { .. }, _) => {
+            Err(ErrorAnswer::new(ErrorCode::Internal, "the deployment that was made cannot be found"))
+        }
+    }
+}
+
 /// Whether no hold of the project holds it.
 fn passes(wish: &SubmitRequest) -> bool {
     wish.override_pause || wish.resume

@@ -188,6 +188,20 @@ impl EventBody {
         matches!(self, EventBody::Log { .. })
     }
 
+    /// Whether it tells the course of a deployment: where it stood, its phases, requests to stop it, its end.
+    pub fn is_of_course(&self) -> bool {
+        match self {
+            EventBody::Queue { .. }
+            | EventBody::Status { .. }
+            | EventBody::Phase { .. }
+            | EventBody::Cancel { .. }
+            | EventBody::Complete => true,
+            EventBody::Progress { .. } | EventBody::Output { .. } | EventBody::Log { .. } | EventBody::Gap { .. } => {
+                false
+            }
+        }
+    }
+
     /// About how large it is, in bytes.
     pub fn size(&self) -> usize {
         let text = match self {

@@ -129,7 +129,9 @@ impl Message {
         public_url: Option<&str>,
     ) -> Self {
         let told = ToldDeployment::of(row.event, deployment, held_up);
-        let link = public_url.map(|base| format!("{base}/v1/projects/{}/deployments/{}", row.project, deployment.id));
+        // The page, which people can read. An earlier version gave its deployments no numbers.
+        let name = if deployment.number == 0 { deployment.id.to_string() } else { deployment.number.to_string() };
+        let link = public_url.map(|base| format!("{base}/projects/{}/deployments/{name}", row.project));
         let (event, at, project) = (row.event, row.at, row.project.clone());
         Message { event, at, project, told: ToldOf::Deployment(Box::new(told)), link }
     }

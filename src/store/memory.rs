@@ -155,6 +155,12 @@ impl ForgetRoom for MemoryStore {
 }
 
 impl Everything {
+    /// A deployment's events after this one.
+    fn later(&self, id: DeploymentId, after: u64) -> impl Iterator<Item = &Event> {
+        let events = self.deployments.get(&id).map(|kept| &kept.events);
+        events.into_iter().flat_map(move |events| events.range(after.saturating_add(1)..)).map(|(_, (event, _))| event)
+    }
+
     fn forget(&mut self, name: &ProjectName) -> ForgetOutcome {
         let Some(found) = self.projects.get(name).filter(|found| found.is_known()) else {
             return ForgetOutcome::Unknown;
@@ -403,12 +409,7 @@ impl Store for MemoryStore {
     }
 
     fn events(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
-        now(move || {
-            let kept = self.kept();
-            let events = kept.deployments.get(&id).map(|kept| &kept.events);
-            let later = events.into_iter().flat_map(|events| events.range(after.saturating_add(1)..));
-            later.take(limit).map(|(_, (event, _))| event.clone()).collect()
-        })
+        now(move || self.kept().later(id, after).take(limit).cloned().collect())
     }
 
     fn events_before(
@@ -422,6 +423,12 @@ impl Store for MemoryStore {
             let events = kept.deployments.get(&id).map(|kept| &kept.events);
             let earlier = events.into_iter().flat_map(|events| events.range(..before).rev());
             earlier.take(limit).map(|(_, (event, _))| event.clone()).collect()
+        })
+    }
+
+    fn course(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        now(move || {
+            self.kept().later(id, after).filter(|event| event.body.is_of_course()).take(limit).cloned().collect()
         })
     }
 

@@ -256,6 +256,10 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
 
+    /// A deployment's events after `after` that tell its course: where it stood, its phases, requests to stop it, its end.
+    /// Output, progress and results are left out. At most `limit`, in order.
+    fn course(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+
     /// Deployments of a project, newest first.
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>>;
 

@@ -30,6 +30,8 @@ pub struct EventPage {
     pub goes_on: bool,
     /// The bytes to send, encoded by the first reader that needs them, for all readers of the page.
     pub encoded: OnceLock<Bytes>,
+    /// The same for readers of a screen.
+    pub encoded_rows: OnceLock<Bytes>,
 }
 
 impl EventPage {

@@ -271,6 +271,11 @@ async fn every_field_comes_back_as_it_was_recorded(trial: Trial) {
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=11).collect::<Vec<_>>());
     assert!(matches!(&events[7].body, EventBody::Output { name, .. } if name == "url"));
     assert!(matches!(&events[8].body, EventBody::Log { lines, .. } if lines[1] == "\u{1b}[31mred\0"));
+    // The course is the same without output, progress and results.
+    let course = trial.store.course(id(1), 0, 99).await.unwrap();
+    let expected: Vec<_> = events.iter().filter(|event| event.body.is_of_course()).cloned().collect();
+    assert!(course == expected && course.len() < events.len(), "{course:?}");
+    assert_eq!(trial.store.course(id(1), expected[0].seq, 1).await.unwrap(), expected[1..2]);
     assert_eq!(events[9].body, EventBody::cancel(Some("stop it".to_owned()), None, Some(party())));
     assert_eq!(events[10].at, trial.queue.clock().wall());
 }

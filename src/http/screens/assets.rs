@@ -22,6 +22,9 @@ pub static STYLE: LazyLock<Asset> =
 /// What keeps a screen live.
 pub static SCRIPT: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("page.js", "text/javascript; charset=utf-8", include_str!("../../../assets/page.js")));
+/// What keeps the output on a deployment's screen live.
+pub static LOG_SCRIPT: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("log.js", "text/javascript; charset=utf-8", include_str!("../../../assets/log.js")));
 /// The icon.
 pub static ICON: LazyLock<Asset> =
     LazyLock::new(|| Asset::new("icon.svg", "image/svg+xml", include_str!("../../../assets/icon.svg")));
@@ -48,7 +51,7 @@ impl Asset {
 
 /// A file. One of another version of the server is not here; the page that asks for it loads itself again.
 pub async fn asset(Path(name): Path<String>) -> Result<Response, ErrorAnswer> {
-    let all = [&*STYLE, &*SCRIPT, &*ICON];
+    let all = [&*STYLE, &*SCRIPT, &*LOG_SCRIPT, &*ICON];
     let found = all.into_iter().find(|asset| asset.path.strip_prefix("/assets/") == Some(&*name));
     let Asset { kind, text, .. } = found.ok_or_else(ErrorAnswer::not_found)?;
     let headers = [

@@ -10,13 +10,25 @@
 
 pub mod assets;
 mod compress;
+mod deployment;
+mod deployment_course;
+mod deployment_facts;
+mod deployment_forms;
+mod deployment_live;
+mod deployment_parts;
+mod deployment_render;
+mod deployment_story;
+mod deployment_wait;
 mod failure;
 pub mod form;
 mod frame;
 mod frames;
 mod hold;
 mod listing;
+mod log;
 mod log_in;
+mod log_read;
+mod log_text;
 mod notifications;
 mod project;
 mod projects;
@@ -29,6 +41,7 @@ mod visit;
 pub mod words;
 
 pub use compress::{compressed, takes_gzip};
+pub use deployment_parts::DeploymentParts;
 pub use failure::failure;
 pub use frame::{Frame, Viewer};
 pub use frames::{BEAT, BEAT_EVERY, frame};

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use axum::routing::{MethodRouter, get, post};
 
-use super::{assets, hold, log_in, notifications, project, projects, sign_in};
+use super::{
+    assets, deployment, deployment_forms, deployment_live, hold, log_in, log_read, notifications, project, projects,
+    sign_in,
+};
 use crate::{
     http::{App, feed, needs::MethodNeeds},
     model::Scope,
@@ -13,6 +16,7 @@ use crate::{
 const READ: &[Scope] = &[Scope::Read];
 const ADMIN: &[Scope] = &[Scope::Admin];
 const RELEASE: &[Scope] = &[Scope::Release];
+const CANCEL: &[Scope] = &[Scope::Cancel];
 const SUBMIT: &[Scope] = &[Scope::Submit];
 
 /// A screen's path, its methods with the scopes of which a viewer needs one, and who answers.
@@ -59,5 +63,18 @@ pub fn routes() -> Vec<ScreenRoute> {
         (hold::END_PATH, &[("post", ADMIN)], post(hold::let_go)),
         (notifications::PATH, &[("get", ADMIN)], get(notifications::outbox)),
         ("/notifications/{id}/retry", &[("post", ADMIN)], post(notifications::retry)),
+        ("/projects/{project}/deployments/{id}", &[("get", READ)], get(deployment::one)),
+        ("/projects/{project}/deployments/{id}/live", &[("get", READ)], get(deployment_live::live)),
+        ("/projects/{project}/deployments/{id}/log", &[("get", READ)], get(log_read::download)),
+        (
+            "/projects/{project}/deployments/{id}/cancel",
+            &[("get", CANCEL), ("post", CANCEL)],
+            get(deployment_forms::ask_cancel).post(deployment_forms::cancel),
+        ),
+        (
+            "/projects/{project}/deployments/{id}/redeploy",
+            &[("get", SUBMIT), ("post", SUBMIT)],
+            get(deployment_forms::ask_redeploy).post(deployment_forms::redeploy),
+        ),
     ]
 }

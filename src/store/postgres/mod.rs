@@ -306,6 +306,10 @@ impl Store for PostgresStore {
         read!(self, session => reads::events_before(&mut session, id, before, limit, &self.unreadable))
     }
 
+    fn course(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        read!(self, session => reads::course(&mut session, id, after, limit))
+    }
+
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
         read!(self, session => reads::list(&mut session, &project, &query))
     }

@@ -79,6 +79,18 @@ pub(super) async fn events_before(
     with_blocks(session, id, Merging::backwards(before, rows, limit), Sql::BlockBefore, unreadable).await
 }
 
+/// Blocks hold output only, so rows are all there is.
+pub(super) async fn course(
+    session: &mut DatabaseSession,
+    id: DeploymentId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<Event>, DatabaseFault> {
+    let last = i64::try_from(after).unwrap_or(i64::MAX);
+    let found = session.ask(call!(Sql::Course, rows::uuid(id), last, bound(limit))).await?;
+    found.iter().map(rows::event).collect()
+}
+
 /// The rows, and the events of blocks among them. Between the two reads, events may go from rows to a block, but never
 /// back; so the blocks are read last, and nothing is missed.
 async fn with_blocks(

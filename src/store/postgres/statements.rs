@@ -300,6 +300,9 @@ statements! {
     Events(UUID, INT8, INT8) =
         "SELECT seq, at, body FROM events WHERE deployment = (SELECT number FROM deployments WHERE id = $1) \
          AND seq > $2 ORDER BY seq LIMIT $3";
+    Course(UUID, INT8, INT8) =
+        "SELECT seq, at, body FROM events WHERE deployment = (SELECT number FROM deployments WHERE id = $1) \
+         AND seq > $2 AND type NOT IN ('log', 'progress', 'output') ORDER BY seq LIMIT $3";
     EventsBefore(UUID, INT8, INT8) =
         "SELECT seq, at, body FROM events WHERE deployment = (SELECT number FROM deployments WHERE id = $1) \
          AND seq < $2 ORDER BY seq DESC LIMIT $3";

@@ -199,6 +199,10 @@ impl Store for SqliteStore {
         Box::pin(self.readers.read(move |db| reads::events_before(db, id, before, limit, &unreadable)))
     }
 
+    fn course(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        Box::pin(self.readers.read(move |db| reads::course(db, id, after, limit)))
+    }
+
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {
         Box::pin(self.readers.read(move |db| reads::list(db, &project, &query)))
     }

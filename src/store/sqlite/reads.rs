@@ -36,6 +36,10 @@ pub(super) const EVENTS: &str = "SELECT seq, at, body FROM events \
 pub(super) const EVENTS_BEFORE: &str = "SELECT seq, at, body FROM events \
      WHERE deployment = (SELECT number FROM deployments WHERE id = ?1) AND seq < ?2 ORDER BY seq DESC LIMIT ?3";
 
+pub(super) const COURSE: &str = "SELECT seq, at, body FROM events \
+     WHERE deployment = (SELECT number FROM deployments WHERE id = ?1) AND seq > ?2 \
+     AND type NOT IN ('log', 'progress', 'output') ORDER BY seq LIMIT ?3";
+
 /// The first block with an event after this one.
 pub(super) const BLOCK_AFTER: &str = "SELECT b.first_seq, b.last_seq, b.body FROM output_blocks AS b \
      WHERE b.deployment = (SELECT number FROM deployments WHERE id = ?1) AND b.last_seq > ?2 AND b.first_seq >= \
@@ -193,6 +197,12 @@ pub(super) fn events_before(
         .query_map(params![id.as_bytes(), first, bound(limit)], rows::event)?
         .collect::<Read<_>>()?;
     with_blocks(db, id, Merging::backwards(before, rows, limit), BLOCK_BEFORE, unreadable)
+}
+
+/// Blocks hold output only, so rows are all there is.
+pub(super) fn course(db: &Connection, id: DeploymentId, after: u64, limit: usize) -> Read<Vec<Event>> {
+    let last = i64::try_from(after).unwrap_or(i64::MAX);
+    db.prepare_cached(COURSE)?.query_map(params![id.as_bytes(), last, bound(limit)], rows::event)?.collect()
 }
 
 /// The rows, and the events of blocks among them. Between the two reads, events may go from rows to a block, but never
@@ -461,6 +471,7 @@ mod tests {
             ("a deployment", PLACED, "SEARCH d USING INDEX sqlite_autoindex_deployments_1 (id=?)"),
             ("its position", PLACED, "SEARCH o USING COVERING INDEX deployments_served (project=? AND line_place<?)"),
             ("events", EVENTS, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
+            ("course", COURSE, "SEARCH events USING PRIMARY KEY (deployment=? AND seq>?)"),
             ("events before", EVENTS_BEFORE, "SEARCH events USING PRIMARY KEY (deployment=? AND seq<?)"),
             ("list", LIST_ALL, "SEARCH d USING INDEX deployments_by_ticket (project=? AND ticket<?)"),
             ("list waiting", LIST_WAITING, "SEARCH d USING INDEX deployments_waiting (project=? AND ticket<?)"),

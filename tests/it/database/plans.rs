@@ -105,6 +105,7 @@ async fn everything(trial: &Trial) {
     assert_eq!(store.projects(Some(name("p5")), 20).await.unwrap().len(), 20);
     let events: Vec<Event> = store.events(id(1), 3, 100).await.unwrap();
     assert!(!events.is_empty());
+    assert!(!store.course(id(1), 0, 100).await.unwrap().is_empty());
     assert_eq!(store.events_before(id(1), 3, 100).await.unwrap().len(), 2);
     assert!(!store.watched().await.unwrap().is_empty());
     assert!(store.figures(trial.clock.now()).await.unwrap().size_bytes > 0);

@@ -4,6 +4,7 @@
 mod actions;
 mod browser;
 mod cookies;
+mod deployment;
 mod forms;
 mod log_in;
 mod project;
