@@ -110,7 +110,8 @@
   const parser = document.createElement("template");
   const patch = (html) => {
     parser.innerHTML = html;
-    for (const fresh of [...parser.content.children]) {
+    // A row must stand in a table: a parser drops it elsewhere.
+    for (const fresh of [...parser.content.children].flatMap((it) => (it.tagName === "TABLE" && !it.id ? [...it.rows] : [it]))) {
       const old = document.getElementById(fresh.id);
       if (old?.isEqualNode(fresh)) continue;
       tellTimes(fresh);

@@ -427,9 +427,7 @@ impl Store for MemoryStore {
     }
 
     fn course(&self, id: DeploymentId, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
-        now(move || {
-            self.kept().later(id, after).filter(|event| event.body.is_of_course()).take(limit).cloned().collect()
-        })
+        now(move || self.kept().later(id, after).filter(|it| it.body.is_of_course()).take(limit).cloned().collect())
     }
 
     fn list(&self, project: ProjectName, query: ListQuery) -> BoxFuture<'_, Result<Vec<Deployment>, StoreError>> {

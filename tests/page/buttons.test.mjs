@@ -77,7 +77,7 @@ for (const script of [true, false]) {
     await page.goto(server.url)
     await says(page, '#p-shop', 'the data centre burns')
 
-    await follow(page, () => press(page, 'Hold everything…'))
+    await follow(page, () => press(page, 'Everything is held…'))
     await follow(page, () => press(page, 'Let 2 projects go'))
     assert.equal((await server.get('/v1/projects/web')).hold, null)
   })

@@ -28,7 +28,7 @@ const PAUSES_BEFORE_HOURS: i64 = 7 * 24;
 const FREEZES_LIMIT: usize = 20;
 
 /// What is known of a deployment.
-pub struct Facts {
+pub struct DeploymentFacts {
     /// The deployment.
     pub deployment: Deployment,
     /// How many are served before it, itself included.
@@ -55,12 +55,12 @@ pub struct Facts {
     pub now: Timestamp,
 }
 
-impl Facts {
+impl DeploymentFacts {
     /// Reads all of it.
     ///
     /// # Errors
     /// There is no such deployment, or the store does not answer.
-    pub async fn read(app: &App, project: &ProjectName, id: DeploymentId) -> Result<Facts, ErrorAnswer> {
+    pub async fn read(app: &App, project: &ProjectName, id: DeploymentId) -> Result<DeploymentFacts, ErrorAnswer> {
         let store = app.queue.store();
         let Placed { deployment, position } = app.watch.read(project, id).await?;
         let state = match store.project(project.clone(), 0).await {
@@ -73,7 +73,7 @@ impl Facts {
         let deployment = placed.deployment;
         let absence = if deployment.holds_slot() { app.holder_wait(&deployment).await? } else { None };
         let now = app.now();
-        let mut facts = Facts {
+        let mut facts = DeploymentFacts {
             position,
             standing,
             liveness: answer::liveness(&deployment, now),

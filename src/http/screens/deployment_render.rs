@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{deployment_facts::Facts, deployment_parts::RenderedParts, deployment_story};
+use super::{
+    deployment_facts::DeploymentFacts, deployment_parts::RenderedParts, deployment_story, deployment_timeline,
+};
 use crate::{
     http::{App, error::ErrorAnswer},
     model::{DeploymentId, ProjectName},
@@ -27,13 +29,13 @@ pub async fn parts(
         return Ok(parts.clone());
     }
     let made_at = Instant::now();
-    let facts = Facts::read(app, project, id).await?;
+    let facts = DeploymentFacts::read(app, project, id).await?;
     let made = Arc::new(RenderedParts {
         seq: facts.deployment.event_count,
         is_final: facts.deployment.is_final(),
         title: deployment_story::title(&facts),
         head: deployment_story::head(&facts)?,
-        timeline: deployment_story::timeline(&facts)?,
+        timeline: deployment_timeline::timeline(&facts)?,
         facts: deployment_story::what_and_who(&facts)?,
         story: deployment_story::what_happened(&facts)?,
         made_at,

@@ -4,9 +4,8 @@ use askama::Template;
 use jiff::Timestamp;
 
 use super::{
-    deployment_course::PhaseRun,
-    deployment_facts::Facts,
-    deployment_wait::{self, WaitReason},
+    deployment_facts::DeploymentFacts,
+    deployment_wait::WaitReason,
     rendered,
     row::held,
     words::{self, Tag, escaped, moment, plain, seconds_between, since},
@@ -23,10 +22,7 @@ const VALUE_LIMIT: usize = 1_000;
 /// The longest reason of a failure that is shown, in characters.
 const REASON_LIMIT: usize = 600;
 /// How many entries of each list are shown.
-const ENTRIES_LIMIT: usize = 100;
-/// While it runs, the time line is drawn up to the next full so many seconds, so that it does not change all the time.
-const SCALE_SECONDS: i64 = 30;
-
+pub(super) const ENTRIES_LIMIT: usize = 100;
 #[derive(Template)]
 #[template(path = "deployment_head.html")]
 struct HeadView {
@@ -41,33 +37,6 @@ struct HeadView {
     progress: Option<u8>,
 }
 
-#[derive(Template)]
-#[template(path = "deployment_timeline.html")]
-struct TimelineView {
-    groups: Vec<TimeGroup>,
-}
-
-struct TimeGroup {
-    title: String,
-    total: String,
-    rows: Vec<TimeRow>,
-}
-
-struct TimeRow {
-    mark: &'static str,
-    heard: &'static str,
-    name: String,
-    message: String,
-    took: String,
-    bar: Option<TimeBar>,
-}
-
-struct TimeBar {
-    class: &'static str,
-    x: String,
-    width: String,
-}
-
 /// A list of terms, each with what is known of it, as HTML.
 #[derive(Template)]
 #[template(path = "deployment_list.html")]
@@ -78,7 +47,7 @@ struct TermsView {
 }
 
 /// What the tab is called.
-pub fn title(facts: &Facts) -> String {
+pub fn title(facts: &DeploymentFacts) -> String {
     let deployment = &facts.deployment;
     let tag = Tag::of(deployment, facts.liveness);
     let number = if deployment.number == 0 { String::new() } else { format!(" #{}", deployment.number) };
@@ -111,7 +80,7 @@ fn party(party: &Party) -> String {
 }
 
 /// `0.4 s`, `4 min 40 s`, `1 h 2 min 3 s`.
-fn exact(ms: i64) -> String {
+pub(super) fn exact(ms: i64) -> String {
     let ms = ms.max(0);
     match ms / 1_000 {
         seconds if seconds < 10 && ms % 1_000 >= 100 => format!("{seconds}.{} s", ms % 1_000 / 100),
@@ -119,19 +88,19 @@ fn exact(ms: i64) -> String {
     }
 }
 
-fn exact_seconds(seconds: u64) -> String {
+pub(super) fn exact_seconds(seconds: u64) -> String {
     let (hours, minutes, rest) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
     let parts = [(hours, "h"), (minutes, "min"), (rest, "s")];
     let text: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n} {unit}")).collect();
     if text.is_empty() { "0 s".to_owned() } else { text.join(" ") }
 }
 
-fn between(from: Timestamp, to: Timestamp) -> i64 {
+pub(super) fn between(from: Timestamp, to: Timestamp) -> i64 {
     to.as_millisecond() - from.as_millisecond()
 }
 
 /// The begin of the first rollback and the end of the last one.
-fn rollback_time(facts: &Facts) -> Option<(Timestamp, Option<Timestamp>)> {
+pub(super) fn rollback_time(facts: &DeploymentFacts) -> Option<(Timestamp, Option<Timestamp>)> {
     let mut rollbacks = facts.course.phases.iter().filter(|run| run.is_rollback);
     let first = rollbacks.next()?;
     let from = first.began_at.or(first.ended_at)?;
@@ -140,7 +109,7 @@ fn rollback_time(facts: &Facts) -> Option<(Timestamp, Option<Timestamp>)> {
 }
 
 /// What it is, and what became of it.
-pub fn head(facts: &Facts) -> Result<String, ErrorAnswer> {
+pub fn head(facts: &DeploymentFacts) -> Result<String, ErrorAnswer> {
     let deployment = &facts.deployment;
     let spec = &deployment.spec;
     let message = spec.message.as_deref().and_then(|text| text.lines().next()).map(plain).filter(|it| !it.is_empty());
@@ -180,7 +149,7 @@ fn commit_html(commit: &str) -> String {
 }
 
 /// How long it waited, ran and rolled back.
-fn times(facts: &Facts) -> Vec<String> {
+fn times(facts: &DeploymentFacts) -> Vec<String> {
     let deployment = &facts.deployment;
     let mut times = Vec::new();
     let waited = between(deployment.created_at, facts.wait_end());
@@ -225,7 +194,7 @@ fn times(facts: &Facts) -> Vec<String> {
 }
 
 /// One sentence that explains how it ended, or what is wrong now.
-fn banner(facts: &Facts) -> Option<(&'static str, String)> {
+fn banner(facts: &DeploymentFacts) -> Option<(&'static str, String)> {
     let deployment = &facts.deployment;
     match &deployment.state {
         State::Running(lease) if facts.liveness != Liveness::Alive => {
@@ -281,14 +250,19 @@ fn banner(facts: &Facts) -> Option<(&'static str, String)> {
 /// A text of others as a sentence, as HTML.
 fn sentence(text: &str) -> String {
     let text = words::shortened(&clean(text), REASON_LIMIT);
-    let mut letters = text.trim().chars();
-    let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
-    let text = format!("{first}{}", letters.as_str());
+    let text = text.trim();
+    let word = text.split_whitespace().next().unwrap_or_default().trim_end_matches([',', ':', '.', '!']);
+    let mut letters = text.chars();
+    // An address or a path stays as it is.
+    let text = match letters.next() {
+        Some(first) if word.chars().all(char::is_alphabetic) => first.to_uppercase().chain(letters).collect(),
+        _ => text.to_owned(),
+    };
     let end = if text.ends_with(['.', '!', '?', '…']) { "" } else { "." };
     escaped(&text) + end
 }
 
-fn rolled_back(facts: &Facts) -> String {
+fn rolled_back(facts: &DeploymentFacts) -> String {
     let Some(rollbacks) = &facts.deployment.rollbacks else { return "Nothing was rolled back.".to_owned() };
     let failed: Vec<_> = rollbacks.failed().collect();
     if failed.is_empty() {
@@ -299,7 +273,7 @@ fn rolled_back(facts: &Facts) -> String {
     format!("A person must look: not rolled back: {}. {first}", names.join(", "))
 }
 
-fn live_now(facts: &Facts) -> String {
+fn live_now(facts: &DeploymentFacts) -> String {
     match &facts.live {
         Some(live) if live.id == facts.deployment.id => "It is live.".to_owned(),
         Some(live) => format!("{} is what succeeded last.", link_to(live)),
@@ -308,7 +282,7 @@ fn live_now(facts: &Facts) -> String {
 }
 
 /// What else a person wants to know now.
-fn notes(facts: &Facts) -> Vec<String> {
+fn notes(facts: &DeploymentFacts) -> Vec<String> {
     let deployment = &facts.deployment;
     let mut notes = Vec::new();
     if deployment.is_waiting() {
@@ -351,7 +325,7 @@ fn notes(facts: &Facts) -> Vec<String> {
 }
 
 /// For what a deployment waits that has the slot.
-fn called_up(facts: &Facts) -> &'static str {
+fn called_up(facts: &DeploymentFacts) -> &'static str {
     match facts.deployment.spec.executor {
         RunBy::Submitter => "its client has to come for it",
         RunBy::Worker if facts.is_by_agents => "it waits for an agent",
@@ -359,152 +333,8 @@ fn called_up(facts: &Facts) -> &'static str {
     }
 }
 
-/// The scale of the bars.
-struct Scale {
-    from: Timestamp,
-    length: i64,
-}
-
-impl Scale {
-    fn bar(&self, class: &'static str, from: Option<Timestamp>, to: Option<Timestamp>) -> Option<TimeBar> {
-        let (from, to) =
-            (from?, to.unwrap_or(self.from.checked_add(jiff::SignedDuration::from_millis(self.length)).ok()?));
-        let percent = |ms: i64| 100.0 * ms.max(0) as f64 / self.length.max(1) as f64;
-        let x = percent(between(self.from, from)).min(99.4);
-        let width = percent(between(from, to)).clamp(0.6, 100.0 - x);
-        Some(TimeBar { class, x: format!("{x:.2}%"), width: format!("{width:.2}%") })
-    }
-}
-
-/// Its wait, its phases and their rollbacks.
-pub fn timeline(facts: &Facts) -> Result<String, ErrorAnswer> {
-    let deployment = &facts.deployment;
-    let whole = between(deployment.created_at, deployment.ended_at().unwrap_or(facts.now));
-    let length = match deployment.is_final() {
-        true => whole,
-        false => (whole / (SCALE_SECONDS * 1_000) + 1) * SCALE_SECONDS * 1_000,
-    };
-    let scale = Scale { from: deployment.created_at, length };
-    let mut groups = Vec::new();
-    let wait = wait_rows(facts, &scale);
-    if !wait.is_empty() {
-        let is_over = deployment.started_at.is_some() || deployment.is_final();
-        let total = deployment_wait::seconds(&facts.wait).iter().sum();
-        let (title, total) = match is_over {
-            true => ("Waited", exact_seconds(total)),
-            false => ("Waits", since(deployment.created_at, facts.now)),
-        };
-        groups.push(TimeGroup { title: title.to_owned(), total, rows: wait });
-    }
-    let rows = |is_rollback: bool| -> Vec<TimeRow> {
-        let runs = facts.course.phases.iter().filter(|run| run.is_rollback == is_rollback).take(ENTRIES_LIMIT);
-        runs.map(|run| phase_row(facts, run, &scale)).collect()
-    };
-    let rollback = rollback_time(facts);
-    if let Some(started) = deployment.started_at {
-        let until = rollback.map(|(from, _)| from).or(deployment.ended_at());
-        let (title, total) = match until {
-            Some(until) => ("Ran", exact(between(started, until))),
-            None => ("Runs", since(started, facts.now)),
-        };
-        groups.push(TimeGroup { title: title.to_owned(), total, rows: rows(false) });
-    }
-    if let Some((from, until)) = rollback {
-        let (title, total) = match until {
-            Some(until) => ("Rolled back", exact(between(from, until))),
-            None => ("Rolls back", since(from, facts.now)),
-        };
-        groups.push(TimeGroup { title: title.to_owned(), total, rows: rows(true) });
-    }
-    rendered(&TimelineView { groups })
-}
-
-fn wait_rows(facts: &Facts, scale: &Scale) -> Vec<TimeRow> {
-    let deployment = &facts.deployment;
-    let is_over = deployment.started_at.is_some() || deployment.is_final();
-    let seconds = deployment_wait::seconds(&facts.wait);
-    if is_over && seconds.iter().sum::<u64>() == 0 {
-        return Vec::new();
-    }
-    let last = facts.wait.len().saturating_sub(1);
-    // What took no second is left out: it adds nothing.
-    let shown = facts
-        .wait
-        .iter()
-        .zip(seconds)
-        .enumerate()
-        .filter(|(nth, (_, seconds))| *seconds > 0 || (*nth == last && !is_over));
-    let rows = shown.map(|(nth, (part, seconds))| {
-        let other = |of: &usize| facts.neighbours.get(*of).map(link_to).unwrap_or_default();
-        let (name, message) = match &part.reason {
-            WaitReason::Run(of) => (format!("for {}", other(of)), String::new()),
-            WaitReason::Kept(of) => (format!("for {}", other(of)), "called up, and had not started".to_owned()),
-            WaitReason::Hold(words) => ("held".to_owned(), words.clone()),
-            WaitReason::CalledUp => {
-                let message = match deployment.spec.executor {
-                    RunBy::Submitter => "its client had to come for it",
-                    RunBy::Worker if facts.is_by_agents => "no agent had taken it",
-                    RunBy::Worker => "no worker had taken it",
-                };
-                ("called up".to_owned(), message.to_owned())
-            }
-            WaitReason::NotKnown => ("not known".to_owned(), String::new()),
-        };
-        let goes_on = nth == last && !is_over;
-        TimeRow {
-            mark: if goes_on { "wait" } else { "off" },
-            heard: if goes_on { "now" } else { "" },
-            name,
-            message,
-            took: if goes_on { since(part.from, facts.now) } else { exact_seconds(seconds) },
-            bar: scale.bar("b-wait", Some(part.from), Some(part.until).filter(|_| !goes_on)),
-        }
-    });
-    rows.collect()
-}
-
-fn phase_row(facts: &Facts, run: &PhaseRun, scale: &Scale) -> TimeRow {
-    let is_open = run.ended_at.is_none();
-    let until = run.ended_at.or(facts.deployment.ended_at());
-    let (mark, heard, class) = match run.state {
-        PhaseState::Succeeded => ("ok", "succeeded", "b-ok"),
-        PhaseState::RolledBack => ("ok", "rolled back", "b-off"),
-        PhaseState::Failed => ("bad", "failed", "b-bad"),
-        PhaseState::RollbackFailed => ("bad", "rollback failed", "b-bad"),
-        PhaseState::Skipped => ("off", "skipped", "b-off"),
-        PhaseState::Started | PhaseState::RollingBack if facts.deployment.is_final() => {
-            ("bad", "its end is not known", "b-bad")
-        }
-        PhaseState::Started | PhaseState::RollingBack => ("run", "running", "b-run"),
-    };
-    let sign = if run.is_rollback { "↺ " } else { "" };
-    let message = run.message.as_deref().map(|text| escaped(&plain(text))).unwrap_or_default();
-    let word = match run.state {
-        PhaseState::Skipped => "skipped",
-        PhaseState::Failed | PhaseState::RollbackFailed if message.is_empty() => "failed",
-        PhaseState::RolledBack if message.is_empty() => "rolled back",
-        PhaseState::Started | PhaseState::RollingBack if is_open && facts.deployment.is_final() => {
-            "its end is not known"
-        }
-        _ => "",
-    };
-    let message = if message.is_empty() { word.to_owned() } else { message };
-    TimeRow {
-        mark,
-        heard,
-        name: format!("<a href=\"?line={seq}#L{seq}\"><b>{sign}{}</b></a>", escaped(&plain(&run.name)), seq = run.seq),
-        message,
-        took: match (run.began_at, until) {
-            (Some(began), Some(until)) => exact(between(began, until)),
-            (Some(began), None) => since(began, facts.now),
-            (None, _) => String::new(),
-        },
-        bar: scale.bar(class, run.began_at, until),
-    }
-}
-
 /// Inputs, artifact, outputs, who ran it and who asked for it.
-pub fn what_and_who(facts: &Facts) -> Result<String, ErrorAnswer> {
+pub fn what_and_who(facts: &DeploymentFacts) -> Result<String, ErrorAnswer> {
     let (deployment, spec) = (&facts.deployment, &facts.deployment.spec);
     let mut terms: Vec<(String, String)> = Vec::new();
     let mut tell = |term: &str, told: Option<String>| terms.extend(told.map(|told| (term.to_owned(), told)));
@@ -516,8 +346,8 @@ pub fn what_and_who(facts: &Facts) -> Result<String, ErrorAnswer> {
     tell("inputs", lines(inputs.chain(secret).collect()));
     tell("artifact", spec.artifact.as_ref().map(|digest| mono(escaped(&format!("sha256:{digest}")))));
     let outputs = deployment.outputs.iter().map(|(name, text)| match words::link(text) {
-        Some(url) => format!("{}: <a href=\"{}\" rel=\"noreferrer\">{}</a>", escaped(name), escaped(&url), value(text)),
-        None => mono(format!("{}={}", escaped(name), value(text))),
+        Some(url) => format!("{}: <a href=\"{}\" rel=\"noreferrer\">{}</a>", value(name), escaped(&url), value(text)),
+        None => mono(format!("{}={}", value(name), value(text))),
     });
     tell("outputs", lines(outputs.collect()));
     tell("ran on", deployment.lease().map(|lease| escaped(&plain(lease.holder.worker_name()))));
@@ -549,7 +379,7 @@ pub fn what_and_who(facts: &Facts) -> Result<String, ErrorAnswer> {
 }
 
 /// Who did what, in order.
-pub fn what_happened(facts: &Facts) -> Result<String, ErrorAnswer> {
+pub fn what_happened(facts: &DeploymentFacts) -> Result<String, ErrorAnswer> {
     let deployment = &facts.deployment;
     let mut told: Vec<(Timestamp, String)> = Vec::new();
     let course = &facts.course;
@@ -640,5 +470,6 @@ mod tests {
     fn reasons_are_sentences() {
         assert_eq!(sentence("it <broke>"), "It &#60;broke&#62;.");
         assert_eq!(sentence("Done!"), "Done!");
+        assert_eq!(sentence("http://a.example answered 503"), "http://a.example answered 503.");
     }
 }

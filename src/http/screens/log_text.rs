@@ -10,13 +10,13 @@ const SHOWN_LIMIT: usize = 8 << 10;
 
 /// How text looks. Each line begins with none of it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Look {
+struct TextLook {
     is_bold: bool,
     text: Option<u8>,
     ground: Option<u8>,
 }
 
-impl Look {
+impl TextLook {
     /// After the numbers of one SGR sequence. Only the 16 colours and bold are kept.
     fn after(mut self, numbers: &str) -> Self {
         let mut numbers = numbers.split([';', ':']).map(|number| match number {
@@ -26,7 +26,7 @@ impl Look {
         while let Some(number) = numbers.next() {
             let Some(number) = number else { continue };
             match number {
-                0 => self = Look::default(),
+                0 => self = TextLook::default(),
                 1 => self.is_bold = true,
                 22 => self.is_bold = false,
                 30..=37 => self.text = Some(low(number - 30)),
@@ -68,7 +68,7 @@ fn low(number: u16) -> u8 {
 }
 
 /// What a line consists of.
-enum Piece<'a> {
+enum LinePiece<'a> {
     Letter(char),
     /// The numbers of an SGR sequence.
     Look(&'a str),
@@ -77,9 +77,9 @@ enum Piece<'a> {
 /// A line as a terminal shows it at last, as HTML.
 pub fn line_html(line: &str) -> String {
     let (mut html, mut look, mut shown_look) =
-        (String::with_capacity(line.len() + 16), Look::default(), Look::default());
+        (String::with_capacity(line.len() + 16), TextLook::default(), TextLook::default());
     let (mut plain, mut count) = (String::new(), 0);
-    let put = |html: &mut String, plain: &mut String, look: Look| {
+    let put = |html: &mut String, plain: &mut String, look: TextLook| {
         if plain.is_empty() {
             return;
         }
@@ -91,8 +91,8 @@ pub fn line_html(line: &str) -> String {
         plain.clear();
     };
     pieces(line, &mut |piece| match piece {
-        Piece::Look(numbers) => look = look.after(numbers),
-        Piece::Letter(letter) => {
+        LinePiece::Look(numbers) => look = look.after(numbers),
+        LinePiece::Letter(letter) => {
             count += 1;
             if count > SHOWN_LIMIT {
                 return;
@@ -116,14 +116,14 @@ pub fn line_html(line: &str) -> String {
 pub fn line_plain(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
     pieces(line, &mut |piece| match piece {
-        Piece::Letter(letter) => plain.push(letter),
-        Piece::Look(_) => {}
+        LinePiece::Letter(letter) => plain.push(letter),
+        LinePiece::Look(_) => {}
     });
     plain
 }
 
 /// Takes a line to pieces. What steers a terminal in any other way than by looks is left out.
-fn pieces<'a>(line: &'a str, take: &mut dyn FnMut(Piece<'a>)) {
+fn pieces<'a>(line: &'a str, take: &mut dyn FnMut(LinePiece<'a>)) {
     let line = clean_log(line);
     let mut rest = line.char_indices().peekable();
     while let Some((_, letter)) = rest.next() {
@@ -136,7 +136,7 @@ fn pieces<'a>(line: &'a str, take: &mut dyn FnMut(Piece<'a>)) {
                     if let Some((end, last)) = rest.next_if(|(_, next)| matches!(next, '@'..='~'))
                         && last == 'm'
                     {
-                        take(Piece::Look(&line[begin..end]));
+                        take(LinePiece::Look(&line[begin..end]));
                     }
                 }
                 // A text for the terminal itself, up to its end.
@@ -154,10 +154,10 @@ fn pieces<'a>(line: &'a str, take: &mut dyn FnMut(Piece<'a>)) {
                 Some(_) | None => {}
             },
             letter if turns_text(letter) => {}
-            '\t' => take(Piece::Letter(letter)),
-            '\n' | '\r' | '\u{2028}' | '\u{2029}' => take(Piece::Letter(' ')),
-            letter if letter.is_control() => take(Piece::Letter(char::REPLACEMENT_CHARACTER)),
-            letter => take(Piece::Letter(letter)),
+            '\t' => take(LinePiece::Letter(letter)),
+            '\n' | '\r' | '\u{2028}' | '\u{2029}' => take(LinePiece::Letter(' ')),
+            letter if letter.is_control() => take(LinePiece::Letter(char::REPLACEMENT_CHARACTER)),
+            letter => take(LinePiece::Letter(letter)),
         }
     }
 }

@@ -18,6 +18,7 @@ mod deployment_live;
 mod deployment_parts;
 mod deployment_render;
 mod deployment_story;
+mod deployment_timeline;
 mod deployment_wait;
 mod failure;
 pub mod form;

@@ -106,7 +106,7 @@ fn rendered_row(
         (Some(_), false) => SlotUse::CalledUp,
         (Some(_), true) => SlotUse::Running,
     };
-    let failed_last = state.last_outcome.as_ref().is_some_and(|last| has_failed(last));
+    let failed_last = state.last_outcome.as_ref().is_some_and(has_failed);
     let is_trouble = liveness != Liveness::Alive || absence.is_some();
     let rank = match (is_trouble, &hold, slot, failed_last) {
         (true, ..) => TROUBLE,
@@ -128,7 +128,7 @@ fn rendered_row(
     notes.extend(absence.map(|absence| escaped(&plain(&absence))));
     notes.extend(held);
     if shown.is_none() && hold.is_none() {
-        notes.extend(state.last_outcome.as_ref().map(|last| last_words(last)));
+        notes.extend(state.last_outcome.as_ref().map(last_words));
     }
     let view = RowView {
         name: project.name.to_string(),

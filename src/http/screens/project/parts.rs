@@ -75,7 +75,9 @@ pub async fn read(app: &App, name: &ProjectName) -> Result<Option<LiveParts>, Er
 pub async fn parts(app: &App, name: &ProjectName) -> Result<Option<Bytes>, ErrorAnswer> {
     let Some(parts) = read(app, name).await? else { return Ok(None) };
     let LiveParts { slot, line, time_line, live, rows, title: _, state: _ } = parts;
-    Ok(Some([slot, line, time_line, live].into_iter().chain(rows).collect::<String>().into()))
+    // A row must stand in a table: a browser's parser drops it elsewhere.
+    let rows = format!("<table>{}</table>", rows.concat());
+    Ok(Some([slot, line, time_line, live, rows].concat().into()))
 }
 
 /// The deployments whose rows of the history may be new or may have changed, the oldest first.
