@@ -62,8 +62,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn routes_and_methods_that_are_not_there_are_told_so() {
     let (server, id) = with_history().await;
-    for path in
-        ["/v1", "/v2/projects", "/v1/nothing", "/v1/projects/", "/v1/projects/web/deployments/", "/favicon.ico"]
+    for path in ["/v1", "/v2/projects", "/v1/nothing", "/v1/projects/", "/v1/projects/web/deployments/", "/favicon.ico"]
     {
         assert_refused(path, &server.get(path).await, 404, "NOT_FOUND", "openapi.yaml");
     }
